@@ -1,0 +1,55 @@
+# SPDX-License-Identifier: BSD-3-Clause
+#
+# A thin front for Meson and Ninja. Each target installs the Debian packages that it needs when they are missing.
+#
+#   make            build/pollux and the library
+#   make run        build, and serve a 1 GiB RAM disk at 127.0.0.1:4420; Ctrl-C ends it (ARGS='serve ...' for another)
+#   make check      the fast tests: unit tests and tidy
+#   make test       every test; scripts/test STAGE... runs some of them
+#   make bench      the figures that README.md quotes
+#   make fuzz       the fuzz targets for FUZZ_SECONDS in all (default 600)
+#   make arm64      the aarch64 build and its unit tests under qemu-user
+#   make install    into DESTDIR, under PREFIX (default /usr/local)
+#   make clean      removes everything that was built or downloaded
+
+PREFIX ?= /usr/local
+FUZZ_SECONDS ?= 600
+ARGS ?= serve ram:1G -l 127.0.0.1:4420
+
+all: build/build.ninja
+	@ninja -C build --quiet
+
+build/build.ninja: | deps
+	@mkdir -p build
+	@meson setup build -Dtests=false -Dprefix=$(PREFIX) >build/setup.log 2>&1 || { cat build/setup.log; exit 1; }
+
+deps:
+	@scripts/deps build
+
+run: all
+	@scripts/foreground build/pollux $(ARGS)
+
+check:
+	@scripts/test fast
+
+test:
+	@scripts/test
+
+fuzz:
+	@FUZZ_SECONDS=$(FUZZ_SECONDS) scripts/test fuzz
+
+arm64:
+	@scripts/test arm64
+
+bench: all
+	@scripts/deps bench
+	@bench/run
+
+install: all
+	@meson configure build -Dprefix=$(PREFIX)
+	@meson install -C build
+
+clean:
+	@rm -rf build build-asan build-tsan build-fuzz build-arm64 build-arm64-sysroot build-results
+
+.PHONY: all deps run check test fuzz arm64 bench install clean

@@ -1,0 +1,62 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/** @file
+ * What every other public header stands on: visibility, version, errors in words, logging.
+ *
+ * Two vocabularies of errors are used throughout the library: control functions return 0 or a negative errno value
+ * (and put a sentence for a person into a struct plx_error), commands to disks end with an NVMe status.
+ */
+#ifndef POLLUX_BASE_H
+#define POLLUX_BASE_H
+
+#include <stdarg.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define PLX_API __attribute__((visibility("default")))
+
+/** The version of the library, such as "0.1.0". */
+PLX_API const char *plx_version(void);
+
+/** One line that says what was wrong and what would be right. The caller owns it; it is only written on failure. */
+struct plx_error {
+    char text[320];
+};
+
+/** Writes a sentence into err (which may be NULL) and returns ret, so that `return plx_fail(err, -EINVAL, ...)` reads well. */
+PLX_API int plx_fail(struct plx_error *err, int ret, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
+
+enum plx_log_level {
+    PLX_LOG_ERROR,
+    PLX_LOG_WARN,
+    PLX_LOG_INFO,
+    PLX_LOG_DEBUG,
+};
+
+/** Receives one finished line without a newline. Called on whichever thread logs; must not block for long. */
+typedef void (*plx_log_fn)(void *arg, enum plx_log_level level, const char *line);
+
+/**
+ * Where the library's log lines go, and from which level on. Process-wide, the one piece of global state there is; to be set
+ * before the first reactor runs. By default nothing is logged.
+ */
+PLX_API void plx_log_set(plx_log_fn fn, void *arg, enum plx_log_level level);
+
+/** Parses a size such as "4096", "64K", "1G" or "1.5T" (powers of 1024). Returns 0, -EINVAL or -ERANGE. */
+PLX_API int plx_parse_size(const char *text, uint64_t *bytes);
+
+/**
+ * Parses a set of cores: a hex mask ("0x5", "[0x5]" too) or a list ("0-3,6").
+ * @param cores receives up to max core numbers, ascending
+ * @return how many, or -EINVAL with err filled
+ */
+PLX_API int plx_parse_cores(const char *text, int *cores, int max, struct plx_error *err);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,141 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/** @file
+ * The block layer, for those who use disks: open one, get a channel on each reactor, submit requests.
+ */
+#ifndef POLLUX_BDEV_H
+#define POLLUX_BDEV_H
+
+#include <pollux/nvme_status.h>
+#include <pollux/reactor.h>
+#include <sys/uio.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+struct plx_bdev;
+struct plx_bdev_channel;
+
+enum plx_bdev_op {
+    PLX_BDEV_READ,         /**< iov receives nlb blocks from lba on */
+    PLX_BDEV_WRITE,        /**< iov holds nlb blocks */
+    PLX_BDEV_WRITE_ZEROES, /**< no data; PLX_BDEV_UNMAP_OK allows freeing the space */
+    PLX_BDEV_UNMAP,        /**< no data; a hint, after which the blocks read as info->unmap_reads_zero says */
+    PLX_BDEV_FLUSH, /**< all writes that completed before it are on stable storage when it completes; lba and nlb are ignored */
+    PLX_BDEV_COMPARE, /**< iov holds nlb blocks to compare with; ends with PLX_SC_COMPARE_FAILURE when they differ */
+    PLX_BDEV_COMPARE_AND_WRITE, /**< iov holds 2 * nlb blocks: first what to compare with, then what to write if that is equal; atomic */
+    PLX_BDEV_COPY, /**< no data; nlb blocks from src_lba to lba, which may overlap */
+    PLX_BDEV_RESET, /**< ends what is in flight on its channel, with PLX_SC_ABORTED_BY_REQUEST where it did not complete; then completes */
+    PLX_BDEV_OPS,
+};
+
+enum plx_bdev_flag {
+    PLX_BDEV_FUA = 1 << 0,      /**< write, write zeroes, compare and write: on stable storage when it completes */
+    PLX_BDEV_UNMAP_OK = 1 << 1, /**< write zeroes: the space may be freed */
+};
+
+/** What a disk is; constant while it is open, except where a comment says otherwise. */
+struct plx_bdev_info {
+    const char *driver; /**< "ram", "file", ... */
+    char name[256];     /**< as it was named, in its full form */
+    uint8_t uuid
+        [16]; /**< identifies the data: the same for the same disk at the next start, when the disk keeps its data */
+    uint32_t block_size; /**< bytes, a power of two from 512 to 64 KiB */
+    uint64_t blocks;
+    uint32_t ops;               /**< bit 1 << enum plx_bdev_op for each operation that it can do */
+    uint32_t request_context;   /**< bytes that must follow each struct plx_bdev_req, for the layers below */
+    uint32_t write_unit;        /**< bytes that are best written at once; the block size or a multiple */
+    uint32_t unmap_granularity; /**< blocks; 0 when it cannot unmap */
+    uint32_t max_unmap_blocks;
+    bool read_only;
+    bool write_cache;      /**< a completed write may be lost by a power cut until it is flushed */
+    bool unmap_reads_zero; /**< unmapped blocks read as zeroes */
+    bool rotational;
+    bool in_place; /**< every request completes within plx_bdev_submit(): its data is never needed afterwards */
+    bool
+        undefined_reads; /**< a read leaves its iov as it was: data for others is to come from plx_bdev_map() alone, where that lends */
+};
+
+/**
+ * Opens a disk by path or URL: "disk.img", "/dev/sdb", "file:///path?ro=1&block=4096", "ram:1G?block=4096", "null:1T".
+ * @return 0, or -errno with err filled: what was wrong, and what would be right
+ */
+PLX_API int plx_bdev_open(const char *url, struct plx_bdev **out, struct plx_error *err);
+
+/** Closes a disk whose channels have all been put back. */
+PLX_API void plx_bdev_close(struct plx_bdev *bdev);
+
+PLX_API const struct plx_bdev_info *plx_bdev_info(const struct plx_bdev *bdev);
+
+/** For people: one line a kind of disk, NULL-terminated, such as "ram:SIZE[?block=N]  memory". */
+PLX_API const char *const *plx_bdev_kinds(void);
+
+/**
+ * A channel: one reactor's way to a disk. On that reactor. Asked for again on the same reactor, it is the same channel, and to be put back as often.
+ * @return 0 or -errno
+ */
+PLX_API int plx_bdev_channel_get(struct plx_bdev *bdev, struct plx_reactor *r, struct plx_bdev_channel **out);
+/** Puts a channel back that has nothing in flight. */
+PLX_API void plx_bdev_channel_put(struct plx_bdev_channel *ch);
+PLX_API struct plx_bdev *plx_bdev_channel_bdev(const struct plx_bdev_channel *ch);
+
+/**
+ * A request. Memory of the caller's, followed by info->request_context bytes; aligned to 16. The caller leaves it, the iovec and the data alone from submission until done is
+ * called. The upper fields are the caller's to set, and are left as they are.
+ */
+struct plx_bdev_req {
+    /** Called exactly once, on the channel's reactor, perhaps before plx_bdev_submit() returns. */
+    void (*done)(struct plx_bdev_req *req);
+    struct iovec *iov;
+    uint32_t iovcnt;
+    uint8_t op;      /**< enum plx_bdev_op */
+    uint8_t flags;   /**< enum plx_bdev_flag */
+    uint16_t status; /**< result: enum plx_nvme_status */
+    uint64_t lba;
+    uint64_t src_lba;
+    uint32_t nlb; /**< blocks, at least 1 but for flush and reset */
+
+    struct plx_bdev_channel *ch; /**< set by plx_bdev_submit() */
+    struct plx_bdev_req *next;   /**< free for whoever holds the request at the time */
+    uint8_t context[] __attribute__((aligned(16)));
+};
+
+/**
+ * Submits a request. What is out of range, not supported, or a write to a read-only disk ends with the status that NVMe has for it; that data lengths match nlb is the
+ * caller's to see to.
+ */
+PLX_API void plx_bdev_submit(struct plx_bdev_channel *ch, struct plx_bdev_req *req);
+
+/** Asks for a request in flight to end early, with PLX_SC_ABORTED_BY_REQUEST; it may complete normally all the same. */
+PLX_API void plx_bdev_abort(struct plx_bdev_channel *ch, struct plx_bdev_req *req);
+
+/**
+ * Lends the memory that holds nlb blocks from lba on, to be read from within the present round of the reactor only: it may change afterwards. The range must
+ * have been checked (plx_bdev_check()). A disk lends memory only while no other reactor can tear a block.
+ * @return the memory, or NULL when it cannot be lent: read it then
+ */
+PLX_API const void *plx_bdev_map(struct plx_bdev_channel *ch, uint64_t lba, uint32_t nlb);
+
+/** Whether a disk ever lends its memory. */
+PLX_API bool plx_bdev_can_map(const struct plx_bdev *bdev);
+
+/** The status that a request for this range would be refused with, or PLX_SC_SUCCESS. */
+PLX_API uint16_t plx_bdev_check(const struct plx_bdev *bdev, enum plx_bdev_op op, uint64_t lba, uint32_t nlb);
+
+/** What went through a channel. Readable from any thread. */
+struct plx_bdev_stats {
+    uint64_t ops[PLX_BDEV_OPS];
+    uint64_t blocks[PLX_BDEV_OPS];
+    uint64_t errors;
+};
+
+/** Adds what went through all channels of a disk, past and present, into out. From any thread. */
+PLX_API void plx_bdev_get_stats(struct plx_bdev *bdev, struct plx_bdev_stats *out);
+
+/** Counts a read that was served from lent memory. */
+PLX_API void plx_bdev_count_mapped(struct plx_bdev_channel *ch, uint32_t nlb);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

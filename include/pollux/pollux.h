@@ -1,0 +1,12 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/** @file All of Pollux's public API. */
+#ifndef POLLUX_POLLUX_H
+#define POLLUX_POLLUX_H
+
+#include <pollux/base.h>
+#include <pollux/bdev.h>
+#include <pollux/nvme_status.h>
+#include <pollux/nvmf.h>
+#include <pollux/reactor.h>
+
+#endif

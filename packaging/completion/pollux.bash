@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: BSD-3-Clause
+# Bash completion for pollux(1).
+
+_pollux_disks()
+{
+    local word=$1
+    case $word in
+    file:* | ram:* | null:*)
+        # Bash takes ':' for the end of a word: what stands before it must not be repeated.
+        local scheme=${word%%:*} rest=${word#*:}
+        case $scheme in
+        file)
+            compopt -o filenames -o nospace
+            mapfile -t COMPREPLY < <(compgen -f -- "${rest#//}")
+            [[ $rest == //* ]] && COMPREPLY=("${COMPREPLY[@]/#/\/\/}")
+            ;;
+        *) mapfile -t COMPREPLY < <(compgen -W '64M 1G 10G 1T' -- "$rest") ;;
+        esac
+        ;;
+    *)
+        mapfile -t COMPREPLY < <(compgen -f -- "$word")
+        # Without files, for as a file name ram: would get a backslash before its ':'.
+        [[ ${#COMPREPLY[@]} -gt 0 ]] && compopt -o filenames
+        if [[ $word != */* ]]; then
+            local scheme
+            while read -r scheme; do
+                COMPREPLY+=("$scheme")
+                compopt -o nospace
+            done < <(compgen -W 'ram: null: file:' -- "$word")
+        fi
+        ;;
+    esac
+}
+
+_pollux_cores()
+{
+    local last
+    last=$(($(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 1) - 1))
+    mapfile -t COMPREPLY < <(compgen -W "$(seq -s ' ' 0 "$last") 0-$last" -- "$1")
+}
+
+_pollux()
+{
+    local commands='serve help'
+    local options='-l --listen -n --nqn -m --cores --allow --allow-any-host --poll --max-io-size --queue-depth
+        --max-queues --in-capsule --peer-timeout --serial -v --verbose -q --quiet -h --help'
+    local line word previous words
+    # The words as the shell splits them at spaces: 'ram:1G' is one.
+    line=${COMP_LINE:0:COMP_POINT}
+    word=${line##*[[:space:]]}
+    read -ra words <<<"$line"
+    [[ -n $word ]] && unset 'words[-1]'
+    previous=${words[-1]}
+    COMPREPLY=()
+
+    if [[ ${#words[@]} -eq 1 ]]; then
+        mapfile -t COMPREPLY < <(compgen -W "$commands --version --help" -- "$word")
+        return
+    fi
+    case ${words[1]} in
+    help)
+        mapfile -t COMPREPLY < <(compgen -W "$commands" -- "$word")
+        return
+        ;;
+    serve) ;;
+    *) return ;;
+    esac
+
+    case $previous in
+    -l | --listen) mapfile -t COMPREPLY < <(compgen -W '127.0.0.1 0.0.0.0 [::1] [::]' -- "$word") ;;
+    -m | --cores) _pollux_cores "$word" ;;
+    --poll) mapfile -t COMPREPLY < <(compgen -W 'busy adaptive sleep' -- "$word") ;;
+    --max-io-size) mapfile -t COMPREPLY < <(compgen -W '128K 256K 512K 1M' -- "$word") ;;
+    --queue-depth) mapfile -t COMPREPLY < <(compgen -W '32 64 128 256 512 1024' -- "$word") ;;
+    --in-capsule) mapfile -t COMPREPLY < <(compgen -W '4K 8K 16K' -- "$word") ;;
+    --allow)
+        if [[ -r /etc/nvme/hostnqn ]]; then
+            mapfile -t COMPREPLY < <(compgen -W "$(< /etc/nvme/hostnqn)" -- "$word")
+        fi
+        # The part before the last ':' of the word stands on the line already.
+        [[ $word == *:* ]] && COMPREPLY=("${COMPREPLY[@]#"${word%:*}":}")
+        ;;
+    -n | --nqn | --max-queues | --peer-timeout | --serial) ;;
+    *)
+        if [[ $word == -* ]]; then
+            mapfile -t COMPREPLY < <(compgen -W "$options" -- "$word")
+        else
+            _pollux_disks "$word"
+        fi
+        ;;
+    esac
+}
+
+complete -F _pollux pollux

@@ -1,0 +1,37 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* Small things that C lacks. */
+#ifndef PLX_BASE_UTIL_H
+#define PLX_BASE_UTIL_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#define plx_container_of(ptr, type, member) ((type *)((char *)(ptr)-offsetof(type, member)))
+#define plx_likely(x) __builtin_expect(!!(x), 1)
+#define plx_unlikely(x) __builtin_expect(!!(x), 0)
+#define PLX_ARRAY_SIZE(a) (sizeof(a) / sizeof((a)[0]))
+
+/* What two cores write to apart is kept this far apart: two lines of 64 bytes that prefetchers pair, or one line of 128. */
+#define PLX_CACHE_ALIGN 128
+
+#define PLX_NS_PER_US UINT64_C(1000)
+#define PLX_NS_PER_MS UINT64_C(1000000)
+#define PLX_NS_PER_S UINT64_C(1000000000)
+
+static inline uint64_t plx_min_u64(uint64_t a, uint64_t b)
+{
+    return a < b ? a : b;
+}
+
+static inline uint64_t plx_max_u64(uint64_t a, uint64_t b)
+{
+    return a > b ? a : b;
+}
+
+/* to is a power of two */
+static inline uint64_t plx_align_up(uint64_t v, uint64_t to)
+{
+    return (v + to - 1) & ~(to - 1);
+}
+
+#endif

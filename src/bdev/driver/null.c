@@ -1,0 +1,120 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * A disk that holds nothing: what is written is gone, what is read is zeroes. For measuring what stands above it.
+ *
+ * Its reads come from a region of zeroes that it lends (plx_bdev_map()). A plain read of no more than that region leaves the caller's memory as it was
+ * (info.undefined_reads), as measuring is what it is for; whoever reads for others is to map.
+ */
+#include "bdev/driver.h"
+#include "bdev/iov.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+
+enum { LENT = 1 << 20 };
+
+struct null_disk {
+    struct plx_bdev bdev;
+    uint8_t *zeroes; /* LENT bytes, not writable */
+};
+
+static size_t bytes_of(const struct plx_bdev *bdev, uint32_t nlb)
+{
+    return (size_t)nlb << bdev->block_shift;
+}
+
+static void null_close(struct plx_bdev *bdev)
+{
+    struct null_disk *d = (struct null_disk *)bdev;
+    munmap(d->zeroes, LENT);
+    free(d);
+}
+
+static void fill_zeroes(struct iovec *iov, uint32_t iovcnt)
+{
+    for (uint32_t i = 0; i < iovcnt; i++)
+        memset(iov[i].iov_base, 0, iov[i].iov_len);
+}
+
+/* Whether the first `bytes` of an iovec are zeroes. */
+static bool all_zeroes(const struct null_disk *d, const struct iovec *iov, size_t bytes)
+{
+    struct plx_iov_at at = {iov, 0};
+    for (size_t n; bytes; bytes -= n) {
+        n = plx_min_u64(bytes, LENT);
+        if (!plx_iov_equals(&at, d->zeroes, n))
+            return false;
+    }
+    return true;
+}
+
+static void null_submit(struct plx_bdev_channel *ch, struct plx_bdev_req *req)
+{
+    const struct null_disk *d = (const struct null_disk *)ch->bdev;
+    uint16_t status = PLX_SC_SUCCESS;
+    if (plx_unlikely(req->op == PLX_BDEV_READ && bytes_of(ch->bdev, req->nlb) > LENT))
+        fill_zeroes(req->iov, req->iovcnt);
+    else if (plx_unlikely(req->op == PLX_BDEV_COMPARE || req->op == PLX_BDEV_COMPARE_AND_WRITE))
+        status = all_zeroes(d, req->iov, bytes_of(ch->bdev, req->nlb)) ? PLX_SC_SUCCESS : PLX_SC_COMPARE_FAILURE;
+    plx_bdev_complete(req, status);
+}
+
+static const void *null_map(struct plx_bdev_channel *ch, uint64_t lba, uint32_t nlb)
+{
+    const struct null_disk *d = (const struct null_disk *)ch->bdev;
+    (void)lba;
+    return bytes_of(ch->bdev, nlb) <= LENT ? d->zeroes : NULL;
+}
+
+static const struct plx_bdev_ops null_ops = {
+    .close = null_close,
+    .submit = null_submit,
+    .map = null_map,
+};
+
+static int null_open(const struct plx_url *url, struct plx_bdev **out, struct plx_error *err)
+{
+    uint64_t size;
+    uint32_t block;
+    uint8_t uuid[16];
+    if (plx_parse_size(url->body, &size) || !size || size > INT64_MAX)
+        return plx_fail(err, -EINVAL, "null:%.40s: a null disk is named by its size, such as null:1T", url->body);
+    int ret = plx_url_only(url, "block uuid", err);
+    if (!ret)
+        ret = plx_url_block(url, &block, err);
+    if (!ret)
+        ret = plx_url_uuid(url, NULL, uuid, err);
+    if (ret)
+        return ret;
+    if (!block)
+        block = 512;
+    if (size % block)
+        return plx_fail(err, -EINVAL, "null:%.40s: the size is no multiple of the block size, %u", url->body, block);
+
+    struct null_disk *d = calloc(1, sizeof *d);
+    if (!d)
+        return plx_fail(err, -ENOMEM, "out of memory");
+    d->zeroes = mmap(NULL, LENT, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (d->zeroes == MAP_FAILED) {
+        free(d);
+        return plx_fail(err, -ENOMEM, "out of memory");
+    }
+    d->bdev.ops = &null_ops;
+    struct plx_bdev_info *info = &d->bdev.info;
+    info->block_size = info->write_unit = block;
+    info->blocks = size / block;
+    info->ops = (1 << PLX_BDEV_OPS) - 1;
+    info->unmap_granularity = 1;
+    info->max_unmap_blocks = UINT32_MAX;
+    info->unmap_reads_zero = info->in_place = info->undefined_reads = true;
+    memcpy(info->uuid, uuid, sizeof uuid);
+    *out = &d->bdev;
+    return 0;
+}
+
+const struct plx_bdev_driver plx_bdev_null = {
+    .scheme = "null",
+    .help = "null:SIZE[?block=N]  nothing: reads zeroes, forgets writes; to measure with",
+    .open = null_open,
+};

@@ -1,0 +1,314 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * The names of disks: "scheme:body?key=value&key=value", or a plain path.
+ *
+ * A plain path is taken as it is, whatever characters it has; it names no parameters. What begins with letters and a colon is never a plain path, so that
+ * a misspelt kind of disk is told from a file; such a file is written "./odd:name" or "file:odd:name". In a file URL, %XX stands for any byte.
+ */
+#include "bdev/driver.h"
+
+#include "base/util.h"
+
+#include <ctype.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <openssl/evp.h>
+#include <openssl/rand.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+/* ---- taking a name apart ---- */
+
+static int hex(char c)
+{
+    static const char digits[] = "0123456789abcdef";
+    const char *at = c ? strchr(digits, tolower((unsigned char)c)) : NULL;
+    return at ? (int)(at - digits) : -1;
+}
+
+/* Copies len bytes of text into out, %XX decoded if wanted. */
+static int copy_text(char *out, size_t size, const char *text, size_t len, bool decode, struct plx_error *err)
+{
+    size_t n = 0;
+    for (size_t i = 0; i < len; i++) {
+        char c = text[i];
+        if (decode && c == '%') {
+            int high = i + 2 < len ? hex(text[i + 1]) : -1;
+            int low = high >= 0 ? hex(text[i + 2]) : -1;
+            if (low < 0 || !(high | low))
+                return plx_fail(err, -EINVAL, "'%.*s': %% is followed by two hex digits, not 00; %%25 means %% itself",
+                                (int)plx_min_u64(len, 100), text);
+            c = (char)(high << 4 | low);
+            i += 2;
+        }
+        if (n + 1 >= size)
+            return plx_fail(err, -ENAMETOOLONG, "'%.60s...' is too long; %zu bytes are the limit", text, size - 1);
+        out[n++] = c;
+    }
+    out[n] = 0;
+    return 0;
+}
+
+/* Length of a leading "scheme" before its colon, or 0. */
+static size_t scheme_length(const char *text)
+{
+    size_t n = 0;
+    if (!isalpha((unsigned char)text[0]))
+        return 0;
+    while (isalnum((unsigned char)text[n]) || (text[n] && strchr("+-_", text[n])))
+        n++;
+    return text[n] == ':' ? n : 0;
+}
+
+static int find_scheme(const char *text, size_t len, struct plx_url *url, struct plx_error *err)
+{
+    char kinds[128] = "";
+    for (const struct plx_bdev_driver *const *d = plx_bdev_drivers; *d; d++) {
+        if (strlen((*d)->scheme) == len && !memcmp((*d)->scheme, text, len)) {
+            memcpy(url->scheme, text, len);
+            url->scheme[len] = 0;
+            return 0;
+        }
+        size_t used = strlen(kinds);
+        snprintf(kinds + used, sizeof kinds - used, "%s%s", used ? ", " : "", (*d)->scheme);
+    }
+    return plx_fail(err, -EINVAL, "'%.*s' is no kind of disk: there are %s. A file of that name is written ./%.100s",
+                    (int)plx_min_u64(len, 40), text, kinds, text);
+}
+
+static int parse_param(const char *text, size_t len, struct plx_url *url, struct plx_error *err)
+{
+    const char *equals = memchr(text, '=', len);
+    if (!equals || equals == text)
+        return plx_fail(err, -EINVAL, "'%.*s' is no parameter; one looks like block=4096", (int)plx_min_u64(len, 100),
+                        text);
+    if (url->nparams == (int)PLX_ARRAY_SIZE(url->params))
+        return plx_fail(err, -EINVAL, "more than %zu parameters", PLX_ARRAY_SIZE(url->params));
+    char key[sizeof url->params[0].key];
+    size_t key_len = (size_t)(equals - text);
+    int ret = copy_text(key, sizeof key, text, key_len, false, err);
+    if (ret)
+        return ret;
+    if (plx_url_param(url, key))
+        return plx_fail(err, -EINVAL, "the parameter '%s' is given twice", key);
+    memcpy(url->params[url->nparams].key, key, sizeof key);
+    ret = copy_text(url->params[url->nparams].value, sizeof url->params[0].value, equals + 1, len - key_len - 1, true,
+                    err);
+    url->nparams += !ret;
+    return ret;
+}
+
+static int parse_params(const char *text, struct plx_url *url, struct plx_error *err)
+{
+    while (*text) {
+        size_t len = strcspn(text, "&");
+        int ret = parse_param(text, len, url, err);
+        if (ret)
+            return ret;
+        text += len + (text[len] == '&');
+    }
+    return 0;
+}
+
+/* file:rel, file:/abs, file:///abs and file://localhost/abs; not file://host/. */
+static int parse_file_body(const char **text, size_t *len, struct plx_error *err)
+{
+    if (*len < 2 || (*text)[0] != '/' || (*text)[1] != '/')
+        return 0;
+    size_t host = strcspn(*text + 2, "/?");
+    if (host && !(host == 9 && !memcmp(*text + 2, "localhost", 9)))
+        return plx_fail(err, -EINVAL, "file://%.*s names a host, '%.*s'; a path is written file:PATH or file:///PATH",
+                        (int)plx_min_u64(*len - 2, 100), *text + 2, (int)plx_min_u64(host, 60), *text + 2);
+    *text += 2 + host;
+    *len -= 2 + host;
+    return 0;
+}
+
+static int make_absolute(char *path, size_t size, struct plx_error *err)
+{
+    char cwd[4096];
+    if (path[0] == '/')
+        return 0;
+    if (!path[0])
+        return plx_fail(err, -EINVAL, "the name of the disk is empty; there are files such as disk.img, and ram:1G");
+    if (!getcwd(cwd, sizeof cwd))
+        return plx_fail(err, -errno, "cannot tell the current directory: %s", strerror(errno));
+    size_t dir = strcmp(cwd, "/") ? strlen(cwd) : 0, len = strlen(path);
+    if (dir + 1 + len >= size)
+        return plx_fail(err, -ENAMETOOLONG, "the path '%.60s...' is too long", path);
+    memmove(path + dir + 1, path, len + 1);
+    memcpy(path, cwd, dir);
+    path[dir] = '/';
+    return 0;
+}
+
+/* Appends as much of s as there is room for, encoded so that it can be parsed again. */
+static void append(char *text, size_t size, const char *s, const char *also)
+{
+    size_t n = strlen(text);
+    for (; *s; s++) {
+        bool plain = (unsigned char)*s > 0x20 && *s != 0x7f && !(also && strchr(also, *s));
+        if (n + (plain ? 2 : 4) > size)
+            return;
+        n += (size_t)snprintf(text + n, size - n, plain ? "%c" : "%%%02x", (unsigned char)*s);
+    }
+}
+
+static void write_text(struct plx_url *url)
+{
+    bool file = !strcmp(url->scheme, "file");
+    char *text = url->text;
+    const size_t size = sizeof url->text;
+    text[0] = 0;
+    append(text, size, url->scheme, NULL);
+    append(text, size, file ? "://" : ":", NULL);
+    append(text, size, url->body, file ? "%?" : NULL);
+    const char *between = "?";
+    for (int i = 0; i < url->nparams; i++) {
+        if (!strcmp(url->params[i].key, "uuid"))
+            continue;
+        append(text, size, between, NULL);
+        append(text, size, url->params[i].key, "%&");
+        append(text, size, "=", NULL);
+        append(text, size, url->params[i].value, "%&");
+        between = "&";
+    }
+}
+
+int plx_url_parse(const char *text, struct plx_url *url, struct plx_error *err)
+{
+    memset(url, 0, sizeof *url);
+    size_t scheme = scheme_length(text), len = strlen(text);
+    bool file = true;
+    int ret;
+    if (scheme) {
+        ret = find_scheme(text, scheme, url, err);
+        if (ret)
+            return ret;
+        text += scheme + 1;
+        len = strcspn(text, "?");
+        if (text[len]) {
+            ret = parse_params(text + len + 1, url, err);
+            if (ret)
+                return ret;
+        }
+        file = !strcmp(url->scheme, "file");
+        ret = file ? parse_file_body(&text, &len, err) : 0;
+        if (ret)
+            return ret;
+    } else {
+        memcpy(url->scheme, "file", 5);
+    }
+    ret = copy_text(url->body, sizeof url->body, text, len, scheme && file, err);
+    if (!ret && file)
+        ret = make_absolute(url->body, sizeof url->body, err);
+    if (!ret)
+        write_text(url);
+    return ret;
+}
+
+/* ---- parameters ---- */
+
+const char *plx_url_param(const struct plx_url *url, const char *key)
+{
+    for (int i = 0; i < url->nparams; i++)
+        if (!strcmp(url->params[i].key, key))
+            return url->params[i].value;
+    return NULL;
+}
+
+int plx_url_only(const struct plx_url *url, const char *known, struct plx_error *err)
+{
+    for (int i = 0; i < url->nparams; i++) {
+        const char *key = url->params[i].key, *at = known;
+        size_t len = strlen(key);
+        while ((at = strstr(at, key)) && !((at == known || at[-1] == ' ') && (!at[len] || at[len] == ' ')))
+            at++;
+        if (!at || strchr(key, ' '))
+            return plx_fail(err, -EINVAL, "%s: disks have no parameter '%s'; they have: %s", url->scheme, key, known);
+    }
+    return 0;
+}
+
+int plx_url_block(const struct plx_url *url, uint32_t *block, struct plx_error *err)
+{
+    const char *text = plx_url_param(url, "block");
+    uint64_t bytes;
+    *block = 0;
+    if (!text)
+        return 0;
+    if (plx_parse_size(text, &bytes) || bytes < 512 || bytes > 65536 || bytes & (bytes - 1))
+        return plx_fail(err, -EINVAL, "block=%.40s: a block is a power of two from 512 to 64K", text);
+    *block = (uint32_t)bytes;
+    return 0;
+}
+
+int plx_url_bool(const struct plx_url *url, const char *key, bool *value, struct plx_error *err)
+{
+    const char *text = plx_url_param(url, key);
+    *value = false;
+    if (!text || !strcmp(text, "0"))
+        return 0;
+    if (strcmp(text, "1"))
+        return plx_fail(err, -EINVAL, "%s=%.40s: the value is 0 or 1", key, text);
+    *value = true;
+    return 0;
+}
+
+/* ---- identity ---- */
+
+static int parse_uuid(const char *text, uint8_t uuid[16], struct plx_error *err)
+{
+    const char *at = text;
+    for (int i = 0; i < 16; i++) {
+        if ((i == 4 || i == 6 || i == 8 || i == 10) && *at == '-')
+            at++;
+        int high = hex(*at), low = high >= 0 ? hex(at[1]) : -1;
+        if (low < 0)
+            return plx_fail(err, -EINVAL, "uuid=%.60s: one looks like 01234567-89ab-cdef-0123-456789abcdef", text);
+        uuid[i] = (uint8_t)(high << 4 | low);
+        at += 2;
+    }
+    return *at ? plx_fail(err, -EINVAL, "uuid=%.60s: this is longer than a UUID", text) : 0;
+}
+
+/* RFC 9562: version 8 (of one's own making) or 4 (random), variant 10. */
+static void stamp_version(uint8_t uuid[16], uint8_t version)
+{
+    uuid[6] = (uint8_t)((uuid[6] & 0x0f) | version << 4);
+    uuid[8] = (uint8_t)((uuid[8] & 0x3f) | 0x80);
+}
+
+/* The same path on two machines is two disks, so the machine is hashed along where it has an identity. */
+static int hash_identity(const char *identity, uint8_t uuid[16])
+{
+    char machine[64];
+    ssize_t len = 0;
+    int fd = open("/etc/machine-id", O_RDONLY | O_CLOEXEC);
+    if (fd >= 0) {
+        len = read(fd, machine, sizeof machine);
+        close(fd);
+    }
+    uint8_t hash[EVP_MAX_MD_SIZE];
+    EVP_MD_CTX *ctx = EVP_MD_CTX_new();
+    bool ok = ctx && EVP_DigestInit_ex(ctx, EVP_sha256(), NULL) && EVP_DigestUpdate(ctx, "pollux disk", 12) &&
+              EVP_DigestUpdate(ctx, machine, len > 0 ? (size_t)len : 0) &&
+              EVP_DigestUpdate(ctx, identity, strlen(identity)) && EVP_DigestFinal_ex(ctx, hash, NULL);
+    EVP_MD_CTX_free(ctx);
+    if (!ok)
+        return -ENOMEM;
+    memcpy(uuid, hash, 16);
+    return 0;
+}
+
+int plx_url_uuid(const struct plx_url *url, const char *identity, uint8_t uuid[16], struct plx_error *err)
+{
+    const char *text = plx_url_param(url, "uuid");
+    if (text)
+        return parse_uuid(text, uuid, err);
+    if (identity ? hash_identity(identity, uuid) : RAND_bytes(uuid, 16) != 1)
+        return plx_fail(err, -ENOMEM, "cannot make a UUID for the disk");
+    stamp_version(uuid, identity ? 8 : 4);
+    return 0;
+}

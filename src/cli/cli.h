@@ -1,0 +1,68 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* The `pollux` command: one file a subcommand, on nothing but the library's public API. */
+#ifndef PLX_CLI_CLI_H
+#define PLX_CLI_CLI_H
+
+#include <pollux/pollux.h>
+
+/* Exit status of every subcommand. */
+enum {
+    EXIT_OK = 0,
+    EXIT_RUNTIME = 1, /* it could not be done */
+    EXIT_USAGE = 2,   /* what was asked for is wrong */
+};
+
+/* Prints "pollux: ..." to standard error and returns status. */
+int cli_fail(int status, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+
+struct cli_command {
+    const char *name;
+    const char *summary;
+    int (*run)(int argc, char **argv); /* argv[0] is the command's name */
+    void (*help)(void);
+};
+
+extern const struct cli_command cli_serve;
+
+/* ---- serve ---- */
+
+enum {
+    SERVE_MAX_DISKS = 256,
+    SERVE_MAX_SUBSYSTEMS = 64,
+    SERVE_MAX_LISTENERS = 32,
+    SERVE_MAX_HOSTS = 256,
+    SERVE_MAX_CORES = 128,
+};
+
+/* What was asked for on the command line; texts are those of argv. */
+struct serve_options {
+    struct {
+        const char *url;
+        unsigned subsystem;
+    } disks[SERVE_MAX_DISKS];
+    unsigned ndisks;
+    const char *nqns[SERVE_MAX_SUBSYSTEMS]; /* [0] may be NULL: one is made */
+    unsigned nsubsystems;
+    struct {
+        char addr[64];
+        uint16_t port;
+    } listeners[SERVE_MAX_LISTENERS];
+    unsigned nlisteners;
+    const char *hosts[SERVE_MAX_HOSTS];
+    unsigned nhosts;
+    bool allow_any_host;
+    int cores[SERVE_MAX_CORES];
+    int ncores; /* 0: one, chosen by us */
+    enum plx_poll_mode poll;
+    const char *serial;
+    enum plx_log_level log_level;
+    bool quiet;
+    bool help;
+    struct plx_nvmf_opts nvmf;
+};
+
+/* @return EXIT_OK, or EXIT_USAGE after having said what is wrong */
+int serve_parse(int argc, char **argv, struct serve_options *o);
+void serve_help(void);
+
+#endif

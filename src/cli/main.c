@@ -1,0 +1,70 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+#include "cli.h"
+
+#include <stdio.h>
+#include <string.h>
+
+static const struct cli_command *const commands[] = {&cli_serve};
+enum { COMMANDS = sizeof commands / sizeof commands[0] };
+
+int cli_fail(int status, const char *fmt, ...)
+{
+    va_list ap;
+    va_start(ap, fmt);
+    fputs("pollux: ", stderr);
+    vfprintf(stderr, fmt, ap);
+    fputc('\n', stderr);
+    va_end(ap);
+    return status;
+}
+
+static const struct cli_command *find(const char *name)
+{
+    for (int i = 0; i < COMMANDS; i++)
+        if (strcmp(commands[i]->name, name) == 0)
+            return commands[i];
+    return NULL;
+}
+
+static void usage(void)
+{
+    printf("pollux %s: disks over NVMe/TCP, from user space\n\n"
+           "  pollux COMMAND [ARGUMENT]...\n\n",
+           plx_version());
+    for (int i = 0; i < COMMANDS; i++)
+        printf("  %-10s %s\n", commands[i]->name, commands[i]->summary);
+    printf("  %-10s %s\n", "help", "explain a command: pollux help COMMAND");
+    printf("\n  pollux --version\n");
+}
+
+static int help(const char *name)
+{
+    if (!name) {
+        usage();
+        return EXIT_OK;
+    }
+    const struct cli_command *c = find(name);
+    if (!c)
+        return cli_fail(EXIT_USAGE, "there is no command \"%s\"; \"pollux help\" lists those there are", name);
+    c->help();
+    return EXIT_OK;
+}
+
+int main(int argc, char **argv)
+{
+    setvbuf(stdout, NULL, _IOLBF, 0); /* whoever waits for a line gets it, pipe or not */
+    if (argc < 2) {
+        usage();
+        return EXIT_USAGE;
+    }
+    if (strcmp(argv[1], "--version") == 0 || strcmp(argv[1], "version") == 0) {
+        printf("pollux %s\n", plx_version());
+        return EXIT_OK;
+    }
+    if (strcmp(argv[1], "help") == 0 || strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0)
+        return help(argc > 2 ? argv[2] : NULL);
+    const struct cli_command *c = find(argv[1]);
+    if (!c)
+        return cli_fail(EXIT_USAGE, "there is no command \"%s\"; \"pollux help\" lists those there are", argv[1]);
+    return c->run(argc - 1, argv + 1);
+}

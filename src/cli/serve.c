@@ -1,0 +1,326 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* `pollux serve`: opens the disks, serves them, and ends cleanly when asked to. */
+#include "cli.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <sys/signalfd.h>
+#include <time.h>
+#include <unistd.h>
+
+enum {
+    GRACE_MS = 2500, /* for what is in flight at the end: with the flush after it, less than 5 s in all */
+    DEADLINE_S = 5,  /* when even that hangs: a disk that does not answer */
+};
+
+struct serve {
+    struct serve_options o;
+    struct plx_bdev *disks[SERVE_MAX_DISKS];
+    unsigned nopen;
+    struct plx_reactor *reactors[SERVE_MAX_CORES];
+    pthread_t threads[SERVE_MAX_CORES];
+    unsigned nreactors, nthreads;
+    struct plx_nvmf_target *target;
+    struct plx_nvmf_subsystem *subsystems[SERVE_MAX_SUBSYSTEMS];
+    struct plx_nvmf_listener *listeners[SERVE_MAX_LISTENERS];
+    struct plx_watch signals;
+    atomic_bool stopping;
+    int result;
+};
+
+static void print_log(void *arg, enum plx_log_level level, const char *line)
+{
+    static const char *const names[] = {"error", "warning", "info", "debug"};
+    (void)arg;
+    fprintf(stderr, "pollux: %s: %s\n", names[level], line);
+}
+
+/* ---- disks, reactors, target ---- */
+
+/* What is wrong with a disk's name is an error of usage; that it cannot be opened now is not. */
+static int disk_exit_status(int ret)
+{
+    return ret == -ENOMEM || ret == -EIO ? EXIT_RUNTIME : EXIT_USAGE;
+}
+
+static int open_disks(struct serve *s)
+{
+    struct plx_error err;
+    for (; s->nopen < s->o.ndisks; s->nopen++) {
+        int ret = plx_bdev_open(s->o.disks[s->nopen].url, &s->disks[s->nopen], &err);
+        if (ret)
+            return cli_fail(disk_exit_status(ret), "%s", err.text);
+    }
+    return EXIT_OK;
+}
+
+/*
+ * Without --cores: the core that we run on now. The scheduler put us there because it had the least to do, inside our cpuset, and several instances end up on
+ * different ones.
+ */
+static int choose_cores(struct serve_options *o)
+{
+    cpu_set_t allowed;
+    if (!o->ncores) {
+        int here = sched_getcpu();
+        o->cores[0] = here;
+        o->ncores = 1;
+        return EXIT_OK;
+    }
+    if (sched_getaffinity(0, sizeof allowed, &allowed) < 0)
+        return EXIT_OK; /* more cores than we can ask about: let pinning say */
+    for (int i = 0; i < o->ncores; i++)
+        if (o->cores[i] >= CPU_SETSIZE || !CPU_ISSET(o->cores[i], &allowed))
+            return cli_fail(
+                EXIT_USAGE,
+                "--cores: core %d is not there, or not in the cpuset of this process (see \"taskset -p %d\")",
+                o->cores[i], (int)getpid());
+    return EXIT_OK;
+}
+
+static int make_reactors(struct serve *s)
+{
+    int ret = choose_cores(&s->o);
+    if (ret)
+        return ret;
+    for (; s->nreactors < (unsigned)s->o.ncores; s->nreactors++) {
+        const struct plx_reactor_opts opts = {.core = s->o.cores[s->nreactors], .mode = s->o.poll};
+        ret = plx_reactor_create(&s->reactors[s->nreactors], &opts);
+        if (ret)
+            return cli_fail(EXIT_RUNTIME, "cannot make a reactor: %s", strerror(-ret));
+    }
+    return EXIT_OK;
+}
+
+static int make_subsystem(struct serve *s, unsigned n)
+{
+    struct plx_error err;
+    char nqn[PLX_NVMF_NQN_SIZE];
+    struct plx_bdev *disks[SERVE_MAX_DISKS];
+    unsigned ndisks = 0;
+    for (unsigned i = 0; i < s->o.ndisks; i++)
+        if (s->o.disks[i].subsystem == n)
+            disks[ndisks++] = s->disks[i];
+    if (!s->o.nqns[n] && plx_nvmf_default_nqn(disks, ndisks, nqn, &err))
+        return cli_fail(EXIT_RUNTIME, "%s", err.text);
+    const struct plx_nvmf_subsystem_opts opts = {
+        .nqn = s->o.nqns[n] ? s->o.nqns[n] : nqn,
+        .serial = s->o.serial,
+        .allow_any_host = s->o.allow_any_host,
+    };
+    int ret = plx_nvmf_subsystem_create(s->target, &opts, &s->subsystems[n], &err);
+    for (unsigned i = 0; !ret && i < s->o.nhosts; i++)
+        ret = plx_nvmf_subsystem_allow_host(s->subsystems[n], s->o.hosts[i], &err);
+    for (unsigned i = 0; ret >= 0 && i < ndisks; i++)
+        ret = plx_nvmf_subsystem_add_ns(s->subsystems[n], disks[i], 0, &err);
+    return ret < 0 ? cli_fail(ret == -ENOMEM ? EXIT_RUNTIME : EXIT_USAGE, "%s", err.text) : EXIT_OK;
+}
+
+static int make_target(struct serve *s)
+{
+    struct plx_error err;
+    int ret = plx_nvmf_target_create(&s->target, s->reactors, s->nreactors, &s->o.nvmf, &err);
+    if (ret)
+        return cli_fail(ret == -ENOMEM ? EXIT_RUNTIME : EXIT_USAGE, "%s", err.text);
+    for (unsigned i = 0; i < s->o.nsubsystems; i++) {
+        ret = make_subsystem(s, i);
+        if (ret)
+            return ret;
+    }
+    for (unsigned i = 0; i < s->o.nlisteners; i++) {
+        ret = plx_nvmf_listen(s->target, s->o.listeners[i].addr, s->o.listeners[i].port, &s->listeners[i], &err);
+        if (ret)
+            return cli_fail(EXIT_RUNTIME, "%s", err.text);
+    }
+    return EXIT_OK;
+}
+
+/* ---- running ---- */
+
+static void print_size(uint64_t bytes, char *out, size_t size)
+{
+    static const char *const units[] = {"B", "KiB", "MiB", "GiB", "TiB", "PiB"};
+    double v = (double)bytes;
+    unsigned u = 0;
+    for (; v >= 1024 && u < 5; u++)
+        v /= 1024;
+    snprintf(out, size, v == (double)(uint64_t)v ? "%.0f %s" : "%.2f %s", v, units[u]);
+}
+
+static void announce(const struct serve *s)
+{
+    if (s->o.quiet)
+        return;
+    for (unsigned n = 0; n < s->o.nsubsystems; n++) {
+        printf("serving %s\n", plx_nvmf_subsystem_nqn(s->subsystems[n]));
+        for (unsigned i = 0, nsid = 0; i < s->o.ndisks; i++) {
+            if (s->o.disks[i].subsystem != n)
+                continue;
+            const struct plx_bdev_info *info = plx_bdev_info(s->disks[i]);
+            char size[32];
+            print_size(info->blocks * info->block_size, size, sizeof size);
+            printf("  namespace %u: %s, %s, blocks of %u bytes%s\n", ++nsid, info->name, size, info->block_size,
+                   info->read_only ? ", read-only" : "");
+        }
+    }
+    for (unsigned i = 0; i < s->o.nlisteners; i++) {
+        const char *addr = plx_nvmf_listener_addr(s->listeners[i]);
+        uint16_t port = plx_nvmf_listener_port(s->listeners[i]);
+        printf(strchr(addr, ':') ? "listening on [%s]:%u\n" : "listening on %s:%u\n", addr, port);
+        for (unsigned n = 0; n < s->o.nsubsystems; n++)
+            printf("  nvme connect -t tcp -a %s -s %u -n %s\n", addr, port, plx_nvmf_subsystem_nqn(s->subsystems[n]));
+    }
+}
+
+static void stop_reactors(struct serve *s)
+{
+    for (unsigned i = 0; i < s->nreactors; i++)
+        plx_reactor_stop(s->reactors[i]);
+}
+
+static void stopped(void *arg, int ret)
+{
+    struct serve *s = arg;
+    if (ret)
+        s->result = cli_fail(EXIT_RUNTIME, "stopping: %s", strerror(-ret));
+    stop_reactors(s);
+}
+
+static void begin_stop(struct serve *s)
+{
+    if (atomic_exchange(&s->stopping, true))
+        return;
+    /* A disk that does not answer any more must not keep us: SIGALRM ends the process. */
+    signal(SIGALRM, SIG_DFL);
+    alarm(DEADLINE_S);
+    plx_nvmf_target_stop(s->target, GRACE_MS, stopped, s);
+}
+
+static void signal_ready(struct plx_watch *w)
+{
+    struct serve *s = (struct serve *)((char *)w - offsetof(struct serve, signals));
+    struct signalfd_siginfo info;
+    while (read(w->fd, &info, sizeof info) == sizeof info)
+        begin_stop(s);
+}
+
+static void started(void *arg, int ret)
+{
+    struct serve *s = arg;
+    if (ret) {
+        s->result = cli_fail(EXIT_RUNTIME, "cannot start: %s", strerror(-ret));
+        stop_reactors(s);
+        return;
+    }
+    announce(s);
+    ret = plx_watch_add(s->reactors[0], &s->signals);
+    if (ret) {
+        s->result = cli_fail(EXIT_RUNTIME, "cannot wait for signals: %s", strerror(-ret));
+        begin_stop(s);
+    }
+}
+
+static void *reactor_thread(void *arg)
+{
+    plx_reactor_run(arg);
+    return NULL;
+}
+
+/* Signals are taken by the first reactor through a descriptor; they are blocked before any thread exists. */
+static int open_signals(struct serve *s)
+{
+    sigset_t set;
+    sigemptyset(&set);
+    sigaddset(&set, SIGINT);
+    sigaddset(&set, SIGTERM);
+    sigaddset(&set, SIGHUP);
+    signal(SIGPIPE, SIG_IGN);
+    pthread_sigmask(SIG_BLOCK, &set, NULL);
+    s->signals.ready = signal_ready;
+    s->signals.fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
+    return s->signals.fd < 0 ? cli_fail(EXIT_RUNTIME, "signalfd: %s", strerror(errno)) : EXIT_OK;
+}
+
+static int run(struct serve *s)
+{
+    for (s->nthreads = 1; s->nthreads < s->nreactors; s->nthreads++) {
+        int ret = pthread_create(&s->threads[s->nthreads], NULL, reactor_thread, s->reactors[s->nthreads]);
+        if (ret) {
+            s->result = cli_fail(EXIT_RUNTIME, "cannot make a thread: %s", strerror(ret));
+            break;
+        }
+    }
+    if (!s->result) {
+        plx_nvmf_target_start(s->target, started, s);
+        plx_reactor_run(s->reactors[0]);
+    }
+    stop_reactors(s);
+    for (unsigned i = 1; i < s->nthreads; i++)
+        pthread_join(s->threads[i], NULL);
+    return s->result;
+}
+
+static void clean_up(struct serve *s)
+{
+    if (s->target)
+        plx_nvmf_target_destroy(s->target);
+    for (unsigned i = 0; i < s->nreactors; i++)
+        plx_reactor_destroy(s->reactors[i]);
+    for (unsigned i = 0; i < s->nopen; i++)
+        plx_bdev_close(s->disks[i]);
+    if (s->signals.fd >= 0)
+        close(s->signals.fd);
+    free(s);
+}
+
+/* As many connections as the system lets us have. */
+static void raise_file_limit(void)
+{
+    struct rlimit l;
+    if (getrlimit(RLIMIT_NOFILE, &l) == 0 && l.rlim_cur < l.rlim_max) {
+        l.rlim_cur = l.rlim_max;
+        setrlimit(RLIMIT_NOFILE, &l);
+    }
+}
+
+static int serve(int argc, char **argv)
+{
+    struct serve *s = calloc(1, sizeof *s);
+    if (!s)
+        return cli_fail(EXIT_RUNTIME, "out of memory");
+    s->signals.fd = -1;
+    int ret = serve_parse(argc, argv, &s->o);
+    if (ret || s->o.help) {
+        if (!ret)
+            serve_help();
+        free(s);
+        return ret;
+    }
+    plx_log_set(print_log, NULL, s->o.quiet ? PLX_LOG_ERROR : s->o.log_level);
+    raise_file_limit();
+    ret = open_signals(s);
+    if (!ret)
+        ret = open_disks(s);
+    if (!ret)
+        ret = make_reactors(s);
+    if (!ret)
+        ret = make_target(s);
+    if (!ret)
+        ret = run(s);
+    clean_up(s);
+    return ret;
+}
+
+const struct cli_command cli_serve = {
+    .name = "serve",
+    .summary = "serve disks over NVMe/TCP",
+    .run = serve,
+    .help = serve_help,
+};

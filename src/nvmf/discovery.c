@@ -1,0 +1,79 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* The discovery log (Base 5.1.12.3.1): every subsystem that the asking host may connect to, at every listener. */
+#include "nvmf/nvmf.h"
+
+#include <arpa/inet.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static void put_text(char *field, size_t size, const char *text)
+{
+    memset(field, ' ', size);
+    memcpy(field, text, plx_min_u64(strlen(text), size));
+}
+
+static void fill_entry(struct nvme_discovery_entry *e, const struct plx_nvmf_subsystem *s,
+                       const struct nvmf_listen_addr *l, const char *addr)
+{
+    char port[8];
+    memset(e, 0, sizeof *e);
+    e->trtype = NVME_TRTYPE_TCP;
+    e->adrfam = l->family == AF_INET6 ? NVME_ADRFAM_IPV6 : NVME_ADRFAM_IPV4;
+    e->subtype = s->discovery ? NVME_SUBTYPE_CURRENT_DISCOVERY : NVME_SUBTYPE_NVM;
+    e->treq = 2 | 1 << 2; /* no secure channel is required; SQ flow control may be disabled */
+    e->portid = plx_put16(l->portid);
+    e->cntlid = plx_put16(NVME_CNTLID_DYNAMIC);
+    e->asqsz = plx_put16(NVMF_ADMIN_QUEUE_ENTRIES);
+    e->eflags =
+        plx_put16(s->discovery ? 1 << 0 | 1 << 1 : 0); /* same records at all ports; explicit persistent connections */
+    snprintf(port, sizeof port, "%u", l->port);
+    put_text(e->trsvcid, sizeof e->trsvcid, port);
+    put_text(e->traddr, sizeof e->traddr, addr);
+    snprintf(e->subnqn, sizeof e->subnqn, "%s", s->nqn);
+}
+
+/* A listener at a wildcard address is reached where this host reached it, if the families are the same. */
+static bool address_for(const struct nvmf_listen_addr *l, const struct sockaddr_storage *local, char *addr, size_t size)
+{
+    if (!l->wildcard) {
+        snprintf(addr, size, "%s", l->addr);
+        return true;
+    }
+    if (local->ss_family == AF_INET && l->family == AF_INET)
+        return inet_ntop(AF_INET, &((const struct sockaddr_in *)local)->sin_addr, addr, (socklen_t)size);
+    if (local->ss_family == AF_INET6 && l->family == AF_INET6)
+        return inet_ntop(AF_INET6, &((const struct sockaddr_in6 *)local)->sin6_addr, addr, (socklen_t)size);
+    return false;
+}
+
+void *nvmf_discovery_log(struct nvmf_ctrlr *c, struct nvmf_qpair *qp, size_t *len)
+{
+    struct plx_nvmf_target *t = c->target;
+    struct sockaddr_storage local = {0};
+    size_t max = 0;
+    plx_list_for_each(l, &t->listeners) {
+        max += t->nsubsystems;
+    }
+    struct nvme_discovery_header *log = calloc(1, sizeof *log + max * sizeof(struct nvme_discovery_entry));
+    if (!log)
+        return NULL;
+    struct nvme_discovery_entry *entries = (void *)(log + 1);
+    uint64_t n = 0;
+    qp->ops->local_addr(qp, &local);
+    plx_list_for_each(si, &t->subsystems) {
+        const struct plx_nvmf_subsystem *s = plx_list_entry(si, struct plx_nvmf_subsystem, link);
+        if (!nvmf_subsystem_allows(s, c->hostnqn))
+            continue;
+        plx_list_for_each(li, &t->listeners) {
+            char addr[INET6_ADDRSTRLEN];
+            const struct nvmf_listen_addr *l = plx_list_entry(li, struct nvmf_listen_addr, link);
+            if (address_for(l, &local, addr, sizeof addr))
+                fill_entry(&entries[n++], s, l, addr);
+        }
+    }
+    log->genctr = plx_put64(1); /* nothing changes while the target runs */
+    log->numrec = plx_put64(n);
+    *len = sizeof *log + n * sizeof *entries;
+    return log;
+}

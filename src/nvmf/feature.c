@@ -1,0 +1,230 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* Get and Set Features (Base 5.1.11, 5.1.25). Nothing is saveable; every feature is listed once, in features[]. */
+#include "nvmf/nvmf.h"
+
+#include <string.h>
+
+enum {
+    SELECT_CURRENT = 0,
+    SELECT_DEFAULT = 1,
+    SELECT_SAVED = 2,
+    SELECT_SUPPORTED = 3,
+    CHANGEABLE = 1 << 2, /* of the attributes that SELECT_SUPPORTED reports */
+    HOST_BEHAVIOR_BYTES = 512,
+    HOST_ID_BYTES = 16,
+};
+
+struct feature {
+    uint8_t id;
+    bool changeable;
+    bool discovery; /* a discovery controller has it too */
+    uint16_t data;  /* bytes of data that go with it */
+    uint32_t (*get)(const struct nvmf_ctrlr *c, uint32_t cdw11, bool defaults);
+    uint16_t (*set)(struct nvmf_ctrlr *c, struct nvmf_req *req, uint32_t cdw11);
+};
+
+/* A feature that is a plain word of the controller. */
+#define WORD_FEATURE(name, member, initial, mask)                                                                      \
+    static uint32_t get_##name(const struct nvmf_ctrlr *c, uint32_t cdw11, bool defaults)                              \
+    {                                                                                                                  \
+        (void)cdw11;                                                                                                   \
+        return defaults ? (initial) : c->member;                                                                       \
+    }                                                                                                                  \
+    static uint16_t set_##name(struct nvmf_ctrlr *c, struct nvmf_req *req, uint32_t cdw11)                             \
+    {                                                                                                                  \
+        (void)req;                                                                                                     \
+        c->member = cdw11 & (mask);                                                                                    \
+        return PLX_SC_SUCCESS;                                                                                         \
+    }
+
+WORD_FEATURE(arbitration, feat_arbitration, 0, 0xffffffff)
+WORD_FEATURE(error_recovery, feat_error_recovery, 0, 0xffff)
+WORD_FEATURE(atomicity, feat_atomicity, 0, 1)
+WORD_FEATURE(async_event, feat_async_event, 0, 0xffffffff)
+
+static uint32_t get_power(const struct nvmf_ctrlr *c, uint32_t cdw11, bool defaults)
+{
+    (void)cdw11;
+    return defaults ? 0 : c->feat_power;
+}
+
+static uint16_t set_power(struct nvmf_ctrlr *c, struct nvmf_req *req, uint32_t cdw11)
+{
+    (void)req;
+    if (cdw11 & 0x1f) /* there is power state 0 alone */
+        return PLX_SC_INVALID_FIELD | NVME_STATUS_DNR;
+    c->feat_power = cdw11 & 0xff;
+    return PLX_SC_SUCCESS;
+}
+
+/* Temperature Threshold: bits 21:20 choose over (0) or under (1), bits 19:16 the sensor (0, the composite, is all there is). */
+static uint32_t get_temperature(const struct nvmf_ctrlr *c, uint32_t cdw11, bool defaults)
+{
+    bool under = (cdw11 >> 20) & 3;
+    if (defaults)
+        return under ? 0 : 343;
+    return under ? c->feat_temp_under : c->feat_temp_over;
+}
+
+static uint16_t set_temperature(struct nvmf_ctrlr *c, struct nvmf_req *req, uint32_t cdw11)
+{
+    (void)req;
+    unsigned kind = (cdw11 >> 20) & 3, sensor = (cdw11 >> 16) & 15;
+    if (kind > 1 || (sensor != 0 && sensor != 15))
+        return PLX_SC_INVALID_FIELD | NVME_STATUS_DNR;
+    *(kind ? &c->feat_temp_under : &c->feat_temp_over) = cdw11 & 0xffff;
+    return PLX_SC_SUCCESS;
+}
+
+static bool has_write_cache(const struct nvmf_ctrlr *c)
+{
+    for (uint32_t i = 0; i < c->subsys->nns; i++)
+        if (c->subsys->ns[i] && plx_bdev_info(c->subsys->ns[i]->bdev)->write_cache)
+            return true;
+    return false;
+}
+
+static uint32_t get_write_cache(const struct nvmf_ctrlr *c, uint32_t cdw11, bool defaults)
+{
+    (void)cdw11, (void)defaults;
+    return has_write_cache(c);
+}
+
+static uint16_t set_write_cache(struct nvmf_ctrlr *c, struct nvmf_req *req, uint32_t cdw11)
+{
+    (void)req;
+    /* The cache is the operating system's below a disk: it cannot be switched from here. */
+    return (cdw11 & 1) == has_write_cache(c) ? PLX_SC_SUCCESS : PLX_SC_FEATURE_NOT_CHANGEABLE | NVME_STATUS_DNR;
+}
+
+/* Number of Queues: 0's based, submission queues in the low half, completion queues in the high one. */
+static uint32_t get_queues(const struct nvmf_ctrlr *c, uint32_t cdw11, bool defaults)
+{
+    (void)cdw11;
+    uint32_t n = (c->nqueues && !defaults ? c->nqueues : c->target->opts.max_queues) - 1;
+    return n << 16 | n;
+}
+
+static uint16_t set_queues(struct nvmf_ctrlr *c, struct nvmf_req *req, uint32_t cdw11)
+{
+    uint32_t sq = cdw11 & 0xffff, cq = cdw11 >> 16;
+    if (sq == 0xffff || cq == 0xffff)
+        return PLX_SC_INVALID_FIELD | NVME_STATUS_DNR;
+    uint32_t n = (uint32_t)plx_min_u64(plx_min_u64(sq, cq) + 1, c->target->opts.max_queues);
+    c->nqueues = (uint16_t)n;
+    req->cqe.dw0 = plx_put32((n - 1) << 16 | (n - 1));
+    return PLX_SC_SUCCESS;
+}
+
+static uint32_t get_keep_alive(const struct nvmf_ctrlr *c, uint32_t cdw11, bool defaults)
+{
+    (void)cdw11;
+    return defaults ? 0 : c->kato_ms;
+}
+
+static uint16_t set_keep_alive(struct nvmf_ctrlr *c, struct nvmf_req *req, uint32_t cdw11)
+{
+    (void)req;
+    c->kato_ms = cdw11;
+    nvmf_ctrlr_start_keep_alive(c);
+    return PLX_SC_SUCCESS;
+}
+
+static uint32_t get_nothing(const struct nvmf_ctrlr *c, uint32_t cdw11, bool defaults)
+{
+    (void)c, (void)cdw11, (void)defaults;
+    return 0;
+}
+
+static uint16_t set_host_behavior(struct nvmf_ctrlr *c, struct nvmf_req *req, uint32_t cdw11)
+{
+    (void)cdw11;
+    memcpy(c->host_behavior, req->data, sizeof c->host_behavior);
+    return PLX_SC_SUCCESS;
+}
+
+static uint16_t set_host_id(struct nvmf_ctrlr *c, struct nvmf_req *req, uint32_t cdw11)
+{
+    (void)c, (void)req, (void)cdw11;
+    return PLX_SC_COMMAND_SEQUENCE_ERROR | NVME_STATUS_DNR; /* over Fabrics it comes with Connect (Base 5.1.25.1.28) */
+}
+
+static const struct feature features[] = {
+    {NVME_FEAT_ARBITRATION, true, false, 0, get_arbitration, set_arbitration},
+    {NVME_FEAT_POWER_MANAGEMENT, true, false, 0, get_power, set_power},
+    {NVME_FEAT_TEMPERATURE_THRESHOLD, true, false, 0, get_temperature, set_temperature},
+    {NVME_FEAT_ERROR_RECOVERY, true, false, 0, get_error_recovery, set_error_recovery},
+    {NVME_FEAT_WRITE_CACHE, false, false, 0, get_write_cache, set_write_cache},
+    {NVME_FEAT_NUMBER_OF_QUEUES, true, false, 0, get_queues, set_queues},
+    {NVME_FEAT_WRITE_ATOMICITY, true, false, 0, get_atomicity, set_atomicity},
+    {NVME_FEAT_ASYNC_EVENT, true, true, 0, get_async_event, set_async_event},
+    {NVME_FEAT_KEEP_ALIVE, true, true, 0, get_keep_alive, set_keep_alive},
+    {NVME_FEAT_HOST_BEHAVIOR, true, false, HOST_BEHAVIOR_BYTES, get_nothing, set_host_behavior},
+    {NVME_FEAT_HOST_ID, false, false, HOST_ID_BYTES, get_nothing, set_host_id},
+};
+
+static const struct feature *find(const struct nvmf_req *req)
+{
+    uint8_t id = plx_get32(req->cmd.cdw10) & 0xff;
+    for (size_t i = 0; i < PLX_ARRAY_SIZE(features); i++)
+        if (features[i].id == id && (features[i].discovery || !req->qp->ctrlr->subsys->discovery))
+            return &features[i];
+    return NULL;
+}
+
+static void execute_set(struct nvmf_req *req)
+{
+    const struct feature *f = find(req);
+    nvmf_req_complete(req, f->set(req->qp->ctrlr, req, plx_get32(req->cmd.cdw11)));
+}
+
+uint16_t nvmf_parse_set_features(struct nvmf_req *req)
+{
+    const struct feature *f = find(req);
+    if (!f)
+        return PLX_SC_INVALID_FIELD | NVME_STATUS_DNR;
+    if (plx_get32(req->cmd.cdw10) & 0x80000000)
+        return PLX_SC_FEATURE_NOT_SAVEABLE | NVME_STATUS_DNR;
+    req->execute = execute_set;
+    req->in_place = true;
+    if (f->id == NVME_FEAT_HOST_ID)
+        return nvmf_expect_no_data(req); /* refused whatever its data */
+    return f->data ? nvmf_expect_data(req, NVMF_FROM_HOST, f->data) : nvmf_expect_no_data(req);
+}
+
+static void execute_get(struct nvmf_req *req)
+{
+    const struct nvmf_ctrlr *c = req->qp->ctrlr;
+    const struct feature *f = find(req);
+    unsigned select = (plx_get32(req->cmd.cdw10) >> 8) & 7;
+    if (f->data) {
+        static const uint8_t zeroes[HOST_BEHAVIOR_BYTES];
+        const uint8_t *from = f->id == NVME_FEAT_HOST_ID ? c->hostid : c->host_behavior;
+        nvmf_reply(req, select == SELECT_CURRENT || f->id == NVME_FEAT_HOST_ID ? from : zeroes, f->data);
+    }
+    req->cqe.dw0 = plx_put32(f->get(c, plx_get32(req->cmd.cdw11), select != SELECT_CURRENT));
+    nvmf_req_complete(req, PLX_SC_SUCCESS);
+}
+
+static void execute_get_supported(struct nvmf_req *req)
+{
+    req->cqe.dw0 = plx_put32(find(req)->changeable ? CHANGEABLE : 0);
+    nvmf_req_complete(req, PLX_SC_SUCCESS);
+}
+
+uint16_t nvmf_parse_get_features(struct nvmf_req *req)
+{
+    const struct feature *f = find(req);
+    unsigned select = (plx_get32(req->cmd.cdw10) >> 8) & 7;
+    if (!f || select > SELECT_SUPPORTED)
+        return PLX_SC_INVALID_FIELD | NVME_STATUS_DNR;
+    if (select == SELECT_SUPPORTED) {
+        req->execute = execute_get_supported;
+        return nvmf_expect_no_data(req);
+    }
+    /* Host Identifier: the extended format of 16 bytes is the only one over Fabrics */
+    if (f->id == NVME_FEAT_HOST_ID && !(plx_get32(req->cmd.cdw11) & 1))
+        return PLX_SC_INVALID_FIELD | NVME_STATUS_DNR;
+    req->execute = execute_get;
+    return f->data ? nvmf_expect_data(req, NVMF_TO_HOST, f->data) : nvmf_expect_no_data(req);
+}

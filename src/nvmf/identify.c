@@ -1,0 +1,332 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* Identify (Base 5.1.13, NVM 4.1.5): what the target, its controllers and its namespaces say of themselves. */
+#include "nvmf/nvmf.h"
+
+#include <stdio.h>
+#include <string.h>
+
+enum {
+    IDENTIFY_BYTES = 4096,
+    PAGE_SHIFT = 12, /* CAP.MPSMIN: 4 KiB */
+    CSI_NVM = 0,
+    ANA_GROUP = 1,
+    CELSIUS_70 = 343,
+    CELSIUS_80 = 353,
+};
+
+static unsigned log2_of(uint32_t v)
+{
+    return 31 - (unsigned)__builtin_clz(v);
+}
+
+static void pad(char *field, size_t size, const char *text)
+{
+    size_t n = strlen(text);
+    memset(field, ' ', size);
+    memcpy(field, text, n < size ? n : size);
+}
+
+/* ---- controllers ---- */
+
+/* Operations that at least one disk of the subsystem can do. */
+static uint32_t ops_of(const struct plx_nvmf_subsystem *s)
+{
+    uint32_t ops = 0;
+    for (uint32_t i = 0; i < s->nns; i++)
+        if (s->ns[i])
+            ops |= plx_bdev_info(s->ns[i]->bdev)->ops;
+    return ops;
+}
+
+static bool write_cache_of(const struct plx_nvmf_subsystem *s)
+{
+    for (uint32_t i = 0; i < s->nns; i++)
+        if (s->ns[i] && plx_bdev_info(s->ns[i]->bdev)->write_cache)
+            return true;
+    return false;
+}
+
+static unsigned oncs_of(const struct plx_nvmf_subsystem *s)
+{
+    uint32_t ops = ops_of(s);
+    return (ops & 1u << PLX_BDEV_COMPARE ? 1u << 0 : 0) | (ops & 1u << PLX_BDEV_UNMAP ? 1u << 2 : 0) |
+           (ops & 1u << PLX_BDEV_WRITE_ZEROES ? 1u << 3 : 0) | 1u << 7 /* Verify */ |
+           (ops & 1u << PLX_BDEV_COPY ? 1u << 8 : 0);
+}
+
+/* What both kinds of controllers have. */
+static void fill_common(const struct nvmf_ctrlr *c, struct nvme_id_ctrl *id)
+{
+    const struct plx_nvmf_opts *opts = &c->target->opts;
+    memcpy(id->sn, c->subsys->serial, sizeof id->sn);
+    memcpy(id->mn, c->subsys->model, sizeof id->mn);
+    pad(id->fr, sizeof id->fr, plx_version());
+    id->mdts = (uint8_t)(log2_of(opts->max_io_size) - PAGE_SHIFT);
+    id->cntlid = plx_put16(c->cntlid);
+    id->ver = plx_put32(NVME_VERSION);
+    id->lpa = 1 << 2; /* Get Log Page takes lengths and offsets of 32 bits */
+    id->elpe = NVMF_ERROR_LOG - 1;
+    id->aerl = NVMF_AER_LIMIT - 1;
+    id->kas = plx_put16(NVMF_KATO_UNIT_MS / 100);
+    id->maxcmd = plx_put16(opts->queue_depth);
+    /* SGLs: supported without alignment; offsets in the capsule; the transport's descriptor */
+    id->sgls = plx_put32(1u << 0 | 1u << 20 | 1u << 21);
+    snprintf(id->subnqn, sizeof id->subnqn, "%s", c->subsys->nqn);
+}
+
+static void fill_discovery_ctrl(const struct nvmf_ctrlr *c, struct nvme_id_ctrl *id)
+{
+    fill_common(c, id);
+    id->cntrltype = 2;
+    id->oaes = plx_put32(1u << 31); /* Discovery Log Page Change */
+}
+
+static void fill_ctrl(const struct nvmf_ctrlr *c, struct nvme_id_ctrl *id)
+{
+    const struct plx_nvmf_opts *opts = &c->target->opts;
+    fill_common(c, id);
+    id->rab = 6;
+    id->cmic = 1 << 0 | 1 << 1 | 1 << 3;       /* several ports, several controllers, ANA */
+    id->oaes = plx_put32(1u << 8);             /* Namespace Attribute Notices */
+    id->ctratt = plx_put32(1u << 0 | 1u << 6); /* host identifier of 128 bits; traffic based keep-alive */
+    id->cntrltype = 1;
+    id->acl = NVMF_ABORT_LIMIT - 1;
+    id->frmw = 1 << 0 | 1 << 1; /* one firmware slot, read-only */
+    id->lpa |= 1 << 1 | 1 << 5; /* Commands Supported and Effects; Supported Log Pages */
+    id->wctemp = plx_put16(CELSIUS_70);
+    id->cctemp = plx_put16(CELSIUS_80);
+    id->anatt = 10;
+    id->anacap = 1 << 0 | 1 << 6; /* reports the optimized state; groups do not change */
+    id->anagrpmax = plx_put32(ANA_GROUP);
+    id->nanagrpid = plx_put32(ANA_GROUP);
+    id->sqes = 0x66;
+    id->cqes = 0x44;
+    id->nn = plx_put32(c->subsys->nns);
+    id->mnan = plx_put32(c->subsys->nns);
+    id->oncs = plx_put16(oncs_of(c->subsys));
+    id->fuses = plx_put16(ops_of(c->subsys) & 1u << PLX_BDEV_COMPARE_AND_WRITE ? 1 : 0);
+    id->vwc = (uint8_t)(write_cache_of(c->subsys) | 3 << 1); /* Flush takes all namespaces at once */
+    id->acwu = plx_put16(NVMF_FUSED_BLOCKS - 1);
+    id->cdfs = plx_put16(1 << 0); /* Copy: descriptor format 0 */
+    id->ioccsz = plx_put32((64 + opts->in_capsule_size) / 16);
+    id->iorcsz = plx_put32(1);
+    id->msdbd = 1;
+    id->ofcs = plx_put16(1 << 0); /* Disconnect */
+    id->psd[0].max_power = plx_put16(2500);
+}
+
+static void identify_ctrl(struct nvmf_req *req)
+{
+    struct nvme_id_ctrl *id = (void *)req->data;
+    const struct nvmf_ctrlr *c = req->qp->ctrlr;
+    memset(id, 0, sizeof *id);
+    if (c->subsys->discovery)
+        fill_discovery_ctrl(c, id);
+    else
+        fill_ctrl(c, id);
+    nvmf_req_complete(req, PLX_SC_SUCCESS);
+}
+
+/* The NVM command set's own limits; all of them as powers of two of 4 KiB pages. */
+static void identify_csi_ctrl(struct nvmf_req *req)
+{
+    struct nvme_id_ctrl_nvm *id = (void *)req->data;
+    memset(id, 0, sizeof *id);
+    id->vsl = (uint8_t)(log2_of(req->qp->group->target->opts.max_io_size) - PAGE_SHIFT);
+    id->dmrl = NVMF_DSM_RANGES - 1;
+    nvmf_req_complete(req, PLX_SC_SUCCESS);
+}
+
+/* ---- namespaces ---- */
+
+static struct nvmf_ns *ns_of(const struct nvmf_req *req)
+{
+    return nvmf_subsystem_ns(req->qp->ctrlr->subsys, plx_get32(req->cmd.nsid));
+}
+
+static void fill_ns(const struct nvmf_ns *ns, const struct plx_nvmf_opts *opts, struct nvme_id_ns *id)
+{
+    const struct plx_bdev_info *info = plx_bdev_info(ns->bdev);
+    unsigned unit = info->write_unit > info->block_size ? info->write_unit / info->block_size : 1;
+    id->nsze = id->ncap = id->nuse = plx_put64(info->blocks);
+    id->nsfeat = (uint8_t)(1 << 4 | (info->unmap_granularity ? 1 << 0 : 0)); /* preferred sizes given; thin */
+    id->nmic = 1;                                                    /* may be reached through several controllers */
+    id->dlfeat = (uint8_t)(info->unmap_reads_zero ? 1 | 1 << 3 : 0); /* deallocated blocks read as zeroes */
+    id->npwg = id->npwa = id->nows = plx_put16(unit - 1);
+    id->npdg = id->npda = plx_put16(info->unmap_granularity ? info->unmap_granularity - 1 : 0);
+    if (info->ops & 1u << PLX_BDEV_COPY) {
+        uint32_t blocks = opts->max_io_size / info->block_size;
+        id->mssrl = plx_put16(plx_min_u64(blocks, UINT16_MAX));
+        id->mcl = plx_put32(plx_min_u64(blocks, UINT16_MAX) * NVMF_COPY_RANGES);
+        id->msrc = NVMF_COPY_RANGES - 1;
+    }
+    id->anagrpid = plx_put32(ANA_GROUP);
+    id->nsattr = info->read_only;
+    memcpy(id->nguid, ns->nguid, sizeof id->nguid);
+    id->lbaf[0] = plx_put32(log2_of(info->block_size) << 16);
+}
+
+static void identify_ns(struct nvmf_req *req)
+{
+    struct nvme_id_ns *id = (void *)req->data;
+    const struct nvmf_ns *ns = ns_of(req);
+    memset(id, 0, sizeof *id);
+    if (ns)
+        fill_ns(ns, &req->qp->group->target->opts, id);
+    else if (plx_get32(req->cmd.nsid) == NVME_NSID_ALL)
+        id->lbaf[0] =
+            plx_put32(9u << 16); /* what all namespaces have in common (NVM 4.1.5.1); one format, the smallest */
+    nvmf_req_complete(req, PLX_SC_SUCCESS);
+}
+
+static void identify_independent_ns(struct nvmf_req *req)
+{
+    struct nvme_id_ns_independent *id = (void *)req->data;
+    const struct nvmf_ns *ns = ns_of(req);
+    memset(id, 0, sizeof *id);
+    if (ns) {
+        id->nsfeat = plx_bdev_info(ns->bdev)->rotational ? 1 << 4 : 0;
+        id->nmic = 1;
+        id->anagrpid = plx_put32(ANA_GROUP);
+        id->nsattr = plx_bdev_info(ns->bdev)->read_only;
+        id->nstat = 1; /* ready */
+    }
+    nvmf_req_complete(req, PLX_SC_SUCCESS);
+}
+
+static size_t put_descriptor(uint8_t *p, enum nvme_nidt type, const void *id, uint8_t len)
+{
+    p[0] = (uint8_t)type;
+    p[1] = len;
+    memcpy(p + 4, id, len);
+    return 4 + (size_t)len;
+}
+
+static void identify_ns_descriptors(struct nvmf_req *req)
+{
+    const struct nvmf_ns *ns = ns_of(req);
+    const uint8_t csi = CSI_NVM;
+    uint8_t *p = req->data;
+    memset(p, 0, req->len);
+    p += put_descriptor(p, NVME_NIDT_NGUID, ns->nguid, sizeof ns->nguid);
+    p += put_descriptor(p, NVME_NIDT_UUID, plx_bdev_info(ns->bdev)->uuid, 16);
+    put_descriptor(p, NVME_NIDT_CSI, &csi, 1);
+    nvmf_req_complete(req, PLX_SC_SUCCESS);
+}
+
+/* Namespace identifiers greater than the command's, ascending. */
+static void identify_ns_list(struct nvmf_req *req)
+{
+    const struct plx_nvmf_subsystem *s = req->qp->ctrlr->subsys;
+    plx_le32 *list = (void *)req->data;
+    unsigned n = 0;
+    memset(list, 0, req->len);
+    for (uint64_t nsid = (uint64_t)plx_get32(req->cmd.nsid) + 1; nsid <= s->nns && n < IDENTIFY_BYTES / 4; nsid++)
+        if (nvmf_subsystem_ns(s, (uint32_t)nsid))
+            list[n++] = plx_put32(nsid);
+    nvmf_req_complete(req, PLX_SC_SUCCESS);
+}
+
+/* ---- lists ---- */
+
+/* The only controller that a host may know of for certain is its own: controllers are made and end as hosts come and go. */
+static void identify_ctrl_list(struct nvmf_req *req)
+{
+    plx_le16 *list = (void *)req->data;
+    uint16_t cntlid = req->qp->ctrlr->cntlid, from = (uint16_t)(plx_get32(req->cmd.cdw10) >> 16);
+    memset(list, 0, req->len);
+    if (cntlid >= from) {
+        list[0] = plx_put16(1);
+        list[1] = plx_put16(cntlid);
+    }
+    nvmf_req_complete(req, PLX_SC_SUCCESS);
+}
+
+static void identify_zeroes(struct nvmf_req *req)
+{
+    memset(req->data, 0, req->len);
+    nvmf_req_complete(req, PLX_SC_SUCCESS);
+}
+
+/* One combination of command sets: the NVM command set. */
+static void identify_command_sets(struct nvmf_req *req)
+{
+    memset(req->data, 0, req->len);
+    req->data[0] = 1 << CSI_NVM;
+    nvmf_req_complete(req, PLX_SC_SUCCESS);
+}
+
+/* ---- which there are ---- */
+
+enum ns_use {
+    NS_NONE,   /* NSID is not used */
+    NS_ACTIVE, /* must be an active namespace */
+    NS_OR_ALL, /* or all of them */
+    NS_VALID,  /* must be valid; an inactive one gives zeroes */
+    NS_LIST,   /* where a list begins: below FFFFFFFEh */
+};
+
+struct page {
+    uint8_t cns;
+    uint8_t ns; /* enum ns_use */
+    bool csi;   /* the command set identifier is looked at: NVM is the only one */
+    bool discovery;
+    nvmf_execute_fn execute;
+};
+
+static const struct page pages[] = {
+    {NVME_CNS_NS, NS_OR_ALL, false, false, identify_ns},
+    {NVME_CNS_CTRL, NS_NONE, false, true, identify_ctrl},
+    {NVME_CNS_ACTIVE_NS, NS_LIST, false, false, identify_ns_list},
+    {NVME_CNS_NS_DESCRIPTORS, NS_ACTIVE, false, false, identify_ns_descriptors},
+    {NVME_CNS_CSI_NS, NS_VALID, true, false, identify_zeroes},
+    {NVME_CNS_CSI_CTRL, NS_NONE, true, false, identify_csi_ctrl},
+    {NVME_CNS_CSI_ACTIVE_NS, NS_LIST, true, false, identify_ns_list},
+    {NVME_CNS_CSI_INDEPENDENT_NS, NS_VALID, false, false, identify_independent_ns},
+    {NVME_CNS_CTRL_LIST_OF_NS, NS_ACTIVE, false, false, identify_ctrl_list},
+    {NVME_CNS_CTRL_LIST, NS_NONE, false, false, identify_ctrl_list},
+    {NVME_CNS_NS_GRANULARITY, NS_NONE, false, false, identify_zeroes},
+    {NVME_CNS_COMMAND_SETS, NS_NONE, false, false, identify_command_sets},
+};
+
+static uint16_t check_ns(const struct nvmf_req *req, enum ns_use use)
+{
+    const struct plx_nvmf_subsystem *s = req->qp->ctrlr->subsys;
+    uint32_t nsid = plx_get32(req->cmd.nsid);
+    bool ok;
+    switch (use) {
+    case NS_NONE:
+        return PLX_SC_SUCCESS;
+    case NS_LIST:
+        ok = nsid < NVME_NSID_ALL - 1;
+        break;
+    case NS_OR_ALL:
+        ok = nsid == NVME_NSID_ALL || (nsid && nsid <= s->nns);
+        break;
+    case NS_VALID:
+        ok = nsid && nsid <= s->nns;
+        break;
+    default:
+        ok = nvmf_subsystem_ns(s, nsid) != NULL;
+        break;
+    }
+    return ok ? PLX_SC_SUCCESS : PLX_SC_INVALID_NAMESPACE_OR_FORMAT | NVME_STATUS_DNR;
+}
+
+uint16_t nvmf_parse_identify(struct nvmf_req *req)
+{
+    uint8_t cns = plx_get32(req->cmd.cdw10) & 0xff, csi = (uint8_t)(plx_get32(req->cmd.cdw11) >> 24);
+    for (size_t i = 0; i < PLX_ARRAY_SIZE(pages); i++) {
+        const struct page *p = &pages[i];
+        if (p->cns != cns || (req->qp->ctrlr->subsys->discovery && !p->discovery))
+            continue;
+        if (p->csi && csi != CSI_NVM)
+            break;
+        uint16_t status = check_ns(req, p->ns);
+        if (status)
+            return status;
+        req->execute = p->execute;
+        return nvmf_expect_data(req, NVMF_TO_HOST, IDENTIFY_BYTES);
+    }
+    return PLX_SC_INVALID_FIELD | NVME_STATUS_DNR;
+}

@@ -1,0 +1,477 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* I/O commands of the NVM command set (NVM 3.2, 3.3): each is parsed into requests to the namespace's disk. */
+#include "nvmf/nvmf.h"
+
+#include <string.h>
+
+#define DNR NVME_STATUS_DNR
+
+static uint64_t lba_of(const struct nvmf_req *req)
+{
+    return plx_get32(req->cmd.cdw10) | (uint64_t)plx_get32(req->cmd.cdw11) << 32;
+}
+
+static uint32_t nlb_of(const struct nvmf_req *req)
+{
+    return (plx_get32(req->cmd.cdw12) & 0xffff) + 1;
+}
+
+/* What a host should not try again: all but what may be different next time. */
+static uint16_t with_dnr(uint16_t status)
+{
+    switch (status) {
+    case PLX_SC_SUCCESS:
+    case PLX_SC_INTERNAL_ERROR:
+    case PLX_SC_ABORTED_BY_REQUEST:
+    case PLX_SC_COMMAND_INTERRUPTED:
+    case PLX_SC_NAMESPACE_NOT_READY:
+        return status;
+    default:
+        return status | DNR;
+    }
+}
+
+static void bio_done(struct plx_bdev_req *bio)
+{
+    nvmf_req_complete(plx_container_of(bio, struct nvmf_req, bio), with_dnr(bio->status));
+}
+
+static void submit(struct nvmf_req *req, enum plx_bdev_op op, uint64_t lba, uint32_t nlb,
+                   void (*done)(struct plx_bdev_req *))
+{
+    struct plx_bdev_req *bio = &req->bio;
+    req->iov[0] = (struct iovec){req->data, req->len};
+    bio->done = done;
+    bio->iov = req->iov;
+    bio->iovcnt = req->data ? 1 : 0;
+    bio->op = (uint8_t)op;
+    bio->flags = plx_get32(req->cmd.cdw12) & NVME_RW_FUA ? PLX_BDEV_FUA : 0;
+    bio->lba = lba;
+    bio->nlb = nlb;
+    plx_bdev_submit(req->ns->ch, bio);
+}
+
+void nvmf_io_abort(struct nvmf_req *req)
+{
+    if (req->ns && req->cmd.opcode != NVME_IO_FLUSH)
+        plx_bdev_abort(req->ns->ch, &req->bio);
+}
+
+/* ---- Read, Write, Compare, Verify, Write Zeroes ---- */
+
+static uint16_t parse_range(struct nvmf_req *req, enum plx_bdev_op op)
+{
+    if (plx_unlikely(plx_get32(req->cmd.cdw12) & NVME_RW_PRINFO_MASK & ~(uint32_t)NVME_RW_DEAC))
+        return PLX_SC_INVALID_PROTECTION_INFORMATION | DNR; /* namespaces have none */
+    uint16_t status = plx_bdev_check(req->ns->bdev, op, lba_of(req), nlb_of(req));
+    return plx_unlikely(status) ? status | DNR : status;
+}
+
+static void execute_read(struct nvmf_req *req)
+{
+    const void *src = req->lent ? plx_bdev_map(req->ns->ch, lba_of(req), nlb_of(req)) : NULL;
+    if (src) { /* wanted as a copy, because a digest will cover it */
+        memcpy(req->data, src, req->len);
+        req->lent = false;
+        nvmf_req_complete(req, PLX_SC_SUCCESS);
+        return;
+    }
+    submit(req, PLX_BDEV_READ, lba_of(req), nlb_of(req), bio_done);
+}
+
+static uint16_t parse_read(struct nvmf_req *req)
+{
+    uint16_t status = parse_range(req, PLX_BDEV_READ);
+    if (plx_unlikely(status))
+        return status;
+    req->execute = execute_read;
+    status = nvmf_expect_data(req, NVMF_TO_HOST, (uint64_t)nlb_of(req) << req->ns->block_shift);
+    if (plx_unlikely(status))
+        return status;
+    req->lent = plx_bdev_map(req->ns->ch, lba_of(req), nlb_of(req)) != NULL;
+    if (req->lent)
+        plx_bdev_count_mapped(req->ns->ch, nlb_of(req));
+    return status;
+}
+
+const void *nvmf_io_map(struct nvmf_req *req)
+{
+    return plx_bdev_map(req->ns->ch, lba_of(req), nlb_of(req));
+}
+
+static void execute_write(struct nvmf_req *req)
+{
+    submit(req, PLX_BDEV_WRITE, lba_of(req), nlb_of(req), bio_done);
+}
+
+static void execute_compare(struct nvmf_req *req)
+{
+    submit(req, PLX_BDEV_COMPARE, lba_of(req), nlb_of(req), bio_done);
+}
+
+static void execute_fused(struct nvmf_req *req);
+
+static uint16_t parse_from_host(struct nvmf_req *req, enum plx_bdev_op op, nvmf_execute_fn execute)
+{
+    uint16_t status = parse_range(req, op);
+    if (plx_unlikely(status))
+        return status;
+    req->execute = execute;
+    req->in_place = req->ns->info->in_place && execute != execute_fused;
+    return nvmf_expect_data(req, NVMF_FROM_HOST, (uint64_t)nlb_of(req) << req->ns->block_shift);
+}
+
+static void verify_done(struct plx_bdev_req *bio)
+{
+    struct nvmf_req *req = plx_container_of(bio, struct nvmf_req, bio);
+    req->dir = NVMF_NONE; /* what was read stays here */
+    bio_done(bio);
+}
+
+static void execute_verify(struct nvmf_req *req)
+{
+    submit(req, PLX_BDEV_READ, lba_of(req), nlb_of(req), verify_done);
+}
+
+/* Verify is a read whose data goes nowhere: it gets a buffer like a read, and no data in its response. */
+static uint16_t parse_verify(struct nvmf_req *req)
+{
+    uint16_t status = parse_range(req, PLX_BDEV_READ);
+    uint64_t len = (uint64_t)nlb_of(req) << req->ns->block_shift;
+    if (status)
+        return status;
+    if (len > req->qp->group->target->opts.max_io_size) /* VSL */
+        return PLX_SC_INVALID_FIELD | DNR;
+    req->execute = execute_verify;
+    req->dir = NVMF_TO_HOST;
+    req->len = (uint32_t)len;
+    return PLX_SC_SUCCESS;
+}
+
+static void execute_write_zeroes(struct nvmf_req *req)
+{
+    submit(req, PLX_BDEV_WRITE_ZEROES, lba_of(req), nlb_of(req), bio_done);
+}
+
+static void execute_write_zeroes_deallocate(struct nvmf_req *req)
+{
+    struct plx_bdev_req *bio = &req->bio;
+    bio->done = bio_done;
+    bio->iovcnt = 0;
+    bio->op = PLX_BDEV_WRITE_ZEROES;
+    bio->flags = PLX_BDEV_UNMAP_OK | (plx_get32(req->cmd.cdw12) & NVME_RW_FUA ? PLX_BDEV_FUA : 0);
+    bio->lba = lba_of(req);
+    bio->nlb = nlb_of(req);
+    plx_bdev_submit(req->ns->ch, bio);
+}
+
+static uint16_t parse_write_zeroes(struct nvmf_req *req)
+{
+    bool deallocate = plx_get32(req->cmd.cdw12) & NVME_RW_DEAC;
+    uint16_t status = parse_range(req, PLX_BDEV_WRITE_ZEROES);
+    if (status)
+        return status;
+    req->execute = deallocate ? execute_write_zeroes_deallocate : execute_write_zeroes;
+    return nvmf_expect_no_data(req);
+}
+
+/* ---- Flush: one namespace, or all of them one after the other ---- */
+
+static void flush_next(struct nvmf_req *req);
+
+static void flush_done(struct plx_bdev_req *bio)
+{
+    struct nvmf_req *req = plx_container_of(bio, struct nvmf_req, bio);
+    if (bio->status)
+        nvmf_req_complete(req, with_dnr(bio->status));
+    else
+        flush_next(req);
+}
+
+static void flush_next(struct nvmf_req *req)
+{
+    const struct nvmf_view *view = req->qp->view;
+    while (req->step < view->n && !view->ns[req->step].ch)
+        req->step++;
+    if (req->step == view->n) {
+        nvmf_req_complete(req, PLX_SC_SUCCESS);
+        return;
+    }
+    req->ns = &view->ns[req->step++];
+    submit(req, PLX_BDEV_FLUSH, 0, 0, flush_done);
+}
+
+static void execute_flush(struct nvmf_req *req)
+{
+    submit(req, PLX_BDEV_FLUSH, 0, 0, bio_done);
+}
+
+static uint16_t parse_flush(struct nvmf_req *req)
+{
+    req->execute = plx_get32(req->cmd.nsid) == NVME_NSID_ALL ? flush_next : execute_flush;
+    return nvmf_expect_no_data(req);
+}
+
+/* ---- Dataset Management: deallocate, range by range ---- */
+
+static uint32_t dsm_ranges(const struct nvmf_req *req)
+{
+    return (plx_get32(req->cmd.cdw10) & 0xff) + 1;
+}
+
+static void dsm_next(struct nvmf_req *req);
+
+static void dsm_done(struct plx_bdev_req *bio)
+{
+    struct nvmf_req *req = plx_container_of(bio, struct nvmf_req, bio);
+    if (bio->status)
+        nvmf_req_complete(req, with_dnr(bio->status));
+    else
+        dsm_next(req);
+}
+
+static void dsm_next(struct nvmf_req *req)
+{
+    const struct nvme_dsm_range *ranges = (const void *)req->data;
+    struct plx_bdev_req *bio = &req->bio;
+    while (req->step < dsm_ranges(req) && !plx_get32(ranges[req->step].nlb))
+        req->step++;
+    if (req->step == dsm_ranges(req)) {
+        nvmf_req_complete(req, PLX_SC_SUCCESS);
+        return;
+    }
+    bio->done = dsm_done;
+    bio->iovcnt = 0;
+    bio->op = PLX_BDEV_UNMAP;
+    bio->flags = 0;
+    bio->lba = plx_get64(ranges[req->step].slba);
+    bio->nlb = plx_get32(ranges[req->step].nlb);
+    req->step++;
+    plx_bdev_submit(req->ns->ch, bio);
+}
+
+static void execute_dsm(struct nvmf_req *req)
+{
+    const struct nvme_dsm_range *ranges = (const void *)req->data;
+    if (!(plx_get32(req->cmd.cdw11) & NVME_DSM_AD)) { /* hints on how data will be used: taken note of */
+        nvmf_req_complete(req, PLX_SC_SUCCESS);
+        return;
+    }
+    for (uint32_t i = 0; i < dsm_ranges(req); i++) {
+        uint32_t nlb = plx_get32(ranges[i].nlb);
+        uint16_t status = nlb ? plx_bdev_check(req->ns->bdev, PLX_BDEV_UNMAP, plx_get64(ranges[i].slba), nlb) : 0;
+        if (status) {
+            nvmf_req_complete(req, status | DNR);
+            return;
+        }
+    }
+    dsm_next(req);
+}
+
+static uint16_t parse_dsm(struct nvmf_req *req)
+{
+    if (!(req->ns->info->ops & 1u << PLX_BDEV_UNMAP))
+        return PLX_SC_INVALID_OPCODE | DNR;
+    req->execute = execute_dsm;
+    return nvmf_expect_data(req, NVMF_FROM_HOST, dsm_ranges(req) * sizeof(struct nvme_dsm_range));
+}
+
+/* ---- Copy: source ranges, one after the other, to one destination (NVM 3.2.2) ---- */
+
+static uint32_t copy_ranges(const struct nvmf_req *req)
+{
+    return (plx_get32(req->cmd.cdw12) & 0xff) + 1;
+}
+
+static void copy_next(struct nvmf_req *req);
+
+static void copy_done(struct plx_bdev_req *bio)
+{
+    struct nvmf_req *req = plx_container_of(bio, struct nvmf_req, bio);
+    if (bio->status) {
+        req->cqe.dw0 = plx_put32(req->step); /* the first range that was not copied */
+        nvmf_req_complete(req, with_dnr(bio->status));
+        return;
+    }
+    req->step++;
+    copy_next(req);
+}
+
+static void copy_next(struct nvmf_req *req)
+{
+    const struct nvme_copy_range *ranges = (const void *)req->data;
+    struct plx_bdev_req *bio = &req->bio;
+    uint32_t n = req->step;
+    if (n == copy_ranges(req)) {
+        nvmf_req_complete(req, PLX_SC_SUCCESS);
+        return;
+    }
+    bio->lba = n ? bio->lba + bio->nlb : lba_of(req);
+    bio->done = copy_done;
+    bio->iovcnt = 0;
+    bio->op = PLX_BDEV_COPY;
+    bio->flags = plx_get32(req->cmd.cdw12) & NVME_RW_FUA ? PLX_BDEV_FUA : 0;
+    bio->src_lba = plx_get64(ranges[n].slba);
+    bio->nlb = plx_get16(ranges[n].nlb) + 1u;
+    plx_bdev_submit(req->ns->ch, bio);
+}
+
+static void execute_copy(struct nvmf_req *req)
+{
+    const struct nvme_copy_range *ranges = (const void *)req->data;
+    uint32_t limit = req->qp->group->target->opts.max_io_size >> req->ns->block_shift;
+    uint64_t total = 0;
+    uint16_t status = PLX_SC_SUCCESS;
+    for (uint32_t i = 0; i < copy_ranges(req) && !status; i++) {
+        uint32_t nlb = plx_get16(ranges[i].nlb) + 1u;
+        status = nlb > limit ? PLX_SC_COMMAND_SIZE_LIMIT_EXCEEDED
+                             : plx_bdev_check(req->ns->bdev, PLX_BDEV_READ, plx_get64(ranges[i].slba), nlb);
+        total += nlb;
+    }
+    if (!status) /* at most 128 ranges of 64 Ki blocks: no overflow */
+        status = plx_bdev_check(req->ns->bdev, PLX_BDEV_COPY, lba_of(req), (uint32_t)total);
+    if (status) {
+        req->cqe.dw0 = plx_put32(0);
+        nvmf_req_complete(req, status | DNR);
+        return;
+    }
+    copy_next(req);
+}
+
+static uint16_t parse_copy(struct nvmf_req *req)
+{
+    unsigned format = (plx_get32(req->cmd.cdw12) >> 8) & 15;
+    if (!(req->ns->info->ops & 1u << PLX_BDEV_COPY))
+        return PLX_SC_INVALID_OPCODE | DNR;
+    if (format != 0)
+        return PLX_SC_INVALID_FIELD | DNR;
+    if (copy_ranges(req) > NVMF_COPY_RANGES)
+        return PLX_SC_COMMAND_SIZE_LIMIT_EXCEEDED | DNR;
+    req->execute = execute_copy;
+    return nvmf_expect_data(req, NVMF_FROM_HOST, copy_ranges(req) * sizeof(struct nvme_copy_range));
+}
+
+/* ---- fused Compare and Write: both halves' data must be here, then one request does both ---- */
+
+static void fused_done(struct plx_bdev_req *bio)
+{
+    struct nvmf_req *first = plx_container_of(bio, struct nvmf_req, bio), *second = first->mate;
+    uint16_t status = with_dnr(bio->status);
+    first->mate = second->mate = NULL;
+    bool compared = bio->status == PLX_SC_COMPARE_FAILURE || !bio->status;
+    nvmf_req_complete(first, compared ? status : PLX_SC_ABORTED_FAILED_FUSED);
+    nvmf_req_complete(second, !compared ? status : bio->status ? PLX_SC_ABORTED_FAILED_FUSED | DNR : PLX_SC_SUCCESS);
+}
+
+static void execute_fused(struct nvmf_req *req)
+{
+    struct nvmf_req *first = req->fused_first ? req : req->mate, *second = first->mate;
+    struct nvmf_req *other = req->mate;
+    req->state = NVMF_REQ_HELD;
+    if (!other || other->state != NVMF_REQ_HELD)
+        return; /* the other half's data is still on its way */
+    first->state = second->state = NVMF_REQ_EXECUTING;
+    first->iov[0] = (struct iovec){first->data, first->len};
+    first->iov[1] = (struct iovec){second->data, second->len};
+    first->bio.done = fused_done;
+    first->bio.iov = first->iov;
+    first->bio.iovcnt = 2;
+    first->bio.op = PLX_BDEV_COMPARE_AND_WRITE;
+    first->bio.flags = plx_get32(second->cmd.cdw12) & NVME_RW_FUA ? PLX_BDEV_FUA : 0;
+    first->bio.lba = lba_of(first);
+    first->bio.nlb = nlb_of(first);
+    plx_bdev_submit(first->ns->ch, &first->bio);
+}
+
+static uint16_t parse_fused_first(struct nvmf_req *req)
+{
+    uint16_t status = PLX_SC_INVALID_FIELD | DNR;
+    if (req->cmd.opcode == NVME_IO_COMPARE && nlb_of(req) <= NVMF_FUSED_BLOCKS &&
+        req->ns->info->ops & 1u << PLX_BDEV_COMPARE_AND_WRITE)
+        status = parse_from_host(req, PLX_BDEV_COMPARE_AND_WRITE, execute_fused);
+    if (status) {
+        req->qp->fused_failed = true;
+        return status;
+    }
+    req->fused_first = true;
+    req->qp->fused = req;
+    return PLX_SC_SUCCESS;
+}
+
+/* A first half whose second half is wrong ends as well: now, or when its data is here. */
+static uint16_t fail_fused(struct nvmf_req *first, uint16_t status)
+{
+    if (first->state == NVMF_REQ_HELD)
+        nvmf_req_complete(first, PLX_SC_ABORTED_FAILED_FUSED | DNR);
+    else
+        first->abort_status = PLX_SC_ABORTED_FAILED_FUSED | DNR;
+    return status;
+}
+
+static uint16_t parse_fused_second(struct nvmf_req *req)
+{
+    struct nvmf_qpair *qp = req->qp;
+    struct nvmf_req *first = qp->fused;
+    bool failed = qp->fused_failed;
+    qp->fused = NULL;
+    qp->fused_failed = false;
+    if (failed)
+        return PLX_SC_ABORTED_FAILED_FUSED | DNR;
+    if (!first)
+        return PLX_SC_ABORTED_MISSING_FUSED | DNR;
+    if (req->cmd.opcode != NVME_IO_WRITE || lba_of(req) != lba_of(first) || nlb_of(req) != nlb_of(first) ||
+        req->ns != first->ns)
+        return fail_fused(first, PLX_SC_INVALID_FIELD | DNR);
+    uint16_t status = parse_from_host(req, PLX_BDEV_COMPARE_AND_WRITE, execute_fused);
+    if (status)
+        return fail_fused(first, status);
+    req->mate = first;
+    first->mate = req;
+    return PLX_SC_SUCCESS;
+}
+
+/* ---- which there are ---- */
+
+uint16_t nvmf_parse_io(struct nvmf_req *req)
+{
+    struct nvmf_qpair *qp = req->qp;
+    uint32_t nsid = plx_get32(req->cmd.nsid);
+    if (plx_unlikely(qp->state != NVMF_QP_READY ||
+                     !(atomic_load_explicit(&qp->ctrlr->csts, memory_order_relaxed) & NVME_CSTS_RDY)))
+        return PLX_SC_COMMAND_SEQUENCE_ERROR | DNR;
+    if (plx_likely(nsid - 1 < qp->view->n && qp->view->ns[nsid - 1].ch))
+        req->ns = &qp->view->ns[nsid - 1];
+    else if (nsid != NVME_NSID_ALL || req->cmd.opcode != NVME_IO_FLUSH)
+        return PLX_SC_INVALID_NAMESPACE_OR_FORMAT | DNR;
+
+    if (plx_unlikely(req->cmd.flags & NVME_FUSE_MASK)) {
+        switch (req->cmd.flags & NVME_FUSE_MASK) {
+        case NVME_FUSE_FIRST:
+            return parse_fused_first(req);
+        case NVME_FUSE_SECOND:
+            return parse_fused_second(req);
+        default:
+            return PLX_SC_INVALID_FIELD | DNR;
+        }
+    }
+    switch (req->cmd.opcode) {
+    case NVME_IO_READ:
+        return parse_read(req);
+    case NVME_IO_WRITE:
+        return parse_from_host(req, PLX_BDEV_WRITE, execute_write);
+    case NVME_IO_FLUSH:
+        return parse_flush(req);
+    case NVME_IO_COMPARE:
+        return parse_from_host(req, PLX_BDEV_COMPARE, execute_compare);
+    case NVME_IO_WRITE_ZEROES:
+        return parse_write_zeroes(req);
+    case NVME_IO_DSM:
+        return parse_dsm(req);
+    case NVME_IO_VERIFY:
+        return parse_verify(req);
+    case NVME_IO_COPY:
+        return parse_copy(req);
+    default:
+        return PLX_SC_INVALID_OPCODE | DNR;
+    }
+}

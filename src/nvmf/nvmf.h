@@ -1,0 +1,412 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * The NVMe-oF target's core: commands, not sockets. A transport (tcp/) hands it command capsules and gets completions back.
+ *
+ * Who touches what:
+ * - the control path (subsystems, the list of controllers, connecting and disconnecting) runs on the target's first reactor;
+ * - a queue pair, its requests and its group belong to the reactor of its connection;
+ * - a controller's own state belongs to the reactor of its admin queue, but for what is marked atomic.
+ */
+#ifndef PLX_NVMF_NVMF_H
+#define PLX_NVMF_NVMF_H
+
+#include <pollux/nvmf.h>
+
+#include "base/list.h"
+#include "base/log.h"
+#include "nvme/spec.h"
+
+#include <netinet/in.h>
+#include <pthread.h>
+#include <stdatomic.h>
+
+enum {
+    NVMF_PENDING_BUCKETS = 64,
+    NVMF_AER_LIMIT = 4,
+    NVMF_ABORT_LIMIT = 4,
+    NVMF_ERROR_LOG = 32,
+    NVMF_KATO_UNIT_MS = 100, /* KAS: keep-alive granularity */
+    NVMF_ADMIN_QUEUE_ENTRIES = 32,
+    NVMF_FUSED_BLOCKS = 1, /* ACWU: fused compare and write reach this many blocks */
+    NVMF_DSM_RANGES = 256,
+    NVMF_COPY_RANGES = 128,
+    NVMF_DISCOVERY_IDLE_MS = 120000, /* a discovery controller without keep-alive is dropped after this */
+};
+
+/* A namespace. Constant once the target has started. */
+struct nvmf_ns {
+    struct plx_bdev *bdev;
+    uint32_t nsid;
+    unsigned index; /* among all namespaces of the target */
+    uint8_t nguid[16];
+};
+
+struct plx_nvmf_subsystem {
+    struct plx_nvmf_target *target;
+    struct plx_list link;
+    char nqn[NVME_NQN_MAX + 1];
+    char serial[20], model[40]; /* padded with blanks, not terminated */
+    unsigned index;             /* among the target's subsystems */
+    bool discovery;
+    bool allow_any_host;
+    char **hosts;
+    unsigned nhosts;
+    struct nvmf_ns **ns; /* by nsid - 1; NULL where there is none */
+    uint32_t nns;        /* entries of ns */
+};
+
+/* What I/O queue pairs of one reactor need of one namespace. Entries without a disk have ch == NULL. */
+struct nvmf_nsref {
+    struct plx_bdev_channel *ch;
+    struct plx_bdev *bdev;
+    const struct plx_bdev_info *info;
+    unsigned block_shift;
+};
+
+/* A subsystem as one reactor sees it; immutable, found through the queue pair. */
+struct nvmf_view {
+    uint32_t n;
+    struct nvmf_nsref ns[];
+};
+
+struct nvmf_group;
+
+/* All that a target has on one reactor. */
+struct nvmf_group {
+    struct plx_nvmf_target *target;
+    struct plx_reactor *reactor;
+    struct plx_bdev_channel **channels; /* by nvmf_ns.index */
+    struct nvmf_view **views;           /* by plx_nvmf_subsystem.index */
+    struct nvmf_req *free_reqs;
+    struct nvmf_slab *slabs;
+    size_t req_size;
+    struct tcp_group *tcp;
+    struct plx_msg msg; /* of the start or stop under way */
+    int result;
+};
+
+/* A controller: Base 3.1 */
+struct nvmf_ctrlr {
+    struct plx_list link; /* in target->ctrlrs */
+    struct plx_nvmf_subsystem *subsys;
+    struct plx_nvmf_target *target;
+    uint16_t cntlid;
+    uint8_t hostid[16];
+    char hostnqn[NVME_NQN_MAX + 1];
+    char name[64]; /* for logs: "controller 3 of host ..." */
+
+    /* The control reactor's. */
+    struct nvmf_qpair **qpairs; /* by qid; [0] is the admin queue */
+    unsigned nqpairs;           /* attached */
+    bool dying;
+
+    /* The admin queue's reactor's; cc and csts are read by I/O queue pairs. */
+    _Atomic uint32_t cc, csts;
+    uint32_t kato_ms;
+    struct plx_timer kato_timer;
+    struct nvmf_req *aers[NVMF_AER_LIMIT];
+    unsigned naers;
+    unsigned aborts;          /* under way */
+    uint64_t last_keep_alive; /* reactor time */
+    struct plx_msg reset_msg;
+    _Atomic bool reset_sent;
+    uint32_t feat_arbitration, feat_power, feat_error_recovery, feat_atomicity, feat_async_event;
+    uint32_t feat_temp_over, feat_temp_under;
+    uint8_t host_behavior[512];
+    uint16_t nqueues; /* granted I/O queue pairs, 0 until Number of Queues was set */
+
+    _Atomic uint64_t
+        last_seen; /* reactor time of traffic on any queue, to half a second: written now and then by all */
+
+    /* Errors come from every queue pair, and are not the data path. */
+    pthread_mutex_t error_lock;
+    struct nvme_error_entry errors[NVMF_ERROR_LOG];
+    uint64_t nerrors;
+};
+
+enum nvmf_dir {
+    NVMF_NONE,
+    NVMF_FROM_HOST,
+    NVMF_TO_HOST,
+};
+
+/* Where a request is; its transport's reading of it is in tcp/tcp.h. */
+enum nvmf_req_state {
+    NVMF_REQ_NEW,
+    NVMF_REQ_DATA_IN,   /* in-capsule data is arriving */
+    NVMF_REQ_WAIT_BUF,  /* in line for a buffer */
+    NVMF_REQ_R2T,       /* data was asked for */
+    NVMF_REQ_HELD,      /* first half of a fused command, waiting for the second */
+    NVMF_REQ_EXECUTING, /* the core has it */
+    NVMF_REQ_DONE,      /* completed; the response is on its way */
+    NVMF_REQ_ABANDONED, /* aborted, but data that was asked for may still come */
+};
+
+struct nvmf_req;
+typedef void (*nvmf_execute_fn)(struct nvmf_req *req);
+
+/* A command: allocated once, used again and again. Hot members first. */
+struct nvmf_req {
+    struct nvmf_req *next; /* free list, or the transport's send queue, or its wait queue */
+    struct nvmf_qpair *qp;
+    nvmf_execute_fn execute;
+    const struct nvmf_nsref *ns;
+    uint8_t *data;     /* the command's data, or NULL; a buffer of the reactor's pool when buf_size is set */
+    uint32_t len;      /* bytes of data */
+    uint32_t buf_size; /* size the buffer was got with */
+    uint8_t dir;       /* enum nvmf_dir */
+    uint8_t state;     /* enum nvmf_req_state */
+    bool in_capsule;
+    bool in_place;   /* FROM_HOST: the data is not needed any more once execute has returned */
+    bool data_error; /* a data digest was wrong */
+    bool counted;    /* the transport's: its buffer counts towards its connection's share */
+    bool lent;       /* data is the disk's own memory, mapped when it is sent */
+    bool pending;    /* in the table of pending requests */
+    bool fused_first;
+    uint16_t abort_status; /* what it is to end with instead of being executed; 0 for nothing */
+    uint8_t tx;            /* the transport's: what is queued for sending */
+    uint8_t head_len, tail_len;
+    struct nvme_cqe cqe;
+    uint8_t head[32]; /* the transport's: PDU header being sent, and its digest */
+    struct nvme_cmd cmd;
+    uint8_t tail[32]; /* the transport's: data digest, response PDU */
+
+    uint32_t received;      /* bytes of R2T data */
+    uint32_t capsule_data;  /* bytes of data that came in the capsule */
+    uint32_t capsule_off;   /* where in those the command's data begins */
+    uint32_t step;          /* of commands that take several requests to the disk */
+    uint64_t since;         /* reactor time at which it entered its state, where a limit applies */
+    struct nvmf_req *chain; /* next in its bucket of pending requests */
+    struct nvmf_req *mate;  /* the other half of a fused command */
+    union {
+        struct nvmf_connect *connect;
+        struct {
+            struct plx_msg msg;
+            struct nvmf_qpair *qp; /* whose command is to be aborted */
+            bool aborted;
+        } abort;
+    } u;
+    struct iovec iov[2];
+    struct plx_bdev_req bio; /* with the context that disks want behind it */
+};
+
+/* What a transport does for the core. All are called on the queue pair's reactor. */
+struct nvmf_qpair_ops {
+    /* A request has ended: send its response. */
+    void (*complete)(struct nvmf_req *req);
+    /* A request that the core wants to end early and that is waiting in the transport. @return true if it was ended */
+    bool (*abort)(struct nvmf_req *req);
+    /* Ends the connection; ends later with nvmf_qpair_detach(). On the queue pair's reactor. */
+    void (*kill)(struct nvmf_qpair *qp, const char *why);
+    /* The local address, for the discovery log. */
+    void (*local_addr)(struct nvmf_qpair *qp, struct sockaddr_storage *ss);
+};
+
+enum nvmf_qpair_state {
+    NVMF_QP_NEW,        /* no Connect command yet */
+    NVMF_QP_CONNECTING, /* Connect is being worked on */
+    NVMF_QP_READY,
+    NVMF_QP_DISCONNECTED, /* by a Disconnect command; the connection is closed once its response is sent */
+    NVMF_QP_DETACHED,
+};
+
+/* A queue pair; embedded in the transport's connection. */
+struct nvmf_qpair {
+    const struct nvmf_qpair_ops *ops;
+    struct nvmf_group *group;
+    struct nvmf_ctrlr *ctrlr;
+    const struct nvmf_view *view;
+    uint16_t qid;
+    uint16_t entries;
+    uint16_t sqhd;
+    uint8_t state; /* enum nvmf_qpair_state */
+    bool no_sq_flow;
+    uint32_t in_flight;     /* requests between capsule and response */
+    struct nvmf_req *fused; /* first half of a fused command whose second half must come next */
+    bool active;            /* a command came since the transport last told the controller */
+    bool fused_failed;      /* the first half of a fused command was refused */
+    struct plx_msg kill_msg;
+    _Atomic bool kill_sent;
+    struct plx_msg detach_msg;
+    void (*detached)(struct nvmf_qpair *qp); /* called on the queue pair's reactor */
+    char peer[64];
+    struct nvmf_req *pending[NVMF_PENDING_BUCKETS]; /* by command identifier */
+};
+
+/* An address hosts can connect to. */
+struct nvmf_listen_addr {
+    struct plx_list link;
+    char addr[INET6_ADDRSTRLEN];
+    uint16_t port;
+    uint16_t portid;
+    int family;
+    bool wildcard;
+};
+
+enum nvmf_phase_step {
+    NVMF_PHASE_OPEN, /* start: channels and transports on every reactor */
+    NVMF_PHASE_LISTEN,
+    NVMF_PHASE_DRAIN, /* stop: no new connections, what is in flight finishes */
+    NVMF_PHASE_FLUSH,
+    NVMF_PHASE_CLOSE,
+    NVMF_PHASE_END,
+};
+
+/* A flush of a disk at the end. */
+struct nvmf_phase_flush {
+    struct plx_nvmf_target *target;
+    struct plx_bdev_req bio; /* with its context behind it */
+};
+
+/* One start or stop: reactors that still have to answer, and whom to tell. */
+struct nvmf_phase {
+    plx_nvmf_done_fn done;
+    void *arg;
+    enum nvmf_phase_step step;
+    unsigned waiting;
+    int result;
+    uint32_t grace_ms;
+    unsigned flushing;
+    struct nvmf_phase_flush *flush;
+};
+
+struct plx_nvmf_target {
+    struct plx_nvmf_opts opts;
+    struct plx_reactor **reactors;
+    unsigned nreactors;
+    struct nvmf_group *groups;
+    struct plx_list subsystems;
+    unsigned nsubsystems;
+    unsigned nnamespaces;
+    struct plx_nvmf_subsystem *discovery;
+    struct plx_list listeners; /* of nvmf_listen_addr, embedded in the transport's */
+    struct plx_list ctrlrs;
+    unsigned nctrlrs;
+    uint16_t last_cntlid;
+    bool started, stopping;
+    unsigned next_group; /* for the next connection */
+    _Atomic unsigned connections;
+    struct nvmf_phase phase;
+    struct plx_msg msg;
+    uint64_t started_at; /* reactor time */
+};
+
+/* ---- qpair.c: requests and queue pairs ---- */
+
+/* A request for a new command, or NULL when there is no memory. */
+struct nvmf_req *nvmf_req_get(struct nvmf_qpair *qp);
+void nvmf_req_put(struct nvmf_req *req);
+void nvmf_slabs_free(struct nvmf_group *g);
+
+/*
+ * Takes in a command: req->cmd is set, capsule_data is the length of the data that came in its capsule. Sets what the transport needs (dir, len, in_capsule, execute).
+ * @return PLX_SC_SUCCESS, or the status that the command ends with: give that to nvmf_req_complete() once the capsule's data has been skipped
+ */
+uint16_t nvmf_req_parse(struct nvmf_req *req, uint32_t capsule_data);
+
+/* Runs a parsed command whose data, if any, is in req->data (FROM_HOST) or has room there (TO_HOST). */
+void nvmf_req_execute(struct nvmf_req *req);
+
+/* Ends a command; exactly once. status is an enum plx_nvme_status. */
+void nvmf_req_complete(struct nvmf_req *req, uint16_t status);
+/* The same, with NVME_STATUS_DNR or'ed in where retrying makes no sense, and a location for the error log. */
+void nvmf_req_fail(struct nvmf_req *req, uint16_t status, unsigned location);
+
+/* The table of pending requests. */
+struct nvmf_req *nvmf_pending_find(struct nvmf_qpair *qp, uint16_t cid);
+void nvmf_pending_add(struct nvmf_req *req);
+void nvmf_pending_del(struct nvmf_req *req);
+
+void nvmf_qpair_init(struct nvmf_qpair *qp, const struct nvmf_qpair_ops *ops, struct nvmf_group *group);
+/* The transport is done with a queue pair that has nothing in flight: detached() is called once the controller has let go of it. */
+void nvmf_qpair_detach(struct nvmf_qpair *qp, void (*detached)(struct nvmf_qpair *qp));
+/* Ends a connection, from any thread. */
+void nvmf_qpair_kill_from_afar(struct nvmf_qpair *qp);
+
+/* ---- parsing and executing, by file ---- */
+
+uint16_t nvmf_parse_fabrics(struct nvmf_req *req);      /* fabrics.c */
+uint16_t nvmf_parse_admin(struct nvmf_req *req);        /* admin.c */
+uint16_t nvmf_parse_io(struct nvmf_req *req);           /* io.c */
+uint16_t nvmf_parse_identify(struct nvmf_req *req);     /* identify.c */
+uint16_t nvmf_parse_get_log(struct nvmf_req *req);      /* log.c */
+uint16_t nvmf_parse_set_features(struct nvmf_req *req); /* feature.c */
+uint16_t nvmf_parse_get_features(struct nvmf_req *req);
+
+/* A command's data must be dir, and exactly len bytes. */
+uint16_t nvmf_expect_data(struct nvmf_req *req, enum nvmf_dir dir, uint64_t len);
+/* A command has no data. */
+uint16_t nvmf_expect_no_data(struct nvmf_req *req);
+
+/* Copies part of what a command asked for; the rest of its data is zeroed. */
+void nvmf_reply(struct nvmf_req *req, const void *src, size_t len);
+
+/* io.c: asks the disk to end a request early. */
+void nvmf_io_abort(struct nvmf_req *req);
+/* The disk's own memory that a lent read is to be answered from, within the present round only. */
+const void *nvmf_io_map(struct nvmf_req *req);
+
+/* ---- admin.c ---- */
+
+/* Ends the held Asynchronous Event Requests of a controller. */
+void nvmf_aers_abort(struct nvmf_ctrlr *c);
+
+/* ---- ctrlr.c ---- */
+
+struct nvmf_connect_info {
+    struct plx_nvmf_subsystem *subsys;
+    const char *hostnqn;
+    const uint8_t *hostid;
+    uint32_t kato_ms;
+};
+/* On the control reactor; NULL when there is no memory or no identifier left. */
+struct nvmf_ctrlr *nvmf_ctrlr_create(struct plx_nvmf_target *t, const struct nvmf_connect_info *info,
+                                     struct nvmf_qpair *admin);
+struct nvmf_ctrlr *nvmf_ctrlr_find(struct plx_nvmf_target *t, const struct plx_nvmf_subsystem *s, uint16_t cntlid);
+/* On the control reactor: ends all connections of a controller but those of `except`. */
+void nvmf_ctrlr_kill_queues(struct nvmf_ctrlr *c, bool admin_too);
+/* On the control reactor: a queue pair has gone. */
+void nvmf_ctrlr_detach(struct nvmf_ctrlr *c, struct nvmf_qpair *qp);
+/* On the admin queue's reactor. */
+void nvmf_ctrlr_start_keep_alive(struct nvmf_ctrlr *c);
+void nvmf_ctrlr_keep_alive(struct nvmf_ctrlr *c);
+uint16_t nvmf_property_get(struct nvmf_ctrlr *c, uint32_t offset, unsigned bytes, uint64_t *value);
+uint16_t nvmf_property_set(struct nvmf_ctrlr *c, uint32_t offset, unsigned bytes, uint64_t value);
+void nvmf_ctrlr_log_error(struct nvmf_req *req, uint16_t status, unsigned location);
+
+/* ---- subsystem.c ---- */
+
+struct plx_nvmf_subsystem *nvmf_subsystem_find(struct plx_nvmf_target *t, const char *nqn);
+bool nvmf_subsystem_allows(const struct plx_nvmf_subsystem *s, const char *hostnqn);
+struct nvmf_ns *nvmf_subsystem_ns(const struct plx_nvmf_subsystem *s, uint32_t nsid);
+void nvmf_subsystem_destroy(struct plx_nvmf_subsystem *s);
+int nvmf_discovery_create(struct plx_nvmf_target *t);
+/* What is wrong with an NQN, or NULL. */
+const char *nvmf_nqn_problem(const char *nqn);
+/* Sums up what went through all disks of a subsystem. */
+void nvmf_subsystem_stats(const struct plx_nvmf_subsystem *s, uint64_t *blocks512_read, uint64_t *blocks512_written,
+                          uint64_t *reads, uint64_t *writes);
+
+/* ---- discovery.c ---- */
+
+/* The discovery log as one host sees it, in memory of malloc()'s, or NULL. */
+void *nvmf_discovery_log(struct nvmf_ctrlr *c, struct nvmf_qpair *qp, size_t *len);
+
+/* ---- target.c ---- */
+
+static inline struct plx_reactor *nvmf_control_reactor(const struct plx_nvmf_target *t)
+{
+    return t->reactors[0];
+}
+
+/* ---- tcp/: the transport ---- */
+
+int nvmf_tcp_group_start(struct nvmf_group *g);
+/* Ends all connections, letting what is in flight finish until grace has passed; calls done on the group's reactor. */
+void nvmf_tcp_group_stop(struct nvmf_group *g, uint32_t grace_ms, void (*done)(struct nvmf_group *g));
+void nvmf_tcp_group_free(struct nvmf_group *g);
+int nvmf_tcp_listen_start(struct plx_nvmf_target *t);
+void nvmf_tcp_listen_stop(struct plx_nvmf_target *t);
+void nvmf_tcp_listeners_free(struct plx_nvmf_target *t);
+
+#endif

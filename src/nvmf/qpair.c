@@ -1,0 +1,315 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* Queue pairs and the life of a request: parse, execute, complete. */
+#include "nvmf/nvmf.h"
+
+#include <assert.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { SLAB_REQUESTS = 32 };
+
+/* Requests come in slabs that are kept until the group ends: how many is bounded by the queues that connect. */
+struct nvmf_slab {
+    struct nvmf_slab *next;
+    uint8_t requests[] __attribute__((aligned(64)));
+};
+
+static bool grow(struct nvmf_group *g)
+{
+    struct nvmf_slab *slab = aligned_alloc(64, plx_align_up(sizeof *slab + SLAB_REQUESTS * g->req_size, 64));
+    if (!slab)
+        return false;
+    slab->next = g->slabs;
+    g->slabs = slab;
+    for (unsigned i = 0; i < SLAB_REQUESTS; i++) {
+        struct nvmf_req *req = (struct nvmf_req *)(void *)(slab->requests + i * g->req_size);
+        req->next = g->free_reqs;
+        g->free_reqs = req;
+    }
+    return true;
+}
+
+void nvmf_slabs_free(struct nvmf_group *g)
+{
+    while (g->slabs) {
+        struct nvmf_slab *next = g->slabs->next;
+        free(g->slabs);
+        g->slabs = next;
+    }
+    g->free_reqs = NULL;
+}
+
+struct nvmf_req *nvmf_req_get(struct nvmf_qpair *qp)
+{
+    struct nvmf_group *g = qp->group;
+    if (plx_unlikely(!g->free_reqs) && !grow(g))
+        return NULL;
+    struct nvmf_req *req = g->free_reqs;
+    g->free_reqs = req->next;
+    req->qp = qp;
+    req->execute = NULL;
+    req->ns = NULL;
+    req->data = NULL;
+    req->len = req->buf_size = 0;
+    req->dir = NVMF_NONE;
+    req->state = NVMF_REQ_NEW;
+    req->in_capsule = req->in_place = req->data_error = req->counted = req->lent = req->pending = req->fused_first =
+        false;
+    req->abort_status = 0;
+    req->tx = 0;
+    req->received = req->step = 0;
+    req->mate = NULL;
+    req->cqe.dw0 = req->cqe.dw1 = plx_put32(0);
+    qp->in_flight++;
+    return req;
+}
+
+void nvmf_req_put(struct nvmf_req *req)
+{
+    struct nvmf_qpair *qp = req->qp;
+    assert(!req->pending && qp->in_flight > 0);
+    if (req->buf_size)
+        plx_buf_put(qp->group->reactor, req->data, req->buf_size);
+    qp->in_flight--;
+    req->next = qp->group->free_reqs;
+    qp->group->free_reqs = req;
+}
+
+/* ---- pending requests, by command identifier ---- */
+
+static struct nvmf_req **bucket(struct nvmf_qpair *qp, uint16_t cid)
+{
+    return &qp->pending[cid % NVMF_PENDING_BUCKETS];
+}
+
+struct nvmf_req *nvmf_pending_find(struct nvmf_qpair *qp, uint16_t cid)
+{
+    for (struct nvmf_req *req = *bucket(qp, cid); req; req = req->chain)
+        if (plx_get16(req->cmd.cid) == cid)
+            return req;
+    return NULL;
+}
+
+void nvmf_pending_add(struct nvmf_req *req)
+{
+    if (req->pending)
+        return;
+    struct nvmf_req **b = bucket(req->qp, plx_get16(req->cmd.cid));
+    req->chain = *b;
+    *b = req;
+    req->pending = true;
+}
+
+void nvmf_pending_del(struct nvmf_req *req)
+{
+    if (!req->pending)
+        return;
+    struct nvmf_req **p = bucket(req->qp, plx_get16(req->cmd.cid));
+    while (*p != req)
+        p = &(*p)->chain;
+    *p = req->chain;
+    req->pending = false;
+}
+
+/* ---- parse ---- */
+
+uint16_t nvmf_expect_no_data(struct nvmf_req *req)
+{
+    req->dir = NVMF_NONE;
+    return PLX_SC_SUCCESS;
+}
+
+/* The SGL of a Fabrics capsule: one descriptor, in the capsule or by the transport (Base 4.3.2, TCP 3.5). */
+uint16_t nvmf_expect_data(struct nvmf_req *req, enum nvmf_dir dir, uint64_t len)
+{
+    const struct nvme_sgl *sgl = &req->cmd.sgl;
+    uint32_t have = plx_get32(sgl->length);
+    if (len > req->qp->group->target->opts.max_io_size)
+        return PLX_SC_INVALID_FIELD | NVME_STATUS_DNR;
+    if (sgl->type == NVME_SGL_DATA_BLOCK_OFFSET && dir == NVMF_FROM_HOST) {
+        uint64_t offset = plx_get64(sgl->address);
+        if (offset > req->capsule_data || (offset == req->capsule_data && have))
+            return PLX_SC_SGL_OFFSET_INVALID | NVME_STATUS_DNR;
+        if (have > req->capsule_data - offset)
+            return PLX_SC_DATA_SGL_LENGTH_INVALID | NVME_STATUS_DNR;
+        req->in_capsule = true;
+        req->capsule_off = (uint32_t)offset;
+    } else if (sgl->type != NVME_SGL_TRANSPORT_DATA) {
+        return PLX_SC_SGL_DESCRIPTOR_TYPE_INVALID | NVME_STATUS_DNR;
+    }
+    if (have != len)
+        return PLX_SC_DATA_SGL_LENGTH_INVALID | NVME_STATUS_DNR;
+    req->dir = len ? dir : NVMF_NONE;
+    req->len = (uint32_t)len;
+    return PLX_SC_SUCCESS;
+}
+
+/* The first half of a fused command must be followed by the second in the same queue (Base 3.4.2). */
+static void drop_unpaired_fused(struct nvmf_qpair *qp, const struct nvmf_req *req)
+{
+    struct nvmf_req *first = qp->fused;
+    if ((req->cmd.flags & NVME_FUSE_MASK) == NVME_FUSE_SECOND)
+        return;
+    qp->fused_failed = false;
+    if (!first)
+        return;
+    qp->fused = NULL;
+    first->fused_first = false;
+    if (first->state == NVMF_REQ_HELD)
+        nvmf_req_complete(first, PLX_SC_ABORTED_MISSING_FUSED);
+    else
+        first->abort_status =
+            PLX_SC_ABORTED_MISSING_FUSED; /* its data is still on its way; it ends when that is here */
+}
+
+static bool cid_in_use(struct nvmf_qpair *qp, uint16_t cid)
+{
+    struct nvmf_req *old = nvmf_pending_find(qp, cid);
+    if (!old)
+        return false;
+    if (old->state != NVMF_REQ_ABANDONED)
+        return true;
+    /* The host reuses the identifier of an aborted command: no more data will come for that one. */
+    nvmf_pending_del(old);
+    nvmf_req_put(old);
+    return false;
+}
+
+uint16_t nvmf_req_parse(struct nvmf_req *req, uint32_t capsule_data)
+{
+    struct nvmf_qpair *qp = req->qp;
+    if (++qp->sqhd == qp->entries)
+        qp->sqhd = 0;
+    qp->active = true;
+    req->capsule_data = capsule_data;
+    if (cid_in_use(qp, plx_get16(req->cmd.cid)))
+        return PLX_SC_COMMAND_ID_CONFLICT | NVME_STATUS_DNR;
+    if (plx_unlikely(qp->fused || qp->fused_failed))
+        drop_unpaired_fused(qp, req);
+    /* Fabrics commands have no choice of PRP or SGL to state, and hosts differ in what they put there (Base 6). */
+    if ((req->cmd.flags & NVME_PSDT_MASK) != NVME_PSDT_SGL && req->cmd.opcode != NVME_FABRICS)
+        return PLX_SC_INVALID_FIELD | NVME_STATUS_DNR;
+    if (plx_likely(qp->qid && req->cmd.opcode != NVME_FABRICS))
+        return nvmf_parse_io(req);
+    if (req->cmd.flags & NVME_FUSE_MASK)
+        return PLX_SC_INVALID_FIELD | NVME_STATUS_DNR;
+    if (req->cmd.opcode == NVME_FABRICS)
+        return nvmf_parse_fabrics(req);
+    if (qp->state != NVMF_QP_READY)
+        return PLX_SC_COMMAND_SEQUENCE_ERROR | NVME_STATUS_DNR;
+    return nvmf_parse_admin(req);
+}
+
+/* ---- execute, complete ---- */
+
+void nvmf_req_execute(struct nvmf_req *req)
+{
+    if (plx_unlikely(req->abort_status)) {
+        nvmf_req_complete(req, req->abort_status);
+        return;
+    }
+    req->state = NVMF_REQ_EXECUTING;
+    req->execute(req);
+    /* A completed request is not put back before the transport has sent its response, so it may still be looked at here. */
+    if (req->state != NVMF_REQ_DONE)
+        nvmf_pending_add(req);
+}
+
+/* Half of a fused command ends by itself: the other half fails with it, now or when its data is here. */
+static void leave_fused(struct nvmf_req *req)
+{
+    struct nvmf_req *mate = req->mate;
+    if (req->qp->fused == req) {
+        req->qp->fused = NULL;
+        req->qp->fused_failed = true;
+    }
+    if (!mate)
+        return;
+    req->mate = mate->mate = NULL;
+    if (mate->state == NVMF_REQ_HELD)
+        nvmf_req_complete(mate, PLX_SC_ABORTED_FAILED_FUSED | NVME_STATUS_DNR);
+    else
+        mate->abort_status = PLX_SC_ABORTED_FAILED_FUSED | NVME_STATUS_DNR;
+}
+
+void nvmf_req_fail(struct nvmf_req *req, uint16_t status, unsigned location)
+{
+    if (plx_unlikely(status) && req->qp->ctrlr)
+        nvmf_ctrlr_log_error(req, status, location);
+    assert(req->state != NVMF_REQ_DONE);
+    if (plx_unlikely(req->mate || req->fused_first))
+        leave_fused(req);
+    nvmf_pending_del(req);
+    req->state = NVMF_REQ_DONE;
+    req->cqe.sqid = plx_put16(req->qp->qid);
+    req->cqe.cid = req->cmd.cid;
+    req->cqe.status = plx_put16((unsigned)status << 1);
+    req->qp->ops->complete(req);
+}
+
+void nvmf_req_complete(struct nvmf_req *req, uint16_t status)
+{
+    nvmf_req_fail(req, status, 0xffff);
+}
+
+void nvmf_reply(struct nvmf_req *req, const void *src, size_t len)
+{
+    size_t n = plx_min_u64(len, req->len);
+    memcpy(req->data, src, n);
+    memset(req->data + n, 0, req->len - n);
+}
+
+/* ---- queue pairs ---- */
+
+void nvmf_qpair_init(struct nvmf_qpair *qp, const struct nvmf_qpair_ops *ops, struct nvmf_group *group)
+{
+    qp->ops = ops;
+    qp->group = group;
+    qp->entries = NVMF_ADMIN_QUEUE_ENTRIES; /* until Connect says how many */
+    qp->state = NVMF_QP_NEW;
+}
+
+static void kill_here(struct plx_msg *msg)
+{
+    struct nvmf_qpair *qp = plx_container_of(msg, struct nvmf_qpair, kill_msg);
+    qp->ops->kill(qp, "its controller is gone");
+}
+
+void nvmf_qpair_kill_from_afar(struct nvmf_qpair *qp)
+{
+    if (atomic_exchange(&qp->kill_sent, true))
+        return;
+    qp->kill_msg.fn = kill_here;
+    plx_reactor_send(qp->group->reactor, &qp->kill_msg);
+}
+
+static void detach_finish(struct plx_msg *msg)
+{
+    struct nvmf_qpair *qp = plx_container_of(msg, struct nvmf_qpair, detach_msg);
+    qp->ctrlr = NULL;
+    qp->detached(qp);
+}
+
+static void detach_on_control(struct plx_msg *msg)
+{
+    struct nvmf_qpair *qp = plx_container_of(msg, struct nvmf_qpair, detach_msg);
+    nvmf_ctrlr_detach(qp->ctrlr, qp);
+    /* Whatever the control path sent to this queue pair was sent before this message, and arrives before it. */
+    msg->fn = detach_finish;
+    plx_reactor_send(qp->group->reactor, msg);
+}
+
+void nvmf_qpair_detach(struct nvmf_qpair *qp, void (*detached)(struct nvmf_qpair *qp))
+{
+    assert(qp->in_flight == 0 && qp->state != NVMF_QP_CONNECTING && qp->state != NVMF_QP_DETACHED);
+    qp->state = NVMF_QP_DETACHED;
+    qp->detached = detached;
+    if (!qp->ctrlr) {
+        qp->detached(qp);
+        return;
+    }
+    if (qp->qid == 0)
+        plx_timer_cancel(qp->group->reactor, &qp->ctrlr->kato_timer);
+    qp->detach_msg.fn = detach_on_control;
+    plx_reactor_send(nvmf_control_reactor(qp->group->target), &qp->detach_msg);
+}

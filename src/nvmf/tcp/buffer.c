@@ -1,0 +1,136 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * Who gets buffers: memory is bounded whatever hosts do, so requests wait in line for it. Hosts that were asked for data, and disks that were asked to read, are two lines, neither of
+ * which can take more than three quarters of the pool; one connection can hold a quarter of it in each. Within a line connections take turns.
+ */
+#include "nvmf/tcp/tcp.h"
+
+#include <assert.h>
+
+enum { SMALLEST_CAPSULE = NVME_TCP_CMD_LEN };
+
+static size_t rounded(size_t size)
+{
+    return size <= PLX_BUF_MIN ? PLX_BUF_MIN : (size_t)1 << (64 - __builtin_clzll(size - 1));
+}
+
+static enum tcp_wait_class class_of(const struct nvmf_req *req)
+{
+    return req->dir == NVMF_FROM_HOST ? TCP_WAIT_R2T : TCP_WAIT_READ;
+}
+
+/* Whether a connection already holds its share, and must wait for itself. */
+static bool over_share(const struct tcp_conn *c, const struct nvmf_req *req)
+{
+    enum tcp_wait_class cls = class_of(req);
+    return c->held[cls] && c->held[cls] + rounded(req->len) > plx_buf_total_bytes(c->group->reactor) / 4;
+}
+
+static bool try_get(struct tcp_conn *c, struct nvmf_req *req)
+{
+    struct tcp_group *g = c->group;
+    enum tcp_wait_class cls = class_of(req);
+    size_t size = rounded(req->len), total = plx_buf_total_bytes(g->reactor);
+    if (g->class_bytes[cls] + size > total / 4 * 3)
+        return false;
+    req->data = plx_buf_get(g->reactor, req->len);
+    if (!req->data)
+        return false;
+    req->buf_size = req->len;
+    req->counted = true;
+    c->held[cls] += size;
+    g->class_bytes[cls] += size;
+    return true;
+}
+
+/* The buffer is there. */
+static void go_on(struct nvmf_req *req)
+{
+    if (req->dir == NVMF_FROM_HOST)
+        tcp_tx_r2t(req);
+    else
+        nvmf_req_execute(req);
+}
+
+void tcp_buf_acquire(struct nvmf_req *req)
+{
+    struct tcp_conn *c = tcp_conn_of(req->qp);
+    enum tcp_wait_class cls = class_of(req);
+    if (plx_list_empty(&c->group->line[cls]) && !over_share(c, req) && try_get(c, req)) {
+        go_on(req);
+        return;
+    }
+    req->state = NVMF_REQ_WAIT_BUF;
+    nvmf_pending_add(req);
+    if (!c->wait[cls].head)
+        plx_list_add_tail(&c->group->line[cls], &c->wait_link[cls]);
+    tcp_queue_push(&c->wait[cls], req);
+}
+
+bool tcp_buf_take(struct nvmf_req *req, uint32_t size)
+{
+    req->data = plx_buf_get(req->qp->group->reactor, size);
+    req->buf_size = req->data ? size : 0;
+    return req->data != NULL;
+}
+
+void tcp_buf_uncount(struct nvmf_req *req)
+{
+    struct tcp_conn *c = tcp_conn_of(req->qp);
+    enum tcp_wait_class cls = class_of(req); /* Verify clears its direction, but only reads do that */
+    size_t size = rounded(req->len);
+    if (!req->counted)
+        return;
+    assert(c->held[cls] >= size && c->group->class_bytes[cls] >= size);
+    c->held[cls] -= size;
+    c->group->class_bytes[cls] -= size;
+    req->counted = false;
+}
+
+void tcp_req_put(struct nvmf_req *req)
+{
+    tcp_buf_uncount(req);
+    nvmf_req_put(req);
+}
+
+/* One turn for each connection of a line, in order; those that still wait keep their places behind those not yet seen. */
+static int serve_line(struct tcp_group *g, enum tcp_wait_class cls)
+{
+    int served = 0;
+    plx_list_for_each_safe(it, &g->line[cls]) {
+        struct tcp_conn *c = plx_list_entry(it, struct tcp_conn, wait_link[cls]);
+        struct nvmf_req *req = c->wait[cls].head;
+        if (over_share(c, req))
+            continue;
+        if (!try_get(c, req))
+            break; /* whoever is first for the pool stays first, lest small requests overtake a large one for ever */
+        tcp_queue_pop(&c->wait[cls]);
+        plx_list_del(it);
+        if (c->wait[cls].head)
+            plx_list_add_tail(&g->line[cls], it);
+        served++;
+        go_on(req);
+        break; /* going on may have changed the line */
+    }
+    return served;
+}
+
+int tcp_buf_serve(struct tcp_group *g)
+{
+    int served = 0, more;
+    do {
+        more = 0;
+        for (unsigned cls = 0; cls < TCP_WAIT_CLASSES; cls++)
+            if (!plx_list_empty(&g->line[cls]))
+                more += serve_line(g, (enum tcp_wait_class)cls);
+        served += more;
+    } while (more && served < TCP_EVENTS);
+    return served;
+}
+
+size_t tcp_buf_rx_limit(const struct tcp_group *g)
+{
+    /* Each capsule with data may need one buffer. */
+    size_t buffers = plx_buf_free_bytes(g->reactor) / PLX_BUF_MIN;
+    return plx_min_u64(TCP_RX_BYTES, buffers * SMALLEST_CAPSULE);
+}

@@ -1,0 +1,311 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* Connections: adopted from a listener, given up with an error or without, freed once nothing of theirs is in flight. */
+#include "nvmf/tcp/tcp.h"
+
+#include <arpa/inet.h>
+#include <assert.h>
+#include <errno.h>
+#include <netinet/tcp.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+bool tcp_queue_remove(struct tcp_queue *q, struct nvmf_req *req)
+{
+    for (struct nvmf_req **p = &q->head; *p; p = &(*p)->next) {
+        if (*p != req)
+            continue;
+        *p = req->next;
+        if (!*p)
+            q->tail = p;
+        return true;
+    }
+    return false;
+}
+
+static void set_int(int fd, int level, int name, int value)
+{
+    setsockopt(fd, level, name, &value, sizeof value); /* an optimization or a precaution: not fatal */
+}
+
+static void name_peer(int fd, char *out, size_t size)
+{
+    struct sockaddr_storage ss;
+    socklen_t len = sizeof ss;
+    char addr[INET6_ADDRSTRLEN] = "?";
+    if (getpeername(fd, (struct sockaddr *)&ss, &len) < 0) {
+        snprintf(out, size, "a peer that has left");
+    } else if (ss.ss_family == AF_INET6) {
+        const struct sockaddr_in6 *a = (const void *)&ss;
+        inet_ntop(AF_INET6, &a->sin6_addr, addr, sizeof addr);
+        snprintf(out, size, "[%s]:%u", addr, ntohs(a->sin6_port));
+    } else {
+        const struct sockaddr_in *a = (const void *)&ss;
+        inet_ntop(AF_INET, &a->sin_addr, addr, sizeof addr);
+        snprintf(out, size, "%s:%u", addr, ntohs(a->sin_port));
+    }
+}
+
+struct tcp_conn *tcp_conn_create(struct plx_nvmf_target *t, int fd)
+{
+    struct tcp_conn *c = calloc(1, sizeof *c);
+    if (!c)
+        return NULL;
+    c->fd = fd;
+    c->rules = (struct nvme_tcp_rules){.target = true,
+                                       .max_capsule_data = (uint32_t)plx_max_u64(t->opts.in_capsule_size, 8192),
+                                       .max_data = TCP_MAXH2CDATA};
+    tcp_queue_init(&c->tx);
+    for (unsigned i = 0; i < TCP_WAIT_CLASSES; i++) {
+        tcp_queue_init(&c->wait[i]);
+        plx_list_init(&c->wait_link[i]);
+    }
+    plx_list_init(&c->link);
+    plx_list_init(&c->dirty_link);
+    plx_list_init(&c->fresh_link);
+    set_int(fd, IPPROTO_TCP, TCP_NODELAY, 1);
+    /* Hosts that vanish without a word are noticed even where no keep-alive was agreed on. */
+    set_int(fd, SOL_SOCKET, SO_KEEPALIVE, 1);
+    set_int(fd, IPPROTO_TCP, TCP_KEEPIDLE, 60);
+    set_int(fd, IPPROTO_TCP, TCP_KEEPINTVL, 15);
+    set_int(fd, IPPROTO_TCP, TCP_KEEPCNT, 4);
+    name_peer(fd, c->qp.peer, sizeof c->qp.peer);
+    return c;
+}
+
+void tcp_conn_free(struct tcp_conn *c)
+{
+    if (c->fd >= 0)
+        close(c->fd);
+    free(c);
+}
+
+void tcp_conn_dirty(struct tcp_conn *c)
+{
+    if (c->dirty || c->state == TCP_DEAD)
+        return;
+    c->dirty = true;
+    plx_list_add_tail(&c->group->dirty, &c->dirty_link);
+}
+
+/* ---- what the core asks of its transport ---- */
+
+static bool op_abort(struct nvmf_req *req)
+{
+    struct tcp_conn *c = tcp_conn_of(req->qp);
+    switch (req->state) {
+    case NVMF_REQ_WAIT_BUF:
+        for (unsigned i = 0; i < TCP_WAIT_CLASSES; i++)
+            if (tcp_queue_remove(&c->wait[i], req) && !c->wait[i].head)
+                plx_list_del(&c->wait_link[i]);
+        break;
+    case NVMF_REQ_R2T:
+        if (req->tx || c->rx_req == req) {
+            req->abort_status =
+                PLX_SC_ABORTED_BY_REQUEST; /* the PDU under way first; nvmf_req_execute() or sent() does the rest */
+            return true;
+        }
+        break;
+    case NVMF_REQ_DATA_IN:
+        req->abort_status = PLX_SC_ABORTED_BY_REQUEST;
+        return true;
+    default:
+        return false;
+    }
+    if (req->state == NVMF_REQ_WAIT_BUF) {
+        nvmf_req_complete(req, PLX_SC_ABORTED_BY_REQUEST);
+        return true;
+    }
+    /*
+     * The host may still send the data that it was asked for. The response goes out by a request of its own, and this one stays behind to see the data off.
+     */
+    struct nvmf_req *response = nvmf_req_get(req->qp);
+    if (!response)
+        return false;
+    response->cmd = req->cmd;
+    if (req->buf_size)
+        plx_buf_put(c->group->reactor, req->data, req->buf_size);
+    tcp_buf_uncount(req);
+    req->buf_size = 0;
+    req->data = NULL;
+    req->state = NVMF_REQ_ABANDONED;
+    nvmf_req_complete(response, PLX_SC_ABORTED_BY_REQUEST);
+    return true;
+}
+
+static void op_kill(struct nvmf_qpair *qp, const char *why)
+{
+    tcp_conn_close(tcp_conn_of(qp), why);
+}
+
+static void op_local_addr(struct nvmf_qpair *qp, struct sockaddr_storage *ss)
+{
+    socklen_t len = sizeof *ss;
+    if (getsockname(tcp_conn_of(qp)->fd, (struct sockaddr *)ss, &len) < 0)
+        ss->ss_family = AF_UNSPEC;
+}
+
+static const struct nvmf_qpair_ops qpair_ops = {
+    .complete = tcp_tx_complete,
+    .abort = op_abort,
+    .kill = op_kill,
+    .local_addr = op_local_addr,
+};
+
+/* ---- beginning and end ---- */
+
+void tcp_conn_adopt(struct tcp_group *g, struct tcp_conn *c)
+{
+    struct epoll_event ev = {.events = EPOLLIN, .data.ptr = c};
+    c->group = g;
+    c->born = plx_reactor_now(g->reactor);
+    nvmf_qpair_init(&c->qp, &qpair_ops, g->core);
+    plx_list_add_tail(&g->conns, &c->link);
+    g->nconns++;
+    if (g->nfresh == TCP_FRESH_MAX)
+        tcp_conn_close(plx_list_entry(g->fresh.next, struct tcp_conn, fresh_link),
+                       "too many connections without Connect");
+    c->fresh = true;
+    g->nfresh++;
+    plx_list_add_tail(&g->fresh, &c->fresh_link);
+    if (g->stopping)
+        tcp_conn_close(c, NULL);
+    else if (epoll_ctl(g->source.fd, EPOLL_CTL_ADD, c->fd, &ev) < 0)
+        tcp_conn_close(c, strerror(errno));
+    else if (!g->tick.set)
+        plx_timer_set(g->reactor, &g->tick, TCP_TICK_MS * PLX_NS_PER_MS);
+}
+
+void tcp_conn_connected(struct tcp_conn *c)
+{
+    if (!c->fresh)
+        return;
+    c->fresh = false;
+    c->group->nfresh--;
+    plx_list_del(&c->fresh_link);
+}
+
+/* Ends the requests that wait in the transport; what the core or a disk has comes back through tcp_tx_complete(). */
+static void drop_requests(struct tcp_conn *c)
+{
+    struct nvmf_req *partial = c->rx_req;
+    while (c->tx.head) {
+        struct nvmf_req *req = tcp_queue_pop(&c->tx);
+        req->tx = TCP_TX_NONE;
+        if (!req->pending) /* an R2T is found again below */
+            tcp_req_put(req);
+    }
+    c->rx_req = NULL;
+    if (partial && !partial->pending)
+        tcp_req_put(partial);
+    for (unsigned i = 0; i < TCP_WAIT_CLASSES; i++) {
+        tcp_queue_init(&c->wait[i]);
+        plx_list_del(&c->wait_link[i]);
+    }
+    for (unsigned b = 0; b < NVMF_PENDING_BUCKETS; b++) {
+        for (struct nvmf_req *req = c->qp.pending[b], *next; req; req = next) {
+            next = req->chain;
+            if (req->state == NVMF_REQ_EXECUTING)
+                continue;
+            nvmf_pending_del(req);
+            tcp_req_put(req);
+        }
+    }
+    c->qp.fused = NULL;
+    if (c->qp.ctrlr && !c->qp.qid)
+        nvmf_aers_abort(c->qp.ctrlr);
+}
+
+void tcp_conn_close(struct tcp_conn *c, const char *why)
+{
+    struct tcp_group *g = c->group;
+    if (c->state == TCP_DEAD)
+        return;
+    if (why)
+        plx_warn("%s: connection closed: %s", c->qp.peer, why);
+    c->state = TCP_DEAD;
+    tcp_conn_connected(c);
+    epoll_ctl(g->source.fd, EPOLL_CTL_DEL, c->fd, NULL);
+    close(c->fd);
+    c->fd = -1;
+    if (c->dirty)
+        plx_list_del(&c->dirty_link);
+    c->dirty = false;
+    plx_list_del(&c->link);
+    plx_list_add_tail(&g->dead, &c->link);
+    g->nconns--;
+    drop_requests(c);
+}
+
+static const char *const fes_names[] = {
+    [NVME_TCP_FES_INVALID_HEADER] = "invalid PDU header field",
+    [NVME_TCP_FES_SEQUENCE] = "PDU sequence error",
+    [NVME_TCP_FES_HEADER_DIGEST] = "header digest error",
+    [NVME_TCP_FES_OUT_OF_RANGE] = "data transfer out of range",
+    [NVME_TCP_FES_LIMIT_EXCEEDED] = "limit exceeded",
+    [NVME_TCP_FES_UNSUPPORTED] = "unsupported parameter",
+};
+
+void tcp_conn_fatal(struct tcp_conn *c, const struct nvme_tcp_error *err, const uint8_t *hdr, size_t len)
+{
+    if (c->state >= TCP_TERM)
+        return;
+    plx_warn("%s: %s, in a PDU of type %02xh, information %u: connection ends", c->qp.peer, fes_names[err->fes], hdr[0],
+             err->fei);
+    len = plx_min_u64(len, NVME_TCP_TERM_MAX - NVME_TCP_TERM_LEN);
+    struct nvme_tcp_term pdu = {
+        .hdr = {.type = NVME_TCP_C2H_TERM, .hlen = sizeof pdu, .plen = plx_put32(sizeof pdu + len)},
+        .fes = plx_put16(err->fes),
+        .fei_low = plx_put16(err->fei & 0xffff),
+        .fei_high = plx_put16(err->fei >> 16),
+    };
+    c->state = TCP_TERM;
+    tcp_conn_connected(c);
+    memcpy(c->ctrl, &pdu, sizeof pdu);
+    memcpy(c->ctrl + sizeof pdu, hdr, len);
+    c->ctrl_len = (uint16_t)(sizeof pdu + len);
+    c->ctrl_off = 0;
+    tcp_conn_dirty(c);
+}
+
+/* ---- limits ---- */
+
+static bool r2t_overdue(const struct tcp_conn *c, uint64_t now, uint64_t limit)
+{
+    for (unsigned b = 0; c->r2ts && b < NVMF_PENDING_BUCKETS; b++)
+        for (const struct nvmf_req *req = c->qp.pending[b]; req; req = req->chain)
+            if ((req->state == NVMF_REQ_R2T || req->state == NVMF_REQ_ABANDONED) && now - req->since > limit)
+                return true;
+    return false;
+}
+
+void tcp_conn_check_limits(struct tcp_conn *c, uint64_t now)
+{
+    const struct plx_nvmf_opts *opts = &c->qp.group->target->opts;
+    bool contended = !plx_list_empty(&c->group->line[TCP_WAIT_R2T]) || !plx_list_empty(&c->group->line[TCP_WAIT_READ]);
+    uint64_t limit = opts->peer_timeout_ms;
+    uint64_t connect = plx_min_u64(TCP_CONNECT_MS, limit) * PLX_NS_PER_MS;
+    limit = (contended ? plx_min_u64(limit, TCP_CONTENDED_MS) : limit) * PLX_NS_PER_MS;
+
+    if (c->qp.active && c->qp.ctrlr && c->qp.state == NVMF_QP_READY) {
+        atomic_store_explicit(&c->qp.ctrlr->last_seen, now, memory_order_relaxed);
+        c->qp.active = false;
+    }
+    if (c->state == TCP_TERM) {
+        if (c->term_since ? now - c->term_since > TCP_LINGER_MS * PLX_NS_PER_MS
+                          : c->tx_since && now - c->tx_since > limit)
+            tcp_conn_close(c, NULL);
+        return;
+    }
+    if (c->fresh && now - c->born > connect)
+        tcp_conn_close(c, "no Connect command in time");
+    else if (c->pdu_since && now - c->pdu_since > limit)
+        tcp_conn_close(c, "stopped in the middle of a PDU");
+    else if (c->tx_since && now - c->tx_since > limit)
+        tcp_conn_close(c, "does not read its responses");
+    else if (r2t_overdue(c, now, limit))
+        tcp_conn_close(c, "left an R2T unanswered");
+}

@@ -1,0 +1,248 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* All connections of one reactor: one source that polls them, and the limits that they are held to. */
+#include "nvmf/tcp/tcp.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+static struct tcp_group *group_of(struct plx_source *s)
+{
+    return plx_container_of(s, struct tcp_group, source);
+}
+
+static void set_events(struct tcp_conn *c, bool want_out)
+{
+    if (c->want_out == want_out)
+        return;
+    struct epoll_event ev = {.events = EPOLLIN | (want_out ? EPOLLOUT : 0), .data.ptr = c};
+    c->want_out = want_out;
+    epoll_ctl(c->group->source.fd, EPOLL_CTL_MOD, c->fd, &ev);
+}
+
+/* Sends what a connection has to send; a socket that takes no more is left alone until epoll says so, unless there are few to try. */
+static int flush(struct tcp_conn *c)
+{
+    struct tcp_group *g = c->group;
+    int work = tcp_tx_flush(c);
+    if (c->state == TCP_DEAD)
+        return 1;
+    if (!c->blocked) {
+        if (c->dirty)
+            plx_list_del(&c->dirty_link);
+        c->dirty = false;
+        set_events(c, false);
+    } else if (g->nconns > TCP_FEW_CONNS) {
+        set_events(c, true);
+    }
+    return work;
+}
+
+static int serve_conn(struct tcp_conn *c, bool in, bool out)
+{
+    int work = in ? tcp_rx(c) : 0;
+    if (c->state != TCP_DEAD && c->dirty && (!c->blocked || out))
+        work += flush(c);
+    return work;
+}
+
+static int poll_few(struct tcp_group *g)
+{
+    int work = 0;
+    plx_list_for_each_safe(it, &g->conns) {
+        work += serve_conn(plx_list_entry(it, struct tcp_conn, link), true, true);
+    }
+    return work;
+}
+
+static int poll_ready(struct tcp_group *g)
+{
+    struct epoll_event ev[TCP_EVENTS];
+    int work = 0, n = epoll_wait(g->source.fd, ev, TCP_EVENTS, 0);
+    for (int i = 0; i < n; i++) {
+        struct tcp_conn *c = ev[i].data.ptr;
+        if (c->state == TCP_DEAD)
+            continue; /* closed by one before it in this round; it is freed later */
+        work += serve_conn(c, ev[i].events & ~(uint32_t)EPOLLOUT, ev[i].events & EPOLLOUT);
+    }
+    return work;
+}
+
+/* Responses to what completed outside of receiving. */
+static int flush_dirty(struct tcp_group *g)
+{
+    int work = 0;
+    plx_list_for_each_safe(it, &g->dirty) {
+        struct tcp_conn *c = plx_list_entry(it, struct tcp_conn, dirty_link);
+        if (!c->blocked)
+            work += flush(c);
+    }
+    return work;
+}
+
+static void detached(struct nvmf_qpair *qp)
+{
+    struct tcp_conn *c = tcp_conn_of(qp);
+    struct tcp_group *g = c->group;
+    plx_list_del(&c->link);
+    atomic_fetch_sub(&g->core->target->connections, 1);
+    tcp_conn_free(c);
+    if (g->stopping && plx_list_empty(&g->dead) && !g->nconns && g->stopped) {
+        void (*stopped)(struct nvmf_group *) = g->stopped;
+        g->stopped = NULL;
+        plx_timer_cancel(g->reactor, &g->deadline);
+        stopped(g->core);
+    }
+}
+
+/* Lets go of connections that are closed and have nothing in flight any more. */
+static int reap(struct tcp_group *g)
+{
+    int work = 0;
+    plx_list_for_each_safe(it, &g->dead) {
+        struct tcp_conn *c = plx_list_entry(it, struct tcp_conn, link);
+        if (c->detaching || c->qp.in_flight)
+            continue;
+        c->detaching = true;
+        work++;
+        nvmf_qpair_detach(&c->qp, detached);
+    }
+    return work;
+}
+
+static int group_poll(struct plx_source *s)
+{
+    struct tcp_group *g = group_of(s);
+    int work = g->nconns <= TCP_FEW_CONNS ? poll_few(g) : poll_ready(g);
+    work += tcp_buf_serve(g);
+    if (!plx_list_empty(&g->dirty))
+        work += flush_dirty(g);
+    if (plx_unlikely(!plx_list_empty(&g->dead)))
+        work += reap(g);
+    return work;
+}
+
+static int group_arm(struct plx_source *s)
+{
+    struct tcp_group *g = group_of(s);
+    plx_list_for_each(it, &g->dirty) {
+        struct tcp_conn *c = plx_list_entry(it, struct tcp_conn, dirty_link);
+        if (!c->blocked)
+            return 1;
+        set_events(c, true);
+    }
+    plx_list_for_each(it, &g->dead) {
+        struct tcp_conn *c = plx_list_entry(it, struct tcp_conn, link);
+        if (!c->detaching && !c->qp.in_flight)
+            return 1;
+    }
+    return 0;
+}
+
+static const struct plx_source_ops source_ops = {.poll = group_poll, .arm = group_arm};
+
+static void tick(struct plx_timer *t)
+{
+    struct tcp_group *g = plx_container_of(t, struct tcp_group, tick);
+    uint64_t now = plx_reactor_now(g->reactor);
+    plx_list_for_each_safe(it, &g->conns) {
+        tcp_conn_check_limits(plx_list_entry(it, struct tcp_conn, link), now);
+    }
+    if (g->nconns)
+        plx_timer_set(g->reactor, &g->tick, TCP_TICK_MS * PLX_NS_PER_MS);
+}
+
+int nvmf_tcp_group_start(struct nvmf_group *core)
+{
+    struct tcp_group *g = calloc(1, sizeof *g);
+    if (!g)
+        return -ENOMEM;
+    int ret = -ENOMEM;
+    g->core = core;
+    g->reactor = core->reactor;
+    plx_list_init(&g->conns);
+    plx_list_init(&g->dead);
+    plx_list_init(&g->dirty);
+    plx_list_init(&g->fresh);
+    for (unsigned i = 0; i < TCP_WAIT_CLASSES; i++)
+        plx_list_init(&g->line[i]);
+    g->tick.fn = tick;
+    g->source.ops = &source_ops;
+    /* Memory of its own pages, used only as far as hosts fill it. */
+    g->rx = mmap(NULL, TCP_RX_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (g->rx == MAP_FAILED)
+        goto free_group;
+    g->source.fd = epoll_create1(EPOLL_CLOEXEC);
+    if (g->source.fd < 0) {
+        ret = -errno;
+        goto unmap;
+    }
+    ret = plx_source_add(g->reactor, &g->source);
+    if (ret)
+        goto close_epoll;
+    core->tcp = g;
+    return 0;
+
+close_epoll:
+    close(g->source.fd);
+unmap:
+    munmap(g->rx, TCP_RX_BYTES);
+free_group:
+    free(g);
+    return ret;
+}
+
+void nvmf_tcp_group_free(struct nvmf_group *core)
+{
+    struct tcp_group *g = core->tcp;
+    assert(!g->nconns && plx_list_empty(&g->dead));
+    plx_timer_cancel(g->reactor, &g->tick);
+    plx_source_remove(g->reactor, &g->source);
+    if (g->spare)
+        plx_buf_put(g->reactor, g->spare, core->target->opts.max_io_size);
+    close(g->source.fd);
+    munmap(g->rx, TCP_RX_BYTES);
+    free(g);
+    core->tcp = NULL;
+}
+
+/* ---- stopping: quiet connections close at once, the others when they are quiet or when time is up ---- */
+
+static bool quiet(const struct tcp_conn *c)
+{
+    unsigned held = c->qp.ctrlr && !c->qp.qid ? c->qp.ctrlr->naers : 0;
+    return c->qp.in_flight <= held && !c->tx.head && !c->ctrl_len && c->rx_state == TCP_RX_HEADER;
+}
+
+static void stop_step(struct plx_timer *t)
+{
+    struct tcp_group *g = plx_container_of(t, struct tcp_group, deadline);
+    bool late = plx_reactor_now(g->reactor) >= g->stop_by;
+    plx_list_for_each_safe(it, &g->conns) {
+        struct tcp_conn *c = plx_list_entry(it, struct tcp_conn, link);
+        if (late || quiet(c))
+            tcp_conn_close(c, quiet(c) ? NULL : "the target stops");
+    }
+    if (!g->nconns && plx_list_empty(&g->dead)) {
+        void (*stopped)(struct nvmf_group *) = g->stopped;
+        g->stopped = NULL;
+        if (stopped)
+            stopped(g->core);
+        return;
+    }
+    plx_timer_set(g->reactor, &g->deadline, PLX_NS_PER_MS);
+}
+
+void nvmf_tcp_group_stop(struct nvmf_group *core, uint32_t grace_ms, void (*done)(struct nvmf_group *g))
+{
+    struct tcp_group *g = core->tcp;
+    g->stopping = true;
+    g->stopped = done;
+    g->stop_by = plx_reactor_now(g->reactor) + grace_ms * PLX_NS_PER_MS;
+    g->deadline.fn = stop_step;
+    stop_step(&g->deadline);
+}

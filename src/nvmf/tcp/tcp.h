@@ -1,0 +1,194 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * The NVMe/TCP transport (NVMe/TCP Transport 1.1): connections, PDUs in and out.
+ *
+ * Receiving goes into a buffer that all connections of a reactor share, where PDUs are parsed in place; only what is cut off at its end is kept with the connection.
+ * Everything that one round produced for a connection leaves in one system call, straight from the disk's memory where that can be lent.
+ */
+#ifndef PLX_NVMF_TCP_TCP_H
+#define PLX_NVMF_TCP_TCP_H
+
+#include "nvme/tcp_pdu.h"
+#include "nvmf/nvmf.h"
+
+enum {
+    TCP_RX_BYTES = 256 << 10, /* the shared receive buffer */
+    TCP_RX_DIRECT = 16 << 10, /* data with at least this much to come is received straight into its buffer */
+    TCP_TX_IOV = 512,         /* pieces of one send */
+    TCP_TX_BYTES = 1 << 20,   /* and bytes, roughly */
+    TCP_FEW_CONNS = 4,        /* up to here sockets are simply tried in turn, without asking epoll which are ready */
+    TCP_EVENTS = 64,          /* ready sockets served in a round */
+    TCP_FRESH_MAX = 64,       /* connections of a reactor that have not done Connect */
+    TCP_TICK_MS = 500,
+    TCP_CONNECT_MS = 10000,  /* from accept to the end of Connect */
+    TCP_CONTENDED_MS = 5000, /* the limit for peers while others wait for the buffers they hold */
+    TCP_LINGER_MS = 1000,    /* how long a peer has to read a TermReq PDU */
+    TCP_MAXH2CDATA = 1 << 20,
+};
+
+enum tcp_conn_state {
+    TCP_NEW, /* waiting for ICReq */
+    TCP_OPEN,
+    TCP_TERM, /* a TermReq PDU is on its way; what comes in is thrown away */
+    TCP_DEAD, /* the socket is closed; what is in flight finishes */
+};
+
+/* What comes next on a connection. */
+enum tcp_rx_state {
+    TCP_RX_HEADER,  /* PDU header, header digest, padding */
+    TCP_RX_DATA,    /* data of rx_req, to rx_dst */
+    TCP_RX_DIGEST,  /* data digest of rx_req */
+    TCP_RX_DISCARD, /* data that nobody wants; then rx_req, if any, ends with rx_status */
+};
+
+/* What is queued for sending of a request: req->tx. */
+enum tcp_tx {
+    TCP_TX_NONE,
+    TCP_TX_R2T,
+    TCP_TX_DATA, /* C2HData, and a response capsule unless it has the SUCCESS flag */
+    TCP_TX_RESP,
+};
+
+/* Who gets buffers is kept apart for the two directions, so that neither can take all. */
+enum tcp_wait_class {
+    TCP_WAIT_R2T,  /* data that hosts are to send */
+    TCP_WAIT_READ, /* data that disks are to fill */
+    TCP_WAIT_CLASSES,
+};
+
+struct tcp_queue {
+    struct nvmf_req *head, **tail;
+};
+
+struct tcp_conn {
+    struct nvmf_qpair qp;
+    struct tcp_group *group;
+    int fd;
+    uint8_t state;    /* enum tcp_conn_state */
+    uint8_t rx_state; /* enum tcp_rx_state */
+    bool dirty;       /* in group->dirty */
+    bool blocked;     /* the socket took no more */
+    bool want_out;    /* epoll is asked for EPOLLOUT */
+    bool fresh;       /* in group->fresh */
+    bool detaching;
+
+    struct nvme_tcp_rules rules;
+    uint8_t pad; /* bytes between the header of C2HData and its data, for the host's alignment */
+    uint16_t hdr_have, hdr_need;
+
+    struct nvmf_req *rx_req;
+    uint8_t *rx_dst;
+    uint32_t rx_left;  /* bytes of data still to come */
+    uint32_t rx_len;   /* bytes of this PDU's data */
+    uint8_t rx_digest; /* bytes of data digest that follow: 0 or 4 */
+    uint8_t digest_have;
+    uint16_t rx_status; /* TCP_RX_DISCARD: what rx_req ends with */
+    uint8_t digest[4];
+
+    struct tcp_queue tx;
+    uint32_t tx_off;             /* bytes of the first queued request that have been sent */
+    uint16_t ctrl_len, ctrl_off; /* a PDU of the connection's own: ICResp, TermReq */
+
+    struct tcp_queue wait[TCP_WAIT_CLASSES];
+    struct plx_list wait_link[TCP_WAIT_CLASSES];
+    size_t held[TCP_WAIT_CLASSES]; /* bytes of buffers */
+    unsigned r2ts;                 /* outstanding */
+    unsigned outstanding;          /* commands whose response has not been sent */
+
+    uint64_t born, pdu_since, tx_since, term_since;
+    struct plx_list link, dirty_link, fresh_link;
+    struct plx_msg msg;
+    uint8_t hdr[NVME_TCP_PDO_MAX + 1] __attribute__((aligned(8)));
+    uint8_t ctrl[NVME_TCP_TERM_MAX];
+};
+
+struct tcp_group {
+    struct plx_source source;
+    struct nvmf_group *core;
+    struct plx_reactor *reactor;
+    uint8_t *rx;
+    struct plx_list conns; /* alive */
+    unsigned nconns;
+    struct plx_list dead;  /* closed, not yet free */
+    struct plx_list dirty; /* something to send */
+    struct plx_list fresh; /* no Connect yet, oldest first */
+    unsigned nfresh;
+    struct plx_list line[TCP_WAIT_CLASSES]; /* connections that wait for buffers */
+    size_t class_bytes[TCP_WAIT_CLASSES];
+    uint8_t *spare; /* a buffer of the largest size, for what a socket did not take of lent memory */
+    struct plx_timer tick;
+    struct plx_timer deadline;
+    bool stopping;
+    uint64_t stop_by; /* reactor time */
+    void (*stopped)(struct nvmf_group *g);
+    struct iovec iov[TCP_TX_IOV];
+};
+
+static inline struct tcp_conn *tcp_conn_of(struct nvmf_qpair *qp)
+{
+    return plx_container_of(qp, struct tcp_conn, qp);
+}
+
+static inline void tcp_queue_init(struct tcp_queue *q)
+{
+    q->head = NULL;
+    q->tail = &q->head;
+}
+
+static inline void tcp_queue_push(struct tcp_queue *q, struct nvmf_req *req)
+{
+    req->next = NULL;
+    *q->tail = req;
+    q->tail = &req->next;
+}
+
+static inline struct nvmf_req *tcp_queue_pop(struct tcp_queue *q)
+{
+    struct nvmf_req *req = q->head;
+    q->head = req->next;
+    if (!q->head)
+        q->tail = &q->head;
+    return req;
+}
+
+/* @return whether it was there */
+bool tcp_queue_remove(struct tcp_queue *q, struct nvmf_req *req);
+
+/* conn.c */
+struct tcp_conn *tcp_conn_create(struct plx_nvmf_target *t, int fd);
+void tcp_conn_adopt(struct tcp_group *g, struct tcp_conn *c);
+void tcp_conn_free(struct tcp_conn *c);
+/* Closes the socket and drops what waits in the transport. why is logged; NULL for a peer that simply left. */
+void tcp_conn_close(struct tcp_conn *c, const char *why);
+/* A violation of the protocol: sends a TermReq PDU, then closes (TCP 3.6.2.3). `hdr` is the offending header, as far as it came. */
+void tcp_conn_fatal(struct tcp_conn *c, const struct nvme_tcp_error *err, const uint8_t *hdr, size_t len);
+void tcp_conn_connected(struct tcp_conn *c);
+/* Drops connections whose limits have passed. */
+void tcp_conn_check_limits(struct tcp_conn *c, uint64_t now);
+void tcp_conn_dirty(struct tcp_conn *c);
+
+/* rx.c */
+/* Receives once, and handles all that came. @return progress */
+int tcp_rx(struct tcp_conn *c);
+
+/* tx.c */
+void tcp_tx_complete(struct nvmf_req *req);
+void tcp_tx_r2t(struct nvmf_req *req);
+void tcp_tx_icresp(struct tcp_conn *c);
+/* Sends what is queued, as far as the socket takes it. @return progress */
+int tcp_tx_flush(struct tcp_conn *c);
+
+/* buffer.c */
+/* Gets a request its buffer, now or later; then it goes on to R2T (FROM_HOST) or to be executed (TO_HOST). */
+void tcp_buf_acquire(struct nvmf_req *req);
+/* A buffer for data that is already here; not counted, never waits. @return false when there is none */
+bool tcp_buf_take(struct nvmf_req *req, uint32_t size);
+void tcp_req_put(struct nvmf_req *req);
+/* A request's buffer does not count towards shares any more. */
+void tcp_buf_uncount(struct nvmf_req *req);
+/* Serves those who wait. @return how many */
+int tcp_buf_serve(struct tcp_group *g);
+/* How much may be received, such that in-capsule data finds buffers. */
+size_t tcp_buf_rx_limit(const struct tcp_group *g);
+
+#endif

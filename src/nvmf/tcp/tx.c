@@ -1,0 +1,306 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* PDUs out: whatever is queued for a connection is gathered into as few sends as possible. */
+#include "nvmf/tcp/tcp.h"
+
+#include "base/crc32c.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <string.h>
+#include <sys/socket.h>
+
+static const uint8_t padding[4 * (NVME_TCP_HPDA_MAX + 1)];
+
+static void write32(uint8_t *p, uint32_t v)
+{
+    plx_le32 le = plx_put32(v);
+    memcpy(p, &le, sizeof le);
+}
+
+/* Bytes of a PDU header of len bytes with its digest. */
+static unsigned with_digest(const struct tcp_conn *c, unsigned len)
+{
+    return len + (c->rules.header_digest ? NVME_TCP_DIGEST : 0);
+}
+
+static struct nvme_tcp_hdr make_header(const struct tcp_conn *c, enum nvme_tcp_type type, uint8_t flags, unsigned hlen,
+                                       unsigned pdo, uint32_t plen)
+{
+    return (struct nvme_tcp_hdr){.type = (uint8_t)type,
+                                 .flags = (uint8_t)(flags | (c->rules.header_digest ? NVME_TCP_HDGSTF : 0)),
+                                 .hlen = (uint8_t)hlen,
+                                 .pdo = (uint8_t)pdo,
+                                 .plen = plx_put32(plen)};
+}
+
+static void add_header_digest(const struct tcp_conn *c, uint8_t *pdu, unsigned hlen)
+{
+    if (c->rules.header_digest)
+        write32(pdu + hlen, plx_crc32c(pdu, hlen));
+}
+
+static void build_response(const struct tcp_conn *c, struct nvmf_req *req, uint8_t *at)
+{
+    struct nvme_tcp_resp pdu = {
+        .hdr = make_header(c, NVME_TCP_RESP, 0, sizeof pdu, 0, with_digest(c, sizeof pdu)),
+        .cqe = req->cqe,
+    };
+    pdu.cqe.sqhd = plx_put16(c->qp.no_sq_flow ? 0 : c->qp.sqhd);
+    memcpy(at, &pdu, sizeof pdu);
+    add_header_digest(c, at, sizeof pdu);
+}
+
+/* The whole data in one PDU; with the SUCCESS flag it is its own response where the host can do without the SQ head. */
+static bool ends_with_success(const struct tcp_conn *c, const struct nvmf_req *req)
+{
+    return c->qp.no_sq_flow && !req->cqe.dw0.raw && !req->cqe.dw1.raw;
+}
+
+static void build_data(const struct tcp_conn *c, struct nvmf_req *req)
+{
+    unsigned pdo = with_digest(c, sizeof(struct nvme_tcp_data)) + c->pad;
+    unsigned digest = c->rules.data_digest ? NVME_TCP_DIGEST : 0;
+    uint8_t flags = NVME_TCP_LAST | (digest ? NVME_TCP_DDGSTF : 0);
+    bool success = ends_with_success(c, req);
+    struct nvme_tcp_data pdu = {
+        .hdr = make_header(c, NVME_TCP_C2H_DATA, flags | (success ? NVME_TCP_SUCCESS : 0), sizeof pdu, pdo,
+                           pdo + req->len + digest),
+        .cccid = req->cmd.cid,
+        .datal = plx_put32(req->len),
+    };
+    memcpy(req->head, &pdu, sizeof pdu);
+    add_header_digest(c, req->head, sizeof pdu);
+    req->head_len = (uint8_t)with_digest(c, sizeof pdu);
+    req->tail_len = (uint8_t)digest;
+    if (digest)
+        write32(req->tail, plx_crc32c(req->data, req->len));
+    if (!success) {
+        build_response(c, req, req->tail + digest);
+        req->tail_len += (uint8_t)with_digest(c, sizeof(struct nvme_tcp_resp));
+    }
+}
+
+static void enqueue(struct nvmf_req *req, enum tcp_tx what)
+{
+    struct tcp_conn *c = tcp_conn_of(req->qp);
+    req->tx = (uint8_t)what;
+    tcp_queue_push(&c->tx, req);
+    tcp_conn_dirty(c);
+}
+
+void tcp_tx_complete(struct nvmf_req *req)
+{
+    struct tcp_conn *c = tcp_conn_of(req->qp);
+    if (plx_unlikely(c->state >= TCP_TERM)) {
+        tcp_req_put(req);
+        return;
+    }
+    if (req->dir == NVMF_TO_HOST && !req->cqe.status.raw) {
+        build_data(c, req);
+        enqueue(req, TCP_TX_DATA);
+        return;
+    }
+    build_response(c, req, req->head);
+    req->head_len = (uint8_t)with_digest(c, sizeof(struct nvme_tcp_resp));
+    req->tail_len = 0;
+    enqueue(req, TCP_TX_RESP);
+    if (plx_unlikely(c->fresh && c->qp.state == NVMF_QP_READY))
+        tcp_conn_connected(c);
+}
+
+void tcp_tx_r2t(struct nvmf_req *req)
+{
+    struct tcp_conn *c = tcp_conn_of(req->qp);
+    struct nvme_tcp_r2t pdu = {
+        .hdr = make_header(c, NVME_TCP_R2T, 0, sizeof pdu, 0, with_digest(c, sizeof pdu)),
+        .cccid = req->cmd.cid,
+        .ttag = req->cmd.cid,
+        .r2tl = plx_put32(req->len),
+    };
+    memcpy(req->head, &pdu, sizeof pdu);
+    add_header_digest(c, req->head, sizeof pdu);
+    req->head_len = (uint8_t)with_digest(c, sizeof pdu);
+    req->tail_len = 0;
+    req->state = NVMF_REQ_R2T;
+    req->since = plx_reactor_now(c->group->reactor);
+    c->r2ts++;
+    nvmf_pending_add(req);
+    enqueue(req, TCP_TX_R2T);
+}
+
+void tcp_tx_icresp(struct tcp_conn *c)
+{
+    struct nvme_tcp_ic pdu = {
+        .hdr = {.type = NVME_TCP_ICRESP, .hlen = sizeof pdu, .plen = plx_put32(sizeof pdu)},
+        .dgst = (uint8_t)((c->rules.header_digest ? NVME_TCP_DGST_HEADER : 0) |
+                          (c->rules.data_digest ? NVME_TCP_DGST_DATA : 0)),
+        .max = plx_put32(TCP_MAXH2CDATA),
+    };
+    memcpy(c->ctrl, &pdu, sizeof pdu);
+    c->ctrl_len = sizeof pdu;
+    c->ctrl_off = 0;
+    tcp_conn_dirty(c);
+}
+
+/* ---- gathering and sending ---- */
+
+static size_t unit_len(const struct tcp_conn *c, const struct nvmf_req *req)
+{
+    return (size_t)req->head_len + (req->tx == TCP_TX_DATA ? c->pad + (size_t)req->len : 0) + req->tail_len;
+}
+
+/* Adds a piece but for its first *skip bytes. */
+static struct iovec *add_piece(struct iovec *v, const void *base, size_t len, size_t *skip)
+{
+    if (plx_unlikely(*skip >= len)) {
+        *skip -= len;
+        return v;
+    }
+    v->iov_base = (uint8_t *)(uintptr_t)base + *skip;
+    v->iov_len = len - *skip;
+    *skip = 0;
+    return v + 1;
+}
+
+static struct iovec *add_unit(const struct tcp_conn *c, struct nvmf_req *req, struct iovec *v, size_t skip)
+{
+    v = add_piece(v, req->head, req->head_len, &skip);
+    if (req->tx == TCP_TX_DATA) {
+        if (plx_unlikely(c->pad))
+            v = add_piece(v, padding, c->pad, &skip);
+        v = add_piece(v, req->lent ? nvmf_io_map(req) : req->data, req->len, &skip);
+    }
+    if (plx_unlikely(req->tail_len))
+        v = add_piece(v, req->tail, req->tail_len, &skip);
+    return v;
+}
+
+/* A queued PDU has left. */
+static void sent(struct tcp_conn *c, struct nvmf_req *req)
+{
+    bool asked = req->tx == TCP_TX_R2T;
+    req->tx = TCP_TX_NONE;
+    if (asked) {
+        req->since = plx_reactor_now(c->group->reactor);
+        if (plx_unlikely(req->abort_status && req->state == NVMF_REQ_R2T))
+            c->qp.ops->abort(req); /* could not be aborted before */
+        return;
+    }
+    c->outstanding--;
+    tcp_req_put(req);
+}
+
+/*
+ * Of the first queued PDU only a part has left. Lent memory must not be held past this round, so what is left of it is copied: whatever is sent of a block was read at one time.
+ */
+static void keep_rest(struct tcp_conn *c)
+{
+    struct nvmf_req *req = c->tx.head;
+    size_t before = (size_t)req->head_len + c->pad;
+    if (req->tx != TCP_TX_DATA || !req->lent || c->tx_off <= before || c->tx_off >= before + req->len)
+        return;
+    size_t done = c->tx_off - before;
+    const uint8_t *memory = nvmf_io_map(req);
+    if (!tcp_buf_take(req, req->len)) {
+        req->data = c->group->spare;
+        req->buf_size = c->qp.group->target->opts.max_io_size;
+        c->group->spare = NULL;
+    }
+    memcpy(req->data + done, memory + done, req->len - done);
+    req->lent = false;
+}
+
+static void advance(struct tcp_conn *c, size_t n)
+{
+    n += c->tx_off;
+    while (c->tx.head) {
+        size_t len = unit_len(c, c->tx.head);
+        if (n < len)
+            break;
+        n -= len;
+        sent(c, tcp_queue_pop(&c->tx));
+    }
+    if (c->tx.head) {
+        c->tx_off = (uint32_t)n;
+        if (n)
+            keep_rest(c);
+    } else {
+        c->tx_off = 0;
+        c->ctrl_off += (uint16_t)n;
+        if (c->ctrl_off == c->ctrl_len)
+            c->ctrl_off = c->ctrl_len = 0;
+    }
+}
+
+/* Gathers what is queued, up to the limits of one send. @return bytes */
+static size_t gather(struct tcp_conn *c, struct msghdr *msg)
+{
+    struct iovec *first = c->group->iov, *v = first;
+    struct nvmf_req *req = c->tx.head;
+    size_t total = 0, skip = c->tx_off;
+    /* A PDU has four pieces at most; one more is for the connection's own. */
+    for (; req && v + 5 <= first + TCP_TX_IOV && total < TCP_TX_BYTES; req = req->next) {
+        v = add_unit(c, req, v, skip);
+        total += unit_len(c, req) - skip;
+        skip = 0;
+    }
+    if (!req && c->ctrl_len) {
+        *v++ = (struct iovec){c->ctrl + c->ctrl_off, c->ctrl_len - c->ctrl_off};
+        total += c->ctrl_len - c->ctrl_off;
+    }
+    msg->msg_iov = first;
+    msg->msg_iovlen = (size_t)(v - first);
+    return total;
+}
+
+/* What a socket may not take of lent memory needs a buffer to be kept in: one is held ready. */
+static bool have_spare(struct tcp_conn *c)
+{
+    struct tcp_group *g = c->group;
+    if (plx_unlikely(!g->spare))
+        g->spare = plx_buf_get(g->reactor, c->qp.group->target->opts.max_io_size);
+    return g->spare != NULL;
+}
+
+static void finished_term(struct tcp_conn *c)
+{
+    if (c->state != TCP_TERM || c->term_since)
+        return;
+    c->term_since = plx_reactor_now(c->group->reactor);
+    shutdown(c->fd, SHUT_WR);
+}
+
+int tcp_tx_flush(struct tcp_conn *c)
+{
+    int progress = 0;
+    c->blocked = false;
+    while ((c->tx.head || c->ctrl_len) && have_spare(c)) {
+        struct msghdr msg = {0};
+        size_t total = gather(c, &msg);
+        ssize_t n = sendmsg(c->fd, &msg, MSG_NOSIGNAL | MSG_DONTWAIT);
+        if (n < 0) {
+            if (errno != EAGAIN && errno != EINTR) {
+                tcp_conn_close(c, errno == EPIPE || errno == ECONNRESET ? NULL : strerror(errno));
+                return 1;
+            }
+            n = 0;
+        } else {
+            progress = 1;
+            advance(c, (size_t)n);
+        }
+        if ((size_t)n < total) {
+            if (n || !c->tx_since)
+                c->tx_since = plx_reactor_now(c->group->reactor);
+            c->blocked = true;
+            return progress;
+        }
+    }
+    c->blocked = c->tx.head || c->ctrl_len;
+    if (!c->blocked) {
+        c->tx_since = 0;
+        finished_term(c);
+        if (c->qp.state == NVMF_QP_DISCONNECTED && !c->qp.in_flight)
+            tcp_conn_close(c, NULL);
+    }
+    return progress;
+}

@@ -1,0 +1,188 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * Worker threads of a reactor: for what may block and no io_uring does. They take operations from one queue and send the results to the reactor as
+ * messages. The first operation makes the first thread, and more are made while operations find none idle.
+ */
+#include "reactor/aio_engine.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+enum {
+    THREADS = 4,
+    STACK = 256 * 1024,
+};
+
+struct plx_workers {
+    struct plx_reactor *reactor;
+    pthread_mutex_t lock; /* all below */
+    pthread_cond_t more;
+    struct plx_aio *queue, **tail;
+    unsigned queued, idle, threads;
+    bool stop;
+    pthread_t thread[THREADS];
+};
+
+static int64_t result(ssize_t ret)
+{
+    return ret < 0 ? -errno : ret;
+}
+
+static int64_t write_flagged(const struct plx_aio *io, int iovcnt)
+{
+    ssize_t n = pwritev2(io->fd, io->iov, iovcnt, (off_t)io->offset, io->mode);
+    if (n >= 0 || !io->mode || (errno != EOPNOTSUPP && errno != ENOSYS))
+        return result(n);
+    /* A kernel or file that does not know the flag. The flag is RWF_DSYNC, so this is the same. */
+    n = pwritev(io->fd, io->iov, iovcnt, (off_t)io->offset);
+    return n >= 0 && fdatasync(io->fd) < 0 ? -errno : result(n);
+}
+
+static int64_t perform(struct plx_aio *io)
+{
+    int iovcnt = io->iovcnt < IOV_MAX ? (int)io->iovcnt : IOV_MAX; /* more are a short transfer */
+    switch (io->op) {
+    case PLX_AIO_READ:
+        return result(preadv(io->fd, io->iov, iovcnt, (off_t)io->offset));
+    case PLX_AIO_WRITE:
+        return write_flagged(io, iovcnt);
+    case PLX_AIO_FDATASYNC:
+        return result(fdatasync(io->fd));
+    case PLX_AIO_FALLOCATE:
+        return result(fallocate(io->fd, io->mode, (off_t)io->offset, (off_t)io->length));
+    case PLX_AIO_CALL:
+        return io->call(io);
+    }
+    return -EINVAL;
+}
+
+static void delivered(struct plx_msg *msg)
+{
+    struct plx_aio *io = plx_container_of(msg, struct plx_aio, msg);
+    io->done(io);
+}
+
+static void deliver(struct plx_workers *w, struct plx_aio *io, int64_t res)
+{
+    io->res = res;
+    io->msg.fn = delivered;
+    plx_reactor_send(w->reactor, &io->msg);
+}
+
+static void *work(void *arg)
+{
+    struct plx_workers *w = arg;
+    pthread_mutex_lock(&w->lock);
+    for (;;) {
+        struct plx_aio *io = w->queue;
+        if (io) {
+            w->queue = io->next;
+            if (!w->queue)
+                w->tail = &w->queue;
+            w->queued--;
+            pthread_mutex_unlock(&w->lock);
+            deliver(w, io, perform(io));
+            pthread_mutex_lock(&w->lock);
+            continue;
+        }
+        if (w->stop)
+            break;
+        w->idle++;
+        pthread_cond_wait(&w->more, &w->lock);
+        w->idle--;
+    }
+    pthread_mutex_unlock(&w->lock);
+    return NULL;
+}
+
+/* Workers take no signals, which are the program's, and may run wherever the reactor's thread might before it was pinned to its core. */
+static int start_thread(struct plx_workers *w)
+{
+    pthread_attr_t attr;
+    sigset_t all, before;
+    int ret = pthread_attr_init(&attr);
+    if (ret)
+        return -ret;
+    pthread_attr_setstacksize(&attr, STACK);
+    if (w->reactor->pinned)
+        pthread_attr_setaffinity_np(&attr, sizeof w->reactor->unpinned, &w->reactor->unpinned);
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    ret = pthread_create(&w->thread[w->threads], &attr, work, w);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    pthread_attr_destroy(&attr);
+    if (ret)
+        return -ret;
+    pthread_setname_np(w->thread[w->threads], "pollux-disk");
+    w->threads++;
+    return 0;
+}
+
+void plx_workers_submit(struct plx_workers *w, struct plx_aio *io)
+{
+    int ret = 0;
+    pthread_mutex_lock(&w->lock);
+    if (w->queued >= w->idle && w->threads < THREADS)
+        ret = start_thread(w);
+    if (ret && !w->threads) {
+        pthread_mutex_unlock(&w->lock);
+        deliver(w, io, ret);
+        return;
+    }
+    io->next = NULL;
+    *w->tail = io;
+    w->tail = &io->next;
+    w->queued++;
+    pthread_cond_signal(&w->more);
+    pthread_mutex_unlock(&w->lock);
+}
+
+void plx_workers_cancel(struct plx_workers *w, struct plx_aio *io)
+{
+    struct plx_aio *found = NULL;
+    pthread_mutex_lock(&w->lock);
+    for (struct plx_aio **link = &w->queue; *link && !found; link = &(*link)->next) {
+        if (*link != io)
+            continue;
+        found = io;
+        *link = io->next;
+        if (!*link)
+            w->tail = link;
+        w->queued--;
+        break;
+    }
+    pthread_mutex_unlock(&w->lock);
+    if (found)
+        deliver(w, io, -ECANCELED);
+}
+
+int plx_workers_create(struct plx_workers **out, struct plx_reactor *r)
+{
+    struct plx_workers *w = calloc(1, sizeof *w);
+    if (!w)
+        return -ENOMEM;
+    w->reactor = r;
+    w->tail = &w->queue;
+    pthread_mutex_init(&w->lock, NULL);
+    pthread_cond_init(&w->more, NULL);
+    *out = w;
+    return 0;
+}
+
+void plx_workers_destroy(struct plx_workers *w)
+{
+    pthread_mutex_lock(&w->lock);
+    w->stop = true;
+    pthread_cond_broadcast(&w->more);
+    pthread_mutex_unlock(&w->lock);
+    for (unsigned i = 0; i < w->threads; i++)
+        pthread_join(w->thread[i], NULL);
+    pthread_cond_destroy(&w->more);
+    pthread_mutex_destroy(&w->lock);
+    free(w);
+}

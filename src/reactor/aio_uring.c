@@ -1,0 +1,247 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * The io_uring of a reactor. Operations are gathered as they come and submitted with one system call in the next round, which also reaps what has
+ * completed. The ring has a single issuer and defers its work to that call (DEFER_TASKRUN, Linux 6.1), so the kernel never interrupts the reactor; its flag
+ * IORING_SQ_TASKRUN, which liburing looks at, says when the call is worth making. Older kernels get what they know of this.
+ *
+ * The issuer is whoever enables the ring, so it is made disabled: the engine may be prepared before the reactor's thread runs.
+ */
+#include "reactor/aio_engine.h"
+
+#include "base/log.h"
+
+#include <errno.h>
+#include <liburing.h>
+#include <limits.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+enum {
+    SQ_ENTRIES = 256,
+    IN_FLIGHT_MAX = 1024, /* the rest waits in line */
+    CQ_ENTRIES = 2048,    /* so the completions of all that and of their cancels always fit */
+    REAP_MAX = 64,        /* completions a round */
+};
+
+struct plx_uring {
+    struct plx_source source;
+    struct plx_reactor *reactor;
+    struct io_uring ring;
+    bool enabled;
+    unsigned in_flight;              /* operations and cancels that the ring has */
+    struct plx_aio *waiting, **tail; /* for room in the ring */
+    struct plx_aio *ended;           /* never reached the kernel; res is set */
+};
+
+static void prepare(struct io_uring_sqe *sqe, struct plx_aio *io)
+{
+    unsigned iovcnt = io->iovcnt < IOV_MAX ? io->iovcnt : IOV_MAX; /* more are a short transfer */
+    switch (io->op) {
+    case PLX_AIO_READ:
+        if (iovcnt == 1)
+            io_uring_prep_read(sqe, io->fd, io->iov->iov_base, (unsigned)io->iov->iov_len, io->offset);
+        else
+            io_uring_prep_readv(sqe, io->fd, io->iov, iovcnt, io->offset);
+        break;
+    case PLX_AIO_WRITE:
+        if (iovcnt == 1)
+            io_uring_prep_write(sqe, io->fd, io->iov->iov_base, (unsigned)io->iov->iov_len, io->offset);
+        else
+            io_uring_prep_writev(sqe, io->fd, io->iov, iovcnt, io->offset);
+        sqe->rw_flags = io->mode;
+        break;
+    case PLX_AIO_FDATASYNC:
+        io_uring_prep_fsync(sqe, io->fd, IORING_FSYNC_DATASYNC);
+        break;
+    case PLX_AIO_FALLOCATE:
+        io_uring_prep_fallocate(sqe, io->fd, io->mode, (off_t)io->offset, (off_t)io->length);
+        break;
+    case PLX_AIO_CALL: /* the worker threads' */
+        break;
+    }
+    io_uring_sqe_set_data(sqe, io);
+}
+
+static bool gather(struct plx_uring *u, struct plx_aio *io)
+{
+    struct io_uring_sqe *sqe = u->in_flight < IN_FLIGHT_MAX ? io_uring_get_sqe(&u->ring) : NULL;
+    if (!sqe)
+        return false;
+    prepare(sqe, io);
+    u->in_flight++;
+    return true;
+}
+
+static void gather_waiting(struct plx_uring *u)
+{
+    while (u->waiting && gather(u, u->waiting))
+        u->waiting = u->waiting->next;
+    if (!u->waiting)
+        u->tail = &u->waiting;
+}
+
+static void end(struct plx_uring *u, struct plx_aio *io, int res)
+{
+    io->res = res;
+    io->next = u->ended;
+    u->ended = io;
+}
+
+/* liburing 2.3 declares io_uring_enable_rings() but its shared library lacks it. */
+static int enable(struct plx_uring *u)
+{
+    long ret = syscall(__NR_io_uring_register, u->ring.ring_fd, IORING_REGISTER_ENABLE_RINGS, NULL, 0);
+    return ret < 0 ? -errno : 0;
+}
+
+void plx_uring_submit(struct plx_uring *u, struct plx_aio *io)
+{
+    int ret = u->enabled ? 0 : enable(u);
+    if (ret) {
+        end(u, io, ret);
+        return;
+    }
+    u->enabled = true;
+    if (!u->waiting && gather(u, io))
+        return;
+    io->next = NULL;
+    *u->tail = io;
+    u->tail = &io->next;
+}
+
+void plx_uring_cancel(struct plx_uring *u, struct plx_aio *io)
+{
+    for (struct plx_aio **link = &u->waiting; *link; link = &(*link)->next) {
+        if (*link != io)
+            continue;
+        *link = io->next;
+        if (!*link)
+            u->tail = link;
+        end(u, io, -ECANCELED);
+        return;
+    }
+    struct io_uring_sqe *sqe = u->in_flight < CQ_ENTRIES ? io_uring_get_sqe(&u->ring) : NULL;
+    if (!sqe)
+        return; /* it ends when it ends */
+    io_uring_prep_cancel(sqe, io, 0);
+    io_uring_sqe_set_data(sqe, NULL);
+    u->in_flight++;
+}
+
+/* Hands the kernel what was gathered. What it does not take now is offered again in the next round. */
+static int flush(struct plx_uring *u)
+{
+    gather_waiting(u);
+    if (!io_uring_sq_ready(&u->ring))
+        return 0;
+    int n = io_uring_submit(&u->ring);
+    return n > 0 ? n : 0;
+}
+
+static int reap(struct plx_uring *u)
+{
+    struct io_uring_cqe *cqes[REAP_MAX];
+    unsigned n = io_uring_peek_batch_cqe(&u->ring, cqes, REAP_MAX);
+    struct plx_aio *done = NULL, **tail = &done;
+    for (unsigned i = 0; i < n; i++) {
+        struct plx_aio *io = io_uring_cqe_get_data(cqes[i]);
+        if (!io)
+            continue; /* a cancel: the operation itself says how it ended */
+        io->res = cqes[i]->res;
+        *tail = io;
+        tail = &io->next;
+    }
+    *tail = NULL;
+    io_uring_cq_advance(&u->ring, n);
+    u->in_flight -= n;
+    while (done) {
+        struct plx_aio *io = done;
+        done = io->next;
+        io->done(io);
+    }
+    return (int)n;
+}
+
+static int uring_poll(struct plx_source *s)
+{
+    struct plx_uring *u = plx_container_of(s, struct plx_uring, source);
+    int work = 0;
+    while (u->ended) {
+        struct plx_aio *io = u->ended;
+        u->ended = io->next;
+        io->done(io);
+        work++;
+    }
+    if (u->in_flight || u->waiting)
+        work += flush(u) + reap(u);
+    return work;
+}
+
+static int uring_arm(struct plx_source *s)
+{
+    struct plx_uring *u = plx_container_of(s, struct plx_uring, source);
+    if (u->ended)
+        return 1;
+    if (!u->in_flight && !u->waiting)
+        return 0;
+    flush(u);
+    if (u->waiting && u->in_flight < IN_FLIGHT_MAX)
+        return 1; /* there is room again */
+    return io_uring_sq_ready(&u->ring) || io_uring_cq_ready(&u->ring) ||
+           IO_URING_READ_ONCE(*u->ring.sq.kflags) & (IORING_SQ_TASKRUN | IORING_SQ_CQ_OVERFLOW);
+}
+
+static int setup(struct io_uring *ring)
+{
+    static const unsigned flags[] = {
+        IORING_SETUP_R_DISABLED | IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN | IORING_SETUP_TASKRUN_FLAG,
+        IORING_SETUP_R_DISABLED | IORING_SETUP_COOP_TASKRUN | IORING_SETUP_TASKRUN_FLAG,
+        IORING_SETUP_R_DISABLED,
+    };
+    int ret = -EINVAL;
+    for (size_t i = 0; ret == -EINVAL && i < PLX_ARRAY_SIZE(flags); i++) {
+        struct io_uring_params p = {.flags = flags[i] | IORING_SETUP_CQSIZE, .cq_entries = CQ_ENTRIES};
+        ret = io_uring_queue_init_params(SQ_ENTRIES, ring, &p);
+        /* Linux 5.12: from there on all operations that we use are there and its workers are threads of this process. */
+        if (!ret && !(p.features & IORING_FEAT_NATIVE_WORKERS)) {
+            io_uring_queue_exit(ring);
+            return -ENOSYS;
+        }
+    }
+    return ret;
+}
+
+int plx_uring_create(struct plx_uring **out, struct plx_reactor *r)
+{
+    static const struct plx_source_ops ops = {.poll = uring_poll, .arm = uring_arm};
+    struct plx_uring *u = calloc(1, sizeof *u);
+    if (!u)
+        return -ENOMEM;
+    int ret = setup(&u->ring);
+    if (ret)
+        goto free_engine;
+    u->reactor = r;
+    u->tail = &u->waiting;
+    u->source.ops = &ops;
+    u->source.fd = u->ring.ring_fd;
+    ret = plx_source_add(r, &u->source);
+    if (ret)
+        goto exit_ring;
+    *out = u;
+    return 0;
+
+exit_ring:
+    io_uring_queue_exit(&u->ring);
+free_engine:
+    free(u);
+    return ret;
+}
+
+void plx_uring_destroy(struct plx_uring *u)
+{
+    plx_source_remove(u->reactor, &u->source);
+    io_uring_queue_exit(&u->ring);
+    free(u);
+}

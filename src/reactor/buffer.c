@@ -1,0 +1,210 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * Buffers for data in flight: a buddy allocator over one region of fixed size. Every buffer is one contiguous piece, so data is one iovec whatever its
+ * size. The links of free blocks are kept beside the region, so memory that was never handed out is never touched.
+ */
+#include "reactor/reactor.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+
+enum {
+    FREE = 0x80, /* in state[]: a free block begins here */
+    NONE = -1,
+};
+
+static unsigned order_of(size_t size)
+{
+    size_t blocks = (size + PLX_BUF_MIN - 1) / PLX_BUF_MIN;
+    return blocks <= 1 ? 0 : 64 - (unsigned)__builtin_clzll(blocks - 1);
+}
+
+static void push(struct plx_buf_pool *p, int32_t block, unsigned order)
+{
+    int32_t head = p->free_head[order];
+    p->state[block] = (uint8_t)(FREE | order);
+    p->prev[block] = NONE;
+    p->next[block] = head;
+    if (head != NONE)
+        p->prev[head] = block;
+    p->free_head[order] = block;
+}
+
+static void unlink_block(struct plx_buf_pool *p, int32_t block, unsigned order)
+{
+    int32_t next = p->next[block], prev = p->prev[block];
+    if (prev == NONE)
+        p->free_head[order] = next;
+    else
+        p->next[prev] = next;
+    if (next != NONE)
+        p->prev[next] = prev;
+    p->state[block] = 0;
+}
+
+/* Huge pages when the machine has set some aside, else ordinary ones that may become transparent huge pages. */
+static uint8_t *map_region(size_t bytes, size_t align)
+{
+    const int huge_2m = 21 << MAP_HUGE_SHIFT; /* whatever the default size is: the region is a multiple of this */
+    uint8_t *m = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGETLB | huge_2m, -1, 0);
+    if (m != MAP_FAILED)
+        return m;
+    m = mmap(NULL, bytes + align, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (m == MAP_FAILED)
+        return NULL;
+    uint8_t *aligned = (uint8_t *)plx_align_up((uintptr_t)m, align);
+    if (aligned != m)
+        munmap(m, (size_t)(aligned - m));
+    munmap(aligned + bytes, align - (size_t)(aligned - m));
+    return aligned;
+}
+
+int plx_buf_pool_init(struct plx_buf_pool *p, size_t bytes, size_t largest)
+{
+    p->max_order = order_of(largest);
+    size_t top = (size_t)PLX_BUF_MIN << p->max_order;
+    p->bytes = plx_align_up(plx_max_u64(bytes, 4 * top), plx_max_u64(top, 2 << 20));
+    p->blocks = (uint32_t)(p->bytes / PLX_BUF_MIN);
+    p->free_head = malloc((p->max_order + 1) * sizeof *p->free_head);
+    p->next = malloc(p->blocks * sizeof *p->next);
+    p->prev = malloc(p->blocks * sizeof *p->prev);
+    p->state = calloc(p->blocks, 1);
+    p->base = p->free_head && p->next && p->prev && p->state ? map_region(p->bytes, plx_max_u64(top, 2 << 20)) : NULL;
+    if (!p->base) {
+        plx_buf_pool_destroy(p);
+        return -ENOMEM;
+    }
+    for (unsigned o = 0; o <= p->max_order; o++)
+        p->free_head[o] = NONE;
+    /* Pushed from the end, so that buffers come from the low addresses first and few pages get touched. */
+    for (int32_t b = (int32_t)p->blocks - (1 << p->max_order); b >= 0; b -= 1 << p->max_order)
+        push(p, b, p->max_order);
+    p->free_bytes = p->bytes;
+    p->waiting_tail = &p->waiting;
+    return 0;
+}
+
+void plx_buf_pool_destroy(struct plx_buf_pool *p)
+{
+    if (p->base)
+        munmap(p->base, p->bytes);
+    free(p->free_head);
+    free(p->next);
+    free(p->prev);
+    free(p->state);
+    memset(p, 0, sizeof *p);
+}
+
+void *plx_buf_get(struct plx_reactor *r, size_t size)
+{
+    struct plx_buf_pool *p = &r->buf;
+    unsigned want = order_of(size), o = want;
+    assert(want <= p->max_order);
+    while (p->free_head[o] == NONE)
+        if (++o > p->max_order)
+            return NULL;
+    int32_t block = p->free_head[o];
+    unlink_block(p, block, o);
+    while (o > want) {
+        o--;
+        push(p, block + (1 << o), o);
+    }
+    p->state[block] = (uint8_t)want;
+    p->free_bytes -= (size_t)PLX_BUF_MIN << want;
+    return p->base + (size_t)block * PLX_BUF_MIN;
+}
+
+void plx_buf_put(struct plx_reactor *r, void *buf, size_t size)
+{
+    struct plx_buf_pool *p = &r->buf;
+    unsigned o = order_of(size);
+    size_t offset = (size_t)((uint8_t *)buf - p->base);
+    assert(offset < p->bytes && offset % ((size_t)PLX_BUF_MIN << o) == 0);
+    int32_t block = (int32_t)(offset / PLX_BUF_MIN);
+    assert(p->state[block] == o); /* given back once, with the size it was asked for */
+    p->free_bytes += (size_t)PLX_BUF_MIN << o;
+    p->returned = true;
+    for (; o < p->max_order; o++) {
+        int32_t buddy = block ^ (1 << o);
+        if (p->state[buddy] != (FREE | o))
+            break;
+        unlink_block(p, buddy, o);
+        p->state[block] = 0;
+        block &= ~(1 << o);
+    }
+    push(p, block, o);
+}
+
+size_t plx_buf_free_bytes(const struct plx_reactor *r)
+{
+    return r->buf.free_bytes;
+}
+
+size_t plx_buf_total_bytes(const struct plx_reactor *r)
+{
+    return r->buf.bytes;
+}
+
+size_t plx_buf_max_bytes(const struct plx_reactor *r)
+{
+    return (size_t)PLX_BUF_MIN << r->buf.max_order;
+}
+
+void plx_buf_wait_add(struct plx_reactor *r, struct plx_buf_wait *w)
+{
+    struct plx_buf_pool *p = &r->buf;
+    assert(!w->link);
+    w->next = NULL;
+    w->link = p->waiting_tail;
+    *p->waiting_tail = w;
+    p->waiting_tail = &w->next;
+}
+
+void plx_buf_wait_cancel(struct plx_reactor *r, struct plx_buf_wait *w)
+{
+    struct plx_buf_pool *p = &r->buf;
+    if (!w->link)
+        return;
+    *w->link = w->next;
+    if (w->next)
+        w->next->link = w->link;
+    else
+        p->waiting_tail = w->link;
+    w->link = NULL;
+    p->returned = true; /* the next in line may need less */
+}
+
+bool plx_buf_contended(const struct plx_reactor *r)
+{
+    return r->buf.waiting != NULL;
+}
+
+int plx_buf_serve(struct plx_reactor *r)
+{
+    struct plx_buf_pool *p = &r->buf;
+    int served = 0;
+    if (!p->returned)
+        return 0;
+    p->returned = false;
+    for (struct plx_buf_wait *w; (w = p->waiting); served++) {
+        /* Out of line while it tries, so that it may get in line again for something else; put back in front when it got nothing. */
+        size_t before = p->free_bytes;
+        plx_buf_wait_cancel(r, w);
+        if (w->retry(w))
+            continue;
+        assert(!w->link);
+        w->next = p->waiting;
+        w->link = &p->waiting;
+        if (p->waiting)
+            p->waiting->link = &w->next;
+        else
+            p->waiting_tail = &w->next;
+        p->waiting = w;
+        p->returned = p->free_bytes > before; /* it gave back more than it took: worth another look next time */
+        break;
+    }
+    return served + p->returned;
+}

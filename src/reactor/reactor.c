@@ -1,0 +1,377 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* The loop of a core: rounds over what can produce work, spinning while that pays, sleeping when it does not. */
+#include "reactor/reactor.h"
+
+#include "base/log.h"
+#include "reactor/aio.h"
+
+#include <errno.h>
+#include <sched.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <time.h>
+#include <unistd.h>
+
+enum {
+    SPIN_MAX_US = 50,
+    SPIN_MIN_NS = 2000,
+    BUFFER_BYTES = 16 << 20,
+    BUFFER_MAX = 1 << 20,
+};
+
+/* While there is always something to poll, descriptors that are only watched are looked at this often. */
+#define WATCH_PERIOD_NS (1 * PLX_NS_PER_MS)
+
+uint64_t plx_clock_ns(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (uint64_t)t.tv_sec * PLX_NS_PER_S + (uint64_t)t.tv_nsec;
+}
+
+int plx_reactor_create(struct plx_reactor **out, const struct plx_reactor_opts *opts)
+{
+    static const struct plx_reactor_opts defaults = {.core = -1};
+    if (!opts)
+        opts = &defaults;
+    struct plx_reactor *r = aligned_alloc(PLX_CACHE_ALIGN, plx_align_up(sizeof *r, PLX_CACHE_ALIGN));
+    if (!r)
+        return -ENOMEM;
+    memset(r, 0, sizeof *r);
+    r->core = opts->core;
+    r->mode = opts->mode;
+    r->spin.max_ns = (opts->spin_us ? opts->spin_us : SPIN_MAX_US) * PLX_NS_PER_US;
+    r->spin.window_ns = r->spin.max_ns;
+    r->now = plx_clock_ns();
+
+    int ret = plx_buf_pool_init(&r->buf, opts->buffer_bytes ? opts->buffer_bytes : BUFFER_BYTES,
+                                opts->buffer_max ? opts->buffer_max : BUFFER_MAX);
+    if (ret)
+        goto free_reactor;
+    r->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
+    if (r->epoll_fd < 0) {
+        ret = -errno;
+        goto free_pool;
+    }
+    r->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    if (r->wake_fd < 0) {
+        ret = -errno;
+        goto close_epoll;
+    }
+    struct epoll_event ev = {.events = EPOLLIN};
+    if (epoll_ctl(r->epoll_fd, EPOLL_CTL_ADD, r->wake_fd, &ev) < 0) {
+        ret = -errno;
+        goto close_wake;
+    }
+    *out = r;
+    return 0;
+
+close_wake:
+    close(r->wake_fd);
+close_epoll:
+    close(r->epoll_fd);
+free_pool:
+    plx_buf_pool_destroy(&r->buf);
+free_reactor:
+    free(r);
+    return ret;
+}
+
+void plx_reactor_destroy(struct plx_reactor *r)
+{
+    /* Who sent a message counts on its being run, for its memory if nothing else. */
+    while (plx_messages_run(r) > 0)
+        ;
+    plx_aio_destroy(r);
+    close(r->wake_fd);
+    close(r->epoll_fd);
+    plx_buf_pool_destroy(&r->buf);
+    free(r);
+}
+
+uint64_t plx_reactor_now(const struct plx_reactor *r)
+{
+    return r->now;
+}
+
+int plx_reactor_core(const struct plx_reactor *r)
+{
+    return r->core;
+}
+
+int plx_reactor_fd(const struct plx_reactor *r)
+{
+    return r->epoll_fd;
+}
+
+void plx_reactor_get_stats(const struct plx_reactor *r, struct plx_reactor_stats *out)
+{
+    out->rounds = atomic_load_explicit(&r->rounds, memory_order_relaxed);
+    out->busy_rounds = atomic_load_explicit(&r->busy_rounds, memory_order_relaxed);
+    out->sleeps = atomic_load_explicit(&r->sleeps, memory_order_relaxed);
+}
+
+/* Only the reactor writes its statistics, so a plain load and store is enough, without a locked instruction. */
+static void count(_Atomic uint64_t *n)
+{
+    atomic_store_explicit(n, atomic_load_explicit(n, memory_order_relaxed) + 1, memory_order_relaxed);
+}
+
+/* ---- sources and watched descriptors ---- */
+
+int plx_source_add(struct plx_reactor *r, struct plx_source *s)
+{
+    if (s->fd >= 0) {
+        struct epoll_event ev = {.events = EPOLLIN};
+        if (epoll_ctl(r->epoll_fd, EPOLL_CTL_ADD, s->fd, &ev) < 0)
+            return -errno;
+    }
+    s->next = r->sources;
+    r->sources = s;
+    return 0;
+}
+
+void plx_source_remove(struct plx_reactor *r, struct plx_source *s)
+{
+    for (struct plx_source **p = &r->sources; *p; p = &(*p)->next) {
+        if (*p != s)
+            continue;
+        if (r->polling == &s->next)
+            r->polling = p;
+        *p = s->next;
+        if (s->fd >= 0)
+            epoll_ctl(r->epoll_fd, EPOLL_CTL_DEL, s->fd, NULL);
+        return;
+    }
+}
+
+int plx_watch_add(struct plx_reactor *r, struct plx_watch *w)
+{
+    struct epoll_event ev = {.events = EPOLLIN, .data.ptr = w};
+    return epoll_ctl(r->epoll_fd, EPOLL_CTL_ADD, w->fd, &ev) < 0 ? -errno : 0;
+}
+
+void plx_watch_remove(struct plx_reactor *r, struct plx_watch *w)
+{
+    epoll_ctl(r->epoll_fd, EPOLL_CTL_DEL, w->fd, NULL);
+    for (int i = 0; i < r->nevents; i++)
+        if (r->events[i].data.ptr == w)
+            r->events[i].data.ptr = NULL;
+}
+
+static int wait_kernel(struct plx_reactor *r, int64_t timeout_ns)
+{
+    struct timespec ts = {timeout_ns / (int64_t)PLX_NS_PER_S, timeout_ns % (int64_t)PLX_NS_PER_S};
+    int n = epoll_pwait2(r->epoll_fd, r->events, PLX_FD_EVENTS, timeout_ns < 0 ? NULL : &ts, NULL);
+    /* Before Linux 5.11, or where a filter does not know the call: milliseconds, rounded up so as not to spin. */
+    if (n < 0 && (errno == ENOSYS || errno == EPERM)) {
+        uint64_t ms = ((uint64_t)timeout_ns + PLX_NS_PER_MS - 1) / PLX_NS_PER_MS;
+        n = epoll_wait(r->epoll_fd, r->events, PLX_FD_EVENTS, timeout_ns < 0 ? -1 : (int)plx_min_u64(ms, 1 << 30));
+    }
+    return n < 0 ? 0 : n;
+}
+
+/* Waits for descriptors for at most timeout_ns (-1: for ever), and calls back those that are watched. @return how many */
+static int wait_fds(struct plx_reactor *r, int64_t timeout_ns)
+{
+    int done = 0;
+    r->nevents = wait_kernel(r, timeout_ns);
+    r->fds_checked = r->now = plx_clock_ns();
+    for (int i = 0; i < r->nevents; i++) {
+        struct plx_watch *w = r->events[i].data.ptr;
+        if (w) { /* else the wake-up of a source, which is polled anyway, or a watch that was removed meanwhile */
+            w->ready(w);
+            done++;
+        }
+    }
+    r->nevents = 0;
+    return done;
+}
+
+/* ---- rounds ---- */
+
+static void disarm(struct plx_reactor *r)
+{
+    r->armed = false;
+    atomic_store_explicit(&r->asleep, false, memory_order_relaxed);
+    uint64_t ignored;
+    if (read(r->wake_fd, &ignored, sizeof ignored) < 0 && errno != EAGAIN)
+        plx_error("reactor: cannot read its own eventfd: %s", strerror(errno));
+    for (struct plx_source *s = r->sources; s; s = s->next)
+        if (s->ops->disarm)
+            s->ops->disarm(s);
+}
+
+int plx_reactor_poll(struct plx_reactor *r)
+{
+    /* Driven by an outer loop, which waited for our descriptor: what woke it may be a watch. */
+    bool woken = r->armed;
+    if (plx_unlikely(woken))
+        disarm(r);
+    r->now = plx_clock_ns();
+    r->in_round = true;
+    int work = plx_messages_run(r) + plx_timers_run(r);
+    for (r->polling = &r->sources; *r->polling;) {
+        struct plx_source *s = *r->polling;
+        r->polling = &s->next;
+        work += s->ops->poll(s);
+    }
+    r->polling = NULL;
+    if (woken || r->now - r->fds_checked > WATCH_PERIOD_NS)
+        work += wait_fds(r, 0);
+    work += plx_buf_serve(r);
+    r->in_round = false;
+    count(&r->rounds);
+    if (work)
+        count(&r->busy_rounds);
+    return work;
+}
+
+int plx_reactor_arm(struct plx_reactor *r)
+{
+    /*
+     * The sender writes the inbox, then reads `asleep`; we write `asleep`, then read the inbox. All four are sequentially consistent, so at least
+     * one of us sees the other's write, and no message is slept through.
+     */
+    atomic_store(&r->asleep, true);
+    r->armed = true;
+    int work = atomic_load(&r->inbox) != NULL || atomic_load(&r->stop);
+    for (struct plx_source *s = r->sources; s; s = s->next)
+        if (s->ops->arm)
+            work |= s->ops->arm(s);
+    if (work)
+        disarm(r);
+    return work;
+}
+
+int64_t plx_reactor_timeout(struct plx_reactor *r)
+{
+    if (!r->timers)
+        return -1;
+    r->now = plx_clock_ns();
+    return r->timers->due > r->now ? (int64_t)(r->timers->due - r->now) : 0;
+}
+
+static void sleep_until_work(struct plx_reactor *r)
+{
+    int64_t timeout = plx_reactor_timeout(r);
+    if (timeout == 0 || plx_reactor_arm(r))
+        return;
+    count(&r->sleeps);
+    wait_fds(r, timeout);
+    disarm(r);
+}
+
+/*
+ * The policy of when to sleep, whole: spin for a window that grows towards its maximum when work came while we were spinning, or so soon
+ * after we slept that it would have, and shrinks when spinning was in vain.
+ */
+static void idle(struct plx_reactor *r)
+{
+    struct plx_spin *s = &r->spin;
+    if (r->mode == PLX_POLL_BUSY)
+        return;
+    if (!s->idle_since)
+        s->idle_since = r->now;
+    if (r->mode == PLX_POLL_ADAPTIVE && r->now - s->idle_since < s->window_ns)
+        return;
+    s->window_ns = plx_max_u64(s->window_ns / 2, SPIN_MIN_NS);
+    uint64_t before = r->now;
+    sleep_until_work(r);
+    if (r->now - before < s->max_ns)
+        s->window_ns = plx_min_u64(s->window_ns * 4, s->max_ns);
+    s->idle_since = 0;
+}
+
+static void pin(struct plx_reactor *r)
+{
+    cpu_set_t set;
+    if (r->core < 0 || r->core >= CPU_SETSIZE)
+        return;
+    CPU_ZERO(&set);
+    CPU_SET(r->core, &set);
+    if (sched_getaffinity(0, sizeof r->unpinned, &r->unpinned) < 0 || sched_setaffinity(0, sizeof set, &set) < 0)
+        plx_warn("reactor: cannot run on core %d (%s); running where the kernel puts it", r->core, strerror(errno));
+    else
+        r->pinned = true;
+}
+
+static void unpin(struct plx_reactor *r)
+{
+    if (r->pinned)
+        sched_setaffinity(0, sizeof r->unpinned, &r->unpinned);
+    r->pinned = false;
+}
+
+void plx_reactor_run(struct plx_reactor *r)
+{
+    pin(r);
+    while (!atomic_load_explicit(&r->stop, memory_order_relaxed)) {
+        if (plx_reactor_poll(r)) {
+            if (r->spin.idle_since) {
+                r->spin.window_ns = plx_min_u64(r->spin.window_ns * 2, r->spin.max_ns);
+                r->spin.idle_since = 0;
+            }
+            continue;
+        }
+        idle(r);
+    }
+    atomic_store(&r->stop, false);
+    unpin(r);
+}
+
+static void wake(struct plx_reactor *r)
+{
+    uint64_t one = 1;
+    ssize_t ignored = write(r->wake_fd, &one, sizeof one);
+    (void)ignored; /* EAGAIN means that it is as readable as can be */
+}
+
+void plx_reactor_stop(struct plx_reactor *r)
+{
+    atomic_store(&r->stop, true);
+    wake(r);
+}
+
+/* ---- messages ---- */
+
+/*
+ * The inbox is a stack: senders push with a compare-and-swap, the reactor takes the whole of it with one exchange and turns it round. Nothing is
+ * ever popped singly, so there is no ABA.
+ */
+void plx_reactor_send(struct plx_reactor *r, struct plx_msg *msg)
+{
+    struct plx_msg *top = atomic_load_explicit(&r->inbox, memory_order_relaxed);
+    do
+        msg->next = top;
+    while (!atomic_compare_exchange_weak(&r->inbox, &top, msg));
+    if (atomic_load(&r->asleep)) /* see plx_reactor_arm() */
+        wake(r);
+}
+
+bool plx_messages_waiting(struct plx_reactor *r)
+{
+    return atomic_load_explicit(&r->inbox, memory_order_relaxed) != NULL;
+}
+
+int plx_messages_run(struct plx_reactor *r)
+{
+    if (!plx_messages_waiting(r))
+        return 0;
+    struct plx_msg *stack = atomic_exchange_explicit(&r->inbox, NULL, memory_order_acquire), *queue = NULL;
+    while (stack) {
+        struct plx_msg *next = stack->next;
+        stack->next = queue;
+        queue = stack;
+        stack = next;
+    }
+    int n = 0;
+    for (; queue; n++) {
+        struct plx_msg *msg = queue;
+        queue = msg->next;
+        msg->fn(msg);
+    }
+    return n;
+}

@@ -1,0 +1,78 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* The reactor's own state; included by the files of this room alone. */
+#ifndef PLX_REACTOR_REACTOR_H
+#define PLX_REACTOR_REACTOR_H
+
+#include <pollux/reactor.h>
+
+#include "base/util.h"
+
+#include <sched.h>
+#include <stdatomic.h>
+#include <sys/epoll.h>
+
+struct plx_aio_engine;
+
+enum { PLX_FD_EVENTS = 32 }; /* descriptors taken from the kernel at once */
+
+/* A buddy allocator over one region; see buffer.c. */
+struct plx_buf_pool {
+    uint8_t *base;
+    size_t bytes;
+    size_t free_bytes;
+    uint32_t blocks;      /* of PLX_BUF_MIN bytes */
+    unsigned max_order;   /* the largest buffer is PLX_BUF_MIN << max_order */
+    int32_t *free_head;   /* per order: first free block, or -1 */
+    int32_t *next, *prev; /* links of free blocks, by block number */
+    uint8_t *state;       /* by block number: order of the free or used block that begins here, and a bit for free */
+    struct plx_buf_wait *waiting, **waiting_tail;
+    bool returned; /* buffers came back since the waiters were last served */
+};
+
+/* Consecutive decisions of plx_reactor_run() whether to spin on or to sleep. */
+struct plx_spin {
+    uint64_t window_ns; /* how long to spin at present */
+    uint64_t max_ns;
+    uint64_t idle_since; /* time of the first empty round, 0 while busy */
+};
+
+struct plx_reactor {
+    uint64_t now;
+    struct plx_source *sources;
+    struct plx_timer *timers; /* root of a pairing heap, the earliest */
+    struct plx_buf_pool buf;
+    struct plx_spin spin;
+    struct plx_aio_engine *aio;  /* made on first use */
+    bool aio_threads;            /* plx_aio_force_threads() */
+    struct plx_source **polling; /* where the round is in the list of sources: removal keeps it right */
+    enum plx_poll_mode mode;
+    int core;
+    int epoll_fd;
+    int wake_fd;
+    uint64_t fds_checked;
+    struct epoll_event events[PLX_FD_EVENTS]; /* being handled: removing a watch takes it out of here */
+    int nevents;
+    bool in_round;      /* now is fresh */
+    bool armed;         /* wake-ups are enabled */
+    bool pinned;        /* to its core, by plx_reactor_run() */
+    cpu_set_t unpinned; /* where its thread might run before */
+    _Atomic uint64_t rounds, busy_rounds, sleeps;
+
+    /* Written by other threads; on lines of their own. */
+    _Alignas(PLX_CACHE_ALIGN) _Atomic(struct plx_msg *) inbox;
+    _Alignas(PLX_CACHE_ALIGN) _Atomic bool asleep;
+    _Atomic bool stop;
+};
+
+int plx_messages_run(struct plx_reactor *r);
+bool plx_messages_waiting(struct plx_reactor *r);
+
+int plx_timers_run(struct plx_reactor *r);
+
+int plx_buf_pool_init(struct plx_buf_pool *p, size_t bytes, size_t largest);
+void plx_buf_pool_destroy(struct plx_buf_pool *p);
+int plx_buf_serve(struct plx_reactor *r);
+
+uint64_t plx_clock_ns(void);
+
+#endif

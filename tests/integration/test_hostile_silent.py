@@ -1,0 +1,199 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Hosts that stop: the target waits --peer-timeout for them, here one second, and not at all for those who only rest.
+The limits of the tests are far above it; no test depends on how long anything takes."""
+
+import os
+import time
+
+import pytest
+
+import expect
+import pdu
+import sqe
+from disks import RAM4K
+from host import Controller, new_hostnqn
+from nvmetcp import Closed, Connection, Queue, Terminated
+from spec import Sc
+from target import wait_until
+
+OPTIONS = ("--peer-timeout", "1")
+pytestmark = pytest.mark.usefixtures("undisturbed")
+
+
+def test_a_host_that_says_nothing_is_dropped(target):
+    with Connection(target.address) as connection:
+        connection.wait_closed()
+
+
+def test_a_host_that_stops_within_icreq_is_dropped(target):
+    connections = []
+    for length in (1, 7, 8, 9, 64, 127):
+        connections.append(Connection(target.address))
+        connections[-1].send(pdu.icreq()[:length])
+    for connection in connections:
+        connection.wait_closed()
+        connection.close()
+
+
+def test_a_host_that_never_connects_is_dropped(target):
+    with Connection(target.address) as connection:
+        connection.initialize()
+        connection.wait_closed()
+
+
+def test_a_host_that_stops_within_connect_is_dropped(target):
+    connections = []
+    for length in (1, 8, 71, 72, 73, 500, 1095):
+        queue = Queue(target.address)
+        command, capsule = queue.prepare(sqe.connect(), out=sqe.connect_data(target.nqn, new_hostnqn()))
+        queue.send(pdu.command(bytes(command.entry), capsule)[:length])
+        connections.append(queue)
+    for connection in connections:
+        connection.wait_closed()
+        connection.close()
+
+
+def test_a_host_that_never_sends_the_data_of_connect_is_dropped(target):
+    with Queue(target.address) as queue:
+        queue.answer_r2ts = False
+        command = queue.submit(sqe.connect(), out=sqe.connect_data(target.nqn, new_hostnqn()), in_capsule=False)
+        queue.wait_r2t(command)
+        queue.wait_closed()
+
+
+def test_a_host_that_only_fails_to_connect_is_dropped(target):
+    """Refused Connects are no way to stay."""
+    with Queue(target.address) as queue:
+        end = time.monotonic() + 30
+        try:
+            while time.monotonic() < end:
+                expect.status(queue.connect("nqn.2014-08.org.nvmexpress:nobody", new_hostnqn()), Sc.CONNECT_INVALID)
+                time.sleep(0.05)
+        except (Closed, Terminated):
+            return
+        raise AssertionError("still there")
+
+
+def test_dribbling_icreq_is_no_way_to_stay(target):
+    """One byte now and then: the limit is for the whole, not for each byte."""
+    with Connection(target.address) as connection:
+        for index in range(128):
+            connection.send(pdu.icreq()[index:index + 1])
+            if connection.pending(0.3):
+                break
+        else:
+            raise AssertionError("still there")
+        connection.wait_closed()
+
+
+@pytest.mark.parametrize("which", ["admin", "io"])
+@pytest.mark.parametrize("length", [1, 7, 8, 40, 71])
+def test_a_host_that_stops_within_a_command_is_dropped(connect, which, length):
+    controller = connect(io_queues=1)
+    queue = controller.admin if which == "admin" else controller.io
+    queue.send(pdu.command(bytes(sqe.keep_alive()))[:length])
+    queue.wait_closed()
+
+
+@pytest.mark.parametrize("length", [72, 73, 2000, 72 + 4095])
+def test_a_host_that_stops_within_the_data_of_a_command_is_dropped(connect, length):
+    queue = connect(io_queues=1).io
+    entry = sqe.with_sgl(sqe.write(RAM4K, 0, 1), sqe.in_capsule_sgl(4096))
+    queue.send(pdu.command(bytes(entry), bytes(4096))[:length])
+    queue.wait_closed()
+
+
+@pytest.mark.parametrize("length", [1, 8, 23, 24, 25, 4000, 24 + 32767])
+def test_a_host_that_stops_within_h2cdata_is_dropped(connect, length):
+    queue = connect(io_queues=1).io
+    queue.answer_r2ts = False
+    write = queue.submit(sqe.write(RAM4K, 0, 8), out=bytes(32768))
+    queue.send(b"".join(queue.data_pdus(write, queue.wait_r2t(write)))[:length])
+    queue.wait_closed()
+
+
+def test_a_host_that_does_not_answer_r2ts_is_dropped(connect):
+    queue = connect(io_queues=1).io
+    queue.answer_r2ts = False
+    write = queue.submit(sqe.write(RAM4K, 0, 8), out=bytes(32768))
+    queue.wait_r2t(write)
+    queue.wait_closed()
+
+
+def test_a_host_that_does_not_answer_r2ts_is_dropped_though_it_reads(connect):
+    """Other traffic on the queue does not excuse it."""
+    queue = connect(io_queues=1).io
+    queue.answer_r2ts = False
+    write = queue.submit(sqe.write(RAM4K, 0, 8), out=bytes(32768))
+    queue.wait_r2t(write)
+    end = time.monotonic() + 30
+    try:
+        while time.monotonic() < end:
+            queue.must(sqe.read(RAM4K, 0, 1), read=4096)
+            time.sleep(0.05)
+    except (Closed, Terminated):
+        return
+    raise AssertionError("still there")
+
+
+def test_a_host_that_answers_half_of_an_r2t_is_dropped(connect):
+    queue = connect(io_queues=1).io
+    queue.answer_r2ts = False
+    write = queue.submit(sqe.write(RAM4K, 0, 8), out=bytes(32768))
+    queue.send(queue.data_pdus(write, queue.wait_r2t(write), piece=4096)[0])
+    queue.wait_closed()
+
+
+def test_many_hosts_that_hoard_r2ts_leave_room_for_others(connect, target, undisturbed):
+    """Each asks for as much as its queue holds and sends nothing. The healthy one writes through R2Ts meanwhile."""
+    controllers = [connect(io_queues=1, io_sqsize=127) for _ in range(6)]
+    for controller in controllers:
+        controller.io.answer_r2ts = False
+        controller.io.submit_all([(sqe.write(RAM4K, 0, 256), {"out": bytes(1 << 20)})] * 100)
+    undisturbed.check()
+    with Controller(target.address, target.nqn, io_queues=1) as fresh:
+        data = os.urandom(1 << 20)
+        fresh.write(RAM4K, 1024, data, 4096)
+        assert fresh.read(RAM4K, 1024, 256, 4096) == data
+    for controller in controllers:
+        controller.io.wait_closed()
+
+
+def test_a_host_that_only_rests_stays(connect):
+    """Nothing is owed to anybody: an idle host is limited by its keep alive timeout alone."""
+    controllers = [connect(io_queues=2), connect(io_queues=2, flow_control=False), connect(enable=False)]
+    waiting = controllers[0].admin.submit(sqe.aer())
+    time.sleep(3.5)
+    for controller in controllers[:2]:
+        for queue in controller.queues:
+            queue.must(sqe.read(RAM4K, 0, 1), read=4096)
+        controller.admin.must(sqe.keep_alive())
+    assert waiting.completion is None
+    controllers[2].enable()
+
+
+def test_a_slow_host_that_makes_progress_stays(connect):
+    """4 KiB every 100 ms is slow, but it is progress: each R2T is answered within the limit."""
+    queue = connect(io_queues=1).io
+    queue.answer_r2ts = False
+    for _ in range(4):
+        write = queue.submit(sqe.write(RAM4K, 0, 4), out=bytes(16384), in_capsule=False)
+        for piece in queue.data_pdus(write, queue.wait_r2t(write), piece=4096):
+            queue.send(piece)
+            time.sleep(0.1)
+        expect.status(queue.wait(write), Sc.SUCCESS)
+
+
+def test_dropped_hosts_leave_nothing_behind(target, connect):
+    before = target.descriptors()
+    connections = [Connection(target.address) for _ in range(20)]
+    queues = [connect(io_queues=1).io for _ in range(3)]
+    for queue in queues:
+        queue.answer_r2ts = False
+        queue.wait_r2t(queue.submit(sqe.write(RAM4K, 0, 8), out=bytes(32768)))
+    for connection in (*connections, *queues):
+        connection.wait_closed()
+    for connection in connections:
+        connection.close()
+    # The admin queues of the three may live on, or go with their I/O queues.
+    assert wait_until(lambda: target.descriptors() <= before + 3)

@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Fixtures of the tests against a real Linux kernel: one guest for the whole run, cleaned and looked over after each test."""
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).resolve().parent
+sys.path[:0] = [str(HERE), str(HERE.parent)]  # guest.py here, target.py above
+
+import target as pollux  # noqa: E402
+from guest import HOST_ADDRESS, Guest  # noqa: E402
+
+IMAGE_MISSING_TOOLS = 77  # scripts/vm-image: this machine lacks a program
+
+# What the kernel must not have to say in a test where nothing is wrong.
+TROUBLE = re.compile(
+    r"BUG|WARNING|Oops|Call Trace|INFO: task|I/O error|[Ii]nvalid|EXT4-fs (error|warning)|blk_|digest|unexpected|timeout"
+    r"|timed out|failed|reset|error|corrupt|duplicate|bogus|ignor|nvme.*unsupported")
+
+
+def require_root():
+    if os.geteuid() != 0:
+        pytest.skip("needs root")
+
+
+@pytest.fixture(scope="session")
+def guest(tmp_path_factory):
+    """The machine whose kernel is the host."""
+    if not os.access(pollux.binary(), os.X_OK):
+        pytest.skip(f"no target to test: {pollux.binary()} is not there (build it, or set POLLUX)")
+    image = subprocess.run([HERE.parent.parent / "scripts/vm-image"], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                           text=True)
+    if image.returncode == IMAGE_MISSING_TOOLS:
+        pytest.skip(image.stderr.strip())
+    assert image.returncode == 0, image.stderr
+    with Guest(image.stdout.strip(), tmp_path_factory.mktemp("guest")) as machine:
+        yield machine
+
+
+class Host:
+    """The guest's kernel in its role of NVMe/TCP host."""
+
+    def __init__(self, guest, name):
+        self.guest, self.sh, self.run = guest, guest.sh, guest.run
+        self.expected = []
+        self._mark = f"test {name}"
+        guest.mark(self._mark)
+
+    def expect(self, pattern):
+        """Lines of the kernel's log with this pattern are no trouble in this test."""
+        self.expected.append(re.compile(pattern))
+
+    def log(self):
+        """What the kernel logged in this test."""
+        return self.guest.dmesg(self._mark).partition("\n")[2]
+
+    def address(self, target):
+        return f"-t tcp -a {HOST_ADDRESS} -s {target.port}"
+
+    def connect(self, target, options="", namespaces=1):
+        """Connect to the target's (first) subsystem. The block devices' paths, in the order of the namespaces' ids.
+
+        The kernel looks at several namespaces at once, and so the number in a device's name need not be the id."""
+        self.sh(f"nvme connect {self.address(target)} -n {target.nqn} {options}")
+        # In /dev there is one device a namespace, even where the kernel has one more for each path to it (nvme0c0n1).
+        lines = self.guest.wait_until(f"""
+            for device in /dev/nvme*n*; do
+                in_sysfs=/sys/block/${{device##*/}}
+                [ "$(cat $in_sysfs/device/subsysnqn)" = {target.nqn} ] && echo $(cat $in_sysfs/nsid) $device
+            done 2>/dev/null | sort -n >/tmp/found
+            cat /tmp/found
+            [ $(wc -l </tmp/found) = {namespaces} ]""").splitlines()
+        return [line.split()[1] for line in lines]
+
+    def disconnect(self):
+        self.sh("nvme disconnect-all")
+
+    def trouble(self):
+        return [line for line in self.log().splitlines()
+                if TROUBLE.search(line) and not any(pattern.search(line) for pattern in self.expected)]
+
+
+FAILED = pytest.StashKey()
+
+
+@pytest.fixture
+def serve():
+    """serve(disk, ..., options=...): a running target, stopped and checked when the test is over."""
+    targets = []
+
+    def start(*disks, **kwargs):
+        targets.append(pollux.Target(*disks, **kwargs))
+        return targets[-1].__enter__()
+
+    start.targets = targets
+    yield start
+    for target in targets:
+        target.__exit__(None, None, None)
+
+
+@pytest.fixture
+def host(guest, request, serve):  # pylint: disable=unused-argument  # the host has to go before its targets do
+    """The host, with nothing connected. After the test its kernel's log has to be free of complaints."""
+    machine = Host(guest, request.node.name)
+    yield machine
+    guest.run("umount /mnt 2>/dev/null; nvme disconnect-all; rm -rf /tmp/*")
+    if FAILED not in request.node.stash:
+        assert not machine.trouble(), f"the kernel complained:\n{machine.log()}"
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item):
+    """A failed test shows what the kernel and the targets had to say."""
+    report = (yield).get_result()
+    if not report.failed:
+        return
+    item.stash[FAILED] = True
+    fixtures = getattr(item, "funcargs", {})
+    if "host" in fixtures and "guest's kernel log" not in report.longreprtext:
+        report.sections.append(("guest's kernel log", fixtures["host"].guest.console_tail()))
+    for target in fixtures["serve"].targets if "serve" in fixtures else ():
+        report.sections.append((f"target {' '.join(target.disks)}", f"{target.stdout}\n{target.stderr}"))

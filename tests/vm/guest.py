@@ -1,0 +1,234 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""A Linux virtual machine to run commands in: a real kernel as NVMe/TCP host (or target) for the tests.
+
+    with Guest(image_dir, work_dir) as guest:
+        status, output = guest.run("nvme list")
+        writer = guest.spawn("dd if=/dev/zero of=/dev/nvme0n1")
+        ...
+        status, output = writer.wait(timeout=30)
+
+The guest reaches this machine's loopback as 10.0.2.2. It runs on QEMU's software CPU: it is some ten times slower than
+this machine, and times taken in it say nothing about the target.
+"""
+import base64
+import itertools
+import select
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+HOST_ADDRESS = "10.0.2.2"  # this machine's 127.0.0.1, as seen in the guest
+BOOT_TIMEOUT = 60
+CONSOLE_TAIL = 60  # lines of the kernel's log that go with an error
+
+# One QEMU thread for all virtual CPUs: they take turns, which costs no speed and gives an I/O queue for each of them.
+# tcg and not kvm: where KVM is nested without the hardware's help, guests hang on it. The tests need no speed.
+QEMU = ["qemu-system-x86_64", "-accel", "tcg,thread=single", "-cpu", "max", "-m", "1G", "-nodefaults", "-no-reboot",
+        "-display", "none"]
+KERNEL_OPTIONS = "console=ttyS0 quiet panic=-1 mitigations=off nokaslr"
+
+
+class GuestError(Exception):
+    """The machine did not do as it should: it did not boot, died, or a command took too long."""
+
+
+class CommandFailed(AssertionError):
+    """A command that had to succeed did not."""
+
+
+class Job:
+    """A command that runs in the guest."""
+
+    def __init__(self, guest, number, command):
+        self.guest, self.number, self.command = guest, number, command
+        self.status = self.output = None
+
+    def done(self):
+        self.guest._receive(0)
+        return self.status is not None
+
+    def wait(self, timeout=60):
+        """(exit status, output) of the command. If it takes longer than that, it is killed and GuestError raised."""
+        deadline = time.monotonic() + timeout
+        while self.status is None:
+            left = deadline - time.monotonic()
+            if left <= 0:
+                blocked = self.guest._blocked_tasks()
+                self.kill()
+                raise self.guest.error(f"no end after {timeout} s: {self.command}\n{blocked}")
+            self.guest._receive(left)
+        return self.status, self.output
+
+    def kill(self):
+        """Kill the command and its children. One that waits in the kernel stays there."""
+        if self.status is None:
+            self.guest._send(f"kill {self.number}")
+
+
+class Guest:
+    """The machine, running from __enter__ to __exit__ and never longer."""
+
+    def __init__(self, image, work, cpus=4, forward=(), devices=()):
+        """image: what scripts/vm-image printed; work: directory for the logs; forward: (port here, port in the guest)
+        pairs, for a target that runs in the guest; devices: further arguments for QEMU."""
+        self.image, self.work, self.cpus = Path(image), Path(work), cpus
+        self.forward, self.devices = forward, devices
+        self.console = self.work / "console.log"
+        self.qemu = None
+        self._marked = ""
+        self._channel = None
+        self._received = bytearray()
+        self._jobs = {0: Job(self, 0, "boot")}
+        self._numbers = itertools.count(1)
+
+    def __enter__(self):
+        try:
+            self._boot()
+        except BaseException:
+            self.kill()
+            raise
+        return self
+
+    def __exit__(self, *_):
+        self.kill()
+
+    def _boot(self):
+        ours, theirs = socket.socketpair()
+        self._channel = ours
+        network = "user,id=net" + "".join(f",hostfwd=tcp:127.0.0.1:{here}-:{there}" for here, there in self.forward)
+        command = [
+            # Should we be killed ourselves, the kernel takes QEMU along.
+            "setpriv", "--pdeathsig", "KILL", *QEMU, "-smp", str(self.cpus),
+            "-kernel", str(self.image / "vmlinuz"), "-initrd", str(self.image / "initramfs"),
+            "-append", KERNEL_OPTIONS, "-serial", f"file:{self.console}",
+            "-netdev", network, "-device", "virtio-net-pci,netdev=net,romfile=",
+            "-chardev", f"socket,id=agent,fd={theirs.fileno()}", "-device", "virtio-serial-pci",
+            "-device", "virtserialport,chardev=agent,name=pollux.agent", *self.devices,
+        ]
+        with theirs, open(self.work / "qemu.log", "wb") as log:
+            self.qemu = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                                         pass_fds=[theirs.fileno()])
+        started = time.monotonic()
+        self._jobs[0].wait(BOOT_TIMEOUT)
+        self.boot_seconds = time.monotonic() - started
+
+    def spawn(self, command):
+        """Start a shell command; the Job returned says how it goes."""
+        job = Job(self, next(self._numbers), command)
+        self._jobs[job.number] = job
+        self._send(f"run {job.number} {base64.b64encode(command.encode()).decode()}")
+        return job
+
+    def run(self, command, timeout=60):
+        """Run a shell command: (exit status, output with standard error)."""
+        return self.spawn(command).wait(timeout)
+
+    def sh(self, command, timeout=60):
+        """Output of a shell command that has to succeed."""
+        status, output = self.run(command, timeout)
+        if status:
+            raise CommandFailed(f"exit status {status} in the guest: {command}\n{output}{self.console_tail()}")
+        return output
+
+    def wait_until(self, command, timeout=30, during=()):
+        """Wait for a shell command to succeed; its output. No use in waiting longer than the jobs `during` it run."""
+        deadline = time.monotonic() + timeout
+        while True:
+            status, output = self.run(command, timeout)
+            if status == 0:
+                return output
+            for job in during:
+                if job.done():
+                    raise self.error(f"ended with {job.status} early: {job.command}\n{job.output}")
+            if time.monotonic() > deadline:
+                raise self.error(f"not true after {timeout} s: {command}\n{output}")
+            time.sleep(0.1)
+
+    def mark(self, text):
+        """Put a line into the kernel's log, for dmesg(since=text). Errors show what came after the last one."""
+        self._marked = text
+        self.sh(f"echo '{text}' >/dev/kmsg")
+
+    def dmesg(self, since=None):
+        """The kernel's log, from the last line with the text `since` on."""
+        log = self.sh("dmesg")
+        return log[max(log.rfind(since), 0):] if since else log
+
+    def console_tail(self, lines=CONSOLE_TAIL):
+        """The last of what the kernel wrote on its console: works for a dead guest, too."""
+        if not self.console.exists():
+            return ""
+        text = self.console.read_text(errors="replace")
+        text = text[max(text.rfind(self._marked), 0):].splitlines()
+        return "\n--- guest's kernel log ---\n" + "\n".join(text[-lines:]) + "\n"
+
+    def error(self, message):
+        qemu_log = self.work / "qemu.log"
+        said = qemu_log.read_text(errors="replace") if qemu_log.exists() else ""
+        return GuestError(message + self.console_tail() + (f"--- qemu ---\n{said}" if said else ""))
+
+    def poweroff(self, timeout=20):
+        """Let the guest end by itself."""
+        self._channel.shutdown(socket.SHUT_WR)
+        try:
+            self.qemu.wait(timeout)
+        except subprocess.TimeoutExpired:
+            raise self.error(f"no power-off within {timeout} s") from None
+
+    def kill(self):
+        if self.qemu:
+            self.qemu.kill()
+            self.qemu.wait()
+        if self._channel:
+            self._channel.close()
+
+    def _blocked_tasks(self):
+        """Have the kernel log what it waits in, for an error message that will show the log."""
+        job = self.spawn("echo w >/proc/sysrq-trigger; ps -o pid,stat,args | grep -v '\\['")
+        deadline = time.monotonic() + 5
+        while job.status is None and time.monotonic() < deadline:
+            self._receive(1)
+        return job.output or "(the guest does not answer)"
+
+    def _send(self, line):
+        try:
+            self._channel.sendall(line.encode() + b"\n")
+        except OSError as error:
+            raise self.error(f"the guest is gone: {error}") from None
+
+    def _receive(self, timeout):
+        """Take in what the agent sends, for at most that long, and complete the jobs that it tells about."""
+        if not select.select([self._channel], [], [], timeout)[0]:
+            return
+        data = self._channel.recv(1 << 16)
+        if not data:
+            status = self.qemu.wait(10)
+            raise self.error(f"the guest is gone, QEMU's exit status is {status}")
+        self._received += data
+        while (end := self._received.find(b"\n")) >= 0:
+            number, status, size = map(int, self._received[:end].split())
+            if len(self._received) < end + 1 + size:
+                break
+            job = self._jobs.pop(number)
+            job.output = self._received[end + 1:end + 1 + size].decode(errors="replace")
+            job.status = status
+            del self._received[:end + 1 + size]
+
+
+def main():
+    """Boot a guest, run each argument as a command in it, and show what comes of it."""
+    import tempfile
+    image = subprocess.run([Path(__file__).resolve().parents[2] / "scripts/vm-image"], check=True, text=True,
+                           stdout=subprocess.PIPE).stdout.strip()
+    with tempfile.TemporaryDirectory() as work, Guest(image, work) as guest:
+        print(f"booted in {guest.boot_seconds:.1f} s", file=sys.stderr)
+        for command in sys.argv[1:]:
+            status, output = guest.run(command, timeout=600)
+            print(f"$ {command}\n{output}[{status}]", flush=True)
+        guest.poweroff()
+
+
+if __name__ == "__main__":
+    main()
