@@ -8,12 +8,10 @@
 #include "bdev/driver.h"
 
 #include "base/util.h"
+#include "base/uuid.h"
 
 #include <ctype.h>
 #include <errno.h>
-#include <fcntl.h>
-#include <openssl/evp.h>
-#include <openssl/rand.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
@@ -273,42 +271,11 @@ static int parse_uuid(const char *text, uint8_t uuid[16], struct plx_error *err)
     return *at ? plx_fail(err, -EINVAL, "uuid=%.60s: this is longer than a UUID", text) : 0;
 }
 
-/* RFC 9562: version 8 (of one's own making) or 4 (random), variant 10. */
-static void stamp_version(uint8_t uuid[16], uint8_t version)
-{
-    uuid[6] = (uint8_t)((uuid[6] & 0x0f) | version << 4);
-    uuid[8] = (uint8_t)((uuid[8] & 0x3f) | 0x80);
-}
-
-/* The same path on two machines is two disks, so the machine is hashed along where it has an identity. */
-static int hash_identity(const char *identity, uint8_t uuid[16])
-{
-    char machine[64];
-    ssize_t len = 0;
-    int fd = open("/etc/machine-id", O_RDONLY | O_CLOEXEC);
-    if (fd >= 0) {
-        len = read(fd, machine, sizeof machine);
-        close(fd);
-    }
-    uint8_t hash[EVP_MAX_MD_SIZE];
-    EVP_MD_CTX *ctx = EVP_MD_CTX_new();
-    bool ok = ctx && EVP_DigestInit_ex(ctx, EVP_sha256(), NULL) && EVP_DigestUpdate(ctx, "pollux disk", 12) &&
-              EVP_DigestUpdate(ctx, machine, len > 0 ? (size_t)len : 0) &&
-              EVP_DigestUpdate(ctx, identity, strlen(identity)) && EVP_DigestFinal_ex(ctx, hash, NULL);
-    EVP_MD_CTX_free(ctx);
-    if (!ok)
-        return -ENOMEM;
-    memcpy(uuid, hash, 16);
-    return 0;
-}
-
 int plx_url_uuid(const struct plx_url *url, const char *identity, uint8_t uuid[16], struct plx_error *err)
 {
     const char *text = plx_url_param(url, "uuid");
     if (text)
         return parse_uuid(text, uuid, err);
-    if (identity ? hash_identity(identity, uuid) : RAND_bytes(uuid, 16) != 1)
-        return plx_fail(err, -ENOMEM, "cannot make a UUID for the disk");
-    stamp_version(uuid, identity ? 8 : 4);
-    return 0;
+    int ret = identity ? plx_uuid_from_name(identity, strlen(identity), uuid) : plx_uuid_random(uuid);
+    return ret ? plx_fail(err, ret, "cannot make a UUID for the disk") : 0;
 }

@@ -97,7 +97,9 @@ static void keep_alive_expired(struct plx_timer *timer)
     struct nvmf_ctrlr *c = plx_container_of(timer, struct nvmf_ctrlr, kato_timer);
     struct nvmf_qpair *admin = c->qpairs[0]; /* ours: it is detached only after this timer has been cancelled */
     struct plx_reactor *r = admin->group->reactor;
-    uint64_t limit = c->kato_ms ? c->kato_ms + KEEP_ALIVE_SLACK_MS : NVMF_DISCOVERY_IDLE_MS;
+    /* The keep-alive timer runs while the controller is ready (Base 3.9); before that a host has as long as an idle discovery. */
+    bool ready = atomic_load(&c->csts) & NVME_CSTS_RDY;
+    uint64_t limit = ready && c->kato_ms ? c->kato_ms + KEEP_ALIVE_SLACK_MS : NVMF_DISCOVERY_IDLE_MS;
     uint64_t seen = plx_max_u64(c->last_keep_alive, atomic_load_explicit(&c->last_seen, memory_order_relaxed));
     uint64_t quiet = plx_reactor_now(r) > seen ? plx_reactor_now(r) - seen : 0;
     if (quiet < limit * PLX_NS_PER_MS) {
@@ -119,7 +121,7 @@ void nvmf_ctrlr_start_keep_alive(struct nvmf_ctrlr *c)
     c->last_keep_alive = plx_reactor_now(r);
     c->kato_timer.fn = keep_alive_expired;
     if (c->kato_ms || c->subsys->discovery)
-        plx_timer_set(r, &c->kato_timer, (c->kato_ms ? c->kato_ms : NVMF_DISCOVERY_IDLE_MS) * PLX_NS_PER_MS);
+        keep_alive_expired(&c->kato_timer); /* not yet: this sets it */
     else
         plx_timer_cancel(r, &c->kato_timer);
 }
@@ -198,6 +200,8 @@ static uint16_t set_cc(struct nvmf_ctrlr *c, uint32_t cc)
         if (!cc_valid(c, cc))
             return PLX_SC_INVALID_FIELD | NVME_STATUS_DNR;
         csts = NVME_CSTS_RDY;
+        atomic_store(&c->csts, csts);
+        nvmf_ctrlr_start_keep_alive(c);
     }
     atomic_store(&c->cc, cc);
     if (!(cc & NVME_CC_EN) && (old & NVME_CC_EN)) {

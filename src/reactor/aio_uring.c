@@ -15,6 +15,7 @@
 #include <limits.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/eventfd.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -187,10 +188,23 @@ static int uring_arm(struct plx_source *s)
     if (!u->in_flight && !u->waiting)
         return 0;
     flush(u);
+    /* Announce from now on; the fence orders that before the look at what has come already. */
+    io_uring_cq_eventfd_toggle(&u->ring, true);
+    atomic_thread_fence(memory_order_seq_cst);
     if (u->waiting && u->in_flight < IN_FLIGHT_MAX)
         return 1; /* there is room again */
     return io_uring_sq_ready(&u->ring) || io_uring_cq_ready(&u->ring) ||
            IO_URING_READ_ONCE(*u->ring.sq.kflags) & (IORING_SQ_TASKRUN | IORING_SQ_CQ_OVERFLOW);
+}
+
+/* Awake again: completions are looked for, and need not be announced. */
+static void uring_disarm(struct plx_source *s)
+{
+    struct plx_uring *u = plx_container_of(s, struct plx_uring, source);
+    uint64_t ignored;
+    io_uring_cq_eventfd_toggle(&u->ring, false);
+    while (read(s->fd, &ignored, sizeof ignored) > 0)
+        ;
 }
 
 static int setup(struct io_uring *ring)
@@ -215,7 +229,7 @@ static int setup(struct io_uring *ring)
 
 int plx_uring_create(struct plx_uring **out, struct plx_reactor *r)
 {
-    static const struct plx_source_ops ops = {.poll = uring_poll, .arm = uring_arm};
+    static const struct plx_source_ops ops = {.poll = uring_poll, .arm = uring_arm, .disarm = uring_disarm};
     struct plx_uring *u = calloc(1, sizeof *u);
     if (!u)
         return -ENOMEM;
@@ -225,13 +239,22 @@ int plx_uring_create(struct plx_uring **out, struct plx_reactor *r)
     u->reactor = r;
     u->tail = &u->waiting;
     u->source.ops = &ops;
-    u->source.fd = u->ring.ring_fd;
-    ret = plx_source_add(r, &u->source);
-    if (ret)
+    u->source.fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    if (u->source.fd < 0) {
+        ret = -errno;
         goto exit_ring;
+    }
+    ret = io_uring_register_eventfd(&u->ring, u->source.fd);
+    if (!ret)
+        ret = plx_source_add(r, &u->source);
+    if (ret)
+        goto close_eventfd;
+    io_uring_cq_eventfd_toggle(&u->ring, false);
     *out = u;
     return 0;
 
+close_eventfd:
+    close(u->source.fd);
 exit_ring:
     io_uring_queue_exit(&u->ring);
 free_engine:
@@ -243,5 +266,6 @@ void plx_uring_destroy(struct plx_uring *u)
 {
     plx_source_remove(u->reactor, &u->source);
     io_uring_queue_exit(&u->ring);
+    close(u->source.fd);
     free(u);
 }

@@ -16,7 +16,7 @@ import sqe as entries
 from pdu import Layout, ProtocolError, encode
 from spec import DISCOVERY_NQN, DYNAMIC, FABRICS, Sc, Type, status_name
 
-TIMEOUT = 5  # seconds that any single answer may take; only hung targets take that long
+TIMEOUT = 30  # seconds that any single answer may take; only hung targets take that long
 CONNECT_SIZE = 1024
 IN_CAPSULE_ADMIN = 8192  # TCP 3.3.1: always supported for admin and Fabrics commands
 
@@ -316,8 +316,6 @@ class Queue(Connection):
     def _response(self, received):
         completion = Completion(received.cqe)
         current = self._find(completion.cid, "CapsuleResp")
-        if completion.phase or completion.sqid not in (0, self.qid):
-            raise ProtocolError("phase tag and SQID are reserved on fabrics (Base 4.2), though Linux fills in SQID")
         if self.flow_control and self.sqsize:
             if completion.sqhd > self.sqsize:
                 raise ProtocolError(f"SQHD {completion.sqhd} of a queue of {self.sqsize + 1}")

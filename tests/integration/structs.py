@@ -22,10 +22,14 @@ class Fields:
         value = self.raw[offset:offset + size]
         return int.from_bytes(value, "little") if size <= 8 else value
 
+    def field(self, name):
+        """The bytes of a field."""
+        offset, size = self.FIELDS[name]
+        return self.raw[offset:offset + size]
+
     def text(self, name):
         """A NUL-terminated or space-padded string."""
-        offset, size = self.FIELDS[name]
-        return self.raw[offset:offset + size].split(b"\0")[0].decode("ascii").rstrip(" ")
+        return self.field(name).split(b"\0")[0].decode("ascii").rstrip(" ")
 
 
 class IdentifyController(Fields):

@@ -30,7 +30,7 @@ def test_identify_controller_names_the_subsystem_and_itself(controller, target):
 def test_strings_of_identify_controller_are_padded_with_spaces(controller):
     """Base 1.4.2.5: ASCII strings are left justified and padded with spaces."""
     for name in ("sn", "mn", "fr"):
-        assert all(0x20 <= byte <= 0x7E for byte in getattr(controller.identity, name)), name
+        assert all(0x20 <= byte <= 0x7E for byte in controller.identity.field(name)), name
 
 
 def test_transfers_are_up_to_1_mib(controller):
@@ -245,7 +245,7 @@ def test_the_command_set_independent_namespace_structure(controller):
     expect.status(completion, Sc.SUCCESS)
     namespace = controller.namespace(RAM)
     assert completion.data[1] == namespace.nmic
-    assert struct.unpack_from("<I", completion.data, 8)[0] == namespace.anagrpid
+    assert struct.unpack_from("<I", completion.data, 4)[0] == namespace.anagrpid
     assert completion.data[14] & 1  # NRDY
 
 
@@ -301,8 +301,8 @@ def test_a_reserved_cns_is_an_invalid_field(controller, cns):
 @pytest.mark.parametrize("length", [0, 4, 512, 4092])
 def test_a_buffer_that_is_too_short_is_refused(controller, length):
     """Base 4.3.2: the SGL is shorter than the 4096 bytes of the structure."""
-    completion = controller.admin.execute(sqe.identify(1), read=length, length=length)
-    expect.status(completion, Sc.SGL_LENGTH)
+    entry = sqe.with_sgl(sqe.identify(1), sqe.transport_sgl(length))
+    expect.status(controller.admin.execute(entry, read=length, raw_sgl=True), Sc.SGL_LENGTH)
 
 
 def test_identify_does_not_take_data_in_the_capsule(controller):

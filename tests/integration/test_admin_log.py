@@ -177,7 +177,7 @@ def test_health_of_one_namespace_is_refused_unless_announced(controller):
 def test_firmware_slot_1_is_active_and_named_as_in_identify(controller):
     data = controller.get_log(Log.FIRMWARE, 512)
     assert data[0] & 7 == 1
-    assert data[8:16] == controller.identity.fr
+    assert data[8:16] == controller.identity.field("fr")
 
 
 def test_no_namespace_has_changed(controller):

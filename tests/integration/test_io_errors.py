@@ -17,10 +17,9 @@ BAD_NSIDS = [0, 5, 1024, 0x7FFFFFFF, 0xFFFFFFFE]
 @pytest.fixture(autouse=True)
 def queue_goes_on(request):
     """After whatever a test does, the same queue still reads."""
+    controller = request.getfixturevalue("controller")
     yield
-    if "controller" in request.fixturenames:
-        controller = request.getfixturevalue("controller")
-        assert len(controller.read(RAM, 0, 1)) == 512
+    assert len(controller.read(RAM, 0, 1)) == 512
 
 
 def ranged(nsid, slba, blocks):
