@@ -7,6 +7,7 @@
 The binary is $POLLUX, or build/pollux of this repository.
 """
 
+import atexit
 import os
 import pathlib
 import re
@@ -23,6 +24,15 @@ REPORT_LIMIT = 60  # seconds that a dying sanitizer build may take to write its 
 LISTENING = re.compile(r"listening on (\S+):(\d+)\s*$")
 CONNECT = re.compile(r"^\s*nvme connect -t tcp -a (\S+) -s (\d+) -n (\S+)")
 SANITIZER = re.compile(r"ERROR: AddressSanitizer|runtime error:|ThreadSanitizer|LeakSanitizer|MemorySanitizer")
+
+RUNNING = set()
+
+
+@atexit.register
+def _end_all():
+    """Whatever nobody stopped shall not outlive the tests."""
+    for process in RUNNING:
+        process.kill()
 
 
 def binary():
@@ -98,6 +108,7 @@ class Target:
         self.process = subprocess.Popen(
             self.command(), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
             text=True, errors="replace", bufsize=1, env=self.env)
+        RUNNING.add(self.process)
         self.out = Stream(self.process.stdout, self._changed)
         self.err = Stream(self.process.stderr, self._changed)
         self._wait_ready()
@@ -158,6 +169,7 @@ class Target:
             status = None
         self.out.join(REPORT_LIMIT)
         self.err.join(REPORT_LIMIT)
+        RUNNING.discard(process)
         self._before += self.err.text + "\n"
         self.process = None
         return status

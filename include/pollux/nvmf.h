@@ -21,11 +21,13 @@ struct plx_nvmf_listener;
 
 /** Limits; a zero stands for the default. */
 struct plx_nvmf_opts {
-    uint32_t max_io_size; /**< bytes of the largest transfer (MDTS), a power of two from 4 KiB to 1 MiB; 1 MiB */
+    uint32_t
+        max_io_size; /**< bytes of the largest transfer (MDTS), a power of two from 4 KiB to what the reactors' buffers hold; 1 MiB */
     uint32_t queue_depth; /**< entries of a queue (CAP.MQES), 2 to 1024; 128 */
     uint32_t max_queues;  /**< I/O queue pairs of a controller, 1 to 128; 128 */
     uint32_t
         in_capsule_size; /**< bytes of data that a command capsule may carry, a multiple of 512 up to 64 KiB; 8 KiB */
+    bool no_in_capsule;  /**< I/O commands carry no data, whatever in_capsule_size says */
     uint32_t peer_timeout_ms; /**< how long a peer may leave a PDU, an R2T or its receive window unanswered; 30 s */
     uint32_t max_connections; /**< over all reactors; 4096 */
 };

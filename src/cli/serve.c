@@ -91,7 +91,8 @@ static int make_reactors(struct serve *s)
     if (ret)
         return ret;
     for (; s->nreactors < (unsigned)s->o.ncores; s->nreactors++) {
-        const struct plx_reactor_opts opts = {.core = s->o.cores[s->nreactors], .mode = s->o.poll};
+        const struct plx_reactor_opts opts = {
+            .core = s->o.cores[s->nreactors], .mode = s->o.poll, .buffer_max = s->o.nvmf.max_io_size};
         ret = plx_reactor_create(&s->reactors[s->nreactors], &opts);
         if (ret)
             return cli_fail(EXIT_RUNTIME, "cannot make a reactor: %s", strerror(-ret));
@@ -156,8 +157,6 @@ static void print_size(uint64_t bytes, char *out, size_t size)
 
 static void announce(const struct serve *s)
 {
-    if (s->o.quiet)
-        return;
     for (unsigned n = 0; n < s->o.nsubsystems; n++) {
         printf("serving %s\n", plx_nvmf_subsystem_nqn(s->subsystems[n]));
         for (unsigned i = 0, nsid = 0; i < s->o.ndisks; i++) {

@@ -55,14 +55,14 @@ void serve_help(void)
          "      --allow HOSTNQN       let this host in; may be repeated\n"
          "      --allow-any-host      let every host in, which is the default only where all listeners are loopback\n"
          "      --poll MODE           adaptive, busy or sleep (adaptive)\n"
-         "      --max-io-size SIZE    largest transfer, 4K to 1M (1M)\n"
+         "      --max-io-size SIZE    largest transfer, 4K to 4M (1M)\n"
          "      --queue-depth N       entries of a queue, 2 to 1024 (128)\n"
          "      --max-queues N        I/O queues of a host, 1 to 128 (128)\n"
-         "      --in-capsule SIZE     data that a command may carry along, 512 to 64K (8K)\n"
+         "      --in-capsule SIZE     data that a command may carry along, 0 to 64K (8K)\n"
          "      --peer-timeout SECS   drop peers that leave us waiting for longer (30)\n"
          "      --serial TEXT         serial number, up to 20 characters\n"
          "  -v, --verbose             say more; twice for debugging\n"
-         "  -q, --quiet               say only what goes wrong");
+         "  -q, --quiet               no warnings, only errors");
 }
 
 /* ADDR, ADDR:PORT, [V6], [V6]:PORT, or a bare V6 address. */
@@ -187,7 +187,7 @@ static int parse_one(int opt, const char *arg, struct serve_options *o)
     case OPT_POLL:
         return parse_poll(arg, &o->poll);
     case OPT_MAX_IO:
-        ret = parse_bytes("max-io-size", arg, 4096, 1 << 20, "4K to 1M, a power of two", &o->nvmf.max_io_size);
+        ret = parse_bytes("max-io-size", arg, 4096, 4 << 20, "4K to 4M, a power of two", &o->nvmf.max_io_size);
         if (!ret && o->nvmf.max_io_size & (o->nvmf.max_io_size - 1))
             return cli_fail(EXIT_USAGE, "--max-io-size %s: takes a power of two, such as 128K", arg);
         return ret;
@@ -196,9 +196,10 @@ static int parse_one(int opt, const char *arg, struct serve_options *o)
     case OPT_QUEUES:
         return parse_number("max-queues", arg, 1, 128, &o->nvmf.max_queues);
     case OPT_CAPSULE:
-        ret = parse_bytes("in-capsule", arg, 512, 65536, "512 to 64K, a multiple of 512", &o->nvmf.in_capsule_size);
+        ret = parse_bytes("in-capsule", arg, 0, 65536, "0 to 64K, a multiple of 512", &o->nvmf.in_capsule_size);
         if (!ret && o->nvmf.in_capsule_size % 512)
             return cli_fail(EXIT_USAGE, "--in-capsule %s: takes a multiple of 512", arg);
+        o->nvmf.no_in_capsule = !o->nvmf.in_capsule_size;
         return ret;
     case OPT_TIMEOUT:
         ret = parse_number("peer-timeout", arg, 1, 3600, &seconds);

@@ -66,10 +66,10 @@ enum nvme_tcp_fes nvme_tcp_check(const struct nvme_tcp_hdr *hdr, const struct nv
     uint32_t hlen = header_len[type];
     uint32_t base = hlen + (carries_digest(type) && rules->header_digest ? NVME_TCP_DIGEST : 0);
     bool has_data = type == NVME_TCP_H2C_DATA || type == NVME_TCP_C2H_DATA || (type == NVME_TCP_CMD && plen > base);
-    if (hdr->hlen != hlen)
-        return fail(err, NVME_TCP_FES_INVALID_HEADER, offsetof(struct nvme_tcp_hdr, hlen));
     if (!flags_ok(hdr, rules, has_data))
         return fail(err, NVME_TCP_FES_INVALID_HEADER, offsetof(struct nvme_tcp_hdr, flags));
+    if (hdr->hlen != hlen)
+        return fail(err, NVME_TCP_FES_INVALID_HEADER, offsetof(struct nvme_tcp_hdr, hlen));
     if (term) {
         if (plen < NVME_TCP_TERM_LEN || plen > NVME_TCP_TERM_MAX)
             return fail(err, NVME_TCP_FES_INVALID_HEADER, offsetof(struct nvme_tcp_hdr, plen));
@@ -87,9 +87,13 @@ enum nvme_tcp_fes nvme_tcp_check(const struct nvme_tcp_hdr *hdr, const struct nv
         return fail(err, NVME_TCP_FES_INVALID_HEADER, offsetof(struct nvme_tcp_hdr, pdo));
     uint32_t digest = hdr->flags & NVME_TCP_DDGSTF ? NVME_TCP_DIGEST : 0;
     uint32_t max = type == NVME_TCP_CMD ? rules->max_capsule_data : rules->max_data;
-    if (plen <= hdr->pdo + digest || plen - hdr->pdo - digest > max)
+    if (plen <= hdr->pdo + digest)
         return fail(err, NVME_TCP_FES_INVALID_HEADER, offsetof(struct nvme_tcp_hdr, plen));
-    return NVME_TCP_FES_NONE;
+    if (plen - hdr->pdo - digest <= max)
+        return NVME_TCP_FES_NONE;
+    if (type != NVME_TCP_CMD)
+        return fail(err, NVME_TCP_FES_LIMIT_EXCEEDED, 0);
+    return fail(err, NVME_TCP_FES_INVALID_HEADER, offsetof(struct nvme_tcp_hdr, plen));
 }
 
 enum nvme_tcp_fes nvme_tcp_check_ic(const struct nvme_tcp_ic *ic, const struct nvme_tcp_rules *rules,

@@ -57,7 +57,7 @@ struct nvmf_ctrlr *nvmf_ctrlr_create(struct plx_nvmf_target *t, const struct nvm
     pthread_mutex_init(&c->error_lock, NULL);
     c->qpairs[0] = admin;
     c->nqpairs = 1;
-    c->feat_temp_over = 343; /* Kelvin, like WCTEMP */
+    nvmf_features_reset(c);
     plx_list_add_tail(&t->ctrlrs, &c->link);
     t->nctrlrs++;
     plx_info("%s: host %s is %s of %s", admin->peer, c->hostnqn, c->name, c->subsys->nqn);
@@ -176,7 +176,7 @@ static void disable(struct nvmf_ctrlr *c)
 {
     atomic_store(&c->csts, 0);
     nvmf_aers_abort(c);
-    c->nqueues = 0;
+    nvmf_features_reset(c);
     if (atomic_exchange(&c->reset_sent, true))
         return;
     c->reset_msg.fn = reset_on_control;

@@ -48,9 +48,9 @@ static uint16_t connect_io(struct nvmf_connect *op, struct plx_nvmf_subsystem *s
         return refuse(op, BAD_DATA(hostnqn));
     if (memcmp(c->hostid, op->data.hostid, sizeof c->hostid) != 0)
         return refuse(op, BAD_DATA(hostid));
-    if (s->discovery || op->qid > s->target->opts.max_queues || c->qpairs[op->qid])
+    if (s->discovery || op->qid > s->target->opts.max_queues || !(atomic_load(&c->csts) & NVME_CSTS_RDY))
         return refuse(op, BAD_CMD(qid));
-    if (!(atomic_load(&c->csts) & NVME_CSTS_RDY))
+    if (c->qpairs[op->qid])
         return PLX_SC_COMMAND_SEQUENCE_ERROR | NVME_STATUS_DNR;
     c->qpairs[op->qid] = op->req->qp;
     c->nqpairs++;
@@ -87,7 +87,6 @@ static void connect_finish(struct plx_msg *msg)
         qp->view = qp->group->views[op->ctrlr->subsys->index];
         qp->qid = op->qid;
         qp->entries = op->entries;
-        qp->sqhd = 1; /* the Connect command itself was the first entry */
         qp->state = NVMF_QP_READY;
         if (!qp->qid)
             nvmf_ctrlr_start_keep_alive(qp->ctrlr);
@@ -191,14 +190,16 @@ uint16_t nvmf_parse_fabrics(struct nvmf_req *req)
         break;
     case NVME_FABRICS_DISCONNECT:
         if (!qp->qid)
-            return PLX_SC_INVALID_QUEUE_IDENTIFIER | NVME_STATUS_DNR;
+            return PLX_SC_INVALID_QUEUE_TYPE | NVME_STATUS_DNR;
+        if (plx_get16(((const struct nvme_connect_cmd *)(const void *)&req->cmd)->recfmt))
+            return PLX_SC_CONNECT_INCOMPATIBLE_FORMAT | NVME_STATUS_DNR;
         req->execute = execute_disconnect;
         return nvmf_expect_no_data(req);
     default:
-        return PLX_SC_INVALID_OPCODE | NVME_STATUS_DNR;
+        return PLX_SC_INVALID_FIELD | NVME_STATUS_DNR;
     }
     if (qp->qid) /* properties belong to the admin queue */
-        return PLX_SC_INVALID_QUEUE_IDENTIFIER | NVME_STATUS_DNR;
+        return PLX_SC_INVALID_FIELD | NVME_STATUS_DNR;
     if ((((const struct nvme_property_cmd *)(const void *)&req->cmd)->attrib & 7) > 1)
         return PLX_SC_INVALID_FIELD | NVME_STATUS_DNR;
     return nvmf_expect_no_data(req);

@@ -12,6 +12,7 @@ enum {
     CHANGEABLE = 1 << 2, /* of the attributes that SELECT_SUPPORTED reports */
     HOST_BEHAVIOR_BYTES = 512,
     HOST_ID_BYTES = 16,
+    TEMPERATURE_OVER = 343, /* Kelvin, like WCTEMP */
 };
 
 struct feature {
@@ -62,7 +63,7 @@ static uint32_t get_temperature(const struct nvmf_ctrlr *c, uint32_t cdw11, bool
 {
     bool under = (cdw11 >> 20) & 3;
     if (defaults)
-        return under ? 0 : 343;
+        return under ? 0 : TEMPERATURE_OVER;
     return under ? c->feat_temp_under : c->feat_temp_over;
 }
 
@@ -110,6 +111,8 @@ static uint16_t set_queues(struct nvmf_ctrlr *c, struct nvmf_req *req, uint32_t 
     uint32_t sq = cdw11 & 0xffff, cq = cdw11 >> 16;
     if (sq == 0xffff || cq == 0xffff)
         return PLX_SC_INVALID_FIELD | NVME_STATUS_DNR;
+    if (atomic_load(&c->nqpairs) > 1)
+        return PLX_SC_COMMAND_SEQUENCE_ERROR | NVME_STATUS_DNR; /* only before there are I/O queues (Base 5.1.25.1.5) */
     uint32_t n = (uint32_t)plx_min_u64(plx_min_u64(sq, cq) + 1, c->target->opts.max_queues);
     c->nqueues = (uint16_t)n;
     req->cqe.dw0 = plx_put32((n - 1) << 16 | (n - 1));
@@ -172,6 +175,23 @@ static const struct feature *find(const struct nvmf_req *req)
     return NULL;
 }
 
+/* Error Recovery is kept by namespace (Base 5.1.25.1.4); ours do not differ, but the namespace must be there. */
+static bool ns_ok(const struct nvmf_req *req, const struct feature *f)
+{
+    uint32_t nsid = plx_get32(req->cmd.nsid);
+    return f->id != NVME_FEAT_ERROR_RECOVERY || nsid == NVME_NSID_ALL ||
+           nvmf_subsystem_ns(req->qp->ctrlr->subsys, nsid);
+}
+
+void nvmf_features_reset(struct nvmf_ctrlr *c)
+{
+    c->feat_arbitration = c->feat_power = c->feat_error_recovery = c->feat_atomicity = c->feat_async_event = 0;
+    c->feat_temp_over = TEMPERATURE_OVER;
+    c->feat_temp_under = 0;
+    memset(c->host_behavior, 0, sizeof c->host_behavior);
+    c->nqueues = 0;
+}
+
 static void execute_set(struct nvmf_req *req)
 {
     const struct feature *f = find(req);
@@ -183,6 +203,8 @@ uint16_t nvmf_parse_set_features(struct nvmf_req *req)
     const struct feature *f = find(req);
     if (!f)
         return PLX_SC_INVALID_FIELD | NVME_STATUS_DNR;
+    if (!ns_ok(req, f))
+        return PLX_SC_INVALID_NAMESPACE_OR_FORMAT | NVME_STATUS_DNR;
     if (plx_get32(req->cmd.cdw10) & 0x80000000)
         return PLX_SC_FEATURE_NOT_SAVEABLE | NVME_STATUS_DNR;
     req->execute = execute_set;
@@ -218,6 +240,8 @@ uint16_t nvmf_parse_get_features(struct nvmf_req *req)
     unsigned select = (plx_get32(req->cmd.cdw10) >> 8) & 7;
     if (!f || select > SELECT_SUPPORTED)
         return PLX_SC_INVALID_FIELD | NVME_STATUS_DNR;
+    if (!ns_ok(req, f))
+        return PLX_SC_INVALID_NAMESPACE_OR_FORMAT | NVME_STATUS_DNR;
     if (select == SELECT_SUPPORTED) {
         req->execute = execute_get_supported;
         return nvmf_expect_no_data(req);

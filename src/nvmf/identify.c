@@ -173,9 +173,6 @@ static void identify_ns(struct nvmf_req *req)
     memset(id, 0, sizeof *id);
     if (ns)
         fill_ns(ns, &req->qp->group->target->opts, id);
-    else if (plx_get32(req->cmd.nsid) == NVME_NSID_ALL)
-        id->lbaf[0] =
-            plx_put32(9u << 16); /* what all namespaces have in common (NVM 4.1.5.1); one format, the smallest */
     nvmf_req_complete(req, PLX_SC_SUCCESS);
 }
 
@@ -261,7 +258,6 @@ static void identify_command_sets(struct nvmf_req *req)
 enum ns_use {
     NS_NONE,   /* NSID is not used */
     NS_ACTIVE, /* must be an active namespace */
-    NS_OR_ALL, /* or all of them */
     NS_VALID,  /* must be valid; an inactive one gives zeroes */
     NS_LIST,   /* where a list begins: below FFFFFFFEh */
 };
@@ -275,7 +271,7 @@ struct page {
 };
 
 static const struct page pages[] = {
-    {NVME_CNS_NS, NS_OR_ALL, false, false, identify_ns},
+    {NVME_CNS_NS, NS_VALID, false, false, identify_ns},
     {NVME_CNS_CTRL, NS_NONE, false, true, identify_ctrl},
     {NVME_CNS_ACTIVE_NS, NS_LIST, false, false, identify_ns_list},
     {NVME_CNS_NS_DESCRIPTORS, NS_ACTIVE, false, false, identify_ns_descriptors},
@@ -299,9 +295,6 @@ static uint16_t check_ns(const struct nvmf_req *req, enum ns_use use)
         return PLX_SC_SUCCESS;
     case NS_LIST:
         ok = nsid < NVME_NSID_ALL - 1;
-        break;
-    case NS_OR_ALL:
-        ok = nsid == NVME_NSID_ALL || (nsid && nsid <= s->nns);
         break;
     case NS_VALID:
         ok = nsid && nsid <= s->nns;

@@ -432,6 +432,11 @@ static uint16_t parse_fused_second(struct nvmf_req *req)
 
 /* ---- which there are ---- */
 
+static bool writes(uint8_t opcode)
+{
+    return opcode == NVME_IO_WRITE || opcode == NVME_IO_WRITE_ZEROES || opcode == NVME_IO_DSM || opcode == NVME_IO_COPY;
+}
+
 uint16_t nvmf_parse_io(struct nvmf_req *req)
 {
     struct nvmf_qpair *qp = req->qp;
@@ -454,6 +459,8 @@ uint16_t nvmf_parse_io(struct nvmf_req *req)
             return PLX_SC_INVALID_FIELD | DNR;
         }
     }
+    if (plx_unlikely(req->ns && req->ns->info->read_only && writes(req->cmd.opcode)))
+        return PLX_SC_NAMESPACE_WRITE_PROTECTED | DNR;
     switch (req->cmd.opcode) {
     case NVME_IO_READ:
         return parse_read(req);

@@ -97,7 +97,7 @@ struct nvmf_ctrlr {
 
     /* The control reactor's. */
     struct nvmf_qpair **qpairs; /* by qid; [0] is the admin queue */
-    unsigned nqpairs;           /* attached */
+    _Atomic unsigned nqpairs;   /* attached */
     bool dying;
 
     /* The admin queue's reactor's; cc and csts are read by I/O queue pairs. */
@@ -345,6 +345,9 @@ void nvmf_reply(struct nvmf_req *req, const void *src, size_t len);
 void nvmf_io_abort(struct nvmf_req *req);
 /* The disk's own memory that a lent read is to be answered from, within the present round only. */
 const void *nvmf_io_map(struct nvmf_req *req);
+
+/* feature.c: all features have their defaults again. */
+void nvmf_features_reset(struct nvmf_ctrlr *c);
 
 /* ---- admin.c ---- */
 

@@ -19,17 +19,22 @@ enum {
     MAX_CONNECTIONS = 4096,
 };
 
-static int set_options(struct plx_nvmf_opts *o, const struct plx_nvmf_opts *given, struct plx_error *err)
+static int set_options(struct plx_nvmf_opts *o, const struct plx_nvmf_opts *given, size_t buf_max,
+                       struct plx_error *err)
 {
     *o = given ? *given : (struct plx_nvmf_opts){0};
     o->max_io_size = o->max_io_size ? o->max_io_size : MAX_IO_SIZE;
     o->queue_depth = o->queue_depth ? o->queue_depth : QUEUE_DEPTH;
     o->max_queues = o->max_queues ? o->max_queues : MAX_QUEUES;
-    o->in_capsule_size = o->in_capsule_size ? o->in_capsule_size : IN_CAPSULE;
+    if (o->no_in_capsule)
+        o->in_capsule_size = 0;
+    else
+        o->in_capsule_size = o->in_capsule_size ? o->in_capsule_size : IN_CAPSULE;
     o->peer_timeout_ms = o->peer_timeout_ms ? o->peer_timeout_ms : PEER_TIMEOUT_MS;
     o->max_connections = o->max_connections ? o->max_connections : MAX_CONNECTIONS;
-    if (o->max_io_size < MIN_IO_SIZE || o->max_io_size > MAX_IO_SIZE || o->max_io_size & (o->max_io_size - 1))
-        return plx_fail(err, -EINVAL, "the largest transfer is a power of two from 4K to 1M, not %u", o->max_io_size);
+    if (o->max_io_size < MIN_IO_SIZE || o->max_io_size > buf_max || o->max_io_size & (o->max_io_size - 1))
+        return plx_fail(err, -EINVAL, "the largest transfer is a power of two from 4K to %zu, not %u", buf_max,
+                        o->max_io_size);
     if (o->queue_depth < 2 || o->queue_depth > MAX_QUEUE_DEPTH)
         return plx_fail(err, -EINVAL, "the queue depth is 2 to %d, not %u", MAX_QUEUE_DEPTH, o->queue_depth);
     if (o->max_queues > MAX_QUEUES)
@@ -44,7 +49,8 @@ int plx_nvmf_target_create(struct plx_nvmf_target **out, struct plx_reactor *con
                            const struct plx_nvmf_opts *opts, struct plx_error *err)
 {
     struct plx_nvmf_opts checked;
-    int ret = nreactors ? set_options(&checked, opts, err) : plx_fail(err, -EINVAL, "a target needs a reactor");
+    int ret = nreactors ? set_options(&checked, opts, plx_buf_max_bytes(reactors[0]), err)
+                        : plx_fail(err, -EINVAL, "a target needs a reactor");
     if (ret)
         return ret;
     struct plx_nvmf_target *t = calloc(1, sizeof *t);

@@ -4,15 +4,16 @@
  * completed. The ring has a single issuer and defers its work to that call (DEFER_TASKRUN, Linux 6.1), so the kernel never interrupts the reactor; its flag
  * IORING_SQ_TASKRUN, which liburing looks at, says when the call is worth making. Older kernels get what they know of this.
  *
- * The issuer is whoever enables the ring, so it is made disabled: the engine may be prepared before the reactor's thread runs.
+ * The issuer is whichever thread enables the ring, so it is made disabled: the engine may be prepared before the reactor's thread runs. Should the reactor have
+ * been handed to another thread, between operations, the ring is replaced.
  */
 #include "reactor/aio_engine.h"
 
-#include "base/log.h"
-
+#include <assert.h>
 #include <errno.h>
 #include <liburing.h>
 #include <limits.h>
+#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
@@ -31,6 +32,7 @@ struct plx_uring {
     struct plx_reactor *reactor;
     struct io_uring ring;
     bool enabled;
+    pthread_t issuer;                /* once enabled */
     unsigned in_flight;              /* operations and cancels that the ring has */
     struct plx_aio *waiting, **tail; /* for room in the ring */
     struct plx_aio *ended;           /* never reached the kernel; res is set */
@@ -90,21 +92,45 @@ static void end(struct plx_uring *u, struct plx_aio *io, int res)
     u->ended = io;
 }
 
-/* liburing 2.3 declares io_uring_enable_rings() but its shared library lacks it. */
-static int enable(struct plx_uring *u)
+static int setup(struct io_uring *ring);
+
+/* Makes this thread the ring's issuer. */
+static int adopt(struct plx_uring *u)
 {
-    long ret = syscall(__NR_io_uring_register, u->ring.ring_fd, IORING_REGISTER_ENABLE_RINGS, NULL, 0);
-    return ret < 0 ? -errno : 0;
+    if (u->enabled) {
+        struct io_uring fresh;
+        int ret = setup(&fresh);
+        if (ret)
+            return ret;
+        plx_source_remove(u->reactor, &u->source);
+        io_uring_queue_exit(&u->ring);
+        u->ring = fresh;
+        u->source.fd = fresh.ring_fd;
+        u->enabled = false;
+        ret = plx_source_add(u->reactor, &u->source);
+        if (ret) {
+            u->source.fd = -1; /* cannot fail then; operations end with this error */
+            plx_source_add(u->reactor, &u->source);
+            return ret;
+        }
+    }
+    /* liburing 2.3 declares io_uring_enable_rings() but its shared library lacks it. */
+    if (syscall(__NR_io_uring_register, u->ring.ring_fd, IORING_REGISTER_ENABLE_RINGS, NULL, 0) < 0)
+        return -errno;
+    u->enabled = true;
+    u->issuer = pthread_self();
+    return 0;
 }
 
 void plx_uring_submit(struct plx_uring *u, struct plx_aio *io)
 {
-    int ret = u->enabled ? 0 : enable(u);
-    if (ret) {
-        end(u, io, ret);
-        return;
+    if (plx_unlikely(!u->in_flight && !(u->enabled && pthread_equal(u->issuer, pthread_self())))) {
+        int ret = adopt(u);
+        if (ret) {
+            end(u, io, ret);
+            return;
+        }
     }
-    u->enabled = true;
     if (!u->waiting && gather(u, io))
         return;
     io->next = NULL;
@@ -138,6 +164,7 @@ static int flush(struct plx_uring *u)
     if (!io_uring_sq_ready(&u->ring))
         return 0;
     int n = io_uring_submit(&u->ring);
+    assert(n != -EEXIST); /* another thread's ring: the reactor changed hands with operations in flight */
     return n > 0 ? n : 0;
 }
 

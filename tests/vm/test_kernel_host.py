@@ -189,7 +189,7 @@ def test_block_device(loop_device, host, serve):
     host.sh(f"{FIO} --filename={device} --rw=randrw --bsrange=512-1M --size=8M", 180)
     host.sh(f"dd if=/dev/urandom of={device} bs=1M seek=8 count=32 oflag=direct")
     for options, start in (("", 8), ("-z", 32)):
-        host.sh(f"blkdiscard {options} -o {start}M -l 4M {device}; cmp -n {4 * MIB} -i {start * MIB}:0 {device} /dev/zero")
+        host.sh(f"blkdiscard {options} -o {start}M -l 4M {device} && cmp -n {4 * MIB} -i {start * MIB}:0 {device} /dev/zero")
     host.sh(f"nvme flush {device}")
 
 

@@ -253,6 +253,10 @@ void tcp_conn_fatal(struct tcp_conn *c, const struct nvme_tcp_error *err, const 
 {
     if (c->state >= TCP_TERM)
         return;
+    if (hdr[0] == NVME_TCP_H2C_TERM) { /* is not answered in kind: TCP 3.5 */
+        tcp_conn_close(c, "H2CTermReq PDU with a wrong header");
+        return;
+    }
     plx_warn("%s: %s, in a PDU of type %02xh, information %u: connection ends", c->qp.peer, fes_names[err->fes], hdr[0],
              err->fei);
     len = plx_min_u64(len, NVME_TCP_TERM_MAX - NVME_TCP_TERM_LEN);

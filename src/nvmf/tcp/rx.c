@@ -212,7 +212,7 @@ static struct nvmf_req *match_r2t(struct tcp_conn *c, const uint8_t *hdr, const 
     else if (plx_get32(d.datal) != l->data)
         where = offsetof(struct nvme_tcp_data, datal);
     else if (plx_get32(d.datao) != req->received)
-        fes = NVME_TCP_FES_OUT_OF_RANGE, where = offsetof(struct nvme_tcp_data, datao);
+        fes = NVME_TCP_FES_SEQUENCE, where = 0; /* data comes in order: TCP 3.3.2 */
     else if (l->data > req->len - req->received)
         fes = NVME_TCP_FES_OUT_OF_RANGE, where = offsetof(struct nvme_tcp_data, datal);
     else if (!(d.hdr.flags & NVME_TCP_LAST) != (l->data < req->len - req->received))

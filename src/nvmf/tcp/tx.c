@@ -45,7 +45,8 @@ static void build_response(const struct tcp_conn *c, struct nvmf_req *req, uint8
         .hdr = make_header(c, NVME_TCP_RESP, 0, sizeof pdu, 0, with_digest(c, sizeof pdu)),
         .cqe = req->cqe,
     };
-    pdu.cqe.sqhd = plx_put16(c->qp.no_sq_flow ? 0 : c->qp.sqhd);
+    /* Without SQ flow control the head is not used; FFFFh, in the response to Connect, agrees to that (Base 6.3). */
+    pdu.cqe.sqhd = plx_put16(c->qp.no_sq_flow ? 0xffff : c->qp.sqhd);
     memcpy(at, &pdu, sizeof pdu);
     add_header_digest(c, at, sizeof pdu);
 }
