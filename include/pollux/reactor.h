@@ -150,9 +150,6 @@ PLX_API size_t plx_buf_total_bytes(const struct plx_reactor *r);
 /** The largest size that plx_buf_get() may be asked for. */
 PLX_API size_t plx_buf_max_bytes(const struct plx_reactor *r);
 
-/** The size of the largest buffer. */
-PLX_API size_t plx_buf_max_bytes(const struct plx_reactor *r);
-
 /** Somebody who waits for buffers, in line. */
 struct plx_buf_wait {
     /** Buffers came back: try again. @return true when served; false to stay first in line */

@@ -147,7 +147,8 @@ def test_discard_and_zeroes(host, serve, tmp_path):
     [device] = host.connect(serve(disk))
     allocated = disk.stat().st_blocks
     # Offsets in which no block of a file system ends, and a length beyond what one Write Zeroes command can do.
-    for options, offset, length in (("", 512 * 3, 8 * MIB), ("-z", 16 * MIB + 512, 512 * 7), ("-z", 17 * MIB, 10 * MIB)):
+    ranges = (("", 512 * 3, 8 * MIB), ("-z", 16 * MIB + 512, 512 * 7), ("-z", 17 * MIB, 10 * MIB))
+    for options, offset, length in ranges:
         host.sh(f"blkdiscard {options} -o {offset} -l {length} {device}")
         content[offset:offset + length] = bytes(length)
     host.sh(f"nvme flush {device}")
@@ -189,7 +190,8 @@ def test_block_device(loop_device, host, serve):
     host.sh(f"{FIO} --filename={device} --rw=randrw --bsrange=512-1M --size=8M", 180)
     host.sh(f"dd if=/dev/urandom of={device} bs=1M seek=8 count=32 oflag=direct")
     for options, start in (("", 8), ("-z", 32)):
-        host.sh(f"blkdiscard {options} -o {start}M -l 4M {device} && cmp -n {4 * MIB} -i {start * MIB}:0 {device} /dev/zero")
+        host.sh(f"blkdiscard {options} -o {start}M -l 4M {device}")
+        host.sh(f"cmp -n {4 * MIB} -i {start * MIB}:0 {device} /dev/zero")
     host.sh(f"nvme flush {device}")
 
 
@@ -203,7 +205,10 @@ WRITER = """
 i=0
 while [ ! -e /tmp/stop ]; do
     i=$((i + 1))
-    yes "block $i" | dd of={device} bs=16k count=1 seek=$i iflag=fullblock conv=notrunc,fsync status=none || { echo "dd of block $i: $?"; exit 1; }
+    if ! yes "block $i" | dd of={device} bs=16k count=1 seek=$i iflag=fullblock conv=notrunc,fsync status=none; then
+        echo "block $i was not written"
+        exit 1
+    fi
     echo $i >>/tmp/safe
 done
 """
@@ -217,7 +222,7 @@ def blocks_missing(disk, count):
 
 
 def test_kill_and_restart(host, serve, disk):
-    """What the host was told is safe is in the file, however the target ends; and the host goes on as if nothing was."""
+    """What the host was told is safe is in the file, however the target ends, and the host carries on."""
     host.expect(r"nvme nvme\d+: |nvme_tcp: |no usable path - requeuing")
     target = serve(disk)
     [device] = host.connect(target, RECONNECT)
