@@ -4,10 +4,15 @@
  * completed. The ring has a single issuer and defers its work to that call (DEFER_TASKRUN, Linux 6.1), so the kernel never interrupts the reactor; its flag
  * IORING_SQ_TASKRUN, which liburing looks at, says when the call is worth making. Older kernels get what they know of this.
  *
+ * A sleeping reactor is woken through an eventfd: the descriptor of such a ring itself does not become readable when there is deferred work (seen on Linux 6.18). The
+ * kernel signals it only while that is enabled, which is from arm to disarm.
+ *
  * The issuer is whichever thread enables the ring, so it is made disabled: the engine may be prepared before the reactor's thread runs. Should the reactor have
  * been handed to another thread, between operations, the ring is replaced.
  */
 #include "reactor/aio_engine.h"
+
+#include "base/log.h"
 
 #include <assert.h>
 #include <errno.h>
@@ -32,6 +37,7 @@ struct plx_uring {
     struct plx_reactor *reactor;
     struct io_uring ring;
     bool enabled;
+    bool armed;                      /* the kernel signals source.fd */
     pthread_t issuer;                /* once enabled */
     unsigned in_flight;              /* operations and cancels that the ring has */
     struct plx_aio *waiting, **tail; /* for room in the ring */
@@ -92,27 +98,19 @@ static void end(struct plx_uring *u, struct plx_aio *io, int res)
     u->ended = io;
 }
 
-static int setup(struct io_uring *ring);
+static int setup(struct io_uring *ring, int event_fd);
 
 /* Makes this thread the ring's issuer. */
 static int adopt(struct plx_uring *u)
 {
     if (u->enabled) {
         struct io_uring fresh;
-        int ret = setup(&fresh);
+        int ret = setup(&fresh, u->source.fd);
         if (ret)
             return ret;
-        plx_source_remove(u->reactor, &u->source);
         io_uring_queue_exit(&u->ring);
         u->ring = fresh;
-        u->source.fd = fresh.ring_fd;
         u->enabled = false;
-        ret = plx_source_add(u->reactor, &u->source);
-        if (ret) {
-            u->source.fd = -1; /* cannot fail then; operations end with this error */
-            plx_source_add(u->reactor, &u->source);
-            return ret;
-        }
     }
     /* liburing 2.3 declares io_uring_enable_rings() but its shared library lacks it. */
     if (syscall(__NR_io_uring_register, u->ring.ring_fd, IORING_REGISTER_ENABLE_RINGS, NULL, 0) < 0)
@@ -215,42 +213,49 @@ static int uring_arm(struct plx_source *s)
     if (!u->in_flight && !u->waiting)
         return 0;
     flush(u);
-    /* Announce from now on; the fence orders that before the look at what has come already. */
+    if (io_uring_sq_ready(&u->ring) || (u->waiting && u->in_flight < IN_FLIGHT_MAX))
+        return 1; /* to be offered once more */
     io_uring_cq_eventfd_toggle(&u->ring, true);
+    u->armed = true;
+    /* Either the kernel sees that it is to signal, or we see what it has done before. */
     atomic_thread_fence(memory_order_seq_cst);
-    if (u->waiting && u->in_flight < IN_FLIGHT_MAX)
-        return 1; /* there is room again */
-    return io_uring_sq_ready(&u->ring) || io_uring_cq_ready(&u->ring) ||
+    return io_uring_cq_ready(&u->ring) ||
            IO_URING_READ_ONCE(*u->ring.sq.kflags) & (IORING_SQ_TASKRUN | IORING_SQ_CQ_OVERFLOW);
 }
 
-/* Awake again: completions are looked for, and need not be announced. */
 static void uring_disarm(struct plx_source *s)
 {
     struct plx_uring *u = plx_container_of(s, struct plx_uring, source);
-    uint64_t ignored;
+    uint64_t count;
+    if (!u->armed)
+        return;
+    u->armed = false;
     io_uring_cq_eventfd_toggle(&u->ring, false);
-    while (read(s->fd, &ignored, sizeof ignored) > 0)
-        ;
+    if (read(s->fd, &count, sizeof count) < 0 && errno != EAGAIN)
+        plx_error("disks: cannot read an eventfd: %s", strerror(errno));
 }
 
-static int setup(struct io_uring *ring)
+static int setup(struct io_uring *ring, int event_fd)
 {
     static const unsigned flags[] = {
         IORING_SETUP_R_DISABLED | IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN | IORING_SETUP_TASKRUN_FLAG,
         IORING_SETUP_R_DISABLED | IORING_SETUP_COOP_TASKRUN | IORING_SETUP_TASKRUN_FLAG,
         IORING_SETUP_R_DISABLED,
     };
+    struct io_uring_params p;
     int ret = -EINVAL;
     for (size_t i = 0; ret == -EINVAL && i < PLX_ARRAY_SIZE(flags); i++) {
-        struct io_uring_params p = {.flags = flags[i] | IORING_SETUP_CQSIZE, .cq_entries = CQ_ENTRIES};
+        p = (struct io_uring_params){.flags = flags[i] | IORING_SETUP_CQSIZE, .cq_entries = CQ_ENTRIES};
         ret = io_uring_queue_init_params(SQ_ENTRIES, ring, &p);
-        /* Linux 5.12: from there on all operations that we use are there and its workers are threads of this process. */
-        if (!ret && !(p.features & IORING_FEAT_NATIVE_WORKERS)) {
-            io_uring_queue_exit(ring);
-            return -ENOSYS;
-        }
     }
+    if (ret)
+        return ret;
+    /* Linux 5.12: from there on all operations that we use are there, and its workers are threads of this process. */
+    ret = p.features & IORING_FEAT_NATIVE_WORKERS ? io_uring_register_eventfd(ring, event_fd) : -ENOSYS;
+    if (!ret)
+        ret = io_uring_cq_eventfd_toggle(ring, false);
+    if (ret)
+        io_uring_queue_exit(ring);
     return ret;
 }
 
@@ -260,30 +265,26 @@ int plx_uring_create(struct plx_uring **out, struct plx_reactor *r)
     struct plx_uring *u = calloc(1, sizeof *u);
     if (!u)
         return -ENOMEM;
-    int ret = setup(&u->ring);
-    if (ret)
-        goto free_engine;
     u->reactor = r;
     u->tail = &u->waiting;
     u->source.ops = &ops;
     u->source.fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-    if (u->source.fd < 0) {
-        ret = -errno;
-        goto exit_ring;
-    }
-    ret = io_uring_register_eventfd(&u->ring, u->source.fd);
-    if (!ret)
-        ret = plx_source_add(r, &u->source);
+    int ret = u->source.fd < 0 ? -errno : 0;
     if (ret)
-        goto close_eventfd;
-    io_uring_cq_eventfd_toggle(&u->ring, false);
+        goto free_engine;
+    ret = setup(&u->ring, u->source.fd);
+    if (ret)
+        goto close_event;
+    ret = plx_source_add(r, &u->source);
+    if (ret)
+        goto exit_ring;
     *out = u;
     return 0;
 
-close_eventfd:
-    close(u->source.fd);
 exit_ring:
     io_uring_queue_exit(&u->ring);
+close_event:
+    close(u->source.fd);
 free_engine:
     free(u);
     return ret;

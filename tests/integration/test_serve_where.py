@@ -15,7 +15,7 @@ import sqe
 from disks import MIB
 from host import Controller
 from spec import Sc
-from target import Target, binary
+from target import Target, binary, wait_until
 
 SECCOMP = pathlib.Path(__file__).resolve().parent / "seccomp.py"
 CORES = sorted(os.sched_getaffinity(0))
@@ -183,6 +183,7 @@ def test_it_runs_with_few_descriptors_and_says_no_politely(image):
                 controller.read(1, 0, 64)
             for other in others:
                 other.close()
+        assert wait_until(lambda: target.descriptors() < 25)
         exercise(target, 2)
 
 

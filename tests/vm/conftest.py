@@ -18,8 +18,8 @@ IMAGE_MISSING_TOOLS = 77  # scripts/vm-image: this machine lacks a program
 
 # What the kernel must not have to say in a test where nothing is wrong.
 TROUBLE = re.compile(
-    r"BUG|WARNING|Oops|Call Trace|INFO: task|EXT4-fs warning|blk_print|[Ee]rror|[Ii]nvalid|[Ff]ailed|[Dd]igest|unexpected"
-    r"|timeout|timed out|reset|corrupt|[Dd]uplicate|bogus|ignor|unsupported|identifiers changed")
+    r"BUG|WARNING|Oops|Call Trace|INFO: task|EXT4-fs warning|blk_print|[Ee]rror|[Ii]nvalid|[Ff]ailed|[Dd]igest"
+    r"|unexpected|timeout|timed out|reset|corrupt|[Dd]uplicate|bogus|ignor|unsupported|identifiers changed")
 
 
 def require_root():
