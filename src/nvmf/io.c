@@ -273,7 +273,10 @@ static uint16_t parse_dsm(struct nvmf_req *req)
     if (!(req->ns->info->ops & 1u << PLX_BDEV_UNMAP))
         return PLX_SC_INVALID_OPCODE | DNR;
     req->execute = execute_dsm;
-    return nvmf_expect_data(req, NVMF_FROM_HOST, dsm_ranges(req) * sizeof(struct nvme_dsm_range));
+    /* Linux always sends a page, however few ranges there are in it. */
+    uint32_t have = plx_get32(req->cmd.sgl.length), need = dsm_ranges(req) * (uint32_t)sizeof(struct nvme_dsm_range);
+    bool page = have >= need && have <= NVMF_DSM_RANGES * sizeof(struct nvme_dsm_range);
+    return nvmf_expect_data(req, NVMF_FROM_HOST, page ? have : need);
 }
 
 /* ---- Copy: source ranges, one after the other, to one destination (NVM 3.2.2) ---- */

@@ -3,6 +3,7 @@
 
 import os
 import pathlib
+import shlex
 import sys
 
 import pytest
@@ -35,8 +36,9 @@ def disk(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def target(request, disk):
-    """A target with a RAM disk of each block size, a file, and a null disk. A module's OPTIONS are added."""
-    options = getattr(request.module, "OPTIONS", ())
+    """A target with a RAM disk of each block size, a file, and a null disk. A module's OPTIONS are added, and those in the
+    environment: POLLUX_OPTIONS="-m 0,1" runs what shares this target on two reactors."""
+    options = [*getattr(request.module, "OPTIONS", ()), *shlex.split(os.environ.get("POLLUX_OPTIONS", ""))]
     with Target("ram:64M", "ram:64M?block=4096", disk, "null:1T", options=options) as running:
         yield running
 
