@@ -194,7 +194,10 @@ void plx_bdev_get_stats(struct plx_bdev *bdev, struct plx_bdev_stats *out)
     pthread_mutex_unlock(&bdev->lock);
 }
 
-/* Only the channel's reactor adds to its statistics, so a plain load and store is enough, without a locked instruction. */
+/*
+ * Only the channel's reactor adds to its statistics, so a plain load and store is enough, without a locked
+ * instruction.
+ */
 static inline void add(_Atomic uint64_t *n, uint64_t by)
 {
     atomic_store_explicit(n, peek(n) + by, memory_order_relaxed);
@@ -237,7 +240,10 @@ void plx_bdev_start(struct plx_bdev_channel *ch, struct plx_bdev_req *req)
         plx_emulate_submit(ch, req);
 }
 
-/* Asks everything older than the reset to end. The list is walked anew each time, as an abort may end any number of requests. */
+/*
+ * Asks everything older than the reset to end. The list is walked anew each time, as an abort may end any number of
+ * requests.
+ */
 static void abort_older(struct plx_bdev_channel *ch, struct plx_bdev_req *reset)
 {
     struct plx_bdev_core *own = plx_bdev_req_core(reset);
@@ -318,8 +324,8 @@ void plx_bdev_submit(struct plx_bdev_channel *ch, struct plx_bdev_req *req)
 }
 
 /*
- * A reset ends when it has become the oldest. Those that now are leave the list first and complete after `req`: still counted as in flight, they keep the
- * channel there while the callbacks run.
+ * A reset ends when it has become the oldest. Those that now are leave the list first and complete after `req`: still
+ * counted as in flight, they keep the channel there while the callbacks run.
  */
 static void complete_tracked(struct plx_bdev_req *req)
 {

@@ -2,8 +2,9 @@
 /*
  * The block layer, for those who implement disks: one operations table a driver, one file a driver.
  *
- * The core (bdev.c) has checked every request before a driver sees it: the operation is one of info.ops, the range is inside the disk, writes do not reach a
- * read-only disk. What a driver leaves out of info.ops and the core can do with what is there (compare, compare and write, copy, write zeroes: emulate.c) is done there.
+ * The core (bdev.c) has checked every request before a driver sees it: the operation is one of info.ops, the range is
+ * inside the disk, writes do not reach a read-only disk. What a driver leaves out of info.ops and the core can do
+ * with what is there (compare, compare and write, copy, write zeroes: emulate.c) is done there.
  */
 #ifndef PLX_BDEV_DRIVER_H
 #define PLX_BDEV_DRIVER_H
@@ -21,8 +22,8 @@ struct plx_bdev_ops {
     /* Frees the disk; no channel is open. */
     void (*close)(struct plx_bdev *bdev);
     /*
-     * Sets up the driver's part of a channel, zeroed memory that follows it (bdev->channel_size). On the channel's reactor, or
-     * before that runs. May be NULL.
+     * Sets up the driver's part of a channel, zeroed memory that follows it (bdev->channel_size). On the channel's
+     * reactor, or before that runs. May be NULL.
      */
     int (*channel_open)(struct plx_bdev_channel *ch);
     /* May be NULL. */
@@ -122,14 +123,15 @@ extern const struct plx_bdev_driver *const plx_bdev_drivers[];
 void plx_bdev_complete(struct plx_bdev_req *req, uint16_t status);
 
 /*
- * Does a request that submit() was given by means of simpler ones: for a driver that finds out only then that it cannot do it itself. It is the core's again
- * after this, and so is the driver's context in it.
+ * Does a request that submit() was given by means of simpler ones: for a driver that finds out only then that it
+ * cannot do it itself. It is the core's again after this, and so is the driver's context in it.
  */
 void plx_bdev_emulate(struct plx_bdev_req *req);
 
 /*
- * Asks for memory for data on its way: p->ready is called when there is some, perhaps at once. It may be smaller than `bytes`, but holds 64 KiB or all of it.
- * Progress is certain even when the reactor's pool of buffers is held by requests that wait for this one.
+ * Asks for memory for data on its way: p->ready is called when there is some, perhaps at once. It may be smaller than
+ * `bytes`, but holds 64 KiB or all of it. Progress is certain even when the reactor's pool of buffers is held by
+ * requests that wait for this one.
  */
 void plx_piece_get(struct plx_bdev_channel *ch, struct plx_piece *p, size_t bytes);
 /* Gives it back; may call ready of others. */
@@ -161,7 +163,9 @@ int plx_url_only(const struct plx_url *url, const char *known, struct plx_error 
 int plx_url_block(const struct plx_url *url, uint32_t *block, struct plx_error *err);
 /* ro=: 0 or 1. */
 int plx_url_bool(const struct plx_url *url, const char *key, bool *value, struct plx_error *err);
-/* uuid=, or else one made from `identity` (the same text gives the same uuid), or a random one when identity is NULL. */
+/*
+ * uuid=, or else one made from `identity` (the same text gives the same uuid), or a random one when identity is NULL.
+ */
 int plx_url_uuid(const struct plx_url *url, const char *identity, uint8_t uuid[16], struct plx_error *err);
 
 #endif

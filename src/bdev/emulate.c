@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * What a driver leaves out, done by what it has: compare, compare and write, copy, and write zeroes by means of reads and writes.
+ * What a driver leaves out, done by what it has: compare, compare and write, copy, and write zeroes by means of reads
+ * and writes.
  *
- * An operation is a sequence of steps, each of which either goes on at once or waits for one thing: the range lock, a piece of memory, or a part of the
- * work, a request to the driver. All its state is in the request's context.
+ * An operation is a sequence of steps, each of which either goes on at once or waits for one thing: the range lock, a
+ * piece of memory, or a part of the work, a request to the driver. All its state is in the request's context.
  *
  *   compare            PIECE, then READ, CHECK for each piece; FREE
  *   compare and write  LOCK, as compare, WRITE; FREE, UNLOCK
@@ -76,7 +77,9 @@ static void piece_ready(struct plx_piece *p)
 
 /* ---- the steps ---- */
 
-/* Where the piece at hand begins, in blocks from the start: a copy to higher blocks of its own source goes backwards. */
+/*
+ * Where the piece at hand begins, in blocks from the start: a copy to higher blocks of its own source goes backwards.
+ */
 static uint32_t offset(const struct plx_bdev_req *req, const struct plx_bdev_core *c)
 {
     bool backwards = req->op == PLX_BDEV_COPY && req->lba > req->src_lba && req->lba - req->src_lba < req->nlb;

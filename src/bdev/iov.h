@@ -68,7 +68,10 @@ static inline bool plx_iov_equals(struct plx_iov_at *at, const void *with, size_
     return true;
 }
 
-/* An iovec from some byte on, made without memory: the entry that the byte is in is shortened for as long as the rest is in use. */
+/*
+ * An iovec from some byte on, made without memory: the entry that the byte is in is shortened for as long as the rest
+ * is in use.
+ */
 struct plx_iov_tail {
     struct iovec *entry, whole;
 };

@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * Memory for data on its way through the block layer: what a copy reads, what a compare compares with, what a caller's badly aligned memory is
- * bounced through.
+ * Memory for data on its way through the block layer: what a copy reads, what a compare compares with, what a
+ * caller's badly aligned memory is bounced through.
  *
- * It comes from the reactor's pool of buffers. But the whole pool may be held by requests that wait for just such a piece, so each channel has one
- * piece in reserve; when that is taken too, the others wait for it in line. Whoever has a piece never waits for another, so the line always moves.
+ * It comes from the reactor's pool of buffers. But the whole pool may be held by requests that wait for just such a
+ * piece, so each channel has one piece in reserve; when that is taken too, the others wait for it in line. Whoever
+ * has a piece never waits for another, so the line always moves.
  */
 #include "bdev/core.h"
 

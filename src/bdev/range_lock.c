@@ -1,12 +1,15 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * What makes an emulated compare and write atomic: while one is under way, no other write reaches the blocks that it compares, through whichever channel.
+ * What makes an emulated compare and write atomic: while one is under way, no other write reaches the blocks that it
+ * compares, through whichever channel.
  *
- * It is announced by message to every channel of the disk. Each closes its gate, so that new writes to the range are held back, and answers once the
- * overlapping writes that it had in flight have ended. When all have answered the range is the owner's alone. Opening the gates goes the same way; that all
- * answer to this as well is what tells that no message is on its way any more. So a disk has one owner at a time; the others stand in line.
+ * It is announced by message to every channel of the disk. Each closes its gate, so that new writes to the range are
+ * held back, and answers once the overlapping writes that it had in flight have ended. When all have answered the
+ * range is the owner's alone. Opening the gates goes the same way; that all answer to this as well is what tells that
+ * no message is on its way any more. So a disk has one owner at a time; the others stand in line.
  *
- * When there is no lock this costs a write one look at its own channel's gate. The mutex is taken by compare and writes alone, and by channels that come and go.
+ * When there is no lock this costs a write one look at its own channel's gate. The mutex is taken by compare and
+ * writes alone, and by channels that come and go.
  */
 #include "bdev/core.h"
 

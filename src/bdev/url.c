@@ -2,8 +2,9 @@
 /*
  * The names of disks: "scheme:body?key=value&key=value", or a plain path.
  *
- * A plain path is taken as it is, whatever characters it has; it names no parameters. What begins with letters and a colon is never a plain path, so that
- * a misspelt kind of disk is told from a file; such a file is written "./odd:name" or "file:odd:name". In a file URL, %XX stands for any byte.
+ * A plain path is taken as it is, whatever characters it has; it names no parameters. What begins with letters and a
+ * colon is never a plain path, so that a misspelt kind of disk is told from a file; such a file is written
+ * "./odd:name" or "file:odd:name". In a file URL, %XX stands for any byte.
  */
 #include "bdev/driver.h"
 

@@ -50,7 +50,7 @@ void serve_help(void)
         printf("  %s\n", *kind);
     puts("\noptions:\n"
          "  -l, --listen ADDR[:PORT]  where to listen (127.0.0.1:4420; [::1]:4420 for IPv6); port 0 is any free one\n"
-         "  -n, --nqn NQN             name of the subsystem of the disks after it; may be repeated\n"
+         "  -n, --nqn NQN             name of the subsystem; repeated, each begins one of the disks after it\n"
          "  -m, --cores CORES         cores to run on: a list such as 0-3,6 or a hex mask such as 0x5 (one core)\n"
          "      --allow HOSTNQN       let this host in; may be repeated\n"
          "      --allow-any-host      let every host in, which is the default only where all listeners are loopback\n"
@@ -137,18 +137,34 @@ static int parse_poll(const char *text, enum plx_poll_mode *mode)
     return cli_fail(EXIT_USAGE, "--poll %s: takes busy, adaptive or sleep", text);
 }
 
+/* Each NQN begins a subsystem; what stood before the first one is taken care of by settle_subsystems(). */
 static int add_nqn(struct serve_options *o, const char *nqn)
 {
-    /* The first one names the subsystem that there is anyway, unless that has disks already. */
-    if (!o->nqns[0] && !o->ndisks) {
-        o->nqns[0] = nqn;
-        return EXIT_OK;
-    }
-    if (o->nsubsystems == SERVE_MAX_SUBSYSTEMS)
-        return cli_fail(EXIT_USAGE, "--nqn: there can be at most %d subsystems", SERVE_MAX_SUBSYSTEMS);
-    if (o->ndisks && o->disks[o->ndisks - 1].subsystem != o->nsubsystems - 1)
-        return cli_fail(EXIT_USAGE, "--nqn %s: no disk is named between it and the one before", nqn);
+    if (o->nsubsystems > SERVE_MAX_SUBSYSTEMS - 1)
+        return cli_fail(EXIT_USAGE, "--nqn: there can be at most %d subsystems", SERVE_MAX_SUBSYSTEMS - 1);
     o->nqns[o->nsubsystems++] = nqn;
+    return EXIT_OK;
+}
+
+/* A single NQN names the one subsystem there is, wherever it stands; of several, each has the disks after it. */
+static int settle_subsystems(struct serve_options *o)
+{
+    unsigned first = o->disks[0].subsystem == 0 && o->nsubsystems != 2 ? 0 : 1;
+    if (o->nsubsystems == 1)
+        return EXIT_OK;
+    for (unsigned n = 1; n < o->nsubsystems && o->nsubsystems > 2; n++) {
+        unsigned disks = 0;
+        for (unsigned i = 0; i < o->ndisks; i++)
+            disks += o->disks[i].subsystem == n;
+        if (!disks)
+            return cli_fail(EXIT_USAGE, "--nqn %s: no disk is named after it, and before the next one", o->nqns[n]);
+    }
+    if (!first)
+        return EXIT_OK;
+    memmove(o->nqns, o->nqns + 1, (o->nsubsystems - 1) * sizeof o->nqns[0]);
+    o->nsubsystems--;
+    for (unsigned i = 0; i < o->ndisks; i++)
+        o->disks[i].subsystem -= o->disks[i].subsystem != 0;
     return EXIT_OK;
 }
 
@@ -254,8 +270,8 @@ static int check(struct serve_options *o)
 {
     if (!o->ndisks)
         return cli_fail(EXIT_USAGE, "no disk is named; for example: pollux serve disk.img, or pollux serve ram:1G");
-    if (o->disks[o->ndisks - 1].subsystem != o->nsubsystems - 1)
-        return cli_fail(EXIT_USAGE, "--nqn %s: no disk is named after it", o->nqns[o->nsubsystems - 1]);
+    if (settle_subsystems(o))
+        return EXIT_USAGE;
     if (!o->nlisteners) {
         memcpy(o->listeners[0].addr, "127.0.0.1", sizeof "127.0.0.1");
         o->listeners[0].port = NVME_TCP_PORT;

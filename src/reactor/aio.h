@@ -16,8 +16,9 @@ enum plx_aio_op {
 };
 
 /*
- * One operation, memory of the caller's, who leaves it and what it points to alone until done is called, on the reactor that it was submitted on and never from
- * within plx_aio_submit(). res is then what the system call would have returned, or -errno.
+ * One operation, memory of the caller's, who leaves it and what it points to alone until done is called, on the
+ * reactor that it was submitted on and never from within plx_aio_submit(). res is then what the system call would
+ * have returned, or -errno.
  */
 struct plx_aio {
     void (*done)(struct plx_aio *io);
@@ -35,7 +36,9 @@ struct plx_aio {
     struct plx_msg msg;
 };
 
-/* Makes the engine if the reactor has none yet. On the reactor's thread, or before it first runs. @return 0 or -errno */
+/*
+ * Makes the engine if the reactor has none yet. On the reactor's thread, or before it first runs. @return 0 or -errno
+ */
 int plx_aio_prepare(struct plx_reactor *r);
 
 /* Submits; operations are gathered and reach the kernel in the reactor's next round, or before it sleeps. */
@@ -44,7 +47,10 @@ void plx_aio_submit(struct plx_reactor *r, struct plx_aio *io);
 /* Tries to end an operation early; done is called either way, later, with -ECANCELED if it was ended. */
 void plx_aio_cancel(struct plx_reactor *r, struct plx_aio *io);
 
-/* Ends the engine; nothing may be in flight. Called by plx_reactor_destroy(), on whatever thread that is; nothing happens when there is none. */
+/*
+ * Ends the engine; nothing may be in flight. Called by plx_reactor_destroy(), on whatever thread that is; nothing
+ * happens when there is none.
+ */
 void plx_aio_destroy(struct plx_reactor *r);
 
 /* For tests: the reactor, which has no engine yet, gets worker threads rather than an io_uring. */

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * Worker threads of a reactor: for what may block and no io_uring does. They take operations from one queue and send the results to the reactor as
- * messages. The first operation makes the first thread, and more are made while operations find none idle.
+ * Worker threads of a reactor: for what may block and no io_uring does. They take operations from one queue and send
+ * the results to the reactor as messages. The first operation makes the first thread, and more are made while
+ * operations find none idle.
  */
 #include "reactor/aio_engine.h"
 
@@ -100,7 +101,10 @@ static void *work(void *arg)
     return NULL;
 }
 
-/* Workers take no signals, which are the program's, and may run wherever the reactor's thread might before it was pinned to its core. */
+/*
+ * Workers take no signals, which are the program's, and may run wherever the reactor's thread might before it was
+ * pinned to its core.
+ */
 static int start_thread(struct plx_workers *w)
 {
     pthread_attr_t attr;

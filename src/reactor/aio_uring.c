@@ -1,14 +1,17 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * The io_uring of a reactor. Operations are gathered as they come and submitted with one system call in the next round, which also reaps what has
- * completed. The ring has a single issuer and defers its work to that call (DEFER_TASKRUN, Linux 6.1), so the kernel never interrupts the reactor; its flag
- * IORING_SQ_TASKRUN, which liburing looks at, says when the call is worth making. Older kernels get what they know of this.
+ * The io_uring of a reactor. Operations are gathered as they come and submitted with one system call in the next
+ * round, which also reaps what has completed. The ring has a single issuer and defers its work to that call
+ * (DEFER_TASKRUN, Linux 6.1), so the kernel never interrupts the reactor; its flag IORING_SQ_TASKRUN, which liburing
+ * looks at, says when the call is worth making. Older kernels get what they know of this.
  *
- * A sleeping reactor is woken through an eventfd: the descriptor of such a ring itself does not become readable when there is deferred work (seen on Linux 6.18). The
- * kernel signals it only while that is enabled, which is from arm to disarm.
+ * A sleeping reactor is woken through an eventfd: the descriptor of such a ring itself does not become readable when
+ * there is deferred work (seen on Linux 6.18). The kernel signals it only while that is enabled, which is from arm to
+ * disarm.
  *
- * The issuer is whichever thread enables the ring, so it is made disabled: the engine may be prepared before the reactor's thread runs. Should the reactor have
- * been handed to another thread, between operations, the ring is replaced.
+ * The issuer is whichever thread enables the ring, so it is made disabled: the engine may be prepared before the
+ * reactor's thread runs. Should the reactor have been handed to another thread, between operations, the ring is
+ * replaced.
  */
 #include "reactor/aio_engine.h"
 

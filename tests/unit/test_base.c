@@ -40,7 +40,8 @@ static void sizes_take_units_of_1024(void **state)
 static void what_is_no_size_is_refused(void **state)
 {
     (void)state;
-    static const char *const wrong[] = {"", "G", "-1", "1X", "1GX", "1.", "1.G", ".5G", "1.5", " 1", "1 G", "0x10", "+1"};
+    static const char *const wrong[] = {"",    "G",   "-1", "1X",  "1GX",  "1.", "1.G",
+                                        ".5G", "1.5", " 1", "1 G", "0x10", "+1"};
     uint64_t got;
     for (size_t i = 0; i < PLX_ARRAY_SIZE(wrong); i++)
         assert_int_equal(plx_parse_size(wrong[i], &got), -EINVAL);
@@ -72,7 +73,8 @@ static void cores_are_a_mask_or_a_list(void **state)
 static void wrong_cores_get_a_sentence(void **state)
 {
     (void)state;
-    static const char *const wrong[] = {"", "0x", "0x0", "0xg", "a", "1-", "-1", "3-1", "1,", ",1", "1;2", "99999", "0-8", "0x1ff"};
+    static const char *const wrong[] = {"",    "0x", "0x0", "0xg", "a",     "1-",  "-1",
+                                        "3-1", "1,", ",1",  "1;2", "99999", "0-8", "0x1ff"};
     int cores[8];
     for (size_t i = 0; i < PLX_ARRAY_SIZE(wrong); i++) {
         struct plx_error err = {""};
@@ -130,10 +132,10 @@ static void a_list_keeps_order_and_loses_what_is_removed(void **state)
     plx_list_del(&items[2].link);
     plx_list_del(&items[2].link); /* harmless */
     int expected[] = {0, 1, 3, 4}, n = 0;
-    plx_list_for_each (it, &head)
+    plx_list_for_each(it, &head)
         assert_int_equal(plx_list_entry(it, struct item, link)->value, expected[n++]);
     assert_int_equal(n, 4);
-    plx_list_for_each_safe (it, &head)
+    plx_list_for_each_safe(it, &head)
         plx_list_del(it);
     assert_true(plx_list_empty(&head));
 }

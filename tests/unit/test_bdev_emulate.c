@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* What the core does for drivers that cannot: on files, whose driver knows no compare and no copy; and its atomicity over reactors. */
+/*
+ * What the core does for drivers that cannot: on files, whose driver knows no compare and no copy; and its atomicity
+ * over reactors.
+ */
 #include "bdev_util.h"
 
 #include <fcntl.h>
@@ -139,9 +142,12 @@ static void what_waits_can_be_aborted(void **state)
     struct tu t;
     enum { REQS = 6 };
     struct tu_req q[REQS];
-    static const enum plx_bdev_op ops[REQS] = {PLX_BDEV_COMPARE_AND_WRITE, PLX_BDEV_COMPARE_AND_WRITE,
-                                               PLX_BDEV_WRITE,             PLX_BDEV_COPY,
-                                               PLX_BDEV_COMPARE,           PLX_BDEV_READ};
+    static const enum plx_bdev_op ops[REQS] = {PLX_BDEV_COMPARE_AND_WRITE,
+                                               PLX_BDEV_COMPARE_AND_WRITE,
+                                               PLX_BDEV_WRITE,
+                                               PLX_BDEV_COPY,
+                                               PLX_BDEV_COMPARE,
+                                               PLX_BDEV_READ};
     tu_open(&t, url);
     for (int round = 0; round < 20; round++) {
         uint8_t *data[REQS];
@@ -295,7 +301,10 @@ static void *write_roots(void *arg)
     return NULL;
 }
 
-/* Keeps the number that it finds, and counts beside it: this must never bring back a number that was overwritten meanwhile. */
+/*
+ * Keeps the number that it finds, and counts beside it: this must never bring back a number that was overwritten
+ * meanwhile.
+ */
 static void *count_beside(void *arg)
 {
     struct worker *w = arg;

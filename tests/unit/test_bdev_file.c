@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* Files and block devices as disks: on memory and on a real file system, past the page cache and through it, with both engines. */
+/*
+ * Files and block devices as disks: on memory and on a real file system, past the page cache and through it, with
+ * both engines.
+ */
 #include "bdev_util.h"
 
 #include <errno.h>
@@ -231,7 +234,8 @@ static void requests_can_be_aborted_at_any_time(void **state)
     uint64_t seed = 3;
     for (int round = 0; round < 30; round++) {
         for (int i = 0; i < AREA; i++) {
-            static const enum plx_bdev_op ops[] = {PLX_BDEV_WRITE, PLX_BDEV_READ, PLX_BDEV_WRITE_ZEROES, PLX_BDEV_FLUSH};
+            static const enum plx_bdev_op ops[] = {PLX_BDEV_WRITE, PLX_BDEV_READ, PLX_BDEV_WRITE_ZEROES,
+                                                   PLX_BDEV_FLUSH};
             tu_req_init(&q[i], t.bdev);
             tu_start(&t, &q[i], ops[i % 4], 0, 1024, data + i * MIB + i % 3);
         }
@@ -605,7 +609,10 @@ static void a_block_device_is_a_disk(void **state)
     unlink(path);
 }
 
-/* A name space of our own, so that a small file system can be mounted; where that is not allowed, one test is skipped. */
+/*
+ * A name space of our own, so that a small file system can be mounted; where that is not allowed, one test is
+ * skipped.
+ */
 static void get_mounts_of_our_own(void)
 {
     if (unshare(CLONE_NEWNS) < 0)

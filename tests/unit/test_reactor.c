@@ -322,7 +322,7 @@ static void timers_fire_in_order_and_cancelled_ones_never(void **state)
     }
     for (int i = 0; i < TIMERS; i += 3)
         plx_timer_cancel(r, &a[i].timer);
-    plx_timer_cancel(r, &a[0].timer); /* harmless */
+    plx_timer_cancel(r, &a[0].timer);     /* harmless */
     for (int i = 1; i < TIMERS; i += 3) { /* moved */
         plx_timer_set(r, &a[i].timer, (uint64_t)i * 50000);
         a[i].due = a[i].timer.due;
@@ -402,9 +402,9 @@ struct tap {
     struct plx_reactor *r;
     struct tap *remove, *add;
     int polled, armed, disarmed;
-    int work;      /* what poll says it did, once */
-    int slipped;   /* what arm says, once */
-    bool stop;     /* the reactor when its descriptor is ready */
+    int work;    /* what poll says it did, once */
+    int slipped; /* what arm says, once */
+    bool stop;   /* the reactor when its descriptor is ready */
     bool removed;
 };
 
@@ -658,7 +658,7 @@ int main(void)
 #define EACH_MODE(f)                                                                                                   \
     {#f " (adaptive)", f, NULL, NULL, &modes[0]}, {#f " (busy)", f, NULL, NULL, &modes[1]},                            \
     {                                                                                                                  \
-        #f " (sleep)", f, NULL, NULL, &modes[2]                                                                        \
+#f " (sleep)", f, NULL, NULL, &modes[2]                                                                        \
     }
     const struct CMUnitTest tests[] = {
         EACH_MODE(messages_of_each_thread_arrive_once_and_in_order),

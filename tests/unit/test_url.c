@@ -160,7 +160,8 @@ static void uuids_are_given_derived_or_random(void **state)
     understood("ram:1G?uuid=0123456789abcdef0123456789abcdef", "ram", "1G");
     assert_int_equal(plx_url_uuid(&url, "x", a, &err), 0);
     assert_memory_equal(a, given, 16);
-    static const char *const wrong[] = {"ram:1G?uuid=", "ram:1G?uuid=0123", "ram:1G?uuid=0123456789abcdef0123456789abcdef0",
+    static const char *const wrong[] = {"ram:1G?uuid=", "ram:1G?uuid=0123",
+                                        "ram:1G?uuid=0123456789abcdef0123456789abcdef0",
                                         "ram:1G?uuid=g123456789abcdef0123456789abcdef"};
     for (size_t i = 0; i < 4; i++) {
         understood(wrong[i], "ram", "1G");
@@ -183,12 +184,9 @@ static void uuids_are_given_derived_or_random(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(a_plain_path_is_taken_as_it_is),
-        cmocka_unit_test(file_urls_are_decoded),
-        cmocka_unit_test(a_full_name_can_be_given_again),
-        cmocka_unit_test(other_kinds_have_a_body_and_parameters),
-        cmocka_unit_test(wrong_names_get_a_sentence),
-        cmocka_unit_test(parameters_are_checked),
+        cmocka_unit_test(a_plain_path_is_taken_as_it_is),    cmocka_unit_test(file_urls_are_decoded),
+        cmocka_unit_test(a_full_name_can_be_given_again),    cmocka_unit_test(other_kinds_have_a_body_and_parameters),
+        cmocka_unit_test(wrong_names_get_a_sentence),        cmocka_unit_test(parameters_are_checked),
         cmocka_unit_test(uuids_are_given_derived_or_random),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

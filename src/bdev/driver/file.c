@@ -1,9 +1,11 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * A regular file or a block device as a disk: opening it, with a sentence for whatever is wrong with it. It is read and written in file_ops.c.
+ * A regular file or a block device as a disk: opening it, with a sentence for whatever is wrong with it. It is read
+ * and written in file_ops.c.
  *
- * Direct I/O where the file and the block size allow it, else through the page cache; in both cases what is written is safe once a flush, a real fdatasync(), has
- * completed. The file is locked for as long as it is open (for writing by one, or for reading by many), so that no two processes serve it.
+ * Direct I/O where the file and the block size allow it, else through the page cache; in both cases what is written
+ * is safe once a flush, a real fdatasync(), has completed. The file is locked for as long as it is open (for writing
+ * by one, or for reading by many), so that no two processes serve it.
  */
 #include "bdev/driver/file.h"
 
@@ -81,7 +83,10 @@ static int open_file(struct plx_file *f, const char *path, struct stat *st, stru
     if (ret)
         return ret;
     f->block_device = S_ISBLK(st->st_mode);
-    /* Exclusively, as a mount would: then nobody can mount it. Not blocking, in case it is a FIFO by now; taken back below. */
+    /*
+     * Exclusively, as a mount would: then nobody can mount it. Not blocking, in case it is a FIFO by now; taken back
+     * below.
+     */
     int flags = (ro ? O_RDONLY : O_RDWR) | O_CLOEXEC | O_NOCTTY | O_NONBLOCK | (f->block_device && !ro ? O_EXCL : 0);
     f->fd = open(path, flags);
     if (f->fd < 0)
@@ -113,7 +118,9 @@ static bool has_open(const char *pid, const struct stat *file, int own_fd)
     return found;
 }
 
-/* Locks of this kind tell nobody who holds them; who has the file open is the next best answer, where /proc gives it. */
+/*
+ * Locks of this kind tell nobody who holds them; who has the file open is the next best answer, where /proc gives it.
+ */
 static int locked_by_other(const struct plx_file *f, const char *path, const struct stat *st, struct plx_error *err)
 {
     if (has_open("self", st, f->fd))
@@ -134,7 +141,10 @@ static int locked_by_other(const struct plx_file *f, const char *path, const str
 
 static int lock_file(struct plx_file *f, const char *path, const struct stat *st, struct plx_error *err)
 {
-    /* A lock of the open file, not of the process: it ends when the file is closed, and a second open in this process conflicts too. */
+    /*
+     * A lock of the open file, not of the process: it ends when the file is closed, and a second open in this process
+     * conflicts too.
+     */
     struct flock lock = {.l_type = f->bdev.info.read_only ? F_RDLCK : F_WRLCK, .l_whence = SEEK_SET};
     if (fcntl(f->fd, F_OFD_SETLK, &lock) == 0)
         return 0;
@@ -235,8 +245,8 @@ static void try_direct(struct plx_file *f, const char *path)
 }
 
 /*
- * Whether the file system punches holes, and how coarse. Tried behind the end of the file, where there is nothing that could be lost; offsets too large for
- * the file system say nothing, and requests find out.
+ * Whether the file system punches holes, and how coarse. Tried behind the end of the file, where there is nothing
+ * that could be lost; offsets too large for the file system say nothing, and requests find out.
  */
 static uint32_t unmap_granularity(const struct plx_file *f, const struct stat *st)
 {

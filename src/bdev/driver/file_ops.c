@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * Requests to a file or a block device, each one or more operations of the reactor's aio engine. step() takes what the last one returned and begins the next,
- * or ends the request; the states say what is under way.
+ * Requests to a file or a block device, each one or more operations of the reactor's aio engine. step() takes what
+ * the last one returned and begins the next, or ends the request; the states say what is under way.
  */
 #include "bdev/driver/file.h"
 
@@ -114,7 +114,10 @@ static void begin_zeroes(struct plx_bdev_req *req)
 static void transferred(struct plx_bdev_req *req, int64_t res)
 {
     struct plx_file_io *io = io_of(req);
-    /* A short transfer is gone on with from the last whole block. One that moves nothing is the end of a file that was cut short, or of the device. */
+    /*
+     * A short transfer is gone on with from the last whole block. One that moves nothing is the end of a file that
+     * was cut short, or of the device.
+     */
     uint64_t n = (uint64_t)res & ~(uint64_t)(req->ch->bdev->info.block_size - 1);
     if (!n) {
         finish(req, -EIO);

@@ -2,8 +2,9 @@
 /*
  * A disk that holds nothing: what is written is gone, what is read is zeroes. For measuring what stands above it.
  *
- * Its reads come from a region of zeroes that it lends (plx_bdev_map()). A plain read of no more than that region leaves the caller's memory as it was
- * (info.undefined_reads), as measuring is what it is for; whoever reads for others is to map.
+ * Its reads come from a region of zeroes that it lends (plx_bdev_map()). A plain read of no more than that region
+ * leaves the caller's memory as it was (info.undefined_reads), as measuring is what it is for; whoever reads for
+ * others is to map.
  */
 #include "bdev/driver.h"
 #include "bdev/iov.h"

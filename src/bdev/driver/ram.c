@@ -2,14 +2,17 @@
 /*
  * A disk in memory. Memory is taken as it is written to, and given back by unmap.
  *
- * A logical block must never be seen torn. While one channel alone uses the disk, one thread does, and there is nothing to guard; then the memory is
- * also lent to whoever reads it within the present round. With more channels every access holds spin locks: the disk is cut into stripes of 64 KiB, the
- * largest logical block, and each stripe has one of 1024 locks, each on a cache line of its own. A transfer takes them one after the other.
+ * A logical block must never be seen torn. While one channel alone uses the disk, one thread does, and there is
+ * nothing to guard; then the memory is also lent to whoever reads it within the present round. With more channels
+ * every access holds spin locks: the disk is cut into stripes of 64 KiB, the largest logical block, and each stripe
+ * has one of 1024 locks, each on a cache line of its own. A transfer takes them one after the other.
  *
- * From the one to the other there is a grace period. `sole` names the channel that goes without locks: claimed by its first request, revoked by
- * the next channel that is opened. But its reactor may be in the middle of a request, or hold lent memory until the end of its round. So the newcomer sends that
- * reactor a message, and until that has been run (between two requests, with nothing lent) requests through newcomers are refused as Command Interrupted, which
- * means: try again. When all channels are opened before the first request, as a target does at start, nobody has claimed the disk yet and no request is refused.
+ * From the one to the other there is a grace period. `sole` names the channel that goes without locks: claimed by its
+ * first request, revoked by the next channel that is opened. But its reactor may be in the middle of a request, or
+ * hold lent memory until the end of its round. So the newcomer sends that reactor a message, and until that has been
+ * run (between two requests, with nothing lent) requests through newcomers are refused as Command Interrupted, which
+ * means: try again. When all channels are opened before the first request, as a target does at start, nobody has
+ * claimed the disk yet and no request is refused.
  */
 #include "bdev/driver.h"
 #include "bdev/iov.h"
@@ -34,7 +37,10 @@ struct stripe_lock {
     _Alignas(PLX_CACHE_ALIGN) _Atomic bool taken;
 };
 
-/* From `sole` being revoked to its reactor having said that it has noticed. Shared by that message and the channels that wait for it. */
+/*
+ * From `sole` being revoked to its reactor having said that it has noticed. Shared by that message and the channels
+ * that wait for it.
+ */
 struct grace {
     struct plx_msg msg;
     _Atomic bool over;
@@ -346,7 +352,10 @@ static const struct plx_bdev_ops ram_ops = {
     .map = ram_map,
 };
 
-/* Huge pages that were set aside, if there are enough; else ordinary memory, in transparent huge pages where it is used. */
+/*
+ * Huge pages that were set aside, if there are enough; else ordinary memory, in transparent huge pages where it is
+ * used.
+ */
 static int map_memory(struct ram_disk *d, uint64_t size)
 {
     const int huge_2m = 21 << MAP_HUGE_SHIFT;

@@ -1,0 +1,192 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * `pollux perf`: what its files share.
+ *
+ * A worker is a reactor with its thread. A job is one queue pair: a channel to one disk, on one worker, with its share of the requests in flight (slots).
+ * perf.c makes and runs them, perf_job.c is the path of a request, perf_verify.c the data, perf_report.c says what came of it.
+ */
+#ifndef PLX_CLI_PERF_H
+#define PLX_CLI_PERF_H
+
+#include "cli.h"
+#include "histogram.h"
+
+#include <pthread.h>
+#include <stdatomic.h>
+
+enum {
+    PERF_MAX_DISKS = 64,
+    PERF_MAX_CORES = 128,
+    PERF_MAX_QPAIRS = 1024,
+    PERF_MAX_DEPTH = 16384,
+    PERF_MAX_SIZE = 16 << 20,
+    PERF_PEERS = 16, /* processes at the other end of our connections */
+};
+
+/* What was asked for on the command line; texts are those of argv. */
+struct perf_options {
+    const char *disks[PERF_MAX_DISKS];
+    unsigned ndisks;
+    const char *workload; /* as it was named */
+    bool random;
+    uint32_t read_percent; /* of all requests */
+    uint32_t depth;        /* a disk, over all its queue pairs */
+    uint32_t size;
+    uint32_t qpairs; /* a disk */
+    uint64_t time_ns;
+    uint64_t count; /* requests a disk; 0: until the time is over */
+    uint64_t rate;  /* requests a second and disk; 0: as fast as they complete */
+    bool verify;
+    const char *json; /* "-" for standard output */
+    enum plx_poll_mode poll;
+    int cores[PERF_MAX_CORES];
+    int ncores; /* 0: one, chosen by us */
+    bool help;
+};
+
+/* @return EXIT_OK, or EXIT_USAGE after having said what is wrong */
+int perf_parse(int argc, char **argv, struct perf_options *o);
+void perf_help(void);
+
+struct perf_job;
+struct perf_worker;
+
+/* A request of ours. Its context follows it, so each one is perf_slot_bytes() long. */
+struct perf_slot {
+    struct perf_job *job;
+    uint64_t start; /* when it was submitted, or should have been: see --rate */
+    uint64_t unit;  /* with --verify: which part of the job's it is on */
+    struct iovec iov;
+    uint32_t generation; /* with --verify: what a write makes of it */
+    struct plx_bdev_req req;
+};
+
+enum perf_phase {
+    PERF_PROBING,  /* its first read is under way */
+    PERF_RUNNING,  /* measuring */
+    PERF_DRAINING, /* the time is over; what is in flight still counts for latency */
+    PERF_READBACK, /* with --verify: everything written is read once more */
+    PERF_OVER,
+};
+
+/* With --verify: what the job's part of the disk should hold. */
+struct perf_verify {
+    uint32_t *generations; /* by unit: how often it was written, and a bit while a request is on it */
+    uint32_t run;          /* tells this run's patterns from those of earlier ones */
+    uint64_t checked;      /* units that were read and right */
+    uint64_t unknown;      /* units that were read, but hold no pattern and were not written by us */
+    uint64_t wrong;
+    struct plx_error first; /* the first wrong one, in words */
+};
+
+struct perf_job {
+    struct perf_worker *worker;
+    unsigned disk;
+    struct plx_bdev_channel *ch;
+    enum perf_phase phase;
+
+    /* What to do. */
+    uint64_t random;
+    bool randomly;
+    uint32_t read_below; /* a read when 16 random bits are below this */
+    uint64_t first_lba;  /* of the part of the disk that it works on */
+    uint64_t units;      /* transfers that this part holds */
+    uint32_t unit_blocks;
+    uint32_t size;
+    uint64_t cursor;  /* sequential: the next unit */
+    uint64_t left;    /* requests still to be submitted */
+    uint64_t end;     /* when to stop, in the reactor's time */
+    uint64_t time_ns; /* how long to run */
+
+    /* --rate: by schedule, in 2^-16 ns so that no rate drifts. */
+    uint64_t interval, due;
+    struct perf_slot **free; /* slots that wait for their time */
+    uint32_t nfree;
+
+    struct perf_verify *verify; /* or NULL */
+    struct plx_timer timer;     /* the end, or the next request that is due */
+
+    /* What came of it. */
+    uint32_t in_flight;
+    uint64_t started, ended; /* the window that `done` was counted in */
+    uint64_t errors;
+    uint16_t first_error;
+    uint64_t late; /* --rate: requests that were due and never sent */
+    struct histogram latency;
+    /* For the line a second, of any thread; written by the worker. */
+    _Atomic uint64_t done, latency_sum;
+
+    struct perf_slot **slots; /* all of them */
+    uint32_t nslots;
+    void *slot_memory, *buffers;
+    size_t buffer_bytes;
+};
+
+struct perf_worker {
+    struct plx_reactor *reactor;
+    pthread_t thread;
+    bool running; /* has a thread */
+    struct plx_source source;
+    struct perf_slot **ready, **spare; /* slots whose requests have completed */
+    uint32_t nready;
+    struct perf_job **jobs;
+    unsigned njobs;
+    unsigned busy; /* jobs that are not through with what they do at present */
+    bool paced, sleeps;
+    struct plx_msg msg;
+    int notify; /* an eventfd: every job is through with what it was told to do */
+};
+
+/* perf_job.c. All but open and close on the worker's reactor, or while it does not run. */
+
+/* A job's memory and channel. @return EXIT_OK, or another status after having said what is wrong */
+int perf_job_open(struct perf_job *job, const struct perf_options *o, struct plx_bdev *bdev);
+void perf_job_close(struct perf_job *job);
+/* Memory for the slots of all jobs. @return 0 or -ENOMEM */
+int perf_worker_open(struct perf_worker *w);
+void perf_worker_close(struct perf_worker *w);
+/* One read on every job, so that whatever connects has connected. Notifies when all have ended. */
+void perf_probe(struct perf_worker *w);
+/* Begins to measure. Notifies when all jobs are over. */
+void perf_start(struct perf_worker *w);
+/* Ends measuring now. */
+void perf_stop(struct perf_worker *w);
+/* Asks for all that is still in flight to end. */
+void perf_abort(struct perf_worker *w);
+
+/* perf_verify.c */
+struct perf_verify *perf_verify_new(uint64_t units, uint32_t run);
+void perf_verify_free(struct perf_verify *v);
+/* A unit that no request is on, `unit` or one after it, which the slot's request now is on; fills the data of a write. */
+uint64_t perf_verify_begin(struct perf_job *job, struct perf_slot *s, uint64_t unit);
+/* The slot's request has ended: checks the data of a read. */
+void perf_verify_end(struct perf_job *job, struct perf_slot *s);
+/* The next unit from *at on that was written in this run. @return false when there is none */
+bool perf_verify_written(const struct perf_job *job, uint64_t *at);
+
+/* perf_cpu.c: CPU time of processes, in seconds */
+struct perf_peer {
+    int pid;
+    char name[32];
+    double cpu; /* at the first look; then what was used since */
+};
+/* The processes on this machine that our TCP connections lead to. @return how many */
+unsigned perf_peers(struct perf_peer *peers, unsigned max);
+double perf_cpu_of(int pid);
+double perf_cpu_own(void);
+
+/* perf_report.c */
+struct perf_result {
+    const struct perf_options *o;
+    struct plx_bdev *const *disks;
+    struct perf_job *const *jobs;
+    unsigned njobs;
+    double seconds; /* the longest window of any job */
+    double own_cpu;
+    struct perf_peer peers[PERF_PEERS];
+    unsigned npeers;
+};
+/* Prints the results and writes the JSON. @return EXIT_OK, or EXIT_RUNTIME when that cannot be written or data or requests were wrong */
+int perf_report(const struct perf_result *r);
+
+#endif
