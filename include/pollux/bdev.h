@@ -24,8 +24,8 @@ enum plx_bdev_op {
     PLX_BDEV_FLUSH, /**< all writes that completed before it are on stable storage when it completes; lba and nlb are ignored */
     PLX_BDEV_COMPARE, /**< iov holds nlb blocks to compare with; ends with PLX_SC_COMPARE_FAILURE when they differ */
     PLX_BDEV_COMPARE_AND_WRITE, /**< iov holds 2 * nlb blocks: first what to compare with, then what to write if that is equal; atomic */
-    PLX_BDEV_COPY, /**< no data; nlb blocks from src_lba to lba, which may overlap */
-    PLX_BDEV_RESET, /**< ends what is in flight on its channel, with PLX_SC_ABORTED_BY_REQUEST where it did not complete; then completes */
+    PLX_BDEV_COPY,  /**< no data; nlb blocks from src_lba to lba, which may overlap */
+    PLX_BDEV_RESET, /**< ends what is in flight on its channel, perhaps with PLX_SC_ABORTED_BY_REQUEST; then completes */
     PLX_BDEV_OPS,
 };
 
@@ -51,9 +51,8 @@ struct plx_bdev_info {
     bool write_cache;      /**< a completed write may be lost by a power cut until it is flushed */
     bool unmap_reads_zero; /**< unmapped blocks read as zeroes */
     bool rotational;
-    bool in_place; /**< every request completes within plx_bdev_submit(): its data is never needed afterwards */
-    bool
-        undefined_reads; /**< a read leaves its iov as it was: data for others is to come from plx_bdev_map() alone, where that lends */
+    bool in_place;        /**< every request completes within plx_bdev_submit(): its data is never needed afterwards */
+    bool undefined_reads; /**< a read may leave its iov as it was: what goes to others is to be mapped, if it can be */
 };
 
 /**
@@ -71,7 +70,8 @@ PLX_API const struct plx_bdev_info *plx_bdev_info(const struct plx_bdev *bdev);
 PLX_API const char *const *plx_bdev_kinds(void);
 
 /**
- * A channel: one reactor's way to a disk. On that reactor. Asked for again on the same reactor, it is the same channel, and to be put back as often.
+ * A channel: one reactor's way to a disk. On that reactor, or before it first runs. Asked for again on the same
+ * reactor it is the same channel, to be put back as often.
  * @return 0 or -errno
  */
 PLX_API int plx_bdev_channel_get(struct plx_bdev *bdev, struct plx_reactor *r, struct plx_bdev_channel **out);

@@ -66,6 +66,9 @@ PLX_API int64_t plx_reactor_timeout(struct plx_reactor *r);
 /** Monotonic time in nanoseconds, as read once at the start of the present round. */
 PLX_API uint64_t plx_reactor_now(const struct plx_reactor *r);
 
+/** The same clock, read now: to measure with. From any thread; r may be NULL. */
+PLX_API uint64_t plx_reactor_clock(const struct plx_reactor *r);
+
 /** The core the reactor was made for, or -1. */
 PLX_API int plx_reactor_core(const struct plx_reactor *r);
 

@@ -50,14 +50,13 @@ struct plx_range_lock {
 struct plx_bdev {
     /* Filled by the driver's open. */
     const struct plx_bdev_ops *ops;
-    struct plx_bdev_info
-        info; /* native operations in info.ops, the driver's own needs in info.request_context; completed by the core */
-    size_t channel_size; /* bytes of the driver's part of a channel */
+    struct plx_bdev_info info; /* native operations in ops, the driver's own needs in request_context */
+    size_t channel_size;       /* bytes of the driver's part of a channel */
 
-    /* The core's. */
-    unsigned block_shift; /* set by the core */
-    uint32_t native_ops;  /* what the driver does itself */
-    uint32_t fast_ops;    /* operations that need no more than one check of their range before the driver gets them */
+    /* The core's, which completes info too. */
+    unsigned block_shift;
+    uint32_t native_ops; /* what the driver does itself */
+    uint32_t fast_ops;   /* operations that need no more than one check of their range before the driver gets them */
     uint32_t driver_context; /* request context of the driver itself: the core's own follows it */
     bool tracked;            /* channels list their requests in flight: all disks but those in_place */
     bool emulates;           /* some operations are done by emulate.c */

@@ -99,7 +99,7 @@ struct perf_job {
     uint64_t time_ns; /* how long to run */
 
     /* --rate: by schedule, in 2^-16 ns so that no rate drifts. */
-    uint64_t interval, due;
+    uint64_t interval, due;     /* due counts from the start */
     struct perf_slot **free; /* slots that wait for their time */
     uint32_t nfree;
 
@@ -139,8 +139,8 @@ struct perf_worker {
 
 /* perf_job.c. All but open and close on the worker's reactor, or while it does not run. */
 
-/* A job's memory and channel. @return EXIT_OK, or another status after having said what is wrong */
-int perf_job_open(struct perf_job *job, const struct perf_options *o, struct plx_bdev *bdev);
+/* Share `index` of a disk's work: memory and channel. worker and disk are set. @return EXIT_OK, or another status after having said what is wrong */
+int perf_job_open(struct perf_job *job, const struct perf_options *o, struct plx_bdev *bdev, uint32_t index);
 void perf_job_close(struct perf_job *job);
 /* Memory for the slots of all jobs. @return 0 or -ENOMEM */
 int perf_worker_open(struct perf_worker *w);

@@ -18,11 +18,14 @@
 
 enum {
     BUDGET = 256, /* requests of disks in place before the reactor looks at everything else again */
-    SLOT_ALIGN = 128,
+    LINE = 128,   /* what different slots write to is kept this far apart */
+    PAGE = 4096,
     DUE_SHIFT = 16,
+    PENDING = UINT16_MAX, /* the status of a request in flight: no disk ends one with it */
 };
 
 #define NS_PER_S UINT64_C(1000000000)
+#define FOR_EVER (UINT64_C(1) << 62)
 
 static struct perf_slot *slot_of(struct plx_bdev_req *req)
 {
@@ -69,6 +72,7 @@ static inline void submit(struct perf_job *job, struct perf_slot *s, uint64_t st
     uint64_t random = next_random(&job->random);
     uint64_t unit = choose_unit(job, random);
     s->start = start;
+    s->req.status = PENDING;
     s->req.op = (random & 0xffff) < job->read_below ? PLX_BDEV_READ : PLX_BDEV_WRITE;
     if (__builtin_expect(job->verify != NULL, 0))
         unit = perf_verify_begin(job, s, unit);
@@ -77,13 +81,19 @@ static inline void submit(struct perf_job *job, struct perf_slot *s, uint64_t st
     plx_bdev_submit(job->ch, &s->req);
 }
 
+/* When the next request is due, by schedule. */
+static inline uint64_t due_at(const struct perf_job *job)
+{
+    return job->started + (job->due >> DUE_SHIFT);
+}
+
 /* Sends what the schedule says is due, as far as there are slots; what waits for one is late, and its latency says so. */
 static int submit_due(struct perf_job *job, uint64_t now)
 {
     int n = 0;
-    while (job->nfree && job->left && job->due >> DUE_SHIFT <= now) {
+    while (job->nfree && job->left && due_at(job) <= now) {
         job->left--;
-        submit(job, job->free[--job->nfree], job->due >> DUE_SHIFT);
+        submit(job, job->free[--job->nfree], due_at(job));
         job->due += job->interval;
         n++;
     }
@@ -100,32 +110,31 @@ static void job_through(struct perf_job *job)
         abort(); /* cannot be: nothing counts that far */
 }
 
-/* Reads one unit that was written, or ends the job when there is none left. */
-static void read_back(struct perf_job *job, struct perf_slot *s)
+/* Reads a unit that was written. @return false when there is none left */
+static bool read_back(struct perf_job *job, struct perf_slot *s)
 {
-    if (!perf_verify_written(job, &job->cursor)) {
-        if (!job->in_flight) {
-            job->phase = PERF_OVER;
-            job_through(job);
-        }
-        return;
-    }
+    if (!perf_verify_written(job, &job->cursor))
+        return false;
+    s->req.status = PENDING;
     s->req.op = PLX_BDEV_READ;
     s->req.lba = job->first_lba + perf_verify_begin(job, s, job->cursor++) * job->unit_blocks;
     job->in_flight++;
     plx_bdev_submit(job->ch, &s->req);
+    return true;
 }
 
-/* Nothing is in flight any more. */
+/* Nothing is in flight after the end: what was written is read once more, if it is to be verified. */
 static void drained(struct perf_job *job)
 {
-    job->phase = PERF_OVER;
-    if (job->verify && job->read_below < 65536) {
+    bool more = job->phase == PERF_DRAINING && job->verify && job->read_below < 65536;
+    if (more) {
         job->phase = PERF_READBACK;
         job->cursor = 0;
-        for (uint32_t i = 0; i < job->nslots && job->phase == PERF_READBACK; i++)
-            read_back(job, job->slots[i]);
-    } else {
+        for (uint32_t i = 0; i < job->nslots && more; i++)
+            more = read_back(job, job->slots[i]);
+    }
+    if (!job->in_flight) {
+        job->phase = PERF_OVER;
         job_through(job);
     }
 }
@@ -135,20 +144,20 @@ static void close_window(struct perf_job *job, uint64_t now)
     job->phase = PERF_DRAINING;
     job->ended = now;
     plx_timer_cancel(job->worker->reactor, &job->timer);
-    if (job->interval && job->due >> DUE_SHIFT < job->end && now > job->due >> DUE_SHIFT) {
-        uint64_t until = now < job->end ? now : job->end;
-        uint64_t late = ((until << DUE_SHIFT) - job->due) / job->interval;
+    if (!job->interval)
+        return;
+    uint64_t until = now < job->end ? now : job->end;
+    if (job->left && due_at(job) < until) {
+        uint64_t late = ((until - due_at(job)) << DUE_SHIFT) / job->interval + 1;
         job->late = late < job->left ? late : job->left;
     }
-    if (!job->in_flight)
-        drained(job);
 }
 
 static void check_end(struct perf_job *job, uint64_t now)
 {
     if (job->phase == PERF_RUNNING && (now >= job->end || (!job->left && !job->in_flight)))
         close_window(job, now);
-    else if (job->phase == PERF_DRAINING && !job->in_flight)
+    if ((job->phase == PERF_DRAINING || job->phase == PERF_READBACK) && !job->in_flight)
         drained(job);
 }
 
@@ -159,8 +168,8 @@ static void set_timer(struct perf_job *job, uint64_t now)
     if (job->phase != PERF_RUNNING)
         return;
     uint64_t at = job->end;
-    if (w->paced && w->sleeps && job->nfree && job->left && job->due >> DUE_SHIFT < at)
-        at = job->due >> DUE_SHIFT;
+    if (w->paced && w->sleeps && job->nfree && job->left && due_at(job) < at)
+        at = due_at(job);
     plx_timer_set(w->reactor, &job->timer, at > now ? at - now : 0);
 }
 
@@ -217,30 +226,30 @@ static void collect(struct perf_slot **batch, uint32_t n, uint64_t now)
         count(job, now - start, same);
 }
 
-/* What becomes of a slot whose request has completed. */
-static inline void reuse(struct perf_slot *s, uint64_t now)
+/* What becomes of a slot whose request has completed. @return whether it got nothing to do, so that its job may be at an end */
+static inline bool reuse(struct perf_slot *s, uint64_t now)
 {
     struct perf_job *job = s->job;
     switch (job->phase) {
     case PERF_RUNNING:
         if (job->interval) {
             job->free[job->nfree++] = s;
-        } else if (job->left && now < job->end) {
-            job->left--;
-            submit(job, s, now);
-        } else {
-            check_end(job, now);
+            if (job->nfree == 1 && job->worker->sleeps)
+                set_timer(job, now);
+            return !job->left;
         }
-        break;
+        if (!job->left || now >= job->end)
+            return true;
+        job->left--;
+        submit(job, s, now);
+        return false;
     case PERF_PROBING:
         job_through(job);
-        break;
+        return false;
     case PERF_READBACK:
-        read_back(job, s);
-        break;
+        return !read_back(job, s);
     default:
-        check_end(job, now);
-        break;
+        return true;
     }
 }
 
@@ -249,12 +258,16 @@ static int step(struct perf_worker *w)
     uint32_t n = w->nready;
     uint64_t now = plx_reactor_clock(w->reactor);
     struct perf_slot **batch = w->ready;
+    bool idle = false;
     w->ready = w->spare;
     w->spare = batch;
     w->nready = 0;
     collect(batch, n, now);
     for (uint32_t i = 0; i < n; i++)
-        reuse(batch[i], now);
+        idle |= reuse(batch[i], now);
+    /* Only now, as the next phase of a job takes all its slots at once. */
+    for (unsigned i = 0; idle && i < w->njobs; i++)
+        check_end(w->jobs[i], now);
     return (int)n;
 }
 
@@ -264,7 +277,7 @@ static int step_paced(struct perf_worker *w)
     for (unsigned i = 0; i < w->njobs; i++) {
         struct perf_job *job = w->jobs[i];
         /* The round's time is a little old: only when it says so is a fresh one needed. */
-        if (job->phase != PERF_RUNNING || !job->nfree || job->due >> DUE_SHIFT > plx_reactor_now(w->reactor))
+        if (job->phase != PERF_RUNNING || !job->nfree || due_at(job) > plx_reactor_now(w->reactor))
             continue;
         uint64_t now = plx_reactor_clock(w->reactor);
         if (now < job->end)
@@ -319,6 +332,7 @@ void perf_probe(struct perf_worker *w)
         struct perf_slot *s = job->slots[0];
         job->phase = PERF_PROBING;
         s->start = plx_reactor_clock(w->reactor);
+        s->req.status = PENDING;
         s->req.op = PLX_BDEV_READ;
         s->req.lba = job->first_lba;
         job->in_flight++;
@@ -331,7 +345,6 @@ static void job_start(struct perf_job *job, uint64_t now)
     job->phase = PERF_RUNNING;
     job->started = now;
     job->end = now + job->time_ns;
-    job->due += now << DUE_SHIFT;
     for (uint32_t i = 0; i < job->nslots; i++) {
         if (job->interval) {
             job->free[job->nfree++] = job->slots[i];
@@ -370,7 +383,129 @@ void perf_abort(struct perf_worker *w)
     for (unsigned i = 0; i < w->njobs; i++) {
         struct perf_job *job = w->jobs[i];
         for (uint32_t k = 0; k < job->nslots; k++)
-            if (job->slots[k]->req.status == UINT16_MAX)
+            if (job->slots[k]->req.status == PENDING)
                 plx_bdev_abort(job->ch, &job->slots[k]->req);
     }
+}
+
+/* ---- memory ---- */
+
+static size_t align_up(size_t v, size_t to)
+{
+    return (v + to - 1) / to * to;
+}
+
+static struct perf_slot *slot_init(struct perf_job *job, void *memory, void *buffer)
+{
+    struct perf_slot *s = memory;
+    s->job = job;
+    s->iov = (struct iovec){buffer, job->size};
+    s->req.done = request_done;
+    s->req.iov = &s->iov;
+    s->req.iovcnt = 1;
+    s->req.nlb = job->unit_blocks;
+    return s;
+}
+
+/* Data that neither a disk nor a network could make less of. */
+static void fill_buffers(struct perf_job *job)
+{
+    uint64_t *words = job->buffers, state = job->random;
+    for (size_t i = 0; i < job->buffer_bytes / sizeof *words; i++)
+        words[i] = next_random(&state);
+}
+
+static int make_slots(struct perf_job *job, const struct plx_bdev_info *info)
+{
+    size_t stride = align_up(sizeof(struct perf_slot) + info->request_context, LINE);
+    job->slots = calloc(job->nslots, sizeof(struct perf_slot *));
+    job->free = calloc(job->nslots, sizeof(struct perf_slot *));
+    job->slot_memory = aligned_alloc(LINE, job->nslots * stride);
+    job->buffer_bytes = align_up((size_t)job->nslots * job->size, PAGE);
+    job->buffers = mmap(NULL, job->buffer_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (job->buffers == MAP_FAILED)
+        job->buffers = NULL;
+    if (!job->slots || !job->free || !job->slot_memory || !job->buffers)
+        return -ENOMEM;
+    madvise(job->buffers, job->buffer_bytes, MADV_HUGEPAGE);
+    fill_buffers(job);
+    memset(job->slot_memory, 0, job->nslots * stride);
+    for (uint32_t i = 0; i < job->nslots; i++)
+        job->slots[i] =
+            slot_init(job, (char *)job->slot_memory + i * stride, (char *)job->buffers + (size_t)i * job->size);
+    return 0;
+}
+
+/* Requests that each have their place go through the whole disk once; those that go in order, or know what they wrote, have parts of their own. */
+static int share_out(struct perf_job *job, const struct perf_options *o, const struct plx_bdev_info *info, uint32_t index)
+{
+    uint64_t units = info->blocks / job->unit_blocks;
+    bool parts = !o->random || o->verify;
+    job->units = parts ? units / o->qpairs : units;
+    job->first_lba = parts ? index * job->units * job->unit_blocks : 0;
+    if (!job->units || (o->verify && job->units < job->nslots))
+        return cli_fail(EXIT_USAGE, "%s is too small for %u requests of %u bytes on %u queue pairs", info->name,
+                        o->depth, o->size, o->qpairs);
+    job->left = o->count ? o->count / o->qpairs + (index < o->count % o->qpairs) : UINT64_MAX;
+    job->time_ns = o->time_ns ? o->time_ns : FOR_EVER;
+    if (o->rate) {
+        job->interval = ((o->qpairs * NS_PER_S) << DUE_SHIFT) / o->rate;
+        job->due = ((index * NS_PER_S) << DUE_SHIFT) / o->rate;
+    }
+    return EXIT_OK;
+}
+
+int perf_job_open(struct perf_job *job, const struct perf_options *o, struct plx_bdev *bdev, uint32_t index)
+{
+    const struct plx_bdev_info *info = plx_bdev_info(bdev);
+    job->size = o->size;
+    job->unit_blocks = o->size / info->block_size;
+    job->nslots = o->depth / o->qpairs + (index < o->depth % o->qpairs);
+    job->randomly = o->random;
+    job->read_below = o->read_percent * 65536 / 100;
+    job->random = (job->disk * PERF_MAX_QPAIRS + index + 1) * UINT64_C(0x9e3779b97f4a7c15);
+    job->timer.fn = timer_due;
+    histogram_init(&job->latency);
+    int status = share_out(job, o, info, index);
+    if (status)
+        return status;
+    int ret = make_slots(job, info);
+    if (!ret && o->verify && !(job->verify = perf_verify_new(job->units, (uint32_t)plx_reactor_clock(NULL))))
+        ret = -ENOMEM;
+    if (!ret)
+        ret = plx_bdev_channel_get(bdev, job->worker->reactor, &job->ch);
+    return ret ? cli_fail(EXIT_RUNTIME, "%s: cannot get queue pair %u: %s", info->name, index + 1, strerror(-ret))
+               : EXIT_OK;
+}
+
+void perf_job_close(struct perf_job *job)
+{
+    perf_verify_free(job->verify);
+    if (job->buffers)
+        munmap(job->buffers, job->buffer_bytes);
+    free(job->slot_memory);
+    free(job->free);
+    free(job->slots);
+    free(job);
+}
+
+int perf_worker_open(struct perf_worker *w)
+{
+    size_t slots = 0;
+    for (unsigned i = 0; i < w->njobs; i++)
+        slots += w->jobs[i]->nslots;
+    w->ready = calloc(slots, sizeof(struct perf_slot *));
+    w->spare = calloc(slots, sizeof(struct perf_slot *));
+    if (!w->ready || !w->spare)
+        return -ENOMEM;
+    w->source.ops = &worker_ops;
+    w->source.fd = -1;
+    return plx_source_add(w->reactor, &w->source);
+}
+
+void perf_worker_close(struct perf_worker *w)
+{
+    free(w->ready);
+    free(w->spare);
+    free(w->jobs);
 }

@@ -146,25 +146,29 @@ static int add_nqn(struct serve_options *o, const char *nqn)
     return EXIT_OK;
 }
 
-/* A single NQN names the one subsystem there is, wherever it stands; of several, each has the disks after it. */
+static unsigned disks_of(const struct serve_options *o, unsigned subsystem)
+{
+    unsigned n = 0;
+    for (unsigned i = 0; i < o->ndisks; i++)
+        n += o->disks[i].subsystem == subsystem;
+    return n;
+}
+
+/*
+ * Subsystem 0 is that of the disks before the first NQN. A single NQN names the one subsystem there is, wherever it stands; of several, each has
+ * the disks after it.
+ */
 static int settle_subsystems(struct serve_options *o)
 {
-    unsigned first = o->disks[0].subsystem == 0 && o->nsubsystems != 2 ? 0 : 1;
-    if (o->nsubsystems == 1)
-        return EXIT_OK;
-    for (unsigned n = 1; n < o->nsubsystems && o->nsubsystems > 2; n++) {
-        unsigned disks = 0;
-        for (unsigned i = 0; i < o->ndisks; i++)
-            disks += o->disks[i].subsystem == n;
-        if (!disks)
+    for (unsigned n = 1; n < o->nsubsystems && o->nsubsystems > 2; n++)
+        if (!disks_of(o, n))
             return cli_fail(EXIT_USAGE, "--nqn %s: no disk is named after it, and before the next one", o->nqns[n]);
-    }
-    if (!first)
+    if (o->nsubsystems == 1 || (o->nsubsystems > 2 && disks_of(o, 0)))
         return EXIT_OK;
-    memmove(o->nqns, o->nqns + 1, (o->nsubsystems - 1) * sizeof o->nqns[0]);
-    o->nsubsystems--;
+    memmove(o->nqns, o->nqns + 1, --o->nsubsystems * sizeof o->nqns[0]);
     for (unsigned i = 0; i < o->ndisks; i++)
-        o->disks[i].subsystem -= o->disks[i].subsystem != 0;
+        if (o->disks[i].subsystem)
+            o->disks[i].subsystem--;
     return EXIT_OK;
 }
 

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * Buffers for data in flight: a buddy allocator over one region of fixed size. Every buffer is one contiguous piece, so data is one iovec whatever its
- * size. The links of free blocks are kept beside the region, so memory that was never handed out is never touched.
+ * Buffers for data in flight: a buddy allocator over one region of fixed size. Every buffer is one contiguous piece,
+ * so data is one iovec whatever its size. The links of free blocks are kept beside the region, so memory that was
+ * never handed out is never touched.
  */
 #include "reactor/reactor.h"
 
@@ -190,7 +191,10 @@ int plx_buf_serve(struct plx_reactor *r)
         return 0;
     p->returned = false;
     for (struct plx_buf_wait *w; (w = p->waiting); served++) {
-        /* Out of line while it tries, so that it may get in line again for something else; put back in front when it got nothing. */
+        /*
+         * Out of line while it tries, so that it may get in line again for something else; put back in front when it
+         * got nothing.
+         */
         size_t before = p->free_bytes;
         plx_buf_wait_cancel(r, w);
         if (w->retry(w))

@@ -96,6 +96,12 @@ uint64_t plx_reactor_now(const struct plx_reactor *r)
     return r->now;
 }
 
+uint64_t plx_reactor_clock(const struct plx_reactor *r)
+{
+    (void)r; /* the one clock that there is */
+    return plx_clock_ns();
+}
+
 int plx_reactor_core(const struct plx_reactor *r)
 {
     return r->core;
@@ -173,7 +179,10 @@ static int wait_kernel(struct plx_reactor *r, int64_t timeout_ns)
     return n < 0 ? 0 : n;
 }
 
-/* Waits for descriptors for at most timeout_ns (-1: for ever), and calls back those that are watched. @return how many */
+/*
+ * Waits for descriptors for at most timeout_ns (-1: for ever), and calls back those that are watched. @return how
+ * many
+ */
 static int wait_fds(struct plx_reactor *r, int64_t timeout_ns)
 {
     int done = 0;
@@ -232,8 +241,8 @@ int plx_reactor_poll(struct plx_reactor *r)
 int plx_reactor_arm(struct plx_reactor *r)
 {
     /*
-     * The sender writes the inbox, then reads `asleep`; we write `asleep`, then read the inbox. All four are sequentially consistent, so at least
-     * one of us sees the other's write, and no message is slept through.
+     * The sender writes the inbox, then reads `asleep`; we write `asleep`, then read the inbox. All four are
+     * sequentially consistent, so at least one of us sees the other's write, and no message is slept through.
      */
     atomic_store(&r->asleep, true);
     r->armed = true;
@@ -265,8 +274,8 @@ static void sleep_until_work(struct plx_reactor *r)
 }
 
 /*
- * The policy of when to sleep, whole: spin for a window that grows towards its maximum when work came while we were spinning, or so soon
- * after we slept that it would have, and shrinks when spinning was in vain.
+ * The policy of when to sleep, whole: spin for a window that grows towards its maximum when work came while we were
+ * spinning, or so soon after we slept that it would have, and shrinks when spinning was in vain.
  */
 static void idle(struct plx_reactor *r)
 {
@@ -338,8 +347,8 @@ void plx_reactor_stop(struct plx_reactor *r)
 /* ---- messages ---- */
 
 /*
- * The inbox is a stack: senders push with a compare-and-swap, the reactor takes the whole of it with one exchange and turns it round. Nothing is
- * ever popped singly, so there is no ABA.
+ * The inbox is a stack: senders push with a compare-and-swap, the reactor takes the whole of it with one exchange and
+ * turns it round. Nothing is ever popped singly, so there is no ABA.
  */
 void plx_reactor_send(struct plx_reactor *r, struct plx_msg *msg)
 {

@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* Timers: a pairing heap threaded through the timers themselves, so that setting one needs no memory and cannot fail. */
+/*
+ * Timers: a pairing heap threaded through the timers themselves, so that setting one needs no memory and cannot fail.
+ */
 #include "reactor/reactor.h"
 
 #include <stdlib.h>

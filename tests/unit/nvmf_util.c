@@ -132,7 +132,8 @@ ssize_t rig_receive(struct rig *rig, int fd, void *data, size_t max)
 
 bool rig_icreq(struct rig *rig, int fd, uint8_t digests)
 {
-    struct nvme_tcp_ic ic = {.hdr = {.type = NVME_TCP_ICREQ, .hlen = 128, .plen = plx_put32(128)}, .dgst = digests}, answer;
+    struct nvme_tcp_ic ic = {.hdr = {.type = NVME_TCP_ICREQ, .hlen = 128, .plen = plx_put32(128)}, .dgst = digests},
+                       answer;
     return rig_send(rig, fd, &ic, sizeof ic) && rig_receive(rig, fd, &answer, sizeof answer) == sizeof answer &&
            answer.hdr.type == NVME_TCP_ICRESP;
 }
@@ -188,7 +189,8 @@ int rig_enable(struct rig *rig, int fd)
                                     .flags = NVME_PSDT_SGL,
                                     .fctype = NVME_FABRICS_PROPERTY_SET,
                                     .offset = plx_put32(NVME_PROP_CC),
-                                    .value = plx_put64(NVME_CC_EN | 6 << NVME_CC_IOSQES_SHIFT | 4 << NVME_CC_IOCQES_SHIFT)};
+                                    .value =
+                                        plx_put64(NVME_CC_EN | 6 << NVME_CC_IOSQES_SHIFT | 4 << NVME_CC_IOCQES_SHIFT)};
     struct nvme_cmd raw;
     memcpy(&raw, &cmd, sizeof raw);
     return rig_command(rig, fd, &raw, NULL, 0);
@@ -199,7 +201,8 @@ bool rig_host(struct rig *rig, int *admin, int *io)
     uint16_t cntlid = 0;
     *io = -1;
     *admin = rig_connect(rig);
-    if (*admin < 0 || !rig_icreq(rig, *admin, 0) || rig_connect_queue(rig, *admin, 0, &cntlid) || rig_enable(rig, *admin))
+    if (*admin < 0 || !rig_icreq(rig, *admin, 0) || rig_connect_queue(rig, *admin, 0, &cntlid) ||
+        rig_enable(rig, *admin))
         return false;
     *io = rig_connect(rig);
     return *io >= 0 && rig_icreq(rig, *io, 0) && rig_connect_queue(rig, *io, 1, &cntlid) == 0;

@@ -1,0 +1,149 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * The NVMe/TCP host, for the rooms above: an association with a controller, its queue pairs, and commands to it.
+ *
+ * An association (struct nvme_ctrlr) belongs to one reactor with all its queue pairs, the admin queue among them; every function here is called on that reactor, or before it runs, and every
+ * callback comes on it. When its connection is lost an association makes itself anew, again and again until it is destroyed; what was in flight comes back as lost, for its owner to
+ * try again there or elsewhere.
+ */
+#ifndef PLX_NVME_HOST_H
+#define PLX_NVME_HOST_H
+
+#include "base/iov.h"
+#include "nvme/spec.h"
+
+#include <netinet/in.h>
+#include <pollux/reactor.h>
+
+struct nvme_ctrlr;
+struct nvme_qp;
+
+enum nvme_dir {
+    NVME_NO_DATA,
+    NVME_TO_HOST,
+    NVME_FROM_HOST,
+};
+
+/*
+ * A command. Memory of the caller's, who leaves it, its iovec and its data alone from submission until done is called. The upper fields are the caller's to set, and
+ * are left as they are, so that it can be submitted again.
+ */
+struct nvme_req {
+    /* Called exactly once, never before nvme_submit() or nvme_submit_admin() returns. */
+    void (*done)(struct nvme_req *req);
+    struct plx_iov_at data;
+    uint32_t len;  /* bytes of data */
+    uint8_t dir;   /* enum nvme_dir */
+    bool forever;  /* may stay unanswered: an Asynchronous Event Request */
+    bool fused;    /* the first half of a fused command: `next` is the second, which is submitted by nvme_submit_fused() alone */
+
+    bool lost;       /* result: the connection went before there was an answer; there is no status */
+    uint16_t status; /* result: enum plx_nvme_status, perhaps with NVME_STATUS_DNR */
+    uint32_t dw0;    /* result */
+
+    /* The queue pair's. */
+    uint16_t cid;
+    uint8_t phase;      /* enum nvme_phase */
+    bool bad_digest;    /* of data that came */
+    uint16_t epoch;     /* when it was issued, in ticks */
+    uint16_t ttag;      /* of the R2T being answered */
+    uint32_t r2t_left;  /* bytes that the R2T still asks for */
+    uint32_t moved;     /* bytes of data that came, or were sent */
+    uint32_t tx_end;    /* where in the stream its last data ends */
+    struct nvme_qp *qp; /* NULL when it is none's */
+    struct plx_iov_at at;
+    struct nvme_req *next;
+
+    struct nvme_cmd cmd; /* the caller's too, but for cid, the SGL and the flags but for the fused bits */
+};
+
+enum {
+    NVME_DEPTH_DEFAULT = 128,
+    NVME_DEPTH_MAX = 1024,
+    NVME_QUEUES_MAX = 128,
+    NVME_MAX_TRANSFER = 1 << 20, /* of a command, where the controller states no lower limit */
+    NVME_ADDR_TEXT = 64,
+};
+
+/* How to reach a controller. */
+struct nvme_opts {
+    struct sockaddr_storage addr; /* IPv4 or IPv6 */
+    char name[NVME_ADDR_TEXT];    /* of addr, for people: "192.0.2.1:4420" */
+    char subnqn[NVME_NQN_FIELD];
+    char hostnqn[NVME_NQN_FIELD];
+    uint8_t hostid[16];
+    bool hdgst, ddgst; /* ask for digests */
+    bool sq_flow;      /* do not ask to do without SQ flow control */
+    bool discovery;    /* a discovery controller is wanted */
+    uint32_t nsid;     /* the namespace to look at; 0 for the first, NVME_NSID_ALL for none */
+    uint32_t queues;   /* I/O queue pairs; 0 for none */
+    uint32_t depth;    /* commands in flight of each */
+    uint32_t kato_ms;  /* keep-alive timeout; 0 for none */
+    uint32_t timeout_ms;         /* of a command: then it is aborted, and after as long again the connection reset */
+    uint32_t connect_timeout_ms; /* of one attempt to connect */
+};
+
+/* What was learnt about the namespace. */
+struct nvme_ns {
+    uint32_t nsid; /* 0: there is none */
+    struct nvme_id_ns id;
+    struct nvme_id_ctrl_nvm limits; /* zeroes where the controller has no such page */
+    uint8_t nguid[16], eui64[8], uuid[16];
+    bool has_nguid, has_eui64, has_uuid;
+    uint8_t csi;
+};
+
+enum nvme_ana_state {
+    NVME_ANA_OPTIMIZED = 1,
+    NVME_ANA_NON_OPTIMIZED = 2,
+    NVME_ANA_INACCESSIBLE = 3,
+    NVME_ANA_PERSISTENT_LOSS = 4,
+    NVME_ANA_CHANGE = 15,
+};
+
+struct nvme_ctrlr_ops {
+    /* Connected: commands may be submitted. */
+    void (*live)(struct nvme_ctrlr *c, void *arg);
+    /* It was live, and is not any more. What was in flight comes back as lost after this. */
+    void (*down)(struct nvme_ctrlr *c, void *arg);
+    /*
+     * An attempt to connect failed. `again`: there will be another, in a while. Else trying is of no use, or was not wanted.
+     */
+    void (*failed)(struct nvme_ctrlr *c, void *arg, int ret, const char *why, bool again);
+    /* The ANA state of the namespace has changed: see nvme_ctrlr_ana(). */
+    void (*ana)(struct nvme_ctrlr *c, void *arg);
+    /* An asynchronous event, dword 0 of its completion; namespaces and ANA states have been looked at again if it was about them. May be NULL. */
+    void (*event)(struct nvme_ctrlr *c, void *arg, uint32_t dw0);
+};
+
+/* @return 0 or -ENOMEM, or -errno of what the kernel refused. ops, opts are copied as pointer and as contents. */
+int nvme_ctrlr_create(struct plx_reactor *r, const struct nvme_opts *opts, const struct nvme_ctrlr_ops *ops, void *arg,
+                      struct nvme_ctrlr **out);
+/* Begins to connect. `once`: does not try again when it fails or is lost. */
+void nvme_ctrlr_start(struct nvme_ctrlr *c, bool once);
+/* Ends the association and frees it; what is in flight comes back as lost first. Allowed from within any callback. */
+void nvme_ctrlr_destroy(struct nvme_ctrlr *c);
+
+bool nvme_ctrlr_live(const struct nvme_ctrlr *c);
+const struct nvme_opts *nvme_ctrlr_opts(const struct nvme_ctrlr *c);
+/* What it said of itself; valid once it has been live, and for failed(). */
+const struct nvme_id_ctrl *nvme_ctrlr_id(const struct nvme_ctrlr *c);
+const struct nvme_ns *nvme_ctrlr_ns(const struct nvme_ctrlr *c);
+uint64_t nvme_ctrlr_cap(const struct nvme_ctrlr *c);
+uint32_t nvme_ctrlr_vs(const struct nvme_ctrlr *c);
+uint16_t nvme_ctrlr_cntlid(const struct nvme_ctrlr *c);
+/* Bytes of the largest transfer of one command. */
+uint32_t nvme_ctrlr_max_transfer(const struct nvme_ctrlr *c);
+/* enum nvme_ana_state of the namespace; optimized where the controller has no ANA. */
+unsigned nvme_ctrlr_ana(const struct nvme_ctrlr *c);
+
+/* An I/O command, to a controller that is live. It leaves at the end of the round. */
+void nvme_submit(struct nvme_ctrlr *c, struct nvme_req *req);
+/* Two commands that are fused, one right behind the other: first->next is the second. */
+void nvme_submit_fused(struct nvme_ctrlr *c, struct nvme_req *first);
+/* An admin command, to a controller that is live. */
+void nvme_submit_admin(struct nvme_ctrlr *c, struct nvme_req *req);
+/* Asks for a command to end early: it comes back aborted, or as if nothing had happened. */
+void nvme_abort(struct nvme_ctrlr *c, struct nvme_req *req);
+
+#endif
