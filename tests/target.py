@@ -8,6 +8,7 @@ The binary is $POLLUX, or build/pollux of this repository.
 """
 
 import atexit
+import functools
 import os
 import pathlib
 import re
@@ -42,8 +43,17 @@ def binary():
 
 def sanitized():
     """True if the program under test carries a sanitizer, whose shadow memory makes resident sizes meaningless."""
-    data = pathlib.Path(binary()).read_bytes()
-    return any(name in data for name in (b"__asan_init", b"__tsan_init", b"__msan_init"))
+    return any(_holds(name) for name in (b"__asan_init", b"__tsan_init", b"__msan_init"))
+
+
+def watches_threads():
+    """True if the program under test carries ThreadSanitizer."""
+    return _holds(b"__tsan_init")
+
+
+@functools.cache
+def _holds(name):
+    return name in pathlib.Path(binary()).read_bytes()
 
 
 class TargetError(AssertionError):

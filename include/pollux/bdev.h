@@ -36,10 +36,9 @@ enum plx_bdev_flag {
 
 /** What a disk is; constant while it is open, except where a comment says otherwise. */
 struct plx_bdev_info {
-    const char *driver; /**< "ram", "file", ... */
-    char name[256];     /**< as it was named, in its full form */
-    uint8_t uuid
-        [16]; /**< identifies the data: the same for the same disk at the next start, when the disk keeps its data */
+    const char *driver;  /**< "ram", "file", ... */
+    char name[256];      /**< as it was named, in its full form */
+    uint8_t uuid[16];    /**< identifies the data: the same disk has the same at the next start, if it keeps its data */
     uint32_t block_size; /**< bytes, a power of two from 512 to 64 KiB */
     uint64_t blocks;
     uint32_t ops;               /**< bit 1 << enum plx_bdev_op for each operation that it can do */

@@ -22,7 +22,14 @@ struct cli_command {
     void (*help)(void);
 };
 
-extern const struct cli_command cli_serve;
+extern const struct cli_command cli_serve, cli_perf;
+
+/*
+ * cores.c: which cores to run on. Checks those that --cores named; with none (*n is 0), takes the one that we run on now: the scheduler put us there because it
+ * had the least to do, inside our cpuset, and several instances end up on different ones.
+ * @return EXIT_OK, or EXIT_USAGE after having said what is wrong
+ */
+int cli_choose_cores(int *cores, int *n);
 
 /* ---- serve ---- */
 

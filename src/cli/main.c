@@ -4,7 +4,7 @@
 #include <stdio.h>
 #include <string.h>
 
-static const struct cli_command *const commands[] = {&cli_serve};
+static const struct cli_command *const commands[] = {&cli_serve, &cli_perf};
 enum { COMMANDS = sizeof commands / sizeof commands[0] };
 
 int cli_fail(int status, const char *fmt, ...)

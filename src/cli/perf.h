@@ -71,7 +71,8 @@ enum perf_phase {
 
 /* With --verify: what the job's part of the disk should hold. */
 struct perf_verify {
-    uint32_t *generations; /* by unit: how often it was written, and a bit while a request is on it */
+    uint32_t *generations; /* by unit: which write of this run was the last, 0 for none; and a bit while a request is on it */
+    uint32_t writes;       /* the latest generation */
     uint32_t run;          /* tells this run's patterns from those of earlier ones */
     uint64_t checked;      /* units that were read and right */
     uint64_t unknown;      /* units that were read, but hold no pattern and were not written by us */
@@ -122,6 +123,8 @@ struct perf_job {
     size_t buffer_bytes;
 };
 
+enum perf_order { PERF_PROBE, PERF_START, PERF_STOP, PERF_ABORT, PERF_CLOSE, PERF_ORDERS };
+
 struct perf_worker {
     struct plx_reactor *reactor;
     pthread_t thread;
@@ -133,7 +136,7 @@ struct perf_worker {
     unsigned njobs;
     unsigned busy; /* jobs that are not through with what they do at present */
     bool paced, sleeps;
-    struct plx_msg msg;
+    struct plx_msg orders[PERF_ORDERS]; /* each is given at most once */
     int notify; /* an eventfd: every job is through with what it was told to do */
 };
 
@@ -182,6 +185,7 @@ struct perf_result {
     struct perf_job *const *jobs;
     unsigned njobs;
     double seconds; /* the longest window of any job */
+    double wall;    /* that the CPU times below were used in */
     double own_cpu;
     struct perf_peer peers[PERF_PEERS];
     unsigned npeers;

@@ -162,7 +162,7 @@ static void check_end(struct perf_job *job, uint64_t now)
 }
 
 /* When a job has to be looked at though nothing completes: at its end, or when the next request is due. */
-static void set_timer(struct perf_job *job, uint64_t now)
+static void set_timer(struct perf_job *job)
 {
     struct perf_worker *w = job->worker;
     if (job->phase != PERF_RUNNING)
@@ -170,7 +170,9 @@ static void set_timer(struct perf_job *job, uint64_t now)
     uint64_t at = job->end;
     if (w->paced && w->sleeps && job->nfree && job->left && due_at(job) < at)
         at = due_at(job);
-    plx_timer_set(w->reactor, &job->timer, at > now ? at - now : 0);
+    /* Timers count from the round's time; at least 1, so that it is not due again in this very round. */
+    uint64_t now = plx_reactor_now(w->reactor);
+    plx_timer_set(w->reactor, &job->timer, at > now ? at - now : 1);
 }
 
 /* ---- completing ---- */
@@ -235,7 +237,7 @@ static inline bool reuse(struct perf_slot *s, uint64_t now)
         if (job->interval) {
             job->free[job->nfree++] = s;
             if (job->nfree == 1 && job->worker->sleeps)
-                set_timer(job, now);
+                set_timer(job);
             return !job->left;
         }
         if (!job->left || now >= job->end)
@@ -284,7 +286,7 @@ static int step_paced(struct perf_worker *w)
             n += submit_due(job, now);
         check_end(job, now);
         if (w->sleeps)
-            set_timer(job, now);
+            set_timer(job);
     }
     return n;
 }
@@ -319,7 +321,7 @@ static void timer_due(struct plx_timer *t)
     if (job->phase == PERF_RUNNING && job->interval && now < job->end)
         submit_due(job, now);
     check_end(job, now);
-    set_timer(job, now);
+    set_timer(job);
 }
 
 /* ---- what a worker is told to do ---- */
@@ -353,7 +355,7 @@ static void job_start(struct perf_job *job, uint64_t now)
             submit(job, job->slots[i], now);
         }
     }
-    set_timer(job, now);
+    set_timer(job);
 }
 
 void perf_start(struct perf_worker *w)

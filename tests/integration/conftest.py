@@ -17,7 +17,19 @@ from disks import MIB, RAM  # noqa: E402
 from target import Target  # noqa: E402
 
 
+# Modules that are worth their time under ThreadSanitizer: queues on both reactors, and associations that come and go.
+TSAN = ("test_admin_async", "test_connect", "test_connect_property", "test_hostile_cut", "test_hostile_data",
+        "test_hostile_flood", "test_io_data", "test_io_flow", "test_io_fused", "test_serve_where")
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "tsan: worth running under ThreadSanitizer")
+
+
 def pytest_collection_modifyitems(items):
+    for item in items:
+        if item.path.stem in TSAN:
+            item.add_marker(pytest.mark.tsan)
     if not os.access(target_module.binary(), os.X_OK):
         skip = pytest.mark.skip(reason=f"no {target_module.binary()}: build it, or name another in POLLUX")
         for item in items:
@@ -37,8 +49,10 @@ def disk(tmp_path_factory):
 @pytest.fixture(scope="module")
 def target(request, disk):
     """A target with a RAM disk of each block size, a file, and a null disk. A module's OPTIONS are added, and those in the
-    environment: POLLUX_OPTIONS="-m 0,1" runs what shares this target on two reactors."""
-    options = [*getattr(request.module, "OPTIONS", ()), *shlex.split(os.environ.get("POLLUX_OPTIONS", ""))]
+    environment: POLLUX_OPTIONS="-m 0,1" runs what shares this target on two reactors, as ThreadSanitizer always does."""
+    cores = sorted(os.sched_getaffinity(0))[:2]
+    default = f"-m {','.join(map(str, cores))}" if target_module.watches_threads() else ""
+    options = [*getattr(request.module, "OPTIONS", ()), *shlex.split(os.environ.get("POLLUX_OPTIONS", default))]
     with Target("ram:64M", "ram:64M?block=4096", disk, "null:1T", options=options) as running:
         yield running
 

@@ -1,0 +1,402 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* `pollux perf`: loads disks, and says how fast they are. */
+#include "perf.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/signalfd.h>
+#include <unistd.h>
+
+enum {
+    TICK_MS = 1000,
+    GRACE_MS = 5000, /* after Ctrl-C, for what is in flight to end; then it is aborted */
+    ABORT_MS = 2000, /* for that; then we go without it */
+};
+
+struct perf {
+    struct perf_options o;
+    struct plx_bdev *disks[PERF_MAX_DISKS];
+    unsigned nopen;
+    struct perf_worker workers[PERF_MAX_CORES];
+    unsigned nworkers;
+    struct perf_job **jobs;
+    unsigned njobs;
+    int signals, notify;
+    bool terminal;      /* say how it goes */
+    uint64_t started;   /* when the workers were told to start */
+    uint64_t next_tick; /* the next line */
+    uint64_t seen_at, seen_done, seen_ns;
+    unsigned pressed;  /* how urgently we were asked to end */
+    uint64_t deadline; /* then we become more urgent, 0 for never */
+};
+
+static uint64_t now_ns(void)
+{
+    return plx_reactor_clock(NULL);
+}
+
+/* ---- disks, workers, jobs ---- */
+
+static int check_disk(const struct perf_options *o, const struct plx_bdev_info *info)
+{
+    if (o->size % info->block_size)
+        return cli_fail(EXIT_USAGE, "--io-size %u: is no multiple of the %u byte blocks of %s", o->size,
+                        info->block_size, info->name);
+    if (info->read_only && o->read_percent < 100)
+        return cli_fail(EXIT_USAGE, "%s is read-only: --workload %s would write", info->name, o->workload);
+    if (o->verify && info->undefined_reads)
+        return cli_fail(EXIT_USAGE, "--verify: %s does not keep what is written", info->name);
+    return EXIT_OK;
+}
+
+static int open_disks(struct perf *p)
+{
+    struct plx_error err;
+    while (p->nopen < p->o.ndisks) {
+        int ret = plx_bdev_open(p->o.disks[p->nopen], &p->disks[p->nopen], &err);
+        if (ret)
+            return cli_fail(ret == -EINVAL || ret == -ENOENT ? EXIT_USAGE : EXIT_RUNTIME, "%s", err.text);
+        ret = check_disk(&p->o, plx_bdev_info(p->disks[p->nopen++]));
+        if (ret)
+            return ret;
+    }
+    return EXIT_OK;
+}
+
+static int make_workers(struct perf *p)
+{
+    int ret = cli_choose_cores(p->o.cores, &p->o.ncores);
+    if (ret)
+        return ret;
+    for (; p->nworkers < (unsigned)p->o.ncores; p->nworkers++) {
+        struct perf_worker *w = &p->workers[p->nworkers];
+        const struct plx_reactor_opts opts = {.core = p->o.cores[p->nworkers], .mode = p->o.poll};
+        w->notify = p->notify;
+        w->paced = p->o.rate > 0;
+        w->sleeps = p->o.poll != PLX_POLL_BUSY;
+        w->jobs = calloc((size_t)p->o.ndisks * p->o.qpairs, sizeof *w->jobs);
+        ret = w->jobs ? plx_reactor_create(&w->reactor, &opts) : -ENOMEM;
+        if (ret) {
+            perf_worker_close(w);
+            return cli_fail(EXIT_RUNTIME, "cannot make a reactor: %s", strerror(-ret));
+        }
+    }
+    return EXIT_OK;
+}
+
+/* Queue pairs go round the workers. */
+static int make_jobs(struct perf *p)
+{
+    p->jobs = calloc((size_t)p->o.ndisks * p->o.qpairs, sizeof *p->jobs);
+    if (!p->jobs)
+        return cli_fail(EXIT_RUNTIME, "out of memory");
+    for (unsigned disk = 0; disk < p->nopen; disk++) {
+        for (uint32_t i = 0; i < p->o.qpairs; i++) {
+            struct perf_job *job = calloc(1, sizeof *job);
+            if (!job)
+                return cli_fail(EXIT_RUNTIME, "out of memory");
+            p->jobs[p->njobs] = job;
+            job->disk = disk;
+            job->worker = &p->workers[p->njobs++ % p->nworkers];
+            job->worker->jobs[job->worker->njobs++] = job;
+            int ret = perf_job_open(job, &p->o, p->disks[disk], i);
+            if (ret)
+                return ret;
+        }
+    }
+    for (unsigned i = 0; i < p->nworkers; i++)
+        if (perf_worker_open(&p->workers[i]))
+            return cli_fail(EXIT_RUNTIME, "out of memory");
+    return EXIT_OK;
+}
+
+/* ---- orders ---- */
+
+static struct perf_worker *worker_of(struct plx_msg *m, enum perf_order order)
+{
+    return (struct perf_worker *)((char *)(m - order) - offsetof(struct perf_worker, orders));
+}
+
+static void probe_fn(struct plx_msg *m)
+{
+    perf_probe(worker_of(m, PERF_PROBE));
+}
+
+static void start_fn(struct plx_msg *m)
+{
+    perf_start(worker_of(m, PERF_START));
+}
+
+static void stop_fn(struct plx_msg *m)
+{
+    perf_stop(worker_of(m, PERF_STOP));
+}
+
+static void abort_fn(struct plx_msg *m)
+{
+    perf_abort(worker_of(m, PERF_ABORT));
+}
+
+static void put_channels(struct perf_worker *w)
+{
+    for (unsigned i = 0; i < w->njobs; i++) {
+        if (w->jobs[i]->ch)
+            plx_bdev_channel_put(w->jobs[i]->ch);
+        w->jobs[i]->ch = NULL;
+    }
+}
+
+static void close_fn(struct plx_msg *m)
+{
+    struct perf_worker *w = worker_of(m, PERF_CLOSE);
+    plx_source_remove(w->reactor, &w->source);
+    put_channels(w);
+    plx_reactor_stop(w->reactor);
+}
+
+static void order(struct perf *p, enum perf_order what)
+{
+    static void (*const fns[PERF_ORDERS])(struct plx_msg *) = {
+        [PERF_PROBE] = probe_fn, [PERF_START] = start_fn, [PERF_STOP] = stop_fn,
+        [PERF_ABORT] = abort_fn, [PERF_CLOSE] = close_fn,
+    };
+    for (unsigned i = 0; i < p->nworkers; i++) {
+        struct plx_msg *m = &p->workers[i].orders[what];
+        m->fn = fns[what];
+        plx_reactor_send(p->workers[i].reactor, m);
+    }
+}
+
+static void *worker_thread(void *arg)
+{
+    plx_reactor_run(arg);
+    return NULL;
+}
+
+/* Signals are taken through a descriptor; they are blocked before any thread exists. */
+static int open_signals(struct perf *p)
+{
+    sigset_t set;
+    sigemptyset(&set);
+    sigaddset(&set, SIGINT);
+    sigaddset(&set, SIGTERM);
+    sigaddset(&set, SIGHUP);
+    signal(SIGPIPE, SIG_IGN);
+    pthread_sigmask(SIG_BLOCK, &set, NULL);
+    p->signals = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
+    p->notify = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    return p->signals < 0 || p->notify < 0 ? cli_fail(EXIT_RUNTIME, "signalfd: %s", strerror(errno)) : EXIT_OK;
+}
+
+static int start_threads(struct perf *p)
+{
+    /* Who sleeps until a request is due must not be late by the 50 us that the kernel takes the liberty of. */
+    prctl(PR_SET_TIMERSLACK, 1UL, 0, 0, 0);
+    for (unsigned i = 0; i < p->nworkers; i++) {
+        struct perf_worker *w = &p->workers[i];
+        int ret = pthread_create(&w->thread, NULL, worker_thread, w->reactor);
+        if (ret)
+            return cli_fail(EXIT_RUNTIME, "cannot make a thread: %s", strerror(ret));
+        w->running = true;
+    }
+    return EXIT_OK;
+}
+
+/* ---- waiting ---- */
+
+/* A line on what happened since the last one. */
+static void tick(struct perf *p, uint64_t now)
+{
+    uint64_t done = 0, ns = 0;
+    for (unsigned i = 0; i < p->njobs; i++) {
+        done += atomic_load_explicit(&p->jobs[i]->done, memory_order_relaxed);
+        ns += atomic_load_explicit(&p->jobs[i]->latency_sum, memory_order_relaxed);
+    }
+    double n = (double)(done - p->seen_done), iops = n * 1e9 / (double)(now - p->seen_at);
+    printf("%5.0f s %11.0f IOPS %10.1f MiB/s", (double)(now - p->started) / 1e9, iops, iops * p->o.size / (1 << 20));
+    printf(n > 0 ? "  %.1f us on average\n" : "\n", (double)(ns - p->seen_ns) / (n > 0 ? n : 1) / 1000);
+    p->seen_at = now;
+    p->seen_done = done;
+    p->seen_ns = ns;
+    p->next_tick += TICK_MS * UINT64_C(1000000);
+}
+
+/* Each time we are asked to end, and each time that takes too long, we become more urgent. @return false when to go without the rest */
+static bool press(struct perf *p)
+{
+    static const struct {
+        enum perf_order order;
+        uint64_t patience_ms;
+    } steps[] = {{PERF_STOP, GRACE_MS}, {PERF_ABORT, ABORT_MS}};
+    if (p->pressed == sizeof steps / sizeof steps[0])
+        return false;
+    order(p, steps[p->pressed].order);
+    p->deadline = now_ns() + steps[p->pressed++].patience_ms * 1000000;
+    return true;
+}
+
+static int timeout_ms(uint64_t now, uint64_t a, uint64_t b)
+{
+    uint64_t at = a && (!b || a < b) ? a : b;
+    if (!at)
+        return -1;
+    return at > now ? (int)((at - now) / 1000000) + 1 : 0;
+}
+
+/* Waits for every worker to be through with its order. @return false when that is not to be waited for any longer */
+static bool wait_through(struct perf *p)
+{
+    for (uint64_t through = 0, n; through < p->nworkers;) {
+        struct pollfd fds[2] = {{.fd = p->notify, .events = POLLIN}, {.fd = p->signals, .events = POLLIN}};
+        struct signalfd_siginfo info;
+        poll(fds, 2, timeout_ms(now_ns(), p->next_tick, p->deadline));
+        if (read(p->notify, &n, sizeof n) == sizeof n)
+            through += n;
+        bool asked = read(p->signals, &info, sizeof info) == sizeof info;
+        uint64_t now = now_ns();
+        if (through < p->nworkers && (asked || (p->deadline && now >= p->deadline)) && !press(p))
+            return false;
+        if (p->next_tick && now >= p->next_tick)
+            tick(p, now);
+    }
+    return true;
+}
+
+/* ---- a run ---- */
+
+static int check_probes(const struct perf *p)
+{
+    for (unsigned i = 0; i < p->njobs; i++)
+        if (p->jobs[i]->errors)
+            return cli_fail(EXIT_RUNTIME, "%s: cannot be read: NVMe status %03x",
+                            plx_bdev_info(p->disks[p->jobs[i]->disk])->name, p->jobs[i]->first_error);
+    return EXIT_OK;
+}
+
+static void begin(struct perf *p, struct perf_result *r)
+{
+    r->npeers = perf_peers(r->peers, PERF_PEERS);
+    r->own_cpu = -perf_cpu_own();
+    p->started = p->seen_at = now_ns();
+    p->next_tick = p->terminal ? p->started + TICK_MS * UINT64_C(1000000) : 0;
+    order(p, PERF_START);
+}
+
+static void end(struct perf *p, struct perf_result *r)
+{
+    uint64_t now = now_ns(), longest = 0;
+    r->wall = (double)(now - p->started) / 1e9;
+    r->own_cpu += perf_cpu_own();
+    for (unsigned i = 0; i < r->npeers; i++)
+        r->peers[i].cpu = perf_cpu_of(r->peers[i].pid) - r->peers[i].cpu;
+    for (unsigned i = 0; i < p->njobs; i++) {
+        if (!p->jobs[i]->ended)
+            p->jobs[i]->ended = now;
+        uint64_t ns = p->jobs[i]->ended - p->jobs[i]->started;
+        longest = ns > longest ? ns : longest;
+    }
+    r->seconds = (double)longest / 1e9;
+}
+
+/* What is in flight keeps its memory, so there is no cleaning up after it. */
+_Noreturn static void leave(int status)
+{
+    fflush(stdout);
+    _exit(status);
+}
+
+static int measure(struct perf *p)
+{
+    struct perf_result r = {.o = &p->o, .disks = p->disks, .jobs = p->jobs, .njobs = p->njobs};
+    order(p, PERF_PROBE);
+    bool through = wait_through(p);
+    if (!through || p->pressed) {
+        fprintf(stderr, "pollux: interrupted before anything was measured\n");
+        if (!through)
+            leave(EXIT_OK);
+        return EXIT_OK;
+    }
+    int status = check_probes(p);
+    if (status)
+        return status;
+    begin(p, &r);
+    through = wait_through(p);
+    end(p, &r);
+    status = perf_report(&r);
+    if (!through)
+        leave(status);
+    return status;
+}
+
+static int run(struct perf *p)
+{
+    int status = start_threads(p);
+    if (!status)
+        status = measure(p);
+    order(p, PERF_CLOSE);
+    for (unsigned i = 0; i < p->nworkers; i++)
+        if (p->workers[i].running)
+            pthread_join(p->workers[i].thread, NULL);
+    return status;
+}
+
+static void clean_up(struct perf *p)
+{
+    for (unsigned i = 0; i < p->nworkers; i++) {
+        put_channels(&p->workers[i]);
+        plx_reactor_destroy(p->workers[i].reactor);
+        perf_worker_close(&p->workers[i]);
+    }
+    for (unsigned i = 0; i < p->njobs; i++)
+        perf_job_close(p->jobs[i]);
+    free(p->jobs);
+    for (unsigned i = 0; i < p->nopen; i++)
+        plx_bdev_close(p->disks[i]);
+    if (p->signals >= 0)
+        close(p->signals);
+    if (p->notify >= 0)
+        close(p->notify);
+    free(p);
+}
+
+static int perf(int argc, char **argv)
+{
+    struct perf *p = calloc(1, sizeof *p);
+    if (!p)
+        return cli_fail(EXIT_RUNTIME, "out of memory");
+    p->signals = p->notify = -1;
+    int status = perf_parse(argc, argv, &p->o);
+    if (status || p->o.help) {
+        if (!status)
+            perf_help();
+        free(p);
+        return status;
+    }
+    p->terminal = isatty(STDOUT_FILENO) && !(p->o.json && strcmp(p->o.json, "-") == 0);
+    status = open_signals(p);
+    if (!status)
+        status = open_disks(p);
+    if (!status)
+        status = make_workers(p);
+    if (!status)
+        status = make_jobs(p);
+    if (!status)
+        status = run(p);
+    clean_up(p);
+    return status;
+}
+
+const struct cli_command cli_perf = {
+    .name = "perf",
+    .summary = "load disks and measure them",
+    .run = perf,
+    .help = perf_help,
+};

@@ -1,0 +1,243 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* The command line of `pollux perf`. */
+#include "perf.h"
+
+#include <errno.h>
+#include <getopt.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum {
+    OPT_RATE = 256,
+    OPT_COUNT,
+    OPT_VERIFY,
+    OPT_JSON,
+    OPT_POLL,
+    DEFAULT_DEPTH = 32,
+    DEFAULT_SIZE = 4096,
+    DEFAULT_SECONDS = 10,
+    MAX_SECONDS = 100000,
+};
+
+static const struct option options[] = {
+    {"queue-depth", required_argument, NULL, 'q'},
+    {"io-size", required_argument, NULL, 'o'},
+    {"workload", required_argument, NULL, 'w'},
+    {"read-percent", required_argument, NULL, 'M'},
+    {"time", required_argument, NULL, 't'},
+    {"qpairs", required_argument, NULL, 'P'},
+    {"cores", required_argument, NULL, 'm'},
+    {"rate", required_argument, NULL, OPT_RATE},
+    {"count", required_argument, NULL, OPT_COUNT},
+    {"verify", no_argument, NULL, OPT_VERIFY},
+    {"json", required_argument, NULL, OPT_JSON},
+    {"poll", required_argument, NULL, OPT_POLL},
+    {"help", no_argument, NULL, 'h'},
+    {NULL, 0, NULL, 0},
+};
+
+void perf_help(void)
+{
+    puts("pollux perf [OPTION]... DISK...\n"
+         "  Loads disks and measures them: requests a second, throughput, latency, CPU time.\n"
+         "  Workloads that write overwrite what is on the disks.\n\n"
+         "disks:");
+    for (const char *const *kind = plx_bdev_kinds(); *kind; kind++)
+        printf("  %s\n", *kind);
+    puts("\noptions (-q, -P, --rate and --count are for each disk):\n"
+         "  -q, --queue-depth N     requests in flight, over all queue pairs (32)\n"
+         "  -o, --io-size SIZE      size of a request (4K)\n"
+         "  -w, --workload KIND     randread, randwrite, randrw, read, write or rw (randread)\n"
+         "  -M, --read-percent N    how many of rw and randrw are reads (50)\n"
+         "  -t, --time SECONDS      how long to measure (10, or with --count until that is reached)\n"
+         "  -P, --qpairs N          queue pairs (one a core)\n"
+         "  -m, --cores CORES       cores to run on: a list such as 0-3,6 or a hex mask such as 0x5 (one core)\n"
+         "      --rate IOPS         send by a schedule of so many a second; latency counts from the scheduled time\n"
+         "      --count N           end after so many requests\n"
+         "      --verify            write data that tells what it is, and check all that is read\n"
+         "      --json FILE         write the results to FILE as JSON; - is standard output\n"
+         "      --poll MODE         busy, adaptive or sleep (busy)");
+}
+
+static int parse_number(const char *name, const char *text, uint64_t min, uint64_t max, uint64_t *out)
+{
+    char *rest;
+    errno = 0;
+    unsigned long long v = strtoull(text, &rest, 10);
+    if (text[0] < '0' || text[0] > '9' || *rest || errno || v < min || v > max)
+        return cli_fail(EXIT_USAGE, "%s %s: takes a number from %llu to %llu", name, text, (unsigned long long)min,
+                        (unsigned long long)max);
+    *out = v;
+    return EXIT_OK;
+}
+
+static int parse_u32(const char *name, const char *text, uint32_t min, uint32_t max, uint32_t *out)
+{
+    uint64_t v = 0;
+    int ret = parse_number(name, text, min, max, &v);
+    *out = (uint32_t)v;
+    return ret;
+}
+
+static int parse_io_size(const char *text, uint32_t *out)
+{
+    uint64_t v;
+    if (plx_parse_size(text, &v) || v < 512 || v > PERF_MAX_SIZE || v % 512)
+        return cli_fail(EXIT_USAGE, "--io-size %s: takes a size from 512 to 16M, a multiple of 512", text);
+    *out = (uint32_t)v;
+    return EXIT_OK;
+}
+
+static int parse_time(const char *text, uint64_t *ns)
+{
+    char *rest;
+    double seconds = strtod(text, &rest);
+    if (text[0] < '0' || text[0] > '9' || *rest || !(seconds >= 0.001) || seconds > MAX_SECONDS)
+        return cli_fail(EXIT_USAGE, "--time %s: takes seconds from 0.001 to %d", text, MAX_SECONDS);
+    *ns = (uint64_t)(seconds * 1e9);
+    return EXIT_OK;
+}
+
+static int parse_workload(const char *text, struct perf_options *o)
+{
+    static const struct {
+        const char *name;
+        bool random;
+        uint32_t read_percent;
+    } kinds[] = {
+        {"randread", true, 100}, {"randwrite", true, 0}, {"randrw", true, 50},
+        {"read", false, 100},    {"write", false, 0},    {"rw", false, 50},
+    };
+    for (size_t i = 0; i < sizeof kinds / sizeof kinds[0]; i++) {
+        if (strcmp(text, kinds[i].name))
+            continue;
+        o->workload = kinds[i].name;
+        o->random = kinds[i].random;
+        o->read_percent = kinds[i].read_percent;
+        return EXIT_OK;
+    }
+    return cli_fail(EXIT_USAGE, "--workload %s: takes randread, randwrite, randrw, read, write or rw", text);
+}
+
+static int parse_poll(const char *text, enum plx_poll_mode *mode)
+{
+    static const char *const names[] = {
+        [PLX_POLL_ADAPTIVE] = "adaptive", [PLX_POLL_BUSY] = "busy", [PLX_POLL_SLEEP] = "sleep"};
+    for (unsigned i = 0; i < sizeof names / sizeof names[0]; i++) {
+        if (strcmp(text, names[i]) == 0) {
+            *mode = (enum plx_poll_mode)i;
+            return EXIT_OK;
+        }
+    }
+    return cli_fail(EXIT_USAGE, "--poll %s: takes busy, adaptive or sleep", text);
+}
+
+static int add_disk(struct perf_options *o, const char *url)
+{
+    if (o->ndisks == PERF_MAX_DISKS)
+        return cli_fail(EXIT_USAGE, "at most %d disks can be measured at once", PERF_MAX_DISKS);
+    o->disks[o->ndisks++] = url;
+    return EXIT_OK;
+}
+
+/* -M is for a workload that may be named after it, so it is kept apart until all has been read. */
+static int parse_one(int opt, const char *arg, struct perf_options *o, const char **percent)
+{
+    struct plx_error err;
+    switch (opt) {
+    case 1: /* not an option */
+        return add_disk(o, arg);
+    case 'q':
+        return parse_u32("--queue-depth", arg, 1, PERF_MAX_DEPTH, &o->depth);
+    case 'o':
+        return parse_io_size(arg, &o->size);
+    case 'w':
+        return parse_workload(arg, o);
+    case 'M':
+        *percent = arg;
+        return EXIT_OK;
+    case 't':
+        return parse_time(arg, &o->time_ns);
+    case 'P':
+        return parse_u32("--qpairs", arg, 1, PERF_MAX_QPAIRS, &o->qpairs);
+    case 'm':
+        o->ncores = plx_parse_cores(arg, o->cores, PERF_MAX_CORES, &err);
+        return o->ncores > 0 ? EXIT_OK : cli_fail(EXIT_USAGE, "--cores %s: %s", arg, err.text);
+    case OPT_RATE:
+        return parse_number("--rate", arg, 1, 1000000000, &o->rate);
+    case OPT_COUNT:
+        return parse_number("--count", arg, 1, UINT64_C(1) << 60, &o->count);
+    case OPT_VERIFY:
+        o->verify = true;
+        return EXIT_OK;
+    case OPT_JSON:
+        o->json = arg;
+        return EXIT_OK;
+    case OPT_POLL:
+        return parse_poll(arg, &o->poll);
+    default:
+        o->help = true;
+        return EXIT_OK;
+    }
+}
+
+static int check(struct perf_options *o, const char *percent)
+{
+    bool mixed = o->read_percent == 50;
+    if (!o->ndisks)
+        return cli_fail(EXIT_USAGE, "no disk is named; for example: pollux perf -q 128 null:1T");
+    if (percent && !mixed)
+        return cli_fail(EXIT_USAGE, "--read-percent %s: goes with the workloads rw and randrw, not with %s", percent,
+                        o->workload);
+    if (percent && parse_u32("--read-percent", percent, 0, 100, &o->read_percent))
+        return EXIT_USAGE;
+    if (!o->qpairs)
+        o->qpairs = o->ncores ? (uint32_t)o->ncores : 1;
+    if (o->depth < o->qpairs)
+        return cli_fail(EXIT_USAGE, "--queue-depth %u: is shared by %u queue pairs, so it must be %u or more", o->depth,
+                        o->qpairs, o->qpairs);
+    if (o->qpairs < (uint32_t)o->ncores)
+        return cli_fail(EXIT_USAGE, "--qpairs %u: %d cores have nothing to do with fewer than %d", o->qpairs, o->ncores,
+                        o->ncores);
+    if (o->count && o->count < o->qpairs)
+        return cli_fail(EXIT_USAGE, "--count %llu: is fewer than there are queue pairs, %u",
+                        (unsigned long long)o->count, o->qpairs);
+    if (!o->time_ns && !o->count)
+        o->time_ns = DEFAULT_SECONDS * UINT64_C(1000000000);
+    return EXIT_OK;
+}
+
+int perf_parse(int argc, char **argv, struct perf_options *o)
+{
+    const char *percent = NULL;
+    *o = (struct perf_options){.depth = DEFAULT_DEPTH,
+                               .size = DEFAULT_SIZE,
+                               .workload = "randread",
+                               .random = true,
+                               .read_percent = 100,
+                               .poll = PLX_POLL_BUSY};
+    opterr = 0;
+    optind = 1;
+    for (;;) {
+        int opt = getopt_long(argc, argv, "-:q:o:w:M:t:P:m:h", options, NULL);
+        if (opt < 0)
+            break;
+        const char *given = argv[optind - 1];
+        if (opt == ':')
+            return cli_fail(EXIT_USAGE, "%s needs a value; \"pollux help perf\" explains it", given);
+        if (opt == '?')
+            return optopt && optopt < 256
+                       ? cli_fail(EXIT_USAGE, "there is no option -%c; \"pollux help perf\" lists them all", optopt)
+                       : cli_fail(EXIT_USAGE, "there is no option %s; \"pollux help perf\" lists them all", given);
+        int ret = parse_one(opt, optarg, o, &percent);
+        if (ret)
+            return ret;
+    }
+    for (; optind < argc; optind++) { /* after "--" */
+        int ret = add_disk(o, argv[optind]);
+        if (ret)
+            return ret;
+    }
+    return o->help ? EXIT_OK : check(o, percent);
+}
