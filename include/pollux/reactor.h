@@ -115,6 +115,8 @@ struct plx_source {
 PLX_API int plx_source_add(struct plx_reactor *r, struct plx_source *s);
 /** Removes a source; allowed from within any callback, its own poll included. */
 PLX_API void plx_source_remove(struct plx_reactor *r, struct plx_source *s);
+/** The source that has these operations, or NULL: how a room finds what it keeps once a reactor. */
+PLX_API struct plx_source *plx_source_find(struct plx_reactor *r, const struct plx_source_ops *ops);
 
 /** A descriptor that is looked at when the reactor would sleep, and now and then while it is busy: for listeners, signals, pipes. */
 struct plx_watch {

@@ -71,11 +71,12 @@ enum perf_phase {
 
 /* With --verify: what the job's part of the disk should hold. */
 struct perf_verify {
-    uint32_t *generations; /* by unit: which write of this run was the last, 0 for none; and a bit while a request is on it */
-    uint32_t writes;       /* the latest generation */
-    uint32_t run;          /* tells this run's patterns from those of earlier ones */
-    uint64_t checked;      /* units that were read and right */
-    uint64_t unknown;      /* units that were read, but hold no pattern and were not written by us */
+    uint32_t *
+        generations; /* by unit: which write of this run was the last, 0 for none; and a bit while a request is on it */
+    uint32_t writes; /* the latest generation */
+    uint32_t run;    /* tells this run's patterns from those of earlier ones */
+    uint64_t checked; /* units that were read and right */
+    uint64_t unknown; /* units that were read, but hold no pattern and were not written by us */
     uint64_t wrong;
     struct plx_error first; /* the first wrong one, in words */
 };
@@ -100,7 +101,7 @@ struct perf_job {
     uint64_t time_ns; /* how long to run */
 
     /* --rate: by schedule, in 2^-16 ns so that no rate drifts. */
-    uint64_t interval, due;     /* due counts from the start */
+    uint64_t interval, due;  /* due counts from the start */
     struct perf_slot **free; /* slots that wait for their time */
     uint32_t nfree;
 
@@ -137,7 +138,7 @@ struct perf_worker {
     unsigned busy; /* jobs that are not through with what they do at present */
     bool paced, sleeps;
     struct plx_msg orders[PERF_ORDERS]; /* each is given at most once */
-    int notify; /* an eventfd: every job is through with what it was told to do */
+    int notify;                         /* an eventfd: every job is through with what it was told to do */
 };
 
 /* perf_job.c. All but open and close on the worker's reactor, or while it does not run. */

@@ -371,6 +371,8 @@ void perf_stop(struct perf_worker *w)
     uint64_t now = plx_reactor_clock(w->reactor);
     for (unsigned i = 0; i < w->njobs; i++) {
         struct perf_job *job = w->jobs[i];
+        if (job->phase == PERF_PROBING && job->in_flight)
+            plx_bdev_abort(job->ch, &job->slots[0]->req);
         if (job->phase == PERF_READBACK)
             job->cursor = job->units; /* no more of it */
         if (job->phase == PERF_RUNNING) {
@@ -439,7 +441,8 @@ static int make_slots(struct perf_job *job, const struct plx_bdev_info *info)
 }
 
 /* Requests that each have their place go through the whole disk once; those that go in order, or know what they wrote, have parts of their own. */
-static int share_out(struct perf_job *job, const struct perf_options *o, const struct plx_bdev_info *info, uint32_t index)
+static int share_out(struct perf_job *job, const struct perf_options *o, const struct plx_bdev_info *info,
+                     uint32_t index)
 {
     uint64_t units = info->blocks / job->unit_blocks;
     bool parts = !o->random || o->verify;

@@ -191,6 +191,7 @@ int perf_report(const struct perf_result *r)
         status = cli_fail(EXIT_RUNTIME, "%" PRIu64 " requests failed, the first with NVMe status %03x", all.errors,
                           all.first_error);
     if (all.wrong)
-        status = cli_fail(EXIT_RUNTIME, "%" PRIu64 " requests read wrong data; the first: %s", all.wrong, all.first_wrong);
+        status =
+            cli_fail(EXIT_RUNTIME, "%" PRIu64 " requests read wrong data; the first: %s", all.wrong, all.first_wrong);
     return status;
 }

@@ -10,6 +10,7 @@
 #include "perf.h"
 
 #include <inttypes.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -84,16 +85,23 @@ static size_t damaged(const uint64_t *words, size_t bytes, const struct stamp *s
     return n;
 }
 
+/* Puts the first wrong block into words. */
 static int complain(struct perf_verify *v, const struct stamp *want, const struct stamp *found, const char *what)
 {
     if (v->wrong)
         return -1;
-    if (found->mark != MARK)
-        return plx_fail(&v->first, -1, "LBA %" PRIu64 ": %s: generation %u was written, no pattern was read", want->lba,
-                        what, want->generation);
-    return plx_fail(&v->first, -1,
-                    "LBA %" PRIu64 ": %s: read LBA %" PRIu64 ", generation %u, run %08x; right is generation %u of run %08x",
-                    want->lba, what, found->lba, found->generation, found->run, want->generation, want->run);
+    int n = snprintf(v->first.text, sizeof v->first.text, "LBA %" PRIu64 " is %s", want->lba, what);
+    char *rest = v->first.text + n;
+    size_t size = sizeof v->first.text - (size_t)n;
+    if (found->mark == MARK)
+        n = snprintf(rest, size, ", with the pattern of LBA %" PRIu64 ", write %u of run %08x", found->lba,
+                     found->generation, found->run);
+    else
+        n = snprintf(rest, size, ", with no pattern in it");
+    if (want->generation)
+        snprintf(rest + n, size - (size_t)n, "; it was last written by write %u of run %08x", want->generation,
+                 want->run);
+    return -1;
 }
 
 /* @return 0 when the block is right, 1 when nothing is known of it, -1 when it is wrong */
@@ -104,7 +112,7 @@ static int check_block(struct perf_verify *v, const uint64_t *words, size_t byte
     if (found.mark != MARK)
         return want->generation ? complain(v, want, &found, "not what was written") : 1;
     if (found.lba != want->lba)
-        return complain(v, want, &found, "the data of another block");
+        return complain(v, want, &found, "another block's");
     if (want->generation && (found.generation != want->generation || found.run != want->run))
         return complain(v, want, &found, "not what was written last");
     if (damaged(words, bytes, &found) < bytes / WORD)

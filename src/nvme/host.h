@@ -39,7 +39,7 @@ struct nvme_req {
 
     bool lost;       /* result: the connection went before there was an answer; there is no status */
     uint16_t status; /* result: enum plx_nvme_status, perhaps with NVME_STATUS_DNR */
-    uint32_t dw0;    /* result */
+    uint32_t dw0, dw1; /* result */
 
     /* The queue pair's. */
     uint16_t cid;
@@ -143,6 +143,8 @@ void nvme_submit(struct nvme_ctrlr *c, struct nvme_req *req);
 void nvme_submit_fused(struct nvme_ctrlr *c, struct nvme_req *first);
 /* An admin command, to a controller that is live. */
 void nvme_submit_admin(struct nvme_ctrlr *c, struct nvme_req *req);
+/* The path may have changed: has the ANA state looked at again. */
+void nvme_ctrlr_refresh_ana(struct nvme_ctrlr *c);
 /* Asks for a command to end early: it comes back aborted, or as if nothing had happened. */
 void nvme_abort(struct nvme_ctrlr *c, struct nvme_req *req);
 

@@ -131,6 +131,7 @@ struct nvme_group {
     uint8_t *rx;
     struct plx_list qps;   /* not closed */
     unsigned nqps;
+    unsigned changes; /* of that list */
     struct plx_list dirty; /* something to send */
     struct plx_list dead;  /* freed while polling */
     struct nvme_linger lingers[TCP_LINGERS];
@@ -170,6 +171,8 @@ void nvme_group_put(struct nvme_group *g);
 void nvme_group_dirty(struct nvme_qp *qp);
 int nvme_group_add(struct nvme_qp *qp);
 void nvme_group_remove(struct nvme_qp *qp);
+/* Its socket is not waited for any more. */
+void nvme_group_unwatch(struct nvme_qp *qp);
 void nvme_group_linger(struct nvme_group *g, int fd);
 
 /* tcp_qpair.c */
@@ -210,5 +213,99 @@ int nvme_tx_flush(struct nvme_qp *qp);
 int nvme_rx(struct nvme_qp *qp);
 /* Gives a request back to whoever submitted it. */
 void nvme_req_end(struct nvme_qp *qp, struct nvme_req *req);
+
+/* ---- associations ---- */
+
+enum nvme_ctrlr_state {
+    NVME_CTRLR_IDLE, /* not started, or given up */
+    NVME_CTRLR_CONNECTING,
+    NVME_CTRLR_LIVE,
+    NVME_CTRLR_WAITING, /* to connect again */
+};
+
+enum {
+    NVME_TICK_MS = 1000,
+    NVME_BACKOFF_MIN_MS = 1000,
+    NVME_BACKOFF_MAX_MS = 30000,
+    NVME_READY_POLL_MS = 10,
+    NVME_ADMIN_DEPTH = 31,
+    NVME_PAGE = 4096,
+};
+
+struct nvme_ctrlr {
+    struct nvme_group *group;
+    struct plx_reactor *reactor;
+    struct nvme_opts o;
+    const struct nvme_ctrlr_ops *ops;
+    void *arg;
+    uint8_t state; /* enum nvme_ctrlr_state */
+    bool once, destroyed;
+    unsigned holds; /* freed when there are none */
+
+    struct nvme_qp *admin, **io;
+    unsigned nio;  /* those that are connected */
+    unsigned next; /* where the next command goes */
+
+    /* Connecting: see host_connect.c. */
+    uint8_t step;
+    bool was_live;     /* at some time: its loss is worth a line in the log */
+    unsigned granted;  /* I/O queues that the controller allows */
+    uint32_t backoff_ms;
+    struct plx_timer attempt, retry, poll;
+    char why[200];
+
+    /* What was learnt. */
+    uint64_t cap;
+    uint32_t vs;
+    uint16_t cntlid;
+    unsigned ana; /* enum nvme_ana_state */
+    uint32_t max_transfer;
+    struct nvme_id_ctrl id;
+    struct nvme_ns ns;
+
+    /* One admin command at a time of its own: connecting, then whatever events call for. */
+    struct nvme_req req;
+    struct iovec iov;
+    uint8_t *page; /* NVME_PAGE bytes */
+    bool busy;
+    bool want_changed_ns, want_ns, want_ana, want_event;
+    uint32_t event;
+
+    struct nvme_req aer, keep_alive, abort;
+    bool aer_sent, keep_alive_sent, abort_sent;
+    unsigned silent; /* keep-alive intervals without a sign of life */
+    struct plx_timer tick, keep_alive_timer;
+};
+
+/* host_connect.c */
+void nvme_connect_begin(struct nvme_ctrlr *c);
+/* The admin queue or an I/O queue has got its ICResp. */
+void nvme_connect_opened(struct nvme_qp *qp);
+void nvme_connect_polled(struct plx_timer *t);
+
+/* host_admin.c: commands of its own */
+/* Begins c->req; its data comes into c->page. */
+void nvme_own_identify(struct nvme_ctrlr *c, uint8_t cns, uint32_t nsid, void (*done)(struct nvme_req *));
+void nvme_own_log(struct nvme_ctrlr *c, uint8_t lid, uint8_t lsp, uint32_t bytes, void (*done)(struct nvme_req *));
+void nvme_own_command(struct nvme_ctrlr *c, const struct nvme_cmd *cmd, enum nvme_dir dir, uint32_t len,
+                      void (*done)(struct nvme_req *));
+bool nvme_has_ana(const struct nvme_ctrlr *c);
+uint32_t nvme_ana_bytes(const struct nvme_ctrlr *c);
+void nvme_take_ns_descriptors(struct nvme_ns *ns, const uint8_t *page);
+/* @return the namespace's state */
+unsigned nvme_parse_ana(const uint8_t *page, uint32_t bytes, uint32_t group);
+/* It is live: begins to keep it alive, to wait for events, to watch for commands that take too long. */
+void nvme_upkeep_start(struct nvme_ctrlr *c);
+void nvme_upkeep_stop(struct nvme_ctrlr *c);
+
+/* host.c */
+void nvme_ctrlr_release(struct nvme_ctrlr *c);
+void nvme_ctrlr_attempt_failed(struct nvme_ctrlr *c, int ret, const char *fmt, ...)
+    __attribute__((format(printf, 3, 4)));
+void nvme_ctrlr_connected(struct nvme_ctrlr *c);
+void nvme_ctrlr_lost(struct nvme_ctrlr *c, const char *why);
+
+/* status.c: a status in words, as the specification has them. */
+const char *nvme_status_text(uint16_t status, bool connect);
 
 #endif

@@ -78,6 +78,7 @@ static void resp(struct nvme_qp *qp, const uint8_t *hdr)
         return;
     }
     req->dw0 = plx_get32(pdu.cqe.dw0);
+    req->dw1 = plx_get32(pdu.cqe.dw1);
     answered(qp, req, (uint16_t)(plx_get16(pdu.cqe.status) >> 1) & (NVME_STATUS_DNR | 0x7ff));
 }
 
@@ -89,7 +90,7 @@ static void data_complete(struct nvme_qp *qp)
     if (qp->rx_digest && plx_unlikely(read32(qp->digest) != plx_crc32c_end(qp->rx_crc)))
         req->bad_digest = true;
     if (qp->rx_flags & NVME_TCP_SUCCESS) {
-        req->dw0 = 0;
+        req->dw0 = req->dw1 = 0;
         answered(qp, req, PLX_SC_SUCCESS);
     }
 }

@@ -153,6 +153,14 @@ void plx_source_remove(struct plx_reactor *r, struct plx_source *s)
     }
 }
 
+struct plx_source *plx_source_find(struct plx_reactor *r, const struct plx_source_ops *ops)
+{
+    struct plx_source *s = r->sources;
+    while (s && s->ops != ops)
+        s = s->next;
+    return s;
+}
+
 int plx_watch_add(struct plx_reactor *r, struct plx_watch *w)
 {
     struct epoll_event ev = {.events = EPOLLIN, .data.ptr = w};

@@ -1,0 +1,400 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * The bare-socket ceiling: what this kernel's TCP over loopback leaves to any NVMe/TCP target and host.
+ *
+ * A server process and a client process, each pinned to a core, exchange messages of the sizes that NVMe/TCP has and do nothing else: no header is
+ * read or written, no command is looked at. Reads are 72 byte requests and answers of 24 + SIZE bytes, which the server sends from random places of its data. Writes
+ * are requests of 72 + SIZE bytes, which the server receives into random places of its data, and answers of 24 bytes. Both sides spin, and move as much as there is with each
+ * system call. With more than a few connections both use epoll.
+ *
+ *     ceiling [-w read|write] [-o SIZE] [-q DEPTH] [-P CONNECTIONS] [-d DATA_MIB] [-t SECONDS] [-s SERVER_CORE] [-c CLIENT_CORE]
+ *
+ * DEPTH is over all connections. Prints one line of JSON.
+ */
+#include <arpa/inet.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <netinet/tcp.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <sys/uio.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+enum {
+    REQUEST = 72,   /* the capsule of a command */
+    ANSWER = 24,    /* the header of C2HData, or of a CapsuleResp */
+    MESSAGES = 500, /* that one system call moves at most: two iovecs each, and the kernel takes 1,024 */
+    MAX_CONNECTIONS = 1024,
+    SPIN_CONNECTIONS = 4, /* up to this many are tried in turn; beyond, epoll says which */
+};
+
+static struct {
+    bool write;
+    size_t bytes, data_bytes;
+    unsigned depth, connections;
+    double seconds;
+    int server_core, client_core;
+} o = {.bytes = 4096, .data_bytes = 1 << 20, .depth = 128, .connections = 1, .seconds = 2, .client_core = 1};
+
+/* Messages that one side of a connection is to send, or to receive: all of the same length, the first perhaps in part done. */
+struct flow {
+    size_t length;  /* of a message */
+    uint64_t count; /* messages still to be moved; for receiving, there is no end */
+    size_t part;    /* bytes of the first that have been moved */
+};
+
+struct connection {
+    int fd;
+    struct flow in, out;
+};
+
+static struct connection connections[MAX_CONNECTIONS];
+static char *data;        /* the server's disk: SIZE bytes longer than it says, so that a transfer may begin anywhere */
+static char *client_data; /* the client's buffers, one for each request in flight */
+static char headers[MESSAGES * REQUEST];
+
+static void die(const char *what)
+{
+    fprintf(stderr, "ceiling: %s: %s\n", what, strerror(errno));
+    exit(1);
+}
+
+static double now(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
+}
+
+static void pin(int core)
+{
+    cpu_set_t set;
+    CPU_ZERO(&set);
+    CPU_SET(core, &set);
+    if (sched_setaffinity(0, sizeof set, &set) < 0)
+        die("cannot run on that core");
+}
+
+static char *memory(size_t bytes)
+{
+    char *p = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (p == MAP_FAILED)
+        die("no memory");
+    madvise(p, bytes, MADV_HUGEPAGE);
+    memset(p, 1, bytes);
+    return p;
+}
+
+/* A place of the server's data, at 4 KiB. */
+static char *somewhere(void)
+{
+    static uint32_t seed = 1;
+    seed = seed * 1664525u + 1013904223u;
+    return data + ((uint64_t)(seed >> 4) * 4096) % o.data_bytes;
+}
+
+/* ---- moving messages ---- */
+
+typedef char *(*place_fn)(void);
+
+static char *client_place(void)
+{
+    static unsigned slot;
+    slot = slot + 1 < o.depth ? slot + 1 : 0;
+    return client_data + slot * o.bytes;
+}
+
+/* Messages with a payload are a header and a place for the rest of it each, and count separately from those without. */
+static unsigned lay_out(struct iovec *iov, const struct flow *f, size_t header, uint64_t messages, place_fn place)
+{
+    unsigned n = 0;
+    for (uint64_t i = 0; i < messages; i++) {
+        iov[n++] = (struct iovec){headers, header};
+        if (f->length > header)
+            iov[n++] = (struct iovec){place(), f->length - header};
+    }
+    return n;
+}
+
+/* Steps over what has been moved of the first message. */
+static struct iovec *skip(struct iovec *iov, unsigned *n, size_t bytes)
+{
+    while (*n > 1 && bytes >= iov->iov_len) {
+        bytes -= iov->iov_len;
+        iov++;
+        --*n;
+    }
+    iov->iov_base = (char *)iov->iov_base + bytes;
+    iov->iov_len -= bytes;
+    return iov;
+}
+
+/* @return messages that were completed */
+static uint64_t advance(struct flow *f, size_t bytes)
+{
+    f->part += bytes;
+    uint64_t whole = f->part / f->length;
+    f->part %= f->length;
+    return whole;
+}
+
+static void send_some(struct connection *c, size_t header, place_fn place)
+{
+    struct iovec iov[2 * MESSAGES], *from;
+    uint64_t messages = c->out.count < MESSAGES ? c->out.count : MESSAGES;
+    if (!messages)
+        return;
+    unsigned n;
+    if (c->out.length == header) { /* no payload: the headers lie side by side */
+        iov[0] = (struct iovec){headers, messages * header};
+        n = 1;
+    } else {
+        n = lay_out(iov, &c->out, header, messages, place);
+    }
+    from = skip(iov, &n, c->out.part);
+    struct msghdr m = {.msg_iov = from, .msg_iovlen = n};
+    ssize_t sent = sendmsg(c->fd, &m, MSG_NOSIGNAL);
+    if (sent > 0)
+        c->out.count -= advance(&c->out, (size_t)sent);
+}
+
+/* Receives what there is: into one warm buffer when the messages go nowhere in particular, else each payload to its place. */
+static uint64_t receive_some(struct connection *c, size_t header, place_fn place, unsigned expected)
+{
+    static char *bulk;
+    static size_t bulk_bytes;
+    struct iovec iov[2 * MESSAGES], *to;
+    ssize_t got;
+    if (!place || c->in.length == header) {
+        if (!bulk) {
+            bulk_bytes = o.depth * (o.bytes + REQUEST) < 4 << 20 ? o.depth * (o.bytes + REQUEST) : 4 << 20;
+            bulk = memory(bulk_bytes);
+        }
+        got = recv(c->fd, bulk, bulk_bytes, 0);
+    } else {
+        unsigned n = lay_out(iov, &c->in, header, expected < MESSAGES ? expected : MESSAGES, place);
+        to = skip(iov, &n, c->in.part);
+        struct msghdr m = {.msg_iov = to, .msg_iovlen = n};
+        got = recvmsg(c->fd, &m, 0);
+    }
+    if (got == 0)
+        exit(0); /* the other side has ended */
+    return got > 0 ? advance(&c->in, (size_t)got) : 0;
+}
+
+/* ---- the two sides ---- */
+
+static void serve_one(struct connection *c)
+{
+    unsigned share = o.depth / o.connections + 1;
+    c->out.count += receive_some(c, REQUEST, o.write ? somewhere : NULL, share);
+    while (c->out.count) {
+        uint64_t before = c->out.count;
+        size_t part = c->out.part;
+        send_some(c, ANSWER, somewhere);
+        if (c->out.count == before && c->out.part == part)
+            return; /* the socket is full */
+        c->out.count += receive_some(c, REQUEST, o.write ? somewhere : NULL, share);
+    }
+}
+
+static int watch(unsigned n)
+{
+    int ep = epoll_create1(EPOLL_CLOEXEC);
+    for (unsigned i = 0; i < n; i++) {
+        struct epoll_event ev = {.events = EPOLLIN, .data.u32 = i};
+        if (epoll_ctl(ep, EPOLL_CTL_ADD, connections[i].fd, &ev) < 0)
+            die("epoll");
+    }
+    return ep;
+}
+
+/* Which connections may have something: all of a few, or those that epoll names. @return how many, in events */
+static int ready(int ep, struct epoll_event *events)
+{
+    if (o.connections > SPIN_CONNECTIONS)
+        return epoll_wait(ep, events, MAX_CONNECTIONS, 0);
+    for (unsigned i = 0; i < o.connections; i++)
+        events[i].data.u32 = i;
+    return (int)o.connections;
+}
+
+static void tune(int fd)
+{
+    int one = 1;
+    fcntl(fd, F_SETFL, O_NONBLOCK);
+    setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
+}
+
+_Noreturn static void serve(int listener)
+{
+    static struct epoll_event events[MAX_CONNECTIONS];
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    pin(o.server_core);
+    data = memory(o.data_bytes + o.bytes);
+    for (unsigned i = 0; i < o.connections; i++) {
+        struct connection *c = &connections[i];
+        c->fd = accept(listener, NULL, NULL);
+        if (c->fd < 0)
+            die("accept");
+        tune(c->fd);
+        c->in.length = REQUEST + (o.write ? o.bytes : 0);
+        c->out.length = ANSWER + (o.write ? 0 : o.bytes);
+    }
+    int ep = watch(o.connections);
+    for (;;) {
+        int n = ready(ep, events);
+        for (int i = 0; i < n; i++)
+            serve_one(&connections[events[i].data.u32]);
+        for (unsigned i = 0; i < o.connections && o.connections > SPIN_CONNECTIONS; i++)
+            if (connections[i].out.count)
+                serve_one(&connections[i]);
+    }
+}
+
+static void connect_all(const struct sockaddr_in *sa)
+{
+    for (unsigned i = 0; i < o.connections; i++) {
+        struct connection *c = &connections[i];
+        c->fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+        if (c->fd < 0 || connect(c->fd, (const struct sockaddr *)sa, sizeof *sa) < 0)
+            die("connect");
+        tune(c->fd);
+        c->in.length = ANSWER + (o.write ? 0 : o.bytes);
+        c->out.length = REQUEST + (o.write ? o.bytes : 0);
+        c->out.count = o.depth / o.connections + (i < o.depth % o.connections);
+    }
+}
+
+/* @return requests a second */
+static double load(void)
+{
+    static struct epoll_event events[MAX_CONNECTIONS];
+    uint64_t done = 0;
+    int ep = watch(o.connections);
+    for (unsigned i = 0; i < o.connections; i++)
+        send_some(&connections[i], REQUEST, client_place);
+    double start = now(), end = start;
+    for (unsigned rounds = 1; (rounds & 255) || (end = now()) - start < o.seconds; rounds++) {
+        int n = ready(ep, events);
+        for (int i = 0; i < n; i++) {
+            struct connection *c = &connections[events[i].data.u32];
+            uint64_t got = receive_some(c, ANSWER, NULL, 0);
+            done += got;
+            c->out.count += got;
+            send_some(c, REQUEST, client_place);
+        }
+        for (unsigned i = 0; i < o.connections && o.connections > SPIN_CONNECTIONS; i++)
+            if (connections[i].out.count)
+                send_some(&connections[i], REQUEST, client_place);
+    }
+    return (double)done / (end - start);
+}
+
+static double cpu_seconds(const struct rusage *u)
+{
+    return (double)(u->ru_utime.tv_sec + u->ru_stime.tv_sec) +
+           (double)(u->ru_utime.tv_usec + u->ru_stime.tv_usec) / 1e6;
+}
+
+/* ---- options ---- */
+
+static double number(const char *text, double min, double max)
+{
+    char *rest;
+    double v = strtod(text, &rest);
+    if (!*text || *rest || !(v >= min) || v > max) {
+        fprintf(stderr, "ceiling: \"%s\" is not a number from %g to %g\n", text, min, max);
+        exit(2);
+    }
+    return v;
+}
+
+_Noreturn static void usage(const char *what)
+{
+    fprintf(stderr, "ceiling: %s\n", what);
+    exit(2);
+}
+
+static void parse(int argc, char **argv)
+{
+    for (int opt; (opt = getopt(argc, argv, "w:o:q:P:d:t:s:c:")) >= 0;) {
+        switch (opt) {
+        case 'w':
+            o.write = strcmp(optarg, "write") == 0;
+            if (!o.write && strcmp(optarg, "read"))
+                usage("-w takes read or write");
+            break;
+        case 'o':
+            o.bytes = (size_t)number(optarg, 1, 16 << 20);
+            break;
+        case 'q':
+            o.depth = (unsigned)number(optarg, 1, 1 << 16);
+            break;
+        case 'P':
+            o.connections = (unsigned)number(optarg, 1, MAX_CONNECTIONS);
+            break;
+        case 'd':
+            o.data_bytes = (size_t)number(optarg, 1, 1 << 20) << 20;
+            break;
+        case 't':
+            o.seconds = number(optarg, 0.01, 86400);
+            break;
+        case 's':
+            o.server_core = (int)number(optarg, 0, CPU_SETSIZE - 1);
+            break;
+        case 'c':
+            o.client_core = (int)number(optarg, 0, CPU_SETSIZE - 1);
+            break;
+        default:
+            exit(2);
+        }
+    }
+    if (optind < argc)
+        usage("takes options only");
+    if (o.depth < o.connections)
+        usage("the depth is over all connections, so it must not be below their number");
+}
+
+int main(int argc, char **argv)
+{
+    parse(argc, argv);
+    int listener = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    struct sockaddr_in sa = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    socklen_t len = sizeof sa;
+    if (listener < 0 || bind(listener, (struct sockaddr *)&sa, sizeof sa) < 0 ||
+        listen(listener, MAX_CONNECTIONS) < 0 || getsockname(listener, (struct sockaddr *)&sa, &len) < 0)
+        die("cannot listen");
+    struct rusage before, client, server;
+    pid_t pid = fork();
+    if (pid == 0)
+        serve(listener);
+    if (pid < 0)
+        die("fork");
+    pin(o.client_core);
+    client_data = memory(o.depth * o.bytes);
+    connect_all(&sa);
+    getrusage(RUSAGE_SELF, &before);
+    double start = now(), iops = load(), wall = now() - start;
+    getrusage(RUSAGE_SELF, &client);
+    kill(pid, SIGKILL);
+    wait4(pid, NULL, 0, &server);
+    /* The share of its core that the client got tells a measurement that was disturbed; the server's has its start in it. */
+    printf(
+        "{\"iops\": %.1f, \"mib_s\": %.1f, \"latency_us\": {\"avg\": %.3f}, \"client_cpu\": %.3f, \"server_cpu\": %.3f}\n",
+        iops, iops * (double)o.bytes / 1048576, o.depth / iops * 1e6,
+        (cpu_seconds(&client) - cpu_seconds(&before)) / wall, cpu_seconds(&server) / wall);
+    return 0;
+}

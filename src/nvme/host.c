@@ -1,0 +1,260 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* Associations with a controller: their beginning, their loss, their next attempt, their end. */
+#include "nvme/nvme.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* ---- memory ---- */
+
+void nvme_ctrlr_release(struct nvme_ctrlr *c)
+{
+    if (--c->holds)
+        return;
+    struct nvme_group *g = c->group;
+    for (unsigned i = 0; c->io && i < c->o.queues; i++)
+        if (c->io[i])
+            nvme_qp_free(c->io[i]);
+    if (c->admin)
+        nvme_qp_free(c->admin);
+    free(c->io);
+    free(c->page);
+    free(c);
+    nvme_group_put(g);
+}
+
+static void qp_closed(struct nvme_qp *qp, const char *why)
+{
+    struct nvme_ctrlr *c = qp->ctrlr;
+    if (!why)
+        why = "the controller closed the connection";
+    if (c->state == NVME_CTRLR_LIVE)
+        nvme_ctrlr_lost(c, why);
+    else if (c->state == NVME_CTRLR_CONNECTING)
+        nvme_ctrlr_attempt_failed(c, -ECONNREFUSED, "%s", why);
+}
+
+static struct nvme_qp *make_queue(struct nvme_ctrlr *c, unsigned depth, unsigned qid)
+{
+    struct nvme_qp *qp = nvme_qp_create(c->group, depth);
+    if (!qp)
+        return NULL;
+    qp->ctrlr = c;
+    qp->qid = (uint16_t)qid;
+    qp->opened = nvme_connect_opened;
+    qp->closed = qp_closed;
+    return qp;
+}
+
+static void attempt_overdue(struct plx_timer *t)
+{
+    struct nvme_ctrlr *c = plx_container_of(t, struct nvme_ctrlr, attempt);
+    nvme_ctrlr_attempt_failed(c, -ETIMEDOUT, "no answer within %u s", (c->o.connect_timeout_ms + 999) / 1000);
+}
+
+static void attempt(struct nvme_ctrlr *c)
+{
+    c->state = NVME_CTRLR_CONNECTING;
+    plx_timer_set(c->reactor, &c->attempt, c->o.connect_timeout_ms * PLX_NS_PER_MS);
+    nvme_connect_begin(c);
+}
+
+static void retry(struct plx_timer *t)
+{
+    attempt(plx_container_of(t, struct nvme_ctrlr, retry));
+}
+
+int nvme_ctrlr_create(struct plx_reactor *r, const struct nvme_opts *opts, const struct nvme_ctrlr_ops *ops, void *arg,
+                      struct nvme_ctrlr **out)
+{
+    struct nvme_group *g = nvme_group_get(r);
+    struct nvme_ctrlr *c = g ? calloc(1, sizeof *c) : NULL;
+    if (!c) {
+        if (g)
+            nvme_group_put(g);
+        return -ENOMEM;
+    }
+    c->group = g;
+    c->reactor = r;
+    c->o = *opts;
+    c->ops = ops;
+    c->arg = arg;
+    c->holds = 1;
+    c->attempt.fn = attempt_overdue;
+    c->retry.fn = retry;
+    c->poll.fn = nvme_connect_polled;
+    c->page = aligned_alloc(NVME_PAGE, NVME_PAGE);
+    c->admin = make_queue(c, NVME_ADMIN_DEPTH, 0);
+    c->io = calloc(opts->queues + 1, sizeof(struct nvme_qp *));
+    bool ok = c->page && c->admin && c->io;
+    for (unsigned i = 0; ok && i < opts->queues; i++) {
+        c->io[i] = make_queue(c, opts->depth, i + 1);
+        ok = c->io[i] != NULL;
+    }
+    if (!ok) {
+        nvme_ctrlr_release(c);
+        return -ENOMEM;
+    }
+    *out = c;
+    return 0;
+}
+
+/* ---- life ---- */
+
+static void close_queues(struct nvme_ctrlr *c)
+{
+    for (unsigned i = 0; i < c->o.queues; i++)
+        nvme_qp_close(c->io[i]);
+    nvme_qp_close(c->admin);
+}
+
+void nvme_ctrlr_start(struct nvme_ctrlr *c, bool once)
+{
+    c->once = once;
+    c->backoff_ms = NVME_BACKOFF_MIN_MS;
+    attempt(c);
+}
+
+/* Gives up for now. @return whether there will be another attempt */
+static bool stand_down(struct nvme_ctrlr *c)
+{
+    plx_timer_cancel(c->reactor, &c->attempt);
+    plx_timer_cancel(c->reactor, &c->poll);
+    nvme_upkeep_stop(c);
+    c->state = c->once ? NVME_CTRLR_IDLE : NVME_CTRLR_WAITING;
+    c->nio = 0;
+    if (c->once)
+        return false;
+    plx_timer_set(c->reactor, &c->retry, c->backoff_ms * PLX_NS_PER_MS);
+    c->backoff_ms = (uint32_t)plx_min_u64(2ull * c->backoff_ms, NVME_BACKOFF_MAX_MS);
+    return true;
+}
+
+void nvme_ctrlr_attempt_failed(struct nvme_ctrlr *c, int ret, const char *fmt, ...)
+{
+    char why[sizeof c->why];
+    va_list ap;
+    va_start(ap, fmt);
+    vsnprintf(why, sizeof why, fmt, ap);
+    va_end(ap);
+    bool again = stand_down(c);
+    if (again)
+        plx_info("%s: cannot connect: %s", c->o.name, why);
+    c->holds++;
+    close_queues(c);
+    if (!c->destroyed)
+        c->ops->failed(c, c->arg, ret, why, again);
+    nvme_ctrlr_release(c);
+}
+
+void nvme_ctrlr_connected(struct nvme_ctrlr *c)
+{
+    plx_timer_cancel(c->reactor, &c->attempt);
+    if (c->was_live)
+        plx_warn("%s: connected again to %s", c->o.name, c->o.subnqn);
+    c->was_live = true;
+    c->state = NVME_CTRLR_LIVE;
+    c->backoff_ms = NVME_BACKOFF_MIN_MS;
+    nvme_upkeep_start(c);
+    c->ops->live(c, c->arg);
+}
+
+void nvme_ctrlr_lost(struct nvme_ctrlr *c, const char *why)
+{
+    plx_warn("%s: lost %s: %s%s", c->o.name, c->o.subnqn, why, c->once ? "" : "; connecting again");
+    stand_down(c);
+    c->holds++;
+    c->ops->down(c, c->arg);
+    close_queues(c);
+    nvme_ctrlr_release(c);
+}
+
+void nvme_ctrlr_destroy(struct nvme_ctrlr *c)
+{
+    if (c->destroyed)
+        return;
+    c->destroyed = true;
+    plx_timer_cancel(c->reactor, &c->attempt);
+    plx_timer_cancel(c->reactor, &c->poll);
+    plx_timer_cancel(c->reactor, &c->retry);
+    nvme_upkeep_stop(c);
+    c->state = NVME_CTRLR_IDLE;
+    close_queues(c);
+    nvme_ctrlr_release(c);
+}
+
+/* ---- what there is to know ---- */
+
+bool nvme_ctrlr_live(const struct nvme_ctrlr *c)
+{
+    return c->state == NVME_CTRLR_LIVE;
+}
+
+const struct nvme_opts *nvme_ctrlr_opts(const struct nvme_ctrlr *c)
+{
+    return &c->o;
+}
+
+const struct nvme_id_ctrl *nvme_ctrlr_id(const struct nvme_ctrlr *c)
+{
+    return &c->id;
+}
+
+const struct nvme_ns *nvme_ctrlr_ns(const struct nvme_ctrlr *c)
+{
+    return &c->ns;
+}
+
+uint64_t nvme_ctrlr_cap(const struct nvme_ctrlr *c)
+{
+    return c->cap;
+}
+
+uint32_t nvme_ctrlr_vs(const struct nvme_ctrlr *c)
+{
+    return c->vs;
+}
+
+uint16_t nvme_ctrlr_cntlid(const struct nvme_ctrlr *c)
+{
+    return c->cntlid;
+}
+
+uint32_t nvme_ctrlr_max_transfer(const struct nvme_ctrlr *c)
+{
+    return c->max_transfer;
+}
+
+unsigned nvme_ctrlr_ana(const struct nvme_ctrlr *c)
+{
+    return c->ana;
+}
+
+/* ---- commands ---- */
+
+/* In turn, so that a burst is spread over all queue pairs. */
+static struct nvme_qp *choose(struct nvme_ctrlr *c)
+{
+    if (plx_likely(c->nio == 1))
+        return c->io[0];
+    unsigned n = c->next + 1;
+    c->next = n < c->nio ? n : 0;
+    return c->io[c->next];
+}
+
+void nvme_submit(struct nvme_ctrlr *c, struct nvme_req *req)
+{
+    nvme_qp_submit(choose(c), req);
+}
+
+void nvme_submit_fused(struct nvme_ctrlr *c, struct nvme_req *first)
+{
+    nvme_qp_submit_fused(choose(c), first);
+}
+
+void nvme_submit_admin(struct nvme_ctrlr *c, struct nvme_req *req)
+{
+    nvme_qp_submit(c->admin, req);
+}

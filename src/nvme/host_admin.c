@@ -1,0 +1,342 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* What an association does on its own once it is live: keep-alive, events and what they call for, time limits. */
+#include "nvme/nvme.h"
+
+#include <string.h>
+
+enum {
+    EVENT_NOTICE = 2,
+    NOTICE_NS_CHANGED = 0x00,
+    NOTICE_ANA_CHANGED = 0x03,
+    AEC_NS_CHANGED = 1 << 8,
+    AEC_ANA_CHANGED = 1 << 11,
+    TBKAS = 1 << 6, /* CTRATT: traffic counts as keep-alive */
+    ANA_HEADER = 16,
+    ANA_DESCRIPTOR = 32,
+    ANA_GROUPS_ONLY = 1, /* LSP */
+};
+
+/* ---- commands ---- */
+
+void nvme_own_command(struct nvme_ctrlr *c, const struct nvme_cmd *cmd, enum nvme_dir dir, uint32_t len,
+                      void (*done)(struct nvme_req *))
+{
+    c->iov = (struct iovec){c->page, len};
+    c->req.done = done;
+    c->req.data = (struct plx_iov_at){&c->iov, 0};
+    c->req.len = len;
+    c->req.dir = (uint8_t)dir;
+    c->req.cmd = *cmd;
+    nvme_qp_submit(c->admin, &c->req);
+}
+
+void nvme_own_identify(struct nvme_ctrlr *c, uint8_t cns, uint32_t nsid, void (*done)(struct nvme_req *))
+{
+    const struct nvme_cmd cmd = {
+        .opcode = NVME_ADMIN_IDENTIFY, .nsid = plx_put32(nsid), .cdw10 = plx_put32(cns)};
+    memset(c->page, 0, NVME_PAGE);
+    nvme_own_command(c, &cmd, NVME_TO_HOST, NVME_PAGE, done);
+}
+
+void nvme_own_log(struct nvme_ctrlr *c, uint8_t lid, uint8_t lsp, uint32_t bytes, void (*done)(struct nvme_req *))
+{
+    uint32_t dwords = bytes / 4 - 1;
+    const struct nvme_cmd cmd = {
+        .opcode = NVME_ADMIN_GET_LOG_PAGE,
+        .nsid = plx_put32(NVME_NSID_ALL),
+        .cdw10 = plx_put32(lid | (uint32_t)lsp << 8 | (dwords & 0xffff) << 16),
+        .cdw11 = plx_put32(dwords >> 16),
+    };
+    nvme_own_command(c, &cmd, NVME_TO_HOST, bytes, done);
+}
+
+/* ---- namespaces, and access to them ---- */
+
+/* Base 5.1.13.2.3: a list of type, length, identifier, that a zero length ends. */
+void nvme_take_ns_descriptors(struct nvme_ns *ns, const uint8_t *page)
+{
+    for (unsigned at = 0; at + 4 <= NVME_PAGE && page[at + 1];) {
+        uint8_t type = page[at], len = page[at + 1];
+        const uint8_t *id = page + at + 4;
+        if (at + 4 + len > NVME_PAGE)
+            return;
+        if (type == NVME_NIDT_EUI64 && len == sizeof ns->eui64) {
+            memcpy(ns->eui64, id, len);
+            ns->has_eui64 = true;
+        } else if (type == NVME_NIDT_NGUID && len == sizeof ns->nguid) {
+            memcpy(ns->nguid, id, len);
+            ns->has_nguid = true;
+        } else if (type == NVME_NIDT_UUID && len == sizeof ns->uuid) {
+            memcpy(ns->uuid, id, len);
+            ns->has_uuid = true;
+        } else if (type == NVME_NIDT_CSI && len == 1) {
+            ns->csi = id[0];
+        }
+        at += 4u + len;
+    }
+}
+
+bool nvme_has_ana(const struct nvme_ctrlr *c)
+{
+    return c->id.cmic & 1 << 3 && plx_get32(c->ns.id.anagrpid);
+}
+
+/* Groups only: 32 bytes each, as many as fit a page. */
+uint32_t nvme_ana_bytes(const struct nvme_ctrlr *c)
+{
+    uint32_t groups = plx_get32(c->id.nanagrpid);
+    return (uint32_t)plx_min_u64(ANA_HEADER + (uint64_t)ANA_DESCRIPTOR * groups, NVME_PAGE) & ~3u;
+}
+
+unsigned nvme_parse_ana(const uint8_t *page, uint32_t bytes, uint32_t group)
+{
+    unsigned n = page[8] | page[9] << 8;
+    for (uint32_t at = ANA_HEADER; n-- && at + ANA_DESCRIPTOR <= bytes; at += ANA_DESCRIPTOR) {
+        plx_le32 id, nsids;
+        memcpy(&id, page + at, sizeof id);
+        memcpy(&nsids, page + at + 4, sizeof nsids);
+        if (plx_get32(nsids))
+            break; /* groups alone were asked for */
+        if (plx_get32(id) == group)
+            return page[at + 16] & 15;
+    }
+    return NVME_ANA_OPTIMIZED; /* a group that is not told of */
+}
+
+/* ---- what events call for, one after the other ---- */
+
+static void look(struct nvme_ctrlr *c);
+
+static void took_changed_ns(struct nvme_req *req)
+{
+    struct nvme_ctrlr *c = plx_container_of(req, struct nvme_ctrlr, req);
+    c->busy = false;
+    if (!req->lost)
+        look(c);
+}
+
+static void took_ns(struct nvme_req *req)
+{
+    struct nvme_ctrlr *c = plx_container_of(req, struct nvme_ctrlr, req);
+    c->busy = false;
+    if (req->lost)
+        return;
+    if (!req->status) {
+        uint64_t before = plx_get64(c->ns.id.nsze);
+        memcpy(&c->ns.id, c->page, sizeof c->ns.id);
+        if (plx_get64(c->ns.id.nsze) != before)
+            plx_warn("%s: namespace %u has changed its size, from %llu to %llu blocks", c->o.name, c->ns.nsid,
+                     (unsigned long long)before, (unsigned long long)plx_get64(c->ns.id.nsze));
+    }
+    look(c);
+}
+
+static void took_ana(struct nvme_req *req)
+{
+    struct nvme_ctrlr *c = plx_container_of(req, struct nvme_ctrlr, req);
+    c->busy = false;
+    if (req->lost)
+        return;
+    unsigned ana = req->status ? NVME_ANA_OPTIMIZED
+                               : nvme_parse_ana(c->page, req->len, plx_get32(c->ns.id.anagrpid));
+    bool changed = ana != c->ana;
+    c->ana = ana;
+    c->holds++;
+    if (changed)
+        c->ops->ana(c, c->arg);
+    if (!c->destroyed)
+        look(c);
+    nvme_ctrlr_release(c);
+}
+
+static void look(struct nvme_ctrlr *c)
+{
+    if (c->busy || c->state != NVME_CTRLR_LIVE)
+        return;
+    c->busy = true;
+    if (c->want_changed_ns) {
+        c->want_changed_ns = false;
+        nvme_own_log(c, NVME_LOG_CHANGED_NS, 0, NVME_PAGE, took_changed_ns); /* reading it allows the next such event */
+    } else if (c->want_ns && c->ns.nsid) {
+        c->want_ns = false;
+        nvme_own_identify(c, NVME_CNS_NS, c->ns.nsid, took_ns);
+    } else if (c->want_ana && nvme_has_ana(c)) {
+        c->want_ana = false;
+        nvme_own_log(c, NVME_LOG_ANA, ANA_GROUPS_ONLY, nvme_ana_bytes(c), took_ana);
+    } else {
+        c->busy = false;
+        if (c->want_event && c->ops->event) {
+            c->want_event = false;
+            c->ops->event(c, c->arg, c->event);
+        }
+    }
+}
+
+void nvme_ctrlr_refresh_ana(struct nvme_ctrlr *c)
+{
+    c->want_ana = true;
+    look(c);
+}
+
+static void send_aer(struct nvme_ctrlr *c);
+
+static void event_came(struct nvme_req *req)
+{
+    struct nvme_ctrlr *c = plx_container_of(req, struct nvme_ctrlr, aer);
+    c->aer_sent = false;
+    if (req->lost || req->status || c->state != NVME_CTRLR_LIVE)
+        return; /* a controller that refuses them is not asked again */
+    unsigned type = req->dw0 & 7, info = (req->dw0 >> 8) & 0xff;
+    plx_info("%s: asynchronous event %08x", c->o.name, req->dw0);
+    if (type == EVENT_NOTICE && info == NOTICE_NS_CHANGED)
+        c->want_changed_ns = c->want_ns = c->want_ana = true;
+    else if (type == EVENT_NOTICE && info == NOTICE_ANA_CHANGED)
+        c->want_ana = true;
+    c->event = req->dw0;
+    c->want_event = true;
+    send_aer(c);
+    look(c);
+}
+
+static void send_aer(struct nvme_ctrlr *c)
+{
+    if (c->aer_sent)
+        return;
+    c->aer_sent = true;
+    c->aer = (struct nvme_req){.done = event_came, .forever = true, .cmd.opcode = NVME_ADMIN_ASYNC_EVENT};
+    nvme_qp_submit(c->admin, &c->aer);
+}
+
+/* ---- keep-alive ---- */
+
+static bool heard_of_it(struct nvme_ctrlr *c)
+{
+    bool heard = c->admin->active;
+    c->admin->active = false;
+    for (unsigned i = 0; i < c->nio; i++) {
+        heard |= c->io[i]->active;
+        c->io[i]->active = false;
+    }
+    return heard;
+}
+
+/* A third of the timeout: with one interval skipped because of traffic, two thirds have passed at most. */
+static void plan_keep_alive(struct nvme_ctrlr *c)
+{
+    plx_timer_set(c->reactor, &c->keep_alive_timer, c->o.kato_ms * PLX_NS_PER_MS / 3);
+}
+
+static void kept_alive(struct nvme_req *req)
+{
+    struct nvme_ctrlr *c = plx_container_of(req, struct nvme_ctrlr, keep_alive);
+    c->keep_alive_sent = false;
+}
+
+static void keep_alive(struct plx_timer *t)
+{
+    struct nvme_ctrlr *c = plx_container_of(t, struct nvme_ctrlr, keep_alive_timer);
+    bool heard = heard_of_it(c);
+    /* Sent at the last interval but two, and nothing was heard since: it counts as dead when it would count us as dead. */
+    if (c->keep_alive_sent && !heard) {
+        if (++c->silent >= 3) {
+            nvme_ctrlr_lost(c, "keep-alive timeout");
+            return;
+        }
+    } else {
+        c->silent = 0;
+    }
+    plan_keep_alive(c);
+    if (c->keep_alive_sent || (heard && plx_get32(c->id.ctratt) & TBKAS))
+        return;
+    c->keep_alive_sent = true;
+    c->keep_alive = (struct nvme_req){.done = kept_alive, .forever = true, .cmd.opcode = NVME_ADMIN_KEEP_ALIVE};
+    nvme_qp_submit(c->admin, &c->keep_alive);
+}
+
+/* ---- time limits ---- */
+
+static void aborted(struct nvme_req *req)
+{
+    struct nvme_ctrlr *c = plx_container_of(req, struct nvme_ctrlr, abort);
+    c->abort_sent = false;
+}
+
+static void send_abort(struct nvme_ctrlr *c, const struct nvme_req *req)
+{
+    if (c->abort_sent)
+        return;
+    c->abort_sent = true;
+    c->abort = (struct nvme_req){.done = aborted,
+                                 .cmd = {.opcode = NVME_ADMIN_ABORT,
+                                         .cdw10 = plx_put32(req->qp->qid | (uint32_t)req->cid << 16)}};
+    nvme_qp_submit(c->admin, &c->abort);
+}
+
+void nvme_abort(struct nvme_ctrlr *c, struct nvme_req *req)
+{
+    struct nvme_qp *qp = req->qp;
+    if (!qp || qp->ctrlr != c)
+        return;
+    if (nvme_qp_cancel(qp, req)) {
+        req->phase = NVME_IDLE;
+        req->qp = NULL;
+        req->status = PLX_SC_ABORTED_BY_REQUEST;
+        req->done(req);
+    } else if (req->phase == NVME_ISSUED && c->state == NVME_CTRLR_LIVE) {
+        send_abort(c, req);
+    }
+}
+
+/* @return false when the association is at its end */
+static bool check_queue(struct nvme_ctrlr *c, struct nvme_qp *qp)
+{
+    unsigned limit = (c->o.timeout_ms + NVME_TICK_MS - 1) / NVME_TICK_MS + 1;
+    qp->tick++;
+    struct nvme_req *req = c->o.timeout_ms ? nvme_qp_overdue(qp, limit) : NULL;
+    if (!req)
+        return true;
+    unsigned age = (uint16_t)(qp->tick - req->epoch);
+    if (!qp->qid || age >= 2 * limit) {
+        nvme_ctrlr_lost(c, "a command has not been answered in time");
+        return false;
+    }
+    plx_warn("%s: command %02xh on queue %u has had no answer for %u s: aborting it", c->o.name, req->cmd.opcode,
+             qp->qid, age * NVME_TICK_MS / 1000);
+    send_abort(c, req);
+    return true;
+}
+
+static void tick(struct plx_timer *t)
+{
+    struct nvme_ctrlr *c = plx_container_of(t, struct nvme_ctrlr, tick);
+    plx_timer_set(c->reactor, t, NVME_TICK_MS * PLX_NS_PER_MS);
+    for (unsigned i = 0; i < c->nio; i++)
+        if (!check_queue(c, c->io[i]))
+            return;
+    if (!check_queue(c, c->admin))
+        return;
+    if (c->ana == NVME_ANA_CHANGE)
+        nvme_ctrlr_refresh_ana(c); /* its end may come without an event */
+}
+
+/* ---- beginning and end ---- */
+
+void nvme_upkeep_start(struct nvme_ctrlr *c)
+{
+    c->busy = c->aer_sent = c->keep_alive_sent = c->abort_sent = false;
+    c->want_changed_ns = c->want_ns = c->want_ana = c->want_event = false;
+    c->silent = 0;
+    c->tick.fn = tick;
+    c->keep_alive_timer.fn = keep_alive;
+    plx_timer_set(c->reactor, &c->tick, NVME_TICK_MS * PLX_NS_PER_MS);
+    if (c->o.kato_ms)
+        plan_keep_alive(c);
+    if (!c->once)
+        send_aer(c);
+}
+
+void nvme_upkeep_stop(struct nvme_ctrlr *c)
+{
+    plx_timer_cancel(c->reactor, &c->tick);
+    plx_timer_cancel(c->reactor, &c->keep_alive_timer);
+}
