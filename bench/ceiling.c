@@ -107,6 +107,8 @@ static char *somewhere(void)
 
 /* ---- moving messages ---- */
 
+static struct iovec iov[2 * MESSAGES]; /* of the message at hand, of either side */
+
 typedef char *(*place_fn)(void);
 
 static char *client_place(void)
@@ -117,7 +119,7 @@ static char *client_place(void)
 }
 
 /* Messages with a payload are a header and a place for the rest of it each, and count separately from those without. */
-static unsigned lay_out(struct iovec *iov, const struct flow *f, size_t header, uint64_t messages, place_fn place)
+static unsigned lay_out(const struct flow *f, size_t header, uint64_t messages, place_fn place)
 {
     unsigned n = 0;
     for (uint64_t i = 0; i < messages; i++) {
@@ -129,16 +131,17 @@ static unsigned lay_out(struct iovec *iov, const struct flow *f, size_t header, 
 }
 
 /* Steps over what has been moved of the first message. */
-static struct iovec *skip(struct iovec *iov, unsigned *n, size_t bytes)
+static struct iovec *skip(unsigned *n, size_t bytes)
 {
-    while (*n > 1 && bytes >= iov->iov_len) {
-        bytes -= iov->iov_len;
-        iov++;
+    struct iovec *at = iov;
+    while (bytes >= at->iov_len) {
+        bytes -= at->iov_len;
+        at++;
         --*n;
     }
-    iov->iov_base = (char *)iov->iov_base + bytes;
-    iov->iov_len -= bytes;
-    return iov;
+    at->iov_base = (char *)at->iov_base + bytes;
+    at->iov_len -= bytes;
+    return at;
 }
 
 /* @return messages that were completed */
@@ -152,7 +155,7 @@ static uint64_t advance(struct flow *f, size_t bytes)
 
 static void send_some(struct connection *c, size_t header, place_fn place)
 {
-    struct iovec iov[2 * MESSAGES], *from;
+    struct iovec *from;
     uint64_t messages = c->out.count < MESSAGES ? c->out.count : MESSAGES;
     if (!messages)
         return;
@@ -161,9 +164,9 @@ static void send_some(struct connection *c, size_t header, place_fn place)
         iov[0] = (struct iovec){headers, messages * header};
         n = 1;
     } else {
-        n = lay_out(iov, &c->out, header, messages, place);
+        n = lay_out(&c->out, header, messages, place);
     }
-    from = skip(iov, &n, c->out.part);
+    from = skip(&n, c->out.part);
     struct msghdr m = {.msg_iov = from, .msg_iovlen = n};
     ssize_t sent = sendmsg(c->fd, &m, MSG_NOSIGNAL);
     if (sent > 0)
@@ -175,7 +178,7 @@ static uint64_t receive_some(struct connection *c, size_t header, place_fn place
 {
     static char *bulk;
     static size_t bulk_bytes;
-    struct iovec iov[2 * MESSAGES], *to;
+    struct iovec *to;
     ssize_t got;
     if (!place || c->in.length == header) {
         if (!bulk) {
@@ -184,8 +187,8 @@ static uint64_t receive_some(struct connection *c, size_t header, place_fn place
         }
         got = recv(c->fd, bulk, bulk_bytes, 0);
     } else {
-        unsigned n = lay_out(iov, &c->in, header, expected < MESSAGES ? expected : MESSAGES, place);
-        to = skip(iov, &n, c->in.part);
+        unsigned n = lay_out(&c->in, header, expected < MESSAGES ? expected : MESSAGES, place);
+        to = skip(&n, c->in.part);
         struct msghdr m = {.msg_iov = to, .msg_iovlen = n};
         got = recvmsg(c->fd, &m, 0);
     }

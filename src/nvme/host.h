@@ -83,6 +83,38 @@ struct nvme_opts {
     uint32_t connect_timeout_ms; /* of one attempt to connect */
 };
 
+enum { NVME_PATHS_MAX = 8 };
+
+/* A controller, or several of one subsystem, as people name them: //ADDR:PORT,ADDR:PORT/NQN and parameters. See where.c. */
+struct nvme_where {
+    struct nvme_opts o; /* of all paths; addr and name are those of the first */
+    struct nvme_opts_addr {
+        struct sockaddr_storage addr;
+        char name[NVME_ADDR_TEXT];
+    } paths[NVME_PATHS_MAX];
+    unsigned npaths;
+    bool round_robin; /* over the paths that are equally good */
+    uint32_t reconnect_deadline_ms; /* requests wait no longer than that for a path; 0 for any time */
+};
+
+#define NVME_WHERE_PARAMS                                                                                              \
+    "nsid hdgst ddgst hostnqn hostid queues depth kato timeout connect_timeout reconnect_deadline policy sqflow"
+
+/* The defaults. */
+void nvme_where_init(struct nvme_where *w);
+/* ADDR, ADDR:PORT, [V6], [V6]:PORT; names are looked up, which may take time. Adds a path. @return 0 or -errno with err filled */
+int nvme_where_addr(struct nvme_where *w, const char *text, size_t len, uint16_t port, struct plx_error *err);
+/* //ADDR:PORT,ADDR:PORT/NQN */
+int nvme_where_body(struct nvme_where *w, const char *body, struct plx_error *err);
+/* One of NVME_WHERE_PARAMS. */
+int nvme_where_param(struct nvme_where *w, const char *key, const char *value, struct plx_error *err);
+/* After all of those: who we are, unless that was said. */
+int nvme_where_finish(struct nvme_where *w, struct plx_error *err);
+/* All of it: nvme+tcp://ADDR:PORT/NQN?key=value&key=value */
+int nvme_where_parse(struct nvme_where *w, const char *url, struct plx_error *err);
+/* The options for one path. */
+struct nvme_opts nvme_where_opts(const struct nvme_where *w, unsigned path);
+
 /* What was learnt about the namespace. */
 struct nvme_ns {
     uint32_t nsid; /* 0: there is none */

@@ -300,6 +300,8 @@ static bool check_queue(struct nvme_ctrlr *c, struct nvme_qp *qp)
         nvme_ctrlr_lost(c, "a command has not been answered in time");
         return false;
     }
+    if (age > limit)
+        return true; /* it is being aborted */
     plx_warn("%s: command %02xh on queue %u has had no answer for %u s: aborting it", c->o.name, req->cmd.opcode,
              qp->qid, age * NVME_TICK_MS / 1000);
     send_abort(c, req);

@@ -1,0 +1,328 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* How controllers are named: nvme+tcp://ADDR:PORT,ADDR:PORT/NQN?key=value&key=value */
+#include "nvme/host.h"
+
+#include "base/uuid.h"
+
+#include <arpa/inet.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <netdb.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+enum {
+    PORT = 4420,
+    KATO_S = 5,
+    TIMEOUT_S = 30,
+    CONNECT_TIMEOUT_S = 10,
+    SECONDS_MAX = 1000000,
+};
+
+#define SCHEME "nvme+tcp:"
+#define EXAMPLE "nvme+tcp://192.0.2.1:4420/nqn.2014-08.org.nvmexpress:uuid:..."
+
+void nvme_where_init(struct nvme_where *w)
+{
+    *w = (struct nvme_where){.o = {.queues = 1,
+                                   .depth = NVME_DEPTH_DEFAULT,
+                                   .kato_ms = KATO_S * 1000,
+                                   .timeout_ms = TIMEOUT_S * 1000,
+                                   .connect_timeout_ms = CONNECT_TIMEOUT_S * 1000}};
+}
+
+/* ---- addresses ---- */
+
+static void name_addr(struct nvme_opts_addr *a)
+{
+    char text[INET6_ADDRSTRLEN] = "";
+    if (a->addr.ss_family == AF_INET6) {
+        const struct sockaddr_in6 *v6 = (const void *)&a->addr;
+        inet_ntop(AF_INET6, &v6->sin6_addr, text, sizeof text);
+        snprintf(a->name, sizeof a->name, "[%s]:%u", text, ntohs(v6->sin6_port));
+    } else {
+        const struct sockaddr_in *v4 = (const void *)&a->addr;
+        inet_ntop(AF_INET, &v4->sin_addr, text, sizeof text);
+        snprintf(a->name, sizeof a->name, "%s:%u", text, ntohs(v4->sin_port));
+    }
+}
+
+static int look_up(struct nvme_where *w, const char *host, const char *port, struct plx_error *err)
+{
+    const struct addrinfo hints = {.ai_socktype = SOCK_STREAM, .ai_protocol = IPPROTO_TCP};
+    struct addrinfo *found;
+    int ret = getaddrinfo(host, port, &hints, &found);
+    if (ret)
+        return plx_fail(err, -EINVAL, "%s: cannot find that address: %s", host, gai_strerror(ret));
+    struct nvme_opts_addr *a = &w->paths[w->npaths++];
+    memcpy(&a->addr, found->ai_addr, found->ai_addrlen);
+    freeaddrinfo(found);
+    name_addr(a);
+    if (w->npaths == 1) {
+        w->o.addr = a->addr;
+        memcpy(w->o.name, a->name, sizeof w->o.name);
+    }
+    return 0;
+}
+
+int nvme_where_addr(struct nvme_where *w, const char *text, size_t len, uint16_t port, struct plx_error *err)
+{
+    char host[256], number[8];
+    const char *end = text + len, *host_end, *colon = NULL;
+    if (w->npaths == NVME_PATHS_MAX)
+        return plx_fail(err, -EINVAL, "there can be at most %d addresses", NVME_PATHS_MAX);
+    if (len && text[0] == '[') {
+        text++;
+        host_end = memchr(text, ']', (size_t)(end - text));
+        if (host_end && host_end + 1 < end)
+            colon = host_end + 1;
+    } else {
+        const char *first = memchr(text, ':', len);
+        /* A bare IPv6 address has several colons, and no port. */
+        bool bare = first && memchr(first + 1, ':', (size_t)(end - first - 1));
+        colon = bare ? NULL : first;
+        host_end = colon ? colon : end;
+    }
+    if (!host_end || host_end == text || (size_t)(host_end - text) >= sizeof host || (colon && *colon != ':'))
+        return plx_fail(err, -EINVAL, "%.*s: an address is ADDR:PORT, such as 192.0.2.1:4420 or [::1]:4420",
+                        (int)plx_min_u64(len, 100), end - len);
+    memcpy(host, text, (size_t)(host_end - text));
+    host[host_end - text] = 0;
+    unsigned long v = port ? port : PORT;
+    if (colon) {
+        char *rest;
+        errno = 0;
+        v = strtoul(colon + 1, &rest, 10);
+        if (colon + 1 == end || colon[1] < '0' || colon[1] > '9' || rest != end || errno || !v || v > 65535)
+            return plx_fail(err, -EINVAL, "%.*s: a port is a number from 1 to 65535", (int)plx_min_u64(len, 100),
+                            end - len);
+    }
+    snprintf(number, sizeof number, "%lu", v);
+    return look_up(w, host, number, err);
+}
+
+int nvme_where_body(struct nvme_where *w, const char *body, struct plx_error *err)
+{
+    const char *slash = strncmp(body, "//", 2) ? NULL : strchr(body + 2, '/');
+    if (!slash)
+        return plx_fail(err, -EINVAL, "%s%.80s: a remote disk is named like " EXAMPLE, SCHEME, body);
+    size_t nqn = strlen(slash + 1);
+    if (!nqn || nqn > NVME_NQN_MAX)
+        return plx_fail(err, -EINVAL, "%s%.80s: the name of the subsystem, its NQN of 1 to %d characters, follows the "
+                                      "address, as in " EXAMPLE,
+                        SCHEME, body, NVME_NQN_MAX);
+    memcpy(w->o.subnqn, slash + 1, nqn + 1);
+    for (const char *at = body + 2;;) {
+        size_t len = strcspn(at, ",/");
+        int ret = nvme_where_addr(w, at, len, PORT, err);
+        if (ret)
+            return ret;
+        at += len;
+        if (*at++ == '/')
+            return 0;
+    }
+}
+
+struct nvme_opts nvme_where_opts(const struct nvme_where *w, unsigned path)
+{
+    struct nvme_opts o = w->o;
+    o.addr = w->paths[path].addr;
+    memcpy(o.name, w->paths[path].name, sizeof o.name);
+    return o;
+}
+
+/* ---- parameters ---- */
+
+static int number(const char *key, const char *text, uint32_t min, uint32_t max, uint32_t *out, struct plx_error *err)
+{
+    char *rest;
+    errno = 0;
+    unsigned long v = strtoul(text, &rest, 10);
+    if (text[0] < '0' || text[0] > '9' || *rest || errno || v < min || v > max)
+        return plx_fail(err, -EINVAL, "%s=%.40s: takes a number from %u to %u", key, text, min, max);
+    *out = (uint32_t)v;
+    return 0;
+}
+
+static int seconds(const char *key, const char *text, uint32_t min, uint32_t *ms, struct plx_error *err)
+{
+    int ret = number(key, text, min, SECONDS_MAX, ms, err);
+    *ms *= 1000;
+    return ret;
+}
+
+static int boolean(const char *key, const char *text, bool *out, struct plx_error *err)
+{
+    if (strcmp(text, "0") != 0 && strcmp(text, "1") != 0)
+        return plx_fail(err, -EINVAL, "%s=%.40s: the value is 0 or 1", key, text);
+    *out = text[0] == '1';
+    return 0;
+}
+
+static int hex(char c)
+{
+    return c >= '0' && c <= '9' ? c - '0' : c >= 'a' && c <= 'f' ? c - 'a' + 10 : c >= 'A' && c <= 'F' ? c - 'A' + 10 : -1;
+}
+
+static bool parse_uuid(const char *text, uint8_t uuid[16])
+{
+    for (int i = 0; i < 16; i++) {
+        if ((i == 4 || i == 6 || i == 8 || i == 10) && *text == '-')
+            text++;
+        int high = hex(text[0]), low = high < 0 ? -1 : hex(text[1]);
+        if (low < 0)
+            return false;
+        uuid[i] = (uint8_t)(high << 4 | low);
+        text += 2;
+    }
+    return !*text || *text == '\n';
+}
+
+static int host_nqn(struct nvme_where *w, const char *text, struct plx_error *err)
+{
+    size_t len = strlen(text);
+    if (strncmp(text, "nqn.", 4) != 0 || len > NVME_NQN_MAX)
+        return plx_fail(err, -EINVAL, "hostnqn=%.60s: an NQN begins with nqn. and has at most %d characters", text,
+                        NVME_NQN_MAX);
+    memcpy(w->o.hostnqn, text, len + 1);
+    return 0;
+}
+
+static bool is_zero(const uint8_t id[16])
+{
+    static const uint8_t zero[16];
+    return memcmp(id, zero, sizeof zero) == 0;
+}
+
+static int policy(struct nvme_where *w, const char *value, struct plx_error *err)
+{
+    w->round_robin = strcmp(value, "round-robin") == 0;
+    return w->round_robin || strcmp(value, "active-passive") == 0
+               ? 0
+               : plx_fail(err, -EINVAL, "policy=%.40s: takes active-passive or round-robin", value);
+}
+
+int nvme_where_param(struct nvme_where *w, const char *key, const char *value, struct plx_error *err)
+{
+    struct nvme_opts *o = &w->o;
+    if (strcmp(key, "nsid") == 0)
+        return number(key, value, 1, NVME_NSID_ALL - 1, &o->nsid, err);
+    if (strcmp(key, "hdgst") == 0)
+        return boolean(key, value, &o->hdgst, err);
+    if (strcmp(key, "ddgst") == 0)
+        return boolean(key, value, &o->ddgst, err);
+    if (strcmp(key, "sqflow") == 0)
+        return boolean(key, value, &o->sq_flow, err);
+    if (strcmp(key, "hostnqn") == 0)
+        return host_nqn(w, value, err);
+    if (strcmp(key, "hostid") == 0)
+        return parse_uuid(value, o->hostid) && !is_zero(o->hostid)
+                   ? 0
+                   : plx_fail(err, -EINVAL, "hostid=%.60s: one looks like 01234567-89ab-cdef-0123-456789abcdef", value);
+    if (strcmp(key, "queues") == 0)
+        return number(key, value, 1, NVME_QUEUES_MAX, &o->queues, err);
+    if (strcmp(key, "depth") == 0)
+        return number(key, value, 1, NVME_DEPTH_MAX, &o->depth, err);
+    if (strcmp(key, "kato") == 0)
+        return seconds(key, value, 0, &o->kato_ms, err);
+    if (strcmp(key, "timeout") == 0)
+        return seconds(key, value, 0, &o->timeout_ms, err);
+    if (strcmp(key, "connect_timeout") == 0)
+        return seconds(key, value, 1, &o->connect_timeout_ms, err);
+    if (strcmp(key, "reconnect_deadline") == 0)
+        return seconds(key, value, 1, &w->reconnect_deadline_ms, err);
+    if (strcmp(key, "policy") == 0)
+        return policy(w, value, err);
+    return plx_fail(err, -EINVAL, "there is no parameter '%.40s'; there are: " NVME_WHERE_PARAMS, key);
+}
+
+/* ---- who we are ---- */
+
+/* A line of a file of nvme-cli's, so that we are the same host as the kernel's. @return its length, or 0 */
+static size_t read_line(const char *path, char *line, size_t size)
+{
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0)
+        return 0;
+    ssize_t n = read(fd, line, size - 1);
+    close(fd);
+    line[n > 0 ? n : 0] = 0;
+    line[strcspn(line, " \r\n")] = 0;
+    return strlen(line);
+}
+
+int nvme_where_finish(struct nvme_where *w, struct plx_error *err)
+{
+    static const char prefix[] = "nqn.2014-08.org.nvmexpress:uuid:";
+    char line[NVME_NQN_FIELD];
+    uint8_t uuid[16];
+    bool named = w->o.hostnqn[0];
+    if (!named && read_line("/etc/nvme/hostnqn", line, sizeof line) && strncmp(line, "nqn.", 4) == 0)
+        memcpy(w->o.hostnqn, line, sizeof line);
+    if (!w->o.hostnqn[0]) {
+        char text[PLX_UUID_TEXT];
+        if (plx_uuid_from_name("host", 4, uuid))
+            return plx_fail(err, -ENOMEM, "cannot make a UUID for this host");
+        plx_uuid_format(uuid, text);
+        snprintf(w->o.hostnqn, sizeof w->o.hostnqn, "%s%s", prefix, text);
+    }
+    if (!is_zero(w->o.hostid))
+        return 0;
+    if (!named && read_line("/etc/nvme/hostid", line, sizeof line) && parse_uuid(line, w->o.hostid))
+        return 0;
+    /* One identifier goes with one name (Base 3.1.5.3): it is in the name, or made from it. */
+    if (strncmp(w->o.hostnqn, prefix, sizeof prefix - 1) == 0 && parse_uuid(w->o.hostnqn + sizeof prefix - 1, uuid) &&
+        !is_zero(uuid)) {
+        memcpy(w->o.hostid, uuid, sizeof uuid);
+        return 0;
+    }
+    return plx_uuid_from_name(w->o.hostnqn, strlen(w->o.hostnqn), w->o.hostid)
+               ? plx_fail(err, -ENOMEM, "cannot make a UUID for this host")
+               : 0;
+}
+
+/* %XX in values. */
+static int decode(char *text, struct plx_error *err)
+{
+    char *to = text;
+    for (const char *from = text; *from; from++, to++) {
+        *to = *from;
+        if (*from != '%')
+            continue;
+        int high = hex(from[1]), low = high < 0 ? -1 : hex(from[2]);
+        if (low < 0 || !(high | low))
+            return plx_fail(err, -EINVAL, "'%.60s': %% is followed by two hex digits, not 00", text);
+        *to = (char)(high << 4 | low);
+        from += 2;
+    }
+    *to = 0;
+    return 0;
+}
+
+int nvme_where_parse(struct nvme_where *w, const char *url, struct plx_error *err)
+{
+    char text[2048], *query, *save = NULL;
+    nvme_where_init(w);
+    if (strncmp(url, SCHEME, sizeof SCHEME - 1) != 0)
+        return plx_fail(err, -EINVAL, "%.80s: a remote disk is named like " EXAMPLE, url);
+    url += sizeof SCHEME - 1;
+    if (strlen(url) >= sizeof text)
+        return plx_fail(err, -ENAMETOOLONG, "%s%.60s... is too long", SCHEME, url);
+    memcpy(text, url, strlen(url) + 1);
+    query = text + strcspn(text, "?");
+    if (*query)
+        *query++ = 0;
+    int ret = nvme_where_body(w, text, err);
+    for (char *p = strtok_r(query, "&", &save); !ret && p; p = strtok_r(NULL, "&", &save)) {
+        char *value = strchr(p, '=');
+        if (!value)
+            return plx_fail(err, -EINVAL, "'%.60s' is no parameter; one looks like nsid=1", p);
+        *value++ = 0;
+        ret = decode(value, err);
+        if (!ret)
+            ret = nvme_where_param(w, p, value, err);
+    }
+    return ret ? ret : nvme_where_finish(w, err);
+}
