@@ -39,9 +39,35 @@ _pollux_cores()
     mapfile -t COMPREPLY < <(compgen -W "$(seq -s ' ' 0 "$last") 0-$last" -- "$1")
 }
 
+_pollux_perf()
+{
+    local previous=$1 word=$2
+    local options='-q --queue-depth -o --io-size -w --workload -M --read-percent -t --time -P --qpairs -m --cores --rate --count
+        --verify --json --poll -h --help'
+    case $previous in
+    -q | --queue-depth) mapfile -t COMPREPLY < <(compgen -W '1 32 128' -- "$word") ;;
+    -o | --io-size) mapfile -t COMPREPLY < <(compgen -W '512 4K 16K 64K 128K 1M' -- "$word") ;;
+    -w | --workload) mapfile -t COMPREPLY < <(compgen -W 'randread randwrite randrw read write rw' -- "$word") ;;
+    -m | --cores) _pollux_cores "$word" ;;
+    --poll) mapfile -t COMPREPLY < <(compgen -W 'busy adaptive sleep' -- "$word") ;;
+    --json)
+        compopt -o filenames
+        mapfile -t COMPREPLY < <(compgen -f -- "$word")
+        ;;
+    -M | --read-percent | -t | --time | -P | --qpairs | --rate | --count) ;;
+    *)
+        if [[ $word == -* ]]; then
+            mapfile -t COMPREPLY < <(compgen -W "$options" -- "$word")
+        else
+            _pollux_disks "$word"
+        fi
+        ;;
+    esac
+}
+
 _pollux()
 {
-    local commands='serve help'
+    local commands='serve perf help'
     local options='-l --listen -n --nqn -m --cores --allow --allow-any-host --poll --max-io-size --queue-depth
         --max-queues --in-capsule --peer-timeout --serial -v --verbose -q --quiet -h --help'
     local line word previous words
@@ -63,6 +89,10 @@ _pollux()
         return
         ;;
     serve) ;;
+    perf)
+        _pollux_perf "$previous" "$word"
+        return
+        ;;
     *) return ;;
     esac
 

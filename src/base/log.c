@@ -28,6 +28,10 @@ void plx_log(enum plx_log_level level, const char *fmt, ...)
     va_start(ap, fmt);
     vsnprintf(line, sizeof line, fmt, ap);
     va_end(ap);
+    /* Names that come from peers must not steer a terminal. */
+    for (char *p = line; *p; p++)
+        if ((unsigned char)*p < ' ' || (unsigned char)*p >= 0x7f)
+            *p = '?';
     log_fn(log_arg, level, line);
 }
 

@@ -7,7 +7,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-const struct plx_bdev_driver *const plx_bdev_drivers[] = {&plx_bdev_file, &plx_bdev_ram, &plx_bdev_null, NULL};
+const struct plx_bdev_driver *const plx_bdev_drivers[] = {&plx_bdev_file, &plx_bdev_ram, &plx_bdev_null,
+                                                          &plx_bdev_nvme_tcp, NULL};
 
 enum {
     NO_RANGE = 1 << PLX_BDEV_FLUSH | 1 << PLX_BDEV_RESET,

@@ -113,7 +113,7 @@ struct plx_bdev_driver {
     int (*open)(const struct plx_url *url, struct plx_bdev **out, struct plx_error *err);
 };
 
-extern const struct plx_bdev_driver plx_bdev_ram, plx_bdev_null, plx_bdev_file;
+extern const struct plx_bdev_driver plx_bdev_ram, plx_bdev_null, plx_bdev_file, plx_bdev_nvme_tcp;
 
 /* All of them, NULL-terminated. */
 extern const struct plx_bdev_driver *const plx_bdev_drivers[];

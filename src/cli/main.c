@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 #include "cli.h"
 
+#include <errno.h>
 #include <stdio.h>
 #include <string.h>
 
-static const struct cli_command *const commands[] = {&cli_serve, &cli_perf};
+static const struct cli_command *const commands[] = {&cli_serve, &cli_perf, &cli_cp, &cli_identify, &cli_discover};
 enum { COMMANDS = sizeof commands / sizeof commands[0] };
 
 int cli_fail(int status, const char *fmt, ...)
@@ -16,6 +17,11 @@ int cli_fail(int status, const char *fmt, ...)
     fputc('\n', stderr);
     va_end(ap);
     return status;
+}
+
+int cli_connect_status(int ret)
+{
+    return ret == -EINVAL || ret == -ENAMETOOLONG ? EXIT_USAGE : EXIT_RUNTIME;
 }
 
 static const struct cli_command *find(const char *name)

@@ -57,13 +57,36 @@ static int check_disk(const struct perf_options *o, const struct plx_bdev_info *
     return EXIT_OK;
 }
 
+/* A remote disk has one channel a reactor, which is told how many queue pairs to spread its requests over. Others make no difference between queue pairs. */
+static void name_disk(const struct perf_options *o, const char *url, char *out, size_t size)
+{
+    uint32_t cores = o->ncores ? (uint32_t)o->ncores : 1, queues = (o->qpairs + cores - 1) / cores;
+    bool remote = strncmp(url, "nvme+tcp:", 9) == 0;
+    if (remote && queues > 1 && !strstr(url, "queues="))
+        snprintf(out, size, "%s%cqueues=%u", url, strchr(url, '?') ? '&' : '?', queues);
+    else
+        snprintf(out, size, "%s", url);
+}
+
+/* What is wrong with a disk's name is an error of usage; that it cannot be reached now is not. */
+static bool named_wrongly(int ret)
+{
+    static const int errors[] = {EINVAL, ENOENT, ENOTDIR, EISDIR, EACCES, EPERM, ENOTBLK, ENODEV, ENXIO, ERANGE};
+    for (size_t i = 0; i < sizeof errors / sizeof errors[0]; i++)
+        if (ret == -errors[i])
+            return true;
+    return false;
+}
+
 static int open_disks(struct perf *p)
 {
     struct plx_error err;
+    char url[PERF_MAX_URL];
     while (p->nopen < p->o.ndisks) {
-        int ret = plx_bdev_open(p->o.disks[p->nopen], &p->disks[p->nopen], &err);
+        name_disk(&p->o, p->o.disks[p->nopen], url, sizeof url);
+        int ret = plx_bdev_open(url, &p->disks[p->nopen], &err);
         if (ret)
-            return cli_fail(ret == -EINVAL || ret == -ENOENT ? EXIT_USAGE : EXIT_RUNTIME, "%s", err.text);
+            return cli_fail(named_wrongly(ret) ? EXIT_USAGE : EXIT_RUNTIME, "%s", err.text);
         ret = check_disk(&p->o, plx_bdev_info(p->disks[p->nopen++]));
         if (ret)
             return ret;

@@ -20,7 +20,8 @@ enum {
     PERF_MAX_QPAIRS = 1024,
     PERF_MAX_DEPTH = 16384,
     PERF_MAX_SIZE = 16 << 20,
-    PERF_PEERS = 16, /* processes at the other end of our connections */
+    PERF_MAX_URL = 8192, /* longer ones are refused */
+    PERF_PEERS = 16,     /* processes at the other end of our connections */
 };
 
 /* What was asked for on the command line; texts are those of argv. */

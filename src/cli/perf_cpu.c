@@ -137,8 +137,10 @@ unsigned perf_peers(struct perf_peer *peers, unsigned max)
     unsigned n = 0;
     if (s && proc) {
         each_socket("self", note_own, s);
-        each_connection(s, note_connection);
-        each_connection(s, note_other_end);
+        if (s->own.n)
+            each_connection(s, note_connection);
+        if (s->n)
+            each_connection(s, note_other_end);
     }
     for (struct dirent *e; s && proc && s->theirs.n && n < max && (e = readdir(proc));) {
         int pid = (int)strtol(e->d_name, NULL, 10);

@@ -137,6 +137,8 @@ static int add_disk(struct perf_options *o, const char *url)
 {
     if (o->ndisks == PERF_MAX_DISKS)
         return cli_fail(EXIT_USAGE, "at most %d disks can be measured at once", PERF_MAX_DISKS);
+    if (strlen(url) > PERF_MAX_URL - 32)
+        return cli_fail(EXIT_USAGE, "%.60s...: this name is too long", url);
     o->disks[o->ndisks++] = url;
     return EXIT_OK;
 }

@@ -61,19 +61,19 @@ static void summarize(const struct perf_result *r, int disk, struct summary *sum
 
 static void print_row(const char *name, const struct summary *s)
 {
-    printf("%-28.28s %11.0f %10.1f", name, s->iops, s->mib_s);
+    printf("%11.0f %10.1f", s->iops, s->mib_s);
     printf(" %9.2f %9.2f", us(histogram_average(&s->latency)), us((double)s->latency.min));
     for (int i = 0; i < MARKS; i++)
         printf(" %9.2f", us((double)histogram_percentile(&s->latency, mark_percents[i])));
-    printf(" %9.2f\n", us((double)s->latency.max));
+    printf(" %9.2f  %s\n", us((double)s->latency.max), name);
 }
 
 static void print_heading(void)
 {
-    printf("%-28s %11s %10s %9s %9s", "latency in us", "IOPS", "MiB/s", "avg", "min");
+    printf("%11s %10s %9s %9s", "IOPS", "MiB/s", "avg us", "min");
     for (int i = 0; i < MARKS; i++)
         printf(" %9s", mark_names[i]);
-    printf(" %9s\n", "max");
+    printf(" %9s  disk\n", "max");
 }
 
 static void print_cpu(const struct perf_result *r)

@@ -16,6 +16,7 @@
 #include <unistd.h>
 
 enum {
+    BUFFERS = 16,    /* of the largest size: a reactor's pool, where --max-io-size was given */
     GRACE_MS = 2500, /* for what is in flight at the end: with the flush after it, less than 5 s in all */
     DEADLINE_S = 5,  /* when even that hangs: a disk that does not answer */
 };
@@ -91,8 +92,10 @@ static int make_reactors(struct serve *s)
     if (ret)
         return ret;
     for (; s->nreactors < (unsigned)s->o.ncores; s->nreactors++) {
-        const struct plx_reactor_opts opts = {
-            .core = s->o.cores[s->nreactors], .mode = s->o.poll, .buffer_max = s->o.nvmf.max_io_size};
+        const struct plx_reactor_opts opts = {.core = s->o.cores[s->nreactors],
+                                              .mode = s->o.poll,
+                                              .buffer_max = s->o.nvmf.max_io_size,
+                                              .buffer_bytes = (size_t)BUFFERS * s->o.nvmf.max_io_size};
         ret = plx_reactor_create(&s->reactors[s->nreactors], &opts);
         if (ret)
             return cli_fail(EXIT_RUNTIME, "cannot make a reactor: %s", strerror(-ret));

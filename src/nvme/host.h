@@ -32,13 +32,14 @@ struct nvme_req {
     /* Called exactly once, never before nvme_submit() or nvme_submit_admin() returns. */
     void (*done)(struct nvme_req *req);
     struct plx_iov_at data;
-    uint32_t len;  /* bytes of data */
-    uint8_t dir;   /* enum nvme_dir */
-    bool forever;  /* may stay unanswered: an Asynchronous Event Request */
-    bool fused;    /* the first half of a fused command: `next` is the second, which is submitted by nvme_submit_fused() alone */
+    uint32_t len; /* bytes of data */
+    uint8_t dir;  /* enum nvme_dir */
+    bool forever; /* may stay unanswered: an Asynchronous Event Request */
+    bool
+        fused; /* the first half of a fused command: `next` is the second, which is submitted by nvme_submit_fused() alone */
 
-    bool lost;       /* result: the connection went before there was an answer; there is no status */
-    uint16_t status; /* result: enum plx_nvme_status, perhaps with NVME_STATUS_DNR */
+    bool lost;         /* result: the connection went before there was an answer; there is no status */
+    uint16_t status;   /* result: enum plx_nvme_status, perhaps with NVME_STATUS_DNR */
     uint32_t dw0, dw1; /* result */
 
     /* The queue pair's. */
@@ -72,13 +73,13 @@ struct nvme_opts {
     char subnqn[NVME_NQN_FIELD];
     char hostnqn[NVME_NQN_FIELD];
     uint8_t hostid[16];
-    bool hdgst, ddgst; /* ask for digests */
-    bool sq_flow;      /* do not ask to do without SQ flow control */
-    bool discovery;    /* a discovery controller is wanted */
-    uint32_t nsid;     /* the namespace to look at; 0 for the first, NVME_NSID_ALL for none */
-    uint32_t queues;   /* I/O queue pairs; 0 for none */
-    uint32_t depth;    /* commands in flight of each */
-    uint32_t kato_ms;  /* keep-alive timeout; 0 for none */
+    bool hdgst, ddgst;           /* ask for digests */
+    bool sq_flow;                /* do not ask to do without SQ flow control */
+    bool discovery;              /* a discovery controller is wanted */
+    uint32_t nsid;               /* the namespace to look at; 0 for the first, NVME_NSID_ALL for none */
+    uint32_t queues;             /* I/O queue pairs; 0 for none */
+    uint32_t depth;              /* commands in flight of each */
+    uint32_t kato_ms;            /* keep-alive timeout; 0 for none */
     uint32_t timeout_ms;         /* of a command: then it is aborted, and after as long again the connection reset */
     uint32_t connect_timeout_ms; /* of one attempt to connect */
 };
@@ -93,7 +94,7 @@ struct nvme_where {
         char name[NVME_ADDR_TEXT];
     } paths[NVME_PATHS_MAX];
     unsigned npaths;
-    bool round_robin; /* over the paths that are equally good */
+    bool round_robin;               /* over the paths that are equally good */
     uint32_t reconnect_deadline_ms; /* requests wait no longer than that for a path; 0 for any time */
 };
 
@@ -108,6 +109,8 @@ int nvme_where_addr(struct nvme_where *w, const char *text, size_t len, uint16_t
 int nvme_where_body(struct nvme_where *w, const char *body, struct plx_error *err);
 /* One of NVME_WHERE_PARAMS. */
 int nvme_where_param(struct nvme_where *w, const char *key, const char *value, struct plx_error *err);
+/* key=value&key=value, or NULL for none. */
+int nvme_where_query(struct nvme_where *w, const char *params, struct plx_error *err);
 /* After all of those: who we are, unless that was said. */
 int nvme_where_finish(struct nvme_where *w, struct plx_error *err);
 /* All of it: nvme+tcp://ADDR:PORT/NQN?key=value&key=value */
@@ -124,6 +127,12 @@ struct nvme_ns {
     bool has_nguid, has_eui64, has_uuid;
     uint8_t csi;
 };
+
+/* The format that it has: metadata bytes in bits 15:0, block size as a power of two in bits 23:16. */
+static inline uint32_t nvme_ns_format(const struct nvme_id_ns *id)
+{
+    return plx_get32(id->lbaf[(id->flbas & 15) | (id->flbas >> 5 & 3) << 4]);
+}
 
 enum nvme_ana_state {
     NVME_ANA_OPTIMIZED = 1,
@@ -155,6 +164,9 @@ int nvme_ctrlr_create(struct plx_reactor *r, const struct nvme_opts *opts, const
 void nvme_ctrlr_start(struct nvme_ctrlr *c, bool once);
 /* Ends the association and frees it; what is in flight comes back as lost first. Allowed from within any callback. */
 void nvme_ctrlr_destroy(struct nvme_ctrlr *c);
+
+/* From now on, and after each attempt to connect, asks to be told of events; those that are to be tried again do so anyway. Live. */
+void nvme_ctrlr_want_events(struct nvme_ctrlr *c);
 
 bool nvme_ctrlr_live(const struct nvme_ctrlr *c);
 const struct nvme_opts *nvme_ctrlr_opts(const struct nvme_ctrlr *c);

@@ -32,8 +32,7 @@ void nvme_own_command(struct nvme_ctrlr *c, const struct nvme_cmd *cmd, enum nvm
 
 void nvme_own_identify(struct nvme_ctrlr *c, uint8_t cns, uint32_t nsid, void (*done)(struct nvme_req *))
 {
-    const struct nvme_cmd cmd = {
-        .opcode = NVME_ADMIN_IDENTIFY, .nsid = plx_put32(nsid), .cdw10 = plx_put32(cns)};
+    const struct nvme_cmd cmd = {.opcode = NVME_ADMIN_IDENTIFY, .nsid = plx_put32(nsid), .cdw10 = plx_put32(cns)};
     memset(c->page, 0, NVME_PAGE);
     nvme_own_command(c, &cmd, NVME_TO_HOST, NVME_PAGE, done);
 }
@@ -137,8 +136,7 @@ static void took_ana(struct nvme_req *req)
     c->busy = false;
     if (req->lost)
         return;
-    unsigned ana = req->status ? NVME_ANA_OPTIMIZED
-                               : nvme_parse_ana(c->page, req->len, plx_get32(c->ns.id.anagrpid));
+    unsigned ana = req->status ? NVME_ANA_OPTIMIZED : nvme_parse_ana(c->page, req->len, plx_get32(c->ns.id.anagrpid));
     bool changed = ana != c->ana;
     c->ana = ana;
     c->holds++;
@@ -183,7 +181,6 @@ static void send_aer(struct nvme_ctrlr *c);
 static void event_came(struct nvme_req *req)
 {
     struct nvme_ctrlr *c = plx_container_of(req, struct nvme_ctrlr, aer);
-    c->aer_sent = false;
     if (req->lost || req->status || c->state != NVME_CTRLR_LIVE)
         return; /* a controller that refuses them is not asked again */
     unsigned type = req->dw0 & 7, info = (req->dw0 >> 8) & 0xff;
@@ -200,11 +197,16 @@ static void event_came(struct nvme_req *req)
 
 static void send_aer(struct nvme_ctrlr *c)
 {
-    if (c->aer_sent)
+    if (c->aer.qp)
         return;
-    c->aer_sent = true;
     c->aer = (struct nvme_req){.done = event_came, .forever = true, .cmd.opcode = NVME_ADMIN_ASYNC_EVENT};
     nvme_qp_submit(c->admin, &c->aer);
+}
+
+void nvme_ctrlr_want_events(struct nvme_ctrlr *c)
+{
+    if (c->state == NVME_CTRLR_LIVE)
+        send_aer(c);
 }
 
 /* ---- keep-alive ---- */
@@ -228,8 +230,7 @@ static void plan_keep_alive(struct nvme_ctrlr *c)
 
 static void kept_alive(struct nvme_req *req)
 {
-    struct nvme_ctrlr *c = plx_container_of(req, struct nvme_ctrlr, keep_alive);
-    c->keep_alive_sent = false;
+    (void)req; /* that it was answered is what counts: heard_of_it() */
 }
 
 static void keep_alive(struct plx_timer *t)
@@ -237,7 +238,7 @@ static void keep_alive(struct plx_timer *t)
     struct nvme_ctrlr *c = plx_container_of(t, struct nvme_ctrlr, keep_alive_timer);
     bool heard = heard_of_it(c);
     /* Sent at the last interval but two, and nothing was heard since: it counts as dead when it would count us as dead. */
-    if (c->keep_alive_sent && !heard) {
+    if (c->keep_alive.qp && !heard) {
         if (++c->silent >= 3) {
             nvme_ctrlr_lost(c, "keep-alive timeout");
             return;
@@ -246,9 +247,8 @@ static void keep_alive(struct plx_timer *t)
         c->silent = 0;
     }
     plan_keep_alive(c);
-    if (c->keep_alive_sent || (heard && plx_get32(c->id.ctratt) & TBKAS))
+    if (c->keep_alive.qp || (heard && plx_get32(c->id.ctratt) & TBKAS))
         return;
-    c->keep_alive_sent = true;
     c->keep_alive = (struct nvme_req){.done = kept_alive, .forever = true, .cmd.opcode = NVME_ADMIN_KEEP_ALIVE};
     nvme_qp_submit(c->admin, &c->keep_alive);
 }
@@ -257,19 +257,23 @@ static void keep_alive(struct plx_timer *t)
 
 static void aborted(struct nvme_req *req)
 {
-    struct nvme_ctrlr *c = plx_container_of(req, struct nvme_ctrlr, abort);
-    c->abort_sent = false;
+    (void)req; /* what became of the other command shows there */
 }
 
+/* As many at a time as the controller takes: ACL counts from zero. */
 static void send_abort(struct nvme_ctrlr *c, const struct nvme_req *req)
 {
-    if (c->abort_sent)
+    unsigned limit = (unsigned)plx_min_u64(NVME_ABORTS, c->id.acl + 1u);
+    for (unsigned i = 0; i < limit; i++) {
+        struct nvme_req *abort = &c->aborts[i];
+        if (abort->qp)
+            continue;
+        *abort = (struct nvme_req){
+            .done = aborted,
+            .cmd = {.opcode = NVME_ADMIN_ABORT, .cdw10 = plx_put32(req->qp->qid | (uint32_t)req->cid << 16)}};
+        nvme_qp_submit(c->admin, abort);
         return;
-    c->abort_sent = true;
-    c->abort = (struct nvme_req){.done = aborted,
-                                 .cmd = {.opcode = NVME_ADMIN_ABORT,
-                                         .cdw10 = plx_put32(req->qp->qid | (uint32_t)req->cid << 16)}};
-    nvme_qp_submit(c->admin, &c->abort);
+    }
 }
 
 void nvme_abort(struct nvme_ctrlr *c, struct nvme_req *req)
@@ -325,7 +329,7 @@ static void tick(struct plx_timer *t)
 
 void nvme_upkeep_start(struct nvme_ctrlr *c)
 {
-    c->busy = c->aer_sent = c->keep_alive_sent = c->abort_sent = false;
+    c->busy = false;
     c->want_changed_ns = c->want_ns = c->want_ana = c->want_event = false;
     c->silent = 0;
     c->tick.fn = tick;

@@ -27,8 +27,8 @@ enum step {
     HAVE_ANA,
     /* the I/O queues */
     SET_UP,
-    HAVE_QUEUES,
     HAVE_EVENTS,
+    HAVE_QUEUES,
     QUEUE_OPENED,
     QUEUE_CONNECTED,
 };
@@ -100,10 +100,7 @@ static void send_connect(struct nvme_ctrlr *c, struct nvme_qp *qp)
     nvme_qp_set_depth(qp, sqsize);
     qp->max_inline = TCP_ADMIN_INLINE;
     c->iov = (struct iovec){data, sizeof *data};
-    c->req = (struct nvme_req){.done = step_done,
-                               .data = {&c->iov, 0},
-                               .len = sizeof *data,
-                               .dir = NVME_FROM_HOST};
+    c->req = (struct nvme_req){.done = step_done, .data = {&c->iov, 0}, .len = sizeof *data, .dir = NVME_FROM_HOST};
     memcpy(&c->req.cmd, &cmd, sizeof cmd);
     nvme_qp_submit(qp, &c->req);
 }
@@ -259,8 +256,8 @@ static void ns_step(struct nvme_ctrlr *c, uint16_t status)
         c->ns.nsid = plx_get32(*(plx_le32 *)(void *)c->page);
         if (!c->ns.nsid || (nsid && c->ns.nsid != nsid)) {
             c->ns.nsid = 0;
-            nvme_ctrlr_attempt_failed(c, -ENOENT, nsid ? "%s has no namespace %u" : "%s has no namespaces",
-                                      c->o.subnqn, nsid);
+            nvme_ctrlr_attempt_failed(c, -ENOENT, nsid ? "%s has no namespace %u" : "%s has no namespaces", c->o.subnqn,
+                                      nsid);
             return;
         }
         c->step = HAVE_NS;
@@ -301,8 +298,16 @@ static void ns_step(struct nvme_ctrlr *c, uint16_t status)
 
 static void queues_step(struct nvme_ctrlr *c, uint16_t status)
 {
+    uint32_t events = plx_get32(c->id.oaes) & (AEN_NS | AEN_ANA | AEN_DISCOVERY);
     switch ((enum step)c->step) {
     case SET_UP:
+        c->step = HAVE_EVENTS;
+        if (events && (c->o.queues || c->o.kato_ms))
+            set_feature(c, NVME_FEAT_ASYNC_EVENT, events);
+        else
+            connect_step(c, PLX_SC_SUCCESS);
+        return;
+    case HAVE_EVENTS: /* a controller that has none does without */
         if (!c->o.queues) {
             nvme_ctrlr_connected(c);
             return;
@@ -316,10 +321,6 @@ static void queues_step(struct nvme_ctrlr *c, uint16_t status)
             return;
         }
         c->granted = granted(c);
-        c->step = HAVE_EVENTS;
-        set_feature(c, NVME_FEAT_ASYNC_EVENT, plx_get32(c->id.oaes) & (AEN_NS | AEN_ANA | AEN_DISCOVERY));
-        return;
-    case HAVE_EVENTS: /* a controller that has none does without */
         c->step = QUEUE_OPENED;
         open_queue(c, c->io[c->nio]);
         return;

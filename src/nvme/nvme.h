@@ -23,7 +23,7 @@ enum {
     TCP_TX_SPARE = 64,      /* room for headers of H2CData PDUs, and pieces of data, beyond one for each command */
     TCP_LINGER_MS = 1000,   /* how long a peer has to read a TermReq PDU */
     TCP_LINGERS = 8,
-    TCP_SLOT_MASK = 0xfff, /* of a command identifier: which slot; the rest tells its uses apart */
+    TCP_SLOT_MASK = 0xfff,   /* of a command identifier: which slot; the rest tells its uses apart */
     TCP_ADMIN_INLINE = 8192, /* in-capsule data that every admin queue takes: TCP 3.3 */
 };
 
@@ -77,14 +77,14 @@ struct nvme_qp {
     struct nvme_slot *slots;
     uint16_t *free; /* stack of free slots: the one used last is the warmest */
     uint16_t nfree, nslots;
-    uint16_t slots_made;   /* the arrays' size */
-    uint16_t in_flight;    /* slots in use */
+    uint16_t slots_made;       /* the arrays' size */
+    uint16_t in_flight;        /* slots in use */
     struct nvme_queue backlog; /* requests that wait for a slot or for room to be built in */
 
     struct nvme_tcp_rules rules;
-    uint32_t max_inline; /* data that a command capsule may carry */
-    uint32_t max_h2c;    /* data of one H2CData PDU: the controller's MAXH2CDATA */
-    uint8_t cmd_len;     /* of a command PDU without data */
+    uint32_t max_inline;      /* data that a command capsule may carry */
+    uint32_t max_h2c;         /* data of one H2CData PDU: the controller's MAXH2CDATA */
+    uint8_t cmd_len;          /* of a command PDU without data */
     uint8_t cmd_pdo, h2c_pdo; /* where data begins */
 
     uint8_t *tx_buf; /* headers and digests, in the order of the stream */
@@ -108,7 +108,8 @@ struct nvme_qp {
 
     /* The owner's: both may close the queue pair. */
     void (*opened)(struct nvme_qp *qp);
-    void (*closed)(struct nvme_qp *qp, const char *why); /* by itself, not by nvme_qp_close(); `why` may be NULL: the peer left */
+    void (*closed)(struct nvme_qp *qp,
+                   const char *why); /* by itself, not by nvme_qp_close(); `why` may be NULL: the peer left */
     struct nvme_ctrlr *ctrlr;
     const char *peer;
 
@@ -129,9 +130,9 @@ struct nvme_group {
     unsigned refs;
     bool polling;
     uint8_t *rx;
-    struct plx_list qps;   /* not closed */
+    struct plx_list qps; /* not closed */
     unsigned nqps;
-    unsigned changes; /* of that list */
+    unsigned changes;      /* of that list */
     struct plx_list dirty; /* something to send */
     struct plx_list dead;  /* freed while polling */
     struct nvme_linger lingers[TCP_LINGERS];
@@ -230,6 +231,7 @@ enum {
     NVME_READY_POLL_MS = 10,
     NVME_ADMIN_DEPTH = 31,
     NVME_PAGE = 4096,
+    NVME_ABORTS = 4,
 };
 
 struct nvme_ctrlr {
@@ -248,8 +250,8 @@ struct nvme_ctrlr {
 
     /* Connecting: see host_connect.c. */
     uint8_t step;
-    bool was_live;     /* at some time: its loss is worth a line in the log */
-    unsigned granted;  /* I/O queues that the controller allows */
+    bool was_live;    /* at some time: its loss is worth a line in the log */
+    unsigned granted; /* I/O queues that the controller allows */
     uint32_t backoff_ms;
     struct plx_timer attempt, retry, poll;
     char why[200];
@@ -271,9 +273,8 @@ struct nvme_ctrlr {
     bool want_changed_ns, want_ns, want_ana, want_event;
     uint32_t event;
 
-    struct nvme_req aer, keep_alive, abort;
-    bool aer_sent, keep_alive_sent, abort_sent;
-    unsigned silent; /* keep-alive intervals without a sign of life */
+    struct nvme_req aer, keep_alive, aborts[NVME_ABORTS]; /* under way while they have a queue pair */
+    unsigned silent;                                      /* keep-alive intervals without a sign of life */
     struct plx_timer tick, keep_alive_timer;
 };
 

@@ -246,7 +246,8 @@ void nvme_qp_fail(struct nvme_qp *qp, const char *why)
     if (qp->state == NVME_QP_CLOSED)
         return;
     shut(qp);
-    qp->closed(qp, why); /* may free it: then its requests have been dropped, and it lives until the group's poll ends */
+    qp->closed(qp,
+               why); /* may free it: then its requests have been dropped, and it lives until the group's poll ends */
     drop_requests(qp);
 }
 

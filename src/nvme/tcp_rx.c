@@ -186,8 +186,7 @@ static size_t pdu(struct nvme_qp *qp, const uint8_t *hdr, const struct nvme_tcp_
                   size_t n)
 {
     uint8_t type = hdr[offsetof(struct nvme_tcp_hdr, type)], hlen = hdr[offsetof(struct nvme_tcp_hdr, hlen)];
-    if (plx_unlikely(qp->rules.header_digest && type >= NVME_TCP_CMD) &&
-        plx_crc32c(hdr, hlen) != read32(hdr + hlen)) {
+    if (plx_unlikely(qp->rules.header_digest && type >= NVME_TCP_CMD) && plx_crc32c(hdr, hlen) != read32(hdr + hlen)) {
         fatal(qp, NVME_TCP_FES_HEADER_DIGEST, read32(hdr + hlen), hdr);
         return 0;
     }

@@ -110,8 +110,9 @@ int nvme_where_body(struct nvme_where *w, const char *body, struct plx_error *er
         return plx_fail(err, -EINVAL, "%s%.80s: a remote disk is named like " EXAMPLE, SCHEME, body);
     size_t nqn = strlen(slash + 1);
     if (!nqn || nqn > NVME_NQN_MAX)
-        return plx_fail(err, -EINVAL, "%s%.80s: the name of the subsystem, its NQN of 1 to %d characters, follows the "
-                                      "address, as in " EXAMPLE,
+        return plx_fail(err, -EINVAL,
+                        "%s%.80s: the name of the subsystem, its NQN of 1 to %d characters, follows the "
+                        "address, as in " EXAMPLE,
                         SCHEME, body, NVME_NQN_MAX);
     memcpy(w->o.subnqn, slash + 1, nqn + 1);
     for (const char *at = body + 2;;) {
@@ -163,7 +164,10 @@ static int boolean(const char *key, const char *text, bool *out, struct plx_erro
 
 static int hex(char c)
 {
-    return c >= '0' && c <= '9' ? c - '0' : c >= 'a' && c <= 'f' ? c - 'a' + 10 : c >= 'A' && c <= 'F' ? c - 'A' + 10 : -1;
+    return c >= '0' && c <= '9'   ? c - '0'
+           : c >= 'a' && c <= 'f' ? c - 'a' + 10
+           : c >= 'A' && c <= 'F' ? c - 'A' + 10
+                                  : -1;
 }
 
 static bool parse_uuid(const char *text, uint8_t uuid[16])
@@ -301,21 +305,16 @@ static int decode(char *text, struct plx_error *err)
     return 0;
 }
 
-int nvme_where_parse(struct nvme_where *w, const char *url, struct plx_error *err)
+int nvme_where_query(struct nvme_where *w, const char *params, struct plx_error *err)
 {
-    char text[2048], *query, *save = NULL;
-    nvme_where_init(w);
-    if (strncmp(url, SCHEME, sizeof SCHEME - 1) != 0)
-        return plx_fail(err, -EINVAL, "%.80s: a remote disk is named like " EXAMPLE, url);
-    url += sizeof SCHEME - 1;
-    if (strlen(url) >= sizeof text)
-        return plx_fail(err, -ENAMETOOLONG, "%s%.60s... is too long", SCHEME, url);
-    memcpy(text, url, strlen(url) + 1);
-    query = text + strcspn(text, "?");
-    if (*query)
-        *query++ = 0;
-    int ret = nvme_where_body(w, text, err);
-    for (char *p = strtok_r(query, "&", &save); !ret && p; p = strtok_r(NULL, "&", &save)) {
+    char text[2048], *save = NULL;
+    int ret = 0;
+    if (!params)
+        return 0;
+    if (strlen(params) >= sizeof text)
+        return plx_fail(err, -ENAMETOOLONG, "the parameters %.60s... are too long", params);
+    memcpy(text, params, strlen(params) + 1);
+    for (char *p = strtok_r(text, "&", &save); !ret && p; p = strtok_r(NULL, "&", &save)) {
         char *value = strchr(p, '=');
         if (!value)
             return plx_fail(err, -EINVAL, "'%.60s' is no parameter; one looks like nsid=1", p);
@@ -324,5 +323,23 @@ int nvme_where_parse(struct nvme_where *w, const char *url, struct plx_error *er
         if (!ret)
             ret = nvme_where_param(w, p, value, err);
     }
+    return ret;
+}
+
+int nvme_where_parse(struct nvme_where *w, const char *url, struct plx_error *err)
+{
+    char body[1024];
+    nvme_where_init(w);
+    if (strncmp(url, SCHEME, sizeof SCHEME - 1) != 0)
+        return plx_fail(err, -EINVAL, "%.80s: a remote disk is named like " EXAMPLE, url);
+    url += sizeof SCHEME - 1;
+    size_t len = strcspn(url, "?");
+    if (len >= sizeof body)
+        return plx_fail(err, -ENAMETOOLONG, "%s%.60s... is too long", SCHEME, url);
+    memcpy(body, url, len);
+    body[len] = 0;
+    int ret = nvme_where_body(w, body, err);
+    if (!ret && url[len])
+        ret = nvme_where_query(w, url + len + 1, err);
     return ret ? ret : nvme_where_finish(w, err);
 }

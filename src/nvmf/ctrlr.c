@@ -8,6 +8,7 @@
 
 enum {
     ENABLE_TIMEOUT = 10,       /* CAP.TO, in units of 500 ms */
+    LATE_MS = 100,             /* a timer that is later than this shows that the reactor was held up */
     KEEP_ALIVE_SLACK_MS = 500, /* traffic on other reactors is noticed with this delay */
 };
 
@@ -99,11 +100,16 @@ static void keep_alive_expired(struct plx_timer *timer)
     struct plx_reactor *r = admin->group->reactor;
     /* The keep-alive timer runs while the controller is ready (Base 3.9); before that a host has as long as an idle discovery. */
     bool ready = atomic_load(&c->csts) & NVME_CSTS_RDY;
-    uint64_t limit = ready && c->kato_ms ? c->kato_ms + KEEP_ALIVE_SLACK_MS : NVMF_DISCOVERY_IDLE_MS;
+    uint64_t limit = ready && c->kato_ms ? (uint64_t)c->kato_ms + KEEP_ALIVE_SLACK_MS : NVMF_DISCOVERY_IDLE_MS;
     uint64_t seen = plx_max_u64(c->last_keep_alive, atomic_load_explicit(&c->last_seen, memory_order_relaxed));
     uint64_t quiet = plx_reactor_now(r) > seen ? plx_reactor_now(r) - seen : 0;
     if (quiet < limit * PLX_NS_PER_MS) {
         plx_timer_set(r, &c->kato_timer, limit * PLX_NS_PER_MS - quiet);
+        return;
+    }
+    if (plx_reactor_now(r) > timer->due + LATE_MS * PLX_NS_PER_MS) {
+        /* It was we who were held up: what the host sent meanwhile may lie in its socket. */
+        plx_timer_set(r, &c->kato_timer, KEEP_ALIVE_SLACK_MS * PLX_NS_PER_MS);
         return;
     }
     plx_warn("%s: host %s has been silent for longer than its keep-alive timeout of %u ms: %s ends", admin->peer,
@@ -153,6 +159,9 @@ uint16_t nvmf_property_get(struct nvmf_ctrlr *c, uint32_t offset, unsigned bytes
         break;
     case NVME_PROP_CSTS:
         *value = atomic_load(&c->csts);
+        /* A reset is over when the I/O queues are gone; hosts wait for that. */
+        if (!(atomic_load(&c->cc) & NVME_CC_EN) && atomic_load(&c->nqpairs) > 1)
+            *value |= NVME_CSTS_RDY;
         break;
     default:
         return PLX_SC_INVALID_FIELD | NVME_STATUS_DNR;

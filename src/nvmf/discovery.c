@@ -21,7 +21,7 @@ static void fill_entry(struct nvme_discovery_entry *e, const struct plx_nvmf_sub
     e->trtype = NVME_TRTYPE_TCP;
     e->adrfam = l->family == AF_INET6 ? NVME_ADRFAM_IPV6 : NVME_ADRFAM_IPV4;
     e->subtype = s->discovery ? NVME_SUBTYPE_CURRENT_DISCOVERY : NVME_SUBTYPE_NVM;
-    e->treq = 2 | 1 << 2; /* no secure channel is required; SQ flow control may be disabled */
+    e->treq = 1 << 2; /* a secure channel is not specified; SQ flow control may be disabled */
     e->portid = plx_put16(l->portid);
     e->cntlid = plx_put16(NVME_CNTLID_DYNAMIC);
     e->asqsz = plx_put16(NVMF_ADMIN_QUEUE_ENTRIES);

@@ -87,6 +87,7 @@ static void connect_finish(struct plx_msg *msg)
         qp->view = qp->group->views[op->ctrlr->subsys->index];
         qp->qid = op->qid;
         qp->entries = op->entries;
+        qp->sqhd %= qp->entries;
         qp->state = NVMF_QP_READY;
         if (!qp->qid)
             nvmf_ctrlr_start_keep_alive(qp->ctrlr);

@@ -96,7 +96,7 @@ static void fill_ctrl(const struct nvmf_ctrlr *c, struct nvme_id_ctrl *id)
     id->wctemp = plx_put16(CELSIUS_70);
     id->cctemp = plx_put16(CELSIUS_80);
     id->anatt = 10;
-    id->anacap = 1 << 0 | 1 << 6; /* reports the optimized state; groups do not change */
+    id->anacap = 1 << 0; /* reports the optimized state */
     id->anagrpmax = plx_put32(ANA_GROUP);
     id->nanagrpid = plx_put32(ANA_GROUP);
     id->sqes = 0x66;
@@ -133,7 +133,7 @@ static void identify_csi_ctrl(struct nvmf_req *req)
     struct nvme_id_ctrl_nvm *id = (void *)req->data;
     memset(id, 0, sizeof *id);
     id->vsl = (uint8_t)(log2_of(req->qp->group->target->opts.max_io_size) - PAGE_SHIFT);
-    id->dmrl = NVMF_DSM_RANGES - 1;
+    id->wzsl = id->vsl;
     nvmf_req_complete(req, PLX_SC_SUCCESS);
 }
 
@@ -153,7 +153,7 @@ static void fill_ns(const struct nvmf_ns *ns, const struct plx_nvmf_opts *opts, 
     id->nmic = 1;                                                    /* may be reached through several controllers */
     id->dlfeat = (uint8_t)(info->unmap_reads_zero ? 1 | 1 << 3 : 0); /* deallocated blocks read as zeroes */
     id->npwg = id->npwa = id->nows = plx_put16(unit - 1);
-    id->npdg = id->npda = plx_put16(info->unmap_granularity ? info->unmap_granularity - 1 : 0);
+    id->npdg = id->npda = plx_put16(info->unmap_granularity ? plx_min_u64(info->unmap_granularity - 1, UINT16_MAX) : 0);
     if (info->ops & 1u << PLX_BDEV_COPY) {
         uint32_t blocks = opts->max_io_size / info->block_size;
         id->mssrl = plx_put16(plx_min_u64(blocks, UINT16_MAX));

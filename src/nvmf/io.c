@@ -36,8 +36,9 @@ static void bio_done(struct plx_bdev_req *bio)
     nvmf_req_complete(plx_container_of(bio, struct nvmf_req, bio), with_dnr(bio->status));
 }
 
-static void submit(struct nvmf_req *req, enum plx_bdev_op op, uint64_t lba, uint32_t nlb,
-                   void (*done)(struct plx_bdev_req *))
+/* Begins the request to the disk that req->bio is: of the command's data, if it has any. */
+static void submit_flags(struct nvmf_req *req, enum plx_bdev_op op, uint8_t flags, uint64_t lba, uint32_t nlb,
+                         void (*done)(struct plx_bdev_req *))
 {
     struct plx_bdev_req *bio = &req->bio;
     req->iov[0] = (struct iovec){req->data, req->len};
@@ -45,15 +46,40 @@ static void submit(struct nvmf_req *req, enum plx_bdev_op op, uint64_t lba, uint
     bio->iov = req->iov;
     bio->iovcnt = req->data ? 1 : 0;
     bio->op = (uint8_t)op;
-    bio->flags = plx_get32(req->cmd.cdw12) & NVME_RW_FUA ? PLX_BDEV_FUA : 0;
+    bio->flags = flags;
     bio->lba = lba;
     bio->nlb = nlb;
     plx_bdev_submit(req->ns->ch, bio);
 }
 
+static uint8_t fua_of(const struct nvmf_req *req)
+{
+    return plx_get32(req->cmd.cdw12) & NVME_RW_FUA ? PLX_BDEV_FUA : 0;
+}
+
+static void submit(struct nvmf_req *req, enum plx_bdev_op op, uint64_t lba, uint32_t nlb,
+                   void (*done)(struct plx_bdev_req *))
+{
+    submit_flags(req, op, fua_of(req), lba, nlb, done);
+}
+
+/*
+ * Commands that take several requests to the disk go on with the next one in a later round: a disk that completes at once would otherwise make one long step of
+ * them, while other hosts wait.
+ */
+static void go_on_later(struct nvmf_req *req, void (*fn)(struct plx_msg *msg))
+{
+    req->u.later.fn = fn;
+    plx_reactor_send(req->qp->group->reactor, &req->u.later);
+}
+
 void nvmf_io_abort(struct nvmf_req *req)
 {
-    if (req->ns && req->cmd.opcode != NVME_IO_FLUSH)
+    if (req->mate && !req->fused_first)
+        req = req->mate; /* the first half's request to the disk does both */
+    if (req->cmd.opcode == NVME_IO_DSM || req->cmd.opcode == NVME_IO_COPY)
+        req->abort_status = PLX_SC_ABORTED_BY_REQUEST; /* perhaps between two requests: ends before the next one */
+    else if (req->ns && req->cmd.opcode != NVME_IO_FLUSH)
         plx_bdev_abort(req->ns->ch, &req->bio);
 }
 
@@ -76,6 +102,7 @@ static void execute_read(struct nvmf_req *req)
         nvmf_req_complete(req, PLX_SC_SUCCESS);
         return;
     }
+    req->lent = false;
     submit(req, PLX_BDEV_READ, lba_of(req), nlb_of(req), bio_done);
 }
 
@@ -150,28 +177,18 @@ static uint16_t parse_verify(struct nvmf_req *req)
 
 static void execute_write_zeroes(struct nvmf_req *req)
 {
-    submit(req, PLX_BDEV_WRITE_ZEROES, lba_of(req), nlb_of(req), bio_done);
-}
-
-static void execute_write_zeroes_deallocate(struct nvmf_req *req)
-{
-    struct plx_bdev_req *bio = &req->bio;
-    bio->done = bio_done;
-    bio->iovcnt = 0;
-    bio->op = PLX_BDEV_WRITE_ZEROES;
-    bio->flags = PLX_BDEV_UNMAP_OK | (plx_get32(req->cmd.cdw12) & NVME_RW_FUA ? PLX_BDEV_FUA : 0);
-    bio->lba = lba_of(req);
-    bio->nlb = nlb_of(req);
-    plx_bdev_submit(req->ns->ch, bio);
+    uint8_t unmap = plx_get32(req->cmd.cdw12) & NVME_RW_DEAC ? PLX_BDEV_UNMAP_OK : 0;
+    submit_flags(req, PLX_BDEV_WRITE_ZEROES, unmap | fua_of(req), lba_of(req), nlb_of(req), bio_done);
 }
 
 static uint16_t parse_write_zeroes(struct nvmf_req *req)
 {
-    bool deallocate = plx_get32(req->cmd.cdw12) & NVME_RW_DEAC;
     uint16_t status = parse_range(req, PLX_BDEV_WRITE_ZEROES);
     if (status)
         return status;
-    req->execute = deallocate ? execute_write_zeroes_deallocate : execute_write_zeroes;
+    if ((uint64_t)nlb_of(req) << req->ns->block_shift > req->qp->group->target->opts.max_io_size) /* WZSL */
+        return PLX_SC_INVALID_FIELD | DNR;
+    req->execute = execute_write_zeroes;
     return nvmf_expect_no_data(req);
 }
 
@@ -221,33 +238,40 @@ static uint32_t dsm_ranges(const struct nvmf_req *req)
 
 static void dsm_next(struct nvmf_req *req);
 
+static void dsm_later(struct plx_msg *msg)
+{
+    dsm_next(plx_container_of(msg, struct nvmf_req, u.later));
+}
+
 static void dsm_done(struct plx_bdev_req *bio)
 {
     struct nvmf_req *req = plx_container_of(bio, struct nvmf_req, bio);
-    if (bio->status)
+    if (bio->status) {
         nvmf_req_complete(req, with_dnr(bio->status));
-    else
-        dsm_next(req);
+        return;
+    }
+    req->received += bio->nlb;
+    if (req->received == plx_get32(((const struct nvme_dsm_range *)(const void *)req->data)[req->step].nlb)) {
+        req->step++;
+        req->received = 0;
+    }
+    go_on_later(req, dsm_later);
 }
 
+/* The range at req->step, from its block req->received on, or a piece of that. */
 static void dsm_next(struct nvmf_req *req)
 {
     const struct nvme_dsm_range *ranges = (const void *)req->data;
-    struct plx_bdev_req *bio = &req->bio;
     while (req->step < dsm_ranges(req) && !plx_get32(ranges[req->step].nlb))
         req->step++;
-    if (req->step == dsm_ranges(req)) {
-        nvmf_req_complete(req, PLX_SC_SUCCESS);
+    if (req->step == dsm_ranges(req) || req->abort_status) {
+        nvmf_req_complete(req, req->abort_status);
         return;
     }
-    bio->done = dsm_done;
-    bio->iovcnt = 0;
-    bio->op = PLX_BDEV_UNMAP;
-    bio->flags = 0;
-    bio->lba = plx_get64(ranges[req->step].slba);
-    bio->nlb = plx_get32(ranges[req->step].nlb);
-    req->step++;
-    plx_bdev_submit(req->ns->ch, bio);
+    const struct nvme_dsm_range *r = &ranges[req->step];
+    uint32_t piece = NVMF_DSM_PIECE_BYTES >> req->ns->block_shift;
+    submit_flags(req, PLX_BDEV_UNMAP, 0, plx_get64(r->slba) + req->received,
+                 (uint32_t)plx_min_u64(plx_get32(r->nlb) - req->received, piece), dsm_done);
 }
 
 static void execute_dsm(struct nvmf_req *req)
@@ -265,6 +289,7 @@ static void execute_dsm(struct nvmf_req *req)
             return;
         }
     }
+    req->received = 0;
     dsm_next(req);
 }
 
@@ -288,6 +313,11 @@ static uint32_t copy_ranges(const struct nvmf_req *req)
 
 static void copy_next(struct nvmf_req *req);
 
+static void copy_later(struct plx_msg *msg)
+{
+    copy_next(plx_container_of(msg, struct nvmf_req, u.later));
+}
+
 static void copy_done(struct plx_bdev_req *bio)
 {
     struct nvmf_req *req = plx_container_of(bio, struct nvmf_req, bio);
@@ -297,26 +327,20 @@ static void copy_done(struct plx_bdev_req *bio)
         return;
     }
     req->step++;
-    copy_next(req);
+    go_on_later(req, copy_later);
 }
 
 static void copy_next(struct nvmf_req *req)
 {
     const struct nvme_copy_range *ranges = (const void *)req->data;
-    struct plx_bdev_req *bio = &req->bio;
     uint32_t n = req->step;
-    if (n == copy_ranges(req)) {
-        nvmf_req_complete(req, PLX_SC_SUCCESS);
+    if (n == copy_ranges(req) || req->abort_status) {
+        req->cqe.dw0 = plx_put32(n == copy_ranges(req) ? 0 : n);
+        nvmf_req_complete(req, req->abort_status);
         return;
     }
-    bio->lba = n ? bio->lba + bio->nlb : lba_of(req);
-    bio->done = copy_done;
-    bio->iovcnt = 0;
-    bio->op = PLX_BDEV_COPY;
-    bio->flags = plx_get32(req->cmd.cdw12) & NVME_RW_FUA ? PLX_BDEV_FUA : 0;
-    bio->src_lba = plx_get64(ranges[n].slba);
-    bio->nlb = plx_get16(ranges[n].nlb) + 1u;
-    plx_bdev_submit(req->ns->ch, bio);
+    req->bio.src_lba = plx_get64(ranges[n].slba);
+    submit(req, PLX_BDEV_COPY, n ? req->bio.lba + req->bio.nlb : lba_of(req), plx_get16(ranges[n].nlb) + 1u, copy_done);
 }
 
 static void execute_copy(struct nvmf_req *req)
@@ -401,33 +425,20 @@ static uint16_t parse_fused_first(struct nvmf_req *req)
     return PLX_SC_SUCCESS;
 }
 
-/* A first half whose second half is wrong ends as well: now, or when its data is here. */
-static uint16_t fail_fused(struct nvmf_req *first, uint16_t status)
-{
-    if (first->state == NVMF_REQ_HELD)
-        nvmf_req_complete(first, PLX_SC_ABORTED_FAILED_FUSED | DNR);
-    else
-        first->abort_status = PLX_SC_ABORTED_FAILED_FUSED | DNR;
-    return status;
-}
-
+/* On failure the first half is still in qp->fused, and nvmf_req_parse() ends it. */
 static uint16_t parse_fused_second(struct nvmf_req *req)
 {
     struct nvmf_qpair *qp = req->qp;
     struct nvmf_req *first = qp->fused;
-    bool failed = qp->fused_failed;
-    qp->fused = NULL;
-    qp->fused_failed = false;
-    if (failed)
-        return PLX_SC_ABORTED_FAILED_FUSED | DNR;
     if (!first)
-        return PLX_SC_ABORTED_MISSING_FUSED | DNR;
+        return (qp->fused_failed ? PLX_SC_ABORTED_FAILED_FUSED : PLX_SC_ABORTED_MISSING_FUSED) | DNR;
     if (req->cmd.opcode != NVME_IO_WRITE || lba_of(req) != lba_of(first) || nlb_of(req) != nlb_of(first) ||
         req->ns != first->ns)
-        return fail_fused(first, PLX_SC_INVALID_FIELD | DNR);
+        return PLX_SC_INVALID_FIELD | DNR;
     uint16_t status = parse_from_host(req, PLX_BDEV_COMPARE_AND_WRITE, execute_fused);
     if (status)
-        return fail_fused(first, status);
+        return status;
+    qp->fused = NULL;
     req->mate = first;
     first->mate = req;
     return PLX_SC_SUCCESS;

@@ -108,7 +108,7 @@ static void *build_effects(struct nvmf_req *req, uint8_t *small, size_t *len)
         uint8_t effects;
     } io[] = {
         {NVME_IO_FLUSH, PLX_BDEV_FLUSH, CSUPP | LBCC},
-        {NVME_IO_WRITE, PLX_BDEV_READ, CSUPP | LBCC},
+        {NVME_IO_WRITE, PLX_BDEV_WRITE, CSUPP | LBCC},
         {NVME_IO_READ, PLX_BDEV_READ, CSUPP},
         {NVME_IO_COMPARE, PLX_BDEV_COMPARE, CSUPP},
         {NVME_IO_WRITE_ZEROES, PLX_BDEV_WRITE_ZEROES, CSUPP | LBCC},
@@ -161,7 +161,7 @@ static void *build_features(struct nvmf_req *req, uint8_t *small, size_t *len)
     (void)req;
     plx_le32 *page = (void *)small;
     for (size_t i = 0; i < sizeof all; i++)
-        page[all[i]] = plx_put32(1u << 0 | 1u << 20); /* supported; scope: the controller */
+        page[all[i]] = plx_put32(1u << 0 | 1u << 21); /* supported; scope: the controller */
     *len = 1024;
     return small;
 }

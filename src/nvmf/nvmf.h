@@ -29,6 +29,8 @@ enum {
     NVMF_ADMIN_QUEUE_ENTRIES = 32,
     NVMF_FUSED_BLOCKS = 1, /* ACWU: fused compare and write reach this many blocks */
     NVMF_DSM_RANGES = 256,
+    NVMF_DSM_PIECE_BYTES = 64 << 20, /* deallocated in one step */
+    NVMF_MAX_REQUESTS = 32768,       /* of one reactor at a time */
     NVMF_COPY_RANGES = 128,
     NVMF_DISCOVERY_IDLE_MS = 120000, /* a discovery controller without keep-alive is dropped after this */
 };
@@ -78,6 +80,7 @@ struct nvmf_group {
     struct plx_bdev_channel **channels; /* by nvmf_ns.index */
     struct nvmf_view **views;           /* by plx_nvmf_subsystem.index */
     struct nvmf_req *free_reqs;
+    unsigned reqs_in_use;
     struct nvmf_slab *slabs;
     size_t req_size;
     struct tcp_group *tcp;
@@ -171,13 +174,14 @@ struct nvmf_req {
     struct nvme_cmd cmd;
     uint8_t tail[32]; /* the transport's: data digest, response PDU */
 
-    uint32_t received;      /* bytes of R2T data */
-    uint32_t capsule_data;  /* bytes of data that came in the capsule */
-    uint32_t capsule_off;   /* where in those the command's data begins */
-    uint32_t step;          /* of commands that take several requests to the disk */
-    uint64_t since;         /* reactor time at which it entered its state, where a limit applies */
-    struct nvmf_req *chain; /* next in its bucket of pending requests */
-    struct nvmf_req *mate;  /* the other half of a fused command */
+    uint32_t received;           /* bytes of R2T data; Dataset Management: blocks done of its range */
+    uint32_t capsule_data;       /* bytes of data that came in the capsule */
+    uint32_t capsule_off;        /* where in those the command's data begins */
+    uint32_t kept_from, kept_to; /* the transport's: the part of lent data that is kept in `data` */
+    uint32_t step;               /* of commands that take several requests to the disk */
+    uint64_t since;              /* reactor time at which it entered its state, where a limit applies */
+    struct nvmf_req *chain;      /* next in its bucket of pending requests */
+    struct nvmf_req *mate;       /* the other half of a fused command */
     union {
         struct nvmf_connect *connect;
         struct {
@@ -185,6 +189,7 @@ struct nvmf_req {
             struct nvmf_qpair *qp; /* whose command is to be aborted */
             bool aborted;
         } abort;
+        struct plx_msg later; /* of commands that go on in another round */
     } u;
     struct iovec iov[2];
     struct plx_bdev_req bio; /* with the context that disks want behind it */
@@ -335,6 +340,8 @@ uint16_t nvmf_parse_get_features(struct nvmf_req *req);
 
 /* A command's data must be dir, and exactly len bytes. */
 uint16_t nvmf_expect_data(struct nvmf_req *req, enum nvmf_dir dir, uint64_t len);
+/* Half of a fused command ends by itself: the other half fails with it, now or when its data is here. */
+void nvmf_fused_leave(struct nvmf_req *req);
 /* A command has no data. */
 uint16_t nvmf_expect_no_data(struct nvmf_req *req);
 

@@ -46,6 +46,7 @@ struct nvmf_req *nvmf_req_get(struct nvmf_qpair *qp)
         return NULL;
     struct nvmf_req *req = g->free_reqs;
     g->free_reqs = req->next;
+    g->reqs_in_use++;
     req->qp = qp;
     req->execute = NULL;
     req->ns = NULL;
@@ -71,6 +72,7 @@ void nvmf_req_put(struct nvmf_req *req)
     if (req->buf_size)
         plx_buf_put(qp->group->reactor, req->data, req->buf_size);
     qp->in_flight--;
+    qp->group->reqs_in_use--;
     req->next = qp->group->free_reqs;
     qp->group->free_reqs = req;
 }
@@ -144,22 +146,37 @@ uint16_t nvmf_expect_data(struct nvmf_req *req, enum nvmf_dir dir, uint64_t len)
     return PLX_SC_SUCCESS;
 }
 
-/* The first half of a fused command must be followed by the second in the same queue (Base 3.4.2). */
-static void drop_unpaired_fused(struct nvmf_qpair *qp, const struct nvmf_req *req)
+/* Half of a fused command is to end: now, or when the data that is on its way is here. */
+static void end_half(struct nvmf_req *half, uint16_t status)
+{
+    half->fused_first = false;
+    if (half->state == NVMF_REQ_HELD)
+        nvmf_req_complete(half, status);
+    else
+        half->abort_status = status;
+}
+
+void nvmf_fused_leave(struct nvmf_req *req)
+{
+    struct nvmf_req *mate = req->mate;
+    if (req->qp->fused == req) {
+        req->qp->fused = NULL;
+        req->qp->fused_failed = true;
+    }
+    if (!mate)
+        return;
+    req->mate = mate->mate = NULL;
+    end_half(mate, PLX_SC_ABORTED_FAILED_FUSED | NVME_STATUS_DNR);
+}
+
+/* The first half of a fused command waits in vain: what came next in its queue is not its second half (Base 3.4.2). */
+static void drop_unpaired_fused(struct nvmf_qpair *qp, uint16_t status)
 {
     struct nvmf_req *first = qp->fused;
-    if ((req->cmd.flags & NVME_FUSE_MASK) == NVME_FUSE_SECOND)
-        return;
-    qp->fused_failed = false;
-    if (!first)
-        return;
     qp->fused = NULL;
-    first->fused_first = false;
-    if (first->state == NVMF_REQ_HELD)
-        nvmf_req_complete(first, PLX_SC_ABORTED_MISSING_FUSED);
-    else
-        first->abort_status =
-            PLX_SC_ABORTED_MISSING_FUSED; /* its data is still on its way; it ends when that is here */
+    qp->fused_failed = false;
+    if (first)
+        end_half(first, status);
 }
 
 static bool cid_in_use(struct nvmf_qpair *qp, uint16_t cid)
@@ -175,17 +192,11 @@ static bool cid_in_use(struct nvmf_qpair *qp, uint16_t cid)
     return false;
 }
 
-uint16_t nvmf_req_parse(struct nvmf_req *req, uint32_t capsule_data)
+static uint16_t parse(struct nvmf_req *req)
 {
     struct nvmf_qpair *qp = req->qp;
-    if (++qp->sqhd == qp->entries)
-        qp->sqhd = 0;
-    qp->active = true;
-    req->capsule_data = capsule_data;
     if (cid_in_use(qp, plx_get16(req->cmd.cid)))
         return PLX_SC_COMMAND_ID_CONFLICT | NVME_STATUS_DNR;
-    if (plx_unlikely(qp->fused || qp->fused_failed))
-        drop_unpaired_fused(qp, req);
     /* Fabrics commands have no choice of PRP or SGL to state, and hosts differ in what they put there (Base 6). */
     if ((req->cmd.flags & NVME_PSDT_MASK) != NVME_PSDT_SGL && req->cmd.opcode != NVME_FABRICS)
         return PLX_SC_INVALID_FIELD | NVME_STATUS_DNR;
@@ -198,6 +209,24 @@ uint16_t nvmf_req_parse(struct nvmf_req *req, uint32_t capsule_data)
     if (qp->state != NVMF_QP_READY)
         return PLX_SC_COMMAND_SEQUENCE_ERROR | NVME_STATUS_DNR;
     return nvmf_parse_admin(req);
+}
+
+uint16_t nvmf_req_parse(struct nvmf_req *req, uint32_t capsule_data)
+{
+    struct nvmf_qpair *qp = req->qp;
+    if (++qp->sqhd >= qp->entries)
+        qp->sqhd = 0;
+    qp->active = true;
+    req->capsule_data = capsule_data;
+    if (plx_likely(!qp->fused && !qp->fused_failed))
+        return parse(req);
+    bool second = (req->cmd.flags & NVME_FUSE_MASK) == NVME_FUSE_SECOND;
+    if (!second)
+        drop_unpaired_fused(qp, PLX_SC_ABORTED_MISSING_FUSED);
+    uint16_t status = parse(req);
+    if (second) /* a good one has taken the first half out */
+        drop_unpaired_fused(qp, PLX_SC_ABORTED_FAILED_FUSED | NVME_STATUS_DNR);
+    return status;
 }
 
 /* ---- execute, complete ---- */
@@ -215,30 +244,13 @@ void nvmf_req_execute(struct nvmf_req *req)
         nvmf_pending_add(req);
 }
 
-/* Half of a fused command ends by itself: the other half fails with it, now or when its data is here. */
-static void leave_fused(struct nvmf_req *req)
-{
-    struct nvmf_req *mate = req->mate;
-    if (req->qp->fused == req) {
-        req->qp->fused = NULL;
-        req->qp->fused_failed = true;
-    }
-    if (!mate)
-        return;
-    req->mate = mate->mate = NULL;
-    if (mate->state == NVMF_REQ_HELD)
-        nvmf_req_complete(mate, PLX_SC_ABORTED_FAILED_FUSED | NVME_STATUS_DNR);
-    else
-        mate->abort_status = PLX_SC_ABORTED_FAILED_FUSED | NVME_STATUS_DNR;
-}
-
 void nvmf_req_fail(struct nvmf_req *req, uint16_t status, unsigned location)
 {
     if (plx_unlikely(status) && req->qp->ctrlr)
         nvmf_ctrlr_log_error(req, status, location);
     assert(req->state != NVMF_REQ_DONE);
     if (plx_unlikely(req->mate || req->fused_first))
-        leave_fused(req);
+        nvmf_fused_leave(req);
     nvmf_pending_del(req);
     req->state = NVMF_REQ_DONE;
     req->cqe.sqid = plx_put16(req->qp->qid);

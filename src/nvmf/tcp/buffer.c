@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * Who gets buffers: memory is bounded whatever hosts do, so requests wait in line for it. Hosts that were asked for data, and disks that were asked to read, are two lines, neither of
- * which can take more than three quarters of the pool; one connection can hold a quarter of it in each. Within a line connections take turns.
+ * Who gets buffers: memory is bounded whatever hosts do, so requests wait in line for it. Hosts that were asked for data, and disks that were asked to
+ * read, are two lines, neither of which can take more than three quarters of the pool; both together leave a reserve; and one connection can hold an eighth of the
+ * pool in each. Within a line connections take turns.
  */
 #include "nvmf/tcp/tcp.h"
 
@@ -23,7 +24,7 @@ static enum tcp_wait_class class_of(const struct nvmf_req *req)
 static bool over_share(const struct tcp_conn *c, const struct nvmf_req *req)
 {
     enum tcp_wait_class cls = class_of(req);
-    return c->held[cls] && c->held[cls] + rounded(req->len) > plx_buf_total_bytes(c->group->reactor) / 4;
+    return c->held[cls] && c->held[cls] + rounded(req->len) > plx_buf_total_bytes(c->group->reactor) / TCP_SHARE;
 }
 
 static bool try_get(struct tcp_conn *c, struct nvmf_req *req)
@@ -31,11 +32,12 @@ static bool try_get(struct tcp_conn *c, struct nvmf_req *req)
     struct tcp_group *g = c->group;
     enum tcp_wait_class cls = class_of(req);
     size_t size = rounded(req->len), total = plx_buf_total_bytes(g->reactor);
-    if (g->class_bytes[cls] + size > total / 4 * 3)
+    if (g->class_bytes[cls] + size <= total / 4 * 3 && plx_buf_free_bytes(g->reactor) >= size + total / TCP_RESERVE)
+        req->data = plx_buf_get(g->reactor, req->len);
+    if (!req->data) {
+        g->refused = true;
         return false;
-    req->data = plx_buf_get(g->reactor, req->len);
-    if (!req->data)
-        return false;
+    }
     req->buf_size = req->len;
     req->counted = true;
     c->held[cls] += size;
@@ -128,9 +130,11 @@ int tcp_buf_serve(struct tcp_group *g)
     return served;
 }
 
-size_t tcp_buf_rx_limit(const struct tcp_group *g)
+size_t tcp_buf_rx_limit(const struct tcp_conn *c)
 {
-    /* Each capsule with data may need one buffer. */
-    size_t buffers = plx_buf_free_bytes(g->reactor) / PLX_BUF_MIN;
-    return plx_min_u64(TCP_RX_BYTES, buffers * SMALLEST_CAPSULE);
+    const struct tcp_group *g = c->group;
+    /* Each capsule needs a request, and one with data may need a buffer. */
+    size_t buffers = plx_buf_free_bytes(g->reactor) / rounded(c->rules.max_capsule_data);
+    size_t requests = NVMF_MAX_REQUESTS - plx_min_u64(g->core->reqs_in_use, NVMF_MAX_REQUESTS);
+    return plx_min_u64(TCP_RX_BYTES, plx_min_u64(buffers, requests) * SMALLEST_CAPSULE);
 }

@@ -119,6 +119,8 @@ static bool op_abort(struct nvmf_req *req)
         nvmf_req_complete(req, PLX_SC_ABORTED_BY_REQUEST);
         return true;
     }
+    if (req->mate || req->fused_first)
+        nvmf_fused_leave(req);
     /*
      * The host may still send the data that it was asked for. The response goes out by a request of its own, and this one stays behind to see the data off.
      */
@@ -208,8 +210,10 @@ static void drop_requests(struct tcp_conn *c)
     for (unsigned b = 0; b < NVMF_PENDING_BUCKETS; b++) {
         for (struct nvmf_req *req = c->qp.pending[b], *next; req; req = next) {
             next = req->chain;
-            if (req->state == NVMF_REQ_EXECUTING)
+            if (req->state == NVMF_REQ_EXECUTING) {
+                req->abort_status = PLX_SC_ABORTED_SQ_DELETION; /* heeded between two requests to the disk */
                 continue;
+            }
             nvmf_pending_del(req);
             tcp_req_put(req);
         }
@@ -266,8 +270,7 @@ void tcp_conn_fatal(struct tcp_conn *c, const struct nvme_tcp_error *err, const 
         .fei_low = plx_put16(err->fei & 0xffff),
         .fei_high = plx_put16(err->fei >> 16),
     };
-    c->state = TCP_TERM;
-    tcp_conn_connected(c);
+    c->state = TCP_TERM; /* and still one of those that have not done Connect, if it was */
     memcpy(c->ctrl, &pdu, sizeof pdu);
     memcpy(c->ctrl + sizeof pdu, hdr, len);
     c->ctrl_len = (uint16_t)(sizeof pdu + len);
@@ -289,7 +292,7 @@ static bool r2t_overdue(const struct tcp_conn *c, uint64_t now, uint64_t limit)
 void tcp_conn_check_limits(struct tcp_conn *c, uint64_t now)
 {
     const struct plx_nvmf_opts *opts = &c->qp.group->target->opts;
-    bool contended = !plx_list_empty(&c->group->line[TCP_WAIT_R2T]) || !plx_list_empty(&c->group->line[TCP_WAIT_READ]);
+    bool contended = c->group->refused; /* somebody found no buffer since the last look */
     uint64_t limit = opts->peer_timeout_ms;
     uint64_t connect = plx_min_u64(TCP_CONNECT_MS, limit) * PLX_NS_PER_MS;
     limit = (contended ? plx_min_u64(limit, TCP_CONTENDED_MS) : limit) * PLX_NS_PER_MS;

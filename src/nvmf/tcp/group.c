@@ -80,6 +80,8 @@ static int flush_dirty(struct tcp_group *g)
         struct tcp_conn *c = plx_list_entry(it, struct tcp_conn, dirty_link);
         if (!c->blocked)
             work += flush(c);
+        else if (g->nconns > TCP_FEW_CONNS)
+            set_events(c, true); /* it was blocked when there were few */
     }
     return work;
 }
@@ -91,12 +93,6 @@ static void detached(struct nvmf_qpair *qp)
     plx_list_del(&c->link);
     atomic_fetch_sub(&g->core->target->connections, 1);
     tcp_conn_free(c);
-    if (g->stopping && plx_list_empty(&g->dead) && !g->nconns && g->stopped) {
-        void (*stopped)(struct nvmf_group *) = g->stopped;
-        g->stopped = NULL;
-        plx_timer_cancel(g->reactor, &g->deadline);
-        stopped(g->core);
-    }
 }
 
 /* Lets go of connections that are closed and have nothing in flight any more. */
@@ -149,9 +145,14 @@ static void tick(struct plx_timer *t)
 {
     struct tcp_group *g = plx_container_of(t, struct tcp_group, tick);
     uint64_t now = plx_reactor_now(g->reactor);
+    bool late =
+        now > t->due + TCP_TICK_MS * PLX_NS_PER_MS; /* we were held up: what peers sent may lie in their sockets */
     plx_list_for_each_safe(it, &g->conns) {
+        if (late)
+            break;
         tcp_conn_check_limits(plx_list_entry(it, struct tcp_conn, link), now);
     }
+    g->refused = false;
     if (g->nconns)
         plx_timer_set(g->reactor, &g->tick, TCP_TICK_MS * PLX_NS_PER_MS);
 }
@@ -203,7 +204,7 @@ void nvmf_tcp_group_free(struct nvmf_group *core)
     plx_timer_cancel(g->reactor, &g->tick);
     plx_source_remove(g->reactor, &g->source);
     if (g->spare)
-        plx_buf_put(g->reactor, g->spare, core->target->opts.max_io_size);
+        plx_buf_put(g->reactor, g->spare, TCP_SPARE_BYTES);
     close(g->source.fd);
     munmap(g->rx, TCP_RX_BYTES);
     free(g);
@@ -214,7 +215,10 @@ void nvmf_tcp_group_free(struct nvmf_group *core)
 
 static bool quiet(const struct tcp_conn *c)
 {
-    unsigned held = c->qp.ctrlr && !c->qp.qid ? c->qp.ctrlr->naers : 0;
+    bool admin = c->qp.ctrlr && !c->qp.qid;
+    unsigned held = admin ? c->qp.ctrlr->naers : 0;
+    if (admin && atomic_load(&c->qp.ctrlr->nqpairs) > 1)
+        return false; /* its end would take the I/O queues along */
     return c->qp.in_flight <= held && !c->tx.head && !c->ctrl_len && c->rx_state == TCP_RX_HEADER;
 }
 
@@ -228,10 +232,7 @@ static void stop_step(struct plx_timer *t)
             tcp_conn_close(c, quiet(c) ? NULL : "the target stops");
     }
     if (!g->nconns && plx_list_empty(&g->dead)) {
-        void (*stopped)(struct nvmf_group *) = g->stopped;
-        g->stopped = NULL;
-        if (stopped)
-            stopped(g->core);
+        g->stopped(g->core);
         return;
     }
     plx_timer_set(g->reactor, &g->deadline, PLX_NS_PER_MS);

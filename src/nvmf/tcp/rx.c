@@ -320,6 +320,7 @@ static size_t take_header(struct tcp_conn *c, const uint8_t *p, size_t n)
     if (plx_likely(c->hdr_have == 0 && n >= sizeof(struct nvme_tcp_hdr))) {
         if (!check(c, p, n, &l))
             return n;
+        c->pdu_since = 0;
         if (plx_likely(n >= l.header))
             return l.header + pdu(c, p, &l, p + l.header, n - l.header);
         c->hdr_need = (uint16_t)l.header;
@@ -341,6 +342,7 @@ static size_t take_header(struct tcp_conn *c, const uint8_t *p, size_t n)
         return k;
     }
     c->hdr_have = c->hdr_need = 0;
+    c->pdu_since = 0;
     return k + pdu(c, c->hdr, &l, p + k, n - k);
 }
 
@@ -398,10 +400,10 @@ static ssize_t receive(struct tcp_conn *c, size_t limit, size_t *direct)
 {
     struct tcp_group *g = c->group;
     *direct = 0;
-    if (c->rx_state != TCP_RX_DATA || c->rx_left < TCP_RX_DIRECT)
+    if (plx_likely(c->rx_state != TCP_RX_DATA || (c->rx_left < TCP_RX_DIRECT && limit)))
         return recv(c->fd, g->rx, limit, MSG_DONTWAIT);
     struct iovec iov[2] = {{c->rx_dst, c->rx_left}, {g->rx, limit}};
-    struct msghdr msg = {.msg_iov = iov, .msg_iovlen = 2};
+    struct msghdr msg = {.msg_iov = iov, .msg_iovlen = limit ? 2 : 1};
     ssize_t n = recvmsg(c->fd, &msg, MSG_DONTWAIT);
     if (n > 0)
         *direct = plx_min_u64((uint64_t)n, c->rx_left);
@@ -410,9 +412,15 @@ static ssize_t receive(struct tcp_conn *c, size_t limit, size_t *direct)
 
 int tcp_rx(struct tcp_conn *c)
 {
-    size_t direct, limit = tcp_buf_rx_limit(c->group);
-    if (plx_unlikely(!limit))
-        return 0;
+    size_t direct, limit = tcp_buf_rx_limit(c);
+    if (plx_unlikely(!limit)) {
+        /* Memory is short: take in what gives it back, the data that was asked for and its headers. */
+        c->group->refused = true;
+        if (c->r2ts)
+            limit = TCP_RX_ANSWER;
+        else if (c->rx_state != TCP_RX_DATA)
+            return 0;
+    }
     ssize_t n = receive(c, limit, &direct);
     if (n <= 0) {
         if (n < 0 && (errno == EAGAIN || errno == EINTR))

@@ -24,6 +24,10 @@ enum {
     TCP_CONTENDED_MS = 5000, /* the limit for peers while others wait for the buffers they hold */
     TCP_LINGER_MS = 1000,    /* how long a peer has to read a TermReq PDU */
     TCP_MAXH2CDATA = 1 << 20,
+    TCP_SPARE_BYTES = 64 << 10, /* the largest logical block */
+    TCP_RX_ANSWER = 128,        /* received even when memory is short, from hosts that were asked for data */
+    TCP_SHARE = 8,              /* a connection may hold this part of the pool, and always one buffer */
+    TCP_RESERVE = 8,            /* this part is kept for data that comes unasked, and for what sockets take in part */
 };
 
 enum tcp_conn_state {
@@ -115,7 +119,8 @@ struct tcp_group {
     unsigned nfresh;
     struct plx_list line[TCP_WAIT_CLASSES]; /* connections that wait for buffers */
     size_t class_bytes[TCP_WAIT_CLASSES];
-    uint8_t *spare; /* a buffer of the largest size, for what a socket did not take of lent memory */
+    bool refused;   /* a buffer was not to be had, other than for a connection's own share, since the last tick */
+    uint8_t *spare; /* for the block that a socket takes in part, when there is no other buffer */
     struct plx_timer tick;
     struct plx_timer deadline;
     bool stopping;
@@ -188,7 +193,7 @@ void tcp_req_put(struct nvmf_req *req);
 void tcp_buf_uncount(struct nvmf_req *req);
 /* Serves those who wait. @return how many */
 int tcp_buf_serve(struct tcp_group *g);
-/* How much may be received, such that in-capsule data finds buffers. */
-size_t tcp_buf_rx_limit(const struct tcp_group *g);
+/* How much may be received from a connection, such that commands and their in-capsule data find memory. */
+size_t tcp_buf_rx_limit(const struct tcp_conn *c);
 
 #endif

@@ -163,13 +163,24 @@ static struct iovec *add_piece(struct iovec *v, const void *base, size_t len, si
     return v + 1;
 }
 
+/* The disk's memory, but for the block of which a part has left already: that is sent as it was then. */
+static struct iovec *add_lent(struct nvmf_req *req, struct iovec *v, size_t *skip)
+{
+    const uint8_t *memory = nvmf_io_map(req);
+    if (plx_likely(!req->buf_size))
+        return add_piece(v, memory, req->len, skip);
+    v = add_piece(v, memory, req->kept_from, skip);
+    v = add_piece(v, req->data, req->kept_to - req->kept_from, skip);
+    return add_piece(v, memory + req->kept_to, req->len - req->kept_to, skip);
+}
+
 static struct iovec *add_unit(const struct tcp_conn *c, struct nvmf_req *req, struct iovec *v, size_t skip)
 {
     v = add_piece(v, req->head, req->head_len, &skip);
     if (req->tx == TCP_TX_DATA) {
         if (plx_unlikely(c->pad))
             v = add_piece(v, padding, c->pad, &skip);
-        v = add_piece(v, req->lent ? nvmf_io_map(req) : req->data, req->len, &skip);
+        v = req->lent ? add_lent(req, v, &skip) : add_piece(v, req->data, req->len, &skip);
     }
     if (plx_unlikely(req->tail_len))
         v = add_piece(v, req->tail, req->tail_len, &skip);
@@ -192,23 +203,28 @@ static void sent(struct tcp_conn *c, struct nvmf_req *req)
 }
 
 /*
- * Of the first queued PDU only a part has left. Lent memory must not be held past this round, so what is left of it is copied: whatever is sent of a block was read at one time.
+ * Of the first queued PDU only a part has left. Lent memory may change after this round, and no block may be seen torn: so the rest of the block that was
+ * begun is kept as it is now.
  */
-static void keep_rest(struct tcp_conn *c)
+static void keep_block(struct tcp_conn *c)
 {
     struct nvmf_req *req = c->tx.head;
     size_t before = (size_t)req->head_len + c->pad;
     if (req->tx != TCP_TX_DATA || !req->lent || c->tx_off <= before || c->tx_off >= before + req->len)
         return;
-    size_t done = c->tx_off - before;
+    uint32_t block = 1u << req->ns->block_shift, done = (uint32_t)(c->tx_off - before);
+    uint32_t from = done & ~(block - 1);
     const uint8_t *memory = nvmf_io_map(req);
-    if (!tcp_buf_take(req, req->len)) {
-        req->data = c->group->spare;
-        req->buf_size = c->qp.group->target->opts.max_io_size;
+    if (done == from || !memory || (req->buf_size && req->kept_from == from))
+        return; /* between two blocks, or still in the one that is kept already */
+    if (!req->buf_size && !tcp_buf_take(req, block)) {
+        req->data = c->group->spare; /* there is one where anything lent was sent */
+        req->buf_size = TCP_SPARE_BYTES;
         c->group->spare = NULL;
     }
-    memcpy(req->data + done, memory + done, req->len - done);
-    req->lent = false;
+    memcpy(req->data, memory + from, block);
+    req->kept_from = from;
+    req->kept_to = from + block;
 }
 
 static void advance(struct tcp_conn *c, size_t n)
@@ -224,7 +240,7 @@ static void advance(struct tcp_conn *c, size_t n)
     if (c->tx.head) {
         c->tx_off = (uint32_t)n;
         if (n)
-            keep_rest(c);
+            keep_block(c);
     } else {
         c->tx_off = 0;
         c->ctrl_off += (uint16_t)n;
@@ -233,14 +249,24 @@ static void advance(struct tcp_conn *c, size_t n)
     }
 }
 
-/* Gathers what is queued, up to the limits of one send. @return bytes */
+/* A block of lent memory that the socket takes in part needs a buffer to be kept in: one is held ready. */
+static bool have_spare(struct tcp_group *g)
+{
+    if (plx_unlikely(!g->spare))
+        g->spare = plx_buf_get(g->reactor, TCP_SPARE_BYTES);
+    return g->spare != NULL;
+}
+
+/* Gathers what is queued, up to the limits of one send. @return bytes; none when memory is short */
 static size_t gather(struct tcp_conn *c, struct msghdr *msg)
 {
     struct iovec *first = c->group->iov, *v = first;
     struct nvmf_req *req = c->tx.head;
     size_t total = 0, skip = c->tx_off;
-    /* A PDU has four pieces at most; one more is for the connection's own. */
-    for (; req && v + 5 <= first + TCP_TX_IOV && total < TCP_TX_BYTES; req = req->next) {
+    /* A PDU has six pieces at most; one more is for the connection's own. */
+    for (; req && v + 7 <= first + TCP_TX_IOV && total < TCP_TX_BYTES; req = req->next) {
+        if (plx_unlikely(req->lent && !have_spare(c->group)))
+            break;
         v = add_unit(c, req, v, skip);
         total += unit_len(c, req) - skip;
         skip = 0;
@@ -252,15 +278,6 @@ static size_t gather(struct tcp_conn *c, struct msghdr *msg)
     msg->msg_iov = first;
     msg->msg_iovlen = (size_t)(v - first);
     return total;
-}
-
-/* What a socket may not take of lent memory needs a buffer to be kept in: one is held ready. */
-static bool have_spare(struct tcp_conn *c)
-{
-    struct tcp_group *g = c->group;
-    if (plx_unlikely(!g->spare))
-        g->spare = plx_buf_get(g->reactor, c->qp.group->target->opts.max_io_size);
-    return g->spare != NULL;
 }
 
 static void finished_term(struct tcp_conn *c)
@@ -275,33 +292,30 @@ int tcp_tx_flush(struct tcp_conn *c)
 {
     int progress = 0;
     c->blocked = false;
-    while ((c->tx.head || c->ctrl_len) && have_spare(c)) {
+    while (c->tx.head || c->ctrl_len) {
         struct msghdr msg = {0};
         size_t total = gather(c, &msg);
-        ssize_t n = sendmsg(c->fd, &msg, MSG_NOSIGNAL | MSG_DONTWAIT);
+        ssize_t n = total ? sendmsg(c->fd, &msg, MSG_NOSIGNAL | MSG_DONTWAIT) : 0;
         if (n < 0) {
             if (errno != EAGAIN && errno != EINTR) {
                 tcp_conn_close(c, errno == EPIPE || errno == ECONNRESET ? NULL : strerror(errno));
                 return 1;
             }
             n = 0;
-        } else {
+        } else if (n) {
             progress = 1;
             advance(c, (size_t)n);
         }
-        if ((size_t)n < total) {
+        if (!total || (size_t)n < total) {
             if (n || !c->tx_since)
                 c->tx_since = plx_reactor_now(c->group->reactor);
             c->blocked = true;
             return progress;
         }
     }
-    c->blocked = c->tx.head || c->ctrl_len;
-    if (!c->blocked) {
-        c->tx_since = 0;
-        finished_term(c);
-        if (c->qp.state == NVMF_QP_DISCONNECTED && !c->qp.in_flight)
-            tcp_conn_close(c, NULL);
-    }
+    c->tx_since = 0;
+    finished_term(c);
+    if (c->qp.state == NVMF_QP_DISCONNECTED && !c->qp.in_flight)
+        tcp_conn_close(c, NULL);
     return progress;
 }

@@ -1,0 +1,144 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The guard against regressions: instructions per request, counted by callgrind.
+
+Unlike times, they are the same on a busy machine. Each figure is what a run of 2 N requests takes more than one of N, divided by N, so that start
+and end do not count. Instructions in the kernel are not in them.
+"""
+
+import json
+import os
+import pathlib
+import platform
+import random
+import re
+import shutil
+import subprocess
+
+from tools import RESULTS, Skip, binary_path, compiler, kinds
+
+import sqe
+from host import Controller
+from target import Target
+
+REFERENCE = pathlib.Path(__file__).resolve().parent / "instructions.json"
+TOLERANCE = 0.05
+BATCH = 16  # commands that arrive together: one wake-up of the target
+BLOCKS = 8  # of 512 bytes
+DISK_BLOCKS = 64 << 11  # of a 64 MiB disk
+
+
+def callgrind(out):
+    if not shutil.which("valgrind"):
+        raise Skip("valgrind is not installed")
+    return ("valgrind", "--tool=callgrind", f"--callgrind-out-file={out}")
+
+
+def collected(out):
+    """The instructions that a run counted; the file is not kept."""
+    text = out.read_text(encoding="utf-8", errors="replace")
+    out.unlink()
+    return int(re.search(r"^(?:summary|totals): (\d+)", text, re.M)[1])
+
+
+def _output(name):
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    return RESULTS / f"callgrind.{name}"
+
+
+def _perf(name, disk, arguments, count):
+    out = _output(name)
+    # A reactor that sleeps when there is nothing to do, as spinning counts too.
+    command = [*callgrind(out), binary_path(), "perf", "--poll", "sleep", "--count", str(count), *arguments, disk]
+    subprocess.run(command, check=True, capture_output=True, stdin=subprocess.DEVNULL)
+    return collected(out)
+
+
+def block_layer(count=200_000):
+    """`pollux perf` on a null disk: the block layer, and the load generator itself."""
+    return (_perf("block", "null:1T", ("-q", "128"), 2 * count) - _perf("block", "null:1T", ("-q", "128"), count)) / count
+
+
+def _drive(target, make, count):
+    """Sends `count` commands, in batches that leave with one call, and waits for each batch."""
+    places = random.Random(1)
+    with Controller(target.address, target.nqn, io_queues=1, io_sqsize=127, flow_control=False) as controller:
+        for _ in range(count // BATCH):
+            batch = [make(places.randrange(DISK_BLOCKS // BLOCKS) * BLOCKS) for _ in range(BATCH)]
+            controller.io.wait_all(controller.io.submit_all(batch))
+
+
+def _target_once(name, make, count):
+    out = _output(name)
+    with Target("ram:64M", options=("--poll", "sleep"), prefix=callgrind(out)) as target:
+        _drive(target, make, count)
+    return collected(out)
+
+
+def _target(name, make, count):
+    return (_target_once(name, make, 2 * count) - _target_once(name, make, count)) / count
+
+
+def _read(slba):
+    return sqe.read(1, slba, BLOCKS), {"read": BLOCKS * 512}
+
+
+def _write(slba):
+    return sqe.write(1, slba, BLOCKS), {"out": bytes(range(256)) * (2 * BLOCKS)}
+
+
+def target_read(count=8192):
+    return _target("read", _read, count)
+
+
+def target_write(count=8192):
+    return _target("write", _write, count)
+
+
+def host_read(count=20_000):
+    """`pollux perf` on a remote null disk: the host side's path of a read, load generator and all."""
+    if "nvme+tcp:" not in kinds():
+        raise Skip("this build has no nvme+tcp disk")
+    with Target("null:1T") as target:
+        host, port = target.address
+        url = f"nvme+tcp://{host}:{port}/{target.nqn}"
+        more, less = (_perf("host", url, ("-q", "32"), n) for n in (2 * count, count))
+    return (more - less) / count
+
+
+FIGURES = [
+    ("block-layer", "block layer and load generator, null disk, QD128", block_layer),
+    ("target-read-4k", "target, 4 KiB read from a RAM disk", target_read),
+    ("target-write-4k", "target, 4 KiB write to a RAM disk", target_write),
+    ("host-read-4k", "host and load generator, 4 KiB read, QD32", host_read),
+]
+
+
+def surroundings():
+    """What instruction counts depend on besides the code."""
+    version = subprocess.run([compiler(), "-dumpfullversion"], capture_output=True, text=True, check=True).stdout.strip()
+    return {"machine": platform.machine(), "compiler": f"gcc {version}", "libc": "-".join(os.confstr("CS_GNU_LIBC_VERSION").split())}
+
+
+def reference():
+    return json.loads(REFERENCE.read_text(encoding="utf-8")) if REFERENCE.exists() else {"instructions": {}}
+
+
+def verdict(name, value):
+    """(reference or None, a word on how this compares)"""
+    known = reference()
+    wanted = known["instructions"].get(name)
+    if wanted is None:
+        return None, "no reference"
+    if known["with"] != surroundings():
+        return wanted, "not comparable: " + ", ".join(known["with"].values())
+    change = value / wanted - 1
+    if abs(change) <= TOLERANCE:
+        return wanted, "as before"
+    return wanted, f"{'MORE' if change > 0 else 'fewer'}: {100 * change:+.1f} %"
+
+
+def update_reference(values):
+    known = reference()
+    kept = known["instructions"] if known.get("with") == surroundings() else {}
+    record = {"with": surroundings(), "instructions": {**kept, **{name: round(value, 1) for name, value in values.items()}}}
+    REFERENCE.write_text(json.dumps(record, indent=2, sort_keys=True) + "\n", encoding="utf-8")

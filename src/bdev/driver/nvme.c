@@ -1,0 +1,244 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* A namespace of a remote controller, over NVMe/TCP: what it is, learnt when it is opened. */
+#include "bdev/driver/nvme_disk.h"
+
+#include "base/uuid.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum {
+    ONCS_COMPARE = 1 << 0,
+    ONCS_DSM = 1 << 2,
+    ONCS_WRITE_ZEROES = 1 << 3,
+    ONCS_COPY = 1 << 8,
+    CDFS_FORMAT_0 = 1 << 0,
+    FUSES_COMPARE_AND_WRITE = 1 << 0,
+    VWC_PRESENT = 1 << 0,
+    NSFEAT_OPTPERF = 3 << 4,
+    DLFEAT_READS = 7,
+    DLFEAT_READS_ZERO = 1,
+    DLFEAT_DEAC = 1 << 3,
+    NSATTR_WRITE_PROTECTED = 1 << 0,
+    NLB_MAX = 65536, /* blocks of a command: NLB has 16 bits */
+};
+
+/* ---- learning what it is ---- */
+
+struct probe {
+    struct plx_reactor *reactor;
+    struct nvme_disk *disk;
+    int ret;
+    struct plx_error *err;
+    const char *name;
+};
+
+/* A limit that is given as a power of two of pages, zero for none, in blocks. */
+static uint32_t in_blocks(const struct nvme_disk *d, const struct nvme_ctrlr *c, uint8_t exponent, uint32_t none)
+{
+    unsigned bits = exponent + 12u + (unsigned)(nvme_ctrlr_cap(c) >> 48 & 15);
+    if (!exponent || bits >= d->shift + 32u)
+        return none;
+    return (uint32_t)plx_max_u64(1, plx_min_u64(none, UINT64_C(1) << bits >> d->shift));
+}
+
+static uint32_t ops_of(const struct nvme_id_ctrl *id)
+{
+    unsigned oncs = plx_get16(id->oncs);
+    return 1u << PLX_BDEV_READ | 1u << PLX_BDEV_WRITE | 1u << PLX_BDEV_FLUSH |
+           (oncs & ONCS_COMPARE ? 1u << PLX_BDEV_COMPARE : 0) |
+           (oncs & ONCS_WRITE_ZEROES ? 1u << PLX_BDEV_WRITE_ZEROES : 0) | (oncs & ONCS_DSM ? 1u << PLX_BDEV_UNMAP : 0) |
+           (oncs & ONCS_COPY && (plx_get16(id->cdfs) & CDFS_FORMAT_0 || !plx_get16(id->cdfs)) ? 1u << PLX_BDEV_COPY
+                                                                                              : 0) |
+           (plx_get16(id->fuses) & FUSES_COMPARE_AND_WRITE ? 1u << PLX_BDEV_COMPARE_AND_WRITE : 0);
+}
+
+static void take_limits(struct nvme_disk *d, const struct nvme_ctrlr *c)
+{
+    const struct nvme_id_ctrl *id = nvme_ctrlr_id(c);
+    const struct nvme_id_ns *ns = &d->ns.id;
+    uint32_t mssrl = plx_get16(ns->mssrl), mcl = plx_get32(ns->mcl);
+    d->max_blocks = (uint32_t)plx_min_u64(nvme_ctrlr_max_transfer(c) >> d->shift, NLB_MAX);
+    d->max_zero_blocks = in_blocks(d, c, d->ns.limits.wzsl, NLB_MAX);
+    d->max_fused_blocks = (uint32_t)plx_min_u64(plx_get16(id->acwu) + 1u, d->max_blocks);
+    d->max_copy_blocks = (uint32_t)plx_min_u64(mssrl, mcl);
+    d->deallocates = ns->dlfeat & DLFEAT_DEAC;
+}
+
+static void fill_info(struct nvme_disk *d, const struct nvme_ctrlr *c)
+{
+    const struct nvme_id_ctrl *id = nvme_ctrlr_id(c);
+    const struct nvme_id_ns *ns = &d->ns.id;
+    struct plx_bdev_info *info = &d->bdev.info;
+    bool sizes = ns->nsfeat & NSFEAT_OPTPERF;
+    uint32_t dmrsl = plx_get32(d->ns.limits.dmrsl);
+    info->block_size = 1u << d->shift;
+    info->blocks = plx_get64(ns->nsze);
+    info->ops = ops_of(id);
+    if (!d->max_copy_blocks)
+        info->ops &= ~(1u << PLX_BDEV_COPY);
+    info->write_unit = info->block_size * (sizes ? (uint32_t)plx_min_u64(plx_get16(ns->npwg) + 1u, 2048) : 1);
+    info->unmap_granularity = sizes ? plx_get16(ns->npdg) + 1u : 1;
+    info->max_unmap_blocks = dmrsl ? dmrsl : UINT32_MAX;
+    info->unmap_reads_zero = (ns->dlfeat & DLFEAT_READS) == DLFEAT_READS_ZERO;
+    info->write_cache = id->vwc & VWC_PRESENT;
+    info->read_only = ns->nsattr & NSATTR_WRITE_PROTECTED;
+    info->request_context = sizeof(struct nvme_io);
+}
+
+/* The namespace's own identifier; else one made from where it is. */
+static int fill_uuid(struct nvme_disk *d)
+{
+    static const uint8_t zero[16];
+    uint8_t *uuid = d->bdev.info.uuid;
+    if (d->ns.has_uuid) {
+        memcpy(uuid, d->ns.uuid, 16);
+        return 0;
+    }
+    if (memcmp(d->ns.id.nguid, zero, 16) != 0) {
+        memcpy(uuid, d->ns.id.nguid, 16);
+        return 0;
+    }
+    uint8_t name[NVME_NQN_FIELD + 4] = {0};
+    plx_le32 nsid = plx_put32(d->ns.nsid);
+    memcpy(name, d->where.o.subnqn, NVME_NQN_FIELD);
+    memcpy(name + NVME_NQN_FIELD, &nsid, sizeof nsid);
+    return plx_uuid_from_name(name, sizeof name, uuid);
+}
+
+static int learn(struct nvme_disk *d, const struct nvme_ctrlr *c, struct plx_error *err)
+{
+    const char *name = nvme_ctrlr_opts(c)->name;
+    d->ns = *nvme_ctrlr_ns(c);
+    if (!d->ns.nsid)
+        return plx_fail(err, -EINVAL, "%s: %s is a discovery subsystem, and has no disks", name, d->where.o.subnqn);
+    uint32_t format = nvme_ns_format(&d->ns.id);
+    d->shift = format >> 16 & 0xff;
+    if (d->ns.csi)
+        return plx_fail(err, -ENOTSUP, "%s: namespace %u has another command set than NVM", name, d->ns.nsid);
+    if (format & 0xffff)
+        return plx_fail(err, -ENOTSUP, "%s: namespace %u has metadata, %u bytes a block; format it without", name,
+                        d->ns.nsid, format & 0xffff);
+    if (d->shift < 9 || d->shift > 16 || !plx_get64(d->ns.id.nsze) || plx_get64(d->ns.id.nsze) >> (63 - d->shift))
+        return plx_fail(err, -ENOTSUP,
+                        "%s: namespace %u has blocks of 2^%u bytes, %llu of them; 512 to 64K is possible", name,
+                        d->ns.nsid, d->shift, (unsigned long long)plx_get64(d->ns.id.nsze));
+    if (nvme_ctrlr_max_transfer(c) >> d->shift == 0)
+        return plx_fail(err, -ENOTSUP, "%s: a command transfers %u bytes at most, less than a block of namespace %u",
+                        name, nvme_ctrlr_max_transfer(c), d->ns.nsid);
+    take_limits(d, c);
+    fill_info(d, c);
+    return fill_uuid(d) ? plx_fail(err, -ENOMEM, "cannot make a UUID for the disk") : 0;
+}
+
+static void live(struct nvme_ctrlr *c, void *arg)
+{
+    struct probe *p = arg;
+    p->ret = learn(p->disk, c, p->err);
+    plx_reactor_stop(p->reactor);
+}
+
+static void failed(struct nvme_ctrlr *c, void *arg, int ret, const char *why, bool again)
+{
+    struct probe *p = arg;
+    (void)c, (void)again;
+    p->ret = plx_fail(p->err, ret, "%s: %s", p->name, why);
+    plx_reactor_stop(p->reactor);
+}
+
+static void ignore(struct nvme_ctrlr *c, void *arg)
+{
+    (void)c, (void)arg;
+}
+
+static const struct nvme_ctrlr_ops probe_ops = {.live = live, .down = ignore, .failed = failed, .ana = ignore};
+
+/* On a reactor of its own, which the calling thread runs for as long as that takes. */
+static int probe(struct nvme_disk *d, unsigned path, struct plx_error *err)
+{
+    static const struct plx_reactor_opts opts = {.core = -1, .mode = PLX_POLL_SLEEP};
+    struct nvme_opts o = nvme_where_opts(&d->where, path);
+    struct probe p = {.disk = d, .err = err, .name = o.name};
+    struct nvme_ctrlr *c;
+    int ret = plx_reactor_create(&p.reactor, &opts);
+    if (ret)
+        return plx_fail(err, ret, "cannot make a reactor: %s", strerror(-ret));
+    o.queues = 0;
+    ret = nvme_ctrlr_create(p.reactor, &o, &probe_ops, &p, &c);
+    if (ret) {
+        plx_fail(err, ret, "%s: %s", o.name, strerror(-ret));
+    } else {
+        nvme_ctrlr_start(c, true);
+        plx_reactor_run(p.reactor);
+        nvme_ctrlr_destroy(c);
+        ret = p.ret;
+    }
+    plx_reactor_destroy(p.reactor);
+    return ret;
+}
+
+/* ---- the disk ---- */
+
+static void disk_close(struct plx_bdev *bdev)
+{
+    free(nvme_disk_of(bdev));
+}
+
+static int channel_open(struct plx_bdev_channel *ch)
+{
+    struct nvme_channel *nc = nvme_channel_of(ch);
+    nc->ch = ch;
+    nc->disk = nvme_disk_of(ch->bdev);
+    nvme_pieces_init(nc);
+    return nvme_paths_open(nc);
+}
+
+static void channel_close(struct plx_bdev_channel *ch)
+{
+    nvme_paths_close(nvme_channel_of(ch));
+}
+
+static const struct plx_bdev_ops nvme_ops = {
+    .close = disk_close,
+    .channel_open = channel_open,
+    .channel_close = channel_close,
+    .submit = nvme_bio_submit,
+    .abort = nvme_bio_abort,
+};
+
+static int nvme_open(const struct plx_url *url, struct plx_bdev **out, struct plx_error *err)
+{
+    struct nvme_disk *d = calloc(1, sizeof *d);
+    if (!d)
+        return plx_fail(err, -ENOMEM, "out of memory");
+    nvme_where_init(&d->where);
+    int ret = plx_url_only(url, NVME_WHERE_PARAMS, err);
+    if (!ret)
+        ret = nvme_where_body(&d->where, url->body, err);
+    for (int i = 0; i < url->nparams && !ret; i++)
+        ret = nvme_where_param(&d->where, url->params[i].key, url->params[i].value, err);
+    if (!ret)
+        ret = nvme_where_finish(&d->where, err);
+    if (ret)
+        goto free_disk;
+    ret = -EHOSTUNREACH;
+    for (unsigned i = 0; i < d->where.npaths && ret; i++)
+        ret = probe(d, i, err);
+    if (ret)
+        goto free_disk;
+    d->bdev.ops = &nvme_ops;
+    d->bdev.channel_size = sizeof(struct nvme_channel);
+    *out = &d->bdev;
+    return 0;
+
+free_disk:
+    free(d);
+    return ret;
+}
+
+const struct plx_bdev_driver plx_bdev_nvme_tcp = {
+    .scheme = "nvme+tcp",
+    .help = "nvme+tcp://ADDR:PORT[,ADDR:PORT]/NQN[?nsid=N&queues=N&hdgst=1&ddgst=1&...]  a remote namespace",
+    .open = nvme_open,
+};

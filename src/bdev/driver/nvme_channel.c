@@ -1,0 +1,296 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* Requests to a remote disk, made into NVM commands (NVM 3.2, 3.3): one each where it fits, else in pieces. */
+#include "bdev/driver/nvme_disk.h"
+
+#include <string.h>
+
+static struct plx_bdev_req *bio_of(struct nvme_io *io)
+{
+    return (struct plx_bdev_req *)(void *)((uint8_t *)io - offsetof(struct plx_bdev_req, context));
+}
+
+static void io_end(struct nvme_try *t, uint16_t status)
+{
+    plx_bdev_complete(bio_of(plx_container_of(t, struct nvme_io, t)), status);
+}
+
+/* ---- commands ---- */
+
+static void set_range(struct nvme_req *req, const struct nvme_disk *d, uint8_t opcode, uint64_t lba, uint32_t nlb,
+                      uint32_t flags)
+{
+    req->cmd = (struct nvme_cmd){
+        .opcode = opcode,
+        .nsid = plx_put32(d->ns.nsid),
+        .cdw10 = plx_put32(lba),
+        .cdw11 = plx_put32(lba >> 32),
+        .cdw12 = plx_put32((nlb - 1) | flags),
+    };
+}
+
+static uint8_t opcode_of(const struct plx_bdev_req *bio)
+{
+    static const uint8_t opcodes[PLX_BDEV_OPS] = {
+        [PLX_BDEV_READ] = NVME_IO_READ,       [PLX_BDEV_WRITE] = NVME_IO_WRITE,
+        [PLX_BDEV_COMPARE] = NVME_IO_COMPARE, [PLX_BDEV_WRITE_ZEROES] = NVME_IO_WRITE_ZEROES,
+        [PLX_BDEV_FLUSH] = NVME_IO_FLUSH,     [PLX_BDEV_UNMAP] = NVME_IO_DSM,
+        [PLX_BDEV_COPY] = NVME_IO_COPY,
+    };
+    return opcodes[bio->op];
+}
+
+static uint32_t flags_of(const struct nvme_disk *d, const struct plx_bdev_req *bio)
+{
+    uint32_t flags = bio->flags & PLX_BDEV_FUA ? NVME_RW_FUA : 0;
+    if (bio->op == PLX_BDEV_WRITE_ZEROES && bio->flags & PLX_BDEV_UNMAP_OK && d->deallocates)
+        flags |= NVME_RW_DEAC;
+    return flags;
+}
+
+static void set_data(struct nvme_req *req, const struct plx_bdev_req *bio, uint32_t len)
+{
+    req->len = len;
+    req->dir = bio->op == PLX_BDEV_READ ? NVME_TO_HOST : NVME_FROM_HOST;
+}
+
+/* ---- requests that are too large for a command ---- */
+
+void nvme_pieces_init(struct nvme_channel *nc)
+{
+    nc->split_tail = &nc->split;
+    for (unsigned i = 0; i < NVME_PIECES; i++) {
+        nc->pieces[i].next = nc->free_pieces;
+        nc->free_pieces = &nc->pieces[i];
+    }
+}
+
+static uint32_t largest(const struct nvme_disk *d, const struct plx_bdev_req *bio)
+{
+    return bio->op == PLX_BDEV_WRITE_ZEROES ? d->max_zero_blocks
+           : bio->op == PLX_BDEV_COPY       ? d->max_copy_blocks
+                                            : d->max_blocks;
+}
+
+static void unsplit(struct nvme_channel *nc, struct nvme_io *io)
+{
+    struct nvme_io **p = &nc->split;
+    while (*p != io)
+        p = &(*p)->next;
+    *p = io->next;
+    if (!*p)
+        nc->split_tail = p;
+    io->splitting = false;
+}
+
+static void piece_end(struct nvme_try *t, uint16_t status);
+
+static void send_piece(struct nvme_channel *nc, struct nvme_io *io)
+{
+    const struct nvme_disk *d = nc->disk;
+    struct plx_bdev_req *bio = bio_of(io);
+    struct nvme_piece *piece = nc->free_pieces;
+    nc->free_pieces = piece->next;
+    uint32_t nlb = (uint32_t)plx_min_u64(bio->nlb - io->at, largest(d, bio));
+    struct nvme_req *req = &piece->t.req;
+    piece->io = io;
+    set_range(req, d, opcode_of(bio), bio->lba + io->at, nlb, flags_of(d, bio));
+    if (bio->op == PLX_BDEV_WRITE_ZEROES) {
+        req->len = 0;
+        req->dir = NVME_NO_DATA;
+    } else {
+        set_data(req, bio, nlb << d->shift);
+        req->data = io->where;
+        plx_iov_skip(&io->where, req->len);
+    }
+    io->at += nlb;
+    io->in_flight++;
+    if (io->at == bio->nlb)
+        unsplit(nc, io);
+    piece->t.end = piece_end;
+    nvme_try_begin(nc, &piece->t);
+}
+
+static void send_pieces(struct nvme_channel *nc)
+{
+    while (nc->split && nc->free_pieces)
+        send_piece(nc, nc->split);
+}
+
+static void piece_end(struct nvme_try *t, uint16_t status)
+{
+    struct nvme_piece *piece = plx_container_of(t, struct nvme_piece, t);
+    struct nvme_io *io = piece->io;
+    struct nvme_channel *nc = t->nc;
+    piece->next = nc->free_pieces;
+    nc->free_pieces = piece;
+    piece->io = NULL;
+    io->in_flight--;
+    if (status && !io->status)
+        io->status = status;
+    if (io->status && io->splitting)
+        unsplit(nc, io);
+    bool ended = !io->in_flight && !io->splitting;
+    send_pieces(nc);
+    if (ended)
+        plx_bdev_complete(bio_of(io), io->status); /* last: the channel may go with it */
+}
+
+static void split(struct nvme_channel *nc, struct nvme_io *io)
+{
+    io->at = io->in_flight = 0;
+    io->status = PLX_SC_SUCCESS;
+    io->where = (struct plx_iov_at){bio_of(io)->iov, 0};
+    io->splitting = true;
+    io->next = NULL;
+    *nc->split_tail = io;
+    nc->split_tail = &io->next;
+    send_pieces(nc);
+}
+
+/* ---- operations ---- */
+
+static inline void transfer(struct nvme_channel *nc, struct nvme_io *io, struct plx_bdev_req *bio)
+{
+    const struct nvme_disk *d = nc->disk;
+    if (plx_unlikely(bio->nlb > d->max_blocks)) {
+        split(nc, io);
+        return;
+    }
+    set_range(&io->t.req, d, opcode_of(bio), bio->lba, bio->nlb, flags_of(d, bio));
+    set_data(&io->t.req, bio, bio->nlb << d->shift);
+    io->t.req.data = (struct plx_iov_at){bio->iov, 0};
+    nvme_try_begin(nc, &io->t);
+}
+
+static void no_data(struct nvme_channel *nc, struct nvme_io *io)
+{
+    io->t.req.len = 0;
+    io->t.req.dir = NVME_NO_DATA;
+    nvme_try_begin(nc, &io->t);
+}
+
+/* Data that is part of the command. */
+static void own_data(struct nvme_channel *nc, struct nvme_io *io, void *data, uint32_t len)
+{
+    io->iov = (struct iovec){data, len};
+    io->t.req.data = (struct plx_iov_at){&io->iov, 0};
+    io->t.req.len = len;
+    io->t.req.dir = NVME_FROM_HOST;
+    nvme_try_begin(nc, &io->t);
+}
+
+static void flush(struct nvme_channel *nc, struct nvme_io *io)
+{
+    io->t.req.cmd = (struct nvme_cmd){.opcode = NVME_IO_FLUSH, .nsid = plx_put32(nc->disk->ns.nsid)};
+    no_data(nc, io);
+}
+
+static void unmap(struct nvme_channel *nc, struct nvme_io *io, const struct plx_bdev_req *bio)
+{
+    io->t.req.cmd =
+        (struct nvme_cmd){.opcode = NVME_IO_DSM, .nsid = plx_put32(nc->disk->ns.nsid), .cdw11 = plx_put32(NVME_DSM_AD)};
+    io->dsm = (struct nvme_dsm_range){.nlb = plx_put32(bio->nlb), .slba = plx_put64(bio->lba)};
+    own_data(nc, io, &io->dsm, sizeof io->dsm);
+}
+
+static void write_zeroes(struct nvme_channel *nc, struct nvme_io *io, const struct plx_bdev_req *bio)
+{
+    const struct nvme_disk *d = nc->disk;
+    if (bio->nlb > d->max_zero_blocks) {
+        split(nc, io);
+        return;
+    }
+    set_range(&io->t.req, d, NVME_IO_WRITE_ZEROES, bio->lba, bio->nlb, flags_of(d, bio));
+    no_data(nc, io);
+}
+
+/* One range that does not overlap its destination, as long as the controller takes; the others the core does by reading and writing. */
+static void copy(struct nvme_channel *nc, struct nvme_io *io, struct plx_bdev_req *bio)
+{
+    const struct nvme_disk *d = nc->disk;
+    uint64_t distance = bio->lba > bio->src_lba ? bio->lba - bio->src_lba : bio->src_lba - bio->lba;
+    if (bio->nlb > d->max_copy_blocks || distance < bio->nlb) {
+        plx_bdev_emulate(bio);
+        return;
+    }
+    set_range(&io->t.req, d, NVME_IO_COPY, bio->lba, 1, flags_of(d, bio)); /* one range, in format 0 */
+    io->copy = (struct nvme_copy_range){.slba = plx_put64(bio->src_lba), .nlb = plx_put16(bio->nlb - 1)};
+    own_data(nc, io, &io->copy, sizeof io->copy);
+}
+
+static void compare_and_write(struct nvme_channel *nc, struct nvme_io *io, struct plx_bdev_req *bio)
+{
+    const struct nvme_disk *d = nc->disk;
+    struct nvme_req *first = &io->t.req, *second = &io->second;
+    if (bio->nlb > d->max_fused_blocks) {
+        plx_bdev_complete(bio, PLX_SC_COMMAND_SIZE_LIMIT_EXCEEDED);
+        return;
+    }
+    set_range(first, d, NVME_IO_COMPARE, bio->lba, bio->nlb, 0);
+    set_range(second, d, NVME_IO_WRITE, bio->lba, bio->nlb, flags_of(d, bio));
+    first->cmd.flags = NVME_FUSE_FIRST;
+    second->cmd.flags = NVME_FUSE_SECOND;
+    first->data = second->data = (struct plx_iov_at){bio->iov, 0};
+    first->len = second->len = bio->nlb << d->shift;
+    first->dir = second->dir = NVME_FROM_HOST;
+    plx_iov_skip(&second->data, first->len);
+    nvme_try_begin_fused(nc, &io->t);
+}
+
+void nvme_bio_submit(struct plx_bdev_channel *ch, struct plx_bdev_req *bio)
+{
+    struct nvme_channel *nc = nvme_channel_of(ch);
+    struct nvme_io *io = (struct nvme_io *)(void *)bio->context;
+    io->t.end = io_end;
+    io->splitting = false;
+    io->in_flight = 0;
+    switch ((enum plx_bdev_op)bio->op) {
+    case PLX_BDEV_READ:
+    case PLX_BDEV_WRITE:
+    case PLX_BDEV_COMPARE:
+        transfer(nc, io, bio);
+        break;
+    case PLX_BDEV_FLUSH:
+        flush(nc, io);
+        break;
+    case PLX_BDEV_WRITE_ZEROES:
+        write_zeroes(nc, io, bio);
+        break;
+    case PLX_BDEV_UNMAP:
+        unmap(nc, io, bio);
+        break;
+    case PLX_BDEV_COPY:
+        copy(nc, io, bio);
+        break;
+    case PLX_BDEV_COMPARE_AND_WRITE:
+        compare_and_write(nc, io, bio);
+        break;
+    default:
+        plx_bdev_complete(bio, PLX_SC_INVALID_OPCODE);
+        break;
+    }
+}
+
+static void abort_split(struct nvme_channel *nc, struct nvme_io *io)
+{
+    io->status = PLX_SC_ABORTED_BY_REQUEST;
+    io->in_flight++; /* keeps it here until all of its pieces have been seen */
+    if (io->splitting)
+        unsplit(nc, io);
+    for (unsigned i = 0; i < NVME_PIECES; i++)
+        if (nc->pieces[i].io == io)
+            nvme_try_abort(&nc->pieces[i].t);
+    if (--io->in_flight == 0)
+        plx_bdev_complete(bio_of(io), io->status);
+}
+
+void nvme_bio_abort(struct plx_bdev_channel *ch, struct plx_bdev_req *bio)
+{
+    struct nvme_channel *nc = nvme_channel_of(ch);
+    struct nvme_io *io = (struct nvme_io *)(void *)bio->context;
+    bool in_pieces = io->splitting || (io->in_flight && bio->op != PLX_BDEV_COMPARE_AND_WRITE);
+    if (in_pieces)
+        abort_split(nc, io);
+    else
+        nvme_try_abort(&io->t);
+}

@@ -1,0 +1,126 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * A namespace of a remote controller as a disk.
+ *
+ * Each channel has associations of its own, one a path (an address in the disk's name), with all their queue pairs on the channel's reactor, the admin queue included: reactors share nothing, nothing has to
+ * move when a channel goes, and a reactor that is held up delays nobody else's keep-alive. A target sees one controller a reactor and path. Opening a disk makes an association for as
+ * long as it takes to learn what the disk is.
+ *
+ *   nvme.c          the disk: opened, described
+ *   nvme_channel.c  requests into commands
+ *   nvme_path.c     commands to a path that works, and again to another one
+ */
+#ifndef PLX_BDEV_DRIVER_NVME_DISK_H
+#define PLX_BDEV_DRIVER_NVME_DISK_H
+
+#include "bdev/driver.h"
+#include "nvme/host.h"
+
+enum {
+    NVME_PIECES = 32, /* commands of a channel that requests larger than a command share */
+    NVME_RETRIES = 5, /* of a command that the controller asks to be tried again; lost connections do not count */
+    NVME_RETRY_MS = 20,
+};
+
+struct nvme_disk {
+    struct plx_bdev bdev;
+    struct nvme_where where;
+    struct nvme_ns ns;
+    unsigned shift;            /* of the block size */
+    uint32_t max_blocks;       /* of a read or write command */
+    uint32_t max_zero_blocks;  /* of a Write Zeroes command */
+    uint32_t max_fused_blocks; /* of a fused Compare and Write */
+    uint32_t max_copy_blocks;  /* of a range of a Copy command */
+    bool deallocates;          /* Write Zeroes with the DEAC bit */
+};
+
+struct nvme_channel;
+
+/* A command on its way to wherever it succeeds. */
+struct nvme_try {
+    struct nvme_req req;
+    struct nvme_channel *nc;
+    struct nvme_path *path;                           /* where it is or was last */
+    void (*end)(struct nvme_try *t, uint16_t status); /* called once */
+    uint8_t attempts;
+    bool waiting;  /* in nc->waiting */
+    bool aborted;  /* is to end, not to be tried again */
+    bool one_shot; /* must not be done twice: it ends when the connection is lost */
+};
+
+struct nvme_path {
+    struct nvme_channel *nc;
+    struct nvme_ctrlr *c;
+    bool up;
+    bool foreign; /* when it was up last, it led to another disk */
+    bool shunned; /* until its ANA state has been looked at again */
+};
+
+struct nvme_io;
+
+/* A part of a request that is too large for one command. */
+struct nvme_piece {
+    struct nvme_try t;
+    struct nvme_io *io;
+    struct nvme_piece *next;
+};
+
+struct nvme_channel {
+    struct plx_bdev_channel *ch;
+    struct nvme_disk *disk;
+    struct nvme_path paths[NVME_PATHS_MAX], *usable[NVME_PATHS_MAX];
+    unsigned npaths, nusable;
+    unsigned turn;            /* round robin */
+    struct nvme_req *waiting; /* for a path, or to be tried again; in order */
+    struct nvme_req **waiting_tail;
+    bool given_up; /* no path for longer than reconnect_deadline: nothing waits any more */
+    struct plx_timer retry, deadline;
+
+    struct nvme_piece *free_pieces;
+    struct nvme_io *split, **split_tail; /* requests that have pieces left to send */
+    struct nvme_piece pieces[NVME_PIECES];
+};
+
+/* The driver's context of a request. */
+struct nvme_io {
+    struct nvme_try t; /* of a request that is one command; first, so that its cache lines are those of the request */
+    struct nvme_io *next; /* in nc->split */
+    uint32_t at;          /* blocks that pieces have been sent for */
+    uint32_t in_flight;   /* pieces */
+    uint16_t status;
+    bool splitting; /* in nc->split */
+    struct plx_iov_at where;
+    struct iovec iov;
+    union {
+        struct nvme_req second; /* of a fused command */
+        struct nvme_dsm_range dsm;
+        struct nvme_copy_range copy;
+    };
+};
+
+static inline struct nvme_disk *nvme_disk_of(const struct plx_bdev *bdev)
+{
+    return (struct nvme_disk *)bdev;
+}
+
+static inline struct nvme_channel *nvme_channel_of(struct plx_bdev_channel *ch)
+{
+    return (struct nvme_channel *)(void *)ch->driver;
+}
+
+/* nvme_channel.c */
+void nvme_bio_submit(struct plx_bdev_channel *ch, struct plx_bdev_req *bio);
+void nvme_bio_abort(struct plx_bdev_channel *ch, struct plx_bdev_req *bio);
+void nvme_pieces_init(struct nvme_channel *nc);
+
+/* nvme_path.c */
+int nvme_paths_open(struct nvme_channel *nc);
+void nvme_paths_close(struct nvme_channel *nc);
+/* Sends a command to a path, or has it wait for one. */
+void nvme_try_begin(struct nvme_channel *nc, struct nvme_try *t);
+/* The same for a fused command; t->req.next is its second half. */
+void nvme_try_begin_fused(struct nvme_channel *nc, struct nvme_try *t);
+/* Has it end soon; may end it before it returns. */
+void nvme_try_abort(struct nvme_try *t);
+
+#endif

@@ -1,0 +1,357 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * The paths of a channel, and the commands that look for one that works.
+ *
+ * A command goes to a path whose ANA state is best: the first of these, or each in turn. When its connection is lost, or the controller says that another path or another time would do, it
+ * is sent again; while there is no path it waits. Reads and writes may be done twice, as whoever sent them does not know yet that they were done at all.
+ */
+#include "bdev/driver/nvme_disk.h"
+
+#include "base/log.h"
+
+#include <assert.h>
+#include <string.h>
+
+/* ---- which path ---- */
+
+static bool same_namespace(const struct nvme_disk *d, const struct nvme_ns *ns)
+{
+    const struct nvme_ns *was = &d->ns;
+    if (plx_get64(ns->id.nsze) < d->bdev.info.blocks || nvme_ns_format(&ns->id) != nvme_ns_format(&was->id))
+        return false;
+    if (was->has_uuid || ns->has_uuid)
+        return was->has_uuid == ns->has_uuid && memcmp(was->uuid, ns->uuid, sizeof ns->uuid) == 0;
+    return memcmp(was->id.nguid, ns->id.nguid, sizeof ns->id.nguid) == 0 &&
+           memcmp(was->id.eui64, ns->id.eui64, sizeof ns->id.eui64) == 0;
+}
+
+static void give_up(struct nvme_channel *nc);
+static void send_waiting(struct nvme_channel *nc);
+
+/* Whether every path leads to another disk than the one that was opened: waiting does not help. */
+static bool all_foreign(const struct nvme_channel *nc)
+{
+    for (unsigned i = 0; i < nc->npaths; i++)
+        if (!nc->paths[i].foreign)
+            return false;
+    return true;
+}
+
+/* The paths that are up, of those with the best ANA state there is. */
+static void choose_paths(struct nvme_channel *nc)
+{
+    static const unsigned order[] = {NVME_ANA_OPTIMIZED, NVME_ANA_NON_OPTIMIZED};
+    struct plx_reactor *r = nc->ch->reactor;
+    nc->nusable = nc->turn = 0;
+    for (unsigned i = 0; i < PLX_ARRAY_SIZE(order) && !nc->nusable; i++) {
+        for (unsigned p = 0; p < nc->npaths; p++) {
+            struct nvme_path *path = &nc->paths[p];
+            if (path->up && !path->shunned && nvme_ctrlr_ana(path->c) == order[i])
+                nc->usable[nc->nusable++] = path;
+        }
+    }
+    if (nc->nusable > 1 && !nc->disk->where.round_robin)
+        nc->nusable = 1;
+    if (nc->nusable) {
+        nc->given_up = false;
+        plx_timer_cancel(r, &nc->deadline);
+        send_waiting(nc);
+    } else if (all_foreign(nc)) {
+        give_up(nc); /* last, as the channel may be gone afterwards */
+    } else if (nc->disk->where.reconnect_deadline_ms && !nc->given_up && !nc->deadline.set) {
+        plx_timer_set(r, &nc->deadline, nc->disk->where.reconnect_deadline_ms * PLX_NS_PER_MS);
+    }
+}
+
+static struct nvme_path *next_path(struct nvme_channel *nc)
+{
+    if (plx_likely(nc->nusable == 1))
+        return nc->usable[0];
+    nc->turn = nc->turn + 1 < nc->nusable ? nc->turn + 1 : 0;
+    return nc->usable[nc->turn];
+}
+
+/* ---- commands ---- */
+
+static struct nvme_try *try_of(struct nvme_req *req)
+{
+    return plx_container_of(req, struct nvme_try, req);
+}
+
+static void push_waiting(struct nvme_channel *nc, struct nvme_try *t)
+{
+    t->waiting = true;
+    /* A fused command's second half hangs on its first's `next`, which this list uses: it is found again by who made it. */
+    t->req.next = NULL;
+    *nc->waiting_tail = &t->req;
+    nc->waiting_tail = &t->req.next;
+}
+
+static void remove_waiting(struct nvme_channel *nc, struct nvme_try *t)
+{
+    struct nvme_req **p = &nc->waiting;
+    while (*p != &t->req)
+        p = &(*p)->next;
+    *p = t->req.next;
+    if (!*p)
+        nc->waiting_tail = p;
+    t->waiting = false;
+}
+
+static void hand_out(struct nvme_channel *nc, struct nvme_try *t)
+{
+    t->path = next_path(nc);
+    if (plx_unlikely(t->req.fused)) {
+        struct nvme_io *io = plx_container_of(t, struct nvme_io, t);
+        t->req.next = &io->second;
+        nvme_submit_fused(t->path->c, &t->req);
+    } else {
+        nvme_submit(t->path->c, &t->req);
+    }
+}
+
+static void begin(struct nvme_channel *nc, struct nvme_try *t)
+{
+    if (plx_likely(nc->nusable && !nc->waiting)) {
+        hand_out(nc, t);
+    } else if (nc->given_up) {
+        t->end(t, PLX_SC_HOST_PATHING_ERROR);
+    } else {
+        push_waiting(nc, t);
+    }
+}
+
+static void send_waiting(struct nvme_channel *nc)
+{
+    while (nc->waiting && nc->nusable) {
+        struct nvme_try *t = try_of(nc->waiting);
+        remove_waiting(nc, t);
+        hand_out(nc, t);
+    }
+}
+
+static void retry(struct plx_timer *timer)
+{
+    send_waiting(plx_container_of(timer, struct nvme_channel, retry));
+}
+
+/* Ends what waits; afterwards the channel may be gone. */
+static void give_up(struct nvme_channel *nc)
+{
+    struct nvme_req *all = nc->waiting;
+    nc->given_up = true;
+    nc->waiting = NULL;
+    nc->waiting_tail = &nc->waiting;
+    for (struct nvme_req *req = all; req; req = req->next)
+        try_of(req)->waiting = false;
+    while (all) {
+        struct nvme_try *t = try_of(all);
+        all = all->next;
+        t->end(t, PLX_SC_HOST_PATHING_ERROR);
+    }
+}
+
+static void deadline(struct plx_timer *timer)
+{
+    struct nvme_channel *nc = plx_container_of(timer, struct nvme_channel, deadline);
+    plx_warn("%s: no path for %u s: requests fail from now on", nc->disk->bdev.info.name,
+             nc->disk->where.reconnect_deadline_ms / 1000);
+    give_up(nc);
+}
+
+/* Later: at once would meet the same answer. */
+static void again_later(struct nvme_channel *nc, struct nvme_try *t)
+{
+    push_waiting(nc, t);
+    if (!nc->retry.set)
+        plx_timer_set(nc->ch->reactor, &nc->retry, NVME_RETRY_MS * PLX_NS_PER_MS);
+}
+
+static bool is_path_error(uint16_t sc)
+{
+    return sc >> 8 == 3 && sc != PLX_SC_COMMAND_ABORTED_BY_HOST;
+}
+
+/* Statuses that another attempt may change: ended by us, or by the controller for reasons of its own. */
+static bool is_transient(uint16_t sc)
+{
+    return sc == PLX_SC_COMMAND_INTERRUPTED || sc == PLX_SC_TRANSIENT_TRANSPORT_ERROR ||
+           sc == PLX_SC_NAMESPACE_NOT_READY || sc == PLX_SC_ABORTED_BY_REQUEST || sc == PLX_SC_ABORTED_SQ_DELETION;
+}
+
+static void not_done(struct nvme_try *t)
+{
+    struct nvme_channel *nc = t->nc;
+    struct nvme_req *req = &t->req;
+    uint16_t sc = req->status & 0x7ff;
+    if (t->aborted) {
+        t->end(t, req->lost ? PLX_SC_ABORTED_BY_REQUEST : sc);
+    } else if (req->lost) {
+        if (t->one_shot)
+            t->end(t, PLX_SC_TRANSIENT_TRANSPORT_ERROR);
+        else
+            begin(nc, t);
+    } else if (is_path_error(sc) && t->attempts < UINT8_MAX) {
+        t->attempts++;
+        t->path->shunned = true;
+        nvme_ctrlr_refresh_ana(t->path->c);
+        push_waiting(nc, t);
+        choose_paths(nc);
+    } else if (is_transient(sc) && !(req->status & NVME_STATUS_DNR) && t->attempts < NVME_RETRIES) {
+        t->attempts++;
+        again_later(nc, t);
+    } else {
+        t->end(t, sc);
+    }
+}
+
+static void done(struct nvme_req *req)
+{
+    struct nvme_try *t = try_of(req);
+    if (plx_likely(!req->lost && !req->status))
+        t->end(t, PLX_SC_SUCCESS);
+    else
+        not_done(t);
+}
+
+void nvme_try_begin(struct nvme_channel *nc, struct nvme_try *t)
+{
+    t->nc = nc;
+    t->attempts = 0;
+    t->waiting = t->aborted = t->one_shot = false;
+    t->req.done = done;
+    t->req.fused = t->req.forever = false;
+    begin(nc, t);
+}
+
+void nvme_try_abort(struct nvme_try *t)
+{
+    t->aborted = true;
+    if (t->waiting) {
+        remove_waiting(t->nc, t);
+        t->end(t, PLX_SC_ABORTED_BY_REQUEST);
+    } else {
+        nvme_abort(t->path->c, &t->req);
+    }
+}
+
+/* ---- fused commands: both halves come back; the first says how it was, unless it merely fell with the second ---- */
+
+static void fused_half_done(struct nvme_io *io)
+{
+    if (--io->in_flight)
+        return;
+    struct nvme_req *first = &io->t.req;
+    if (!first->lost && io->second.lost)
+        first->lost = true; /* whether it was written is not known */
+    else if (!first->lost && io->second.status && (first->status & 0x7ff) != PLX_SC_COMPARE_FAILURE)
+        first->status = io->second.status;
+    if ((first->status & 0x7ff) == PLX_SC_ABORTED_FAILED_FUSED)
+        first->status = PLX_SC_ABORTED_BY_REQUEST;
+    done(first);
+}
+
+static void first_done(struct nvme_req *req)
+{
+    fused_half_done(plx_container_of(try_of(req), struct nvme_io, t));
+}
+
+static void second_done(struct nvme_req *req)
+{
+    fused_half_done(plx_container_of(req, struct nvme_io, second));
+}
+
+void nvme_try_begin_fused(struct nvme_channel *nc, struct nvme_try *t)
+{
+    struct nvme_io *io = plx_container_of(t, struct nvme_io, t);
+    t->nc = nc;
+    t->attempts = NVME_RETRIES;
+    t->waiting = t->aborted = false;
+    t->one_shot = true;
+    t->req.done = first_done;
+    t->req.fused = true;
+    t->req.forever = io->second.forever = io->second.fused = false;
+    io->second.done = second_done;
+    io->in_flight = 2;
+    begin(nc, t);
+}
+
+/* ---- paths come and go ---- */
+
+static struct nvme_path *path_of(void *arg)
+{
+    return arg;
+}
+
+static void live(struct nvme_ctrlr *c, void *arg)
+{
+    struct nvme_path *path = path_of(arg);
+    if (!same_namespace(path->nc->disk, nvme_ctrlr_ns(c))) {
+        plx_error("%s: namespace %u of %s is not the one that it was: this path is not used", nvme_ctrlr_opts(c)->name,
+                  nvme_ctrlr_ns(c)->nsid, nvme_ctrlr_opts(c)->subnqn);
+        path->foreign = true;
+        choose_paths(path->nc);
+        return;
+    }
+    path->foreign = false;
+    path->up = true;
+    path->shunned = false;
+    choose_paths(path->nc);
+}
+
+static void down(struct nvme_ctrlr *c, void *arg)
+{
+    struct nvme_path *path = path_of(arg);
+    (void)c;
+    path->up = false;
+    choose_paths(path->nc);
+}
+
+static void failed(struct nvme_ctrlr *c, void *arg, int ret, const char *why, bool again)
+{
+    struct nvme_path *path = path_of(arg);
+    (void)c, (void)ret, (void)why, (void)again;
+    if (!path->nc->nusable)
+        choose_paths(path->nc); /* the deadline begins */
+}
+
+static void ana(struct nvme_ctrlr *c, void *arg)
+{
+    struct nvme_path *path = path_of(arg);
+    plx_info("%s: ANA state %u", nvme_ctrlr_opts(c)->name, nvme_ctrlr_ana(c));
+    path->shunned = false;
+    choose_paths(path->nc);
+}
+
+static const struct nvme_ctrlr_ops ctrlr_ops = {.live = live, .down = down, .failed = failed, .ana = ana};
+
+int nvme_paths_open(struct nvme_channel *nc)
+{
+    const struct nvme_where *w = &nc->disk->where;
+    nc->waiting_tail = &nc->waiting;
+    nc->retry.fn = retry;
+    nc->deadline.fn = deadline;
+    for (nc->npaths = 0; nc->npaths < w->npaths; nc->npaths++) {
+        struct nvme_path *path = &nc->paths[nc->npaths];
+        struct nvme_opts o = nvme_where_opts(w, nc->npaths);
+        o.nsid = nc->disk->ns.nsid;
+        path->nc = nc;
+        int ret = nvme_ctrlr_create(nc->ch->reactor, &o, &ctrlr_ops, path, &path->c);
+        if (ret) {
+            nvme_paths_close(nc);
+            return ret;
+        }
+    }
+    for (unsigned i = 0; i < nc->npaths; i++)
+        nvme_ctrlr_start(nc->paths[i].c, false);
+    return 0;
+}
+
+void nvme_paths_close(struct nvme_channel *nc)
+{
+    assert(!nc->waiting);
+    plx_timer_cancel(nc->ch->reactor, &nc->retry);
+    plx_timer_cancel(nc->ch->reactor, &nc->deadline);
+    while (nc->npaths)
+        nvme_ctrlr_destroy(nc->paths[--nc->npaths].c);
+}
