@@ -80,6 +80,10 @@ PLX_API const char *plx_nvmf_subsystem_nqn(const struct plx_nvmf_subsystem *s);
 PLX_API int plx_nvmf_listen(struct plx_nvmf_target *t, const char *addr, uint16_t port, struct plx_nvmf_listener **out,
                             struct plx_error *err);
 PLX_API const char *plx_nvmf_listener_addr(const struct plx_nvmf_listener *l);
+/**
+ * Where hosts reach a listener: its address, or for a wildcard that of this machine on its default route. Written to `out`, which is returned.
+ */
+PLX_API const char *plx_nvmf_listener_reach(const struct plx_nvmf_listener *l, char *out, size_t size);
 PLX_API uint16_t plx_nvmf_listener_port(const struct plx_nvmf_listener *l);
 
 /** Called on the first reactor when a start or a stop is over; ret is 0 or a negative errno value. */

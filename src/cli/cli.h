@@ -27,7 +27,6 @@ extern const struct cli_command cli_serve, cli_perf, cli_identify, cli_discover,
 /* The exit status for a failure to connect: what is wrong with a name is an error of usage; that nobody answers is not. */
 int cli_connect_status(int ret);
 
-
 /*
  * cores.c: which cores to run on. Checks those that --cores named; with none (*n is 0), takes the one that we run on now: the scheduler put us there because it
  * had the least to do, inside our cpuset, and several instances end up on different ones.

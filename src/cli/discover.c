@@ -35,8 +35,8 @@ static const char *term(const char *const *names, size_t n, unsigned value)
 #define TERM(names, value) term(names, sizeof(names) / sizeof((names)[0]), value)
 
 static const char *const trtypes[255] = {[1] = "rdma", [2] = "fc", [3] = "tcp", [254] = "loop"};
-static const char *const adrfams[255] = {[0] = "pci", [1] = "ipv4", [2] = "ipv6", [3] = "infiniband",
-                                         [4] = "fibre-channel"};
+static const char *const adrfams[255] = {
+    [0] = "pci", [1] = "ipv4", [2] = "ipv6", [3] = "infiniband", [4] = "fibre-channel"};
 static const char *const subtypes[] = {
     [1] = "discovery subsystem referral", [2] = "nvme subsystem", [3] = "current discovery subsystem"};
 static const char *const treqs[] = {"not specified", "required", "not required", "reserved"};
@@ -206,13 +206,14 @@ static int watch(struct discover *o, const char *first, struct plx_nvme *n, stru
 
 static void discover_help(void)
 {
-    puts("pollux discover [OPTION]... ADDR[:PORT]\n"
-         "  Prints the discovery log of a controller, and of those that it refers to, in the terms of \"nvme discover\".\n"
-         "  Without a port, 8009 is tried, then 4420.\n\n"
-         "options:\n"
-         "      --json           as JSON\n"
-         "      --watch          stay connected, and print again when something has changed, until Ctrl-C\n"
-         "      --hostnqn NQN    who is asking: some controllers tell each host something else");
+    puts(
+        "pollux discover [OPTION]... ADDR[:PORT]\n"
+        "  Prints the discovery log of a controller, and of those that it refers to, in the terms of \"nvme discover\".\n"
+        "  Without a port, 8009 is tried, then 4420.\n\n"
+        "options:\n"
+        "      --json           as JSON\n"
+        "      --watch          stay connected, and print again when something has changed, until Ctrl-C\n"
+        "      --hostnqn NQN    who is asking: some controllers tell each host something else");
 }
 
 static int parse(int argc, char **argv, struct discover *o, char *params, size_t size)

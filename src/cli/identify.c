@@ -26,45 +26,46 @@ struct field {
     const char *name;
     uint16_t offset;
     uint8_t size;
-    char kind; /* d: decimal, x: hexadecimal, s: text, b: bytes, r: bytes from the last on, u: a UUID; p: decimal where preferred sizes are given */
+    char
+        kind; /* d: decimal, x: hexadecimal, s: text, b: bytes, r: bytes from the last on, u: a UUID; p: decimal where preferred sizes are given */
 };
 
 /* Base 5.1.13.2.1 */
 static const struct field ctrl_fields[] = {
-    {"vid", 0, 2, 'x'},         {"ssvid", 2, 2, 'x'},       {"sn", 4, 20, 's'},         {"mn", 24, 40, 's'},
-    {"fr", 64, 8, 's'},         {"rab", 72, 1, 'd'},        {"ieee", 73, 3, 'r'},       {"cmic", 76, 1, 'x'},
-    {"mdts", 77, 1, 'd'},       {"cntlid", 78, 2, 'x'},     {"ver", 80, 4, 'x'},        {"rtd3r", 84, 4, 'x'},
-    {"rtd3e", 88, 4, 'x'},      {"oaes", 92, 4, 'x'},       {"ctratt", 96, 4, 'x'},     {"rrls", 100, 2, 'x'},
-    {"cntrltype", 111, 1, 'd'}, {"fguid", 112, 16, 'u'},    {"crdt1", 128, 2, 'd'},     {"crdt2", 130, 2, 'd'},
-    {"crdt3", 132, 2, 'd'},     {"nvmsr", 253, 1, 'd'},     {"vwci", 254, 1, 'd'},      {"mec", 255, 1, 'd'},
-    {"oacs", 256, 2, 'x'},      {"acl", 258, 1, 'd'},       {"aerl", 259, 1, 'd'},      {"frmw", 260, 1, 'x'},
-    {"lpa", 261, 1, 'x'},       {"elpe", 262, 1, 'd'},      {"npss", 263, 1, 'd'},      {"avscc", 264, 1, 'x'},
-    {"apsta", 265, 1, 'x'},     {"wctemp", 266, 2, 'd'},    {"cctemp", 268, 2, 'd'},    {"mtfa", 270, 2, 'd'},
-    {"hmpre", 272, 4, 'd'},     {"hmmin", 276, 4, 'd'},     {"tnvmcap", 280, 16, 'd'},  {"unvmcap", 296, 16, 'd'},
-    {"rpmbs", 312, 4, 'x'},     {"edstt", 316, 2, 'd'},     {"dsto", 318, 1, 'd'},      {"fwug", 319, 1, 'd'},
-    {"kas", 320, 2, 'd'},       {"hctma", 322, 2, 'x'},     {"mntmt", 324, 2, 'd'},     {"mxtmt", 326, 2, 'd'},
-    {"sanicap", 328, 4, 'x'},   {"hmminds", 332, 4, 'd'},   {"hmmaxd", 336, 2, 'd'},    {"nsetidmax", 338, 2, 'd'},
-    {"endgidmax", 340, 2, 'd'}, {"anatt", 342, 1, 'd'},     {"anacap", 343, 1, 'd'},    {"anagrpmax", 344, 4, 'd'},
-    {"nanagrpid", 348, 4, 'd'}, {"pels", 352, 4, 'd'},      {"domainid", 356, 2, 'd'},  {"megcap", 368, 16, 'd'},
-    {"sqes", 512, 1, 'x'},      {"cqes", 513, 1, 'x'},      {"maxcmd", 514, 2, 'd'},    {"nn", 516, 4, 'd'},
-    {"oncs", 520, 2, 'x'},      {"fuses", 522, 2, 'x'},     {"fna", 524, 1, 'x'},       {"vwc", 525, 1, 'x'},
-    {"awun", 526, 2, 'd'},      {"awupf", 528, 2, 'd'},     {"icsvscc", 530, 1, 'd'},   {"nwpc", 531, 1, 'd'},
-    {"acwu", 532, 2, 'd'},      {"ocfs", 534, 2, 'x'},      {"sgls", 536, 4, 'x'},      {"mnan", 540, 4, 'd'},
-    {"maxdna", 544, 16, 'd'},   {"maxcna", 560, 4, 'd'},    {"oaqd", 564, 4, 'd'},      {"subnqn", 768, 255, 's'},
-    {"ioccsz", 1792, 4, 'd'},   {"iorcsz", 1796, 4, 'd'},   {"icdoff", 1800, 2, 'd'},   {"fcatt", 1802, 1, 'x'},
+    {"vid", 0, 2, 'x'},         {"ssvid", 2, 2, 'x'},     {"sn", 4, 20, 's'},        {"mn", 24, 40, 's'},
+    {"fr", 64, 8, 's'},         {"rab", 72, 1, 'd'},      {"ieee", 73, 3, 'r'},      {"cmic", 76, 1, 'x'},
+    {"mdts", 77, 1, 'd'},       {"cntlid", 78, 2, 'x'},   {"ver", 80, 4, 'x'},       {"rtd3r", 84, 4, 'x'},
+    {"rtd3e", 88, 4, 'x'},      {"oaes", 92, 4, 'x'},     {"ctratt", 96, 4, 'x'},    {"rrls", 100, 2, 'x'},
+    {"cntrltype", 111, 1, 'd'}, {"fguid", 112, 16, 'u'},  {"crdt1", 128, 2, 'd'},    {"crdt2", 130, 2, 'd'},
+    {"crdt3", 132, 2, 'd'},     {"nvmsr", 253, 1, 'd'},   {"vwci", 254, 1, 'd'},     {"mec", 255, 1, 'd'},
+    {"oacs", 256, 2, 'x'},      {"acl", 258, 1, 'd'},     {"aerl", 259, 1, 'd'},     {"frmw", 260, 1, 'x'},
+    {"lpa", 261, 1, 'x'},       {"elpe", 262, 1, 'd'},    {"npss", 263, 1, 'd'},     {"avscc", 264, 1, 'x'},
+    {"apsta", 265, 1, 'x'},     {"wctemp", 266, 2, 'd'},  {"cctemp", 268, 2, 'd'},   {"mtfa", 270, 2, 'd'},
+    {"hmpre", 272, 4, 'd'},     {"hmmin", 276, 4, 'd'},   {"tnvmcap", 280, 16, 'd'}, {"unvmcap", 296, 16, 'd'},
+    {"rpmbs", 312, 4, 'x'},     {"edstt", 316, 2, 'd'},   {"dsto", 318, 1, 'd'},     {"fwug", 319, 1, 'd'},
+    {"kas", 320, 2, 'd'},       {"hctma", 322, 2, 'x'},   {"mntmt", 324, 2, 'd'},    {"mxtmt", 326, 2, 'd'},
+    {"sanicap", 328, 4, 'x'},   {"hmminds", 332, 4, 'd'}, {"hmmaxd", 336, 2, 'd'},   {"nsetidmax", 338, 2, 'd'},
+    {"endgidmax", 340, 2, 'd'}, {"anatt", 342, 1, 'd'},   {"anacap", 343, 1, 'd'},   {"anagrpmax", 344, 4, 'd'},
+    {"nanagrpid", 348, 4, 'd'}, {"pels", 352, 4, 'd'},    {"domainid", 356, 2, 'd'}, {"megcap", 368, 16, 'd'},
+    {"sqes", 512, 1, 'x'},      {"cqes", 513, 1, 'x'},    {"maxcmd", 514, 2, 'd'},   {"nn", 516, 4, 'd'},
+    {"oncs", 520, 2, 'x'},      {"fuses", 522, 2, 'x'},   {"fna", 524, 1, 'x'},      {"vwc", 525, 1, 'x'},
+    {"awun", 526, 2, 'd'},      {"awupf", 528, 2, 'd'},   {"icsvscc", 530, 1, 'd'},  {"nwpc", 531, 1, 'd'},
+    {"acwu", 532, 2, 'd'},      {"ocfs", 534, 2, 'x'},    {"sgls", 536, 4, 'x'},     {"mnan", 540, 4, 'd'},
+    {"maxdna", 544, 16, 'd'},   {"maxcna", 560, 4, 'd'},  {"oaqd", 564, 4, 'd'},     {"subnqn", 768, 255, 's'},
+    {"ioccsz", 1792, 4, 'd'},   {"iorcsz", 1796, 4, 'd'}, {"icdoff", 1800, 2, 'd'},  {"fcatt", 1802, 1, 'x'},
     {"msdbd", 1803, 1, 'd'},    {"ofcs", 1804, 2, 'd'},
 };
 
 /* NVM 4.1.5.1 */
 static const struct field ns_fields[] = {
-    {"nsze", 0, 8, 'x'},      {"ncap", 8, 8, 'x'},      {"nuse", 16, 8, 'x'},     {"nsfeat", 24, 1, 'x'},
-    {"nlbaf", 25, 1, 'd'},    {"flbas", 26, 1, 'x'},    {"mc", 27, 1, 'x'},       {"dpc", 28, 1, 'x'},
-    {"dps", 29, 1, 'x'},      {"nmic", 30, 1, 'x'},     {"rescap", 31, 1, 'x'},   {"fpi", 32, 1, 'x'},
-    {"dlfeat", 33, 1, 'd'},   {"nawun", 34, 2, 'd'},    {"nawupf", 36, 2, 'd'},   {"nacwu", 38, 2, 'd'},
-    {"nabsn", 40, 2, 'd'},    {"nabo", 42, 2, 'd'},     {"nabspf", 44, 2, 'd'},   {"noiob", 46, 2, 'd'},
-    {"nvmcap", 48, 16, 'd'},  {"npwg", 64, 2, 'p'},     {"npwa", 66, 2, 'p'},     {"npdg", 68, 2, 'p'},
-    {"npda", 70, 2, 'p'},     {"nows", 72, 2, 'p'},     {"mssrl", 74, 2, 'd'},    {"mcl", 76, 4, 'd'},
-    {"msrc", 80, 1, 'd'},     {"nulbaf", 82, 1, 'd'},   {"anagrpid", 92, 4, 'd'}, {"nsattr", 99, 1, 'd'},
+    {"nsze", 0, 8, 'x'},       {"ncap", 8, 8, 'x'},     {"nuse", 16, 8, 'x'},     {"nsfeat", 24, 1, 'x'},
+    {"nlbaf", 25, 1, 'd'},     {"flbas", 26, 1, 'x'},   {"mc", 27, 1, 'x'},       {"dpc", 28, 1, 'x'},
+    {"dps", 29, 1, 'x'},       {"nmic", 30, 1, 'x'},    {"rescap", 31, 1, 'x'},   {"fpi", 32, 1, 'x'},
+    {"dlfeat", 33, 1, 'd'},    {"nawun", 34, 2, 'd'},   {"nawupf", 36, 2, 'd'},   {"nacwu", 38, 2, 'd'},
+    {"nabsn", 40, 2, 'd'},     {"nabo", 42, 2, 'd'},    {"nabspf", 44, 2, 'd'},   {"noiob", 46, 2, 'd'},
+    {"nvmcap", 48, 16, 'd'},   {"npwg", 64, 2, 'p'},    {"npwa", 66, 2, 'p'},     {"npdg", 68, 2, 'p'},
+    {"npda", 70, 2, 'p'},      {"nows", 72, 2, 'p'},    {"mssrl", 74, 2, 'd'},    {"mcl", 76, 4, 'd'},
+    {"msrc", 80, 1, 'd'},      {"nulbaf", 82, 1, 'd'},  {"anagrpid", 92, 4, 'd'}, {"nsattr", 99, 1, 'd'},
     {"nvmsetid", 100, 2, 'd'}, {"endgid", 102, 2, 'd'}, {"nguid", 104, 16, 'b'},  {"eui64", 120, 8, 'b'},
 };
 
@@ -175,8 +176,8 @@ static void show_formats(struct identify *o, json_t *object, const uint8_t *data
         const uint8_t *p = data + LBAF_AT + (size_t)4 * i;
         unsigned ms = p[0] | p[1] << 8, ds = p[2], rp = p[3] & 3;
         if (o->json)
-            json_array_append_new(formats, json_pack("{s:i, s:i, s:i, s:b}", "ms", ms, "ds", ds, "rp", rp, "in_use",
-                                                     i == used));
+            json_array_append_new(formats,
+                                  json_pack("{s:i, s:i, s:i, s:b}", "ms", ms, "ds", ds, "rp", rp, "in_use", i == used));
         else
             printf("lbaf %2u : ms:%-3u lbads:%-2u rp:%#x%s\n", i, ms, ds, rp, i == used ? " (in use)" : "");
     }

@@ -81,8 +81,9 @@ static int choose_cores(struct serve_options *o)
         if (o->cores[i] >= CPU_SETSIZE || !CPU_ISSET(o->cores[i], &allowed))
             return cli_fail(
                 EXIT_USAGE,
-                "--cores: core %d is not there, or not in the cpuset of this process (see \"taskset -p %d\")",
-                o->cores[i], (int)getpid());
+                "--cores: core %d is not there, or not in the cpuset of this process (\"nproc\" and \"taskset -p $$\" "
+                "say which there are)",
+                o->cores[i]);
     return EXIT_OK;
 }
 
@@ -173,9 +174,11 @@ static void announce(const struct serve *s)
         }
     }
     for (unsigned i = 0; i < s->o.nlisteners; i++) {
+        char reach[64];
         const char *addr = plx_nvmf_listener_addr(s->listeners[i]);
         uint16_t port = plx_nvmf_listener_port(s->listeners[i]);
         printf(strchr(addr, ':') ? "listening on [%s]:%u\n" : "listening on %s:%u\n", addr, port);
+        addr = plx_nvmf_listener_reach(s->listeners[i], reach, sizeof reach);
         for (unsigned n = 0; n < s->o.nsubsystems; n++)
             printf("  nvme connect -t tcp -a %s -s %u -n %s\n", addr, port, plx_nvmf_subsystem_nqn(s->subsystems[n]));
     }

@@ -276,6 +276,9 @@ static int check(struct serve_options *o)
         return cli_fail(EXIT_USAGE, "no disk is named; for example: pollux serve disk.img, or pollux serve ram:1G");
     if (settle_subsystems(o))
         return EXIT_USAGE;
+    if (o->serial && o->nsubsystems > 1)
+        return cli_fail(EXIT_USAGE, "--serial %s: one serial number cannot be that of %u subsystems; leave it out",
+                        o->serial, o->nsubsystems);
     if (!o->nlisteners) {
         memcpy(o->listeners[0].addr, "127.0.0.1", sizeof "127.0.0.1");
         o->listeners[0].port = NVME_TCP_PORT;

@@ -7,12 +7,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-static void put_text(char *field, size_t size, const char *text)
-{
-    memset(field, ' ', size);
-    memcpy(field, text, plx_min_u64(strlen(text), size));
-}
-
 static void fill_entry(struct nvme_discovery_entry *e, const struct plx_nvmf_subsystem *s,
                        const struct nvmf_listen_addr *l, const char *addr)
 {
@@ -28,8 +22,8 @@ static void fill_entry(struct nvme_discovery_entry *e, const struct plx_nvmf_sub
     e->eflags =
         plx_put16(s->discovery ? 1 << 0 | 1 << 1 : 0); /* same records at all ports; explicit persistent connections */
     snprintf(port, sizeof port, "%u", l->port);
-    put_text(e->trsvcid, sizeof e->trsvcid, port);
-    put_text(e->traddr, sizeof e->traddr, addr);
+    nvmf_pad(e->trsvcid, sizeof e->trsvcid, port);
+    nvmf_pad(e->traddr, sizeof e->traddr, addr);
     snprintf(e->subnqn, sizeof e->subnqn, "%s", s->nqn);
 }
 

@@ -77,25 +77,18 @@ static uint16_t set_temperature(struct nvmf_ctrlr *c, struct nvmf_req *req, uint
     return PLX_SC_SUCCESS;
 }
 
-static bool has_write_cache(const struct nvmf_ctrlr *c)
-{
-    for (uint32_t i = 0; i < c->subsys->nns; i++)
-        if (c->subsys->ns[i] && plx_bdev_info(c->subsys->ns[i]->bdev)->write_cache)
-            return true;
-    return false;
-}
-
 static uint32_t get_write_cache(const struct nvmf_ctrlr *c, uint32_t cdw11, bool defaults)
 {
     (void)cdw11, (void)defaults;
-    return has_write_cache(c);
+    return nvmf_subsystem_write_cache(c->subsys);
 }
 
 static uint16_t set_write_cache(struct nvmf_ctrlr *c, struct nvmf_req *req, uint32_t cdw11)
 {
     (void)req;
     /* The cache is the operating system's below a disk: it cannot be switched from here. */
-    return (cdw11 & 1) == has_write_cache(c) ? PLX_SC_SUCCESS : PLX_SC_FEATURE_NOT_CHANGEABLE | NVME_STATUS_DNR;
+    return (cdw11 & 1) == nvmf_subsystem_write_cache(c->subsys) ? PLX_SC_SUCCESS
+                                                                : PLX_SC_FEATURE_NOT_CHANGEABLE | NVME_STATUS_DNR;
 }
 
 /* Number of Queues: 0's based, submission queues in the low half, completion queues in the high one. */
@@ -165,6 +158,11 @@ static const struct feature features[] = {
     {NVME_FEAT_HOST_BEHAVIOR, true, false, HOST_BEHAVIOR_BYTES, get_nothing, set_host_behavior},
     {NVME_FEAT_HOST_ID, false, false, HOST_ID_BYTES, get_nothing, set_host_id},
 };
+
+int nvmf_feature_id(unsigned n)
+{
+    return n < PLX_ARRAY_SIZE(features) ? features[n].id : -1;
+}
 
 static const struct feature *find(const struct nvmf_req *req)
 {

@@ -9,7 +9,6 @@ enum {
     IDENTIFY_BYTES = 4096,
     PAGE_SHIFT = 12, /* CAP.MPSMIN: 4 KiB */
     CSI_NVM = 0,
-    ANA_GROUP = 1,
     CELSIUS_70 = 343,
     CELSIUS_80 = 353,
 };
@@ -17,13 +16,6 @@ enum {
 static unsigned log2_of(uint32_t v)
 {
     return 31 - (unsigned)__builtin_clz(v);
-}
-
-static void pad(char *field, size_t size, const char *text)
-{
-    size_t n = strlen(text);
-    memset(field, ' ', size);
-    memcpy(field, text, n < size ? n : size);
 }
 
 /* ---- controllers ---- */
@@ -36,14 +28,6 @@ static uint32_t ops_of(const struct plx_nvmf_subsystem *s)
         if (s->ns[i])
             ops |= plx_bdev_info(s->ns[i]->bdev)->ops;
     return ops;
-}
-
-static bool write_cache_of(const struct plx_nvmf_subsystem *s)
-{
-    for (uint32_t i = 0; i < s->nns; i++)
-        if (s->ns[i] && plx_bdev_info(s->ns[i]->bdev)->write_cache)
-            return true;
-    return false;
 }
 
 static unsigned oncs_of(const struct plx_nvmf_subsystem *s)
@@ -60,7 +44,7 @@ static void fill_common(const struct nvmf_ctrlr *c, struct nvme_id_ctrl *id)
     const struct plx_nvmf_opts *opts = &c->target->opts;
     memcpy(id->sn, c->subsys->serial, sizeof id->sn);
     memcpy(id->mn, c->subsys->model, sizeof id->mn);
-    pad(id->fr, sizeof id->fr, plx_version());
+    nvmf_pad(id->fr, sizeof id->fr, plx_version());
     id->mdts = (uint8_t)(log2_of(opts->max_io_size) - PAGE_SHIFT);
     id->cntlid = plx_put16(c->cntlid);
     id->ver = plx_put32(NVME_VERSION);
@@ -97,15 +81,15 @@ static void fill_ctrl(const struct nvmf_ctrlr *c, struct nvme_id_ctrl *id)
     id->cctemp = plx_put16(CELSIUS_80);
     id->anatt = 10;
     id->anacap = 1 << 0; /* reports the optimized state */
-    id->anagrpmax = plx_put32(ANA_GROUP);
-    id->nanagrpid = plx_put32(ANA_GROUP);
+    id->anagrpmax = plx_put32(NVMF_ANA_GROUP);
+    id->nanagrpid = plx_put32(NVMF_ANA_GROUP);
     id->sqes = 0x66;
     id->cqes = 0x44;
     id->nn = plx_put32(c->subsys->nns);
     id->mnan = plx_put32(c->subsys->nns);
     id->oncs = plx_put16(oncs_of(c->subsys));
     id->fuses = plx_put16(ops_of(c->subsys) & 1u << PLX_BDEV_COMPARE_AND_WRITE ? 1 : 0);
-    id->vwc = (uint8_t)(write_cache_of(c->subsys) | 3 << 1); /* Flush takes all namespaces at once */
+    id->vwc = (uint8_t)(nvmf_subsystem_write_cache(c->subsys) | 3 << 1); /* Flush takes all namespaces at once */
     id->acwu = plx_put16(NVMF_FUSED_BLOCKS - 1);
     id->cdfs = plx_put16(1 << 0); /* Copy: descriptor format 0 */
     id->ioccsz = plx_put32((64 + opts->in_capsule_size) / 16);
@@ -133,7 +117,6 @@ static void identify_csi_ctrl(struct nvmf_req *req)
     struct nvme_id_ctrl_nvm *id = (void *)req->data;
     memset(id, 0, sizeof *id);
     id->vsl = (uint8_t)(log2_of(req->qp->group->target->opts.max_io_size) - PAGE_SHIFT);
-    id->wzsl = id->vsl;
     nvmf_req_complete(req, PLX_SC_SUCCESS);
 }
 
@@ -160,7 +143,7 @@ static void fill_ns(const struct nvmf_ns *ns, const struct plx_nvmf_opts *opts, 
         id->mcl = plx_put32(plx_min_u64(blocks, UINT16_MAX) * NVMF_COPY_RANGES);
         id->msrc = NVMF_COPY_RANGES - 1;
     }
-    id->anagrpid = plx_put32(ANA_GROUP);
+    id->anagrpid = plx_put32(NVMF_ANA_GROUP);
     id->nsattr = info->read_only;
     memcpy(id->nguid, ns->nguid, sizeof id->nguid);
     id->lbaf[0] = plx_put32(log2_of(info->block_size) << 16);
@@ -184,7 +167,7 @@ static void identify_independent_ns(struct nvmf_req *req)
     if (ns) {
         id->nsfeat = plx_bdev_info(ns->bdev)->rotational ? 1 << 4 : 0;
         id->nmic = 1;
-        id->anagrpid = plx_put32(ANA_GROUP);
+        id->anagrpid = plx_put32(NVMF_ANA_GROUP);
         id->nsattr = plx_bdev_info(ns->bdev)->read_only;
         id->nstat = 1; /* ready */
     }

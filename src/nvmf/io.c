@@ -77,7 +77,7 @@ void nvmf_io_abort(struct nvmf_req *req)
 {
     if (req->mate && !req->fused_first)
         req = req->mate; /* the first half's request to the disk does both */
-    if (req->cmd.opcode == NVME_IO_DSM || req->cmd.opcode == NVME_IO_COPY)
+    if (req->cmd.opcode == NVME_IO_DSM || req->cmd.opcode == NVME_IO_COPY || req->cmd.opcode == NVME_IO_WRITE_ZEROES)
         req->abort_status = PLX_SC_ABORTED_BY_REQUEST; /* perhaps between two requests: ends before the next one */
     else if (req->ns && req->cmd.opcode != NVME_IO_FLUSH)
         plx_bdev_abort(req->ns->ch, &req->bio);
@@ -175,10 +175,35 @@ static uint16_t parse_verify(struct nvmf_req *req)
     return PLX_SC_SUCCESS;
 }
 
-static void execute_write_zeroes(struct nvmf_req *req)
+/* ---- Write Zeroes: of any length, piece by piece ---- */
+
+static void zeroes_next(struct nvmf_req *req);
+
+static void zeroes_later(struct plx_msg *msg)
+{
+    zeroes_next(plx_container_of(msg, struct nvmf_req, u.later));
+}
+
+static void zeroes_done(struct plx_bdev_req *bio)
+{
+    struct nvmf_req *req = plx_container_of(bio, struct nvmf_req, bio);
+    req->received += bio->nlb;
+    if (bio->status || req->received == nlb_of(req))
+        bio_done(bio);
+    else
+        go_on_later(req, zeroes_later);
+}
+
+static void zeroes_next(struct nvmf_req *req)
 {
     uint8_t unmap = plx_get32(req->cmd.cdw12) & NVME_RW_DEAC ? PLX_BDEV_UNMAP_OK : 0;
-    submit_flags(req, PLX_BDEV_WRITE_ZEROES, unmap | fua_of(req), lba_of(req), nlb_of(req), bio_done);
+    uint32_t piece = NVMF_ZEROES_PIECE_BYTES >> req->ns->block_shift;
+    if (req->abort_status) {
+        nvmf_req_complete(req, req->abort_status);
+        return;
+    }
+    submit_flags(req, PLX_BDEV_WRITE_ZEROES, unmap | fua_of(req), lba_of(req) + req->received,
+                 (uint32_t)plx_min_u64(nlb_of(req) - req->received, piece), zeroes_done);
 }
 
 static uint16_t parse_write_zeroes(struct nvmf_req *req)
@@ -186,9 +211,7 @@ static uint16_t parse_write_zeroes(struct nvmf_req *req)
     uint16_t status = parse_range(req, PLX_BDEV_WRITE_ZEROES);
     if (status)
         return status;
-    if ((uint64_t)nlb_of(req) << req->ns->block_shift > req->qp->group->target->opts.max_io_size) /* WZSL */
-        return PLX_SC_INVALID_FIELD | DNR;
-    req->execute = execute_write_zeroes;
+    req->execute = zeroes_next;
     return nvmf_expect_no_data(req);
 }
 

@@ -9,7 +9,6 @@ enum {
     CSUPP = 1 << 0, /* Commands Supported and Effects: supported; changes data; both are of Base 5.1.12.1.6 */
     LBCC = 1 << 1,
     ANA_OPTIMIZED = 1,
-    ANA_GROUP = 1,
     KELVIN = 273,
     UNKNOWN_TEMPERATURE = 25 + KELVIN,
     SMALL_PAGE = 4096,
@@ -143,7 +142,7 @@ static void *build_ana(struct nvmf_req *req, uint8_t *small, size_t *len)
         if (s->ns[i])
             nsids[n++] = plx_put32(s->ns[i]->nsid);
     page[8] = 1; /* descriptors */
-    *(plx_le32 *)(void *)(page + 16) = plx_put32(ANA_GROUP);
+    *(plx_le32 *)(void *)(page + 16) = plx_put32(NVMF_ANA_GROUP);
     *(plx_le32 *)(void *)(page + 20) = plx_put32(n);
     page[32] = ANA_OPTIMIZED;
     *len = 48 + 4 * (size_t)n;
@@ -153,15 +152,10 @@ static void *build_ana(struct nvmf_req *req, uint8_t *small, size_t *len)
 /* Feature Identifiers Supported and Effects: Base 5.1.12.1.16 */
 static void *build_features(struct nvmf_req *req, uint8_t *small, size_t *len)
 {
-    static const uint8_t all[] = {
-        NVME_FEAT_ARBITRATION,     NVME_FEAT_POWER_MANAGEMENT, NVME_FEAT_TEMPERATURE_THRESHOLD,
-        NVME_FEAT_ERROR_RECOVERY,  NVME_FEAT_WRITE_CACHE,      NVME_FEAT_NUMBER_OF_QUEUES,
-        NVME_FEAT_WRITE_ATOMICITY, NVME_FEAT_ASYNC_EVENT,      NVME_FEAT_KEEP_ALIVE,
-        NVME_FEAT_HOST_BEHAVIOR,   NVME_FEAT_HOST_ID};
     (void)req;
     plx_le32 *page = (void *)small;
-    for (size_t i = 0; i < sizeof all; i++)
-        page[all[i]] = plx_put32(1u << 0 | 1u << 21); /* supported; scope: the controller */
+    for (unsigned i = 0; nvmf_feature_id(i) >= 0; i++)
+        page[nvmf_feature_id(i)] = plx_put32(1u << 0 | 1u << 21); /* supported; scope: the controller */
     *len = 1024;
     return small;
 }

@@ -19,9 +19,11 @@
 #include <netinet/in.h>
 #include <pthread.h>
 #include <stdatomic.h>
+#include <string.h>
 
 enum {
     NVMF_PENDING_BUCKETS = 64,
+    NVMF_ANA_GROUP = 1, /* the one that all namespaces are in */
     NVMF_AER_LIMIT = 4,
     NVMF_ABORT_LIMIT = 4,
     NVMF_ERROR_LOG = 32,
@@ -29,8 +31,9 @@ enum {
     NVMF_ADMIN_QUEUE_ENTRIES = 32,
     NVMF_FUSED_BLOCKS = 1, /* ACWU: fused compare and write reach this many blocks */
     NVMF_DSM_RANGES = 256,
-    NVMF_DSM_PIECE_BYTES = 64 << 20, /* deallocated in one step */
-    NVMF_MAX_REQUESTS = 32768,       /* of one reactor at a time */
+    NVMF_DSM_PIECE_BYTES = 64 << 20,   /* deallocated in one step */
+    NVMF_ZEROES_PIECE_BYTES = 1 << 20, /* written in one step by Write Zeroes */
+    NVMF_MAX_REQUESTS = 32768,         /* of one reactor at a time */
     NVMF_COPY_RANGES = 128,
     NVMF_DISCOVERY_IDLE_MS = 120000, /* a discovery controller without keep-alive is dropped after this */
 };
@@ -353,6 +356,8 @@ void nvmf_io_abort(struct nvmf_req *req);
 /* The disk's own memory that a lent read is to be answered from, within the present round only. */
 const void *nvmf_io_map(struct nvmf_req *req);
 
+/* feature.c: the n-th feature identifier there is, or -1. */
+int nvmf_feature_id(unsigned n);
 /* feature.c: all features have their defaults again. */
 void nvmf_features_reset(struct nvmf_ctrlr *c);
 
@@ -387,6 +392,8 @@ void nvmf_ctrlr_log_error(struct nvmf_req *req, uint16_t status, unsigned locati
 /* ---- subsystem.c ---- */
 
 struct plx_nvmf_subsystem *nvmf_subsystem_find(struct plx_nvmf_target *t, const char *nqn);
+/* Whether a write to one of its disks may be lost by a power cut until it is flushed. */
+bool nvmf_subsystem_write_cache(const struct plx_nvmf_subsystem *s);
 bool nvmf_subsystem_allows(const struct plx_nvmf_subsystem *s, const char *hostnqn);
 struct nvmf_ns *nvmf_subsystem_ns(const struct plx_nvmf_subsystem *s, uint32_t nsid);
 void nvmf_subsystem_destroy(struct plx_nvmf_subsystem *s);
@@ -396,6 +403,13 @@ const char *nvmf_nqn_problem(const char *nqn);
 /* Sums up what went through all disks of a subsystem. */
 void nvmf_subsystem_stats(const struct plx_nvmf_subsystem *s, uint64_t *blocks512_read, uint64_t *blocks512_written,
                           uint64_t *reads, uint64_t *writes);
+
+/* A text field of a data structure: padded with blanks, not terminated. */
+static inline void nvmf_pad(char *field, size_t size, const char *text)
+{
+    memset(field, ' ', size);
+    memcpy(field, text, plx_min_u64(strlen(text), size));
+}
 
 /* ---- discovery.c ---- */
 

@@ -42,13 +42,6 @@ static bool printable(const char *text, size_t max)
     return len > 0 && len <= max;
 }
 
-static void pad(char *field, size_t size, const char *text)
-{
-    size_t n = strlen(text);
-    memset(field, ' ', size);
-    memcpy(field, text, n < size ? n : size);
-}
-
 static void digest(const char *text, size_t len, uint8_t out[32])
 {
     unsigned n = 0;
@@ -63,7 +56,7 @@ static void serial_from_nqn(char *serial, size_t size, const char *nqn)
     char text[21];
     digest(nqn, strlen(nqn), sum);
     snprintf(text, sizeof text, "PLX%02X%02X%02X%02X%02X%02X", sum[0], sum[1], sum[2], sum[3], sum[4], sum[5]);
-    pad(serial, size, text);
+    nvmf_pad(serial, size, text);
 }
 
 struct plx_nvmf_subsystem *nvmf_subsystem_find(struct plx_nvmf_target *t, const char *nqn)
@@ -85,7 +78,7 @@ static struct plx_nvmf_subsystem *add(struct plx_nvmf_target *t, const char *nqn
     s->index = t->nsubsystems++;
     snprintf(s->nqn, sizeof s->nqn, "%s", nqn);
     serial_from_nqn(s->serial, sizeof s->serial, nqn);
-    pad(s->model, sizeof s->model, "Pollux");
+    nvmf_pad(s->model, sizeof s->model, "Pollux");
     plx_list_add_tail(&t->subsystems, &s->link);
     return s;
 }
@@ -107,9 +100,9 @@ int plx_nvmf_subsystem_create(struct plx_nvmf_target *t, const struct plx_nvmf_s
         return plx_fail(err, -ENOMEM, "out of memory");
     s->allow_any_host = opts->allow_any_host;
     if (opts->serial)
-        pad(s->serial, sizeof s->serial, opts->serial);
+        nvmf_pad(s->serial, sizeof s->serial, opts->serial);
     if (opts->model)
-        pad(s->model, sizeof s->model, opts->model);
+        nvmf_pad(s->model, sizeof s->model, opts->model);
     *out = s;
     return 0;
 }
@@ -139,6 +132,14 @@ void nvmf_subsystem_destroy(struct plx_nvmf_subsystem *s)
 const char *plx_nvmf_subsystem_nqn(const struct plx_nvmf_subsystem *s)
 {
     return s->nqn;
+}
+
+bool nvmf_subsystem_write_cache(const struct plx_nvmf_subsystem *s)
+{
+    for (uint32_t i = 0; i < s->nns; i++)
+        if (s->ns[i] && plx_bdev_info(s->ns[i]->bdev)->write_cache)
+            return true;
+    return false;
 }
 
 bool nvmf_subsystem_allows(const struct plx_nvmf_subsystem *s, const char *hostnqn)
@@ -243,14 +244,25 @@ void nvmf_subsystem_stats(const struct plx_nvmf_subsystem *s, uint64_t *blocks51
     }
 }
 
+/* What tells a disk from others: its UUID, but for RAM disks, whose UUID is another at every start. */
+static size_t identity_of(const struct plx_bdev *disk, char *out, size_t size)
+{
+    const struct plx_bdev_info *info = plx_bdev_info(disk);
+    bool ram = strcmp(info->driver, "ram") == 0;
+    size_t len = ram ? strlen(info->name) + 1 : sizeof info->uuid;
+    if (len <= size)
+        memcpy(out, ram ? (const void *)info->name : info->uuid, len);
+    return len;
+}
+
 int plx_nvmf_default_nqn(struct plx_bdev *const *disks, unsigned n, char nqn[PLX_NVMF_NQN_SIZE], struct plx_error *err)
 {
     char names[4096], text[PLX_UUID_TEXT];
     uint8_t uuid[16];
     size_t len = 0;
     for (unsigned i = 0; i < n && len < sizeof names; i++)
-        len += (size_t)snprintf(names + len, sizeof names - len, "%s\n", plx_bdev_info(disks[i])->name);
-    if (plx_uuid_from_name(names, plx_min_u64(len, sizeof names - 1), uuid))
+        len += identity_of(disks[i], names + len, sizeof names - len);
+    if (plx_uuid_from_name(names, plx_min_u64(len, sizeof names), uuid))
         return plx_fail(err, -ENOMEM, "out of memory");
     plx_uuid_format(uuid, text);
     snprintf(nqn, PLX_NVMF_NQN_SIZE, "nqn.2014-08.org.nvmexpress:uuid:%s", text);

@@ -5,6 +5,7 @@
 #include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -156,6 +157,25 @@ int plx_nvmf_listen(struct plx_nvmf_target *t, const char *addr, uint16_t port, 
 const char *plx_nvmf_listener_addr(const struct plx_nvmf_listener *l)
 {
     return l->at.addr;
+}
+
+/* Connecting a datagram socket sends nothing, but has the kernel choose the address that it would send from. */
+const char *plx_nvmf_listener_reach(const struct plx_nvmf_listener *l, char *out, size_t size)
+{
+    struct sockaddr_storage ss;
+    bool ignored;
+    socklen_t len = parse_addr(l->at.family == AF_INET6 ? "2001:db8::1" : "192.0.2.1", 9, &ss, &ignored);
+    int fd = l->at.wildcard ? socket(ss.ss_family, SOCK_DGRAM | SOCK_CLOEXEC, 0) : -1;
+    snprintf(out, size, "%s", l->at.wildcard ? (l->at.family == AF_INET6 ? "::1" : "127.0.0.1") : l->at.addr);
+    if (fd < 0)
+        return out;
+    if (connect(fd, (struct sockaddr *)&ss, len) == 0 && getsockname(fd, (struct sockaddr *)&ss, &len) == 0)
+        inet_ntop(ss.ss_family,
+                  ss.ss_family == AF_INET ? (void *)&((struct sockaddr_in *)&ss)->sin_addr
+                                          : (void *)&((struct sockaddr_in6 *)&ss)->sin6_addr,
+                  out, (socklen_t)size);
+    close(fd);
+    return out;
 }
 
 uint16_t plx_nvmf_listener_port(const struct plx_nvmf_listener *l)

@@ -1,0 +1,322 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* `pollux cp`: copies one disk to another, whatever they are. */
+#include "cp.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <getopt.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+enum { PROGRESS_MS = 250, BAR = 30 };
+
+struct cp {
+    const char *src, *dst;
+    bool verify, quiet, help;
+    bool terminal; /* progress is shown */
+    bool drawn;    /* a progress line is on the screen */
+    struct cp_job job;
+    struct plx_timer timer;
+    uint64_t began;
+};
+
+static struct cp *shown; /* whose progress line log lines have to make room for */
+
+/* ---- progress ---- */
+
+static void erase_line(struct cp *c)
+{
+    if (c->drawn)
+        fputs("\r\033[K", stderr);
+    c->drawn = false;
+}
+
+static void print_log(void *arg, enum plx_log_level level, const char *line)
+{
+    (void)arg;
+    if (shown)
+        erase_line(shown);
+    fprintf(stderr, "pollux: %s: %s\n", level == PLX_LOG_ERROR ? "error" : "warning", line);
+}
+
+static void human(double bytes, char *out, size_t size)
+{
+    static const char *const units[] = {"B", "KiB", "MiB", "GiB", "TiB", "PiB"};
+    unsigned u = 0;
+    while (bytes >= 1024 && u < 5) {
+        bytes /= 1024;
+        u++;
+    }
+    snprintf(out, size, u ? "%.1f %s" : "%.0f %s", bytes, units[u]);
+}
+
+static double seconds_since(const struct cp *c)
+{
+    return (double)(plx_reactor_now(c->job.reactor) - c->began) / 1e9;
+}
+
+static void draw(struct cp *c)
+{
+    const struct cp_job *job = &c->job;
+    char done[32], total[32], rate[32], bar[BAR + 1];
+    double seconds = seconds_since(c), speed = seconds > 0 ? (double)job->done / seconds : 0;
+    double part = job->bytes ? (double)job->done / (double)job->bytes : 1;
+    unsigned long left = speed > 0 ? (unsigned long)((double)(job->bytes - job->done) / speed + 0.5) : 0;
+    memset(bar, ' ', BAR);
+    memset(bar, '#', (size_t)(part * BAR));
+    bar[BAR] = 0;
+    human((double)job->done, done, sizeof done);
+    human((double)job->bytes, total, sizeof total);
+    human(speed, rate, sizeof rate);
+    fprintf(stderr, "\r\033[K%s [%s] %3.0f %%  %s of %s, %s/s, %lu:%02lu left", job->verify ? "verify" : "copy  ", bar,
+            part * 100, done, total, rate, left / 60, left % 60);
+    c->drawn = true;
+}
+
+static void tick(struct plx_timer *t)
+{
+    struct cp *c = (struct cp *)(void *)((char *)t - offsetof(struct cp, timer));
+    draw(c);
+    plx_timer_set(c->job.reactor, t, (uint64_t)PROGRESS_MS * 1000000);
+}
+
+/* ---- the disks ---- */
+
+static bool is_url(const char *name)
+{
+    const char *colon = strchr(name, ':'), *slash = strchr(name, '/');
+    return colon && (!slash || colon < slash);
+}
+
+/* A destination that is a plain path to nothing becomes a file of the right size, all zeroes, without taking space. */
+static int create_file(struct cp *c)
+{
+    struct stat st;
+    if (is_url(c->dst) || stat(c->dst, &st) == 0 || errno != ENOENT)
+        return EXIT_OK;
+    int fd = open(c->dst, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+    if (fd < 0)
+        return cli_fail(EXIT_RUNTIME, "%s: cannot be created: %s", c->dst, strerror(errno));
+    int ret = ftruncate(fd, (off_t)c->job.bytes) < 0 ? errno : 0;
+    close(fd);
+    if (ret) {
+        unlink(c->dst);
+        return cli_fail(EXIT_RUNTIME, "%s: cannot be made %" PRIu64 " bytes long: %s", c->dst, c->job.bytes,
+                        strerror(ret));
+    }
+    c->job.fresh = true;
+    return EXIT_OK;
+}
+
+static int check_disks(struct cp *c)
+{
+    const struct plx_bdev_info *src = plx_bdev_info(c->job.src), *dst = plx_bdev_info(c->job.dst);
+    uint64_t room = dst->blocks * dst->block_size;
+    if (dst->read_only)
+        return cli_fail(EXIT_USAGE, "%s is read-only", c->dst);
+    if (memcmp(src->uuid, dst->uuid, sizeof src->uuid) == 0)
+        return cli_fail(EXIT_USAGE, "%s and %s are the same disk", c->src, c->dst);
+    if (room < c->job.bytes)
+        return cli_fail(EXIT_USAGE, "%s has %" PRIu64 " bytes, and %s only %" PRIu64, c->src, c->job.bytes, c->dst,
+                        room);
+    if (c->job.bytes % dst->block_size)
+        return cli_fail(EXIT_USAGE, "%s has %" PRIu64 " bytes, no multiple of the blocks of %s, %u bytes", c->src,
+                        c->job.bytes, c->dst, dst->block_size);
+    return EXIT_OK;
+}
+
+/* A source that is a plain path is only read, so that it may be read-only, or in use by others who only read it. */
+static int open_source(struct cp *c, struct plx_error *err)
+{
+    char url[4096 + 16] = "file:";
+    size_t n = strlen(url);
+    if (is_url(c->src))
+        return plx_bdev_open(c->src, &c->job.src, err);
+    for (const char *p = c->src; *p && n + 8 < sizeof url; p++)
+        n += (size_t)snprintf(url + n, sizeof url - n, *p == '%' || *p == '?' ? "%%%02x" : "%c", *p);
+    snprintf(url + n, sizeof url - n, "?ro=1");
+    return plx_bdev_open(url, &c->job.src, err);
+}
+
+static int open_disks(struct cp *c)
+{
+    struct plx_error err;
+    int ret = open_source(c, &err);
+    if (ret)
+        return cli_fail(cli_connect_status(ret), "%s", err.text);
+    const struct plx_bdev_info *info = plx_bdev_info(c->job.src);
+    c->job.bytes = info->blocks * info->block_size;
+    ret = create_file(c);
+    if (ret)
+        return ret;
+    ret = plx_bdev_open(c->dst, &c->job.dst, &err);
+    if (ret)
+        return cli_fail(cli_connect_status(ret), "%s", err.text);
+    return check_disks(c);
+}
+
+/* ---- copying ---- */
+
+static int run_pass(struct cp *c)
+{
+    struct cp_job *job = &c->job;
+    c->began = plx_reactor_now(job->reactor);
+    cp_run(job);
+    if (c->terminal)
+        plx_timer_set(job->reactor, &c->timer, (uint64_t)PROGRESS_MS * 1000000);
+    plx_reactor_run(job->reactor);
+    plx_timer_cancel(job->reactor, &c->timer);
+    erase_line(c);
+    if (!job->status)
+        return EXIT_OK;
+    if (job->verify && job->status == PLX_SC_COMPARE_FAILURE)
+        return cli_fail(EXIT_RUNTIME, "%s differs from %s between byte %" PRIu64 " and %" PRIu64, c->dst, c->src,
+                        job->where, job->where + job->chunk);
+    return cli_fail(EXIT_RUNTIME, "%s failed at byte %" PRIu64 ": %s (%03x)", job->what, job->where,
+                    plx_nvme_status_text(job->status), job->status);
+}
+
+static void summarize(const struct cp *c, double seconds, uint64_t zeroes)
+{
+    char total[32], skipped[32], rate[32];
+    human((double)c->job.bytes, total, sizeof total);
+    human((double)zeroes, skipped, sizeof skipped);
+    human(seconds > 0 ? (double)c->job.bytes / seconds : 0, rate, sizeof rate);
+    printf("copied %s in %.1f s, %s/s; %s of it zeroes%s\n", total, seconds, rate, skipped,
+           c->verify ? "; verified" : "");
+}
+
+static int copy(struct cp *c)
+{
+    static const struct plx_reactor_opts opts = {.core = -1, .mode = PLX_POLL_ADAPTIVE};
+    int ret = plx_reactor_create(&c->job.reactor, &opts);
+    if (ret)
+        return cli_fail(EXIT_RUNTIME, "cannot make a reactor: %s", strerror(-ret));
+    c->timer.fn = tick;
+    shown = c;
+    ret = cp_begin(&c->job);
+    if (ret) {
+        ret = cli_fail(EXIT_RUNTIME, "cannot begin: %s", strerror(-ret));
+    } else {
+        ret = run_pass(c);
+        double seconds = seconds_since(c);
+        uint64_t zeroes = c->job.zeroes;
+        c->job.verify = c->verify;
+        if (!ret && c->verify)
+            ret = run_pass(c);
+        if (!ret && !c->quiet)
+            summarize(c, seconds, zeroes);
+        cp_end(&c->job);
+    }
+    shown = NULL;
+    plx_reactor_destroy(c->job.reactor);
+    return ret;
+}
+
+/* ---- the command ---- */
+
+static void cp_help(void)
+{
+    puts(
+        "pollux cp [OPTION]... SRC DST\n"
+        "  Copies one disk to another that is at least as large; a destination that is a path to nothing becomes a file.\n"
+        "  Zeroes are not transferred where the destination can do without. A remote disk whose connection is lost is\n"
+        "  waited for, and the copy goes on.\n\n"
+        "disks:");
+    for (const char *const *kind = plx_bdev_kinds(); *kind; kind++)
+        printf("  %s\n", *kind);
+    puts("\noptions:\n"
+         "      --verify       afterwards, read both and compare\n"
+         "      --depth N      requests in flight (32)\n"
+         "      --chunk SIZE   of a request: 64K to 1M, a power of two (256K)\n"
+         "  -q, --quiet        neither progress nor summary");
+}
+
+static int parse_number(const char *name, const char *text, uint64_t min, uint64_t max, uint64_t *out)
+{
+    if (plx_parse_size(text, out) || *out < min || *out > max)
+        return cli_fail(EXIT_USAGE, "--%s %s: takes a number from %" PRIu64 " to %" PRIu64, name, text, min, max);
+    return EXIT_OK;
+}
+
+static int parse_one(struct cp *c, int opt, const char *arg, const char *given)
+{
+    uint64_t v;
+    int ret;
+    switch (opt) {
+    case 'v':
+        c->verify = true;
+        return EXIT_OK;
+    case 'd':
+        ret = parse_number("depth", arg, 1, CP_DEPTH_MAX, &v);
+        c->job.depth = ret ? 0 : (unsigned)v;
+        return ret;
+    case 'c':
+        ret = parse_number("chunk", arg, CP_CHUNK_MIN, CP_CHUNK_MAX, &v);
+        c->job.chunk = ret ? 0 : (uint32_t)v;
+        return !ret && v & (v - 1) ? cli_fail(EXIT_USAGE, "--chunk %s: takes a power of two", arg) : ret;
+    case 'q':
+        c->quiet = true;
+        return EXIT_OK;
+    case 'h':
+        c->help = true;
+        return EXIT_OK;
+    case ':':
+        return cli_fail(EXIT_USAGE, "%s needs a value; \"pollux help cp\" explains it", given);
+    default:
+        return cli_fail(EXIT_USAGE, "there is no option %s; \"pollux help cp\" lists them all", given);
+    }
+}
+
+static int parse(struct cp *c, int argc, char **argv)
+{
+    static const struct option options[] = {
+        {"verify", no_argument, NULL, 'v'},      {"depth", required_argument, NULL, 'd'},
+        {"chunk", required_argument, NULL, 'c'}, {"quiet", no_argument, NULL, 'q'},
+        {"help", no_argument, NULL, 'h'},        {NULL, 0, NULL, 0}};
+    opterr = 0;
+    for (int opt; (opt = getopt_long(argc, argv, ":qh", options, NULL)) >= 0;) {
+        int ret = parse_one(c, opt, optarg, argv[optind - 1]);
+        if (ret)
+            return ret;
+    }
+    if (c->help)
+        return EXIT_OK;
+    if (argc - optind != 2)
+        return cli_fail(EXIT_USAGE, "cp takes two disks, what to copy and where to: pollux cp SRC DST");
+    c->src = argv[optind];
+    c->dst = argv[optind + 1];
+    return EXIT_OK;
+}
+
+static int cp(int argc, char **argv)
+{
+    struct cp c = {.job = {.depth = CP_DEPTH, .chunk = CP_CHUNK}};
+    int ret = parse(&c, argc, argv);
+    if (ret || c.help) {
+        if (!ret)
+            cp_help();
+        return ret;
+    }
+    c.terminal = !c.quiet && isatty(STDERR_FILENO);
+    plx_log_set(print_log, NULL, PLX_LOG_WARN);
+    ret = open_disks(&c);
+    if (!ret)
+        ret = copy(&c);
+    if (c.job.dst)
+        plx_bdev_close(c.job.dst);
+    if (c.job.src)
+        plx_bdev_close(c.job.src);
+    return ret;
+}
+
+const struct cli_command cli_cp = {
+    .name = "cp",
+    .summary = "copy one disk to another",
+    .run = cp,
+    .help = cp_help,
+};
