@@ -4,10 +4,10 @@
  *
  * A server process and a client process, each pinned to a core, exchange messages of the sizes that NVMe/TCP has and do nothing else: no header is
  * read or written, no command is looked at. Reads are 72 byte requests and answers of 24 + SIZE bytes, which the server sends from random places of its data. Writes
- * are requests of 72 + SIZE bytes, which the server receives into random places of its data, and answers of 24 bytes. Both sides spin, and move as much as there is with each
- * system call. With more than a few connections both use epoll.
+ * are requests of 72 + SIZE bytes, which end where they were received, and answers of 24 bytes. Both sides spin, and move as much as there is with each system call,
+ * but receive at most CHUNK at once: as much as stays in a cache may be faster than all. With more than a few connections both use epoll.
  *
- *     ceiling [-w read|write] [-o SIZE] [-q DEPTH] [-P CONNECTIONS] [-d DATA_MIB] [-t SECONDS] [-s SERVER_CORE] [-c CLIENT_CORE]
+ *     ceiling [-w read|write] [-o SIZE] [-q DEPTH] [-P CONNECTIONS] [-d DATA_MIB] [-r CHUNK_KIB] [-t SECONDS] [-s SERVER_CORE] [-c CLIENT_CORE]
  *
  * DEPTH is over all connections. Prints one line of JSON.
  */
@@ -25,7 +25,6 @@
 #include <sys/epoll.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
-#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/uio.h>
 #include <sys/wait.h>
@@ -40,13 +39,21 @@ enum {
     SPIN_CONNECTIONS = 4, /* up to this many are tried in turn; beyond, epoll says which */
 };
 
+#define WARM_UP 0.2 /* seconds before measuring begins: TCP's windows open */
+
 static struct {
     bool write;
-    size_t bytes, data_bytes;
+    size_t bytes, data_bytes, chunk;
     unsigned depth, connections;
     double seconds;
     int server_core, client_core;
-} o = {.bytes = 4096, .data_bytes = 1 << 20, .depth = 128, .connections = 1, .seconds = 2, .client_core = 1};
+} o = {.bytes = 4096,
+       .data_bytes = 1 << 20,
+       .chunk = 4 << 20,
+       .depth = 128,
+       .connections = 1,
+       .seconds = 2,
+       .client_core = 1};
 
 /* Messages that one side of a connection is to send, or to receive: all of the same length, the first perhaps in part done. */
 struct flow {
@@ -71,11 +78,16 @@ static void die(const char *what)
     exit(1);
 }
 
-static double now(void)
+static double seconds_of(clockid_t clock)
 {
     struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
+    clock_gettime(clock, &t);
     return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
+}
+
+static double now(void)
+{
+    return seconds_of(CLOCK_MONOTONIC);
 }
 
 static void pin(int core)
@@ -173,25 +185,13 @@ static void send_some(struct connection *c, size_t header, place_fn place)
         c->out.count -= advance(&c->out, (size_t)sent);
 }
 
-/* Receives what there is: into one warm buffer when the messages go nowhere in particular, else each payload to its place. */
-static uint64_t receive_some(struct connection *c, size_t header, place_fn place, unsigned expected)
+/* Receives what there is into one warm buffer. @return messages that were completed */
+static uint64_t receive_some(struct connection *c)
 {
     static char *bulk;
-    static size_t bulk_bytes;
-    struct iovec *to;
-    ssize_t got;
-    if (!place || c->in.length == header) {
-        if (!bulk) {
-            bulk_bytes = o.depth * (o.bytes + REQUEST) < 4 << 20 ? o.depth * (o.bytes + REQUEST) : 4 << 20;
-            bulk = memory(bulk_bytes);
-        }
-        got = recv(c->fd, bulk, bulk_bytes, 0);
-    } else {
-        unsigned n = lay_out(&c->in, header, expected < MESSAGES ? expected : MESSAGES, place);
-        to = skip(&n, c->in.part);
-        struct msghdr m = {.msg_iov = to, .msg_iovlen = n};
-        got = recvmsg(c->fd, &m, 0);
-    }
+    if (!bulk)
+        bulk = memory(o.chunk);
+    ssize_t got = recv(c->fd, bulk, o.chunk, 0);
     if (got == 0)
         exit(0); /* the other side has ended */
     return got > 0 ? advance(&c->in, (size_t)got) : 0;
@@ -201,15 +201,14 @@ static uint64_t receive_some(struct connection *c, size_t header, place_fn place
 
 static void serve_one(struct connection *c)
 {
-    unsigned share = o.depth / o.connections + 1;
-    c->out.count += receive_some(c, REQUEST, o.write ? somewhere : NULL, share);
+    c->out.count += receive_some(c);
     while (c->out.count) {
         uint64_t before = c->out.count;
         size_t part = c->out.part;
         send_some(c, ANSWER, somewhere);
         if (c->out.count == before && c->out.part == part)
             return; /* the socket is full */
-        c->out.count += receive_some(c, REQUEST, o.write ? somewhere : NULL, share);
+        c->out.count += receive_some(c);
     }
 }
 
@@ -241,12 +240,14 @@ static void tune(int fd)
     setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
 }
 
-_Noreturn static void serve(int listener)
+_Noreturn static void serve(int listener, int ready_fd)
 {
     static struct epoll_event events[MAX_CONNECTIONS];
     prctl(PR_SET_PDEATHSIG, SIGKILL);
     pin(o.server_core);
     data = memory(o.data_bytes + o.bytes);
+    if (write(ready_fd, "", 1) != 1)
+        die("pipe");
     for (unsigned i = 0; i < o.connections; i++) {
         struct connection *c = &connections[i];
         c->fd = accept(listener, NULL, NULL);
@@ -285,16 +286,27 @@ static void connect_all(const struct sockaddr_in *sa)
 static double load(void)
 {
     static struct epoll_event events[MAX_CONNECTIONS];
-    uint64_t done = 0;
+    uint64_t done = 0, before = 0;
+    bool warm = false;
     int ep = watch(o.connections);
     for (unsigned i = 0; i < o.connections; i++)
         send_some(&connections[i], REQUEST, client_place);
     double start = now(), end = start;
-    for (unsigned rounds = 1; (rounds & 255) || (end = now()) - start < o.seconds; rounds++) {
+    for (unsigned rounds = 1;; rounds++) {
+        if ((rounds & 255) == 0) {
+            end = now();
+            if (!warm && end - start > WARM_UP) {
+                start = end;
+                before = done;
+                warm = true;
+            } else if (warm && end - start > o.seconds) {
+                break;
+            }
+        }
         int n = ready(ep, events);
         for (int i = 0; i < n; i++) {
             struct connection *c = &connections[events[i].data.u32];
-            uint64_t got = receive_some(c, ANSWER, NULL, 0);
+            uint64_t got = receive_some(c);
             done += got;
             c->out.count += got;
             send_some(c, REQUEST, client_place);
@@ -303,13 +315,7 @@ static double load(void)
             if (connections[i].out.count)
                 send_some(&connections[i], REQUEST, client_place);
     }
-    return (double)done / (end - start);
-}
-
-static double cpu_seconds(const struct rusage *u)
-{
-    return (double)(u->ru_utime.tv_sec + u->ru_stime.tv_sec) +
-           (double)(u->ru_utime.tv_usec + u->ru_stime.tv_usec) / 1e6;
+    return (double)(done - before) / (end - start);
 }
 
 /* ---- options ---- */
@@ -333,7 +339,7 @@ _Noreturn static void usage(const char *what)
 
 static void parse(int argc, char **argv)
 {
-    for (int opt; (opt = getopt(argc, argv, "w:o:q:P:d:t:s:c:")) >= 0;) {
+    for (int opt; (opt = getopt(argc, argv, "w:o:q:P:d:r:t:s:c:")) >= 0;) {
         switch (opt) {
         case 'w':
             o.write = strcmp(optarg, "write") == 0;
@@ -351,6 +357,9 @@ static void parse(int argc, char **argv)
             break;
         case 'd':
             o.data_bytes = (size_t)number(optarg, 1, 1 << 20) << 20;
+            break;
+        case 'r':
+            o.chunk = (size_t)number(optarg, 1, 1 << 20) << 10;
             break;
         case 't':
             o.seconds = number(optarg, 0.01, 86400);
@@ -380,24 +389,32 @@ int main(int argc, char **argv)
     if (listener < 0 || bind(listener, (struct sockaddr *)&sa, sizeof sa) < 0 ||
         listen(listener, MAX_CONNECTIONS) < 0 || getsockname(listener, (struct sockaddr *)&sa, &len) < 0)
         die("cannot listen");
-    struct rusage before, client, server;
+    int ready_pipe[2];
+    char go;
+    if (pipe2(ready_pipe, O_CLOEXEC) < 0)
+        die("pipe");
     pid_t pid = fork();
     if (pid == 0)
-        serve(listener);
-    if (pid < 0)
-        die("fork");
+        serve(listener, ready_pipe[1]);
+    close(ready_pipe[1]);
+    if (pid < 0 || read(ready_pipe[0], &go, 1) != 1)
+        die("no server");
     pin(o.client_core);
     client_data = memory(o.depth * o.bytes);
     connect_all(&sa);
-    getrusage(RUSAGE_SELF, &before);
-    double start = now(), iops = load(), wall = now() - start;
-    getrusage(RUSAGE_SELF, &client);
+    clockid_t server_clock;
+    if (clock_getcpuclockid(pid, &server_clock))
+        die("no clock of the server");
+    double start = now(), client = seconds_of(CLOCK_PROCESS_CPUTIME_ID), server = seconds_of(server_clock),
+           iops = load();
+    double wall = now() - start;
+    client = seconds_of(CLOCK_PROCESS_CPUTIME_ID) - client;
+    server = seconds_of(server_clock) - server;
     kill(pid, SIGKILL);
-    wait4(pid, NULL, 0, &server);
-    /* The share of its core that the client got tells a measurement that was disturbed; the server's has its start in it. */
+    waitpid(pid, NULL, 0);
+    /* The shares of their cores that both got tell a measurement that was disturbed. */
     printf(
         "{\"iops\": %.1f, \"mib_s\": %.1f, \"latency_us\": {\"avg\": %.3f}, \"client_cpu\": %.3f, \"server_cpu\": %.3f}\n",
-        iops, iops * (double)o.bytes / 1048576, o.depth / iops * 1e6,
-        (cpu_seconds(&client) - cpu_seconds(&before)) / wall, cpu_seconds(&server) / wall);
+        iops, iops * (double)o.bytes / 1048576, o.depth / iops * 1e6, client / wall, server / wall);
     return 0;
 }

@@ -14,6 +14,7 @@ from load import RAM, RAM_SIZE
 from tools import HOST_CORE, LIMIT, RESULTS, TARGET_CORE, Skip, fill, perf, serve, url
 
 NQN = "nqn.2016-06.io.spdk:bench"
+HOSTNQN = "nqn.2014-08.org.nvmexpress:uuid:0b1d3c5e-7f90-4a2b-8c4d-6e8f0a1b2c3d"  # without one, its host sends an empty name
 MEMORY_MIB = 1024
 BLOCK = 512
 START_LIMIT = 30
@@ -100,7 +101,7 @@ def _spdk_perf(program, port, nqn, load, seconds):
     done = subprocess.run(
         [program, "-q", str(depth), "-o", str(size), "-w", workload, "-t", str(max(1, int(seconds))), "-c", hex(1 << HOST_CORE),
          "--no-huge", "-s", str(MEMORY_MIB),
-         "-r", f"trtype:TCP adrfam:IPv4 traddr:127.0.0.1 trsvcid:{port} subnqn:{nqn}"],
+         "-r", f"trtype:TCP adrfam:IPv4 traddr:127.0.0.1 trsvcid:{port} subnqn:{nqn} hostnqn:{HOSTNQN}"],
         capture_output=True, text=True, timeout=LIMIT, check=False, stdin=subprocess.DEVNULL)
     total = re.search(r"^Total\s*:\s*([\d.]+)", done.stdout, re.M)
     if not total:

@@ -49,6 +49,7 @@ struct plx_bdev_info {
     bool read_only;
     bool write_cache;      /**< a completed write may be lost by a power cut until it is flushed */
     bool unmap_reads_zero; /**< unmapped blocks read as zeroes */
+    bool shared;           /**< others than this process may change it: what is done in several steps is not atomic */
     bool rotational;
     bool in_place;        /**< every request completes within plx_bdev_submit(): its data is never needed afterwards */
     bool undefined_reads; /**< a read may leave its iov as it was: what goes to others is to be mapped, if it can be */

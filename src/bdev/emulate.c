@@ -31,8 +31,8 @@ uint32_t plx_emulate_ops(const struct plx_bdev *bdev)
         ops |= 1 << PLX_BDEV_WRITE_ZEROES;
     if (has & read && has & write)
         ops |= 1 << PLX_BDEV_COPY;
-    /* The range lock waits for requests in flight, which only tracked disks know. */
-    if (has & read && has & write && bdev->tracked)
+    /* The range lock waits for requests in flight, which only tracked disks know, and holds in this process alone. */
+    if (has & read && has & write && bdev->tracked && !bdev->info.shared)
         ops |= 1 << PLX_BDEV_COMPARE_AND_WRITE;
     return ops & ~has;
 }

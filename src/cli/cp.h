@@ -38,6 +38,8 @@ struct cp_job {
     uint64_t next; /* the first byte that nobody has begun with */
     unsigned busy;
     uint8_t *memory;
+    struct cp_slot *ready;
+    bool beginning;
 };
 
 /* Gets channels and memory. @return 0 or -errno with nothing left behind */

@@ -10,6 +10,7 @@
 #include <string.h>
 
 struct cp_slot {
+    struct cp_slot *next; /* free ones */
     struct cp_job *job;
     struct plx_bdev_req *req;
     struct iovec iov;
@@ -70,14 +71,33 @@ static void all_done(struct cp_job *job)
 
 static void begin_chunk(struct cp_slot *s);
 
+/*
+ * Slots that are free take the next chunks from here, one after the other: on disks that complete at once chunks would otherwise begin each other, ever
+ * deeper.
+ */
+static void begin_ready(struct cp_job *job)
+{
+    if (job->beginning)
+        return;
+    job->beginning = true;
+    while (job->ready) {
+        struct cp_slot *s = job->ready;
+        job->ready = s->next;
+        if (!job->status && job->next < job->bytes)
+            begin_chunk(s);
+    }
+    job->beginning = false;
+    if (!job->busy)
+        all_done(job);
+}
+
 static void end_chunk(struct cp_slot *s)
 {
     struct cp_job *job = s->job;
     job->busy--;
-    if (!job->status && job->next < job->bytes)
-        begin_chunk(s);
-    else if (!job->busy)
-        all_done(job);
+    s->next = job->ready;
+    job->ready = s;
+    begin_ready(job);
 }
 
 static bool failed(struct cp_slot *s, const char *what, uint32_t offset)
@@ -166,17 +186,21 @@ static void begin_chunk(struct cp_slot *s)
     s->len = min_u32(job->bytes - job->next, job->chunk);
     job->next += s->len;
     job->busy++;
+    if (plx_bdev_info(job->src)->undefined_reads)
+        memset(s->data, 0, s->len);
     submit(s, job->from, PLX_BDEV_READ, 0, s->len, chunk_read);
 }
 
 void cp_run(struct cp_job *job)
 {
     job->next = job->done = job->zeroes = 0;
-    job->busy = 1; /* so that chunks that complete at once are not taken for the last */
-    for (unsigned i = 0; i < job->depth && job->next < job->bytes && !job->status; i++)
-        begin_chunk(&job->slots[i]);
-    if (--job->busy == 0)
-        all_done(job);
+    job->busy = 0;
+    job->ready = NULL;
+    for (unsigned i = job->depth; i-- > 0;) {
+        job->slots[i].next = job->ready;
+        job->ready = &job->slots[i];
+    }
+    begin_ready(job);
 }
 
 /* ---- beginning and end ---- */

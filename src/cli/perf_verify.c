@@ -129,8 +129,10 @@ uint64_t perf_verify_begin(struct perf_job *job, struct perf_slot *s, uint64_t u
         unit = unit + 1 == job->units ? 0 : unit + 1;
     s->unit = unit;
     v->generations[unit] |= BUSY;
-    if (s->req.op != PLX_BDEV_WRITE)
+    if (s->req.op != PLX_BDEV_WRITE) {
+        memset(s->iov.iov_base, 0xee, job->size); /* what an earlier request left here must not pass for what is read */
         return unit;
+    }
     v->writes = v->writes + 1 == BUSY ? 1 : v->writes + 1;
     s->generation = v->writes;
     size_t block = job->size / job->unit_blocks;

@@ -198,12 +198,20 @@ static void stopped(void *arg, int ret)
     stop_reactors(s);
 }
 
+static void give_up(int number)
+{
+    static const char text[] = "pollux: error: a disk does not answer; what it has not written is lost\n";
+    (void)number;
+    ssize_t ignored = write(STDERR_FILENO, text, sizeof text - 1);
+    (void)ignored;
+    _exit(EXIT_RUNTIME);
+}
+
 static void begin_stop(struct serve *s)
 {
     if (atomic_exchange(&s->stopping, true))
         return;
-    /* A disk that does not answer any more must not keep us: SIGALRM ends the process. */
-    signal(SIGALRM, SIG_DFL);
+    signal(SIGALRM, give_up); /* a disk that does not answer any more must not keep us */
     alarm(DEADLINE_S);
     plx_nvmf_target_stop(s->target, GRACE_MS, stopped, s);
 }

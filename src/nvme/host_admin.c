@@ -114,6 +114,16 @@ static void took_changed_ns(struct nvme_req *req)
         look(c);
 }
 
+/* Whether a namespace is certainly the one it was; without identifiers in this page that cannot be told. */
+static bool same_identity(const struct nvme_id_ns *was, const struct nvme_id_ns *now)
+{
+    static const uint8_t none[sizeof now->nguid];
+    bool named = memcmp(now->nguid, none, sizeof now->nguid) || memcmp(now->eui64, none, sizeof now->eui64);
+    return named && plx_get64(now->nsze) && now->flbas == was->flbas &&
+           !memcmp(now->lbaf, was->lbaf, sizeof now->lbaf) && !memcmp(now->nguid, was->nguid, sizeof now->nguid) &&
+           !memcmp(now->eui64, was->eui64, sizeof now->eui64);
+}
+
 static void took_ns(struct nvme_req *req)
 {
     struct nvme_ctrlr *c = plx_container_of(req, struct nvme_ctrlr, req);
@@ -121,6 +131,11 @@ static void took_ns(struct nvme_req *req)
     if (req->lost)
         return;
     if (!req->status) {
+        const struct nvme_id_ns *now = (const void *)c->page;
+        if (!same_identity(&c->ns.id, now)) {
+            nvme_ctrlr_lost(c, "the namespace may be another one now"); /* connecting again finds out */
+            return;
+        }
         uint64_t before = plx_get64(c->ns.id.nsze);
         memcpy(&c->ns.id, c->page, sizeof c->ns.id);
         if (plx_get64(c->ns.id.nsze) != before)
@@ -136,7 +151,7 @@ static void took_ana(struct nvme_req *req)
     c->busy = false;
     if (req->lost)
         return;
-    unsigned ana = req->status ? NVME_ANA_OPTIMIZED : nvme_parse_ana(c->page, req->len, plx_get32(c->ns.id.anagrpid));
+    unsigned ana = req->status ? c->ana : nvme_parse_ana(c->page, req->len, plx_get32(c->ns.id.anagrpid));
     bool changed = ana != c->ana;
     c->ana = ana;
     c->holds++;

@@ -82,7 +82,14 @@ static void send_connect(struct nvme_ctrlr *c, struct nvme_qp *qp)
 {
     struct nvme_connect_data *data = (void *)c->page;
     unsigned mqes = (unsigned)(c->cap & 0xffff);
+    unsigned maxcmd = qp->qid ? plx_get16(c->id.maxcmd) : 0;
     unsigned sqsize = qp->qid ? (unsigned)plx_min_u64(c->o.depth, mqes) : NVME_ADMIN_DEPTH;
+    if (maxcmd && maxcmd < sqsize)
+        sqsize = maxcmd;
+    if (sqsize < 2) {
+        nvme_ctrlr_attempt_failed(c, -EPROTO, "its queues hold %u commands; at least 2 are needed", sqsize);
+        return;
+    }
     const struct nvme_connect_cmd cmd = {
         .opcode = NVME_FABRICS,
         .fctype = NVME_FABRICS_CONNECT,
@@ -302,7 +309,7 @@ static void queues_step(struct nvme_ctrlr *c, uint16_t status)
     switch ((enum step)c->step) {
     case SET_UP:
         c->step = HAVE_EVENTS;
-        if (events && (c->o.queues || c->o.kato_ms))
+        if (events && (c->o.queues || c->o.nsid == NVME_NSID_ALL)) /* else it does not last long enough */
             set_feature(c, NVME_FEAT_ASYNC_EVENT, events);
         else
             connect_step(c, PLX_SC_SUCCESS);

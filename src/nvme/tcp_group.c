@@ -77,6 +77,9 @@ static int flush(struct nvme_qp *qp)
             set_events(qp, true);
         return work;
     }
+    /* Requests that were completed by this very send may have been followed by others: those are sent next. */
+    if (plx_unlikely(qp->tx_first != qp->tx_niov || (qp->backlog.head && qp->nfree)))
+        return work + 1;
     /* What waits for slots is sent when some get free, which makes it dirty again. */
     if (qp->dirty)
         plx_list_del(&qp->dirty_link);
@@ -135,6 +138,8 @@ static int flush_dirty(struct nvme_group *g)
         it = it->next;
         if (!qp->blocked && qp->state >= NVME_QP_INIT)
             work += flush(qp);
+        else if (qp->blocked && g->nqps > TCP_FEW)
+            set_events(qp, true); /* it was blocked when there were few */
     }
     return work;
 }

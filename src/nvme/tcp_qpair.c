@@ -176,8 +176,10 @@ void nvme_qp_icresp(struct nvme_qp *qp, const uint8_t *hdr)
         nvme_qp_fatal(qp, &err, hdr, sizeof ic); /* a digest that was not asked for */
         return;
     }
-    if (header != qp->rules.header_digest || data != qp->rules.data_digest)
-        plx_info("%s: the controller does without digests that were asked for", qp->peer);
+    if (header != qp->rules.header_digest || data != qp->rules.data_digest) {
+        nvme_qp_fail(qp, "the controller does without the digests that were asked for");
+        return;
+    }
     qp->rules.header_digest = header;
     qp->rules.data_digest = data;
     qp->rules.initialized = true;
@@ -235,10 +237,8 @@ static void drop_requests(struct nvme_qp *qp)
 
 void nvme_qp_close(struct nvme_qp *qp)
 {
-    if (qp->state == NVME_QP_CLOSED)
-        return;
     shut(qp);
-    drop_requests(qp);
+    drop_requests(qp); /* also of one that nvme_qp_fail() has shut and is about to report */
 }
 
 void nvme_qp_fail(struct nvme_qp *qp, const char *why)

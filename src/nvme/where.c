@@ -228,7 +228,7 @@ int nvme_where_param(struct nvme_where *w, const char *key, const char *value, s
     if (strcmp(key, "queues") == 0)
         return number(key, value, 1, NVME_QUEUES_MAX, &o->queues, err);
     if (strcmp(key, "depth") == 0)
-        return number(key, value, 1, NVME_DEPTH_MAX, &o->depth, err);
+        return number(key, value, 2, NVME_DEPTH_MAX, &o->depth, err); /* a fused pair takes two entries */
     if (strcmp(key, "kato") == 0)
         return seconds(key, value, 0, &o->kato_ms, err);
     if (strcmp(key, "timeout") == 0)

@@ -33,6 +33,7 @@ enum {
     NVMF_DSM_RANGES = 256,
     NVMF_DSM_PIECE_BYTES = 64 << 20,   /* deallocated in one step */
     NVMF_ZEROES_PIECE_BYTES = 1 << 20, /* written in one step by Write Zeroes */
+    NVMF_FLUSH_LIMIT_MS = 1500,        /* for the disks' last flush, at a stop */
     NVMF_MAX_REQUESTS = 32768,         /* of one reactor at a time */
     NVMF_COPY_RANGES = 128,
     NVMF_DISCOVERY_IDLE_MS = 120000, /* a discovery controller without keep-alive is dropped after this */
@@ -263,6 +264,7 @@ enum nvmf_phase_step {
 /* A flush of a disk at the end. */
 struct nvmf_phase_flush {
     struct plx_nvmf_target *target;
+    struct plx_timer limit;
     struct plx_bdev_req bio; /* with its context behind it */
 };
 

@@ -242,9 +242,19 @@ static void flush_disks(struct plx_nvmf_target *t)
         plx_bdev_submit(ch, &p->flush->bio);
         return;
     }
+    plx_timer_cancel(nvmf_control_reactor(t), &p->flush->limit);
     free(p->flush);
     p->flush = NULL;
     phase_step(t);
+}
+
+/* A disk that does not answer, such as one behind a network that is gone, must not keep the target for ever. */
+static void flush_overdue(struct plx_timer *timer)
+{
+    struct nvmf_phase_flush *f = plx_container_of(timer, struct nvmf_phase_flush, limit);
+    plx_bdev_abort(f->bio.ch, &f->bio);
+    plx_timer_set(nvmf_control_reactor(f->target), &f->limit,
+                  NVMF_FLUSH_LIMIT_MS * PLX_NS_PER_MS); /* for the next disk */
 }
 
 static void begin_flush(struct plx_nvmf_target *t)
@@ -259,6 +269,8 @@ static void begin_flush(struct plx_nvmf_target *t)
     }
     memset(p->flush, 0, sizeof *p->flush);
     p->flush->target = t;
+    p->flush->limit.fn = flush_overdue;
+    plx_timer_set(nvmf_control_reactor(t), &p->flush->limit, NVMF_FLUSH_LIMIT_MS * PLX_NS_PER_MS);
     flush_disks(t);
 }
 

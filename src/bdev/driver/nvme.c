@@ -83,6 +83,7 @@ static void fill_info(struct nvme_disk *d, const struct nvme_ctrlr *c)
     info->max_unmap_blocks = dmrsl ? dmrsl : UINT32_MAX;
     info->unmap_reads_zero = (ns->dlfeat & DLFEAT_READS) == DLFEAT_READS_ZERO;
     info->write_cache = id->vwc & VWC_PRESENT;
+    info->shared = true;
     info->read_only = ns->nsattr & NSATTR_WRITE_PROTECTED;
     info->request_context = sizeof(struct nvme_io);
 }

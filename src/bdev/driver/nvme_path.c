@@ -103,6 +103,7 @@ static void hand_out(struct nvme_channel *nc, struct nvme_try *t)
     t->path = next_path(nc);
     if (plx_unlikely(t->req.fused)) {
         struct nvme_io *io = plx_container_of(t, struct nvme_io, t);
+        io->in_flight = 2;
         t->req.next = &io->second;
         nvme_submit_fused(t->path->c, &t->req);
     } else {
@@ -132,7 +133,11 @@ static void send_waiting(struct nvme_channel *nc)
 
 static void retry(struct plx_timer *timer)
 {
-    send_waiting(plx_container_of(timer, struct nvme_channel, retry));
+    struct nvme_channel *nc = plx_container_of(timer, struct nvme_channel, retry);
+    for (unsigned i = 0; i < nc->npaths; i++)
+        nc->paths[i].shunned = false; /* what the controller says of its paths decides again */
+    choose_paths(nc);
+    send_waiting(nc);
 }
 
 /* Ends what waits; afterwards the channel may be gone. */
@@ -195,7 +200,7 @@ static void not_done(struct nvme_try *t)
         t->attempts++;
         t->path->shunned = true;
         nvme_ctrlr_refresh_ana(t->path->c);
-        push_waiting(nc, t);
+        again_later(nc, t);
         choose_paths(nc);
     } else if (is_transient(sc) && !(req->status & NVME_STATUS_DNR) && t->attempts < NVME_RETRIES) {
         t->attempts++;
@@ -272,7 +277,6 @@ void nvme_try_begin_fused(struct nvme_channel *nc, struct nvme_try *t)
     t->req.fused = true;
     t->req.forever = io->second.forever = io->second.fused = false;
     io->second.done = second_done;
-    io->in_flight = 2;
     begin(nc, t);
 }
 

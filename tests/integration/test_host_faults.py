@@ -1,0 +1,435 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Our host when things go wrong: hostile controllers, lost connections, commands without answers, paths that come and go."""
+
+import json
+import socket
+import struct
+import subprocess
+import time
+
+import pytest
+
+import pdu
+from controller import (BLOCK, CHANGE, DNR, INACCESSIBLE, LOSS, NON_OPTIMIZED, NQN, OPTIMIZED, Port, Subsystem, wait_for)
+from spec import Admin, Fes, Io, Offset, Type
+from target import Target, binary
+from test_host import MIB, must, pattern, pollux
+
+LIMIT = 60
+BLOCKS = 64
+
+
+def raw(kind, body, **wrong):
+    return pdu.encode(kind, body, **wrong)
+
+
+def c2h(command, offset=0, data=bytes(BLOCK * BLOCKS), flags=0x0C, cid=None, datal=None, **wrong):
+    specific = struct.pack("<HHIII", command.cid if cid is None else cid, 0, offset, len(data) if datal is None else datal, 0)
+    return pdu.encode(Type.C2H_DATA, specific, data, flags=flags, **wrong)
+
+
+def response(cid, status=0):
+    return pdu.response(struct.pack("<QHHHH", 0, 0xFFFF, 1, cid, status << 1))
+
+
+# What is sent in answer to a read of BLOCKS blocks: name, PDU, FES, FEI
+TO_READ = [
+    ("unknown type", lambda c: bytes([0x55, 0, 24, 0, 24, 0, 0, 0]) + bytes(16), Fes.INVALID_HEADER, Offset.TYPE),
+    ("a host's type", lambda c: bytes([4, 0, 72, 0, 72, 0, 0, 0]) + bytes(64), Fes.INVALID_HEADER, Offset.TYPE),
+    ("second ICResp", lambda c: pdu.icresp(), Fes.SEQUENCE, 0),
+    ("HLEN", lambda c: c2h(c, hlen=28), Fes.INVALID_HEADER, Offset.HLEN),
+    ("PDO", lambda c: c2h(c, pdo=22), Fes.INVALID_HEADER, Offset.PDO),
+    ("flags", lambda c: c2h(c, flags=0x1C), Fes.INVALID_HEADER, Offset.FLAGS),
+    ("digest not agreed on", lambda c: c2h(c, flags=0x0D), Fes.INVALID_HEADER, Offset.FLAGS),
+    ("huge PLEN", lambda c: c2h(c, plen=0xFFFFFFF0), Fes.LIMIT_EXCEEDED, 0),
+    ("small PLEN", lambda c: c2h(c, plen=24), Fes.INVALID_HEADER, Offset.PLEN),
+    ("PLEN of a response", lambda c: raw(Type.RESP, bytes(16), plen=28), Fes.INVALID_HEADER, Offset.PLEN),
+    ("data for nobody", lambda c: c2h(c, cid=c.cid ^ 1), Fes.INVALID_HEADER, Offset.CCCID),
+    ("data for an old use of the slot", lambda c: c2h(c, cid=(c.cid + 0x1000) & 0xFFFF), Fes.INVALID_HEADER, Offset.CCCID),
+    ("data for a slot there is not", lambda c: c2h(c, cid=c.cid | 0xFFF), Fes.INVALID_HEADER, Offset.CCCID),
+    ("DATAL", lambda c: c2h(c, datal=512), Fes.INVALID_HEADER, Offset.DATAL),
+    ("DATAO", lambda c: c2h(c, offset=512), Fes.OUT_OF_RANGE, Offset.DATAO),
+    ("more data than asked for", lambda c: c2h(c, data=bytes(BLOCK * BLOCKS + 512)), Fes.OUT_OF_RANGE, Offset.DATAL),
+    ("the same data twice", lambda c: c2h(c, flags=0) + c2h(c), Fes.OUT_OF_RANGE, Offset.DATAO),
+    ("SUCCESS without LAST", lambda c: c2h(c, flags=0x08), Fes.INVALID_HEADER, Offset.FLAGS),
+    ("response to nobody", lambda c: response(c.cid ^ 1), Fes.INVALID_HEADER, 20),
+    ("two responses", lambda c: c2h(c, data=pattern(BLOCK * BLOCKS)) + response(c.cid), None, None),  # the copy may be over before the second
+    ("R2T for a read", lambda c: pdu.r2t(c.cid, 1, 0, 512), Fes.INVALID_HEADER, Offset.CCCID),
+]
+
+# In answer to a write whose data is not in its capsule
+TO_WRITE = [
+    ("R2T for nobody", lambda c: pdu.r2t(c.cid ^ 1, 1, 0, 512), Fes.INVALID_HEADER, Offset.CCCID),
+    ("R2T beyond the data", lambda c: pdu.r2t(c.cid, 1, 0, BLOCK * BLOCKS + 4), Fes.OUT_OF_RANGE, 16),
+    ("R2T of nothing", lambda c: pdu.r2t(c.cid, 1, 0, 0), Fes.OUT_OF_RANGE, 16),
+    ("R2T out of order", lambda c: pdu.r2t(c.cid, 1, 512, 512), Fes.OUT_OF_RANGE, 12),
+    ("R2T at 4 GiB", lambda c: pdu.r2t(c.cid, 1, 0xFFFFFFFC, 8), Fes.OUT_OF_RANGE, 12),
+    ("two R2Ts", lambda c: pdu.r2t(c.cid, 1, 0, 65536 // 4) + pdu.r2t(c.cid, 2, 16384, 512), None, None),
+    ("data for a write", lambda c: c2h(c), Fes.INVALID_HEADER, Offset.CCCID),
+]
+
+
+def once(opcode, act):
+    """Does something wrong in answer to the first command of a kind; from then on all is well."""
+    done = []
+
+    def hook(connection, command):
+        if done or command.opcode != opcode or command.sgl_length < BLOCK * BLOCKS:
+            return False
+        done.append(command.cid)
+        act(connection, command)
+        return True
+
+    hook.done = done
+    return hook
+
+
+@pytest.mark.parametrize("case", TO_READ, ids=lambda case: case[0])
+def test_a_violation_ends_the_connection_and_the_read_is_done_again(tmp_path, case):
+    _, build, fes, fei = case
+    content = pattern(BLOCK * BLOCKS)
+    with Port(Subsystem(content=content)) as port:
+        port.on_io = once(Io.READ, lambda connection, command: connection.send(build(command)))
+        must("cp", port.url, tmp_path / "out.img")
+        assert port.on_io.done
+        if fes:
+            assert wait_for(lambda: port.terms) == [(fes, fei)]
+    assert (tmp_path / "out.img").read_bytes() == content
+
+
+@pytest.mark.parametrize("case", TO_WRITE, ids=lambda case: case[0])
+def test_a_violation_ends_the_connection_and_the_write_is_done_again(tmp_path, case):
+    _, build, fes, fei = case
+    content = pattern(BLOCK * BLOCKS)
+    (tmp_path / "in.img").write_bytes(content)
+    with Port(Subsystem(BLOCKS)) as port:
+        port.on_io = once(Io.WRITE, lambda connection, command: connection.send(build(command)))
+        must("cp", tmp_path / "in.img", port.url)
+        assert port.on_io.done and bytes(port.subsystem.disk) == content
+        if fes:
+            assert wait_for(lambda: port.terms) == [(fes, fei)]
+
+
+@pytest.mark.parametrize("wrong,fes,fei", [
+    (pdu.encode(Type.ICRESP, struct.pack("<HBBI", 1, 0, 0, 65536) + bytes(112)), Fes.UNSUPPORTED, Offset.PFV),
+    (pdu.encode(Type.ICRESP, struct.pack("<HBBI", 0, 32, 0, 65536) + bytes(112)), Fes.INVALID_HEADER, Offset.HPDA),
+    (pdu.encode(Type.ICRESP, struct.pack("<HBBI", 0, 0, 4, 65536) + bytes(112)), Fes.INVALID_HEADER, Offset.DGST),
+    (pdu.encode(Type.ICRESP, struct.pack("<HBBI", 0, 0, 1, 65536) + bytes(112)), Fes.INVALID_HEADER, Offset.DGST),
+    (pdu.encode(Type.ICRESP, struct.pack("<HBBI", 0, 0, 0, 4092) + bytes(112)), Fes.INVALID_HEADER, Offset.MAXR2T),
+    (pdu.response(bytes(16)), Fes.SEQUENCE, 0),
+], ids=["PFV", "CPDA", "DGST", "digest not asked for", "MAXH2CDATA", "response before ICResp"])
+def test_a_wrong_icresp_is_refused(wrong, fes, fei):
+    with Port(Subsystem()) as port:
+        port.on_icreq = wrong
+        result = pollux("identify", port.url)
+        assert result.returncode == 1 and len(result.stderr.splitlines()) == 1
+        assert wait_for(lambda: port.terms) == [(fes, fei)]
+
+
+def test_a_wrong_header_digest_ends_the_connection(tmp_path):
+    content = pattern(BLOCK * BLOCKS)
+    with Port(Subsystem(content=content)) as port:
+        port.on_io = once(Io.READ, lambda connection, command: connection.send(
+            pdu.encode(Type.C2H_DATA, struct.pack("<HHIII", command.cid, 0, 0, len(content), 0), content, connection.layout,
+                       flags=0x0C, hdgst=1)))
+        must("cp", port.url + "?hdgst=1", tmp_path / "out.img")
+        assert wait_for(lambda: port.terms)[0][0] == Fes.HEADER_DIGEST
+    assert (tmp_path / "out.img").read_bytes() == content
+
+
+def test_a_wrong_data_digest_has_the_read_done_again(tmp_path):
+    content = pattern(BLOCK * BLOCKS)
+    with Port(Subsystem(content=content)) as port:
+        port.on_io = once(Io.READ, lambda connection, command: connection.send(
+            pdu.encode(Type.C2H_DATA, struct.pack("<HHIII", command.cid, 0, 0, len(content), 0), bytes(len(content)),
+                       connection.layout, flags=0x0C, ddgst=1)))
+        must("cp", port.url + "?ddgst=1", tmp_path / "out.img")
+        assert not port.terms and port.count(Io.READ) == 2
+    assert (tmp_path / "out.img").read_bytes() == content
+
+
+@pytest.mark.parametrize("answer", [lambda c: response(c.cid), lambda c: c2h(c, data=bytes(512))], ids=["no data", "too little"])
+def test_success_without_the_data_is_no_success(answer):
+    with Port(Subsystem(BLOCKS)) as port:
+        port.on_io = lambda connection, command: connection.send(answer(command)) or True
+        result = pollux("cp", port.url, "null:1G")
+        assert result.returncode == 1 and "004" in result.stderr
+
+
+def test_a_write_that_succeeds_without_its_data_is_an_error(tmp_path):
+    (tmp_path / "in.img").write_bytes(pattern(BLOCK * BLOCKS))
+    with Port(Subsystem(BLOCKS, ioccsz=4)) as port:
+        port.on_io = lambda connection, command: connection.send(response(command.cid)) or True
+        result = pollux("cp", tmp_path / "in.img", port.url)
+        assert result.returncode == 1 and "004" in result.stderr
+
+
+def test_an_answer_may_come_while_data_is_still_on_its_way(tmp_path):
+    """The controller answers a write at once, then takes its time to read the capsules; nothing that was freed is sent."""
+    (tmp_path / "in.img").write_bytes(pattern(4 * MIB))
+    with Port(Subsystem(4 * MIB // BLOCK, ioccsz=(64 + 131072) // 16)) as port:
+        port.on_io = lambda connection, command: command.opcode == Io.WRITE and (
+            connection.respond(command.cid, 0x286 | DNR) or True)
+        result = pollux("cp", tmp_path / "in.img", port.url)
+        assert result.returncode == 1 and "286" in result.stderr
+
+
+# -- statuses that ask for another attempt ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("status", [0x21, 0x22, 0x82, 0x07, 0x08], ids=hex)
+def test_what_may_pass_is_tried_again(tmp_path, status):
+    content = pattern(BLOCK * BLOCKS)
+    with Port(Subsystem(content=content)) as port:
+        port.on_io = once(Io.READ, lambda connection, command: connection.respond(command.cid, status))
+        must("cp", port.url, tmp_path / "out.img")
+        assert port.count(Io.READ) == 2
+    assert (tmp_path / "out.img").read_bytes() == content
+
+
+def test_it_is_not_tried_for_ever():
+    with Port(Subsystem(BLOCKS)) as port:
+        port.on_io = lambda connection, command: connection.respond(command.cid, 0x21) or True
+        assert pollux("cp", port.url, "null:1G").returncode == 1
+        assert 2 < port.count(Io.READ) < 20
+
+
+@pytest.mark.parametrize("status", [0x21 | DNR, 0x281, 0x80 | DNR, 0x286 | DNR], ids=hex)
+def test_what_does_not_pass_is_not_tried_again(status):
+    with Port(Subsystem(BLOCKS)) as port:
+        port.on_io = lambda connection, command: connection.respond(command.cid, status) or True
+        assert pollux("cp", port.url, "null:1G").returncode == 1
+        assert port.count(Io.READ) == 1
+
+
+# -- time -------------------------------------------------------------------------------------------------------------
+
+
+def test_a_command_without_an_answer_is_aborted(tmp_path):
+    content = pattern(BLOCK * BLOCKS)
+    with Port(Subsystem(content=content)) as port:
+        stuck = []
+        port.on_io = once(Io.READ, lambda connection, command: stuck.append((connection, command.cid)))
+
+        def abort(connection, command):
+            if command.opcode != Admin.ABORT:
+                return False
+            queue, cid = stuck[0]
+            assert command.cdw[10] == queue.qid | cid << 16
+            queue.respond(cid, 0x07)
+            connection.respond(command.cid)
+            return True
+
+        port.on_admin = abort
+        must("cp", port.url + "?timeout=1", tmp_path / "out.img")
+        assert port.count(Admin.ABORT, io=False) == 1
+    assert (tmp_path / "out.img").read_bytes() == content
+
+
+def test_when_aborting_does_not_help_the_connection_is_reset(tmp_path):
+    content = pattern(BLOCK * BLOCKS)
+    with Port(Subsystem(content=content)) as port:
+        port.on_io = once(Io.READ, lambda connection, command: None)
+        must("cp", port.url + "?timeout=1", tmp_path / "out.img")
+        assert port.count(Admin.ABORT, io=False) == 1 and port.count(Io.READ) == 2
+    assert (tmp_path / "out.img").read_bytes() == content
+
+
+def test_a_controller_that_falls_silent_is_noticed(tmp_path):
+    """It neither answers keep-alives nor closes the connection."""
+    content = pattern(BLOCK * BLOCKS)
+    with Port(Subsystem(content=content)) as port:
+        silent = []
+
+        def hush(connection, command):
+            if command.opcode == Io.READ and not silent:
+                silent.append(connection)
+            return bool(silent) and len(port.connections) <= silent_until[0]
+
+        port.on_io = hush
+        port.on_admin = lambda connection, command: bool(silent) and len(port.connections) <= silent_until[0]
+        silent_until = [3]  # the probe's connection, the admin queue and the I/O queue
+        started = time.monotonic()
+        must("cp", port.url + "?kato=1&timeout=0", tmp_path / "out.img")
+        assert time.monotonic() - started < 15
+    assert (tmp_path / "out.img").read_bytes() == content
+
+
+def gateway(*urls):
+    return Target(*urls)
+
+
+@pytest.mark.parametrize("ctratt,least,most", [(0, 3, 20), (1 << 6, 2, 8)], ids=["plain", "TBKAS"])
+def test_an_idle_connection_is_kept_alive(ctratt, least, most):
+    with Port(Subsystem(ctratt=ctratt)) as port, gateway(port.url + "?kato=1"):
+        time.sleep(3)
+        assert least <= port.count(Admin.KEEP_ALIVE, io=False) <= most
+        assert len(port.connections) == 3  # the probe's, and two that stayed
+
+
+def test_traffic_keeps_alive_where_the_controller_says_so():
+    with Port(Subsystem(ctratt=1 << 6)) as port:
+        must("perf", "-q", 1, "-t", 3, port.url + "?kato=1")
+        assert port.count(Admin.KEEP_ALIVE, io=False) == 0
+
+
+# -- lost connections -------------------------------------------------------------------------------------------------
+
+
+def test_a_copy_goes_on_after_the_target_was_gone(tmp_path):
+    source, disk = tmp_path / "source.img", tmp_path / "disk.img"
+    source.write_bytes(pattern(64 * MIB))
+    disk.write_bytes(bytes(64 * MIB))
+    with Target(disk) as target:
+        url = f"nvme+tcp://127.0.0.1:{target.port}/{target.nqn}"
+        copy = subprocess.Popen([binary(), "cp", "--verify", "--depth", "1", "--chunk", "64K", str(source), url],
+                                stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for _ in range(2):
+            time.sleep(0.02)
+            target.kill()
+            time.sleep(0.5)  # the kernel lets go of a killed process's lock on its disk a little later
+            target.restart()
+        out, err = copy.communicate(timeout=LIMIT)
+        assert copy.returncode == 0, err
+        assert "verified" in out
+    assert disk.read_bytes() == source.read_bytes()
+
+
+def test_it_waits_longer_and_longer():
+    """About 1, 2, 4, ... s between attempts."""
+    with Port(Subsystem()) as port, gateway(port.url) as host:
+        wait_for(lambda: len(port.connections) == 3)
+        attempts = []
+        port.on_icreq = b""
+        port.drop()
+        start = time.monotonic()
+        while time.monotonic() - start < 8:
+            while port.connections:
+                port.connections.pop().close()
+                attempts.append(time.monotonic())
+            time.sleep(0.01)
+        gaps = [b - a for a, b in zip(attempts, attempts[1:])]
+        assert 0.7 < attempts[0] - start < 1.6
+        assert len(gaps) >= 2 and 1.7 < gaps[0] < 2.8 and 3.5 < gaps[1] < 5
+        host.kill()  # in time it would not end by itself: its disk cannot be flushed
+
+
+def test_requests_fail_when_the_deadline_has_passed():
+    with Port(Subsystem(BLOCKS)) as port:
+        hooked = once(Io.READ, lambda connection, command: port.close())
+        port.on_io = hooked
+        started = time.monotonic()
+        result = pollux("cp", port.url + "?reconnect_deadline=2", "null:1G")
+        assert result.returncode == 1 and "Host Pathing Error" in result.stderr
+        assert 1.5 < time.monotonic() - started < 8
+
+
+def test_another_disk_in_its_place_is_not_taken_for_it(tmp_path):
+    with Port(Subsystem(content=pattern(BLOCK * BLOCKS))) as port:
+
+        def swap(connection, command):
+            port.subsystem = Subsystem(content=bytes(BLOCK * BLOCKS), uuid=bytes(16 * [7]))
+            port.drop()
+
+        port.on_io = once(Io.READ, swap)
+        result = pollux("cp", port.url, tmp_path / "out.img")
+        assert result.returncode == 1 and "not the one that it was" in result.stderr
+
+
+# -- several paths ----------------------------------------------------------------------------------------------------
+
+
+def both(one, two, query=""):
+    return f"nvme+tcp://127.0.0.1:{one.address[1]},127.0.0.1:{two.address[1]}/{NQN}{query}"
+
+
+def start(*arguments):
+    return subprocess.Popen([binary(), *map(str, arguments)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def finish(process):
+    out, err = process.communicate(timeout=LIMIT)
+    assert process.returncode == 0, err
+    return json.loads(out)
+
+
+def test_active_passive_uses_the_first():
+    shared = Subsystem()
+    with Port(shared) as one, Port(shared) as two:
+        must("perf", "-q", 4, "--count", 400, both(one, two))
+        assert one.count(Io.READ) + two.count(Io.READ) >= 400
+        assert min(one.count(Io.READ), two.count(Io.READ)) <= 8  # what left before the other was connected
+
+
+def test_round_robin_uses_both():
+    shared = Subsystem()
+    with Port(shared) as one, Port(shared) as two:
+        must("perf", "-q", 4, "-t", 1, both(one, two, "?policy=round-robin"))
+        assert min(one.count(Io.READ), two.count(Io.READ)) > 20
+
+
+@pytest.mark.parametrize("policy", ["active-passive", "round-robin"])
+def test_when_one_path_goes_the_other_takes_over_at_once(policy):
+    shared = Subsystem()
+    with Port(shared) as one, Port(shared) as two:
+        load = start("perf", "-q", 4, "-t", 3, "--json", "-", both(one, two, f"?policy={policy}"))
+        assert wait_for(lambda: one.count(Io.READ) > 50)
+        one.close()
+        time.sleep(0.3)
+        seen = two.count(Io.READ)
+        assert wait_for(lambda: two.count(Io.READ) > seen + 20, 2)
+        one.reopen()
+        result = finish(load)
+        assert result["errors"] == 0
+
+
+@pytest.mark.parametrize("worse", [NON_OPTIMIZED, INACCESSIBLE, LOSS, CHANGE])
+def test_the_path_with_the_better_ana_state_is_used(worse):
+    shared = Subsystem()
+    with Port(shared, ana=worse) as one, Port(shared) as two:
+        must("perf", "-q", 4, "--count", 400, both(one, two))
+        assert two.count(Io.READ) >= 390
+
+
+def test_an_ana_event_moves_the_load():
+    shared = Subsystem()
+    with Port(shared) as one, Port(shared, ana=INACCESSIBLE) as two:
+        load = start("perf", "-q", 4, "-t", 4, "--json", "-", both(one, two))
+        assert wait_for(lambda: one.count(Io.READ) > 50) and two.count(Io.READ) == 0
+        one.ana, two.ana = INACCESSIBLE, OPTIMIZED
+        for port in (one, two):
+            port.event(2 | 3 << 8 | 0x0C << 16)
+        assert wait_for(lambda: two.count(Io.READ) > 50)
+        seen = one.count(Io.READ)
+        time.sleep(0.3)
+        assert one.count(Io.READ) <= seen + 4
+        result = finish(load)
+        assert result["errors"] == 0
+
+
+def test_with_no_path_accessible_requests_wait_for_the_event():
+    with Port(Subsystem()) as port:
+        load = start("perf", "-q", 4, "-t", 3, "--json", "-", port.url)
+        assert wait_for(lambda: port.count(Io.READ) > 50)
+        port.ana = INACCESSIBLE
+        time.sleep(0.5)
+        seen = port.count(Io.READ)
+        time.sleep(0.3)
+        assert port.count(Io.READ) - seen < 10
+        port.ana = OPTIMIZED
+        port.event(2 | 3 << 8 | 0x0C << 16)
+        assert wait_for(lambda: port.count(Io.READ) > seen + 50)
+        assert finish(load)["errors"] == 0
+
+
+def test_a_dead_path_does_not_keep_a_disk_from_being_opened():
+    shared = Subsystem()
+    with Port(shared) as one, Port(shared) as two:
+        one.close()
+        must("perf", "--count", 100, both(one, two))
+
+
+def test_a_bare_listener_that_says_nothing_is_given_up():
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        result = pollux("identify", f"nvme+tcp://127.0.0.1:{listener.getsockname()[1]}/{NQN}?connect_timeout=1")
+        assert result.returncode == 1 and "no answer within 1 s" in result.stderr

@@ -1,0 +1,150 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* How controllers are named. */
+#include "nvme/host.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+#include <string.h>
+
+#define NQN "nqn.2014-08.org.nvmexpress:t"
+
+static struct nvme_where w;
+static struct plx_error err;
+
+static void accepted(const char *url)
+{
+    if (nvme_where_parse(&w, url, &err))
+        fail_msg("%s: %s", url, err.text);
+}
+
+static void refused(const char *url, const char *word)
+{
+    memset(&err, 0, sizeof err);
+    if (!nvme_where_parse(&w, url, &err) || !strstr(err.text, word))
+        fail_msg("%s: not refused for '%s' but '%s'", url, word, err.text);
+}
+
+static void addresses_and_ports(void **state)
+{
+    (void)state;
+    accepted("nvme+tcp://192.0.2.1:1234/" NQN);
+    assert_string_equal(w.paths[0].name, "192.0.2.1:1234");
+    assert_string_equal(w.o.subnqn, NQN);
+    accepted("nvme+tcp://192.0.2.1/" NQN);
+    assert_string_equal(w.paths[0].name, "192.0.2.1:4420");
+    accepted("nvme+tcp://[2001:db8::1]:1/" NQN);
+    assert_string_equal(w.paths[0].name, "[2001:db8::1]:1");
+    accepted("nvme+tcp://[::1]/" NQN);
+    assert_string_equal(w.paths[0].name, "[::1]:4420");
+    accepted("nvme+tcp://192.0.2.1:1,[::1]:2,192.0.2.2/" NQN);
+    assert_int_equal(w.npaths, 3);
+    assert_string_equal(w.paths[1].name, "[::1]:2");
+    assert_string_equal(w.o.name, "192.0.2.1:1");
+    assert_string_equal(nvme_where_opts(&w, 2).name, "192.0.2.2:4420");
+}
+
+static void bare_ipv6_addresses_have_no_port(void **state)
+{
+    (void)state;
+    nvme_where_init(&w);
+    assert_int_equal(nvme_where_addr(&w, "2001:db8::1", 11, 8009, &err), 0);
+    assert_string_equal(w.paths[0].name, "[2001:db8::1]:8009");
+}
+
+static void parameters(void **state)
+{
+    (void)state;
+    accepted("nvme+tcp://192.0.2.1/" NQN "?nsid=7&hdgst=1&ddgst=1&queues=4&depth=64&kato=10&timeout=3&connect_timeout=2"
+             "&reconnect_deadline=60&policy=round-robin&hostnqn=nqn.2014-08.org.nvmexpress:me%3f&sqflow=1");
+    assert_int_equal(w.o.nsid, 7);
+    assert_true(w.o.hdgst && w.o.ddgst && w.o.sq_flow && w.round_robin);
+    assert_int_equal(w.o.queues, 4);
+    assert_int_equal(w.o.depth, 64);
+    assert_int_equal(w.o.kato_ms, 10000);
+    assert_int_equal(w.o.timeout_ms, 3000);
+    assert_int_equal(w.o.connect_timeout_ms, 2000);
+    assert_int_equal(w.reconnect_deadline_ms, 60000);
+    assert_string_equal(w.o.hostnqn, "nqn.2014-08.org.nvmexpress:me?");
+}
+
+static void defaults(void **state)
+{
+    (void)state;
+    accepted("nvme+tcp://192.0.2.1/" NQN);
+    assert_true(!w.o.hdgst && !w.o.ddgst && !w.o.sq_flow && !w.round_robin);
+    assert_int_equal(w.o.nsid, 0);
+    assert_int_equal(w.o.queues, 1);
+    assert_int_equal(w.o.depth, NVME_DEPTH_DEFAULT);
+    assert_int_equal(w.o.kato_ms, 5000);
+    assert_int_equal(w.o.timeout_ms, 30000);
+    assert_int_equal(w.reconnect_deadline_ms, 0);
+}
+
+static void hosts_are_the_same_every_time(void **state)
+{
+    (void)state;
+    accepted("nvme+tcp://192.0.2.1/" NQN);
+    struct nvme_opts first = w.o;
+    assert_int_equal(strncmp(first.hostnqn, "nqn.", 4), 0);
+    accepted("nvme+tcp://192.0.2.1/" NQN);
+    assert_string_equal(w.o.hostnqn, first.hostnqn);
+    assert_memory_equal(w.o.hostid, first.hostid, 16);
+    accepted("nvme+tcp://192.0.2.1/" NQN "?hostnqn=nqn.2014-08.org.nvmexpress:other");
+    assert_memory_not_equal(w.o.hostid, first.hostid, 16);
+}
+
+static void the_host_identifier_is_that_in_the_name(void **state)
+{
+    (void)state;
+    const uint8_t id[16] = {0x01, 0x23, 0x45, 0x67, 0x89, 0xab, 0xcd, 0xef,
+                            0x01, 0x23, 0x45, 0x67, 0x89, 0xab, 0xcd, 0xef};
+    accepted("nvme+tcp://192.0.2.1/" NQN
+             "?hostnqn=nqn.2014-08.org.nvmexpress:uuid:01234567-89ab-cdef-0123-456789abcdef");
+    assert_memory_equal(w.o.hostid, id, 16);
+    accepted("nvme+tcp://192.0.2.1/" NQN "?hostid=01234567-89ab-cdef-0123-456789abcdef");
+    assert_memory_equal(w.o.hostid, id, 16);
+}
+
+static void what_is_wrong_is_named(void **state)
+{
+    (void)state;
+    refused("file:x", "nvme+tcp://");
+    refused("nvme+tcp:x", "named like");
+    refused("nvme+tcp://192.0.2.1", "named like");
+    refused("nvme+tcp://192.0.2.1/", "NQN");
+    refused("nvme+tcp:///" NQN, "ADDR:PORT");
+    refused("nvme+tcp://:1/" NQN, "ADDR:PORT");
+    refused("nvme+tcp://[::1/" NQN, "ADDR:PORT");
+    refused("nvme+tcp://[::1]1/" NQN, "ADDR:PORT");
+    refused("nvme+tcp://192.0.2.1:/" NQN, "port");
+    refused("nvme+tcp://192.0.2.1:0/" NQN, "port");
+    refused("nvme+tcp://192.0.2.1:65536/" NQN, "port");
+    refused("nvme+tcp://192.0.2.1:12x/" NQN, "port");
+    refused("nvme+tcp://1,2,3,4,5,6,7,8,9/" NQN, "at most 8");
+    refused("nvme+tcp://192.0.2.1/" NQN "?nsid", "nsid=1");
+    refused("nvme+tcp://192.0.2.1/" NQN "?nsid=", "number");
+    refused("nvme+tcp://192.0.2.1/" NQN "?nsid=4294967295", "number");
+    refused("nvme+tcp://192.0.2.1/" NQN "?queues=129", "1 to 128");
+    refused("nvme+tcp://192.0.2.1/" NQN "?hdgst=yes", "0 or 1");
+    refused("nvme+tcp://192.0.2.1/" NQN "?hostid=00000000-0000-0000-0000-000000000000", "hostid");
+    refused("nvme+tcp://192.0.2.1/" NQN "?hostnqn=%zz", "hex");
+    refused("nvme+tcp://192.0.2.1/" NQN "?no=1", "there are");
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(addresses_and_ports),
+        cmocka_unit_test(bare_ipv6_addresses_have_no_port),
+        cmocka_unit_test(parameters),
+        cmocka_unit_test(defaults),
+        cmocka_unit_test(hosts_are_the_same_every_time),
+        cmocka_unit_test(the_host_identifier_is_that_in_the_name),
+        cmocka_unit_test(what_is_wrong_is_named),
+    };
+    return cmocka_run_group_tests_name("where", tests, NULL, NULL);
+}
