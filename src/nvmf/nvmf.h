@@ -85,6 +85,7 @@ struct nvmf_group {
     struct nvmf_view **views;           /* by plx_nvmf_subsystem.index */
     struct nvmf_req *free_reqs;
     unsigned reqs_in_use;
+    bool in_place; /* all disks are: data that comes in capsules is used where it was received */
     struct nvmf_slab *slabs;
     size_t req_size;
     struct tcp_group *tcp;

@@ -113,6 +113,7 @@ static int open_channels(struct nvmf_group *g)
 {
     struct plx_nvmf_target *t = g->target;
     uint32_t context = 0;
+    g->in_place = true;
     plx_list_for_each(it, &t->subsystems) {
         struct plx_nvmf_subsystem *s = plx_list_entry(it, struct plx_nvmf_subsystem, link);
         for (uint32_t i = 0; i < s->nns; i++) {
@@ -122,6 +123,7 @@ static int open_channels(struct nvmf_group *g)
             if (ret)
                 return ret;
             context = (uint32_t)plx_max_u64(context, plx_bdev_info(s->ns[i]->bdev)->request_context);
+            g->in_place &= plx_bdev_info(s->ns[i]->bdev)->in_place;
         }
         g->views[s->index] = make_view(g, s);
         if (!g->views[s->index])

@@ -32,8 +32,7 @@ static void *run(void *arg)
 static void ended(void *arg, int ret)
 {
     (void)ret;
-    if (arg)
-        plx_reactor_stop(arg);
+    plx_reactor_stop(arg);
 }
 
 static int far_start(void **state)
@@ -49,7 +48,8 @@ static int far_start(void **state)
     assert_int_equal(plx_nvmf_subsystem_add_ns(s, far.disk, 0, NULL), 1);
     assert_int_equal(plx_nvmf_listen(far.target, "127.0.0.1", 0, &far.listener, NULL), 0);
     snprintf(far.url, sizeof far.url, "nvme+tcp://127.0.0.1:%u/%s", plx_nvmf_listener_port(far.listener), NQN);
-    plx_nvmf_target_start(far.target, ended, NULL);
+    plx_nvmf_target_start(far.target, ended, far.reactor);
+    plx_reactor_run(far.reactor); /* until it has started */
     return pthread_create(&far.thread, NULL, run, far.reactor);
 }
 

@@ -440,7 +440,6 @@ SHAPES = {
     # The least with which nvmet takes Connect: all else but the smallest writes is fetched with R2T PDUs.
     "no-inline": ({"inline_data_size": 1024}, {}, "queues=2"),
     "small-queues": ({"max_queue_size": 16}, {}, "queues=2&depth=128"),
-    "depth-1": ({}, {}, "depth=1"),
     "depth-2": ({}, {}, "queues=2&depth=2"),
     "depth-2-flow": ({}, {}, "depth=2&sqflow=1&hdgst=1&ddgst=1"),
     "few-queues": ({}, {"qid_max": 2}, "queues=8"),

@@ -8,7 +8,10 @@
 
 #include <assert.h>
 
-enum { SMALLEST_CAPSULE = NVME_TCP_CMD_LEN };
+enum {
+    SMALLEST_CAPSULE = NVME_TCP_CMD_LEN,
+    IN_PLACE_ENOUGH = 8, /* for the few commands that keep their data even so: fused ones, lists of ranges */
+};
 
 static size_t rounded(size_t size)
 {
@@ -133,8 +136,10 @@ int tcp_buf_serve(struct tcp_group *g)
 size_t tcp_buf_rx_limit(const struct tcp_conn *c)
 {
     const struct tcp_group *g = c->group;
-    /* Each capsule needs a request, and one with data may need a buffer. */
+    /* Each capsule needs a request, and one with data may need a buffer, or only the last one does, which may be cut off. */
     size_t buffers = plx_buf_free_bytes(g->reactor) / rounded(c->rules.max_capsule_data);
+    if (plx_likely(g->core->in_place && buffers > IN_PLACE_ENOUGH))
+        buffers = SIZE_MAX / SMALLEST_CAPSULE;
     size_t requests = NVMF_MAX_REQUESTS - plx_min_u64(g->core->reqs_in_use, NVMF_MAX_REQUESTS);
     return plx_min_u64(TCP_RX_BYTES, plx_min_u64(buffers, requests) * SMALLEST_CAPSULE);
 }
