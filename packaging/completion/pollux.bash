@@ -26,7 +26,7 @@ _pollux_disks()
             while read -r scheme; do
                 COMPREPLY+=("$scheme")
                 compopt -o nospace
-            done < <(compgen -W 'ram: null: file:' -- "$word")
+            done < <(compgen -W 'ram: null: file: nvme+tcp:' -- "$word")
         fi
         ;;
     esac
@@ -67,7 +67,7 @@ _pollux_perf()
 
 _pollux()
 {
-    local commands='serve perf help'
+    local commands='serve perf cp identify discover help'
     local options='-l --listen -n --nqn -m --cores --allow --allow-any-host --poll --max-io-size --queue-depth
         --max-queues --in-capsule --peer-timeout --serial -v --verbose -q --quiet -h --help'
     local line word previous words
