@@ -1,0 +1,253 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""`pollux identify`, `pollux discover` and `pollux cp`."""
+
+import json
+import os
+import pty
+import subprocess
+import threading
+
+import pytest
+
+from controller import BLOCK, Port, Subsystem, wait_for
+from spec import DISCOVERY_NQN, Io
+from target import Target, binary
+from test_host import MIB, must, pattern, pollux
+
+
+def url_of(target, nqn=None):
+    return f"nvme+tcp://127.0.0.1:{target.port}/{nqn or target.nqn}"
+
+
+# -- identify ---------------------------------------------------------------------------------------------------------
+
+
+def test_identify_prints_the_terms_of_nvme_cli():
+    with Target("ram:16M", "ram:8M?block=4096", options=["--serial", "ABC123"]) as target:
+        lines = must("identify", url_of(target)).stdout.splitlines()
+    assert lines[0] == "NVME Identify Controller:"
+    assert "sn        : ABC123" in lines and "ver       : 0x20100" in lines and f"subnqn    : {target.nqn}" in lines
+    assert "NVME Identify Namespace 1:" in lines and "NVME Identify Namespace 2:" in lines
+    assert "nsze    : 0x8000" in lines and "nsze    : 0x800" in lines
+    assert "lbaf  0 : ms:0   lbads:12 rp:0 (in use)" in lines
+
+
+def test_identify_as_json():
+    with Target("ram:16M", "ram:8M?block=4096") as target:
+        told = json.loads(must("identify", "--json", url_of(target)).stdout)
+        one = json.loads(must("identify", "--json", url_of(target) + "?nsid=2").stdout)
+    assert told["controller"]["subnqn"] == target.nqn and told["controller"]["mdts"] == 8
+    assert [ns["nsid"] for ns in told["namespaces"]] == [1, 2]
+    assert told["namespaces"][0]["nsze"] == 32768 and told["namespaces"][1]["lbafs"][0]["ds"] == 12
+    assert len(told["namespaces"][0]["uuid"]) == 36
+    assert one["namespaces"] == told["namespaces"][1:]
+
+
+def test_identify_survives_a_controller_that_talks_nonsense():
+    with Port(Subsystem()) as port:
+        port.on_admin = lambda connection, command: command.opcode == 6 and (
+            connection.send_data(command, os.urandom(4096)) or True)
+        result = pollux("identify", port.url)
+        assert result.returncode in (0, 1) and "Sanitizer" not in result.stderr
+
+
+# -- discover ---------------------------------------------------------------------------------------------------------
+
+
+def test_discover_prints_the_terms_of_nvme_cli():
+    with Target("ram:1M") as target:
+        lines = must("discover", f"127.0.0.1:{target.port}").stdout.splitlines()
+    assert lines[0].startswith("Discovery Log Number of Records 2, Generation counter ")
+    for line in ("=====Discovery Log Entry 1======", "trtype:  tcp", "adrfam:  ipv4", "subtype: nvme subsystem",
+                 f"trsvcid: {target.port}", f"subnqn:  {target.nqn}", "traddr:  127.0.0.1", "sectype: none"):
+        assert line in lines
+
+
+def test_discover_as_json():
+    with Target("-n", "nqn.2014-08.org.nvmexpress:one", "ram:1M", "-n", "nqn.2014-08.org.nvmexpress:two", "ram:2M") as target:
+        told = json.loads(must("discover", "--json", f"127.0.0.1:{target.port}").stdout)
+    assert {record["subnqn"] for record in told["records"]} == {DISCOVERY_NQN, *target.nqns}
+    assert all(record["trtype"] == "tcp" and record["trsvcid"] == str(target.port) for record in told["records"])
+
+
+def referral(port):
+    return (1, "127.0.0.1", str(port.address[1]), DISCOVERY_NQN)
+
+
+def test_referrals_are_followed_each_once():
+    with Port(Subsystem()) as one, Port(Subsystem()) as two, Port(Subsystem()) as gone:
+        gone.close()
+        one.subsystem.records = [(2, "127.0.0.1", "1", "nqn.a"), referral(two), referral(one), referral(gone)]
+        two.subsystem.records = [(2, "127.0.0.1", "2", "nqn.b"), referral(one), referral(two)]
+        result = must("discover", "--json", f"127.0.0.1:{one.address[1]}")
+        told = json.loads(result.stdout)
+    assert [[r["subnqn"] for r in log["records"] if r["subtype"] == "nvme subsystem"] for log in told["logs"]] == [["nqn.a"], ["nqn.b"]]
+    assert "refused" in result.stderr  # the one that is gone
+
+
+def test_a_log_that_changes_while_it_is_read_is_read_again():
+    with Port(Subsystem()) as port:
+        port.subsystem.records = [(2, "127.0.0.1", "1", "nqn.a")] * 100
+        reads = []
+
+        def change(connection, command):
+            if command.opcode == 2 and not reads.append(command.cdw[12]) and len(reads) == 2:
+                port.subsystem.genctr, port.subsystem.records = 2, [(2, "127.0.0.1", "1", "nqn.b")] * 3
+            return False
+
+        port.on_admin = change
+        told = json.loads(must("discover", "--json", f"127.0.0.1:{port.address[1]}").stdout)
+    assert told["genctr"] == 2 and [r["subnqn"] for r in told["records"]] == ["nqn.b"] * 3
+
+
+def test_a_log_without_an_end_is_not_believed():
+    with Port(Subsystem()) as port:
+        port.subsystem.discovery_log = lambda: bytes(8) + b"\xff" * 8 + bytes(1008)
+        result = pollux("discover", f"127.0.0.1:{port.address[1]}")
+        assert result.returncode == 1 and "not believed" in result.stderr
+
+
+def test_watching_prints_changes():
+    with Port(Subsystem()) as port:
+        port.subsystem.records = [(2, "127.0.0.1", "1", "nqn.a")]
+        process = subprocess.Popen([binary(), "discover", "--watch", "--json", f"127.0.0.1:{port.address[1]}"],
+                                   stdout=subprocess.PIPE, text=True)
+        try:
+            assert json.loads(process.stdout.readline())["records"][0]["subnqn"] == "nqn.a"
+            assert wait_for(lambda: any(connection.aers for connection in port.connections))
+            port.subsystem.genctr, port.subsystem.records = 2, [(2, "127.0.0.1", "1", "nqn.b")]
+            port.event(2 | 0xF0 << 8 | 0x70 << 16)
+            assert json.loads(process.stdout.readline())["records"][0]["subnqn"] == "nqn.b"
+        finally:
+            process.kill()
+            process.wait()
+            process.stdout.close()
+
+
+# -- cp ---------------------------------------------------------------------------------------------------------------
+
+
+def sparse(path, size=32 * MIB):
+    """Data at both ends and in the middle, holes between."""
+    with open(path, "wb") as file:
+        file.truncate(size)
+        for at in (0, size // 2 + 4096, size - MIB):
+            file.seek(at)
+            file.write(pattern(MIB))
+    return path
+
+
+def test_a_copy_is_the_same_and_as_sparse(tmp_path):
+    source, copy = sparse(tmp_path / "source.img"), tmp_path / "copy.img"
+    result = must("cp", "--verify", source, copy)
+    assert copy.read_bytes() == source.read_bytes()
+    assert os.stat(copy).st_blocks * 512 <= 4 * MIB
+    assert "verified" in result.stdout
+
+
+def test_zeroes_replace_what_was_there(tmp_path):
+    source, copy = sparse(tmp_path / "source.img"), tmp_path / "copy.img"
+    copy.write_bytes(b"\xaa" * (32 * MIB))
+    must("cp", source, copy)
+    assert copy.read_bytes() == source.read_bytes()
+    assert os.stat(copy).st_blocks * 512 <= 8 * MIB
+
+
+def test_zeroes_are_not_sent(tmp_path):
+    source = sparse(tmp_path / "source.img", 8 * MIB)
+    sent = []
+    with Port(Subsystem(8 * MIB // BLOCK)) as port:
+        port.on_io = lambda connection, command: command.opcode == Io.WRITE and sent.append(command.blocks * BLOCK)
+        must("cp", source, port.url)
+        assert bytes(port.subsystem.disk) == source.read_bytes() and sum(sent) < 4 * MIB
+
+
+@pytest.mark.parametrize("blocks", ["?block=512", "?block=4096", "?block=65536"])
+@pytest.mark.parametrize("chunk", ["64K", "1M"])
+def test_block_sizes_may_differ(tmp_path, blocks, chunk):
+    source, back = sparse(tmp_path / "source.img", 4 * MIB), tmp_path / "back.img"
+    with Target("ram:8M" + blocks) as target:
+        must("cp", "--verify", "--chunk", chunk, "--depth", "3", source, url_of(target))
+        must("cp", url_of(target), back)
+    assert back.read_bytes()[:4 * MIB] == source.read_bytes()
+
+
+def test_what_does_not_fit_is_refused(tmp_path):
+    source, small = sparse(tmp_path / "source.img"), tmp_path / "small.img"
+    small.write_bytes(bytes(MIB))
+    assert pollux("cp", source, small).returncode == 2
+    assert pollux("cp", source, source).returncode != 0
+    assert pollux("cp", tmp_path / "nothing.img", small).returncode != 0
+    assert small.read_bytes() == bytes(MIB)
+
+
+def test_a_difference_is_found(tmp_path):
+    """The controller forgets what is written to one block."""
+    source = tmp_path / "source.img"
+    source.write_bytes(pattern(MIB))
+    with Port(Subsystem(MIB // BLOCK)) as port:
+        write = port.subsystem.disk
+
+        def corrupt(connection, command):
+            if command.opcode in (Io.READ, Io.COMPARE):
+                write[700 * BLOCK] ^= 1
+            return False
+
+        port.on_io = corrupt
+        result = pollux("cp", "--verify", "--depth", "1", source, port.url)
+        assert result.returncode == 1 and "differs" in result.stderr
+
+
+def test_an_error_names_the_place(tmp_path):
+    source = tmp_path / "source.img"
+    source.write_bytes(pattern(4 * MIB))
+    with Port(Subsystem(4 * MIB // BLOCK)) as port:
+
+        def refuse(connection, command):
+            if command.opcode != Io.WRITE or command.slba < 2 * MIB // BLOCK:
+                return False
+            connection.collect(command, command.blocks * BLOCK)
+            connection.respond(command.cid, 0x280)
+            return True
+
+        port.on_io = refuse
+        result = pollux("cp", "--depth", "1", source, port.url)
+        assert result.returncode == 1 and f"writing failed at byte {2 * MIB}" in result.stderr and "280" in result.stderr
+
+
+def test_progress_is_shown_on_a_terminal(tmp_path):
+    source = tmp_path / "source.img"
+    source.write_bytes(pattern(2 * MIB))
+    with Port(Subsystem(2 * MIB // BLOCK)) as port:
+        port.on_io = lambda connection, command: threading.Event().wait(0.2) and False
+        ours, theirs = pty.openpty()
+        process = subprocess.Popen([binary(), "cp", "--depth", "1", str(source), port.url], stderr=theirs, stdout=subprocess.PIPE)
+        os.close(theirs)
+        process.communicate(timeout=60)
+        shown = b""
+        try:
+            while more := os.read(ours, 4096):
+                shown += more
+        except OSError:
+            pass
+        os.close(ours)
+    assert process.returncode == 0 and b"left" in shown and b"/s" in shown and b"#" in shown
+
+
+def test_a_pipe_gets_no_progress(tmp_path):
+    source = sparse(tmp_path / "source.img", 4 * MIB)
+    result = must("cp", source, tmp_path / "copy.img")
+    assert result.stderr == "" and len(result.stdout.splitlines()) == 1
+    assert must("cp", "--quiet", source, tmp_path / "copy2.img").stdout == ""
+
+
+@pytest.mark.parametrize("words", [[], ["one"], ["a", "b", "c"], ["--depth", "0", "a", "b"], ["--chunk", "100K", "a", "b"],
+                                   ["--what", "a", "b"], ["--depth"]], ids=str)
+def test_wrong_usage_is_told_in_one_line(words):
+    result = pollux("cp", *words)
+    assert result.returncode == 2 and len(result.stderr.splitlines()) == 1
+
+
+def test_help():
+    for command in ("cp", "identify", "discover"):
+        assert command in must("help", command).stdout and must(command, "--help").stdout == must("help", command).stdout
