@@ -48,7 +48,9 @@ static void print_log(void *arg, enum plx_log_level level, const char *line)
 /* What is wrong with a disk's name is an error of usage; that it cannot be opened now is not. */
 static int disk_exit_status(int ret)
 {
-    return ret == -ENOMEM || ret == -EIO ? EXIT_RUNTIME : EXIT_USAGE;
+    bool remote = ret == -ECONNREFUSED || ret == -ETIMEDOUT || ret == -EHOSTUNREACH || ret == -ENETUNREACH ||
+                  ret == -ECONNRESET || ret == -EPROTO;
+    return ret == -ENOMEM || ret == -EIO || remote ? EXIT_RUNTIME : EXIT_USAGE;
 }
 
 static int open_disks(struct serve *s)

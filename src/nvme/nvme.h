@@ -16,10 +16,8 @@
 
 enum {
     TCP_RX_BYTES = 256 << 10, /* the shared receive buffer */
-    TCP_RX_LARGE = 32 << 10, /* after data of this much, no more than the next header and a little is received there, */
-    TCP_RX_LITTLE = 4 << 10, /* so that the next data is not copied either */
-    TCP_RX_DIRECT = 4 << 10, /* data with at least this much to come is received where it belongs */
-    TCP_FEW = 4,             /* up to here sockets are simply tried in turn, without asking epoll which are ready */
+    TCP_RX_DIRECT = 4 << 10,  /* data with at least this much to come is received where it belongs */
+    TCP_FEW = 4,              /* up to here sockets are simply tried in turn, without asking epoll which are ready */
     TCP_EVENTS = 64,
     TCP_TX_BYTES = 1 << 20, /* of one send, roughly */
     TCP_TX_SPARE = 64,      /* room for headers of H2CData PDUs, and pieces of data, beyond one for each command */
@@ -101,8 +99,7 @@ struct nvme_qp {
     struct nvme_req *rx_req;
     uint32_t rx_left; /* bytes of data still to come of this PDU */
     uint32_t rx_crc;
-    uint32_t rx_limit; /* of the shared buffer, how much to fill */
-    uint8_t rx_flags;  /* of the C2HData PDU */
+    uint8_t rx_flags; /* of the C2HData PDU */
     uint8_t rx_digest;
     uint8_t digest_have;
     uint16_t hdr_have, hdr_need;

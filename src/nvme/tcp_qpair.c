@@ -100,7 +100,6 @@ static void reset(struct nvme_qp *qp)
     qp->tx_sent = qp->tx_queued;
     qp->rx_state = NVME_RX_HEADER;
     qp->rx_req = NULL;
-    qp->rx_limit = TCP_RX_BYTES;
     qp->hdr_have = qp->hdr_need = 0;
     qp->blocked = false;
     nvme_qp_set_depth(qp, qp->slots_made);

@@ -138,7 +138,6 @@ static size_t c2h_data(struct nvme_qp *qp, const uint8_t *hdr, const struct nvme
     qp->rx_req = req;
     qp->rx_flags = hdr[offsetof(struct nvme_tcp_hdr, flags)];
     qp->rx_left = l->data;
-    qp->rx_limit = l->data >= TCP_RX_LARGE ? TCP_RX_LITTLE : TCP_RX_BYTES;
     qp->rx_digest = (uint8_t)l->digest;
     qp->rx_crc = (uint32_t)PLX_CRC32C_INIT;
     qp->digest_have = 0;
@@ -308,7 +307,7 @@ static ssize_t receive_direct(struct nvme_qp *qp, size_t *direct)
         left -= k;
     }
     if (!left)
-        iov[n++] = (struct iovec){qp->group->rx, qp->rx_limit};
+        iov[n++] = (struct iovec){qp->group->rx, TCP_RX_BYTES};
     struct msghdr msg = {.msg_iov = iov, .msg_iovlen = n};
     ssize_t got = recvmsg(qp->fd, &msg, MSG_DONTWAIT);
     if (got <= 0)
@@ -330,7 +329,7 @@ int nvme_rx(struct nvme_qp *qp)
     size_t direct = 0;
     ssize_t n = qp->rx_state == NVME_RX_DATA && qp->rx_left >= TCP_RX_DIRECT
                     ? receive_direct(qp, &direct)
-                    : recv(qp->fd, qp->group->rx, qp->rx_limit, MSG_DONTWAIT);
+                    : recv(qp->fd, qp->group->rx, TCP_RX_BYTES, MSG_DONTWAIT);
     if (n <= 0) {
         if (n < 0 && (errno == EAGAIN || errno == EINTR))
             return 0;

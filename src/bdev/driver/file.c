@@ -16,6 +16,7 @@
 #include <fcntl.h>
 #include <limits.h>
 #include <linux/fs.h>
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -65,6 +66,12 @@ static int check_kind(const char *path, struct stat *st, struct plx_error *err)
                                             : "a socket");
 }
 
+/* How often, and how far apart, a disk that is in use is tried: one second and a half. */
+enum {
+    LOCK_TRIES = 30,
+    LOCK_PAUSE_MS = 50,
+};
+
 static int open_failed(const char *path, int error, bool ro, struct plx_error *err)
 {
     bool refused = error == EACCES || error == EPERM || error == EROFS;
@@ -89,6 +96,11 @@ static int open_file(struct plx_file *f, const char *path, struct stat *st, stru
      */
     int flags = (ro ? O_RDONLY : O_RDWR) | O_CLOEXEC | O_NOCTTY | O_NONBLOCK | (f->block_device && !ro ? O_EXCL : 0);
     f->fd = open(path, flags);
+    for (int tries = 0; f->fd < 0 && errno == EBUSY && tries < LOCK_TRIES; tries++) {
+        /* The io_uring of a process that was killed is let go of by the kernel, and the file with it, a little later. */
+        poll(NULL, 0, LOCK_PAUSE_MS);
+        f->fd = open(path, flags);
+    }
     if (f->fd < 0)
         return open_failed(path, errno, ro, err);
     mode_t kind = st->st_mode & S_IFMT;
@@ -121,7 +133,8 @@ static bool has_open(const char *pid, const struct stat *file, int own_fd)
 /*
  * Locks of this kind tell nobody who holds them; who has the file open is the next best answer, where /proc gives it.
  */
-static int locked_by_other(const struct plx_file *f, const char *path, const struct stat *st, struct plx_error *err)
+static int locked_by_other(const struct plx_file *f, const char *path, const struct stat *st, bool *known,
+                           struct plx_error *err)
 {
     if (has_open("self", st, f->fd))
         return plx_fail(err, -EBUSY, "%.200s is open here already: it is named twice", path);
@@ -134,6 +147,7 @@ static int locked_by_other(const struct plx_file *f, const char *path, const str
     }
     if (proc)
         closedir(proc);
+    *known = holder != 0;
     if (holder)
         return plx_fail(err, -EBUSY, "%.200s is in use by process %ld", path, holder);
     return plx_fail(err, -EBUSY, "%.200s is in use by another process", path);
@@ -146,10 +160,19 @@ static int lock_file(struct plx_file *f, const char *path, const struct stat *st
      * conflicts too.
      */
     struct flock lock = {.l_type = f->bdev.info.read_only ? F_RDLCK : F_WRLCK, .l_whence = SEEK_SET};
-    if (fcntl(f->fd, F_OFD_SETLK, &lock) == 0)
-        return 0;
-    if (errno == EAGAIN || errno == EACCES)
-        return locked_by_other(f, path, st, err);
+    for (int tries = 0; fcntl(f->fd, F_OFD_SETLK, &lock) < 0; tries++) {
+        bool known = false;
+        if (errno != EAGAIN && errno != EACCES)
+            goto no_locks;
+        int ret = locked_by_other(f, path, st, &known, err);
+        if (known || tries == LOCK_TRIES)
+            return ret;
+        /* The io_uring of a process that was killed is let go of by the kernel, and the file with it, a little later. */
+        poll(NULL, 0, LOCK_PAUSE_MS);
+    }
+    return 0;
+
+no_locks:
     plx_warn("%s: this file system has no locks (%s); see to it that nobody else writes to the file", path,
              strerror(errno));
     return 0;
