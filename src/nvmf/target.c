@@ -254,9 +254,9 @@ static void flush_disks(struct plx_nvmf_target *t)
 static void flush_overdue(struct plx_timer *timer)
 {
     struct nvmf_phase_flush *f = plx_container_of(timer, struct nvmf_phase_flush, limit);
+    /* Set first, for the next disk: the abort may end the last flush at once, which cancels the timer and frees f. */
+    plx_timer_set(nvmf_control_reactor(f->target), timer, NVMF_FLUSH_LIMIT_MS * PLX_NS_PER_MS);
     plx_bdev_abort(f->bio.ch, &f->bio);
-    plx_timer_set(nvmf_control_reactor(f->target), &f->limit,
-                  NVMF_FLUSH_LIMIT_MS * PLX_NS_PER_MS); /* for the next disk */
 }
 
 static void begin_flush(struct plx_nvmf_target *t)
