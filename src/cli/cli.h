@@ -34,6 +34,9 @@ int cli_connect_status(int ret);
  */
 int cli_choose_cores(int *cores, int *n);
 
+/* --poll. @return EXIT_OK, or EXIT_USAGE after having said what is wrong */
+int cli_parse_poll(const char *text, enum plx_poll_mode *mode);
+
 /* ---- serve ---- */
 
 enum {

@@ -2,8 +2,12 @@
 #include "cli.h"
 
 #include <sched.h>
-#include <unistd.h>
+#include <string.h>
 
+/*
+ * Without --cores: the core that we run on now. The scheduler put us there because it had the least to do, inside our
+ * cpuset, and several instances end up on different ones.
+ */
 int cli_choose_cores(int *cores, int *n)
 {
     cpu_set_t allowed;
@@ -18,7 +22,21 @@ int cli_choose_cores(int *cores, int *n)
         if (cores[i] >= CPU_SETSIZE || !CPU_ISSET(cores[i], &allowed))
             return cli_fail(
                 EXIT_USAGE,
-                "--cores: core %d is not there, or not in the cpuset of this process (see \"taskset -p %d\")", cores[i],
-                (int)getpid());
+                "--cores: core %d is not there, or not in the cpuset of this process (\"nproc\" and \"taskset -p $$\" "
+                "say which there are)",
+                cores[i]);
     return EXIT_OK;
+}
+
+int cli_parse_poll(const char *text, enum plx_poll_mode *mode)
+{
+    static const char *const names[] = {
+        [PLX_POLL_ADAPTIVE] = "adaptive", [PLX_POLL_BUSY] = "busy", [PLX_POLL_SLEEP] = "sleep"};
+    for (unsigned i = 0; i < sizeof names / sizeof names[0]; i++) {
+        if (strcmp(text, names[i]) == 0) {
+            *mode = (enum plx_poll_mode)i;
+            return EXIT_OK;
+        }
+    }
+    return cli_fail(EXIT_USAGE, "--poll %s: takes busy, adaptive or sleep", text);
 }

@@ -120,19 +120,6 @@ static int parse_workload(const char *text, struct perf_options *o)
     return cli_fail(EXIT_USAGE, "--workload %s: takes randread, randwrite, randrw, read, write or rw", text);
 }
 
-static int parse_poll(const char *text, enum plx_poll_mode *mode)
-{
-    static const char *const names[] = {
-        [PLX_POLL_ADAPTIVE] = "adaptive", [PLX_POLL_BUSY] = "busy", [PLX_POLL_SLEEP] = "sleep"};
-    for (unsigned i = 0; i < sizeof names / sizeof names[0]; i++) {
-        if (strcmp(text, names[i]) == 0) {
-            *mode = (enum plx_poll_mode)i;
-            return EXIT_OK;
-        }
-    }
-    return cli_fail(EXIT_USAGE, "--poll %s: takes busy, adaptive or sleep", text);
-}
-
 static int add_disk(struct perf_options *o, const char *url)
 {
     if (o->ndisks == PERF_MAX_DISKS)
@@ -177,7 +164,7 @@ static int parse_one(int opt, const char *arg, struct perf_options *o, const cha
         o->json = arg;
         return EXIT_OK;
     case OPT_POLL:
-        return parse_poll(arg, &o->poll);
+        return cli_parse_poll(arg, &o->poll);
     default:
         o->help = true;
         return EXIT_OK;

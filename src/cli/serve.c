@@ -4,7 +4,6 @@
 
 #include <errno.h>
 #include <pthread.h>
-#include <sched.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdio.h>
@@ -64,34 +63,9 @@ static int open_disks(struct serve *s)
     return EXIT_OK;
 }
 
-/*
- * Without --cores: the core that we run on now. The scheduler put us there because it had the least to do, inside our cpuset, and several instances end up on
- * different ones.
- */
-static int choose_cores(struct serve_options *o)
-{
-    cpu_set_t allowed;
-    if (!o->ncores) {
-        int here = sched_getcpu();
-        o->cores[0] = here;
-        o->ncores = 1;
-        return EXIT_OK;
-    }
-    if (sched_getaffinity(0, sizeof allowed, &allowed) < 0)
-        return EXIT_OK; /* more cores than we can ask about: let pinning say */
-    for (int i = 0; i < o->ncores; i++)
-        if (o->cores[i] >= CPU_SETSIZE || !CPU_ISSET(o->cores[i], &allowed))
-            return cli_fail(
-                EXIT_USAGE,
-                "--cores: core %d is not there, or not in the cpuset of this process (\"nproc\" and \"taskset -p $$\" "
-                "say which there are)",
-                o->cores[i]);
-    return EXIT_OK;
-}
-
 static int make_reactors(struct serve *s)
 {
-    int ret = choose_cores(&s->o);
+    int ret = cli_choose_cores(s->o.cores, &s->o.ncores);
     if (ret)
         return ret;
     for (; s->nreactors < (unsigned)s->o.ncores; s->nreactors++) {

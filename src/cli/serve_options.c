@@ -124,19 +124,6 @@ static int parse_bytes(const char *name, const char *text, uint64_t min, uint64_
     return EXIT_OK;
 }
 
-static int parse_poll(const char *text, enum plx_poll_mode *mode)
-{
-    static const char *const names[] = {
-        [PLX_POLL_ADAPTIVE] = "adaptive", [PLX_POLL_BUSY] = "busy", [PLX_POLL_SLEEP] = "sleep"};
-    for (unsigned i = 0; i < sizeof names / sizeof names[0]; i++) {
-        if (strcmp(text, names[i]) == 0) {
-            *mode = (enum plx_poll_mode)i;
-            return EXIT_OK;
-        }
-    }
-    return cli_fail(EXIT_USAGE, "--poll %s: takes busy, adaptive or sleep", text);
-}
-
 /* Each NQN begins a subsystem; what stood before the first one is taken care of by settle_subsystems(). */
 static int add_nqn(struct serve_options *o, const char *nqn)
 {
@@ -205,7 +192,7 @@ static int parse_one(int opt, const char *arg, struct serve_options *o)
         o->allow_any_host = true;
         return EXIT_OK;
     case OPT_POLL:
-        return parse_poll(arg, &o->poll);
+        return cli_parse_poll(arg, &o->poll);
     case OPT_MAX_IO:
         ret = parse_bytes("max-io-size", arg, 4096, 4 << 20, "4K to 4M, a power of two", &o->nvmf.max_io_size);
         if (!ret && o->nvmf.max_io_size & (o->nvmf.max_io_size - 1))

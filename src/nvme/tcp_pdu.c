@@ -10,6 +10,15 @@ static const uint8_t header_len[NVME_TCP_TYPES] = {
     [NVME_TCP_H2C_DATA] = 24, [NVME_TCP_C2H_DATA] = 24, [NVME_TCP_R2T] = 24,
 };
 
+const char *const nvme_tcp_fes_names[NVME_TCP_FES_COUNT] = {
+    [NVME_TCP_FES_INVALID_HEADER] = "invalid PDU header field",
+    [NVME_TCP_FES_SEQUENCE] = "PDU sequence error",
+    [NVME_TCP_FES_HEADER_DIGEST] = "header digest error",
+    [NVME_TCP_FES_OUT_OF_RANGE] = "data transfer out of range",
+    [NVME_TCP_FES_LIMIT_EXCEEDED] = "limit exceeded",
+    [NVME_TCP_FES_UNSUPPORTED] = "unsupported parameter",
+};
+
 static enum nvme_tcp_fes fail(struct nvme_tcp_error *err, enum nvme_tcp_fes fes, uint32_t fei)
 {
     err->fes = fes;

@@ -36,7 +36,11 @@ enum nvme_tcp_fes {
     NVME_TCP_FES_OUT_OF_RANGE = 4,
     NVME_TCP_FES_LIMIT_EXCEEDED = 5,
     NVME_TCP_FES_UNSUPPORTED = 6,
+    NVME_TCP_FES_COUNT,
 };
+
+/* For people. */
+extern const char *const nvme_tcp_fes_names[NVME_TCP_FES_COUNT];
 
 enum {
     NVME_TCP_IC_LEN = 128,

@@ -251,21 +251,12 @@ void nvme_qp_fail(struct nvme_qp *qp, const char *why)
     drop_requests(qp);
 }
 
-static const char *const fes_names[] = {
-    [NVME_TCP_FES_INVALID_HEADER] = "invalid PDU header field",
-    [NVME_TCP_FES_SEQUENCE] = "PDU sequence error",
-    [NVME_TCP_FES_HEADER_DIGEST] = "header digest error",
-    [NVME_TCP_FES_OUT_OF_RANGE] = "data transfer out of range",
-    [NVME_TCP_FES_LIMIT_EXCEEDED] = "limit exceeded",
-    [NVME_TCP_FES_UNSUPPORTED] = "unsupported parameter",
-};
-
 void nvme_qp_fatal(struct nvme_qp *qp, const struct nvme_tcp_error *err, const uint8_t *hdr, size_t len)
 {
     if (qp->state < NVME_QP_INIT)
         return;
-    plx_warn("%s: %s, in a PDU of type %02xh, information %u: connection ends", qp->peer, fes_names[err->fes], hdr[0],
-             err->fei);
+    plx_warn("%s: %s, in a PDU of type %02xh, information %u: connection ends", qp->peer, nvme_tcp_fes_names[err->fes],
+             hdr[0], err->fei);
     if (hdr[0] != NVME_TCP_C2H_TERM) { /* that is not answered in kind: TCP 3.5 */
         len = plx_min_u64(len, NVME_TCP_TERM_MAX - NVME_TCP_TERM_LEN);
         struct nvme_tcp_term pdu = {
@@ -287,7 +278,7 @@ void nvme_qp_fatal(struct nvme_qp *qp, const struct nvme_tcp_error *err, const u
             nvme_group_linger(qp->group, fd);
         }
     }
-    nvme_qp_fail(qp, fes_names[err->fes]);
+    nvme_qp_fail(qp, nvme_tcp_fes_names[err->fes]);
 }
 
 bool nvme_qp_cancel(struct nvme_qp *qp, struct nvme_req *req)

@@ -244,15 +244,6 @@ void tcp_conn_close(struct tcp_conn *c, const char *why)
     drop_requests(c);
 }
 
-static const char *const fes_names[] = {
-    [NVME_TCP_FES_INVALID_HEADER] = "invalid PDU header field",
-    [NVME_TCP_FES_SEQUENCE] = "PDU sequence error",
-    [NVME_TCP_FES_HEADER_DIGEST] = "header digest error",
-    [NVME_TCP_FES_OUT_OF_RANGE] = "data transfer out of range",
-    [NVME_TCP_FES_LIMIT_EXCEEDED] = "limit exceeded",
-    [NVME_TCP_FES_UNSUPPORTED] = "unsupported parameter",
-};
-
 void tcp_conn_fatal(struct tcp_conn *c, const struct nvme_tcp_error *err, const uint8_t *hdr, size_t len)
 {
     if (c->state >= TCP_TERM)
@@ -261,8 +252,8 @@ void tcp_conn_fatal(struct tcp_conn *c, const struct nvme_tcp_error *err, const 
         tcp_conn_close(c, "H2CTermReq PDU with a wrong header");
         return;
     }
-    plx_warn("%s: %s, in a PDU of type %02xh, information %u: connection ends", c->qp.peer, fes_names[err->fes], hdr[0],
-             err->fei);
+    plx_warn("%s: %s, in a PDU of type %02xh, information %u: connection ends", c->qp.peer,
+             nvme_tcp_fes_names[err->fes], hdr[0], err->fei);
     len = plx_min_u64(len, NVME_TCP_TERM_MAX - NVME_TCP_TERM_LEN);
     struct nvme_tcp_term pdu = {
         .hdr = {.type = NVME_TCP_C2H_TERM, .hlen = sizeof pdu, .plen = plx_put32(sizeof pdu + len)},
