@@ -11,6 +11,7 @@
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
+#include <sys/prctl.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -42,8 +43,8 @@ int plx_reactor_create(struct plx_reactor **out, const struct plx_reactor_opts *
     memset(r, 0, sizeof *r);
     r->core = opts->core;
     r->mode = opts->mode;
-    r->spin.max_ns = (opts->spin_us ? opts->spin_us : SPIN_MAX_US) * PLX_NS_PER_US;
-    r->spin.window_ns = r->spin.max_ns;
+    r->spin.window = r->spin.max = (opts->spin_us ? opts->spin_us : SPIN_MAX_US) * PLX_NS_PER_US;
+    plx_rhythm_init(&r->rhythm);
     r->now = plx_clock_ns();
 
     int ret = plx_buf_pool_init(&r->buf, opts->buffer_bytes ? opts->buffer_bytes : BUFFER_BYTES,
@@ -229,13 +230,14 @@ int plx_reactor_poll(struct plx_reactor *r)
         disarm(r);
     r->now = plx_clock_ns();
     r->in_round = true;
-    int work = plx_messages_run(r) + plx_timers_run(r);
+    int work = plx_messages_run(r) + plx_timers_run(r), own = work;
     for (r->polling = &r->sources; *r->polling;) {
         struct plx_source *s = *r->polling;
         r->polling = &s->next;
         work += s->ops->poll(s);
     }
     r->polling = NULL;
+    r->sourced = work > own;
     if (woken || r->now - r->fds_checked > WATCH_PERIOD_NS)
         work += wait_fds(r, 0);
     work += plx_buf_serve(r);
@@ -271,35 +273,65 @@ int64_t plx_reactor_timeout(struct plx_reactor *r)
     return r->timers->due > r->now ? (int64_t)(r->timers->due - r->now) : 0;
 }
 
-static void sleep_until_work(struct plx_reactor *r)
+/* Sleeps until there is work, at the latest until the given time, if that is not 0. */
+static void sleep_until_work(struct plx_reactor *r, uint64_t limit)
 {
+    struct plx_spin *s = &r->spin;
     int64_t timeout = plx_reactor_timeout(r);
+    if (limit && (timeout < 0 || limit < r->now + (uint64_t)timeout))
+        timeout = limit > r->now ? (int64_t)(limit - r->now) : 0;
     if (timeout == 0 || plx_reactor_arm(r))
         return;
+    uint64_t end = r->now + (uint64_t)timeout;
+    s->slept = r->now;
     count(&r->sleeps);
     wait_fds(r, timeout);
+    s->woken = true;
+    if (timeout > 0 && r->now > end)
+        plx_rhythm_overslept(&r->rhythm, r->now - end);
     disarm(r);
 }
 
 /*
- * The policy of when to sleep, whole: spin for a window that grows towards its maximum when work came while we were
- * spinning, or so soon after we slept that it would have, and shrinks when spinning was in vain.
+ * The policy of when to sleep, whole.
+ *
+ * Spin for a window that grows towards its maximum when work came within that maximum, and shrinks when spinning was
+ * in vain; then sleep. That serves loads that come thick and loads that come rarely.
+ *
+ * Between them are clients that ask in a steady rhythm. To wake a core takes several times as long as to serve them, so
+ * where the rhythm is regular enough, sleep ends shortly before the next burst is due, and it is waited for spinning.
+ * That costs an eighth of a core at most, and twice the maximal window for each burst; a burst that does not come
+ * is not waited for again.
  */
 static void idle(struct plx_reactor *r)
 {
     struct plx_spin *s = &r->spin;
+    uint64_t limit = 0;
     if (r->mode == PLX_POLL_BUSY)
         return;
+    s->woken = false;
     if (!s->idle_since)
         s->idle_since = r->now;
-    if (r->mode == PLX_POLL_ADAPTIVE && r->now - s->idle_since < s->window_ns)
-        return;
-    s->window_ns = plx_max_u64(s->window_ns / 2, SPIN_MIN_NS);
-    uint64_t before = r->now;
-    sleep_until_work(r);
-    if (r->now - before < s->max_ns)
-        s->window_ns = plx_min_u64(s->window_ns * 4, s->max_ns);
+    if (r->mode == PLX_POLL_ADAPTIVE) {
+        if (r->now - s->idle_since < s->window)
+            return;
+        if (plx_rhythm_due(&r->rhythm, r->now, 2 * s->max, &limit))
+            return;
+        s->window = plx_max_u64(s->window / 2, SPIN_MIN_NS);
+    }
+    sleep_until_work(r, limit);
+}
+
+/* Work has come after rounds without. */
+static void idle_over(struct plx_reactor *r)
+{
+    struct plx_spin *s = &r->spin;
+    if (r->now - s->idle_since < s->max)
+        s->window = plx_min_u64(s->window * (s->woken ? 4 : 2), s->max);
+    else if (r->sourced)
+        plx_rhythm_learn(&r->rhythm, s->woken ? plx_max_u64(r->now - r->rhythm.late, s->slept) : r->now, r->now);
     s->idle_since = 0;
+    s->woken = false;
 }
 
 static void pin(struct plx_reactor *r)
@@ -324,19 +356,20 @@ static void unpin(struct plx_reactor *r)
 
 void plx_reactor_run(struct plx_reactor *r)
 {
+    int slack = prctl(PR_GET_TIMERSLACK, 0, 0, 0, 0);
+    prctl(PR_SET_TIMERSLACK, 1, 0, 0, 0); /* sleep as long as we said, and not up to 50 us longer */
     pin(r);
     while (!atomic_load_explicit(&r->stop, memory_order_relaxed)) {
         if (plx_reactor_poll(r)) {
-            if (r->spin.idle_since) {
-                r->spin.window_ns = plx_min_u64(r->spin.window_ns * 2, r->spin.max_ns);
-                r->spin.idle_since = 0;
-            }
+            if (r->spin.idle_since)
+                idle_over(r);
             continue;
         }
         idle(r);
     }
     atomic_store(&r->stop, false);
     unpin(r);
+    prctl(PR_SET_TIMERSLACK, slack, 0, 0, 0);
 }
 
 static void wake(struct plx_reactor *r)

@@ -6,6 +6,7 @@
 #include <pollux/reactor.h>
 
 #include "base/util.h"
+#include "reactor/rhythm.h"
 
 #include <sched.h>
 #include <stdatomic.h>
@@ -29,11 +30,13 @@ struct plx_buf_pool {
     bool returned; /* buffers came back since the waiters were last served */
 };
 
-/* Consecutive decisions of plx_reactor_run() whether to spin on or to sleep. */
+/* How plx_reactor_run() passes the time between two bursts of work: see idle(). Times are in ns. */
 struct plx_spin {
-    uint64_t window_ns; /* how long to spin at present */
-    uint64_t max_ns;
+    uint64_t window; /* how long to spin at present */
+    uint64_t max;
     uint64_t idle_since; /* time of the first empty round, 0 while busy */
+    bool woken;          /* the present round is the first after a sleep, */
+    uint64_t slept;      /* which began then */
 };
 
 struct plx_reactor {
@@ -42,6 +45,7 @@ struct plx_reactor {
     struct plx_timer *timers; /* root of a pairing heap, the earliest */
     struct plx_buf_pool buf;
     struct plx_spin spin;
+    struct plx_rhythm rhythm;
     struct plx_aio_engine *aio;  /* made on first use */
     bool aio_threads;            /* plx_aio_force_threads() */
     struct plx_source **polling; /* where the round is in the list of sources: removal keeps it right */
@@ -53,6 +57,7 @@ struct plx_reactor {
     struct epoll_event events[PLX_FD_EVENTS]; /* being handled: removing a watch takes it out of here */
     int nevents;
     bool in_round;      /* now is fresh */
+    bool sourced;       /* the latest round had work of sources, not of timers and messages alone */
     bool armed;         /* wake-ups are enabled */
     bool pinned;        /* to its core, by plx_reactor_run() */
     cpu_set_t unpinned; /* where its thread might run before */
