@@ -240,3 +240,24 @@ def test_a_block_is_never_seen_torn(connect):
         for index in range(64):
             assert len(set(seen[index * 512:(index + 1) * 512])) == 1
         writer.io.wait(pending)
+
+
+@pytest.mark.parametrize("nsid", [RAM, RAM4K], ids=["ram", "ram-4k"])
+@pytest.mark.parametrize("size", [65536, 131072])
+@pytest.mark.parametrize("digests", [False, True], ids=["plain", "digests"])
+def test_what_is_overwritten_while_a_slow_reader_takes_it_is_whole(connect, nsid, size, digests):
+    """Reads that the socket takes in part, and only slowly, while the same blocks are written anew all the time: each
+    block is wholly of one write, and digests are right (the host checks them)."""
+    block = BLOCK[nsid]
+    blocks, first = size // block, (20 << 20) // block
+    writer = connect(io_queues=1)
+    reader = connect(io_queues=1, io_sqsize=127, hdgst=digests, ddgst=digests, receive_buffer=4096)
+    writer.write(nsid, first, bytes(size), block)
+    for _ in range(2):
+        reads = reader.io.submit_all([(sqe.read(nsid, first, blocks), {"read": size})] * 120)
+        for number, read in enumerate(reads):
+            writer.write(nsid, first, bytes([number]) * size, block)
+            completion = reader.io.wait(read)
+            expect.status(completion, Sc.SUCCESS)
+            for at in range(0, size, block):
+                assert completion.data[at:at + block] == completion.data[at:at + 1] * block

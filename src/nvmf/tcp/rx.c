@@ -39,7 +39,7 @@ static void start_command(struct tcp_conn *c, struct nvmf_req *req)
             nvmf_req_execute(req);
         return;
     }
-    if (req->lent && !c->rules.data_digest) {
+    if (req->lent && (!c->rules.data_digest || req->len <= TCP_SPARE_BYTES)) {
         nvmf_req_complete(req, PLX_SC_SUCCESS); /* mapped when it is sent */
         return;
     }

@@ -12,13 +12,14 @@
 #include "nvmf/nvmf.h"
 
 enum {
-    TCP_RX_BYTES = 256 << 10, /* the shared receive buffer */
-    TCP_RX_DIRECT = 16 << 10, /* data with at least this much to come is received straight into its buffer */
-    TCP_TX_IOV = 512,         /* pieces of one send */
-    TCP_TX_BYTES = 1 << 20,   /* and bytes, roughly */
-    TCP_FEW_CONNS = 4,        /* up to here sockets are simply tried in turn, without asking epoll which are ready */
-    TCP_EVENTS = 64,          /* ready sockets served in a round */
-    TCP_FRESH_MAX = 64,       /* connections of a reactor that have not done Connect */
+    TCP_RX_BYTES = 256 << 10,  /* the shared receive buffer */
+    TCP_RX_DIRECT = 16 << 10,  /* data with at least this much to come is received straight into its buffer */
+    TCP_TX_IOV = 512,          /* pieces of one send */
+    TCP_TX_BYTES = 1 << 20,    /* and bytes, roughly */
+    TCP_TX_SUMMED = 128 << 10, /* the same where digests are made in the course of it: in vain for what is not taken */
+    TCP_FEW_CONNS = 4,         /* up to here sockets are simply tried in turn, without asking epoll which are ready */
+    TCP_EVENTS = 64,           /* ready sockets served in a round */
+    TCP_FRESH_MAX = 64,        /* connections of a reactor that have not done Connect */
     TCP_TICK_MS = 500,
     TCP_CONNECT_MS = 10000,  /* from accept to the end of Connect */
     TCP_CONTENDED_MS = 5000, /* the limit for peers while others wait for the buffers they hold */
@@ -120,7 +121,7 @@ struct tcp_group {
     struct plx_list line[TCP_WAIT_CLASSES]; /* connections that wait for buffers */
     size_t class_bytes[TCP_WAIT_CLASSES];
     bool refused;   /* a buffer was not to be had, other than for a connection's own share, since the last tick */
-    uint8_t *spare; /* for the block that a socket takes in part, when there is no other buffer */
+    uint8_t *spare; /* for lent memory that a socket takes in part, when there is no other buffer */
     struct plx_timer tick;
     struct plx_timer deadline;
     bool stopping;

@@ -73,7 +73,7 @@ static void build_data(const struct tcp_conn *c, struct nvmf_req *req)
     add_header_digest(c, req->head, sizeof pdu);
     req->head_len = (uint8_t)with_digest(c, sizeof pdu);
     req->tail_len = (uint8_t)digest;
-    if (digest)
+    if (digest && !req->lent)
         write32(req->tail, plx_crc32c(req->data, req->len));
     if (!success) {
         build_response(c, req, req->tail + digest);
@@ -163,10 +163,9 @@ static struct iovec *add_piece(struct iovec *v, const void *base, size_t len, si
     return v + 1;
 }
 
-/* The disk's memory, but for the block of which a part has left already: that is sent as it was then. */
-static struct iovec *add_lent(struct nvmf_req *req, struct iovec *v, size_t *skip)
+/* The disk's memory, but for what is kept because a part of it has left already: that is sent as it was then. */
+static struct iovec *add_lent(struct nvmf_req *req, const uint8_t *memory, struct iovec *v, size_t *skip)
 {
-    const uint8_t *memory = nvmf_io_map(req);
     if (plx_likely(!req->buf_size))
         return add_piece(v, memory, req->len, skip);
     v = add_piece(v, memory, req->kept_from, skip);
@@ -174,13 +173,14 @@ static struct iovec *add_lent(struct nvmf_req *req, struct iovec *v, size_t *ski
     return add_piece(v, memory + req->kept_to, req->len - req->kept_to, skip);
 }
 
-static struct iovec *add_unit(const struct tcp_conn *c, struct nvmf_req *req, struct iovec *v, size_t skip)
+static struct iovec *add_unit(const struct tcp_conn *c, struct nvmf_req *req, const uint8_t *memory, struct iovec *v,
+                              size_t skip)
 {
     v = add_piece(v, req->head, req->head_len, &skip);
     if (req->tx == TCP_TX_DATA) {
         if (plx_unlikely(c->pad))
             v = add_piece(v, padding, c->pad, &skip);
-        v = req->lent ? add_lent(req, v, &skip) : add_piece(v, req->data, req->len, &skip);
+        v = req->lent ? add_lent(req, memory, v, &skip) : add_piece(v, req->data, req->len, &skip);
     }
     if (plx_unlikely(req->tail_len))
         v = add_piece(v, req->tail, req->tail_len, &skip);
@@ -203,28 +203,28 @@ static void sent(struct tcp_conn *c, struct nvmf_req *req)
 }
 
 /*
- * Of the first queued PDU only a part has left. Lent memory may change after this round, and no block may be seen torn: so the rest of the block that was
- * begun is kept as it is now.
+ * Of the first queued PDU only a part has left. Lent memory may change after this round, and no block may be seen torn:
+ * so the rest of the block that was begun is kept as it is now; and all the rest, where a digest covers it.
  */
-static void keep_block(struct tcp_conn *c)
+static void keep_rest(struct tcp_conn *c)
 {
     struct nvmf_req *req = c->tx.head;
     size_t before = (size_t)req->head_len + c->pad;
     if (req->tx != TCP_TX_DATA || !req->lent || c->tx_off <= before || c->tx_off >= before + req->len)
         return;
     uint32_t block = 1u << req->ns->block_shift, done = (uint32_t)(c->tx_off - before);
-    uint32_t from = done & ~(block - 1);
+    uint32_t from = done & ~(block - 1), to = c->rules.data_digest ? req->len : from + block;
     const uint8_t *memory = nvmf_io_map(req);
-    if (done == from || !memory || (req->buf_size && req->kept_from == from))
-        return; /* between two blocks, or still in the one that is kept already */
-    if (!req->buf_size && !tcp_buf_take(req, block)) {
+    if ((done == from && !c->rules.data_digest) || !memory || (req->buf_size && done < req->kept_to))
+        return; /* between two blocks, or still in what is kept already */
+    if (!req->buf_size && !tcp_buf_take(req, to - from)) {
         req->data = c->group->spare; /* there is one where anything lent was sent */
         req->buf_size = TCP_SPARE_BYTES;
         c->group->spare = NULL;
     }
-    memcpy(req->data, memory + from, block);
+    memcpy(req->data, memory + from, to - from);
     req->kept_from = from;
-    req->kept_to = from + block;
+    req->kept_to = to;
 }
 
 static void advance(struct tcp_conn *c, size_t n)
@@ -240,7 +240,7 @@ static void advance(struct tcp_conn *c, size_t n)
     if (c->tx.head) {
         c->tx_off = (uint32_t)n;
         if (n)
-            keep_block(c);
+            keep_rest(c);
     } else {
         c->tx_off = 0;
         c->ctrl_off += (uint16_t)n;
@@ -249,7 +249,7 @@ static void advance(struct tcp_conn *c, size_t n)
     }
 }
 
-/* A block of lent memory that the socket takes in part needs a buffer to be kept in: one is held ready. */
+/* Lent memory that the socket takes in part needs a buffer to be kept in: one is held ready. */
 static bool have_spare(struct tcp_group *g)
 {
     if (plx_unlikely(!g->spare))
@@ -257,17 +257,55 @@ static bool have_spare(struct tcp_group *g)
     return g->spare != NULL;
 }
 
-/* Gathers what is queued, up to the limits of one send. @return bytes; none when memory is short */
-static size_t gather(struct tcp_conn *c, struct msghdr *msg)
+/*
+ * The disk does not lend its memory any more, as it has come to be shared with another reactor (ram.c). What has not
+ * begun to leave is answered: try again. @return false when some has left
+ */
+static bool taken_back(struct tcp_conn *c, struct nvmf_req *req, size_t skip)
+{
+    if (skip)
+        return false;
+    req->lent = false;
+    req->cqe.status = plx_put16(PLX_SC_COMMAND_INTERRUPTED << 1);
+    build_response(c, req, req->head);
+    req->head_len = (uint8_t)with_digest(c, sizeof(struct nvme_tcp_resp));
+    req->tail_len = 0;
+    req->tx = TCP_TX_RESP;
+    return true;
+}
+
+/*
+ * Finds the memory that a disk lends for this round, and makes its digest. `skip` bytes of the PDU have left.
+ * @return false when the PDU cannot be sent to its end
+ */
+static bool lend(struct tcp_conn *c, struct nvmf_req *req, size_t skip, const uint8_t **memory)
+{
+    size_t before = (size_t)req->head_len + c->pad;
+    *memory = nvmf_io_map(req);
+    if (plx_unlikely(!*memory))
+        return taken_back(c, req, skip);
+    if (c->rules.data_digest && skip <= before)
+        write32(req->tail, plx_crc32c(*memory, req->len));
+    return true;
+}
+
+/* Gathers what is queued, up to the limits of one send. @return bytes; none when memory is short; -1: see lend() */
+static ssize_t gather(struct tcp_conn *c, struct msghdr *msg)
 {
     struct iovec *first = c->group->iov, *v = first;
     struct nvmf_req *req = c->tx.head;
+    const size_t limit = c->rules.data_digest ? TCP_TX_SUMMED : TCP_TX_BYTES;
     size_t total = 0, skip = c->tx_off;
     /* A PDU has six pieces at most; one more is for the connection's own. */
-    for (; req && v + 7 <= first + TCP_TX_IOV && total < TCP_TX_BYTES; req = req->next) {
-        if (plx_unlikely(req->lent && !have_spare(c->group)))
-            break;
-        v = add_unit(c, req, v, skip);
+    for (; req && v + 7 <= first + TCP_TX_IOV && total < limit; req = req->next) {
+        const uint8_t *memory = NULL;
+        if (req->lent) {
+            if (plx_unlikely(!have_spare(c->group)))
+                break;
+            if (plx_unlikely(!lend(c, req, skip, &memory)))
+                return -1;
+        }
+        v = add_unit(c, req, memory, v, skip);
         total += unit_len(c, req) - skip;
         skip = 0;
     }
@@ -277,7 +315,7 @@ static size_t gather(struct tcp_conn *c, struct msghdr *msg)
     }
     msg->msg_iov = first;
     msg->msg_iovlen = (size_t)(v - first);
-    return total;
+    return (ssize_t)total;
 }
 
 static void finished_term(struct tcp_conn *c)
@@ -294,7 +332,11 @@ int tcp_tx_flush(struct tcp_conn *c)
     c->blocked = false;
     while (c->tx.head || c->ctrl_len) {
         struct msghdr msg = {0};
-        size_t total = gather(c, &msg);
+        ssize_t total = gather(c, &msg);
+        if (plx_unlikely(total < 0)) {
+            tcp_conn_close(c, "the disk has taken back the memory that was being sent");
+            return 1;
+        }
         ssize_t n = total ? sendmsg(c->fd, &msg, MSG_NOSIGNAL | MSG_DONTWAIT) : 0;
         if (n < 0) {
             if (errno != EAGAIN && errno != EINTR) {
@@ -306,7 +348,7 @@ int tcp_tx_flush(struct tcp_conn *c)
             progress = 1;
             advance(c, (size_t)n);
         }
-        if (!total || (size_t)n < total) {
+        if (!total || n < total) {
             if (n || !c->tx_since)
                 c->tx_since = plx_reactor_now(c->group->reactor);
             c->blocked = true;
