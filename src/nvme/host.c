@@ -234,13 +234,22 @@ unsigned nvme_ctrlr_ana(const struct nvme_ctrlr *c)
 
 /* ---- commands ---- */
 
-/* In turn, so that a burst is spread over all queue pairs. */
+/*
+ * One queue pair is filled up to its share of what is in flight, then it is the turn of the next one that has less: what
+ * leaves together is cheaper to send, and its answers come together, too.
+ */
 static struct nvme_qp *choose(struct nvme_ctrlr *c)
 {
-    if (plx_likely(c->nio == 1))
-        return c->io[0];
-    unsigned n = c->next + 1;
-    c->next = n < c->nio ? n : 0;
+    struct nvme_qp *qp = c->io[c->next];
+    if (plx_likely(c->nio == 1 || (qp->in_flight < c->share && qp->nfree)))
+        return qp;
+    unsigned in_flight = 0;
+    for (unsigned i = 0; i < c->nio; i++)
+        in_flight += c->io[i]->in_flight;
+    c->share = in_flight / c->nio + 1;
+    do /* comes to an end, as one of them has no more than the average */
+        c->next = c->next + 1 < c->nio ? c->next + 1 : 0;
+    while (c->io[c->next]->in_flight >= c->share);
     return c->io[c->next];
 }
 

@@ -368,7 +368,7 @@ void nvme_connect_opened(struct nvme_qp *qp)
 
 void nvme_connect_begin(struct nvme_ctrlr *c)
 {
-    c->nio = 0;
+    c->nio = c->next = c->share = 0;
     c->step = OPENED;
     c->req.phase = NVME_IDLE;
     open_queue(c, c->admin);

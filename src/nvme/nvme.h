@@ -14,10 +14,13 @@
 #include "nvme/host.h"
 #include "nvme/tcp_pdu.h"
 
+#include <sys/epoll.h>
+
 enum {
     TCP_RX_BYTES = 256 << 10, /* the shared receive buffer */
     TCP_RX_DIRECT = 4 << 10,  /* data with at least this much to come is received where it belongs */
-    TCP_FEW = 4,              /* up to here sockets are simply tried in turn, without asking epoll which are ready */
+    TCP_FEW = 20,             /* up to here sockets are simply tried in turn, without asking epoll which are ready */
+    TCP_QUIET_ROUNDS = 16,    /* so often are those of few tried from which nothing is expected */
     TCP_EVENTS = 64,
     TCP_TX_BYTES = 1 << 20, /* of one send, roughly */
     TCP_TX_SPARE = 64,      /* room for headers of H2CData PDUs, and pieces of data, beyond one for each command */
@@ -129,6 +132,9 @@ struct nvme_group {
     struct plx_reactor *reactor;
     unsigned refs;
     bool polling;
+    unsigned rounds;
+    struct epoll_event events[TCP_EVENTS]; /* being served, one a round */
+    int event, nevents;
     uint8_t *rx;
     struct plx_list qps; /* not closed */
     unsigned nqps;
@@ -245,8 +251,9 @@ struct nvme_ctrlr {
     unsigned holds; /* freed when there are none */
 
     struct nvme_qp *admin, **io;
-    unsigned nio;  /* those that are connected */
-    unsigned next; /* where the next command goes */
+    unsigned nio;   /* those that are connected */
+    unsigned next;  /* where the next command goes, */
+    unsigned share; /* until it has this many in flight */
 
     /* Connecting: see host_connect.c. */
     uint8_t step;

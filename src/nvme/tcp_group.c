@@ -55,6 +55,9 @@ void nvme_group_remove(struct nvme_qp *qp)
     plx_list_del(&qp->link);
     qp->group->nqps--;
     qp->group->changes++;
+    for (int i = qp->group->event; i < qp->group->nevents; i++)
+        if (qp->group->events[i].data.ptr == qp)
+            qp->group->events[i].data.ptr = NULL;
 }
 
 void nvme_group_dirty(struct nvme_qp *qp)
@@ -100,29 +103,47 @@ static int serve(struct nvme_qp *qp, bool in, bool out)
     return work;
 }
 
-/* A callback may end any queue pair, so that the list is not what it was: then the rest waits for the next round. */
+/* Whether a queue pair is to be tried in this round: those from which nothing is expected are only tried now and then. */
+static bool tried(const struct nvme_group *g, const struct nvme_qp *qp)
+{
+    unsigned expected = qp->qid ? 0 : 1; /* admin queues: an event, perhaps in a year */
+    return qp->in_flight > expected || qp->dirty || qp->state != NVME_QP_OPEN || g->rounds % TCP_QUIET_ROUNDS == 0;
+}
+
+/*
+ * Serves one queue pair that has something: then it is for those who wait for its answers to go on, and what they submit
+ * is sent before the next queue pair is served. So the controller always has something to do.
+ */
 static int poll_few(struct nvme_group *g)
 {
     int work = 0;
-    unsigned seen = g->changes;
+    unsigned seen = g->changes; /* a callback may end any queue pair, so that the list is not what it was */
     struct plx_list *it = g->qps.next;
-    while (it != &g->qps && seen == g->changes) {
+    while (!work && it != &g->qps && seen == g->changes) {
         struct nvme_qp *qp = plx_list_entry(it, struct nvme_qp, link);
         it = it->next;
-        work += serve(qp, true, true);
+        work = tried(g, qp) ? serve(qp, true, true) : 0;
+        if (work && seen == g->changes) { /* the others first in the next round */
+            plx_list_del(&qp->link);
+            plx_list_add_tail(&g->qps, &qp->link);
+        }
     }
     return work;
 }
 
 static int poll_ready(struct nvme_group *g)
 {
-    struct epoll_event ev[TCP_EVENTS];
-    int work = 0, n = epoll_wait(g->source.fd, ev, TCP_EVENTS, 0);
-    for (int i = 0; i < n; i++) {
-        struct nvme_qp *qp = ev[i].data.ptr;
-        if (qp->state == NVME_QP_CLOSED)
-            continue; /* by one before it in this round: it is freed afterwards */
-        work += serve(qp, ev[i].events & ~(uint32_t)EPOLLOUT, ev[i].events & EPOLLOUT);
+    int work = 0;
+    if (g->event == g->nevents) {
+        int n = epoll_wait(g->source.fd, g->events, TCP_EVENTS, 0);
+        g->event = 0;
+        g->nevents = n < 0 ? 0 : n;
+    }
+    while (!work && g->event < g->nevents) {
+        const struct epoll_event *ev = &g->events[g->event++];
+        struct nvme_qp *qp = ev->data.ptr;
+        if (qp) /* else it was closed meanwhile */
+            work = serve(qp, ev->events & ~(uint32_t)EPOLLOUT, ev->events & EPOLLOUT);
     }
     return work;
 }
@@ -150,9 +171,9 @@ static int group_poll(struct plx_source *s)
 {
     struct nvme_group *g = group_of(s);
     g->polling = true;
-    int work = g->nqps <= TCP_FEW ? poll_few(g) : poll_ready(g);
-    if (!plx_list_empty(&g->dirty))
-        work += flush_dirty(g);
+    g->rounds++;
+    int work = plx_list_empty(&g->dirty) ? 0 : flush_dirty(g);
+    work += g->nqps <= TCP_FEW ? poll_few(g) : poll_ready(g);
     g->polling = false;
     while (plx_unlikely(!plx_list_empty(&g->dead))) {
         struct nvme_qp *qp = plx_list_entry(g->dead.next, struct nvme_qp, link);
