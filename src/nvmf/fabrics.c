@@ -63,13 +63,15 @@ static uint16_t connect_decide(struct nvmf_connect *op)
     struct plx_nvmf_target *t = op->req->qp->group->target;
     if (t->stopping)
         return PLX_SC_CONNECT_CONTROLLER_BUSY;
-    if (nvmf_nqn_problem(op->data.hostnqn))
+    /* Hosts without a name, as programs that were not given one send: for subsystems that any host may use. */
+    if (op->data.hostnqn[0] && nvmf_nqn_problem(op->data.hostnqn))
         return refuse(op, BAD_DATA(hostnqn));
     struct plx_nvmf_subsystem *s = nvmf_subsystem_find(t, op->data.subnqn);
     if (!s)
         return refuse(op, BAD_DATA(subnqn));
     if (!nvmf_subsystem_allows(s, op->data.hostnqn)) {
-        plx_warn("%s: host %s is not allowed to connect to %s", op->req->qp->peer, op->data.hostnqn, s->nqn);
+        plx_warn("%s: host %s is not allowed to connect to %s", op->req->qp->peer,
+                 op->data.hostnqn[0] ? op->data.hostnqn : "without a name", s->nqn);
         return PLX_SC_CONNECT_INVALID_HOST | NVME_STATUS_DNR;
     }
     return op->qid ? connect_io(op, s) : connect_admin(op, s);

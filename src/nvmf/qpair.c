@@ -179,10 +179,22 @@ static void drop_unpaired_fused(struct nvmf_qpair *qp, uint16_t status)
         end_half(first, status);
 }
 
-static bool cid_in_use(struct nvmf_qpair *qp, uint16_t cid)
+static bool is_property(const struct nvme_cmd *cmd)
 {
-    struct nvmf_req *old = nvmf_pending_find(qp, cid);
+    uint8_t type = ((const struct nvme_property_cmd *)(const void *)cmd)->fctype;
+    return cmd->opcode == NVME_FABRICS && (type == NVME_FABRICS_PROPERTY_GET || type == NVME_FABRICS_PROPERTY_SET);
+}
+
+static bool cid_in_use(struct nvmf_req *req)
+{
+    struct nvmf_req *old = nvmf_pending_find(req->qp, plx_get16(req->cmd.cid));
     if (!old)
+        return false;
+    /*
+     * Some hosts forget their event requests when they shut a controller down, and use the identifiers of these for
+     * the properties that it takes. Those are answered at once, and there will be no more events that matter.
+     */
+    if (old->cmd.opcode == NVME_ADMIN_ASYNC_EVENT && !req->qp->qid && is_property(&req->cmd))
         return false;
     if (old->state != NVMF_REQ_ABANDONED)
         return true;
@@ -195,7 +207,7 @@ static bool cid_in_use(struct nvmf_qpair *qp, uint16_t cid)
 static uint16_t parse(struct nvmf_req *req)
 {
     struct nvmf_qpair *qp = req->qp;
-    if (cid_in_use(qp, plx_get16(req->cmd.cid)))
+    if (cid_in_use(req))
         return PLX_SC_COMMAND_ID_CONFLICT | NVME_STATUS_DNR;
     /* Fabrics commands have no choice of PRP or SGL to state, and hosts differ in what they put there (Base 6). */
     if ((req->cmd.flags & NVME_PSDT_MASK) != NVME_PSDT_SGL && req->cmd.opcode != NVME_FABRICS)

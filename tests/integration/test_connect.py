@@ -79,11 +79,16 @@ def test_a_malformed_subsystem_name_is_refused(queue, target, subnqn):
 
 
 @pytest.mark.parametrize("hostnqn", [
-    b"", b"h" * 256, b"nqn.2014-08.org.nvmexpress:" + b"x" * 197, b"iqn.1993-08.org.debian:01:abc", b"\xff\xfe\xfd"],
-    ids=["empty", "unterminated", "longer than 223", "iSCSI name", "not UTF-8"])
+    b"h" * 256, b"nqn.2014-08.org.nvmexpress:" + b"x" * 197, b"iqn.1993-08.org.debian:01:abc", b"\xff\xfe\xfd"],
+    ids=["unterminated", "longer than 223", "iSCSI name", "not UTF-8"])
 def test_a_malformed_host_name_is_refused(queue, target, hostnqn):
     """Base 6.3: a syntax error in the Host NQN (Base 4.7: up to 223 bytes, starts with nqn., NUL-terminated)."""
     refused(attempt(queue, target, hostnqn=hostnqn), HOSTNQN)
+
+
+def test_a_host_without_a_name_may_use_what_any_host_may_use(queue, target):
+    """SPDK's programs send none unless they are given one."""
+    expect.status(attempt(queue, target, hostnqn=b""), Sc.SUCCESS)
 
 
 def test_the_longest_host_name_is_accepted(queue, target):

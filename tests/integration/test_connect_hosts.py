@@ -145,7 +145,7 @@ def test_a_listed_host_is_let_in(closed_target, hostnqn):
         controller.read(1, 0, 1)
 
 
-@pytest.mark.parametrize("hostnqn", [STRANGER, GUEST[:-1], GUEST + "0", GUEST.upper()])
+@pytest.mark.parametrize("hostnqn", [STRANGER, GUEST[:-1], GUEST + "0", GUEST.upper(), ""])
 def test_an_unlisted_host_is_refused(closed_target, hostnqn):
     with Queue(closed_target.address) as queue:
         completion = queue.connect(closed_target.nqn, hostnqn)

@@ -150,6 +150,20 @@ def test_an_id_in_use_by_an_event_request_conflicts(connect):
     admin.must(sqe.keep_alive())
 
 
+def test_a_host_that_forgets_its_event_requests_can_shut_down(connect):
+    """SPDK's host uses their identifiers for the properties that a shutdown takes."""
+    controller = connect(io_queues=1)
+    admin = controller.admin
+    for cid in range(4):
+        admin.submit(sqe.aer(), cid=cid)
+    for cid, entry in enumerate([sqe.property_get(0x14), sqe.property_set(0x14, 0x460001 | 1 << 14), sqe.property_get(0x1C)]):
+        admin.send(pdu.command(bytes(sqe.with_cid(entry, cid))))
+        answer = admin.receive_pdu()
+        cid_answered, status = struct.unpack_from("<HH", answer.cqe, 12)
+        assert (cid_answered, status >> 1) == (cid, 0)
+    assert struct.unpack_from("<I", answer.cqe, 0)[0] & 0xC == 0x8
+
+
 @pytest.mark.parametrize("sqsize", [1, 3, 31])
 @pytest.mark.parametrize("flow_control", [True, False], ids=["sqhd", "no-sqhd"])
 def test_more_commands_than_the_queue_holds_are_fatal(connect, sqsize, flow_control):
