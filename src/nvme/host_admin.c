@@ -13,6 +13,8 @@ enum {
     TBKAS = 1 << 6, /* CTRATT: traffic counts as keep-alive */
     ANA_HEADER = 16,
     ANA_DESCRIPTOR = 32,
+    ANA_PIECE = NVME_PAGE / ANA_DESCRIPTOR * ANA_DESCRIPTOR - ANA_DESCRIPTOR,
+    LPA_OFFSET = 1 << 2, /* Get Log Page takes an offset */
     ANA_GROUPS_ONLY = 1, /* LSP */
 };
 
@@ -37,7 +39,9 @@ void nvme_own_identify(struct nvme_ctrlr *c, uint8_t cns, uint32_t nsid, void (*
     nvme_own_command(c, &cmd, NVME_TO_HOST, NVME_PAGE, done);
 }
 
-void nvme_own_log(struct nvme_ctrlr *c, uint8_t lid, uint8_t lsp, uint32_t bytes, void (*done)(struct nvme_req *))
+/* `offset` is not 0 only where the controller takes one. */
+static void own_log(struct nvme_ctrlr *c, uint8_t lid, uint8_t lsp, uint32_t offset, uint32_t bytes,
+                    void (*done)(struct nvme_req *))
 {
     uint32_t dwords = bytes / 4 - 1;
     const struct nvme_cmd cmd = {
@@ -45,6 +49,7 @@ void nvme_own_log(struct nvme_ctrlr *c, uint8_t lid, uint8_t lsp, uint32_t bytes
         .nsid = plx_put32(NVME_NSID_ALL),
         .cdw10 = plx_put32(lid | (uint32_t)lsp << 8 | (dwords & 0xffff) << 16),
         .cdw11 = plx_put32(dwords >> 16),
+        .cdw12 = plx_put32(offset),
     };
     nvme_own_command(c, &cmd, NVME_TO_HOST, bytes, done);
 }
@@ -80,26 +85,49 @@ bool nvme_has_ana(const struct nvme_ctrlr *c)
     return c->id.cmic & 1 << 3 && plx_get32(c->ns.id.anagrpid);
 }
 
-/* Groups only: 32 bytes each, as many as fit a page. */
-uint32_t nvme_ana_bytes(const struct nvme_ctrlr *c)
+static uint32_t ana_bytes(const struct nvme_ctrlr *c)
 {
-    uint32_t groups = plx_get32(c->id.nanagrpid);
-    return (uint32_t)plx_min_u64(ANA_HEADER + (uint64_t)ANA_DESCRIPTOR * groups, NVME_PAGE) & ~3u;
+    return ANA_HEADER + ANA_DESCRIPTOR * (uint32_t)plx_min_u64(plx_get32(c->id.nanagrpid), UINT16_MAX);
 }
 
-unsigned nvme_parse_ana(const uint8_t *page, uint32_t bytes, uint32_t group)
+/*
+ * Base 5.1.12.1.13, groups only: a header, and 32 bytes each, of which a page holds 127. c->req has brought the piece at
+ * c->ana_at.
+ */
+static void read_ana(struct nvme_ctrlr *c, uint32_t at, void (*done)(struct nvme_req *))
 {
-    unsigned n = page[8] | page[9] << 8;
-    for (uint32_t at = ANA_HEADER; n-- && at + ANA_DESCRIPTOR <= bytes; at += ANA_DESCRIPTOR) {
+    uint32_t most = at ? ANA_PIECE : ANA_HEADER + ANA_PIECE;
+    c->ana_at = at;
+    own_log(c, NVME_LOG_ANA, ANA_GROUPS_ONLY, at, (uint32_t)plx_min_u64(ana_bytes(c) - at, most), done);
+}
+
+void nvme_read_ana(struct nvme_ctrlr *c, void (*done)(struct nvme_req *))
+{
+    read_ana(c, 0, done);
+}
+
+bool nvme_took_ana(struct nvme_ctrlr *c, unsigned *state)
+{
+    const uint8_t *page = c->page;
+    uint32_t at = c->ana_at ? 0 : ANA_HEADER, len = c->req.len;
+    *state = NVME_ANA_OPTIMIZED; /* a group that is not told of */
+    if (!c->ana_at)
+        c->ana_groups = page[8] | (unsigned)page[9] << 8;
+    for (; c->ana_groups && at + ANA_DESCRIPTOR <= len; at += ANA_DESCRIPTOR, c->ana_groups--) {
         plx_le32 id, nsids;
         memcpy(&id, page + at, sizeof id);
         memcpy(&nsids, page + at + 4, sizeof nsids);
         if (plx_get32(nsids))
-            break; /* groups alone were asked for */
-        if (plx_get32(id) == group)
-            return page[at + 16] & 15;
+            return true; /* groups alone were asked for */
+        if (plx_get32(id) == plx_get32(c->ns.id.anagrpid)) {
+            *state = page[at + 16] & 15;
+            return true;
+        }
     }
-    return NVME_ANA_OPTIMIZED; /* a group that is not told of */
+    if (!c->ana_groups || !(c->id.lpa & LPA_OFFSET) || c->ana_at + len >= ana_bytes(c))
+        return true;
+    read_ana(c, c->ana_at + len, c->req.done);
+    return false;
 }
 
 /* ---- what events call for, one after the other ---- */
@@ -148,10 +176,12 @@ static void took_ns(struct nvme_req *req)
 static void took_ana(struct nvme_req *req)
 {
     struct nvme_ctrlr *c = plx_container_of(req, struct nvme_ctrlr, req);
+    unsigned ana = c->ana;
+    if (!req->lost && !req->status && !nvme_took_ana(c, &ana))
+        return;
     c->busy = false;
     if (req->lost)
         return;
-    unsigned ana = req->status ? c->ana : nvme_parse_ana(c->page, req->len, plx_get32(c->ns.id.anagrpid));
     bool changed = ana != c->ana;
     c->ana = ana;
     c->holds++;
@@ -169,13 +199,13 @@ static void look(struct nvme_ctrlr *c)
     c->busy = true;
     if (c->want_changed_ns) {
         c->want_changed_ns = false;
-        nvme_own_log(c, NVME_LOG_CHANGED_NS, 0, NVME_PAGE, took_changed_ns); /* reading it allows the next such event */
+        own_log(c, NVME_LOG_CHANGED_NS, 0, 0, NVME_PAGE, took_changed_ns); /* reading it allows the next such event */
     } else if (c->want_ns && c->ns.nsid) {
         c->want_ns = false;
         nvme_own_identify(c, NVME_CNS_NS, c->ns.nsid, took_ns);
     } else if (c->want_ana && nvme_has_ana(c)) {
         c->want_ana = false;
-        nvme_own_log(c, NVME_LOG_ANA, ANA_GROUPS_ONLY, nvme_ana_bytes(c), took_ana);
+        nvme_read_ana(c, took_ana);
     } else {
         c->busy = false;
         if (c->want_event && c->ops->event) {

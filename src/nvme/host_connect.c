@@ -290,13 +290,13 @@ static void ns_step(struct nvme_ctrlr *c, uint16_t status)
             memcpy(&c->ns.limits, c->page, sizeof c->ns.limits);
         c->step = HAVE_ANA;
         if (nvme_has_ana(c))
-            nvme_own_log(c, NVME_LOG_ANA, 1, nvme_ana_bytes(c), step_done);
+            nvme_read_ana(c, step_done);
         else
             connect_step(c, PLX_SC_INVALID_LOG_PAGE);
         return;
     default: /* HAVE_ANA */
-        if (!status)
-            c->ana = nvme_parse_ana(c->page, c->req.len, plx_get32(c->ns.id.anagrpid));
+        if (!status && !nvme_took_ana(c, &c->ana))
+            return;
         c->step = SET_UP;
         connect_step(c, PLX_SC_SUCCESS);
         return;

@@ -279,6 +279,8 @@ struct nvme_ctrlr {
     bool busy;
     bool want_changed_ns, want_ns, want_ana, want_event;
     uint32_t event;
+    uint32_t ana_at;     /* the piece of the ANA log that is being read, */
+    unsigned ana_groups; /* and groups from there on */
 
     struct nvme_req aer, keep_alive, aborts[NVME_ABORTS]; /* under way while they have a queue pair */
     unsigned silent;                                      /* keep-alive intervals without a sign of life */
@@ -294,14 +296,16 @@ void nvme_connect_polled(struct plx_timer *t);
 /* host_admin.c: commands of its own */
 /* Begins c->req; its data comes into c->page. */
 void nvme_own_identify(struct nvme_ctrlr *c, uint8_t cns, uint32_t nsid, void (*done)(struct nvme_req *));
-void nvme_own_log(struct nvme_ctrlr *c, uint8_t lid, uint8_t lsp, uint32_t bytes, void (*done)(struct nvme_req *));
 void nvme_own_command(struct nvme_ctrlr *c, const struct nvme_cmd *cmd, enum nvme_dir dir, uint32_t len,
                       void (*done)(struct nvme_req *));
 bool nvme_has_ana(const struct nvme_ctrlr *c);
-uint32_t nvme_ana_bytes(const struct nvme_ctrlr *c);
+void nvme_read_ana(struct nvme_ctrlr *c, void (*done)(struct nvme_req *));
+/*
+ * A piece of the log that nvme_read_ana() asked for has come. @return whether the state of the namespace's group is
+ * known; if not, the next piece has been asked for, and done() is called again
+ */
+bool nvme_took_ana(struct nvme_ctrlr *c, unsigned *state);
 void nvme_take_ns_descriptors(struct nvme_ns *ns, const uint8_t *page);
-/* @return the namespace's state */
-unsigned nvme_parse_ana(const uint8_t *page, uint32_t bytes, uint32_t group);
 /* It is live: begins to keep it alive, to wait for events, to watch for commands that take too long. */
 void nvme_upkeep_start(struct nvme_ctrlr *c);
 void nvme_upkeep_stop(struct nvme_ctrlr *c);

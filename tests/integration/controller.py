@@ -29,8 +29,9 @@ class Subsystem:
         self.disk = bytearray(content if content is not None else blocks * BLOCK)
         self.identity = {
             "mdts": 5, "ioccsz": (64 + 8192) // 16, "oncs": 1 << 0 | 1 << 2 | 1 << 3, "fuses": 0, "acwu": 0, "vwc": 1, "acl": 3,
-            "cmic": 1 << 3, "nanagrpid": 1, "oaes": 1 << 8 | 1 << 11 | 1 << 31, "ctratt": 0, "lbaf": 9 << 16,
+            "cmic": 1 << 3, "nanagrpid": 1, "anagrpid": 1, "lpa": 1 << 2, "oaes": 1 << 8 | 1 << 11 | 1 << 31, "ctratt": 0, "lbaf": 9 << 16,
             "nsattr": 0, "uuid": bytes(range(16)), **identity}
+        self.refuses = {}  # opcode of an NVM command -> status
         self.records = []  # of the discovery log: (subtype, traddr, trsvcid, subnqn)
         self.genctr = 1
 
@@ -39,7 +40,7 @@ class Subsystem:
         data[4:24], data[24:64] = b"FAKE".ljust(20), b"Fake controller".ljust(40)
         data[76], data[77], data[111] = say["cmic"], say["mdts"], 2 if discovery else 1
         struct.pack_into("<III", data, 88, 0, say["oaes"], say["ctratt"])
-        data[258] = say["acl"]
+        data[258], data[261] = say["acl"], say["lpa"]
         struct.pack_into("<I", data, 348, say["nanagrpid"])
         data[512:514] = b"\x66\x44"
         struct.pack_into("<I", data, 516, 1)
@@ -48,12 +49,19 @@ class Subsystem:
         struct.pack_into("<I", data, 1792, say["ioccsz"])
         return bytes(data)
 
+    def ana_log(self, state):
+        """Of all groups, without namespaces; those that have none are inaccessible."""
+        mine, groups = self.identity["anagrpid"], self.identity["nanagrpid"]
+        return struct.pack("<QHxxxxxx", 1, groups) + b"".join(
+            struct.pack("<IIQB", group, 0, 1, state if group == mine else INACCESSIBLE).ljust(32, b"\0")
+            for group in range(1, groups + 1))
+
     def namespace(self):
         data = bytearray(4096)
         size = len(self.disk) // BLOCK
         struct.pack_into("<QQQ", data, 0, size, size, size)
         data[33] = 1 | 1 << 3
-        struct.pack_into("<I", data, 92, 1)
+        struct.pack_into("<I", data, 92, self.identity["anagrpid"])
         data[99] = self.identity["nsattr"]
         struct.pack_into("<I", data, 128, self.identity["lbaf"])
         return bytes(data)
@@ -309,7 +317,7 @@ class Connection:
         offset = command.cdw[12]
         page = b""
         if lid == 0x0C:
-            page = struct.pack("<QHxxxxxx", 1, 1) + struct.pack("<IIQB", 1, 0, 1, self.port.ana).ljust(32, b"\0")
+            page = self.subsystem.ana_log(self.port.ana)
         elif lid == 0x70:
             page = self.subsystem.discovery_log()
         self.send_data(command, page[offset:offset + length].ljust(length, b"\0"))
@@ -328,6 +336,8 @@ class Connection:
             self.respond(command.cid)
         elif start + length > len(disk):
             self.respond(command.cid, 0x80 | DNR)
+        elif command.opcode in self.subsystem.refuses:
+            self.respond(command.cid, self.subsystem.refuses[command.opcode])
         elif command.opcode == Io.READ:
             self.send_data(command, bytes(disk[start:start + length]))
         elif command.opcode == Io.WRITE_ZEROES:

@@ -391,6 +391,20 @@ def test_the_path_with_the_better_ana_state_is_used(worse):
         assert two.count(Io.READ) >= 390
 
 
+@pytest.mark.parametrize("groups", [1, 126, 127, 128, 254, 255, 1000])
+def test_of_many_ana_groups_the_right_one_is_found(groups):
+    """The log of more than 127 groups takes several reads."""
+    shared = Subsystem(nanagrpid=groups, anagrpid=groups)
+    with Port(shared, ana=NON_OPTIMIZED) as one, Port(shared) as two:
+        must("perf", "-q", 4, "--count", 400, both(one, two))
+        assert two.count(Io.READ) >= 390
+
+
+def test_a_log_of_many_ana_groups_without_offsets_is_read_as_far_as_it_can_be():
+    with Port(Subsystem(nanagrpid=1000, anagrpid=1000, lpa=0), ana=NON_OPTIMIZED) as port:
+        must("perf", "-q", 4, "--count", 400, port.url)
+
+
 def test_an_ana_event_moves_the_load():
     shared = Subsystem()
     with Port(shared) as one, Port(shared, ana=INACCESSIBLE) as two:
@@ -433,3 +447,26 @@ def test_a_bare_listener_that_says_nothing_is_given_up():
     with socket.create_server(("127.0.0.1", 0)) as listener:
         result = pollux("identify", f"nvme+tcp://127.0.0.1:{listener.getsockname()[1]}/{NQN}?connect_timeout=1")
         assert result.returncode == 1 and "no answer within 1 s" in result.stderr
+
+
+@pytest.mark.parametrize("status", [0x001, 0x002, 0x183], ids=["opcode", "field", "Linux"])
+def test_zeroes_are_written_where_write_zeroes_is_refused(tmp_path, status):
+    """Offered, and then refused: what the disk lies on cannot do it."""
+    source = tmp_path / "source.img"
+    source.write_bytes(pattern(MIB) + bytes(6 * MIB) + pattern(MIB))
+    with Port(Subsystem(content=b"\xaa" * (8 * MIB))) as port:
+        port.subsystem.refuses[Io.WRITE_ZEROES] = status | DNR
+        must("cp", "--verify", source, port.url)
+        assert bytes(port.subsystem.disk) == source.read_bytes()
+        refused = port.count(Io.WRITE_ZEROES)
+        must("cp", "--verify", source, port.url)
+        assert 0 < port.count(Io.WRITE_ZEROES) - refused <= 64  # those in flight when the first one came back
+
+
+def test_zeroes_that_fail_are_not_written_again(tmp_path):
+    source = tmp_path / "source.img"
+    source.write_bytes(pattern(MIB) + bytes(6 * MIB) + pattern(MIB))
+    with Port(Subsystem(8 * MIB // BLOCK)) as port:
+        port.subsystem.refuses[Io.WRITE_ZEROES] = 0x280 | DNR
+        result = pollux("cp", source, port.url)
+        assert result.returncode and "Write Fault" in result.stderr

@@ -2,6 +2,9 @@
 /* Requests to a remote disk, made into NVM commands (NVM 3.2, 3.3): one each where it fits, else in pieces. */
 #include "bdev/driver/nvme_disk.h"
 
+#include "base/log.h"
+
+#include <stdatomic.h>
 #include <string.h>
 
 static struct plx_bdev_req *bio_of(struct nvme_io *io)
@@ -9,9 +12,28 @@ static struct plx_bdev_req *bio_of(struct nvme_io *io)
     return (struct plx_bdev_req *)(void *)((uint8_t *)io - offsetof(struct plx_bdev_req, context));
 }
 
+/* Controllers offer Write Zeroes and refuse it where what they are made on cannot do it: Linux says it by the last one. */
+static bool refuses(uint16_t status)
+{
+    return status == PLX_SC_INVALID_OPCODE || status == PLX_SC_INVALID_FIELD ||
+           status == PLX_SC_COMMAND_SIZE_LIMIT_EXCEEDED;
+}
+
+static void complete(struct nvme_channel *nc, struct plx_bdev_req *bio, uint16_t status)
+{
+    if (plx_unlikely(status) && bio->op == PLX_BDEV_WRITE_ZEROES && refuses(status)) {
+        if (!atomic_exchange(&nc->disk->refuses_zeroes, true))
+            plx_info("%s: refuses Write Zeroes, status %03x: zeroes are written instead", nc->disk->bdev.info.name,
+                     status);
+        plx_bdev_emulate(bio);
+        return;
+    }
+    plx_bdev_complete(bio, status);
+}
+
 static void io_end(struct nvme_try *t, uint16_t status)
 {
-    plx_bdev_complete(bio_of(plx_container_of(t, struct nvme_io, t)), status);
+    complete(t->nc, bio_of(plx_container_of(t, struct nvme_io, t)), status);
 }
 
 /* ---- commands ---- */
@@ -132,7 +154,7 @@ static void piece_end(struct nvme_try *t, uint16_t status)
     bool ended = !io->in_flight && !io->splitting;
     send_pieces(nc);
     if (ended)
-        plx_bdev_complete(bio_of(io), io->status); /* last: the channel may go with it */
+        complete(nc, bio_of(io), io->status); /* last: the channel may go with it */
 }
 
 static void split(struct nvme_channel *nc, struct nvme_io *io)
@@ -193,9 +215,13 @@ static void unmap(struct nvme_channel *nc, struct nvme_io *io, const struct plx_
     own_data(nc, io, &io->dsm, sizeof io->dsm);
 }
 
-static void write_zeroes(struct nvme_channel *nc, struct nvme_io *io, const struct plx_bdev_req *bio)
+static void write_zeroes(struct nvme_channel *nc, struct nvme_io *io, struct plx_bdev_req *bio)
 {
     const struct nvme_disk *d = nc->disk;
+    if (atomic_load_explicit(&d->refuses_zeroes, memory_order_relaxed)) {
+        plx_bdev_emulate(bio);
+        return;
+    }
     if (bio->nlb > d->max_zero_blocks) {
         split(nc, io);
         return;

@@ -26,12 +26,13 @@ struct nvme_disk {
     struct plx_bdev bdev;
     struct nvme_where where;
     struct nvme_ns ns;
-    unsigned shift;            /* of the block size */
-    uint32_t max_blocks;       /* of a read or write command */
-    uint32_t max_zero_blocks;  /* of a Write Zeroes command */
-    uint32_t max_fused_blocks; /* of a fused Compare and Write */
-    uint32_t max_copy_blocks;  /* of a range of a Copy command */
-    bool deallocates;          /* Write Zeroes with the DEAC bit */
+    unsigned shift;              /* of the block size */
+    uint32_t max_blocks;         /* of a read or write command */
+    uint32_t max_zero_blocks;    /* of a Write Zeroes command */
+    uint32_t max_fused_blocks;   /* of a fused Compare and Write */
+    uint32_t max_copy_blocks;    /* of a range of a Copy command */
+    bool deallocates;            /* Write Zeroes with the DEAC bit */
+    _Atomic bool refuses_zeroes; /* Write Zeroes, though it is offered */
 };
 
 struct nvme_channel;
