@@ -8,7 +8,7 @@ import pytest
 
 import expect
 import sqe
-from host import Controller, discovery, new_hostnqn
+from host import Controller, discovery
 from nvmetcp import Queue
 from spec import DISCOVERY_NQN, Log, Property, Sc
 from structs import DiscoveryLog
@@ -130,7 +130,9 @@ def test_properties_of_a_discovery_controller(browser):
 
 # -- allow lists -----------------------------------------------------------------------------------------------------
 
-GUEST, STRANGER = new_hostnqn(), new_hostnqn()
+UUID_NQN = "nqn.2014-08.org.nvmexpress:uuid:"
+GUEST = UUID_NQN + "c304a50b-ad75-4a3c-afb1-d5730a9c7168"
+STRANGER = UUID_NQN + "c6cbf80a-62b5-4997-ac14-5eab2d35c02e"
 
 
 @pytest.fixture(scope="module")

@@ -284,8 +284,8 @@ def test_a_copy_goes_on_after_the_target_was_gone(tmp_path):
         url = f"nvme+tcp://127.0.0.1:{target.port}/{target.nqn}"
         copy = subprocess.Popen([binary(), "cp", "--verify", "--depth", "1", "--chunk", "64K", str(source), url],
                                 stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        assert wait_for(lambda: any(disk.read_bytes()[:4096]))  # it is connected, and at it
         for _ in range(2):
-            time.sleep(0.02)
             target.kill()
             time.sleep(0.5)  # the kernel lets go of a killed process's lock on its disk a little later
             target.restart()
