@@ -34,6 +34,12 @@ int cli_connect_status(int ret);
  */
 int cli_choose_cores(int *cores, int *n);
 
+/*
+ * identify.c: text from the wire, `size` bytes or up to a zero, for a terminal that it must not steer: what is not
+ * printable ASCII becomes '?', spaces at the end are left out. out has room for size + 1.
+ */
+void cli_text(const void *wire, size_t size, char *out);
+
 /* --poll. @return EXIT_OK, or EXIT_USAGE after having said what is wrong */
 int cli_parse_poll(const char *text, enum plx_poll_mode *mode);
 

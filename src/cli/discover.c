@@ -15,6 +15,7 @@ enum {
     ADRFAM_IPV6 = 2,
     CONTROLLERS_MAX = 64, /* referrals followed; they may lead in circles */
     WHERE_MAX = 320,
+    RECORD_TEXT_MAX = 257,
     NOTICE_DISCOVERY_CHANGED = 0xf0,
 };
 
@@ -58,21 +59,29 @@ static const char *eflags_text(unsigned eflags)
 
 static void print_record(const struct plx_nvme_record *r, unsigned number)
 {
-    char treq[80];
+    char treq[80], trsvcid[sizeof r->trsvcid], subnqn[sizeof r->subnqn], traddr[sizeof r->traddr];
     treq_text(r->treq, treq, sizeof treq);
+    cli_text(r->trsvcid, sizeof r->trsvcid - 1, trsvcid);
+    cli_text(r->subnqn, sizeof r->subnqn - 1, subnqn);
+    cli_text(r->traddr, sizeof r->traddr - 1, traddr);
     printf("=====Discovery Log Entry %u======\n"
            "trtype:  %s\nadrfam:  %s\nsubtype: %s\ntreq:    %s\nportid:  %u\ntrsvcid: %s\nsubnqn:  %s\ntraddr:  %s\n"
            "eflags:  %s\n",
            number, TERM(trtypes, r->trtype), TERM(adrfams, r->adrfam), TERM(subtypes, r->subtype), treq, r->portid,
-           r->trsvcid, r->subnqn, r->traddr, eflags_text(r->eflags));
+           trsvcid, subnqn, traddr, eflags_text(r->eflags));
     if (r->trtype == TRTYPE_TCP)
         printf("sectype: %s\n", TERM(sectypes, r->sectype));
 }
 
+/* As it is if it is UTF-8, which an NQN may be; what is not comes from a strange controller. */
 static json_t *json_text(const char *s)
 {
+    char ascii[RECORD_TEXT_MAX];
     json_t *v = json_string(s);
-    return v ? v : json_string("?"); /* what is not UTF-8 comes from a strange controller */
+    if (v)
+        return v;
+    cli_text(s, sizeof ascii - 1, ascii);
+    return json_string(ascii);
 }
 
 static json_t *json_record(const struct plx_nvme_record *r)
@@ -158,10 +167,18 @@ static void print_json(struct discover *o)
     /* The first log's members stand at the top, as they do in nvme-cli's; all logs, with those that were referred to, are listed beside. */
     json_t *root = json_copy(json_array_get(o->logs, 0));
     json_object_set(root, "logs", o->logs);
-    json_dumpf(root, stdout, (o->watch ? JSON_COMPACT : JSON_INDENT(2)) | JSON_PRESERVE_ORDER);
+    json_dumpf(root, stdout, (o->watch ? JSON_COMPACT : JSON_INDENT(2)) | JSON_PRESERVE_ORDER | JSON_ENSURE_ASCII);
     putchar('\n');
     json_decref(root);
     json_array_clear(o->logs);
+}
+
+/* What is wrong with a referral, whose words are in it. */
+static void complain(const struct plx_error *err)
+{
+    char text[sizeof err->text];
+    cli_text(err->text, sizeof err->text - 1, text);
+    cli_fail(EXIT_RUNTIME, "%s", text);
 }
 
 /* The first controller counts; one that it refers to and that does not answer is told of, no more. */
@@ -183,7 +200,7 @@ static int discover_all(struct discover *o, const char *first, struct plx_nvme *
         if (ret && !i)
             return ret;
         if (ret)
-            cli_fail(EXIT_RUNTIME, "%s", err->text);
+            complain(err);
     }
     print_json(o);
     return 0;

@@ -108,9 +108,10 @@ static void bytes(const uint8_t *p, unsigned size, char kind, char *out, size_t 
 }
 
 /* Fields are padded with spaces; what else is not printable comes from a strange controller. */
-static void text(const uint8_t *p, unsigned size, char *out)
+void cli_text(const void *wire, size_t size, char *out)
 {
-    unsigned n = 0;
+    const uint8_t *p = wire;
+    size_t n = 0;
     for (; n < size && p[n]; n++)
         out[n] = p[n] >= 0x20 && p[n] < 0x7f ? (char)p[n] : '?';
     while (n && out[n - 1] == ' ')
@@ -125,7 +126,7 @@ static void format(const struct field *f, const uint8_t *data, char out[256], bo
     *is_number = false;
     switch (f->kind) {
     case 's':
-        text(p, f->size, out);
+        cli_text(p, f->size, out);
         break;
     case 'b':
     case 'r':

@@ -17,8 +17,9 @@
 
 enum {
     TICK_MS = 1000,
-    GRACE_MS = 5000, /* after Ctrl-C, for what is in flight to end; then it is aborted */
-    ABORT_MS = 2000, /* for that; then we go without it */
+    GRACE_MS = 5000,   /* after Ctrl-C, for what is in flight to end; then it is aborted */
+    ABORT_MS = 2000,   /* for that; then we go without it */
+    OVERDUE_MS = 3000, /* after the time is over, for the same; then we say what we wait for */
 };
 
 struct perf {
@@ -33,6 +34,7 @@ struct perf {
     bool terminal;      /* say how it goes */
     uint64_t started;   /* when the workers were told to start */
     uint64_t next_tick; /* the next line */
+    uint64_t overdue;   /* when to say that it is not over though the time is, 0 for never */
     uint64_t seen_at, seen_done, seen_ns;
     unsigned pressed;  /* how urgently we were asked to end */
     uint64_t deadline; /* then we become more urgent, 0 for never */
@@ -41,6 +43,13 @@ struct perf {
 static uint64_t now_ns(void)
 {
     return plx_reactor_clock(NULL);
+}
+
+/* A connection that is lost, and made again, explains what the figures do not. */
+static void print_log(void *arg, enum plx_log_level level, const char *line)
+{
+    (void)arg;
+    fprintf(stderr, "pollux: %s: %s\n", level == PLX_LOG_ERROR ? "error" : "warning", line);
 }
 
 /* ---- disks, workers, jobs ---- */
@@ -266,12 +275,25 @@ static bool press(struct perf *p)
     return true;
 }
 
-static int timeout_ms(uint64_t now, uint64_t a, uint64_t b)
+/* Of two times that may be 0 for never. */
+static uint64_t earlier(uint64_t a, uint64_t b)
 {
-    uint64_t at = a && (!b || a < b) ? a : b;
+    return a && (!b || a < b) ? a : b;
+}
+
+static int timeout_ms(const struct perf *p, uint64_t now)
+{
+    uint64_t at = earlier(p->overdue, earlier(p->next_tick, p->deadline));
     if (!at)
         return -1;
     return at > now ? (int)((at - now) / 1000000) + 1 : 0;
+}
+
+static void say_overdue(struct perf *p)
+{
+    p->overdue = 0;
+    if (!p->pressed)
+        fprintf(stderr, "pollux: the time is over, and requests are still in flight: waiting for them, until Ctrl-C\n");
 }
 
 /* Waits for every worker to be through with its order. @return false when that is not to be waited for any longer */
@@ -280,13 +302,15 @@ static bool wait_through(struct perf *p)
     for (uint64_t through = 0, n; through < p->nworkers;) {
         struct pollfd fds[2] = {{.fd = p->notify, .events = POLLIN}, {.fd = p->signals, .events = POLLIN}};
         struct signalfd_siginfo info;
-        poll(fds, 2, timeout_ms(now_ns(), p->next_tick, p->deadline));
+        poll(fds, 2, timeout_ms(p, now_ns()));
         if (read(p->notify, &n, sizeof n) == sizeof n)
             through += n;
         bool asked = read(p->signals, &info, sizeof info) == sizeof info;
         uint64_t now = now_ns();
         if (through < p->nworkers && (asked || (p->deadline && now >= p->deadline)) && !press(p))
             return false;
+        if (p->overdue && now >= p->overdue && through < p->nworkers)
+            say_overdue(p);
         if (p->next_tick && now >= p->next_tick)
             tick(p, now);
     }
@@ -299,8 +323,9 @@ static int check_probes(const struct perf *p)
 {
     for (unsigned i = 0; i < p->njobs; i++)
         if (p->jobs[i]->errors)
-            return cli_fail(EXIT_RUNTIME, "%s: cannot be read: NVMe status %03x",
-                            plx_bdev_info(p->disks[p->jobs[i]->disk])->name, p->jobs[i]->first_error);
+            return cli_fail(EXIT_RUNTIME, "%s: cannot be read: NVMe status %03x, %s",
+                            plx_bdev_info(p->disks[p->jobs[i]->disk])->name, p->jobs[i]->first_error,
+                            plx_nvme_status_text(p->jobs[i]->first_error));
     return EXIT_OK;
 }
 
@@ -310,6 +335,8 @@ static void begin(struct perf *p, struct perf_result *r)
     r->own_cpu = -perf_cpu_own();
     p->started = p->seen_at = now_ns();
     p->next_tick = p->terminal ? p->started + TICK_MS * UINT64_C(1000000) : 0;
+    if (p->o.time_ns && !p->o.verify) /* verifying takes its time afterwards */
+        p->overdue = p->started + p->o.time_ns + OVERDUE_MS * UINT64_C(1000000);
     order(p, PERF_START);
 }
 
@@ -323,6 +350,7 @@ static void end(struct perf *p, struct perf_result *r)
     for (unsigned i = 0; i < p->njobs; i++) {
         if (!p->jobs[i]->ended)
             p->jobs[i]->ended = now;
+        perf_give_up(p->jobs[i], now);
         uint64_t ns = p->jobs[i]->ended - p->jobs[i]->started;
         longest = ns > longest ? ns : longest;
     }
@@ -403,6 +431,7 @@ static int perf(int argc, char **argv)
         free(p);
         return status;
     }
+    plx_log_set(print_log, NULL, PLX_LOG_WARN);
     p->terminal = isatty(STDOUT_FILENO) && !(p->o.json && strcmp(p->o.json, "-") == 0);
     status = open_signals(p);
     if (!status)

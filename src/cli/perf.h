@@ -57,6 +57,7 @@ struct perf_slot {
     struct perf_job *job;
     uint64_t start; /* when it was submitted, or should have been: see --rate */
     uint64_t unit;  /* with --verify: which part of the job's it is on */
+    void *data[2];  /* what a read, what a write uses */
     struct iovec iov;
     uint32_t generation; /* with --verify: what a write makes of it */
     struct plx_bdev_req req;
@@ -76,8 +77,9 @@ struct perf_verify {
         generations; /* by unit: which write of this run was the last, 0 for none; and a bit while a request is on it */
     uint32_t writes; /* the latest generation */
     uint32_t run;    /* tells this run's patterns from those of earlier ones */
+    bool reads_only; /* so that patterns of earlier runs are all there is to judge by */
     uint64_t checked; /* units that were read and right */
-    uint64_t unknown; /* units that were read, but hold no pattern and were not written by us */
+    uint64_t unknown; /* units that were read, but not written by us, and hold nothing to judge by */
     uint64_t wrong;
     struct plx_error first; /* the first wrong one, in words */
 };
@@ -92,6 +94,7 @@ struct perf_job {
     uint64_t random;
     bool randomly;
     uint32_t read_below; /* a read when 16 random bits are below this */
+    bool apart;          /* reads do not go where writes take their data: that would move what is on the disk about */
     uint64_t first_lba;  /* of the part of the disk that it works on */
     uint64_t units;      /* transfers that this part holds */
     uint32_t unit_blocks;
@@ -114,7 +117,9 @@ struct perf_job {
     uint64_t started, ended; /* the window that `done` was counted in */
     uint64_t errors;
     uint16_t first_error;
-    uint64_t late; /* --rate: requests that were due and never sent */
+    uint64_t late;                  /* --rate: requests that were due and never sent */
+    uint64_t seen;                  /* when one completed last */
+    uint64_t stalls, stall_longest; /* how often, and for how long, nothing completed though something was in flight */
     struct histogram latency;
     /* For the line a second, of any thread; written by the worker. */
     _Atomic uint64_t done, latency_sum;
@@ -158,9 +163,11 @@ void perf_start(struct perf_worker *w);
 void perf_stop(struct perf_worker *w);
 /* Asks for all that is still in flight to end. */
 void perf_abort(struct perf_worker *w);
+/* What is still in flight is not waited for any longer. */
+void perf_give_up(struct perf_job *job, uint64_t now);
 
 /* perf_verify.c */
-struct perf_verify *perf_verify_new(uint64_t units, uint32_t run);
+struct perf_verify *perf_verify_new(uint64_t units, uint32_t run, bool reads_only);
 void perf_verify_free(struct perf_verify *v);
 /* A unit that no request is on, `unit` or one after it, which the slot's request now is on; fills the data of a write. */
 uint64_t perf_verify_begin(struct perf_job *job, struct perf_slot *s, uint64_t unit);

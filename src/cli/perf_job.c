@@ -22,6 +22,7 @@ enum {
     PAGE = 4096,
     DUE_SHIFT = 16,
     PENDING = UINT16_MAX, /* the status of a request in flight: no disk ends one with it */
+    STALL_MS = 500,       /* less than what connecting again takes at least */
 };
 
 #define NS_PER_S UINT64_C(1000000000)
@@ -74,6 +75,8 @@ static inline void submit(struct perf_job *job, struct perf_slot *s, uint64_t st
     s->start = start;
     s->req.status = PENDING;
     s->req.op = (random & 0xffff) < job->read_below ? PLX_BDEV_READ : PLX_BDEV_WRITE;
+    if (job->apart)
+        s->iov.iov_base = s->data[s->req.op == PLX_BDEV_WRITE];
     if (__builtin_expect(job->verify != NULL, 0))
         unit = perf_verify_begin(job, s, unit);
     s->req.lba = job->first_lba + unit * job->unit_blocks;
@@ -117,6 +120,7 @@ static bool read_back(struct perf_job *job, struct perf_slot *s)
         return false;
     s->req.status = PENDING;
     s->req.op = PLX_BDEV_READ;
+    s->start = plx_reactor_now(job->worker->reactor);
     s->req.lba = job->first_lba + perf_verify_begin(job, s, job->cursor++) * job->unit_blocks;
     job->in_flight++;
     plx_bdev_submit(job->ch, &s->req);
@@ -182,10 +186,23 @@ static inline void publish(_Atomic uint64_t *to, uint64_t add)
     atomic_store_explicit(to, atomic_load_explicit(to, memory_order_relaxed) + add, memory_order_relaxed);
 }
 
-/* Counts requests of one job that have the same latency. */
-static inline void count(struct perf_job *job, uint64_t latency, uint32_t n)
+/* A request that was under way since `start` has ended. When nothing has for long, that was a stall. */
+static inline void note_end(struct perf_job *job, uint64_t start, uint64_t now)
 {
+    uint64_t since = start > job->seen ? start : job->seen, ns = now - since;
+    job->seen = now;
+    if (__builtin_expect(ns < STALL_MS * UINT64_C(1000000), 1) || job->phase == PERF_PROBING)
+        return;
+    job->stalls++;
+    job->stall_longest = ns > job->stall_longest ? ns : job->stall_longest;
+}
+
+/* Counts requests of one job that began at the same time. */
+static inline void count(struct perf_job *job, uint64_t start, uint64_t now, uint32_t n)
+{
+    uint64_t latency = now - start;
     job->in_flight -= n;
+    note_end(job, start, now);
     if (job->phase == PERF_RUNNING)
         publish(&job->done, n);
     else if (job->phase != PERF_DRAINING)
@@ -194,11 +211,18 @@ static inline void count(struct perf_job *job, uint64_t latency, uint32_t n)
     publish(&job->latency_sum, latency * n);
 }
 
-static void failed(struct perf_job *job, struct perf_slot *s)
+static void failed(struct perf_job *job, struct perf_slot *s, uint64_t now)
 {
     job->in_flight--;
+    note_end(job, s->start, now);
     if (!job->errors++)
         job->first_error = s->req.status;
+}
+
+void perf_give_up(struct perf_job *job, uint64_t now)
+{
+    if (job->in_flight)
+        note_end(job, job->seen, now);
 }
 
 /* Notes what a batch of slots took. Those that were submitted in one step are counted at once. */
@@ -212,12 +236,12 @@ static void collect(struct perf_slot **batch, uint32_t n, uint64_t now)
         if (__builtin_expect(s->job->verify != NULL, 0) && s->job->phase != PERF_PROBING)
             perf_verify_end(s->job, s);
         if (__builtin_expect(s->req.status != PLX_SC_SUCCESS, 0)) {
-            failed(s->job, s);
+            failed(s->job, s, now);
             continue;
         }
         if (s->start != start || s->job != job) {
             if (same)
-                count(job, now - start, same);
+                count(job, start, now, same);
             job = s->job;
             start = s->start;
             same = 0;
@@ -225,7 +249,7 @@ static void collect(struct perf_slot **batch, uint32_t n, uint64_t now)
         same++;
     }
     if (same)
-        count(job, now - start, same);
+        count(job, start, now, same);
 }
 
 /* What becomes of a slot whose request has completed. @return whether it got nothing to do, so that its job may be at an end */
@@ -345,7 +369,7 @@ void perf_probe(struct perf_worker *w)
 static void job_start(struct perf_job *job, uint64_t now)
 {
     job->phase = PERF_RUNNING;
-    job->started = now;
+    job->started = job->seen = now;
     job->end = now + job->time_ns;
     for (uint32_t i = 0; i < job->nslots; i++) {
         if (job->interval) {
@@ -399,11 +423,14 @@ static size_t align_up(size_t v, size_t to)
     return (v + to - 1) / to * to;
 }
 
-static struct perf_slot *slot_init(struct perf_job *job, void *memory, void *buffer)
+static struct perf_slot *slot_init(struct perf_job *job, void *memory, size_t index)
 {
     struct perf_slot *s = memory;
+    char *data = (char *)job->buffers + index * job->size;
     s->job = job;
-    s->iov = (struct iovec){buffer, job->size};
+    s->data[0] = data;
+    s->data[1] = job->apart ? data + (size_t)job->nslots * job->size : data;
+    s->iov = (struct iovec){data, job->size};
     s->req.done = request_done;
     s->req.iov = &s->iov;
     s->req.iovcnt = 1;
@@ -425,7 +452,7 @@ static int make_slots(struct perf_job *job, const struct plx_bdev_info *info)
     job->slots = calloc(job->nslots, sizeof(struct perf_slot *));
     job->free = calloc(job->nslots, sizeof(struct perf_slot *));
     job->slot_memory = aligned_alloc(LINE, job->nslots * stride);
-    job->buffer_bytes = align_up((size_t)job->nslots * job->size, PAGE);
+    job->buffer_bytes = align_up((size_t)job->nslots * job->size * (job->apart ? 2 : 1), PAGE);
     job->buffers = mmap(NULL, job->buffer_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (job->buffers == MAP_FAILED)
         job->buffers = NULL;
@@ -435,8 +462,7 @@ static int make_slots(struct perf_job *job, const struct plx_bdev_info *info)
     fill_buffers(job);
     memset(job->slot_memory, 0, job->nslots * stride);
     for (uint32_t i = 0; i < job->nslots; i++)
-        job->slots[i] =
-            slot_init(job, (char *)job->slot_memory + i * stride, (char *)job->buffers + (size_t)i * job->size);
+        job->slots[i] = slot_init(job, (char *)job->slot_memory + i * stride, i);
     return 0;
 }
 
@@ -468,6 +494,7 @@ int perf_job_open(struct perf_job *job, const struct perf_options *o, struct plx
     job->nslots = o->depth / o->qpairs + (index < o->depth % o->qpairs);
     job->randomly = o->random;
     job->read_below = o->read_percent * 65536 / 100;
+    job->apart = o->read_percent > 0 && o->read_percent < 100 && !o->verify;
     job->random = (job->disk * PERF_MAX_QPAIRS + index + 1) * UINT64_C(0x9e3779b97f4a7c15);
     job->timer.fn = timer_due;
     histogram_init(&job->latency);
@@ -475,8 +502,10 @@ int perf_job_open(struct perf_job *job, const struct perf_options *o, struct plx
     if (status)
         return status;
     int ret = make_slots(job, info);
-    if (!ret && o->verify && !(job->verify = perf_verify_new(job->units, (uint32_t)plx_reactor_clock(NULL))))
-        ret = -ENOMEM;
+    if (!ret && o->verify) {
+        job->verify = perf_verify_new(job->units, (uint32_t)plx_reactor_clock(NULL), o->read_percent == 100);
+        ret = job->verify ? 0 : -ENOMEM;
+    }
     if (!ret)
         ret = plx_bdev_channel_get(bdev, job->worker->reactor, &job->ch);
     return ret ? cli_fail(EXIT_RUNTIME, "%s: cannot get queue pair %u: %s", info->name, index + 1, strerror(-ret))

@@ -16,6 +16,7 @@ static const char *const mark_names[MARKS] = {"p50", "p90", "p99", "p99.9", "p99
 struct summary {
     double iops, mib_s;
     uint64_t requests, errors, late;
+    uint64_t stalls, stall_longest;
     uint16_t first_error;
     uint64_t checked, unknown, wrong;
     const char *first_wrong;
@@ -25,6 +26,20 @@ struct summary {
 static double us(double ns)
 {
     return ns / 1000;
+}
+
+/* What stalls one queue pair of a disk stalls the others: those of the one with the most are those of the disk. */
+static void add_stalls(const struct perf_result *r, unsigned disk, struct summary *sum)
+{
+    uint64_t most = 0;
+    for (unsigned i = 0; i < r->njobs; i++) {
+        const struct perf_job *job = r->jobs[i];
+        if (job->disk != disk)
+            continue;
+        most = job->stalls > most ? job->stalls : most;
+        sum->stall_longest = job->stall_longest > sum->stall_longest ? job->stall_longest : sum->stall_longest;
+    }
+    sum->stalls += most;
 }
 
 /* disk: its number, or -1 for all */
@@ -52,6 +67,9 @@ static void summarize(const struct perf_result *r, int disk, struct summary *sum
             sum->first_wrong = job->verify->first.text;
         sum->wrong += job->verify->wrong;
     }
+    for (unsigned i = 0; i < r->o->ndisks; i++)
+        if (disk < 0 || i == (unsigned)disk)
+            add_stalls(r, i, sum);
     sum->mib_s = sum->iops * r->o->size / (1 << 20);
     if (!sum->latency.count)
         sum->latency.min = 0;
@@ -97,12 +115,15 @@ static void print_table(const struct perf_result *r, const struct summary *all)
     if (r->o->ndisks > 1)
         print_row("all", all);
     print_cpu(r);
+    if (all->stalls)
+        printf("interrupted %" PRIu64 " time%s: nothing completed for %s%.1f s\n", all->stalls,
+               all->stalls == 1 ? "" : "s", all->stalls == 1 ? "" : "up to ", (double)all->stall_longest / 1e9);
     if (all->late)
         printf("behind schedule: %" PRIu64 " requests were due and never sent\n", all->late);
     if (!r->o->verify)
         return;
     printf("verify: %" PRIu64 " requests read what was written, %" PRIu64 " did not", all->checked, all->wrong);
-    printf(all->unknown ? ", %" PRIu64 " found nothing to check\n" : "\n", all->unknown);
+    printf(all->unknown ? ", %" PRIu64 " found nothing to check: not written in this run\n" : "\n", all->unknown);
 }
 
 /* ---- for programs ---- */
@@ -130,6 +151,8 @@ static void json_summary(FILE *f, const struct summary *s, const char *indent)
     for (int i = 0; i < MARKS; i++)
         fprintf(f, ", \"%s\": %.3f", mark_names[i], us((double)histogram_percentile(h, mark_percents[i])));
     fprintf(f, "},\n%s\"requests\": %" PRIu64 ",\n%s\"errors\": %" PRIu64, indent, s->requests, indent, s->errors);
+    fprintf(f, ",\n%s\"interruptions\": {\"count\": %" PRIu64 ", \"longest_seconds\": %.3f}", indent, s->stalls,
+            (double)s->stall_longest / 1e9);
 }
 
 static void json_top(FILE *f, const struct perf_result *r, const struct summary *all)
@@ -188,8 +211,8 @@ int perf_report(const struct perf_result *r)
     if (r->o->json)
         status = write_json(r, &all);
     if (all.errors)
-        status = cli_fail(EXIT_RUNTIME, "%" PRIu64 " requests failed, the first with NVMe status %03x", all.errors,
-                          all.first_error);
+        status = cli_fail(EXIT_RUNTIME, "%" PRIu64 " requests failed, the first with NVMe status %03x, %s", all.errors,
+                          all.first_error, plx_nvme_status_text(all.first_error));
     if (all.wrong)
         status =
             cli_fail(EXIT_RUNTIME, "%" PRIu64 " requests read wrong data; the first: %s", all.wrong, all.first_wrong);

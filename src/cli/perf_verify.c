@@ -4,8 +4,11 @@
  *
  * Every logical block that is written carries a mark, its LBA, the run and the generation (which write of this run it was), and the rest of it
  * follows from these; so a block that is lost, stale, torn, misplaced or damaged in any bit is told from the right one. A unit is on one request at a time,
- * so that what a read must find is known exactly. A unit that this run has not written may carry a pattern of an earlier one: that is checked
- * against itself, with any generation.
+ * so that what a read must find is known exactly.
+ *
+ * A unit that this run has not written may carry a pattern of an earlier one, of any generation. If that is whole and in
+ * its place, it is right. If not, it proves nothing, as something else may have written since, and is counted apart; only
+ * a run that just reads, and has nothing else to judge by, takes it for wrong.
  */
 #include "perf.h"
 
@@ -22,7 +25,7 @@ enum {
 };
 
 struct stamp {
-    uint64_t mark;
+    uint64_t mark; /* mark_of() the block size: blocks of another size are no blocks of ours */
     uint64_t lba;
     uint32_t generation;
     uint32_t run;
@@ -30,12 +33,13 @@ struct stamp {
 
 enum { STAMP_WORDS = sizeof(struct stamp) / WORD };
 
-struct perf_verify *perf_verify_new(uint64_t units, uint32_t run)
+struct perf_verify *perf_verify_new(uint64_t units, uint32_t run, bool reads_only)
 {
     struct perf_verify *v = calloc(1, sizeof *v);
     if (!v)
         return NULL;
     v->run = run;
+    v->reads_only = reads_only;
     v->generations = calloc(units, sizeof *v->generations);
     if (!v->generations) {
         free(v);
@@ -52,6 +56,11 @@ void perf_verify_free(struct perf_verify *v)
 }
 
 /* ---- a block ---- */
+
+static inline uint64_t mark_of(size_t bytes)
+{
+    return MARK ^ bytes;
+}
 
 static uint64_t seed_of(const struct stamp *s)
 {
@@ -93,7 +102,7 @@ static int complain(struct perf_verify *v, const struct stamp *want, const struc
     int n = snprintf(v->first.text, sizeof v->first.text, "LBA %" PRIu64 " is %s", want->lba, what);
     char *rest = v->first.text + n;
     size_t size = sizeof v->first.text - (size_t)n;
-    if (found->mark == MARK)
+    if (found->mark == want->mark)
         n = snprintf(rest, size, ", with the pattern of LBA %" PRIu64 ", write %u of run %08x", found->lba,
                      found->generation, found->run);
     else
@@ -101,6 +110,12 @@ static int complain(struct perf_verify *v, const struct stamp *want, const struc
     if (want->generation)
         snprintf(rest + n, size - (size_t)n, "; it was last written by write %u of run %08x", want->generation,
                  want->run);
+    else if (found->run == want->run)
+        snprintf(rest + n, size - (size_t)n, "; this run has written nothing there");
+    else
+        snprintf(rest + n, size - (size_t)n,
+                 "; that is of an earlier run: if anything else has written to the disk since, write to it with "
+                 "--verify again before it is only read");
     return -1;
 }
 
@@ -109,8 +124,11 @@ static int check_block(struct perf_verify *v, const uint64_t *words, size_t byte
 {
     struct stamp found;
     memcpy(&found, words, sizeof found);
-    if (found.mark != MARK)
+    if (found.mark != want->mark)
         return want->generation ? complain(v, want, &found, "not what was written") : 1;
+    bool judge = want->generation || v->reads_only || found.run == v->run;
+    if (!judge)
+        return found.lba != want->lba || damaged(words, bytes, &found) < bytes / WORD;
     if (found.lba != want->lba)
         return complain(v, want, &found, "another block's");
     if (want->generation && (found.generation != want->generation || found.run != want->run))
@@ -137,7 +155,8 @@ uint64_t perf_verify_begin(struct perf_job *job, struct perf_slot *s, uint64_t u
     s->generation = v->writes;
     size_t block = job->size / job->unit_blocks;
     for (uint32_t i = 0; i < job->unit_blocks; i++) {
-        const struct stamp stamp = {MARK, job->first_lba + unit * job->unit_blocks + i, s->generation, v->run};
+        const struct stamp stamp = {mark_of(block), job->first_lba + unit * job->unit_blocks + i, s->generation,
+                                    v->run};
         fill_block((uint64_t *)(void *)((char *)s->iov.iov_base + i * block), block, &stamp);
     }
     return unit;
@@ -149,7 +168,7 @@ static void check_unit(struct perf_job *job, const struct perf_slot *s, uint32_t
     size_t block = job->size / job->unit_blocks;
     int worst = 0, unknown = 0;
     for (uint32_t i = 0; i < job->unit_blocks && worst >= 0; i++) {
-        const struct stamp want = {MARK, s->req.lba + i, generation, v->run};
+        const struct stamp want = {mark_of(block), s->req.lba + i, generation, v->run};
         worst = check_block(v, (const uint64_t *)(const void *)((char *)s->iov.iov_base + i * block), block, &want);
         unknown |= worst > 0;
     }

@@ -15,6 +15,7 @@ enum {
     LOG_PIECE = 64 << 10,
     RECORDS_MAX = 8192,
     GENERATIONS = 10, /* how often a log may change while it is read */
+    EVENTS_MAX = 32,  /* different ones that wait to be told of */
 };
 
 struct plx_nvme {
@@ -25,8 +26,8 @@ struct plx_nvme {
     struct iovec iov;
     struct plx_timer timer;
     bool connected, answered, lost, timed_out;
-    bool has_event;
-    uint32_t event;
+    uint32_t events[EVENTS_MAX]; /* that came and were not told of yet, the oldest first */
+    unsigned nevents;
     int ret;
     char why[200];
 };
@@ -63,13 +64,28 @@ static void ana(struct nvme_ctrlr *c, void *arg)
     (void)c, (void)arg;
 }
 
+/*
+ * May come while something else is waited for. That of what waits already says nothing new; and a controller has fewer
+ * kinds than there is room for, unless it means us ill.
+ */
 static void event(struct nvme_ctrlr *c, void *arg, uint32_t dw0)
 {
     struct plx_nvme *n = arg;
     (void)c;
-    n->has_event = true;
-    n->event = dw0;
+    for (unsigned i = 0; i < n->nevents; i++)
+        if (n->events[i] == dw0)
+            return;
+    if (n->nevents == EVENTS_MAX)
+        return;
+    n->events[n->nevents++] = dw0;
     plx_reactor_stop(n->reactor);
+}
+
+static uint32_t take_event(struct plx_nvme *n)
+{
+    uint32_t dw0 = n->events[0];
+    memmove(n->events, n->events + 1, --n->nevents * sizeof n->events[0]);
+    return dw0;
 }
 
 static const struct nvme_ctrlr_ops ops = {.live = live, .down = down, .failed = failed, .ana = ana, .event = event};
@@ -225,12 +241,11 @@ int plx_nvme_wait_event(struct plx_nvme *n, int timeout_ms, uint32_t *dw0, struc
     nvme_ctrlr_want_events(n->c);
     if (timeout_ms >= 0)
         plx_timer_set(n->reactor, &n->timer, (uint64_t)timeout_ms * PLX_NS_PER_MS);
-    while (!n->has_event && !n->timed_out && !n->lost)
+    while (!n->nevents && !n->timed_out && !n->lost)
         plx_reactor_run(n->reactor);
     plx_timer_cancel(n->reactor, &n->timer);
-    if (n->has_event) {
-        n->has_event = false;
-        *dw0 = n->event;
+    if (n->nevents) {
+        *dw0 = take_event(n);
         return 1;
     }
     return n->lost ? lost(n, err) : 0;

@@ -133,6 +133,7 @@ bool nvme_took_ana(struct nvme_ctrlr *c, unsigned *state)
 /* ---- what events call for, one after the other ---- */
 
 static void look(struct nvme_ctrlr *c);
+static void send_aer(struct nvme_ctrlr *c);
 
 static void took_changed_ns(struct nvme_req *req)
 {
@@ -208,8 +209,9 @@ static void look(struct nvme_ctrlr *c)
         nvme_read_ana(c, took_ana);
     } else {
         c->busy = false;
-        if (c->want_event && c->ops->event) {
+        if (c->want_event) {
             c->want_event = false;
+            send_aer(c);
             c->ops->event(c, c->arg, c->event);
         }
     }
@@ -220,8 +222,6 @@ void nvme_ctrlr_refresh_ana(struct nvme_ctrlr *c)
     c->want_ana = true;
     look(c);
 }
-
-static void send_aer(struct nvme_ctrlr *c);
 
 static void event_came(struct nvme_req *req)
 {
@@ -235,8 +235,9 @@ static void event_came(struct nvme_req *req)
     else if (type == EVENT_NOTICE && info == NOTICE_ANA_CHANGED)
         c->want_ana = true;
     c->event = req->dw0;
-    c->want_event = true;
-    send_aer(c);
+    c->want_event = c->ops->event != NULL;
+    if (!c->want_event)
+        send_aer(c); /* else when it has been told of: until then the controller keeps the next one */
     look(c);
 }
 

@@ -9,7 +9,7 @@ import threading
 
 import pytest
 
-from controller import BLOCK, Port, Subsystem, wait_for
+from controller import BLOCK, DNR, Port, Subsystem, wait_for
 from spec import DISCOVERY_NQN, Io
 from target import Target, binary
 from test_host import MIB, must, pattern, pollux
@@ -51,6 +51,21 @@ def test_identify_survives_a_controller_that_talks_nonsense():
         assert result.returncode in (0, 1) and "Sanitizer" not in result.stderr
 
 
+@pytest.mark.parametrize("status,words", [
+    (0x005, "Commands Aborted due to Power Loss Notification"), (0x016, "SGL Offset Invalid"),
+    (0x019, "Keep Alive Timer Expired"), (0x02A, "Invalid Placement Handle List"), (0x084, "Format In Progress"),
+    (0x105, "Asynchronous Event Request Limit Exceeded"), (0x13B, "Controller Data Queue Full"),
+    (0x182, "Attempted Write to Read Only Range"), (0x191, "Authentication Required"),
+    (0x288, "End-to-End Storage Tag Check Error"), (0x370, "Host Pathing Error"), (0x1C7, "Vendor Specific"),
+    (0x734, "Vendor Specific"), (0x017, "unknown status"), (0x4FF, "Vendor Specific"), (0x5BF, "unknown status"),
+], ids=lambda value: f"{value:03x}" if isinstance(value, int) else "")
+def test_a_status_is_told_in_the_words_of_the_specification(status, words):
+    with Port(Subsystem()) as port:
+        port.on_admin = lambda connection, command: command.opcode == 6 and (
+            connection.respond(command.cid, status | DNR) or True)
+        assert f"{words} ({status:03x})" in pollux("identify", port.url).stderr
+
+
 # -- discover ---------------------------------------------------------------------------------------------------------
 
 
@@ -83,6 +98,56 @@ def test_referrals_are_followed_each_once():
         told = json.loads(result.stdout)
     assert [[r["subnqn"] for r in log["records"] if r["subtype"] == "nvme subsystem"] for log in told["logs"]] == [["nqn.a"], ["nqn.b"]]
     assert "refused" in result.stderr  # the one that is gone
+
+
+HOSTILE = {"traddr": b"1.2.3.4\x1b[2J\r\x9b", "trsvcid": b"1\x07\x1b]0;", "subnqn": b"nqn.\xff\xfe\x00"}
+
+
+def discovered(port, *options):
+    """Bytes: what stands there is what is looked at."""
+    return subprocess.run([binary(), "discover", *options, f"127.0.0.1:{port.address[1]}"], capture_output=True,
+                          timeout=60, check=False, stdin=subprocess.DEVNULL)
+
+
+def hostile(port, subtype=2):
+    """Has a discovery controller say what no terminal should get to see."""
+    port.subsystem.records = [(subtype, "A" * 40, "S" * 20, "N" * 60)]
+    log = port.subsystem.discovery_log()
+    for mark, field in ((b"A" * 40, "traddr"), (b"S" * 20, "trsvcid"), (b"N" * 60, "subnqn")):
+        log = log.replace(mark, HOSTILE[field].ljust(len(mark), b"\0" if field == "subnqn" else b" "))
+    port.subsystem.discovery_log = lambda: log
+
+
+def test_what_a_controller_says_does_not_steer_the_terminal():
+    with Port(Subsystem()) as port:
+        hostile(port)
+        result = discovered(port)
+    assert result.returncode == 0, result.stderr
+    assert all(byte == 0x0A or 0x20 <= byte < 0x7F for byte in result.stdout)
+    lines = result.stdout.decode().splitlines()
+    assert "traddr:  1.2.3.4?[2J??" in lines and "trsvcid: 1??]0;" in lines and "subnqn:  nqn.??" in lines
+
+
+def test_what_a_controller_says_is_valid_json():
+    with Port(Subsystem()) as port:
+        hostile(port)
+        result = discovered(port, "--json")
+        assert all(byte == 0x0A or 0x20 <= byte < 0x7F for byte in result.stdout)
+        record, = json.loads(result.stdout)["records"]
+        assert record["subnqn"] == "nqn.??" and record["trsvcid"] == "1\x07\x1b]0;"
+        assert record["traddr"] == "1.2.3.4?[2J??"
+        port.subsystem.records = [(2, "127.0.0.1", "1", "nqn.é\u009b")]
+        del port.subsystem.discovery_log
+        result = discovered(port, "--json")
+        assert result.stdout.isascii() and json.loads(result.stdout)["records"][0]["subnqn"] == "nqn.é\u009b"
+
+
+def test_a_referral_does_not_steer_the_terminal_through_the_words_about_it():
+    with Port(Subsystem()) as port:
+        hostile(port, 1)
+        result = discovered(port)
+    assert result.returncode == 0 and b"a port is a number" in result.stderr
+    assert all(byte == 0x0A or 0x20 <= byte < 0x7F for byte in result.stderr)
 
 
 def test_a_log_that_changes_while_it_is_read_is_read_again():
@@ -119,6 +184,73 @@ def test_watching_prints_changes():
             port.event(2 | 0xF0 << 8 | 0x70 << 16)
             assert json.loads(process.stdout.readline())["records"][0]["subnqn"] == "nqn.b"
         finally:
+            process.kill()
+            process.wait()
+            process.stdout.close()
+
+
+def test_a_change_is_not_forgotten_over_another_event():
+    """Both come while a log is being read."""
+    changed, other = 2 | 0xF0 << 8 | 0x70 << 16, 2 | 0x01 << 8 | 0x03 << 16
+    with Port(Subsystem()) as port:
+        process = subprocess.Popen([binary(), "discover", "--watch", "--json", f"127.0.0.1:{port.address[1]}"],
+                                   stdout=subprocess.PIPE, text=True)
+        end = threading.Timer(60, process.kill)
+        end.start()
+        held = []
+
+        def armed():
+            return wait_for(lambda: any(connection.aers for connection in port.connections))
+
+        try:
+            json.loads(process.stdout.readline())
+            assert armed()
+            port.on_admin = lambda connection, command: (
+                command.opcode == 2 and not held and not held.append((connection, command)))
+            port.event(changed)
+            assert wait_for(lambda: held)
+            for event in (changed, other):
+                assert armed()
+                port.event(event)
+            assert armed()  # both have been seen
+            held[0][0]._log(held[0][1])
+            json.loads(process.stdout.readline())
+            json.loads(process.stdout.readline())
+        finally:
+            end.cancel()
+            process.kill()
+            process.wait()
+            process.stdout.close()
+
+
+def test_a_change_is_not_forgotten_over_an_event_that_waits():
+    """All come while the host reads what the first one calls for."""
+    pending = [2 | 0xF0 << 8 | 0x70 << 16, 2 | 0x01 << 8 | 0x03 << 16]
+    with Port(Subsystem()) as port:
+        process = subprocess.Popen([binary(), "discover", "--watch", "--json", f"127.0.0.1:{port.address[1]}"],
+                                   stdout=subprocess.PIPE, text=True)
+        end = threading.Timer(60, process.kill)
+        end.start()
+        held = []
+
+        def next_event():
+            if pending and any(connection.aers for connection in port.connections):
+                port.event(pending.pop(0))
+            return not pending
+
+        try:
+            json.loads(process.stdout.readline())
+            assert wait_for(lambda: any(connection.aers for connection in port.connections))
+            port.on_admin = lambda connection, command: (
+                command.opcode == 2 and command.cdw[10] & 0xFF == 4 and not held.append((connection, command)))
+            port.event(2 | 0x04 << 16)  # namespaces have changed
+            assert wait_for(lambda: held)
+            wait_for(next_event, 1)  # a host that takes one at a time does not take them yet
+            held[0][0]._log(held[0][1])
+            assert wait_for(next_event)
+            json.loads(process.stdout.readline())
+        finally:
+            end.cancel()
             process.kill()
             process.wait()
             process.stdout.close()

@@ -243,6 +243,36 @@ def test_damage_is_found(image, damage):
     assert result.returncode == FAILED
     assert "wrong data" in result.stderr and len(result.stderr.splitlines()) == 1
     assert re.search(rf"LBA {5 * 8 + (5 if damage == 'bit' else 0)} ", result.stderr)
+    assert "earlier run" in result.stderr and "--verify again" in result.stderr  # what it may be, and what to do
+
+
+def test_runs_that_do_not_verify_leave_no_false_traces(image):
+    """What they read is not what they write elsewhere."""
+    measured("--verify", "-w", "write", "--count", 8 * MIB // 4096, image)
+    for workload in ("randrw", "rw"):
+        measured("-w", workload, "-q", "8", "--count", "4000", image)
+        for check in ("randread", "randrw"):
+            assert measured("--verify", "-w", check, "--count", "4000", image)["verify"]["wrong"] == 0
+
+
+@pytest.mark.parametrize("change", ["moved", "damaged"])
+def test_a_run_that_writes_judges_only_what_it_wrote(image, change):
+    measured("--verify", "-w", "write", "--count", 8 * MIB // 4096, image)
+    data = bytearray(image.read_bytes())
+    if change == "moved":
+        data = data[4096:] + data[:4096]
+    else:
+        data[100::512] = bytes(255 - byte for byte in data[100::512])
+    image.write_bytes(data)
+    told = measured("--verify", "-w", "rw", "--count", 8 * MIB // 4096, image)["verify"]
+    assert told["wrong"] == 0 and told["unknown"] > 0 and told["right"] > 0
+
+
+@pytest.mark.parametrize("before,after", [(512, 4096), (4096, 512)])
+def test_blocks_of_another_size_are_nothing_to_check(image, before, after):
+    measured("--verify", "-w", "write", "--count", 8 * MIB // 4096, f"file://{image}?block={before}")
+    told = measured("--verify", "-w", "read", "--count", 8 * MIB // 4096, f"file://{image}?block={after}")["verify"]
+    assert told == {"right": 0, "wrong": 0, "unknown": 8 * MIB // 4096}
 
 
 # -- being interrupted -----------------------------------------------------------------------------------------------

@@ -1,12 +1,17 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """`pollux perf` on a remote disk, served by us."""
 
+import contextlib
 import json
+import re
 import signal
 import subprocess
+import threading
 
 import pytest
 
+from controller import Port, Subsystem, wait_for
+from spec import Io
 from target import Target, binary, sanitized
 
 LIMIT = 60
@@ -65,6 +70,72 @@ def test_the_process_at_the_other_end_is_found(served):
     targets = measured("-t", "0.5", url(served, nsid=2))["cpu"]["targets"]
     assert [each["pid"] for each in targets] == [served.pid]
     assert targets[0]["name"] == "pollux" and targets[0]["seconds"] >= 0
+
+
+def test_queue_pairs_of_a_core_are_one_association():
+    with Port(Subsystem()) as port:
+        connects = []
+        port.on_connect = lambda connection, command: connects.append(command.sqe[42])
+        measured("-m", "0", "-P", "2", "-q", "8", "--count", "500", port.url)
+        assert sorted(connects) == [0, 0, 1, 2]  # to see what there is; to measure
+        assert {qid for qid, opcode in port.commands if qid and opcode == Io.READ} == {1, 2}
+    text = subprocess.run([binary(), "help", "perf"], capture_output=True, text=True, timeout=LIMIT, check=True).stdout
+    assert "one association" in re.search(r"--qpairs(.*?)--cores", text, re.S)[1]
+
+
+@contextlib.contextmanager
+def started(port, *arguments):
+    """A gentle run on a controller of ours, which is being read from."""
+    gentle = ["--poll", "sleep", "-q", "4", "--rate", "200"]
+    with subprocess.Popen([binary(), "perf", *gentle, *arguments], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                          stderr=subprocess.PIPE, text=True) as process:
+        end = threading.Timer(LIMIT, process.kill)
+        end.start()
+        try:
+            assert wait_for(lambda: port.count(Io.READ) > 20)
+            yield process
+        finally:
+            end.cancel()
+            process.kill()
+
+
+def test_a_lost_connection_is_told_of_and_counted(tmp_path):
+    with Port(Subsystem()) as port:
+        with started(port, "-t", "2", "--json", str(tmp_path / "result"), port.url) as process:
+            port.drop()
+            out, err = process.communicate(timeout=LIMIT)
+    assert process.returncode == 0, err
+    lines = err.splitlines()
+    assert len(lines) == 2 and "lost" in lines[0] and "connected again" in lines[1]
+    assert re.search(r"^interrupted 1 time: nothing completed for [0-9.]+ s$", out, re.M)
+    result = json.loads((tmp_path / "result").read_text())
+    assert result["errors"] == 0 and result["interruptions"] == result["disks"][0]["interruptions"]
+    assert result["interruptions"]["count"] == 1 and result["interruptions"]["longest_seconds"] >= 0.5
+
+
+def test_without_an_interruption_none_is_told_of(served):
+    assert measured("--count", "1000", url(served))["interruptions"] == {"count": 0, "longest_seconds": 0}
+    assert "interrupted" not in perf("--count", "1000", url(served)).stdout
+
+
+def test_requests_that_fail_are_told_of_in_words():
+    with Port(Subsystem()) as port:
+        with started(port, "--count", "400", port.url + "?reconnect_deadline=1") as process:
+            port.close()
+            out, err = process.communicate(timeout=LIMIT)
+    assert process.returncode == FAILED and "interrupted" in out
+    assert re.search(r"^pollux: \d+ requests failed, the first with NVMe status 370, Host Pathing Error$", err, re.M)
+
+
+def test_it_says_what_it_waits_for_when_the_time_is_over():
+    with Port(Subsystem()) as port:
+        with started(port, "-t", "1", port.url) as process:
+            port.close()
+            assert "lost" in process.stderr.readline()
+            assert "waiting" in process.stderr.readline()
+            process.send_signal(signal.SIGINT)
+            out, _ = process.communicate(timeout=LIMIT)
+    assert "interrupted 1 time" in out
 
 
 def test_a_target_that_is_not_there_is_named():
