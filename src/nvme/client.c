@@ -5,6 +5,7 @@
 #include "nvme/nvme.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -113,7 +114,7 @@ static int connect_path(struct plx_nvme *n, unsigned path, struct plx_error *err
     n->ret = 0;
     int ret = nvme_ctrlr_create(n->reactor, &o, &ops, n, &n->c);
     if (ret)
-        return plx_fail(err, ret, "%s: %s", o.name, strerror(-ret));
+        return plx_fail(err, ret, "%s: %s", o.addrs.list[0].name, strerror(-ret));
     nvme_ctrlr_start(n->c, true);
     while (!n->connected && !n->ret)
         plx_reactor_run(n->reactor);
@@ -121,7 +122,7 @@ static int connect_path(struct plx_nvme *n, unsigned path, struct plx_error *err
         return 0;
     nvme_ctrlr_destroy(n->c);
     n->c = NULL;
-    return plx_fail(err, n->ret, "%s: %s", o.name, n->why);
+    return plx_fail(err, n->ret, "%s: %s", o.addrs.list[0].name, n->why);
 }
 
 static int connect_any(struct plx_nvme *n, struct plx_nvme **out, struct plx_error *err)
@@ -176,14 +177,14 @@ void plx_nvme_get_info(const struct plx_nvme *n, struct plx_nvme_info *out)
                                   .cntlid = nvme_ctrlr_cntlid(n->c),
                                   .nsid = n->where.o.nsid == NVME_NSID_ALL ? 0 : n->where.o.nsid,
                                   .ana_state = ns->nsid ? nvme_ctrlr_ana(n->c) : 0};
-    memcpy(out->address, nvme_ctrlr_opts(n->c)->name, sizeof out->address);
+    snprintf(out->address, sizeof out->address, "%s", nvme_ctrlr_name(n->c));
 }
 
 /* ---- commands ---- */
 
 static int lost(const struct plx_nvme *n, struct plx_error *err)
 {
-    return plx_fail(err, -EIO, "%s: the connection is lost", nvme_ctrlr_opts(n->c)->name);
+    return plx_fail(err, -EIO, "%s: the connection is lost", nvme_ctrlr_name(n->c));
 }
 
 static int execute(struct plx_nvme *n, const struct nvme_cmd *cmd, void *data, uint32_t len, const char *what,
@@ -201,7 +202,7 @@ static int execute(struct plx_nvme *n, const struct nvme_cmd *cmd, void *data, u
     if (n->req.lost)
         return lost(n, err);
     if (n->req.status)
-        return plx_fail(err, -EIO, "%s: %s failed: %s (%03x)", nvme_ctrlr_opts(n->c)->name, what,
+        return plx_fail(err, -EIO, "%s: %s failed: %s (%03x)", nvme_ctrlr_name(n->c), what,
                         nvme_status_text(n->req.status, false), n->req.status & 0x7ff);
     return 0;
 }
@@ -329,7 +330,7 @@ static int read_log(struct plx_nvme *n, struct plx_nvme_discovery **out, struct 
         return ret;
     uint64_t generation = plx_get64(h.genctr), count = plx_get64(h.numrec);
     if (count > RECORDS_MAX)
-        return plx_fail(err, -EIO, "%s: a discovery log of %llu records is not believed", nvme_ctrlr_opts(n->c)->name,
+        return plx_fail(err, -EIO, "%s: a discovery log of %llu records is not believed", nvme_ctrlr_name(n->c),
                         (unsigned long long)count);
     struct nvme_discovery_entry *entries = calloc(count + 1, sizeof *entries);
     struct plx_nvme_discovery *d = calloc(1, sizeof *d + count * sizeof d->records[0]);
@@ -359,7 +360,7 @@ int plx_nvme_get_discovery(struct plx_nvme *n, struct plx_nvme_discovery **out, 
     int ret = 1;
     for (int i = 0; i < GENERATIONS && ret == 1; i++)
         ret = read_log(n, out, err);
-    return ret == 1 ? plx_fail(err, -EAGAIN, "%s: the discovery log keeps changing", nvme_ctrlr_opts(n->c)->name) : ret;
+    return ret == 1 ? plx_fail(err, -EAGAIN, "%s: the discovery log keeps changing", nvme_ctrlr_name(n->c)) : ret;
 }
 
 void plx_nvme_discovery_free(struct plx_nvme_discovery *d)

@@ -79,6 +79,7 @@ int nvme_ctrlr_create(struct plx_reactor *r, const struct nvme_opts *opts, const
     c->group = g;
     c->reactor = r;
     c->o = *opts;
+    c->addr = c->o.addrs.list;
     c->ops = ops;
     c->arg = arg;
     c->holds = 1;
@@ -124,12 +125,41 @@ static bool stand_down(struct nvme_ctrlr *c)
     plx_timer_cancel(c->reactor, &c->poll);
     nvme_upkeep_stop(c);
     c->state = c->once ? NVME_CTRLR_IDLE : NVME_CTRLR_WAITING;
-    c->nio = 0;
+    c->nio = c->tried = 0;
     if (c->once)
         return false;
     plx_timer_set(c->reactor, &c->retry, c->backoff_ms * PLX_NS_PER_MS);
     c->backoff_ms = (uint32_t)plx_min_u64(2ull * c->backoff_ms, NVME_BACKOFF_MAX_MS);
     return true;
+}
+
+/*
+ * Nobody is at this address: it is the turn of the next one of that name. An attempt begins with the one that was
+ * connected last, or else the first of the list. @return false when all have been tried
+ */
+static bool try_next_address(struct nvme_ctrlr *c)
+{
+    const struct nvme_addrs *all = &c->o.addrs;
+    if (c->destroyed || nvme_connect_reached(c))
+        return false;
+    if (++c->addr == all->list + all->n)
+        c->addr = all->list;
+    if (++c->tried >= all->n)
+        return false;
+    close_queues(c);
+    plx_timer_cancel(c->reactor, &c->attempt);
+    plx_timer_set(c->reactor, &c->retry, 1); /* not from within a callback of the queue that is closed */
+    return true;
+}
+
+/* Adds what is wrong at one address to what was at the others, which have their names with them. */
+static void note_why(struct nvme_ctrlr *c, const char *why)
+{
+    size_t n = c->tried ? strlen(c->why) : 0;
+    if (c->tried)
+        snprintf(c->why + n, sizeof c->why - n, "; %s: %s", nvme_ctrlr_name(c), why);
+    else
+        snprintf(c->why, sizeof c->why, "%s", why);
 }
 
 void nvme_ctrlr_attempt_failed(struct nvme_ctrlr *c, int ret, const char *fmt, ...)
@@ -139,9 +169,13 @@ void nvme_ctrlr_attempt_failed(struct nvme_ctrlr *c, int ret, const char *fmt, .
     va_start(ap, fmt);
     vsnprintf(why, sizeof why, fmt, ap);
     va_end(ap);
+    note_why(c, why);
+    if (try_next_address(c))
+        return;
+    memcpy(why, c->why, sizeof why); /* what it calls may destroy it */
     bool again = stand_down(c);
     if (again)
-        plx_info("%s: cannot connect: %s", c->o.name, why);
+        plx_info("%s: cannot connect: %s", nvme_ctrlr_name(c), why);
     c->holds++;
     close_queues(c);
     if (!c->destroyed)
@@ -153,7 +187,7 @@ void nvme_ctrlr_connected(struct nvme_ctrlr *c)
 {
     plx_timer_cancel(c->reactor, &c->attempt);
     if (c->was_live)
-        plx_warn("%s: connected again to %s", c->o.name, c->o.subnqn);
+        plx_warn("%s: connected again to %s", nvme_ctrlr_name(c), c->o.subnqn);
     c->was_live = true;
     c->state = NVME_CTRLR_LIVE;
     c->backoff_ms = NVME_BACKOFF_MIN_MS;
@@ -163,7 +197,7 @@ void nvme_ctrlr_connected(struct nvme_ctrlr *c)
 
 void nvme_ctrlr_lost(struct nvme_ctrlr *c, const char *why)
 {
-    plx_warn("%s: lost %s: %s%s", c->o.name, c->o.subnqn, why, c->once ? "" : "; connecting again");
+    plx_warn("%s: lost %s: %s%s", nvme_ctrlr_name(c), c->o.subnqn, why, c->once ? "" : "; connecting again");
     stand_down(c);
     c->holds++;
     c->ops->down(c, c->arg);
@@ -190,6 +224,11 @@ void nvme_ctrlr_destroy(struct nvme_ctrlr *c)
 bool nvme_ctrlr_live(const struct nvme_ctrlr *c)
 {
     return c->state == NVME_CTRLR_LIVE;
+}
+
+const char *nvme_ctrlr_name(const struct nvme_ctrlr *c)
+{
+    return c->addr->name;
 }
 
 const struct nvme_opts *nvme_ctrlr_opts(const struct nvme_ctrlr *c)

@@ -64,12 +64,24 @@ enum {
     NVME_QUEUES_MAX = 128,
     NVME_MAX_TRANSFER = 1 << 20, /* of a command, where the controller states no lower limit */
     NVME_ADDR_TEXT = 64,
+    NVME_ADDRS_MAX = 4,         /* that are tried of a name */
+    NVME_TIMEOUT_MAX_S = 30000, /* twice that is counted in 16 bits of ticks */
+};
+
+struct nvme_addr {
+    struct sockaddr_storage addr; /* IPv4 or IPv6 */
+    char name[NVME_ADDR_TEXT];    /* for people: "192.0.2.1:4420" */
+};
+
+/* All addresses of a host's name, one as good as the other: no paths, but what an attempt to connect tries in turn. */
+struct nvme_addrs {
+    struct nvme_addr list[NVME_ADDRS_MAX];
+    unsigned n;
 };
 
 /* How to reach a controller. */
 struct nvme_opts {
-    struct sockaddr_storage addr; /* IPv4 or IPv6 */
-    char name[NVME_ADDR_TEXT];    /* of addr, for people: "192.0.2.1:4420" */
+    struct nvme_addrs addrs;
     char subnqn[NVME_NQN_FIELD];
     char hostnqn[NVME_NQN_FIELD];
     uint8_t hostid[16];
@@ -81,18 +93,15 @@ struct nvme_opts {
     uint32_t depth;              /* commands in flight of each */
     uint32_t kato_ms;            /* keep-alive timeout; 0 for none */
     uint32_t timeout_ms;         /* of a command: then it is aborted, and after as long again the connection reset */
-    uint32_t connect_timeout_ms; /* of one attempt to connect */
+    uint32_t connect_timeout_ms; /* of one attempt to connect, to each address */
 };
 
 enum { NVME_PATHS_MAX = 8 };
 
 /* A controller, or several of one subsystem, as people name them: //ADDR:PORT,ADDR:PORT/NQN and parameters. See where.c. */
 struct nvme_where {
-    struct nvme_opts o; /* of all paths; addr and name are those of the first */
-    struct nvme_opts_addr {
-        struct sockaddr_storage addr;
-        char name[NVME_ADDR_TEXT];
-    } paths[NVME_PATHS_MAX];
+    struct nvme_opts o; /* of all paths; addrs are those of the first */
+    struct nvme_addrs paths[NVME_PATHS_MAX];
     unsigned npaths;
     bool round_robin;               /* over the paths that are equally good */
     uint32_t reconnect_deadline_ms; /* requests wait no longer than that for a path; 0 for any time */
@@ -169,6 +178,8 @@ void nvme_ctrlr_destroy(struct nvme_ctrlr *c);
 void nvme_ctrlr_want_events(struct nvme_ctrlr *c);
 
 bool nvme_ctrlr_live(const struct nvme_ctrlr *c);
+/* The address that it is connected to, or that is tried, for people. */
+const char *nvme_ctrlr_name(const struct nvme_ctrlr *c);
 const struct nvme_opts *nvme_ctrlr_opts(const struct nvme_ctrlr *c);
 /* What it said of itself; valid once it has been live, and for failed(). */
 const struct nvme_id_ctrl *nvme_ctrlr_id(const struct nvme_ctrlr *c);

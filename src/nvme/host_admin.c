@@ -168,7 +168,7 @@ static void took_ns(struct nvme_req *req)
         uint64_t before = plx_get64(c->ns.id.nsze);
         memcpy(&c->ns.id, c->page, sizeof c->ns.id);
         if (plx_get64(c->ns.id.nsze) != before)
-            plx_warn("%s: namespace %u has changed its size, from %llu to %llu blocks", c->o.name, c->ns.nsid,
+            plx_warn("%s: namespace %u has changed its size, from %llu to %llu blocks", nvme_ctrlr_name(c), c->ns.nsid,
                      (unsigned long long)before, (unsigned long long)plx_get64(c->ns.id.nsze));
     }
     look(c);
@@ -229,7 +229,7 @@ static void event_came(struct nvme_req *req)
     if (req->lost || req->status || c->state != NVME_CTRLR_LIVE)
         return; /* a controller that refuses them is not asked again */
     unsigned type = req->dw0 & 7, info = (req->dw0 >> 8) & 0xff;
-    plx_info("%s: asynchronous event %08x", c->o.name, req->dw0);
+    plx_info("%s: asynchronous event %08x", nvme_ctrlr_name(c), req->dw0);
     if (type == EVENT_NOTICE && info == NOTICE_NS_CHANGED)
         c->want_changed_ns = c->want_ns = c->want_ana = true;
     else if (type == EVENT_NOTICE && info == NOTICE_ANA_CHANGED)
@@ -352,8 +352,8 @@ static bool check_queue(struct nvme_ctrlr *c, struct nvme_qp *qp)
     }
     if (age > limit)
         return true; /* it is being aborted */
-    plx_warn("%s: command %02xh on queue %u has had no answer for %u s: aborting it", c->o.name, req->cmd.opcode,
-             qp->qid, age * NVME_TICK_MS / 1000);
+    plx_warn("%s: command %02xh on queue %u has had no answer for %u s: aborting it", nvme_ctrlr_name(c),
+             req->cmd.opcode, qp->qid, age * NVME_TICK_MS / 1000);
     send_abort(c, req);
     return true;
 }

@@ -145,7 +145,7 @@ static void failed(struct nvme_ctrlr *c, const char *what, uint16_t status)
 
 static void open_queue(struct nvme_ctrlr *c, struct nvme_qp *qp)
 {
-    int ret = nvme_qp_connect(qp, &c->o);
+    int ret = nvme_qp_connect(qp, &c->o, c->addr);
     if (ret)
         nvme_ctrlr_attempt_failed(c, ret, "%s", strerror(-ret));
 }
@@ -364,6 +364,11 @@ static void connect_step(struct nvme_ctrlr *c, uint16_t status)
 void nvme_connect_opened(struct nvme_qp *qp)
 {
     connect_step(qp->ctrlr, PLX_SC_SUCCESS);
+}
+
+bool nvme_connect_reached(const struct nvme_ctrlr *c)
+{
+    return c->step != OPENED;
 }
 
 void nvme_connect_begin(struct nvme_ctrlr *c)

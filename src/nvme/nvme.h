@@ -187,7 +187,7 @@ struct nvme_qp *nvme_qp_create(struct nvme_group *g, unsigned depth);
 /* Closes it if need be. Allowed from within any callback. */
 void nvme_qp_free(struct nvme_qp *qp);
 /* Begins to connect: opened() or closed() is called, not before this returns. @return 0 or -errno */
-int nvme_qp_connect(struct nvme_qp *qp, const struct nvme_opts *o);
+int nvme_qp_connect(struct nvme_qp *qp, const struct nvme_opts *o, const struct nvme_addr *addr);
 /* Closes the socket; all requests come back as lost. Nothing happens when it is closed. */
 void nvme_qp_close(struct nvme_qp *qp);
 /* The same on the queue pair's own account: the owner is told first. */
@@ -246,7 +246,9 @@ struct nvme_ctrlr {
     struct nvme_opts o;
     const struct nvme_ctrlr_ops *ops;
     void *arg;
-    uint8_t state; /* enum nvme_ctrlr_state */
+    const struct nvme_addr *addr; /* of o.addrs: the one in use, or being tried */
+    unsigned tried;               /* in vain, in this attempt */
+    uint8_t state;                /* enum nvme_ctrlr_state */
     bool once, destroyed;
     unsigned holds; /* freed when there are none */
 
@@ -289,6 +291,8 @@ struct nvme_ctrlr {
 
 /* host_connect.c */
 void nvme_connect_begin(struct nvme_ctrlr *c);
+/* Whether there is a controller at the address, which has sent its ICResp. */
+bool nvme_connect_reached(const struct nvme_ctrlr *c);
 /* The admin queue or an I/O queue has got its ICResp. */
 void nvme_connect_opened(struct nvme_qp *qp);
 void nvme_connect_polled(struct plx_timer *t);

@@ -105,21 +105,22 @@ static void reset(struct nvme_qp *qp)
     nvme_qp_set_depth(qp, qp->slots_made);
 }
 
-int nvme_qp_connect(struct nvme_qp *qp, const struct nvme_opts *o)
+int nvme_qp_connect(struct nvme_qp *qp, const struct nvme_opts *o, const struct nvme_addr *addr)
 {
-    socklen_t len = o->addr.ss_family == AF_INET6 ? sizeof(struct sockaddr_in6) : sizeof(struct sockaddr_in);
-    int fd = socket(o->addr.ss_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0), ret;
+    bool v6 = addr->addr.ss_family == AF_INET6;
+    socklen_t len = v6 ? sizeof(struct sockaddr_in6) : sizeof(struct sockaddr_in);
+    int fd = socket(addr->addr.ss_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0), ret;
     if (fd < 0)
         return -errno;
     set_int(fd, IPPROTO_TCP, TCP_NODELAY, 1);
-    if (connect(fd, (const struct sockaddr *)&o->addr, len) < 0 && errno != EINPROGRESS) {
+    if (connect(fd, (const struct sockaddr *)&addr->addr, len) < 0 && errno != EINPROGRESS) {
         ret = -errno;
         close(fd);
         return ret;
     }
     reset(qp);
     qp->fd = fd;
-    qp->peer = o->name;
+    qp->peer = addr->name;
     qp->rules.header_digest = o->hdgst; /* what is asked for; the answer decides */
     qp->rules.data_digest = o->ddgst;
     qp->state = NVME_QP_CONNECTING;

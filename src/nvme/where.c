@@ -35,8 +35,9 @@ void nvme_where_init(struct nvme_where *w)
 
 /* ---- addresses ---- */
 
-static void name_addr(struct nvme_opts_addr *a)
+static void take_addr(struct nvme_addr *a, const struct addrinfo *found)
 {
+    memcpy(&a->addr, found->ai_addr, found->ai_addrlen);
     char text[INET6_ADDRSTRLEN] = "";
     if (a->addr.ss_family == AF_INET6) {
         const struct sockaddr_in6 *v6 = (const void *)&a->addr;
@@ -56,14 +57,11 @@ static int look_up(struct nvme_where *w, const char *host, const char *port, str
     int ret = getaddrinfo(host, port, &hints, &found);
     if (ret)
         return plx_fail(err, -EINVAL, "%s: cannot find that address: %s", host, gai_strerror(ret));
-    struct nvme_opts_addr *a = &w->paths[w->npaths++];
-    memcpy(&a->addr, found->ai_addr, found->ai_addrlen);
+    struct nvme_addrs *path = &w->paths[w->npaths++];
+    for (const struct addrinfo *i = found; i && path->n < NVME_ADDRS_MAX; i = i->ai_next)
+        take_addr(&path->list[path->n++], i);
     freeaddrinfo(found);
-    name_addr(a);
-    if (w->npaths == 1) {
-        w->o.addr = a->addr;
-        memcpy(w->o.name, a->name, sizeof w->o.name);
-    }
+    w->o.addrs = w->paths[0];
     return 0;
 }
 
@@ -129,8 +127,7 @@ int nvme_where_body(struct nvme_where *w, const char *body, struct plx_error *er
 struct nvme_opts nvme_where_opts(const struct nvme_where *w, unsigned path)
 {
     struct nvme_opts o = w->o;
-    o.addr = w->paths[path].addr;
-    memcpy(o.name, w->paths[path].name, sizeof o.name);
+    o.addrs = w->paths[path];
     return o;
 }
 
@@ -147,9 +144,9 @@ static int number(const char *key, const char *text, uint32_t min, uint32_t max,
     return 0;
 }
 
-static int seconds(const char *key, const char *text, uint32_t min, uint32_t *ms, struct plx_error *err)
+static int seconds(const char *key, const char *text, uint32_t min, uint32_t max, uint32_t *ms, struct plx_error *err)
 {
-    int ret = number(key, text, min, SECONDS_MAX, ms, err);
+    int ret = number(key, text, min, max, ms, err);
     *ms *= 1000;
     return ret;
 }
@@ -230,13 +227,13 @@ int nvme_where_param(struct nvme_where *w, const char *key, const char *value, s
     if (strcmp(key, "depth") == 0)
         return number(key, value, 2, NVME_DEPTH_MAX, &o->depth, err); /* a fused pair takes two entries */
     if (strcmp(key, "kato") == 0)
-        return seconds(key, value, 0, &o->kato_ms, err);
+        return seconds(key, value, 0, SECONDS_MAX, &o->kato_ms, err);
     if (strcmp(key, "timeout") == 0)
-        return seconds(key, value, 0, &o->timeout_ms, err);
+        return seconds(key, value, 0, NVME_TIMEOUT_MAX_S, &o->timeout_ms, err);
     if (strcmp(key, "connect_timeout") == 0)
-        return seconds(key, value, 1, &o->connect_timeout_ms, err);
+        return seconds(key, value, 1, SECONDS_MAX, &o->connect_timeout_ms, err);
     if (strcmp(key, "reconnect_deadline") == 0)
-        return seconds(key, value, 1, &w->reconnect_deadline_ms, err);
+        return seconds(key, value, 1, SECONDS_MAX, &w->reconnect_deadline_ms, err);
     if (strcmp(key, "policy") == 0)
         return policy(w, value, err);
     return plx_fail(err, -EINVAL, "there is no parameter '%.40s'; there are: " NVME_WHERE_PARAMS, key);

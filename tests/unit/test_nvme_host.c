@@ -305,6 +305,39 @@ static void what_there_is_is_discovered(void **state)
     plx_nvme_disconnect(n);
 }
 
+/* Nobody listens at the first two: names.c. */
+static void every_address_of_a_name_is_tried(void **state)
+{
+    struct plx_nvme *n;
+    struct plx_nvme_info info;
+    struct tu t;
+    uint8_t block[BLOCK] = {0};
+    char url[256];
+    unsigned port = plx_nvmf_listener_port(far.listener);
+    (void)state;
+    snprintf(url, sizeof url, "nvme+tcp://[::1+127.0.0.2+127.0.0.1]:%u/%s", port, NQN);
+    assert_int_equal(plx_nvme_connect(url, &n, NULL), 0);
+    plx_nvme_get_info(n, &info);
+    assert_non_null(strstr(info.address, "127.0.0.1:"));
+    plx_nvme_disconnect(n);
+    tu_open(&t, url);
+    assert_int_equal(tu_io(&t, PLX_BDEV_READ, 0, 1, block), PLX_SC_SUCCESS);
+    tu_close(&t);
+}
+
+static void when_none_answers_each_is_named(void **state)
+{
+    struct plx_nvme *n;
+    struct plx_error err;
+    char url[256];
+    unsigned port = plx_nvmf_listener_port(far.listener);
+    (void)state;
+    snprintf(url, sizeof url, "nvme+tcp://127.0.0.2+127.0.0.3:%u/%s", port, NQN);
+    assert_true(plx_nvme_connect(url, &n, &err) < 0);
+    assert_non_null(strstr(err.text, "127.0.0.2:"));
+    assert_non_null(strstr(err.text, "127.0.0.3:"));
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -319,6 +352,8 @@ int main(void)
         cmocka_unit_test(a_reset_ends_what_is_under_way),
         cmocka_unit_test(a_controller_is_asked),
         cmocka_unit_test(what_there_is_is_discovered),
+        cmocka_unit_test(every_address_of_a_name_is_tried),
+        cmocka_unit_test(when_none_answers_each_is_named),
     };
     return cmocka_run_group_tests_name("nvme_host", tests, far_start, far_stop);
 }

@@ -32,19 +32,34 @@ static void addresses_and_ports(void **state)
 {
     (void)state;
     accepted("nvme+tcp://192.0.2.1:1234/" NQN);
-    assert_string_equal(w.paths[0].name, "192.0.2.1:1234");
+    assert_string_equal(w.paths[0].list[0].name, "192.0.2.1:1234");
     assert_string_equal(w.o.subnqn, NQN);
     accepted("nvme+tcp://192.0.2.1/" NQN);
-    assert_string_equal(w.paths[0].name, "192.0.2.1:4420");
+    assert_string_equal(w.paths[0].list[0].name, "192.0.2.1:4420");
     accepted("nvme+tcp://[2001:db8::1]:1/" NQN);
-    assert_string_equal(w.paths[0].name, "[2001:db8::1]:1");
+    assert_string_equal(w.paths[0].list[0].name, "[2001:db8::1]:1");
     accepted("nvme+tcp://[::1]/" NQN);
-    assert_string_equal(w.paths[0].name, "[::1]:4420");
+    assert_string_equal(w.paths[0].list[0].name, "[::1]:4420");
     accepted("nvme+tcp://192.0.2.1:1,[::1]:2,192.0.2.2/" NQN);
     assert_int_equal(w.npaths, 3);
-    assert_string_equal(w.paths[1].name, "[::1]:2");
-    assert_string_equal(w.o.name, "192.0.2.1:1");
-    assert_string_equal(nvme_where_opts(&w, 2).name, "192.0.2.2:4420");
+    assert_string_equal(w.paths[1].list[0].name, "[::1]:2");
+    assert_string_equal(w.o.addrs.list[0].name, "192.0.2.1:1");
+    assert_string_equal(nvme_where_opts(&w, 2).addrs.list[0].name, "192.0.2.2:4420");
+}
+
+static void all_addresses_of_a_name_are_one_path(void **state)
+{
+    (void)state;
+    accepted("nvme+tcp://[::1+192.0.2.1+192.0.2.2]:1234,192.0.2.3:1/" NQN); /* see names.c */
+    assert_int_equal(w.npaths, 2);
+    assert_int_equal(w.paths[0].n, 3);
+    assert_string_equal(w.paths[0].list[0].name, "[::1]:1234");
+    assert_string_equal(w.paths[0].list[1].name, "192.0.2.1:1234");
+    assert_string_equal(w.paths[0].list[2].name, "192.0.2.2:1234");
+    assert_int_equal(nvme_where_opts(&w, 0).addrs.n, 3);
+    assert_int_equal(nvme_where_opts(&w, 1).addrs.n, 1);
+    accepted("nvme+tcp://192.0.2.1+192.0.2.2+192.0.2.3+192.0.2.4+192.0.2.5/" NQN);
+    assert_int_equal(w.paths[0].n, NVME_ADDRS_MAX);
 }
 
 static void bare_ipv6_addresses_have_no_port(void **state)
@@ -52,7 +67,7 @@ static void bare_ipv6_addresses_have_no_port(void **state)
     (void)state;
     nvme_where_init(&w);
     assert_int_equal(nvme_where_addr(&w, "2001:db8::1", 11, 8009, &err), 0);
-    assert_string_equal(w.paths[0].name, "[2001:db8::1]:8009");
+    assert_string_equal(w.paths[0].list[0].name, "[2001:db8::1]:8009");
 }
 
 static void parameters(void **state)
@@ -139,6 +154,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(addresses_and_ports),
+        cmocka_unit_test(all_addresses_of_a_name_are_one_path),
         cmocka_unit_test(bare_ipv6_addresses_have_no_port),
         cmocka_unit_test(parameters),
         cmocka_unit_test(defaults),

@@ -110,7 +110,7 @@ static int fill_uuid(struct nvme_disk *d)
 
 static int learn(struct nvme_disk *d, const struct nvme_ctrlr *c, struct plx_error *err)
 {
-    const char *name = nvme_ctrlr_opts(c)->name;
+    const char *name = nvme_ctrlr_name(c);
     d->ns = *nvme_ctrlr_ns(c);
     if (!d->ns.nsid)
         return plx_fail(err, -EINVAL, "%s: %s is a discovery subsystem, and has no disks", name, d->where.o.subnqn);
@@ -160,7 +160,7 @@ static int probe(struct nvme_disk *d, unsigned path, struct plx_error *err)
 {
     static const struct plx_reactor_opts opts = {.core = -1, .mode = PLX_POLL_SLEEP};
     struct nvme_opts o = nvme_where_opts(&d->where, path);
-    struct probe p = {.disk = d, .err = err, .name = o.name};
+    struct probe p = {.disk = d, .err = err, .name = o.addrs.list[0].name};
     struct nvme_ctrlr *c;
     int ret = plx_reactor_create(&p.reactor, &opts);
     if (ret)
@@ -168,7 +168,7 @@ static int probe(struct nvme_disk *d, unsigned path, struct plx_error *err)
     o.queues = 0;
     ret = nvme_ctrlr_create(p.reactor, &o, &probe_ops, &p, &c);
     if (ret) {
-        plx_fail(err, ret, "%s: %s", o.name, strerror(-ret));
+        plx_fail(err, ret, "%s: %s", p.name, strerror(-ret));
     } else {
         nvme_ctrlr_start(c, true);
         plx_reactor_run(p.reactor);

@@ -291,7 +291,7 @@ static void live(struct nvme_ctrlr *c, void *arg)
 {
     struct nvme_path *path = path_of(arg);
     if (!same_namespace(path->nc->disk, nvme_ctrlr_ns(c))) {
-        plx_error("%s: namespace %u of %s is not the one that it was: this path is not used", nvme_ctrlr_opts(c)->name,
+        plx_error("%s: namespace %u of %s is not the one that it was: this path is not used", nvme_ctrlr_name(c),
                   nvme_ctrlr_ns(c)->nsid, nvme_ctrlr_opts(c)->subnqn);
         path->foreign = true;
         choose_paths(path->nc);
@@ -322,7 +322,7 @@ static void failed(struct nvme_ctrlr *c, void *arg, int ret, const char *why, bo
 static void ana(struct nvme_ctrlr *c, void *arg)
 {
     struct nvme_path *path = path_of(arg);
-    plx_info("%s: ANA state %u", nvme_ctrlr_opts(c)->name, nvme_ctrlr_ana(c));
+    plx_info("%s: ANA state %u", nvme_ctrlr_name(c), nvme_ctrlr_ana(c));
     path->shunned = false;
     choose_paths(path->nc);
 }
