@@ -135,11 +135,20 @@ bool nvme_took_ana(struct nvme_ctrlr *c, unsigned *state)
 static void look(struct nvme_ctrlr *c);
 static void send_aer(struct nvme_ctrlr *c);
 
+/*
+ * Whether an answer still matters: when an association ends, a command that was answered before it had left entirely
+ * (NVME_HELD) comes back with its answer.
+ */
+static bool still_live(const struct nvme_ctrlr *c, const struct nvme_req *req)
+{
+    return !req->lost && c->state == NVME_CTRLR_LIVE;
+}
+
 static void took_changed_ns(struct nvme_req *req)
 {
     struct nvme_ctrlr *c = plx_container_of(req, struct nvme_ctrlr, req);
     c->busy = false;
-    if (!req->lost)
+    if (still_live(c, req))
         look(c);
 }
 
@@ -157,7 +166,7 @@ static void took_ns(struct nvme_req *req)
 {
     struct nvme_ctrlr *c = plx_container_of(req, struct nvme_ctrlr, req);
     c->busy = false;
-    if (req->lost)
+    if (!still_live(c, req))
         return;
     if (!req->status) {
         const struct nvme_id_ns *now = (const void *)c->page;
@@ -178,10 +187,10 @@ static void took_ana(struct nvme_req *req)
 {
     struct nvme_ctrlr *c = plx_container_of(req, struct nvme_ctrlr, req);
     unsigned ana = c->ana;
-    if (!req->lost && !req->status && !nvme_took_ana(c, &ana))
+    if (still_live(c, req) && !req->status && !nvme_took_ana(c, &ana))
         return;
     c->busy = false;
-    if (req->lost)
+    if (!still_live(c, req))
         return;
     bool changed = ana != c->ana;
     c->ana = ana;

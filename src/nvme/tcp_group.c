@@ -80,8 +80,12 @@ static int flush(struct nvme_qp *qp)
             set_events(qp, true);
         return work;
     }
-    /* Requests that were completed by this very send may have been followed by others: those are sent next. */
-    if (plx_unlikely(qp->tx_first != qp->tx_niov || (qp->backlog.head && qp->nfree)))
+    /*
+     * Requests that were completed by this very send may have been followed by others: those are sent next. A fused
+     * command waits for two slots.
+     */
+    const struct nvme_req *next = qp->backlog.head;
+    if (plx_unlikely(qp->tx_first != qp->tx_niov || (next && qp->nfree > (next->fused ? 1 : 0))))
         return work + 1;
     /* What waits for slots is sent when some get free, which makes it dirty again. */
     if (qp->dirty)

@@ -88,11 +88,17 @@ static void set_int(int fd, int level, int name, int value)
     setsockopt(fd, level, name, &value, sizeof value); /* an optimization: not fatal */
 }
 
+/* No header is found in the place of another: see check() in tcp_rx.c. Any other value may come from the peer. */
+static void forget_headers(struct nvme_qp *qp)
+{
+    for (unsigned i = 0; i < PLX_ARRAY_SIZE(qp->memo); i++)
+        memset(&qp->memo[i].raw, (int)(~i << 1 & 0xff), sizeof qp->memo[i].raw);
+}
+
 static void reset(struct nvme_qp *qp)
 {
     qp->rules = (struct nvme_tcp_rules){.max_data = NVME_MAX_TRANSFER};
-    for (unsigned i = 0; i < PLX_ARRAY_SIZE(qp->memo); i++)
-        qp->memo[i].raw = UINT64_MAX; /* no valid header */
+    forget_headers(qp);
     nvme_queue_init(&qp->backlog);
     nvme_queue_init(&qp->h2c);
     nvme_queue_init(&qp->held);
@@ -184,8 +190,7 @@ void nvme_qp_icresp(struct nvme_qp *qp, const uint8_t *hdr)
     qp->rules.header_digest = header;
     qp->rules.data_digest = data;
     qp->rules.initialized = true;
-    for (unsigned i = 0; i < PLX_ARRAY_SIZE(qp->memo); i++)
-        qp->memo[i].raw = UINT64_MAX; /* the rules have changed */
+    forget_headers(qp); /* the rules have changed */
     unsigned digest = header ? NVME_TCP_DIGEST : 0, align = 4 * (ic.pda + 1u);
     qp->cmd_len = (uint8_t)(NVME_TCP_CMD_LEN + digest);
     qp->cmd_pdo = (uint8_t)((qp->cmd_len + align - 1) / align * align);
