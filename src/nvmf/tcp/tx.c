@@ -275,6 +275,25 @@ static bool taken_back(struct tcp_conn *c, struct nvmf_req *req, size_t skip)
 }
 
 /*
+ * The digest of lent data. To fetch it from memory takes five times as long as to sum it, so while a piece is summed the
+ * same piece of the next PDU's data is fetched.
+ */
+static uint32_t sum_lent(struct nvmf_req *req, const uint8_t *data)
+{
+    struct nvmf_req *after = req->next;
+    const uint8_t *next = after && after->lent ? nvmf_io_map(after) : NULL;
+    const uint32_t fetched = next ? after->len : 0;
+    uint32_t crc = (uint32_t)PLX_CRC32C_INIT;
+    for (uint32_t at = 0, n; at < req->len; at += n) {
+        n = (uint32_t)plx_min_u64(req->len - at, TCP_SUM_PIECE);
+        for (uint32_t i = at; i < at + n && i < fetched; i += TCP_FETCH)
+            __builtin_prefetch(next + i);
+        crc = plx_crc32c_add(crc, data + at, n);
+    }
+    return plx_crc32c_end(crc);
+}
+
+/*
  * Finds the memory that a disk lends for this round, and makes its digest. `skip` bytes of the PDU have left.
  * @return false when the PDU cannot be sent to its end
  */
@@ -285,7 +304,7 @@ static bool lend(struct tcp_conn *c, struct nvmf_req *req, size_t skip, const ui
     if (plx_unlikely(!*memory))
         return taken_back(c, req, skip);
     if (c->rules.data_digest && skip <= before)
-        write32(req->tail, plx_crc32c(*memory, req->len));
+        write32(req->tail, sum_lent(req, *memory));
     return true;
 }
 
