@@ -72,6 +72,19 @@ enum {
     LOCK_PAUSE_MS = 50,
 };
 
+/*
+ * The io_uring of a process that was killed is let go of by the kernel, and the file with it, a little later.
+ * @return whether it is worth another try
+ */
+static bool wait_for_release(int *tries)
+{
+    if (*tries == LOCK_TRIES)
+        return false;
+    ++*tries;
+    poll(NULL, 0, LOCK_PAUSE_MS);
+    return true;
+}
+
 static int open_failed(const char *path, int error, bool ro, struct plx_error *err)
 {
     bool refused = error == EACCES || error == EPERM || error == EROFS;
@@ -95,12 +108,10 @@ static int open_file(struct plx_file *f, const char *path, struct stat *st, stru
      * below.
      */
     int flags = (ro ? O_RDONLY : O_RDWR) | O_CLOEXEC | O_NOCTTY | O_NONBLOCK | (f->block_device && !ro ? O_EXCL : 0);
-    f->fd = open(path, flags);
-    for (int tries = 0; f->fd < 0 && errno == EBUSY && tries < LOCK_TRIES; tries++) {
-        /* The io_uring of a process that was killed is let go of by the kernel, and the file with it, a little later. */
-        poll(NULL, 0, LOCK_PAUSE_MS);
+    int tries = 0;
+    do
         f->fd = open(path, flags);
-    }
+    while (f->fd < 0 && errno == EBUSY && wait_for_release(&tries));
     if (f->fd < 0)
         return open_failed(path, errno, ro, err);
     mode_t kind = st->st_mode & S_IFMT;
@@ -136,7 +147,8 @@ static bool has_open(const char *pid, const struct stat *file, int own_fd)
 static int locked_by_other(const struct plx_file *f, const char *path, const struct stat *st, bool *known,
                            struct plx_error *err)
 {
-    if (has_open("self", st, f->fd))
+    *known = has_open("self", st, f->fd);
+    if (*known)
         return plx_fail(err, -EBUSY, "%.200s is open here already: it is named twice", path);
     DIR *proc = opendir("/proc");
     long holder = 0;
@@ -160,21 +172,18 @@ static int lock_file(struct plx_file *f, const char *path, const struct stat *st
      * conflicts too.
      */
     struct flock lock = {.l_type = f->bdev.info.read_only ? F_RDLCK : F_WRLCK, .l_whence = SEEK_SET};
-    for (int tries = 0; fcntl(f->fd, F_OFD_SETLK, &lock) < 0; tries++) {
-        bool known = false;
-        if (errno != EAGAIN && errno != EACCES)
-            goto no_locks;
+    int tries = 0;
+    while (fcntl(f->fd, F_OFD_SETLK, &lock) < 0) {
+        bool known;
+        if (errno != EAGAIN && errno != EACCES) {
+            plx_warn("%s: this file system has no locks (%s); see to it that nobody else writes to the file", path,
+                     strerror(errno));
+            return 0;
+        }
         int ret = locked_by_other(f, path, st, &known, err);
-        if (known || tries == LOCK_TRIES)
+        if (known || !wait_for_release(&tries))
             return ret;
-        /* The io_uring of a process that was killed is let go of by the kernel, and the file with it, a little later. */
-        poll(NULL, 0, LOCK_PAUSE_MS);
     }
-    return 0;
-
-no_locks:
-    plx_warn("%s: this file system has no locks (%s); see to it that nobody else writes to the file", path,
-             strerror(errno));
     return 0;
 }
 
