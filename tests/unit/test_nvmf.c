@@ -7,6 +7,7 @@
 #include <setjmp.h>
 #include <stdarg.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -102,6 +103,106 @@ static void buffers_come_back_from_hosts_that_leave_in_the_middle(void **state)
     rig_stop(&rig);
 }
 
+enum { READS = 30, READ_LEN = 65536 };
+
+/* Reads that a disk lends its memory for, more than the socket takes at once. */
+static void send_reads(struct rig *rig, int queue)
+{
+    for (uint16_t cid = 0; cid < READS; cid++) {
+        struct nvme_tcp_cmd read = {
+            .hdr = {.type = NVME_TCP_CMD, .hlen = 72, .plen = plx_put32(72)},
+            .cmd = io(NVME_IO_READ, cid, 0, READ_LEN / 512, READ_LEN, NVME_SGL_TRANSPORT_DATA),
+        };
+        assert_true(rig_send(rig, queue, &read, sizeof read));
+    }
+}
+
+/* Opens the disk in a second reactor, which ends the lending of its memory. */
+static struct plx_bdev_channel *share(struct rig *rig, struct plx_reactor **second)
+{
+    struct plx_bdev_channel *ch;
+    assert_int_equal(plx_reactor_create(second, NULL), 0);
+    assert_int_equal(plx_bdev_channel_get(rig->disk, *second, &ch), 0);
+    return ch;
+}
+
+/* Receives what the target still has to send. @return bytes, the last of which are in buf */
+static size_t drain(struct rig *rig, int fd, uint8_t *buf, size_t max)
+{
+    size_t total = 0;
+    ssize_t n;
+    while ((n = rig_receive(rig, fd, buf, max)) > 0)
+        total += (size_t)n;
+    return total;
+}
+
+/* That the target serves others after all this, and stops. */
+static void end_shared(struct rig *rig, struct plx_reactor *second, struct plx_bdev_channel *ch, int admin, int queue)
+{
+    int other_admin, other_queue;
+    shut(queue);
+    shut(admin);
+    assert_true(rig_host(rig, &other_admin, &other_queue));
+    shut(other_queue);
+    shut(other_admin);
+    rig_settle(rig);
+    plx_bdev_channel_put(ch);
+    rig_stop(rig);
+    plx_reactor_destroy(second);
+}
+
+static void lent_memory_taken_back_before_it_was_sent_is_answered(void **state)
+{
+    (void)state;
+    struct rig rig;
+    struct plx_reactor *second;
+    int admin, queue;
+    static uint8_t buf[1 << 20], junk[4096];
+    size_t before = 0;
+    assert_int_equal(rig_start(&rig, "ram:1M"), 0);
+    assert_true(rig_host(&rig, &admin, &queue));
+    struct tcp_conn *c = NULL;
+    plx_list_for_each(it, &rig.target->groups[0].tcp->conns) {
+        struct tcp_conn *each = plx_container_of(it, struct tcp_conn, link);
+        if (each->qp.qid)
+            c = each;
+    }
+    assert_non_null(c);
+    for (ssize_t n; (n = send(c->fd, junk, sizeof junk, MSG_DONTWAIT)) > 0;)
+        before += (size_t)n; /* the socket takes nothing of what follows */
+    send_reads(&rig, queue);
+    struct plx_bdev_channel *ch = share(&rig, &second);
+    for (size_t n; before; before -= n) {
+        n = plx_min_u64(before, sizeof buf);
+        assert_int_equal(rig_receive(&rig, queue, buf, n), n);
+    }
+    struct nvme_tcp_resp resp[READS + 1];
+    assert_int_equal(rig_receive(&rig, queue, resp, sizeof resp), READS * sizeof resp[0]);
+    for (uint16_t cid = 0; cid < READS; cid++) {
+        assert_int_equal(resp[cid].hdr.type, NVME_TCP_RESP);
+        assert_int_equal(plx_get16(resp[cid].cqe.cid), cid);
+        assert_int_equal(plx_get16(resp[cid].cqe.status) >> 1, PLX_SC_COMMAND_INTERRUPTED);
+    }
+    end_shared(&rig, second, ch, admin, queue);
+}
+
+static void lent_memory_taken_back_in_the_middle_ends_the_connection(void **state)
+{
+    (void)state;
+    struct rig rig;
+    struct plx_reactor *second;
+    int admin, queue;
+    static uint8_t buf[1 << 20];
+    assert_int_equal(rig_start(&rig, "ram:1M"), 0);
+    assert_true(rig_host(&rig, &admin, &queue));
+    send_reads(&rig, queue);
+    struct plx_bdev_channel *ch = share(&rig, &second);
+    size_t got = drain(&rig, queue, buf, sizeof buf);
+    assert_in_range(got, 1, (size_t)READS * READ_LEN);
+    assert_int_equal(rig_receive(&rig, queue, buf, sizeof buf), -1);
+    end_shared(&rig, second, ch, admin, queue);
+}
+
 /* Start, a host with an admin and an I/O queue, stop. Fails where memory fails, but never badly. */
 static bool whole_life(void *arg)
 {
@@ -132,6 +233,8 @@ int main(void)
         cmocka_unit_test(it_starts_and_stops_again_and_again),
         cmocka_unit_test(what_is_written_is_read),
         cmocka_unit_test(buffers_come_back_from_hosts_that_leave_in_the_middle),
+        cmocka_unit_test(lent_memory_taken_back_before_it_was_sent_is_answered),
+        cmocka_unit_test(lent_memory_taken_back_in_the_middle_ends_the_connection),
         cmocka_unit_test(start_and_connect_survive_every_failed_allocation),
     };
     return cmocka_run_group_tests_name("nvmf", tests, NULL, NULL);

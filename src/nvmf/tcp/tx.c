@@ -318,7 +318,7 @@ static ssize_t gather(struct tcp_conn *c, struct msghdr *msg)
     /* A PDU has six pieces at most; one more is for the connection's own. */
     for (; req && v + 7 <= first + TCP_TX_IOV && total < limit; req = req->next) {
         const uint8_t *memory = NULL;
-        if (req->lent) {
+        if (req->lent && plx_likely(req->tx == TCP_TX_DATA)) { /* else: aborted, no data */
             if (plx_unlikely(!have_spare(c->group)))
                 break;
             if (plx_unlikely(!lend(c, req, skip, &memory)))
