@@ -300,7 +300,7 @@ static void sleep_until_work(struct plx_reactor *r, uint64_t limit)
  *
  * Between them are clients that ask in a steady rhythm. To wake a core takes several times as long as to serve them, so
  * where the rhythm is regular enough, sleep ends shortly before the next burst is due, and it is waited for spinning.
- * That costs an eighth of a core at most, and twice the maximal window for each burst; a burst that does not come
+ * That costs a quarter of a core at most, and four times the maximal window for each burst; a burst that does not come
  * is not waited for again.
  */
 static void idle(struct plx_reactor *r)
@@ -315,7 +315,7 @@ static void idle(struct plx_reactor *r)
     if (r->mode == PLX_POLL_ADAPTIVE) {
         if (r->now - s->idle_since < s->window)
             return;
-        if (plx_rhythm_due(&r->rhythm, r->now, 2 * s->max, &limit))
+        if (plx_rhythm_due(&r->rhythm, r->now, 4 * s->max, &limit))
             return;
         s->window = plx_max_u64(s->window / 2, SPIN_MIN_NS);
     }
@@ -369,7 +369,8 @@ void plx_reactor_run(struct plx_reactor *r)
     }
     atomic_store(&r->stop, false);
     unpin(r);
-    prctl(PR_SET_TIMERSLACK, slack, 0, 0, 0);
+    if (slack >= 0)
+        prctl(PR_SET_TIMERSLACK, slack, 0, 0, 0);
 }
 
 static void wake(struct plx_reactor *r)

@@ -49,7 +49,7 @@ bool plx_rhythm_due(const struct plx_rhythm *r, uint64_t now, uint64_t longest, 
 {
     const uint64_t due = r->beat + r->period, before = margin(r), after = before;
     *wake = 0;
-    if (plx_max_u64(before + after, r->late) > plx_min_u64(r->period / 8, longest))
+    if (before + after + r->late > plx_min_u64(r->period / 4, longest))
         return false;
     if (now + before + r->late >= due)
         return now < due + after;

@@ -28,8 +28,8 @@ void plx_rhythm_learn(struct plx_rhythm *r, uint64_t from, uint64_t to);
 void plx_rhythm_overslept(struct plx_rhythm *r, uint64_t late);
 
 /*
- * Whether the next burst is due just now, so that spinning will not take longer than longest, nor more than an eighth of
- * the time. If not, *wake tells until when to sleep at most, or is 0 when nothing is known.
+ * Whether the next burst is due just now, so that spinning will not take longer than longest, nor more than a quarter
+ * of the time. If not, *wake tells until when to sleep at most, or is 0 when nothing is known.
  */
 bool plx_rhythm_due(const struct plx_rhythm *r, uint64_t now, uint64_t longest, uint64_t *wake);
 
