@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """`pollux identify`, `pollux discover` and `pollux cp`."""
 
+import contextlib
 import json
 import os
 import pty
@@ -172,38 +173,44 @@ def test_a_log_without_an_end_is_not_believed():
         assert result.returncode == 1 and "not believed" in result.stderr
 
 
+@contextlib.contextmanager
+def watching(port):
+    """A `discover --watch` of the port. Gives a function that waits for the next log that it prints."""
+    process = subprocess.Popen([binary(), "discover", "--watch", "--json", f"127.0.0.1:{port.address[1]}"],
+                               stdout=subprocess.PIPE, text=True)
+    end = threading.Timer(60, process.kill)
+    end.start()
+    try:
+        yield lambda: json.loads(process.stdout.readline())
+    finally:
+        end.cancel()
+        process.kill()
+        process.wait()
+        process.stdout.close()
+
+
 def test_watching_prints_changes():
     with Port(Subsystem()) as port:
         port.subsystem.records = [(2, "127.0.0.1", "1", "nqn.a")]
-        process = subprocess.Popen([binary(), "discover", "--watch", "--json", f"127.0.0.1:{port.address[1]}"],
-                                   stdout=subprocess.PIPE, text=True)
-        try:
-            assert json.loads(process.stdout.readline())["records"][0]["subnqn"] == "nqn.a"
+        with watching(port) as next_log:
+            assert next_log()["records"][0]["subnqn"] == "nqn.a"
             assert wait_for(lambda: any(connection.aers for connection in port.connections))
             port.subsystem.genctr, port.subsystem.records = 2, [(2, "127.0.0.1", "1", "nqn.b")]
             port.event(2 | 0xF0 << 8 | 0x70 << 16)
-            assert json.loads(process.stdout.readline())["records"][0]["subnqn"] == "nqn.b"
-        finally:
-            process.kill()
-            process.wait()
-            process.stdout.close()
+            assert next_log()["records"][0]["subnqn"] == "nqn.b"
 
 
 def test_a_change_is_not_forgotten_over_another_event():
     """Both come while a log is being read."""
     changed, other = 2 | 0xF0 << 8 | 0x70 << 16, 2 | 0x01 << 8 | 0x03 << 16
     with Port(Subsystem()) as port:
-        process = subprocess.Popen([binary(), "discover", "--watch", "--json", f"127.0.0.1:{port.address[1]}"],
-                                   stdout=subprocess.PIPE, text=True)
-        end = threading.Timer(60, process.kill)
-        end.start()
         held = []
 
         def armed():
             return wait_for(lambda: any(connection.aers for connection in port.connections))
 
-        try:
-            json.loads(process.stdout.readline())
+        with watching(port) as next_log:
+            next_log()
             assert armed()
             port.on_admin = lambda connection, command: (
                 command.opcode == 2 and not held and not held.append((connection, command)))
@@ -214,23 +221,14 @@ def test_a_change_is_not_forgotten_over_another_event():
                 port.event(event)
             assert armed()  # both have been seen
             held[0][0]._log(held[0][1])
-            json.loads(process.stdout.readline())
-            json.loads(process.stdout.readline())
-        finally:
-            end.cancel()
-            process.kill()
-            process.wait()
-            process.stdout.close()
+            next_log()
+            next_log()
 
 
 def test_a_change_is_not_forgotten_over_an_event_that_waits():
     """All come while the host reads what the first one calls for."""
     pending = [2 | 0xF0 << 8 | 0x70 << 16, 2 | 0x01 << 8 | 0x03 << 16]
     with Port(Subsystem()) as port:
-        process = subprocess.Popen([binary(), "discover", "--watch", "--json", f"127.0.0.1:{port.address[1]}"],
-                                   stdout=subprocess.PIPE, text=True)
-        end = threading.Timer(60, process.kill)
-        end.start()
         held = []
 
         def next_event():
@@ -238,8 +236,8 @@ def test_a_change_is_not_forgotten_over_an_event_that_waits():
                 port.event(pending.pop(0))
             return not pending
 
-        try:
-            json.loads(process.stdout.readline())
+        with watching(port) as next_log:
+            next_log()
             assert wait_for(lambda: any(connection.aers for connection in port.connections))
             port.on_admin = lambda connection, command: (
                 command.opcode == 2 and command.cdw[10] & 0xFF == 4 and not held.append((connection, command)))
@@ -248,12 +246,7 @@ def test_a_change_is_not_forgotten_over_an_event_that_waits():
             wait_for(next_event, 1)  # a host that takes one at a time does not take them yet
             held[0][0]._log(held[0][1])
             assert wait_for(next_event)
-            json.loads(process.stdout.readline())
-        finally:
-            end.cancel()
-            process.kill()
-            process.wait()
-            process.stdout.close()
+            next_log()
 
 
 # -- cp ---------------------------------------------------------------------------------------------------------------
