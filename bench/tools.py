@@ -6,6 +6,7 @@ import json
 import os
 import pathlib
 import shutil
+import socket
 import statistics
 import subprocess
 import sys
@@ -23,6 +24,8 @@ DISTURBED = 0.10  # share of a run in which somebody else had the core of either
 TRIES = 3  # how often a disturbed run is made before it is taken as it is
 CALM, CALM_SECONDS = 0.93, 0.3  # share of the machine that is idle when others leave it alone; how long to look
 patience = 0  # seconds to wait for that: --patience
+HOSTID = "0b1d3c5e-7f90-4a2b-8c4d-6e8f0a1b2c3d"
+HOSTNQN = f"nqn.2014-08.org.nvmexpress:uuid:{HOSTID}"  # without one, SPDK's host sends an empty name
 LIMIT = 120  # seconds after which a program under measurement hangs
 MIB = 1 << 20
 
@@ -116,6 +119,17 @@ def url(target, nsid=1, **settings):
     host, port = target.address
     query = "&".join(f"{key}={value}" for key, value in {"nsid": nsid, **settings}.items())
     return f"nvme+tcp://{host}:{port}/{target.nqn}?{query}"
+
+
+def remote(port, nqn):
+    """The first namespace of somebody else's subsystem."""
+    return f"nvme+tcp://127.0.0.1:{port}/{nqn}"
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
 
 
 def run_json(command):
