@@ -34,4 +34,12 @@ static inline uint64_t plx_align_up(uint64_t v, uint64_t to)
     return (v + to - 1) & ~(to - 1);
 }
 
+/* Begins to bring memory into the cache that will be read soon. */
+static inline void plx_fetch(const void *memory, size_t len)
+{
+    enum { LINE = 64 }; /* what one prefetch brings, at least */
+    for (size_t at = 0; at < len; at += LINE)
+        __builtin_prefetch((const char *)memory + at);
+}
+
 #endif

@@ -18,7 +18,6 @@ enum {
     TCP_TX_BYTES = 1 << 20,    /* and bytes, roughly */
     TCP_TX_SUMMED = 128 << 10, /* the same where digests are made in the course of it: in vain for what is not taken */
     TCP_SUM_PIECE = 1024,      /* data that a digest is made of at once */
-    TCP_FETCH = 64,            /* what a prefetch brings, at least */
     TCP_FEW_CONNS = 4,         /* up to here sockets are simply tried in turn, without asking epoll which are ready */
     TCP_EVENTS = 64,           /* ready sockets served in a round */
     TCP_FRESH_MAX = 64,        /* connections of a reactor that have not done Connect */

@@ -286,8 +286,8 @@ static uint32_t sum_lent(struct nvmf_req *req, const uint8_t *data)
     uint32_t crc = (uint32_t)PLX_CRC32C_INIT;
     for (uint32_t at = 0, n; at < req->len; at += n) {
         n = (uint32_t)plx_min_u64(req->len - at, TCP_SUM_PIECE);
-        for (uint32_t i = at; i < at + n && i < fetched; i += TCP_FETCH)
-            __builtin_prefetch(next + i);
+        if (at < fetched)
+            plx_fetch(next + at, plx_min_u64(n, fetched - at));
         crc = plx_crc32c_add(crc, data + at, n);
     }
     return plx_crc32c_end(crc);
