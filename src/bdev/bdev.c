@@ -248,6 +248,7 @@ void plx_bdev_start(struct plx_bdev_channel *ch, struct plx_bdev_req *req)
 static void abort_older(struct plx_bdev_channel *ch, struct plx_bdev_req *reset)
 {
     struct plx_bdev_core *own = plx_bdev_req_core(reset);
+    own->asking = true; /* and stays in the list, the oldest or not: it tells older from newer */
     for (;;) {
         struct plx_bdev_req *found = NULL;
         plx_list_for_each(it, &ch->requests) {
@@ -261,9 +262,12 @@ static void abort_older(struct plx_bdev_channel *ch, struct plx_bdev_req *reset)
             break;
         }
         if (!found)
-            return;
+            break;
         plx_bdev_abort(ch, found);
     }
+    own->asking = false;
+    if (ch->requests.next == &own->link)
+        plx_bdev_complete(reset, PLX_SC_SUCCESS); /* else when it is the oldest: see complete_tracked() */
 }
 
 static void start_tracked(struct plx_bdev_channel *ch, struct plx_bdev_req *req)
@@ -273,10 +277,7 @@ static void start_tracked(struct plx_bdev_channel *ch, struct plx_bdev_req *req)
     plx_list_add_tail(&ch->requests, &c->link);
     if (req->op == PLX_BDEV_RESET) {
         ch->resets++;
-        if (ch->requests.next == &c->link)
-            plx_bdev_complete(req, PLX_SC_SUCCESS);
-        else
-            abort_older(ch, req); /* completes when it is the oldest: see complete_tracked() */
+        abort_older(ch, req);
         return;
     }
     if (plx_unlikely(ch->gate.closed) && plx_gate_hold(ch, req))
@@ -341,7 +342,7 @@ static void complete_tracked(struct plx_bdev_req *req)
     while (plx_unlikely(ch->resets > 0) && !plx_list_empty(&ch->requests)) {
         c = plx_list_entry(ch->requests.next, struct plx_bdev_core, link);
         struct plx_bdev_req *oldest = plx_bdev_core_req(ch->bdev, c);
-        if (oldest->op != PLX_BDEV_RESET)
+        if (oldest->op != PLX_BDEV_RESET || c->asking)
             break;
         plx_list_del(&c->link);
         ch->resets--;

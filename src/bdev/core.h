@@ -14,6 +14,7 @@ struct plx_bdev_core {
     bool held;            /* by the range lock */
     bool aborted;         /* was asked to end early */
     bool emulated;        /* is emulate.c's at present */
+    bool asking;          /* a reset that asks what is older to end */
 
     /* An emulated operation: see emulate.c. */
     struct plx_bdev_req *req; /* whose context this is */

@@ -266,6 +266,40 @@ static void a_reset_ends_what_is_under_way(void **state)
     free(out);
 }
 
+static struct after_reset {
+    struct tu t;
+    struct tu_req older, reset, newer;
+    uint8_t out[BLOCK];
+} ar;
+
+static void submit_newer(struct plx_bdev_req *reset)
+{
+    (void)reset;
+    ar.reset.done++;
+    tu_start(&ar.t, &ar.newer, PLX_BDEV_READ, 0, 1, ar.out);
+}
+
+/* What is older ends while the reset is asking it to, and the reset with it. */
+static void what_is_newer_than_a_reset_is_left_alone(void **state)
+{
+    (void)state;
+    open_with(&ar.t, "");
+    tu_req_init(&ar.older, ar.t.bdev);
+    tu_req_init(&ar.reset, ar.t.bdev);
+    tu_req_init(&ar.newer, ar.t.bdev);
+    ar.reset.req->done = submit_newer;
+    tu_start(&ar.t, &ar.older, PLX_BDEV_READ, 0, 1, ar.out); /* waits for a path */
+    tu_start(&ar.t, &ar.reset, PLX_BDEV_RESET, 0, 0, NULL);
+    assert_int_equal(ar.older.done, 1);
+    assert_int_equal(ar.older.req->status, PLX_SC_ABORTED_BY_REQUEST);
+    assert_int_equal(ar.reset.done, 1);
+    assert_int_equal(tu_finish(&ar.t, &ar.newer), PLX_SC_SUCCESS);
+    tu_req_free(&ar.older);
+    tu_req_free(&ar.reset);
+    tu_req_free(&ar.newer);
+    tu_close(&ar.t);
+}
+
 /* ---- for tools ---- */
 
 static void a_controller_is_asked(void **state)
@@ -350,6 +384,7 @@ int main(void)
         cmocka_unit_test(scattered_data),
         cmocka_unit_test(requests_may_be_aborted_before_there_is_a_connection),
         cmocka_unit_test(a_reset_ends_what_is_under_way),
+        cmocka_unit_test(what_is_newer_than_a_reset_is_left_alone),
         cmocka_unit_test(a_controller_is_asked),
         cmocka_unit_test(what_there_is_is_discovered),
         cmocka_unit_test(every_address_of_a_name_is_tried),
