@@ -46,11 +46,12 @@ struct nvme_req {
     uint16_t cid;
     uint8_t phase;      /* enum nvme_phase */
     bool bad_digest;    /* of data that came */
+    bool aborting;      /* an Abort was sent */
     uint16_t epoch;     /* when it was issued, in ticks */
     uint16_t ttag;      /* of the R2T being answered */
     uint32_t r2t_left;  /* bytes that the R2T still asks for */
     uint32_t moved;     /* bytes of data that came, or were sent */
-    uint32_t tx_end;    /* where in the stream its last data ends */
+    uint64_t tx_end;    /* where in the stream its last data ends */
     struct nvme_qp *qp; /* NULL when it is none's */
     struct plx_iov_at at;
     struct nvme_req *next;

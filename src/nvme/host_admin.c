@@ -315,8 +315,8 @@ static void aborted(struct nvme_req *req)
     (void)req; /* what became of the other command shows there */
 }
 
-/* As many at a time as the controller takes: ACL counts from zero. */
-static void send_abort(struct nvme_ctrlr *c, const struct nvme_req *req)
+/* As many at a time as the controller takes: ACL counts from zero. @return false when it takes no more at present */
+static bool send_abort(struct nvme_ctrlr *c, struct nvme_req *req)
 {
     unsigned limit = (unsigned)plx_min_u64(NVME_ABORTS, c->id.acl + 1u);
     for (unsigned i = 0; i < limit; i++) {
@@ -327,8 +327,10 @@ static void send_abort(struct nvme_ctrlr *c, const struct nvme_req *req)
             .done = aborted,
             .cmd = {.opcode = NVME_ADMIN_ABORT, .cdw10 = plx_put32(req->qp->qid | (uint32_t)req->cid << 16)}};
         nvme_qp_submit(c->admin, abort);
-        return;
+        req->aborting = true;
+        return true;
     }
+    return false;
 }
 
 void nvme_abort(struct nvme_ctrlr *c, struct nvme_req *req)
@@ -349,21 +351,22 @@ void nvme_abort(struct nvme_ctrlr *c, struct nvme_req *req)
 /* @return false when the association is at its end */
 static bool check_queue(struct nvme_ctrlr *c, struct nvme_qp *qp)
 {
-    unsigned limit = (c->o.timeout_ms + NVME_TICK_MS - 1) / NVME_TICK_MS + 1;
+    const unsigned limit = (c->o.timeout_ms + NVME_TICK_MS - 1) / NVME_TICK_MS + 1;
     qp->tick++;
-    struct nvme_req *req = c->o.timeout_ms ? nvme_qp_overdue(qp, limit) : NULL;
-    if (!req)
+    if (!c->o.timeout_ms)
         return true;
-    unsigned age = (uint16_t)(qp->tick - req->epoch);
-    if (!qp->qid || age >= 2 * limit) {
+    if (nvme_qp_overdue(qp, qp->qid ? 2 * limit : limit, true)) {
         nvme_ctrlr_lost(c, "a command has not been answered in time");
         return false;
     }
-    if (age > limit)
-        return true; /* it is being aborted */
-    plx_warn("%s: command %02xh on queue %u has had no answer for %u s: aborting it", nvme_ctrlr_name(c),
-             req->cmd.opcode, qp->qid, age * NVME_TICK_MS / 1000);
-    send_abort(c, req);
+    struct nvme_req *req;
+    bool said = false;
+    while ((req = nvme_qp_overdue(qp, limit, false)) && send_abort(c, req)) {
+        if (!said)
+            plx_warn("%s: command %02xh on queue %u has had no answer for %u s: aborting it", nvme_ctrlr_name(c),
+                     req->cmd.opcode, qp->qid, (uint16_t)(qp->tick - req->epoch) * NVME_TICK_MS / 1000);
+        said = true;
+    }
     return true;
 }
 

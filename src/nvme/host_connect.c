@@ -18,6 +18,7 @@ enum step {
     ENABLED,
     HAVE_CSTS,
     HAVE_CTRLR,
+    HAVE_EVENTS,
     /* the namespace */
     FIND_NS,
     HAVE_NS_LIST,
@@ -27,7 +28,6 @@ enum step {
     HAVE_ANA,
     /* the I/O queues */
     SET_UP,
-    HAVE_EVENTS,
     HAVE_QUEUES,
     QUEUE_OPENED,
     QUEUE_CONNECTED,
@@ -184,6 +184,19 @@ void nvme_connect_polled(struct plx_timer *t)
     get_property(c, NVME_PROP_CSTS, 4);
 }
 
+/*
+ * Before anything is read that an event may tell a change of: a change between the two would go unnoticed otherwise. The
+ * controller keeps events until it is asked for them.
+ */
+static void ask_for_events(struct nvme_ctrlr *c)
+{
+    uint32_t events = plx_get32(c->id.oaes) & (AEN_NS | AEN_ANA | AEN_DISCOVERY);
+    if (events && (c->o.queues || c->o.nsid == NVME_NSID_ALL)) /* else it does not last long enough */
+        set_feature(c, NVME_FEAT_ASYNC_EVENT, events);
+    else
+        connect_step(c, PLX_SC_SUCCESS);
+}
+
 /* ---- the sequence ---- */
 
 static void ctrlr_step(struct nvme_ctrlr *c, uint16_t status)
@@ -234,12 +247,16 @@ static void ctrlr_step(struct nvme_ctrlr *c, uint16_t status)
             plx_timer_set(c->reactor, &c->poll, NVME_READY_POLL_MS * PLX_NS_PER_MS);
         }
         return;
-    default: /* HAVE_CTRLR */
+    case HAVE_CTRLR:
         if (status) {
             failed(c, "Identify Controller", status);
             return;
         }
         take_ctrlr(c);
+        c->step = HAVE_EVENTS;
+        ask_for_events(c);
+        return;
+    default: /* HAVE_EVENTS: a controller that has none does without */
         c->step = c->o.nsid == NVME_NSID_ALL || c->id.cntrltype == CNTRLTYPE_DISCOVERY ? SET_UP : FIND_NS;
         connect_step(c, PLX_SC_SUCCESS);
         return;
@@ -305,16 +322,8 @@ static void ns_step(struct nvme_ctrlr *c, uint16_t status)
 
 static void queues_step(struct nvme_ctrlr *c, uint16_t status)
 {
-    uint32_t events = plx_get32(c->id.oaes) & (AEN_NS | AEN_ANA | AEN_DISCOVERY);
     switch ((enum step)c->step) {
     case SET_UP:
-        c->step = HAVE_EVENTS;
-        if (events && (c->o.queues || c->o.nsid == NVME_NSID_ALL)) /* else it does not last long enough */
-            set_feature(c, NVME_FEAT_ASYNC_EVENT, events);
-        else
-            connect_step(c, PLX_SC_SUCCESS);
-        return;
-    case HAVE_EVENTS: /* a controller that has none does without */
         if (!c->o.queues) {
             nvme_ctrlr_connected(c);
             return;
@@ -353,7 +362,7 @@ static void queues_step(struct nvme_ctrlr *c, uint16_t status)
 
 static void connect_step(struct nvme_ctrlr *c, uint16_t status)
 {
-    if (c->step <= HAVE_CTRLR)
+    if (c->step <= HAVE_EVENTS)
         ctrlr_step(c, status);
     else if (c->step <= HAVE_ANA)
         ns_step(c, status);

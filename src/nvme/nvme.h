@@ -94,7 +94,7 @@ struct nvme_qp {
     struct iovec *tx_iov;
     uint32_t tx_len, tx_size;
     uint16_t tx_first, tx_niov, tx_iovs;
-    uint32_t tx_queued, tx_sent; /* places in the stream, modulo 2^32 */
+    uint64_t tx_queued, tx_sent; /* places in the stream */
     struct nvme_queue h2c;       /* writes whose R2T is being answered */
     struct nvme_queue held;      /* NVME_HELD */
 
@@ -202,8 +202,8 @@ void nvme_qp_check_connected(struct nvme_qp *qp);
 void nvme_qp_icresp(struct nvme_qp *qp, const uint8_t *hdr);
 /* Takes back a request that waits. @return false when it is not waiting */
 bool nvme_qp_cancel(struct nvme_qp *qp, struct nvme_req *req);
-/* The oldest command that was issued `ticks` ago or earlier, or NULL. */
-struct nvme_req *nvme_qp_overdue(struct nvme_qp *qp, unsigned ticks);
+/* The oldest command that was issued `ticks` ago or earlier, or NULL; those that are being aborted only if asked for. */
+struct nvme_req *nvme_qp_overdue(struct nvme_qp *qp, unsigned ticks, bool aborting);
 
 /* tcp_tx.c */
 void nvme_qp_submit(struct nvme_qp *qp, struct nvme_req *req);

@@ -292,15 +292,18 @@ bool nvme_qp_cancel(struct nvme_qp *qp, struct nvme_req *req)
     return req->phase == NVME_WAITING && !(req->cmd.flags & NVME_FUSE_MASK) && nvme_queue_remove(&qp->backlog, req);
 }
 
-struct nvme_req *nvme_qp_overdue(struct nvme_qp *qp, unsigned ticks)
+struct nvme_req *nvme_qp_overdue(struct nvme_qp *qp, unsigned ticks, bool aborting)
 {
     struct nvme_req *oldest = NULL;
     for (unsigned i = 0; i < qp->nslots; i++) {
         struct nvme_req *req = qp->slots[i].req;
-        if (!req || req->forever || (uint16_t)(qp->tick - req->epoch) < ticks)
+        if (!req || req->forever || (req->aborting && !aborting))
             continue;
-        if (!oldest || (int16_t)(req->epoch - oldest->epoch) < 0)
-            oldest = req;
+        unsigned age = (uint16_t)(qp->tick - req->epoch);
+        if (age < ticks)
+            continue;
+        ticks = age;
+        oldest = req;
     }
     return oldest;
 }

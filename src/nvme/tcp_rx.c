@@ -45,7 +45,7 @@ static void answered(struct nvme_qp *qp, struct nvme_req *req, uint16_t status)
     if (plx_unlikely(req->bad_digest) && !status)
         status = PLX_SC_TRANSIENT_TRANSPORT_ERROR;
     req->status = status;
-    if (plx_likely(!req->r2t_left && (int32_t)(req->tx_end - qp->tx_sent) <= 0)) {
+    if (plx_likely(!req->r2t_left && req->tx_end <= qp->tx_sent)) {
         nvme_req_end(qp, req);
         return;
     }

@@ -83,7 +83,7 @@ static void issue(struct nvme_qp *qp, struct nvme_req *req, bool in_capsule)
     qp->in_flight++;
     req->cid = s->cid;
     req->phase = NVME_ISSUED;
-    req->bad_digest = false;
+    req->bad_digest = req->aborting = false;
     req->epoch = qp->tick;
     req->moved = req->r2t_left = 0;
     req->at = req->data;
@@ -216,7 +216,7 @@ static void put_h2c(struct nvme_qp *qp, struct nvme_req *req)
 
 static void answer_r2ts(struct nvme_qp *qp)
 {
-    uint32_t from = qp->tx_queued;
+    uint64_t from = qp->tx_queued;
     while (qp->h2c.head && qp->tx_queued - from < TCP_TX_BYTES && room(qp, 1, 1)) {
         struct nvme_req *req = qp->h2c.head;
         put_h2c(qp, req);
@@ -233,7 +233,7 @@ static void answer_r2ts(struct nvme_qp *qp)
 static void advance(struct nvme_qp *qp, size_t n)
 {
     struct iovec *v = qp->tx_iov + qp->tx_first, *end = qp->tx_iov + qp->tx_niov;
-    qp->tx_sent += (uint32_t)n;
+    qp->tx_sent += n;
     if (qp->tx_sent == qp->tx_queued) {
         qp->tx_first = qp->tx_niov = 0;
         qp->tx_len = 0;
@@ -255,7 +255,7 @@ static void release_held(struct nvme_qp *qp)
     nvme_queue_init(&qp->held);
     while (held.head && qp->state == NVME_QP_OPEN) {
         struct nvme_req *req = nvme_queue_pop(&held);
-        if ((int32_t)(req->tx_end - qp->tx_sent) > 0)
+        if (req->tx_end > qp->tx_sent)
             nvme_queue_push(&qp->held, req);
         else
             nvme_req_end(qp, req);

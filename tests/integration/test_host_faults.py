@@ -9,11 +9,13 @@ import time
 
 import pytest
 
+import host
 import pdu
 from controller import (BLOCK, CHANGE, DNR, INACCESSIBLE, LOSS, NON_OPTIMIZED, NQN, OPTIMIZED, Port, Subsystem, wait_for)
 from spec import Admin, Fes, Io, Offset, Type
 from target import Target, binary
 from test_host import MIB, must, pattern, pollux
+from test_io_fused import fused
 
 LIMIT = 60
 BLOCKS = 64
@@ -164,6 +166,29 @@ def test_a_write_that_succeeds_without_its_data_is_an_error(tmp_path):
         assert result.returncode == 1 and "004" in result.stderr
 
 
+def test_an_answer_counts_however_much_was_sent_meanwhile():
+    """More than 2 GiB of other data between a command and its answer."""
+    written, held = [0], []
+
+    def act(connection, command):
+        if command.opcode == Io.READ and not held and written[0]:
+            held.append(command)
+            return True
+        if command.opcode != Io.WRITE:
+            return False
+        written[0] += len(command.data)
+        connection.respond(command.cid)
+        if written[0] > 2200 * MIB and len(held) == 1:
+            connection.send_data(held[0], bytes(MIB))
+            held.append(None)
+        return True
+
+    with Port(Subsystem(8 * MIB // BLOCK, ioccsz=(64 + MIB) // 16, mdts=8)) as port:
+        port.on_io = act
+        must("perf", "-q", 4, "-o", "1M", "-w", "randrw", "-M", 2, "--count", 2500, port.url + "?timeout=0&kato=0")
+        assert len(held) == 2
+
+
 def test_an_answer_may_come_while_data_is_still_on_its_way(tmp_path):
     """The controller answers a write at once, then takes its time to read the capsules; nothing that was freed is sent."""
     (tmp_path / "in.img").write_bytes(pattern(4 * MIB))
@@ -202,6 +227,24 @@ def test_what_does_not_pass_is_not_tried_again(status):
         assert port.count(Io.READ) == 1
 
 
+@pytest.mark.parametrize("first, second, seen", [(0x285, 0x09, 0x285), (0x281, 0x09, 0x281), (0x09, 0x280, 0x280), (0, 0x280, 0x280)],
+                         ids=["compare", "first", "second", "second alone"])
+def test_of_a_fused_pair_the_half_that_failed_says_why(first, second, seen):
+    with Port(Subsystem(fuses=1)) as port, gateway(port.url) as target:
+
+        def act(connection, command):
+            if command.flags & 3 == 0:
+                return False
+            connection.collect(command, BLOCK)
+            connection.respond(command.cid, (first if command.flags & 3 == 1 else second) | DNR)
+            return True
+
+        port.on_io = act
+        with host.Controller(target.address, target.nqn, io_queues=1) as ready:
+            statuses = [completion.status for completion in fused(ready.io, 1, 8, 1, bytes(BLOCK), bytes(BLOCK))]
+        assert seen in statuses
+
+
 # -- time -------------------------------------------------------------------------------------------------------------
 
 
@@ -224,6 +267,33 @@ def test_a_command_without_an_answer_is_aborted(tmp_path):
         must("cp", port.url + "?timeout=1", tmp_path / "out.img")
         assert port.count(Admin.ABORT, io=False) == 1
     assert (tmp_path / "out.img").read_bytes() == content
+
+
+def test_every_command_without_an_answer_is_aborted():
+    """More at once than the controller takes Aborts at a time."""
+    many = 7
+    with Port(Subsystem(acl=1)) as port:
+        stuck, aborted = {}, set()
+
+        def hold(connection, command):
+            if command.opcode != Io.READ or port.count(Io.READ) < 40 or len(stuck) == many:
+                return False
+            stuck[command.cid] = connection
+            return True
+
+        def abort(connection, command):
+            if command.opcode != Admin.ABORT:
+                return False
+            cid = command.cdw[10] >> 16
+            aborted.add(cid)
+            stuck[cid].respond(cid, 0x07)
+            connection.respond(command.cid)
+            return True
+
+        port.on_io, port.on_admin = hold, abort
+        result = json.loads(must("perf", "-q", many, "--count", 400, "--json", "-", port.url + "?timeout=4").stdout)
+        assert result["errors"] == 0 and aborted == set(stuck) and len(stuck) == many
+        assert len(port.connections) == 3  # one that the disk was opened with, and the two queues, once
 
 
 def test_when_aborting_does_not_help_the_connection_is_reset(tmp_path):
@@ -434,6 +504,51 @@ def test_with_no_path_accessible_requests_wait_for_the_event():
         port.event(2 | 3 << 8 | 0x0C << 16)
         assert wait_for(lambda: port.count(Io.READ) > seen + 50)
         assert finish(load)["errors"] == 0
+
+
+def test_a_change_of_ana_is_not_missed_while_connecting():
+    """It comes when events are asked for, after which the controller keeps them."""
+    with Port(Subsystem(), ana=INACCESSIBLE) as port:
+
+        def change(_, command):
+            if command.opcode == Admin.SET_FEATURES and command.cdw[10] & 0xFF == 0x0B:
+                port.ana = OPTIMIZED
+            return False
+
+        port.on_admin = change
+        must("perf", "-q", 1, "--count", 10, port.url)
+
+
+@pytest.mark.parametrize("status", [0x302, 0x22], ids=["path", "transient"])
+def test_what_comes_back_after_the_deadline_fails_too(status):
+    with Port(Subsystem()) as port:
+        held = []
+        port.on_io = lambda connection, command: (
+            command.opcode == Io.READ and not held and port.count(Io.READ) > 50 and not held.append((connection, command)))
+        load = start("perf", "-q", 2, "-t", 4, port.url + "?reconnect_deadline=1")
+        assert wait_for(lambda: held)
+        port.ana = INACCESSIBLE
+        port.event(2 | 3 << 8 | 0x0C << 16)
+        assert "requests fail from now on" in load.stderr.readline()
+        connection, command = held[0]
+        connection.respond(command.cid, status)
+        assert "Host Pathing Error" in load.communicate(timeout=LIMIT)[1] and load.returncode == 1
+
+
+@pytest.mark.parametrize("size", ["64K", "1M"], ids=["whole", "in pieces"])
+def test_a_path_that_transfers_less_at_once_takes_over(size):
+    """Requests are cut anew, those that were under way too."""
+    shared = Subsystem(8 * MIB // BLOCK, mdts=4)
+    too_large = []
+    with Port(shared) as one, Port(Subsystem(8 * MIB // BLOCK, mdts=1)) as two:
+        two.on_io = lambda _, command: command.sgl_length > 8192 and too_large.append(command)
+        two.ana = NON_OPTIMIZED
+        load = start("perf", "-q", 4, "-o", size, "-t", 3, "--json", "-", both(one, two))
+        assert wait_for(lambda: one.count(Io.READ) > 20)
+        two.ana = OPTIMIZED
+        one.close()
+        assert wait_for(lambda: two.count(Io.READ) > 50)
+        assert finish(load)["errors"] == 0 and not too_large
 
 
 def test_a_dead_path_does_not_keep_a_disk_from_being_opened():

@@ -31,9 +31,15 @@ static void complete(struct nvme_channel *nc, struct plx_bdev_req *bio, uint16_t
     plx_bdev_complete(bio, status);
 }
 
+static void split(struct nvme_channel *nc, struct nvme_io *io);
+
 static void io_end(struct nvme_try *t, uint16_t status)
 {
-    complete(t->nc, bio_of(plx_container_of(t, struct nvme_io, t)), status);
+    struct nvme_io *io = plx_container_of(t, struct nvme_io, t);
+    if (plx_unlikely(status == NVME_TOO_LARGE))
+        split(t->nc, io);
+    else
+        complete(t->nc, bio_of(io), status);
 }
 
 /* ---- commands ---- */
@@ -86,11 +92,9 @@ void nvme_pieces_init(struct nvme_channel *nc)
     }
 }
 
-static uint32_t largest(const struct nvme_disk *d, const struct plx_bdev_req *bio)
+static uint32_t largest(const struct nvme_channel *nc, const struct plx_bdev_req *bio)
 {
-    return bio->op == PLX_BDEV_WRITE_ZEROES ? d->max_zero_blocks
-           : bio->op == PLX_BDEV_COPY       ? d->max_copy_blocks
-                                            : d->max_blocks;
+    return bio->op == PLX_BDEV_WRITE_ZEROES ? nc->disk->max_zero_blocks : nc->max_blocks;
 }
 
 static void unsplit(struct nvme_channel *nc, struct nvme_io *io)
@@ -112,7 +116,7 @@ static void send_piece(struct nvme_channel *nc, struct nvme_io *io)
     struct plx_bdev_req *bio = bio_of(io);
     struct nvme_piece *piece = nc->free_pieces;
     nc->free_pieces = piece->next;
-    uint32_t nlb = (uint32_t)plx_min_u64(bio->nlb - io->at, largest(d, bio));
+    uint32_t nlb = (uint32_t)plx_min_u64(bio->nlb - io->at, largest(nc, bio));
     struct nvme_req *req = &piece->t.req;
     piece->io = io;
     set_range(req, d, opcode_of(bio), bio->lba + io->at, nlb, flags_of(d, bio));
@@ -134,8 +138,10 @@ static void send_piece(struct nvme_channel *nc, struct nvme_io *io)
 
 static void send_pieces(struct nvme_channel *nc)
 {
+    nc->ch->refs++; /* pieces may end at once, and a callback put the channel back */
     while (nc->split && nc->free_pieces)
         send_piece(nc, nc->split);
+    plx_bdev_channel_put(nc->ch);
 }
 
 static void piece_end(struct nvme_try *t, uint16_t status)
@@ -153,7 +159,9 @@ static void piece_end(struct nvme_try *t, uint16_t status)
         unsplit(nc, io);
     bool ended = !io->in_flight && !io->splitting;
     send_pieces(nc);
-    if (ended)
+    if (ended && io->status == NVME_TOO_LARGE)
+        split(nc, io); /* all of it again, in smaller pieces */
+    else if (ended)
         complete(nc, bio_of(io), io->status); /* last: the channel may go with it */
 }
 
@@ -174,7 +182,7 @@ static void split(struct nvme_channel *nc, struct nvme_io *io)
 static inline void transfer(struct nvme_channel *nc, struct nvme_io *io, struct plx_bdev_req *bio)
 {
     const struct nvme_disk *d = nc->disk;
-    if (plx_unlikely(bio->nlb > d->max_blocks)) {
+    if (plx_unlikely(bio->nlb > nc->max_blocks)) {
         split(nc, io);
         return;
     }

@@ -20,6 +20,7 @@ enum {
     NVME_PIECES = 32, /* commands of a channel that requests larger than a command share */
     NVME_RETRIES = 5, /* of a command that the controller asks to be tried again; lost connections do not count */
     NVME_RETRY_MS = 20,
+    NVME_TOO_LARGE = 0xffff, /* in place of a status: larger than the path takes, and has not been sent */
 };
 
 struct nvme_disk {
@@ -27,7 +28,7 @@ struct nvme_disk {
     struct nvme_where where;
     struct nvme_ns ns;
     unsigned shift;              /* of the block size */
-    uint32_t max_blocks;         /* of a read or write command */
+    uint32_t max_blocks;         /* of a read or write command, on the path that the disk was opened through */
     uint32_t max_zero_blocks;    /* of a Write Zeroes command */
     uint32_t max_fused_blocks;   /* of a fused Compare and Write */
     uint32_t max_copy_blocks;    /* of a range of a Copy command */
@@ -41,7 +42,7 @@ struct nvme_channel;
 struct nvme_try {
     struct nvme_req req;
     struct nvme_channel *nc;
-    struct nvme_path *path;                           /* where it is or was last */
+    struct nvme_path *path;                           /* where it is or was last; NULL: nowhere yet */
     void (*end)(struct nvme_try *t, uint16_t status); /* called once */
     uint8_t attempts;
     bool waiting;  /* in nc->waiting */
@@ -71,6 +72,7 @@ struct nvme_channel {
     struct nvme_disk *disk;
     struct nvme_path paths[NVME_PATHS_MAX], *usable[NVME_PATHS_MAX];
     unsigned npaths, nusable;
+    uint32_t max_blocks;      /* of a read or write command, on any path that was up so far */
     unsigned turn;            /* round robin */
     struct nvme_req *waiting; /* for a path, or to be tried again; in order */
     struct nvme_req **waiting_tail;

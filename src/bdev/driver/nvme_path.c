@@ -100,6 +100,11 @@ static void remove_waiting(struct nvme_channel *nc, struct nvme_try *t)
 
 static void hand_out(struct nvme_channel *nc, struct nvme_try *t)
 {
+    if (plx_unlikely(t->req.len > nc->max_blocks << nc->disk->shift)) {
+        /* It was made for a path with a higher limit. Two halves in pieces would not be one any more. */
+        t->end(t, t->req.fused ? PLX_SC_COMMAND_SIZE_LIMIT_EXCEEDED : NVME_TOO_LARGE);
+        return;
+    }
     t->path = next_path(nc);
     if (plx_unlikely(t->req.fused)) {
         struct nvme_io *io = plx_container_of(t, struct nvme_io, t);
@@ -164,9 +169,13 @@ static void deadline(struct plx_timer *timer)
     give_up(nc);
 }
 
-/* Later: at once would meet the same answer. */
+/* Later, if there is hope still: at once would meet the same answer. */
 static void again_later(struct nvme_channel *nc, struct nvme_try *t)
 {
+    if (nc->given_up) {
+        t->end(t, PLX_SC_HOST_PATHING_ERROR);
+        return;
+    }
     push_waiting(nc, t);
     if (!nc->retry.set)
         plx_timer_set(nc->ch->reactor, &nc->retry, NVME_RETRY_MS * PLX_NS_PER_MS);
@@ -200,8 +209,11 @@ static void not_done(struct nvme_try *t)
         t->attempts++;
         t->path->shunned = true;
         nvme_ctrlr_refresh_ana(t->path->c);
-        again_later(nc, t);
         choose_paths(nc);
+        if (nc->nusable)
+            begin(nc, t);
+        else
+            again_later(nc, t);
     } else if (is_transient(sc) && !(req->status & NVME_STATUS_DNR) && t->attempts < NVME_RETRIES) {
         t->attempts++;
         again_later(nc, t);
@@ -222,6 +234,7 @@ static void done(struct nvme_req *req)
 void nvme_try_begin(struct nvme_channel *nc, struct nvme_try *t)
 {
     t->nc = nc;
+    t->path = NULL;
     t->attempts = 0;
     t->waiting = t->aborted = t->one_shot = false;
     t->req.done = done;
@@ -235,7 +248,7 @@ void nvme_try_abort(struct nvme_try *t)
     if (t->waiting) {
         remove_waiting(t->nc, t);
         t->end(t, PLX_SC_ABORTED_BY_REQUEST);
-    } else {
+    } else if (t->path) {
         nvme_abort(t->path->c, &t->req);
     }
 }
@@ -247,9 +260,10 @@ static void fused_half_done(struct nvme_io *io)
     if (--io->in_flight)
         return;
     struct nvme_req *first = &io->t.req;
+    uint16_t sc = first->status & 0x7ff;
     if (!first->lost && io->second.lost)
         first->lost = true; /* whether it was written is not known */
-    else if (!first->lost && io->second.status && (first->status & 0x7ff) != PLX_SC_COMPARE_FAILURE)
+    else if (!first->lost && io->second.status && (!sc || sc == PLX_SC_ABORTED_FAILED_FUSED))
         first->status = io->second.status;
     if ((first->status & 0x7ff) == PLX_SC_ABORTED_FAILED_FUSED)
         first->status = PLX_SC_ABORTED_BY_REQUEST;
@@ -270,6 +284,7 @@ void nvme_try_begin_fused(struct nvme_channel *nc, struct nvme_try *t)
 {
     struct nvme_io *io = plx_container_of(t, struct nvme_io, t);
     t->nc = nc;
+    t->path = NULL;
     t->attempts = NVME_RETRIES;
     t->waiting = t->aborted = false;
     t->one_shot = true;
@@ -287,20 +302,30 @@ static struct nvme_path *path_of(void *arg)
     return arg;
 }
 
+/* Why a path that is up cannot be used, or NULL. */
+static const char *unusable(const struct nvme_disk *d, const struct nvme_ctrlr *c)
+{
+    if (!same_namespace(d, nvme_ctrlr_ns(c)))
+        return "is not the one that it was";
+    if (nvme_ctrlr_max_transfer(c) >> d->shift == 0)
+        return "has larger blocks than a command transfers";
+    return NULL;
+}
+
 static void live(struct nvme_ctrlr *c, void *arg)
 {
     struct nvme_path *path = path_of(arg);
-    if (!same_namespace(path->nc->disk, nvme_ctrlr_ns(c))) {
-        plx_error("%s: namespace %u of %s is not the one that it was: this path is not used", nvme_ctrlr_name(c),
-                  nvme_ctrlr_ns(c)->nsid, nvme_ctrlr_opts(c)->subnqn);
-        path->foreign = true;
-        choose_paths(path->nc);
-        return;
-    }
-    path->foreign = false;
-    path->up = true;
+    struct nvme_channel *nc = path->nc;
+    const char *why = unusable(nc->disk, c);
+    path->foreign = why;
+    path->up = !why;
     path->shunned = false;
-    choose_paths(path->nc);
+    if (why)
+        plx_error("%s: namespace %u of %s %s: this path is not used", nvme_ctrlr_name(c), nvme_ctrlr_ns(c)->nsid,
+                  nvme_ctrlr_opts(c)->subnqn, why);
+    else
+        nc->max_blocks = (uint32_t)plx_min_u64(nc->max_blocks, nvme_ctrlr_max_transfer(c) >> nc->disk->shift);
+    choose_paths(nc);
 }
 
 static void down(struct nvme_ctrlr *c, void *arg)
@@ -333,6 +358,7 @@ int nvme_paths_open(struct nvme_channel *nc)
 {
     const struct nvme_where *w = &nc->disk->where;
     nc->waiting_tail = &nc->waiting;
+    nc->max_blocks = nc->disk->max_blocks;
     nc->retry.fn = retry;
     nc->deadline.fn = deadline;
     for (nc->npaths = 0; nc->npaths < w->npaths; nc->npaths++) {
