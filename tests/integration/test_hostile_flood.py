@@ -18,7 +18,7 @@ from spec import Fes, Sc, Type
 from target import sanitized, wait_until
 
 pytestmark = pytest.mark.usefixtures("undisturbed")
-UNCONNECTED = 64  # connections without Connect at once; the oldest goes for a new one
+UNCONNECTED = 512  # connections without Connect at once; the oldest goes for a new one
 
 
 @pytest.fixture(autouse=True)
@@ -36,14 +36,14 @@ def memory_is_bounded(bystander, target):  # pylint: disable=unused-argument
 def test_a_flood_of_connections_evicts_its_own_oldest(target, undisturbed, initialized):
     before = target.descriptors()
     connections = []
-    for index in range(300):
+    for index in range(UNCONNECTED + 200):
         connections.append(Connection(target.address))
         if initialized:
             try:
                 connections[-1].initialize()
             except Closed:
                 raise AssertionError(f"connection {index} was refused: the oldest should go, not the newest") from None
-    for connection in connections[:300 - UNCONNECTED]:
+    for connection in connections[:200]:
         connection.wait_closed()
     assert target.descriptors() <= before + UNCONNECTED + 8
     undisturbed.check()
@@ -56,7 +56,7 @@ def test_a_flood_of_connections_evicts_its_own_oldest(target, undisturbed, initi
 
 def test_a_host_can_connect_during_a_flood(target):
     connections = []
-    for index in range(400):
+    for index in range(UNCONNECTED + 200):
         connections.append(Connection(target.address))
         if index % 50 == 49:
             with Controller(target.address, target.nqn, io_queues=2) as controller:
@@ -67,7 +67,7 @@ def test_a_host_can_connect_during_a_flood(target):
 
 def test_hosts_that_connected_are_not_evicted(target, connect):
     controllers = [connect(io_queues=1) for _ in range(5)]
-    connections = [Connection(target.address) for _ in range(150)]
+    connections = [Connection(target.address) for _ in range(UNCONNECTED + 100)]
     for controller in controllers:
         controller.read(RAM4K, 0, 1, 4096)
         controller.admin.must(sqe.keep_alive())

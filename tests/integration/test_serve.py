@@ -10,6 +10,7 @@ import time
 
 import pytest
 
+import expect
 import sqe
 from disks import MIB
 from host import Controller, discovery, new_hostnqn
@@ -322,6 +323,25 @@ def test_it_ends_with_transfers_in_the_middle():
             write = queue.submit(sqe.write(1, 0, 64), out=bytes(32768))
             queue.wait_r2t(write)
             queue.send(bytes([4, 0, 72, 0]))  # half of the next header
+            target.stop()
+
+
+def test_what_comes_after_it_was_told_to_end_is_not_begun():
+    """What was begun is finished and answered; then the connection ends."""
+    with Target("ram:4M") as target:
+        with Controller(target.address, target.nqn, io_queues=1) as controller:
+            queue = controller.io
+            queue.answer_r2ts = False
+            write = queue.submit(sqe.write(1, 0, 64), out=bytes(32768), in_capsule=False)
+            request = queue.wait_r2t(write)
+            idle = Connection(target.address)
+            target.process.send_signal(signal.SIGTERM)
+            idle.wait_closed()  # it has been told
+            late = queue.submit(sqe.write(1, 0, 8), out=b"\x01" * 4096, in_capsule=True)
+            queue.answer(write, request)
+            expect.status(queue.wait(write), Sc.SUCCESS)
+            with pytest.raises((Closed, ConnectionError)):
+                queue.wait(late)
             target.stop()
 
 

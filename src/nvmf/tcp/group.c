@@ -219,7 +219,8 @@ static bool quiet(const struct tcp_conn *c)
     unsigned held = admin ? c->qp.ctrlr->naers : 0;
     if (admin && atomic_load(&c->qp.ctrlr->nqpairs) > 1)
         return false; /* its end would take the I/O queues along */
-    return c->qp.in_flight <= held && !c->tx.head && !c->ctrl_len && c->rx_state == TCP_RX_HEADER;
+    bool between = c->rx_state == TCP_RX_HEADER || (c->rx_state == TCP_RX_DISCARD && !c->rx_req);
+    return c->qp.in_flight <= held && !c->tx.head && !c->ctrl_len && between;
 }
 
 static void stop_step(struct plx_timer *t)

@@ -154,10 +154,22 @@ static void discard_complete(struct tcp_conn *c)
 
 /* ---- PDUs whose header is whole; `rest` is what has been received behind it. They return how much of it they took. ---- */
 
+/* Of a target that stops: the command is not begun any more, and not answered. Its host does it again elsewhere, or later. */
+static size_t leave_out(struct tcp_conn *c, const struct nvme_tcp_layout *l, size_t n)
+{
+    uint32_t whole = l->data + l->digest;
+    if (n >= whole)
+        return whole;
+    discard(c, NULL, whole, PLX_SC_SUCCESS);
+    return 0;
+}
+
 static size_t capsule_cmd(struct tcp_conn *c, const uint8_t *hdr, const struct nvme_tcp_layout *l, const uint8_t *rest,
                           size_t n)
 {
     struct nvmf_qpair *qp = &c->qp;
+    if (plx_unlikely(c->group->stopping))
+        return leave_out(c, l, n);
     struct nvmf_req *req = qp->in_flight < 2u * qp->entries ? nvmf_req_get(qp) : NULL;
     if (plx_unlikely(!req || c->outstanding >= qp->entries)) {
         if (req)

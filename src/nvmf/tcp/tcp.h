@@ -20,7 +20,7 @@ enum {
     TCP_SUM_PIECE = 1024,      /* data that a digest is made of at once */
     TCP_FEW_CONNS = 4,         /* up to here sockets are simply tried in turn, without asking epoll which are ready */
     TCP_EVENTS = 64,           /* ready sockets served in a round */
-    TCP_FRESH_MAX = 64,        /* connections of a reactor that have not done Connect */
+    TCP_FRESH_MAX = 512, /* connections of a reactor that have not done Connect: a few hosts open all queues at once */
     TCP_TICK_MS = 500,
     TCP_CONNECT_MS = 10000,  /* from accept to the end of Connect */
     TCP_CONTENDED_MS = 5000, /* the limit for peers while others wait for the buffers they hold */
