@@ -162,6 +162,17 @@ static void note_why(struct nvme_ctrlr *c, const char *why)
         snprintf(c->why, sizeof c->why, "%s", why);
 }
 
+/* A reason is said once, however often it is met. */
+static void tell_why(struct nvme_ctrlr *c, const char *why)
+{
+    if (strcmp(c->told, why) == 0) {
+        plx_info("%s: cannot connect: %s", nvme_ctrlr_name(c), why);
+        return;
+    }
+    snprintf(c->told, sizeof c->told, "%s", why);
+    plx_warn("%s: cannot connect, and will try again: %s", nvme_ctrlr_name(c), why);
+}
+
 void nvme_ctrlr_attempt_failed(struct nvme_ctrlr *c, int ret, const char *fmt, ...)
 {
     char why[sizeof c->why];
@@ -175,7 +186,7 @@ void nvme_ctrlr_attempt_failed(struct nvme_ctrlr *c, int ret, const char *fmt, .
     memcpy(why, c->why, sizeof why); /* what it calls may destroy it */
     bool again = stand_down(c);
     if (again)
-        plx_info("%s: cannot connect: %s", nvme_ctrlr_name(c), why);
+        tell_why(c, why);
     c->holds++;
     close_queues(c);
     if (!c->destroyed)
@@ -189,6 +200,7 @@ void nvme_ctrlr_connected(struct nvme_ctrlr *c)
     if (c->was_live)
         plx_warn("%s: connected again to %s", nvme_ctrlr_name(c), c->o.subnqn);
     c->was_live = true;
+    c->told[0] = 0;
     c->state = NVME_CTRLR_LIVE;
     c->backoff_ms = NVME_BACKOFF_MIN_MS;
     nvme_upkeep_start(c);

@@ -264,6 +264,7 @@ struct nvme_ctrlr {
     uint32_t backoff_ms;
     struct plx_timer attempt, retry, poll;
     char why[200];
+    char told[200]; /* the latest reason that was said aloud */
 
     /* What was learnt. */
     uint64_t cap;

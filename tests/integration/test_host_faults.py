@@ -529,6 +529,7 @@ def test_what_comes_back_after_the_deadline_fails_too(status):
         assert wait_for(lambda: held)
         port.ana = INACCESSIBLE
         port.event(2 | 3 << 8 | 0x0C << 16)
+        assert "no path is accessible" in load.stderr.readline()
         assert "requests fail from now on" in load.stderr.readline()
         connection, command = held[0]
         connection.respond(command.cid, status)

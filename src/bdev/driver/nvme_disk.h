@@ -77,6 +77,7 @@ struct nvme_channel {
     struct nvme_req *waiting; /* for a path, or to be tried again; in order */
     struct nvme_req **waiting_tail;
     bool given_up; /* no path for longer than reconnect_deadline: nothing waits any more */
+    bool told;     /* that no path is accessible */
     struct plx_timer retry, deadline;
 
     struct nvme_piece *free_pieces;

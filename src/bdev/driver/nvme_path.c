@@ -37,6 +37,17 @@ static bool all_foreign(const struct nvme_channel *nc)
     return true;
 }
 
+/* Connections are told of as they go; that they are there and lead nowhere has to be said. */
+static void tell_inaccessible(struct nvme_channel *nc)
+{
+    bool up = false;
+    for (unsigned i = 0; i < nc->npaths; i++)
+        up |= nc->paths[i].up && !nc->paths[i].shunned;
+    if (up && !nc->told)
+        plx_warn("%s: no path is accessible (ANA); requests wait", nc->disk->bdev.info.name);
+    nc->told |= up;
+}
+
 /* The paths that are up, of those with the best ANA state there is. */
 static void choose_paths(struct nvme_channel *nc)
 {
@@ -53,10 +64,13 @@ static void choose_paths(struct nvme_channel *nc)
     if (nc->nusable > 1 && !nc->disk->where.round_robin)
         nc->nusable = 1;
     if (nc->nusable) {
-        nc->given_up = false;
+        nc->given_up = nc->told = false;
         plx_timer_cancel(r, &nc->deadline);
         send_waiting(nc);
-    } else if (all_foreign(nc)) {
+        return;
+    }
+    tell_inaccessible(nc);
+    if (all_foreign(nc)) {
         give_up(nc); /* last, as the channel may be gone afterwards */
     } else if (nc->disk->where.reconnect_deadline_ms && !nc->given_up && !nc->deadline.set) {
         plx_timer_set(r, &nc->deadline, nc->disk->where.reconnect_deadline_ms * PLX_NS_PER_MS);
