@@ -147,7 +147,7 @@ static int open_disks(struct cp *c)
     struct plx_error err;
     int ret = open_source(c, &err);
     if (ret)
-        return cli_fail(cli_connect_status(ret), "%s", err.text);
+        return cli_fail(cli_disk_status(ret), "%s", err.text);
     const struct plx_bdev_info *info = plx_bdev_info(c->job.src);
     c->job.bytes = info->blocks * info->block_size;
     ret = create_file(c);
@@ -155,7 +155,7 @@ static int open_disks(struct cp *c)
         return ret;
     ret = plx_bdev_open(c->dst, &c->job.dst, &err);
     if (ret)
-        return cli_fail(cli_connect_status(ret), "%s", err.text);
+        return cli_fail(cli_disk_status(ret), "%s", err.text);
     return check_disks(c);
 }
 

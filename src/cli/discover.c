@@ -105,13 +105,18 @@ static json_t *json_record(const struct plx_nvme_record *r)
     return o;
 }
 
-/* A controller to ask, unless it has been already. */
+/* Whether a controller is among the first n that are, or were, to be asked. */
+static bool known(const struct discover *o, const char *where, unsigned n)
+{
+    for (unsigned i = 0; i < n; i++)
+        if (strcmp(o->where[i], where) == 0)
+            return true;
+    return false;
+}
+
 static void add_where(struct discover *o, const char *where)
 {
-    for (unsigned i = 0; i < o->nwhere; i++)
-        if (strcmp(o->where[i], where) == 0)
-            return;
-    if (o->nwhere < CONTROLLERS_MAX)
+    if (!known(o, where, o->nwhere) && o->nwhere < CONTROLLERS_MAX)
         snprintf(o->where[o->nwhere++], WHERE_MAX, "%s", where);
 }
 
@@ -146,15 +151,18 @@ static void show(struct discover *o, const char *address, const struct plx_nvme_
     json_array_append_new(o->logs, log);
 }
 
-static int read_and_show(struct discover *o, struct plx_nvme *n, struct plx_error *err)
+/* Of the controller that is `at` in the list, perhaps under a name or without its port, as it was given to us. */
+static int read_and_show(struct discover *o, unsigned at, struct plx_nvme *n, struct plx_error *err)
 {
     struct plx_nvme_discovery *d;
     struct plx_nvme_info info;
+    plx_nvme_get_info(n, &info);
+    if (known(o, info.address, at))
+        return 0;
+    snprintf(o->where[at], WHERE_MAX, "%s", info.address);
     int ret = plx_nvme_get_discovery(n, &d, err);
     if (ret)
         return ret;
-    plx_nvme_get_info(n, &info);
-    add_where(o, info.address); /* a referral back to it is not followed */
     show(o, info.address, d);
     plx_nvme_discovery_free(d);
     return 0;
@@ -192,7 +200,7 @@ static int discover_all(struct discover *o, const char *first, struct plx_nvme *
         if (ret && !i)
             return ret;
         if (!ret)
-            ret = read_and_show(o, n, err);
+            ret = read_and_show(o, i, n, err);
         if (n && !i)
             *kept = n;
         else if (n)
@@ -229,7 +237,7 @@ static void discover_help(void)
         "  Without a port, 8009 is tried, then 4420.\n\n"
         "options:\n"
         "      --json           as JSON\n"
-        "      --watch          stay connected, and print again when something has changed, until Ctrl-C\n"
+        "      --watch          stay connected, and print again when the log has changed, until Ctrl-C\n"
         "      --hostnqn NQN    who is asking: some controllers tell each host something else");
 }
 
@@ -285,7 +293,7 @@ static int discover(int argc, char **argv)
     if (n)
         plx_nvme_disconnect(n);
     json_decref(o.logs);
-    return ret ? cli_fail(connected ? EXIT_RUNTIME : cli_connect_status(ret), "%s", err.text) : EXIT_OK;
+    return ret ? cli_fail(connected ? EXIT_RUNTIME : cli_disk_status(ret), "%s", err.text) : EXIT_OK;
 }
 
 const struct cli_command cli_discover = {

@@ -293,7 +293,7 @@ static int identify(int argc, char **argv)
         return cli_fail(EXIT_USAGE, "identify takes one controller, such as nvme+tcp://127.0.0.1:4420/NQN");
     int ret = plx_nvme_connect(argv[optind], &o.n, &err);
     if (ret)
-        return cli_fail(cli_connect_status(ret), "%s", err.text);
+        return cli_fail(cli_disk_status(ret), "%s", err.text);
     o.root = json_object();
     ret = identify_all(&o, &err);
     if (!ret && o.json) {

@@ -19,9 +19,14 @@ int cli_fail(int status, const char *fmt, ...)
     return status;
 }
 
-int cli_connect_status(int ret)
+int cli_disk_status(int ret)
 {
-    return ret == -EINVAL || ret == -ENAMETOOLONG ? EXIT_USAGE : EXIT_RUNTIME;
+    static const int usage[] = {EINVAL, ENAMETOOLONG, ENOENT,  ENOTDIR, EISDIR, EACCES, EPERM,
+                                EROFS,  EBUSY,        ENOTBLK, ENODEV,  ENXIO,  ERANGE};
+    for (size_t i = 0; i < sizeof usage / sizeof usage[0]; i++)
+        if (ret == -usage[i])
+            return EXIT_USAGE;
+    return EXIT_RUNTIME;
 }
 
 static const struct cli_command *find(const char *name)
@@ -56,9 +61,8 @@ static int help(const char *name)
     return EXIT_OK;
 }
 
-int main(int argc, char **argv)
+static int run(int argc, char **argv)
 {
-    setvbuf(stdout, NULL, _IOLBF, 0); /* whoever waits for a line gets it, pipe or not */
     if (argc < 2) {
         usage();
         return EXIT_USAGE;
@@ -73,4 +77,14 @@ int main(int argc, char **argv)
     if (!c)
         return cli_fail(EXIT_USAGE, "there is no command \"%s\"; \"pollux help\" lists those there are", argv[1]);
     return c->run(argc - 1, argv + 1);
+}
+
+int main(int argc, char **argv)
+{
+    setvbuf(stdout, NULL, _IOLBF, 0); /* whoever waits for a line gets it, pipe or not */
+    int status = run(argc, argv);
+    bool server = argc > 1 && strcmp(argv[1], cli_serve.name) == 0; /* does not run for the sake of what it prints */
+    if (!status && !server && (fflush(stdout) || ferror(stdout)))
+        return cli_fail(EXIT_RUNTIME, "standard output could not be written");
+    return status;
 }

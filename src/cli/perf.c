@@ -3,6 +3,7 @@
 #include "perf.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <inttypes.h>
 #include <poll.h>
 #include <signal.h>
@@ -77,16 +78,6 @@ static void name_disk(const struct perf_options *o, const char *url, char *out, 
         snprintf(out, size, "%s", url);
 }
 
-/* What is wrong with a disk's name is an error of usage; that it cannot be reached now is not. */
-static bool named_wrongly(int ret)
-{
-    static const int errors[] = {EINVAL, ENOENT, ENOTDIR, EISDIR, EACCES, EPERM, ENOTBLK, ENODEV, ENXIO, ERANGE};
-    for (size_t i = 0; i < sizeof errors / sizeof errors[0]; i++)
-        if (ret == -errors[i])
-            return true;
-    return false;
-}
-
 static int open_disks(struct perf *p)
 {
     struct plx_error err;
@@ -95,11 +86,23 @@ static int open_disks(struct perf *p)
         name_disk(&p->o, p->o.disks[p->nopen], url, sizeof url);
         int ret = plx_bdev_open(url, &p->disks[p->nopen], &err);
         if (ret)
-            return cli_fail(named_wrongly(ret) ? EXIT_USAGE : EXIT_RUNTIME, "%s", err.text);
+            return cli_fail(cli_disk_status(ret), "%s", err.text);
         ret = check_disk(&p->o, plx_bdev_info(p->disks[p->nopen++]));
         if (ret)
             return ret;
     }
+    return EXIT_OK;
+}
+
+/* That the results cannot be written is said before the work is done. */
+static int check_json(const struct perf_options *o)
+{
+    if (!o->json || strcmp(o->json, "-") == 0)
+        return EXIT_OK;
+    int fd = open(o->json, O_WRONLY | O_CREAT | O_CLOEXEC, 0666);
+    if (fd < 0)
+        return cli_fail(EXIT_USAGE, "--json %s: cannot be written: %s", o->json, strerror(errno));
+    close(fd);
     return EXIT_OK;
 }
 
@@ -345,8 +348,7 @@ static void end(struct perf *p, struct perf_result *r)
     uint64_t now = now_ns(), longest = 0;
     r->wall = (double)(now - p->started) / 1e9;
     r->own_cpu += perf_cpu_own();
-    for (unsigned i = 0; i < r->npeers; i++)
-        r->peers[i].cpu = perf_cpu_of(r->peers[i].pid) - r->peers[i].cpu;
+    perf_peers_end(r->peers, &r->npeers);
     for (unsigned i = 0; i < p->njobs; i++) {
         if (!p->jobs[i]->ended)
             p->jobs[i]->ended = now;
@@ -436,6 +438,8 @@ static int perf(int argc, char **argv)
     status = open_signals(p);
     if (!status)
         status = open_disks(p);
+    if (!status)
+        status = check_json(&p->o);
     if (!status)
         status = make_workers(p);
     if (!status)

@@ -184,7 +184,8 @@ struct perf_peer {
 };
 /* The processes on this machine that our TCP connections lead to. @return how many */
 unsigned perf_peers(struct perf_peer *peers, unsigned max);
-double perf_cpu_of(int pid);
+/* Has their `cpu` tell what they used since; those that are gone are left out. */
+void perf_peers_end(struct perf_peer *peers, unsigned *n);
 double perf_cpu_own(void);
 
 /* perf_report.c */

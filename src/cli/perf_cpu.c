@@ -130,6 +130,26 @@ static void each_connection(struct search *s,
     }
 }
 
+/* ---- CPU time ---- */
+
+/* @return -1 when there is no such process */
+static double cpu_of(int pid)
+{
+    char path[64], text[1024];
+    unsigned long user = 0, kernel = 0;
+    snprintf(path, sizeof path, "/proc/%d/stat", pid);
+    FILE *f = fopen(path, "re");
+    if (!f)
+        return -1;
+    size_t len = fread(text, 1, sizeof text - 1, f);
+    fclose(f);
+    text[len] = 0;
+    const char *after = strrchr(text, ')'); /* the name before it may hold anything */
+    if (!after || sscanf(after + 1, " %*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %lu %lu", &user, &kernel) != 2)
+        return -1;
+    return (double)(user + kernel) / (double)sysconf(_SC_CLK_TCK);
+}
+
 unsigned perf_peers(struct perf_peer *peers, unsigned max)
 {
     struct search *s = calloc(1, sizeof *s);
@@ -147,7 +167,7 @@ unsigned perf_peers(struct perf_peer *peers, unsigned max)
         if (!isdigit((unsigned char)e->d_name[0]) || pid == getpid() || !each_socket(e->d_name, is_theirs, s))
             continue;
         struct perf_peer *p = &peers[n++];
-        *p = (struct perf_peer){.pid = pid, .cpu = perf_cpu_of(pid)};
+        *p = (struct perf_peer){.pid = pid, .cpu = cpu_of(pid)};
         char path[64];
         snprintf(path, sizeof path, "/proc/%d/comm", pid);
         FILE *f = fopen(path, "re");
@@ -162,23 +182,15 @@ unsigned perf_peers(struct perf_peer *peers, unsigned max)
     return n;
 }
 
-/* ---- CPU time ---- */
-
-double perf_cpu_of(int pid)
+void perf_peers_end(struct perf_peer *peers, unsigned *n)
 {
-    char path[64], text[1024];
-    unsigned long user = 0, kernel = 0;
-    snprintf(path, sizeof path, "/proc/%d/stat", pid);
-    FILE *f = fopen(path, "re");
-    if (!f)
-        return 0;
-    size_t len = fread(text, 1, sizeof text - 1, f);
-    fclose(f);
-    text[len] = 0;
-    const char *after = strrchr(text, ')'); /* the name before it may hold anything */
-    if (!after || sscanf(after + 1, " %*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %lu %lu", &user, &kernel) != 2)
-        return 0;
-    return (double)(user + kernel) / (double)sysconf(_SC_CLK_TCK);
+    unsigned left = 0;
+    for (unsigned i = 0; i < *n; i++) {
+        double cpu = cpu_of(peers[i].pid) - peers[i].cpu;
+        if (cpu >= 0)
+            peers[left] = peers[i], peers[left++].cpu = cpu;
+    }
+    *n = left;
 }
 
 double perf_cpu_own(void)

@@ -101,6 +101,36 @@ def test_referrals_are_followed_each_once():
     assert "refused" in result.stderr  # the one that is gone
 
 
+def test_a_controller_is_asked_once_by_whatever_name():
+    with Port(Subsystem()) as one:
+        one.subsystem.records = [(1, "localhost", str(one.address[1]), DISCOVERY_NQN)]
+        told = json.loads(must("discover", "--json", f"localhost:{one.address[1]}").stdout)
+        assert [log["address"] for log in told["logs"]] == [f"127.0.0.1:{one.address[1]}"]
+
+
+@pytest.mark.parametrize("arguments", [("--version",), ("help",), ("perf", "-t", "0.1", "ram:1M"), ("discover",), ("identify",)],
+                         ids=lambda arguments: arguments[0])
+def test_output_that_cannot_be_written_is_an_error(arguments):
+    with Target("ram:1M") as target:
+        where = {"discover": [f"127.0.0.1:{target.port}"], "identify": [url_of(target)]}
+        with open("/dev/full", "wb") as full:
+            result = subprocess.run([binary(), *arguments, *where.get(arguments[0], [])], stdout=full, stderr=subprocess.PIPE,
+                                    text=True, timeout=60, check=False)
+    assert result.returncode == 1 and "could not be written" in result.stderr
+
+
+def test_what_is_wrong_with_a_disk_is_an_error_of_usage(tmp_path):
+    image = tmp_path / "a.img"
+    image.write_bytes(bytes(MIB))
+    gone, other = tmp_path / "gone.img", tmp_path / "b.img"
+    with Target("ram:1M") as target, Target(image):
+        unknown = url_of(target).replace(target.nqn, "nqn.2014-08.org.example:none")
+        for arguments in (("cp", gone, other), ("perf", gone), ("perf", image), ("cp", image, image), ("identify", unknown),
+                          ("perf", unknown), ("cp", unknown, other), ("perf", "--json", gone / "x", "ram:1M")):
+            assert pollux(*arguments).returncode == 2, arguments
+    assert not other.exists()
+
+
 HOSTILE = {"traddr": b"1.2.3.4\x1b[2J\r\x9b", "trsvcid": b"1\x07\x1b]0;", "subnqn": b"nqn.\xff\xfe\x00"}
 
 

@@ -169,8 +169,8 @@ def test_json_goes_to_a_file_beside_the_table(tmp_path):
 
 
 def test_json_that_cannot_be_written_is_an_error():
-    result = run("--count", "100", "--json", "/no/such/directory/x.json", IN_PLACE)
-    assert result.returncode == FAILED and "/no/such/directory/x.json" in result.stderr
+    result = run("-t", "1000", "--json", "/no/such/directory/x.json", IN_PLACE)  # said before, and not after
+    assert result.returncode == REFUSED and "/no/such/directory/x.json" in result.stderr
 
 
 def test_on_a_terminal_there_is_a_line_a_second():
