@@ -61,7 +61,7 @@ struct nvmf_ctrlr *nvmf_ctrlr_create(struct plx_nvmf_target *t, const struct nvm
     nvmf_features_reset(c);
     plx_list_add_tail(&t->ctrlrs, &c->link);
     t->nctrlrs++;
-    plx_info("%s: host %s is %s of %s", admin->peer, c->hostnqn, c->name, c->subsys->nqn);
+    plx_info("%s: host %s is %s of %s", admin->peer, nvmf_host_name(c->hostnqn), c->name, c->subsys->nqn);
     return c;
 }
 
@@ -79,7 +79,7 @@ void nvmf_ctrlr_detach(struct nvmf_ctrlr *c, struct nvmf_qpair *qp)
     c->nqpairs--;
     if (!qp->qid && !c->dying) {
         c->dying = true;
-        plx_info("%s: host %s has left %s, %s", qp->peer, c->hostnqn, c->name, c->subsys->nqn);
+        plx_info("%s: host %s has left %s, %s", qp->peer, nvmf_host_name(c->hostnqn), c->name, c->subsys->nqn);
         nvmf_ctrlr_kill_queues(c, false);
     }
     if (c->nqpairs)
@@ -113,7 +113,7 @@ static void keep_alive_expired(struct plx_timer *timer)
         return;
     }
     plx_warn("%s: host %s has been silent for longer than its keep-alive timeout of %u ms: %s ends", admin->peer,
-             c->hostnqn, c->kato_ms, c->name);
+             nvmf_host_name(c->hostnqn), c->kato_ms, c->name);
     atomic_fetch_or(&c->csts, NVME_CSTS_CFS); /* Base 3.9: a fatal error, and the association ends */
     admin->ops->kill(admin, "keep-alive timeout");
 }

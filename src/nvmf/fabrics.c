@@ -70,8 +70,8 @@ static uint16_t connect_decide(struct nvmf_connect *op)
     if (!s)
         return refuse(op, BAD_DATA(subnqn));
     if (!nvmf_subsystem_allows(s, op->data.hostnqn)) {
-        plx_warn("%s: host %s is not allowed to connect to %s", op->req->qp->peer,
-                 op->data.hostnqn[0] ? op->data.hostnqn : "without a name", s->nqn);
+        plx_warn("%s: host %s is not allowed to connect to %s", op->req->qp->peer, nvmf_host_name(op->data.hostnqn),
+                 s->nqn);
         return PLX_SC_CONNECT_INVALID_HOST | NVME_STATUS_DNR;
     }
     return op->qid ? connect_io(op, s) : connect_admin(op, s);

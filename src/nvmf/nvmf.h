@@ -93,6 +93,12 @@ struct nvmf_group {
     int result;
 };
 
+/* For messages: some programs give their host no name. */
+static inline const char *nvmf_host_name(const char *hostnqn)
+{
+    return hostnqn[0] ? hostnqn : "without a name";
+}
+
 /* A controller: Base 3.1 */
 struct nvmf_ctrlr {
     struct plx_list link; /* in target->ctrlrs */

@@ -4,6 +4,7 @@
 
 #include <assert.h>
 #include <errno.h>
+#include <pollux/nvme.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -224,8 +225,8 @@ static void flushed(struct plx_bdev_req *bio)
 {
     struct plx_nvmf_target *t = plx_container_of(bio, struct nvmf_phase_flush, bio)->target;
     if (bio->status) {
-        plx_error("%s: cannot be flushed, status %03x", plx_bdev_info(plx_bdev_channel_bdev(bio->ch))->name,
-                  bio->status);
+        plx_error("%s: cannot be flushed: status %03x, %s", plx_bdev_info(plx_bdev_channel_bdev(bio->ch))->name,
+                  bio->status, plx_nvme_status_text(bio->status));
         t->phase.result = -EIO;
     }
     flush_disks(t);
