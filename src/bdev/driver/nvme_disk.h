@@ -53,6 +53,7 @@ struct nvme_try {
 struct nvme_path {
     struct nvme_channel *nc;
     struct nvme_ctrlr *c;
+    bool tried; /* to connect, to an end */
     bool up;
     bool foreign; /* when it was up last, it led to another disk */
     bool shunned; /* until its ANA state has been looked at again */

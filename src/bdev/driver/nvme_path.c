@@ -37,12 +37,15 @@ static bool all_foreign(const struct nvme_channel *nc)
     return true;
 }
 
-/* Connections are told of as they go; that they are there and lead nowhere has to be said. */
+/* Connections are told of as they go; that they are there and lead nowhere has to be said, once all have been tried. */
 static void tell_inaccessible(struct nvme_channel *nc)
 {
     bool up = false;
-    for (unsigned i = 0; i < nc->npaths; i++)
+    for (unsigned i = 0; i < nc->npaths; i++) {
+        if (!nc->paths[i].tried)
+            return;
         up |= nc->paths[i].up && !nc->paths[i].shunned;
+    }
     if (up && !nc->told)
         plx_warn("%s: no path is accessible (ANA); requests wait", nc->disk->bdev.info.name);
     nc->told |= up;
@@ -156,7 +159,6 @@ static void retry(struct plx_timer *timer)
     for (unsigned i = 0; i < nc->npaths; i++)
         nc->paths[i].shunned = false; /* what the controller says of its paths decides again */
     choose_paths(nc);
-    send_waiting(nc);
 }
 
 /* Ends what waits; afterwards the channel may be gone. */
@@ -331,7 +333,8 @@ static void live(struct nvme_ctrlr *c, void *arg)
     struct nvme_path *path = path_of(arg);
     struct nvme_channel *nc = path->nc;
     const char *why = unusable(nc->disk, c);
-    path->foreign = why;
+    path->tried = true;
+    path->foreign = why != NULL;
     path->up = !why;
     path->shunned = false;
     if (why)
@@ -354,6 +357,7 @@ static void failed(struct nvme_ctrlr *c, void *arg, int ret, const char *why, bo
 {
     struct nvme_path *path = path_of(arg);
     (void)c, (void)ret, (void)why, (void)again;
+    path->tried = true;
     if (!path->nc->nusable)
         choose_paths(path->nc); /* the deadline begins */
 }
