@@ -2,6 +2,7 @@
 """Other people's targets and hosts, where there are any: each target under each host."""
 
 import contextlib
+import subprocess
 from collections import namedtuple
 
 import kernel
@@ -58,14 +59,24 @@ def find(skipped):
     return found["target"], found["host"]
 
 
-def cross(load, targets, hosts, seconds):
-    """One round of a load: {(target, host): IOPS}."""
+@contextlib.contextmanager
+def tolerant(skipped, what):
+    """A peer that does not do as it should costs no other figure."""
+    try:
+        yield
+    except (Skip, OSError, RuntimeError, subprocess.SubprocessError) as why:
+        skipped[f"peers: {what}"] = str(why)
+
+
+def cross(load, targets, hosts, seconds, skipped):
+    """One round of a load: {(target, host): IOPS}; pairs that failed are left out, and told of in skipped."""
     result = {}
     for target in targets:
-        with TARGETS[target]() as (port, nqn):
+        with tolerant(skipped, f"{target}'s target"), TARGETS[target]() as (port, nqn):
             fill(remote(port, nqn), RAM_SIZE)
             for host in hosts:
-                result[target, host] = HOSTS[host](port, nqn, load, seconds)
+                with tolerant(skipped, f"{host}'s host on {target}'s target"):
+                    result[target, host] = HOSTS[host](port, nqn, load, seconds)
     return result
 
 
