@@ -2,12 +2,15 @@
 /*
  * The bare-socket ceiling: what this kernel's TCP over loopback leaves to any NVMe/TCP target and host.
  *
- * A server process and a client process, each pinned to a core, exchange messages of the sizes that NVMe/TCP has and do nothing else: no header is
- * read or written, no command is looked at. Reads are 72 byte requests and answers of 24 + SIZE bytes, which the server sends from random places of its data. Writes
- * are requests of 72 + SIZE bytes, which end where they were received, and answers of 24 bytes. Both sides spin, and move as much as there is with each system call,
- * but receive at most CHUNK at once: as much as stays in a cache may be faster than all. With more than a few connections both use epoll.
+ * A server process and a client process, each pinned to a core, exchange messages of the sizes that NVMe/TCP has and do
+ * nothing else: no header is read or written, no command is looked at. Reads are 72 byte requests and answers of 24 +
+ * SIZE bytes, which the server sends from random places of its data. Writes are requests of 72 + SIZE bytes, which end
+ * where they were received, and answers of 24 bytes. Both sides spin, and move as much as there is with each system
+ * call, but receive at most CHUNK at once: as much as stays in a cache may be faster than all. With more than a few
+ * connections both use epoll.
  *
- *     ceiling [-w read|write] [-o SIZE] [-q DEPTH] [-P CONNECTIONS] [-d DATA_MIB] [-r CHUNK_KIB] [-t SECONDS] [-s SERVER_CORE] [-c CLIENT_CORE]
+ *     ceiling [-w read|write] [-o SIZE] [-q DEPTH] [-P CONNECTIONS] [-d DATA_MIB] [-r CHUNK_KIB] [-t SECONDS]
+ *             [-s SERVER_CORE] [-c CLIENT_CORE]
  *
  * DEPTH is over all connections. Prints one line of JSON.
  */
@@ -55,7 +58,10 @@ static struct {
        .seconds = 2,
        .client_core = 1};
 
-/* Messages that one side of a connection is to send, or to receive: all of the same length, the first perhaps in part done. */
+/*
+ * Messages that one side of a connection is to send, or to receive: all of the same length, the first perhaps in part
+ * done.
+ */
 struct flow {
     size_t length;  /* of a message */
     uint64_t count; /* messages still to be moved; for receiving, there is no end */

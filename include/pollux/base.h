@@ -1,9 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/** @file
- * What every other public header stands on: visibility, version, errors in words, logging.
- *
- * Two vocabularies of errors are used throughout the library: control functions return 0 or a negative errno value
- * (and put a sentence for a person into a struct plx_error), commands to disks end with an NVMe status.
+/**
+ * @file What every other public header stands on: visibility, version, errors in words, logging.  Two vocabularies of
+ * errors are used throughout the library: control functions return 0 or a negative errno value (and put a sentence for
+ * a person into a struct plx_error), commands to disks end with an NVMe status.
  */
 #ifndef POLLUX_BASE_H
 #define POLLUX_BASE_H
@@ -27,7 +26,10 @@ struct plx_error {
     char text[320];
 };
 
-/** Writes a sentence into err (which may be NULL) and returns ret, so that `return plx_fail(err, -EINVAL, ...)` reads well. */
+/**
+ * Writes a sentence into err (which may be NULL) and returns ret, so that `return plx_fail(err, -EINVAL, ...)` reads
+ * well.
+ */
 PLX_API int plx_fail(struct plx_error *err, int ret, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
 
 enum plx_log_level {
@@ -41,8 +43,8 @@ enum plx_log_level {
 typedef void (*plx_log_fn)(void *arg, enum plx_log_level level, const char *line);
 
 /**
- * Where the library's log lines go, and from which level on. Process-wide, the one piece of global state there is; to be set
- * before the first reactor runs. By default nothing is logged.
+ * Where the library's log lines go, and from which level on. Process-wide, the one piece of global state there is; to
+ * be set before the first reactor runs. By default nothing is logged.
  */
 PLX_API void plx_log_set(plx_log_fn fn, void *arg, enum plx_log_level level);
 

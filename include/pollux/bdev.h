@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/** @file
- * The block layer, for those who use disks: open one, get a channel on each reactor, submit requests.
+/**
+ * @file The block layer, for those who use disks: open one, get a channel on each reactor, submit requests.
  */
 #ifndef POLLUX_BDEV_H
 #define POLLUX_BDEV_H
@@ -21,11 +21,14 @@ enum plx_bdev_op {
     PLX_BDEV_WRITE,        /**< iov holds nlb blocks */
     PLX_BDEV_WRITE_ZEROES, /**< no data; PLX_BDEV_UNMAP_OK allows freeing the space */
     PLX_BDEV_UNMAP,        /**< no data; a hint, after which the blocks read as info->unmap_reads_zero says */
-    PLX_BDEV_FLUSH, /**< all writes that completed before it are on stable storage when it completes; lba and nlb are ignored */
+    PLX_BDEV_FLUSH,   /**< all writes that completed before it are on stable storage when it completes; lba and nlb are
+                         ignored */
     PLX_BDEV_COMPARE, /**< iov holds nlb blocks to compare with; ends with PLX_SC_COMPARE_FAILURE when they differ */
-    PLX_BDEV_COMPARE_AND_WRITE, /**< iov holds 2 * nlb blocks: first what to compare with, then what to write if that is equal; atomic */
-    PLX_BDEV_COPY,  /**< no data; nlb blocks from src_lba to lba, which may overlap */
-    PLX_BDEV_RESET, /**< ends what is in flight on its channel, perhaps with PLX_SC_ABORTED_BY_REQUEST; then completes */
+    PLX_BDEV_COMPARE_AND_WRITE, /**< iov holds 2 * nlb blocks: first what to compare with, then what to write if that is
+                                   equal; atomic */
+    PLX_BDEV_COPY,              /**< no data; nlb blocks from src_lba to lba, which may overlap */
+    PLX_BDEV_RESET, /**< ends what is in flight on its channel, perhaps with PLX_SC_ABORTED_BY_REQUEST; then completes
+                     */
     PLX_BDEV_OPS,
 };
 
@@ -80,8 +83,9 @@ PLX_API void plx_bdev_channel_put(struct plx_bdev_channel *ch);
 PLX_API struct plx_bdev *plx_bdev_channel_bdev(const struct plx_bdev_channel *ch);
 
 /**
- * A request. Memory of the caller's, followed by info->request_context bytes; aligned to 16. The caller leaves it, the iovec and the data alone from submission until done is
- * called. The upper fields are the caller's to set, and are left as they are.
+ * A request. Memory of the caller's, followed by info->request_context bytes; aligned to 16. The caller leaves it, the
+ * iovec and the data alone from submission until done is called. The upper fields are the caller's to set, and are left
+ * as they are.
  */
 struct plx_bdev_req {
     /** Called exactly once, on the channel's reactor, perhaps before plx_bdev_submit() returns. */
@@ -101,8 +105,8 @@ struct plx_bdev_req {
 };
 
 /**
- * Submits a request. What is out of range, not supported, or a write to a read-only disk ends with the status that NVMe has for it; that data lengths match nlb is the
- * caller's to see to.
+ * Submits a request. What is out of range, not supported, or a write to a read-only disk ends with the status that NVMe
+ * has for it; that data lengths match nlb is the caller's to see to.
  */
 PLX_API void plx_bdev_submit(struct plx_bdev_channel *ch, struct plx_bdev_req *req);
 
@@ -110,8 +114,9 @@ PLX_API void plx_bdev_submit(struct plx_bdev_channel *ch, struct plx_bdev_req *r
 PLX_API void plx_bdev_abort(struct plx_bdev_channel *ch, struct plx_bdev_req *req);
 
 /**
- * Lends the memory that holds nlb blocks from lba on, to be read from within the present round of the reactor only: it may change afterwards. The range must
- * have been checked (plx_bdev_check()). A disk lends memory only while no other reactor can tear a block.
+ * Lends the memory that holds nlb blocks from lba on, to be read from within the present round of the reactor only: it
+ * may change afterwards. The range must have been checked (plx_bdev_check()). A disk lends memory only while no other
+ * reactor can tear a block.
  * @return the memory, or NULL when it cannot be lent: read it then
  */
 PLX_API const void *plx_bdev_map(struct plx_bdev_channel *ch, uint64_t lba, uint32_t nlb);

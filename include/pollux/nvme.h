@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/** @file
- * The NVMe/TCP host, for tools: connect to a controller, ask it what it is, discover what else there is. To read and write, open the namespace as a disk instead: plx_bdev_open() with the same name.
- *
- * These functions wait: each runs on the calling thread, which may be any, until its answer is there. A connection is used by one thread at a time.
+/**
+ * @file The NVMe/TCP host, for tools: connect to a controller, ask it what it is, discover what else there is. To read
+ * and write, open the namespace as a disk instead: plx_bdev_open() with the same name.  These functions wait: each runs
+ * on the calling thread, which may be any, until its answer is there. A connection is used by one thread at a time.
  */
 #ifndef POLLUX_NVME_H
 #define POLLUX_NVME_H
@@ -96,7 +96,10 @@ struct plx_nvme_discovery {
     struct plx_nvme_record records[];
 };
 
-/** Reads the discovery log, whole and of one generation. @return 0 with *out to be freed with plx_nvme_discovery_free(), or -errno */
+/**
+ * Reads the discovery log, whole and of one generation. @return 0 with *out to be freed with plx_nvme_discovery_free(),
+ * or -errno
+ */
 PLX_API int plx_nvme_get_discovery(struct plx_nvme *n, struct plx_nvme_discovery **out, struct plx_error *err);
 PLX_API void plx_nvme_discovery_free(struct plx_nvme_discovery *d);
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/** @file
- * NVMe status values (NVMe Base 2.1, section 4.2.3): the status code type in bits 10:8, the status code in bits 7:0.
- * Every command to a disk ends with one of these, whatever kind of disk it is.
+/**
+ * @file NVMe status values (NVMe Base 2.1, section 4.2.3): the status code type in bits 10:8, the status code in bits
+ * 7:0. Every command to a disk ends with one of these, whatever kind of disk it is.
  */
 #ifndef POLLUX_NVME_STATUS_H
 #define POLLUX_NVME_STATUS_H

@@ -1,9 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/** @file
- * The NVMe-oF target: subsystems of namespaces, served to hosts over NVMe/TCP.
- *
- * Build a target, its subsystems and its listeners, then start it on reactors that run. Unless a comment says otherwise, functions here are called from one thread at a
- * time, before plx_nvmf_target_start() or after the target has stopped.
+/**
+ * @file The NVMe-oF target: subsystems of namespaces, served to hosts over NVMe/TCP.  Build a target, its subsystems
+ * and its listeners, then start it on reactors that run. Unless a comment says otherwise, functions here are called
+ * from one thread at a time, before plx_nvmf_target_start() or after the target has stopped.
  */
 #ifndef POLLUX_NVMF_H
 #define POLLUX_NVMF_H
@@ -21,8 +20,8 @@ struct plx_nvmf_listener;
 
 /** Limits; a zero stands for the default. */
 struct plx_nvmf_opts {
-    uint32_t
-        max_io_size; /**< bytes of the largest transfer (MDTS), a power of two from 4 KiB to what the reactors' buffers hold; 1 MiB */
+    uint32_t max_io_size; /**< bytes of the largest transfer (MDTS), a power of two from 4 KiB to what the reactors'
+                             buffers hold; 1 MiB */
     uint32_t queue_depth; /**< entries of a queue (CAP.MQES), 2 to 1024; 128 */
     uint32_t max_queues;  /**< I/O queue pairs of a controller, 1 to 128; 128 */
     uint32_t
@@ -43,7 +42,8 @@ PLX_API int plx_nvmf_target_create(struct plx_nvmf_target **out, struct plx_reac
 enum { PLX_NVMF_NQN_SIZE = 224 }; /**< the longest NQN, with its terminating zero */
 
 /**
- * An NQN for a subsystem of these disks, of the form nqn.2014-08.org.nvmexpress:uuid:...: the same on the same machine at every start.
+ * An NQN for a subsystem of these disks, of the form nqn.2014-08.org.nvmexpress:uuid:...: the same on the same machine
+ * at every start.
  * @return 0 or -ENOMEM
  */
 PLX_API int plx_nvmf_default_nqn(struct plx_bdev *const *disks, unsigned n, char nqn[PLX_NVMF_NQN_SIZE],
@@ -72,7 +72,8 @@ PLX_API int plx_nvmf_subsystem_add_ns(struct plx_nvmf_subsystem *s, struct plx_b
 PLX_API const char *plx_nvmf_subsystem_nqn(const struct plx_nvmf_subsystem *s);
 
 /**
- * Binds to an address; hosts can connect from plx_nvmf_target_start() on. Every subsystem is reachable at every listener, and so is a discovery controller.
+ * Binds to an address; hosts can connect from plx_nvmf_target_start() on. Every subsystem is reachable at every
+ * listener, and so is a discovery controller.
  * @param addr a numeric IPv4 or IPv6 address
  * @param port 0 for any free one
  * @return 0 or a negative errno value with err filled
@@ -81,7 +82,8 @@ PLX_API int plx_nvmf_listen(struct plx_nvmf_target *t, const char *addr, uint16_
                             struct plx_error *err);
 PLX_API const char *plx_nvmf_listener_addr(const struct plx_nvmf_listener *l);
 /**
- * Where hosts reach a listener: its address, or for a wildcard that of this machine on its default route. Written to `out`, which is returned.
+ * Where hosts reach a listener: its address, or for a wildcard that of this machine on its default route. Written to
+ * `out`, which is returned.
  */
 PLX_API const char *plx_nvmf_listener_reach(const struct plx_nvmf_listener *l, char *out, size_t size);
 PLX_API uint16_t plx_nvmf_listener_port(const struct plx_nvmf_listener *l);
@@ -93,8 +95,8 @@ typedef void (*plx_nvmf_done_fn)(void *arg, int ret);
 PLX_API void plx_nvmf_target_start(struct plx_nvmf_target *t, plx_nvmf_done_fn done, void *arg);
 
 /**
- * Stops accepting, lets what is in flight finish for at most grace_ms, closes all connections, flushes the disks, and puts their channels back. From
- * any thread, once, after the start was over.
+ * Stops accepting, lets what is in flight finish for at most grace_ms, closes all connections, flushes the disks, and
+ * puts their channels back. From any thread, once, after the start was over.
  */
 PLX_API void plx_nvmf_target_stop(struct plx_nvmf_target *t, uint32_t grace_ms, plx_nvmf_done_fn done, void *arg);
 

@@ -1,14 +1,12 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/** @file
- * The reactor: the event loop of one core.
- *
- * A reactor polls its sources while there is work, and sleeps in the kernel when there is none. Everything that is added to a reactor
- * belongs to it: unless a comment says otherwise a function here is called on the thread that runs (or polls) the reactor, or before it first runs.
- * The one way in from another thread is plx_reactor_send().
- *
- * The library makes no thread. A program gives a reactor a thread of its own with plx_reactor_run(), or drives it from an event loop
- * that it already has: wait until plx_reactor_fd() is readable or plx_reactor_timeout() has passed, call plx_reactor_poll() until it returns 0, call
- * plx_reactor_arm(), and wait again if that returned 0.
+/**
+ * @file The reactor: the event loop of one core.  A reactor polls its sources while there is work, and sleeps in the
+ * kernel when there is none. Everything that is added to a reactor belongs to it: unless a comment says otherwise a
+ * function here is called on the thread that runs (or polls) the reactor, or before it first runs. The one way in from
+ * another thread is plx_reactor_send().  The library makes no thread. A program gives a reactor a thread of its own
+ * with plx_reactor_run(), or drives it from an event loop that it already has: wait until plx_reactor_fd() is readable
+ * or plx_reactor_timeout() has passed, call plx_reactor_poll() until it returns 0, call plx_reactor_arm(), and wait
+ * again if that returned 0.
  */
 #ifndef POLLUX_REACTOR_H
 #define POLLUX_REACTOR_H
@@ -82,7 +80,10 @@ PLX_API void plx_reactor_get_stats(const struct plx_reactor *r, struct plx_react
 
 /* ---- messages: work for another reactor ---- */
 
-/** A message is memory of the sender's, who must leave it alone from sending it until fn is called; fn may reuse or free it. */
+/**
+ * A message is memory of the sender's, who must leave it alone from sending it until fn is called; fn may reuse or free
+ * it.
+ */
 struct plx_msg {
     struct plx_msg *next;
     void (*fn)(struct plx_msg *msg);
@@ -98,13 +99,18 @@ struct plx_source;
 struct plx_source_ops {
     /** One bounded, non-blocking step. @return how much was done, 0 for nothing */
     int (*poll)(struct plx_source *s);
-    /** The reactor is about to sleep: make fd become readable when there is work. @return 1 if there already is, else 0 */
+    /**
+     * The reactor is about to sleep: make fd become readable when there is work. @return 1 if there already is, else 0
+     */
     int (*arm)(struct plx_source *s);
     /** The reactor is awake again. */
     void (*disarm)(struct plx_source *s);
 };
 
-/** Embedded in what polls. ops and fd are set by its owner before plx_source_add(); arm and disarm may be NULL when fd alone is enough. */
+/**
+ * Embedded in what polls. ops and fd are set by its owner before plx_source_add(); arm and disarm may be NULL when fd
+ * alone is enough.
+ */
 struct plx_source {
     const struct plx_source_ops *ops;
     int fd; /**< becomes readable when armed and there is work */
@@ -118,7 +124,10 @@ PLX_API void plx_source_remove(struct plx_reactor *r, struct plx_source *s);
 /** The source that has these operations, or NULL: how a room finds what it keeps once a reactor. */
 PLX_API struct plx_source *plx_source_find(struct plx_reactor *r, const struct plx_source_ops *ops);
 
-/** A descriptor that is looked at when the reactor would sleep, and now and then while it is busy: for listeners, signals, pipes. */
+/**
+ * A descriptor that is looked at when the reactor would sleep, and now and then while it is busy: for listeners,
+ * signals, pipes.
+ */
 struct plx_watch {
     int fd;
     void (*ready)(struct plx_watch *w);
@@ -145,7 +154,10 @@ PLX_API void plx_timer_cancel(struct plx_reactor *r, struct plx_timer *t);
 
 enum { PLX_BUF_MIN = 8192 }; /**< the smallest buffer; every buffer is aligned to this much */
 
-/** A buffer of at least size bytes, or NULL when the pool has none now. To be given back on the same reactor with the same size. */
+/**
+ * A buffer of at least size bytes, or NULL when the pool has none now. To be given back on the same reactor with the
+ * same size.
+ */
 PLX_API void *plx_buf_get(struct plx_reactor *r, size_t size);
 PLX_API void plx_buf_put(struct plx_reactor *r, void *buf, size_t size);
 /** Free bytes of the pool. */

@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* Little-endian integers as they lie on the wire: types of their own, so that one is not used as a number by mistake. */
+/*
+ * Little-endian integers as they lie on the wire: types of their own, so that one is not used as a number by mistake.
+ */
 #ifndef PLX_BASE_LE_H
 #define PLX_BASE_LE_H
 

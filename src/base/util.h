@@ -11,7 +11,10 @@
 #define plx_unlikely(x) __builtin_expect(!!(x), 0)
 #define PLX_ARRAY_SIZE(a) (sizeof(a) / sizeof((a)[0]))
 
-/* What two cores write to apart is kept this far apart: two lines of 64 bytes that prefetchers pair, or one line of 128. */
+/*
+ * What two cores write to apart is kept this far apart: two lines of 64 bytes that prefetchers pair, or one line of
+ * 128.
+ */
 #define PLX_CACHE_ALIGN 128
 
 #define PLX_NS_PER_US UINT64_C(1000)

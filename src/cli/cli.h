@@ -24,12 +24,16 @@ struct cli_command {
 
 extern const struct cli_command cli_serve, cli_perf, cli_identify, cli_discover, cli_cp;
 
-/* The exit status when a disk or a controller cannot be opened: what is wrong with it is an error of usage; that nobody answers is not. */
+/*
+ * The exit status when a disk or a controller cannot be opened: what is wrong with it is an error of usage; that nobody
+ * answers is not.
+ */
 int cli_disk_status(int ret);
 
 /*
- * cores.c: which cores to run on. Checks those that --cores named; with none (*n is 0), takes the one that we run on now: the scheduler put us there because it
- * had the least to do, inside our cpuset, and several instances end up on different ones.
+ * cores.c: which cores to run on. Checks those that --cores named; with none (*n is 0), takes the one that we run on
+ * now: the scheduler put us there because it had the least to do, inside our cpuset, and several instances end up on
+ * different ones.
  * @return EXIT_OK, or EXIT_USAGE after having said what is wrong
  */
 int cli_choose_cores(int *cores, int *n);

@@ -44,7 +44,9 @@ struct cp_job {
 
 /* Gets channels and memory. @return 0 or -errno with nothing left behind */
 int cp_begin(struct cp_job *job);
-/* Copies, or compares, all of it, and flushes; stops the reactor when that is over. Called between runs of the reactor. */
+/*
+ * Copies, or compares, all of it, and flushes; stops the reactor when that is over. Called between runs of the reactor.
+ */
 void cp_run(struct cp_job *job);
 void cp_end(struct cp_job *job);
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * Copying: many chunks under way at once, each through the steps read, then write (or compare). Within a chunk, runs of zeroes are not transferred: the destination is told to be zero
- * there, and may free the space.
+ * Copying: many chunks under way at once, each through the steps read, then write (or compare). Within a chunk, runs of
+ * zeroes are not transferred: the destination is told to be zero there, and may free the space.
  */
 #include "cp.h"
 
@@ -72,8 +72,8 @@ static void all_done(struct cp_job *job)
 static void begin_chunk(struct cp_slot *s);
 
 /*
- * Slots that are free take the next chunks from here, one after the other: on disks that complete at once chunks would otherwise begin each other, ever
- * deeper.
+ * Slots that are free take the next chunks from here, one after the other: on disks that complete at once chunks would
+ * otherwise begin each other, ever deeper.
  */
 static void begin_ready(struct cp_job *job)
 {

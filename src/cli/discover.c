@@ -172,7 +172,10 @@ static void print_json(struct discover *o)
 {
     if (!o->json)
         return;
-    /* The first log's members stand at the top, as they do in nvme-cli's; all logs, with those that were referred to, are listed beside. */
+    /*
+     * The first log's members stand at the top, as they do in nvme-cli's; all logs, with those that were referred to,
+     * are listed beside.
+     */
     json_t *root = json_copy(json_array_get(o->logs, 0));
     json_object_set(root, "logs", o->logs);
     json_dumpf(root, stdout, (o->watch ? JSON_COMPACT : JSON_INDENT(2)) | JSON_PRESERVE_ORDER | JSON_ENSURE_ASCII);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * Times in nanoseconds, counted by how long they are: log-linear, so that a percentile is right to 1/128 whether it is 200 ns or 20 s. Below 256 ns
- * every value has a bucket of its own; above, each power of two is cut into 128.
+ * Times in nanoseconds, counted by how long they are: log-linear, so that a percentile is right to 1/128 whether it is
+ * 200 ns or 20 s. Below 256 ns every value has a bucket of its own; above, each power of two is cut into 128.
  */
 #ifndef PLX_CLI_HISTOGRAM_H
 #define PLX_CLI_HISTOGRAM_H
@@ -52,7 +52,10 @@ static inline void histogram_add(struct histogram *h, uint64_t value, uint64_t t
 /* An empty histogram; zeroed memory is none, as its smallest value would be 0. */
 void histogram_init(struct histogram *h);
 void histogram_merge(struct histogram *to, const struct histogram *from);
-/* The value that `percent` of all do not exceed: the upper end of its bucket, but never beyond the largest. 0 when it is empty. */
+/*
+ * The value that `percent` of all do not exceed: the upper end of its bucket, but never beyond the largest. 0 when it
+ * is empty.
+ */
 uint64_t histogram_percentile(const struct histogram *h, double percent);
 double histogram_average(const struct histogram *h);
 

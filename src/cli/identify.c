@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* `pollux identify`: what a remote controller and its namespaces say of themselves, in the terms of nvme-cli's id-ctrl and id-ns. */
+/*
+ * `pollux identify`: what a remote controller and its namespaces say of themselves, in the terms of nvme-cli's id-ctrl
+ * and id-ns.
+ */
 #include "cli.h"
 
 #include <getopt.h>
@@ -26,8 +29,8 @@ struct field {
     const char *name;
     uint16_t offset;
     uint8_t size;
-    char
-        kind; /* d: decimal, x: hexadecimal, s: text, b: bytes, r: bytes from the last on, u: a UUID; p: decimal where preferred sizes are given */
+    char kind; /* d: decimal, x: hexadecimal, s: text, b: bytes, r: bytes from the last on, u: a UUID; p: decimal where
+                  preferred sizes are given */
 };
 
 /* Base 5.1.13.2.1 */

@@ -68,7 +68,10 @@ static int check_disk(const struct perf_options *o, const struct plx_bdev_info *
     return EXIT_OK;
 }
 
-/* A remote disk has one channel a reactor, which is told how many queue pairs to spread its requests over. Others make no difference between queue pairs. */
+/*
+ * A remote disk has one channel a reactor, which is told how many queue pairs to spread its requests over. Others make
+ * no difference between queue pairs.
+ */
 static void name_disk(const struct perf_options *o, const char *url, char *out, size_t size)
 {
     uint32_t cores = o->ncores ? (uint32_t)o->ncores : 1, queues = (o->qpairs + cores - 1) / cores;
@@ -266,7 +269,10 @@ static void tick(struct perf *p, uint64_t now)
     p->next_tick += TICK_MS * UINT64_C(1000000);
 }
 
-/* Each time we are asked to end, and each time that takes too long, we become more urgent. @return false when to go without the rest */
+/*
+ * Each time we are asked to end, and each time that takes too long, we become more urgent. @return false when to go
+ * without the rest
+ */
 static bool press(struct perf *p)
 {
     static const struct {

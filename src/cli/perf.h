@@ -2,8 +2,9 @@
 /*
  * `pollux perf`: what its files share.
  *
- * A worker is a reactor with its thread. A job is one queue pair: a channel to one disk, on one worker, with its share of the requests in flight (slots).
- * perf.c makes and runs them, perf_job.c is the path of a request, perf_verify.c the data, perf_report.c says what came of it.
+ * A worker is a reactor with its thread. A job is one queue pair: a channel to one disk, on one worker, with its share
+ * of the requests in flight (slots). perf.c makes and runs them, perf_job.c is the path of a request, perf_verify.c the
+ * data, perf_report.c says what came of it.
  */
 #ifndef PLX_CLI_PERF_H
 #define PLX_CLI_PERF_H
@@ -149,7 +150,10 @@ struct perf_worker {
 
 /* perf_job.c. All but open and close on the worker's reactor, or while it does not run. */
 
-/* Share `index` of a disk's work: memory and channel. worker and disk are set. @return EXIT_OK, or another status after having said what is wrong */
+/*
+ * Share `index` of a disk's work: memory and channel. worker and disk are set. @return EXIT_OK, or another status after
+ * having said what is wrong
+ */
 int perf_job_open(struct perf_job *job, const struct perf_options *o, struct plx_bdev *bdev, uint32_t index);
 void perf_job_close(struct perf_job *job);
 /* Memory for the slots of all jobs. @return 0 or -ENOMEM */
@@ -169,7 +173,9 @@ void perf_give_up(struct perf_job *job, uint64_t now);
 /* perf_verify.c */
 struct perf_verify *perf_verify_new(uint64_t units, uint32_t run, bool reads_only);
 void perf_verify_free(struct perf_verify *v);
-/* A unit that no request is on, `unit` or one after it, which the slot's request now is on; fills the data of a write. */
+/*
+ * A unit that no request is on, `unit` or one after it, which the slot's request now is on; fills the data of a write.
+ */
 uint64_t perf_verify_begin(struct perf_job *job, struct perf_slot *s, uint64_t unit);
 /* The slot's request has ended: checks the data of a read. */
 void perf_verify_end(struct perf_job *job, struct perf_slot *s);
@@ -200,7 +206,10 @@ struct perf_result {
     struct perf_peer peers[PERF_PEERS];
     unsigned npeers;
 };
-/* Prints the results and writes the JSON. @return EXIT_OK, or EXIT_RUNTIME when that cannot be written or data or requests were wrong */
+/*
+ * Prints the results and writes the JSON. @return EXIT_OK, or EXIT_RUNTIME when that cannot be written or data or
+ * requests were wrong
+ */
 int perf_report(const struct perf_result *r);
 
 #endif

@@ -2,8 +2,9 @@
 /*
  * CPU time, of this process and of those on this machine that serve it.
  *
- * Who serves us is found by our TCP connections: the kernel's tables list both ends of a local one, each with the inode of its socket, and the
- * descriptors of the processes that we may look into name the same inodes. What cannot be found is left out.
+ * Who serves us is found by our TCP connections: the kernel's tables list both ends of a local one, each with the inode
+ * of its socket, and the descriptors of the processes that we may look into name the same inodes. What cannot be found
+ * is left out.
  */
 #include "perf.h"
 

@@ -2,11 +2,12 @@
 /*
  * The path of a request of `pollux perf`, and the phases of a job.
  *
- * Completions only push their slot onto the worker's stack; a step takes all that is there, with one look at the clock, notes the latencies and submits
- * the slots again. A disk that completes within plx_bdev_submit() so fills the stack of the next step instead of recursing.
+ * Completions only push their slot onto the worker's stack; a step takes all that is there, with one look at the clock,
+ * notes the latencies and submits the slots again. A disk that completes within plx_bdev_submit() so fills the stack of
+ * the next step instead of recursing.
  *
- * A latency thus runs from the clock read before a batch was submitted to the clock read after the completion was found: never less than
- * what a caller sees, and at most a batch more.
+ * A latency thus runs from the clock read before a batch was submitted to the clock read after the completion was
+ * found: never less than what a caller sees, and at most a batch more.
  */
 #include "perf.h"
 
@@ -90,7 +91,9 @@ static inline uint64_t due_at(const struct perf_job *job)
     return job->started + (job->due >> DUE_SHIFT);
 }
 
-/* Sends what the schedule says is due, as far as there are slots; what waits for one is late, and its latency says so. */
+/*
+ * Sends what the schedule says is due, as far as there are slots; what waits for one is late, and its latency says so.
+ */
 static int submit_due(struct perf_job *job, uint64_t now)
 {
     int n = 0;
@@ -252,7 +255,10 @@ static void collect(struct perf_slot **batch, uint32_t n, uint64_t now)
         count(job, start, now, same);
 }
 
-/* What becomes of a slot whose request has completed. @return whether it got nothing to do, so that its job may be at an end */
+/*
+ * What becomes of a slot whose request has completed. @return whether it got nothing to do, so that its job may be at
+ * an end
+ */
 static inline bool reuse(struct perf_slot *s, uint64_t now)
 {
     struct perf_job *job = s->job;
@@ -466,7 +472,10 @@ static int make_slots(struct perf_job *job, const struct plx_bdev_info *info)
     return 0;
 }
 
-/* Requests that each have their place go through the whole disk once; those that go in order, or know what they wrote, have parts of their own. */
+/*
+ * Requests that each have their place go through the whole disk once; those that go in order, or know what they wrote,
+ * have parts of their own.
+ */
 static int share_out(struct perf_job *job, const struct perf_options *o, const struct plx_bdev_info *info,
                      uint32_t index)
 {

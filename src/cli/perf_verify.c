@@ -2,13 +2,13 @@
 /*
  * The data of `pollux perf --verify`.
  *
- * Every logical block that is written carries a mark, its LBA, the run and the generation (which write of this run it was), and the rest of it
- * follows from these; so a block that is lost, stale, torn, misplaced or damaged in any bit is told from the right one. A unit is on one request at a time,
- * so that what a read must find is known exactly.
+ * Every logical block that is written carries a mark, its LBA, the run and the generation (which write of this run it
+ * was), and the rest of it follows from these; so a block that is lost, stale, torn, misplaced or damaged in any bit is
+ * told from the right one. A unit is on one request at a time, so that what a read must find is known exactly.
  *
- * A unit that this run has not written may carry a pattern of an earlier one, of any generation. If that is whole and in
- * its place, it is right. If not, it proves nothing, as something else may have written since, and is counted apart; only
- * a run that just reads, and has nothing else to judge by, takes it for wrong.
+ * A unit that this run has not written may carry a pattern of an earlier one, of any generation. If that is whole and
+ * in its place, it is right. If not, it proves nothing, as something else may have written since, and is counted apart;
+ * only a run that just reads, and has nothing else to judge by, takes it for wrong.
  */
 #include "perf.h"
 

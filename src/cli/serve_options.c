@@ -142,8 +142,8 @@ static unsigned disks_of(const struct serve_options *o, unsigned subsystem)
 }
 
 /*
- * Subsystem 0 is that of the disks before the first NQN. A single NQN names the one subsystem there is, wherever it stands; of several, each has
- * the disks after it.
+ * Subsystem 0 is that of the disks before the first NQN. A single NQN names the one subsystem there is, wherever it
+ * stands; of several, each has the disks after it.
  */
 static int settle_subsystems(struct serve_options *o)
 {

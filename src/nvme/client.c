@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* The public face for tools: a connection on a reactor of its own, which the calling thread runs for as long as something is under way. */
+/*
+ * The public face for tools: a connection on a reactor of its own, which the calling thread runs for as long as
+ * something is under way.
+ */
 #include <pollux/nvme.h>
 
 #include "nvme/nvme.h"

@@ -286,8 +286,8 @@ unsigned nvme_ctrlr_ana(const struct nvme_ctrlr *c)
 /* ---- commands ---- */
 
 /*
- * One queue pair is filled up to its share of what is in flight, then it is the turn of the next one that has less: what
- * leaves together is cheaper to send, and its answers come together, too.
+ * One queue pair is filled up to its share of what is in flight, then it is the turn of the next one that has less:
+ * what leaves together is cheaper to send, and its answers come together, too.
  */
 static struct nvme_qp *choose(struct nvme_ctrlr *c)
 {

@@ -2,9 +2,10 @@
 /*
  * The NVMe/TCP host, for the rooms above: an association with a controller, its queue pairs, and commands to it.
  *
- * An association (struct nvme_ctrlr) belongs to one reactor with all its queue pairs, the admin queue among them; every function here is called on that reactor, or before it runs, and every
- * callback comes on it. When its connection is lost an association makes itself anew, again and again until it is destroyed; what was in flight comes back as lost, for its owner to
- * try again there or elsewhere.
+ * An association (struct nvme_ctrlr) belongs to one reactor with all its queue pairs, the admin queue among them; every
+ * function here is called on that reactor, or before it runs, and every callback comes on it. When its connection is
+ * lost an association makes itself anew, again and again until it is destroyed; what was in flight comes back as lost,
+ * for its owner to try again there or elsewhere.
  */
 #ifndef PLX_NVME_HOST_H
 #define PLX_NVME_HOST_H
@@ -25,8 +26,8 @@ enum nvme_dir {
 };
 
 /*
- * A command. Memory of the caller's, who leaves it, its iovec and its data alone from submission until done is called. The upper fields are the caller's to set, and
- * are left as they are, so that it can be submitted again.
+ * A command. Memory of the caller's, who leaves it, its iovec and its data alone from submission until done is called.
+ * The upper fields are the caller's to set, and are left as they are, so that it can be submitted again.
  */
 struct nvme_req {
     /* Called exactly once, never before nvme_submit() or nvme_submit_admin() returns. */
@@ -35,8 +36,8 @@ struct nvme_req {
     uint32_t len; /* bytes of data */
     uint8_t dir;  /* enum nvme_dir */
     bool forever; /* may stay unanswered: an Asynchronous Event Request */
-    bool
-        fused; /* the first half of a fused command: `next` is the second, which is submitted by nvme_submit_fused() alone */
+    bool fused;   /* the first half of a fused command: `next` is the second, which is submitted by nvme_submit_fused()
+                     alone */
 
     bool lost;         /* result: the connection went before there was an answer; there is no status */
     uint16_t status;   /* result: enum plx_nvme_status, perhaps with NVME_STATUS_DNR */
@@ -99,7 +100,10 @@ struct nvme_opts {
 
 enum { NVME_PATHS_MAX = 8 };
 
-/* A controller, or several of one subsystem, as people name them: //ADDR:PORT,ADDR:PORT/NQN and parameters. See where.c. */
+/*
+ * A controller, or several of one subsystem, as people name them: //ADDR:PORT,ADDR:PORT/NQN and parameters. See
+ * where.c.
+ */
 struct nvme_where {
     struct nvme_opts o; /* of all paths; addrs are those of the first */
     struct nvme_addrs paths[NVME_PATHS_MAX];
@@ -113,7 +117,10 @@ struct nvme_where {
 
 /* The defaults. */
 void nvme_where_init(struct nvme_where *w);
-/* ADDR, ADDR:PORT, [V6], [V6]:PORT; names are looked up, which may take time. Adds a path. @return 0 or -errno with err filled */
+/*
+ * ADDR, ADDR:PORT, [V6], [V6]:PORT; names are looked up, which may take time. Adds a path. @return 0 or -errno with err
+ * filled
+ */
 int nvme_where_addr(struct nvme_where *w, const char *text, size_t len, uint16_t port, struct plx_error *err);
 /* //ADDR:PORT,ADDR:PORT/NQN */
 int nvme_where_body(struct nvme_where *w, const char *body, struct plx_error *err);
@@ -158,12 +165,16 @@ struct nvme_ctrlr_ops {
     /* It was live, and is not any more. What was in flight comes back as lost after this. */
     void (*down)(struct nvme_ctrlr *c, void *arg);
     /*
-     * An attempt to connect failed. `again`: there will be another, in a while. Else trying is of no use, or was not wanted.
+     * An attempt to connect failed. `again`: there will be another, in a while. Else trying is of no use, or was not
+     * wanted.
      */
     void (*failed)(struct nvme_ctrlr *c, void *arg, int ret, const char *why, bool again);
     /* The ANA state of the namespace has changed: see nvme_ctrlr_ana(). */
     void (*ana)(struct nvme_ctrlr *c, void *arg);
-    /* An asynchronous event, dword 0 of its completion; namespaces and ANA states have been looked at again if it was about them. May be NULL. */
+    /*
+     * An asynchronous event, dword 0 of its completion; namespaces and ANA states have been looked at again if it was
+     * about them. May be NULL.
+     */
     void (*event)(struct nvme_ctrlr *c, void *arg, uint32_t dw0);
 };
 
@@ -175,7 +186,10 @@ void nvme_ctrlr_start(struct nvme_ctrlr *c, bool once);
 /* Ends the association and frees it; what is in flight comes back as lost first. Allowed from within any callback. */
 void nvme_ctrlr_destroy(struct nvme_ctrlr *c);
 
-/* From now on, and after each attempt to connect, asks to be told of events; those that are to be tried again do so anyway. Live. */
+/*
+ * From now on, and after each attempt to connect, asks to be told of events; those that are to be tried again do so
+ * anyway. Live.
+ */
 void nvme_ctrlr_want_events(struct nvme_ctrlr *c);
 
 bool nvme_ctrlr_live(const struct nvme_ctrlr *c);

@@ -91,8 +91,8 @@ static uint32_t ana_bytes(const struct nvme_ctrlr *c)
 }
 
 /*
- * Base 5.1.12.1.13, groups only: a header, and 32 bytes each, of which a page holds 127. c->req has brought the piece at
- * c->ana_at.
+ * Base 5.1.12.1.13, groups only: a header, and 32 bytes each, of which a page holds 127. c->req has brought the piece
+ * at c->ana_at.
  */
 static void read_ana(struct nvme_ctrlr *c, uint32_t at, void (*done)(struct nvme_req *))
 {
@@ -292,7 +292,9 @@ static void keep_alive(struct plx_timer *t)
 {
     struct nvme_ctrlr *c = plx_container_of(t, struct nvme_ctrlr, keep_alive_timer);
     bool heard = heard_of_it(c);
-    /* Sent at the last interval but two, and nothing was heard since: it counts as dead when it would count us as dead. */
+    /*
+     * Sent at the last interval but two, and nothing was heard since: it counts as dead when it would count us as dead.
+     */
     if (c->keep_alive.qp && !heard) {
         if (++c->silent >= 3) {
             nvme_ctrlr_lost(c, "keep-alive timeout");

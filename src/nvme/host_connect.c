@@ -2,7 +2,8 @@
 /*
  * Making an association (Base 3.5.2, TCP 3.1): the admin queue, the controller, the namespace, the I/O queues.
  *
- * One admin command is under way at a time, and c->step says what it was; what became of it is looked at, and the next one sent, in the same place.
+ * One admin command is under way at a time, and c->step says what it was; what became of it is looked at, and the next
+ * one sent, in the same place.
  */
 #include "nvme/nvme.h"
 
@@ -77,7 +78,10 @@ static void enable(struct nvme_ctrlr *c)
     nvme_own_command(c, (const void *)&cmd, NVME_NO_DATA, 0, step_done);
 }
 
-/* Connect goes out on the queue that it connects: with a slot there is always, and data that every queue takes in the capsule (TCP 3.3). */
+/*
+ * Connect goes out on the queue that it connects: with a slot there is always, and data that every queue takes in the
+ * capsule (TCP 3.3).
+ */
 static void send_connect(struct nvme_ctrlr *c, struct nvme_qp *qp)
 {
     struct nvme_connect_data *data = (void *)c->page;
@@ -185,8 +189,8 @@ void nvme_connect_polled(struct plx_timer *t)
 }
 
 /*
- * Before anything is read that an event may tell a change of: a change between the two would go unnoticed otherwise. The
- * controller keeps events until it is asked for them.
+ * Before anything is read that an event may tell a change of: a change between the two would go unnoticed otherwise.
+ * The controller keeps events until it is asked for them.
  */
 static void ask_for_events(struct nvme_ctrlr *c)
 {

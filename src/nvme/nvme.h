@@ -2,9 +2,10 @@
 /*
  * The host's inside: queue pairs over TCP, and the group of all queue pairs of a reactor.
  *
- * What a round submitted to a queue pair leaves in one system call: commands are built one behind the other in one buffer, their data goes out from where it lies. What comes in is received
- * into a buffer that all queue pairs of the reactor share, so that it stays in the cache, and parsed in place; data is copied from there, or received where it belongs
- * when there is much of it.
+ * What a round submitted to a queue pair leaves in one system call: commands are built one behind the other in one
+ * buffer, their data goes out from where it lies. What comes in is received into a buffer that all queue pairs of the
+ * reactor share, so that it stays in the cache, and parsed in place; data is copied from there, or received where it
+ * belongs when there is much of it.
  */
 #ifndef PLX_NVME_NVME_H
 #define PLX_NVME_NVME_H
@@ -202,7 +203,9 @@ void nvme_qp_check_connected(struct nvme_qp *qp);
 void nvme_qp_icresp(struct nvme_qp *qp, const uint8_t *hdr);
 /* Takes back a request that waits. @return false when it is not waiting */
 bool nvme_qp_cancel(struct nvme_qp *qp, struct nvme_req *req);
-/* The oldest command that was issued `ticks` ago or earlier, or NULL; those that are being aborted only if asked for. */
+/*
+ * The oldest command that was issued `ticks` ago or earlier, or NULL; those that are being aborted only if asked for.
+ */
 struct nvme_req *nvme_qp_overdue(struct nvme_qp *qp, unsigned ticks, bool aborting);
 
 /* tcp_tx.c */

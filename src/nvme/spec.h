@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * NVMe as the specifications write it: NVMe Base 2.1, NVM Command Set 1.1. Structures here are what lies on the wire; integers are little-endian types
- * of their own, read and written with plx_get*() and plx_put*().
+ * NVMe as the specifications write it: NVMe Base 2.1, NVM Command Set 1.1. Structures here are what lies on the wire;
+ * integers are little-endian types of their own, read and written with plx_get*() and plx_put*().
  */
 #ifndef PLX_NVME_SPEC_H
 #define PLX_NVME_SPEC_H

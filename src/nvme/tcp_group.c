@@ -107,7 +107,9 @@ static int serve(struct nvme_qp *qp, bool in, bool out)
     return work;
 }
 
-/* Whether a queue pair is to be tried in this round: those from which nothing is expected are only tried now and then. */
+/*
+ * Whether a queue pair is to be tried in this round: those from which nothing is expected are only tried now and then.
+ */
 static bool tried(const struct nvme_group *g, const struct nvme_qp *qp)
 {
     unsigned expected = qp->qid ? 0 : 1; /* admin queues: an event, perhaps in a year */
@@ -115,8 +117,8 @@ static bool tried(const struct nvme_group *g, const struct nvme_qp *qp)
 }
 
 /*
- * Serves one queue pair that has something: then it is for those who wait for its answers to go on, and what they submit
- * is sent before the next queue pair is served. So the controller always has something to do.
+ * Serves one queue pair that has something: then it is for those who wait for its answers to go on, and what they
+ * submit is sent before the next queue pair is served. So the controller always has something to do.
  */
 static int poll_few(struct nvme_group *g)
 {

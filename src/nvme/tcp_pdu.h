@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* NVMe/TCP PDUs (NVMe/TCP Transport 1.1, section 3.6), and the one validator of their headers, for host and target alike. */
+/*
+ * NVMe/TCP PDUs (NVMe/TCP Transport 1.1, section 3.6), and the one validator of their headers, for host and target
+ * alike.
+ */
 #ifndef PLX_NVME_TCP_PDU_H
 #define PLX_NVME_TCP_PDU_H
 
@@ -123,8 +126,8 @@ struct nvme_tcp_error {
 };
 
 /*
- * Checks a PDU's common header against the rules: type, flags, HLEN, PDO and PLEN, in that order. Pure. Only the first 8 bytes of `hdr` are looked
- * at. @return NVME_TCP_FES_NONE, or why the connection must end, with *err filled
+ * Checks a PDU's common header against the rules: type, flags, HLEN, PDO and PLEN, in that order. Pure. Only the first
+ * 8 bytes of `hdr` are looked at. @return NVME_TCP_FES_NONE, or why the connection must end, with *err filled
  */
 enum nvme_tcp_fes nvme_tcp_check(const struct nvme_tcp_hdr *hdr, const struct nvme_tcp_rules *rules,
                                  struct nvme_tcp_error *err);
@@ -134,8 +137,8 @@ enum nvme_tcp_fes nvme_tcp_check_ic(const struct nvme_tcp_ic *ic, const struct n
                                     struct nvme_tcp_error *err);
 
 /*
- * What a checked header says of the PDU's layout: `header` bytes up to the data (header digest and padding included), then `data` bytes, then
- * `digest` bytes of data digest.
+ * What a checked header says of the PDU's layout: `header` bytes up to the data (header digest and padding included),
+ * then `data` bytes, then `digest` bytes of data digest.
  */
 struct nvme_tcp_layout {
     uint32_t header, data, digest;

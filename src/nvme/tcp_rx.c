@@ -49,7 +49,10 @@ static void answered(struct nvme_qp *qp, struct nvme_req *req, uint16_t status)
         nvme_req_end(qp, req);
         return;
     }
-    /* Its data is still being sent from the caller's memory; all that was asked for is sent, as the controller waits for it. */
+    /*
+     * Its data is still being sent from the caller's memory; all that was asked for is sent, as the controller waits
+     * for it.
+     */
     req->phase = NVME_HELD;
     if (!req->r2t_left)
         nvme_queue_push(&qp->held, req);
@@ -294,7 +297,9 @@ static void consume(struct nvme_qp *qp, const uint8_t *p, size_t n)
 
 enum { DIRECT_PIECES = 15 };
 
-/* What there is of the present data goes straight to where it belongs, and only what follows it into the shared buffer. */
+/*
+ * What there is of the present data goes straight to where it belongs, and only what follows it into the shared buffer.
+ */
 static ssize_t receive_direct(struct nvme_qp *qp, size_t *direct)
 {
     struct nvme_req *req = qp->rx_req;

@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* PDUs out: commands are built where they will be sent from, and all that a round produced for a queue pair leaves in one system call. */
+/*
+ * PDUs out: commands are built where they will be sent from, and all that a round produced for a queue pair leaves in
+ * one system call.
+ */
 #include "nvme/nvme.h"
 
 #include "base/crc32c.h"

@@ -31,7 +31,7 @@ void nvmf_aers_abort(struct nvmf_ctrlr *c)
         nvmf_req_complete(c->aers[--c->naers], PLX_SC_ABORTED_SQ_DELETION);
 }
 
-/* ---- Abort: from the admin queue, by way of the control reactor, to the queue pair that has the command, and back ---- */
+/* ---- Abort: from the admin queue, by way of the control reactor, to the queue pair with the command, and back ---- */
 
 static bool abort_here(struct nvmf_qpair *qp, uint16_t cid)
 {
@@ -77,7 +77,9 @@ static void abort_on_control(struct plx_msg *msg)
     uint16_t sqid = plx_get32(req->cmd.cdw10) & 0xffff;
     struct nvmf_qpair *qp = c->qpairs[sqid];
     if (qp) {
-        /* A queue pair that is still here has not been told yet that it may go, so it will be there when this arrives. */
+        /*
+         * A queue pair that is still here has not been told yet that it may go, so it will be there when this arrives.
+         */
         req->u.abort.qp = qp;
         msg->fn = abort_on_qpair;
         plx_reactor_send(qp->group->reactor, msg);

@@ -98,7 +98,10 @@ static void keep_alive_expired(struct plx_timer *timer)
     struct nvmf_ctrlr *c = plx_container_of(timer, struct nvmf_ctrlr, kato_timer);
     struct nvmf_qpair *admin = c->qpairs[0]; /* ours: it is detached only after this timer has been cancelled */
     struct plx_reactor *r = admin->group->reactor;
-    /* The keep-alive timer runs while the controller is ready (Base 3.9); before that a host has as long as an idle discovery. */
+    /*
+     * The keep-alive timer runs while the controller is ready (Base 3.9); before that a host has as long as an idle
+     * discovery.
+     */
     bool ready = atomic_load(&c->csts) & NVME_CSTS_RDY;
     uint64_t limit = ready && c->kato_ms ? (uint64_t)c->kato_ms + KEEP_ALIVE_SLACK_MS : NVMF_DISCOVERY_IDLE_MS;
     uint64_t seen = plx_max_u64(c->last_keep_alive, atomic_load_explicit(&c->last_seen, memory_order_relaxed));
@@ -192,7 +195,10 @@ static void disable(struct nvmf_ctrlr *c)
     plx_reactor_send(nvmf_control_reactor(c->target), &c->reset_msg);
 }
 
-/* CC: Base 3.1.4.5. What it asks for must be what CAP offers: the NVM command set, 4 KiB pages, round robin, 64 and 16 byte entries. */
+/*
+ * CC: Base 3.1.4.5. What it asks for must be what CAP offers: the NVM command set, 4 KiB pages, round robin, 64 and 16
+ * byte entries.
+ */
 static bool cc_valid(const struct nvmf_ctrlr *c, uint32_t cc)
 {
     unsigned sqes = (cc >> NVME_CC_IOSQES_SHIFT) & 15, cqes = (cc >> NVME_CC_IOCQES_SHIFT) & 15;

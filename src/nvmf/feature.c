@@ -58,7 +58,10 @@ static uint16_t set_power(struct nvmf_ctrlr *c, struct nvmf_req *req, uint32_t c
     return PLX_SC_SUCCESS;
 }
 
-/* Temperature Threshold: bits 21:20 choose over (0) or under (1), bits 19:16 the sensor (0, the composite, is all there is). */
+/*
+ * Temperature Threshold: bits 21:20 choose over (0) or under (1), bits 19:16 the sensor (0, the composite, is all there
+ * is).
+ */
 static uint32_t get_temperature(const struct nvmf_ctrlr *c, uint32_t cdw11, bool defaults)
 {
     bool under = (cdw11 >> 20) & 3;

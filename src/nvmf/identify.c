@@ -209,7 +209,10 @@ static void identify_ns_list(struct nvmf_req *req)
 
 /* ---- lists ---- */
 
-/* The only controller that a host may know of for certain is its own: controllers are made and end as hosts come and go. */
+/*
+ * The only controller that a host may know of for certain is its own: controllers are made and end as hosts come and
+ * go.
+ */
 static void identify_ctrl_list(struct nvmf_req *req)
 {
     plx_le16 *list = (void *)req->data;

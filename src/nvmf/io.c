@@ -66,8 +66,8 @@ static void submit(struct nvmf_req *req, enum plx_bdev_op op, uint64_t lba, uint
 }
 
 /*
- * Commands that take several requests to the disk go on with the next one in a later round: a disk that completes at once would otherwise make one long step of
- * them, while other hosts wait.
+ * Commands that take several requests to the disk go on with the next one in a later round: a disk that completes at
+ * once would otherwise make one long step of them, while other hosts wait.
  */
 static void go_on_later(struct nvmf_req *req, void (*fn)(struct plx_msg *msg))
 {
@@ -121,7 +121,10 @@ static uint16_t parse_read(struct nvmf_req *req)
     req->lent = memory != NULL;
     if (memory) {
         plx_bdev_count_mapped(req->ns->ch, nlb_of(req));
-        /* While it is sent the kernel waits for what is in no cache. Its beginning is fetched here; hardware guesses the rest. */
+        /*
+         * While it is sent the kernel waits for what is in no cache. Its beginning is fetched here; hardware guesses
+         * the rest.
+         */
         plx_fetch(memory, plx_min_u64(req->len, FETCH_AHEAD));
     }
     return status;

@@ -17,7 +17,10 @@ enum {
 struct page {
     uint8_t lid;
     bool nvm, discovery; /* which kinds of controller have it */
-    /* Builds the page. Small ones into `small`, zeroed; larger ones return memory of malloc()'s. @return the page, or NULL without memory */
+    /*
+     * Builds the page. Small ones into `small`, zeroed; larger ones return memory of malloc()'s. @return the page, or
+     * NULL without memory
+     */
     void *(*build)(struct nvmf_req *req, uint8_t small[SMALL_PAGE], size_t *len);
 };
 
@@ -127,7 +130,9 @@ static void *build_effects(struct nvmf_req *req, uint8_t *small, size_t *len)
     return small;
 }
 
-/* One group of all namespaces, optimized (Base 8.1.1): 16 bytes of header, 32 of group descriptor, then the namespaces. */
+/*
+ * One group of all namespaces, optimized (Base 8.1.1): 16 bytes of header, 32 of group descriptor, then the namespaces.
+ */
 static void *build_ana(struct nvmf_req *req, uint8_t *small, size_t *len)
 {
     (void)small;

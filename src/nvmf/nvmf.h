@@ -1,9 +1,11 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * The NVMe-oF target's core: commands, not sockets. A transport (tcp/) hands it command capsules and gets completions back.
+ * The NVMe-oF target's core: commands, not sockets. A transport (tcp/) hands it command capsules and gets completions
+ * back.
  *
  * Who touches what:
- * - the control path (subsystems, the list of controllers, connecting and disconnecting) runs on the target's first reactor;
+ * - the control path (subsystems, the list of controllers, connecting and disconnecting) runs on the target's first
+ * reactor;
  * - a queue pair, its requests and its group belong to the reactor of its connection;
  * - a controller's own state belongs to the reactor of its admin queue, but for what is marked atomic.
  */
@@ -316,8 +318,10 @@ void nvmf_req_put(struct nvmf_req *req);
 void nvmf_slabs_free(struct nvmf_group *g);
 
 /*
- * Takes in a command: req->cmd is set, capsule_data is the length of the data that came in its capsule. Sets what the transport needs (dir, len, in_capsule, execute).
- * @return PLX_SC_SUCCESS, or the status that the command ends with: give that to nvmf_req_complete() once the capsule's data has been skipped
+ * Takes in a command: req->cmd is set, capsule_data is the length of the data that came in its capsule. Sets what the
+ * transport needs (dir, len, in_capsule, execute).
+ * @return PLX_SC_SUCCESS, or the status that the command ends with: give that to nvmf_req_complete() once the capsule's
+ * data has been skipped
  */
 uint16_t nvmf_req_parse(struct nvmf_req *req, uint32_t capsule_data);
 
@@ -335,7 +339,10 @@ void nvmf_pending_add(struct nvmf_req *req);
 void nvmf_pending_del(struct nvmf_req *req);
 
 void nvmf_qpair_init(struct nvmf_qpair *qp, const struct nvmf_qpair_ops *ops, struct nvmf_group *group);
-/* The transport is done with a queue pair that has nothing in flight: detached() is called once the controller has let go of it. */
+/*
+ * The transport is done with a queue pair that has nothing in flight: detached() is called once the controller has let
+ * go of it.
+ */
 void nvmf_qpair_detach(struct nvmf_qpair *qp, void (*detached)(struct nvmf_qpair *qp));
 /* Ends a connection, from any thread. */
 void nvmf_qpair_kill_from_afar(struct nvmf_qpair *qp);

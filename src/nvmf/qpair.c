@@ -251,7 +251,10 @@ void nvmf_req_execute(struct nvmf_req *req)
     }
     req->state = NVMF_REQ_EXECUTING;
     req->execute(req);
-    /* A completed request is not put back before the transport has sent its response, so it may still be looked at here. */
+    /*
+     * A completed request is not put back before the transport has sent its response, so it may still be looked at
+     * here.
+     */
     if (req->state != NVMF_REQ_DONE)
         nvmf_pending_add(req);
 }

@@ -20,8 +20,8 @@ static uint64_t margin(const struct plx_rhythm *r)
 }
 
 /*
- * Of a burst that we slept through it is assumed that it was early, by no more than it takes for that: if this is wrong,
- * it makes the next sleep end too soon, which then tells more. What is out of all rhythm counts for little.
+ * Of a burst that we slept through it is assumed that it was early, by no more than it takes for that: if this is
+ * wrong, it makes the next sleep end too soon, which then tells more. What is out of all rhythm counts for little.
  */
 void plx_rhythm_learn(struct plx_rhythm *r, uint64_t from, uint64_t to)
 {

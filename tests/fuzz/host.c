@@ -1,12 +1,13 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * Whatever a controller does: the host stays well, gives every request back once, touches none afterwards, hangs nowhere,
- * and leaves nothing behind.
+ * Whatever a controller does: the host stays well, gives every request back once, touches none afterwards, hangs
+ * nowhere, and leaves nothing behind.
  *
- * The fuzzer is the controller (host_peer.h), at the other end of connections over loopback, in the same thread. The input
- * is a script: some options, how many commands it answers as it should to begin with, then what it does (ops[], below).
- * A script works on an association (nvme/host.h), on a disk, which tries again on its own, or on a tool's connection
- * (pollux/nvme.h) and the opening of a disk, which run a reactor of their own: the script goes on within that.
+ * The fuzzer is the controller (host_peer.h), at the other end of connections over loopback, in the same thread. The
+ * input is a script: some options, how many commands it answers as it should to begin with, then what it does (ops[],
+ * below). A script works on an association (nvme/host.h), on a disk, which tries again on its own, or on a tool's
+ * connection (pollux/nvme.h) and the opening of a disk, which run a reactor of their own: the script goes on within
+ * that.
  *
  * Time passes when the script says so (clock_gettime is wrapped): no run waits for a timer, and all can be repeated.
  */

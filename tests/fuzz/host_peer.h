@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * A controller over loopback, for the fuzzer of the host: it does what a controller should, or whatever it is told to. It
- * has no thread: it goes on when peers_serve() is called.
+ * A controller over loopback, for the fuzzer of the host: it does what a controller should, or whatever it is told to.
+ * It has no thread: it goes on when peers_serve() is called.
  *
- * What the host sends is checked on the way: it owes correct PDUs, and the data that it was asked for, even to those who
- * send none.
+ * What the host sends is checked on the way: it owes correct PDUs, and the data that it was asked for, even to those
+ * who send none.
  */
 #ifndef PLX_FUZZ_HOST_PEER_H
 #define PLX_FUZZ_HOST_PEER_H

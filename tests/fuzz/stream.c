@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * Whatever bytes come over a connection, in whatever pieces: the target stays well, and a host beside it is served. The first byte says how far the
- * handshake has come before the bytes; each following one of the "pieces" prefix says how they are cut.
+ * Whatever bytes come over a connection, in whatever pieces: the target stays well, and a host beside it is served. The
+ * first byte says how far the handshake has come before the bytes; each following one of the "pieces" prefix says how
+ * they are cut.
  */
 #include "nvmf_util.h"
 

@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* Names with several addresses, wherever these tests run: "A+B" has those of A and of B. Linked with --wrap=getaddrinfo. */
+/*
+ * Names with several addresses, wherever these tests run: "A+B" has those of A and of B. Linked with
+ * --wrap=getaddrinfo.
+ */
 #include <netdb.h>
 #include <stdio.h>
 #include <string.h>

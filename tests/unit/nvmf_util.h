@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* A target on one reactor without a thread, and a raw NVMe/TCP peer at the other end of a socket pair: for unit tests and fuzzers. */
+/*
+ * A target on one reactor without a thread, and a raw NVMe/TCP peer at the other end of a socket pair: for unit tests
+ * and fuzzers.
+ */
 #ifndef PLX_TESTS_NVMF_UTIL_H
 #define PLX_TESTS_NVMF_UTIL_H
 
@@ -28,7 +31,9 @@ int rig_connect(struct rig *rig);
 
 /* Sends all bytes, polling the target; gives up when the target has closed. @return whether all were sent */
 bool rig_send(struct rig *rig, int fd, const void *data, size_t len);
-/* Receives up to max bytes of what the target has sent by the time it is quiet. @return bytes, or -1 when it has closed */
+/*
+ * Receives up to max bytes of what the target has sent by the time it is quiet. @return bytes, or -1 when it has closed
+ */
 ssize_t rig_receive(struct rig *rig, int fd, void *data, size_t max);
 
 /* ICReq and its response. @return whether it was accepted */

@@ -4,8 +4,8 @@
  * in spite of it, and nothing left over on either side.
  *
  * Both sides are in one thread, so that the n-th allocation is the same one each time: whoever runs the host's reactor
- * (plx_reactor_run() is wrapped) runs the target's, too. Time passes while neither has anything to do (clock_gettime() is
- * wrapped), so that a connection that is lost is made again at once.
+ * (plx_reactor_run() is wrapped) runs the target's, too. Time passes while neither has anything to do (clock_gettime()
+ * is wrapped), so that a connection that is lost is made again at once.
  */
 #include <setjmp.h>
 #include <stdarg.h>

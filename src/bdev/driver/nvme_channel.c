@@ -12,7 +12,9 @@ static struct plx_bdev_req *bio_of(struct nvme_io *io)
     return (struct plx_bdev_req *)(void *)((uint8_t *)io - offsetof(struct plx_bdev_req, context));
 }
 
-/* Controllers offer Write Zeroes and refuse it where what they are made on cannot do it: Linux says it by the last one. */
+/*
+ * Controllers offer Write Zeroes and refuse it where what they are made on cannot do it: Linux says it by the last one.
+ */
 static bool refuses(uint16_t status)
 {
     return status == PLX_SC_INVALID_OPCODE || status == PLX_SC_INVALID_FIELD ||
@@ -238,7 +240,10 @@ static void write_zeroes(struct nvme_channel *nc, struct nvme_io *io, struct plx
     no_data(nc, io);
 }
 
-/* One range that does not overlap its destination, as long as the controller takes; the others the core does by reading and writing. */
+/*
+ * One range that does not overlap its destination, as long as the controller takes; the others the core does by reading
+ * and writing.
+ */
 static void copy(struct nvme_channel *nc, struct nvme_io *io, struct plx_bdev_req *bio)
 {
     const struct nvme_disk *d = nc->disk;

@@ -2,9 +2,10 @@
 /*
  * A namespace of a remote controller as a disk.
  *
- * Each channel has associations of its own, one a path (an address in the disk's name), with all their queue pairs on the channel's reactor, the admin queue included: reactors share nothing, nothing has to
- * move when a channel goes, and a reactor that is held up delays nobody else's keep-alive. A target sees one controller a reactor and path. Opening a disk makes an association for as
- * long as it takes to learn what the disk is.
+ * Each channel has associations of its own, one a path (an address in the disk's name), with all their queue pairs on
+ * the channel's reactor, the admin queue included: reactors share nothing, nothing has to move when a channel goes, and
+ * a reactor that is held up delays nobody else's keep-alive. A target sees one controller a reactor and path. Opening a
+ * disk makes an association for as long as it takes to learn what the disk is.
  *
  *   nvme.c          the disk: opened, described
  *   nvme_channel.c  requests into commands

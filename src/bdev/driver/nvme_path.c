@@ -2,8 +2,9 @@
 /*
  * The paths of a channel, and the commands that look for one that works.
  *
- * A command goes to a path whose ANA state is best: the first of these, or each in turn. When its connection is lost, or the controller says that another path or another time would do, it
- * is sent again; while there is no path it waits. Reads and writes may be done twice, as whoever sent them does not know yet that they were done at all.
+ * A command goes to a path whose ANA state is best: the first of these, or each in turn. When its connection is lost,
+ * or the controller says that another path or another time would do, it is sent again; while there is no path it waits.
+ * Reads and writes may be done twice, as whoever sent them does not know yet that they were done at all.
  */
 #include "bdev/driver/nvme_disk.h"
 
@@ -98,7 +99,10 @@ static struct nvme_try *try_of(struct nvme_req *req)
 static void push_waiting(struct nvme_channel *nc, struct nvme_try *t)
 {
     t->waiting = true;
-    /* A fused command's second half hangs on its first's `next`, which this list uses: it is found again by who made it. */
+    /*
+     * A fused command's second half hangs on its first's `next`, which this list uses: it is found again by who made
+     * it.
+     */
     t->req.next = NULL;
     *nc->waiting_tail = &t->req;
     nc->waiting_tail = &t->req.next;

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * Who gets buffers: memory is bounded whatever hosts do, so requests wait in line for it. Hosts that were asked for data, and disks that were asked to
- * read, are two lines, neither of which can take more than three quarters of the pool; both together leave a reserve; and one connection can hold an eighth of the
- * pool in each. Within a line connections take turns.
+ * Who gets buffers: memory is bounded whatever hosts do, so requests wait in line for it. Hosts that were asked for
+ * data, and disks that were asked to read, are two lines, neither of which can take more than three quarters of the
+ * pool; both together leave a reserve; and one connection can hold an eighth of the pool in each. Within a line
+ * connections take turns.
  */
 #include "nvmf/tcp/tcp.h"
 
@@ -98,7 +99,9 @@ void tcp_req_put(struct nvmf_req *req)
     nvmf_req_put(req);
 }
 
-/* One turn for each connection of a line, in order; those that still wait keep their places behind those not yet seen. */
+/*
+ * One turn for each connection of a line, in order; those that still wait keep their places behind those not yet seen.
+ */
 static int serve_line(struct tcp_group *g, enum tcp_wait_class cls)
 {
     int served = 0;
@@ -136,7 +139,10 @@ int tcp_buf_serve(struct tcp_group *g)
 size_t tcp_buf_rx_limit(const struct tcp_conn *c)
 {
     const struct tcp_group *g = c->group;
-    /* Each capsule needs a request, and one with data may need a buffer, or only the last one does, which may be cut off. */
+    /*
+     * Each capsule needs a request, and one with data may need a buffer, or only the last one does, which may be cut
+     * off.
+     */
     size_t buffers = plx_buf_free_bytes(g->reactor) / rounded(c->rules.max_capsule_data);
     if (plx_likely(g->core->in_place && buffers > IN_PLACE_ENOUGH))
         buffers = SIZE_MAX / SMALLEST_CAPSULE;

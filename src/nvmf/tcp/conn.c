@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* Connections: adopted from a listener, given up with an error or without, freed once nothing of theirs is in flight. */
+/*
+ * Connections: adopted from a listener, given up with an error or without, freed once nothing of theirs is in flight.
+ */
 #include "nvmf/tcp/tcp.h"
 
 #include <arpa/inet.h>
@@ -122,7 +124,8 @@ static bool op_abort(struct nvmf_req *req)
     if (req->mate || req->fused_first)
         nvmf_fused_leave(req);
     /*
-     * The host may still send the data that it was asked for. The response goes out by a request of its own, and this one stays behind to see the data off.
+     * The host may still send the data that it was asked for. The response goes out by a request of its own, and this
+     * one stays behind to see the data off.
      */
     struct nvmf_req *response = nvmf_req_get(req->qp);
     if (!response)

@@ -24,7 +24,10 @@ static void set_events(struct tcp_conn *c, bool want_out)
     epoll_ctl(c->group->source.fd, EPOLL_CTL_MOD, c->fd, &ev);
 }
 
-/* Sends what a connection has to send; a socket that takes no more is left alone until epoll says so, unless there are few to try. */
+/*
+ * Sends what a connection has to send; a socket that takes no more is left alone until epoll says so, unless there are
+ * few to try.
+ */
 static int flush(struct tcp_conn *c)
 {
     struct tcp_group *g = c->group;

@@ -152,9 +152,15 @@ static void discard_complete(struct tcp_conn *c)
         start_command(c, req);
 }
 
-/* ---- PDUs whose header is whole; `rest` is what has been received behind it. They return how much of it they took. ---- */
+/*
+ * ---- PDUs whose header is whole; `rest` is what has been received behind it. They return how much of it they took.
+ * ----
+ */
 
-/* Of a target that stops: the command is not begun any more, and not answered. Its host does it again elsewhere, or later. */
+/*
+ * Of a target that stops: the command is not begun any more, and not answered. Its host does it again elsewhere, or
+ * later.
+ */
 static size_t leave_out(struct tcp_conn *c, const struct nvme_tcp_layout *l, size_t n)
 {
     uint32_t whole = l->data + l->digest;

@@ -2,8 +2,9 @@
 /*
  * The NVMe/TCP transport (NVMe/TCP Transport 1.1): connections, PDUs in and out.
  *
- * Receiving goes into a buffer that all connections of a reactor share, where PDUs are parsed in place; only what is cut off at its end is kept with the connection.
- * Everything that one round produced for a connection leaves in one system call, straight from the disk's memory where that can be lent.
+ * Receiving goes into a buffer that all connections of a reactor share, where PDUs are parsed in place; only what is
+ * cut off at its end is kept with the connection. Everything that one round produced for a connection leaves in one
+ * system call, straight from the disk's memory where that can be lent.
  */
 #ifndef PLX_NVMF_TCP_TCP_H
 #define PLX_NVMF_TCP_TCP_H
@@ -167,7 +168,10 @@ void tcp_conn_adopt(struct tcp_group *g, struct tcp_conn *c);
 void tcp_conn_free(struct tcp_conn *c);
 /* Closes the socket and drops what waits in the transport. why is logged; NULL for a peer that simply left. */
 void tcp_conn_close(struct tcp_conn *c, const char *why);
-/* A violation of the protocol: sends a TermReq PDU, then closes (TCP 3.6.2.3). `hdr` is the offending header, as far as it came. */
+/*
+ * A violation of the protocol: sends a TermReq PDU, then closes (TCP 3.6.2.3). `hdr` is the offending header, as far as
+ * it came.
+ */
 void tcp_conn_fatal(struct tcp_conn *c, const struct nvme_tcp_error *err, const uint8_t *hdr, size_t len);
 void tcp_conn_connected(struct tcp_conn *c);
 /* Drops connections whose limits have passed. */

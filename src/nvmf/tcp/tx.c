@@ -275,8 +275,8 @@ static bool taken_back(struct tcp_conn *c, struct nvmf_req *req, size_t skip)
 }
 
 /*
- * The digest of lent data. To fetch it from memory takes five times as long as to sum it, so while a piece is summed the
- * same piece of the next PDU's data is fetched.
+ * The digest of lent data. To fetch it from memory takes five times as long as to sum it, so while a piece is summed
+ * the same piece of the next PDU's data is fetched.
  */
 static uint32_t sum_lent(struct nvmf_req *req, const uint8_t *data)
 {
