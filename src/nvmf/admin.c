@@ -36,22 +36,17 @@ void nvmf_aers_abort(struct nvmf_ctrlr *c)
 static bool abort_here(struct nvmf_qpair *qp, uint16_t cid)
 {
     struct nvmf_req *req = nvmf_pending_find(qp, cid);
-    if (!req || req->state == NVMF_REQ_ABANDONED)
+    if (!req)
         return false;
     if (!qp->qid && qp->ctrlr && forget_aer(qp->ctrlr, req)) {
         nvmf_req_complete(req, PLX_SC_ABORTED_BY_REQUEST);
         return true;
     }
-    switch (req->state) {
-    case NVMF_REQ_EXECUTING:
-        if (qp->qid)
-            nvmf_io_abort(req);
-        return false; /* it ends soon, one way or the other; the host sees which */
-    case NVMF_REQ_HELD:
-        return false;
-    default:
-        return qp->ops->abort(req);
-    }
+    if (req->state == NVMF_REQ_TRANSPORT)
+        return nvmf_transport_of(qp)->abort(req);
+    if (req->state == NVMF_REQ_EXECUTING && qp->qid)
+        nvmf_io_abort(req);
+    return false; /* it ends soon, one way or the other; the host sees which */
 }
 
 static void abort_finish(struct plx_msg *msg)

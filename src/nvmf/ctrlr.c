@@ -118,7 +118,7 @@ static void keep_alive_expired(struct plx_timer *timer)
     plx_warn("%s: host %s has been silent for longer than its keep-alive timeout of %u ms: %s ends", admin->peer,
              nvmf_host_name(c->hostnqn), c->kato_ms, c->name);
     atomic_fetch_or(&c->csts, NVME_CSTS_CFS); /* Base 3.9: a fatal error, and the association ends */
-    admin->ops->kill(admin, "keep-alive timeout");
+    nvmf_transport_of(admin)->kill(admin, "keep-alive timeout");
 }
 
 void nvmf_ctrlr_start_keep_alive(struct nvmf_ctrlr *c)
@@ -250,7 +250,7 @@ void nvmf_ctrlr_log_error(struct nvmf_req *req, uint16_t status, unsigned locati
         .location = plx_put16(location),
         .lba = plx_put64(io ? plx_get32(req->cmd.cdw10) | (uint64_t)plx_get32(req->cmd.cdw11) << 32 : 0),
         .nsid = req->cmd.nsid,
-        .trtype = NVME_TRTYPE_TCP,
+        .trtype = nvmf_transport_of(req->qp)->trtype,
         .opcode = req->cmd.opcode,
         .version = 1,
     };

@@ -8,11 +8,11 @@
 #include <string.h>
 
 static void fill_entry(struct nvme_discovery_entry *e, const struct plx_nvmf_subsystem *s,
-                       const struct nvmf_listen_addr *l, const char *addr)
+                       const struct plx_nvmf_listener *l, const char *addr)
 {
     char port[8];
     memset(e, 0, sizeof *e);
-    e->trtype = NVME_TRTYPE_TCP;
+    e->trtype = l->target->transport->trtype;
     e->adrfam = l->family == AF_INET6 ? NVME_ADRFAM_IPV6 : NVME_ADRFAM_IPV4;
     e->subtype = s->discovery ? NVME_SUBTYPE_CURRENT_DISCOVERY : NVME_SUBTYPE_NVM;
     e->treq = 1 << 2; /* a secure channel is not specified; SQ flow control may be disabled */
@@ -28,7 +28,8 @@ static void fill_entry(struct nvme_discovery_entry *e, const struct plx_nvmf_sub
 }
 
 /* A listener at a wildcard address is reached where this host reached it, if the families are the same. */
-static bool address_for(const struct nvmf_listen_addr *l, const struct sockaddr_storage *local, char *addr, size_t size)
+static bool address_for(const struct plx_nvmf_listener *l, const struct sockaddr_storage *local, char *addr,
+                        size_t size)
 {
     if (!l->wildcard) {
         snprintf(addr, size, "%s", l->addr);
@@ -54,14 +55,14 @@ void *nvmf_discovery_log(struct nvmf_ctrlr *c, struct nvmf_qpair *qp, size_t *le
         return NULL;
     struct nvme_discovery_entry *entries = (void *)(log + 1);
     uint64_t n = 0;
-    qp->ops->local_addr(qp, &local);
+    t->transport->local_addr(qp, &local);
     plx_list_for_each(si, &t->subsystems) {
         const struct plx_nvmf_subsystem *s = plx_list_entry(si, struct plx_nvmf_subsystem, link);
         if (!nvmf_subsystem_allows(s, c->hostnqn))
             continue;
         plx_list_for_each(li, &t->listeners) {
             char addr[INET6_ADDRSTRLEN];
-            const struct nvmf_listen_addr *l = plx_list_entry(li, struct nvmf_listen_addr, link);
+            const struct plx_nvmf_listener *l = plx_list_entry(li, struct plx_nvmf_listener, link);
             if (address_for(l, &local, addr, sizeof addr))
                 fill_entry(&entries[n++], s, l, addr);
         }

@@ -196,8 +196,8 @@ static void zeroes_later(struct plx_msg *msg)
 static void zeroes_done(struct plx_bdev_req *bio)
 {
     struct nvmf_req *req = plx_container_of(bio, struct nvmf_req, bio);
-    req->received += bio->nlb;
-    if (bio->status || req->received == nlb_of(req))
+    req->done += bio->nlb;
+    if (bio->status || req->done == nlb_of(req))
         bio_done(bio);
     else
         go_on_later(req, zeroes_later);
@@ -211,8 +211,8 @@ static void zeroes_next(struct nvmf_req *req)
         nvmf_req_complete(req, req->abort_status);
         return;
     }
-    submit_flags(req, PLX_BDEV_WRITE_ZEROES, unmap | fua_of(req), lba_of(req) + req->received,
-                 (uint32_t)plx_min_u64(nlb_of(req) - req->received, piece), zeroes_done);
+    submit_flags(req, PLX_BDEV_WRITE_ZEROES, unmap | fua_of(req), lba_of(req) + req->done,
+                 (uint32_t)plx_min_u64(nlb_of(req) - req->done, piece), zeroes_done);
 }
 
 static uint16_t parse_write_zeroes(struct nvmf_req *req)
@@ -282,15 +282,15 @@ static void dsm_done(struct plx_bdev_req *bio)
         nvmf_req_complete(req, with_dnr(bio->status));
         return;
     }
-    req->received += bio->nlb;
-    if (req->received == plx_get32(((const struct nvme_dsm_range *)(const void *)req->data)[req->step].nlb)) {
+    req->done += bio->nlb;
+    if (req->done == plx_get32(((const struct nvme_dsm_range *)(const void *)req->data)[req->step].nlb)) {
         req->step++;
-        req->received = 0;
+        req->done = 0;
     }
     go_on_later(req, dsm_later);
 }
 
-/* The range at req->step, from its block req->received on, or a piece of that. */
+/* The range at req->step, from its block req->done on, or a piece of that. */
 static void dsm_next(struct nvmf_req *req)
 {
     const struct nvme_dsm_range *ranges = (const void *)req->data;
@@ -302,8 +302,8 @@ static void dsm_next(struct nvmf_req *req)
     }
     const struct nvme_dsm_range *r = &ranges[req->step];
     uint32_t piece = NVMF_DSM_PIECE_BYTES >> req->ns->block_shift;
-    submit_flags(req, PLX_BDEV_UNMAP, 0, plx_get64(r->slba) + req->received,
-                 (uint32_t)plx_min_u64(plx_get32(r->nlb) - req->received, piece), dsm_done);
+    submit_flags(req, PLX_BDEV_UNMAP, 0, plx_get64(r->slba) + req->done,
+                 (uint32_t)plx_min_u64(plx_get32(r->nlb) - req->done, piece), dsm_done);
 }
 
 static void execute_dsm(struct nvmf_req *req)
@@ -321,7 +321,7 @@ static void execute_dsm(struct nvmf_req *req)
             return;
         }
     }
-    req->received = 0;
+    req->done = 0;
     dsm_next(req);
 }
 

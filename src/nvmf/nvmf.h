@@ -90,7 +90,7 @@ struct nvmf_group {
     bool in_place; /* all disks are: data that comes in capsules is used where it was received */
     struct nvmf_slab *slabs;
     size_t req_size;
-    struct tcp_group *tcp;
+    void *transport;    /* its transport's */
     struct plx_msg msg; /* of the start or stop under way */
     int result;
 };
@@ -146,55 +146,41 @@ enum nvmf_dir {
     NVMF_TO_HOST,
 };
 
-/* Where a request is; its transport's reading of it is in tcp/tcp.h. */
+/* Who has a request. */
 enum nvmf_req_state {
-    NVMF_REQ_NEW,
-    NVMF_REQ_DATA_IN,   /* in-capsule data is arriving */
-    NVMF_REQ_WAIT_BUF,  /* in line for a buffer */
-    NVMF_REQ_R2T,       /* data was asked for */
-    NVMF_REQ_HELD,      /* first half of a fused command, waiting for the second */
-    NVMF_REQ_EXECUTING, /* the core has it */
-    NVMF_REQ_DONE,      /* completed; the response is on its way */
-    NVMF_REQ_ABANDONED, /* aborted, but data that was asked for may still come */
+    NVMF_REQ_TRANSPORT, /* its transport: data is on its way, or it waits for memory */
+    NVMF_REQ_HELD,      /* nobody: half of a fused command, waiting for the other */
+    NVMF_REQ_EXECUTING, /* the core */
+    NVMF_REQ_DONE,      /* its transport again: the response is on its way */
 };
 
 struct nvmf_req;
 typedef void (*nvmf_execute_fn)(struct nvmf_req *req);
 
-/* A command: allocated once, used again and again. Hot members first. */
+/* A command: allocated once, used again and again, embedded in its transport's. Hot members first. */
 struct nvmf_req {
-    struct nvmf_req *next; /* free list, or the transport's send queue, or its wait queue */
+    struct nvmf_req *next; /* free list, or a queue of the transport's */
     struct nvmf_qpair *qp;
     nvmf_execute_fn execute;
     const struct nvmf_nsref *ns;
-    uint8_t *data;     /* the command's data, or NULL; a buffer of the reactor's pool when buf_size is set */
-    uint32_t len;      /* bytes of data */
-    uint32_t buf_size; /* size the buffer was got with */
-    uint8_t dir;       /* enum nvmf_dir */
-    uint8_t state;     /* enum nvmf_req_state */
+    uint8_t *data; /* the command's data, or NULL; its transport's memory */
+    uint32_t len;  /* bytes of data */
+    uint32_t step; /* of commands that take several requests to the disk */
+    uint32_t done; /* blocks of a command that is done piece by piece */
+    uint8_t dir;   /* enum nvmf_dir */
+    uint8_t state; /* enum nvmf_req_state */
     bool in_capsule;
-    bool in_place;   /* FROM_HOST: the data is not needed any more once execute has returned */
-    bool data_error; /* a data digest was wrong */
-    bool counted;    /* the transport's: its buffer counts towards its connection's share */
-    bool lent;       /* data is the disk's own memory, mapped when it is sent */
-    bool pending;    /* in the table of pending requests */
+    bool in_place; /* FROM_HOST: the data is not needed any more once execute has returned */
+    bool lent;     /* data is the disk's own memory, mapped when it is sent */
+    bool pending;  /* in the table of pending requests */
     bool fused_first;
     uint16_t abort_status; /* what it is to end with instead of being executed; 0 for nothing */
-    uint8_t tx;            /* the transport's: what is queued for sending */
-    uint8_t head_len, tail_len;
+    uint32_t capsule_data; /* bytes of data that came in the capsule */
+    uint32_t capsule_off;  /* where in those the command's data begins */
     struct nvme_cqe cqe;
-    uint8_t head[32]; /* the transport's: PDU header being sent, and its digest */
     struct nvme_cmd cmd;
-    uint8_t tail[32]; /* the transport's: data digest, response PDU */
-
-    uint32_t received;           /* bytes of R2T data; Dataset Management: blocks done of its range */
-    uint32_t capsule_data;       /* bytes of data that came in the capsule */
-    uint32_t capsule_off;        /* where in those the command's data begins */
-    uint32_t kept_from, kept_to; /* the transport's: the part of lent data that is kept in `data` */
-    uint32_t step;               /* of commands that take several requests to the disk */
-    uint64_t since;              /* reactor time at which it entered its state, where a limit applies */
-    struct nvmf_req *chain;      /* next in its bucket of pending requests */
-    struct nvmf_req *mate;       /* the other half of a fused command */
+    struct nvmf_req *chain; /* next in its bucket of pending requests */
+    struct nvmf_req *mate;  /* the other half of a fused command */
     union {
         struct nvmf_connect *connect;
         struct {
@@ -208,17 +194,43 @@ struct nvmf_req {
     struct plx_bdev_req bio; /* with the context that disks want behind it */
 };
 
-/* What a transport does for the core. All are called on the queue pair's reactor. */
-struct nvmf_qpair_ops {
+/*
+ * What carries capsules: all that the core calls of a transport. It embeds struct nvmf_req at the end of its own
+ * requests, struct nvmf_qpair in its connections, struct plx_nvmf_listener in its listeners.
+ */
+struct nvmf_transport {
+    uint8_t trtype;    /* Base 5.1.12.3.1 */
+    size_t req_prefix; /* bytes of its own in front of each struct nvmf_req, a multiple of 16 */
+
+    /* Listening, on the control reactor, or before that runs. listen() fills the core's part of *out. */
+    int (*listen)(struct plx_nvmf_target *t, const char *addr, uint16_t port, struct plx_nvmf_listener **out,
+                  struct plx_error *err);
+    /* Begins to take connections. */
+    int (*accept)(struct plx_nvmf_listener *l);
+    /* Takes none any more; the address is free again. */
+    void (*deafen)(struct plx_nvmf_listener *l);
+    void (*free_listener)(struct plx_nvmf_listener *l);
+
+    /* All connections of a reactor. On that reactor. */
+    int (*group_start)(struct nvmf_group *g);
+    /* Ends all connections, letting what is in flight finish until grace has passed; then calls done. */
+    void (*group_stop)(struct nvmf_group *g, uint32_t grace_ms, void (*done)(struct nvmf_group *g));
+    void (*group_free)(struct nvmf_group *g);
+
+    /* On the queue pair's reactor. */
     /* A request has ended: send its response. */
     void (*complete)(struct nvmf_req *req);
-    /* A request that the core wants to end early and that is waiting in the transport. @return true if it was ended */
+    /* Ends a request that it has (NVMF_REQ_TRANSPORT) early. @return true if that was, or will be, done */
     bool (*abort)(struct nvmf_req *req);
-    /* Ends the connection; ends later with nvmf_qpair_detach(). On the queue pair's reactor. */
+    /* Ends the connection; ends later with nvmf_qpair_detach(). */
     void (*kill)(struct nvmf_qpair *qp, const char *why);
-    /* The local address, for the discovery log. */
+    /* The local address, for the discovery log; AF_UNSPEC where there is none. */
     void (*local_addr)(struct nvmf_qpair *qp, struct sockaddr_storage *ss);
 };
+
+/* All of them, NULL-terminated; the first is the default. */
+extern const struct nvmf_transport nvmf_transport_tcp;
+extern const struct nvmf_transport *const nvmf_transports[];
 
 enum nvmf_qpair_state {
     NVMF_QP_NEW,        /* no Connect command yet */
@@ -230,7 +242,6 @@ enum nvmf_qpair_state {
 
 /* A queue pair; embedded in the transport's connection. */
 struct nvmf_qpair {
-    const struct nvmf_qpair_ops *ops;
     struct nvmf_group *group;
     struct nvmf_ctrlr *ctrlr;
     const struct nvmf_view *view;
@@ -252,13 +263,16 @@ struct nvmf_qpair {
 };
 
 /* An address hosts can connect to. */
-struct nvmf_listen_addr {
-    struct plx_list link;
+struct plx_nvmf_listener {
+    struct plx_list link; /* in target->listeners */
+    struct plx_nvmf_target *target;
     char addr[INET6_ADDRSTRLEN];
+    char reach[INET6_ADDRSTRLEN]; /* where hosts find it: of a wildcard, this machine's address on its default route */
     uint16_t port;
     uint16_t portid;
     int family;
     bool wildcard;
+    bool listening;
 };
 
 enum nvmf_phase_step {
@@ -298,7 +312,8 @@ struct plx_nvmf_target {
     unsigned nsubsystems;
     unsigned nnamespaces;
     struct plx_nvmf_subsystem *discovery;
-    struct plx_list listeners; /* of nvmf_listen_addr, embedded in the transport's */
+    const struct nvmf_transport *transport;
+    struct plx_list listeners; /* of plx_nvmf_listener */
     struct plx_list ctrlrs;
     unsigned nctrlrs;
     uint16_t last_cntlid;
@@ -338,7 +353,7 @@ struct nvmf_req *nvmf_pending_find(struct nvmf_qpair *qp, uint16_t cid);
 void nvmf_pending_add(struct nvmf_req *req);
 void nvmf_pending_del(struct nvmf_req *req);
 
-void nvmf_qpair_init(struct nvmf_qpair *qp, const struct nvmf_qpair_ops *ops, struct nvmf_group *group);
+void nvmf_qpair_init(struct nvmf_qpair *qp, struct nvmf_group *group);
 /*
  * The transport is done with a queue pair that has nothing in flight: detached() is called once the controller has let
  * go of it.
@@ -432,6 +447,12 @@ static inline void nvmf_pad(char *field, size_t size, const char *text)
 /* The discovery log as one host sees it, in memory of malloc()'s, or NULL. */
 void *nvmf_discovery_log(struct nvmf_ctrlr *c, struct nvmf_qpair *qp, size_t *len);
 
+/* ---- transport.c ---- */
+
+int nvmf_listeners_start(struct plx_nvmf_target *t);
+void nvmf_listeners_stop(struct plx_nvmf_target *t);
+void nvmf_listeners_free(struct plx_nvmf_target *t);
+
 /* ---- target.c ---- */
 
 static inline struct plx_reactor *nvmf_control_reactor(const struct plx_nvmf_target *t)
@@ -439,14 +460,9 @@ static inline struct plx_reactor *nvmf_control_reactor(const struct plx_nvmf_tar
     return t->reactors[0];
 }
 
-/* ---- tcp/: the transport ---- */
-
-int nvmf_tcp_group_start(struct nvmf_group *g);
-/* Ends all connections, letting what is in flight finish until grace has passed; calls done on the group's reactor. */
-void nvmf_tcp_group_stop(struct nvmf_group *g, uint32_t grace_ms, void (*done)(struct nvmf_group *g));
-void nvmf_tcp_group_free(struct nvmf_group *g);
-int nvmf_tcp_listen_start(struct plx_nvmf_target *t);
-void nvmf_tcp_listen_stop(struct plx_nvmf_target *t);
-void nvmf_tcp_listeners_free(struct plx_nvmf_target *t);
+static inline const struct nvmf_transport *nvmf_transport_of(const struct nvmf_qpair *qp)
+{
+    return qp->group->target->transport;
+}
 
 #endif

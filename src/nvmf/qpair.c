@@ -16,13 +16,14 @@ struct nvmf_slab {
 
 static bool grow(struct nvmf_group *g)
 {
+    const size_t prefix = g->target->transport->req_prefix;
     struct nvmf_slab *slab = aligned_alloc(64, plx_align_up(sizeof *slab + SLAB_REQUESTS * g->req_size, 64));
     if (!slab)
         return false;
     slab->next = g->slabs;
     g->slabs = slab;
     for (unsigned i = 0; i < SLAB_REQUESTS; i++) {
-        struct nvmf_req *req = (struct nvmf_req *)(void *)(slab->requests + i * g->req_size);
+        struct nvmf_req *req = (struct nvmf_req *)(void *)(slab->requests + i * g->req_size + prefix);
         req->next = g->free_reqs;
         g->free_reqs = req;
     }
@@ -51,14 +52,11 @@ struct nvmf_req *nvmf_req_get(struct nvmf_qpair *qp)
     req->execute = NULL;
     req->ns = NULL;
     req->data = NULL;
-    req->len = req->buf_size = 0;
+    req->len = req->step = req->done = 0;
     req->dir = NVMF_NONE;
-    req->state = NVMF_REQ_NEW;
-    req->in_capsule = req->in_place = req->data_error = req->counted = req->lent = req->pending = req->fused_first =
-        false;
+    req->state = NVMF_REQ_TRANSPORT;
+    req->in_capsule = req->in_place = req->lent = req->pending = req->fused_first = false;
     req->abort_status = 0;
-    req->tx = 0;
-    req->received = req->step = 0;
     req->mate = NULL;
     req->cqe.dw0 = req->cqe.dw1 = plx_put32(0);
     qp->in_flight++;
@@ -69,8 +67,6 @@ void nvmf_req_put(struct nvmf_req *req)
 {
     struct nvmf_qpair *qp = req->qp;
     assert(!req->pending && qp->in_flight > 0);
-    if (req->buf_size)
-        plx_buf_put(qp->group->reactor, req->data, req->buf_size);
     qp->in_flight--;
     qp->group->reqs_in_use--;
     req->next = qp->group->free_reqs;
@@ -194,14 +190,7 @@ static bool cid_in_use(struct nvmf_req *req)
      * Some hosts forget their event requests when they shut a controller down, and use the identifiers of these for
      * the properties that it takes. Those are answered at once, and there will be no more events that matter.
      */
-    if (old->cmd.opcode == NVME_ADMIN_ASYNC_EVENT && !req->qp->qid && is_property(&req->cmd))
-        return false;
-    if (old->state != NVMF_REQ_ABANDONED)
-        return true;
-    /* The host reuses the identifier of an aborted command: no more data will come for that one. */
-    nvmf_pending_del(old);
-    nvmf_req_put(old);
-    return false;
+    return old->cmd.opcode != NVME_ADMIN_ASYNC_EVENT || req->qp->qid || !is_property(&req->cmd);
 }
 
 static uint16_t parse(struct nvmf_req *req)
@@ -271,7 +260,7 @@ void nvmf_req_fail(struct nvmf_req *req, uint16_t status, unsigned location)
     req->cqe.sqid = plx_put16(req->qp->qid);
     req->cqe.cid = req->cmd.cid;
     req->cqe.status = plx_put16((unsigned)status << 1);
-    req->qp->ops->complete(req);
+    nvmf_transport_of(req->qp)->complete(req);
 }
 
 void nvmf_req_complete(struct nvmf_req *req, uint16_t status)
@@ -288,9 +277,8 @@ void nvmf_reply(struct nvmf_req *req, const void *src, size_t len)
 
 /* ---- queue pairs ---- */
 
-void nvmf_qpair_init(struct nvmf_qpair *qp, const struct nvmf_qpair_ops *ops, struct nvmf_group *group)
+void nvmf_qpair_init(struct nvmf_qpair *qp, struct nvmf_group *group)
 {
-    qp->ops = ops;
     qp->group = group;
     qp->entries = NVMF_ADMIN_QUEUE_ENTRIES; /* until Connect says how many */
     qp->state = NVMF_QP_NEW;
@@ -299,7 +287,7 @@ void nvmf_qpair_init(struct nvmf_qpair *qp, const struct nvmf_qpair_ops *ops, st
 static void kill_here(struct plx_msg *msg)
 {
     struct nvmf_qpair *qp = plx_container_of(msg, struct nvmf_qpair, kill_msg);
-    qp->ops->kill(qp, "its controller is gone");
+    nvmf_transport_of(qp)->kill(qp, "its controller is gone");
 }
 
 void nvmf_qpair_kill_from_afar(struct nvmf_qpair *qp)

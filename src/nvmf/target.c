@@ -59,6 +59,7 @@ int plx_nvmf_target_create(struct plx_nvmf_target **out, struct plx_reactor *con
         return plx_fail(err, -ENOMEM, "out of memory");
     t->opts = checked;
     t->nreactors = nreactors;
+    t->transport = nvmf_transports[0];
     plx_list_init(&t->subsystems);
     plx_list_init(&t->listeners);
     plx_list_init(&t->ctrlrs);
@@ -80,7 +81,7 @@ int plx_nvmf_target_create(struct plx_nvmf_target **out, struct plx_reactor *con
 void plx_nvmf_target_destroy(struct plx_nvmf_target *t)
 {
     assert(!t->started && plx_list_empty(&t->ctrlrs));
-    nvmf_tcp_listeners_free(t);
+    nvmf_listeners_free(t);
     plx_list_for_each_safe(it, &t->subsystems) {
         nvmf_subsystem_destroy(plx_list_entry(it, struct plx_nvmf_subsystem, link));
     }
@@ -130,15 +131,15 @@ static int open_channels(struct nvmf_group *g)
         if (!g->views[s->index])
             return -ENOMEM;
     }
-    g->req_size = plx_align_up(sizeof(struct nvmf_req) + context, 64);
+    g->req_size = plx_align_up(t->transport->req_prefix + sizeof(struct nvmf_req) + context, 64);
     return 0;
 }
 
 static void close_group(struct nvmf_group *g)
 {
     struct plx_nvmf_target *t = g->target;
-    if (g->tcp)
-        nvmf_tcp_group_free(g);
+    if (g->transport)
+        t->transport->group_free(g);
     for (unsigned i = 0; g->channels && i < t->nnamespaces; i++)
         if (g->channels[i])
             plx_bdev_channel_put(g->channels[i]);
@@ -158,7 +159,7 @@ static int open_group(struct nvmf_group *g)
     g->views = calloc(t->nsubsystems, sizeof(struct nvmf_view *));
     int ret = g->channels && g->views ? open_channels(g) : -ENOMEM;
     if (!ret)
-        ret = nvmf_tcp_group_start(g);
+        ret = t->transport->group_start(g);
     if (ret)
         close_group(g);
     return ret;
@@ -208,7 +209,7 @@ static void drained(struct nvmf_group *g)
 static void drain_here(struct plx_msg *msg)
 {
     struct nvmf_group *g = plx_container_of(msg, struct nvmf_group, msg);
-    nvmf_tcp_group_stop(g, g->target->phase.grace_ms, drained);
+    g->target->transport->group_stop(g, g->target->phase.grace_ms, drained);
 }
 
 static void close_here(struct plx_msg *msg)
@@ -296,7 +297,7 @@ static void phase_step(struct plx_nvmf_target *t)
     case NVMF_PHASE_LISTEN:
         t->started_at = plx_reactor_now(nvmf_control_reactor(t));
         if (!p->result)
-            p->result = nvmf_tcp_listen_start(t);
+            p->result = nvmf_listeners_start(t);
         if (!p->result) {
             finish(t, true);
             return;
@@ -306,7 +307,7 @@ static void phase_step(struct plx_nvmf_target *t)
         return;
     case NVMF_PHASE_DRAIN:
         p->step = NVMF_PHASE_FLUSH;
-        nvmf_tcp_listen_stop(t);
+        nvmf_listeners_stop(t);
         ask_all(t, drain_here);
         return;
     case NVMF_PHASE_FLUSH:

@@ -95,7 +95,7 @@ int rig_connect(struct rig *rig)
         return -1;
     }
     atomic_fetch_add(&rig->target->connections, 1);
-    tcp_conn_adopt(rig->target->groups[0].tcp, c);
+    tcp_conn_adopt(rig->target->groups[0].transport, c);
     return fds[1];
 }
 

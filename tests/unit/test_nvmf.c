@@ -97,7 +97,7 @@ static void buffers_come_back_from_hosts_that_leave_in_the_middle(void **state)
         shut(admin);
         rig_settle(&rig);
     }
-    struct tcp_group *g = rig.target->groups[0].tcp;
+    struct tcp_group *g = rig.target->groups[0].transport;
     assert_int_equal(g->class_bytes[TCP_WAIT_R2T], 0);
     assert_int_equal(rig.target->connections, 0);
     rig_stop(&rig);
@@ -162,7 +162,8 @@ static void lent_memory_taken_back_before_it_was_sent_is_answered(void **state)
     assert_int_equal(rig_start(&rig, "ram:1M"), 0);
     assert_true(rig_host(&rig, &admin, &queue));
     struct tcp_conn *c = NULL;
-    plx_list_for_each(it, &rig.target->groups[0].tcp->conns) {
+    struct tcp_group *g = rig.target->groups[0].transport;
+    plx_list_for_each(it, &g->conns) {
         struct tcp_conn *each = plx_container_of(it, struct tcp_conn, link);
         if (each->qp.qid)
             c = each;

@@ -19,30 +19,30 @@ static size_t rounded(size_t size)
     return size <= PLX_BUF_MIN ? PLX_BUF_MIN : (size_t)1 << (64 - __builtin_clzll(size - 1));
 }
 
-static enum tcp_wait_class class_of(const struct nvmf_req *req)
+static enum tcp_wait_class class_of(const struct tcp_req *req)
 {
-    return req->dir == NVMF_FROM_HOST ? TCP_WAIT_R2T : TCP_WAIT_READ;
+    return req->core.dir == NVMF_FROM_HOST ? TCP_WAIT_R2T : TCP_WAIT_READ;
 }
 
 /* Whether a connection already holds its share, and must wait for itself. */
-static bool over_share(const struct tcp_conn *c, const struct nvmf_req *req)
+static bool over_share(const struct tcp_conn *c, const struct tcp_req *req)
 {
     enum tcp_wait_class cls = class_of(req);
-    return c->held[cls] && c->held[cls] + rounded(req->len) > plx_buf_total_bytes(c->group->reactor) / TCP_SHARE;
+    return c->held[cls] && c->held[cls] + rounded(req->core.len) > plx_buf_total_bytes(c->group->reactor) / TCP_SHARE;
 }
 
-static bool try_get(struct tcp_conn *c, struct nvmf_req *req)
+static bool try_get(struct tcp_conn *c, struct tcp_req *req)
 {
     struct tcp_group *g = c->group;
     enum tcp_wait_class cls = class_of(req);
-    size_t size = rounded(req->len), total = plx_buf_total_bytes(g->reactor);
+    size_t size = rounded(req->core.len), total = plx_buf_total_bytes(g->reactor);
     if (g->class_bytes[cls] + size <= total / 4 * 3 && plx_buf_free_bytes(g->reactor) >= size + total / TCP_RESERVE)
-        req->data = plx_buf_get(g->reactor, req->len);
-    if (!req->data) {
+        req->core.data = plx_buf_get(g->reactor, req->core.len);
+    if (!req->core.data) {
         g->refused = true;
         return false;
     }
-    req->buf_size = req->len;
+    req->buf_size = req->core.len;
     req->counted = true;
     c->held[cls] += size;
     g->class_bytes[cls] += size;
@@ -50,41 +50,41 @@ static bool try_get(struct tcp_conn *c, struct nvmf_req *req)
 }
 
 /* The buffer is there. */
-static void go_on(struct nvmf_req *req)
+static void go_on(struct tcp_req *req)
 {
-    if (req->dir == NVMF_FROM_HOST)
+    if (req->core.dir == NVMF_FROM_HOST)
         tcp_tx_r2t(req);
     else
-        nvmf_req_execute(req);
+        nvmf_req_execute(&req->core);
 }
 
-void tcp_buf_acquire(struct nvmf_req *req)
+void tcp_buf_acquire(struct tcp_req *req)
 {
-    struct tcp_conn *c = tcp_conn_of(req->qp);
+    struct tcp_conn *c = tcp_req_conn(req);
     enum tcp_wait_class cls = class_of(req);
     if (plx_list_empty(&c->group->line[cls]) && !over_share(c, req) && try_get(c, req)) {
         go_on(req);
         return;
     }
-    req->state = NVMF_REQ_WAIT_BUF;
-    nvmf_pending_add(req);
+    req->state = TCP_REQ_WAIT_BUF;
+    nvmf_pending_add(&req->core);
     if (!c->wait[cls].head)
         plx_list_add_tail(&c->group->line[cls], &c->wait_link[cls]);
     tcp_queue_push(&c->wait[cls], req);
 }
 
-bool tcp_buf_take(struct nvmf_req *req, uint32_t size)
+bool tcp_buf_take(struct tcp_req *req, uint32_t size)
 {
-    req->data = plx_buf_get(req->qp->group->reactor, size);
-    req->buf_size = req->data ? size : 0;
-    return req->data != NULL;
+    req->core.data = plx_buf_get(req->core.qp->group->reactor, size);
+    req->buf_size = req->core.data ? size : 0;
+    return req->core.data != NULL;
 }
 
-void tcp_buf_uncount(struct nvmf_req *req)
+static void uncount(struct tcp_req *req)
 {
-    struct tcp_conn *c = tcp_conn_of(req->qp);
+    struct tcp_conn *c = tcp_req_conn(req);
     enum tcp_wait_class cls = class_of(req); /* Verify clears its direction, but only reads do that */
-    size_t size = rounded(req->len);
+    size_t size = rounded(req->core.len);
     if (!req->counted)
         return;
     assert(c->held[cls] >= size && c->group->class_bytes[cls] >= size);
@@ -93,10 +93,32 @@ void tcp_buf_uncount(struct nvmf_req *req)
     req->counted = false;
 }
 
-void tcp_req_put(struct nvmf_req *req)
+struct tcp_req *tcp_req_get(struct tcp_conn *c)
 {
-    tcp_buf_uncount(req);
-    nvmf_req_put(req);
+    struct nvmf_req *core = nvmf_req_get(&c->qp);
+    if (plx_unlikely(!core))
+        return NULL;
+    struct tcp_req *req = tcp_req_of(core);
+    req->buf_size = req->received = 0;
+    req->state = TCP_REQ_NEW;
+    req->data_error = req->counted = false;
+    req->tx = TCP_TX_NONE;
+    return req;
+}
+
+void tcp_buf_drop(struct tcp_req *req)
+{
+    uncount(req);
+    if (req->buf_size)
+        plx_buf_put(req->core.qp->group->reactor, req->core.data, req->buf_size);
+    req->buf_size = 0;
+    req->core.data = NULL;
+}
+
+void tcp_req_put(struct tcp_req *req)
+{
+    tcp_buf_drop(req);
+    nvmf_req_put(&req->core);
 }
 
 /*
@@ -107,7 +129,7 @@ static int serve_line(struct tcp_group *g, enum tcp_wait_class cls)
     int served = 0;
     plx_list_for_each_safe(it, &g->line[cls]) {
         struct tcp_conn *c = plx_list_entry(it, struct tcp_conn, wait_link[cls]);
-        struct nvmf_req *req = c->wait[cls].head;
+        struct tcp_req *req = c->wait[cls].head;
         if (over_share(c, req))
             continue;
         if (!try_get(c, req))

@@ -15,9 +15,9 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-bool tcp_queue_remove(struct tcp_queue *q, struct nvmf_req *req)
+bool tcp_queue_remove(struct tcp_queue *q, struct tcp_req *req)
 {
-    for (struct nvmf_req **p = &q->head; *p; p = &(*p)->next) {
+    for (struct tcp_req **p = &q->head; *p; p = &(*p)->next) {
         if (*p != req)
             continue;
         *p = req->next;
@@ -61,6 +61,7 @@ struct tcp_conn *tcp_conn_create(struct plx_nvmf_target *t, int fd)
                                        .max_capsule_data = (uint32_t)plx_max_u64(t->opts.in_capsule_size, 8192),
                                        .max_data = TCP_MAXH2CDATA};
     tcp_queue_init(&c->tx);
+    tcp_queue_init(&c->abandoned);
     for (unsigned i = 0; i < TCP_WAIT_CLASSES; i++) {
         tcp_queue_init(&c->wait[i]);
         plx_list_init(&c->wait_link[i]);
@@ -95,70 +96,70 @@ void tcp_conn_dirty(struct tcp_conn *c)
 
 /* ---- what the core asks of its transport ---- */
 
-static bool op_abort(struct nvmf_req *req)
+/*
+ * The host may still send the data that it was asked for. The response goes out by a request of its own, and this one
+ * stays behind to see the data off.
+ */
+static bool abandon(struct tcp_conn *c, struct tcp_req *req)
 {
-    struct tcp_conn *c = tcp_conn_of(req->qp);
-    switch (req->state) {
-    case NVMF_REQ_WAIT_BUF:
-        for (unsigned i = 0; i < TCP_WAIT_CLASSES; i++)
-            if (tcp_queue_remove(&c->wait[i], req) && !c->wait[i].head)
-                plx_list_del(&c->wait_link[i]);
-        break;
-    case NVMF_REQ_R2T:
-        if (req->tx || c->rx_req == req) {
-            req->abort_status =
-                PLX_SC_ABORTED_BY_REQUEST; /* the PDU under way first; nvmf_req_execute() or sent() does the rest */
-            return true;
-        }
-        break;
-    case NVMF_REQ_DATA_IN:
-        req->abort_status = PLX_SC_ABORTED_BY_REQUEST;
-        return true;
-    default:
-        return false;
-    }
-    if (req->state == NVMF_REQ_WAIT_BUF) {
-        nvmf_req_complete(req, PLX_SC_ABORTED_BY_REQUEST);
-        return true;
-    }
-    if (req->mate || req->fused_first)
-        nvmf_fused_leave(req);
-    /*
-     * The host may still send the data that it was asked for. The response goes out by a request of its own, and this
-     * one stays behind to see the data off.
-     */
-    struct nvmf_req *response = nvmf_req_get(req->qp);
+    struct tcp_req *response = tcp_req_get(c);
     if (!response)
         return false;
-    response->cmd = req->cmd;
-    if (req->buf_size)
-        plx_buf_put(c->group->reactor, req->data, req->buf_size);
-    tcp_buf_uncount(req);
-    req->buf_size = 0;
-    req->data = NULL;
-    req->state = NVMF_REQ_ABANDONED;
-    nvmf_req_complete(response, PLX_SC_ABORTED_BY_REQUEST);
+    if (req->core.mate || req->core.fused_first)
+        nvmf_fused_leave(&req->core);
+    nvmf_pending_del(&req->core);
+    response->core.cmd = req->core.cmd;
+    tcp_buf_drop(req);
+    req->state = TCP_REQ_ABANDONED;
+    tcp_queue_push(&c->abandoned, req);
+    nvmf_req_complete(&response->core, PLX_SC_ABORTED_BY_REQUEST);
     return true;
 }
 
-static void op_kill(struct nvmf_qpair *qp, const char *why)
+void tcp_forget(struct tcp_conn *c, struct tcp_req *req)
+{
+    tcp_queue_remove(&c->abandoned, req);
+    c->r2ts--;
+    tcp_req_put(req);
+}
+
+bool tcp_abort(struct nvmf_req *core)
+{
+    struct tcp_req *req = tcp_req_of(core);
+    struct tcp_conn *c = tcp_req_conn(req);
+    switch ((enum tcp_req_state)req->state) {
+    case TCP_REQ_WAIT_BUF:
+        for (unsigned i = 0; i < TCP_WAIT_CLASSES; i++)
+            if (tcp_queue_remove(&c->wait[i], req) && !c->wait[i].head)
+                plx_list_del(&c->wait_link[i]);
+        nvmf_req_complete(core, PLX_SC_ABORTED_BY_REQUEST);
+        return true;
+    case TCP_REQ_R2T:
+        if (!req->tx && c->rx_req != req)
+            return abandon(c, req);
+        core->abort_status = PLX_SC_ABORTED_BY_REQUEST; /* the PDU under way first; sent() or the core does the rest */
+        return true;
+    case TCP_REQ_DATA_IN:
+        core->abort_status = PLX_SC_ABORTED_BY_REQUEST;
+        return true;
+    case TCP_REQ_NEW:
+    case TCP_REQ_ABANDONED:
+        break;
+    }
+    return false;
+}
+
+void tcp_kill(struct nvmf_qpair *qp, const char *why)
 {
     tcp_conn_close(tcp_conn_of(qp), why);
 }
 
-static void op_local_addr(struct nvmf_qpair *qp, struct sockaddr_storage *ss)
+void tcp_local_addr(struct nvmf_qpair *qp, struct sockaddr_storage *ss)
 {
     socklen_t len = sizeof *ss;
     if (getsockname(tcp_conn_of(qp)->fd, (struct sockaddr *)ss, &len) < 0)
         ss->ss_family = AF_UNSPEC;
 }
-
-static const struct nvmf_qpair_ops qpair_ops = {
-    .complete = tcp_tx_complete,
-    .abort = op_abort,
-    .kill = op_kill,
-    .local_addr = op_local_addr,
-};
 
 /* ---- beginning and end ---- */
 
@@ -167,7 +168,7 @@ void tcp_conn_adopt(struct tcp_group *g, struct tcp_conn *c)
     struct epoll_event ev = {.events = EPOLLIN, .data.ptr = c};
     c->group = g;
     c->born = plx_reactor_now(g->reactor);
-    nvmf_qpair_init(&c->qp, &qpair_ops, g->core);
+    nvmf_qpair_init(&c->qp, g->core);
     plx_list_add_tail(&g->conns, &c->link);
     g->nconns++;
     if (g->nfresh == TCP_FRESH_MAX)
@@ -196,29 +197,31 @@ void tcp_conn_connected(struct tcp_conn *c)
 /* Ends the requests that wait in the transport; what the core or a disk has comes back through tcp_tx_complete(). */
 static void drop_requests(struct tcp_conn *c)
 {
-    struct nvmf_req *partial = c->rx_req;
+    struct tcp_req *partial = c->rx_req;
     while (c->tx.head) {
-        struct nvmf_req *req = tcp_queue_pop(&c->tx);
+        struct tcp_req *req = tcp_queue_pop(&c->tx);
         req->tx = TCP_TX_NONE;
-        if (!req->pending) /* an R2T is found again below */
+        if (!req->core.pending) /* an R2T is found again below */
             tcp_req_put(req);
     }
     c->rx_req = NULL;
-    if (partial && !partial->pending)
+    if (partial && !partial->core.pending)
         tcp_req_put(partial);
     for (unsigned i = 0; i < TCP_WAIT_CLASSES; i++) {
         tcp_queue_init(&c->wait[i]);
         plx_list_del(&c->wait_link[i]);
     }
+    while (c->abandoned.head)
+        tcp_forget(c, c->abandoned.head);
     for (unsigned b = 0; b < NVMF_PENDING_BUCKETS; b++) {
-        for (struct nvmf_req *req = c->qp.pending[b], *next; req; req = next) {
-            next = req->chain;
-            if (req->state == NVMF_REQ_EXECUTING) {
-                req->abort_status = PLX_SC_ABORTED_SQ_DELETION; /* heeded between two requests to the disk */
+        for (struct nvmf_req *core = c->qp.pending[b], *next; core; core = next) {
+            next = core->chain;
+            if (core->state == NVMF_REQ_EXECUTING) {
+                core->abort_status = PLX_SC_ABORTED_SQ_DELETION; /* heeded between two requests to the disk */
                 continue;
             }
-            nvmf_pending_del(req);
-            tcp_req_put(req);
+            nvmf_pending_del(core);
+            tcp_req_put(tcp_req_of(core));
         }
     }
     c->qp.fused = NULL;
@@ -277,9 +280,12 @@ void tcp_conn_fatal(struct tcp_conn *c, const struct nvme_tcp_error *err, const 
 static bool r2t_overdue(const struct tcp_conn *c, uint64_t now, uint64_t limit)
 {
     for (unsigned b = 0; c->r2ts && b < NVMF_PENDING_BUCKETS; b++)
-        for (const struct nvmf_req *req = c->qp.pending[b]; req; req = req->chain)
-            if ((req->state == NVMF_REQ_R2T || req->state == NVMF_REQ_ABANDONED) && now - req->since > limit)
+        for (struct nvmf_req *core = c->qp.pending[b]; core; core = core->chain)
+            if (tcp_req_of(core)->state == TCP_REQ_R2T && now - tcp_req_of(core)->since > limit)
                 return true;
+    for (const struct tcp_req *req = c->abandoned.head; req; req = req->next)
+        if (now - req->since > limit)
+            return true;
     return false;
 }
 

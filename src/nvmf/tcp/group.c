@@ -160,7 +160,7 @@ static void tick(struct plx_timer *t)
         plx_timer_set(g->reactor, &g->tick, TCP_TICK_MS * PLX_NS_PER_MS);
 }
 
-int nvmf_tcp_group_start(struct nvmf_group *core)
+int tcp_group_start(struct nvmf_group *core)
 {
     struct tcp_group *g = calloc(1, sizeof *g);
     if (!g)
@@ -188,7 +188,7 @@ int nvmf_tcp_group_start(struct nvmf_group *core)
     ret = plx_source_add(g->reactor, &g->source);
     if (ret)
         goto close_epoll;
-    core->tcp = g;
+    core->transport = g;
     return 0;
 
 close_epoll:
@@ -200,9 +200,9 @@ free_group:
     return ret;
 }
 
-void nvmf_tcp_group_free(struct nvmf_group *core)
+void tcp_group_free(struct nvmf_group *core)
 {
-    struct tcp_group *g = core->tcp;
+    struct tcp_group *g = core->transport;
     assert(!g->nconns && plx_list_empty(&g->dead));
     plx_timer_cancel(g->reactor, &g->tick);
     plx_source_remove(g->reactor, &g->source);
@@ -211,7 +211,7 @@ void nvmf_tcp_group_free(struct nvmf_group *core)
     close(g->source.fd);
     munmap(g->rx, TCP_RX_BYTES);
     free(g);
-    core->tcp = NULL;
+    core->transport = NULL;
 }
 
 /* ---- stopping: quiet connections close at once, the others when they are quiet or when time is up ---- */
@@ -242,9 +242,9 @@ static void stop_step(struct plx_timer *t)
     plx_timer_set(g->reactor, &g->deadline, PLX_NS_PER_MS);
 }
 
-void nvmf_tcp_group_stop(struct nvmf_group *core, uint32_t grace_ms, void (*done)(struct nvmf_group *g))
+void tcp_group_stop(struct nvmf_group *core, uint32_t grace_ms, void (*done)(struct nvmf_group *g))
 {
-    struct tcp_group *g = core->tcp;
+    struct tcp_group *g = core->transport;
     g->stopping = true;
     g->stopped = done;
     g->stop_by = plx_reactor_now(g->reactor) + grace_ms * PLX_NS_PER_MS;

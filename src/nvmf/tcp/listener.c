@@ -16,17 +16,15 @@ enum {
     ACCEPTS = 16, /* in one round */
 };
 
-struct plx_nvmf_listener {
-    struct nvmf_listen_addr at;
+struct tcp_listener {
+    struct plx_nvmf_listener at;
     struct plx_watch watch;
-    struct plx_nvmf_target *target;
-    bool watching;
     int reserve_fd; /* given up for a moment when there are no descriptors left, to turn a peer away */
 };
 
-static struct plx_nvmf_listener *listener_of(struct plx_list *link)
+static struct tcp_listener *listener_of(struct plx_nvmf_listener *at)
 {
-    return plx_container_of(plx_list_entry(link, struct nvmf_listen_addr, link), struct plx_nvmf_listener, at);
+    return plx_container_of(at, struct tcp_listener, at);
 }
 
 static void adopt_here(struct plx_msg *msg)
@@ -35,7 +33,7 @@ static void adopt_here(struct plx_msg *msg)
     tcp_conn_adopt(c->group, c);
 }
 
-static void turn_away(struct plx_nvmf_listener *l)
+static void turn_away(struct tcp_listener *l)
 {
     close(l->reserve_fd);
     int fd = accept(l->watch.fd, NULL, NULL);
@@ -47,8 +45,8 @@ static void turn_away(struct plx_nvmf_listener *l)
 
 static void accept_some(struct plx_watch *w)
 {
-    struct plx_nvmf_listener *l = plx_container_of(w, struct plx_nvmf_listener, watch);
-    struct plx_nvmf_target *t = l->target;
+    struct tcp_listener *l = plx_container_of(w, struct tcp_listener, watch);
+    struct plx_nvmf_target *t = l->at.target;
     for (int i = 0; i < ACCEPTS; i++) {
         int fd = accept4(l->watch.fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
         if (fd < 0) {
@@ -68,7 +66,7 @@ static void accept_some(struct plx_watch *w)
         }
         atomic_fetch_add(&t->connections, 1);
         unsigned to = t->next_group++ % t->nreactors;
-        c->group = t->groups[to].tcp;
+        c->group = t->groups[to].transport;
         c->msg.fn = adopt_here;
         plx_reactor_send(t->reactors[to], &c->msg);
     }
@@ -95,6 +93,14 @@ static socklen_t parse_addr(const char *addr, uint16_t port, struct sockaddr_sto
     return 0;
 }
 
+static void format_addr(const struct sockaddr_storage *ss, char *out, size_t size)
+{
+    const struct sockaddr_in *v4 = (const void *)ss;
+    const struct sockaddr_in6 *v6 = (const void *)ss;
+    inet_ntop(ss->ss_family, ss->ss_family == AF_INET ? (const void *)&v4->sin_addr : &v6->sin6_addr, out,
+              (socklen_t)size);
+}
+
 static int open_socket(const struct sockaddr_storage *ss, socklen_t len)
 {
     int one = 1, fd = socket(ss->ss_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
@@ -112,16 +118,36 @@ static int open_socket(const struct sockaddr_storage *ss, socklen_t len)
     return fd;
 }
 
-int plx_nvmf_listen(struct plx_nvmf_target *t, const char *addr, uint16_t port, struct plx_nvmf_listener **out,
-                    struct plx_error *err)
+/*
+ * Where hosts reach a wildcard: connecting a datagram socket sends nothing, but has the kernel choose the address that
+ * it would send from.
+ */
+static void find_reach(struct plx_nvmf_listener *at)
+{
+    struct sockaddr_storage ss;
+    bool ignored;
+    socklen_t len = parse_addr(at->family == AF_INET6 ? "2001:db8::1" : "192.0.2.1", 9, &ss, &ignored);
+    int fd = at->wildcard ? socket(ss.ss_family, SOCK_DGRAM | SOCK_CLOEXEC, 0) : -1;
+    snprintf(at->reach, sizeof at->reach, "%s",
+             at->wildcard ? (at->family == AF_INET6 ? "::1" : "127.0.0.1") : at->addr);
+    if (fd < 0)
+        return;
+    if (connect(fd, (struct sockaddr *)&ss, len) == 0 && getsockname(fd, (struct sockaddr *)&ss, &len) == 0)
+        format_addr(&ss, at->reach, sizeof at->reach);
+    close(fd);
+}
+
+static int tcp_listen(struct plx_nvmf_target *t, const char *addr, uint16_t port, struct plx_nvmf_listener **out,
+                      struct plx_error *err)
 {
     struct sockaddr_storage ss;
     bool wildcard;
     socklen_t len = parse_addr(addr, port, &ss, &wildcard);
+    (void)t;
     if (!len)
         return plx_fail(err, -EINVAL, "%s is not a numeric IPv4 or IPv6 address, such as 192.0.2.1 or 2001:db8::1",
                         addr);
-    struct plx_nvmf_listener *l = calloc(1, sizeof *l);
+    struct tcp_listener *l = calloc(1, sizeof *l);
     if (!l)
         return plx_fail(err, -ENOMEM, "out of memory");
     l->reserve_fd = -1;
@@ -137,90 +163,54 @@ int plx_nvmf_listen(struct plx_nvmf_target *t, const char *addr, uint16_t port, 
     getsockname(l->watch.fd, (struct sockaddr *)&ss, &len);
     l->at.port = ntohs(ss.ss_family == AF_INET ? ((struct sockaddr_in *)&ss)->sin_port
                                                : ((struct sockaddr_in6 *)&ss)->sin6_port);
-    inet_ntop(ss.ss_family,
-              ss.ss_family == AF_INET ? (void *)&((struct sockaddr_in *)&ss)->sin_addr
-                                      : (void *)&((struct sockaddr_in6 *)&ss)->sin6_addr,
-              l->at.addr, sizeof l->at.addr);
+    format_addr(&ss, l->at.addr, sizeof l->at.addr);
     l->at.family = ss.ss_family;
     l->at.wildcard = wildcard;
-    l->at.portid = (uint16_t)(plx_list_empty(&t->listeners)
-                                  ? 1
-                                  : plx_list_entry(t->listeners.prev, struct nvmf_listen_addr, link)->portid + 1);
-    l->target = t;
     l->watch.ready = accept_some;
-    plx_list_add_tail(&t->listeners, &l->at.link);
-    if (out)
-        *out = l;
+    find_reach(&l->at);
+    *out = &l->at;
     return 0;
 }
 
-const char *plx_nvmf_listener_addr(const struct plx_nvmf_listener *l)
+static int tcp_accept(struct plx_nvmf_listener *at)
 {
-    return l->at.addr;
-}
-
-/* Connecting a datagram socket sends nothing, but has the kernel choose the address that it would send from. */
-const char *plx_nvmf_listener_reach(const struct plx_nvmf_listener *l, char *out, size_t size)
-{
-    struct sockaddr_storage ss;
-    bool ignored;
-    socklen_t len = parse_addr(l->at.family == AF_INET6 ? "2001:db8::1" : "192.0.2.1", 9, &ss, &ignored);
-    int fd = l->at.wildcard ? socket(ss.ss_family, SOCK_DGRAM | SOCK_CLOEXEC, 0) : -1;
-    snprintf(out, size, "%s", l->at.wildcard ? (l->at.family == AF_INET6 ? "::1" : "127.0.0.1") : l->at.addr);
-    if (fd < 0)
-        return out;
-    if (connect(fd, (struct sockaddr *)&ss, len) == 0 && getsockname(fd, (struct sockaddr *)&ss, &len) == 0)
-        inet_ntop(ss.ss_family,
-                  ss.ss_family == AF_INET ? (void *)&((struct sockaddr_in *)&ss)->sin_addr
-                                          : (void *)&((struct sockaddr_in6 *)&ss)->sin6_addr,
-                  out, (socklen_t)size);
-    close(fd);
-    return out;
-}
-
-uint16_t plx_nvmf_listener_port(const struct plx_nvmf_listener *l)
-{
-    return l->at.port;
-}
-
-int nvmf_tcp_listen_start(struct plx_nvmf_target *t)
-{
-    plx_list_for_each(it, &t->listeners) {
-        struct plx_nvmf_listener *l = listener_of(it);
-        int ret = listen(l->watch.fd, BACKLOG) < 0 ? -errno : plx_watch_add(nvmf_control_reactor(t), &l->watch);
-        if (ret) {
-            plx_error("cannot listen on %s port %u: %s", l->at.addr, l->at.port, strerror(-ret));
-            nvmf_tcp_listen_stop(t);
-            return ret;
-        }
-        l->watching = true;
+    struct tcp_listener *l = listener_of(at);
+    int ret = listen(l->watch.fd, BACKLOG) < 0 ? -errno : plx_watch_add(nvmf_control_reactor(at->target), &l->watch);
+    if (!ret)
         l->reserve_fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
-    }
-    return 0;
+    return ret;
 }
 
-void nvmf_tcp_listen_stop(struct plx_nvmf_target *t)
+static void tcp_deafen(struct plx_nvmf_listener *at)
 {
-    plx_list_for_each(it, &t->listeners) {
-        struct plx_nvmf_listener *l = listener_of(it);
-        if (l->watching)
-            plx_watch_remove(nvmf_control_reactor(t), &l->watch);
-        l->watching = false;
-        if (l->watch.fd >= 0)
-            close(l->watch.fd); /* what was not accepted yet is refused, and the port is free at once */
-        l->watch.fd = -1;
-    }
+    struct tcp_listener *l = listener_of(at);
+    plx_watch_remove(nvmf_control_reactor(at->target), &l->watch);
+    close(l->watch.fd); /* what was not accepted yet is refused, and the port is free at once */
+    l->watch.fd = -1;
 }
 
-void nvmf_tcp_listeners_free(struct plx_nvmf_target *t)
+static void tcp_free_listener(struct plx_nvmf_listener *at)
 {
-    plx_list_for_each_safe(it, &t->listeners) {
-        struct plx_nvmf_listener *l = listener_of(it);
-        if (l->watch.fd >= 0)
-            close(l->watch.fd);
-        if (l->reserve_fd >= 0)
-            close(l->reserve_fd);
-        plx_list_del(&l->at.link);
-        free(l);
-    }
+    struct tcp_listener *l = listener_of(at);
+    if (l->watch.fd >= 0)
+        close(l->watch.fd);
+    if (l->reserve_fd >= 0)
+        close(l->reserve_fd);
+    free(l);
 }
+
+const struct nvmf_transport nvmf_transport_tcp = {
+    .trtype = NVME_TRTYPE_TCP,
+    .req_prefix = offsetof(struct tcp_req, core),
+    .listen = tcp_listen,
+    .accept = tcp_accept,
+    .deafen = tcp_deafen,
+    .free_listener = tcp_free_listener,
+    .group_start = tcp_group_start,
+    .group_stop = tcp_group_stop,
+    .group_free = tcp_group_free,
+    .complete = tcp_tx_complete,
+    .abort = tcp_abort,
+    .kill = tcp_kill,
+    .local_addr = tcp_local_addr,
+};

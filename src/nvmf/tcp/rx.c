@@ -29,43 +29,51 @@ static bool digest_ok(const void *data, size_t len, const uint8_t *digest)
 
 /* ---- commands whose data, if any came in the capsule, is here ---- */
 
-/* Sends a command on its way. Its in-capsule data, if it has any, is in req->data. */
-static void start_command(struct tcp_conn *c, struct nvmf_req *req)
+/* Sends a command on its way. Its in-capsule data, if it has any, is in req->core.data. */
+static void start_command(struct tcp_conn *c, struct tcp_req *req)
 {
-    if (req->dir == NVMF_NONE || (req->dir == NVMF_FROM_HOST && req->in_capsule)) {
+    if (req->core.dir == NVMF_NONE || (req->core.dir == NVMF_FROM_HOST && req->core.in_capsule)) {
         if (plx_unlikely(req->data_error))
-            nvmf_req_complete(req, PLX_SC_TRANSIENT_TRANSPORT_ERROR);
+            nvmf_req_complete(&req->core, PLX_SC_TRANSIENT_TRANSPORT_ERROR);
         else
-            nvmf_req_execute(req);
+            nvmf_req_execute(&req->core);
         return;
     }
-    if (req->lent && (!c->rules.data_digest || req->len <= TCP_SPARE_BYTES)) {
-        nvmf_req_complete(req, PLX_SC_SUCCESS); /* mapped when it is sent */
+    if (req->core.lent && (!c->rules.data_digest || req->core.len <= TCP_SPARE_BYTES)) {
+        nvmf_req_complete(&req->core, PLX_SC_SUCCESS); /* mapped when it is sent */
         return;
     }
     tcp_buf_acquire(req);
 }
 
 /* In-capsule data that is whole in the receive buffer. */
-static void capsule_data_here(struct tcp_conn *c, struct nvmf_req *req, const uint8_t *data, bool ok)
+static void capsule_data_here(struct tcp_conn *c, struct tcp_req *req, const uint8_t *data, bool ok)
 {
     req->data_error = !ok;
-    if (!req->in_capsule || req->dir != NVMF_FROM_HOST || !ok) {
+    if (!req->core.in_capsule || req->core.dir != NVMF_FROM_HOST || !ok) {
         start_command(c, req);
         return;
     }
-    data += req->capsule_off;
-    if (req->in_place) {
-        req->data = (uint8_t *)(uintptr_t)data; /* only read from, and only before execute returns */
-        nvmf_req_execute(req);
+    data += req->core.capsule_off;
+    if (req->core.in_place) {
+        req->core.data = (uint8_t *)(uintptr_t)data; /* only read from, and only before execute returns */
+        nvmf_req_execute(&req->core);
         return;
     }
-    if (!tcp_buf_take(req, req->len)) {
-        nvmf_req_complete(req, PLX_SC_COMMAND_INTERRUPTED);
+    if (!tcp_buf_take(req, req->core.len)) {
+        nvmf_req_complete(&req->core, PLX_SC_COMMAND_INTERRUPTED);
         return;
     }
-    memcpy(req->data, data, req->len);
+    memcpy(req->core.data, data, req->core.len);
     start_command(c, req);
+}
+
+static struct tcp_req *find_abandoned(const struct tcp_conn *c, uint16_t cid)
+{
+    struct tcp_req *req = c->abandoned.head;
+    while (req && plx_get16(req->core.cmd.cid) != cid)
+        req = req->next;
+    return req;
 }
 
 /* ---- data that comes in pieces ---- */
@@ -78,7 +86,7 @@ static void expect_header(struct tcp_conn *c)
     c->pdu_since = 0;
 }
 
-static void discard(struct tcp_conn *c, struct nvmf_req *req, uint32_t bytes, uint16_t status)
+static void discard(struct tcp_conn *c, struct tcp_req *req, uint32_t bytes, uint16_t status)
 {
     c->rx_state = TCP_RX_DISCARD;
     c->rx_req = req;
@@ -86,7 +94,7 @@ static void discard(struct tcp_conn *c, struct nvmf_req *req, uint32_t bytes, ui
     c->rx_status = status;
 }
 
-static void receive_into(struct tcp_conn *c, struct nvmf_req *req, uint8_t *dst, const struct nvme_tcp_layout *l)
+static void receive_into(struct tcp_conn *c, struct tcp_req *req, uint8_t *dst, const struct nvme_tcp_layout *l)
 {
     c->rx_state = TCP_RX_DATA;
     c->rx_req = req;
@@ -96,58 +104,64 @@ static void receive_into(struct tcp_conn *c, struct nvmf_req *req, uint8_t *dst,
     c->digest_have = 0;
 }
 
-static void r2t_data_here(struct tcp_conn *c, struct nvmf_req *req)
+static void r2t_data_here(struct tcp_conn *c, struct tcp_req *req)
 {
-    if (req->received < req->len)
+    if (req->received < req->core.len)
         return;
     c->r2ts--;
+    req->state = TCP_REQ_NEW;
     if (plx_unlikely(req->data_error))
-        nvmf_req_complete(req, PLX_SC_TRANSIENT_TRANSPORT_ERROR);
+        nvmf_req_complete(&req->core, PLX_SC_TRANSIENT_TRANSPORT_ERROR);
     else
-        nvmf_req_execute(req);
+        nvmf_req_execute(&req->core);
+}
+
+/* The host has used the identifier of an aborted command again: no more data will come for that one. */
+static void forget_reused(struct tcp_conn *c, uint16_t cid)
+{
+    struct tcp_req *req = find_abandoned(c, cid);
+    if (req)
+        tcp_forget(c, req);
 }
 
 /* An aborted command has been sent all the data that it had asked for: now it can be forgotten. */
-static void abandoned_data_here(struct tcp_conn *c, struct nvmf_req *req, uint32_t len)
+static void abandoned_data_here(struct tcp_conn *c, struct tcp_req *req, uint32_t len)
 {
     req->received += len;
-    if (req->received < req->len)
-        return;
-    c->r2ts--;
-    nvmf_pending_del(req);
-    tcp_req_put(req);
+    if (req->received == req->core.len)
+        tcp_forget(c, req);
 }
 
 /* All of a PDU's data has come into place. */
 static void data_complete(struct tcp_conn *c)
 {
-    struct nvmf_req *req = c->rx_req;
+    struct tcp_req *req = c->rx_req;
     bool ok = !c->rx_digest || digest_ok(c->rx_dst - c->rx_len, c->rx_len, c->digest);
     expect_header(c);
     if (!ok)
         req->data_error = true;
-    if (req->state == NVMF_REQ_R2T) {
+    if (req->state == TCP_REQ_R2T) {
         req->received += c->rx_len;
         r2t_data_here(c, req);
         return;
     }
-    nvmf_pending_del(req);
-    if (req->capsule_off)
-        memmove(req->data, req->data + req->capsule_off, req->len);
+    nvmf_pending_del(&req->core);
+    if (req->core.capsule_off)
+        memmove(req->core.data, req->core.data + req->core.capsule_off, req->core.len);
     start_command(c, req);
 }
 
 static void discard_complete(struct tcp_conn *c)
 {
-    struct nvmf_req *req = c->rx_req;
+    struct tcp_req *req = c->rx_req;
     uint32_t len = c->rx_len;
     expect_header(c);
     if (!req)
         return;
-    if (req->state == NVMF_REQ_ABANDONED)
+    if (req->state == TCP_REQ_ABANDONED)
         abandoned_data_here(c, req, len);
     else if (c->rx_status)
-        nvmf_req_complete(req, c->rx_status);
+        nvmf_req_complete(&req->core, c->rx_status);
     else
         start_command(c, req);
 }
@@ -176,19 +190,21 @@ static size_t capsule_cmd(struct tcp_conn *c, const uint8_t *hdr, const struct n
     struct nvmf_qpair *qp = &c->qp;
     if (plx_unlikely(c->group->stopping))
         return leave_out(c, l, n);
-    struct nvmf_req *req = qp->in_flight < 2u * qp->entries ? nvmf_req_get(qp) : NULL;
+    struct tcp_req *req = qp->in_flight < 2u * qp->entries ? tcp_req_get(c) : NULL;
     if (plx_unlikely(!req || c->outstanding >= qp->entries)) {
         if (req)
-            nvmf_req_put(req);
+            tcp_req_put(req);
         fatal(c, NVME_TCP_FES_SEQUENCE, 0, hdr, NVME_TCP_CMD_LEN); /* more commands than the queue has entries */
         return 0;
     }
     c->outstanding++;
-    memcpy(&req->cmd, hdr + sizeof(struct nvme_tcp_hdr), sizeof req->cmd);
-    uint16_t status = nvmf_req_parse(req, l->data);
+    memcpy(&req->core.cmd, hdr + sizeof(struct nvme_tcp_hdr), sizeof req->core.cmd);
+    if (plx_unlikely(c->abandoned.head))
+        forget_reused(c, plx_get16(req->core.cmd.cid));
+    uint16_t status = nvmf_req_parse(&req->core, l->data);
     if (!l->data) {
         if (plx_unlikely(status))
-            nvmf_req_complete(req, status);
+            nvmf_req_complete(&req->core, status);
         else
             start_command(c, req);
         return 0;
@@ -196,34 +212,35 @@ static size_t capsule_cmd(struct tcp_conn *c, const uint8_t *hdr, const struct n
     uint32_t whole = l->data + l->digest;
     if (plx_likely(n >= whole)) {
         if (plx_unlikely(status))
-            nvmf_req_complete(req, status);
+            nvmf_req_complete(&req->core, status);
         else
             capsule_data_here(c, req, rest, !l->digest || digest_ok(rest, l->data, rest + l->data));
         return whole;
     }
-    req->state = NVMF_REQ_DATA_IN;
-    if (status || !req->in_capsule || req->dir != NVMF_FROM_HOST) {
+    req->state = TCP_REQ_DATA_IN;
+    if (status || !req->core.in_capsule || req->core.dir != NVMF_FROM_HOST) {
         discard(c, req, whole, status);
     } else if (!tcp_buf_take(req, l->data)) {
         discard(c, req, whole, PLX_SC_COMMAND_INTERRUPTED);
     } else {
-        receive_into(c, req, req->data, l);
+        receive_into(c, req, req->core.data, l);
     }
     /* A refused command may carry the identifier of another one: only good ones go into the table. */
     if (c->rx_state == TCP_RX_DATA)
-        nvmf_pending_add(req);
+        nvmf_pending_add(&req->core);
     return 0;
 }
 
 /* Checks H2CData against the R2T that it answers. @return the request, or NULL after a fatal error */
-static struct nvmf_req *match_r2t(struct tcp_conn *c, const uint8_t *hdr, const struct nvme_tcp_layout *l)
+static struct tcp_req *match_r2t(struct tcp_conn *c, const uint8_t *hdr, const struct nvme_tcp_layout *l)
 {
     struct nvme_tcp_data d;
     memcpy(&d, hdr, sizeof d);
-    struct nvmf_req *req = nvmf_pending_find(&c->qp, plx_get16(d.cccid));
+    struct nvmf_req *pending = nvmf_pending_find(&c->qp, plx_get16(d.cccid));
+    struct tcp_req *req = pending ? tcp_req_of(pending) : find_abandoned(c, plx_get16(d.cccid));
     enum nvme_tcp_fes fes = NVME_TCP_FES_INVALID_HEADER;
     size_t where;
-    if (!req || (req->state != NVMF_REQ_R2T && req->state != NVMF_REQ_ABANDONED) || req->tx)
+    if (!req || req->state < TCP_REQ_R2T || req->tx)
         where = offsetof(struct nvme_tcp_data, cccid);
     else if (plx_get16(d.ttag) != plx_get16(d.cccid)) /* our transfer tag is the command identifier */
         where = offsetof(struct nvme_tcp_data, ttag);
@@ -231,9 +248,9 @@ static struct nvmf_req *match_r2t(struct tcp_conn *c, const uint8_t *hdr, const 
         where = offsetof(struct nvme_tcp_data, datal);
     else if (plx_get32(d.datao) != req->received)
         fes = NVME_TCP_FES_SEQUENCE, where = 0; /* data comes in order: TCP 3.3.2 */
-    else if (l->data > req->len - req->received)
+    else if (l->data > req->core.len - req->received)
         fes = NVME_TCP_FES_OUT_OF_RANGE, where = offsetof(struct nvme_tcp_data, datal);
-    else if (!(d.hdr.flags & NVME_TCP_LAST) != (l->data < req->len - req->received))
+    else if (!(d.hdr.flags & NVME_TCP_LAST) != (l->data < req->core.len - req->received))
         where = offsetof(struct nvme_tcp_hdr, flags);
     else
         return req;
@@ -244,20 +261,20 @@ static struct nvmf_req *match_r2t(struct tcp_conn *c, const uint8_t *hdr, const 
 static size_t h2c_data(struct tcp_conn *c, const uint8_t *hdr, const struct nvme_tcp_layout *l, const uint8_t *rest,
                        size_t n)
 {
-    struct nvmf_req *req = match_r2t(c, hdr, l);
+    struct tcp_req *req = match_r2t(c, hdr, l);
     uint32_t whole = l->data + l->digest;
     if (!req)
         return 0;
-    if (req->state == NVMF_REQ_ABANDONED) {
+    if (req->state == TCP_REQ_ABANDONED) {
         c->rx_len = l->data;
         discard(c, req, whole, PLX_SC_SUCCESS);
         return 0;
     }
     if (n < whole) {
-        receive_into(c, req, req->data + req->received, l);
+        receive_into(c, req, req->core.data + req->received, l);
         return 0;
     }
-    memcpy(req->data + req->received, rest, l->data);
+    memcpy(req->core.data + req->received, rest, l->data);
     if (l->digest && !digest_ok(rest, l->data, rest + l->data))
         req->data_error = true;
     req->received += l->data;

@@ -48,7 +48,7 @@ enum tcp_rx_state {
     TCP_RX_DISCARD, /* data that nobody wants; then rx_req, if any, ends with rx_status */
 };
 
-/* What is queued for sending of a request: req->tx. */
+/* What is queued for sending of a request. */
 enum tcp_tx {
     TCP_TX_NONE,
     TCP_TX_R2T,
@@ -63,8 +63,33 @@ enum tcp_wait_class {
     TCP_WAIT_CLASSES,
 };
 
+/* Where a request is that the core has not got: what NVMF_REQ_TRANSPORT means here. */
+enum tcp_req_state {
+    TCP_REQ_NEW,
+    TCP_REQ_DATA_IN,   /* in-capsule data is arriving */
+    TCP_REQ_WAIT_BUF,  /* in line for a buffer */
+    TCP_REQ_R2T,       /* data was asked for */
+    TCP_REQ_ABANDONED, /* aborted, but data that was asked for may still come */
+};
+
+struct tcp_req {
+    struct tcp_req *next; /* in a queue */
+    uint32_t buf_size;    /* size that the buffer at core.data was got with; 0 for none */
+    uint32_t received;    /* bytes of R2T data */
+    uint8_t state;        /* enum tcp_req_state */
+    bool data_error;      /* a data digest was wrong */
+    bool counted;         /* its buffer counts towards its connection's share */
+    uint8_t tx;           /* enum tcp_tx: what is queued for sending */
+    uint8_t head_len, tail_len;
+    uint32_t kept_from, kept_to; /* the part of lent data that is kept in the buffer */
+    uint64_t since;              /* reactor time at which it entered its state, where a limit applies */
+    uint8_t head[32];            /* PDU header being sent, and its digest */
+    uint8_t tail[32];            /* data digest, response PDU */
+    struct nvmf_req core;        /* last: the disks' context follows */
+};
+
 struct tcp_queue {
-    struct nvmf_req *head, **tail;
+    struct tcp_req *head, **tail;
 };
 
 struct tcp_conn {
@@ -83,7 +108,9 @@ struct tcp_conn {
     uint8_t pad; /* bytes between the header of C2HData and its data, for the host's alignment */
     uint16_t hdr_have, hdr_need;
 
-    struct nvmf_req *rx_req;
+    struct tcp_queue abandoned; /* by an abort: data may still come for them */
+
+    struct tcp_req *rx_req;
     uint8_t *rx_dst;
     uint32_t rx_left;  /* bytes of data still to come */
     uint32_t rx_len;   /* bytes of this PDU's data */
@@ -137,22 +164,32 @@ static inline struct tcp_conn *tcp_conn_of(struct nvmf_qpair *qp)
     return plx_container_of(qp, struct tcp_conn, qp);
 }
 
+static inline struct tcp_req *tcp_req_of(struct nvmf_req *req)
+{
+    return plx_container_of(req, struct tcp_req, core);
+}
+
+static inline struct tcp_conn *tcp_req_conn(const struct tcp_req *req)
+{
+    return tcp_conn_of(req->core.qp);
+}
+
 static inline void tcp_queue_init(struct tcp_queue *q)
 {
     q->head = NULL;
     q->tail = &q->head;
 }
 
-static inline void tcp_queue_push(struct tcp_queue *q, struct nvmf_req *req)
+static inline void tcp_queue_push(struct tcp_queue *q, struct tcp_req *req)
 {
     req->next = NULL;
     *q->tail = req;
     q->tail = &req->next;
 }
 
-static inline struct nvmf_req *tcp_queue_pop(struct tcp_queue *q)
+static inline struct tcp_req *tcp_queue_pop(struct tcp_queue *q)
 {
-    struct nvmf_req *req = q->head;
+    struct tcp_req *req = q->head;
     q->head = req->next;
     if (!q->head)
         q->tail = &q->head;
@@ -160,9 +197,13 @@ static inline struct nvmf_req *tcp_queue_pop(struct tcp_queue *q)
 }
 
 /* @return whether it was there */
-bool tcp_queue_remove(struct tcp_queue *q, struct nvmf_req *req);
+bool tcp_queue_remove(struct tcp_queue *q, struct tcp_req *req);
 
 /* conn.c */
+/* Ends a request that waits, for the core. */
+bool tcp_abort(struct nvmf_req *core);
+void tcp_kill(struct nvmf_qpair *qp, const char *why);
+void tcp_local_addr(struct nvmf_qpair *qp, struct sockaddr_storage *ss);
 struct tcp_conn *tcp_conn_create(struct plx_nvmf_target *t, int fd);
 void tcp_conn_adopt(struct tcp_group *g, struct tcp_conn *c);
 void tcp_conn_free(struct tcp_conn *c);
@@ -183,20 +224,29 @@ void tcp_conn_dirty(struct tcp_conn *c);
 int tcp_rx(struct tcp_conn *c);
 
 /* tx.c */
-void tcp_tx_complete(struct nvmf_req *req);
-void tcp_tx_r2t(struct nvmf_req *req);
+void tcp_tx_complete(struct nvmf_req *core);
+void tcp_tx_r2t(struct tcp_req *req);
 void tcp_tx_icresp(struct tcp_conn *c);
 /* Sends what is queued, as far as the socket takes it. @return progress */
 int tcp_tx_flush(struct tcp_conn *c);
 
+/* group.c */
+int tcp_group_start(struct nvmf_group *core);
+void tcp_group_stop(struct nvmf_group *core, uint32_t grace_ms, void (*done)(struct nvmf_group *g));
+void tcp_group_free(struct nvmf_group *core);
+
 /* buffer.c */
+/* A request for a command that has come; NULL when there is no memory. */
+struct tcp_req *tcp_req_get(struct tcp_conn *c);
 /* Gets a request its buffer, now or later; then it goes on to R2T (FROM_HOST) or to be executed (TO_HOST). */
-void tcp_buf_acquire(struct nvmf_req *req);
+void tcp_buf_acquire(struct tcp_req *req);
 /* A buffer for data that is already here; not counted, never waits. @return false when there is none */
-bool tcp_buf_take(struct nvmf_req *req, uint32_t size);
-void tcp_req_put(struct nvmf_req *req);
-/* A request's buffer does not count towards shares any more. */
-void tcp_buf_uncount(struct nvmf_req *req);
+bool tcp_buf_take(struct tcp_req *req, uint32_t size);
+void tcp_req_put(struct tcp_req *req);
+/* Gives a request's buffer back. */
+void tcp_buf_drop(struct tcp_req *req);
+/* Forgets a command that was aborted: no data comes for it any more. */
+void tcp_forget(struct tcp_conn *c, struct tcp_req *req);
 /* Serves those who wait. @return how many */
 int tcp_buf_serve(struct tcp_group *g);
 /* How much may be received from a connection, such that commands and their in-capsule data find memory. */

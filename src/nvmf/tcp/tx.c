@@ -39,11 +39,11 @@ static void add_header_digest(const struct tcp_conn *c, uint8_t *pdu, unsigned h
         write32(pdu + hlen, plx_crc32c(pdu, hlen));
 }
 
-static void build_response(const struct tcp_conn *c, struct nvmf_req *req, uint8_t *at)
+static void build_response(const struct tcp_conn *c, struct tcp_req *req, uint8_t *at)
 {
     struct nvme_tcp_resp pdu = {
         .hdr = make_header(c, NVME_TCP_RESP, 0, sizeof pdu, 0, with_digest(c, sizeof pdu)),
-        .cqe = req->cqe,
+        .cqe = req->core.cqe,
     };
     /* Without SQ flow control the head is not used; FFFFh, in the response to Connect, agrees to that (Base 6.3). */
     pdu.cqe.sqhd = plx_put16(c->qp.no_sq_flow ? 0xffff : c->qp.sqhd);
@@ -52,12 +52,12 @@ static void build_response(const struct tcp_conn *c, struct nvmf_req *req, uint8
 }
 
 /* The whole data in one PDU; with the SUCCESS flag it is its own response where the host can do without the SQ head. */
-static bool ends_with_success(const struct tcp_conn *c, const struct nvmf_req *req)
+static bool ends_with_success(const struct tcp_conn *c, const struct tcp_req *req)
 {
-    return c->qp.no_sq_flow && !req->cqe.dw0.raw && !req->cqe.dw1.raw;
+    return c->qp.no_sq_flow && !req->core.cqe.dw0.raw && !req->core.cqe.dw1.raw;
 }
 
-static void build_data(const struct tcp_conn *c, struct nvmf_req *req)
+static void build_data(const struct tcp_conn *c, struct tcp_req *req)
 {
     unsigned pdo = with_digest(c, sizeof(struct nvme_tcp_data)) + c->pad;
     unsigned digest = c->rules.data_digest ? NVME_TCP_DIGEST : 0;
@@ -65,38 +65,39 @@ static void build_data(const struct tcp_conn *c, struct nvmf_req *req)
     bool success = ends_with_success(c, req);
     struct nvme_tcp_data pdu = {
         .hdr = make_header(c, NVME_TCP_C2H_DATA, flags | (success ? NVME_TCP_SUCCESS : 0), sizeof pdu, pdo,
-                           pdo + req->len + digest),
-        .cccid = req->cmd.cid,
-        .datal = plx_put32(req->len),
+                           pdo + req->core.len + digest),
+        .cccid = req->core.cmd.cid,
+        .datal = plx_put32(req->core.len),
     };
     memcpy(req->head, &pdu, sizeof pdu);
     add_header_digest(c, req->head, sizeof pdu);
     req->head_len = (uint8_t)with_digest(c, sizeof pdu);
     req->tail_len = (uint8_t)digest;
-    if (digest && !req->lent)
-        write32(req->tail, plx_crc32c(req->data, req->len));
+    if (digest && !req->core.lent)
+        write32(req->tail, plx_crc32c(req->core.data, req->core.len));
     if (!success) {
         build_response(c, req, req->tail + digest);
         req->tail_len += (uint8_t)with_digest(c, sizeof(struct nvme_tcp_resp));
     }
 }
 
-static void enqueue(struct nvmf_req *req, enum tcp_tx what)
+static void enqueue(struct tcp_req *req, enum tcp_tx what)
 {
-    struct tcp_conn *c = tcp_conn_of(req->qp);
+    struct tcp_conn *c = tcp_req_conn(req);
     req->tx = (uint8_t)what;
     tcp_queue_push(&c->tx, req);
     tcp_conn_dirty(c);
 }
 
-void tcp_tx_complete(struct nvmf_req *req)
+void tcp_tx_complete(struct nvmf_req *core)
 {
-    struct tcp_conn *c = tcp_conn_of(req->qp);
+    struct tcp_req *req = tcp_req_of(core);
+    struct tcp_conn *c = tcp_req_conn(req);
     if (plx_unlikely(c->state >= TCP_TERM)) {
         tcp_req_put(req);
         return;
     }
-    if (req->dir == NVMF_TO_HOST && !req->cqe.status.raw) {
+    if (req->core.dir == NVMF_TO_HOST && !req->core.cqe.status.raw) {
         build_data(c, req);
         enqueue(req, TCP_TX_DATA);
         return;
@@ -109,23 +110,23 @@ void tcp_tx_complete(struct nvmf_req *req)
         tcp_conn_connected(c);
 }
 
-void tcp_tx_r2t(struct nvmf_req *req)
+void tcp_tx_r2t(struct tcp_req *req)
 {
-    struct tcp_conn *c = tcp_conn_of(req->qp);
+    struct tcp_conn *c = tcp_req_conn(req);
     struct nvme_tcp_r2t pdu = {
         .hdr = make_header(c, NVME_TCP_R2T, 0, sizeof pdu, 0, with_digest(c, sizeof pdu)),
-        .cccid = req->cmd.cid,
-        .ttag = req->cmd.cid,
-        .r2tl = plx_put32(req->len),
+        .cccid = req->core.cmd.cid,
+        .ttag = req->core.cmd.cid,
+        .r2tl = plx_put32(req->core.len),
     };
     memcpy(req->head, &pdu, sizeof pdu);
     add_header_digest(c, req->head, sizeof pdu);
     req->head_len = (uint8_t)with_digest(c, sizeof pdu);
     req->tail_len = 0;
-    req->state = NVMF_REQ_R2T;
+    req->state = TCP_REQ_R2T;
     req->since = plx_reactor_now(c->group->reactor);
     c->r2ts++;
-    nvmf_pending_add(req);
+    nvmf_pending_add(&req->core);
     enqueue(req, TCP_TX_R2T);
 }
 
@@ -145,9 +146,9 @@ void tcp_tx_icresp(struct tcp_conn *c)
 
 /* ---- gathering and sending ---- */
 
-static size_t unit_len(const struct tcp_conn *c, const struct nvmf_req *req)
+static size_t unit_len(const struct tcp_conn *c, const struct tcp_req *req)
 {
-    return (size_t)req->head_len + (req->tx == TCP_TX_DATA ? c->pad + (size_t)req->len : 0) + req->tail_len;
+    return (size_t)req->head_len + (req->tx == TCP_TX_DATA ? c->pad + (size_t)req->core.len : 0) + req->tail_len;
 }
 
 /* Adds a piece but for its first *skip bytes. */
@@ -164,23 +165,23 @@ static struct iovec *add_piece(struct iovec *v, const void *base, size_t len, si
 }
 
 /* The disk's memory, but for what is kept because a part of it has left already: that is sent as it was then. */
-static struct iovec *add_lent(struct nvmf_req *req, const uint8_t *memory, struct iovec *v, size_t *skip)
+static struct iovec *add_lent(struct tcp_req *req, const uint8_t *memory, struct iovec *v, size_t *skip)
 {
     if (plx_likely(!req->buf_size))
-        return add_piece(v, memory, req->len, skip);
+        return add_piece(v, memory, req->core.len, skip);
     v = add_piece(v, memory, req->kept_from, skip);
-    v = add_piece(v, req->data, req->kept_to - req->kept_from, skip);
-    return add_piece(v, memory + req->kept_to, req->len - req->kept_to, skip);
+    v = add_piece(v, req->core.data, req->kept_to - req->kept_from, skip);
+    return add_piece(v, memory + req->kept_to, req->core.len - req->kept_to, skip);
 }
 
-static struct iovec *add_unit(const struct tcp_conn *c, struct nvmf_req *req, const uint8_t *memory, struct iovec *v,
+static struct iovec *add_unit(const struct tcp_conn *c, struct tcp_req *req, const uint8_t *memory, struct iovec *v,
                               size_t skip)
 {
     v = add_piece(v, req->head, req->head_len, &skip);
     if (req->tx == TCP_TX_DATA) {
         if (plx_unlikely(c->pad))
             v = add_piece(v, padding, c->pad, &skip);
-        v = req->lent ? add_lent(req, memory, v, &skip) : add_piece(v, req->data, req->len, &skip);
+        v = req->core.lent ? add_lent(req, memory, v, &skip) : add_piece(v, req->core.data, req->core.len, &skip);
     }
     if (plx_unlikely(req->tail_len))
         v = add_piece(v, req->tail, req->tail_len, &skip);
@@ -188,14 +189,14 @@ static struct iovec *add_unit(const struct tcp_conn *c, struct nvmf_req *req, co
 }
 
 /* A queued PDU has left. */
-static void sent(struct tcp_conn *c, struct nvmf_req *req)
+static void sent(struct tcp_conn *c, struct tcp_req *req)
 {
     bool asked = req->tx == TCP_TX_R2T;
     req->tx = TCP_TX_NONE;
     if (asked) {
         req->since = plx_reactor_now(c->group->reactor);
-        if (plx_unlikely(req->abort_status && req->state == NVMF_REQ_R2T))
-            c->qp.ops->abort(req); /* could not be aborted before */
+        if (plx_unlikely(req->core.abort_status && req->state == TCP_REQ_R2T))
+            tcp_abort(&req->core); /* could not be aborted before */
         return;
     }
     c->outstanding--;
@@ -208,21 +209,21 @@ static void sent(struct tcp_conn *c, struct nvmf_req *req)
  */
 static void keep_rest(struct tcp_conn *c)
 {
-    struct nvmf_req *req = c->tx.head;
+    struct tcp_req *req = c->tx.head;
     size_t before = (size_t)req->head_len + c->pad;
-    if (req->tx != TCP_TX_DATA || !req->lent || c->tx_off <= before || c->tx_off >= before + req->len)
+    if (req->tx != TCP_TX_DATA || !req->core.lent || c->tx_off <= before || c->tx_off >= before + req->core.len)
         return;
-    uint32_t block = 1u << req->ns->block_shift, done = (uint32_t)(c->tx_off - before);
-    uint32_t from = done & ~(block - 1), to = c->rules.data_digest ? req->len : from + block;
-    const uint8_t *memory = nvmf_io_map(req);
+    uint32_t block = 1u << req->core.ns->block_shift, done = (uint32_t)(c->tx_off - before);
+    uint32_t from = done & ~(block - 1), to = c->rules.data_digest ? req->core.len : from + block;
+    const uint8_t *memory = nvmf_io_map(&req->core);
     if ((done == from && !c->rules.data_digest) || !memory || (req->buf_size && done < req->kept_to))
         return; /* between two blocks, or still in what is kept already */
     if (!req->buf_size && !tcp_buf_take(req, to - from)) {
-        req->data = c->group->spare; /* there is one where anything lent was sent */
+        req->core.data = c->group->spare; /* there is one where anything lent was sent */
         req->buf_size = TCP_SPARE_BYTES;
         c->group->spare = NULL;
     }
-    memcpy(req->data, memory + from, to - from);
+    memcpy(req->core.data, memory + from, to - from);
     req->kept_from = from;
     req->kept_to = to;
 }
@@ -261,12 +262,12 @@ static bool have_spare(struct tcp_group *g)
  * The disk does not lend its memory any more, as it has come to be shared with another reactor (ram.c). What has not
  * begun to leave is answered: try again. @return false when some has left
  */
-static bool taken_back(struct tcp_conn *c, struct nvmf_req *req, size_t skip)
+static bool taken_back(struct tcp_conn *c, struct tcp_req *req, size_t skip)
 {
     if (skip)
         return false;
-    req->lent = false;
-    req->cqe.status = plx_put16(PLX_SC_COMMAND_INTERRUPTED << 1);
+    req->core.lent = false;
+    req->core.cqe.status = plx_put16(PLX_SC_COMMAND_INTERRUPTED << 1);
     build_response(c, req, req->head);
     req->head_len = (uint8_t)with_digest(c, sizeof(struct nvme_tcp_resp));
     req->tail_len = 0;
@@ -278,14 +279,14 @@ static bool taken_back(struct tcp_conn *c, struct nvmf_req *req, size_t skip)
  * The digest of lent data. To fetch it from memory takes five times as long as to sum it, so while a piece is summed
  * the same piece of the next PDU's data is fetched.
  */
-static uint32_t sum_lent(struct nvmf_req *req, const uint8_t *data)
+static uint32_t sum_lent(struct tcp_req *req, const uint8_t *data)
 {
-    struct nvmf_req *after = req->next;
-    const uint8_t *next = after && after->lent ? nvmf_io_map(after) : NULL;
-    const uint32_t fetched = next ? after->len : 0;
+    struct tcp_req *after = req->next;
+    const uint8_t *next = after && after->core.lent ? nvmf_io_map(&after->core) : NULL;
+    const uint32_t fetched = next ? after->core.len : 0;
     uint32_t crc = (uint32_t)PLX_CRC32C_INIT;
-    for (uint32_t at = 0, n; at < req->len; at += n) {
-        n = (uint32_t)plx_min_u64(req->len - at, TCP_SUM_PIECE);
+    for (uint32_t at = 0, n; at < req->core.len; at += n) {
+        n = (uint32_t)plx_min_u64(req->core.len - at, TCP_SUM_PIECE);
         if (at < fetched)
             plx_fetch(next + at, plx_min_u64(n, fetched - at));
         crc = plx_crc32c_add(crc, data + at, n);
@@ -297,10 +298,10 @@ static uint32_t sum_lent(struct nvmf_req *req, const uint8_t *data)
  * Finds the memory that a disk lends for this round, and makes its digest. `skip` bytes of the PDU have left.
  * @return false when the PDU cannot be sent to its end
  */
-static bool lend(struct tcp_conn *c, struct nvmf_req *req, size_t skip, const uint8_t **memory)
+static bool lend(struct tcp_conn *c, struct tcp_req *req, size_t skip, const uint8_t **memory)
 {
     size_t before = (size_t)req->head_len + c->pad;
-    *memory = nvmf_io_map(req);
+    *memory = nvmf_io_map(&req->core);
     if (plx_unlikely(!*memory))
         return taken_back(c, req, skip);
     if (c->rules.data_digest && skip <= before)
@@ -312,13 +313,13 @@ static bool lend(struct tcp_conn *c, struct nvmf_req *req, size_t skip, const ui
 static ssize_t gather(struct tcp_conn *c, struct msghdr *msg)
 {
     struct iovec *first = c->group->iov, *v = first;
-    struct nvmf_req *req = c->tx.head;
+    struct tcp_req *req = c->tx.head;
     const size_t limit = c->rules.data_digest ? TCP_TX_SUMMED : TCP_TX_BYTES;
     size_t total = 0, skip = c->tx_off;
     /* A PDU has six pieces at most; one more is for the connection's own. */
     for (; req && v + 7 <= first + TCP_TX_IOV && total < limit; req = req->next) {
         const uint8_t *memory = NULL;
-        if (req->lent && plx_likely(req->tx == TCP_TX_DATA)) { /* else: aborted, no data */
+        if (req->core.lent && plx_likely(req->tx == TCP_TX_DATA)) { /* else: aborted, no data */
             if (plx_unlikely(!have_spare(c->group)))
                 break;
             if (plx_unlikely(!lend(c, req, skip, &memory)))
