@@ -141,6 +141,7 @@ class Feature(enum.IntEnum):
     ASYNC_EVENTS = 0x0B
     KEEP_ALIVE = 0x0F
     HOST_BEHAVIOR = 0x16
+    COMMAND_SETS = 0x19
     HOST_ID = 0x81
 
 
