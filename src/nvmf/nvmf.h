@@ -221,7 +221,10 @@ struct nvmf_req {
 struct nvmf_qpair_ops {
     /* A request has ended: send its response. */
     void (*complete)(struct nvmf_req *req);
-    /* A request that the core wants to end early and that is waiting in the transport. @return true if it was ended */
+    /*
+     * A request that the core wants to end early and that is waiting in the transport; again when data that an
+     * abandoned one had asked for will not come. @return true if it was ended
+     */
     bool (*abort)(struct nvmf_req *req);
     /* Ends the connection; ends later with nvmf_qpair_detach(). On the queue pair's reactor. */
     void (*kill)(struct nvmf_qpair *qp, const char *why);

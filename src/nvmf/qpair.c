@@ -199,8 +199,7 @@ static bool cid_in_use(struct nvmf_req *req)
     if (old->state != NVMF_REQ_ABANDONED)
         return true;
     /* The host reuses the identifier of an aborted command: no more data will come for that one. */
-    nvmf_pending_del(old);
-    nvmf_req_put(old);
+    req->qp->ops->abort(old);
     return false;
 }
 

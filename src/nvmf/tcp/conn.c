@@ -111,6 +111,11 @@ static bool op_abort(struct nvmf_req *req)
             return true;
         }
         break;
+    case NVMF_REQ_ABANDONED:
+        c->r2ts--;
+        nvmf_pending_del(req);
+        tcp_req_put(req);
+        return true;
     case NVMF_REQ_DATA_IN:
         req->abort_status = PLX_SC_ABORTED_BY_REQUEST;
         return true;

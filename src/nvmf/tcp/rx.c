@@ -113,9 +113,7 @@ static void abandoned_data_here(struct tcp_conn *c, struct nvmf_req *req, uint32
     req->received += len;
     if (req->received < req->len)
         return;
-    c->r2ts--;
-    nvmf_pending_del(req);
-    tcp_req_put(req);
+    c->qp.ops->abort(req);
 }
 
 /* All of a PDU's data has come into place. */
