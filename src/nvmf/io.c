@@ -427,6 +427,7 @@ static void execute_fused(struct nvmf_req *req)
     struct nvmf_req *first = req->fused_first ? req : req->mate, *second = first->mate;
     struct nvmf_req *other = req->mate;
     req->state = NVMF_REQ_HELD;
+    req->since = plx_reactor_now(req->qp->group->reactor);
     if (!other || other->state != NVMF_REQ_HELD)
         return; /* the other half's data is still on its way */
     first->state = second->state = NVMF_REQ_EXECUTING;

@@ -14,7 +14,7 @@ import sqe
 from disks import FILE, MIB, RAM4K
 from host import Controller, new_hostnqn
 from nvmetcp import Closed, Connection, ProtocolError, Queue, Terminated
-from spec import Fes, Sc, Type
+from spec import FUSE_FIRST, FUSE_SECOND, Fes, Sc, Type
 from target import Target, sanitized, wait_until
 
 pytestmark = pytest.mark.usefixtures("undisturbed")
@@ -395,3 +395,23 @@ def test_data_of_an_aborted_write_is_not_waited_for_once_its_id_is_used_again():
         for each in hoarder.queues:
             each.close()
         expect.status(queue.wait(flush), Sc.SUCCESS)
+
+
+def test_halves_of_fused_commands_are_held_up_to_a_share():
+    """First halves that come in capsules, and second halves whose data never comes. An eighth of 4 MiB is 64 buffers;
+    what is beyond is to be tried again."""
+    pairs, share = 100, 64
+    with Target("ram:64M", options=("--max-io-size", "64K", "--queue-depth", 256)) as target, \
+            Controller(target.address, target.nqn, io_queues=1, io_sqsize=255) as controller:
+        queue = controller.io
+        queue.answer_r2ts = False
+        commands = queue.submit_all([
+            (entry(1, lba, 1, fuse=fuse), {"out": bytes(512), "in_capsule": fuse == FUSE_FIRST}) for lba in range(pairs)
+            for entry, fuse in ((sqe.compare, FUSE_FIRST), (sqe.write, FUSE_SECOND))])
+        for first, second in zip(commands[2 * share::2], commands[2 * share + 1::2]):
+            expect.status(queue.wait(first), Sc.INTERRUPTED)
+            expect.status(queue.wait(second), Sc.FAILED_FUSED)
+        for first, second in zip(commands[:2 * share:2], commands[1:2 * share:2]):
+            queue.answer(second, queue.wait_r2t(second))
+            expect.status(queue.wait(first), Sc.SUCCESS)
+            expect.status(queue.wait(second), Sc.SUCCESS)

@@ -37,6 +37,8 @@ static void start_command(struct tcp_conn *c, struct nvmf_req *req)
             nvmf_req_complete(req, PLX_SC_TRANSIENT_TRANSPORT_ERROR);
         else
             nvmf_req_execute(req);
+        if (plx_unlikely(req->state == NVMF_REQ_HELD) && !tcp_buf_hold(req))
+            nvmf_req_complete(req, PLX_SC_COMMAND_INTERRUPTED);
         return;
     }
     if (req->lent && (!c->rules.data_digest || req->len <= TCP_SPARE_BYTES)) {

@@ -56,10 +56,11 @@ enum tcp_tx {
     TCP_TX_RESP,
 };
 
-/* Who gets buffers is kept apart for the two directions, so that neither can take all. */
+/* Who gets buffers is kept apart, so that none can take all. */
 enum tcp_wait_class {
     TCP_WAIT_R2T,  /* data that hosts are to send */
     TCP_WAIT_READ, /* data that disks are to fill */
+    TCP_HALVES,    /* of fused commands, that came in capsules and are held: nobody waits here, they are refused */
     TCP_WAIT_CLASSES,
 };
 
@@ -195,6 +196,8 @@ void tcp_buf_acquire(struct nvmf_req *req);
 /* A buffer for data that is already here; not counted, never waits. @return false when there is none */
 bool tcp_buf_take(struct nvmf_req *req, uint32_t size);
 void tcp_req_put(struct nvmf_req *req);
+/* The data of half a fused command is to be held. @return false when its connection already holds its share */
+bool tcp_buf_hold(struct nvmf_req *req);
 /* A request's buffer does not count towards shares any more. */
 void tcp_buf_uncount(struct nvmf_req *req);
 /* Serves those who wait. @return how many */
