@@ -48,7 +48,7 @@ struct plx_bdev_info {
     uint32_t request_context;   /**< bytes that must follow each struct plx_bdev_req, for the layers below */
     uint32_t write_unit;        /**< bytes that are best written at once; the block size or a multiple */
     uint32_t unmap_granularity; /**< blocks; 0 when it cannot unmap */
-    uint32_t max_unmap_blocks;
+    uint32_t max_unmap_blocks;  /**< at once: longer unmaps are cut, and are not atomic anyway */
     bool read_only;
     bool write_cache;      /**< a completed write may be lost by a power cut until it is flushed */
     bool unmap_reads_zero; /**< unmapped blocks read as zeroes */

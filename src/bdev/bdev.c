@@ -46,6 +46,9 @@ static void finish_info(struct plx_bdev *bdev, const char *driver, const char *n
         info->ops &= ~(uint32_t)PLX_BDEV_WRITERS;
     if (!(info->ops & 1 << PLX_BDEV_UNMAP))
         info->unmap_granularity = info->max_unmap_blocks = 0;
+    else if (info->max_unmap_blocks < info->blocks)
+        bdev->native_ops &= ~(1u << PLX_BDEV_UNMAP); /* the driver does what emulate.c cuts */
+    assert(bdev->tracked || !(info->ops & ~bdev->native_ops & 1 << PLX_BDEV_UNMAP));
     bdev->fast_ops = bdev->tracked ? 0 : bdev->native_ops & info->ops & ~(uint32_t)SLOW;
     info->request_context = bdev->driver_context;
     /* An emulated operation hands the driver a request of its own, which brings the driver's context once more. */

@@ -50,8 +50,12 @@ struct plx_range_lock {
 struct plx_bdev {
     /* Filled by the driver's open. */
     const struct plx_bdev_ops *ops;
-    struct plx_bdev_info info; /* native operations in ops, the driver's own needs in request_context */
-    size_t channel_size;       /* bytes of the driver's part of a channel */
+    /*
+     * Native operations in ops, the driver's own needs in request_context. Disks that are in_place cut unmaps
+     * themselves: their max_unmap_blocks is UINT32_MAX.
+     */
+    struct plx_bdev_info info;
+    size_t channel_size; /* bytes of the driver's part of a channel */
 
     /* The core's, which completes info too. */
     unsigned block_shift;

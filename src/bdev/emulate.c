@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
  * What a driver leaves out, done by what it has: compare, compare and write, copy, and write zeroes by means of reads
- * and writes.
+ * and writes; unmaps that are too long for it by shorter ones.
  *
  * An operation is a sequence of steps, each of which either goes on at once or waits for one thing: the range lock, a
  * piece of memory, or a part of the work, a request to the driver. All its state is in the request's context.
@@ -10,6 +10,7 @@
  *   compare and write  LOCK, as compare, WRITE; FREE, UNLOCK
  *   copy               PIECE, then READ, WRITE, WRITTEN for each piece; FREE
  *   write zeroes       WRITE, WRITTEN for each piece
+ *   unmap              the same
  */
 #include "bdev/core.h"
 
@@ -126,6 +127,11 @@ static void write_step(struct plx_bdev_req *req, struct plx_bdev_core *c)
         use_iov(c, zeroes);
         part(c, PLX_BDEV_WRITE, req->lba + c->at, c->nlb);
         break;
+    case PLX_BDEV_UNMAP:
+        c->step = WRITTEN;
+        c->nlb = (uint32_t)plx_min_u64(req->nlb - c->at, req->ch->bdev->info.max_unmap_blocks);
+        part(c, PLX_BDEV_UNMAP, req->lba + c->at, c->nlb);
+        break;
     default: /* compare and write: what to write follows what was compared with */
         c->step = FREE;
         c->sub.iovcnt = req->iovcnt;
@@ -209,10 +215,9 @@ void plx_emulate_wake(struct plx_bdev_req *req)
 void plx_emulate_submit(struct plx_bdev_channel *ch, struct plx_bdev_req *req)
 {
     static const uint8_t first[PLX_BDEV_OPS] = {
-        [PLX_BDEV_COMPARE] = PIECE,
-        [PLX_BDEV_COMPARE_AND_WRITE] = LOCK,
-        [PLX_BDEV_COPY] = PIECE,
-        [PLX_BDEV_WRITE_ZEROES] = WRITE,
+        [PLX_BDEV_COMPARE] = PIECE, [PLX_BDEV_COMPARE_AND_WRITE] = LOCK,
+        [PLX_BDEV_COPY] = PIECE,    [PLX_BDEV_WRITE_ZEROES] = WRITE,
+        [PLX_BDEV_UNMAP] = WRITE,
     };
     struct plx_bdev_core *c = plx_bdev_core(ch->bdev, req);
     c->req = req;

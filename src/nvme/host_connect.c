@@ -36,9 +36,6 @@ enum step {
 
 enum {
     CAP_MPSMIN_SHIFT = 48,
-    CAP_CSS_NVM = 37,
-    CAP_CSS_IOCSS = 43,
-    CC_CSS_ALL = 6,
     AEN_NS = 1 << 8,
     AEN_ANA = 1 << 11,
     AEN_DISCOVERY = 1u << 31,
@@ -68,7 +65,8 @@ static void get_property(struct nvme_ctrlr *c, uint32_t offset, unsigned bytes)
 static void enable(struct nvme_ctrlr *c)
 {
     unsigned mps = (c->cap >> CAP_MPSMIN_SHIFT) & 15;
-    unsigned css = !(c->cap >> CAP_CSS_NVM & 1) && c->cap >> CAP_CSS_IOCSS & 1 ? CC_CSS_ALL : 0;
+    bool all = !(c->cap >> NVME_CAP_CSS_NVM_SHIFT & 1) && c->cap >> NVME_CAP_CSS_ALL_SHIFT & 1;
+    unsigned css = all ? NVME_CC_CSS_ALL : 0;
     uint32_t cc = NVME_CC_EN | css << NVME_CC_CSS_SHIFT | mps << NVME_CC_MPS_SHIFT | 6u << NVME_CC_IOSQES_SHIFT |
                   4u << NVME_CC_IOCQES_SHIFT;
     const struct nvme_property_cmd cmd = {.opcode = NVME_FABRICS,

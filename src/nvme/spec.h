@@ -174,8 +174,11 @@ enum nvme_property {
 };
 
 enum {
+    NVME_CAP_CSS_NVM_SHIFT = 37,
+    NVME_CAP_CSS_ALL_SHIFT = 43,
     NVME_CC_EN = 1 << 0,
     NVME_CC_CSS_SHIFT = 4,
+    NVME_CC_CSS_ALL = 6, /* all I/O command sets that there are; 0 is the NVM command set */
     NVME_CC_MPS_SHIFT = 7,
     NVME_CC_AMS_SHIFT = 11,
     NVME_CC_SHN_SHIFT = 14,
@@ -200,6 +203,7 @@ enum nvme_feature {
     NVME_FEAT_ASYNC_EVENT = 0x0b,
     NVME_FEAT_KEEP_ALIVE = 0x0f,
     NVME_FEAT_HOST_BEHAVIOR = 0x16,
+    NVME_FEAT_COMMAND_SET_PROFILE = 0x19,
     NVME_FEAT_HOST_ID = 0x81,
 };
 

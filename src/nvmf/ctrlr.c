@@ -144,7 +144,11 @@ void nvmf_ctrlr_keep_alive(struct nvmf_ctrlr *c)
 static uint64_t capabilities(const struct nvmf_ctrlr *c)
 {
     uint64_t mqes = c->target->opts.queue_depth - 1;
-    return mqes | UINT64_C(1) << 16 /* CQR */ | (uint64_t)ENABLE_TIMEOUT << 24 | UINT64_C(1) << 37 /* CSS: NVM */;
+    /* The NVM command set; and all I/O command sets, which is the same, but some hosts ask for nothing less. */
+    uint64_t css = UINT64_C(1) << NVME_CAP_CSS_NVM_SHIFT;
+    if (!c->subsys->discovery)
+        css |= UINT64_C(1) << NVME_CAP_CSS_ALL_SHIFT;
+    return mqes | UINT64_C(1) << 16 /* CQR */ | (uint64_t)ENABLE_TIMEOUT << 24 | css;
 }
 
 uint16_t nvmf_property_get(struct nvmf_ctrlr *c, uint32_t offset, unsigned bytes, uint64_t *value)
@@ -202,9 +206,10 @@ static void disable(struct nvmf_ctrlr *c)
 static bool cc_valid(const struct nvmf_ctrlr *c, uint32_t cc)
 {
     unsigned sqes = (cc >> NVME_CC_IOSQES_SHIFT) & 15, cqes = (cc >> NVME_CC_IOCQES_SHIFT) & 15;
+    unsigned css = (cc >> NVME_CC_CSS_SHIFT) & 7;
     bool entries = c->subsys->discovery ? (sqes == 0 || sqes == 6) && (cqes == 0 || cqes == 4) : sqes == 6 && cqes == 4;
-    return ((cc >> NVME_CC_CSS_SHIFT) & 7) == 0 && ((cc >> NVME_CC_MPS_SHIFT) & 15) == 0 &&
-           ((cc >> NVME_CC_AMS_SHIFT) & 7) == 0 && entries;
+    bool sets = !css || (css == NVME_CC_CSS_ALL && !c->subsys->discovery);
+    return sets && ((cc >> NVME_CC_MPS_SHIFT) & 15) == 0 && ((cc >> NVME_CC_AMS_SHIFT) & 7) == 0 && entries;
 }
 
 static uint16_t set_cc(struct nvmf_ctrlr *c, uint32_t cc)

@@ -42,6 +42,20 @@ static bool address_for(const struct plx_nvmf_listener *l, const struct sockaddr
     return false;
 }
 
+/* One subsystem, at every listener. @return how many entries that are */
+static uint64_t fill_entries(struct nvme_discovery_entry *e, const struct plx_nvmf_subsystem *s,
+                             const struct sockaddr_storage *local)
+{
+    uint64_t n = 0;
+    plx_list_for_each(it, &s->target->listeners) {
+        char addr[INET6_ADDRSTRLEN];
+        const struct plx_nvmf_listener *l = plx_list_entry(it, struct plx_nvmf_listener, link);
+        if (address_for(l, local, addr, sizeof addr))
+            fill_entry(&e[n++], s, l, addr);
+    }
+    return n;
+}
+
 void *nvmf_discovery_log(struct nvmf_ctrlr *c, struct nvmf_qpair *qp, size_t *len)
 {
     struct plx_nvmf_target *t = c->target;
@@ -56,18 +70,13 @@ void *nvmf_discovery_log(struct nvmf_ctrlr *c, struct nvmf_qpair *qp, size_t *le
     struct nvme_discovery_entry *entries = (void *)(log + 1);
     uint64_t n = 0;
     t->transport->local_addr(qp, &local);
-    plx_list_for_each(si, &t->subsystems) {
-        const struct plx_nvmf_subsystem *s = plx_list_entry(si, struct plx_nvmf_subsystem, link);
-        if (!nvmf_subsystem_allows(s, c->hostnqn))
-            continue;
-        plx_list_for_each(li, &t->listeners) {
-            char addr[INET6_ADDRSTRLEN];
-            const struct plx_nvmf_listener *l = plx_list_entry(li, struct plx_nvmf_listener, link);
-            if (address_for(l, &local, addr, sizeof addr))
-                fill_entry(&entries[n++], s, l, addr);
-        }
+    plx_list_for_each(it, &t->subsystems) {
+        const struct plx_nvmf_subsystem *s = plx_list_entry(it, struct plx_nvmf_subsystem, link);
+        if (s != t->discovery && nvmf_subsystem_allows(s, c->hostnqn))
+            n += fill_entries(&entries[n], s, &local);
     }
-    log->genctr = plx_put64(1); /* nothing changes while the target runs */
+    n += fill_entries(&entries[n], t->discovery, &local); /* last: some hosts read the first entries only */
+    log->genctr = plx_put64(1);                           /* nothing changes while the target runs */
     log->numrec = plx_put64(n);
     *len = sizeof *log + n * sizeof *entries;
     return log;

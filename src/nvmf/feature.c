@@ -13,6 +13,7 @@ enum {
     HOST_BEHAVIOR_BYTES = 512,
     HOST_ID_BYTES = 16,
     TEMPERATURE_OVER = 343, /* Kelvin, like WCTEMP */
+    COMMAND_SETS = 0x1ff,   /* the combination of command sets that is chosen */
 };
 
 struct feature {
@@ -41,7 +42,6 @@ struct feature {
 WORD_FEATURE(arbitration, feat_arbitration, 0, 0xffffffff)
 WORD_FEATURE(error_recovery, feat_error_recovery, 0, 0xffff)
 WORD_FEATURE(atomicity, feat_atomicity, 0, 1)
-WORD_FEATURE(async_event, feat_async_event, 0, 0xffffffff)
 
 static uint32_t get_power(const struct nvmf_ctrlr *c, uint32_t cdw11, bool defaults)
 {
@@ -129,6 +129,29 @@ static uint16_t set_keep_alive(struct nvmf_ctrlr *c, struct nvmf_req *req, uint3
     return PLX_SC_SUCCESS;
 }
 
+static uint32_t get_async_event(const struct nvmf_ctrlr *c, uint32_t cdw11, bool defaults)
+{
+    (void)cdw11;
+    return defaults ? 0 : c->feat_async_event;
+}
+
+static uint16_t set_async_event(struct nvmf_ctrlr *c, struct nvmf_req *req, uint32_t cdw11)
+{
+    (void)req;
+    /* Events that OAES offers; and critical warnings, which need no offer (Base 5.1.25.1.6): none will ever come. */
+    if (cdw11 & ~(nvmf_events(c) | 0xff))
+        return PLX_SC_INVALID_FIELD | NVME_STATUS_DNR;
+    c->feat_async_event = cdw11;
+    return PLX_SC_SUCCESS;
+}
+
+/* Of combinations of command sets, as Identify tells them, there is the first alone. */
+static uint16_t set_command_sets(struct nvmf_ctrlr *c, struct nvmf_req *req, uint32_t cdw11)
+{
+    (void)c, (void)req;
+    return cdw11 & COMMAND_SETS ? PLX_SC_COMMAND_SETS_REJECTED | NVME_STATUS_DNR : PLX_SC_SUCCESS;
+}
+
 static uint32_t get_nothing(const struct nvmf_ctrlr *c, uint32_t cdw11, bool defaults)
 {
     (void)c, (void)cdw11, (void)defaults;
@@ -159,6 +182,7 @@ static const struct feature features[] = {
     {NVME_FEAT_ASYNC_EVENT, true, true, 0, get_async_event, set_async_event},
     {NVME_FEAT_KEEP_ALIVE, true, true, 0, get_keep_alive, set_keep_alive},
     {NVME_FEAT_HOST_BEHAVIOR, true, false, HOST_BEHAVIOR_BYTES, get_nothing, set_host_behavior},
+    {NVME_FEAT_COMMAND_SET_PROFILE, true, false, 0, get_nothing, set_command_sets},
     {NVME_FEAT_HOST_ID, false, false, HOST_ID_BYTES, get_nothing, set_host_id},
 };
 

@@ -49,6 +49,7 @@ static void fill_common(const struct nvmf_ctrlr *c, struct nvme_id_ctrl *id)
     id->cntlid = plx_put16(c->cntlid);
     id->ver = plx_put32(NVME_VERSION);
     id->lpa = 1 << 2; /* Get Log Page takes lengths and offsets of 32 bits */
+    id->oaes = plx_put32(nvmf_events(c));
     id->elpe = NVMF_ERROR_LOG - 1;
     id->aerl = NVMF_AER_LIMIT - 1;
     id->kas = plx_put16(NVMF_KATO_UNIT_MS / 100);
@@ -62,7 +63,6 @@ static void fill_discovery_ctrl(const struct nvmf_ctrlr *c, struct nvme_id_ctrl 
 {
     fill_common(c, id);
     id->cntrltype = 2;
-    id->oaes = plx_put32(1u << 31); /* Discovery Log Page Change */
 }
 
 static void fill_ctrl(const struct nvmf_ctrlr *c, struct nvme_id_ctrl *id)
@@ -71,7 +71,6 @@ static void fill_ctrl(const struct nvmf_ctrlr *c, struct nvme_id_ctrl *id)
     fill_common(c, id);
     id->rab = 6;
     id->cmic = 1 << 0 | 1 << 1 | 1 << 3;       /* several ports, several controllers, ANA */
-    id->oaes = plx_put32(1u << 8);             /* Namespace Attribute Notices */
     id->ctratt = plx_put32(1u << 0 | 1u << 6); /* host identifier of 128 bits; traffic based keep-alive */
     id->cntrltype = 1;
     id->acl = NVMF_ABORT_LIMIT - 1;

@@ -140,6 +140,15 @@ struct nvmf_ctrlr {
     uint64_t nerrors;
 };
 
+/*
+ * Events that a controller sends, as OAES and feature 0Bh have them. Of an NVM controller: changed namespaces, and ANA
+ * states; of a discovery controller: its log.
+ */
+static inline uint32_t nvmf_events(const struct nvmf_ctrlr *c)
+{
+    return c->subsys->discovery ? 1u << 31 : 1u << 8 | 1u << 11;
+}
+
 enum nvmf_dir {
     NVMF_NONE,
     NVMF_FROM_HOST,

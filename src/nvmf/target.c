@@ -50,8 +50,11 @@ int plx_nvmf_target_create(struct plx_nvmf_target **out, struct plx_reactor *con
                            const struct plx_nvmf_opts *opts, struct plx_error *err)
 {
     struct plx_nvmf_opts checked;
-    int ret = nreactors ? set_options(&checked, opts, plx_buf_max_bytes(reactors[0]), err)
-                        : plx_fail(err, -EINVAL, "a target needs a reactor");
+    size_t buf_max = SIZE_MAX; /* of the reactor with the smallest buffers: hosts may come to any */
+    for (unsigned i = 0; i < nreactors; i++)
+        buf_max = plx_min_u64(buf_max, plx_buf_max_bytes(reactors[i]));
+    int ret =
+        nreactors ? set_options(&checked, opts, buf_max, err) : plx_fail(err, -EINVAL, "a target needs a reactor");
     if (ret)
         return ret;
     struct plx_nvmf_target *t = calloc(1, sizeof *t);

@@ -30,6 +30,7 @@ class Subsystem:
         self.identity = {
             "mdts": 5, "ioccsz": (64 + 8192) // 16, "oncs": 1 << 0 | 1 << 2 | 1 << 3, "fuses": 0, "acwu": 0, "vwc": 1, "acl": 3,
             "cmic": 1 << 3, "nanagrpid": 1, "anagrpid": 1, "lpa": 1 << 2, "oaes": 1 << 8 | 1 << 11 | 1 << 31, "ctratt": 0, "lbaf": 9 << 16,
+            "dmrsl": 0, "dmsl": 0,
             "nsattr": 0, "uuid": bytes(range(16)), **identity}
         self.refuses = {}  # opcode of an NVM command -> status
         self.records = []  # of the discovery log: (subtype, traddr, trsvcid, subnqn)
@@ -305,7 +306,7 @@ class Connection:
             0: say.namespace, 1: lambda: say.controller(self.discovery),
             2: lambda: struct.pack("<I", 1 if command.nsid < 1 else 0).ljust(4096, b"\0"),
             3: lambda: (bytes([3, 16, 0, 0]) + say.identity["uuid"] + bytes([4, 1, 0, 0, 0])).ljust(4096, b"\0"),
-            6: lambda: bytes(4096)}
+            6: lambda: struct.pack("<4xIQ", say.identity["dmrsl"], say.identity["dmsl"]).ljust(4096, b"\0")}
         if cns in pages:
             self.send_data(command, pages[cns]())
         else:

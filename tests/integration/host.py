@@ -13,6 +13,7 @@ from spec import ALL_NAMESPACES, DISCOVERY_NQN, DYNAMIC, Feature, Property, Sc
 from structs import IdentifyController, IdentifyNamespace, namespace_list
 
 CC_ENABLE = 1 | 6 << 16 | 4 << 20  # EN, IOSQES 64 bytes, IOCQES 16 bytes (Base 3.1.4.5)
+CC_ALL_COMMAND_SETS = 6 << 4
 CC_SHUTDOWN = 1 << 14
 CSTS_READY, CSTS_FATAL, CSTS_SHST, CSTS_SHUT = 1, 2, 3 << 2, 2 << 2
 
@@ -52,8 +53,8 @@ class Controller:
 
     # -- life -------------------------------------------------------------------------------------------------------
 
-    def enable(self):
-        self.admin.property_set(Property.CC, CC_ENABLE)
+    def enable(self, cc=CC_ENABLE):
+        self.admin.property_set(Property.CC, cc)
         self.admin.wait_property(Property.CSTS, CSTS_READY, CSTS_READY)
 
     def disable(self):

@@ -141,6 +141,7 @@ class Feature(enum.IntEnum):
     ASYNC_EVENTS = 0x0B
     KEEP_ALIVE = 0x0F
     HOST_BEHAVIOR = 0x16
+    COMMAND_SETS = 0x19
     HOST_ID = 0x81
 
 
@@ -177,6 +178,7 @@ class Sc(enum.IntEnum):
     KEEP_ALIVE_INVALID = 0x01A
     SGL_GRANULARITY = 0x01E
     WRITE_PROTECTED = 0x020
+    INTERRUPTED = 0x021
     TRANSIENT_TRANSPORT = 0x022
     LBA_RANGE = 0x080
     CAPACITY = 0x081

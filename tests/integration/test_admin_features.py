@@ -8,6 +8,7 @@ import pytest
 import expect
 import sqe
 from disks import FILE, RAM
+from host import discovery
 from spec import ALL_NAMESPACES, Feature, Sc
 from structs import IdentifyController as Id
 
@@ -186,10 +187,29 @@ def test_a_power_state_that_is_not_there_is_an_invalid_field(controller):
 
 
 def test_async_event_configuration_takes_only_announced_events(controller):
-    """Base 5.1.25.1.6: bits of events that OAES does not announce may be refused; the others stick."""
-    supported = controller.identity.oaes & 0xFFFFFF00
+    """Base 5.1.25.1.6: bits of events that OAES does not announce are refused; the others stick. Those of critical
+    warnings are not announced, and always there."""
+    supported = controller.identity.oaes | 0x3F
     controller.set_feature(Feature.ASYNC_EVENTS, supported)
-    assert controller.get_feature(Feature.ASYNC_EVENTS) & 0xFFFFFF00 == supported
+    for bit in (bit for bit in range(8, 32) if not supported >> bit & 1):
+        expect.status(put(controller, Feature.ASYNC_EVENTS, 1 << bit), Sc.INVALID_FIELD)
+    assert controller.get_feature(Feature.ASYNC_EVENTS) == supported
+
+
+def test_a_discovery_controller_takes_the_event_of_its_log_alone(target):
+    with discovery(target.address) as controller:
+        controller.set_feature(Feature.ASYNC_EVENTS, 1 << 31)
+        for bit in (8, 11, 30):
+            expect.status(put(controller, Feature.ASYNC_EVENTS, 1 << bit), Sc.INVALID_FIELD)
+        assert controller.get_feature(Feature.ASYNC_EVENTS) == 1 << 31
+
+
+@pytest.mark.parametrize("combination", [1, 2, 511])
+def test_there_is_one_combination_of_command_sets(controller, combination):
+    """Base 5.1.25: an index whose vector is empty is refused with I/O Command Set Combination Rejected."""
+    expect.status(put(controller, Feature.COMMAND_SETS, 0), Sc.SUCCESS)
+    expect.status(put(controller, Feature.COMMAND_SETS, combination), Sc.COMMAND_SET_REJECTED)
+    assert controller.get_feature(Feature.COMMAND_SETS) == 0
 
 
 def test_host_behavior_support_is_data_or_absent(controller):

@@ -9,7 +9,8 @@ import pytest
 import expect
 import sqe
 from disks import BLOCK, FILE, NULL, RAM, RAM4K
-from spec import ALL_NAMESPACES, Sc
+from host import CC_ALL_COMMAND_SETS, CC_ENABLE, discovery
+from spec import ALL_NAMESPACES, Feature, Property, Sc
 from structs import IdentifyController as Id
 from structs import descriptors, namespace_list
 
@@ -89,6 +90,7 @@ def test_limits_of_the_admin_queue_are_sane(controller):
 def test_ana_is_announced_consistently(controller):
     identity = controller.identity
     if identity.cmic & 8:
+        assert identity.oaes & 1 << 11, "ANA Change Notices"
         assert identity.anatt > 0
         assert identity.anagrpmax >= 1 and 1 <= identity.nanagrpid <= identity.anagrpmax
         assert identity.anacap & 1  # can report the optimized state
@@ -251,12 +253,36 @@ def test_the_command_set_independent_namespace_structure(controller):
 
 def test_the_command_set_structure_offers_the_nvm_command_set(controller):
     """CNS 1Ch: 512 I/O Command Set vectors (Base 5.1.13.2.20)."""
-    if not controller.admin.property_get(0, 8) >> 43 & 1:  # CAP.CSS bit 6: more than one command set can be had
-        expect.status(controller.identify_raw(0x1C, cntid=0xFFFF), Sc.SUCCESS, Sc.INVALID_FIELD)
-        return
+    assert controller.admin.property_get(0, 8) >> 43 & 1  # CAP.CSS bit 6: all I/O command sets can be asked for
     for cntid in (0xFFFF, controller.cntlid):
         vectors = struct.unpack("<512Q", controller.identify(0x1C, cntid=cntid))
-        assert vectors[0] & 1
+        assert vectors[0] == 1 and not any(vectors[1:])
+
+
+def test_a_host_may_ask_for_all_command_sets(connect):
+    """CC.CSS 110b, as some hosts do without an alternative (Base 3.1.4.5), and then what they look at."""
+    controller = connect(enable=False)
+    controller.enable(CC_ENABLE | CC_ALL_COMMAND_SETS)
+    assert controller.admin.property_get(Property.CC) == CC_ENABLE | CC_ALL_COMMAND_SETS
+    controller.set_feature(Feature.COMMAND_SETS, 0)
+    assert namespace_list(controller.identify(0x07, csi=0)) == controller.namespaces()
+    for nsid in controller.namespaces():
+        assert descriptors(controller.identify(0x03, nsid=nsid))[NIDT_CSI] == b"\0"
+        controller.identify(0x05, nsid=nsid, csi=0)
+        controller.identify(0x08, nsid=nsid)
+    controller.add_queue(1)
+    controller.write(RAM, 0, b"\x77" * 512)
+    assert controller.read(RAM, 0, 1) == b"\x77" * 512
+
+
+def test_a_discovery_controller_has_no_io_command_sets(target):
+    with discovery(target.address, enable=False) as controller:
+        assert not controller.admin.property_get(Property.CAP, 8) >> 43 & 1
+        entry = sqe.property_set(Property.CC, CC_ENABLE | CC_ALL_COMMAND_SETS)
+        expect.status(controller.admin.execute(entry), Sc.INVALID_FIELD)
+        expect.status(controller.admin.execute(sqe.get_features(Feature.COMMAND_SETS)), Sc.SEQUENCE)
+        controller.enable()
+        expect.status(controller.admin.execute(sqe.get_features(Feature.COMMAND_SETS)), Sc.INVALID_FIELD)
 
 
 @pytest.mark.parametrize("cns", [0x05, 0x06, 0x07])

@@ -53,6 +53,13 @@ def test_a_discovery_entry_for_itself_says_so(browser):
         assert (entry.subtype == 3) == (name == DISCOVERY_NQN)
 
 
+def test_subsystems_come_before_discovery_itself(wide_target):
+    """Some hosts look at the first entries only."""
+    with discovery(wide_target.address) as controller:
+        kinds = [entry.subtype for entry in discovery_log(controller).entries]
+    assert kinds == sorted(kinds) and kinds.count(3) == kinds.count(2) // 2  # two subsystems
+
+
 def test_port_ids_tell_ports_apart(browser):
     ids = {}
     for entry in discovery_log(browser).entries:

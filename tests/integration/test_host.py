@@ -3,13 +3,16 @@
 
 import json
 import os
+import struct
 import subprocess
 import threading
 from types import SimpleNamespace
 
 import pytest
 
-from controller import BLOCK, NQN, Port, Subsystem
+import sqe
+from controller import BLOCK, DNR, NQN, Port, Subsystem
+from host import Controller
 from spec import Io
 from target import Target, binary, wait_until
 
@@ -128,6 +131,25 @@ def test_a_gateway_serves_a_remote_disk(tmp_path):
             must("cp", "--verify", source, url)
             must("cp", f"nvme+tcp://127.0.0.1:{far.port}/{far.nqn}", back)
             assert back.read_bytes() == source.read_bytes()
+
+
+@pytest.mark.parametrize("identity,limit", [({"dmrsl": 16}, 16), ({"dmsl": 10, "dmrsl": 16}, 10), ({"dmsl": 7}, 7), ({}, 100)])
+def test_a_deallocation_longer_than_the_controller_takes_is_cut(identity, limit):
+    ranges = []
+
+    def on_io(connection, command):
+        if command.opcode == Io.DSM:
+            data = connection.collect(command, command.sgl_length)
+            ranges.append(struct.unpack_from("<4xIQ", data))
+            connection.respond(command.cid, 0x183 | DNR if ranges[-1][0] > limit else 0)
+        return command.opcode == Io.DSM
+
+    with Port(Subsystem(2048, **identity)) as port:
+        port.on_io = on_io
+        with Target(port.url) as near, Controller(near.address, near.nqn, io_queues=1) as controller:
+            controller.io.must(sqe.dsm(1, 2), out=sqe.dsm_range(5, 100) + sqe.dsm_range(2040, 8))
+    pieces = [(min(limit, 105 - lba), lba) for lba in range(5, 105, limit)]
+    assert ranges == pieces + [(min(limit, 8), 2040)] + [(8 - limit, 2040 + limit)] * (limit < 8)
 
 
 @pytest.mark.parametrize("mode", ["sleep", "adaptive", "busy"])

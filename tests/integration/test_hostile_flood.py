@@ -14,8 +14,8 @@ import sqe
 from disks import FILE, MIB, RAM4K
 from host import Controller, new_hostnqn
 from nvmetcp import Closed, Connection, ProtocolError, Queue, Terminated
-from spec import Fes, Sc, Type
-from target import sanitized, wait_until
+from spec import FUSE_FIRST, FUSE_SECOND, Fes, Sc, Type
+from target import Target, sanitized, wait_until
 
 pytestmark = pytest.mark.usefixtures("undisturbed")
 UNCONNECTED = 512  # connections without Connect at once; the oldest goes for a new one
@@ -363,3 +363,55 @@ def test_random_commands_are_all_answered(target, which, opcodes, seed):
                     queue.commands.pop(command.cid, None)
             except (Closed, Terminated, ProtocolError) as error:
                 assert not isinstance(error, ProtocolError) or "not in flight" in str(error), error
+
+
+# -- memory ----------------------------------------------------------------------------------------------------------
+
+
+def test_data_of_an_aborted_write_is_not_waited_for_once_its_id_is_used_again():
+    """While memory is short nothing is received but answers to R2Ts. A host that uses the identifier of an aborted write
+    again sends its data no more: its commands wait, then, as those of others do."""
+    size = 64 * 1024
+    with Target("ram:64M", options=("--max-io-size", "64K", "--in-capsule", "64K")) as target, \
+            Controller(target.address, target.nqn, io_queues=1) as controller, \
+            Controller(target.address, target.nqn, io_queues=65) as hoarder:
+        queue = controller.io
+        queue.answer_r2ts = False
+        write = queue.submit(sqe.write(1, 0, 32), out=bytes(16384), in_capsule=False, cid=5)
+        queue.wait_r2t(write)
+        controller.admin.must(sqe.abort(5, sqid=1))
+        expect.status(queue.wait(write), Sc.ABORT_REQUESTED)
+        expect.status(queue.execute(sqe.flush(1), cid=5), Sc.SUCCESS)
+        for each in hoarder.queues:  # 64 buffers are all of them
+            command, data = each.prepare(sqe.write(1, 0, size // 512), bytes(size), in_capsule=True)
+            each.send(pdu.command(bytes(command.entry), data)[:100])
+        for _ in range(10):
+            flush = queue.submit(sqe.flush(1))
+            if not queue.pending(0.5):
+                break
+            expect.status(queue.wait(flush), Sc.SUCCESS)
+        else:
+            raise AssertionError("commands are received though there is no memory")
+        for each in hoarder.queues:
+            each.close()
+        expect.status(queue.wait(flush), Sc.SUCCESS)
+
+
+def test_halves_of_fused_commands_are_held_up_to_a_share():
+    """First halves that come in capsules, and second halves whose data never comes. An eighth of 4 MiB is 64 buffers;
+    what is beyond is to be tried again."""
+    pairs, share = 100, 64
+    with Target("ram:64M", options=("--max-io-size", "64K", "--queue-depth", 256)) as target, \
+            Controller(target.address, target.nqn, io_queues=1, io_sqsize=255) as controller:
+        queue = controller.io
+        queue.answer_r2ts = False
+        commands = queue.submit_all([
+            (entry(1, lba, 1, fuse=fuse), {"out": bytes(512), "in_capsule": fuse == FUSE_FIRST}) for lba in range(pairs)
+            for entry, fuse in ((sqe.compare, FUSE_FIRST), (sqe.write, FUSE_SECOND))])
+        for first, second in zip(commands[2 * share::2], commands[2 * share + 1::2]):
+            expect.status(queue.wait(first), Sc.INTERRUPTED)
+            expect.status(queue.wait(second), Sc.FAILED_FUSED)
+        for first, second in zip(commands[:2 * share:2], commands[1:2 * share:2]):
+            queue.answer(second, queue.wait_r2t(second))
+            expect.status(queue.wait(first), Sc.SUCCESS)
+            expect.status(queue.wait(second), Sc.SUCCESS)

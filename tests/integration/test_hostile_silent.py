@@ -13,7 +13,7 @@ import sqe
 from disks import RAM4K
 from host import Controller, new_hostnqn
 from nvmetcp import Closed, Connection, Queue, Terminated
-from spec import Sc
+from spec import FUSE_FIRST, Sc
 from target import wait_until
 
 OPTIONS = ("--peer-timeout", "1")
@@ -45,11 +45,13 @@ class Silent:
             "stops within H2CData": [self.within_h2cdata(length) for length in self.H2CDATA],
             "does not answer an R2T": [self.within_h2cdata(0)],
             "answers half of an R2T": [self.half_an_answer()],
+            "leaves a fused command half done": [self.half_a_pair(in_capsule) for in_capsule in (True, False)],
         }
 
     KINDS = ["says nothing", "stops within ICReq", "stops after ICReq", "stops within Connect",
              "never sends the data of Connect", "stops within an admin command", "stops within an I/O command",
-             "stops within the data of a command", "stops within H2CData", "does not answer an R2T", "answers half of an R2T"]
+             "stops within the data of a command", "stops within H2CData", "does not answer an R2T", "answers half of an R2T",
+             "leaves a fused command half done"]
 
     def within_icreq(self, length):
         connection = Connection(self.target.address)
@@ -100,6 +102,14 @@ class Silent:
         queue = self.queue()
         write = queue.submit(sqe.write(RAM4K, 0, 8), out=bytes(32768))
         queue.send(queue.data_pdus(write, queue.wait_r2t(write), piece=4096)[0])
+        return queue
+
+    def half_a_pair(self, in_capsule):
+        queue = self.queue()
+        queue.answer_r2ts = True
+        queue.submit(sqe.compare(RAM4K, 0, 1, fuse=FUSE_FIRST), out=bytes(4096), in_capsule=in_capsule)
+        if not in_capsule:
+            queue.step()  # the R2T
         return queue
 
     def close(self):

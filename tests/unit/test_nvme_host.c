@@ -333,8 +333,8 @@ static void what_there_is_is_discovered(void **state)
     assert_int_equal(plx_nvme_connect_discovery(where, NULL, false, &n, NULL), 0);
     assert_int_equal(plx_nvme_get_discovery(n, &d, NULL), 0);
     assert_int_equal(d->count, 2);
-    assert_string_equal(d->records[1].subnqn, NQN);
-    assert_string_equal(d->records[1].traddr, "127.0.0.1");
+    assert_string_equal(d->records[0].subnqn, NQN);
+    assert_string_equal(d->records[0].traddr, "127.0.0.1");
     plx_nvme_discovery_free(d);
     plx_nvme_disconnect(n);
 }

@@ -4,6 +4,7 @@
 
 #include "nvmf/tcp/tcp.h"
 
+#include <errno.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <string.h>
@@ -204,6 +205,25 @@ static void lent_memory_taken_back_in_the_middle_ends_the_connection(void **stat
     end_shared(&rig, second, ch, admin, queue);
 }
 
+static void the_largest_transfer_fits_the_buffers_of_every_reactor(void **state)
+{
+    const struct plx_reactor_opts large = {.core = -1, .buffer_max = 4 << 20}, small = {.core = -1};
+    const struct plx_nvmf_opts opts = {.max_io_size = 4 << 20};
+    struct plx_reactor *r[3];
+    struct plx_nvmf_target *target;
+    struct plx_error err = {""};
+    (void)state;
+    assert_int_equal(plx_reactor_create(&r[0], &large), 0);
+    assert_int_equal(plx_reactor_create(&r[1], &large), 0);
+    assert_int_equal(plx_reactor_create(&r[2], &small), 0);
+    assert_int_equal(plx_nvmf_target_create(&target, r, 3, &opts, &err), -EINVAL);
+    assert_non_null(strstr(err.text, "from 4K to 1048576, not 4194304"));
+    assert_int_equal(plx_nvmf_target_create(&target, r, 2, &opts, &err), 0);
+    plx_nvmf_target_destroy(target);
+    for (int i = 0; i < 3; i++)
+        plx_reactor_destroy(r[i]);
+}
+
 /* Start, a host with an admin and an I/O queue, stop. Fails where memory fails, but never badly. */
 static bool whole_life(void *arg)
 {
@@ -236,6 +256,7 @@ int main(void)
         cmocka_unit_test(buffers_come_back_from_hosts_that_leave_in_the_middle),
         cmocka_unit_test(lent_memory_taken_back_before_it_was_sent_is_answered),
         cmocka_unit_test(lent_memory_taken_back_in_the_middle_ends_the_connection),
+        cmocka_unit_test(the_largest_transfer_fits_the_buffers_of_every_reactor),
         cmocka_unit_test(start_and_connect_survive_every_failed_allocation),
     };
     return cmocka_run_group_tests_name("nvmf", tests, NULL, NULL);

@@ -72,7 +72,7 @@ static void fill_info(struct nvme_disk *d, const struct nvme_ctrlr *c)
     const struct nvme_id_ns *ns = &d->ns.id;
     struct plx_bdev_info *info = &d->bdev.info;
     bool sizes = ns->nsfeat & NSFEAT_OPTPERF;
-    uint32_t dmrsl = plx_get32(d->ns.limits.dmrsl);
+    uint64_t dmrsl = plx_get32(d->ns.limits.dmrsl), dmsl = plx_get64(d->ns.limits.dmsl); /* 0: no limit */
     info->block_size = 1u << d->shift;
     info->blocks = plx_get64(ns->nsze);
     info->ops = ops_of(id);
@@ -80,7 +80,7 @@ static void fill_info(struct nvme_disk *d, const struct nvme_ctrlr *c)
         info->ops &= ~(1u << PLX_BDEV_COPY);
     info->write_unit = info->block_size * (sizes ? (uint32_t)plx_min_u64(plx_get16(ns->npwg) + 1u, 2048) : 1);
     info->unmap_granularity = sizes ? plx_get16(ns->npdg) + 1u : 1;
-    info->max_unmap_blocks = dmrsl ? dmrsl : UINT32_MAX;
+    info->max_unmap_blocks = (uint32_t)plx_min_u64(dmrsl ? dmrsl : UINT32_MAX, dmsl ? dmsl : UINT32_MAX);
     info->unmap_reads_zero = (ns->dlfeat & DLFEAT_READS) == DLFEAT_READS_ZERO;
     info->write_cache = id->vwc & VWC_PRESENT;
     info->shared = true;

@@ -27,10 +27,9 @@
 enum {
     STRIPE = 65536,
     LOCKS = 1024,
-    CHUNK = 2 << 20,         /* what is freed at once under locks: a huge page */
-    FREE_MIN = STRIPE,       /* less than this is zeroed rather than freed */
-    SPINS = 1000,            /* before the lock's holder is given the core, in case it waits for that */
-    UNMAP_LIMIT = 256 << 20, /* freeing takes the reactor's time: about 10 ms for this much */
+    CHUNK = 2 << 20,   /* what is freed at once under locks: a huge page */
+    FREE_MIN = STRIPE, /* less than this is zeroed rather than freed */
+    SPINS = 1000,      /* before the lock's holder is given the core, in case it waits for that */
 };
 
 struct stripe_lock {
@@ -398,7 +397,7 @@ static void fill_info(struct plx_bdev_info *info, uint64_t size, uint32_t block)
     info->blocks = size / block;
     info->ops = ((1 << PLX_BDEV_OPS) - 1) & ~(1 << PLX_BDEV_RESET);
     info->unmap_granularity = FREE_MIN / block;
-    info->max_unmap_blocks = UNMAP_LIMIT / block;
+    info->max_unmap_blocks = UINT32_MAX;
     info->unmap_reads_zero = info->in_place = true;
 }
 

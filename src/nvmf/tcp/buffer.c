@@ -2,8 +2,8 @@
 /*
  * Who gets buffers: memory is bounded whatever hosts do, so requests wait in line for it. Hosts that were asked for
  * data, and disks that were asked to read, are two lines, neither of which can take more than three quarters of the
- * pool; both together leave a reserve; and one connection can hold an eighth of the pool in each. Within a line
- * connections take turns.
+ * pool; both together leave a reserve; and one connection can hold an eighth of the pool in each, and another in held
+ * halves of fused commands. Within a line connections take turns.
  */
 #include "nvmf/tcp/tcp.h"
 
@@ -21,14 +21,24 @@ static size_t rounded(size_t size)
 
 static enum tcp_wait_class class_of(const struct tcp_req *req)
 {
-    return req->core.dir == NVMF_FROM_HOST ? TCP_WAIT_R2T : TCP_WAIT_READ;
+    return req->core.in_capsule ? TCP_HALVES : req->core.dir == NVMF_FROM_HOST ? TCP_WAIT_R2T : TCP_WAIT_READ;
 }
 
 /* Whether a connection already holds its share, and must wait for itself. */
 static bool over_share(const struct tcp_conn *c, const struct tcp_req *req)
 {
     enum tcp_wait_class cls = class_of(req);
-    return c->held[cls] && c->held[cls] + rounded(req->core.len) > plx_buf_total_bytes(c->group->reactor) / TCP_SHARE;
+    size_t size =
+        rounded(plx_max_u64(req->core.len, req->buf_size)); /* what came in a capsule has its buffer already */
+    return c->held[cls] && c->held[cls] + size > plx_buf_total_bytes(c->group->reactor) / TCP_SHARE;
+}
+
+static void count(struct tcp_conn *c, struct tcp_req *req)
+{
+    size_t size = rounded(req->buf_size);
+    req->counted = true;
+    c->held[class_of(req)] += size;
+    c->group->class_bytes[class_of(req)] += size;
 }
 
 static bool try_get(struct tcp_conn *c, struct tcp_req *req)
@@ -43,9 +53,17 @@ static bool try_get(struct tcp_conn *c, struct tcp_req *req)
         return false;
     }
     req->buf_size = req->core.len;
-    req->counted = true;
-    c->held[cls] += size;
-    g->class_bytes[cls] += size;
+    count(c, req);
+    return true;
+}
+
+bool tcp_buf_hold(struct tcp_req *req)
+{
+    struct tcp_conn *c = tcp_req_conn(req);
+    if (over_share(c, req))
+        return false;
+    req->since = plx_reactor_now(c->group->reactor);
+    count(c, req);
     return true;
 }
 
@@ -84,7 +102,7 @@ static void uncount(struct tcp_req *req)
 {
     struct tcp_conn *c = tcp_req_conn(req);
     enum tcp_wait_class cls = class_of(req); /* Verify clears its direction, but only reads do that */
-    size_t size = rounded(req->core.len);
+    size_t size = rounded(req->buf_size);
     if (!req->counted)
         return;
     assert(c->held[cls] >= size && c->group->class_bytes[cls] >= size);

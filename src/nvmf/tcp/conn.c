@@ -277,16 +277,24 @@ void tcp_conn_fatal(struct tcp_conn *c, const struct nvme_tcp_error *err, const 
 
 /* ---- limits ---- */
 
-static bool r2t_overdue(const struct tcp_conn *c, uint64_t now, uint64_t limit)
+/*
+ * What the host has not sent in time: data that it was asked for, or the second half of a fused command. @return what
+ * to say of it, or NULL
+ */
+static const char *overdue(const struct tcp_conn *c, uint64_t now, uint64_t limit)
 {
-    for (unsigned b = 0; c->r2ts && b < NVMF_PENDING_BUCKETS; b++)
-        for (struct nvmf_req *core = c->qp.pending[b]; core; core = core->chain)
+    bool any = c->r2ts || c->held[TCP_WAIT_R2T] || c->held[TCP_HALVES];
+    for (unsigned b = 0; any && b < NVMF_PENDING_BUCKETS; b++)
+        for (struct nvmf_req *core = c->qp.pending[b]; core; core = core->chain) {
             if (tcp_req_of(core)->state == TCP_REQ_R2T && now - tcp_req_of(core)->since > limit)
-                return true;
+                return "left an R2T unanswered";
+            if (core->state == NVMF_REQ_HELD && now - tcp_req_of(core)->since > limit)
+                return "left a fused command half done";
+        }
     for (const struct tcp_req *req = c->abandoned.head; req; req = req->next)
         if (now - req->since > limit)
-            return true;
-    return false;
+            return "left an R2T unanswered";
+    return NULL;
 }
 
 void tcp_conn_check_limits(struct tcp_conn *c, uint64_t now)
@@ -307,12 +315,10 @@ void tcp_conn_check_limits(struct tcp_conn *c, uint64_t now)
             tcp_conn_close(c, NULL);
         return;
     }
-    if (c->fresh && now - c->born > connect)
-        tcp_conn_close(c, "no Connect command in time");
-    else if (c->pdu_since && now - c->pdu_since > limit)
-        tcp_conn_close(c, "stopped in the middle of a PDU");
-    else if (c->tx_since && now - c->tx_since > limit)
-        tcp_conn_close(c, "does not read its responses");
-    else if (r2t_overdue(c, now, limit))
-        tcp_conn_close(c, "left an R2T unanswered");
+    const char *why = c->fresh && now - c->born > connect          ? "no Connect command in time"
+                      : c->pdu_since && now - c->pdu_since > limit ? "stopped in the middle of a PDU"
+                      : c->tx_since && now - c->tx_since > limit   ? "does not read its responses"
+                                                                   : overdue(c, now, limit);
+    if (why)
+        tcp_conn_close(c, why);
 }

@@ -37,6 +37,8 @@ static void start_command(struct tcp_conn *c, struct tcp_req *req)
             nvmf_req_complete(&req->core, PLX_SC_TRANSIENT_TRANSPORT_ERROR);
         else
             nvmf_req_execute(&req->core);
+        if (plx_unlikely(req->core.state == NVMF_REQ_HELD) && !tcp_buf_hold(req))
+            nvmf_req_complete(&req->core, PLX_SC_COMMAND_INTERRUPTED);
         return;
     }
     if (req->core.lent && (!c->rules.data_digest || req->core.len <= TCP_SPARE_BYTES)) {

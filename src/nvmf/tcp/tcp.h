@@ -56,10 +56,11 @@ enum tcp_tx {
     TCP_TX_RESP,
 };
 
-/* Who gets buffers is kept apart for the two directions, so that neither can take all. */
+/* Who gets buffers is kept apart, so that none can take all. */
 enum tcp_wait_class {
     TCP_WAIT_R2T,  /* data that hosts are to send */
     TCP_WAIT_READ, /* data that disks are to fill */
+    TCP_HALVES,    /* of fused commands, that came in capsules and are held: nobody waits here, they are refused */
     TCP_WAIT_CLASSES,
 };
 
@@ -243,6 +244,8 @@ void tcp_buf_acquire(struct tcp_req *req);
 /* A buffer for data that is already here; not counted, never waits. @return false when there is none */
 bool tcp_buf_take(struct tcp_req *req, uint32_t size);
 void tcp_req_put(struct tcp_req *req);
+/* The data of half a fused command is to be held. @return false when its connection already holds its share */
+bool tcp_buf_hold(struct tcp_req *req);
 /* Gives a request's buffer back. */
 void tcp_buf_drop(struct tcp_req *req);
 /* Forgets a command that was aborted: no data comes for it any more. */
