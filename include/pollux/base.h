@@ -58,6 +58,15 @@ PLX_API int plx_parse_size(const char *text, uint64_t *bytes);
  */
 PLX_API int plx_parse_cores(const char *text, int *cores, int max, struct plx_error *err);
 
+struct sockaddr_storage;
+/**
+ * Parses a numeric address of a machine, perhaps with a port: "192.0.2.1", "192.0.2.1:4420", "::1", "[::1]:4420",
+ * "[fe80::1%eth0]:4420". IPv4 in IPv6 becomes IPv4.
+ * @param port where the text has none
+ * @return 0, or -EINVAL with err filled
+ */
+PLX_API int plx_parse_addr(const char *text, uint16_t port, struct sockaddr_storage *addr, struct plx_error *err);
+
 #ifdef __cplusplus
 }
 #endif

@@ -74,8 +74,8 @@ PLX_API const char *plx_nvmf_subsystem_nqn(const struct plx_nvmf_subsystem *s);
 /**
  * Binds to an address; hosts can connect from plx_nvmf_target_start() on. Every subsystem is reachable at every
  * listener, and so is a discovery controller.
- * @param addr a numeric IPv4 or IPv6 address
- * @param port 0 for any free one
+ * @param addr a numeric IPv4 or IPv6 address, perhaps with a port: see plx_parse_addr()
+ * @param port where addr has none; 0 for any free one
  * @return 0 or a negative errno value with err filled
  */
 PLX_API int plx_nvmf_listen(struct plx_nvmf_target *t, const char *addr, uint16_t port, struct plx_nvmf_listener **out,

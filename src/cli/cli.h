@@ -3,6 +3,7 @@
 #ifndef PLX_CLI_CLI_H
 #define PLX_CLI_CLI_H
 
+#include <netinet/in.h>
 #include <pollux/pollux.h>
 
 /* Exit status of every subcommand. */
@@ -50,6 +51,7 @@ int cli_parse_poll(const char *text, enum plx_poll_mode *mode);
 /* ---- serve ---- */
 
 enum {
+    SERVE_PORT = 4420,
     SERVE_MAX_DISKS = 256,
     SERVE_MAX_SUBSYSTEMS = 64,
     SERVE_MAX_LISTENERS = 32,
@@ -67,8 +69,8 @@ struct serve_options {
     const char *nqns[SERVE_MAX_SUBSYSTEMS]; /* [0] may be NULL: one is made */
     unsigned nsubsystems;
     struct {
-        char addr[64];
-        uint16_t port;
+        const char *text; /* ADDR[:PORT] */
+        struct sockaddr_storage addr;
     } listeners[SERVE_MAX_LISTENERS];
     unsigned nlisteners;
     const char *hosts[SERVE_MAX_HOSTS];

@@ -116,9 +116,9 @@ static int make_target(struct serve *s)
             return ret;
     }
     for (unsigned i = 0; i < s->o.nlisteners; i++) {
-        ret = plx_nvmf_listen(s->target, s->o.listeners[i].addr, s->o.listeners[i].port, &s->listeners[i], &err);
+        ret = plx_nvmf_listen(s->target, s->o.listeners[i].text, SERVE_PORT, &s->listeners[i], &err);
         if (ret)
-            return cli_fail(EXIT_RUNTIME, "%s", err.text);
+            return cli_fail(ret == -EEXIST || ret == -EINVAL ? EXIT_USAGE : EXIT_RUNTIME, "--listen: %s", err.text);
     }
     return EXIT_OK;
 }

@@ -2,7 +2,6 @@
 /* The command line of `pollux serve`. */
 #include "cli.h"
 
-#include <arpa/inet.h>
 #include <errno.h>
 #include <getopt.h>
 #include <stdio.h>
@@ -10,7 +9,6 @@
 #include <string.h>
 
 enum {
-    NVME_TCP_PORT = 4420,
     OPT_ALLOW = 256,
     OPT_ALLOW_ANY,
     OPT_POLL,
@@ -65,42 +63,14 @@ void serve_help(void)
          "  -q, --quiet               no warnings, only errors");
 }
 
-/* ADDR, ADDR:PORT, [V6], [V6]:PORT, or a bare V6 address. */
 static int parse_listen(const char *text, struct serve_options *o)
 {
-    char addr[64];
-    const char *port = NULL, *end;
-    unsigned long number = NVME_TCP_PORT;
-    struct in6_addr any;
+    struct plx_error err;
     if (o->nlisteners == SERVE_MAX_LISTENERS)
         return cli_fail(EXIT_USAGE, "--listen: there can be at most %d", SERVE_MAX_LISTENERS);
-    if (text[0] == '[' && (end = strchr(text, ']'))) {
-        text++;
-        port = end[1] ? end + 1 : NULL;
-    } else if (inet_pton(AF_INET6, text, &any) == 1) {
-        end = text + strlen(text);
-    } else {
-        port = strrchr(text, ':');
-        end = port ? port : text + strlen(text);
-    }
-    size_t len = (size_t)(end - text);
-    if (len == 0 || len >= sizeof addr || (port && *port != ':'))
-        return cli_fail(EXIT_USAGE,
-                        "--listen %s: an address is ADDR or ADDR:PORT, such as 192.0.2.1:4420 or [::1]:4420", text);
-    memcpy(addr, text, len);
-    addr[len] = 0;
-    if (inet_pton(AF_INET, addr, &any) != 1 && inet_pton(AF_INET6, addr, &any) != 1)
-        return cli_fail(EXIT_USAGE,
-                        "--listen: \"%s\" is not a numeric IPv4 or IPv6 address, such as 127.0.0.1 or [::1]", addr);
-    if (port) {
-        char *rest;
-        errno = 0;
-        number = strtoul(port + 1, &rest, 10);
-        if (port[1] < '0' || port[1] > '9' || *rest || errno || number > 65535)
-            return cli_fail(EXIT_USAGE, "--listen: \"%s\" is not a port; one is 0 (any free one) to 65535", port + 1);
-    }
-    memcpy(o->listeners[o->nlisteners].addr, addr, len + 1);
-    o->listeners[o->nlisteners++].port = (uint16_t)number;
+    if (plx_parse_addr(text, SERVE_PORT, &o->listeners[o->nlisteners].addr, &err))
+        return cli_fail(EXIT_USAGE, "--listen: %s", err.text);
+    o->listeners[o->nlisteners++].text = text;
     return EXIT_OK;
 }
 
@@ -228,15 +198,11 @@ static int parse_one(int opt, const char *arg, struct serve_options *o)
     }
 }
 
-static bool loopback(const char *addr)
+static bool loopback(const struct sockaddr_storage *a)
 {
-    struct in_addr v4;
-    struct in6_addr v6;
-    if (inet_pton(AF_INET, addr, &v4) == 1)
-        return ntohl(v4.s_addr) >> 24 == 127;
-    if (inet_pton(AF_INET6, addr, &v6) != 1)
-        return false;
-    return IN6_IS_ADDR_LOOPBACK(&v6) || (IN6_IS_ADDR_V4MAPPED(&v6) && v6.s6_addr[12] == 127);
+    if (a->ss_family == AF_INET)
+        return ntohl(((const struct sockaddr_in *)(const void *)a)->sin_addr.s_addr) >> 24 == 127;
+    return IN6_IS_ADDR_LOOPBACK(&((const struct sockaddr_in6 *)(const void *)a)->sin6_addr);
 }
 
 /* Whoever reaches a listener may do anything to the disks: beyond loopback that must have been asked for. */
@@ -247,12 +213,12 @@ static int check_access(struct serve_options *o)
     if (o->nhosts || o->allow_any_host)
         return EXIT_OK;
     for (unsigned i = 0; i < o->nlisteners; i++)
-        if (!loopback(o->listeners[i].addr))
+        if (!loopback(&o->listeners[i].addr))
             return cli_fail(
                 EXIT_USAGE,
                 "--listen %s is not a loopback address, so say who may connect: --allow HOSTNQN for each host "
                 "(it is in the host's /etc/nvme/hostnqn), or --allow-any-host",
-                o->listeners[i].addr);
+                o->listeners[i].text);
     o->allow_any_host = true;
     return EXIT_OK;
 }
@@ -266,11 +232,8 @@ static int check(struct serve_options *o)
     if (o->serial && o->nsubsystems > 1)
         return cli_fail(EXIT_USAGE, "--serial %s: one serial number cannot be that of %u subsystems; leave it out",
                         o->serial, o->nsubsystems);
-    if (!o->nlisteners) {
-        memcpy(o->listeners[0].addr, "127.0.0.1", sizeof "127.0.0.1");
-        o->listeners[0].port = NVME_TCP_PORT;
-        o->nlisteners = 1;
-    }
+    if (!o->nlisteners && parse_listen("127.0.0.1", o))
+        return EXIT_USAGE;
     return check_access(o);
 }
 

@@ -262,17 +262,11 @@ const char *plx_nvme_status_text(uint16_t status)
 
 /* ---- discovery ---- */
 
-static bool has_port(const char *where)
-{
-    const char *colon = strchr(where, ':');
-    if (where[0] == '[')
-        return strstr(where, "]:");
-    return colon && !strchr(colon + 1, ':');
-}
-
 int plx_nvme_connect_discovery(const char *where, const char *params, bool persistent, struct plx_nvme **out,
                                struct plx_error *err)
 {
+    char host[PLX_ADDR_HOST];
+    uint16_t port = 0;
     struct plx_nvme *n = calloc(1, sizeof *n);
     if (!n)
         return plx_fail(err, -ENOMEM, "out of memory");
@@ -283,7 +277,9 @@ int plx_nvme_connect_discovery(const char *where, const char *params, bool persi
     int ret = nvme_where_query(&n->where, params, err);
     if (!ret)
         ret = nvme_where_addr(&n->where, where, strlen(where), DISCOVERY_PORT, err);
-    if (!ret && !has_port(where))
+    if (!ret)
+        ret = plx_addr_split(where, strlen(where), host, &port, err);
+    if (!ret && !port)
         ret = nvme_where_addr(&n->where, where, strlen(where), NVM_PORT, err);
     if (!ret)
         ret = nvme_where_finish(&n->where, err);

@@ -10,6 +10,7 @@
 #ifndef PLX_NVME_HOST_H
 #define PLX_NVME_HOST_H
 
+#include "base/addr.h"
 #include "base/iov.h"
 #include "nvme/spec.h"
 
@@ -65,14 +66,13 @@ enum {
     NVME_DEPTH_MAX = 1024,
     NVME_QUEUES_MAX = 128,
     NVME_MAX_TRANSFER = 1 << 20, /* of a command, where the controller states no lower limit */
-    NVME_ADDR_TEXT = 64,
-    NVME_ADDRS_MAX = 4,         /* that are tried of a name */
-    NVME_TIMEOUT_MAX_S = 30000, /* twice that is counted in 16 bits of ticks */
+    NVME_ADDRS_MAX = 4,          /* that are tried of a name */
+    NVME_TIMEOUT_MAX_S = 30000,  /* twice that is counted in 16 bits of ticks */
 };
 
 struct nvme_addr {
     struct sockaddr_storage addr; /* IPv4 or IPv6 */
-    char name[NVME_ADDR_TEXT];    /* for people: "192.0.2.1:4420" */
+    char name[PLX_ADDR_TEXT];     /* for people: "192.0.2.1:4420" */
 };
 
 /* All addresses of a host's name, one as good as the other: no paths, but what an attempt to connect tries in turn. */

@@ -2,9 +2,9 @@
 /* How controllers are named: nvme+tcp://ADDR:PORT,ADDR:PORT/NQN?key=value&key=value */
 #include "nvme/host.h"
 
+#include "base/addr.h"
 #include "base/uuid.h"
 
-#include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <netdb.h>
@@ -35,69 +35,48 @@ void nvme_where_init(struct nvme_where *w)
 
 /* ---- addresses ---- */
 
-static void take_addr(struct nvme_addr *a, const struct addrinfo *found)
+/* Of a name with several addresses, those count that can be connected to. */
+static int take_addrs(struct nvme_addrs *path, const struct addrinfo *found, struct plx_error *err)
 {
-    memcpy(&a->addr, found->ai_addr, found->ai_addrlen);
-    char text[INET6_ADDRSTRLEN] = "";
-    if (a->addr.ss_family == AF_INET6) {
-        const struct sockaddr_in6 *v6 = (const void *)&a->addr;
-        inet_ntop(AF_INET6, &v6->sin6_addr, text, sizeof text);
-        snprintf(a->name, sizeof a->name, "[%s]:%u", text, ntohs(v6->sin6_port));
-    } else {
-        const struct sockaddr_in *v4 = (const void *)&a->addr;
-        inet_ntop(AF_INET, &v4->sin_addr, text, sizeof text);
-        snprintf(a->name, sizeof a->name, "%s:%u", text, ntohs(v4->sin_port));
+    const char *problem = NULL;
+    for (; found && path->n < NVME_ADDRS_MAX; found = found->ai_next) {
+        struct nvme_addr *a = &path->list[path->n];
+        memcpy(&a->addr, found->ai_addr, found->ai_addrlen);
+        plx_addr_format(&a->addr, a->name);
+        problem = plx_addr_problem(&a->addr);
+        path->n += !problem;
     }
+    return path->n ? 0 : plx_fail(err, -EINVAL, "%s %s", path->list[0].name, problem);
 }
 
 static int look_up(struct nvme_where *w, const char *host, const char *port, struct plx_error *err)
 {
     const struct addrinfo hints = {.ai_socktype = SOCK_STREAM, .ai_protocol = IPPROTO_TCP};
     struct addrinfo *found;
+    struct sockaddr_storage numeric;
     int ret = getaddrinfo(host, port, &hints, &found);
+    if (ret && strchr(host, ':') && plx_addr_parse(host, 0, &numeric, err))
+        return -EINVAL; /* with a better reason */
     if (ret)
         return plx_fail(err, -EINVAL, "%s: cannot find that address: %s", host, gai_strerror(ret));
-    struct nvme_addrs *path = &w->paths[w->npaths++];
-    for (const struct addrinfo *i = found; i && path->n < NVME_ADDRS_MAX; i = i->ai_next)
-        take_addr(&path->list[path->n++], i);
+    ret = take_addrs(&w->paths[w->npaths++], found, err);
     freeaddrinfo(found);
     w->o.addrs = w->paths[0];
-    return 0;
+    return ret;
 }
 
 int nvme_where_addr(struct nvme_where *w, const char *text, size_t len, uint16_t port, struct plx_error *err)
 {
-    char host[256], number[8];
-    const char *end = text + len, *host_end, *colon = NULL;
+    char host[PLX_ADDR_HOST], number[8];
     if (w->npaths == NVME_PATHS_MAX)
         return plx_fail(err, -EINVAL, "there can be at most %d addresses", NVME_PATHS_MAX);
-    if (len && text[0] == '[') {
-        text++;
-        host_end = memchr(text, ']', (size_t)(end - text));
-        if (host_end && host_end + 1 < end)
-            colon = host_end + 1;
-    } else {
-        const char *first = memchr(text, ':', len);
-        /* A bare IPv6 address has several colons, and no port. */
-        bool bare = first && memchr(first + 1, ':', (size_t)(end - first - 1));
-        colon = bare ? NULL : first;
-        host_end = colon ? colon : end;
-    }
-    if (!host_end || host_end == text || (size_t)(host_end - text) >= sizeof host || (colon && *colon != ':'))
-        return plx_fail(err, -EINVAL, "%.*s: an address is ADDR:PORT, such as 192.0.2.1:4420 or [::1]:4420",
-                        (int)plx_min_u64(len, 100), end - len);
-    memcpy(host, text, (size_t)(host_end - text));
-    host[host_end - text] = 0;
-    unsigned long v = port ? port : PORT;
-    if (colon) {
-        char *rest;
-        errno = 0;
-        v = strtoul(colon + 1, &rest, 10);
-        if (colon + 1 == end || colon[1] < '0' || colon[1] > '9' || rest != end || errno || !v || v > 65535)
-            return plx_fail(err, -EINVAL, "%.*s: a port is a number from 1 to 65535", (int)plx_min_u64(len, 100),
-                            end - len);
-    }
-    snprintf(number, sizeof number, "%lu", v);
+    int ret = plx_addr_split(text, len, host, &port, err);
+    if (ret)
+        return ret;
+    if (!port)
+        return plx_fail(err, -EINVAL, "%.*s: a port to connect to is a number from 1 to 65535",
+                        (int)plx_min_u64(len, 100), text);
+    snprintf(number, sizeof number, "%u", port);
     return look_up(w, host, number, err);
 }
 

@@ -2,7 +2,6 @@
 /* The discovery log (Base 5.1.12.3.1): every subsystem that the asking host may connect to, at every listener. */
 #include "nvmf/nvmf.h"
 
-#include <arpa/inet.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -27,19 +26,21 @@ static void fill_entry(struct nvme_discovery_entry *e, const struct plx_nvmf_sub
     snprintf(e->subnqn, sizeof e->subnqn, "%s", s->nqn);
 }
 
-/* A listener at a wildcard address is reached where this host reached it, if the families are the same. */
-static bool address_for(const struct plx_nvmf_listener *l, const struct sockaddr_storage *local, char *addr,
-                        size_t size)
+/*
+ * A listener at a wildcard address is reached where this host reached it, if the families are the same. What stands
+ * after '%' is this machine's own name for a link, and says nothing to others (RFC 4007, 6).
+ */
+static bool address_for(const struct plx_nvmf_listener *l, const struct sockaddr_storage *local,
+                        char addr[PLX_ADDR_TEXT])
 {
-    if (!l->wildcard) {
-        snprintf(addr, size, "%s", l->addr);
-        return true;
-    }
-    if (local->ss_family == AF_INET && l->family == AF_INET)
-        return inet_ntop(AF_INET, &((const struct sockaddr_in *)local)->sin_addr, addr, (socklen_t)size);
-    if (local->ss_family == AF_INET6 && l->family == AF_INET6)
-        return inet_ntop(AF_INET6, &((const struct sockaddr_in6 *)local)->sin6_addr, addr, (socklen_t)size);
-    return false;
+    if (l->wildcard && local->ss_family != l->family)
+        return false;
+    if (l->wildcard)
+        plx_addr_host(local, addr);
+    else
+        memcpy(addr, l->addr, sizeof l->addr);
+    addr[strcspn(addr, "%")] = 0;
+    return true;
 }
 
 /* One subsystem, at every listener. @return how many entries that are */
@@ -48,9 +49,9 @@ static uint64_t fill_entries(struct nvme_discovery_entry *e, const struct plx_nv
 {
     uint64_t n = 0;
     plx_list_for_each(it, &s->target->listeners) {
-        char addr[INET6_ADDRSTRLEN];
+        char addr[PLX_ADDR_TEXT];
         const struct plx_nvmf_listener *l = plx_list_entry(it, struct plx_nvmf_listener, link);
-        if (address_for(l, local, addr, sizeof addr))
+        if (address_for(l, local, addr))
             fill_entry(&e[n++], s, l, addr);
     }
     return n;

@@ -14,11 +14,11 @@
 
 #include <pollux/nvmf.h>
 
+#include "base/addr.h"
 #include "base/list.h"
 #include "base/log.h"
 #include "nvme/spec.h"
 
-#include <netinet/in.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <string.h>
@@ -267,7 +267,7 @@ struct nvmf_qpair {
     _Atomic bool kill_sent;
     struct plx_msg detach_msg;
     void (*detached)(struct nvmf_qpair *qp); /* called on the queue pair's reactor */
-    char peer[64];
+    char peer[PLX_ADDR_TEXT];
     struct nvmf_req *pending[NVMF_PENDING_BUCKETS]; /* by command identifier */
 };
 
@@ -275,8 +275,8 @@ struct nvmf_qpair {
 struct plx_nvmf_listener {
     struct plx_list link; /* in target->listeners */
     struct plx_nvmf_target *target;
-    char addr[INET6_ADDRSTRLEN];
-    char reach[INET6_ADDRSTRLEN]; /* where hosts find it: of a wildcard, this machine's address on its default route */
+    char addr[PLX_ADDR_TEXT];
+    char reach[PLX_ADDR_TEXT]; /* where hosts find it: of a wildcard, this machine's address on its default route */
     uint16_t port;
     uint16_t portid;
     int family;

@@ -62,6 +62,28 @@ static void all_addresses_of_a_name_are_one_path(void **state)
     assert_int_equal(w.paths[0].n, NVME_ADDRS_MAX);
 }
 
+static void link_local_addresses_have_an_interface(void **state)
+{
+    (void)state;
+    accepted("nvme+tcp://[fe80::1%lo]:1/" NQN);
+    assert_string_equal(w.paths[0].list[0].name, "[fe80::1%lo]:1");
+    assert_int_equal(((const struct sockaddr_in6 *)(const void *)&w.paths[0].list[0].addr)->sin6_scope_id, 1);
+    refused("nvme+tcp://[fe80::1]:1/" NQN, "[fe80::1]:1 is a link-local address");
+    refused("nvme+tcp://[fe80::1%nosuch]:1/" NQN, "no such network interface");
+    /* Of a name's addresses, those that can be connected to: see names.c. */
+    accepted("nvme+tcp://[fe80::1+224.0.0.1+192.0.2.1]/" NQN);
+    assert_int_equal(w.paths[0].n, 1);
+    assert_string_equal(w.paths[0].list[0].name, "192.0.2.1:4420");
+}
+
+static void what_is_no_address_of_a_machine_is_refused(void **state)
+{
+    (void)state;
+    refused("nvme+tcp://224.0.0.1/" NQN, "224.0.0.1:4420 is a multicast address");
+    refused("nvme+tcp://[ff02::1%lo]/" NQN, "multicast");
+    refused("nvme+tcp://255.255.255.255/" NQN, "broadcast");
+}
+
 static void bare_ipv6_addresses_have_no_port(void **state)
 {
     (void)state;
@@ -133,7 +155,7 @@ static void what_is_wrong_is_named(void **state)
     refused("nvme+tcp://192.0.2.1/", "NQN");
     refused("nvme+tcp:///" NQN, "ADDR:PORT");
     refused("nvme+tcp://:1/" NQN, "ADDR:PORT");
-    refused("nvme+tcp://[::1/" NQN, "ADDR:PORT");
+    refused("nvme+tcp://[::1/" NQN, "no ]");
     refused("nvme+tcp://[::1]1/" NQN, "ADDR:PORT");
     refused("nvme+tcp://192.0.2.1:/" NQN, "port");
     refused("nvme+tcp://192.0.2.1:0/" NQN, "port");
@@ -155,6 +177,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(addresses_and_ports),
         cmocka_unit_test(all_addresses_of_a_name_are_one_path),
+        cmocka_unit_test(link_local_addresses_have_an_interface),
+        cmocka_unit_test(what_is_no_address_of_a_machine_is_refused),
         cmocka_unit_test(bare_ipv6_addresses_have_no_port),
         cmocka_unit_test(parameters),
         cmocka_unit_test(defaults),

@@ -4,7 +4,6 @@
  */
 #include "nvmf/tcp/tcp.h"
 
-#include <arpa/inet.h>
 #include <assert.h>
 #include <errno.h>
 #include <netinet/tcp.h>
@@ -33,22 +32,14 @@ static void set_int(int fd, int level, int name, int value)
     setsockopt(fd, level, name, &value, sizeof value); /* an optimization or a precaution: not fatal */
 }
 
-static void name_peer(int fd, char *out, size_t size)
+static void name_peer(int fd, char out[PLX_ADDR_TEXT])
 {
     struct sockaddr_storage ss;
     socklen_t len = sizeof ss;
-    char addr[INET6_ADDRSTRLEN] = "?";
-    if (getpeername(fd, (struct sockaddr *)&ss, &len) < 0) {
-        snprintf(out, size, "a peer that has left");
-    } else if (ss.ss_family == AF_INET6) {
-        const struct sockaddr_in6 *a = (const void *)&ss;
-        inet_ntop(AF_INET6, &a->sin6_addr, addr, sizeof addr);
-        snprintf(out, size, "[%s]:%u", addr, ntohs(a->sin6_port));
-    } else {
-        const struct sockaddr_in *a = (const void *)&ss;
-        inet_ntop(AF_INET, &a->sin_addr, addr, sizeof addr);
-        snprintf(out, size, "%s:%u", addr, ntohs(a->sin_port));
-    }
+    if (getpeername(fd, (struct sockaddr *)&ss, &len) < 0)
+        snprintf(out, PLX_ADDR_TEXT, "a peer that has left");
+    else
+        plx_addr_format(&ss, out);
 }
 
 struct tcp_conn *tcp_conn_create(struct plx_nvmf_target *t, int fd)
@@ -75,7 +66,7 @@ struct tcp_conn *tcp_conn_create(struct plx_nvmf_target *t, int fd)
     set_int(fd, IPPROTO_TCP, TCP_KEEPIDLE, 60);
     set_int(fd, IPPROTO_TCP, TCP_KEEPINTVL, 15);
     set_int(fd, IPPROTO_TCP, TCP_KEEPCNT, 4);
-    name_peer(fd, c->qp.peer, sizeof c->qp.peer);
+    name_peer(fd, c->qp.peer);
     return c;
 }
 

@@ -2,7 +2,6 @@
 /* Listening sockets: watched by the control reactor, which deals new connections out to the reactors in turn. */
 #include "nvmf/tcp/tcp.h"
 
-#include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -72,36 +71,32 @@ static void accept_some(struct plx_watch *w)
     }
 }
 
-/* Fills in a socket address. @return its length, or 0 when the text is no numeric address */
-static socklen_t parse_addr(const char *addr, uint16_t port, struct sockaddr_storage *ss, bool *wildcard)
+/* Which addresses are a network's broadcast address only the kernel knows: it lets nobody connect there unasked. */
+static bool is_broadcast(const struct sockaddr_storage *ss)
 {
-    struct sockaddr_in *v4 = (void *)ss;
-    struct sockaddr_in6 *v6 = (void *)ss;
-    memset(ss, 0, sizeof *ss);
-    if (inet_pton(AF_INET, addr, &v4->sin_addr) == 1) {
-        ss->ss_family = AF_INET;
-        v4->sin_port = htons(port);
-        *wildcard = v4->sin_addr.s_addr == htonl(INADDR_ANY);
-        return sizeof *v4;
-    }
-    if (inet_pton(AF_INET6, addr, &v6->sin6_addr) == 1) {
-        ss->ss_family = AF_INET6;
-        v6->sin6_port = htons(port);
-        *wildcard = IN6_IS_ADDR_UNSPECIFIED(&v6->sin6_addr);
-        return sizeof *v6;
-    }
-    return 0;
+    int fd = ss->ss_family == AF_INET ? socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0) : -1;
+    if (fd < 0)
+        return false;
+    bool broadcast = connect(fd, (const struct sockaddr *)ss, plx_addr_len(ss)) < 0 && errno == EACCES;
+    close(fd);
+    return broadcast;
 }
 
-static void format_addr(const struct sockaddr_storage *ss, char *out, size_t size)
+/* The listener that takes connections to this address already, or NULL. */
+static const struct plx_nvmf_listener *find_same(const struct plx_nvmf_target *t, const struct sockaddr_storage *ss)
 {
-    const struct sockaddr_in *v4 = (const void *)ss;
-    const struct sockaddr_in6 *v6 = (const void *)ss;
-    inet_ntop(ss->ss_family, ss->ss_family == AF_INET ? (const void *)&v4->sin_addr : &v6->sin6_addr, out,
-              (socklen_t)size);
+    char host[PLX_ADDR_TEXT];
+    plx_addr_host(ss, host);
+    plx_list_for_each(it, &t->listeners) {
+        const struct plx_nvmf_listener *l = plx_list_entry(it, struct plx_nvmf_listener, link);
+        if (l->port == plx_addr_port(ss) && l->family == ss->ss_family &&
+            (l->wildcard || plx_addr_any(ss) || strcmp(l->addr, host) == 0))
+            return l;
+    }
+    return NULL;
 }
 
-static int open_socket(const struct sockaddr_storage *ss, socklen_t len)
+static int open_socket(const struct sockaddr_storage *ss)
 {
     int one = 1, fd = socket(ss->ss_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
     if (fd < 0)
@@ -110,7 +105,7 @@ static int open_socket(const struct sockaddr_storage *ss, socklen_t len)
     if (ss->ss_family == AF_INET6)
         setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &one, sizeof one);
     /* Listening only begins with the target; but two processes cannot both bind. */
-    if (bind(fd, (const struct sockaddr *)ss, len) < 0) {
+    if (bind(fd, (const struct sockaddr *)ss, plx_addr_len(ss)) < 0) {
         int ret = -errno;
         close(fd);
         return ret;
@@ -124,48 +119,59 @@ static int open_socket(const struct sockaddr_storage *ss, socklen_t len)
  */
 static void find_reach(struct plx_nvmf_listener *at)
 {
+    bool v6 = at->family == AF_INET6;
     struct sockaddr_storage ss;
-    bool ignored;
-    socklen_t len = parse_addr(at->family == AF_INET6 ? "2001:db8::1" : "192.0.2.1", 9, &ss, &ignored);
-    int fd = at->wildcard ? socket(ss.ss_family, SOCK_DGRAM | SOCK_CLOEXEC, 0) : -1;
-    snprintf(at->reach, sizeof at->reach, "%s",
-             at->wildcard ? (at->family == AF_INET6 ? "::1" : "127.0.0.1") : at->addr);
+    socklen_t len = sizeof ss;
+    int fd = at->wildcard ? socket(at->family, SOCK_DGRAM | SOCK_CLOEXEC, 0) : -1;
+    snprintf(at->reach, sizeof at->reach, "%s", !at->wildcard ? at->addr : v6 ? "::1" : "127.0.0.1");
     if (fd < 0)
         return;
-    if (connect(fd, (struct sockaddr *)&ss, len) == 0 && getsockname(fd, (struct sockaddr *)&ss, &len) == 0)
-        format_addr(&ss, at->reach, sizeof at->reach);
+    if (plx_addr_parse(v6 ? "2001:db8::1" : "192.0.2.1", 9, &ss, NULL) == 0 &&
+        connect(fd, (struct sockaddr *)&ss, plx_addr_len(&ss)) == 0 &&
+        getsockname(fd, (struct sockaddr *)&ss, &len) == 0)
+        plx_addr_host(&ss, at->reach);
     close(fd);
+}
+
+/* A socket that is bound there. */
+static int bind_to(const struct plx_nvmf_target *t, const struct sockaddr_storage *ss, struct plx_error *err)
+{
+    char text[PLX_ADDR_TEXT];
+    const struct plx_nvmf_listener *same = find_same(t, ss);
+    plx_addr_format(ss, text);
+    if (same)
+        return plx_fail(err, -EEXIST, "there is a listener at %s port %u already, so none can be at %s", same->addr,
+                        same->port, text);
+    if (is_broadcast(ss))
+        return plx_fail(err, -EINVAL, "%s is a broadcast address, and not that of a machine", text);
+    int fd = open_socket(ss);
+    return fd >= 0 ? fd
+                   : plx_fail(err, fd, "cannot listen on %s: %s%s", text, strerror(-fd),
+                              fd == -EADDRINUSE      ? "; another process does, choose another port"
+                              : fd == -EADDRNOTAVAIL ? "; this machine does not have that address"
+                                                     : "");
 }
 
 static int tcp_listen(struct plx_nvmf_target *t, const char *addr, uint16_t port, struct plx_nvmf_listener **out,
                       struct plx_error *err)
 {
     struct sockaddr_storage ss;
-    bool wildcard;
-    socklen_t len = parse_addr(addr, port, &ss, &wildcard);
-    (void)t;
-    if (!len)
-        return plx_fail(err, -EINVAL, "%s is not a numeric IPv4 or IPv6 address, such as 192.0.2.1 or 2001:db8::1",
-                        addr);
+    socklen_t len = sizeof ss;
+    int ret = plx_parse_addr(addr, port, &ss, err), fd = ret ? ret : bind_to(t, &ss, err);
+    if (fd < 0)
+        return fd;
     struct tcp_listener *l = calloc(1, sizeof *l);
-    if (!l)
+    if (!l) {
+        close(fd);
         return plx_fail(err, -ENOMEM, "out of memory");
-    l->reserve_fd = -1;
-    l->watch.fd = open_socket(&ss, len);
-    if (l->watch.fd < 0) {
-        int ret = l->watch.fd;
-        free(l);
-        return plx_fail(err, ret, "cannot listen on %s port %u: %s%s", addr, port, strerror(-ret),
-                        ret == -EADDRINUSE      ? "; another process does, choose another port"
-                        : ret == -EADDRNOTAVAIL ? "; this machine does not have that address"
-                                                : "");
     }
-    getsockname(l->watch.fd, (struct sockaddr *)&ss, &len);
-    l->at.port = ntohs(ss.ss_family == AF_INET ? ((struct sockaddr_in *)&ss)->sin_port
-                                               : ((struct sockaddr_in6 *)&ss)->sin6_port);
-    format_addr(&ss, l->at.addr, sizeof l->at.addr);
+    getsockname(fd, (struct sockaddr *)&ss, &len);
+    plx_addr_host(&ss, l->at.addr);
+    l->at.port = plx_addr_port(&ss);
     l->at.family = ss.ss_family;
-    l->at.wildcard = wildcard;
+    l->at.wildcard = plx_addr_any(&ss);
+    l->reserve_fd = -1;
+    l->watch.fd = fd;
     l->watch.ready = accept_some;
     find_reach(&l->at);
     *out = &l->at;

@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The command lines of all subcommands: whatever is wrong with one is told in one true line, with status 2."""
+
+import subprocess
+
+import pytest
+
+from target import Target, binary
+
+REFUSED = 2
+LIMIT = 30
+HOSTNQN = "nqn.2014-08.org.nvmexpress:uuid:00000000-0000-4000-8000-706f6c6c7578"
+NOBODY = f"nvme+tcp://127.0.0.1:1/{HOSTNQN}"  # a port where nobody listens
+
+
+def run(*words, **more):
+    return subprocess.run([binary(), *map(str, words)], capture_output=True, text=True, timeout=LIMIT, check=False,
+                          stdin=subprocess.DEVNULL, **more)
+
+
+def refused(*words, **more):
+    """Runs a command line that is wrong; returns the one line that says what."""
+    result = run(*words, **more)
+    assert result.returncode == REFUSED, f"exit status {result.returncode}\n{result.stdout}{result.stderr}"
+    assert result.stdout == ""
+    lines = result.stderr.splitlines()
+    assert len(lines) == 1 and lines[0].startswith("pollux: "), result.stderr
+    return lines[0][len("pollux: "):]
+
+
+# -- addresses -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("address,words", [
+    ("224.0.0.1:4420", "224.0.0.1 is a multicast address"), ("[ff02::1]:4420", "ff02::1 is a multicast address"),
+    ("255.255.255.255", "255.255.255.255 is the broadcast address"),
+    ("127.255.255.255:4420", "127.255.255.255:4420 is a broadcast address"),  # of a network, which only the kernel knows
+    ("[fe80::1]:4420", "fe80::1 is a link-local address"), ("[fe80::1%nosuch]:4420", "no such network interface"),
+    ("[::1%lo]:4420", "only link-local"), ("[::1", "[::1 has no ]"), ("[::1:4420", "[::1:4420 has no ]"),
+    ("", '"": an address is'), ("localhost", '"localhost" is not a numeric'), ("127.0.0.1:", "a port is"),
+])
+def test_a_listener_at_what_is_no_address_of_a_machine_is_refused(address, words):
+    assert words in refused("serve", "--allow-any-host", "-l", address, "ram:1M")
+
+
+@pytest.mark.parametrize("one,two", [
+    ("127.0.0.1:{}", "127.0.0.1:{}"), ("127.0.0.1:{}", "[::ffff:127.0.0.1]:{}"), ("0.0.0.0:{}", "127.0.0.1:{}"),
+    ("127.0.0.1:{}", "0.0.0.0:{}"), ("[::1]:{}", "[0:0::1]:{}"), ("[::]:{}", "[::1]:{}")])
+def test_two_listeners_at_one_address_are_refused(one, two):
+    with Target("ram:1M") as target:
+        port = target.port  # is free afterwards
+    told = refused("serve", "--allow-any-host", "-l", one.format(port), "-l", two.format(port), "ram:1M")
+    assert "there is a listener at" in told and f"port {port} already" in told
+
+
+def test_listeners_at_different_addresses_share_a_port():
+    with Target("ram:1M") as target:
+        port = target.port
+    with Target("ram:1M", listen=[f"127.0.0.1:{port}", f"127.0.0.2:{port}", f"[::1]:{port}"]) as target:
+        assert target.addresses == [("127.0.0.1", port), ("127.0.0.2", port), ("::1", port)]
+
+
+def test_any_free_port_may_be_asked_for_twice():
+    with Target("ram:1M", listen=["127.0.0.1:0", "127.0.0.1:0"]) as target:
+        assert len(set(target.ports)) == 2
+
+
+def link_local():
+    """An address of this machine, with its interface, or None."""
+    with open("/proc/net/if_inet6", encoding="ascii") as lines:
+        for address, _, _, scope, _, name in map(str.split, lines):
+            if scope == "20":
+                return ":".join(address[i:i + 4] for i in range(0, 32, 4)) + "%" + name
+    return None
+
+
+def test_link_local_addresses_work_with_their_interface():
+    """To itself, this machine sends over its loopback."""
+    address = link_local()
+    if not address:
+        pytest.skip("no interface here has a link-local address")
+    with Target("ram:1M", listen=f"[{address}]:0", options=["--allow", HOSTNQN]) as target:
+        where = f"[{target.address[0]}]:{target.port}"
+        assert target.address[0].startswith("fe80::") and target.address[0].endswith(address[address.index("%"):])
+        url = f"nvme+tcp://{where}/{target.nqn}?hostnqn={HOSTNQN}"
+        result = run("perf", "-w", "write", "--count", 10, url)
+        assert result.returncode == 0, result.stderr
+        result = run("discover", "--hostnqn", HOSTNQN, where)
+        assert result.returncode == 0 and f"at {where}" in result.stdout
+        assert f"traddr:  {target.address[0].partition('%')[0]}\n" in result.stdout  # the name of the link is ours alone
+
+
+@pytest.mark.parametrize("words", [["perf"], ["cp", "ram:1M"], ["identify"], ["discover"], ["serve"]], ids=lambda words: words[0])
+@pytest.mark.parametrize("address,told", [
+    ("[fe80::1]:1", "[fe80::1]:1 is a link-local address"), ("[fe80::1%nosuch]:1", "no such network interface"),
+    ("224.0.0.1:1", "multicast"), ("255.255.255.255:1", "broadcast"), ("[::1", "has no ]"), ("127.0.0.1:0", "1 to 65535"),
+])
+def test_hosts_refuse_what_is_no_address_of_a_machine(words, address, told):
+    name = address if words == ["discover"] else f"nvme+tcp://{address}/{HOSTNQN}"
+    assert told in refused(*words, name)
