@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 #include "nvme/tcp_pdu.h"
 
-#include <string.h>
+#include "base/crc32c.h"
+
+#include <stdio.h>
 
 /* Bytes of the header proper by type (TCP 3.6.2); zero for types that do not exist. */
 static const uint8_t header_len[NVME_TCP_TYPES] = {
@@ -129,4 +131,48 @@ struct nvme_tcp_layout nvme_tcp_layout(const struct nvme_tcp_hdr *hdr)
             .header = hdr->type == NVME_TCP_H2C_TERM || hdr->type == NVME_TCP_C2H_TERM ? plen : base};
     uint32_t digest = hdr->flags & NVME_TCP_DDGSTF ? NVME_TCP_DIGEST : 0;
     return (struct nvme_tcp_layout){.header = hdr->pdo, .data = plen - hdr->pdo - digest, .digest = digest};
+}
+
+/* ---- building them ---- */
+
+void nvme_tcp_put_header_digest(const struct nvme_tcp_rules *rules, uint8_t *pdu, unsigned hlen)
+{
+    if (rules->header_digest)
+        nvme_tcp_put32(pdu + hlen, plx_crc32c(pdu, hlen));
+}
+
+struct nvme_tcp_ic nvme_tcp_make_ic(enum nvme_tcp_type type, const struct nvme_tcp_rules *rules, uint32_t max)
+{
+    return (struct nvme_tcp_ic){
+        .hdr = {.type = (uint8_t)type, .hlen = NVME_TCP_IC_LEN, .plen = plx_put32(NVME_TCP_IC_LEN)},
+        .dgst = (uint8_t)((rules->header_digest ? NVME_TCP_DGST_HEADER : 0) |
+                          (rules->data_digest ? NVME_TCP_DGST_DATA : 0)),
+        .max = plx_put32(max),
+    };
+}
+
+unsigned nvme_tcp_make_term(enum nvme_tcp_type type, const struct nvme_tcp_error *err, const uint8_t *hdr, size_t len,
+                            uint8_t *out)
+{
+    len = len < NVME_TCP_TERM_MAX - NVME_TCP_TERM_LEN ? len : NVME_TCP_TERM_MAX - NVME_TCP_TERM_LEN;
+    const struct nvme_tcp_term pdu = {
+        .hdr = {.type = (uint8_t)type, .hlen = sizeof pdu, .plen = plx_put32(sizeof pdu + len)},
+        .fes = plx_put16(err->fes),
+        .fei_low = plx_put16(err->fei & 0xffff),
+        .fei_high = plx_put16(err->fei >> 16),
+    };
+    memcpy(out, &pdu, sizeof pdu);
+    memcpy(out + sizeof pdu, hdr, len);
+    return (unsigned)(sizeof pdu + len);
+}
+
+const char *nvme_tcp_term_text(const uint8_t *pdu, char *out, size_t size)
+{
+    struct nvme_tcp_term t;
+    memcpy(&t, pdu, sizeof t);
+    unsigned fes = plx_get16(t.fes);
+    const char *name = fes < NVME_TCP_FES_COUNT && nvme_tcp_fes_names[fes] ? nvme_tcp_fes_names[fes] : "reserved";
+    snprintf(out, size, "fatal error status %u (%s), information %u", fes, name,
+             plx_get16(t.fei_low) | (unsigned)plx_get16(t.fei_high) << 16);
+    return out;
 }

@@ -9,6 +9,7 @@
 #include "nvme/spec.h"
 
 #include <stdbool.h>
+#include <string.h>
 
 enum nvme_tcp_type {
     NVME_TCP_ICREQ = 0x00,
@@ -144,5 +145,53 @@ struct nvme_tcp_layout {
     uint32_t header, data, digest;
 };
 struct nvme_tcp_layout nvme_tcp_layout(const struct nvme_tcp_hdr *hdr);
+
+/* ---- building them ---- */
+
+static inline uint32_t nvme_tcp_get32(const uint8_t *p)
+{
+    plx_le32 v;
+    memcpy(&v, p, sizeof v);
+    return plx_get32(v);
+}
+
+static inline void nvme_tcp_put32(uint8_t *p, uint32_t v)
+{
+    plx_le32 le = plx_put32(v);
+    memcpy(p, &le, sizeof le);
+}
+
+/* Bytes of a PDU header of len bytes with its digest. */
+static inline unsigned nvme_tcp_with_digest(const struct nvme_tcp_rules *rules, unsigned len)
+{
+    return len + (rules->header_digest ? NVME_TCP_DIGEST : 0);
+}
+
+/* A common header, with the flag of a header digest where there is to be one. */
+static inline struct nvme_tcp_hdr nvme_tcp_header(const struct nvme_tcp_rules *rules, enum nvme_tcp_type type,
+                                                  uint8_t flags, unsigned hlen, unsigned pdo, uint32_t plen)
+{
+    return (struct nvme_tcp_hdr){.type = (uint8_t)type,
+                                 .flags = (uint8_t)(flags | (rules->header_digest ? NVME_TCP_HDGSTF : 0)),
+                                 .hlen = (uint8_t)hlen,
+                                 .pdo = (uint8_t)pdo,
+                                 .plen = plx_put32(plen)};
+}
+
+/* Puts the digest behind a header of hlen bytes, where there is to be one. */
+void nvme_tcp_put_header_digest(const struct nvme_tcp_rules *rules, uint8_t *pdu, unsigned hlen);
+
+/* An ICReq or ICResp with the digests of the rules; `max` is MAXR2T or MAXH2CDATA. */
+struct nvme_tcp_ic nvme_tcp_make_ic(enum nvme_tcp_type type, const struct nvme_tcp_rules *rules, uint32_t max);
+
+/*
+ * A TermReq PDU about the header of which len bytes are at hdr, as much of it as is to be sent, into out, of
+ * NVME_TCP_TERM_MAX bytes. @return its length
+ */
+unsigned nvme_tcp_make_term(enum nvme_tcp_type type, const struct nvme_tcp_error *err, const uint8_t *hdr, size_t len,
+                            uint8_t *out);
+
+/* What a TermReq PDU that came says: "fatal error status 3 (header digest error), information 17". */
+const char *nvme_tcp_term_text(const uint8_t *pdu, char *out, size_t size);
 
 #endif

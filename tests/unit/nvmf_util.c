@@ -11,7 +11,7 @@
 #include <unistd.h>
 
 enum {
-    QUIET_ROUNDS = 4, /* rounds without work after which nothing more is on its way */
+    QUIET_ROUNDS = 20, /* rounds without work after which nothing more is on its way: quiet streams had their turn */
     MAX_ROUNDS = 100000,
 };
 
@@ -88,12 +88,13 @@ int rig_connect(struct rig *rig)
     int fds[2];
     if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, fds) < 0)
         return -1;
-    struct tcp_conn *c = tcp_conn_create(rig->target, fds[0]);
+    struct tcp_conn *c = tcp_conn_create(rig->target);
     if (!c) {
         close(fds[0]);
         close(fds[1]);
         return -1;
     }
+    plx_stream_socket(&c->stream, fds[0]);
     atomic_fetch_add(&rig->target->connections, 1);
     tcp_conn_adopt(rig->target->groups[0].transport, c);
     return fds[1];

@@ -170,7 +170,7 @@ static void lent_memory_taken_back_before_it_was_sent_is_answered(void **state)
             c = each;
     }
     assert_non_null(c);
-    for (ssize_t n; (n = send(c->fd, junk, sizeof junk, MSG_DONTWAIT)) > 0;)
+    for (ssize_t n; (n = send(c->stream.fd, junk, sizeof junk, MSG_DONTWAIT)) > 0;)
         before += (size_t)n; /* the socket takes nothing of what follows */
     send_reads(&rig, queue);
     struct plx_bdev_channel *ch = share(&rig, &second);

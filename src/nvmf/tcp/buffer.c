@@ -172,7 +172,7 @@ int tcp_buf_serve(struct tcp_group *g)
             if (!plx_list_empty(&g->line[cls]))
                 more += serve_line(g, (enum tcp_wait_class)cls);
         served += more;
-    } while (more && served < TCP_EVENTS);
+    } while (more && served < TCP_SERVED);
     return served;
 }
 
@@ -183,9 +183,9 @@ size_t tcp_buf_rx_limit(const struct tcp_conn *c)
      * Each capsule needs a request, and one with data may need a buffer, or only the last one does, which may be cut
      * off.
      */
-    size_t buffers = plx_buf_free_bytes(g->reactor) / rounded(c->rules.max_capsule_data);
+    size_t buffers = plx_buf_free_bytes(g->reactor) / rounded(c->frame.rules.max_capsule_data);
     if (plx_likely(g->core->in_place && buffers > IN_PLACE_ENOUGH))
         buffers = SIZE_MAX / SMALLEST_CAPSULE;
     size_t requests = NVMF_MAX_REQUESTS - plx_min_u64(g->core->reqs_in_use, NVMF_MAX_REQUESTS);
-    return plx_min_u64(TCP_RX_BYTES, plx_min_u64(buffers, requests) * SMALLEST_CAPSULE);
+    return plx_min_u64(PLX_STREAM_RX_BYTES, plx_min_u64(buffers, requests) * SMALLEST_CAPSULE);
 }

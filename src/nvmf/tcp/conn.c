@@ -6,13 +6,9 @@
 
 #include <assert.h>
 #include <errno.h>
-#include <netinet/tcp.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/epoll.h>
-#include <sys/socket.h>
-#include <unistd.h>
 
 bool tcp_queue_remove(struct tcp_queue *q, struct tcp_req *req)
 {
@@ -27,30 +23,18 @@ bool tcp_queue_remove(struct tcp_queue *q, struct tcp_req *req)
     return false;
 }
 
-static void set_int(int fd, int level, int name, int value)
-{
-    setsockopt(fd, level, name, &value, sizeof value); /* an optimization or a precaution: not fatal */
-}
+static const struct plx_stream_user stream_user = {.in = tcp_rx, .out = tcp_tx_flush};
 
-static void name_peer(int fd, char out[PLX_ADDR_TEXT])
+struct tcp_conn *tcp_conn_create(struct plx_nvmf_target *t)
 {
-    struct sockaddr_storage ss;
-    socklen_t len = sizeof ss;
-    if (getpeername(fd, (struct sockaddr *)&ss, &len) < 0)
-        snprintf(out, PLX_ADDR_TEXT, "a peer that has left");
-    else
-        plx_addr_format(&ss, out);
-}
-
-struct tcp_conn *tcp_conn_create(struct plx_nvmf_target *t, int fd)
-{
+    const struct nvme_tcp_rules rules = {.target = true,
+                                         .max_capsule_data = (uint32_t)plx_max_u64(t->opts.in_capsule_size, 8192),
+                                         .max_data = TCP_MAXH2CDATA};
     struct tcp_conn *c = calloc(1, sizeof *c);
     if (!c)
         return NULL;
-    c->fd = fd;
-    c->rules = (struct nvme_tcp_rules){.target = true,
-                                       .max_capsule_data = (uint32_t)plx_max_u64(t->opts.in_capsule_size, 8192),
-                                       .max_data = TCP_MAXH2CDATA};
+    plx_stream_init(&c->stream, &stream_user);
+    nvme_tcp_frame_init(&c->frame, &rules);
     tcp_queue_init(&c->tx);
     tcp_queue_init(&c->abandoned);
     for (unsigned i = 0; i < TCP_WAIT_CLASSES; i++) {
@@ -58,31 +42,18 @@ struct tcp_conn *tcp_conn_create(struct plx_nvmf_target *t, int fd)
         plx_list_init(&c->wait_link[i]);
     }
     plx_list_init(&c->link);
-    plx_list_init(&c->dirty_link);
     plx_list_init(&c->fresh_link);
-    set_int(fd, IPPROTO_TCP, TCP_NODELAY, 1);
-    /* Hosts that vanish without a word are noticed even where no keep-alive was agreed on. */
-    set_int(fd, SOL_SOCKET, SO_KEEPALIVE, 1);
-    set_int(fd, IPPROTO_TCP, TCP_KEEPIDLE, 60);
-    set_int(fd, IPPROTO_TCP, TCP_KEEPINTVL, 15);
-    set_int(fd, IPPROTO_TCP, TCP_KEEPCNT, 4);
-    name_peer(fd, c->qp.peer);
     return c;
+}
+
+static void release(struct plx_stream *s)
+{
+    free(tcp_stream_conn(s));
 }
 
 void tcp_conn_free(struct tcp_conn *c)
 {
-    if (c->fd >= 0)
-        close(c->fd);
-    free(c);
-}
-
-void tcp_conn_dirty(struct tcp_conn *c)
-{
-    if (c->dirty || c->state == TCP_DEAD)
-        return;
-    c->dirty = true;
-    plx_list_add_tail(&c->group->dirty, &c->dirty_link);
+    plx_stream_free(&c->stream, release);
 }
 
 /* ---- what the core asks of its transport ---- */
@@ -147,19 +118,22 @@ void tcp_kill(struct nvmf_qpair *qp, const char *why)
 
 void tcp_local_addr(struct nvmf_qpair *qp, struct sockaddr_storage *ss)
 {
-    socklen_t len = sizeof *ss;
-    if (getsockname(tcp_conn_of(qp)->fd, (struct sockaddr *)ss, &len) < 0)
-        ss->ss_family = AF_UNSPEC;
+    plx_stream_addr(&tcp_conn_of(qp)->stream, false, ss);
 }
 
 /* ---- beginning and end ---- */
 
 void tcp_conn_adopt(struct tcp_group *g, struct tcp_conn *c)
 {
-    struct epoll_event ev = {.events = EPOLLIN, .data.ptr = c};
+    struct sockaddr_storage peer;
     c->group = g;
     c->born = plx_reactor_now(g->reactor);
     nvmf_qpair_init(&c->qp, g->core);
+    plx_stream_addr(&c->stream, true, &peer);
+    if (peer.ss_family == AF_UNSPEC)
+        snprintf(c->qp.peer, sizeof c->qp.peer, "a peer that has left");
+    else
+        plx_addr_format(&peer, c->qp.peer);
     plx_list_add_tail(&g->conns, &c->link);
     g->nconns++;
     if (g->nfresh == TCP_FRESH_MAX)
@@ -168,10 +142,9 @@ void tcp_conn_adopt(struct tcp_group *g, struct tcp_conn *c)
     c->fresh = true;
     g->nfresh++;
     plx_list_add_tail(&g->fresh, &c->fresh_link);
-    if (g->stopping)
-        tcp_conn_close(c, NULL);
-    else if (epoll_ctl(g->source.fd, EPOLL_CTL_ADD, c->fd, &ev) < 0)
-        tcp_conn_close(c, strerror(errno));
+    int ret = plx_stream_add(g->streams, &c->stream);
+    if (ret || g->stopping)
+        tcp_conn_close(c, ret ? strerror(-ret) : NULL);
     else if (!g->tick.set)
         plx_timer_set(g->reactor, &g->tick, TCP_TICK_MS * PLX_NS_PER_MS);
 }
@@ -181,6 +154,7 @@ void tcp_conn_connected(struct tcp_conn *c)
     if (!c->fresh)
         return;
     c->fresh = false;
+    c->stream.quiet = !c->qp.qid; /* admin commands are rare */
     c->group->nfresh--;
     plx_list_del(&c->fresh_link);
 }
@@ -223,18 +197,18 @@ static void drop_requests(struct tcp_conn *c)
 void tcp_conn_close(struct tcp_conn *c, const char *why)
 {
     struct tcp_group *g = c->group;
+    bool linger = c->state == TCP_TERM && !c->tx.head && !c->ctrl_len; /* until the host has read the TermReq PDU */
     if (c->state == TCP_DEAD)
         return;
     if (why)
         plx_warn("%s: connection closed: %s", c->qp.peer, why);
     c->state = TCP_DEAD;
+    c->frame.ended = true;
     tcp_conn_connected(c);
-    epoll_ctl(g->source.fd, EPOLL_CTL_DEL, c->fd, NULL);
-    close(c->fd);
-    c->fd = -1;
-    if (c->dirty)
-        plx_list_del(&c->dirty_link);
-    c->dirty = false;
+    if (linger)
+        plx_stream_linger(&c->stream);
+    else
+        plx_stream_close(&c->stream);
     plx_list_del(&c->link);
     plx_list_add_tail(&g->dead, &c->link);
     g->nconns--;
@@ -251,19 +225,11 @@ void tcp_conn_fatal(struct tcp_conn *c, const struct nvme_tcp_error *err, const 
     }
     plx_warn("%s: %s, in a PDU of type %02xh, information %u: connection ends", c->qp.peer,
              nvme_tcp_fes_names[err->fes], hdr[0], err->fei);
-    len = plx_min_u64(len, NVME_TCP_TERM_MAX - NVME_TCP_TERM_LEN);
-    struct nvme_tcp_term pdu = {
-        .hdr = {.type = NVME_TCP_C2H_TERM, .hlen = sizeof pdu, .plen = plx_put32(sizeof pdu + len)},
-        .fes = plx_put16(err->fes),
-        .fei_low = plx_put16(err->fei & 0xffff),
-        .fei_high = plx_put16(err->fei >> 16),
-    };
     c->state = TCP_TERM; /* and still one of those that have not done Connect, if it was */
-    memcpy(c->ctrl, &pdu, sizeof pdu);
-    memcpy(c->ctrl + sizeof pdu, hdr, len);
-    c->ctrl_len = (uint16_t)(sizeof pdu + len);
+    c->frame.ended = true;
+    c->ctrl_len = (uint16_t)nvme_tcp_make_term(NVME_TCP_C2H_TERM, err, hdr, len, c->ctrl);
     c->ctrl_off = 0;
-    tcp_conn_dirty(c);
+    plx_stream_dirty(&c->stream);
 }
 
 /* ---- limits ---- */
@@ -301,8 +267,7 @@ void tcp_conn_check_limits(struct tcp_conn *c, uint64_t now)
         c->qp.active = false;
     }
     if (c->state == TCP_TERM) {
-        if (c->term_since ? now - c->term_since > TCP_LINGER_MS * PLX_NS_PER_MS
-                          : c->tx_since && now - c->tx_since > limit)
+        if (c->tx_since && now - c->tx_since > limit)
             tcp_conn_close(c, NULL);
         return;
     }

@@ -1,92 +1,14 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* All connections of one reactor: one source that polls them, and the limits that they are held to. */
+/* All connections of one reactor: what is done beside receiving and sending, and the limits that they are held to. */
 #include "nvmf/tcp/tcp.h"
 
 #include <assert.h>
 #include <errno.h>
 #include <stdlib.h>
-#include <string.h>
-#include <sys/epoll.h>
-#include <sys/mman.h>
-#include <unistd.h>
 
 static struct tcp_group *group_of(struct plx_source *s)
 {
     return plx_container_of(s, struct tcp_group, source);
-}
-
-static void set_events(struct tcp_conn *c, bool want_out)
-{
-    if (c->want_out == want_out)
-        return;
-    struct epoll_event ev = {.events = EPOLLIN | (want_out ? EPOLLOUT : 0), .data.ptr = c};
-    c->want_out = want_out;
-    epoll_ctl(c->group->source.fd, EPOLL_CTL_MOD, c->fd, &ev);
-}
-
-/*
- * Sends what a connection has to send; a socket that takes no more is left alone until epoll says so, unless there are
- * few to try.
- */
-static int flush(struct tcp_conn *c)
-{
-    struct tcp_group *g = c->group;
-    int work = tcp_tx_flush(c);
-    if (c->state == TCP_DEAD)
-        return 1;
-    if (!c->blocked) {
-        if (c->dirty)
-            plx_list_del(&c->dirty_link);
-        c->dirty = false;
-        set_events(c, false);
-    } else if (g->nconns > TCP_FEW_CONNS) {
-        set_events(c, true);
-    }
-    return work;
-}
-
-static int serve_conn(struct tcp_conn *c, bool in, bool out)
-{
-    int work = in ? tcp_rx(c) : 0;
-    if (c->state != TCP_DEAD && c->dirty && (!c->blocked || out))
-        work += flush(c);
-    return work;
-}
-
-static int poll_few(struct tcp_group *g)
-{
-    int work = 0;
-    plx_list_for_each_safe(it, &g->conns) {
-        work += serve_conn(plx_list_entry(it, struct tcp_conn, link), true, true);
-    }
-    return work;
-}
-
-static int poll_ready(struct tcp_group *g)
-{
-    struct epoll_event ev[TCP_EVENTS];
-    int work = 0, n = epoll_wait(g->source.fd, ev, TCP_EVENTS, 0);
-    for (int i = 0; i < n; i++) {
-        struct tcp_conn *c = ev[i].data.ptr;
-        if (c->state == TCP_DEAD)
-            continue; /* closed by one before it in this round; it is freed later */
-        work += serve_conn(c, ev[i].events & ~(uint32_t)EPOLLOUT, ev[i].events & EPOLLOUT);
-    }
-    return work;
-}
-
-/* Responses to what completed outside of receiving. */
-static int flush_dirty(struct tcp_group *g)
-{
-    int work = 0;
-    plx_list_for_each_safe(it, &g->dirty) {
-        struct tcp_conn *c = plx_list_entry(it, struct tcp_conn, dirty_link);
-        if (!c->blocked)
-            work += flush(c);
-        else if (g->nconns > TCP_FEW_CONNS)
-            set_events(c, true); /* it was blocked when there were few */
-    }
-    return work;
 }
 
 static void detached(struct nvmf_qpair *qp)
@@ -116,10 +38,7 @@ static int reap(struct tcp_group *g)
 static int group_poll(struct plx_source *s)
 {
     struct tcp_group *g = group_of(s);
-    int work = g->nconns <= TCP_FEW_CONNS ? poll_few(g) : poll_ready(g);
-    work += tcp_buf_serve(g);
-    if (!plx_list_empty(&g->dirty))
-        work += flush_dirty(g);
+    int work = tcp_buf_serve(g);
     if (plx_unlikely(!plx_list_empty(&g->dead)))
         work += reap(g);
     return work;
@@ -128,12 +47,6 @@ static int group_poll(struct plx_source *s)
 static int group_arm(struct plx_source *s)
 {
     struct tcp_group *g = group_of(s);
-    plx_list_for_each(it, &g->dirty) {
-        struct tcp_conn *c = plx_list_entry(it, struct tcp_conn, dirty_link);
-        if (!c->blocked)
-            return 1;
-        set_events(c, true);
-    }
     plx_list_for_each(it, &g->dead) {
         struct tcp_conn *c = plx_list_entry(it, struct tcp_conn, link);
         if (!c->detaching && !c->qp.in_flight)
@@ -165,39 +78,26 @@ int tcp_group_start(struct nvmf_group *core)
     struct tcp_group *g = calloc(1, sizeof *g);
     if (!g)
         return -ENOMEM;
-    int ret = -ENOMEM;
     g->core = core;
     g->reactor = core->reactor;
     plx_list_init(&g->conns);
     plx_list_init(&g->dead);
-    plx_list_init(&g->dirty);
     plx_list_init(&g->fresh);
     for (unsigned i = 0; i < TCP_WAIT_CLASSES; i++)
         plx_list_init(&g->line[i]);
     g->tick.fn = tick;
     g->source.ops = &source_ops;
-    /* Memory of its own pages, used only as far as hosts fill it. */
-    g->rx = mmap(NULL, TCP_RX_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (g->rx == MAP_FAILED)
-        goto free_group;
-    g->source.fd = epoll_create1(EPOLL_CLOEXEC);
-    if (g->source.fd < 0) {
-        ret = -errno;
-        goto unmap;
+    g->source.fd = -1;
+    g->streams = plx_stream_group_get(g->reactor);
+    int ret = g->streams ? plx_source_add(g->reactor, &g->source) : -ENOMEM;
+    if (ret) {
+        if (g->streams)
+            plx_stream_group_put(g->streams);
+        free(g);
+        return ret;
     }
-    ret = plx_source_add(g->reactor, &g->source);
-    if (ret)
-        goto close_epoll;
     core->transport = g;
     return 0;
-
-close_epoll:
-    close(g->source.fd);
-unmap:
-    munmap(g->rx, TCP_RX_BYTES);
-free_group:
-    free(g);
-    return ret;
 }
 
 void tcp_group_free(struct nvmf_group *core)
@@ -206,10 +106,9 @@ void tcp_group_free(struct nvmf_group *core)
     assert(!g->nconns && plx_list_empty(&g->dead));
     plx_timer_cancel(g->reactor, &g->tick);
     plx_source_remove(g->reactor, &g->source);
+    plx_stream_group_put(g->streams);
     if (g->spare)
         plx_buf_put(g->reactor, g->spare, TCP_SPARE_BYTES);
-    close(g->source.fd);
-    munmap(g->rx, TCP_RX_BYTES);
     free(g);
     core->transport = NULL;
 }
@@ -222,7 +121,7 @@ static bool quiet(const struct tcp_conn *c)
     unsigned held = admin ? c->qp.ctrlr->naers : 0;
     if (admin && atomic_load(&c->qp.ctrlr->nqpairs) > 1)
         return false; /* its end would take the I/O queues along */
-    bool between = c->rx_state == TCP_RX_HEADER || (c->rx_state == TCP_RX_DISCARD && !c->rx_req);
+    bool between = c->frame.state == NVME_TCP_FRAME_HEADER || (c->frame.discard && !c->rx_req);
     return c->qp.in_flight <= held && !c->tx.head && !c->ctrl_len && between;
 }
 

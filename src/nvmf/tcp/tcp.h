@@ -9,23 +9,19 @@
 #ifndef PLX_NVMF_TCP_TCP_H
 #define PLX_NVMF_TCP_TCP_H
 
-#include "nvme/tcp_pdu.h"
+#include "nvme/tcp_frame.h"
 #include "nvmf/nvmf.h"
 
 enum {
-    TCP_RX_BYTES = 256 << 10,  /* the shared receive buffer */
-    TCP_RX_DIRECT = 16 << 10,  /* data with at least this much to come is received straight into its buffer */
     TCP_TX_IOV = 512,          /* pieces of one send */
     TCP_TX_BYTES = 1 << 20,    /* and bytes, roughly */
     TCP_TX_SUMMED = 128 << 10, /* the same where digests are made in the course of it: in vain for what is not taken */
     TCP_SUM_PIECE = 1024,      /* data that a digest is made of at once */
-    TCP_FEW_CONNS = 4,         /* up to here sockets are simply tried in turn, without asking epoll which are ready */
-    TCP_EVENTS = 64,           /* ready sockets served in a round */
     TCP_FRESH_MAX = 512, /* connections of a reactor that have not done Connect: a few hosts open all queues at once */
+    TCP_SERVED = 64,     /* requests that get buffers in one round */
     TCP_TICK_MS = 500,
     TCP_CONNECT_MS = 10000,  /* from accept to the end of Connect */
     TCP_CONTENDED_MS = 5000, /* the limit for peers while others wait for the buffers they hold */
-    TCP_LINGER_MS = 1000,    /* how long a peer has to read a TermReq PDU */
     TCP_MAXH2CDATA = 1 << 20,
     TCP_SPARE_BYTES = 64 << 10, /* the largest logical block */
     TCP_RX_ANSWER = 128,        /* received even when memory is short, from hosts that were asked for data */
@@ -37,15 +33,7 @@ enum tcp_conn_state {
     TCP_NEW, /* waiting for ICReq */
     TCP_OPEN,
     TCP_TERM, /* a TermReq PDU is on its way; what comes in is thrown away */
-    TCP_DEAD, /* the socket is closed; what is in flight finishes */
-};
-
-/* What comes next on a connection. */
-enum tcp_rx_state {
-    TCP_RX_HEADER,  /* PDU header, header digest, padding */
-    TCP_RX_DATA,    /* data of rx_req, to rx_dst */
-    TCP_RX_DIGEST,  /* data digest of rx_req */
-    TCP_RX_DISCARD, /* data that nobody wants; then rx_req, if any, ends with rx_status */
+    TCP_DEAD, /* the stream is closed; what is in flight finishes */
 };
 
 /* What is queued for sending of a request. */
@@ -95,30 +83,16 @@ struct tcp_queue {
 
 struct tcp_conn {
     struct nvmf_qpair qp;
+    struct plx_stream stream;
     struct tcp_group *group;
-    int fd;
-    uint8_t state;    /* enum tcp_conn_state */
-    uint8_t rx_state; /* enum tcp_rx_state */
-    bool dirty;       /* in group->dirty */
-    bool blocked;     /* the socket took no more */
-    bool want_out;    /* epoll is asked for EPOLLOUT */
-    bool fresh;       /* in group->fresh */
+    uint8_t state; /* enum tcp_conn_state */
+    bool fresh;    /* in group->fresh */
     bool detaching;
-
-    struct nvme_tcp_rules rules;
     uint8_t pad; /* bytes between the header of C2HData and its data, for the host's alignment */
-    uint16_t hdr_have, hdr_need;
 
-    struct tcp_queue abandoned; /* by an abort: data may still come for them */
-
-    struct tcp_req *rx_req;
-    uint8_t *rx_dst;
-    uint32_t rx_left;  /* bytes of data still to come */
-    uint32_t rx_len;   /* bytes of this PDU's data */
-    uint8_t rx_digest; /* bytes of data digest that follow: 0 or 4 */
-    uint8_t digest_have;
-    uint16_t rx_status; /* TCP_RX_DISCARD: what rx_req ends with */
-    uint8_t digest[4];
+    struct tcp_req *rx_req; /* whose data is coming, */
+    struct iovec rx_iov;    /* and where it goes; */
+    uint16_t rx_status;     /* of data that nobody wants: what rx_req ends with, if there is one */
 
     struct tcp_queue tx;
     uint32_t tx_off;             /* bytes of the first queued request that have been sent */
@@ -129,23 +103,24 @@ struct tcp_conn {
     size_t held[TCP_WAIT_CLASSES]; /* bytes of buffers */
     unsigned r2ts;                 /* outstanding */
     unsigned outstanding;          /* commands whose response has not been sent */
+    struct tcp_queue abandoned;    /* by an abort: data may still come for them */
 
-    uint64_t born, pdu_since, tx_since, term_since;
-    struct plx_list link, dirty_link, fresh_link;
+    uint64_t born, pdu_since, tx_since;
+    struct plx_list link, fresh_link;
     struct plx_msg msg;
-    uint8_t hdr[NVME_TCP_PDO_MAX + 1] __attribute__((aligned(8)));
+    struct nvme_tcp_frame frame;
     uint8_t ctrl[NVME_TCP_TERM_MAX];
 };
 
+/* All connections of a reactor; polled for what has to be done beside receiving and sending. */
 struct tcp_group {
     struct plx_source source;
+    struct plx_stream_group *streams;
     struct nvmf_group *core;
     struct plx_reactor *reactor;
-    uint8_t *rx;
     struct plx_list conns; /* alive */
     unsigned nconns;
     struct plx_list dead;  /* closed, not yet free */
-    struct plx_list dirty; /* something to send */
     struct plx_list fresh; /* no Connect yet, oldest first */
     unsigned nfresh;
     struct plx_list line[TCP_WAIT_CLASSES]; /* connections that wait for buffers */
@@ -163,6 +138,11 @@ struct tcp_group {
 static inline struct tcp_conn *tcp_conn_of(struct nvmf_qpair *qp)
 {
     return plx_container_of(qp, struct tcp_conn, qp);
+}
+
+static inline struct tcp_conn *tcp_stream_conn(struct plx_stream *s)
+{
+    return plx_container_of(s, struct tcp_conn, stream);
 }
 
 static inline struct tcp_req *tcp_req_of(struct nvmf_req *req)
@@ -205,10 +185,11 @@ bool tcp_queue_remove(struct tcp_queue *q, struct tcp_req *req);
 bool tcp_abort(struct nvmf_req *core);
 void tcp_kill(struct nvmf_qpair *qp, const char *why);
 void tcp_local_addr(struct nvmf_qpair *qp, struct sockaddr_storage *ss);
-struct tcp_conn *tcp_conn_create(struct plx_nvmf_target *t, int fd);
+/* A connection whose stream is to be opened, then adopted by a group. */
+struct tcp_conn *tcp_conn_create(struct plx_nvmf_target *t);
 void tcp_conn_adopt(struct tcp_group *g, struct tcp_conn *c);
 void tcp_conn_free(struct tcp_conn *c);
-/* Closes the socket and drops what waits in the transport. why is logged; NULL for a peer that simply left. */
+/* Closes the stream and drops what waits in the transport. why is logged; NULL for a peer that simply left. */
 void tcp_conn_close(struct tcp_conn *c, const char *why);
 /*
  * A violation of the protocol: sends a TermReq PDU, then closes (TCP 3.6.2.3). `hdr` is the offending header, as far as
@@ -218,18 +199,17 @@ void tcp_conn_fatal(struct tcp_conn *c, const struct nvme_tcp_error *err, const 
 void tcp_conn_connected(struct tcp_conn *c);
 /* Drops connections whose limits have passed. */
 void tcp_conn_check_limits(struct tcp_conn *c, uint64_t now);
-void tcp_conn_dirty(struct tcp_conn *c);
 
 /* rx.c */
 /* Receives once, and handles all that came. @return progress */
-int tcp_rx(struct tcp_conn *c);
+int tcp_rx(struct plx_stream *s);
 
 /* tx.c */
 void tcp_tx_complete(struct nvmf_req *core);
 void tcp_tx_r2t(struct tcp_req *req);
 void tcp_tx_icresp(struct tcp_conn *c);
-/* Sends what is queued, as far as the socket takes it. @return progress */
-int tcp_tx_flush(struct tcp_conn *c);
+/* Sends what is queued, as far as the stream takes it. @return progress */
+int tcp_tx_flush(struct plx_stream *s);
 
 /* group.c */
 int tcp_group_start(struct nvmf_group *core);

@@ -2,53 +2,21 @@
 /* PDUs out: whatever is queued for a connection is gathered into as few sends as possible. */
 #include "nvmf/tcp/tcp.h"
 
-#include "base/crc32c.h"
-
-#include <assert.h>
-#include <errno.h>
 #include <string.h>
-#include <sys/socket.h>
 
 static const uint8_t padding[4 * (NVME_TCP_HPDA_MAX + 1)];
-
-static void write32(uint8_t *p, uint32_t v)
-{
-    plx_le32 le = plx_put32(v);
-    memcpy(p, &le, sizeof le);
-}
-
-/* Bytes of a PDU header of len bytes with its digest. */
-static unsigned with_digest(const struct tcp_conn *c, unsigned len)
-{
-    return len + (c->rules.header_digest ? NVME_TCP_DIGEST : 0);
-}
-
-static struct nvme_tcp_hdr make_header(const struct tcp_conn *c, enum nvme_tcp_type type, uint8_t flags, unsigned hlen,
-                                       unsigned pdo, uint32_t plen)
-{
-    return (struct nvme_tcp_hdr){.type = (uint8_t)type,
-                                 .flags = (uint8_t)(flags | (c->rules.header_digest ? NVME_TCP_HDGSTF : 0)),
-                                 .hlen = (uint8_t)hlen,
-                                 .pdo = (uint8_t)pdo,
-                                 .plen = plx_put32(plen)};
-}
-
-static void add_header_digest(const struct tcp_conn *c, uint8_t *pdu, unsigned hlen)
-{
-    if (c->rules.header_digest)
-        write32(pdu + hlen, plx_crc32c(pdu, hlen));
-}
 
 static void build_response(const struct tcp_conn *c, struct tcp_req *req, uint8_t *at)
 {
     struct nvme_tcp_resp pdu = {
-        .hdr = make_header(c, NVME_TCP_RESP, 0, sizeof pdu, 0, with_digest(c, sizeof pdu)),
+        .hdr = nvme_tcp_header(&c->frame.rules, NVME_TCP_RESP, 0, sizeof pdu, 0,
+                               nvme_tcp_with_digest(&c->frame.rules, sizeof pdu)),
         .cqe = req->core.cqe,
     };
     /* Without SQ flow control the head is not used; FFFFh, in the response to Connect, agrees to that (Base 6.3). */
     pdu.cqe.sqhd = plx_put16(c->qp.no_sq_flow ? 0xffff : c->qp.sqhd);
     memcpy(at, &pdu, sizeof pdu);
-    add_header_digest(c, at, sizeof pdu);
+    nvme_tcp_put_header_digest(&c->frame.rules, at, sizeof pdu);
 }
 
 /* The whole data in one PDU; with the SUCCESS flag it is its own response where the host can do without the SQ head. */
@@ -59,25 +27,25 @@ static bool ends_with_success(const struct tcp_conn *c, const struct tcp_req *re
 
 static void build_data(const struct tcp_conn *c, struct tcp_req *req)
 {
-    unsigned pdo = with_digest(c, sizeof(struct nvme_tcp_data)) + c->pad;
-    unsigned digest = c->rules.data_digest ? NVME_TCP_DIGEST : 0;
+    unsigned pdo = nvme_tcp_with_digest(&c->frame.rules, sizeof(struct nvme_tcp_data)) + c->pad;
+    unsigned digest = c->frame.rules.data_digest ? NVME_TCP_DIGEST : 0;
     uint8_t flags = NVME_TCP_LAST | (digest ? NVME_TCP_DDGSTF : 0);
     bool success = ends_with_success(c, req);
     struct nvme_tcp_data pdu = {
-        .hdr = make_header(c, NVME_TCP_C2H_DATA, flags | (success ? NVME_TCP_SUCCESS : 0), sizeof pdu, pdo,
-                           pdo + req->core.len + digest),
+        .hdr = nvme_tcp_header(&c->frame.rules, NVME_TCP_C2H_DATA, flags | (success ? NVME_TCP_SUCCESS : 0), sizeof pdu,
+                               pdo, pdo + req->core.len + digest),
         .cccid = req->core.cmd.cid,
         .datal = plx_put32(req->core.len),
     };
     memcpy(req->head, &pdu, sizeof pdu);
-    add_header_digest(c, req->head, sizeof pdu);
-    req->head_len = (uint8_t)with_digest(c, sizeof pdu);
+    nvme_tcp_put_header_digest(&c->frame.rules, req->head, sizeof pdu);
+    req->head_len = (uint8_t)nvme_tcp_with_digest(&c->frame.rules, sizeof pdu);
     req->tail_len = (uint8_t)digest;
     if (digest && !req->core.lent)
-        write32(req->tail, plx_crc32c(req->core.data, req->core.len));
+        nvme_tcp_put32(req->tail, plx_crc32c(req->core.data, req->core.len));
     if (!success) {
         build_response(c, req, req->tail + digest);
-        req->tail_len += (uint8_t)with_digest(c, sizeof(struct nvme_tcp_resp));
+        req->tail_len += (uint8_t)nvme_tcp_with_digest(&c->frame.rules, sizeof(struct nvme_tcp_resp));
     }
 }
 
@@ -86,7 +54,7 @@ static void enqueue(struct tcp_req *req, enum tcp_tx what)
     struct tcp_conn *c = tcp_req_conn(req);
     req->tx = (uint8_t)what;
     tcp_queue_push(&c->tx, req);
-    tcp_conn_dirty(c);
+    plx_stream_dirty(&c->stream);
 }
 
 void tcp_tx_complete(struct nvmf_req *core)
@@ -103,7 +71,7 @@ void tcp_tx_complete(struct nvmf_req *core)
         return;
     }
     build_response(c, req, req->head);
-    req->head_len = (uint8_t)with_digest(c, sizeof(struct nvme_tcp_resp));
+    req->head_len = (uint8_t)nvme_tcp_with_digest(&c->frame.rules, sizeof(struct nvme_tcp_resp));
     req->tail_len = 0;
     enqueue(req, TCP_TX_RESP);
     if (plx_unlikely(c->fresh && c->qp.state == NVMF_QP_READY))
@@ -114,14 +82,15 @@ void tcp_tx_r2t(struct tcp_req *req)
 {
     struct tcp_conn *c = tcp_req_conn(req);
     struct nvme_tcp_r2t pdu = {
-        .hdr = make_header(c, NVME_TCP_R2T, 0, sizeof pdu, 0, with_digest(c, sizeof pdu)),
+        .hdr = nvme_tcp_header(&c->frame.rules, NVME_TCP_R2T, 0, sizeof pdu, 0,
+                               nvme_tcp_with_digest(&c->frame.rules, sizeof pdu)),
         .cccid = req->core.cmd.cid,
         .ttag = req->core.cmd.cid,
         .r2tl = plx_put32(req->core.len),
     };
     memcpy(req->head, &pdu, sizeof pdu);
-    add_header_digest(c, req->head, sizeof pdu);
-    req->head_len = (uint8_t)with_digest(c, sizeof pdu);
+    nvme_tcp_put_header_digest(&c->frame.rules, req->head, sizeof pdu);
+    req->head_len = (uint8_t)nvme_tcp_with_digest(&c->frame.rules, sizeof pdu);
     req->tail_len = 0;
     req->state = TCP_REQ_R2T;
     req->since = plx_reactor_now(c->group->reactor);
@@ -132,16 +101,11 @@ void tcp_tx_r2t(struct tcp_req *req)
 
 void tcp_tx_icresp(struct tcp_conn *c)
 {
-    struct nvme_tcp_ic pdu = {
-        .hdr = {.type = NVME_TCP_ICRESP, .hlen = sizeof pdu, .plen = plx_put32(sizeof pdu)},
-        .dgst = (uint8_t)((c->rules.header_digest ? NVME_TCP_DGST_HEADER : 0) |
-                          (c->rules.data_digest ? NVME_TCP_DGST_DATA : 0)),
-        .max = plx_put32(TCP_MAXH2CDATA),
-    };
+    const struct nvme_tcp_ic pdu = nvme_tcp_make_ic(NVME_TCP_ICRESP, &c->frame.rules, TCP_MAXH2CDATA);
     memcpy(c->ctrl, &pdu, sizeof pdu);
     c->ctrl_len = sizeof pdu;
     c->ctrl_off = 0;
-    tcp_conn_dirty(c);
+    plx_stream_dirty(&c->stream);
 }
 
 /* ---- gathering and sending ---- */
@@ -214,9 +178,9 @@ static void keep_rest(struct tcp_conn *c)
     if (req->tx != TCP_TX_DATA || !req->core.lent || c->tx_off <= before || c->tx_off >= before + req->core.len)
         return;
     uint32_t block = 1u << req->core.ns->block_shift, done = (uint32_t)(c->tx_off - before);
-    uint32_t from = done & ~(block - 1), to = c->rules.data_digest ? req->core.len : from + block;
+    uint32_t from = done & ~(block - 1), to = c->frame.rules.data_digest ? req->core.len : from + block;
     const uint8_t *memory = nvmf_io_map(&req->core);
-    if ((done == from && !c->rules.data_digest) || !memory || (req->buf_size && done < req->kept_to))
+    if ((done == from && !c->frame.rules.data_digest) || !memory || (req->buf_size && done < req->kept_to))
         return; /* between two blocks, or still in what is kept already */
     if (!req->buf_size && !tcp_buf_take(req, to - from)) {
         req->core.data = c->group->spare; /* there is one where anything lent was sent */
@@ -269,7 +233,7 @@ static bool taken_back(struct tcp_conn *c, struct tcp_req *req, size_t skip)
     req->core.lent = false;
     req->core.cqe.status = plx_put16(PLX_SC_COMMAND_INTERRUPTED << 1);
     build_response(c, req, req->head);
-    req->head_len = (uint8_t)with_digest(c, sizeof(struct nvme_tcp_resp));
+    req->head_len = (uint8_t)nvme_tcp_with_digest(&c->frame.rules, sizeof(struct nvme_tcp_resp));
     req->tail_len = 0;
     req->tx = TCP_TX_RESP;
     return true;
@@ -304,17 +268,17 @@ static bool lend(struct tcp_conn *c, struct tcp_req *req, size_t skip, const uin
     *memory = nvmf_io_map(&req->core);
     if (plx_unlikely(!*memory))
         return taken_back(c, req, skip);
-    if (c->rules.data_digest && skip <= before)
-        write32(req->tail, sum_lent(req, *memory));
+    if (c->frame.rules.data_digest && skip <= before)
+        nvme_tcp_put32(req->tail, sum_lent(req, *memory));
     return true;
 }
 
 /* Gathers what is queued, up to the limits of one send. @return bytes; none when memory is short; -1: see lend() */
-static ssize_t gather(struct tcp_conn *c, struct msghdr *msg)
+static ssize_t gather(struct tcp_conn *c, unsigned *niov)
 {
     struct iovec *first = c->group->iov, *v = first;
     struct tcp_req *req = c->tx.head;
-    const size_t limit = c->rules.data_digest ? TCP_TX_SUMMED : TCP_TX_BYTES;
+    const size_t limit = c->frame.rules.data_digest ? TCP_TX_SUMMED : TCP_TX_BYTES;
     size_t total = 0, skip = c->tx_off;
     /* A PDU has six pieces at most; one more is for the connection's own. */
     for (; req && v + 7 <= first + TCP_TX_IOV && total < limit; req = req->next) {
@@ -333,51 +297,45 @@ static ssize_t gather(struct tcp_conn *c, struct msghdr *msg)
         *v++ = (struct iovec){c->ctrl + c->ctrl_off, c->ctrl_len - c->ctrl_off};
         total += c->ctrl_len - c->ctrl_off;
     }
-    msg->msg_iov = first;
-    msg->msg_iovlen = (size_t)(v - first);
+    *niov = (unsigned)(v - first);
     return (ssize_t)total;
 }
 
-static void finished_term(struct tcp_conn *c)
+/* All that there was to send has left. */
+static void sent_all(struct tcp_conn *c)
 {
-    if (c->state != TCP_TERM || c->term_since)
-        return;
-    c->term_since = plx_reactor_now(c->group->reactor);
-    shutdown(c->fd, SHUT_WR);
+    c->tx_since = 0;
+    if (plx_unlikely(c->state == TCP_TERM || (c->qp.state == NVMF_QP_DISCONNECTED && !c->qp.in_flight)))
+        tcp_conn_close(c, NULL);
 }
 
-int tcp_tx_flush(struct tcp_conn *c)
+int tcp_tx_flush(struct plx_stream *s)
 {
+    struct tcp_conn *c = tcp_stream_conn(s);
     int progress = 0;
-    c->blocked = false;
     while (c->tx.head || c->ctrl_len) {
-        struct msghdr msg = {0};
-        ssize_t total = gather(c, &msg);
+        unsigned niov;
+        ssize_t total = gather(c, &niov);
         if (plx_unlikely(total < 0)) {
             tcp_conn_close(c, "the disk has taken back the memory that was being sent");
             return 1;
         }
-        ssize_t n = total ? sendmsg(c->fd, &msg, MSG_NOSIGNAL | MSG_DONTWAIT) : 0;
-        if (n < 0) {
-            if (errno != EAGAIN && errno != EINTR) {
-                tcp_conn_close(c, errno == EPIPE || errno == ECONNRESET ? NULL : strerror(errno));
-                return 1;
-            }
-            n = 0;
-        } else if (n) {
+        ssize_t n = total ? plx_stream_send(s, c->group->iov, niov) : -EAGAIN;
+        if (n < 0 && n != -EAGAIN) {
+            tcp_conn_close(c, n == -EPIPE || n == -ECONNRESET ? NULL : strerror((int)-n));
+            return 1;
+        }
+        if (n > 0) {
             progress = 1;
             advance(c, (size_t)n);
         }
-        if (!total || n < total) {
-            if (n || !c->tx_since)
+        if (n < total || !total) {
+            if (n > 0 || !c->tx_since)
                 c->tx_since = plx_reactor_now(c->group->reactor);
-            c->blocked = true;
+            s->blocked = true;
             return progress;
         }
     }
-    c->tx_since = 0;
-    finished_term(c);
-    if (c->qp.state == NVMF_QP_DISCONNECTED && !c->qp.in_flight)
-        tcp_conn_close(c, NULL);
+    sent_all(c);
     return progress;
 }

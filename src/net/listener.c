@@ -1,0 +1,119 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* Listening sockets. */
+#include "net/stream.h"
+
+#include "base/addr.h"
+#include "base/log.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <unistd.h>
+
+enum {
+    BACKLOG = 1024,
+    ACCEPTS = 16, /* in one round */
+};
+
+static void turn_away(struct plx_listener *l)
+{
+    close(l->reserve_fd);
+    int fd = accept(l->watch.fd, NULL, NULL);
+    if (fd >= 0)
+        close(fd);
+    l->reserve_fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
+    plx_warn("no file descriptors are left for more connections; raise LimitNOFILE= or ulimit -n");
+}
+
+static void accept_some(struct plx_watch *w)
+{
+    struct plx_listener *l = plx_container_of(w, struct plx_listener, watch);
+    for (int i = 0; i < ACCEPTS && w->fd >= 0; i++) {
+        int fd = accept4(w->fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
+        if (fd >= 0) {
+            l->accepted(l, fd);
+            continue;
+        }
+        if (errno == EMFILE || errno == ENFILE)
+            turn_away(l);
+        return;
+    }
+}
+
+int plx_listener_bind(struct plx_listener *l, struct sockaddr_storage *at)
+{
+    int one = 1, fd = socket(at->ss_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+    socklen_t len = sizeof *at;
+    l->reserve_fd = -1;
+    l->reactor = NULL;
+    l->watch.ready = accept_some;
+    l->watch.fd = fd;
+    if (fd < 0)
+        return -errno;
+    setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
+    if (at->ss_family == AF_INET6)
+        setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &one, sizeof one);
+    /* Listening begins later; but two processes cannot both bind. */
+    if (bind(fd, (const struct sockaddr *)at, plx_addr_len(at)) < 0 ||
+        getsockname(fd, (struct sockaddr *)at, &len) < 0) {
+        int ret = -errno;
+        close(fd);
+        l->watch.fd = -1;
+        return ret;
+    }
+    return 0;
+}
+
+int plx_listener_accept(struct plx_listener *l, struct plx_reactor *r)
+{
+    int ret = listen(l->watch.fd, BACKLOG) < 0 ? -errno : plx_watch_add(r, &l->watch);
+    if (ret)
+        return ret;
+    l->reactor = r;
+    l->reserve_fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
+    return 0;
+}
+
+void plx_listener_close(struct plx_listener *l)
+{
+    if (l->reactor)
+        plx_watch_remove(l->reactor, &l->watch);
+    if (l->watch.fd >= 0)
+        close(l->watch.fd);
+    if (l->reserve_fd >= 0)
+        close(l->reserve_fd);
+    l->reactor = NULL;
+    l->watch.fd = l->reserve_fd = -1;
+}
+
+/* Connecting a datagram socket sends nothing, but the kernel looks at the address. @return the socket, or -errno */
+static int ask_kernel(const struct sockaddr_storage *to)
+{
+    int fd = socket(to->ss_family, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+    if (fd < 0 || connect(fd, (const struct sockaddr *)to, plx_addr_len(to)) == 0)
+        return fd < 0 ? -errno : fd;
+    int ret = -errno;
+    close(fd);
+    return ret;
+}
+
+/* The kernel chooses the address that it would send from to one that is for documentation (RFC 5737, RFC 3849). */
+void plx_net_own_addr(int family, struct sockaddr_storage *out)
+{
+    socklen_t len = sizeof *out;
+    bool v6 = family == AF_INET6;
+    int fd = plx_addr_parse(v6 ? "2001:db8::1" : "192.0.2.1", 9, out, NULL) ? -1 : ask_kernel(out);
+    bool known = fd >= 0 && getsockname(fd, (struct sockaddr *)out, &len) == 0;
+    if (fd >= 0)
+        close(fd);
+    if (!known)
+        plx_addr_parse(v6 ? "::1" : "127.0.0.1", 0, out, NULL);
+}
+
+/* Which addresses are a network's broadcast address only the kernel knows: it lets nobody connect there unasked. */
+bool plx_net_is_broadcast(const struct sockaddr_storage *at)
+{
+    int fd = at->ss_family == AF_INET ? ask_kernel(at) : -1;
+    if (fd >= 0)
+        close(fd);
+    return fd == -EACCES;
+}
