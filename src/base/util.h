@@ -41,8 +41,19 @@ static inline uint64_t plx_align_up(uint64_t v, uint64_t to)
 static inline void plx_fetch(const void *memory, size_t len)
 {
     enum { LINE = 64 }; /* what one prefetch brings, at least */
-    for (size_t at = 0; at < len; at += LINE)
-        __builtin_prefetch((const char *)memory + at);
+    const char *p = memory, *end = p + len;
+    for (; p + 8 * LINE <= end; p += 8 * LINE) {
+        __builtin_prefetch(p);
+        __builtin_prefetch(p + LINE);
+        __builtin_prefetch(p + 2 * LINE);
+        __builtin_prefetch(p + 3 * LINE);
+        __builtin_prefetch(p + 4 * LINE);
+        __builtin_prefetch(p + 5 * LINE);
+        __builtin_prefetch(p + 6 * LINE);
+        __builtin_prefetch(p + 7 * LINE);
+    }
+    for (; p < end; p += LINE)
+        __builtin_prefetch(p);
 }
 
 #endif

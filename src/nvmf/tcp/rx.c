@@ -254,6 +254,7 @@ static void icreq(struct tcp_conn *c, const uint8_t *hdr)
     unsigned align = 4 * (ic.pda + 1u);
     c->pad = (uint8_t)((align - header % align) % align);
     c->state = TCP_OPEN;
+    tcp_tx_agreed(c);
     tcp_tx_icresp(c);
 }
 

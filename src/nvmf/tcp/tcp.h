@@ -90,6 +90,10 @@ struct tcp_conn {
     bool detaching;
     uint8_t pad; /* bytes between the header of C2HData and its data, for the host's alignment */
 
+    uint8_t head_len; /* of a response, C2HData or R2T with its digest */
+    uint16_t data_overhead;
+    struct nvme_tcp_hdr resp, data; /* what those begin with */
+
     struct tcp_req *rx_req; /* whose data is coming, */
     struct iovec rx_iov;    /* and where it goes; */
     uint16_t rx_status;     /* of data that nobody wants: what rx_req ends with, if there is one */
@@ -207,6 +211,8 @@ int tcp_rx(struct plx_stream *s);
 /* tx.c */
 void tcp_tx_complete(struct nvmf_req *core);
 void tcp_tx_r2t(struct tcp_req *req);
+/* The digests have been agreed on. */
+void tcp_tx_agreed(struct tcp_conn *c);
 void tcp_tx_icresp(struct tcp_conn *c);
 /* Sends what is queued, as far as the stream takes it. @return progress */
 int tcp_tx_flush(struct plx_stream *s);

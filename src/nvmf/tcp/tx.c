@@ -6,46 +6,53 @@
 
 static const uint8_t padding[4 * (NVME_TCP_HPDA_MAX + 1)];
 
-static void build_response(const struct tcp_conn *c, struct tcp_req *req, uint8_t *at)
+/* What the headers of a connection's answers have in common. */
+void tcp_tx_agreed(struct tcp_conn *c)
 {
-    struct nvme_tcp_resp pdu = {
-        .hdr = nvme_tcp_header(&c->frame.rules, NVME_TCP_RESP, 0, sizeof pdu, 0,
-                               nvme_tcp_with_digest(&c->frame.rules, sizeof pdu)),
-        .cqe = req->core.cqe,
-    };
+    const struct nvme_tcp_rules *rules = &c->frame.rules;
+    unsigned resp = nvme_tcp_with_digest(rules, sizeof(struct nvme_tcp_resp));
+    unsigned pdo = nvme_tcp_with_digest(rules, sizeof(struct nvme_tcp_data)) + c->pad;
+    uint8_t flags = NVME_TCP_LAST | (rules->data_digest ? NVME_TCP_DDGSTF : 0);
+    c->resp = nvme_tcp_header(rules, NVME_TCP_RESP, 0, sizeof(struct nvme_tcp_resp), 0, resp);
+    c->data = nvme_tcp_header(rules, NVME_TCP_C2H_DATA, flags, sizeof(struct nvme_tcp_data), pdo, 0);
+    c->head_len = (uint8_t)resp; /* C2HData and R2T have headers as long */
+    c->data_overhead = (uint16_t)(pdo + (rules->data_digest ? NVME_TCP_DIGEST : 0));
+}
+
+static void build_response(const struct tcp_conn *c, const struct tcp_req *req, uint8_t *at)
+{
+    struct nvme_tcp_resp pdu = {.hdr = c->resp, .cqe = req->core.cqe};
     /* Without SQ flow control the head is not used; FFFFh, in the response to Connect, agrees to that (Base 6.3). */
     pdu.cqe.sqhd = plx_put16(c->qp.no_sq_flow ? 0xffff : c->qp.sqhd);
     memcpy(at, &pdu, sizeof pdu);
-    nvme_tcp_put_header_digest(&c->frame.rules, at, sizeof pdu);
+    if (plx_unlikely(c->frame.rules.header_digest))
+        nvme_tcp_put_header_digest(&c->frame.rules, at, sizeof pdu);
 }
 
 /* The whole data in one PDU; with the SUCCESS flag it is its own response where the host can do without the SQ head. */
 static bool ends_with_success(const struct tcp_conn *c, const struct tcp_req *req)
 {
-    return c->qp.no_sq_flow && !req->core.cqe.dw0.raw && !req->core.cqe.dw1.raw;
+    return c->qp.no_sq_flow && !(req->core.cqe.dw0.raw | req->core.cqe.dw1.raw);
 }
 
 static void build_data(const struct tcp_conn *c, struct tcp_req *req)
 {
-    unsigned pdo = nvme_tcp_with_digest(&c->frame.rules, sizeof(struct nvme_tcp_data)) + c->pad;
     unsigned digest = c->frame.rules.data_digest ? NVME_TCP_DIGEST : 0;
-    uint8_t flags = NVME_TCP_LAST | (digest ? NVME_TCP_DDGSTF : 0);
     bool success = ends_with_success(c, req);
-    struct nvme_tcp_data pdu = {
-        .hdr = nvme_tcp_header(&c->frame.rules, NVME_TCP_C2H_DATA, flags | (success ? NVME_TCP_SUCCESS : 0), sizeof pdu,
-                               pdo, pdo + req->core.len + digest),
-        .cccid = req->core.cmd.cid,
-        .datal = plx_put32(req->core.len),
-    };
+    struct nvme_tcp_data pdu = {.hdr = c->data, .cccid = req->core.cmd.cid, .datal = plx_put32(req->core.len)};
+    pdu.hdr.plen = plx_put32(c->data_overhead + req->core.len);
+    if (success)
+        pdu.hdr.flags |= NVME_TCP_SUCCESS;
     memcpy(req->head, &pdu, sizeof pdu);
-    nvme_tcp_put_header_digest(&c->frame.rules, req->head, sizeof pdu);
-    req->head_len = (uint8_t)nvme_tcp_with_digest(&c->frame.rules, sizeof pdu);
+    req->head_len = c->head_len;
     req->tail_len = (uint8_t)digest;
-    if (digest && !req->core.lent)
+    if (plx_unlikely(c->frame.rules.header_digest))
+        nvme_tcp_put_header_digest(&c->frame.rules, req->head, sizeof pdu);
+    if (plx_unlikely(digest) && !req->core.lent)
         nvme_tcp_put32(req->tail, plx_crc32c(req->core.data, req->core.len));
     if (!success) {
         build_response(c, req, req->tail + digest);
-        req->tail_len += (uint8_t)nvme_tcp_with_digest(&c->frame.rules, sizeof(struct nvme_tcp_resp));
+        req->tail_len += c->head_len;
     }
 }
 
@@ -71,7 +78,7 @@ void tcp_tx_complete(struct nvmf_req *core)
         return;
     }
     build_response(c, req, req->head);
-    req->head_len = (uint8_t)nvme_tcp_with_digest(&c->frame.rules, sizeof(struct nvme_tcp_resp));
+    req->head_len = c->head_len;
     req->tail_len = 0;
     enqueue(req, TCP_TX_RESP);
     if (plx_unlikely(c->fresh && c->qp.state == NVMF_QP_READY))
@@ -90,7 +97,7 @@ void tcp_tx_r2t(struct tcp_req *req)
     };
     memcpy(req->head, &pdu, sizeof pdu);
     nvme_tcp_put_header_digest(&c->frame.rules, req->head, sizeof pdu);
-    req->head_len = (uint8_t)nvme_tcp_with_digest(&c->frame.rules, sizeof pdu);
+    req->head_len = c->head_len;
     req->tail_len = 0;
     req->state = TCP_REQ_R2T;
     req->since = plx_reactor_now(c->group->reactor);
@@ -118,7 +125,7 @@ static size_t unit_len(const struct tcp_conn *c, const struct tcp_req *req)
 /* Adds a piece but for its first *skip bytes. */
 static struct iovec *add_piece(struct iovec *v, const void *base, size_t len, size_t *skip)
 {
-    if (plx_unlikely(*skip >= len)) {
+    if (*skip >= len) {
         *skip -= len;
         return v;
     }
@@ -138,17 +145,30 @@ static struct iovec *add_lent(struct tcp_req *req, const uint8_t *memory, struct
     return add_piece(v, memory + req->kept_to, req->core.len - req->kept_to, skip);
 }
 
-static struct iovec *add_unit(const struct tcp_conn *c, struct tcp_req *req, const uint8_t *memory, struct iovec *v,
+/* The pieces of a PDU of which `skip` bytes have left. */
+static struct iovec *add_rest(const struct tcp_conn *c, struct tcp_req *req, const uint8_t *memory, struct iovec *v,
                               size_t skip)
 {
     v = add_piece(v, req->head, req->head_len, &skip);
     if (req->tx == TCP_TX_DATA) {
-        if (plx_unlikely(c->pad))
-            v = add_piece(v, padding, c->pad, &skip);
+        v = add_piece(v, padding, c->pad, &skip);
         v = req->core.lent ? add_lent(req, memory, v, &skip) : add_piece(v, req->core.data, req->core.len, &skip);
     }
+    return add_piece(v, req->tail, req->tail_len, &skip);
+}
+
+/* The same of one that is whole. */
+static inline struct iovec *add_whole(const struct tcp_conn *c, struct tcp_req *req, const uint8_t *memory,
+                                      struct iovec *v)
+{
+    *v++ = (struct iovec){req->head, req->head_len};
+    if (plx_likely(req->tx == TCP_TX_DATA)) {
+        if (plx_unlikely(c->pad))
+            *v++ = (struct iovec){(uint8_t *)(uintptr_t)padding, c->pad};
+        *v++ = (struct iovec){memory ? (uint8_t *)(uintptr_t)memory : req->core.data, req->core.len};
+    }
     if (plx_unlikely(req->tail_len))
-        v = add_piece(v, req->tail, req->tail_len, &skip);
+        *v++ = (struct iovec){req->tail, req->tail_len};
     return v;
 }
 
@@ -157,7 +177,7 @@ static void sent(struct tcp_conn *c, struct tcp_req *req)
 {
     bool asked = req->tx == TCP_TX_R2T;
     req->tx = TCP_TX_NONE;
-    if (asked) {
+    if (plx_unlikely(asked)) {
         req->since = plx_reactor_now(c->group->reactor);
         if (plx_unlikely(req->core.abort_status && req->state == TCP_REQ_R2T))
             tcp_abort(&req->core); /* could not be aborted before */
@@ -233,7 +253,7 @@ static bool taken_back(struct tcp_conn *c, struct tcp_req *req, size_t skip)
     req->core.lent = false;
     req->core.cqe.status = plx_put16(PLX_SC_COMMAND_INTERRUPTED << 1);
     build_response(c, req, req->head);
-    req->head_len = (uint8_t)nvme_tcp_with_digest(&c->frame.rules, sizeof(struct nvme_tcp_resp));
+    req->head_len = c->head_len;
     req->tail_len = 0;
     req->tx = TCP_TX_RESP;
     return true;
@@ -289,7 +309,7 @@ static ssize_t gather(struct tcp_conn *c, unsigned *niov)
             if (plx_unlikely(!lend(c, req, skip, &memory)))
                 return -1;
         }
-        v = add_unit(c, req, memory, v, skip);
+        v = plx_likely(!skip) ? add_whole(c, req, memory, v) : add_rest(c, req, memory, v, skip);
         total += unit_len(c, req) - skip;
         skip = 0;
     }
