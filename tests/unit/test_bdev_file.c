@@ -166,6 +166,33 @@ static void zeroes_are_written_and_space_is_freed(void **state)
     close_and_remove(&t);
 }
 
+static uint64_t allocated(struct tu *t)
+{
+    uint64_t blocks = UINT64_MAX;
+    assert_int_equal(tu_io(t, PLX_BDEV_FLUSH, 0, 0, NULL), 0);
+    assert_int_equal(tu_io(t, PLX_BDEV_ALLOCATED, 0, 0, &blocks), 0);
+    return blocks;
+}
+
+static void a_file_tells_how_much_of_it_takes_space(void **state)
+{
+    struct tu t;
+    open_config(&t, state, "&block=4096");
+    uint8_t *in = tu_pattern(SIZE, 1);
+    uint64_t none = allocated(&t);
+    assert_true(none < 16);
+    assert_int_equal(tu_io(&t, PLX_BDEV_WRITE, 512, 256, in), 0);
+    assert_in_range(allocated(&t), none + 256, none + 256 + 16);
+    assert_int_equal(tu_io(&t, PLX_BDEV_WRITE, 0, SIZE / 4096, in), 0);
+    assert_int_equal(allocated(&t), SIZE / 4096);
+    if (t.info->ops & 1u << PLX_BDEV_UNMAP) {
+        assert_int_equal(tu_io(&t, PLX_BDEV_UNMAP, 0, 1024, NULL), 0);
+        assert_in_range(allocated(&t), SIZE / 4096 - 1024, SIZE / 4096 - 1024 + 16);
+    }
+    free(in);
+    close_and_remove(&t);
+}
+
 static void writes_can_be_forced_to_stable_storage(void **state)
 {
     struct tu t;
@@ -489,7 +516,8 @@ static void a_read_only_disk_refuses_writes(void **state)
     assert_int_equal(tu_io(&a, PLX_BDEV_FLUSH, 0, 0, NULL), 0);
     assert_int_equal(tu_io(&a, PLX_BDEV_COMPARE, 0, 8, buf), 0);
     for (enum plx_bdev_op op = 0; op < PLX_BDEV_OPS; op++)
-        if (op != PLX_BDEV_READ && op != PLX_BDEV_COMPARE && op != PLX_BDEV_FLUSH && op != PLX_BDEV_RESET)
+        if (op != PLX_BDEV_READ && op != PLX_BDEV_COMPARE && op != PLX_BDEV_FLUSH && op != PLX_BDEV_RESET &&
+            op != PLX_BDEV_ALLOCATED)
             assert_int_equal(tu_io(&a, op, 0, 1, buf), PLX_SC_NAMESPACE_WRITE_PROTECTED);
     free(buf);
     tu_close(&a);
@@ -630,6 +658,7 @@ int main(void)
         cmocka_unit_test(what_is_written_is_read_however_it_is_aligned),
         cmocka_unit_test(data_may_be_in_odd_pieces),
         cmocka_unit_test(zeroes_are_written_and_space_is_freed),
+        cmocka_unit_test(a_file_tells_how_much_of_it_takes_space),
         cmocka_unit_test(writes_can_be_forced_to_stable_storage),
         cmocka_unit_test(a_file_cut_short_gives_read_errors),
         cmocka_unit_test(thousands_of_requests_may_be_in_flight),
