@@ -29,6 +29,7 @@ enum plx_bdev_op {
     PLX_BDEV_COPY,              /**< no data; nlb blocks from src_lba to lba, which may overlap */
     PLX_BDEV_RESET, /**< ends what is in flight on its channel, perhaps with PLX_SC_ABORTED_BY_REQUEST; then completes
                      */
+    PLX_BDEV_ALLOCATED, /**< iov receives a uint64_t: how many blocks take space now; lba and nlb are ignored */
     PLX_BDEV_OPS,
 };
 

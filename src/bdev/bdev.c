@@ -11,7 +11,7 @@ const struct plx_bdev_driver *const plx_bdev_drivers[] = {&plx_bdev_file, &plx_b
                                                           &plx_bdev_nvme_tcp, NULL};
 
 enum {
-    NO_RANGE = 1 << PLX_BDEV_FLUSH | 1 << PLX_BDEV_RESET,
+    NO_RANGE = 1 << PLX_BDEV_FLUSH | 1 << PLX_BDEV_RESET | 1 << PLX_BDEV_ALLOCATED,
     SLOW = NO_RANGE | 1 << PLX_BDEV_COPY, /* copy has two ranges */
 };
 

@@ -131,7 +131,7 @@ static void fill_ns(const struct nvmf_ns *ns, const struct plx_nvmf_opts *opts, 
     const struct plx_bdev_info *info = plx_bdev_info(ns->bdev);
     unsigned unit = info->write_unit > info->block_size ? info->write_unit / info->block_size : 1;
     id->nsze = id->ncap = id->nuse = plx_put64(info->blocks);
-    id->nsfeat = (uint8_t)(1 << 4 | (info->unmap_granularity ? 1 << 0 : 0)); /* preferred sizes given; thin */
+    id->nsfeat = (uint8_t)(1 << 4 | (info->ops >> PLX_BDEV_ALLOCATED & 1)); /* preferred sizes given; thin */
     id->nmic = 1;                                                    /* may be reached through several controllers */
     id->dlfeat = (uint8_t)(info->unmap_reads_zero ? 1 | 1 << 3 : 0); /* deallocated blocks read as zeroes */
     id->npwg = id->npwa = id->nows = plx_put16(unit - 1);
@@ -148,6 +148,16 @@ static void fill_ns(const struct nvmf_ns *ns, const struct plx_nvmf_opts *opts, 
     id->lbaf[0] = plx_put32(log2_of(info->block_size) << 16);
 }
 
+static void allocated(struct plx_bdev_req *bio)
+{
+    struct nvmf_req *req = plx_container_of(bio, struct nvmf_req, bio);
+    struct nvme_id_ns *id = (void *)req->data;
+    uint64_t used;
+    memcpy(&used, &id->nuse, sizeof used);
+    id->nuse = bio->status ? id->ncap : plx_put64(used);
+    nvmf_req_complete(req, PLX_SC_SUCCESS);
+}
+
 static void identify_ns(struct nvmf_req *req)
 {
     struct nvme_id_ns *id = (void *)req->data;
@@ -155,7 +165,18 @@ static void identify_ns(struct nvmf_req *req)
     memset(id, 0, sizeof *id);
     if (ns)
         fill_ns(ns, &req->qp->group->target->opts, id);
-    nvmf_req_complete(req, PLX_SC_SUCCESS);
+    if (!ns || !(plx_bdev_info(ns->bdev)->ops >> PLX_BDEV_ALLOCATED & 1)) {
+        nvmf_req_complete(req, PLX_SC_SUCCESS);
+        return;
+    }
+    req->ns = &req->qp->view->ns[ns->nsid - 1];
+    req->iov[0] = (struct iovec){&id->nuse, sizeof id->nuse};
+    req->bio.done = allocated;
+    req->bio.iov = req->iov;
+    req->bio.iovcnt = 1;
+    req->bio.op = PLX_BDEV_ALLOCATED;
+    req->bio.flags = 0;
+    plx_bdev_submit(req->ns->ch, &req->bio);
 }
 
 static void identify_independent_ns(struct nvmf_req *req)

@@ -137,8 +137,8 @@ def compare(nsid, slba, blocks, **more):
     return _range(Io.COMPARE, nsid, slba, blocks, **more)
 
 
-def write_zeroes(nsid, slba, blocks, deac=False, **more):
-    return _range(Io.WRITE_ZEROES, nsid, slba, blocks, int(deac) << 25, **more)
+def write_zeroes(nsid, slba, blocks, deac=False, fua=False, **more):
+    return _range(Io.WRITE_ZEROES, nsid, slba, blocks, int(deac) << 25 | int(fua) << 30, **more)
 
 
 def verify(nsid, slba, blocks, **more):

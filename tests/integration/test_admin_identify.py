@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Identify (Base 5.1.13; NVM 4.1.5): all that Linux, FreeBSD, Windows and ESXi ask, and what they should not."""
 
+import os
 import struct
 import uuid
 
@@ -138,6 +139,22 @@ def test_identify_namespace_tells_size_and_format(controller, nsid, size):
     assert namespace.mc == namespace.dpc == namespace.dps == 0
     assert namespace.nmic & 1  # may be attached to several controllers
     assert namespace.rescap == 0
+
+
+def test_thin_provisioning_is_announced_where_the_namespace_utilization_moves(controller):
+    """NVM 4.1.5.1: THINP, NSFEAT bit 0, and NUSE. The space that a sparse file takes is known; that of others is all."""
+    before = controller.namespace(FILE)
+    assert before.nsfeat & 1 and before.nuse < before.ncap // 2
+    controller.write(FILE, 65536, os.urandom(1 << 20))
+    controller.flush(FILE)
+    written = controller.namespace(FILE).nuse
+    assert written >= before.nuse + 2048
+    controller.io.must(sqe.dsm(FILE, 1), out=sqe.dsm_range(65536, 2048))
+    controller.flush(FILE)
+    assert controller.namespace(FILE).nuse <= written - 2048
+    for nsid in (RAM, RAM4K, NULL):
+        namespace = controller.namespace(nsid)
+        assert not namespace.nsfeat & 1 and namespace.nuse == namespace.ncap == namespace.nsze
 
 
 def test_identify_namespace_announces_reads_of_deallocated_blocks(controller):

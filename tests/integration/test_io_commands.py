@@ -9,8 +9,10 @@ import pytest
 import expect
 import sqe
 from disks import BLOCK, FILE, NULL, RAM, RAM4K
+from host import Controller
 from spec import ALL_NAMESPACES, IO_OVERLAP, IO_SIZE_LIMIT, Sc
 from structs import IdentifyController as Id
+from target import Target
 
 MEDIA = pytest.mark.parametrize("nsid", [RAM, RAM4K, FILE], ids=["ram", "ram-4k", "file"])
 
@@ -292,6 +294,22 @@ def test_a_failed_copy_says_how_far_it_came(copier):
     fill(copier, RAM, 0, 8)
     completion = expect.status(do_copy(copier, RAM, 100, [(0, 1), (1 << 50, 1)]), Sc.LBA_RANGE)
     assert completion.dw0 in (0, 1)
+
+
+def test_a_copy_that_fails_in_the_middle_names_the_first_range_not_copied(tmp_path):
+    """The file is cut short under the disk: what was beyond cannot be read."""
+    path = tmp_path / "short.img"
+    path.write_bytes(os.urandom(1 << 20))
+    os.truncate(path, 8 << 20)
+    with Target(path) as target, Controller(target.address, target.nqn, io_queues=1) as controller:
+        os.truncate(path, 1 << 20)
+        here, beyond = [(0, 3), (100, 5), (50, 1), (7, 2)], (8000, 1)
+        for first in range(5):
+            ranges = here[:first] + [beyond] + here[first:]
+            completion = expect.status(do_copy(controller, 1, 1000, ranges), Sc.UNRECOVERED_READ)
+            assert completion.dw0 == first
+            for start, (lba, blocks) in zip((1000, 1003, 1008, 1009), here[:first]):
+                assert content(controller, 1, start, blocks) == content(controller, 1, lba, blocks)
 
 
 # -- what a null disk can --------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ import expect
 import sqe
 from disks import MIB
 from host import Controller
-from spec import Sc
+from spec import ALL_NAMESPACES, FUSE_FIRST, FUSE_SECOND, Sc
 from target import Target, binary, wait_until
 
 SECCOMP = pathlib.Path(__file__).resolve().parent / "seccomp.py"
@@ -147,6 +147,25 @@ def test_it_runs_on_the_one_core_it_is_given(image, core, poll):
 def test_it_runs_where_io_uring_is_forbidden(image, error, poll):
     with Target(image, prefix=[sys.executable, str(SECCOMP), error], options=["--poll", poll]) as target:
         exercise(target)
+
+
+def test_what_is_to_be_safe_fails_when_it_cannot_be_made_safe(image):
+    """Flush and FUA reach the kernel: each fails when that does, and nothing else."""
+    with Target(image, prefix=[sys.executable, str(SECCOMP), "EPERM", "sync"]) as target:
+        with Controller(target.address, target.nqn, io_queues=1) as controller:
+            for in_capsule in (True, False):
+                for fua in (False, True):
+                    write = controller.io.execute(sqe.write(1, 0, 1, fua=fua), out=bytes(512), in_capsule=in_capsule)
+                    expect.status(write, Sc.WRITE_FAULT if fua else Sc.SUCCESS)
+                    zeroes = controller.io.execute(sqe.write_zeroes(1, 8, 8, fua=fua))
+                    expect.status(zeroes, Sc.WRITE_FAULT if fua else Sc.SUCCESS)
+                    _, write = controller.io.wait_all(controller.io.submit_all([
+                        (sqe.compare(1, 0, 1, fuse=FUSE_FIRST), {"out": bytes(512)}),
+                        (sqe.write(1, 0, 1, fuse=FUSE_SECOND, fua=fua), {"out": bytes(512)})]))
+                    expect.status(write, Sc.WRITE_FAULT if fua else Sc.SUCCESS)
+            for nsid in (1, ALL_NAMESPACES):
+                expect.status(controller.io.execute(sqe.flush(nsid)), Sc.WRITE_FAULT)
+        target.kill()  # at the end it would flush, and say that it cannot
 
 
 def test_it_serves_several_files_where_io_uring_is_forbidden(tmp_path):

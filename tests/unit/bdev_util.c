@@ -90,6 +90,8 @@ static size_t data_bytes(const struct tu *t, enum plx_bdev_op op, uint32_t nlb)
     case PLX_BDEV_WRITE:
     case PLX_BDEV_COMPARE:
         return (size_t)nlb * t->info->block_size;
+    case PLX_BDEV_ALLOCATED:
+        return sizeof(uint64_t);
     case PLX_BDEV_COMPARE_AND_WRITE:
         return (size_t)2 * nlb * t->info->block_size;
     default:

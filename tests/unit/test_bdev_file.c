@@ -166,15 +166,130 @@ static void zeroes_are_written_and_space_is_freed(void **state)
     close_and_remove(&t);
 }
 
+static uint64_t allocated(struct tu *t)
+{
+    uint64_t blocks = UINT64_MAX;
+    assert_int_equal(tu_io(t, PLX_BDEV_FLUSH, 0, 0, NULL), 0);
+    assert_int_equal(tu_io(t, PLX_BDEV_ALLOCATED, 0, 0, &blocks), 0);
+    return blocks;
+}
+
+static void a_file_tells_how_much_of_it_takes_space(void **state)
+{
+    struct tu t;
+    open_config(&t, state, "&block=4096");
+    uint8_t *in = tu_pattern(SIZE, 1);
+    uint64_t none = allocated(&t);
+    assert_true(none < 16);
+    assert_int_equal(tu_io(&t, PLX_BDEV_WRITE, 512, 256, in), 0);
+    assert_in_range(allocated(&t), none + 256, none + 256 + 16);
+    assert_int_equal(tu_io(&t, PLX_BDEV_WRITE, 0, SIZE / 4096, in), 0);
+    assert_int_equal(allocated(&t), SIZE / 4096);
+    if (t.info->ops & 1u << PLX_BDEV_UNMAP) {
+        assert_int_equal(tu_io(&t, PLX_BDEV_UNMAP, 0, 1024, NULL), 0);
+        assert_in_range(allocated(&t), SIZE / 4096 - 1024, SIZE / 4096 - 1024 + 16);
+    }
+    free(in);
+    close_and_remove(&t);
+}
+
+/* What makes data safe, as the driver asks its engine for it, and as worker threads ask the kernel. */
+struct syncs {
+    _Atomic unsigned asked, done;
+};
+static struct syncs flushes, safe_writes;
+
+void __real_plx_aio_submit(struct plx_reactor *r, struct plx_aio *io);
+void __wrap_plx_aio_submit(struct plx_reactor *r, struct plx_aio *io);
+int __real_fdatasync(int fd);
+int __wrap_fdatasync(int fd);
+ssize_t __real_pwritev64v2(int fd, const struct iovec *iov, int n, off_t offset, int flags);
+ssize_t __wrap_pwritev64v2(int fd, const struct iovec *iov, int n, off_t offset, int flags);
+
+void __wrap_plx_aio_submit(struct plx_reactor *r, struct plx_aio *io)
+{
+    flushes.asked += io->op == PLX_AIO_FDATASYNC;
+    safe_writes.asked += io->op == PLX_AIO_WRITE && io->mode & RWF_DSYNC;
+    __real_plx_aio_submit(r, io);
+}
+
+int __wrap_fdatasync(int fd)
+{
+    flushes.done++;
+    return __real_fdatasync(fd);
+}
+
+ssize_t __wrap_pwritev64v2(int fd, const struct iovec *iov, int n, off_t offset, int flags)
+{
+    safe_writes.done += (flags & RWF_DSYNC) != 0;
+    return __real_pwritev64v2(fd, iov, n, offset, flags);
+}
+
+/* The status of a request, which must have flushed the file so many times, and made so many writes safe. */
+static uint16_t syncing(struct tu *t, enum plx_bdev_op op, uint8_t flags, void *data, unsigned flushed, unsigned safe)
+{
+    flushes = safe_writes = (struct syncs){0};
+    uint16_t status = tu_io_flags(t, op, flags, 8, 8, data);
+    bool threads = !strcmp(plx_aio_name(t->reactor), "threads");
+    assert_int_equal(flushes.asked, flushed);
+    assert_int_equal(safe_writes.asked, safe);
+    assert_int_equal(flushes.done, threads ? flushed : 0);
+    assert_int_equal(safe_writes.done, threads ? safe : 0);
+    return status;
+}
+
 static void writes_can_be_forced_to_stable_storage(void **state)
 {
     struct tu t;
     open_config(&t, state, "");
-    uint8_t *in = tu_pattern(4096, 1);
+    uint8_t *in = tu_pattern(8192, 1);
     assert_true(t.info->write_cache);
-    assert_int_equal(tu_io_flags(&t, PLX_BDEV_WRITE, PLX_BDEV_FUA, 0, 8, in), 0);
-    assert_int_equal(tu_io_flags(&t, PLX_BDEV_WRITE, PLX_BDEV_FUA, 8, 7, in + 1), 0);
-    assert_int_equal(tu_io(&t, PLX_BDEV_FLUSH, 0, 0, NULL), 0);
+    assert_int_equal(syncing(&t, PLX_BDEV_WRITE, 0, in, 0, 0), 0);
+    assert_int_equal(syncing(&t, PLX_BDEV_WRITE, PLX_BDEV_FUA, in, 0, 1), 0);
+    assert_int_equal(syncing(&t, PLX_BDEV_WRITE, PLX_BDEV_FUA, in + 1, 0, 1), 0);
+    assert_int_equal(syncing(&t, PLX_BDEV_FLUSH, 0, NULL, 1, 0), 0);
+    assert_int_equal(tu_io(&t, PLX_BDEV_WRITE, 8, 8, in), 0);
+    assert_int_equal(syncing(&t, PLX_BDEV_COMPARE_AND_WRITE, PLX_BDEV_FUA, in, 0, 1), 0);
+    /* Where the file system has no ranges of zeroes they are written. */
+    assert_int_equal(tu_io_flags(&t, PLX_BDEV_WRITE_ZEROES, PLX_BDEV_FUA, 8, 8, NULL), 0);
+    bool written = ((struct plx_file *)t.bdev)->no_zero_range;
+    assert_int_equal(syncing(&t, PLX_BDEV_WRITE_ZEROES, PLX_BDEV_FUA, NULL, !written, written), 0);
+    free(in);
+    close_and_remove(&t);
+}
+
+static void keep_result(struct plx_aio *io)
+{
+    io->fd = -1;
+}
+
+static int64_t perform(struct tu *t, struct plx_aio *io)
+{
+    io->done = keep_result;
+    plx_aio_submit(t->reactor, io);
+    while (io->fd >= 0)
+        tu_turn(t->reactor);
+    return io->res;
+}
+
+/* Seen by what the kernel refuses: to flush a pipe, and flags of a write that nobody knows. */
+static void the_engine_hands_on_what_makes_data_safe(void **state)
+{
+    struct tu t;
+    int ends[2];
+    open_config(&t, state, "");
+    uint8_t *in = tu_pattern(4096, 1);
+    assert_int_equal(pipe(ends), 0);
+    struct plx_aio flush = {.op = PLX_AIO_FDATASYNC, .fd = ends[1]};
+    assert_int_equal(perform(&t, &flush), -EINVAL);
+    if (!strcmp(plx_aio_name(t.reactor), "io_uring")) {
+        const struct iovec iov = {in, 4096};
+        struct plx_aio write = {
+            .op = PLX_AIO_WRITE, .fd = ((struct plx_file *)t.bdev)->fd, .mode = 1 << 30, .iov = &iov, .iovcnt = 1};
+        assert_int_equal(perform(&t, &write), -EOPNOTSUPP);
+    }
+    close(ends[0]);
+    close(ends[1]);
     free(in);
     close_and_remove(&t);
 }
@@ -489,7 +604,8 @@ static void a_read_only_disk_refuses_writes(void **state)
     assert_int_equal(tu_io(&a, PLX_BDEV_FLUSH, 0, 0, NULL), 0);
     assert_int_equal(tu_io(&a, PLX_BDEV_COMPARE, 0, 8, buf), 0);
     for (enum plx_bdev_op op = 0; op < PLX_BDEV_OPS; op++)
-        if (op != PLX_BDEV_READ && op != PLX_BDEV_COMPARE && op != PLX_BDEV_FLUSH && op != PLX_BDEV_RESET)
+        if (op != PLX_BDEV_READ && op != PLX_BDEV_COMPARE && op != PLX_BDEV_FLUSH && op != PLX_BDEV_RESET &&
+            op != PLX_BDEV_ALLOCATED)
             assert_int_equal(tu_io(&a, op, 0, 1, buf), PLX_SC_NAMESPACE_WRITE_PROTECTED);
     free(buf);
     tu_close(&a);
@@ -630,7 +746,9 @@ int main(void)
         cmocka_unit_test(what_is_written_is_read_however_it_is_aligned),
         cmocka_unit_test(data_may_be_in_odd_pieces),
         cmocka_unit_test(zeroes_are_written_and_space_is_freed),
+        cmocka_unit_test(a_file_tells_how_much_of_it_takes_space),
         cmocka_unit_test(writes_can_be_forced_to_stable_storage),
+        cmocka_unit_test(the_engine_hands_on_what_makes_data_safe),
         cmocka_unit_test(a_file_cut_short_gives_read_errors),
         cmocka_unit_test(thousands_of_requests_may_be_in_flight),
         cmocka_unit_test(requests_can_be_aborted_at_any_time),

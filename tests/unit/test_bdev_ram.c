@@ -390,6 +390,44 @@ static void a_block_is_never_seen_torn(void **state)
     }
 }
 
+/* Adds one to a number on the disk, by nothing but compare and write of a block that takes its time. */
+static void *increment(void *arg)
+{
+    struct worker *w = arg;
+    uint32_t b = w->t.info->block_size;
+    uint64_t *both = calloc(2, b);
+    for (int i = 0; i < ROUNDS;) {
+        both[b / 8] = both[0] + 1;
+        uint16_t status = tu_io(&w->t, PLX_BDEV_COMPARE_AND_WRITE, 0, 1, both);
+        i += status == 0;
+        w->torn += status != 0 && status != PLX_SC_COMPARE_FAILURE;
+        tu_io(&w->t, PLX_BDEV_READ, 0, 1, both);
+    }
+    free(both);
+    return NULL;
+}
+
+static void compare_and_write_is_atomic_over_reactors(void **state)
+{
+    (void)state;
+    struct worker w[WORKERS];
+    uint64_t *block = calloc(1, 65536);
+    memset(w, 0, sizeof w);
+    tu_open(&w[0].t, "ram:4M?block=64K");
+    tu_join(&w[1].t, w[0].t.bdev);
+    for (int k = 0; k < WORKERS; k++)
+        pthread_create(&w[k].thread, NULL, increment, &w[k]);
+    for (int k = 0; k < WORKERS; k++) {
+        pthread_join(w[k].thread, NULL);
+        assert_int_equal(w[k].torn, 0);
+    }
+    assert_int_equal(tu_io(&w[0].t, PLX_BDEV_READ, 0, 1, block), 0);
+    assert_int_equal(block[0], WORKERS * ROUNDS);
+    free(block);
+    tu_leave(&w[1].t);
+    tu_close(&w[0].t);
+}
+
 /* Comes and goes while the other keeps writing: the change from one channel to two, and back. */
 static void *keep_writing(void *arg)
 {
@@ -517,6 +555,7 @@ int main(void)
         cmocka_unit_test(channels_opened_before_the_first_request_need_not_wait),
         cmocka_unit_test(a_channel_may_go_while_others_wait_for_it),
         cmocka_unit_test(a_block_is_never_seen_torn),
+        cmocka_unit_test(compare_and_write_is_atomic_over_reactors),
         cmocka_unit_test(a_newcomer_never_tears_what_is_lent),
         cmocka_unit_test(wrong_ram_and_null_disks_get_a_sentence),
         cmocka_unit_test(ram_disks_differ_from_start_to_start),

@@ -9,11 +9,33 @@
 #include <stdarg.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <time.h>
 #include <unistd.h>
 
 #include <cmocka.h>
 
 #include "failalloc.h"
+
+/* Time passes only as far as tests let it; a little at each look, for those who wait for it in a loop. */
+static uint64_t now_ns = PLX_NS_PER_S;
+
+int __wrap_clock_gettime(clockid_t id, struct timespec *t);
+
+int __wrap_clock_gettime(clockid_t id, struct timespec *t)
+{
+    (void)id;
+    now_ns += PLX_NS_PER_US;
+    *t = (struct timespec){(time_t)(now_ns / PLX_NS_PER_S), (long)(now_ns % PLX_NS_PER_S)};
+    return 0;
+}
+
+/* In small steps: the target takes a reactor that was held up into account. */
+static void pass(struct rig *rig, uint64_t ms)
+{
+    for (uint64_t end = now_ns + ms * PLX_NS_PER_MS; now_ns < end; now_ns += PLX_NS_PER_MS * 10)
+        rig_settle(rig);
+    rig_settle(rig);
+}
 
 static struct nvme_cmd io(uint8_t opcode, uint16_t cid, uint64_t lba, uint32_t nlb, uint32_t len, uint8_t sgl)
 {
@@ -205,6 +227,33 @@ static void lent_memory_taken_back_in_the_middle_ends_the_connection(void **stat
     end_shared(&rig, second, ch, admin, queue);
 }
 
+static void a_silent_host_is_dropped_just_when_its_keep_alive_is_over(void **state)
+{
+    static const uint32_t timeouts[] = {100, 2000, 60000};
+    (void)state;
+    for (size_t i = 0; i < PLX_ARRAY_SIZE(timeouts); i++) {
+        struct rig rig;
+        int admin, queue;
+        assert_int_equal(rig_start(&rig, "ram:1M"), 0);
+        assert_true(rig_host(&rig, &admin, &queue));
+        struct nvme_cmd set = {.opcode = NVME_ADMIN_SET_FEATURES,
+                               .flags = NVME_PSDT_SGL,
+                               .cdw10 = plx_put32(NVME_FEAT_KEEP_ALIVE),
+                               .cdw11 = plx_put32(timeouts[i])};
+        assert_int_equal(rig_command(&rig, admin, &set, NULL, 0), PLX_SC_SUCCESS);
+        struct nvme_cmd keep_alive = {.opcode = NVME_ADMIN_KEEP_ALIVE, .flags = NVME_PSDT_SGL};
+        pass(&rig, timeouts[i] + 400);
+        assert_int_equal(rig_command(&rig, admin, &keep_alive, NULL, 0), PLX_SC_SUCCESS);
+        pass(&rig, timeouts[i] + 480); /* half a second is granted; another may pass until traffic is noticed */
+        assert_int_equal(rig.target->nctrlrs, 1);
+        pass(&rig, 550);
+        assert_int_equal(rig.target->nctrlrs, 0);
+        shut(queue);
+        shut(admin);
+        rig_stop(&rig);
+    }
+}
+
 static void the_largest_transfer_fits_the_buffers_of_every_reactor(void **state)
 {
     const struct plx_reactor_opts large = {.core = -1, .buffer_max = 4 << 20}, small = {.core = -1};
@@ -256,6 +305,7 @@ int main(void)
         cmocka_unit_test(buffers_come_back_from_hosts_that_leave_in_the_middle),
         cmocka_unit_test(lent_memory_taken_back_before_it_was_sent_is_answered),
         cmocka_unit_test(lent_memory_taken_back_in_the_middle_ends_the_connection),
+        cmocka_unit_test(a_silent_host_is_dropped_just_when_its_keep_alive_is_over),
         cmocka_unit_test(the_largest_transfer_fits_the_buffers_of_every_reactor),
         cmocka_unit_test(start_and_connect_survive_every_failed_allocation),
     };

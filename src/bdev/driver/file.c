@@ -306,6 +306,8 @@ static int fill_info(struct plx_file *f, const struct plx_url *url, const struct
     char canonical[PATH_MAX];
     info->write_unit = WRITE_UNIT;
     info->ops = 1 << PLX_BDEV_READ | 1 << PLX_BDEV_WRITE | 1 << PLX_BDEV_WRITE_ZEROES | 1 << PLX_BDEV_FLUSH;
+    if (!f->block_device)
+        info->ops |= 1 << PLX_BDEV_ALLOCATED;
     info->write_cache = true;
     info->unmap_reads_zero = !f->block_device;
     uint32_t granularity = unmap_granularity(f, st);

@@ -10,12 +10,14 @@
 #include <limits.h>
 #include <linux/fs.h>
 #include <sys/ioctl.h>
+#include <sys/stat.h>
 
 enum state {
     TRANSFER, /* a read or a write, or the rest of one that came out short */
     PUNCH,    /* a hole, for unmap or write zeroes */
     ZERO,     /* a range of zeroes */
     SYNC,     /* a flush, or the end of one of the above with FUA */
+    COUNT,    /* of the space that is taken */
 };
 
 enum { RETRIES = 100 }; /* of an operation that the kernel says to try again */
@@ -95,6 +97,13 @@ static int64_t device_range(struct plx_aio *aio)
     return ioctl(aio->fd, request, range) < 0 ? -errno : 0;
 }
 
+/* On a worker thread: the file system may be at the other end of a network. */
+static int64_t allocated_bytes(struct plx_aio *aio)
+{
+    struct stat st;
+    return fstat(aio->fd, &st) < 0 ? -errno : (int64_t)st.st_blocks * 512;
+}
+
 static void begin_zeroes(struct plx_bdev_req *req)
 {
     struct plx_file *f = file_of(req);
@@ -138,6 +147,16 @@ static void transferred(struct plx_bdev_req *req, int64_t res)
         begin_transfer(req);
 }
 
+/* The file system's own notes on the file may count as well. */
+static void counted(struct plx_bdev_req *req, int64_t bytes)
+{
+    const struct plx_bdev_info *info = &req->ch->bdev->info;
+    uint64_t blocks = plx_min_u64(((uint64_t)bytes + info->block_size - 1) / info->block_size, info->blocks);
+    struct plx_iov_at at = {req->iov, 0};
+    plx_iov_scatter(&at, (const uint8_t *)&blocks, sizeof blocks);
+    finish(req, 0);
+}
+
 /* The file system does not know how: the next best way. */
 static void not_supported(struct plx_bdev_req *req)
 {
@@ -175,6 +194,8 @@ static void step(struct plx_aio *aio)
         finish(req, res);
     else if (io->state == TRANSFER)
         transferred(req, res);
+    else if (io->state == COUNT)
+        counted(req, res);
     else if (range && req->flags & PLX_BDEV_FUA)
         begin(req, SYNC, PLX_AIO_FDATASYNC);
     else
@@ -235,6 +256,10 @@ void plx_file_submit(struct plx_bdev_channel *ch, struct plx_bdev_req *req)
         break;
     case PLX_BDEV_UNMAP:
         begin_range(req, PUNCH, FALLOC_FL_PUNCH_HOLE);
+        break;
+    case PLX_BDEV_ALLOCATED:
+        io->aio.call = allocated_bytes;
+        begin(req, COUNT, PLX_AIO_CALL);
         break;
     default: /* flush */
         begin(req, SYNC, PLX_AIO_FDATASYNC);

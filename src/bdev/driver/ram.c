@@ -395,7 +395,7 @@ static void fill_info(struct plx_bdev_info *info, uint64_t size, uint32_t block)
 {
     info->block_size = info->write_unit = block;
     info->blocks = size / block;
-    info->ops = ((1 << PLX_BDEV_OPS) - 1) & ~(1 << PLX_BDEV_RESET);
+    info->ops = ((1 << PLX_BDEV_OPS) - 1) & ~(1 << PLX_BDEV_RESET | 1 << PLX_BDEV_ALLOCATED);
     info->unmap_granularity = FREE_MIN / block;
     info->max_unmap_blocks = UINT32_MAX;
     info->unmap_reads_zero = info->in_place = true;
