@@ -19,13 +19,6 @@
 
 /* ---- taking a name apart ---- */
 
-static int hex(char c)
-{
-    static const char digits[] = "0123456789abcdef";
-    const char *at = c ? strchr(digits, tolower((unsigned char)c)) : NULL;
-    return at ? (int)(at - digits) : -1;
-}
-
 /* Copies len bytes of text into out, %XX decoded if wanted. */
 static int copy_text(char *out, size_t size, const char *text, size_t len, bool decode, struct plx_error *err)
 {
@@ -33,8 +26,8 @@ static int copy_text(char *out, size_t size, const char *text, size_t len, bool 
     for (size_t i = 0; i < len; i++) {
         char c = text[i];
         if (decode && c == '%') {
-            int high = i + 2 < len ? hex(text[i + 1]) : -1;
-            int low = high >= 0 ? hex(text[i + 2]) : -1;
+            int high = i + 2 < len ? plx_hex(text[i + 1]) : -1;
+            int low = high >= 0 ? plx_hex(text[i + 2]) : -1;
             if (low < 0 || !(high | low))
                 return plx_fail(err, -EINVAL, "'%.*s': %% is followed by two hex digits, not 00; %%25 means %% itself",
                                 (int)plx_min_u64(len, 100), text);
@@ -257,26 +250,15 @@ int plx_url_bool(const struct plx_url *url, const char *key, bool *value, struct
 
 /* ---- identity ---- */
 
-static int parse_uuid(const char *text, uint8_t uuid[16], struct plx_error *err)
-{
-    const char *at = text;
-    for (int i = 0; i < 16; i++) {
-        if ((i == 4 || i == 6 || i == 8 || i == 10) && *at == '-')
-            at++;
-        int high = hex(*at), low = high >= 0 ? hex(at[1]) : -1;
-        if (low < 0)
-            return plx_fail(err, -EINVAL, "uuid=%.60s: one looks like 01234567-89ab-cdef-0123-456789abcdef", text);
-        uuid[i] = (uint8_t)(high << 4 | low);
-        at += 2;
-    }
-    return *at ? plx_fail(err, -EINVAL, "uuid=%.60s: this is longer than a UUID", text) : 0;
-}
-
 int plx_url_uuid(const struct plx_url *url, const char *identity, uint8_t uuid[16], struct plx_error *err)
 {
     const char *text = plx_url_param(url, "uuid");
+    if (text && !plx_uuid_parse(text, uuid))
+        return plx_fail(err, -EINVAL, "uuid=%.60s: one looks like 01234567-89ab-cdef-0123-456789abcdef", text);
+    if (text && plx_uuid_nil(uuid))
+        return plx_fail(err, -EINVAL, "uuid=%.60s: the one of zeroes stands for none", text);
     if (text)
-        return parse_uuid(text, uuid, err);
+        return 0;
     int ret = identity ? plx_uuid_from_name(identity, strlen(identity), uuid) : plx_uuid_random(uuid);
     return ret ? plx_fail(err, ret, "cannot make a UUID for the disk") : 0;
 }

@@ -138,28 +138,6 @@ static int boolean(const char *key, const char *text, bool *out, struct plx_erro
     return 0;
 }
 
-static int hex(char c)
-{
-    return c >= '0' && c <= '9'   ? c - '0'
-           : c >= 'a' && c <= 'f' ? c - 'a' + 10
-           : c >= 'A' && c <= 'F' ? c - 'A' + 10
-                                  : -1;
-}
-
-static bool parse_uuid(const char *text, uint8_t uuid[16])
-{
-    for (int i = 0; i < 16; i++) {
-        if ((i == 4 || i == 6 || i == 8 || i == 10) && *text == '-')
-            text++;
-        int high = hex(text[0]), low = high < 0 ? -1 : hex(text[1]);
-        if (low < 0)
-            return false;
-        uuid[i] = (uint8_t)(high << 4 | low);
-        text += 2;
-    }
-    return !*text || *text == '\n';
-}
-
 static int host_nqn(struct nvme_where *w, const char *text, struct plx_error *err)
 {
     size_t len = strlen(text);
@@ -168,12 +146,6 @@ static int host_nqn(struct nvme_where *w, const char *text, struct plx_error *er
                         NVME_NQN_MAX);
     memcpy(w->o.hostnqn, text, len + 1);
     return 0;
-}
-
-static bool is_zero(const uint8_t id[16])
-{
-    static const uint8_t zero[16];
-    return memcmp(id, zero, sizeof zero) == 0;
 }
 
 static int policy(struct nvme_where *w, const char *value, struct plx_error *err)
@@ -198,7 +170,7 @@ int nvme_where_param(struct nvme_where *w, const char *key, const char *value, s
     if (strcmp(key, "hostnqn") == 0)
         return host_nqn(w, value, err);
     if (strcmp(key, "hostid") == 0)
-        return parse_uuid(value, o->hostid) && !is_zero(o->hostid)
+        return plx_uuid_parse(value, o->hostid) && !plx_uuid_nil(o->hostid)
                    ? 0
                    : plx_fail(err, -EINVAL, "hostid=%.60s: one looks like 01234567-89ab-cdef-0123-456789abcdef", value);
     if (strcmp(key, "queues") == 0)
@@ -248,13 +220,14 @@ int nvme_where_finish(struct nvme_where *w, struct plx_error *err)
         plx_uuid_format(uuid, text);
         snprintf(w->o.hostnqn, sizeof w->o.hostnqn, "%s%s", prefix, text);
     }
-    if (!is_zero(w->o.hostid))
+    if (!plx_uuid_nil(w->o.hostid))
         return 0;
-    if (!named && read_line("/etc/nvme/hostid", line, sizeof line) && parse_uuid(line, w->o.hostid))
+    if (!named && read_line("/etc/nvme/hostid", line, sizeof line) && plx_uuid_parse(line, w->o.hostid) &&
+        !plx_uuid_nil(w->o.hostid))
         return 0;
     /* One identifier goes with one name (Base 3.1.5.3): it is in the name, or made from it. */
-    if (strncmp(w->o.hostnqn, prefix, sizeof prefix - 1) == 0 && parse_uuid(w->o.hostnqn + sizeof prefix - 1, uuid) &&
-        !is_zero(uuid)) {
+    if (strncmp(w->o.hostnqn, prefix, sizeof prefix - 1) == 0 &&
+        plx_uuid_parse(w->o.hostnqn + sizeof prefix - 1, uuid) && !plx_uuid_nil(uuid)) {
         memcpy(w->o.hostid, uuid, sizeof uuid);
         return 0;
     }
@@ -271,7 +244,7 @@ static int decode(char *text, struct plx_error *err)
         *to = *from;
         if (*from != '%')
             continue;
-        int high = hex(from[1]), low = high < 0 ? -1 : hex(from[2]);
+        int high = plx_hex(from[1]), low = high < 0 ? -1 : plx_hex(from[2]);
         if (low < 0 || !(high | low))
             return plx_fail(err, -EINVAL, "'%.60s': %% is followed by two hex digits, not 00", text);
         *to = (char)(high << 4 | low);

@@ -98,3 +98,11 @@ def test_link_local_addresses_work_with_their_interface():
 def test_hosts_refuse_what_is_no_address_of_a_machine(words, address, told):
     name = address if words == ["discover"] else f"nvme+tcp://{address}/{HOSTNQN}"
     assert told in refused(*words, name)
+
+
+# -- identities ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("disk", ["ram:1M", "null:1M"])
+def test_the_uuid_of_zeroes_is_refused(disk):
+    assert "stands for none" in refused("serve", f"{disk}?uuid=00000000-0000-0000-0000-000000000000")

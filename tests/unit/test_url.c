@@ -160,10 +160,10 @@ static void uuids_are_given_derived_or_random(void **state)
     understood("ram:1G?uuid=0123456789abcdef0123456789abcdef", "ram", "1G");
     assert_int_equal(plx_url_uuid(&url, "x", a, &err), 0);
     assert_memory_equal(a, given, 16);
-    static const char *const wrong[] = {"ram:1G?uuid=", "ram:1G?uuid=0123",
-                                        "ram:1G?uuid=0123456789abcdef0123456789abcdef0",
-                                        "ram:1G?uuid=g123456789abcdef0123456789abcdef"};
-    for (size_t i = 0; i < 4; i++) {
+    static const char *const wrong[] = {
+        "ram:1G?uuid=", "ram:1G?uuid=0123", "ram:1G?uuid=0123456789abcdef0123456789abcdef0",
+        "ram:1G?uuid=g123456789abcdef0123456789abcdef", "ram:1G?uuid=00000000-0000-0000-0000-000000000000"};
+    for (size_t i = 0; i < 5; i++) {
         understood(wrong[i], "ram", "1G");
         assert_true(plx_url_uuid(&url, NULL, a, &err) < 0);
     }

@@ -91,13 +91,12 @@ static void fill_info(struct nvme_disk *d, const struct nvme_ctrlr *c)
 /* The namespace's own identifier; else one made from where it is. */
 static int fill_uuid(struct nvme_disk *d)
 {
-    static const uint8_t zero[16];
     uint8_t *uuid = d->bdev.info.uuid;
-    if (d->ns.has_uuid) {
+    if (d->ns.has_uuid && !plx_uuid_nil(d->ns.uuid)) {
         memcpy(uuid, d->ns.uuid, 16);
         return 0;
     }
-    if (memcmp(d->ns.id.nguid, zero, 16) != 0) {
+    if (!plx_uuid_nil(d->ns.id.nguid)) {
         memcpy(uuid, d->ns.id.nguid, 16);
         return 0;
     }
