@@ -2,6 +2,7 @@
 /* A namespace of a remote controller, over NVMe/TCP: what it is, learnt when it is opened. */
 #include "bdev/driver/nvme_disk.h"
 
+#include "base/text.h"
 #include "base/uuid.h"
 
 #include <errno.h>
@@ -217,7 +218,7 @@ static int nvme_open(const struct plx_url *url, struct plx_bdev **out, struct pl
     if (!ret)
         ret = nvme_where_body(&d->where, url->body, err);
     for (int i = 0; i < url->nparams && !ret; i++)
-        ret = nvme_where_param(&d->where, url->params[i].key, url->params[i].value, err);
+        ret = plx_blame(url->name, nvme_where_param(&d->where, url->params[i].key, url->params[i].value, err), err);
     if (!ret)
         ret = nvme_where_finish(&d->where, err);
     if (ret)
