@@ -32,6 +32,15 @@ struct plx_error {
  */
 PLX_API int plx_fail(struct plx_error *err, int ret, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
 
+/**
+ * Bytes of the character that text begins with, in UTF-8; 0 at its end, and where there is something that a terminal
+ * must not get to see: a control character, or no UTF-8.
+ */
+PLX_API size_t plx_text_printable(const char *text);
+
+/** Writes a text so that a shell takes it for one word. @return false when it is too long, or not printable */
+PLX_API bool plx_text_quote(const char *text, char *out, size_t size);
+
 enum plx_log_level {
     PLX_LOG_ERROR,
     PLX_LOG_WARN,

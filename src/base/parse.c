@@ -2,6 +2,8 @@
 /* Sizes and core sets, as people type them. */
 #include <pollux/base.h>
 
+#include "base/util.h"
+
 #include <ctype.h>
 #include <errno.h>
 #include <stdlib.h>
@@ -50,19 +52,11 @@ int plx_parse_size(const char *text, uint64_t *bytes)
     return 0;
 }
 
-static int hex_value(char c)
-{
-    if (c >= '0' && c <= '9')
-        return c - '0';
-    c = (char)tolower((unsigned char)c);
-    return c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
-}
-
 static int parse_mask(const char *digits, size_t len, int *cores, int max, struct plx_error *err)
 {
     int n = 0;
     for (size_t i = 0; i < len; i++) {
-        int v = hex_value(digits[len - 1 - i]);
+        int v = plx_hex(digits[len - 1 - i]);
         if (v < 0)
             return plx_fail(err, -EINVAL, "'%c' is not a hex digit; a core mask looks like 0x5", digits[len - 1 - i]);
         for (int bit = 0; bit < 4; bit++) {

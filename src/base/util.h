@@ -37,6 +37,15 @@ static inline uint64_t plx_align_up(uint64_t v, uint64_t to)
     return (v + to - 1) & ~(to - 1);
 }
 
+/* @return what a hex digit stands for, or -1 */
+static inline int plx_hex(char c)
+{
+    return c >= '0' && c <= '9'   ? c - '0'
+           : c >= 'a' && c <= 'f' ? c - 'a' + 10
+           : c >= 'A' && c <= 'F' ? c - 'A' + 10
+                                  : -1;
+}
+
 /* Begins to bring memory into the cache that will be read soon. */
 static inline void plx_fetch(const void *memory, size_t len)
 {

@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 #include "base/uuid.h"
 
+#include "base/util.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <openssl/evp.h>
@@ -49,6 +51,26 @@ int plx_uuid_from_name(const void *name, size_t len, uint8_t uuid[16])
     memcpy(uuid, hash, 16);
     stamp(uuid, 8);
     return 0;
+}
+
+bool plx_uuid_parse(const char *text, uint8_t uuid[16])
+{
+    for (int i = 0; i < 16; i++) {
+        if ((i == 4 || i == 6 || i == 8 || i == 10) && *text == '-')
+            text++;
+        int high = plx_hex(text[0]), low = high < 0 ? -1 : plx_hex(text[1]);
+        if (low < 0)
+            return false;
+        uuid[i] = (uint8_t)(high << 4 | low);
+        text += 2;
+    }
+    return !*text;
+}
+
+bool plx_uuid_nil(const uint8_t uuid[16])
+{
+    static const uint8_t nil[16];
+    return memcmp(uuid, nil, sizeof nil) == 0;
 }
 
 void plx_uuid_format(const uint8_t uuid[16], char text[PLX_UUID_TEXT])

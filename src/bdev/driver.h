@@ -160,6 +160,7 @@ struct plx_url {
         char value[256];
     } params[16];
     int nparams;
+    char name[128]; /* for messages: "ram:1G", or the path of a file; cut off when it is longer */
     char text[256]; /* full form, for people, without what was given as uuid=; cut off when it is longer */
 };
 
@@ -170,6 +171,8 @@ const char *plx_url_param(const struct plx_url *url, const char *key);
 int plx_url_only(const struct plx_url *url, const char *known, struct plx_error *err);
 /* block= (512 to 65536, a power of two), or 0 when it is not given. */
 int plx_url_block(const struct plx_url *url, uint32_t *block, struct plx_error *err);
+/* The size that a disk is named by, as "1G" in ram:1G: a multiple of its blocks, and of less than 2^63 bytes. */
+int plx_url_size(const struct plx_url *url, uint32_t block, uint64_t *size, struct plx_error *err);
 /* ro=: 0 or 1. */
 int plx_url_bool(const struct plx_url *url, const char *key, bool *value, struct plx_error *err);
 /*

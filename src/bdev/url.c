@@ -8,6 +8,7 @@
  */
 #include "bdev/driver.h"
 
+#include "base/text.h"
 #include "base/util.h"
 #include "base/uuid.h"
 
@@ -19,13 +20,6 @@
 
 /* ---- taking a name apart ---- */
 
-static int hex(char c)
-{
-    static const char digits[] = "0123456789abcdef";
-    const char *at = c ? strchr(digits, tolower((unsigned char)c)) : NULL;
-    return at ? (int)(at - digits) : -1;
-}
-
 /* Copies len bytes of text into out, %XX decoded if wanted. */
 static int copy_text(char *out, size_t size, const char *text, size_t len, bool decode, struct plx_error *err)
 {
@@ -33,8 +27,8 @@ static int copy_text(char *out, size_t size, const char *text, size_t len, bool 
     for (size_t i = 0; i < len; i++) {
         char c = text[i];
         if (decode && c == '%') {
-            int high = i + 2 < len ? hex(text[i + 1]) : -1;
-            int low = high >= 0 ? hex(text[i + 2]) : -1;
+            int high = i + 2 < len ? plx_hex(text[i + 1]) : -1;
+            int low = high >= 0 ? plx_hex(text[i + 2]) : -1;
             if (low < 0 || !(high | low))
                 return plx_fail(err, -EINVAL, "'%.*s': %% is followed by two hex digits, not 00; %%25 means %% itself",
                                 (int)plx_min_u64(len, 100), text);
@@ -79,18 +73,18 @@ static int find_scheme(const char *text, size_t len, struct plx_url *url, struct
 static int parse_param(const char *text, size_t len, struct plx_url *url, struct plx_error *err)
 {
     const char *equals = memchr(text, '=', len);
+    const int shown = (int)plx_min_u64(len, 100);
     if (!equals || equals == text)
-        return plx_fail(err, -EINVAL, "'%.*s' is no parameter; one looks like block=4096", (int)plx_min_u64(len, 100),
-                        text);
+        return plx_fail(err, -EINVAL, "'%.*s' is no setting; one looks like block=4096", shown, text);
     if (url->nparams == (int)PLX_ARRAY_SIZE(url->params))
-        return plx_fail(err, -EINVAL, "more than %zu parameters", PLX_ARRAY_SIZE(url->params));
+        return plx_fail(err, -EINVAL, "there are more than %zu settings", PLX_ARRAY_SIZE(url->params));
     char key[sizeof url->params[0].key];
     size_t key_len = (size_t)(equals - text);
     int ret = copy_text(key, sizeof key, text, key_len, false, err);
     if (ret)
         return ret;
     if (plx_url_param(url, key))
-        return plx_fail(err, -EINVAL, "the parameter '%s' is given twice", key);
+        return plx_fail(err, -EINVAL, "%s= is given twice", key);
     memcpy(url->params[url->nparams].key, key, sizeof key);
     ret = copy_text(url->params[url->nparams].value, sizeof url->params[0].value, equals + 1, len - key_len - 1, true,
                     err);
@@ -100,14 +94,13 @@ static int parse_param(const char *text, size_t len, struct plx_url *url, struct
 
 static int parse_params(const char *text, struct plx_url *url, struct plx_error *err)
 {
-    while (*text) {
+    int ret = 0;
+    while (*text && !ret) {
         size_t len = strcspn(text, "&");
-        int ret = parse_param(text, len, url, err);
-        if (ret)
-            return ret;
+        ret = parse_param(text, len, url, err);
         text += len + (text[len] == '&');
     }
-    return 0;
+    return plx_blame(url->name, ret, err);
 }
 
 /* file:rel, file:/abs, file:///abs and file://localhost/abs; not file://host/. */
@@ -179,29 +172,30 @@ int plx_url_parse(const char *text, struct plx_url *url, struct plx_error *err)
 {
     memset(url, 0, sizeof *url);
     size_t scheme = scheme_length(text), len = strlen(text);
+    const char *params = "";
     bool file = true;
-    int ret;
+    int ret = 0;
     if (scheme) {
         ret = find_scheme(text, scheme, url, err);
         if (ret)
             return ret;
         text += scheme + 1;
         len = strcspn(text, "?");
-        if (text[len]) {
-            ret = parse_params(text + len + 1, url, err);
-            if (ret)
-                return ret;
-        }
+        params = text + len + (text[len] == '?');
         file = !strcmp(url->scheme, "file");
         ret = file ? parse_file_body(&text, &len, err) : 0;
-        if (ret)
-            return ret;
     } else {
         memcpy(url->scheme, "file", 5);
     }
-    ret = copy_text(url->body, sizeof url->body, text, len, scheme && file, err);
+    if (!ret)
+        ret = copy_text(url->body, sizeof url->body, text, len, scheme && file, err);
     if (!ret && file)
         ret = make_absolute(url->body, sizeof url->body, err);
+    if (ret)
+        return ret;
+    snprintf(url->name, sizeof url->name, "%s%s%.100s%s", file ? "" : url->scheme, file ? "" : ":", url->body,
+             strlen(url->body) > 100 ? "..." : "");
+    ret = parse_params(params, url, err);
     if (!ret)
         write_text(url);
     return ret;
@@ -225,7 +219,7 @@ int plx_url_only(const struct plx_url *url, const char *known, struct plx_error 
         while ((at = strstr(at, key)) && !((at == known || at[-1] == ' ') && (!at[len] || at[len] == ' ')))
             at++;
         if (!at || strchr(key, ' '))
-            return plx_fail(err, -EINVAL, "%s: disks have no parameter '%s'; they have: %s", url->scheme, key, known);
+            return plx_fail(err, -EINVAL, "%s: there is no setting %s=; there are: %s", url->name, key, known);
     }
     return 0;
 }
@@ -238,8 +232,22 @@ int plx_url_block(const struct plx_url *url, uint32_t *block, struct plx_error *
     if (!text)
         return 0;
     if (plx_parse_size(text, &bytes) || bytes < 512 || bytes > 65536 || bytes & (bytes - 1))
-        return plx_fail(err, -EINVAL, "block=%.40s: a block is a power of two from 512 to 64K", text);
+        return plx_fail(err, -EINVAL, "%s: block=%.40s: a block has %s", url->name, text,
+                        strcmp(url->scheme, "file") ? "512 bytes to 64K, a power of two" : "512 or 4096 bytes");
     *block = (uint32_t)bytes;
+    return 0;
+}
+
+int plx_url_size(const struct plx_url *url, uint32_t block, uint64_t *size, struct plx_error *err)
+{
+    int ret = plx_parse_size(url->body, size);
+    if (ret == -EINVAL)
+        return plx_fail(err, ret, "%s names no size: one is a number of bytes, or of K, M, G or T, as in %s:1G",
+                        url->name, url->scheme);
+    if (ret || !*size || *size > INT64_MAX)
+        return plx_fail(err, -ERANGE, "%s: the size is from one block to 8388607T", url->name);
+    if (*size % block)
+        return plx_fail(err, -EINVAL, "%s: the size is no multiple of the blocks, of %u bytes", url->name, block);
     return 0;
 }
 
@@ -250,33 +258,23 @@ int plx_url_bool(const struct plx_url *url, const char *key, bool *value, struct
     if (!text || !strcmp(text, "0"))
         return 0;
     if (strcmp(text, "1"))
-        return plx_fail(err, -EINVAL, "%s=%.40s: the value is 0 or 1", key, text);
+        return plx_fail(err, -EINVAL, "%s: %s=%.40s: the value is 0 or 1", url->name, key, text);
     *value = true;
     return 0;
 }
 
 /* ---- identity ---- */
 
-static int parse_uuid(const char *text, uint8_t uuid[16], struct plx_error *err)
-{
-    const char *at = text;
-    for (int i = 0; i < 16; i++) {
-        if ((i == 4 || i == 6 || i == 8 || i == 10) && *at == '-')
-            at++;
-        int high = hex(*at), low = high >= 0 ? hex(at[1]) : -1;
-        if (low < 0)
-            return plx_fail(err, -EINVAL, "uuid=%.60s: one looks like 01234567-89ab-cdef-0123-456789abcdef", text);
-        uuid[i] = (uint8_t)(high << 4 | low);
-        at += 2;
-    }
-    return *at ? plx_fail(err, -EINVAL, "uuid=%.60s: this is longer than a UUID", text) : 0;
-}
-
 int plx_url_uuid(const struct plx_url *url, const char *identity, uint8_t uuid[16], struct plx_error *err)
 {
     const char *text = plx_url_param(url, "uuid");
+    if (text && !plx_uuid_parse(text, uuid))
+        return plx_fail(err, -EINVAL, "%s: uuid=%.40s: one looks like 01234567-89ab-cdef-0123-456789abcdef", url->name,
+                        text);
+    if (text && plx_uuid_nil(uuid))
+        return plx_fail(err, -EINVAL, "%s: uuid=%.40s: the one of zeroes stands for none", url->name, text);
     if (text)
-        return parse_uuid(text, uuid, err);
+        return 0;
     int ret = identity ? plx_uuid_from_name(identity, strlen(identity), uuid) : plx_uuid_random(uuid);
     return ret ? plx_fail(err, ret, "cannot make a UUID for the disk") : 0;
 }

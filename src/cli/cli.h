@@ -32,6 +32,12 @@ extern const struct cli_command cli_serve, cli_perf, cli_identify, cli_discover,
 int cli_disk_status(int ret);
 
 /*
+ * Whether the machine has the memory for all RAM disks together. @return EXIT_OK, or EXIT_USAGE after having said that
+ * it has not
+ */
+int cli_check_memory(struct plx_bdev *const *disks, unsigned n);
+
+/*
  * cores.c: which cores to run on. Checks those that --cores named; with none (*n is 0), takes the one that we run on
  * now: the scheduler put us there because it had the least to do, inside our cpuset, and several instances end up on
  * different ones.

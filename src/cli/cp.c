@@ -156,7 +156,8 @@ static int open_disks(struct cp *c)
     ret = plx_bdev_open(c->dst, &c->job.dst, &err);
     if (ret)
         return cli_fail(cli_disk_status(ret), "%s", err.text);
-    return check_disks(c);
+    ret = cli_check_memory((struct plx_bdev *[]){c->job.src, c->job.dst}, 2);
+    return ret ? ret : check_disks(c);
 }
 
 /* ---- copying ---- */

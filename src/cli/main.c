@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/sysinfo.h>
 
 static const struct cli_command *const commands[] = {&cli_serve, &cli_perf, &cli_cp, &cli_identify, &cli_discover};
 enum { COMMANDS = sizeof commands / sizeof commands[0] };
@@ -21,12 +22,31 @@ int cli_fail(int status, const char *fmt, ...)
 
 int cli_disk_status(int ret)
 {
-    static const int usage[] = {EINVAL, ENAMETOOLONG, ENOENT,  ENOTDIR, EISDIR, EACCES, EPERM,
-                                EROFS,  EBUSY,        ENOTBLK, ENODEV,  ENXIO,  ERANGE};
+    static const int usage[] = {EINVAL, ENAMETOOLONG, ENOENT,  ENOTDIR, EISDIR, ELOOP,  EACCES,    EPERM,
+                                EROFS,  EBUSY,        ENOTBLK, ENODEV,  ENXIO,  ERANGE, EOPNOTSUPP};
     for (size_t i = 0; i < sizeof usage / sizeof usage[0]; i++)
         if (ret == -usage[i])
             return EXIT_USAGE;
     return EXIT_RUNTIME;
+}
+
+int cli_check_memory(struct plx_bdev *const *disks, unsigned n)
+{
+    struct sysinfo si;
+    uint64_t wanted = 0;
+    for (unsigned i = 0; i < n; i++) {
+        const struct plx_bdev_info *info = plx_bdev_info(disks[i]);
+        if (strcmp(info->driver, "ram") == 0)
+            wanted += info->blocks * info->block_size;
+    }
+    if (sysinfo(&si) < 0)
+        return EXIT_OK;
+    uint64_t memory = ((uint64_t)si.totalram + si.totalswap) * si.mem_unit;
+    if (wanted <= memory)
+        return EXIT_OK;
+    return cli_fail(EXIT_USAGE,
+                    "the RAM disks have %.1f GiB together, more than the %.1f GiB of memory of this machine",
+                    (double)wanted / (1 << 30), (double)memory / (1 << 30));
 }
 
 static const struct cli_command *find(const char *name)

@@ -95,7 +95,7 @@ static int open_disks(struct perf *p)
         if (ret)
             return ret;
     }
-    return EXIT_OK;
+    return cli_check_memory(p->disks, p->nopen);
 }
 
 /* That the results cannot be written is said before the work is done. */

@@ -44,23 +44,15 @@ static void print_log(void *arg, enum plx_log_level level, const char *line)
 
 /* ---- disks, reactors, target ---- */
 
-/* What is wrong with a disk's name is an error of usage; that it cannot be opened now is not. */
-static int disk_exit_status(int ret)
-{
-    bool remote = ret == -ECONNREFUSED || ret == -ETIMEDOUT || ret == -EHOSTUNREACH || ret == -ENETUNREACH ||
-                  ret == -ECONNRESET || ret == -EPROTO;
-    return ret == -ENOMEM || ret == -EIO || remote ? EXIT_RUNTIME : EXIT_USAGE;
-}
-
 static int open_disks(struct serve *s)
 {
     struct plx_error err;
     for (; s->nopen < s->o.ndisks; s->nopen++) {
         int ret = plx_bdev_open(s->o.disks[s->nopen].url, &s->disks[s->nopen], &err);
         if (ret)
-            return cli_fail(disk_exit_status(ret), "%s", err.text);
+            return cli_fail(cli_disk_status(ret), "%s", err.text);
     }
-    return EXIT_OK;
+    return cli_check_memory(s->disks, s->nopen);
 }
 
 static int make_reactors(struct serve *s)

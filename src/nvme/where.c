@@ -3,6 +3,7 @@
 #include "nvme/host.h"
 
 #include "base/addr.h"
+#include "base/text.h"
 #include "base/uuid.h"
 
 #include <errno.h>
@@ -112,20 +113,26 @@ struct nvme_opts nvme_where_opts(const struct nvme_where *w, unsigned path)
 
 /* ---- parameters ---- */
 
-static int number(const char *key, const char *text, uint32_t min, uint32_t max, uint32_t *out, struct plx_error *err)
+static int quantity(const char *key, const char *text, const char *unit, uint32_t min, uint32_t max, uint32_t *out,
+                    struct plx_error *err)
 {
     char *rest;
     errno = 0;
     unsigned long v = strtoul(text, &rest, 10);
     if (text[0] < '0' || text[0] > '9' || *rest || errno || v < min || v > max)
-        return plx_fail(err, -EINVAL, "%s=%.40s: takes a number from %u to %u", key, text, min, max);
+        return plx_fail(err, -EINVAL, "%s=%.40s: takes %s from %u to %u", key, text, unit, min, max);
     *out = (uint32_t)v;
     return 0;
 }
 
+static int number(const char *key, const char *text, uint32_t min, uint32_t max, uint32_t *out, struct plx_error *err)
+{
+    return quantity(key, text, "a number", min, max, out, err);
+}
+
 static int seconds(const char *key, const char *text, uint32_t min, uint32_t max, uint32_t *ms, struct plx_error *err)
 {
-    int ret = number(key, text, min, max, ms, err);
+    int ret = quantity(key, text, "seconds", min, max, ms, err);
     *ms *= 1000;
     return ret;
 }
@@ -138,28 +145,6 @@ static int boolean(const char *key, const char *text, bool *out, struct plx_erro
     return 0;
 }
 
-static int hex(char c)
-{
-    return c >= '0' && c <= '9'   ? c - '0'
-           : c >= 'a' && c <= 'f' ? c - 'a' + 10
-           : c >= 'A' && c <= 'F' ? c - 'A' + 10
-                                  : -1;
-}
-
-static bool parse_uuid(const char *text, uint8_t uuid[16])
-{
-    for (int i = 0; i < 16; i++) {
-        if ((i == 4 || i == 6 || i == 8 || i == 10) && *text == '-')
-            text++;
-        int high = hex(text[0]), low = high < 0 ? -1 : hex(text[1]);
-        if (low < 0)
-            return false;
-        uuid[i] = (uint8_t)(high << 4 | low);
-        text += 2;
-    }
-    return !*text || *text == '\n';
-}
-
 static int host_nqn(struct nvme_where *w, const char *text, struct plx_error *err)
 {
     size_t len = strlen(text);
@@ -168,12 +153,6 @@ static int host_nqn(struct nvme_where *w, const char *text, struct plx_error *er
                         NVME_NQN_MAX);
     memcpy(w->o.hostnqn, text, len + 1);
     return 0;
-}
-
-static bool is_zero(const uint8_t id[16])
-{
-    static const uint8_t zero[16];
-    return memcmp(id, zero, sizeof zero) == 0;
 }
 
 static int policy(struct nvme_where *w, const char *value, struct plx_error *err)
@@ -198,7 +177,7 @@ int nvme_where_param(struct nvme_where *w, const char *key, const char *value, s
     if (strcmp(key, "hostnqn") == 0)
         return host_nqn(w, value, err);
     if (strcmp(key, "hostid") == 0)
-        return parse_uuid(value, o->hostid) && !is_zero(o->hostid)
+        return plx_uuid_parse(value, o->hostid) && !plx_uuid_nil(o->hostid)
                    ? 0
                    : plx_fail(err, -EINVAL, "hostid=%.60s: one looks like 01234567-89ab-cdef-0123-456789abcdef", value);
     if (strcmp(key, "queues") == 0)
@@ -215,7 +194,7 @@ int nvme_where_param(struct nvme_where *w, const char *key, const char *value, s
         return seconds(key, value, 1, SECONDS_MAX, &w->reconnect_deadline_ms, err);
     if (strcmp(key, "policy") == 0)
         return policy(w, value, err);
-    return plx_fail(err, -EINVAL, "there is no parameter '%.40s'; there are: " NVME_WHERE_PARAMS, key);
+    return plx_fail(err, -EINVAL, "there is no setting %.40s=; there are: " NVME_WHERE_PARAMS, key);
 }
 
 /* ---- who we are ---- */
@@ -248,13 +227,14 @@ int nvme_where_finish(struct nvme_where *w, struct plx_error *err)
         plx_uuid_format(uuid, text);
         snprintf(w->o.hostnqn, sizeof w->o.hostnqn, "%s%s", prefix, text);
     }
-    if (!is_zero(w->o.hostid))
+    if (!plx_uuid_nil(w->o.hostid))
         return 0;
-    if (!named && read_line("/etc/nvme/hostid", line, sizeof line) && parse_uuid(line, w->o.hostid))
+    if (!named && read_line("/etc/nvme/hostid", line, sizeof line) && plx_uuid_parse(line, w->o.hostid) &&
+        !plx_uuid_nil(w->o.hostid))
         return 0;
     /* One identifier goes with one name (Base 3.1.5.3): it is in the name, or made from it. */
-    if (strncmp(w->o.hostnqn, prefix, sizeof prefix - 1) == 0 && parse_uuid(w->o.hostnqn + sizeof prefix - 1, uuid) &&
-        !is_zero(uuid)) {
+    if (strncmp(w->o.hostnqn, prefix, sizeof prefix - 1) == 0 &&
+        plx_uuid_parse(w->o.hostnqn + sizeof prefix - 1, uuid) && !plx_uuid_nil(uuid)) {
         memcpy(w->o.hostid, uuid, sizeof uuid);
         return 0;
     }
@@ -271,7 +251,7 @@ static int decode(char *text, struct plx_error *err)
         *to = *from;
         if (*from != '%')
             continue;
-        int high = hex(from[1]), low = high < 0 ? -1 : hex(from[2]);
+        int high = plx_hex(from[1]), low = high < 0 ? -1 : plx_hex(from[2]);
         if (low < 0 || !(high | low))
             return plx_fail(err, -EINVAL, "'%.60s': %% is followed by two hex digits, not 00", text);
         *to = (char)(high << 4 | low);
@@ -283,18 +263,21 @@ static int decode(char *text, struct plx_error *err)
 
 int nvme_where_query(struct nvme_where *w, const char *params, struct plx_error *err)
 {
-    char text[2048], *save = NULL;
+    char text[2048], again[48], *save = NULL;
     int ret = 0;
     if (!params)
         return 0;
     if (strlen(params) >= sizeof text)
-        return plx_fail(err, -ENAMETOOLONG, "the parameters %.60s... are too long", params);
+        return plx_fail(err, -ENAMETOOLONG, "the settings %.60s... are too long", params);
     memcpy(text, params, strlen(params) + 1);
     for (char *p = strtok_r(text, "&", &save); !ret && p; p = strtok_r(NULL, "&", &save)) {
         char *value = strchr(p, '=');
         if (!value)
-            return plx_fail(err, -EINVAL, "'%.60s' is no parameter; one looks like nsid=1", p);
+            return plx_fail(err, -EINVAL, "'%.60s' is no setting; one looks like nsid=1", p);
         *value++ = 0;
+        snprintf(again, sizeof again, "&%.40s=", p);
+        if (strstr(params + (value - text), again))
+            return plx_fail(err, -EINVAL, "%.40s= is given twice", p);
         ret = decode(value, err);
         if (!ret)
             ret = nvme_where_param(w, p, value, err);
@@ -304,18 +287,17 @@ int nvme_where_query(struct nvme_where *w, const char *params, struct plx_error 
 
 int nvme_where_parse(struct nvme_where *w, const char *url, struct plx_error *err)
 {
-    char body[1024];
+    char body[1024 + sizeof SCHEME];
     nvme_where_init(w);
     if (strncmp(url, SCHEME, sizeof SCHEME - 1) != 0)
         return plx_fail(err, -EINVAL, "%.80s: a remote disk is named like " EXAMPLE, url);
-    url += sizeof SCHEME - 1;
     size_t len = strcspn(url, "?");
     if (len >= sizeof body)
-        return plx_fail(err, -ENAMETOOLONG, "%s%.60s... is too long", SCHEME, url);
+        return plx_fail(err, -ENAMETOOLONG, "%.80s... is too long", url);
     memcpy(body, url, len);
     body[len] = 0;
-    int ret = nvme_where_body(w, body, err);
+    int ret = nvme_where_body(w, body + sizeof SCHEME - 1, err);
     if (!ret && url[len])
-        ret = nvme_where_query(w, url + len + 1, err);
+        ret = plx_blame(body, nvme_where_query(w, url + len + 1, err), err);
     return ret ? ret : nvme_where_finish(w, err);
 }

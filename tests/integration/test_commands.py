@@ -98,3 +98,59 @@ def test_link_local_addresses_work_with_their_interface():
 def test_hosts_refuse_what_is_no_address_of_a_machine(words, address, told):
     name = address if words == ["discover"] else f"nvme+tcp://{address}/{HOSTNQN}"
     assert told in refused(*words, name)
+
+
+# -- identities ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("disk", ["ram:1M", "null:1M"])
+def test_the_uuid_of_zeroes_is_refused(disk):
+    assert "stands for none" in refused("serve", f"{disk}?uuid=00000000-0000-0000-0000-000000000000")
+
+
+# -- disks and their settings ----------------------------------------------------------------------------------------
+
+
+def memory():
+    """Bytes of RAM and swap."""
+    with open("/proc/meminfo", encoding="ascii") as lines:
+        told = {name: int(value.split()[0]) * 1024 for name, value in (line.split(":") for line in lines)}
+    return told["MemTotal"] + told["SwapTotal"]
+
+
+@pytest.mark.parametrize("words", [["serve"], ["perf"], ["cp", "ram:1M"]], ids=lambda words: words[0])
+@pytest.mark.parametrize("disk,told", [
+    ("ram:1G?block=100", "ram:1G: block=100: a block has 512 bytes to 64K, a power of two"),
+    ("null:1G?uuid=1", "null:1G: uuid=1: one looks like 01234567-"),
+    ("ram:1G?ro=1", "ram:1G: there is no setting ro=; there are: block uuid"),
+    ("ram:1G?block=512&block=512", "ram:1G: block= is given twice"),
+    ("null:1G?block", "null:1G: 'block' is no setting; one looks like block=4096"),
+    ("file:/dev/null?ro=2", "/dev/null: ro=2: the value is 0 or 1"),
+    ("file:/dev/null?block=8191", "/dev/null: block=8191: a block has 512 or 4096 bytes"),
+    (f"{NOBODY}?queues=129", f"{NOBODY}: queues=129: takes a number from 1 to 128"),
+    (f"{NOBODY}?kato=never", f"{NOBODY}: kato=never: takes seconds from 0 to 1000000"),
+    (f"{NOBODY}?nsid=1&nsid=2", f"{NOBODY}: nsid= is given twice"),
+    ("ram:1Q", "ram:1Q names no size: one is a number of bytes, or of K, M, G or T, as in ram:1G"),
+    ("ram:0", "ram:0: the size is from one block to 8388607T"),
+    ("null:8388608T", "null:8388608T: the size is from one block to 8388607T"),
+    ("ram:99999999999999999999", "ram:99999999999999999999: the size is from one block to 8388607T"),
+    ("ram:100", "ram:100: the size is no multiple of the blocks, of 512 bytes"),
+    ("ram:1000T", "ram:1000T is more than the"),
+])
+def test_a_wrong_disk_is_refused_by_its_name(words, disk, told):
+    assert refused(*words, disk).startswith(told)
+
+
+@pytest.mark.parametrize("setting,told", [
+    ("queues=0", f"{NOBODY}: queues=0: takes a number from 1 to 128"), ("nsid=1&nsid=2", f"{NOBODY}: nsid= is given twice"),
+    ("block=512", f"{NOBODY}: there is no setting block=; there are: nsid "), ("nsid", f"{NOBODY}: 'nsid' is no setting")])
+def test_a_wrong_setting_of_a_controller_is_refused_by_its_name(setting, told):
+    assert refused("identify", f"{NOBODY}?{setting}").startswith(told)
+
+
+@pytest.mark.parametrize("words", [["serve", "-l", "127.0.0.1:0"], ["perf", "-w", "read", "--count", "1"], ["cp"]],
+                         ids=lambda words: words[0])
+def test_ram_disks_that_together_exceed_memory_are_refused(words):
+    size = memory() // 2 // 4096 * 4096
+    told = refused(*words, f"ram:{size + 4096}", f"ram:{size + 8192}")
+    assert told.startswith("the RAM disks have") and "GiB of memory" in told

@@ -196,3 +196,10 @@ def test_nobody_there():
                     ["discover", f"127.0.0.1:{port}"]):
         result = pollux(*command)
         assert result.returncode == 1 and "refused" in result.stderr and len(result.stderr.splitlines()) == 1
+
+
+def test_a_namespace_whose_uuid_is_zeroes_has_another_behind_a_gateway():
+    """The one of zeroes stands for none."""
+    with Port(Subsystem(2048, uuid=bytes(16))) as port, Target(port.url) as gateway:
+        told, = json.loads(must("identify", "--json", f"nvme+tcp://127.0.0.1:{gateway.port}/{gateway.nqn}").stdout)["namespaces"]
+    assert len(told["uuid"]) == 36 and set(told["uuid"]) > set("0-")

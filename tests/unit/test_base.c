@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* Sizes and cores as people type them, CRC32C, lists, log lines. */
+/* Sizes and cores as people type them, UUIDs, CRC32C, lists, log lines. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -13,6 +13,8 @@
 #include "base/crc32c.h"
 #include "base/list.h"
 #include "base/log.h"
+#include "base/util.h"
+#include "base/uuid.h"
 
 static void size_is(const char *text, uint64_t bytes)
 {
@@ -80,6 +82,53 @@ static void wrong_cores_get_a_sentence(void **state)
         struct plx_error err = {""};
         assert_int_equal(plx_parse_cores(wrong[i], cores, 8, &err), -EINVAL);
         assert_true(strlen(err.text) > 0);
+    }
+}
+
+static void uuids_are_parsed_and_printed(void **state)
+{
+    (void)state;
+    static const uint8_t expected[16] = {0x01, 0x23, 0x45, 0x67, 0x89, 0xab, 0xcd, 0xef,
+                                         0x0f, 0x1e, 0x2d, 0x3c, 0x4b, 0x5a, 0x69, 0x78};
+    static const char *const same[] = {"01234567-89ab-cdef-0f1e-2d3c4b5a6978", "01234567-89AB-CDEF-0F1E-2D3C4B5A6978",
+                                       "0123456789abcdef0f1e2d3c4b5a6978", "0123456789ab-cdef0f1e-2d3c4b5a6978"};
+    uint8_t uuid[16];
+    char text[PLX_UUID_TEXT];
+    for (size_t i = 0; i < PLX_ARRAY_SIZE(same); i++) {
+        memset(uuid, 0, sizeof uuid);
+        assert_true(plx_uuid_parse(same[i], uuid));
+        assert_memory_equal(uuid, expected, sizeof uuid);
+    }
+    plx_uuid_format(uuid, text);
+    assert_string_equal(text, same[0]);
+}
+
+static void what_is_no_uuid_is_refused(void **state)
+{
+    (void)state;
+    static const char *const wrong[] = {"",
+                                        "01234567-89ab-cdef-0f1e-2d3c4b5a697",
+                                        "01234567-89ab-cdef-0f1e-2d3c4b5a69780",
+                                        "01234567-89ab-cdef-0f1e-2d3c4b5a6978\n",
+                                        "0123-456789ab-cdef-0f1e-2d3c4b5a6978",
+                                        "01234567--89ab-cdef-0f1e-2d3c4b5a6978",
+                                        "01234567-89ab-cdef-0f1e-2d3c4b5a697g",
+                                        "{01234567-89ab-cdef-0f1e-2d3c4b5a6978}",
+                                        "-0123456789abcdef0f1e2d3c4b5a6978"};
+    uint8_t uuid[16];
+    for (size_t i = 0; i < PLX_ARRAY_SIZE(wrong); i++)
+        assert_false(plx_uuid_parse(wrong[i], uuid));
+}
+
+static void the_uuid_of_zeroes_is_told_from_others(void **state)
+{
+    (void)state;
+    uint8_t uuid[16] = {0};
+    assert_true(plx_uuid_nil(uuid));
+    for (int i = 0; i < 16; i++) {
+        memset(uuid, 0, sizeof uuid);
+        uuid[i] = 1;
+        assert_false(plx_uuid_nil(uuid));
     }
 }
 
@@ -175,6 +224,9 @@ int main(void)
         cmocka_unit_test(what_is_no_size_is_refused),
         cmocka_unit_test(cores_are_a_mask_or_a_list),
         cmocka_unit_test(wrong_cores_get_a_sentence),
+        cmocka_unit_test(uuids_are_parsed_and_printed),
+        cmocka_unit_test(what_is_no_uuid_is_refused),
+        cmocka_unit_test(the_uuid_of_zeroes_is_told_from_others),
         cmocka_unit_test(crc32c_matches_rfc3720),
         cmocka_unit_test(crc32c_continues_over_pieces),
         cmocka_unit_test(a_list_keeps_order_and_loses_what_is_removed),

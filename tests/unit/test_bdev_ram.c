@@ -476,17 +476,17 @@ static void a_newcomer_never_tears_what_is_lent(void **state)
 static void wrong_ram_and_null_disks_get_a_sentence(void **state)
 {
     (void)state;
-    tu_refused("ram:", "such as ram:1G");
-    tu_refused("ram:lots", "such as ram:1G");
-    tu_refused("ram:0", "such as ram:1G");
+    tu_refused("ram:", "as in ram:1G");
+    tu_refused("ram:lots", "as in ram:1G");
+    tu_refused("ram:0", "from one block");
     tu_refused("ram:1000", "no multiple");
     tu_refused("ram:1M?block=100", "power of two");
-    tu_refused("ram:1M?ro=1", "no parameter 'ro'");
+    tu_refused("ram:1M?ro=1", "no setting ro=");
     tu_refused("ram:1M?ro=1", "block uuid");
     tu_refused("ram:1000T", "more than");
-    tu_refused("null:", "such as null:1T");
+    tu_refused("null:", "as in null:1G");
     tu_refused("null:1000", "no multiple");
-    tu_refused("null:1T?size=1", "no parameter 'size'");
+    tu_refused("null:1T?size=1", "no setting size=");
 }
 
 static void ram_disks_differ_from_start_to_start(void **state)

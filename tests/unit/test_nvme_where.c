@@ -167,6 +167,9 @@ static void what_is_wrong_is_named(void **state)
     refused("nvme+tcp://192.0.2.1/" NQN "?nsid=4294967295", "number");
     refused("nvme+tcp://192.0.2.1/" NQN "?queues=129", "1 to 128");
     refused("nvme+tcp://192.0.2.1/" NQN "?hdgst=yes", "0 or 1");
+    refused("nvme+tcp://192.0.2.1/" NQN "?kato=1000001", "seconds from 0 to 1000000");
+    refused("nvme+tcp://192.0.2.1/" NQN "?nsid=1&hdgst=1&nsid=2", "nsid= is given twice");
+    refused("nvme+tcp://192.0.2.1/" NQN "?queues=0", "nvme+tcp://192.0.2.1/" NQN ": queues=0: takes");
     refused("nvme+tcp://192.0.2.1/" NQN "?hostid=00000000-0000-0000-0000-000000000000", "hostid");
     refused("nvme+tcp://192.0.2.1/" NQN "?hostnqn=%zz", "hex");
     refused("nvme+tcp://192.0.2.1/" NQN "?no=1", "there are");

@@ -103,14 +103,16 @@ static void wrong_names_get_a_sentence(void **state)
     refused("rma:1G", "./rma:1G");
     refused("http://host/x", "no kind of disk");
     refused("file://host/x", "names a host");
-    refused("file:/x?ro", "no parameter");
-    refused("file:/x?=1", "no parameter");
-    refused("file:/x?ro=1&ro=0", "twice");
+    refused("file:/x?ro", "/x: 'ro' is no setting");
+    refused("file:/x?=1", "no setting");
+    refused("file:/x?ro=1&ro=0", "/x: ro= is given twice");
     refused("file:/x%2", "%25");
     refused("file:/x%zz", "%25");
     refused("file:/x%00y", "not 00");
-    refused("ram:1G?averyveryverylongparameter=1", "too long");
-    refused("ram:1G?a=1&b=1&c=1&d=1&e=1&f=1&g=1&h=1&i=1&j=1&k=1&l=1&m=1&n=1&o=1&p=1&q=1", "more than 16");
+    refused("ram:1G?averyveryverylongparameter=1", "ram:1G: 'avery");
+    refused("null:1T?block=%zz", "null:1T: ");
+    refused("ram:1G?a=1&b=1&c=1&d=1&e=1&f=1&g=1&h=1&i=1&j=1&k=1&l=1&m=1&n=1&o=1&p=1&q=1",
+            "ram:1G: there are more than 16");
     memset(long_name, 'x', sizeof long_name);
     long_name[sizeof long_name - 1] = 0;
     refused(long_name, "too long");
@@ -147,6 +149,70 @@ static void parameters_are_checked(void **state)
     }
 }
 
+static void what_is_wrong_with_a_setting_names_the_disk(void **state)
+{
+    (void)state;
+    struct plx_error err;
+    uint32_t block;
+    uint8_t uuid[16];
+    bool flag;
+    char text[4200];
+    understood("ram:1G?block=3&ro=2&uuid=x", "ram", "1G");
+    assert_string_equal(url.name, "ram:1G");
+    assert_true(plx_url_block(&url, &block, &err) < 0);
+    assert_string_equal(err.text, "ram:1G: block=3: a block has 512 bytes to 64K, a power of two");
+    assert_true(plx_url_bool(&url, "ro", &flag, &err) < 0);
+    assert_string_equal(err.text, "ram:1G: ro=2: the value is 0 or 1");
+    assert_true(plx_url_uuid(&url, NULL, uuid, &err) < 0);
+    assert_string_equal(err.text, "ram:1G: uuid=x: one looks like 01234567-89ab-cdef-0123-456789abcdef");
+    assert_true(plx_url_only(&url, "block", &err) < 0);
+    assert_string_equal(err.text, "ram:1G: there is no setting ro=; there are: block");
+    understood("file:/x?block=8192", "file", "/x"); /* what is said of a file is said of its path */
+    assert_int_equal(plx_url_block(&url, &block, &err), 0);
+    understood("file:/x?block=511", "file", "/x");
+    assert_true(plx_url_block(&url, &block, &err) < 0);
+    assert_string_equal(err.text, "/x: block=511: a block has 512 or 4096 bytes");
+    memset(text, 'y', sizeof text);
+    memcpy(text, "file:/", 6);
+    snprintf(text + 4000, sizeof text - 4000, "?ro=2");
+    assert_int_equal(plx_url_parse(text, &url, &err), 0);
+    assert_true(plx_url_bool(&url, "ro", &flag, &err) < 0);
+    assert_non_null(strstr(err.text, "yyy...: ro=2: the value is 0 or 1"));
+}
+
+static void size_is(const char *name, uint32_t block, uint64_t expected)
+{
+    struct plx_error err;
+    uint64_t size = 0;
+    assert_int_equal(plx_url_parse(name, &url, &err), 0);
+    if (plx_url_size(&url, block, &size, &err))
+        fail_msg("%s: %s", name, err.text);
+    assert_true(size == expected);
+}
+
+static void size_refused(const char *name, uint32_t block, const char *sentence)
+{
+    struct plx_error err = {""};
+    uint64_t size;
+    assert_int_equal(plx_url_parse(name, &url, &err), 0);
+    assert_true(plx_url_size(&url, block, &size, &err) < 0);
+    assert_string_equal(err.text, sentence);
+}
+
+static void sizes_are_checked(void **state)
+{
+    (void)state;
+    size_is("ram:1G", 512, 1 << 30);
+    size_is("ram:4096", 4096, 4096);
+    size_is("null:8388607T", 65536, UINT64_C(8388607) << 40);
+    size_refused("ram:x", 512, "ram:x names no size: one is a number of bytes, or of K, M, G or T, as in ram:1G");
+    size_refused("null:", 512, "null: names no size: one is a number of bytes, or of K, M, G or T, as in null:1G");
+    size_refused("null:8388608T", 512, "null:8388608T: the size is from one block to 8388607T");
+    size_refused("ram:0", 512, "ram:0: the size is from one block to 8388607T");
+    size_refused("ram:99999999999999999999", 512, "ram:99999999999999999999: the size is from one block to 8388607T");
+    size_refused("ram:1K", 4096, "ram:1K: the size is no multiple of the blocks, of 4096 bytes");
+}
+
 static void uuids_are_given_derived_or_random(void **state)
 {
     (void)state;
@@ -160,10 +226,10 @@ static void uuids_are_given_derived_or_random(void **state)
     understood("ram:1G?uuid=0123456789abcdef0123456789abcdef", "ram", "1G");
     assert_int_equal(plx_url_uuid(&url, "x", a, &err), 0);
     assert_memory_equal(a, given, 16);
-    static const char *const wrong[] = {"ram:1G?uuid=", "ram:1G?uuid=0123",
-                                        "ram:1G?uuid=0123456789abcdef0123456789abcdef0",
-                                        "ram:1G?uuid=g123456789abcdef0123456789abcdef"};
-    for (size_t i = 0; i < 4; i++) {
+    static const char *const wrong[] = {
+        "ram:1G?uuid=", "ram:1G?uuid=0123", "ram:1G?uuid=0123456789abcdef0123456789abcdef0",
+        "ram:1G?uuid=g123456789abcdef0123456789abcdef", "ram:1G?uuid=00000000-0000-0000-0000-000000000000"};
+    for (size_t i = 0; i < 5; i++) {
         understood(wrong[i], "ram", "1G");
         assert_true(plx_url_uuid(&url, NULL, a, &err) < 0);
     }
@@ -184,10 +250,15 @@ static void uuids_are_given_derived_or_random(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(a_plain_path_is_taken_as_it_is),    cmocka_unit_test(file_urls_are_decoded),
-        cmocka_unit_test(a_full_name_can_be_given_again),    cmocka_unit_test(other_kinds_have_a_body_and_parameters),
-        cmocka_unit_test(wrong_names_get_a_sentence),        cmocka_unit_test(parameters_are_checked),
+        cmocka_unit_test(a_plain_path_is_taken_as_it_is),
+        cmocka_unit_test(file_urls_are_decoded),
+        cmocka_unit_test(a_full_name_can_be_given_again),
+        cmocka_unit_test(other_kinds_have_a_body_and_parameters),
+        cmocka_unit_test(wrong_names_get_a_sentence),
+        cmocka_unit_test(parameters_are_checked),
         cmocka_unit_test(uuids_are_given_derived_or_random),
+        cmocka_unit_test(what_is_wrong_with_a_setting_names_the_disk),
+        cmocka_unit_test(sizes_are_checked),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

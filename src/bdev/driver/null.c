@@ -79,19 +79,16 @@ static int null_open(const struct plx_url *url, struct plx_bdev **out, struct pl
     uint64_t size;
     uint32_t block;
     uint8_t uuid[16];
-    if (plx_parse_size(url->body, &size) || !size || size > INT64_MAX)
-        return plx_fail(err, -EINVAL, "null:%.40s: a null disk is named by its size, such as null:1T", url->body);
     int ret = plx_url_only(url, "block uuid", err);
     if (!ret)
         ret = plx_url_block(url, &block, err);
+    block = block ? block : 512;
+    if (!ret)
+        ret = plx_url_size(url, block, &size, err);
     if (!ret)
         ret = plx_url_uuid(url, NULL, uuid, err);
     if (ret)
         return ret;
-    if (!block)
-        block = 512;
-    if (size % block)
-        return plx_fail(err, -EINVAL, "null:%.40s: the size is no multiple of the block size, %u", url->body, block);
 
     struct null_disk *d = calloc(1, sizeof *d);
     if (!d)

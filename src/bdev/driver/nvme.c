@@ -2,6 +2,7 @@
 /* A namespace of a remote controller, over NVMe/TCP: what it is, learnt when it is opened. */
 #include "bdev/driver/nvme_disk.h"
 
+#include "base/text.h"
 #include "base/uuid.h"
 
 #include <errno.h>
@@ -91,13 +92,12 @@ static void fill_info(struct nvme_disk *d, const struct nvme_ctrlr *c)
 /* The namespace's own identifier; else one made from where it is. */
 static int fill_uuid(struct nvme_disk *d)
 {
-    static const uint8_t zero[16];
     uint8_t *uuid = d->bdev.info.uuid;
-    if (d->ns.has_uuid) {
+    if (d->ns.has_uuid && !plx_uuid_nil(d->ns.uuid)) {
         memcpy(uuid, d->ns.uuid, 16);
         return 0;
     }
-    if (memcmp(d->ns.id.nguid, zero, 16) != 0) {
+    if (!plx_uuid_nil(d->ns.id.nguid)) {
         memcpy(uuid, d->ns.id.nguid, 16);
         return 0;
     }
@@ -218,7 +218,7 @@ static int nvme_open(const struct plx_url *url, struct plx_bdev **out, struct pl
     if (!ret)
         ret = nvme_where_body(&d->where, url->body, err);
     for (int i = 0; i < url->nparams && !ret; i++)
-        ret = nvme_where_param(&d->where, url->params[i].key, url->params[i].value, err);
+        ret = plx_blame(url->name, nvme_where_param(&d->where, url->params[i].key, url->params[i].value, err), err);
     if (!ret)
         ret = nvme_where_finish(&d->where, err);
     if (ret)

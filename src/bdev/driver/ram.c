@@ -377,16 +377,14 @@ static int map_memory(struct ram_disk *d, uint64_t size)
     return 0;
 }
 
-static int check_size(const char *text, uint64_t size, uint32_t block, struct plx_error *err)
+static int check_memory(const char *name, uint64_t size, struct plx_error *err)
 {
     struct sysinfo si;
-    if (size % block)
-        return plx_fail(err, -EINVAL, "ram:%.40s: the size is no multiple of the block size, %u", text, block);
     if (sysinfo(&si) < 0)
         return 0;
     uint64_t memory = ((uint64_t)si.totalram + si.totalswap) * si.mem_unit;
     if (size > memory)
-        return plx_fail(err, -ENOMEM, "ram:%.40s is more than the %.1f GiB of memory that this machine has", text,
+        return plx_fail(err, -ERANGE, "%s is more than the %.1f GiB of memory that this machine has", name,
                         (double)memory / (1 << 30));
     return 0;
 }
@@ -406,18 +404,16 @@ static int ram_open(const struct plx_url *url, struct plx_bdev **out, struct plx
     uint64_t size;
     uint32_t block;
     uint8_t uuid[16];
-    if (plx_parse_size(url->body, &size) || !size)
-        return plx_fail(err, -EINVAL, "ram:%.40s: a RAM disk is named by its size, such as ram:1G", url->body);
     int ret = plx_url_only(url, "block uuid", err);
     if (!ret)
         ret = plx_url_block(url, &block, err);
+    block = block ? block : 512;
+    if (!ret)
+        ret = plx_url_size(url, block, &size, err);
     if (!ret)
         ret = plx_url_uuid(url, NULL, uuid, err); /* its data is gone at exit, so the next one is another disk */
-    if (ret)
-        return ret;
-    if (!block)
-        block = 512;
-    ret = check_size(url->body, size, block, err);
+    if (!ret)
+        ret = check_memory(url->name, size, err);
     if (ret)
         return ret;
 
@@ -431,7 +427,7 @@ static int ram_open(const struct plx_url *url, struct plx_bdev **out, struct plx
     if (ret) {
         free(d->locks);
         free(d);
-        return plx_fail(err, ret, "ram:%.40s: cannot get that much memory: %s", url->body, strerror(-ret));
+        return plx_fail(err, ret, "%s: cannot get that much memory: %s", url->name, strerror(-ret));
     }
     memset(d->locks, 0, LOCKS * sizeof *d->locks);
     pthread_mutex_init(&d->lock, NULL);
