@@ -68,6 +68,7 @@ struct plx_stream {
     const struct plx_stream_ops *ops;
     const struct plx_stream_user *user;
     struct plx_stream_group *group;
+    void *impl;     /* of a stream that is more than its descriptor */
     int fd;         /* becomes readable and writable as the stream does; -1 for one that has none and is always tried */
     uint8_t state;  /* enum plx_stream_state */
     bool dirty;     /* something to send: in group->dirty */
