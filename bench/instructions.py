@@ -105,8 +105,28 @@ def host_read(count=20_000):
     return (more - less) / count
 
 
+FILTERS = 8
+
+
+def _filters(layers, count):
+    """`filter_cost`, of the unit tests: reads of a null disk through so many filters that forward them."""
+    program = pathlib.Path(binary_path()).parent / "tests/unit/filter_cost"
+    if not program.exists():
+        raise Skip("this build has no tests (meson -Dtests=true)")
+    out = _output("filter")
+    subprocess.run([*callgrind(out), program, "null:1T", str(layers), str(count)], check=True, capture_output=True)
+    return collected(out)
+
+
+def filter_layer(count=20_000):
+    """What a filter costs that passes a request on."""
+    deep, flat = (_filters(layers, 2 * count) - _filters(layers, count) for layers in (FILTERS, 0))
+    return (deep - flat) / count / FILTERS
+
+
 FIGURES = [
     ("block-layer", "block layer and load generator, null disk, QD128", block_layer),
+    ("filter-layer", "a filter that forwards a request, of eight on a null disk", filter_layer),
     ("target-read-4k", "target, 4 KiB read from a RAM disk", target_read),
     ("target-write-4k", "target, 4 KiB write to a RAM disk", target_write),
     ("host-read-4k", "host and load generator, 4 KiB read, QD32", host_read),

@@ -21,6 +21,11 @@ extern "C" {
 /** The version of the library, such as "0.1.0". */
 PLX_API const char *plx_version(void);
 
+/** A circular doubly linked list, whose links live in its members. */
+struct plx_list {
+    struct plx_list *prev, *next;
+};
+
 /** One line that says what was wrong and what would be right. The caller owns it; it is only written on failure. */
 struct plx_error {
     char text[320];

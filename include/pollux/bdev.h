@@ -46,7 +46,6 @@ struct plx_bdev_info {
     uint32_t block_size; /**< bytes, a power of two from 512 to 64 KiB */
     uint64_t blocks;
     uint32_t ops;               /**< bit 1 << enum plx_bdev_op for each operation that it can do */
-    uint32_t request_context;   /**< bytes that must follow each struct plx_bdev_req, for the layers below */
     uint32_t write_unit;        /**< bytes that are best written at once; the block size or a multiple */
     uint32_t unmap_granularity; /**< blocks; 0 when it cannot unmap */
     uint32_t max_unmap_blocks;  /**< at once: longer unmaps are cut, and are not atomic anyway */
@@ -83,10 +82,11 @@ PLX_API int plx_bdev_channel_get(struct plx_bdev *bdev, struct plx_reactor *r, s
 PLX_API void plx_bdev_channel_put(struct plx_bdev_channel *ch);
 PLX_API struct plx_bdev *plx_bdev_channel_bdev(const struct plx_bdev_channel *ch);
 
+enum { PLX_BDEV_CONTEXT = 256 };
+
 /**
- * A request. Memory of the caller's, followed by info->request_context bytes; aligned to 16. The caller leaves it, the
- * iovec and the data alone from submission until done is called. The upper fields are the caller's to set, and are left
- * as they are.
+ * A request. Memory of the caller's, aligned to 16, the same for every disk. The caller leaves it, the iovec and the
+ * data alone from submission until done is called. The upper fields are the caller's to set, and are left as they are.
  */
 struct plx_bdev_req {
     /** Called exactly once, on the channel's reactor, perhaps before plx_bdev_submit() returns. */
@@ -100,25 +100,33 @@ struct plx_bdev_req {
     uint64_t src_lba;
     uint32_t nlb; /**< blocks, at least 1 but for flush and reset */
 
-    struct plx_bdev_channel *ch; /**< set by plx_bdev_submit() */
+    /* The block layer's. */
+    bool kept;                   /**< by that channel, in its list of what is in flight */
+    bool aborted;                /**< was asked to end early */
+    uint8_t stage;               /**< how far it has come on that channel */
+    struct plx_bdev_channel *ch; /**< where it is at present: that of a disk below, perhaps */
     struct plx_bdev_req *next;   /**< free for whoever holds the request at the time */
-    uint8_t context[] __attribute__((aligned(16)));
+    struct plx_list link;        /**< in the list */
+    /** The layer's that has the request at the time. */
+    uint8_t context[PLX_BDEV_CONTEXT] __attribute__((aligned(16)));
 };
 
 /**
- * Submits a request. What is out of range, not supported, or a write to a read-only disk ends with the status that NVMe
- * has for it; that data lengths match nlb is the caller's to see to.
+ * Submits a request. What is out of range, not supported, a write to a read-only disk, or whose iovec has not exactly
+ * the bytes that nlb says ends with the status that NVMe has for it.
  */
 PLX_API void plx_bdev_submit(struct plx_bdev_channel *ch, struct plx_bdev_req *req);
 
-/** Asks for a request in flight to end early, with PLX_SC_ABORTED_BY_REQUEST; it may complete normally all the same. */
+/**
+ * Asks for a request in flight, on the channel that it was submitted to, to end early, with PLX_SC_ABORTED_BY_REQUEST;
+ * it may complete normally all the same.
+ */
 PLX_API void plx_bdev_abort(struct plx_bdev_channel *ch, struct plx_bdev_req *req);
 
 /**
  * Lends the memory that holds nlb blocks from lba on, to be read from within the present round of the reactor only: it
- * may change afterwards. The range must have been checked (plx_bdev_check()). A disk lends memory only while no other
- * reactor can tear a block.
- * @return the memory, or NULL when it cannot be lent: read it then
+ * may change afterwards. A disk lends memory only while no other reactor can tear a block.
+ * @return the memory, or NULL when it cannot be lent, or is out of range: read it then
  */
 PLX_API const void *plx_bdev_map(struct plx_bdev_channel *ch, uint64_t lba, uint32_t nlb);
 

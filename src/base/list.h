@@ -3,13 +3,9 @@
 #ifndef PLX_BASE_LIST_H
 #define PLX_BASE_LIST_H
 
+#include <pollux/base.h>
+
 #include "base/util.h"
-
-#include <stdbool.h>
-
-struct plx_list {
-    struct plx_list *prev, *next;
-};
 
 static inline void plx_list_init(struct plx_list *l)
 {

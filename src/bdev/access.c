@@ -90,7 +90,7 @@ void plx_bdev_access_open(struct plx_bdev_access *a, struct plx_bdev *bdev, stru
 
 static void flush_done(struct plx_bdev_req *req)
 {
-    struct plx_bdev_access *a = plx_container_of((void *)req, struct plx_bdev_access, memory.req);
+    struct plx_bdev_access *a = plx_container_of(req, struct plx_bdev_access, flush);
     bool in_time = a->limit.set;
     a->flushing = false;
     plx_timer_cancel(a->fan.home, &a->limit);
@@ -104,7 +104,7 @@ static void flush_done(struct plx_bdev_req *req)
 static void flush_overdue(struct plx_timer *timer)
 {
     struct plx_bdev_access *a = plx_container_of(timer, struct plx_bdev_access, limit);
-    plx_bdev_abort(a->home, a->flush);
+    plx_bdev_abort(a->home, &a->flush);
     a->done(a, -ETIMEDOUT);
 }
 
@@ -112,17 +112,16 @@ void plx_bdev_access_flush(struct plx_bdev_access *a, uint32_t limit_ms,
                            void (*done)(struct plx_bdev_access *a, int result))
 {
     const struct plx_bdev_info *info = plx_bdev_info(a->bdev);
-    assert(!a->flushing && !a->closing && sizeof *a->flush + info->request_context <= sizeof a->memory.req);
+    assert(!a->flushing && !a->closing);
     a->done = done;
     if (!info->write_cache || info->read_only) {
         done(a, 0);
         return;
     }
     a->flushing = true;
-    a->flush = (struct plx_bdev_req *)(void *)a->memory.req;
     a->limit.fn = flush_overdue;
     plx_timer_set(a->fan.home, &a->limit, limit_ms * PLX_NS_PER_MS);
-    a->flush->done = flush_done;
-    a->flush->op = PLX_BDEV_FLUSH;
-    plx_bdev_submit(a->home, a->flush);
+    a->flush.done = flush_done;
+    a->flush.op = PLX_BDEV_FLUSH;
+    plx_bdev_submit(a->home, &a->flush);
 }

@@ -15,13 +15,9 @@ struct plx_bdev_access {
     int result;
     struct plx_bdev_channel *home; /* channel of the home reactor, which flushes */
     struct plx_timer limit;
-    bool flushing; /* the disk has the flush */
-    bool closing;  /* once it has come back */
-    /* Its status is there for whoever is told that the flush failed. */
-    struct plx_bdev_req *flush;
-    struct {
-        uint8_t req[2048] __attribute__((aligned(16)));
-    } memory;
+    bool flushing;             /* the disk has the flush */
+    bool closing;              /* once it has come back */
+    struct plx_bdev_req flush; /* its status is there for whoever is told that the flush failed */
 };
 
 /*
@@ -40,7 +36,7 @@ static inline struct plx_bdev_channel *plx_bdev_access_channel(const struct plx_
 
 /*
  * Flushes the disk if it has anything to flush, on the home reactor. `done` is called with 0; -EIO when the disk
- * refused, see a->flush->status; or -ETIMEDOUT when it has not answered after limit_ms, whatever becomes of it. Perhaps
+ * refused, see a->flush.status; or -ETIMEDOUT when it has not answered after limit_ms, whatever becomes of it. Perhaps
  * before this returns.
  */
 void plx_bdev_access_flush(struct plx_bdev_access *a, uint32_t limit_ms,

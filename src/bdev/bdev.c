@@ -2,6 +2,8 @@
 /* The core of the block layer: disks and channels come and go, and every request passes the one checked dispatcher. */
 #include "bdev/core.h"
 
+#include "reactor/owner.h"
+
 #include <assert.h>
 #include <errno.h>
 #include <stdlib.h>
@@ -12,7 +14,10 @@ const struct plx_bdev_driver *const plx_bdev_drivers[] = {&plx_bdev_file, &plx_b
 
 enum {
     NO_RANGE = 1 << PLX_BDEV_FLUSH | 1 << PLX_BDEV_RESET | 1 << PLX_BDEV_ALLOCATED,
-    SLOW = NO_RANGE | 1 << PLX_BDEV_COPY, /* copy has two ranges */
+    DATA = 1 << PLX_BDEV_READ | 1 << PLX_BDEV_WRITE | 1 << PLX_BDEV_COMPARE | 1 << PLX_BDEV_COMPARE_AND_WRITE,
+    /* Operations that may be as plain as that; of several kinds of drivers, each, when it has them. */
+    PLAIN = DATA & ~(1 << PLX_BDEV_COMPARE_AND_WRITE),
+    PARTS = 64, /* requests of a channel that are emulated at the same time */
 };
 
 /* ---- disks ---- */
@@ -29,41 +34,86 @@ const char *const *plx_bdev_kinds(void)
 /* Completes what the driver's open said of the disk. */
 static void finish_info(struct plx_bdev *bdev, const char *driver, const char *name)
 {
+    const uint32_t memory = 1 << PLX_BDEV_COMPARE | 1 << PLX_BDEV_COPY | 1 << PLX_BDEV_COMPARE_AND_WRITE;
     struct plx_bdev_info *info = &bdev->info;
     info->driver = driver;
+    memset(info->name, 0, sizeof info->name);
     memccpy(info->name, name, 0, sizeof info->name - 1);
     assert(info->block_size >= 512 && info->block_size <= 65536 && !(info->block_size & (info->block_size - 1)));
     assert(info->blocks > 0);
     bdev->block_shift = (unsigned)__builtin_ctz(info->block_size);
-    bdev->native_ops = info->ops;
-    bdev->tracked = !info->in_place;
-    bdev->driver_context = (uint32_t)plx_align_up(info->request_context, 16);
+    bdev->native_ops = info->ops & ~(1u << PLX_BDEV_RESET);
 
     uint32_t emulated = plx_emulate_ops(bdev);
     bdev->emulates = emulated != 0;
+    if (emulated & memory)
+        info->in_place = false; /* it may have to wait for a piece of that */
+    /* Filters keep what they do not forward: see plx_bdev_subs_get(). But the range lock needs to know of all. */
+    bdev->tracked = !info->in_place && (!bdev->below || emulated & 1 << PLX_BDEV_COMPARE_AND_WRITE);
     info->ops |= emulated | 1 << PLX_BDEV_RESET;
     if (info->read_only)
         info->ops &= ~(uint32_t)PLX_BDEV_WRITERS;
     if (!(info->ops & 1 << PLX_BDEV_UNMAP))
         info->unmap_granularity = info->max_unmap_blocks = 0;
-    else if (info->max_unmap_blocks < info->blocks)
-        bdev->native_ops &= ~(1u << PLX_BDEV_UNMAP); /* the driver does what emulate.c cuts */
-    assert(bdev->tracked || !(info->ops & ~bdev->native_ops & 1 << PLX_BDEV_UNMAP));
-    bdev->fast_ops = bdev->tracked ? 0 : bdev->native_ops & info->ops & ~(uint32_t)SLOW;
-    info->request_context = bdev->driver_context;
-    /* An emulated operation hands the driver a request of its own, which brings the driver's context once more. */
-    if (bdev->tracked || bdev->emulates)
-        info->request_context += (uint32_t)plx_align_up(sizeof(struct plx_bdev_core), 16) + bdev->driver_context;
+    /* A filter that has the limit of the disk below leaves it to that. */
+    bool own_limit = !bdev->below || info->max_unmap_blocks != bdev->below->info.max_unmap_blocks;
+    bdev->unmap_limit = own_limit ? info->max_unmap_blocks : UINT32_MAX;
+    bdev->plain_ops = bdev->native_ops & info->ops & PLAIN;
+}
+
+static void submit_below(struct plx_bdev_channel *ch, struct plx_bdev_req *req)
+{
+    plx_bdev_forward(ch->below, req);
+}
+
+static const void *map_below(struct plx_bdev_channel *ch, uint64_t lba, uint32_t nlb)
+{
+    return plx_bdev_map(ch->below, lba, nlb);
+}
+
+const void *plx_bdev_map_never(struct plx_bdev_channel *ch, uint64_t lba, uint32_t nlb)
+{
+    (void)ch, (void)lba, (void)nlb;
+    return NULL;
+}
+
+static int channel_open_nothing(struct plx_bdev_channel *ch)
+{
+    (void)ch;
+    return 0;
+}
+
+static void channel_close_nothing(struct plx_bdev_channel *ch)
+{
+    (void)ch;
+}
+
+static void abort_nothing(struct plx_bdev_channel *ch, struct plx_bdev_req *req)
+{
+    (void)ch, (void)req;
 }
 
 int plx_bdev_register(struct plx_bdev *bdev, const char *driver, const char *name, struct plx_error *err)
 {
+    struct plx_bdev_ops *call = &bdev->call;
     (void)err;
+    *call = *bdev->ops;
+    call->channel_open = call->channel_open ? call->channel_open : channel_open_nothing;
+    call->channel_close = call->channel_close ? call->channel_close : channel_close_nothing;
+    call->submit = call->submit ? call->submit : submit_below;
+    call->abort = call->abort ? call->abort : abort_nothing;
+    call->map = call->map ? call->map : bdev->below ? map_below : plx_bdev_map_never;
     finish_info(bdev, driver, name);
     pthread_mutex_init(&bdev->lock, NULL);
     plx_list_init(&bdev->channels);
     plx_range_lock_init(bdev);
     return 0;
+}
+
+void plx_bdev_filter_init(struct plx_bdev *filter, struct plx_bdev *below)
+{
+    filter->below = below;
+    filter->info = below->info;
 }
 
 int plx_bdev_open(const char *name, struct plx_bdev **out, struct plx_error *err)
@@ -94,7 +144,7 @@ void plx_bdev_close(struct plx_bdev *bdev)
     assert(plx_list_empty(&bdev->channels));
     assert(!bdev->range_lock.owner);
     pthread_mutex_destroy(&bdev->lock);
-    bdev->ops->close(bdev);
+    bdev->call.close(bdev);
 }
 
 const struct plx_bdev_info *plx_bdev_info(const struct plx_bdev *bdev)
@@ -119,6 +169,7 @@ static struct plx_bdev_channel *channel_find(struct plx_bdev *bdev, const struct
 
 int plx_bdev_channel_get(struct plx_bdev *bdev, struct plx_reactor *r, struct plx_bdev_channel **out)
 {
+    plx_assert_here(r);
     struct plx_bdev_channel *ch = channel_find(bdev, r);
     if (ch) {
         ch->refs++;
@@ -134,10 +185,19 @@ int plx_bdev_channel_get(struct plx_bdev *bdev, struct plx_reactor *r, struct pl
     ch->reactor = r;
     ch->refs = 1;
     plx_list_init(&ch->requests);
+    bool parts = bdev->tracked || bdev->emulates || bdev->unmap_limit != UINT32_MAX;
     int ret = plx_pieces_init(ch);
-    if (!ret && bdev->ops->channel_open)
-        ret = bdev->ops->channel_open(ch);
+    if (!ret)
+        ret = plx_reserve_init(&ch->parts, parts ? PARTS : 0);
+    if (!ret)
+        ret = plx_reserve_init(&ch->subs, bdev->subs);
+    if (!ret && bdev->below)
+        ret = plx_bdev_channel_get(bdev->below, r, &ch->below);
+    if (!ret)
+        ret = bdev->call.channel_open(ch);
     if (ret) {
+        if (ch->below)
+            plx_bdev_channel_put(ch->below);
         plx_bdev_channel_free(ch);
         return ret;
     }
@@ -152,6 +212,8 @@ int plx_bdev_channel_get(struct plx_bdev *bdev, struct plx_reactor *r, struct pl
 void plx_bdev_channel_free(struct plx_bdev_channel *ch)
 {
     plx_pieces_destroy(ch);
+    plx_reserve_destroy(&ch->parts);
+    plx_reserve_destroy(&ch->subs);
     free(ch);
 }
 
@@ -172,12 +234,14 @@ static void add_stats(struct plx_bdev_stats *to, const struct plx_bdev_channel *
 void plx_bdev_channel_put(struct plx_bdev_channel *ch)
 {
     struct plx_bdev *bdev = ch->bdev;
+    plx_assert_here(ch->reactor);
     assert(ch->refs > 0);
     if (--ch->refs)
         return;
     assert(!ch->in_flight && plx_list_empty(&ch->requests));
-    if (bdev->ops->channel_close)
-        bdev->ops->channel_close(ch);
+    bdev->call.channel_close(ch);
+    if (ch->below)
+        plx_bdev_channel_put(ch->below);
     pthread_mutex_lock(&bdev->lock);
     add_stats(&bdev->past, ch);
     plx_list_del(&ch->link);
@@ -240,15 +304,106 @@ uint16_t plx_bdev_check(const struct plx_bdev *bdev, enum plx_bdev_op op, uint64
     return nlb ? PLX_SC_LBA_OUT_OF_RANGE : PLX_SC_INVALID_FIELD;
 }
 
+/*
+ * Whether an iovec has exactly the bytes that the operation moves. Those that move none have none to look at.
+ */
+static bool iov_fits(const struct plx_bdev *bdev, const struct plx_bdev_req *req)
+{
+    uint64_t bytes = (uint64_t)req->nlb << bdev->block_shift << (req->op == PLX_BDEV_COMPARE_AND_WRITE);
+    if (req->op == PLX_BDEV_ALLOCATED)
+        bytes = sizeof(uint64_t);
+    else if (!(DATA >> req->op & 1))
+        return true;
+    for (uint32_t i = 0; i < req->iovcnt; i++) {
+        if (req->iov[i].iov_len > bytes)
+            return false;
+        bytes -= req->iov[i].iov_len;
+    }
+    return !bytes;
+}
+
+/* What most requests are: one range of a native operation, with one iovec entry. */
+static inline bool is_plain(const struct plx_bdev *bdev, const struct plx_bdev_req *req)
+{
+    uint32_t plain = atomic_load_explicit(&bdev->plain_ops, memory_order_relaxed);
+    return req->op < PLX_BDEV_OPS && plain >> req->op & 1 && req->iovcnt == 1 &&
+           req->iov->iov_len == (size_t)req->nlb << bdev->block_shift && in_range(bdev, req->lba, req->nlb);
+}
+
+static uint16_t check_request(const struct plx_bdev *bdev, const struct plx_bdev_req *req)
+{
+    uint16_t status = plx_bdev_check(bdev, req->op, req->lba, req->nlb);
+    if (!status && req->op == PLX_BDEV_COPY && !in_range(bdev, req->src_lba, req->nlb))
+        status = PLX_SC_LBA_OUT_OF_RANGE;
+    if (!status && !iov_fits(bdev, req))
+        status = PLX_SC_DATA_SGL_LENGTH_INVALID;
+    return status;
+}
+
 void plx_bdev_start(struct plx_bdev_channel *ch, struct plx_bdev_req *req)
 {
     struct plx_bdev *bdev = ch->bdev;
-    if (bdev->native_ops & UINT32_C(1) << req->op)
-        bdev->ops->submit(ch, req);
-    else if (req->op == PLX_BDEV_RESET)
-        plx_bdev_complete(req, PLX_SC_SUCCESS); /* of a disk that has nothing in flight, ever */
+    bool native = bdev->native_ops >> req->op & 1;
+    if (native && !(req->op == PLX_BDEV_UNMAP && req->nlb > bdev->unmap_limit))
+        bdev->call.submit(ch, req);
     else
         plx_emulate_submit(ch, req);
+}
+
+void plx_bdev_start_part(struct plx_bdev_channel *ch, struct plx_bdev_req *part)
+{
+    part->ch = ch;
+    ch->in_flight++;
+    part->kept = false;
+    if (ch->bdev->tracked)
+        plx_bdev_keep(ch, part);
+    ch->bdev->call.submit(ch, part);
+}
+
+/* ---- resets: each ends when it is the oldest request of its channel, and goes on to the disk below if there is one ---- */
+
+static void end_reset(struct plx_bdev_req *reset)
+{
+    struct plx_bdev_channel *ch = reset->ch;
+    ch->in_flight--;
+    if (ch->below) {
+        plx_bdev_submit(ch->below, reset);
+        return;
+    }
+    reset->status = PLX_SC_SUCCESS;
+    reset->done(reset);
+}
+
+/*
+ * Takes a request out of the list of its channel. Resets that now are the oldest leave it too, and are returned: still
+ * counted as in flight, they keep the channel there while other callbacks run.
+ */
+static struct plx_bdev_req *leave_list(struct plx_bdev_channel *ch, struct plx_bdev_req *req)
+{
+    struct plx_bdev_req *resets = NULL, **tail = &resets;
+    plx_list_del(&req->link);
+    if (plx_unlikely(ch->gate.closed))
+        plx_gate_passed(ch);
+    while (plx_unlikely(ch->resets > 0) && !plx_list_empty(&ch->requests)) {
+        struct plx_bdev_req *oldest = plx_list_entry(ch->requests.next, struct plx_bdev_req, link);
+        if (oldest->op != PLX_BDEV_RESET || oldest->stage == PLX_STAGE_ASKING)
+            break;
+        plx_list_del(&oldest->link);
+        ch->resets--;
+        oldest->next = NULL;
+        *tail = oldest;
+        tail = &oldest->next;
+    }
+    return resets;
+}
+
+static void end_resets(struct plx_bdev_req *resets)
+{
+    while (resets) {
+        struct plx_bdev_req *reset = resets;
+        resets = reset->next;
+        end_reset(reset);
+    }
 }
 
 /*
@@ -257,16 +412,15 @@ void plx_bdev_start(struct plx_bdev_channel *ch, struct plx_bdev_req *req)
  */
 static void abort_older(struct plx_bdev_channel *ch, struct plx_bdev_req *reset)
 {
-    struct plx_bdev_core *own = plx_bdev_req_core(reset);
-    own->asking = true; /* and stays in the list, the oldest or not: it tells older from newer */
+    ch->resets++;
+    reset->stage = PLX_STAGE_ASKING; /* and stays in the list, the oldest or not: it tells older from newer */
     for (;;) {
         struct plx_bdev_req *found = NULL;
         plx_list_for_each(it, &ch->requests) {
-            struct plx_bdev_core *c = plx_list_entry(it, struct plx_bdev_core, link);
-            if (c == own)
+            struct plx_bdev_req *req = plx_list_entry(it, struct plx_bdev_req, link);
+            if (req == reset)
                 break;
-            struct plx_bdev_req *req = plx_bdev_core_req(ch->bdev, c);
-            if (c->aborted || req->op == PLX_BDEV_RESET)
+            if (req->aborted || req->op == PLX_BDEV_RESET)
                 continue;
             found = req;
             break;
@@ -275,35 +429,29 @@ static void abort_older(struct plx_bdev_channel *ch, struct plx_bdev_req *reset)
             break;
         plx_bdev_abort(ch, found);
     }
-    own->asking = false;
-    if (ch->requests.next == &own->link)
-        plx_bdev_complete(reset, PLX_SC_SUCCESS); /* else when it is the oldest: see complete_tracked() */
-}
-
-static void start_tracked(struct plx_bdev_channel *ch, struct plx_bdev_req *req)
-{
-    struct plx_bdev_core *c = plx_bdev_req_core(req);
-    memset(c, 0, offsetof(struct plx_bdev_core, sub));
-    plx_list_add_tail(&ch->requests, &c->link);
-    if (req->op == PLX_BDEV_RESET) {
-        ch->resets++;
-        abort_older(ch, req);
-        return;
+    reset->stage = PLX_STAGE_DRIVER;
+    if (ch->requests.next == &reset->link) { /* else when it is the oldest: see leave_list() */
+        ch->resets--;
+        struct plx_bdev_req *newer = leave_list(ch, reset);
+        end_reset(reset);
+        end_resets(newer);
     }
-    if (plx_unlikely(ch->gate.closed) && plx_gate_hold(ch, req))
-        return;
-    plx_bdev_start(ch, req);
 }
 
-/* All but the plainest requests. */
-static void submit_slow(struct plx_bdev_channel *ch, struct plx_bdev_req *req)
+/* ---- in and out ---- */
+
+/* @return false when the range lock holds it back */
+static inline bool enter_list(struct plx_bdev_channel *ch, struct plx_bdev_req *req)
+{
+    plx_bdev_keep(ch, req);
+    return plx_likely(!ch->gate.closed) || !plx_gate_hold(ch, req);
+}
+
+/* All but the plainest requests. Not inlined, as those would then save registers for it. */
+static __attribute__((noinline)) void submit_odd(struct plx_bdev_channel *ch, struct plx_bdev_req *req)
 {
     struct plx_bdev *bdev = ch->bdev;
-    uint16_t status = plx_bdev_check(bdev, req->op, req->lba, req->nlb);
-    if (!status && req->op == PLX_BDEV_COPY && !in_range(bdev, req->src_lba, req->nlb))
-        status = PLX_SC_LBA_OUT_OF_RANGE;
-    req->ch = ch;
-    ch->in_flight++;
+    uint16_t status = check_request(bdev, req);
     if (status) {
         add(&ch->errors, 1);
         ch->in_flight--;
@@ -314,80 +462,82 @@ static void submit_slow(struct plx_bdev_channel *ch, struct plx_bdev_req *req)
     add(&ch->ops[req->op], 1);
     if (!(NO_RANGE >> req->op & 1))
         add(&ch->blocks[req->op], req->nlb);
-    if (bdev->tracked)
-        start_tracked(ch, req);
-    else
+    if (req->op == PLX_BDEV_RESET) {
+        plx_bdev_keep(ch, req);
+        abort_older(ch, req);
+        return;
+    }
+    req->kept = false;
+    if (!bdev->tracked || enter_list(ch, req))
         plx_bdev_start(ch, req);
 }
 
 void plx_bdev_submit(struct plx_bdev_channel *ch, struct plx_bdev_req *req)
 {
     struct plx_bdev *bdev = ch->bdev;
-    if (plx_unlikely(req->op >= PLX_BDEV_OPS || !(bdev->fast_ops >> req->op & 1) ||
-                     !in_range(bdev, req->lba, req->nlb))) {
-        submit_slow(ch, req);
+    plx_assert_here(ch->reactor);
+    req->ch = ch;
+    ch->in_flight++;
+    if (plx_unlikely(!is_plain(bdev, req))) {
+        submit_odd(ch, req);
         return;
     }
-    req->ch = ch;
     add(&ch->ops[req->op], 1);
     add(&ch->blocks[req->op], req->nlb);
-    ch->in_flight++;
-    bdev->ops->submit(ch, req);
+    req->kept = false;
+    if (!bdev->tracked || enter_list(ch, req))
+        bdev->call.submit(ch, req);
 }
 
-/*
- * A reset ends when it has become the oldest. Those that now are leave the list first and complete after `req`: still
- * counted as in flight, they keep the channel there while the callbacks run.
- */
-static void complete_tracked(struct plx_bdev_req *req)
+static __attribute__((noinline)) void complete_kept(struct plx_bdev_channel *ch, struct plx_bdev_req *req)
 {
-    struct plx_bdev_channel *ch = req->ch;
-    struct plx_bdev_core *c = plx_bdev_req_core(req);
-    struct plx_bdev_req *resets = NULL, **tail = &resets;
-    plx_list_del(&c->link);
-    if (req->op == PLX_BDEV_RESET)
-        ch->resets--;
-    if (plx_unlikely(ch->gate.closed))
-        plx_gate_passed(ch);
-    while (plx_unlikely(ch->resets > 0) && !plx_list_empty(&ch->requests)) {
-        c = plx_list_entry(ch->requests.next, struct plx_bdev_core, link);
-        struct plx_bdev_req *oldest = plx_bdev_core_req(ch->bdev, c);
-        if (oldest->op != PLX_BDEV_RESET || c->asking)
-            break;
-        plx_list_del(&c->link);
-        ch->resets--;
-        oldest->next = NULL;
-        *tail = oldest;
-        tail = &oldest->next;
-    }
+    struct plx_bdev_req *resets = leave_list(ch, req);
     ch->in_flight--;
     req->done(req);
-    while (resets) {
-        struct plx_bdev_req *reset = resets;
-        resets = reset->next;
-        reset->status = PLX_SC_SUCCESS;
-        ch->in_flight--;
-        reset->done(reset);
-    }
+    end_resets(resets);
+}
+
+static __attribute__((noinline)) void count_error(struct plx_bdev_channel *ch, const struct plx_bdev_req *req)
+{
+    if (req->done != plx_emulate_part_done) /* else the whole counts */
+        add(&ch->errors, 1);
 }
 
 void plx_bdev_complete(struct plx_bdev_req *req, uint16_t status)
 {
     struct plx_bdev_channel *ch = req->ch;
-    req->status = status;
-    if (plx_unlikely(req->done == plx_emulate_sub_done)) {
-        req->done(req); /* a part of a request, which is the one that counts */
-        return;
-    }
+    plx_assert_here(ch->reactor);
     assert(ch->in_flight > 0);
+    req->status = status;
     if (plx_unlikely(status != PLX_SC_SUCCESS))
-        add(&ch->errors, 1);
-    if (ch->bdev->tracked) {
-        complete_tracked(req);
+        count_error(ch, req);
+    if (req->kept) {
+        complete_kept(ch, req);
         return;
     }
     ch->in_flight--;
     req->done(req);
+}
+
+/* The rest of plx_bdev_forward(), where there is a list. */
+static __attribute__((noinline)) void forward_kept(struct plx_bdev_channel *below, struct plx_bdev_req *req)
+{
+    struct plx_bdev_channel *ch = req->ch;
+    struct plx_bdev_req *resets = leave_list(ch, req);
+    ch->in_flight--;
+    plx_bdev_submit(below, req);
+    end_resets(resets);
+}
+
+void plx_bdev_forward(struct plx_bdev_channel *below, struct plx_bdev_req *req)
+{
+    struct plx_bdev_channel *ch = req->ch;
+    if (req->kept) {
+        forward_kept(below, req);
+        return;
+    }
+    ch->in_flight--;
+    plx_bdev_submit(below, req);
 }
 
 void plx_bdev_emulate(struct plx_bdev_req *req)
@@ -397,26 +547,27 @@ void plx_bdev_emulate(struct plx_bdev_req *req)
 
 void plx_bdev_abort(struct plx_bdev_channel *ch, struct plx_bdev_req *req)
 {
-    struct plx_bdev *bdev = ch->bdev;
-    assert(req->ch == ch);
-    if (!bdev->tracked)
+    plx_assert_here(ch->reactor);
+    ch = req->ch; /* it may have been forwarded */
+    if (!req->kept)
         return; /* what is in place is through already */
-    struct plx_bdev_core *c = plx_bdev_req_core(req);
-    c->aborted = true;
-    if (c->held) {
+    req->aborted = true;
+    if (req->stage == PLX_STAGE_HELD) {
         plx_gate_release(ch, req);
         plx_bdev_complete(req, PLX_SC_ABORTED_BY_REQUEST);
-    } else if (c->emulated) {
+    } else if (req->stage == PLX_STAGE_EMULATED) {
         plx_emulate_abort(ch, req);
-    } else if (bdev->ops->abort && req->op != PLX_BDEV_RESET) {
-        bdev->ops->abort(ch, req);
+    } else if (req->op != PLX_BDEV_RESET) {
+        ch->bdev->call.abort(ch, req);
     }
 }
 
 const void *plx_bdev_map(struct plx_bdev_channel *ch, uint64_t lba, uint32_t nlb)
 {
-    assert(in_range(ch->bdev, lba, nlb));
-    return ch->bdev->ops->map ? ch->bdev->ops->map(ch, lba, nlb) : NULL;
+    struct plx_bdev *bdev = ch->bdev;
+    plx_assert_here(ch->reactor);
+    uint32_t plain = atomic_load_explicit(&bdev->plain_ops, memory_order_relaxed);
+    return plain >> PLX_BDEV_READ & 1 && in_range(bdev, lba, nlb) ? bdev->call.map(ch, lba, nlb) : NULL;
 }
 
 /* ---- status ---- */

@@ -8,60 +8,61 @@
 
 #include "base/util.h"
 
-/* The core's part of a request's context: behind the driver's, on disks that are tracked or emulate something. */
-struct plx_bdev_core {
-    struct plx_list link; /* in ch->requests */
-    bool held;            /* by the range lock */
-    bool aborted;         /* was asked to end early */
-    bool emulated;        /* is emulate.c's at present */
-    bool asking;          /* a reset that asks what is older to end */
+/* plx_bdev_req.stage */
+enum plx_stage {
+    PLX_STAGE_DRIVER, /* it is the driver's */
+    PLX_STAGE_HELD,   /* by the range lock */
+    PLX_STAGE_EMULATED,
+    PLX_STAGE_ASKING, /* a reset that asks what is older to end */
+};
 
-    /* An emulated operation: see emulate.c. */
-    struct plx_bdev_req *req; /* whose context this is */
+/* An operation that emulate.c does, in the context of its request. */
+struct plx_emulation {
+    struct plx_bdev_subs part; /* one */
     uint8_t step;
     bool stepping; /* within the step function's loop: what completes at once must not start another */
     bool waiting;
-    bool sub_busy; /* `sub` is the driver's at present */
-    bool locked;   /* owns the range lock, or waits for it */
+    bool part_busy; /* the driver has it at present */
+    bool locked;    /* owns the range lock, or waits for it */
     uint16_t status;
     uint32_t at;  /* blocks done */
     uint32_t nlb; /* blocks of the piece at hand */
     struct plx_piece piece;
     struct plx_msg msg;       /* the range lock's answer */
     struct plx_list line;     /* those that wait for the range lock */
-    struct iovec iov;         /* of `sub` */
     struct plx_iov_tail tail; /* of the caller's iovec */
-    struct plx_bdev_req sub;  /* last: the driver's context follows */
 };
+PLX_BDEV_FITS(struct plx_emulation);
+
+static inline struct plx_emulation *plx_emulation(struct plx_bdev_req *req)
+{
+    return (struct plx_emulation *)(void *)req->context;
+}
 
 enum {
     PLX_BDEV_WRITERS = 1 << PLX_BDEV_WRITE | 1 << PLX_BDEV_WRITE_ZEROES | 1 << PLX_BDEV_UNMAP |
                        1 << PLX_BDEV_COMPARE_AND_WRITE | 1 << PLX_BDEV_COPY,
 };
 
-static inline struct plx_bdev_core *plx_bdev_core(const struct plx_bdev *bdev, struct plx_bdev_req *req)
-{
-    return (struct plx_bdev_core *)(req->context + bdev->driver_context);
-}
-
-static inline struct plx_bdev_req *plx_bdev_core_req(const struct plx_bdev *bdev, struct plx_bdev_core *c)
-{
-    return (struct plx_bdev_req *)((uint8_t *)c - bdev->driver_context - sizeof(struct plx_bdev_req));
-}
-
-static inline struct plx_bdev_core *plx_bdev_req_core(struct plx_bdev_req *req)
-{
-    return plx_bdev_core(req->ch->bdev, req);
-}
-
 /* bdev.c: gives a request to the driver, or to emulate.c. */
 void plx_bdev_start(struct plx_bdev_channel *ch, struct plx_bdev_req *req);
+/* Enters a request that does not leave its channel at once into the list of what is in flight there. */
+static inline void plx_bdev_keep(struct plx_bdev_channel *ch, struct plx_bdev_req *req)
+{
+    req->kept = true;
+    req->aborted = false;
+    req->stage = PLX_STAGE_DRIVER;
+    plx_list_add_tail(&ch->requests, &req->link);
+}
+
+/* bdev.c: gives a part of one to the driver, past the range lock and the statistics. */
+void plx_bdev_start_part(struct plx_bdev_channel *ch, struct plx_bdev_req *part);
 
 /* emulate.c */
 uint32_t plx_emulate_ops(const struct plx_bdev *bdev);
 void plx_emulate_submit(struct plx_bdev_channel *ch, struct plx_bdev_req *req);
 void plx_emulate_abort(struct plx_bdev_channel *ch, struct plx_bdev_req *req);
-void plx_emulate_sub_done(struct plx_bdev_req *sub);
+void plx_emulate_part_done(struct plx_bdev_req *part);
 /* What a request waited for has come: takes its next steps. */
 void plx_emulate_wake(struct plx_bdev_req *req);
 
@@ -82,6 +83,13 @@ bool plx_gate_hold(struct plx_bdev_channel *ch, struct plx_bdev_req *req);
 void plx_gate_release(struct plx_bdev_channel *ch, struct plx_bdev_req *req);
 /* A write has ended while the gate is closed. */
 void plx_gate_passed(struct plx_bdev_channel *ch);
+
+/* sub.c */
+int plx_reserve_init(struct plx_bdev_reserve *r, uint32_t n);
+void plx_reserve_destroy(struct plx_bdev_reserve *r);
+void plx_reserve_get(struct plx_bdev_reserve *r, struct plx_bdev_subs *s);
+void plx_reserve_put(struct plx_bdev_reserve *r, struct plx_bdev_subs *s);
+bool plx_reserve_cancel(struct plx_bdev_reserve *r, struct plx_bdev_subs *s);
 
 /* piece.c */
 int plx_pieces_init(struct plx_bdev_channel *ch);

@@ -3,8 +3,13 @@
  * The block layer, for those who implement disks: one operations table a driver, one file a driver.
  *
  * The core (bdev.c) has checked every request before a driver sees it: the operation is one of info.ops, the range is
- * inside the disk, writes do not reach a read-only disk. What a driver leaves out of info.ops and the core can do
- * with what is there (compare, compare and write, copy, write zeroes: emulate.c) is done there.
+ * inside the disk, the iovec is as long as the range, writes do not reach a read-only disk. What a driver leaves out of
+ * info.ops and the core can do with what is there (compare, compare and write, copy, write zeroes, unmaps that are too
+ * large: emulate.c) is done there.
+ *
+ * A filter is a driver with a disk below it: see plx_bdev_filter_init(). It forwards a request as it is
+ * (plx_bdev_forward()), or takes sub-requests for it (plx_bdev_subs_get()), submits these to channels below, and
+ * completes it when they are done. Whoever forwards writes forwards compare and write as well, which is atomic below.
  */
 #ifndef PLX_BDEV_DRIVER_H
 #define PLX_BDEV_DRIVER_H
@@ -18,21 +23,24 @@
 
 struct plx_url;
 
+/* All but close may be NULL. Of a filter, what is NULL is passed on to the disk below. */
 struct plx_bdev_ops {
     /* Frees the disk; no channel is open. */
     void (*close)(struct plx_bdev *bdev);
     /*
      * Sets up the driver's part of a channel, zeroed memory that follows it (bdev->channel_size). On the channel's
-     * reactor, or before that runs. May be NULL.
+     * reactor, or before that runs: it must not block.
      */
     int (*channel_open)(struct plx_bdev_channel *ch);
-    /* May be NULL. */
     void (*channel_close)(struct plx_bdev_channel *ch);
-    /* Begins a checked request. Ends it, now or later, on this reactor, with plx_bdev_complete() exactly once. */
+    /*
+     * Begins a checked request. Ends it, now or later, on this reactor, with plx_bdev_complete() exactly once, or
+     * forwards it. Never NULL but in a filter.
+     */
     void (*submit)(struct plx_bdev_channel *ch, struct plx_bdev_req *req);
-    /* May be NULL: requests are then not ended early. May end the request before it returns. */
+    /* A request that is this driver's is to end early; may end it before it returns. NULL: they are not ended early. */
     void (*abort)(struct plx_bdev_channel *ch, struct plx_bdev_req *req);
-    /* See plx_bdev_map(). NULL for a disk that never lends. */
+    /* See plx_bdev_map(). NULL for a disk that never lends; in a filter that is plx_bdev_map_never(). */
     const void *(*map)(struct plx_bdev_channel *ch, uint64_t lba, uint32_t nlb);
 };
 
@@ -50,21 +58,21 @@ struct plx_range_lock {
 struct plx_bdev {
     /* Filled by the driver's open. */
     const struct plx_bdev_ops *ops;
-    /*
-     * Native operations in ops, the driver's own needs in request_context. Disks that are in_place cut unmaps
-     * themselves: their max_unmap_blocks is UINT32_MAX.
-     */
-    struct plx_bdev_info info;
-    size_t channel_size; /* bytes of the driver's part of a channel */
+    struct plx_bdev_info info; /* native operations in ops */
+    size_t channel_size;       /* bytes of the driver's part of a channel */
+    struct plx_bdev *below;    /* a filter's; or NULL */
+    uint32_t subs;             /* sub-requests that each channel has in reserve */
 
     /* The core's, which completes info too. */
+    struct plx_bdev_ops call; /* ops, with defaults where it has none */
     unsigned block_shift;
     uint32_t native_ops; /* what the driver does itself */
-    uint32_t fast_ops;   /* operations that need no more than one check of their range before the driver gets them */
-    uint32_t driver_context; /* request context of the driver itself: the core's own follows it */
-    bool tracked;            /* channels list their requests in flight: all disks but those in_place */
-    bool emulates;           /* some operations are done by emulate.c */
-    pthread_mutex_t lock;    /* control path: the list of channels, statistics of those that are gone, the range lock */
+    /* Those of them that need no more than a look at range and iovec before the driver gets them; relaxed. */
+    _Atomic uint32_t plain_ops;
+    uint32_t unmap_limit; /* blocks of an unmap that the driver gets */
+    bool tracked;         /* channels list all of their requests in flight */
+    bool emulates;        /* some operations are done by emulate.c */
+    pthread_mutex_t lock; /* control path: the list of channels, statistics of those that are gone, the range lock */
     struct plx_list channels;
     struct plx_bdev_stats past;
     struct plx_range_lock range_lock;
@@ -76,6 +84,33 @@ struct plx_piece {
     void *mem;
     size_t size;
     struct plx_piece *next;
+};
+
+/*
+ * Sub-requests that a request needs all at once: see sub.c. Stands first in the context of that request, and says in
+ * `n` how many it wants.
+ */
+struct plx_bdev_subs {
+    void (*ready)(struct plx_bdev_subs *s); /* set by whoever asks: they are there */
+    struct plx_bdev_sub *first;             /* the list of them */
+    uint32_t n;
+    struct plx_bdev_subs *next;
+};
+
+/* A request to a disk below, on behalf of another. */
+struct plx_bdev_sub {
+    struct plx_bdev_req req;     /* its context is for the layers below */
+    struct plx_bdev_subs *whole; /* what it is one of */
+    struct plx_bdev_sub *next;
+    struct iovec iov[2]; /* free to use */
+};
+
+struct plx_bdev_reserve {
+    struct plx_bdev_sub *all, *free;
+    uint32_t n, used; /* the first `used` of all have been in use; the rest is memory that was never touched */
+    uint32_t left;
+    struct plx_bdev_subs *line, **tail;
+    bool serving;
 };
 
 /* A channel's side of the range lock. */
@@ -103,7 +138,10 @@ struct plx_bdev_channel {
     struct plx_list requests; /* tracked disks: what is in flight, oldest first */
     uint32_t resets;          /* how many of those are PLX_BDEV_RESET */
     struct plx_channel_gate gate;
-    void *reserve; /* see piece.c */
+    struct plx_bdev_channel *below; /* of a filter: that of the disk below on the same reactor */
+    struct plx_bdev_reserve subs;   /* the driver's */
+    struct plx_bdev_reserve parts;  /* emulate.c's */
+    void *reserve;                  /* see piece.c */
     bool reserve_taken;
     struct plx_piece *pieces, **pieces_tail; /* waiting for the reserve */
     uint8_t driver[] __attribute__((aligned(16)));
@@ -130,6 +168,38 @@ int plx_bdev_register(struct plx_bdev *bdev, const char *driver, const char *nam
 
 /* Ends a request that submit() was given. */
 void plx_bdev_complete(struct plx_bdev_req *req, uint16_t status);
+
+/* ---- filters ---- */
+
+/* Makes `filter` a filter of a disk, with all that this is; its driver then changes what is different. */
+void plx_bdev_filter_init(struct plx_bdev *filter, struct plx_bdev *below);
+
+/*
+ * Passes a request that submit() was given on to a channel below, for good: it completes from there, and the filter
+ * sees no more of it. Its lba may have been changed.
+ */
+void plx_bdev_forward(struct plx_bdev_channel *below, struct plx_bdev_req *req);
+
+const void *plx_bdev_map_never(struct plx_bdev_channel *ch, uint64_t lba, uint32_t nlb);
+
+/*
+ * Asks for s->n sub-requests, at most bdev->subs: s->ready is called when all are there, perhaps at once. It cannot
+ * fail, and is first come, first served. Who has some must not ask for more before they are given back.
+ */
+void plx_bdev_subs_get(struct plx_bdev_channel *ch, struct plx_bdev_subs *s);
+/* Gives all of them back; may call ready of others. */
+void plx_bdev_subs_put(struct plx_bdev_channel *ch, struct plx_bdev_subs *s);
+/* Stops waiting. @return false when it was not waiting */
+bool plx_bdev_subs_cancel(struct plx_bdev_channel *ch, struct plx_bdev_subs *s);
+
+/* The request in whose context something is. */
+static inline struct plx_bdev_req *plx_bdev_req_of(void *context)
+{
+    return (struct plx_bdev_req *)(void *)((uint8_t *)context - offsetof(struct plx_bdev_req, context));
+}
+
+/* Of struct type, which lives in a request's context. */
+#define PLX_BDEV_FITS(type) _Static_assert(sizeof(type) <= PLX_BDEV_CONTEXT, "a request's context is too small for it")
 
 /*
  * Does a request that submit() was given by means of simpler ones: for a driver that finds out only then that it

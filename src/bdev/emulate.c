@@ -1,22 +1,24 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
  * What a driver leaves out, done by what it has: compare, compare and write, copy, and write zeroes by means of reads
- * and writes; unmaps that are too long for it by shorter ones.
+ * and writes, and unmaps that are larger than it takes by means of smaller ones.
  *
- * An operation is a sequence of steps, each of which either goes on at once or waits for one thing: the range lock, a
- * piece of memory, or a part of the work, a request to the driver. All its state is in the request's context.
+ * A layer like any other: an operation is a sequence of steps, each of which either goes on at once or waits for one
+ * thing: the range lock, the sub-request that does the parts of the work, a piece of memory, or such a part, which goes
+ * to the driver. All its state is in the request's context, which is the driver's at other times. They are got in this
+ * order, so that nobody has a sub-request and waits for the lock, whose owner may need it.
  *
- *   compare            PIECE, then READ, CHECK for each piece; FREE
+ *   compare            SUB, PIECE, then READ, CHECK for each piece; FREE
  *   compare and write  LOCK, as compare, WRITE; FREE, UNLOCK
- *   copy               PIECE, then READ, WRITE, WRITTEN for each piece; FREE
- *   write zeroes       WRITE, WRITTEN for each piece
+ *   copy               SUB, PIECE, then READ, WRITE, WRITTEN for each piece; FREE
+ *   write zeroes       SUB, then WRITE, WRITTEN for each piece; FREE
  *   unmap              the same
  */
 #include "bdev/core.h"
 
 #include <assert.h>
 
-enum step { LOCK, PIECE, READ, CHECK, WRITE, WRITTEN, FREE, UNLOCK, END };
+enum step { LOCK, SUB, PIECE, READ, CHECK, WRITE, WRITTEN, FREE, UNLOCK, END };
 
 /* What zeroes are written from. Never written to, so it takes no memory. */
 enum { ZEROES = 1 << 20 };
@@ -33,47 +35,53 @@ uint32_t plx_emulate_ops(const struct plx_bdev *bdev)
     if (has & read && has & write)
         ops |= 1 << PLX_BDEV_COPY;
     /* The range lock waits for requests in flight, which only tracked disks know, and holds in this process alone. */
-    if (has & read && has & write && bdev->tracked && !bdev->info.shared)
+    if (has & read && has & write && !bdev->info.shared)
         ops |= 1 << PLX_BDEV_COMPARE_AND_WRITE;
     return ops & ~has;
 }
 
 /* ---- parts: requests to the driver ---- */
 
-void plx_emulate_sub_done(struct plx_bdev_req *sub)
+void plx_emulate_part_done(struct plx_bdev_req *part)
 {
-    struct plx_bdev_core *c = plx_container_of(sub, struct plx_bdev_core, sub);
-    c->sub_busy = false;
-    c->status = sub->status;
-    plx_emulate_wake(c->req);
+    struct plx_bdev_req *req = plx_bdev_req_of(((struct plx_bdev_sub *)part)->whole);
+    struct plx_emulation *e = plx_emulation(req);
+    e->part_busy = false;
+    e->status = part->status;
+    plx_emulate_wake(req);
 }
 
-/* Has the driver read or write; iov is c->iov unless c->sub has another. */
-static void part(struct plx_bdev_core *c, enum plx_bdev_op op, uint64_t lba, uint32_t nlb)
+/* Has the driver do a part, of its iovec as it is now. */
+static void begin_part(struct plx_bdev_req *req, enum plx_bdev_op op, uint64_t lba, uint32_t nlb)
 {
-    struct plx_bdev_channel *ch = c->req->ch;
-    c->sub.done = plx_emulate_sub_done;
-    c->sub.op = (uint8_t)op;
-    c->sub.flags = op == PLX_BDEV_WRITE ? c->req->flags & PLX_BDEV_FUA : 0;
-    c->sub.lba = lba;
-    c->sub.nlb = nlb;
-    c->sub.ch = ch;
-    c->sub_busy = true;
-    c->waiting = true;
-    ch->bdev->ops->submit(ch, &c->sub);
+    struct plx_emulation *e = plx_emulation(req);
+    struct plx_bdev_req *part = &e->part.first->req;
+    part->done = plx_emulate_part_done;
+    part->op = (uint8_t)op;
+    part->flags = op == PLX_BDEV_WRITE ? req->flags & PLX_BDEV_FUA : 0;
+    part->lba = lba;
+    part->nlb = nlb;
+    e->part_busy = true;
+    e->waiting = true;
+    plx_bdev_start_part(req->ch, part);
 }
 
-static void use_iov(struct plx_bdev_core *c, void *mem)
+static void use_memory(struct plx_bdev_req *req, void *mem)
 {
-    c->iov.iov_base = mem;
-    c->iov.iov_len = (size_t)c->nlb << c->req->ch->bdev->block_shift;
-    c->sub.iov = &c->iov;
-    c->sub.iovcnt = 1;
+    struct plx_bdev_sub *sub = plx_emulation(req)->part.first;
+    sub->iov[0] = (struct iovec){mem, (size_t)plx_emulation(req)->nlb << req->ch->bdev->block_shift};
+    sub->req.iov = sub->iov;
+    sub->req.iovcnt = 1;
 }
 
-static void piece_ready(struct plx_piece *p)
+static void part_ready(struct plx_bdev_subs *s)
 {
-    plx_emulate_wake(plx_container_of(p, struct plx_bdev_core, piece)->req);
+    plx_emulate_wake(plx_bdev_req_of(s));
+}
+
+static void emulation_piece_ready(struct plx_piece *p)
+{
+    plx_emulate_wake(plx_bdev_req_of(plx_container_of(p, struct plx_emulation, piece)));
 }
 
 /* ---- the steps ---- */
@@ -81,27 +89,27 @@ static void piece_ready(struct plx_piece *p)
 /*
  * Where the piece at hand begins, in blocks from the start: a copy to higher blocks of its own source goes backwards.
  */
-static uint32_t offset(const struct plx_bdev_req *req, const struct plx_bdev_core *c)
+static uint32_t offset(const struct plx_bdev_req *req, const struct plx_emulation *c)
 {
     bool backwards = req->op == PLX_BDEV_COPY && req->lba > req->src_lba && req->lba - req->src_lba < req->nlb;
     return backwards ? req->nlb - c->at - c->nlb : c->at;
 }
 
-static void read_step(struct plx_bdev_req *req, struct plx_bdev_core *c)
+static void read_step(struct plx_bdev_req *req, struct plx_emulation *c)
 {
     bool copy = req->op == PLX_BDEV_COPY;
     c->nlb = (uint32_t)plx_min_u64(req->nlb - c->at, c->piece.size >> req->ch->bdev->block_shift);
     c->step = copy ? WRITE : CHECK;
-    use_iov(c, c->piece.mem);
-    part(c, PLX_BDEV_READ, (copy ? req->src_lba : req->lba) + offset(req, c), c->nlb);
+    use_memory(req, c->piece.mem);
+    begin_part(req, PLX_BDEV_READ, (copy ? req->src_lba : req->lba) + offset(req, c), c->nlb);
 }
 
-static void check_step(struct plx_bdev_req *req, struct plx_bdev_core *c)
+static void check_step(struct plx_bdev_req *req, struct plx_emulation *c)
 {
     struct plx_iov_at at = {req->iov, 0};
     plx_iov_skip(&at, (size_t)c->at << req->ch->bdev->block_shift);
     c->at += c->nlb;
-    if (!plx_iov_equals(&at, c->piece.mem, c->iov.iov_len)) {
+    if (!plx_iov_equals(&at, c->piece.mem, (size_t)c->nlb << req->ch->bdev->block_shift)) {
         c->status = PLX_SC_COMPARE_FAILURE;
         c->step = FREE;
     } else if (c->at < req->nlb) {
@@ -113,51 +121,55 @@ static void check_step(struct plx_bdev_req *req, struct plx_bdev_core *c)
     }
 }
 
-static void write_step(struct plx_bdev_req *req, struct plx_bdev_core *c)
+static void write_step(struct plx_bdev_req *req, struct plx_emulation *c)
 {
-    unsigned shift = req->ch->bdev->block_shift;
+    struct plx_bdev *bdev = req->ch->bdev;
+    struct plx_bdev_req *part = &c->part.first->req;
+    c->step = WRITTEN;
     switch (req->op) {
     case PLX_BDEV_COPY:
-        c->step = WRITTEN;
-        part(c, PLX_BDEV_WRITE, req->lba + offset(req, c), c->nlb);
+        begin_part(req, PLX_BDEV_WRITE, req->lba + offset(req, c), c->nlb);
         break;
     case PLX_BDEV_WRITE_ZEROES:
-        c->step = WRITTEN;
-        c->nlb = (uint32_t)plx_min_u64(req->nlb - c->at, ZEROES >> shift);
-        use_iov(c, zeroes);
-        part(c, PLX_BDEV_WRITE, req->lba + c->at, c->nlb);
+        c->nlb = (uint32_t)plx_min_u64(req->nlb - c->at, ZEROES >> bdev->block_shift);
+        use_memory(req, zeroes);
+        begin_part(req, PLX_BDEV_WRITE, req->lba + c->at, c->nlb);
         break;
     case PLX_BDEV_UNMAP:
-        c->step = WRITTEN;
-        c->nlb = (uint32_t)plx_min_u64(req->nlb - c->at, req->ch->bdev->info.max_unmap_blocks);
-        part(c, PLX_BDEV_UNMAP, req->lba + c->at, c->nlb);
+        c->nlb = (uint32_t)plx_min_u64(req->nlb - c->at, bdev->unmap_limit);
+        begin_part(req, PLX_BDEV_UNMAP, req->lba + c->at, c->nlb);
         break;
     default: /* compare and write: what to write follows what was compared with */
         c->step = FREE;
-        c->sub.iovcnt = req->iovcnt;
-        c->sub.iov = plx_iov_cut(&c->tail, req->iov, &c->sub.iovcnt, (size_t)req->nlb << shift);
-        part(c, PLX_BDEV_WRITE, req->lba, req->nlb);
+        part->iovcnt = req->iovcnt;
+        part->iov = plx_iov_cut(&c->tail, req->iov, &part->iovcnt, (size_t)req->nlb << bdev->block_shift);
+        begin_part(req, PLX_BDEV_WRITE, req->lba, req->nlb);
         break;
     }
 }
 
-static void take_step(struct plx_bdev_req *req, struct plx_bdev_core *c)
+static void take_step(struct plx_bdev_req *req, struct plx_emulation *c)
 {
     struct plx_bdev_channel *ch = req->ch;
-    if (c->aborted && (c->step == PIECE || c->step == READ || c->step == WRITE))
+    if (req->aborted && (c->step == SUB || c->step == PIECE || c->step == READ || c->step == WRITE))
         c->status = PLX_SC_ABORTED_BY_REQUEST;
     if (c->status && c->step < FREE)
         c->step = FREE;
     switch ((enum step)c->step) {
     case LOCK:
-        c->step = PIECE;
+        c->step = SUB;
         c->waiting = true;
         plx_range_lock(req);
+        break;
+    case SUB:
+        c->step = req->op == PLX_BDEV_WRITE_ZEROES || req->op == PLX_BDEV_UNMAP ? WRITE : PIECE;
+        c->waiting = true;
+        plx_reserve_get(&ch->parts, &c->part);
         break;
     case PIECE:
         c->step = READ;
         c->waiting = true;
-        c->piece.ready = piece_ready;
+        c->piece.ready = emulation_piece_ready;
         plx_piece_get(ch, &c->piece, (size_t)req->nlb << ch->bdev->block_shift);
         break;
     case READ:
@@ -178,6 +190,8 @@ static void take_step(struct plx_bdev_req *req, struct plx_bdev_core *c)
         plx_iov_mend(&c->tail);
         if (c->piece.mem)
             plx_piece_put(ch, &c->piece);
+        if (c->part.first)
+            plx_reserve_put(&ch->parts, &c->part);
         break;
     case UNLOCK:
         c->step = END;
@@ -192,7 +206,7 @@ static void take_step(struct plx_bdev_req *req, struct plx_bdev_core *c)
 }
 
 /* A loop rather than a recursion: what completes at once only clears `waiting`. */
-static void run(struct plx_bdev_req *req, struct plx_bdev_core *c)
+static void run_emulation(struct plx_bdev_req *req, struct plx_emulation *c)
 {
     c->stepping = true;
     while (!c->waiting && c->step != END)
@@ -200,48 +214,43 @@ static void run(struct plx_bdev_req *req, struct plx_bdev_core *c)
     c->stepping = false;
     if (c->step != END || c->waiting)
         return;
-    c->emulated = false;
+    req->stage = PLX_STAGE_DRIVER;
     plx_bdev_complete(req, c->status);
 }
 
 void plx_emulate_wake(struct plx_bdev_req *req)
 {
-    struct plx_bdev_core *c = plx_bdev_req_core(req);
+    struct plx_emulation *c = plx_emulation(req);
     c->waiting = false;
     if (!c->stepping)
-        run(req, c);
+        run_emulation(req, c);
 }
 
 void plx_emulate_submit(struct plx_bdev_channel *ch, struct plx_bdev_req *req)
 {
-    static const uint8_t first[PLX_BDEV_OPS] = {
-        [PLX_BDEV_COMPARE] = PIECE, [PLX_BDEV_COMPARE_AND_WRITE] = LOCK,
-        [PLX_BDEV_COPY] = PIECE,    [PLX_BDEV_WRITE_ZEROES] = WRITE,
-        [PLX_BDEV_UNMAP] = WRITE,
-    };
-    struct plx_bdev_core *c = plx_bdev_core(ch->bdev, req);
-    c->req = req;
-    c->emulated = true;
-    c->step = first[req->op];
-    c->stepping = c->waiting = c->sub_busy = c->locked = false;
-    c->status = PLX_SC_SUCCESS;
-    c->at = 0;
-    c->tail.entry = NULL;
-    c->piece.mem = NULL;
-    if (!ch->bdev->tracked)
-        c->aborted = false; /* else set by whoever asked, who may have done so before */
-    run(req, c);
+    struct plx_emulation *e = plx_emulation(req);
+    assert(req->done != plx_emulate_part_done);
+    if (!req->kept)
+        plx_bdev_keep(ch, req);
+    req->stage = PLX_STAGE_EMULATED;
+    e->step = req->op == PLX_BDEV_COMPARE_AND_WRITE ? LOCK : SUB;
+    e->stepping = e->waiting = e->part_busy = e->locked = false;
+    e->status = PLX_SC_SUCCESS;
+    e->at = 0;
+    e->tail.entry = NULL;
+    e->piece.mem = NULL;
+    e->part = (struct plx_bdev_subs){.ready = part_ready, .n = 1};
+    run_emulation(req, e);
 }
 
 void plx_emulate_abort(struct plx_bdev_channel *ch, struct plx_bdev_req *req)
 {
-    struct plx_bdev_core *c = plx_bdev_core(ch->bdev, req);
-    /* Steps check c->aborted, which is set; what is waited for is hurried up. */
-    if (c->sub_busy) {
-        if (ch->bdev->ops->abort)
-            ch->bdev->ops->abort(ch, &c->sub);
-    } else if ((c->locked && c->step == PIECE && plx_range_lock_cancel(req)) ||
-               (c->step == READ && plx_piece_cancel(ch, &c->piece))) {
+    struct plx_emulation *e = plx_emulation(req);
+    /* Steps check req->aborted, which is set; what is waited for is hurried up. */
+    if (e->part_busy)
+        plx_bdev_abort(ch, &e->part.first->req);
+    else if ((e->locked && e->step == SUB && plx_range_lock_cancel(req)) ||
+             (!e->part.first && plx_reserve_cancel(&ch->parts, &e->part)) ||
+             (e->step == READ && plx_piece_cancel(ch, &e->piece)))
         plx_emulate_wake(req);
-    }
 }

@@ -26,7 +26,7 @@ void plx_range_lock_init(struct plx_bdev *bdev)
 
 /* ---- the disk's side, under its lock ---- */
 
-static void announce(struct plx_bdev *bdev)
+static void lock_announce(struct plx_bdev *bdev)
 {
     struct plx_range_lock *l = &bdev->range_lock;
     assert(!l->answers);
@@ -40,18 +40,18 @@ static void announce(struct plx_bdev *bdev)
     assert(l->answers > 0); /* the owner's channel, at least */
 }
 
-static void begin(struct plx_bdev *bdev, struct plx_bdev_req *req)
+static void lock_begin(struct plx_bdev *bdev, struct plx_bdev_req *req)
 {
     struct plx_range_lock *l = &bdev->range_lock;
     l->owner = req;
     l->lba = req->lba;
     l->nlb = req->nlb;
     l->closing = true;
-    announce(bdev);
+    lock_announce(bdev);
 }
 
 /* One channel has closed, or opened, its gate. After the last one the owner goes on, and the next in line comes in. */
-static void answered(struct plx_bdev *bdev)
+static void lock_answered(struct plx_bdev *bdev)
 {
     struct plx_range_lock *l = &bdev->range_lock;
     assert(l->answers > 0);
@@ -61,12 +61,12 @@ static void answered(struct plx_bdev *bdev)
     if (!l->closing) {
         l->owner = NULL;
         if (!plx_list_empty(&l->line)) {
-            struct plx_bdev_core *c = plx_list_entry(l->line.next, struct plx_bdev_core, line);
-            plx_list_del(&c->line);
-            begin(bdev, plx_bdev_core_req(bdev, c));
+            struct plx_emulation *e = plx_list_entry(l->line.next, struct plx_emulation, line);
+            plx_list_del(&e->line);
+            lock_begin(bdev, plx_bdev_req_of(e));
         }
     }
-    plx_reactor_send(owner->ch->reactor, &plx_bdev_core(bdev, owner)->msg);
+    plx_reactor_send(owner->ch->reactor, &plx_emulation(owner)->msg);
 }
 
 /* ---- a channel's side ---- */
@@ -81,13 +81,13 @@ static void answer_if_idle(struct plx_bdev_channel *ch)
 {
     struct plx_bdev *bdev = ch->bdev;
     plx_list_for_each(it, &ch->requests) {
-        struct plx_bdev_core *c = plx_list_entry(it, struct plx_bdev_core, link);
-        if (!c->held && overlaps(&ch->gate, plx_bdev_core_req(bdev, c)))
+        const struct plx_bdev_req *req = plx_list_entry(it, struct plx_bdev_req, link);
+        if (req->stage != PLX_STAGE_HELD && overlaps(&ch->gate, req))
             return;
     }
     ch->gate.owes = false;
     pthread_mutex_lock(&bdev->lock);
-    answered(bdev);
+    lock_answered(bdev);
     pthread_mutex_unlock(&bdev->lock);
 }
 
@@ -118,7 +118,7 @@ static void gate_told(struct plx_msg *msg)
     g->lba = bdev->range_lock.lba;
     g->nlb = bdev->range_lock.nlb;
     if (!g->closed)
-        answered(bdev);
+        lock_answered(bdev);
     pthread_mutex_unlock(&bdev->lock);
     if (g->closed) {
         g->owes = true;
@@ -146,7 +146,7 @@ bool plx_gate_close(struct plx_bdev_channel *ch)
     if (!ch->gate.busy)
         return true;
     ch->gate.orphaned = true;
-    answered(ch->bdev);
+    lock_answered(ch->bdev);
     return false;
 }
 
@@ -155,7 +155,7 @@ bool plx_gate_hold(struct plx_bdev_channel *ch, struct plx_bdev_req *req)
     struct plx_channel_gate *g = &ch->gate;
     if (!overlaps(g, req))
         return false;
-    plx_bdev_req_core(req)->held = true;
+    req->stage = PLX_STAGE_HELD;
     req->next = NULL;
     *g->held_tail = req;
     g->held_tail = &req->next;
@@ -171,7 +171,7 @@ void plx_gate_release(struct plx_bdev_channel *ch, struct plx_bdev_req *req)
     *link = req->next;
     if (!req->next)
         g->held_tail = link;
-    plx_bdev_req_core(req)->held = false;
+    req->stage = PLX_STAGE_DRIVER;
 }
 
 void plx_gate_passed(struct plx_bdev_channel *ch)
@@ -184,44 +184,44 @@ void plx_gate_passed(struct plx_bdev_channel *ch)
 
 static void owner_told(struct plx_msg *msg)
 {
-    plx_emulate_wake(plx_container_of(msg, struct plx_bdev_core, msg)->req);
+    plx_emulate_wake(plx_bdev_req_of(plx_container_of(msg, struct plx_emulation, msg)));
 }
 
 void plx_range_lock(struct plx_bdev_req *req)
 {
     struct plx_bdev *bdev = req->ch->bdev;
-    struct plx_bdev_core *c = plx_bdev_req_core(req);
-    c->msg.fn = owner_told;
-    c->locked = true;
-    plx_list_init(&c->line);
+    struct plx_emulation *e = plx_emulation(req);
+    e->msg.fn = owner_told;
+    e->locked = true;
+    plx_list_init(&e->line);
     pthread_mutex_lock(&bdev->lock);
     if (bdev->range_lock.owner)
-        plx_list_add_tail(&bdev->range_lock.line, &c->line);
+        plx_list_add_tail(&bdev->range_lock.line, &e->line);
     else
-        begin(bdev, req);
+        lock_begin(bdev, req);
     pthread_mutex_unlock(&bdev->lock);
 }
 
 void plx_range_unlock(struct plx_bdev_req *req)
 {
     struct plx_bdev *bdev = req->ch->bdev;
-    plx_bdev_req_core(req)->locked = false;
+    plx_emulation(req)->locked = false;
     pthread_mutex_lock(&bdev->lock);
     assert(bdev->range_lock.owner == req);
     bdev->range_lock.closing = false;
-    announce(bdev);
+    lock_announce(bdev);
     pthread_mutex_unlock(&bdev->lock);
 }
 
 bool plx_range_lock_cancel(struct plx_bdev_req *req)
 {
     struct plx_bdev *bdev = req->ch->bdev;
-    struct plx_bdev_core *c = plx_bdev_req_core(req);
+    struct plx_emulation *e = plx_emulation(req);
     pthread_mutex_lock(&bdev->lock);
-    bool waited = !plx_list_empty(&c->line);
-    plx_list_del(&c->line);
+    bool waited = !plx_list_empty(&e->line);
+    plx_list_del(&e->line);
     pthread_mutex_unlock(&bdev->lock);
     if (waited)
-        c->locked = false;
+        e->locked = false;
     return waited;
 }

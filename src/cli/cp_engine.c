@@ -12,7 +12,7 @@
 struct cp_slot {
     struct cp_slot *next; /* free ones */
     struct cp_job *job;
-    struct plx_bdev_req *req;
+    struct plx_bdev_req req;
     struct iovec iov;
     uint8_t *data;
     uint64_t at;           /* where the chunk begins */
@@ -30,21 +30,19 @@ static void submit(struct cp_slot *s, struct plx_bdev_channel *ch, enum plx_bdev
 {
     uint32_t block = plx_bdev_info(plx_bdev_channel_bdev(ch))->block_size;
     s->iov = (struct iovec){s->data + from, to - from};
-    s->req->done = done;
-    s->req->iov = &s->iov;
-    s->req->iovcnt = op == PLX_BDEV_WRITE_ZEROES || op == PLX_BDEV_FLUSH ? 0 : 1;
-    s->req->op = (uint8_t)op;
-    s->req->flags = op == PLX_BDEV_WRITE_ZEROES ? PLX_BDEV_UNMAP_OK : 0;
-    s->req->lba = (s->at + from) / block;
-    s->req->nlb = (to - from) / block;
-    plx_bdev_submit(ch, s->req);
+    s->req.done = done;
+    s->req.iov = &s->iov;
+    s->req.iovcnt = op == PLX_BDEV_WRITE_ZEROES || op == PLX_BDEV_FLUSH ? 0 : 1;
+    s->req.op = (uint8_t)op;
+    s->req.flags = op == PLX_BDEV_WRITE_ZEROES ? PLX_BDEV_UNMAP_OK : 0;
+    s->req.lba = (s->at + from) / block;
+    s->req.nlb = (to - from) / block;
+    plx_bdev_submit(ch, &s->req);
 }
 
 static struct cp_slot *slot_of(struct plx_bdev_req *req)
 {
-    struct cp_slot *s;
-    memcpy(&s, (uint8_t *)req - sizeof s, sizeof s); /* in front of each request: see make_slot() */
-    return s;
+    return (struct cp_slot *)(void *)((char *)req - offsetof(struct cp_slot, req));
 }
 
 /* ---- the end ---- */
@@ -103,10 +101,10 @@ static void end_chunk(struct cp_slot *s)
 static bool failed(struct cp_slot *s, const char *what, uint32_t offset)
 {
     struct cp_job *job = s->job;
-    if (!s->req->status)
+    if (!s->req.status)
         return false;
     if (!job->status) {
-        job->status = s->req->status;
+        job->status = s->req.status;
         job->what = what;
         job->where = s->at + offset;
     }
@@ -205,24 +203,8 @@ void cp_run(struct cp_job *job)
 
 /* ---- beginning and end ---- */
 
-static int make_slot(struct cp_job *job, struct cp_slot *s, size_t index, size_t context)
-{
-    enum { HEAD = 64 };
-    size_t size = (HEAD + sizeof(struct plx_bdev_req) + context + 63) & ~(size_t)63;
-    uint8_t *memory = aligned_alloc(64, size);
-    if (!memory)
-        return -ENOMEM;
-    memset(memory, 0, size);
-    s->job = job;
-    s->data = job->memory + index * job->chunk;
-    s->req = (struct plx_bdev_req *)(void *)(memory + HEAD);
-    memcpy(memory + HEAD - sizeof s, &s, sizeof s);
-    return 0;
-}
-
 int cp_begin(struct cp_job *job)
 {
-    uint32_t a = plx_bdev_info(job->src)->request_context, b = plx_bdev_info(job->dst)->request_context;
     int ret = plx_bdev_channel_get(job->src, job->reactor, &job->from);
     if (ret)
         return ret;
@@ -232,11 +214,15 @@ int cp_begin(struct cp_job *job)
         job->from = NULL;
         return ret;
     }
-    job->slots = calloc(job->depth, sizeof *job->slots);
+    job->slots = aligned_alloc(16, job->depth * sizeof *job->slots);
+    if (job->slots)
+        memset(job->slots, 0, job->depth * sizeof *job->slots);
     job->memory = aligned_alloc(4096, (size_t)job->depth * job->chunk);
     ret = job->slots && job->memory ? 0 : -ENOMEM;
-    for (unsigned i = 0; i < job->depth && !ret; i++)
-        ret = make_slot(job, &job->slots[i], i, a > b ? a : b);
+    for (unsigned i = 0; i < job->depth && !ret; i++) {
+        job->slots[i].job = job;
+        job->slots[i].data = job->memory + (size_t)i * job->chunk;
+    }
     if (ret)
         cp_end(job);
     return ret;
@@ -244,9 +230,6 @@ int cp_begin(struct cp_job *job)
 
 void cp_end(struct cp_job *job)
 {
-    for (unsigned i = 0; job->slots && i < job->depth; i++)
-        if (job->slots[i].req)
-            free((uint8_t *)job->slots[i].req - 64);
     free(job->slots);
     free(job->memory);
     if (job->to)

@@ -53,7 +53,7 @@ void perf_help(void);
 struct perf_job;
 struct perf_worker;
 
-/* A request of ours. Its context follows it, so each one is perf_slot_bytes() long. */
+/* A request of ours. */
 struct perf_slot {
     struct perf_job *job;
     uint64_t start; /* when it was submitted, or should have been: see --rate */

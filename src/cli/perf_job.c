@@ -452,9 +452,9 @@ static void fill_buffers(struct perf_job *job)
         words[i] = next_random(&state);
 }
 
-static int make_slots(struct perf_job *job, const struct plx_bdev_info *info)
+static int make_slots(struct perf_job *job)
 {
-    size_t stride = align_up(sizeof(struct perf_slot) + info->request_context, LINE);
+    size_t stride = align_up(sizeof(struct perf_slot), LINE);
     job->slots = calloc(job->nslots, sizeof(struct perf_slot *));
     job->free = calloc(job->nslots, sizeof(struct perf_slot *));
     job->slot_memory = aligned_alloc(LINE, job->nslots * stride);
@@ -510,7 +510,7 @@ int perf_job_open(struct perf_job *job, const struct perf_options *o, struct plx
     int status = share_out(job, o, info, index);
     if (status)
         return status;
-    int ret = make_slots(job, info);
+    int ret = make_slots(job);
     if (!ret && o->verify) {
         job->verify = perf_verify_new(job->units, (uint32_t)plx_reactor_clock(NULL), o->read_percent == 100);
         ret = job->verify ? 0 : -ENOMEM;

@@ -200,7 +200,7 @@ struct nvmf_req {
         struct plx_msg later; /* of commands that go on in another round */
     } u;
     struct iovec iov[2];
-    struct plx_bdev_req bio; /* with the context that disks want behind it */
+    struct plx_bdev_req bio;
 };
 
 /*
@@ -297,7 +297,7 @@ enum nvmf_phase_step {
 struct nvmf_phase_flush {
     struct plx_nvmf_target *target;
     struct plx_timer limit;
-    struct plx_bdev_req bio; /* with its context behind it */
+    struct plx_bdev_req bio;
 };
 
 /* One start or stop: reactors that still have to answer, and whom to tell. */

@@ -117,7 +117,6 @@ static struct nvmf_view *make_view(const struct nvmf_group *g, const struct plx_
 static int open_channels(struct nvmf_group *g)
 {
     struct plx_nvmf_target *t = g->target;
-    uint32_t context = 0;
     g->in_place = true;
     plx_list_for_each(it, &t->subsystems) {
         struct plx_nvmf_subsystem *s = plx_list_entry(it, struct plx_nvmf_subsystem, link);
@@ -127,14 +126,13 @@ static int open_channels(struct nvmf_group *g)
             int ret = plx_bdev_channel_get(s->ns[i]->bdev, g->reactor, &g->channels[s->ns[i]->index]);
             if (ret)
                 return ret;
-            context = (uint32_t)plx_max_u64(context, plx_bdev_info(s->ns[i]->bdev)->request_context);
             g->in_place &= plx_bdev_info(s->ns[i]->bdev)->in_place;
         }
         g->views[s->index] = make_view(g, s);
         if (!g->views[s->index])
             return -ENOMEM;
     }
-    g->req_size = plx_align_up(t->transport->req_prefix + sizeof(struct nvmf_req) + context, 64);
+    g->req_size = plx_align_up(t->transport->req_prefix + sizeof(struct nvmf_req), 64);
     return 0;
 }
 
@@ -268,7 +266,7 @@ static void begin_flush(struct plx_nvmf_target *t)
 {
     struct nvmf_phase *p = &t->phase;
     p->flushing = 0;
-    p->flush = aligned_alloc(64, plx_align_up(sizeof *p->flush + t->groups[0].req_size, 64));
+    p->flush = aligned_alloc(64, plx_align_up(sizeof *p->flush, 64));
     if (!p->flush) {
         p->result = -ENOMEM;
         phase_step(t);

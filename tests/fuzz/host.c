@@ -330,7 +330,7 @@ static void start_bio(struct job *j)
 {
     uint8_t op = op_of(j->kind);
     bool both = op == PLX_BDEV_COMPARE_AND_WRITE, filled = op == PLX_BDEV_WRITE || op == PLX_BDEV_COMPARE || both;
-    size_t bytes = 16 + sizeof *j->bio + plx_bdev_info(run.ch->bdev)->request_context;
+    size_t bytes = 16 + sizeof *j->bio;
     uint8_t *m = aligned_alloc(16, plx_align_up(bytes, 16));
     assert(m);
     memset(m, 0xa5, bytes);

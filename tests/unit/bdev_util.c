@@ -65,13 +65,14 @@ static void count_done(struct plx_bdev_req *req)
 void tu_req_init(struct tu_req *q, const struct plx_bdev *bdev)
 {
     memset(q, 0, sizeof *q);
-    size_t bytes = 16 + sizeof *q->req + plx_bdev_info(bdev)->request_context;
+    (void)bdev;
+    size_t bytes = 16 + sizeof *q->req;
     uint8_t *m = aligned_alloc(16, (bytes + 15) / 16 * 16);
     assert_non_null(m);
-    memset(m, 0xa5, bytes); /* nobody may count on the context being zeroed */
+    memset(m, 0xa5, bytes); /* nobody may count on what is not the caller's being zeroed */
     memcpy(m, &q, sizeof q);
     q->req = (struct plx_bdev_req *)(void *)(m + 16);
-    memset(q->req, 0, sizeof *q->req);
+    memset(q->req, 0, offsetof(struct plx_bdev_req, kept));
     q->req->done = count_done;
     q->req->iov = q->iov;
     q->req->iovcnt = 1;

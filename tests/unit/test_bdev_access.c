@@ -124,7 +124,7 @@ static void a_flush_tells_how_it_ended(void **state)
     plx_bdev_access_flush(&access_, 60000, tell);
     assert_true(test_disk_end(disk, PLX_SC_WRITE_FAULT));
     assert_int_equal(answer(), -EIO);
-    assert_int_equal(access_.flush->status, PLX_SC_WRITE_FAULT);
+    assert_int_equal(access_.flush.status, PLX_SC_WRITE_FAULT);
     assert_int_equal(plx_reactor_timeout(reactors[0]), -1); /* no limit is left running */
 
     int seen = disk->seen;

@@ -72,6 +72,11 @@ bool test_disk_end(struct test_disk *d, uint16_t status)
 
 struct test_disk *test_disk_new(void)
 {
+    return test_disk_new_limited(UINT32_MAX);
+}
+
+struct test_disk *test_disk_new_limited(uint32_t max_unmap_blocks)
+{
     static const struct plx_bdev_ops ops = {
         .close = disk_close,
         .channel_open = disk_channel_open,
@@ -88,7 +93,7 @@ struct test_disk *test_disk_new(void)
     d->bdev.info.ops = ((1 << PLX_BDEV_OPS) - 1) & ~(1 << PLX_BDEV_RESET);
     d->bdev.info.write_cache = true;
     d->bdev.info.unmap_granularity = 1;
-    d->bdev.info.max_unmap_blocks = UINT32_MAX;
+    d->bdev.info.max_unmap_blocks = max_unmap_blocks;
     assert_int_equal(plx_bdev_register(&d->bdev, "test", "test:", NULL), 0);
     return d;
 }

@@ -16,6 +16,8 @@ struct test_disk {
 
 /* 1 MiB in blocks of 512 bytes, every operation native. */
 struct test_disk *test_disk_new(void);
+/* The same, that unmaps only so many blocks at once. */
+struct test_disk *test_disk_new_limited(uint32_t max_unmap_blocks);
 /* Ends the oldest request. @return false when there is none */
 bool test_disk_end(struct test_disk *d, uint16_t status);
 

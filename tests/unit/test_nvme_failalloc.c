@@ -34,7 +34,6 @@ enum {
     LARGE = 64 << 10, /* more than goes into a capsule */
     IDLE_TURNS = 20,  /* then time is what both wait for */
     LIMIT_S = 300,    /* for all of what is done with one allocation failing */
-    CONTEXT = 4096,
 };
 
 static struct far {
@@ -116,10 +115,9 @@ static void request_done(struct plx_bdev_req *req)
 
 static uint16_t io(struct plx_bdev_channel *ch, enum plx_bdev_op op, uint8_t *data, uint32_t len)
 {
-    static _Alignas(16) uint8_t memory[sizeof(struct plx_bdev_req) + CONTEXT];
-    struct plx_bdev_req *req = (struct plx_bdev_req *)(void *)memory;
+    static struct plx_bdev_req memory;
+    struct plx_bdev_req *req = &memory;
     struct iovec iov = {data, len};
-    assert_true(plx_bdev_info(plx_bdev_channel_bdev(ch))->request_context <= CONTEXT);
     *req = (struct plx_bdev_req){
         .done = request_done, .iov = &iov, .iovcnt = 1, .op = (uint8_t)op, .lba = 8, .nlb = len / BLOCK};
     far.done = false;

@@ -266,6 +266,42 @@ static void a_reset_ends_what_is_under_way(void **state)
     free(out);
 }
 
+/* The second halves come from the channel, which has fewer than there are requests; large ones take of the same. */
+static void more_is_fused_at_once_than_there_are_second_halves(void **state)
+{
+    enum { MANY = 100, ABORTED = 90 };
+    struct tu t;
+    struct tu_req q[MANY], large;
+    uint8_t *both = tu_pattern(2 * BLOCK, 3), *out = calloc(BLOCKS, BLOCK);
+    (void)state;
+    open_with(&t, "?depth=16");
+    for (uint64_t i = 0; i < MANY; i++)
+        assert_int_equal(tu_io(&t, PLX_BDEV_WRITE, i, 1, both), PLX_SC_SUCCESS);
+    tu_req_init(&large, t.bdev);
+    tu_start(&t, &large, PLX_BDEV_READ, 0, BLOCKS, out);
+    for (int i = 0; i < MANY; i++) {
+        tu_req_init(&q[i], t.bdev);
+        tu_start(&t, &q[i], PLX_BDEV_COMPARE_AND_WRITE, (uint64_t)i, 1, both);
+    }
+    for (int i = ABORTED; i < MANY; i++) { /* all of which wait */
+        plx_bdev_abort(t.ch, q[i].req);
+        assert_int_equal(q[i].done, 1);
+        assert_int_equal(q[i].req->status, PLX_SC_ABORTED_BY_REQUEST);
+        tu_req_free(&q[i]);
+    }
+    for (int i = 0; i < ABORTED; i++) {
+        assert_int_equal(tu_finish(&t, &q[i]), PLX_SC_SUCCESS);
+        tu_req_free(&q[i]);
+    }
+    assert_int_equal(tu_finish(&t, &large), PLX_SC_SUCCESS);
+    tu_req_free(&large);
+    for (uint64_t i = 0; i < MANY; i++)
+        assert_int_equal(tu_io(&t, PLX_BDEV_COMPARE, i, 1, both + (i < ABORTED ? BLOCK : 0)), PLX_SC_SUCCESS);
+    tu_close(&t);
+    free(both);
+    free(out);
+}
+
 static struct after_reset {
     struct tu t;
     struct tu_req older, reset, newer;
@@ -384,6 +420,7 @@ int main(void)
         cmocka_unit_test(scattered_data),
         cmocka_unit_test(requests_may_be_aborted_before_there_is_a_connection),
         cmocka_unit_test(a_reset_ends_what_is_under_way),
+        cmocka_unit_test(more_is_fused_at_once_than_there_are_second_halves),
         cmocka_unit_test(what_is_newer_than_a_reset_is_left_alone),
         cmocka_unit_test(a_controller_is_asked),
         cmocka_unit_test(what_there_is_is_discovered),

@@ -300,7 +300,7 @@ static uint32_t unmap_granularity(const struct plx_file *f, const struct stat *s
     return (uint32_t)plx_max_u64(info->block_size, plx_min_u64((uint64_t)st->st_blksize, 1 << 20));
 }
 
-static int fill_info(struct plx_file *f, const struct plx_url *url, const struct stat *st, struct plx_error *err)
+static int file_fill_info(struct plx_file *f, const struct plx_url *url, const struct stat *st, struct plx_error *err)
 {
     struct plx_bdev_info *info = &f->bdev.info;
     char canonical[PATH_MAX];
@@ -358,7 +358,7 @@ static int file_open(const struct plx_url *url, struct plx_bdev **out, struct pl
     if (!ret)
         ret = lock_file(f, url->body, &st, err);
     if (!ret)
-        ret = fill_info(f, url, &st, err);
+        ret = file_fill_info(f, url, &st, err);
     if (ret) {
         if (f->fd >= 0)
             close(f->fd);
@@ -368,7 +368,6 @@ static int file_open(const struct plx_url *url, struct plx_bdev **out, struct pl
     if (direct)
         try_direct(f, url->body);
     f->bdev.ops = &file_ops;
-    f->bdev.info.request_context = sizeof(struct plx_file_io);
     *out = &f->bdev;
     return 0;
 }

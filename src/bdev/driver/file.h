@@ -31,6 +31,7 @@ struct plx_file_io {
     bool bounced;
     bool aborted;
 };
+PLX_BDEV_FITS(struct plx_file_io);
 
 int plx_file_channel_open(struct plx_bdev_channel *ch);
 void plx_file_submit(struct plx_bdev_channel *ch, struct plx_bdev_req *req);

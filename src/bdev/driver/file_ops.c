@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * Requests to a file or a block device, each one or more operations of the reactor's aio engine. step() takes what
+ * Requests to a file or a block device, each one or more operations of the reactor's aio engine. file_io_step() takes what
  * the last one returned and begins the next, or ends the request; the states say what is under way.
  */
 #include "bdev/driver/file.h"
@@ -27,17 +27,12 @@ static struct plx_file_io *io_of(struct plx_bdev_req *req)
     return (struct plx_file_io *)(void *)req->context;
 }
 
-static struct plx_bdev_req *req_of(struct plx_file_io *io)
-{
-    return (struct plx_bdev_req *)((uint8_t *)io - offsetof(struct plx_bdev_req, context));
-}
-
 static struct plx_file *file_of(const struct plx_bdev_req *req)
 {
     return (struct plx_file *)req->ch->bdev;
 }
 
-static void finish(struct plx_bdev_req *req, int64_t res)
+static void file_io_end(struct plx_bdev_req *req, int64_t res)
 {
     struct plx_file_io *io = io_of(req);
     plx_iov_mend(&io->tail);
@@ -48,7 +43,7 @@ static void finish(struct plx_bdev_req *req, int64_t res)
 
 /* ---- beginning an operation ---- */
 
-static void begin(struct plx_bdev_req *req, enum state state, enum plx_aio_op op)
+static void file_io_begin(struct plx_bdev_req *req, enum state state, enum plx_aio_op op)
 {
     struct plx_file_io *io = io_of(req);
     io->state = (uint8_t)state;
@@ -56,7 +51,7 @@ static void begin(struct plx_bdev_req *req, enum state state, enum plx_aio_op op
     plx_aio_submit(req->ch->reactor, &io->aio);
 }
 
-static void begin_transfer(struct plx_bdev_req *req)
+static void file_begin_transfer(struct plx_bdev_req *req)
 {
     struct plx_file_io *io = io_of(req);
     bool write = req->op == PLX_BDEV_WRITE;
@@ -77,16 +72,16 @@ static void begin_transfer(struct plx_bdev_req *req)
     } else if (io->done) {
         io->aio.iov = plx_iov_cut(&io->tail, req->iov, &io->aio.iovcnt, io->done);
     }
-    begin(req, TRANSFER, write ? PLX_AIO_WRITE : PLX_AIO_READ);
+    file_io_begin(req, TRANSFER, write ? PLX_AIO_WRITE : PLX_AIO_READ);
 }
 
-static void begin_range(struct plx_bdev_req *req, enum state state, int mode)
+static void file_begin_range(struct plx_bdev_req *req, enum state state, int mode)
 {
     struct plx_file_io *io = io_of(req);
     io->aio.mode = mode | FALLOC_FL_KEEP_SIZE;
     io->aio.offset = req->lba << req->ch->bdev->block_shift;
     io->aio.length = io->length;
-    begin(req, state, file_of(req)->block_device ? PLX_AIO_CALL : PLX_AIO_FALLOCATE);
+    file_io_begin(req, state, file_of(req)->block_device ? PLX_AIO_CALL : PLX_AIO_FALLOCATE);
 }
 
 /* On a worker thread: block devices have no fallocate() that old kernels know, but these two. */
@@ -104,23 +99,23 @@ static int64_t allocated_bytes(struct plx_aio *aio)
     return fstat(aio->fd, &st) < 0 ? -errno : (int64_t)st.st_blocks * 512;
 }
 
-static void begin_zeroes(struct plx_bdev_req *req)
+static void file_begin_zeroes(struct plx_bdev_req *req)
 {
     struct plx_file *f = file_of(req);
     /* What a block device discards may read as anything; but what it is told to zero it may discard, if that zeroes. */
     if (f->block_device)
-        begin_range(req, ZERO, FALLOC_FL_ZERO_RANGE);
+        file_begin_range(req, ZERO, FALLOC_FL_ZERO_RANGE);
     else if (req->flags & PLX_BDEV_UNMAP_OK && !f->no_punch_hole)
-        begin_range(req, PUNCH, FALLOC_FL_PUNCH_HOLE);
+        file_begin_range(req, PUNCH, FALLOC_FL_PUNCH_HOLE);
     else if (!f->no_zero_range)
-        begin_range(req, ZERO, FALLOC_FL_ZERO_RANGE);
+        file_begin_range(req, ZERO, FALLOC_FL_ZERO_RANGE);
     else
         plx_bdev_emulate(req);
 }
 
 /* ---- going on when one has ended ---- */
 
-static void transferred(struct plx_bdev_req *req, int64_t res)
+static void file_transferred(struct plx_bdev_req *req, int64_t res)
 {
     struct plx_file_io *io = io_of(req);
     /*
@@ -129,7 +124,7 @@ static void transferred(struct plx_bdev_req *req, int64_t res)
      */
     uint64_t n = (uint64_t)res & ~(uint64_t)(req->ch->bdev->info.block_size - 1);
     if (!n) {
-        finish(req, -EIO);
+        file_io_end(req, -EIO);
         return;
     }
     if (io->bounced && req->op == PLX_BDEV_READ) {
@@ -140,21 +135,21 @@ static void transferred(struct plx_bdev_req *req, int64_t res)
     io->done += n;
     io->retries = 0;
     if (io->done >= io->length)
-        finish(req, 0);
+        file_io_end(req, 0);
     else if (io->aborted)
-        finish(req, -ECANCELED);
+        file_io_end(req, -ECANCELED);
     else
-        begin_transfer(req);
+        file_begin_transfer(req);
 }
 
 /* The file system's own notes on the file may count as well. */
-static void counted(struct plx_bdev_req *req, int64_t bytes)
+static void file_counted(struct plx_bdev_req *req, int64_t bytes)
 {
     const struct plx_bdev_info *info = &req->ch->bdev->info;
     uint64_t blocks = plx_min_u64(((uint64_t)bytes + info->block_size - 1) / info->block_size, info->blocks);
     struct plx_iov_at at = {req->iov, 0};
     plx_iov_scatter(&at, (const uint8_t *)&blocks, sizeof blocks);
-    finish(req, 0);
+    file_io_end(req, 0);
 }
 
 /* The file system does not know how: the next best way. */
@@ -166,40 +161,40 @@ static void not_supported(struct plx_bdev_req *req)
     else
         f->no_zero_range = true;
     if (req->op == PLX_BDEV_WRITE_ZEROES)
-        begin_zeroes(req);
+        file_begin_zeroes(req);
     else
-        finish(req, f->bdev.info.unmap_reads_zero ? -EOPNOTSUPP : 0); /* else it is only a hint */
+        file_io_end(req, f->bdev.info.unmap_reads_zero ? -EOPNOTSUPP : 0); /* else it is only a hint */
 }
 
-static void step(struct plx_aio *aio)
+static void file_io_step(struct plx_aio *aio)
 {
     struct plx_file_io *io = plx_container_of(aio, struct plx_file_io, aio);
-    struct plx_bdev_req *req = req_of(io);
+    struct plx_bdev_req *req = plx_bdev_req_of(io);
     int64_t res = aio->res;
     if (res == -EINTR || res == -EAGAIN) {
         if (io->aborted)
-            finish(req, -ECANCELED);
+            file_io_end(req, -ECANCELED);
         else if (io->retries++ < RETRIES)
             plx_aio_submit(req->ch->reactor, aio);
         else
-            finish(req, res);
+            file_io_end(req, res);
         return;
     }
     bool range = io->state == PUNCH || io->state == ZERO;
     if (range && res == -EOPNOTSUPP && !file_of(req)->block_device)
         not_supported(req);
     else if (range && res == -EOPNOTSUPP && req->op == PLX_BDEV_UNMAP)
-        finish(req, 0); /* a hint that the device does not take */
+        file_io_end(req, 0); /* a hint that the device does not take */
     else if (res < 0)
-        finish(req, res);
+        file_io_end(req, res);
     else if (io->state == TRANSFER)
-        transferred(req, res);
+        file_transferred(req, res);
     else if (io->state == COUNT)
-        counted(req, res);
+        file_counted(req, res);
     else if (range && req->flags & PLX_BDEV_FUA)
-        begin(req, SYNC, PLX_AIO_FDATASYNC);
+        file_io_begin(req, SYNC, PLX_AIO_FDATASYNC);
     else
-        finish(req, 0);
+        file_io_end(req, 0);
 }
 
 /* ---- the driver's operations ---- */
@@ -222,16 +217,16 @@ static bool well_aligned(const struct plx_file *f, const struct plx_bdev_req *re
     return !(addresses & (f->mem_align - 1)) && !(lengths & (f->len_align - 1)) && req->iovcnt <= IOV_MAX;
 }
 
-static void piece_ready(struct plx_piece *p)
+static void file_piece_ready(struct plx_piece *p)
 {
-    begin_transfer(req_of(plx_container_of(p, struct plx_file_io, piece)));
+    file_begin_transfer(plx_bdev_req_of(plx_container_of(p, struct plx_file_io, piece)));
 }
 
 void plx_file_submit(struct plx_bdev_channel *ch, struct plx_bdev_req *req)
 {
     struct plx_file *f = (struct plx_file *)ch->bdev;
     struct plx_file_io *io = io_of(req);
-    io->aio.done = step;
+    io->aio.done = file_io_step;
     io->aio.fd = f->fd;
     io->aio.call = device_range;
     io->piece.mem = NULL;
@@ -243,26 +238,26 @@ void plx_file_submit(struct plx_bdev_channel *ch, struct plx_bdev_req *req)
     case PLX_BDEV_READ:
     case PLX_BDEV_WRITE:
         if (well_aligned(f, req)) {
-            begin_transfer(req);
+            file_begin_transfer(req);
             break;
         }
         io->bounced = true;
         io->state = TRANSFER;
-        io->piece.ready = piece_ready;
+        io->piece.ready = file_piece_ready;
         plx_piece_get(ch, &io->piece, io->length);
         break;
     case PLX_BDEV_WRITE_ZEROES:
-        begin_zeroes(req);
+        file_begin_zeroes(req);
         break;
     case PLX_BDEV_UNMAP:
-        begin_range(req, PUNCH, FALLOC_FL_PUNCH_HOLE);
+        file_begin_range(req, PUNCH, FALLOC_FL_PUNCH_HOLE);
         break;
     case PLX_BDEV_ALLOCATED:
         io->aio.call = allocated_bytes;
-        begin(req, COUNT, PLX_AIO_CALL);
+        file_io_begin(req, COUNT, PLX_AIO_CALL);
         break;
     default: /* flush */
-        begin(req, SYNC, PLX_AIO_FDATASYNC);
+        file_io_begin(req, SYNC, PLX_AIO_FDATASYNC);
         break;
     }
 }
@@ -274,5 +269,5 @@ void plx_file_abort(struct plx_bdev_channel *ch, struct plx_bdev_req *req)
     if (!io->bounced || io->piece.mem)
         plx_aio_cancel(ch->reactor, &io->aio);
     else if (plx_piece_cancel(ch, &io->piece))
-        finish(req, -ECANCELED);
+        file_io_end(req, -ECANCELED);
 }

@@ -67,7 +67,7 @@ static void take_limits(struct nvme_disk *d, const struct nvme_ctrlr *c)
     d->deallocates = ns->dlfeat & DLFEAT_DEAC;
 }
 
-static void fill_info(struct nvme_disk *d, const struct nvme_ctrlr *c)
+static void nvme_fill_info(struct nvme_disk *d, const struct nvme_ctrlr *c)
 {
     const struct nvme_id_ctrl *id = nvme_ctrlr_id(c);
     const struct nvme_id_ns *ns = &d->ns.id;
@@ -86,7 +86,6 @@ static void fill_info(struct nvme_disk *d, const struct nvme_ctrlr *c)
     info->write_cache = id->vwc & VWC_PRESENT;
     info->shared = true;
     info->read_only = ns->nsattr & NSATTR_WRITE_PROTECTED;
-    info->request_context = sizeof(struct nvme_io);
 }
 
 /* The namespace's own identifier; else one made from where it is. */
@@ -129,18 +128,18 @@ static int learn(struct nvme_disk *d, const struct nvme_ctrlr *c, struct plx_err
         return plx_fail(err, -ENOTSUP, "%s: a command transfers %u bytes at most, less than a block of namespace %u",
                         name, nvme_ctrlr_max_transfer(c), d->ns.nsid);
     take_limits(d, c);
-    fill_info(d, c);
+    nvme_fill_info(d, c);
     return fill_uuid(d) ? plx_fail(err, -ENOMEM, "cannot make a UUID for the disk") : 0;
 }
 
-static void live(struct nvme_ctrlr *c, void *arg)
+static void probe_live(struct nvme_ctrlr *c, void *arg)
 {
     struct probe *p = arg;
     p->ret = learn(p->disk, c, p->err);
     plx_reactor_stop(p->reactor);
 }
 
-static void failed(struct nvme_ctrlr *c, void *arg, int ret, const char *why, bool again)
+static void probe_failed(struct nvme_ctrlr *c, void *arg, int ret, const char *why, bool again)
 {
     struct probe *p = arg;
     (void)c, (void)again;
@@ -148,12 +147,13 @@ static void failed(struct nvme_ctrlr *c, void *arg, int ret, const char *why, bo
     plx_reactor_stop(p->reactor);
 }
 
-static void ignore(struct nvme_ctrlr *c, void *arg)
+static void probe_ignore(struct nvme_ctrlr *c, void *arg)
 {
     (void)c, (void)arg;
 }
 
-static const struct nvme_ctrlr_ops probe_ops = {.live = live, .down = ignore, .failed = failed, .ana = ignore};
+static const struct nvme_ctrlr_ops probe_ops = {
+    .live = probe_live, .down = probe_ignore, .failed = probe_failed, .ana = probe_ignore};
 
 /* On a reactor of its own, which the calling thread runs for as long as that takes. */
 static int probe(struct nvme_disk *d, unsigned path, struct plx_error *err)
@@ -181,12 +181,12 @@ static int probe(struct nvme_disk *d, unsigned path, struct plx_error *err)
 
 /* ---- the disk ---- */
 
-static void disk_close(struct plx_bdev *bdev)
+static void nvme_disk_close(struct plx_bdev *bdev)
 {
     free(nvme_disk_of(bdev));
 }
 
-static int channel_open(struct plx_bdev_channel *ch)
+static int nvme_channel_open(struct plx_bdev_channel *ch)
 {
     struct nvme_channel *nc = nvme_channel_of(ch);
     nc->ch = ch;
@@ -195,15 +195,15 @@ static int channel_open(struct plx_bdev_channel *ch)
     return nvme_paths_open(nc);
 }
 
-static void channel_close(struct plx_bdev_channel *ch)
+static void nvme_channel_close(struct plx_bdev_channel *ch)
 {
     nvme_paths_close(nvme_channel_of(ch));
 }
 
 static const struct plx_bdev_ops nvme_ops = {
-    .close = disk_close,
-    .channel_open = channel_open,
-    .channel_close = channel_close,
+    .close = nvme_disk_close,
+    .channel_open = nvme_channel_open,
+    .channel_close = nvme_channel_close,
     .submit = nvme_bio_submit,
     .abort = nvme_bio_abort,
 };

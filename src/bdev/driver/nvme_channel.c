@@ -7,11 +7,6 @@
 #include <stdatomic.h>
 #include <string.h>
 
-static struct plx_bdev_req *bio_of(struct nvme_io *io)
-{
-    return (struct plx_bdev_req *)(void *)((uint8_t *)io - offsetof(struct plx_bdev_req, context));
-}
-
 /*
  * Controllers offer Write Zeroes and refuse it where what they are made on cannot do it: Linux says it by the last one.
  */
@@ -21,7 +16,7 @@ static bool refuses(uint16_t status)
            status == PLX_SC_COMMAND_SIZE_LIMIT_EXCEEDED;
 }
 
-static void complete(struct nvme_channel *nc, struct plx_bdev_req *bio, uint16_t status)
+static void bio_end(struct nvme_channel *nc, struct plx_bdev_req *bio, uint16_t status)
 {
     if (plx_unlikely(status) && bio->op == PLX_BDEV_WRITE_ZEROES && refuses(status)) {
         if (!atomic_exchange(&nc->disk->refuses_zeroes, true))
@@ -33,15 +28,15 @@ static void complete(struct nvme_channel *nc, struct plx_bdev_req *bio, uint16_t
     plx_bdev_complete(bio, status);
 }
 
-static void split(struct nvme_channel *nc, struct nvme_io *io);
+static void bio_split(struct nvme_channel *nc, struct nvme_io *io);
 
 static void io_end(struct nvme_try *t, uint16_t status)
 {
     struct nvme_io *io = plx_container_of(t, struct nvme_io, t);
     if (plx_unlikely(status == NVME_TOO_LARGE))
-        split(t->nc, io);
+        bio_split(t->nc, io);
     else
-        complete(t->nc, bio_of(io), status);
+        bio_end(t->nc, plx_bdev_req_of(io), status);
 }
 
 /* ---- commands ---- */
@@ -111,16 +106,22 @@ static void unsplit(struct nvme_channel *nc, struct nvme_io *io)
 }
 
 static void piece_end(struct nvme_try *t, uint16_t status);
+static void send_fused(struct nvme_channel *nc, struct nvme_io *io, struct nvme_piece *second);
 
 static void send_piece(struct nvme_channel *nc, struct nvme_io *io)
 {
     const struct nvme_disk *d = nc->disk;
-    struct plx_bdev_req *bio = bio_of(io);
+    struct plx_bdev_req *bio = plx_bdev_req_of(io);
     struct nvme_piece *piece = nc->free_pieces;
     nc->free_pieces = piece->next;
+    piece->io = io;
+    if (bio->op == PLX_BDEV_COMPARE_AND_WRITE) {
+        unsplit(nc, io);
+        send_fused(nc, io, piece);
+        return;
+    }
     uint32_t nlb = (uint32_t)plx_min_u64(bio->nlb - io->at, largest(nc, bio));
     struct nvme_req *req = &piece->t.req;
-    piece->io = io;
     set_range(req, d, opcode_of(bio), bio->lba + io->at, nlb, flags_of(d, bio));
     if (bio->op == PLX_BDEV_WRITE_ZEROES) {
         req->len = 0;
@@ -146,14 +147,19 @@ static void send_pieces(struct nvme_channel *nc)
     plx_bdev_channel_put(nc->ch);
 }
 
+static void free_piece(struct nvme_channel *nc, struct nvme_piece *piece)
+{
+    piece->next = nc->free_pieces;
+    nc->free_pieces = piece;
+    piece->io = NULL;
+}
+
 static void piece_end(struct nvme_try *t, uint16_t status)
 {
     struct nvme_piece *piece = plx_container_of(t, struct nvme_piece, t);
     struct nvme_io *io = piece->io;
     struct nvme_channel *nc = t->nc;
-    piece->next = nc->free_pieces;
-    nc->free_pieces = piece;
-    piece->io = NULL;
+    free_piece(nc, piece);
     io->in_flight--;
     if (status && !io->status)
         io->status = status;
@@ -162,16 +168,13 @@ static void piece_end(struct nvme_try *t, uint16_t status)
     bool ended = !io->in_flight && !io->splitting;
     send_pieces(nc);
     if (ended && io->status == NVME_TOO_LARGE)
-        split(nc, io); /* all of it again, in smaller pieces */
+        bio_split(nc, io); /* all of it again, in smaller pieces */
     else if (ended)
-        complete(nc, bio_of(io), io->status); /* last: the channel may go with it */
+        bio_end(nc, plx_bdev_req_of(io), io->status); /* last: the channel may go with it */
 }
 
-static void split(struct nvme_channel *nc, struct nvme_io *io)
+static void await_pieces(struct nvme_channel *nc, struct nvme_io *io)
 {
-    io->at = io->in_flight = 0;
-    io->status = PLX_SC_SUCCESS;
-    io->where = (struct plx_iov_at){bio_of(io)->iov, 0};
     io->splitting = true;
     io->next = NULL;
     *nc->split_tail = io;
@@ -179,13 +182,21 @@ static void split(struct nvme_channel *nc, struct nvme_io *io)
     send_pieces(nc);
 }
 
+static void bio_split(struct nvme_channel *nc, struct nvme_io *io)
+{
+    io->at = io->in_flight = 0;
+    io->status = PLX_SC_SUCCESS;
+    io->where = (struct plx_iov_at){plx_bdev_req_of(io)->iov, 0};
+    await_pieces(nc, io);
+}
+
 /* ---- operations ---- */
 
-static inline void transfer(struct nvme_channel *nc, struct nvme_io *io, struct plx_bdev_req *bio)
+static inline void bio_transfer(struct nvme_channel *nc, struct nvme_io *io, struct plx_bdev_req *bio)
 {
     const struct nvme_disk *d = nc->disk;
     if (plx_unlikely(bio->nlb > nc->max_blocks)) {
-        split(nc, io);
+        bio_split(nc, io);
         return;
     }
     set_range(&io->t.req, d, opcode_of(bio), bio->lba, bio->nlb, flags_of(d, bio));
@@ -194,7 +205,7 @@ static inline void transfer(struct nvme_channel *nc, struct nvme_io *io, struct 
     nvme_try_begin(nc, &io->t);
 }
 
-static void no_data(struct nvme_channel *nc, struct nvme_io *io)
+static void try_no_data(struct nvme_channel *nc, struct nvme_io *io)
 {
     io->t.req.len = 0;
     io->t.req.dir = NVME_NO_DATA;
@@ -202,7 +213,7 @@ static void no_data(struct nvme_channel *nc, struct nvme_io *io)
 }
 
 /* Data that is part of the command. */
-static void own_data(struct nvme_channel *nc, struct nvme_io *io, void *data, uint32_t len)
+static void try_own_data(struct nvme_channel *nc, struct nvme_io *io, void *data, uint32_t len)
 {
     io->iov = (struct iovec){data, len};
     io->t.req.data = (struct plx_iov_at){&io->iov, 0};
@@ -211,21 +222,21 @@ static void own_data(struct nvme_channel *nc, struct nvme_io *io, void *data, ui
     nvme_try_begin(nc, &io->t);
 }
 
-static void flush(struct nvme_channel *nc, struct nvme_io *io)
+static void bio_flush(struct nvme_channel *nc, struct nvme_io *io)
 {
     io->t.req.cmd = (struct nvme_cmd){.opcode = NVME_IO_FLUSH, .nsid = plx_put32(nc->disk->ns.nsid)};
-    no_data(nc, io);
+    try_no_data(nc, io);
 }
 
-static void unmap(struct nvme_channel *nc, struct nvme_io *io, const struct plx_bdev_req *bio)
+static void bio_unmap(struct nvme_channel *nc, struct nvme_io *io, const struct plx_bdev_req *bio)
 {
     io->t.req.cmd =
         (struct nvme_cmd){.opcode = NVME_IO_DSM, .nsid = plx_put32(nc->disk->ns.nsid), .cdw11 = plx_put32(NVME_DSM_AD)};
     io->dsm = (struct nvme_dsm_range){.nlb = plx_put32(bio->nlb), .slba = plx_put64(bio->lba)};
-    own_data(nc, io, &io->dsm, sizeof io->dsm);
+    try_own_data(nc, io, &io->dsm, sizeof io->dsm);
 }
 
-static void write_zeroes(struct nvme_channel *nc, struct nvme_io *io, struct plx_bdev_req *bio)
+static void bio_write_zeroes(struct nvme_channel *nc, struct nvme_io *io, struct plx_bdev_req *bio)
 {
     const struct nvme_disk *d = nc->disk;
     if (atomic_load_explicit(&d->refuses_zeroes, memory_order_relaxed)) {
@@ -233,18 +244,18 @@ static void write_zeroes(struct nvme_channel *nc, struct nvme_io *io, struct plx
         return;
     }
     if (bio->nlb > d->max_zero_blocks) {
-        split(nc, io);
+        bio_split(nc, io);
         return;
     }
     set_range(&io->t.req, d, NVME_IO_WRITE_ZEROES, bio->lba, bio->nlb, flags_of(d, bio));
-    no_data(nc, io);
+    try_no_data(nc, io);
 }
 
 /*
  * One range that does not overlap its destination, as long as the controller takes; the others the core does by reading
  * and writing.
  */
-static void copy(struct nvme_channel *nc, struct nvme_io *io, struct plx_bdev_req *bio)
+static void bio_copy(struct nvme_channel *nc, struct nvme_io *io, struct plx_bdev_req *bio)
 {
     const struct nvme_disk *d = nc->disk;
     uint64_t distance = bio->lba > bio->src_lba ? bio->lba - bio->src_lba : bio->src_lba - bio->lba;
@@ -254,17 +265,23 @@ static void copy(struct nvme_channel *nc, struct nvme_io *io, struct plx_bdev_re
     }
     set_range(&io->t.req, d, NVME_IO_COPY, bio->lba, 1, flags_of(d, bio)); /* one range, in format 0 */
     io->copy = (struct nvme_copy_range){.slba = plx_put64(bio->src_lba), .nlb = plx_put16(bio->nlb - 1)};
-    own_data(nc, io, &io->copy, sizeof io->copy);
+    try_own_data(nc, io, &io->copy, sizeof io->copy);
 }
 
-static void compare_and_write(struct nvme_channel *nc, struct nvme_io *io, struct plx_bdev_req *bio)
+static void fused_end(struct nvme_try *t, uint16_t status)
+{
+    struct nvme_io *io = plx_container_of(t, struct nvme_io, t);
+    struct nvme_channel *nc = t->nc;
+    free_piece(nc, io->second);
+    send_pieces(nc);
+    bio_end(nc, plx_bdev_req_of(io), status); /* last: the channel may go with it */
+}
+
+static void send_fused(struct nvme_channel *nc, struct nvme_io *io, struct nvme_piece *piece)
 {
     const struct nvme_disk *d = nc->disk;
-    struct nvme_req *first = &io->t.req, *second = &io->second;
-    if (bio->nlb > d->max_fused_blocks) {
-        plx_bdev_complete(bio, PLX_SC_COMMAND_SIZE_LIMIT_EXCEEDED);
-        return;
-    }
+    const struct plx_bdev_req *bio = plx_bdev_req_of(io);
+    struct nvme_req *first = &io->t.req, *second = &piece->t.req;
     set_range(first, d, NVME_IO_COMPARE, bio->lba, bio->nlb, 0);
     set_range(second, d, NVME_IO_WRITE, bio->lba, bio->nlb, flags_of(d, bio));
     first->cmd.flags = NVME_FUSE_FIRST;
@@ -273,7 +290,17 @@ static void compare_and_write(struct nvme_channel *nc, struct nvme_io *io, struc
     first->len = second->len = bio->nlb << d->shift;
     first->dir = second->dir = NVME_FROM_HOST;
     plx_iov_skip(&second->data, first->len);
+    io->second = piece;
+    io->t.end = fused_end;
     nvme_try_begin_fused(nc, &io->t);
+}
+
+static void bio_compare_and_write(struct nvme_channel *nc, struct nvme_io *io, struct plx_bdev_req *bio)
+{
+    if (bio->nlb > nc->disk->max_fused_blocks)
+        plx_bdev_complete(bio, PLX_SC_COMMAND_SIZE_LIMIT_EXCEEDED);
+    else
+        await_pieces(nc, io);
 }
 
 void nvme_bio_submit(struct plx_bdev_channel *ch, struct plx_bdev_req *bio)
@@ -287,22 +314,22 @@ void nvme_bio_submit(struct plx_bdev_channel *ch, struct plx_bdev_req *bio)
     case PLX_BDEV_READ:
     case PLX_BDEV_WRITE:
     case PLX_BDEV_COMPARE:
-        transfer(nc, io, bio);
+        bio_transfer(nc, io, bio);
         break;
     case PLX_BDEV_FLUSH:
-        flush(nc, io);
+        bio_flush(nc, io);
         break;
     case PLX_BDEV_WRITE_ZEROES:
-        write_zeroes(nc, io, bio);
+        bio_write_zeroes(nc, io, bio);
         break;
     case PLX_BDEV_UNMAP:
-        unmap(nc, io, bio);
+        bio_unmap(nc, io, bio);
         break;
     case PLX_BDEV_COPY:
-        copy(nc, io, bio);
+        bio_copy(nc, io, bio);
         break;
     case PLX_BDEV_COMPARE_AND_WRITE:
-        compare_and_write(nc, io, bio);
+        bio_compare_and_write(nc, io, bio);
         break;
     default:
         plx_bdev_complete(bio, PLX_SC_INVALID_OPCODE);
@@ -320,16 +347,19 @@ static void abort_split(struct nvme_channel *nc, struct nvme_io *io)
         if (nc->pieces[i].io == io)
             nvme_try_abort(&nc->pieces[i].t);
     if (--io->in_flight == 0)
-        plx_bdev_complete(bio_of(io), io->status);
+        plx_bdev_complete(plx_bdev_req_of(io), io->status);
 }
 
 void nvme_bio_abort(struct plx_bdev_channel *ch, struct plx_bdev_req *bio)
 {
     struct nvme_channel *nc = nvme_channel_of(ch);
     struct nvme_io *io = (struct nvme_io *)(void *)bio->context;
-    bool in_pieces = io->splitting || (io->in_flight && bio->op != PLX_BDEV_COMPARE_AND_WRITE);
-    if (in_pieces)
+    if (bio->op != PLX_BDEV_COMPARE_AND_WRITE && (io->splitting || io->in_flight)) {
         abort_split(nc, io);
-    else
+    } else if (io->splitting) {
+        unsplit(nc, io);
+        plx_bdev_complete(bio, PLX_SC_ABORTED_BY_REQUEST);
+    } else {
         nvme_try_abort(&io->t);
+    }
 }

@@ -18,7 +18,7 @@
 #include "nvme/host.h"
 
 enum {
-    NVME_PIECES = 32, /* commands of a channel that requests larger than a command share */
+    NVME_PIECES = 32, /* commands of a channel that requests share that are larger than one, or fused */
     NVME_RETRIES = 5, /* of a command that the controller asks to be tried again; lost connections do not count */
     NVME_RETRY_MS = 20,
     NVME_TOO_LARGE = 0xffff, /* in place of a status: larger than the path takes, and has not been sent */
@@ -62,7 +62,7 @@ struct nvme_path {
 
 struct nvme_io;
 
-/* A part of a request that is too large for one command. */
+/* A part of a request that is too large for one command; or the second half of a fused one, without the rest of t. */
 struct nvme_piece {
     struct nvme_try t;
     struct nvme_io *io;
@@ -83,26 +83,37 @@ struct nvme_channel {
     struct plx_timer retry, deadline;
 
     struct nvme_piece *free_pieces;
-    struct nvme_io *split, **split_tail; /* requests that have pieces left to send */
+    struct nvme_io *split, **split_tail; /* requests that wait for pieces, in order */
     struct nvme_piece pieces[NVME_PIECES];
 };
 
 /* The driver's context of a request. */
 struct nvme_io {
-    struct nvme_try t; /* of a request that is one command; first, so that its cache lines are those of the request */
-    struct nvme_io *next; /* in nc->split */
-    uint32_t at;          /* blocks that pieces have been sent for */
-    uint32_t in_flight;   /* pieces */
-    uint16_t status;
-    bool splitting; /* in nc->split */
-    struct plx_iov_at where;
-    struct iovec iov;
     union {
-        struct nvme_req second; /* of a fused command */
-        struct nvme_dsm_range dsm;
-        struct nvme_copy_range copy;
+        struct {               /* one command */
+            struct nvme_try t; /* first, so that its cache lines are those of the request */
+            union {
+                struct nvme_piece *second; /* of a fused command */
+                struct {
+                    struct iovec iov;
+                    union {
+                        struct nvme_dsm_range dsm;
+                        struct nvme_copy_range copy;
+                    };
+                };
+            };
+        };
+        struct { /* in pieces */
+            struct plx_iov_at where;
+            uint32_t at; /* blocks that pieces have been sent for */
+            uint16_t status;
+            struct nvme_io *next; /* in nc->split; a fused command that waits for its second half as well */
+        };
     };
+    uint32_t in_flight; /* pieces, or halves */
+    bool splitting;     /* in nc->split */
 };
+PLX_BDEV_FITS(struct nvme_io);
 
 static inline struct nvme_disk *nvme_disk_of(const struct plx_bdev *bdev)
 {

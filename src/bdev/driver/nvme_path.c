@@ -130,14 +130,14 @@ static void hand_out(struct nvme_channel *nc, struct nvme_try *t)
     if (plx_unlikely(t->req.fused)) {
         struct nvme_io *io = plx_container_of(t, struct nvme_io, t);
         io->in_flight = 2;
-        t->req.next = &io->second;
+        t->req.next = &io->second->t.req;
         nvme_submit_fused(t->path->c, &t->req);
     } else {
         nvme_submit(t->path->c, &t->req);
     }
 }
 
-static void begin(struct nvme_channel *nc, struct nvme_try *t)
+static void try_begin(struct nvme_channel *nc, struct nvme_try *t)
 {
     if (plx_likely(nc->nusable && !nc->waiting)) {
         hand_out(nc, t);
@@ -157,7 +157,7 @@ static void send_waiting(struct nvme_channel *nc)
     }
 }
 
-static void retry(struct plx_timer *timer)
+static void retry_due(struct plx_timer *timer)
 {
     struct nvme_channel *nc = plx_container_of(timer, struct nvme_channel, retry);
     for (unsigned i = 0; i < nc->npaths; i++)
@@ -181,7 +181,7 @@ static void give_up(struct nvme_channel *nc)
     }
 }
 
-static void deadline(struct plx_timer *timer)
+static void deadline_due(struct plx_timer *timer)
 {
     struct nvme_channel *nc = plx_container_of(timer, struct nvme_channel, deadline);
     plx_warn("%s: no path for %u s: requests fail from now on", nc->disk->bdev.info.name,
@@ -224,14 +224,14 @@ static void not_done(struct nvme_try *t)
         if (t->one_shot)
             t->end(t, PLX_SC_TRANSIENT_TRANSPORT_ERROR);
         else
-            begin(nc, t);
+            try_begin(nc, t);
     } else if (is_path_error(sc) && t->attempts < UINT8_MAX) {
         t->attempts++;
         t->path->shunned = true;
         nvme_ctrlr_refresh_ana(t->path->c);
         choose_paths(nc);
         if (nc->nusable)
-            begin(nc, t);
+            try_begin(nc, t);
         else
             again_later(nc, t);
     } else if (is_transient(sc) && !(req->status & NVME_STATUS_DNR) && t->attempts < NVME_RETRIES) {
@@ -242,7 +242,7 @@ static void not_done(struct nvme_try *t)
     }
 }
 
-static void done(struct nvme_req *req)
+static void try_done(struct nvme_req *req)
 {
     struct nvme_try *t = try_of(req);
     if (plx_likely(!req->lost && !req->status))
@@ -257,9 +257,9 @@ void nvme_try_begin(struct nvme_channel *nc, struct nvme_try *t)
     t->path = NULL;
     t->attempts = 0;
     t->waiting = t->aborted = t->one_shot = false;
-    t->req.done = done;
+    t->req.done = try_done;
     t->req.fused = t->req.forever = false;
-    begin(nc, t);
+    try_begin(nc, t);
 }
 
 void nvme_try_abort(struct nvme_try *t)
@@ -279,15 +279,15 @@ static void fused_half_done(struct nvme_io *io)
 {
     if (--io->in_flight)
         return;
-    struct nvme_req *first = &io->t.req;
+    struct nvme_req *first = &io->t.req, *second = &io->second->t.req;
     uint16_t sc = first->status & 0x7ff;
-    if (!first->lost && io->second.lost)
+    if (!first->lost && second->lost)
         first->lost = true; /* whether it was written is not known */
-    else if (!first->lost && io->second.status && (!sc || sc == PLX_SC_ABORTED_FAILED_FUSED))
-        first->status = io->second.status;
+    else if (!first->lost && second->status && (!sc || sc == PLX_SC_ABORTED_FAILED_FUSED))
+        first->status = second->status;
     if ((first->status & 0x7ff) == PLX_SC_ABORTED_FAILED_FUSED)
         first->status = PLX_SC_ABORTED_BY_REQUEST;
-    done(first);
+    try_done(first);
 }
 
 static void first_done(struct nvme_req *req)
@@ -297,7 +297,7 @@ static void first_done(struct nvme_req *req)
 
 static void second_done(struct nvme_req *req)
 {
-    fused_half_done(plx_container_of(req, struct nvme_io, second));
+    fused_half_done(plx_container_of(try_of(req), struct nvme_piece, t)->io);
 }
 
 void nvme_try_begin_fused(struct nvme_channel *nc, struct nvme_try *t)
@@ -310,9 +310,10 @@ void nvme_try_begin_fused(struct nvme_channel *nc, struct nvme_try *t)
     t->one_shot = true;
     t->req.done = first_done;
     t->req.fused = true;
-    t->req.forever = io->second.forever = io->second.fused = false;
-    io->second.done = second_done;
-    begin(nc, t);
+    struct nvme_req *second = &io->second->t.req;
+    t->req.forever = second->forever = second->fused = false;
+    second->done = second_done;
+    try_begin(nc, t);
 }
 
 /* ---- paths come and go ---- */
@@ -332,7 +333,7 @@ static const char *unusable(const struct nvme_disk *d, const struct nvme_ctrlr *
     return NULL;
 }
 
-static void live(struct nvme_ctrlr *c, void *arg)
+static void path_live(struct nvme_ctrlr *c, void *arg)
 {
     struct nvme_path *path = path_of(arg);
     struct nvme_channel *nc = path->nc;
@@ -349,7 +350,7 @@ static void live(struct nvme_ctrlr *c, void *arg)
     choose_paths(nc);
 }
 
-static void down(struct nvme_ctrlr *c, void *arg)
+static void path_down(struct nvme_ctrlr *c, void *arg)
 {
     struct nvme_path *path = path_of(arg);
     (void)c;
@@ -357,7 +358,7 @@ static void down(struct nvme_ctrlr *c, void *arg)
     choose_paths(path->nc);
 }
 
-static void failed(struct nvme_ctrlr *c, void *arg, int ret, const char *why, bool again)
+static void path_failed(struct nvme_ctrlr *c, void *arg, int ret, const char *why, bool again)
 {
     struct nvme_path *path = path_of(arg);
     (void)c, (void)ret, (void)why, (void)again;
@@ -366,7 +367,7 @@ static void failed(struct nvme_ctrlr *c, void *arg, int ret, const char *why, bo
         choose_paths(path->nc); /* the deadline begins */
 }
 
-static void ana(struct nvme_ctrlr *c, void *arg)
+static void path_ana(struct nvme_ctrlr *c, void *arg)
 {
     struct nvme_path *path = path_of(arg);
     plx_info("%s: ANA state %u", nvme_ctrlr_name(c), nvme_ctrlr_ana(c));
@@ -374,15 +375,16 @@ static void ana(struct nvme_ctrlr *c, void *arg)
     choose_paths(path->nc);
 }
 
-static const struct nvme_ctrlr_ops ctrlr_ops = {.live = live, .down = down, .failed = failed, .ana = ana};
+static const struct nvme_ctrlr_ops ctrlr_ops = {
+    .live = path_live, .down = path_down, .failed = path_failed, .ana = path_ana};
 
 int nvme_paths_open(struct nvme_channel *nc)
 {
     const struct nvme_where *w = &nc->disk->where;
     nc->waiting_tail = &nc->waiting;
     nc->max_blocks = nc->disk->max_blocks;
-    nc->retry.fn = retry;
-    nc->deadline.fn = deadline;
+    nc->retry.fn = retry_due;
+    nc->deadline.fn = deadline_due;
     for (nc->npaths = 0; nc->npaths < w->npaths; nc->npaths++) {
         struct nvme_path *path = &nc->paths[nc->npaths];
         struct nvme_opts o = nvme_where_opts(w, nc->npaths);

@@ -192,8 +192,8 @@ static uint64_t stripe_left(uint64_t offset)
     return STRIPE - offset % STRIPE;
 }
 
-static void transfer(struct ram_disk *d, bool locked, const struct iovec *iov, uint64_t offset, uint64_t bytes,
-                     bool write)
+static void ram_transfer(struct ram_disk *d, bool locked, const struct iovec *iov, uint64_t offset, uint64_t bytes,
+                         bool write)
 {
     struct plx_iov_at at = {iov, 0};
     while (bytes) {
@@ -255,7 +255,7 @@ static void copy_piece(struct ram_disk *d, bool locked, uint64_t to, uint64_t fr
     }
 }
 
-static void copy(struct ram_disk *d, bool locked, uint64_t to, uint64_t from, uint64_t bytes)
+static void ram_copy(struct ram_disk *d, bool locked, uint64_t to, uint64_t from, uint64_t bytes)
 {
     if (to <= from || to - from >= bytes) {
         for (uint64_t n; bytes; bytes -= n, to += n, from += n) {
@@ -273,8 +273,8 @@ static void copy(struct ram_disk *d, bool locked, uint64_t to, uint64_t from, ui
     }
 }
 
-static uint16_t compare(struct ram_disk *d, bool locked, const struct plx_bdev_req *req, uint64_t offset,
-                        uint64_t bytes)
+static uint16_t ram_compare(struct ram_disk *d, bool locked, const struct plx_bdev_req *req, uint64_t offset,
+                            uint64_t bytes)
 {
     struct plx_iov_at at = {req->iov, 0};
     bool equal, write = req->op == PLX_BDEV_COMPARE_AND_WRITE;
@@ -305,18 +305,18 @@ static void ram_submit(struct plx_bdev_channel *ch, struct plx_bdev_req *req)
     switch ((enum plx_bdev_op)req->op) {
     case PLX_BDEV_READ:
     case PLX_BDEV_WRITE:
-        transfer(d, locked, req->iov, offset, bytes, req->op == PLX_BDEV_WRITE);
+        ram_transfer(d, locked, req->iov, offset, bytes, req->op == PLX_BDEV_WRITE);
         break;
     case PLX_BDEV_WRITE_ZEROES:
     case PLX_BDEV_UNMAP:
         zero_range(d, locked, offset, bytes, req->op == PLX_BDEV_UNMAP || req->flags & PLX_BDEV_UNMAP_OK);
         break;
     case PLX_BDEV_COPY:
-        copy(d, locked, offset, req->src_lba << shift, bytes);
+        ram_copy(d, locked, offset, req->src_lba << shift, bytes);
         break;
     case PLX_BDEV_COMPARE:
     case PLX_BDEV_COMPARE_AND_WRITE:
-        status = compare(d, locked, req, offset, bytes);
+        status = ram_compare(d, locked, req, offset, bytes);
         break;
     default: /* flush: there is nothing more stable than this memory */
         break;
@@ -389,7 +389,7 @@ static int check_memory(const char *name, uint64_t size, struct plx_error *err)
     return 0;
 }
 
-static void fill_info(struct plx_bdev_info *info, uint64_t size, uint32_t block)
+static void ram_fill_info(struct plx_bdev_info *info, uint64_t size, uint32_t block)
 {
     info->block_size = info->write_unit = block;
     info->blocks = size / block;
@@ -433,7 +433,7 @@ static int ram_open(const struct plx_url *url, struct plx_bdev **out, struct plx
     pthread_mutex_init(&d->lock, NULL);
     d->bdev.ops = &ram_ops;
     d->bdev.channel_size = sizeof(struct ram_channel);
-    fill_info(&d->bdev.info, size, block);
+    ram_fill_info(&d->bdev.info, size, block);
     memcpy(d->bdev.info.uuid, uuid, sizeof uuid);
     *out = &d->bdev;
     return 0;
