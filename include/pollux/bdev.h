@@ -121,9 +121,6 @@ PLX_API void plx_bdev_abort(struct plx_bdev_channel *ch, struct plx_bdev_req *re
  */
 PLX_API const void *plx_bdev_map(struct plx_bdev_channel *ch, uint64_t lba, uint32_t nlb);
 
-/** Whether a disk ever lends its memory. */
-PLX_API bool plx_bdev_can_map(const struct plx_bdev *bdev);
-
 /** The status that a request for this range would be refused with, or PLX_SC_SUCCESS. */
 PLX_API uint16_t plx_bdev_check(const struct plx_bdev *bdev, enum plx_bdev_op op, uint64_t lba, uint32_t nlb);
 

@@ -40,7 +40,10 @@ struct plx_reactor_opts {
  */
 PLX_API int plx_reactor_create(struct plx_reactor **out, const struct plx_reactor_opts *opts);
 
-/** Ends a reactor that nobody runs any more. What was added to it must have been removed. */
+/**
+ * Ends a reactor that nobody runs any more. What was added to it must have been removed, but for sources that have a
+ * destroy operation.
+ */
 PLX_API void plx_reactor_destroy(struct plx_reactor *r);
 
 /** Runs the reactor on the calling thread, pinned as the options say, until plx_reactor_stop(). */
@@ -105,6 +108,8 @@ struct plx_source_ops {
     int (*arm)(struct plx_source *s);
     /** The reactor is awake again. */
     void (*disarm)(struct plx_source *s);
+    /** The reactor ends and the source, which has just been removed, was still there. May be NULL. */
+    void (*destroy)(struct plx_source *s);
 };
 
 /**
@@ -166,19 +171,6 @@ PLX_API size_t plx_buf_free_bytes(const struct plx_reactor *r);
 PLX_API size_t plx_buf_total_bytes(const struct plx_reactor *r);
 /** The largest size that plx_buf_get() may be asked for. */
 PLX_API size_t plx_buf_max_bytes(const struct plx_reactor *r);
-
-/** Somebody who waits for buffers, in line. */
-struct plx_buf_wait {
-    /** Buffers came back: try again. @return true when served; false to stay first in line */
-    bool (*retry)(struct plx_buf_wait *w);
-    struct plx_buf_wait *next, **link;
-};
-/** Gets in line; served in order of arrival, from the reactor's loop, never from within plx_buf_put(). */
-PLX_API void plx_buf_wait_add(struct plx_reactor *r, struct plx_buf_wait *w);
-/** Leaves the line; nothing happens when not in it. */
-PLX_API void plx_buf_wait_cancel(struct plx_reactor *r, struct plx_buf_wait *w);
-/** Whether anybody waits: newcomers then queue up rather than overtake. */
-PLX_API bool plx_buf_contended(const struct plx_reactor *r);
 
 #ifdef __cplusplus
 }

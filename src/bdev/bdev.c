@@ -56,6 +56,16 @@ static void finish_info(struct plx_bdev *bdev, const char *driver, const char *n
         info->request_context += (uint32_t)plx_align_up(sizeof(struct plx_bdev_core), 16) + bdev->driver_context;
 }
 
+int plx_bdev_register(struct plx_bdev *bdev, const char *driver, const char *name, struct plx_error *err)
+{
+    (void)err;
+    finish_info(bdev, driver, name);
+    pthread_mutex_init(&bdev->lock, NULL);
+    plx_list_init(&bdev->channels);
+    plx_range_lock_init(bdev);
+    return 0;
+}
+
 int plx_bdev_open(const char *name, struct plx_bdev **out, struct plx_error *err)
 {
     struct plx_url *url = malloc(sizeof *url);
@@ -72,10 +82,7 @@ int plx_bdev_open(const char *name, struct plx_bdev **out, struct plx_error *err
     ret = (*driver)->open(url, &bdev, err);
     if (ret)
         goto free_url;
-    finish_info(bdev, (*driver)->scheme, url->text);
-    pthread_mutex_init(&bdev->lock, NULL);
-    plx_list_init(&bdev->channels);
-    plx_range_lock_init(bdev);
+    ret = plx_bdev_register(bdev, (*driver)->scheme, url->text, err);
     *out = bdev;
 free_url:
     free(url);
@@ -410,11 +417,6 @@ const void *plx_bdev_map(struct plx_bdev_channel *ch, uint64_t lba, uint32_t nlb
 {
     assert(in_range(ch->bdev, lba, nlb));
     return ch->bdev->ops->map ? ch->bdev->ops->map(ch, lba, nlb) : NULL;
-}
-
-bool plx_bdev_can_map(const struct plx_bdev *bdev)
-{
-    return bdev->ops->map != NULL;
 }
 
 /* ---- status ---- */

@@ -3,8 +3,8 @@
 #ifndef PLX_BDEV_CORE_H
 #define PLX_BDEV_CORE_H
 
+#include "base/iov.h"
 #include "bdev/driver.h"
-#include "bdev/iov.h"
 
 #include "base/util.h"
 

@@ -122,6 +122,12 @@ extern const struct plx_bdev_driver plx_bdev_ram, plx_bdev_null, plx_bdev_file, 
 /* All of them, NULL-terminated. */
 extern const struct plx_bdev_driver *const plx_bdev_drivers[];
 
+/*
+ * Makes a disk of what the driver has filled in: called by plx_bdev_open() after the driver's open, and by whoever
+ * makes disks otherwise. It ends with plx_bdev_close().
+ */
+int plx_bdev_register(struct plx_bdev *bdev, const char *driver, const char *name, struct plx_error *err);
+
 /* Ends a request that submit() was given. */
 void plx_bdev_complete(struct plx_bdev_req *req, uint16_t status);
 

@@ -44,8 +44,7 @@ void plx_piece_get(struct plx_bdev_channel *ch, struct plx_piece *p, size_t byte
     struct plx_reactor *r = ch->reactor;
     p->size = plx_min_u64(bytes, LARGEST);
     p->mem = NULL;
-    /* Those who wait for the pool in line are not overtaken. */
-    if (p->size <= plx_buf_max_bytes(r) && !plx_buf_contended(r))
+    if (p->size <= plx_buf_max_bytes(r))
         p->mem = plx_buf_get(r, p->size);
     if (p->mem) {
         p->ready(p);

@@ -4,6 +4,7 @@
  * so data is one iovec whatever its size. The links of free blocks are kept beside the region, so memory that was
  * never handed out is never touched.
  */
+#include "reactor/owner.h"
 #include "reactor/reactor.h"
 
 #include <assert.h>
@@ -84,7 +85,6 @@ int plx_buf_pool_init(struct plx_buf_pool *p, size_t bytes, size_t largest)
     for (int32_t b = (int32_t)p->blocks - (1 << p->max_order); b >= 0; b -= 1 << p->max_order)
         push(p, b, p->max_order);
     p->free_bytes = p->bytes;
-    p->waiting_tail = &p->waiting;
     return 0;
 }
 
@@ -103,6 +103,7 @@ void *plx_buf_get(struct plx_reactor *r, size_t size)
 {
     struct plx_buf_pool *p = &r->buf;
     unsigned want = order_of(size), o = want;
+    plx_assert_here(r);
     assert(want <= p->max_order);
     while (p->free_head[o] == NONE)
         if (++o > p->max_order)
@@ -123,11 +124,11 @@ void plx_buf_put(struct plx_reactor *r, void *buf, size_t size)
     struct plx_buf_pool *p = &r->buf;
     unsigned o = order_of(size);
     size_t offset = (size_t)((uint8_t *)buf - p->base);
+    plx_assert_here(r);
     assert(offset < p->bytes && offset % ((size_t)PLX_BUF_MIN << o) == 0);
     int32_t block = (int32_t)(offset / PLX_BUF_MIN);
     assert(p->state[block] == o); /* given back once, with the size it was asked for */
     p->free_bytes += (size_t)PLX_BUF_MIN << o;
-    p->returned = true;
     for (; o < p->max_order; o++) {
         int32_t buddy = block ^ (1 << o);
         if (p->state[buddy] != (FREE | o))
@@ -152,63 +153,4 @@ size_t plx_buf_total_bytes(const struct plx_reactor *r)
 size_t plx_buf_max_bytes(const struct plx_reactor *r)
 {
     return (size_t)PLX_BUF_MIN << r->buf.max_order;
-}
-
-void plx_buf_wait_add(struct plx_reactor *r, struct plx_buf_wait *w)
-{
-    struct plx_buf_pool *p = &r->buf;
-    assert(!w->link);
-    w->next = NULL;
-    w->link = p->waiting_tail;
-    *p->waiting_tail = w;
-    p->waiting_tail = &w->next;
-}
-
-void plx_buf_wait_cancel(struct plx_reactor *r, struct plx_buf_wait *w)
-{
-    struct plx_buf_pool *p = &r->buf;
-    if (!w->link)
-        return;
-    *w->link = w->next;
-    if (w->next)
-        w->next->link = w->link;
-    else
-        p->waiting_tail = w->link;
-    w->link = NULL;
-    p->returned = true; /* the next in line may need less */
-}
-
-bool plx_buf_contended(const struct plx_reactor *r)
-{
-    return r->buf.waiting != NULL;
-}
-
-int plx_buf_serve(struct plx_reactor *r)
-{
-    struct plx_buf_pool *p = &r->buf;
-    int served = 0;
-    if (!p->returned)
-        return 0;
-    p->returned = false;
-    for (struct plx_buf_wait *w; (w = p->waiting); served++) {
-        /*
-         * Out of line while it tries, so that it may get in line again for something else; put back in front when it
-         * got nothing.
-         */
-        size_t before = p->free_bytes;
-        plx_buf_wait_cancel(r, w);
-        if (w->retry(w))
-            continue;
-        assert(!w->link);
-        w->next = p->waiting;
-        w->link = &p->waiting;
-        if (p->waiting)
-            p->waiting->link = &w->next;
-        else
-            p->waiting_tail = &w->next;
-        p->waiting = w;
-        p->returned = p->free_bytes > before; /* it gave back more than it took: worth another look next time */
-        break;
-    }
-    return served + p->returned;
 }

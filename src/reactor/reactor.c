@@ -4,7 +4,9 @@
 
 #include "base/log.h"
 #include "reactor/aio.h"
+#include "reactor/owner.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <sched.h>
 #include <stdlib.h>
@@ -12,7 +14,6 @@
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/prctl.h>
-#include <time.h>
 #include <unistd.h>
 
 enum {
@@ -25,12 +26,37 @@ enum {
 /* While there is always something to poll, descriptors that are only watched are looked at this often. */
 #define WATCH_PERIOD_NS (1 * PLX_NS_PER_MS)
 
-uint64_t plx_clock_ns(void)
+#ifdef PLX_CHECK_OWNER
+static _Thread_local char self; /* its address stands for the thread */
+
+bool plx_reactor_is_here(const struct plx_reactor *r)
 {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (uint64_t)t.tv_sec * PLX_NS_PER_S + (uint64_t)t.tv_nsec;
+    const void *owner = atomic_load_explicit(&r->owner, memory_order_relaxed);
+    return !owner || owner == &self;
 }
+
+/* @return what to set it back to */
+static const void *reactor_own(struct plx_reactor *r)
+{
+    assert(plx_reactor_is_here(r));
+    return atomic_exchange_explicit(&r->owner, &self, memory_order_relaxed);
+}
+
+static void reactor_disown(struct plx_reactor *r, const void *was)
+{
+    atomic_store_explicit(&r->owner, was, memory_order_relaxed);
+}
+#else
+static const void *reactor_own(struct plx_reactor *r)
+{
+    return r;
+}
+
+static void reactor_disown(struct plx_reactor *r, const void *was)
+{
+    (void)r, (void)was;
+}
+#endif
 
 int plx_reactor_create(struct plx_reactor **out, const struct plx_reactor_opts *opts)
 {
@@ -82,10 +108,16 @@ free_reactor:
 
 void plx_reactor_destroy(struct plx_reactor *r)
 {
+    plx_assert_here(r);
     /* Who sent a message counts on its being run, for its memory if nothing else. */
     while (plx_messages_run(r) > 0)
         ;
     plx_aio_destroy(r);
+    for (struct plx_source *s; (s = r->sources);) {
+        plx_source_remove(r, s);
+        if (s->ops->destroy)
+            s->ops->destroy(s);
+    }
     close(r->wake_fd);
     close(r->epoll_fd);
     plx_buf_pool_destroy(&r->buf);
@@ -130,6 +162,7 @@ static void count(_Atomic uint64_t *n)
 
 int plx_source_add(struct plx_reactor *r, struct plx_source *s)
 {
+    plx_assert_here(r);
     if (s->fd >= 0) {
         struct epoll_event ev = {.events = EPOLLIN};
         if (epoll_ctl(r->epoll_fd, EPOLL_CTL_ADD, s->fd, &ev) < 0)
@@ -142,6 +175,7 @@ int plx_source_add(struct plx_reactor *r, struct plx_source *s)
 
 void plx_source_remove(struct plx_reactor *r, struct plx_source *s)
 {
+    plx_assert_here(r);
     for (struct plx_source **p = &r->sources; *p; p = &(*p)->next) {
         if (*p != s)
             continue;
@@ -164,12 +198,14 @@ struct plx_source *plx_source_find(struct plx_reactor *r, const struct plx_sourc
 
 int plx_watch_add(struct plx_reactor *r, struct plx_watch *w)
 {
+    plx_assert_here(r);
     struct epoll_event ev = {.events = EPOLLIN, .data.ptr = w};
     return epoll_ctl(r->epoll_fd, EPOLL_CTL_ADD, w->fd, &ev) < 0 ? -errno : 0;
 }
 
 void plx_watch_remove(struct plx_reactor *r, struct plx_watch *w)
 {
+    plx_assert_here(r);
     epoll_ctl(r->epoll_fd, EPOLL_CTL_DEL, w->fd, NULL);
     for (int i = 0; i < r->nevents; i++)
         if (r->events[i].data.ptr == w)
@@ -226,6 +262,7 @@ int plx_reactor_poll(struct plx_reactor *r)
 {
     /* Driven by an outer loop, which waited for our descriptor: what woke it may be a watch. */
     bool woken = r->armed;
+    const void *was = reactor_own(r);
     if (plx_unlikely(woken))
         disarm(r);
     r->now = plx_clock_ns();
@@ -238,13 +275,13 @@ int plx_reactor_poll(struct plx_reactor *r)
     }
     r->polling = NULL;
     r->sourced = work > own;
-    if (woken || r->now - r->fds_checked > WATCH_PERIOD_NS)
+    if (woken || r->now - r->fds_checked > WATCH_PERIOD_NS || plx_clock_simulated())
         work += wait_fds(r, 0);
-    work += plx_buf_serve(r);
     r->in_round = false;
     count(&r->rounds);
     if (work)
         count(&r->busy_rounds);
+    reactor_disown(r, was);
     return work;
 }
 
@@ -280,7 +317,7 @@ static void sleep_until_work(struct plx_reactor *r, uint64_t limit)
     int64_t timeout = plx_reactor_timeout(r);
     if (limit && (timeout < 0 || limit < r->now + (uint64_t)timeout))
         timeout = limit > r->now ? (int64_t)(limit - r->now) : 0;
-    if (timeout == 0 || plx_reactor_arm(r))
+    if (timeout == 0 || plx_clock_simulated() || plx_reactor_arm(r))
         return;
     uint64_t end = r->now + (uint64_t)timeout;
     s->slept = r->now;
@@ -357,6 +394,7 @@ static void unpin(struct plx_reactor *r)
 void plx_reactor_run(struct plx_reactor *r)
 {
     int slack = prctl(PR_GET_TIMERSLACK, 0, 0, 0, 0);
+    const void *was = reactor_own(r);
     prctl(PR_SET_TIMERSLACK, 1, 0, 0, 0); /* sleep as long as we said, and not up to 50 us longer */
     pin(r);
     while (!atomic_load_explicit(&r->stop, memory_order_relaxed)) {
@@ -368,6 +406,7 @@ void plx_reactor_run(struct plx_reactor *r)
         idle(r);
     }
     atomic_store(&r->stop, false);
+    reactor_disown(r, was);
     unpin(r);
     if (slack >= 0)
         prctl(PR_SET_TIMERSLACK, slack, 0, 0, 0);

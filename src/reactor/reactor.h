@@ -6,6 +6,7 @@
 #include <pollux/reactor.h>
 
 #include "base/util.h"
+#include "reactor/clock.h"
 #include "reactor/rhythm.h"
 
 #include <sched.h>
@@ -26,8 +27,6 @@ struct plx_buf_pool {
     int32_t *free_head;   /* per order: first free block, or -1 */
     int32_t *next, *prev; /* links of free blocks, by block number */
     uint8_t *state;       /* by block number: order of the free or used block that begins here, and a bit for free */
-    struct plx_buf_wait *waiting, **waiting_tail;
-    bool returned; /* buffers came back since the waiters were last served */
 };
 
 /* How plx_reactor_run() passes the time between two bursts of work: see idle(). Times are in ns. */
@@ -61,6 +60,9 @@ struct plx_reactor {
     bool armed;         /* wake-ups are enabled */
     bool pinned;        /* to its core, by plx_reactor_run() */
     cpu_set_t unpinned; /* where its thread might run before */
+#ifdef PLX_CHECK_OWNER
+    _Atomic(const void *) owner; /* the thread that runs or polls it at present, or NULL */
+#endif
     _Atomic uint64_t rounds, busy_rounds, sleeps;
 
     /* Written by other threads; on lines of their own. */
@@ -76,8 +78,5 @@ int plx_timers_run(struct plx_reactor *r);
 
 int plx_buf_pool_init(struct plx_buf_pool *p, size_t bytes, size_t largest);
 void plx_buf_pool_destroy(struct plx_buf_pool *p);
-int plx_buf_serve(struct plx_reactor *r);
-
-uint64_t plx_clock_ns(void);
 
 #endif

@@ -2,6 +2,7 @@
 /*
  * Timers: a pairing heap threaded through the timers themselves, so that setting one needs no memory and cannot fail.
  */
+#include "reactor/owner.h"
 #include "reactor/reactor.h"
 
 #include <stdlib.h>
@@ -78,6 +79,7 @@ void plx_timer_set(struct plx_reactor *r, struct plx_timer *t, uint64_t delay_ns
 
 void plx_timer_cancel(struct plx_reactor *r, struct plx_timer *t)
 {
+    plx_assert_here(r);
     if (t->set)
         detach(r, t);
 }

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* The pool of buffers: alignment, exhaustion, merging, and the line of those who wait. */
+/* The pool of buffers: alignment, exhaustion, merging. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -115,112 +115,12 @@ static void buffers_never_overlap_whatever_the_order(void **state)
     plx_reactor_destroy(r);
 }
 
-struct waiter {
-    struct plx_buf_wait wait;
-    struct plx_reactor *r;
-    size_t size;
-    void *got;
-    int number, tries;
-    int *turn; /* how many were served so far */
-};
-
-static bool retry(struct plx_buf_wait *w)
-{
-    struct waiter *me = plx_container_of(w, struct waiter, wait);
-    me->tries++;
-    me->got = plx_buf_get(me->r, me->size);
-    if (me->got)
-        me->number = ++*me->turn;
-    return me->got != NULL;
-}
-
-static void those_who_wait_are_served_in_order(void **state)
-{
-    (void)state;
-    struct plx_reactor *r = make(4 * MIB, MIB);
-    void *all[4];
-    for (int i = 0; i < 4; i++)
-        assert_non_null(all[i] = plx_buf_get(r, MIB));
-    int turn = 0;
-    struct waiter w[4];
-    memset(w, 0, sizeof w);
-    static const size_t sizes[] = {MIB, 8 * KIB, MIB, 8 * KIB};
-    for (int i = 0; i < 4; i++) {
-        w[i] = (struct waiter){.wait.retry = retry, .r = r, .size = sizes[i], .turn = &turn};
-        plx_buf_wait_add(r, &w[i].wait);
-    }
-    assert_true(plx_buf_contended(r));
-    assert_int_equal(plx_reactor_poll(r), 0); /* nothing came back: nobody is bothered */
-    assert_int_equal(w[0].tries, 0);
-
-    plx_buf_put(r, all[0], MIB);
-    assert_int_equal(turn, 0); /* never from within plx_buf_put() */
-    plx_reactor_poll(r);
-    assert_int_equal(w[0].number, 1);
-    assert_int_equal(w[1].number, 0); /* the first took all there was */
-
-    plx_buf_put(r, all[1], MIB);
-    plx_reactor_poll(r);
-    assert_int_equal(w[1].number, 2);
-    assert_null(w[2].got); /* does not fit; the small one behind it does not overtake */
-    assert_null(w[3].got);
-    plx_buf_wait_cancel(r, &w[2].wait);
-    plx_buf_wait_cancel(r, &w[2].wait); /* harmless */
-    plx_reactor_poll(r);
-    assert_int_equal(w[3].number, 3); /* its turn now, though nothing came back */
-    assert_false(plx_buf_contended(r));
-
-    plx_buf_put(r, w[0].got, MIB);
-    plx_buf_put(r, w[1].got, 8 * KIB);
-    plx_buf_put(r, w[3].got, 8 * KIB);
-    plx_buf_put(r, all[2], MIB);
-    plx_buf_put(r, all[3], MIB);
-    assert_int_equal(plx_buf_free_bytes(r), plx_buf_total_bytes(r));
-    plx_reactor_destroy(r);
-}
-
-/* Takes a small buffer, then waits in line again for a large one. */
-static bool retry_twice(struct plx_buf_wait *w)
-{
-    struct waiter *me = plx_container_of(w, struct waiter, wait);
-    if (!retry(w))
-        return false;
-    if (me->tries == 1) {
-        plx_buf_put(me->r, me->got, me->size);
-        plx_buf_wait_add(me->r, w);
-    }
-    return true;
-}
-
-static void a_waiter_may_get_in_line_again(void **state)
-{
-    (void)state;
-    struct plx_reactor *r = make(4 * MIB, MIB);
-    void *all[4];
-    int turn = 0;
-    for (int i = 0; i < 4; i++)
-        all[i] = plx_buf_get(r, MIB);
-    struct waiter w = {.wait.retry = retry_twice, .r = r, .size = MIB, .turn = &turn};
-    plx_buf_wait_add(r, &w.wait);
-    plx_buf_put(r, all[0], MIB);
-    while (plx_reactor_poll(r))
-        ;
-    assert_int_equal(w.tries, 2);
-    assert_non_null(w.got);
-    plx_buf_put(r, w.got, MIB);
-    for (int i = 1; i < 4; i++)
-        plx_buf_put(r, all[i], MIB);
-    plx_reactor_destroy(r);
-}
-
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_buffer_is_aligned),
         cmocka_unit_test(an_empty_pool_says_so_and_recovers_whole),
         cmocka_unit_test(buffers_never_overlap_whatever_the_order),
-        cmocka_unit_test(those_who_wait_are_served_in_order),
-        cmocka_unit_test(a_waiter_may_get_in_line_again),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -18,6 +18,8 @@
 #include <unistd.h>
 
 #include "base/util.h"
+#include "reactor/clock.h"
+#include "reactor/owner.h"
 
 static struct plx_reactor *make(enum plx_poll_mode mode)
 {
@@ -446,7 +448,7 @@ static void tap_disarm(struct plx_source *s)
     plx_container_of(s, struct tap, source)->disarmed++;
 }
 
-static const struct plx_source_ops tap_ops = {tap_poll, tap_arm, tap_disarm};
+static const struct plx_source_ops tap_ops = {.poll = tap_poll, .arm = tap_arm, .disarm = tap_disarm};
 
 static void tap_init(struct tap *t, struct plx_reactor *r)
 {
@@ -655,6 +657,158 @@ static void timeouts_tell_an_outer_loop_how_long_to_wait(void **state)
     plx_reactor_destroy(r);
 }
 
+/* ---- what a reactor leaves behind ---- */
+
+struct keepsake {
+    struct plx_source source;
+    struct plx_reactor *r;
+    int destroyed;
+};
+
+static int keepsake_poll(struct plx_source *s)
+{
+    (void)s;
+    return 0;
+}
+
+static void keepsake_destroy(struct plx_source *s)
+{
+    struct keepsake *k = plx_container_of(s, struct keepsake, source);
+    assert_null(plx_source_find(k->r, s->ops)); /* removed already */
+    k->destroyed++;
+}
+
+static void sources_that_are_left_are_destroyed_with_the_reactor(void **state)
+{
+    (void)state;
+    static const struct plx_source_ops kept = {.poll = keepsake_poll, .destroy = keepsake_destroy};
+    static const struct plx_source_ops plain = {.poll = keepsake_poll};
+    struct plx_reactor *r = make(PLX_POLL_ADAPTIVE);
+    struct keepsake k = {.source = {.ops = &kept, .fd = -1}, .r = r};
+    struct keepsake removed = {.source = {.ops = &kept, .fd = -1}, .r = r};
+    struct keepsake other = {.source = {.ops = &plain, .fd = -1}, .r = r};
+    assert_int_equal(plx_source_add(r, &removed.source), 0);
+    assert_int_equal(plx_source_add(r, &k.source), 0);
+    assert_int_equal(plx_source_add(r, &other.source), 0);
+    plx_source_remove(r, &removed.source);
+    plx_reactor_destroy(r);
+    assert_int_equal(k.destroyed, 1);
+    assert_int_equal(removed.destroyed, 0);
+    assert_int_equal(other.destroyed, 0);
+}
+
+/* ---- simulated time ---- */
+
+static uint64_t simulated_ns;
+
+static uint64_t simulated_clock(void)
+{
+    return simulated_ns;
+}
+
+static void in_simulated_time_a_day_passes_at_once(void **state)
+{
+    (void)state;
+    const uint64_t day = 86400 * PLX_NS_PER_S;
+    simulated_ns = 1000;
+    plx_clock_simulate(simulated_clock);
+    struct plx_reactor *r = make(PLX_POLL_SLEEP);
+    struct alarm_clock a = {.timer.fn = ring, .r = r};
+    struct sight s;
+    last_rung = NULL;
+    plx_timer_set(r, &a.timer, day);
+    assert_int_equal(a.timer.due, 1000 + day);
+    assert_int_equal(plx_reactor_timeout(r), day);
+    simulated_ns += day - 1;
+    assert_int_equal(plx_reactor_poll(r), 0);
+    sight_init(&s, r, 1); /* time stands still, and yet it is seen */
+    assert_int_equal(plx_reactor_poll(r), 1);
+    assert_int_equal(s.seen, 1);
+    assert_null(last_rung);
+    simulated_ns += 1;
+    plx_reactor_poll(r);
+    assert_ptr_equal(last_rung, &a);
+    plx_watch_remove(r, &s.watch);
+    close(s.watch.fd);
+    plx_reactor_destroy(r);
+    plx_clock_simulate(NULL);
+    assert_true(plx_reactor_clock(NULL) > 1000);
+}
+
+struct ticker {
+    struct plx_source source;
+    struct plx_timer timer;
+    struct plx_reactor *r;
+};
+
+/* Moves time on when the reactor would have slept. */
+static int tick(struct plx_source *s)
+{
+    struct ticker *t = plx_container_of(s, struct ticker, source);
+    int64_t left = plx_reactor_timeout(t->r);
+    simulated_ns += left > 0 ? (uint64_t)left : 0;
+    return 0;
+}
+
+static void tick_over(struct plx_timer *timer)
+{
+    plx_reactor_stop(plx_container_of(timer, struct ticker, timer)->r);
+}
+
+static void in_simulated_time_a_running_reactor_does_not_sleep(void **state)
+{
+    (void)state;
+    static const struct plx_source_ops ops = {.poll = tick};
+    struct plx_reactor_stats stats;
+    plx_clock_simulate(simulated_clock);
+    struct ticker t = {.source = {.ops = &ops, .fd = -1}, .timer.fn = tick_over, .r = make(PLX_POLL_SLEEP)};
+    assert_int_equal(plx_source_add(t.r, &t.source), 0);
+    plx_timer_set(t.r, &t.timer, 1000 * 86400 * PLX_NS_PER_S);
+    plx_reactor_run(t.r);
+    plx_reactor_get_stats(t.r, &stats);
+    assert_int_equal(stats.sleeps, 0);
+    plx_source_remove(t.r, &t.source);
+    plx_reactor_destroy(t.r);
+    plx_clock_simulate(NULL);
+}
+
+/* ---- who owns what ---- */
+
+#ifdef PLX_CHECK_OWNER
+struct arrival {
+    struct plx_msg msg;
+    _Atomic bool here;
+};
+
+static void arrive(struct plx_msg *msg)
+{
+    plx_container_of(msg, struct arrival, msg)->here = true;
+}
+#endif
+
+static void only_the_thread_that_runs_it_touches_a_reactor(void **state)
+{
+    (void)state;
+#ifndef PLX_CHECK_OWNER
+    print_message("built without PLX_CHECK_OWNER\n");
+    skip();
+#else
+    struct plx_reactor *r = make(PLX_POLL_SLEEP);
+    struct arrival a = {.msg.fn = arrive};
+    pthread_t thread;
+    assert_true(plx_reactor_is_here(r)); /* nobody's yet */
+    pthread_create(&thread, NULL, run, r);
+    plx_reactor_send(r, &a.msg);
+    while (!a.here)
+        nap_ms(1);
+    assert_false(plx_reactor_is_here(r));
+    plx_reactor_stop(r);
+    pthread_join(thread, NULL);
+    assert_true(plx_reactor_is_here(r));
+    plx_reactor_destroy(r);
+#endif
+}
+
 int main(void)
 {
     static enum plx_poll_mode modes[] = {PLX_POLL_ADAPTIVE, PLX_POLL_BUSY, PLX_POLL_SLEEP};
@@ -685,6 +839,10 @@ int main(void)
         cmocka_unit_test(a_removed_watch_is_not_called_even_if_it_was_ready),
         cmocka_unit_test(an_outer_loop_waits_quietly_and_wakes_for_everything),
         cmocka_unit_test(timeouts_tell_an_outer_loop_how_long_to_wait),
+        cmocka_unit_test(sources_that_are_left_are_destroyed_with_the_reactor),
+        cmocka_unit_test(in_simulated_time_a_day_passes_at_once),
+        cmocka_unit_test(in_simulated_time_a_running_reactor_does_not_sleep),
+        cmocka_unit_test(only_the_thread_that_runs_it_touches_a_reactor),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -3,8 +3,8 @@
 #ifndef PLX_BDEV_DRIVER_FILE_H
 #define PLX_BDEV_DRIVER_FILE_H
 
+#include "base/iov.h"
 #include "bdev/driver.h"
-#include "bdev/iov.h"
 #include "reactor/aio.h"
 
 struct plx_file {

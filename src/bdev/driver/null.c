@@ -6,8 +6,8 @@
  * leaves the caller's memory as it was (info.undefined_reads), as measuring is what it is for; whoever reads for
  * others is to map.
  */
+#include "base/iov.h"
 #include "bdev/driver.h"
-#include "bdev/iov.h"
 
 #include <errno.h>
 #include <stdlib.h>

@@ -14,8 +14,8 @@
  * means: try again. When all channels are opened before the first request, as a target does at start, nobody has
  * claimed the disk yet and no request is refused.
  */
+#include "base/iov.h"
 #include "bdev/driver.h"
-#include "bdev/iov.h"
 
 #include <errno.h>
 #include <sched.h>

@@ -1,0 +1,128 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+#include "bdev/access.h"
+
+#include "base/util.h"
+#include "reactor/owner.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <string.h>
+
+static struct plx_bdev_access *access_of(struct plx_fan *fan)
+{
+    return plx_container_of(fan, struct plx_bdev_access, fan);
+}
+
+/* ---- closing ---- */
+
+static void close_here(struct plx_fan_leg *leg)
+{
+    if (leg->arg)
+        plx_bdev_channel_put(leg->arg);
+    leg->arg = NULL;
+    plx_fan_answer(leg, 0);
+}
+
+static void all_closed(struct plx_fan *fan, int result)
+{
+    (void)result;
+    plx_fan_destroy(fan);
+    access_of(fan)->done(access_of(fan), access_of(fan)->result);
+}
+
+void plx_bdev_access_close(struct plx_bdev_access *a, void (*done)(struct plx_bdev_access *a, int result))
+{
+    a->done = done;
+    a->result = 0;
+    a->closing = true;
+    if (!a->flushing)
+        plx_fan_out(&a->fan, close_here, all_closed);
+}
+
+/* ---- opening ---- */
+
+static void open_here(struct plx_fan_leg *leg)
+{
+    struct plx_bdev_access *a = access_of(leg->fan);
+    struct plx_bdev_channel *ch;
+    int ret = plx_bdev_channel_get(a->bdev, leg->reactor, &ch);
+    if (!ret)
+        leg->arg = ch;
+    plx_fan_answer(leg, ret);
+}
+
+static void all_opened(struct plx_fan *fan, int result)
+{
+    struct plx_bdev_access *a = access_of(fan);
+    a->result = result;
+    if (result) {
+        plx_fan_out(fan, close_here, all_closed);
+        return;
+    }
+    for (unsigned i = 0; i < fan->n; i++)
+        if (fan->legs[i].reactor == fan->home)
+            a->home = fan->legs[i].arg;
+    assert(a->home);
+    a->done(a, 0);
+}
+
+static void no_memory(struct plx_timer *timer)
+{
+    struct plx_bdev_access *a = plx_container_of(timer, struct plx_bdev_access, limit);
+    a->done(a, -ENOMEM);
+}
+
+void plx_bdev_access_open(struct plx_bdev_access *a, struct plx_bdev *bdev, struct plx_reactor *const *reactors,
+                          unsigned n, struct plx_reactor *home, void (*done)(struct plx_bdev_access *a, int result))
+{
+    memset(a, 0, sizeof *a);
+    a->bdev = bdev;
+    a->done = done;
+    if (!plx_fan_init(&a->fan, home, reactors, n)) {
+        plx_fan_out(&a->fan, open_here, all_opened);
+        return;
+    }
+    a->limit.fn = no_memory;
+    plx_timer_set(home, &a->limit, 0);
+}
+
+/* ---- the last flush ---- */
+
+static void flush_done(struct plx_bdev_req *req)
+{
+    struct plx_bdev_access *a = plx_container_of((void *)req, struct plx_bdev_access, memory.req);
+    bool in_time = a->limit.set;
+    a->flushing = false;
+    plx_timer_cancel(a->fan.home, &a->limit);
+    if (in_time)
+        a->done(a, req->status ? -EIO : 0);
+    else if (a->closing)
+        plx_fan_out(&a->fan, close_here, all_closed);
+}
+
+/* A disk that does not answer, such as one behind a network that is gone, must not keep its user for ever. */
+static void flush_overdue(struct plx_timer *timer)
+{
+    struct plx_bdev_access *a = plx_container_of(timer, struct plx_bdev_access, limit);
+    plx_bdev_abort(a->home, a->flush);
+    a->done(a, -ETIMEDOUT);
+}
+
+void plx_bdev_access_flush(struct plx_bdev_access *a, uint32_t limit_ms,
+                           void (*done)(struct plx_bdev_access *a, int result))
+{
+    const struct plx_bdev_info *info = plx_bdev_info(a->bdev);
+    assert(!a->flushing && !a->closing && sizeof *a->flush + info->request_context <= sizeof a->memory.req);
+    a->done = done;
+    if (!info->write_cache || info->read_only) {
+        done(a, 0);
+        return;
+    }
+    a->flushing = true;
+    a->flush = (struct plx_bdev_req *)(void *)a->memory.req;
+    a->limit.fn = flush_overdue;
+    plx_timer_set(a->fan.home, &a->limit, limit_ms * PLX_NS_PER_MS);
+    a->flush->done = flush_done;
+    a->flush->op = PLX_BDEV_FLUSH;
+    plx_bdev_submit(a->home, a->flush);
+}
