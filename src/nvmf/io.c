@@ -132,6 +132,8 @@ static uint16_t parse_read(struct nvmf_req *req)
 
 const void *nvmf_io_map(struct nvmf_req *req)
 {
+    if (plx_unlikely(req->ns->gone))
+        return NULL;
     return plx_bdev_map(req->ns->ch, lba_of(req), nlb_of(req));
 }
 
@@ -226,6 +228,12 @@ static uint16_t parse_write_zeroes(struct nvmf_req *req)
 
 /* ---- Flush: one namespace, or all of them one after the other ---- */
 
+static void enter_ns(struct nvmf_req *req, struct nvmf_nsref *ns)
+{
+    req->ns = ns;
+    ns->in_flight++;
+}
+
 static void flush_next(struct nvmf_req *req);
 
 static void flush_done(struct plx_bdev_req *bio)
@@ -240,13 +248,18 @@ static void flush_done(struct plx_bdev_req *bio)
 static void flush_next(struct nvmf_req *req)
 {
     const struct nvmf_view *view = req->qp->view;
-    while (req->step < view->n && !view->ns[req->step].ch)
+    if (plx_unlikely(req->abort_status)) {
+        nvmf_req_complete(req, req->abort_status);
+        return;
+    }
+    while (req->step < view->n && !view->ns[req->step])
         req->step++;
-    if (req->step == view->n) {
+    if (req->step >= view->n) {
         nvmf_req_complete(req, PLX_SC_SUCCESS);
         return;
     }
-    req->ns = &view->ns[req->step++];
+    nvmf_req_leave_ns(req);
+    enter_ns(req, view->ns[req->step++]);
     submit(req, PLX_BDEV_FLUSH, 0, 0, flush_done);
 }
 
@@ -483,15 +496,34 @@ static bool writes(uint8_t opcode)
     return opcode == NVME_IO_WRITE || opcode == NVME_IO_WRITE_ZEROES || opcode == NVME_IO_DSM || opcode == NVME_IO_COPY;
 }
 
+/* What a command ends with because of its queue, or because of the state of the path that it came by. */
+static uint16_t refusal(const struct nvmf_req *req, uint32_t nsid)
+{
+    const struct nvmf_qpair *qp = req->qp;
+    if (qp->state != NVMF_QP_READY || !qp->image)
+        return PLX_SC_COMMAND_SEQUENCE_ERROR | DNR;
+    const struct nvmf_port *port = nvmf_image_port(qp->image, qp->portid);
+    uint16_t status = PLX_SC_SUCCESS;
+    for (uint32_t i = 0; i < qp->view->n && !status; i++)
+        if (qp->view->ns[i] && (nsid == i + 1 || nsid == NVME_NSID_ALL))
+            status = nvmf_ana_status(port, qp->view->ns[i]->anagrpid);
+    return status;
+}
+
 uint16_t nvmf_parse_io(struct nvmf_req *req)
 {
     struct nvmf_qpair *qp = req->qp;
     uint32_t nsid = plx_get32(req->cmd.nsid);
-    if (plx_unlikely(qp->state != NVMF_QP_READY ||
-                     !(atomic_load_explicit(&qp->ctrlr->csts, memory_order_relaxed) & NVME_CSTS_RDY)))
+    if (plx_unlikely(!qp->plain)) {
+        uint16_t status = refusal(req, nsid);
+        if (status)
+            return status;
+    }
+    if (plx_unlikely(!(atomic_load_explicit(&qp->ctrlr->csts, memory_order_relaxed) & NVME_CSTS_RDY)))
         return PLX_SC_COMMAND_SEQUENCE_ERROR | DNR;
-    if (plx_likely(nsid - 1 < qp->view->n && qp->view->ns[nsid - 1].ch))
-        req->ns = &qp->view->ns[nsid - 1];
+    struct nvmf_nsref *ns = plx_likely(nsid - 1 < qp->view->n) ? qp->view->ns[nsid - 1] : NULL;
+    if (plx_likely(ns))
+        enter_ns(req, ns);
     else if (nsid != NVME_NSID_ALL || req->cmd.opcode != NVME_IO_FLUSH)
         return PLX_SC_INVALID_NAMESPACE_OR_FORMAT | DNR;
 

@@ -64,6 +64,7 @@ static void accept_some(struct plx_watch *w)
             close(fd);
             continue;
         }
+        c->qp.portid = l->at.portid;
         atomic_fetch_add(&t->connections, 1);
         unsigned to = t->next_group++ % t->nreactors;
         c->group = t->groups[to].transport;
