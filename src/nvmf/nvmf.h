@@ -42,6 +42,7 @@ enum {
     NVMF_ZEROES_PIECE_BYTES = 1 << 20, /* written in one step by Write Zeroes */
     NVMF_FLUSH_LIMIT_MS = 1500,        /* for the disks' last flush, at a stop */
     NVMF_MAX_REQUESTS = 32768,         /* of one reactor at a time */
+    NVMF_DISK_REQUESTS = 1024,         /* of those a disk may always have; more only of what is left */
     NVMF_COPY_RANGES = 128,
     NVMF_DISCOVERY_IDLE_MS = 120000, /* a discovery controller without keep-alive is dropped after this */
     NVMF_ORPHAN_MS = 2000, /* what a closed connection had in flight may keep it, and its controller, for so long */
@@ -281,6 +282,7 @@ struct nvmf_req {
     bool in_place; /* FROM_HOST: the data is not needed any more once execute has returned */
     bool lent;     /* data is the disk's own memory, mapped when it is sent */
     bool pending;  /* in the table of pending requests */
+    bool between;  /* two requests to the disk: see u.later */
     bool fused_first;
     uint16_t abort_status; /* what it is to end with instead of being executed; 0 for nothing */
     uint32_t capsule_data; /* bytes of data that came in the capsule */
@@ -295,7 +297,10 @@ struct nvmf_req {
             struct nvmf_qpair *qp; /* whose command is to be aborted */
             bool aborted;
         } abort;
-        struct plx_msg later; /* of commands that go on in another round */
+        struct {
+            struct plx_msg msg;
+            nvmf_execute_fn fn;
+        } later; /* of commands that go on in another round */
     } u;
     struct iovec iov[2];
     struct plx_bdev_req bio; /* with the context that disks want behind it */
@@ -514,6 +519,11 @@ void nvmf_qpair_init(struct nvmf_qpair *qp, struct nvmf_group *group);
  * go of it.
  */
 void nvmf_qpair_detach(struct nvmf_qpair *qp, void (*detached)(struct nvmf_qpair *qp));
+/*
+ * What disks still have of a connection that is closed goes to another one, `to`, that is never open: the transport
+ * gets its memory back when the disk has ended it, and the connection can be let go of.
+ */
+void nvmf_qpair_orphan(struct nvmf_qpair *qp, struct nvmf_qpair *to);
 /* Ends a connection, from any thread. */
 void nvmf_qpair_kill_from_afar(struct nvmf_qpair *qp);
 
@@ -605,6 +615,27 @@ void nvmf_ns_leave(struct nvmf_ns *ns);
 /* Nothing is in flight on a reactor any more. */
 void nvmf_ns_drained(struct nvmf_nsref *ref);
 void nvmf_ns_free(struct nvmf_ns *ns);
+
+/*
+ * A disk that is slow, or hangs, holds what its requests are made of. It may hold twice as much of it as is left over
+ * for others: alone two thirds, with a second one like it two fifths each, and so on, so something is left always.
+ * @return how many more requests, or bytes of buffers, that are
+ */
+static inline size_t nvmf_share_left(size_t held, size_t left)
+{
+    return held < 2 * left ? (2 * left - held) / 3 : 0;
+}
+
+static inline size_t nvmf_disk_bytes_left(const struct nvmf_nsref *ref)
+{
+    return nvmf_share_left(ref->bytes, plx_buf_free_bytes(ref->group->reactor));
+}
+
+static inline size_t nvmf_disk_requests_left(const struct nvmf_nsref *ref)
+{
+    size_t in_use = plx_min_u64(ref->group->reqs_in_use, NVMF_MAX_REQUESTS);
+    return nvmf_share_left(ref->in_flight, NVMF_MAX_REQUESTS - in_use);
+}
 
 /* A request has to do with its namespace no more. */
 static inline void nvmf_req_leave_ns(struct nvmf_req *req)

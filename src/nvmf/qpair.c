@@ -67,7 +67,7 @@ struct nvmf_req *nvmf_req_get(struct nvmf_qpair *qp)
     req->len = req->step = req->done = 0;
     req->dir = NVMF_NONE;
     req->state = NVMF_REQ_TRANSPORT;
-    req->in_capsule = req->in_place = req->lent = req->pending = req->fused_first = false;
+    req->in_capsule = req->in_place = req->lent = req->pending = req->between = req->fused_first = false;
     req->abort_status = 0;
     req->mate = NULL;
     req->cqe.dw0 = req->cqe.dw1 = plx_put32(0);
@@ -319,6 +319,21 @@ void nvmf_qpair_init(struct nvmf_qpair *qp, struct nvmf_group *group)
     qp->entries = NVMF_ADMIN_QUEUE_ENTRIES; /* until Connect says how many */
     qp->state = NVMF_QP_NEW;
     plx_list_add_tail(&group->qpairs, &qp->link);
+}
+
+void nvmf_qpair_orphan(struct nvmf_qpair *qp, struct nvmf_qpair *to)
+{
+    for (unsigned b = 0; b < NVMF_PENDING_BUCKETS; b++)
+        for (struct nvmf_req *req = qp->pending[b], *next; req; req = next) {
+            next = req->chain;
+            if (req->state != NVMF_REQ_EXECUTING || !req->ns)
+                continue;
+            nvmf_pending_del(req);
+            qp->in_flight--;
+            req->qp = to;
+            to->in_flight++;
+            nvmf_pending_add(req);
+        }
 }
 
 static void kill_here(struct plx_msg *msg)
