@@ -1,8 +1,10 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /**
  * @file The NVMe-oF target: subsystems of namespaces, served to hosts over NVMe/TCP.  Build a target, its subsystems
- * and its listeners, then start it on reactors that run. Unless a comment says otherwise, functions here are called
- * from one thread at a time, before plx_nvmf_target_start() or after the target has stopped.
+ * and its listeners, then start it on reactors that run. What is built can be changed while it runs: change what is to
+ * be changed, then call plx_nvmf_target_apply(), and hosts see all of it at once. Unless a comment says otherwise,
+ * functions here are called from one thread at a time before plx_nvmf_target_start(), and on the first reactor after
+ * that.
  */
 #ifndef POLLUX_NVMF_H
 #define POLLUX_NVMF_H
@@ -49,37 +51,102 @@ enum { PLX_NVMF_NQN_SIZE = 224 }; /**< the longest NQN, with its terminating zer
 PLX_API int plx_nvmf_default_nqn(struct plx_bdev *const *disks, unsigned n, char nqn[PLX_NVMF_NQN_SIZE],
                                  struct plx_error *err);
 
+/** What a zero or NULL stands for is said with each. */
 struct plx_nvmf_subsystem_opts {
-    const char *nqn;     /**< "nqn.2024-01.com.example:name", at most 223 bytes: Base 4.7 */
-    const char *serial;  /**< at most 20 printable characters; NULL for one made from the NQN */
-    const char *model;   /**< at most 40 printable characters; NULL for "Pollux" */
-    bool allow_any_host; /**< let every host in */
+    const char *nqn;         /**< "nqn.2024-01.com.example:name", at most 223 bytes: Base 4.7 */
+    const char *serial;      /**< at most 20 printable characters; NULL for one made from the NQN */
+    const char *model;       /**< at most 40 printable characters; NULL for "Pollux" */
+    bool allow_any_host;     /**< let every host in */
+    bool some_listeners;     /**< reachable only by what plx_nvmf_subsystem_add_listener() says; else everywhere */
+    uint16_t min_cntlid;     /**< controller identifiers that hosts get, from 1 */
+    uint16_t max_cntlid;     /**< to 65519 */
+    uint32_t max_namespaces; /**< the largest namespace identifier, 1 to 1024; 1024 */
 };
 
 /** Adds a subsystem. @return 0, -ENOMEM, -EEXIST or -EINVAL with err filled */
 PLX_API int plx_nvmf_subsystem_create(struct plx_nvmf_target *t, const struct plx_nvmf_subsystem_opts *opts,
                                       struct plx_nvmf_subsystem **out, struct plx_error *err);
-/** Lets a host in. @return 0, -ENOMEM, -EEXIST or -EINVAL with err filled */
-PLX_API int plx_nvmf_subsystem_allow_host(struct plx_nvmf_subsystem *s, const char *hostnqn, struct plx_error *err);
-/**
- * Adds a disk as a namespace.
- * @param bdev stays the caller's, and must outlive the target
- * @param nsid the namespace identifier, or 0 for the lowest free one
- * @return the namespace identifier, or a negative errno value with err filled
- */
-PLX_API int plx_nvmf_subsystem_add_ns(struct plx_nvmf_subsystem *s, struct plx_bdev *bdev, uint32_t nsid,
-                                      struct plx_error *err);
+/** Removes a subsystem with its namespaces; it must not be named any more. Its hosts are disconnected. */
+PLX_API void plx_nvmf_subsystem_remove(struct plx_nvmf_subsystem *s);
 PLX_API const char *plx_nvmf_subsystem_nqn(const struct plx_nvmf_subsystem *s);
 
+/** Lets a host in. @return 0, -ENOMEM, -EEXIST or -EINVAL with err filled */
+PLX_API int plx_nvmf_subsystem_allow_host(struct plx_nvmf_subsystem *s, const char *hostnqn, struct plx_error *err);
+/** Lets it in no more, and disconnects it. @return 0 or -ENOENT with err filled */
+PLX_API int plx_nvmf_subsystem_disallow_host(struct plx_nvmf_subsystem *s, const char *hostnqn, struct plx_error *err);
+/** Lets every host in, or only those that are allowed. */
+PLX_API void plx_nvmf_subsystem_allow_any_host(struct plx_nvmf_subsystem *s, bool any);
+
+enum { PLX_NVMF_ANA_GROUPS = 128 }; /**< the largest ANA group identifier */
+
+/** Of a namespace. What is NULL is derived from the disk's UUID and the subsystem's NQN, but for an EUI64. */
+struct plx_nvmf_ns_opts {
+    uint32_t nsid;        /**< 0 for the lowest free one */
+    uint32_t anagrpid;    /**< ANA group, 1 to PLX_NVMF_ANA_GROUPS; 0 for 1 */
+    const uint8_t *uuid;  /**< 16 bytes */
+    const uint8_t *nguid; /**< 16 bytes */
+    const uint8_t *eui64; /**< 8 bytes; NULL for none */
+};
+
 /**
- * Binds to an address; hosts can connect from plx_nvmf_target_start() on. Every subsystem is reachable at every
- * listener, and so is a discovery controller.
+ * Adds a disk as a namespace.
+ * @param bdev stays the caller's, and must stay open until the target has stopped, or an apply of the namespace's
+ * removal has ended with 0
+ * @param opts may be NULL
+ * @return the namespace identifier, or a negative errno value with err filled
+ */
+PLX_API int plx_nvmf_subsystem_add_ns(struct plx_nvmf_subsystem *s, struct plx_bdev *bdev,
+                                      const struct plx_nvmf_ns_opts *opts, struct plx_error *err);
+/** Removes a namespace; its commands in flight are aborted. @return 0 or -ENOENT with err filled */
+PLX_API int plx_nvmf_subsystem_remove_ns(struct plx_nvmf_subsystem *s, uint32_t nsid, struct plx_error *err);
+
+/**
+ * Binds to an address; hosts can connect from plx_nvmf_target_start(), or the next apply, on. A discovery controller is
+ * reachable at every listener.
  * @param addr a numeric IPv4 or IPv6 address, perhaps with a port: see plx_parse_addr()
  * @param port where addr has none; 0 for any free one
  * @return 0 or a negative errno value with err filled
  */
 PLX_API int plx_nvmf_listen(struct plx_nvmf_target *t, const char *addr, uint16_t port, struct plx_nvmf_listener **out,
                             struct plx_error *err);
+/** Removes a listener, which must not be named any more, and disconnects the hosts that came by it. */
+PLX_API void plx_nvmf_listener_remove(struct plx_nvmf_listener *l);
+/** Makes a subsystem reachable at a listener. @return 0, -ENOMEM or -EEXIST with err filled */
+PLX_API int plx_nvmf_subsystem_add_listener(struct plx_nvmf_subsystem *s, const struct plx_nvmf_listener *l,
+                                            struct plx_error *err);
+/**
+ * Makes it unreachable there, and disconnects its hosts that came by it; one that was reachable everywhere is reachable
+ * at all other listeners that there are now, from then on.
+ * @return 0, -ENOMEM or -ENOENT with err filled
+ */
+PLX_API int plx_nvmf_subsystem_remove_listener(struct plx_nvmf_subsystem *s, const struct plx_nvmf_listener *l,
+                                               struct plx_error *err);
+
+/** Asymmetric Namespace Access: what a path is good for (Base 8.1.1). */
+enum plx_nvmf_ana {
+    PLX_NVMF_ANA_OPTIMIZED = 1,
+    PLX_NVMF_ANA_NON_OPTIMIZED = 2,
+    PLX_NVMF_ANA_INACCESSIBLE = 3,
+    PLX_NVMF_ANA_PERSISTENT_LOSS = 4,
+    PLX_NVMF_ANA_CHANGE = 15,
+};
+
+/**
+ * Sets the state of an ANA group of a subsystem, as seen by hosts that come by a listener.
+ * @param l NULL for all, those to come included
+ * @param anagrpid 0 for all groups
+ * @return 0, -ENOMEM or -EINVAL with err filled
+ */
+PLX_API int plx_nvmf_subsystem_set_ana(struct plx_nvmf_subsystem *s, const struct plx_nvmf_listener *l,
+                                       uint32_t anagrpid, enum plx_nvmf_ana state, struct plx_error *err);
+
+/**
+ * Adds or removes an entry of the discovery log that refers hosts to another discovery controller, of NVMe/TCP.
+ * @return 0, -ENOMEM, -EINVAL, -EEXIST or -ENOENT with err filled
+ */
+PLX_API int plx_nvmf_referral_add(struct plx_nvmf_target *t, const char *addr, uint16_t port, struct plx_error *err);
+PLX_API int plx_nvmf_referral_remove(struct plx_nvmf_target *t, const char *addr, uint16_t port, struct plx_error *err);
+
 PLX_API const char *plx_nvmf_listener_addr(const struct plx_nvmf_listener *l);
 /**
  * Where hosts reach a listener: its address, or for a wildcard that of this machine on its default route. Written to
@@ -88,19 +155,37 @@ PLX_API const char *plx_nvmf_listener_addr(const struct plx_nvmf_listener *l);
 PLX_API const char *plx_nvmf_listener_reach(const struct plx_nvmf_listener *l, char *out, size_t size);
 PLX_API uint16_t plx_nvmf_listener_port(const struct plx_nvmf_listener *l);
 
-/** Called on the first reactor when a start or a stop is over; ret is 0 or a negative errno value. */
+/** Called on the first reactor when a start, an apply or a stop is over; ret is 0 or a negative errno value. */
 typedef void (*plx_nvmf_done_fn)(void *arg, int ret);
 
 /** Opens the disks' channels on every reactor, then begins to accept hosts. From any thread. */
 PLX_API void plx_nvmf_target_start(struct plx_nvmf_target *t, plx_nvmf_done_fn done, void *arg);
 
 /**
+ * Makes known to hosts what was changed since the last time, all of it at once. done is called when every reactor
+ * works by it, and what was removed is not used any more: its disks may be closed, its addresses are free. One that is
+ * asked for while another one runs begins after it. Errors:
+ * - a negative errno value of a disk that could not be opened on every reactor, or a listener that could not listen:
+ *   those are removed again, and all else is done;
+ * - -ENOMEM: nothing was changed yet;
+ * - -ETIMEDOUT: a disk has not ended the requests that it had. All is done, but that disk must stay open;
+ * - -ECANCELED: the target stops.
+ * Before plx_nvmf_target_start() there is nothing to do: done is called with 0 before this returns.
+ */
+PLX_API void plx_nvmf_target_apply(struct plx_nvmf_target *t, plx_nvmf_done_fn done, void *arg);
+
+/**
  * Stops accepting, lets what is in flight finish for at most grace_ms, closes all connections, flushes the disks, and
- * puts their channels back. From any thread, once, after the start was over.
+ * puts their channels back. From any thread, once, after the start was over. Ends with -EIO when a disk refused to be
+ * flushed; with -ETIMEDOUT when a disk has not ended its requests in time, which is logged: the disk and the reactors
+ * must then stay as they are, as what the disk does yet is done there.
  */
 PLX_API void plx_nvmf_target_stop(struct plx_nvmf_target *t, uint32_t grace_ms, plx_nvmf_done_fn done, void *arg);
 
-/** Frees a target that has stopped or never started; also while its reactors no longer run. */
+/**
+ * Frees a target that has stopped or never started; also while its reactors no longer run. Memory that requests are in
+ * that a disk still has is left to the disk.
+ */
 PLX_API void plx_nvmf_target_destroy(struct plx_nvmf_target *t);
 
 #ifdef __cplusplus

@@ -92,7 +92,7 @@ static int make_subsystem(struct serve *s, unsigned n)
     for (unsigned i = 0; !ret && i < s->o.nhosts; i++)
         ret = plx_nvmf_subsystem_allow_host(s->subsystems[n], s->o.hosts[i], &err);
     for (unsigned i = 0; ret >= 0 && i < ndisks; i++)
-        ret = plx_nvmf_subsystem_add_ns(s->subsystems[n], disks[i], 0, &err);
+        ret = plx_nvmf_subsystem_add_ns(s->subsystems[n], disks[i], NULL, &err);
     return ret < 0 ? cli_fail(ret == -ENOMEM ? EXIT_RUNTIME : EXIT_USAGE, "%s", err.text) : EXIT_OK;
 }
 

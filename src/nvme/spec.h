@@ -207,6 +207,8 @@ enum nvme_feature {
     NVME_FEAT_HOST_ID = 0x81,
 };
 
+enum { NVME_EVENT_NOTICE = 2 }; /* type of an asynchronous event */
+
 enum nvme_log_page {
     NVME_LOG_SUPPORTED = 0x00,
     NVME_LOG_ERROR = 0x01,
@@ -411,6 +413,7 @@ enum {
     NVME_TRTYPE_TCP = 3,
     NVME_ADRFAM_IPV4 = 1,
     NVME_ADRFAM_IPV6 = 2,
+    NVME_SUBTYPE_DISCOVERY = 1, /* another one, that hosts are referred to */
     NVME_SUBTYPE_NVM = 2,
     NVME_SUBTYPE_CURRENT_DISCOVERY = 3,
 };

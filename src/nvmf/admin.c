@@ -4,6 +4,47 @@
 
 /* ---- Asynchronous Event Request: held until there is an event, an abort, or the end ---- */
 
+/* What there is to tell, and the log page that says more. */
+static const struct event {
+    enum nvmf_event bit;
+    uint8_t info; /* of the Notice type: Base 5.1.2.1 */
+    uint8_t lid;
+} events[] = {
+    {NVMF_EVENT_NS, 0x00, NVME_LOG_CHANGED_NS},
+    {NVMF_EVENT_ANA, 0x03, NVME_LOG_ANA},
+    {NVMF_EVENT_DISCOVERY, 0xf0, NVME_LOG_DISCOVERY},
+};
+
+static void send_events(struct nvmf_ctrlr *c)
+{
+    for (size_t i = 0; i < PLX_ARRAY_SIZE(events) && c->naers; i++) {
+        if (!(c->events & (uint32_t)events[i].bit))
+            continue;
+        struct nvmf_req *req = c->aers[--c->naers];
+        c->events &= ~(uint32_t)events[i].bit;
+        c->events_masked |= (uint32_t)events[i].bit;
+        req->cqe.dw0 = plx_put32(NVME_EVENT_NOTICE | (uint32_t)events[i].info << 8 | (uint32_t)events[i].lid << 16);
+        nvmf_req_complete(req, PLX_SC_SUCCESS);
+    }
+}
+
+void nvmf_event(struct nvmf_ctrlr *c, enum nvmf_event event)
+{
+    if (!(c->feat_async_event & (uint32_t)event) || c->events_masked & (uint32_t)event)
+        return;
+    c->events |= (uint32_t)event;
+    send_events(c);
+}
+
+void nvmf_event_clear(struct nvmf_ctrlr *c, uint8_t lid)
+{
+    for (size_t i = 0; i < PLX_ARRAY_SIZE(events); i++)
+        if (events[i].lid == lid) {
+            c->events &= ~(uint32_t)events[i].bit;
+            c->events_masked &= ~(uint32_t)events[i].bit;
+        }
+}
+
 static void execute_async_event(struct nvmf_req *req)
 {
     struct nvmf_ctrlr *c = req->qp->ctrlr;
@@ -12,6 +53,7 @@ static void execute_async_event(struct nvmf_req *req)
         return;
     }
     c->aers[c->naers++] = req;
+    send_events(c);
 }
 
 static bool forget_aer(struct nvmf_ctrlr *c, const struct nvmf_req *req)
@@ -42,11 +84,7 @@ static bool abort_here(struct nvmf_qpair *qp, uint16_t cid)
         nvmf_req_complete(req, PLX_SC_ABORTED_BY_REQUEST);
         return true;
     }
-    if (req->state == NVMF_REQ_TRANSPORT)
-        return nvmf_transport_of(qp)->abort(req);
-    if (req->state == NVMF_REQ_EXECUTING && qp->qid)
-        nvmf_io_abort(req);
-    return false; /* it ends soon, one way or the other; the host sees which */
+    return nvmf_req_abort(req);
 }
 
 static void abort_finish(struct plx_msg *msg)

@@ -27,8 +27,9 @@ struct nvmf_ctrlr *nvmf_ctrlr_find(struct plx_nvmf_target *t, const struct plx_n
 /* Identifiers are handed out in turn, so that one is not reused while a host may still believe in it. */
 static uint16_t free_cntlid(struct plx_nvmf_target *t, const struct plx_nvmf_subsystem *s)
 {
-    for (unsigned tries = 0; tries < NVME_CNTLID_MAX; tries++) {
-        t->last_cntlid = t->last_cntlid % NVME_CNTLID_MAX + 1;
+    for (unsigned tries = 0; tries <= (unsigned)s->max_cntlid - s->min_cntlid; tries++) {
+        bool inside = t->last_cntlid >= s->min_cntlid && t->last_cntlid < s->max_cntlid;
+        t->last_cntlid = (uint16_t)(inside ? t->last_cntlid + 1 : s->min_cntlid);
         if (!nvmf_ctrlr_find(t, s, t->last_cntlid))
             return t->last_cntlid;
     }
@@ -60,15 +61,15 @@ struct nvmf_ctrlr *nvmf_ctrlr_create(struct plx_nvmf_target *t, const struct nvm
     c->nqpairs = 1;
     nvmf_features_reset(c);
     plx_list_add_tail(&t->ctrlrs, &c->link);
-    t->nctrlrs++;
+    info->subsys->nctrlrs++;
     plx_info("%s: host %s is %s of %s", admin->peer, nvmf_host_name(c->hostnqn), c->name, c->subsys->nqn);
     return c;
 }
 
-void nvmf_ctrlr_kill_queues(struct nvmf_ctrlr *c, bool admin_too)
+void nvmf_ctrlr_kill_queues(struct nvmf_ctrlr *c)
 {
     unsigned queues = (c->subsys->discovery ? 0 : c->target->opts.max_queues) + 1;
-    for (unsigned i = admin_too ? 0 : 1; i < queues; i++)
+    for (unsigned i = 1; i < queues; i++)
         if (c->qpairs[i])
             nvmf_qpair_kill_from_afar(c->qpairs[i]);
 }
@@ -80,15 +81,17 @@ void nvmf_ctrlr_detach(struct nvmf_ctrlr *c, struct nvmf_qpair *qp)
     if (!qp->qid && !c->dying) {
         c->dying = true;
         plx_info("%s: host %s has left %s, %s", qp->peer, nvmf_host_name(c->hostnqn), c->name, c->subsys->nqn);
-        nvmf_ctrlr_kill_queues(c, false);
+        nvmf_ctrlr_kill_queues(c);
     }
     if (c->nqpairs)
         return;
+    struct plx_nvmf_target *t = c->target;
     plx_list_del(&c->link);
-    c->target->nctrlrs--;
+    c->subsys->nctrlrs--;
     pthread_mutex_destroy(&c->error_lock);
     free(c->qpairs);
     free(c);
+    nvmf_apply_released(t); /* the last of a subsystem that was removed, perhaps */
 }
 
 /* ---- on the admin queue's reactor ---- */
@@ -133,6 +136,19 @@ void nvmf_ctrlr_start_keep_alive(struct nvmf_ctrlr *c)
         keep_alive_expired(&c->kato_timer); /* not yet: this sets it */
     else
         plx_timer_cancel(r, &c->kato_timer);
+}
+
+/* What a host knows when it is new, or has reset the controller: everything as it is now. */
+static void forget_events(struct nvmf_ctrlr *c)
+{
+    c->events = c->events_masked = 0;
+    c->ns_seen = c->qpairs[0]->group->snap->generation;
+}
+
+void nvmf_ctrlr_start(struct nvmf_ctrlr *c)
+{
+    forget_events(c);
+    nvmf_ctrlr_start_keep_alive(c);
 }
 
 void nvmf_ctrlr_keep_alive(struct nvmf_ctrlr *c)
@@ -184,7 +200,7 @@ static void reset_on_control(struct plx_msg *msg)
 {
     struct nvmf_ctrlr *c = plx_container_of(msg, struct nvmf_ctrlr, reset_msg);
     atomic_store(&c->reset_sent, false);
-    nvmf_ctrlr_kill_queues(c, false);
+    nvmf_ctrlr_kill_queues(c);
 }
 
 /* A controller level reset by CC.EN: the I/O queues are deleted, outstanding event requests end (Base 3.7.2). */
@@ -193,6 +209,7 @@ static void disable(struct nvmf_ctrlr *c)
     atomic_store(&c->csts, 0);
     nvmf_aers_abort(c);
     nvmf_features_reset(c);
+    forget_events(c);
     if (atomic_exchange(&c->reset_sent, true))
         return;
     c->reset_msg.fn = reset_on_control;

@@ -61,20 +61,20 @@ static uint16_t connect_io(struct nvmf_connect *op, struct plx_nvmf_subsystem *s
 static uint16_t connect_decide(struct nvmf_connect *op)
 {
     struct plx_nvmf_target *t = op->req->qp->group->target;
-    if (t->stopping)
+    if (t->state != NVMF_RUNNING)
         return PLX_SC_CONNECT_CONTROLLER_BUSY;
     /* Hosts without a name, as programs that were not given one send: for subsystems that any host may use. */
     if (op->data.hostnqn[0] && nvmf_nqn_problem(op->data.hostnqn))
         return refuse(op, BAD_DATA(hostnqn));
-    struct plx_nvmf_subsystem *s = nvmf_subsystem_find(t, op->data.subnqn);
-    if (!s)
+    const struct nvmf_image *image = nvmf_snapshot_find(t->snap, op->data.subnqn);
+    if (!image || !nvmf_image_reachable(image, op->req->qp->portid))
         return refuse(op, BAD_DATA(subnqn));
-    if (!nvmf_subsystem_allows(s, op->data.hostnqn)) {
+    if (!nvmf_image_allows(image, op->data.hostnqn)) {
         plx_warn("%s: host %s is not allowed to connect to %s", op->req->qp->peer, nvmf_host_name(op->data.hostnqn),
-                 s->nqn);
+                 image->subsys->nqn);
         return PLX_SC_CONNECT_INVALID_HOST | NVME_STATUS_DNR;
     }
-    return op->qid ? connect_io(op, s) : connect_admin(op, s);
+    return op->qid ? connect_io(op, image->subsys) : connect_admin(op, image->subsys);
 }
 
 static void connect_finish(struct plx_msg *msg)
@@ -86,13 +86,13 @@ static void connect_finish(struct plx_msg *msg)
     qp->state = NVMF_QP_NEW;
     if (op->ctrlr) {
         qp->ctrlr = op->ctrlr;
-        qp->view = qp->group->views[op->ctrlr->subsys->index];
         qp->qid = op->qid;
         qp->entries = op->entries;
         qp->sqhd %= qp->entries;
         qp->state = NVMF_QP_READY;
+        nvmf_qpair_see(qp);
         if (!qp->qid)
-            nvmf_ctrlr_start_keep_alive(qp->ctrlr);
+            nvmf_ctrlr_start(qp->ctrlr);
         req->cqe.dw0 = plx_put32(qp->ctrlr->cntlid);
         plx_debug("%s: queue %u of %s, %u entries", qp->peer, qp->qid, qp->ctrlr->name, qp->entries);
     } else {
@@ -139,7 +139,6 @@ static void execute_connect(struct nvmf_req *req)
     op->entries = (uint16_t)(sqsize + 1);
     op->kato_ms = plx_get32(cmd->kato);
     op->msg.fn = connect_on_control;
-    req->u.connect = op;
     req->qp->no_sq_flow = cmd->cattr & NVME_CONNECT_NO_SQ_FLOW;
     req->qp->state = NVMF_QP_CONNECTING;
     plx_reactor_send(nvmf_control_reactor(req->qp->group->target), &op->msg);
@@ -168,6 +167,7 @@ static void execute_property_set(struct nvmf_req *req)
 static void execute_disconnect(struct nvmf_req *req)
 {
     req->qp->state = NVMF_QP_DISCONNECTED;
+    req->qp->plain = false;
     nvmf_req_complete(req, PLX_SC_SUCCESS);
 }
 

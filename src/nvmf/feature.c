@@ -83,15 +83,15 @@ static uint16_t set_temperature(struct nvmf_ctrlr *c, struct nvmf_req *req, uint
 static uint32_t get_write_cache(const struct nvmf_ctrlr *c, uint32_t cdw11, bool defaults)
 {
     (void)cdw11, (void)defaults;
-    return nvmf_subsystem_write_cache(c->subsys);
+    return c->qpairs[0]->image->write_cache;
 }
 
 static uint16_t set_write_cache(struct nvmf_ctrlr *c, struct nvmf_req *req, uint32_t cdw11)
 {
-    (void)req;
+    (void)c;
     /* The cache is the operating system's below a disk: it cannot be switched from here. */
-    return (cdw11 & 1) == nvmf_subsystem_write_cache(c->subsys) ? PLX_SC_SUCCESS
-                                                                : PLX_SC_FEATURE_NOT_CHANGEABLE | NVME_STATUS_DNR;
+    return (cdw11 & 1) == req->qp->image->write_cache ? PLX_SC_SUCCESS
+                                                      : PLX_SC_FEATURE_NOT_CHANGEABLE | NVME_STATUS_DNR;
 }
 
 /* Number of Queues: 0's based, submission queues in the low half, completion queues in the high one. */
@@ -204,8 +204,7 @@ static const struct feature *find(const struct nvmf_req *req)
 static bool ns_ok(const struct nvmf_req *req, const struct feature *f)
 {
     uint32_t nsid = plx_get32(req->cmd.nsid);
-    return f->id != NVME_FEAT_ERROR_RECOVERY || nsid == NVME_NSID_ALL ||
-           nvmf_subsystem_ns(req->qp->ctrlr->subsys, nsid);
+    return f->id != NVME_FEAT_ERROR_RECOVERY || nsid == NVME_NSID_ALL || nvmf_image_ns(req->qp->image, nsid);
 }
 
 void nvmf_features_reset(struct nvmf_ctrlr *c)

@@ -20,19 +20,8 @@ static unsigned log2_of(uint32_t v)
 
 /* ---- controllers ---- */
 
-/* Operations that at least one disk of the subsystem can do. */
-static uint32_t ops_of(const struct plx_nvmf_subsystem *s)
+static unsigned oncs_of(uint32_t ops)
 {
-    uint32_t ops = 0;
-    for (uint32_t i = 0; i < s->nns; i++)
-        if (s->ns[i])
-            ops |= plx_bdev_info(s->ns[i]->bdev)->ops;
-    return ops;
-}
-
-static unsigned oncs_of(const struct plx_nvmf_subsystem *s)
-{
-    uint32_t ops = ops_of(s);
     return (ops & 1u << PLX_BDEV_COMPARE ? 1u << 0 : 0) | (ops & 1u << PLX_BDEV_UNMAP ? 1u << 2 : 0) |
            (ops & 1u << PLX_BDEV_WRITE_ZEROES ? 1u << 3 : 0) | 1u << 7 /* Verify */ |
            (ops & 1u << PLX_BDEV_COPY ? 1u << 8 : 0);
@@ -65,7 +54,7 @@ static void fill_discovery_ctrl(const struct nvmf_ctrlr *c, struct nvme_id_ctrl 
     id->cntrltype = 2;
 }
 
-static void fill_ctrl(const struct nvmf_ctrlr *c, struct nvme_id_ctrl *id)
+static void fill_ctrl(const struct nvmf_ctrlr *c, const struct nvmf_image *image, struct nvme_id_ctrl *id)
 {
     const struct plx_nvmf_opts *opts = &c->target->opts;
     fill_common(c, id);
@@ -79,16 +68,16 @@ static void fill_ctrl(const struct nvmf_ctrlr *c, struct nvme_id_ctrl *id)
     id->wctemp = plx_put16(CELSIUS_70);
     id->cctemp = plx_put16(CELSIUS_80);
     id->anatt = 10;
-    id->anacap = 1 << 0; /* reports the optimized state */
-    id->anagrpmax = plx_put32(NVMF_ANA_GROUP);
-    id->nanagrpid = plx_put32(NVMF_ANA_GROUP);
+    id->anacap = 0x1f | 1 << 6; /* reports all states; a namespace stays in its group */
+    id->anagrpmax = plx_put32(NVMF_ANA_GROUPS);
+    id->nanagrpid = plx_put32(NVMF_ANA_GROUPS);
     id->sqes = 0x66;
     id->cqes = 0x44;
-    id->nn = plx_put32(c->subsys->nns);
-    id->mnan = plx_put32(c->subsys->nns);
-    id->oncs = plx_put16(oncs_of(c->subsys));
-    id->fuses = plx_put16(ops_of(c->subsys) & 1u << PLX_BDEV_COMPARE_AND_WRITE ? 1 : 0);
-    id->vwc = (uint8_t)(nvmf_subsystem_write_cache(c->subsys) | 3 << 1); /* Flush takes all namespaces at once */
+    id->nn = plx_put32(c->subsys->max_namespaces);
+    id->mnan = plx_put32(c->subsys->max_namespaces);
+    id->oncs = plx_put16(oncs_of(image->ops));
+    id->fuses = plx_put16(image->ops & 1u << PLX_BDEV_COMPARE_AND_WRITE ? 1 : 0);
+    id->vwc = (uint8_t)(image->write_cache | 3 << 1); /* Flush takes all namespaces at once */
     id->acwu = plx_put16(NVMF_FUSED_BLOCKS - 1);
     id->cdfs = plx_put16(1 << 0); /* Copy: descriptor format 0 */
     id->ioccsz = plx_put32((64 + opts->in_capsule_size) / 16);
@@ -106,7 +95,7 @@ static void identify_ctrl(struct nvmf_req *req)
     if (c->subsys->discovery)
         fill_discovery_ctrl(c, id);
     else
-        fill_ctrl(c, id);
+        fill_ctrl(c, req->qp->image, id);
     nvmf_req_complete(req, PLX_SC_SUCCESS);
 }
 
@@ -121,16 +110,17 @@ static void identify_csi_ctrl(struct nvmf_req *req)
 
 /* ---- namespaces ---- */
 
-static struct nvmf_ns *ns_of(const struct nvmf_req *req)
+static const struct nvmf_image_ns *ns_of(const struct nvmf_req *req)
 {
-    return nvmf_subsystem_ns(req->qp->ctrlr->subsys, plx_get32(req->cmd.nsid));
+    return nvmf_image_ns(req->qp->image, plx_get32(req->cmd.nsid));
 }
 
-static void fill_ns(const struct nvmf_ns *ns, const struct plx_nvmf_opts *opts, struct nvme_id_ns *id)
+static void fill_ns(const struct nvmf_image_ns *of, const struct plx_nvmf_opts *opts, struct nvme_id_ns *id)
 {
+    const struct nvmf_ns *ns = of->ns;
     const struct plx_bdev_info *info = plx_bdev_info(ns->bdev);
     unsigned unit = info->write_unit > info->block_size ? info->write_unit / info->block_size : 1;
-    id->nsze = id->ncap = id->nuse = plx_put64(info->blocks);
+    id->nsze = id->ncap = id->nuse = plx_put64(of->blocks);
     id->nsfeat = (uint8_t)(1 << 4 | (info->ops >> PLX_BDEV_ALLOCATED & 1)); /* preferred sizes given; thin */
     id->nmic = 1;                                                    /* may be reached through several controllers */
     id->dlfeat = (uint8_t)(info->unmap_reads_zero ? 1 | 1 << 3 : 0); /* deallocated blocks read as zeroes */
@@ -142,9 +132,10 @@ static void fill_ns(const struct nvmf_ns *ns, const struct plx_nvmf_opts *opts, 
         id->mcl = plx_put32(plx_min_u64(blocks, UINT16_MAX) * NVMF_COPY_RANGES);
         id->msrc = NVMF_COPY_RANGES - 1;
     }
-    id->anagrpid = plx_put32(NVMF_ANA_GROUP);
+    id->anagrpid = plx_put32(ns->anagrpid);
     id->nsattr = info->read_only;
     memcpy(id->nguid, ns->nguid, sizeof id->nguid);
+    memcpy(id->eui64, ns->eui64, sizeof id->eui64);
     id->lbaf[0] = plx_put32(log2_of(info->block_size) << 16);
 }
 
@@ -161,15 +152,15 @@ static void allocated(struct plx_bdev_req *bio)
 static void identify_ns(struct nvmf_req *req)
 {
     struct nvme_id_ns *id = (void *)req->data;
-    const struct nvmf_ns *ns = ns_of(req);
+    const struct nvmf_image_ns *of = ns_of(req);
     memset(id, 0, sizeof *id);
-    if (ns)
-        fill_ns(ns, &req->qp->group->target->opts, id);
-    if (!ns || !(plx_bdev_info(ns->bdev)->ops >> PLX_BDEV_ALLOCATED & 1)) {
+    if (of)
+        fill_ns(of, &req->qp->group->target->opts, id);
+    if (!of || !(plx_bdev_info(of->ns->bdev)->ops >> PLX_BDEV_ALLOCATED & 1)) {
         nvmf_req_complete(req, PLX_SC_SUCCESS);
         return;
     }
-    req->ns = &req->qp->view->ns[ns->nsid - 1];
+    nvmf_req_enter_ns(req, req->qp->view->ns[of->ns->nsid - 1]);
     req->iov[0] = (struct iovec){&id->nuse, sizeof id->nuse};
     req->bio.done = allocated;
     req->bio.iov = req->iov;
@@ -182,13 +173,14 @@ static void identify_ns(struct nvmf_req *req)
 static void identify_independent_ns(struct nvmf_req *req)
 {
     struct nvme_id_ns_independent *id = (void *)req->data;
-    const struct nvmf_ns *ns = ns_of(req);
+    const struct nvmf_image_ns *of = ns_of(req);
     memset(id, 0, sizeof *id);
-    if (ns) {
-        id->nsfeat = plx_bdev_info(ns->bdev)->rotational ? 1 << 4 : 0;
+    if (of) {
+        const struct plx_bdev_info *info = plx_bdev_info(of->ns->bdev);
+        id->nsfeat = info->rotational ? 1 << 4 : 0;
         id->nmic = 1;
-        id->anagrpid = plx_put32(NVMF_ANA_GROUP);
-        id->nsattr = plx_bdev_info(ns->bdev)->read_only;
+        id->anagrpid = plx_put32(of->ns->anagrpid);
+        id->nsattr = info->read_only;
         id->nstat = 1; /* ready */
     }
     nvmf_req_complete(req, PLX_SC_SUCCESS);
@@ -204,12 +196,18 @@ static size_t put_descriptor(uint8_t *p, enum nvme_nidt type, const void *id, ui
 
 static void identify_ns_descriptors(struct nvmf_req *req)
 {
-    const struct nvmf_ns *ns = ns_of(req);
-    const uint8_t csi = CSI_NVM;
+    static const uint8_t none[sizeof(((struct nvmf_ns *)0)->eui64)], csi = CSI_NVM;
+    const struct nvmf_image_ns *of = ns_of(req);
     uint8_t *p = req->data;
     memset(p, 0, req->len);
-    p += put_descriptor(p, NVME_NIDT_NGUID, ns->nguid, sizeof ns->nguid);
-    p += put_descriptor(p, NVME_NIDT_UUID, plx_bdev_info(ns->bdev)->uuid, 16);
+    if (!of) { /* removed while this waited for its buffer */
+        nvmf_req_complete(req, PLX_SC_INVALID_NAMESPACE_OR_FORMAT | NVME_STATUS_DNR);
+        return;
+    }
+    if (memcmp(of->ns->eui64, none, sizeof none) != 0)
+        p += put_descriptor(p, NVME_NIDT_EUI64, of->ns->eui64, sizeof none);
+    p += put_descriptor(p, NVME_NIDT_NGUID, of->ns->nguid, sizeof of->ns->nguid);
+    p += put_descriptor(p, NVME_NIDT_UUID, of->ns->uuid, sizeof of->ns->uuid);
     put_descriptor(p, NVME_NIDT_CSI, &csi, 1);
     nvmf_req_complete(req, PLX_SC_SUCCESS);
 }
@@ -217,12 +215,12 @@ static void identify_ns_descriptors(struct nvmf_req *req)
 /* Namespace identifiers greater than the command's, ascending. */
 static void identify_ns_list(struct nvmf_req *req)
 {
-    const struct plx_nvmf_subsystem *s = req->qp->ctrlr->subsys;
+    const struct nvmf_image *image = req->qp->image;
     plx_le32 *list = (void *)req->data;
     unsigned n = 0;
     memset(list, 0, req->len);
-    for (uint64_t nsid = (uint64_t)plx_get32(req->cmd.nsid) + 1; nsid <= s->nns && n < IDENTIFY_BYTES / 4; nsid++)
-        if (nvmf_subsystem_ns(s, (uint32_t)nsid))
+    for (uint64_t nsid = (uint64_t)plx_get32(req->cmd.nsid) + 1; nsid <= image->nns && n < IDENTIFY_BYTES / 4; nsid++)
+        if (nvmf_image_ns(image, (uint32_t)nsid))
             list[n++] = plx_put32(nsid);
     nvmf_req_complete(req, PLX_SC_SUCCESS);
 }
@@ -293,7 +291,6 @@ static const struct page pages[] = {
 
 static uint16_t check_ns(const struct nvmf_req *req, enum ns_use use)
 {
-    const struct plx_nvmf_subsystem *s = req->qp->ctrlr->subsys;
     uint32_t nsid = plx_get32(req->cmd.nsid);
     bool ok;
     switch (use) {
@@ -303,10 +300,10 @@ static uint16_t check_ns(const struct nvmf_req *req, enum ns_use use)
         ok = nsid < NVME_NSID_ALL - 1;
         break;
     case NS_VALID:
-        ok = nsid && nsid <= s->nns;
+        ok = nsid && nsid <= req->qp->ctrlr->subsys->max_namespaces;
         break;
     default:
-        ok = nvmf_subsystem_ns(s, nsid) != NULL;
+        ok = ns_of(req) != NULL;
         break;
     }
     return ok ? PLX_SC_SUCCESS : PLX_SC_INVALID_NAMESPACE_OR_FORMAT | NVME_STATUS_DNR;

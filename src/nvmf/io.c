@@ -65,23 +65,31 @@ static void submit(struct nvmf_req *req, enum plx_bdev_op op, uint64_t lba, uint
     submit_flags(req, op, fua_of(req), lba, nlb, done);
 }
 
+static void go_on(struct plx_msg *msg)
+{
+    struct nvmf_req *req = plx_container_of(msg, struct nvmf_req, u.later.msg);
+    req->between = false;
+    req->u.later.fn(req);
+}
+
 /*
  * Commands that take several requests to the disk go on with the next one in a later round: a disk that completes at
  * once would otherwise make one long step of them, while other hosts wait.
  */
-static void go_on_later(struct nvmf_req *req, void (*fn)(struct plx_msg *msg))
+static void go_on_later(struct nvmf_req *req, nvmf_execute_fn fn)
 {
+    req->between = true;
     req->u.later.fn = fn;
-    plx_reactor_send(req->qp->group->reactor, &req->u.later);
+    req->u.later.msg.fn = go_on;
+    plx_reactor_send(req->qp->group->reactor, &req->u.later.msg);
 }
 
 void nvmf_io_abort(struct nvmf_req *req)
 {
     if (req->mate && !req->fused_first)
-        req = req->mate; /* the first half's request to the disk does both */
-    if (req->cmd.opcode == NVME_IO_DSM || req->cmd.opcode == NVME_IO_COPY || req->cmd.opcode == NVME_IO_WRITE_ZEROES)
-        req->abort_status = PLX_SC_ABORTED_BY_REQUEST; /* perhaps between two requests: ends before the next one */
-    else if (req->ns && req->cmd.opcode != NVME_IO_FLUSH)
+        req = req->mate;                           /* the first half's request to the disk does both */
+    req->abort_status = PLX_SC_ABORTED_BY_REQUEST; /* what takes several requests ends before the next one */
+    if (req->ns && !req->between)
         plx_bdev_abort(req->ns->ch, &req->bio);
 }
 
@@ -132,6 +140,8 @@ static uint16_t parse_read(struct nvmf_req *req)
 
 const void *nvmf_io_map(struct nvmf_req *req)
 {
+    if (plx_unlikely(req->ns->gone))
+        return NULL;
     return plx_bdev_map(req->ns->ch, lba_of(req), nlb_of(req));
 }
 
@@ -188,11 +198,6 @@ static uint16_t parse_verify(struct nvmf_req *req)
 
 static void zeroes_next(struct nvmf_req *req);
 
-static void zeroes_later(struct plx_msg *msg)
-{
-    zeroes_next(plx_container_of(msg, struct nvmf_req, u.later));
-}
-
 static void zeroes_done(struct plx_bdev_req *bio)
 {
     struct nvmf_req *req = plx_container_of(bio, struct nvmf_req, bio);
@@ -200,7 +205,7 @@ static void zeroes_done(struct plx_bdev_req *bio)
     if (bio->status || req->done == nlb_of(req))
         bio_done(bio);
     else
-        go_on_later(req, zeroes_later);
+        go_on_later(req, zeroes_next);
 }
 
 static void zeroes_next(struct nvmf_req *req)
@@ -240,13 +245,18 @@ static void flush_done(struct plx_bdev_req *bio)
 static void flush_next(struct nvmf_req *req)
 {
     const struct nvmf_view *view = req->qp->view;
-    while (req->step < view->n && !view->ns[req->step].ch)
+    if (plx_unlikely(req->abort_status)) {
+        nvmf_req_complete(req, req->abort_status);
+        return;
+    }
+    while (req->step < view->n && !view->ns[req->step])
         req->step++;
-    if (req->step == view->n) {
+    if (req->step >= view->n) {
         nvmf_req_complete(req, PLX_SC_SUCCESS);
         return;
     }
-    req->ns = &view->ns[req->step++];
+    nvmf_req_leave_ns(req);
+    nvmf_req_enter_ns(req, view->ns[req->step++]);
     submit(req, PLX_BDEV_FLUSH, 0, 0, flush_done);
 }
 
@@ -270,11 +280,6 @@ static uint32_t dsm_ranges(const struct nvmf_req *req)
 
 static void dsm_next(struct nvmf_req *req);
 
-static void dsm_later(struct plx_msg *msg)
-{
-    dsm_next(plx_container_of(msg, struct nvmf_req, u.later));
-}
-
 static void dsm_done(struct plx_bdev_req *bio)
 {
     struct nvmf_req *req = plx_container_of(bio, struct nvmf_req, bio);
@@ -287,7 +292,7 @@ static void dsm_done(struct plx_bdev_req *bio)
         req->step++;
         req->done = 0;
     }
-    go_on_later(req, dsm_later);
+    go_on_later(req, dsm_next);
 }
 
 /* The range at req->step, from its block req->done on, or a piece of that. */
@@ -345,11 +350,6 @@ static uint32_t copy_ranges(const struct nvmf_req *req)
 
 static void copy_next(struct nvmf_req *req);
 
-static void copy_later(struct plx_msg *msg)
-{
-    copy_next(plx_container_of(msg, struct nvmf_req, u.later));
-}
-
 static void copy_done(struct plx_bdev_req *bio)
 {
     struct nvmf_req *req = plx_container_of(bio, struct nvmf_req, bio);
@@ -359,7 +359,7 @@ static void copy_done(struct plx_bdev_req *bio)
         return;
     }
     req->step++;
-    go_on_later(req, copy_later);
+    go_on_later(req, copy_next);
 }
 
 static void copy_next(struct nvmf_req *req)
@@ -483,16 +483,37 @@ static bool writes(uint8_t opcode)
     return opcode == NVME_IO_WRITE || opcode == NVME_IO_WRITE_ZEROES || opcode == NVME_IO_DSM || opcode == NVME_IO_COPY;
 }
 
+/* What a command ends with because of its queue, or because of the state of the path that it came by. */
+static uint16_t refusal(const struct nvmf_req *req, uint32_t nsid)
+{
+    const struct nvmf_qpair *qp = req->qp;
+    if (qp->state != NVMF_QP_READY || !qp->image)
+        return PLX_SC_COMMAND_SEQUENCE_ERROR | DNR;
+    const struct nvmf_port *port = nvmf_image_port(qp->image, qp->portid);
+    uint16_t status = PLX_SC_SUCCESS;
+    for (uint32_t i = 0; i < qp->view->n && !status; i++)
+        if (qp->view->ns[i] && (nsid == i + 1 || nsid == NVME_NSID_ALL))
+            status = nvmf_ana_status(port, qp->view->ns[i]->anagrpid);
+    return status;
+}
+
 uint16_t nvmf_parse_io(struct nvmf_req *req)
 {
     struct nvmf_qpair *qp = req->qp;
     uint32_t nsid = plx_get32(req->cmd.nsid);
-    if (plx_unlikely(qp->state != NVMF_QP_READY ||
-                     !(atomic_load_explicit(&qp->ctrlr->csts, memory_order_relaxed) & NVME_CSTS_RDY)))
+    if (plx_unlikely(!qp->plain)) {
+        uint16_t status = refusal(req, nsid);
+        if (status)
+            return status;
+    }
+    if (plx_unlikely(!(atomic_load_explicit(&qp->ctrlr->csts, memory_order_relaxed) & NVME_CSTS_RDY)))
         return PLX_SC_COMMAND_SEQUENCE_ERROR | DNR;
-    if (plx_likely(nsid - 1 < qp->view->n && qp->view->ns[nsid - 1].ch))
-        req->ns = &qp->view->ns[nsid - 1];
-    else if (nsid != NVME_NSID_ALL || req->cmd.opcode != NVME_IO_FLUSH)
+    struct nvmf_nsref *ns = plx_likely(nsid - 1 < qp->view->n) ? qp->view->ns[nsid - 1] : NULL;
+    if (plx_likely(ns)) {
+        if (plx_unlikely(ns->in_flight >= NVMF_DISK_REQUESTS) && !nvmf_disk_requests_left(ns))
+            return PLX_SC_COMMAND_INTERRUPTED;
+        nvmf_req_enter_ns(req, ns);
+    } else if (nsid != NVME_NSID_ALL || req->cmd.opcode != NVME_IO_FLUSH)
         return PLX_SC_INVALID_NAMESPACE_OR_FORMAT | DNR;
 
     if (plx_unlikely(req->cmd.flags & NVME_FUSE_MASK)) {

@@ -8,10 +8,10 @@
 enum {
     CSUPP = 1 << 0, /* Commands Supported and Effects: supported; changes data; both are of Base 5.1.12.1.6 */
     LBCC = 1 << 1,
-    ANA_OPTIMIZED = 1,
     KELVIN = 273,
     UNKNOWN_TEMPERATURE = 25 + KELVIN,
     SMALL_PAGE = 4096,
+    RETAIN_EVENT = 1 << 15, /* RAE, of dword 10 */
 };
 
 struct page {
@@ -62,7 +62,7 @@ static void *build_health(struct nvmf_req *req, uint8_t *small, size_t *len)
     struct nvmf_ctrlr *c = req->qp->ctrlr;
     struct nvme_health_log *page = (void *)small;
     uint64_t blocks_read, blocks_written, reads, writes;
-    nvmf_subsystem_stats(c->subsys, &blocks_read, &blocks_written, &reads, &writes);
+    nvmf_image_stats(req->qp->image, &blocks_read, &blocks_written, &reads, &writes);
     page->temperature = plx_put16(UNKNOWN_TEMPERATURE);
     page->spare = 100;
     page->spare_threshold = 10;
@@ -92,10 +92,16 @@ static void *build_firmware(struct nvmf_req *req, uint8_t *small, size_t *len)
     return small;
 }
 
+/* Ascending, since the page was last read (Base 5.1.12.1.5). A page holds as many as there can be. */
 static void *build_changed_ns(struct nvmf_req *req, uint8_t *small, size_t *len)
 {
-    (void)req;
-    *len = SMALL_PAGE; /* namespaces do not change while the target runs */
+    const struct nvmf_image *image = req->qp->image;
+    plx_le32 *page = (void *)small;
+    unsigned n = 0;
+    for (uint32_t i = 0; i < image->nns; i++)
+        if (image->ns[i].changed > req->qp->ctrlr->ns_seen)
+            page[n++] = plx_put32(i + 1);
+    *len = SMALL_PAGE;
     return small;
 }
 
@@ -118,39 +124,63 @@ static void *build_effects(struct nvmf_req *req, uint8_t *small, size_t *len)
         {NVME_IO_VERIFY, PLX_BDEV_READ, CSUPP},
         {NVME_IO_COPY, PLX_BDEV_COPY, CSUPP | LBCC},
     };
-    const struct plx_nvmf_subsystem *s = req->qp->ctrlr->subsys;
     plx_le32 *page = (void *)small;
     for (size_t i = 0; i < sizeof admin; i++)
         page[admin[i]] = plx_put32(CSUPP);
     for (size_t i = 0; i < PLX_ARRAY_SIZE(io); i++)
-        for (uint32_t n = 0; n < s->nns; n++)
-            if (s->ns[n] && plx_bdev_info(s->ns[n]->bdev)->ops & 1u << io[i].op)
-                page[256 + io[i].opcode] = plx_put32(io[i].effects);
+        if (req->qp->image->ops & 1u << io[i].op)
+            page[256 + io[i].opcode] = plx_put32(io[i].effects);
     *len = SMALL_PAGE;
     return small;
 }
 
-/*
- * One group of all namespaces, optimized (Base 8.1.1): 16 bytes of header, 32 of group descriptor, then the namespaces.
- */
+/* One group that has namespaces: 32 bytes, then those (Base 5.1.12.1.13). @return the end, or p where there are none */
+static uint8_t *put_ana_group(uint8_t *p, const struct nvmf_image *image, const struct nvmf_port *port, uint32_t group,
+                              bool groups_only)
+{
+    plx_le32 *nsids = (void *)(p + 32);
+    uint32_t n = 0;
+    uint64_t changed = port->changed;
+    for (uint32_t i = 0; i < image->nns; i++) {
+        if (!image->ns[i].ns || image->ns[i].ns->anagrpid != group)
+            continue;
+        nsids[n++] = plx_put32(i + 1);
+        changed = plx_max_u64(changed, image->ns[i].changed);
+    }
+    if (!n)
+        return p;
+    if (groups_only)
+        memset(nsids, 0, n * sizeof *nsids), n = 0;
+    *(plx_le32 *)(void *)p = plx_put32(group);
+    *(plx_le32 *)(void *)(p + 4) = plx_put32(n);
+    *(plx_le64 *)(void *)(p + 8) = plx_put64(changed);
+    p[16] = port->ana[group - 1];
+    return p + 32 + n * sizeof *nsids;
+}
+
+/* What the path by which the host came is good for: 16 bytes of header, then groups. */
 static void *build_ana(struct nvmf_req *req, uint8_t *small, size_t *len)
 {
     (void)small;
-    const struct plx_nvmf_subsystem *s = req->qp->ctrlr->subsys;
+    const struct nvmf_image *image = req->qp->image;
+    const struct nvmf_port *port = nvmf_image_port(image, req->qp->portid);
     bool groups_only = (plx_get32(req->cmd.cdw10) >> 8) & 1; /* LSP bit 0: RGO */
-    uint8_t *page = calloc(1, 48 + 4 * (size_t)s->nns);
+    uint8_t *page = calloc(1, 16 + 32 * (size_t)NVMF_ANA_GROUPS + 4 * (size_t)image->nns);
     if (!page)
         return NULL;
-    plx_le32 *nsids = (void *)(page + 48);
-    uint32_t n = 0;
-    for (uint32_t i = 0; i < s->nns && !groups_only; i++)
-        if (s->ns[i])
-            nsids[n++] = plx_put32(s->ns[i]->nsid);
-    page[8] = 1; /* descriptors */
-    *(plx_le32 *)(void *)(page + 16) = plx_put32(NVMF_ANA_GROUP);
-    *(plx_le32 *)(void *)(page + 20) = plx_put32(n);
-    page[32] = ANA_OPTIMIZED;
-    *len = 48 + 4 * (size_t)n;
+    uint8_t *p = page + 16;
+    unsigned n = 0;
+    uint64_t changed = port->changed;
+    for (uint32_t group = 1; group <= NVMF_ANA_GROUPS; group++) {
+        uint8_t *end = put_ana_group(p, image, port, group, groups_only);
+        n += end != p;
+        p = end;
+    }
+    for (uint32_t i = 0; i < image->nns; i++) /* those that have left a group, too */
+        changed = plx_max_u64(changed, image->ns[i].changed);
+    *(plx_le64 *)(void *)page = plx_put64(changed);
+    *(plx_le16 *)(void *)(page + 8) = plx_put16(n);
+    *len = (size_t)(p - page);
     return page;
 }
 
@@ -168,7 +198,7 @@ static void *build_features(struct nvmf_req *req, uint8_t *small, size_t *len)
 static void *build_discovery(struct nvmf_req *req, uint8_t *small, size_t *len)
 {
     (void)small;
-    return nvmf_discovery_log(req->qp->ctrlr, req->qp, len);
+    return nvmf_discovery_log(req->qp->group->snap, req->qp, len);
 }
 
 static const struct page pages[] = {
@@ -207,6 +237,11 @@ static void execute_get_log(struct nvmf_req *req)
         nvmf_reply(req, page + offset, len - offset);
     if (page != small)
         free(page);
+    if (!status && !(plx_get32(req->cmd.cdw10) & RETAIN_EVENT)) {
+        nvmf_event_clear(req->qp->ctrlr, p->lid);
+        if (p->lid == NVME_LOG_CHANGED_NS)
+            req->qp->ctrlr->ns_seen = req->qp->group->snap->generation;
+    }
     nvmf_req_complete(req, status);
 }
 

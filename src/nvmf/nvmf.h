@@ -6,6 +6,8 @@
  * Who touches what:
  * - the control path (subsystems, the list of controllers, connecting and disconnecting) runs on the target's first
  * reactor;
+ * - what it has made known is a snapshot: immutable, one for all reactors, replaced as a whole on each of them by
+ * message (apply.c);
  * - a queue pair, its requests and its group belong to the reactor of its connection;
  * - a controller's own state belongs to the reactor of its admin queue, but for what is marked atomic.
  */
@@ -17,7 +19,9 @@
 #include "base/addr.h"
 #include "base/list.h"
 #include "base/log.h"
+#include "bdev/access.h"
 #include "nvme/spec.h"
+#include "reactor/owner.h"
 
 #include <pthread.h>
 #include <stdatomic.h>
@@ -25,7 +29,8 @@
 
 enum {
     NVMF_PENDING_BUCKETS = 64,
-    NVMF_ANA_GROUP = 1, /* the one that all namespaces are in */
+    NVMF_ANA_GROUPS = 128,
+    NVMF_MAX_NAMESPACES = 1024, /* of a subsystem */
     NVMF_AER_LIMIT = 4,
     NVMF_ABORT_LIMIT = 4,
     NVMF_ERROR_LOG = 32,
@@ -37,62 +42,148 @@ enum {
     NVMF_ZEROES_PIECE_BYTES = 1 << 20, /* written in one step by Write Zeroes */
     NVMF_FLUSH_LIMIT_MS = 1500,        /* for the disks' last flush, at a stop */
     NVMF_MAX_REQUESTS = 32768,         /* of one reactor at a time */
+    NVMF_DISK_REQUESTS = 1024,         /* of those a disk may always have; more only of what is left */
     NVMF_COPY_RANGES = 128,
     NVMF_DISCOVERY_IDLE_MS = 120000, /* a discovery controller without keep-alive is dropped after this */
+    NVMF_ORPHAN_MS = 2000, /* what a closed connection had in flight may keep it, and its controller, for so long */
+    NVMF_LEAVE_MS = 1000,  /* until connections end that hold on to a namespace which was removed */
+    NVMF_LATE_MS = 500,    /* after that, or at a stop: until its disk, which was told to abort, is late */
+    NVMF_BIO_CONTEXT = 2048,
 };
 
-/* A namespace. Constant once the target has started. */
-struct nvmf_ns {
+/* What one reactor needs of one namespace; its alone. */
+struct nvmf_nsref {
+    struct plx_bdev_channel *ch;
     struct plx_bdev *bdev;
-    uint32_t nsid;
-    unsigned index; /* among all namespaces of the target */
-    uint8_t nguid[16];
+    const struct plx_bdev_info *info;
+    struct nvmf_group *group;
+    uint32_t in_flight; /* requests */
+    uint32_t anagrpid;
+    uint8_t block_shift;
+    bool gone;               /* removed: nothing more is begun */
+    size_t bytes;            /* of buffers that those requests hold */
+    struct plx_fan_leg *leg; /* of ns->drain: answered when nothing is in flight */
+    struct plx_timer limit;
+} __attribute__((aligned(64)));
+
+/*
+ * A namespace: constant from plx_nvmf_subsystem_add_ns() on, but for what is marked as the control reactor's. Freed
+ * when no reactor uses it any more.
+ */
+struct nvmf_ns {
+    struct plx_list link; /* once removed: in a list of what leaves; the control reactor's */
+    struct plx_nvmf_target *target;
+    struct plx_nvmf_subsystem *subsys; /* the control reactor's; NULL once removed */
+    struct plx_bdev *bdev;
+    uint32_t nsid, anagrpid;
+    uint8_t nguid[16], uuid[16], eui64[8];
+    bool opened;                 /* has channels; the control reactor's */
+    struct plx_bdev_access disk; /* the control reactor's */
+    struct plx_fan drain;
+    struct nvmf_nsref refs[]; /* by reactor */
 };
 
+/* Where and how a subsystem is reached by one listener. */
+struct nvmf_port {
+    uint16_t portid;              /* 0: all those that have no entry of their own */
+    bool reachable;               /* even if the subsystem is not reachable everywhere */
+    uint64_t changed;             /* generation in which its ANA states last did */
+    uint8_t ana[NVMF_ANA_GROUPS]; /* enum plx_nvmf_ana by group, of which the first is 1 */
+};
+
+struct nvmf_host {
+    char nqn[NVME_NQN_MAX + 1];
+};
+
+/*
+ * A subsystem: the control reactor's, but for what never changes (its NQN, serial and model number, limits, index, and
+ * whether it is discovery), which is read from anywhere. It outlives its controllers.
+ */
 struct plx_nvmf_subsystem {
     struct plx_nvmf_target *target;
     struct plx_list link;
     char nqn[NVME_NQN_MAX + 1];
     char serial[20], model[40]; /* padded with blanks, not terminated */
-    unsigned index;             /* among the target's subsystems */
+    uint16_t min_cntlid, max_cntlid;
+    uint32_t max_namespaces;
+    unsigned index; /* among the target's subsystems */
     bool discovery;
+
     bool allow_any_host;
-    char **hosts;
+    bool everywhere; /* reachable at every listener */
+    bool dirty;      /* differs from its image */
+    struct nvmf_host *hosts;
     unsigned nhosts;
+    struct nvmf_port *ports; /* the first is for those that have none of their own */
+    unsigned nports;
     struct nvmf_ns **ns; /* by nsid - 1; NULL where there is none */
-    uint32_t nns;        /* entries of ns */
+    uint64_t *changed;   /* the same: generation in which it last did; NVMF_NEXT for the one to come */
+    uint32_t nns;        /* entries of both */
+    unsigned nctrlrs;
+    struct nvmf_image *image; /* its latest */
 };
 
-/* What I/O queue pairs of one reactor need of one namespace. Entries without a disk have ch == NULL. */
-struct nvmf_nsref {
-    struct plx_bdev_channel *ch;
-    struct plx_bdev *bdev;
-    const struct plx_bdev_info *info;
-    unsigned block_shift;
-};
+#define NVMF_NEXT UINT64_MAX
 
-/* A subsystem as one reactor sees it; immutable, found through the queue pair. */
+/* The namespaces of a subsystem as one reactor uses them, by nsid - 1; NULL where there is none. */
 struct nvmf_view {
     uint32_t n;
-    struct nvmf_nsref ns[];
+    struct nvmf_nsref *ns[];
 };
 
-struct nvmf_group;
+/*
+ * A subsystem as hosts see it. Immutable, and shared by the snapshots between two of its changes; which those are is
+ * counted by the control reactor alone.
+ */
+struct nvmf_image {
+    unsigned refs;
+    struct plx_nvmf_subsystem *subsys;
+    bool allow_any_host, everywhere;
+    bool write_cache; /* of one of its disks: a write may be lost by a power cut until it is flushed */
+    uint32_t ops;     /* that at least one of its disks can do: bit 1 << enum plx_bdev_op */
+    unsigned nhosts, nports;
+    uint32_t nns;
+    struct nvmf_host *hosts;
+    struct nvmf_port *ports;
+    struct nvmf_image_ns {
+        struct nvmf_ns *ns;
+        uint64_t changed; /* generation; of removed ones too */
+        uint64_t blocks;
+    } * ns;
+    struct nvmf_view **views; /* by reactor */
+};
+
+/* An address, as the discovery log has it. */
+struct nvmf_where {
+    char addr[PLX_ADDR_TEXT];
+    uint16_t port, portid;
+    int family;
+    bool wildcard;
+};
+
+/* All that hosts see of a target. Immutable; freed when the next one has replaced it on every reactor. */
+struct nvmf_snapshot {
+    uint64_t generation; /* counts snapshots */
+    uint64_t genctr;     /* generation in which the discovery log last changed */
+    bool in_place;       /* all disks are: data that comes in capsules is used where it was received */
+    unsigned nimages, nlisteners, nreferrals;
+    struct nvmf_image **images; /* by subsystem index; NULL where there is none */
+    struct nvmf_where *listeners, *referrals;
+};
 
 /* All that a target has on one reactor. */
 struct nvmf_group {
     struct plx_nvmf_target *target;
     struct plx_reactor *reactor;
-    struct plx_bdev_channel **channels; /* by nvmf_ns.index */
-    struct nvmf_view **views;           /* by plx_nvmf_subsystem.index */
+    const struct nvmf_snapshot *snap;
+    struct plx_list qpairs;
     struct nvmf_req *free_reqs;
     unsigned reqs_in_use;
-    bool in_place; /* all disks are: data that comes in capsules is used where it was received */
+    bool in_place; /* see the snapshot */
     struct nvmf_slab *slabs;
     size_t req_size;
-    void *transport;    /* its transport's */
-    struct plx_msg msg; /* of the start or stop under way */
-    int result;
+    void *transport;         /* its transport's */
+    struct plx_fan_leg *leg; /* of a stop under way */
 };
 
 /* For messages: some programs give their host no name. */
@@ -123,6 +214,9 @@ struct nvmf_ctrlr {
     struct nvmf_req *aers[NVMF_AER_LIMIT];
     unsigned naers;
     unsigned aborts;          /* under way */
+    uint32_t events;          /* that happened and wait for a request to be told by: bits of nvmf_events() */
+    uint32_t events_masked;   /* that were told, until the host has read their log page */
+    uint64_t ns_seen;         /* generation in which it read which namespaces have changed */
     uint64_t last_keep_alive; /* reactor time */
     struct plx_msg reset_msg;
     _Atomic bool reset_sent;
@@ -140,13 +234,19 @@ struct nvmf_ctrlr {
     uint64_t nerrors;
 };
 
+enum nvmf_event {
+    NVMF_EVENT_NS = 1 << 8,                 /* Namespace Attribute Changed */
+    NVMF_EVENT_ANA = 1 << 11,               /* Asymmetric Namespace Access Change */
+    NVMF_EVENT_DISCOVERY = (int)(1u << 31), /* Discovery Log Page Change */
+};
+
 /*
  * Events that a controller sends, as OAES and feature 0Bh have them. Of an NVM controller: changed namespaces, and ANA
  * states; of a discovery controller: its log.
  */
 static inline uint32_t nvmf_events(const struct nvmf_ctrlr *c)
 {
-    return c->subsys->discovery ? 1u << 31 : 1u << 8 | 1u << 11;
+    return c->subsys->discovery ? (uint32_t)NVMF_EVENT_DISCOVERY : NVMF_EVENT_NS | NVMF_EVENT_ANA;
 }
 
 enum nvmf_dir {
@@ -171,17 +271,18 @@ struct nvmf_req {
     struct nvmf_req *next; /* free list, or a queue of the transport's */
     struct nvmf_qpair *qp;
     nvmf_execute_fn execute;
-    const struct nvmf_nsref *ns;
-    uint8_t *data; /* the command's data, or NULL; its transport's memory */
-    uint32_t len;  /* bytes of data */
-    uint32_t step; /* of commands that take several requests to the disk */
-    uint32_t done; /* blocks of a command that is done piece by piece */
-    uint8_t dir;   /* enum nvmf_dir */
-    uint8_t state; /* enum nvmf_req_state */
+    struct nvmf_nsref *ns; /* counted there */
+    uint8_t *data;         /* the command's data, or NULL; its transport's memory */
+    uint32_t len;          /* bytes of data */
+    uint32_t step;         /* of commands that take several requests to the disk */
+    uint32_t done;         /* blocks of a command that is done piece by piece */
+    uint8_t dir;           /* enum nvmf_dir */
+    uint8_t state;         /* enum nvmf_req_state */
     bool in_capsule;
     bool in_place; /* FROM_HOST: the data is not needed any more once execute has returned */
     bool lent;     /* data is the disk's own memory, mapped when it is sent */
     bool pending;  /* in the table of pending requests */
+    bool between;  /* two requests to the disk: see u.later */
     bool fused_first;
     uint16_t abort_status; /* what it is to end with instead of being executed; 0 for nothing */
     uint32_t capsule_data; /* bytes of data that came in the capsule */
@@ -191,13 +292,15 @@ struct nvmf_req {
     struct nvmf_req *chain; /* next in its bucket of pending requests */
     struct nvmf_req *mate;  /* the other half of a fused command */
     union {
-        struct nvmf_connect *connect;
         struct {
             struct plx_msg msg;
             struct nvmf_qpair *qp; /* whose command is to be aborted */
             bool aborted;
         } abort;
-        struct plx_msg later; /* of commands that go on in another round */
+        struct {
+            struct plx_msg msg;
+            nvmf_execute_fn fn;
+        } later; /* of commands that go on in another round */
     } u;
     struct iovec iov[2];
     struct plx_bdev_req bio;
@@ -231,7 +334,7 @@ struct nvmf_transport {
     void (*complete)(struct nvmf_req *req);
     /* Ends a request that it has (NVMF_REQ_TRANSPORT) early. @return true if that was, or will be, done */
     bool (*abort)(struct nvmf_req *req);
-    /* Ends the connection; ends later with nvmf_qpair_detach(). */
+    /* Ends the connection: no command comes from it any more. Ends later with nvmf_qpair_detach(). */
     void (*kill)(struct nvmf_qpair *qp, const char *why);
     /* The local address, for the discovery log; AF_UNSPEC where there is none. */
     void (*local_addr)(struct nvmf_qpair *qp, struct sockaddr_storage *ss);
@@ -253,11 +356,16 @@ enum nvmf_qpair_state {
 struct nvmf_qpair {
     struct nvmf_group *group;
     struct nvmf_ctrlr *ctrlr;
+    /* Those of the group's snapshot; replaced with it, so nobody keeps them for another round. */
     const struct nvmf_view *view;
+    const struct nvmf_image *image;
+    struct plx_list link; /* in group->qpairs */
+    uint16_t portid;      /* of the listener that it came by, set by its transport; 0 for none */
     uint16_t qid;
     uint16_t entries;
     uint16_t sqhd;
     uint8_t state; /* enum nvmf_qpair_state */
+    bool plain;    /* ready, and every namespace is accessible: I/O commands need no closer look */
     bool no_sq_flow;
     uint32_t in_flight;     /* requests between capsule and response */
     struct nvmf_req *fused; /* first half of a fused command whose second half must come next */
@@ -284,32 +392,62 @@ struct plx_nvmf_listener {
     bool listening;
 };
 
+/* Making what was edited visible to hosts: see apply.c. */
+enum nvmf_apply_step {
+    NVMF_APPLY_IDLE,
+    NVMF_APPLY_OPEN,    /* channels of new disks are opened */
+    NVMF_APPLY_PUBLISH, /* the snapshot goes to every reactor */
+    NVMF_APPLY_RELEASE, /* what was taken away is let go of */
+};
+
+/* One who waits for an apply. */
+struct nvmf_caller {
+    struct plx_list link;
+    plx_nvmf_done_fn done;
+    void *arg;
+    bool allocated;
+};
+
+struct nvmf_apply {
+    enum nvmf_apply_step step;
+    bool starting; /* the target's first one, which fails as a whole */
+    int result;
+    unsigned opening;
+    struct nvmf_snapshot *next, *old;
+    struct plx_list callers, later; /* of this one, and of the one after it */
+    struct plx_list ns, subsystems; /* that leave */
+    struct plx_fan fan;
+};
+
+/* A start or a stop: see target.c. */
 enum nvmf_phase_step {
-    NVMF_PHASE_OPEN, /* start: channels and transports on every reactor */
-    NVMF_PHASE_LISTEN,
+    NVMF_PHASE_OPEN,  /* start: transports on every reactor */
+    NVMF_PHASE_SERVE, /* the first snapshot, listeners */
+    NVMF_PHASE_SERVED,
     NVMF_PHASE_DRAIN, /* stop: no new connections, what is in flight finishes */
-    NVMF_PHASE_FLUSH,
-    NVMF_PHASE_CLOSE,
+    NVMF_PHASE_FLUSH, /* disks */
+    NVMF_PHASE_LEAVE, /* channels are put back */
+    NVMF_PHASE_CLOSE, /* transports end */
     NVMF_PHASE_END,
 };
 
-/* A flush of a disk at the end. */
-struct nvmf_phase_flush {
-    struct plx_nvmf_target *target;
-    struct plx_timer limit;
-    struct plx_bdev_req bio;
-};
-
-/* One start or stop: reactors that still have to answer, and whom to tell. */
 struct nvmf_phase {
     plx_nvmf_done_fn done;
     void *arg;
     enum nvmf_phase_step step;
-    unsigned waiting;
     int result;
     uint32_t grace_ms;
     unsigned flushing;
-    struct nvmf_phase_flush *flush;
+    struct plx_msg msg;
+    struct plx_fan fan;
+    struct nvmf_caller caller; /* of the apply that is a part of it */
+};
+
+enum nvmf_target_state {
+    NVMF_STOPPED,
+    NVMF_STARTING,
+    NVMF_RUNNING,
+    NVMF_STOPPING,
 };
 
 struct plx_nvmf_target {
@@ -317,21 +455,30 @@ struct plx_nvmf_target {
     struct plx_reactor **reactors;
     unsigned nreactors;
     struct nvmf_group *groups;
-    struct plx_list subsystems;
-    unsigned nsubsystems;
-    unsigned nnamespaces;
-    struct plx_nvmf_subsystem *discovery;
     const struct nvmf_transport *transport;
-    struct plx_list listeners; /* of plx_nvmf_listener */
     struct plx_list ctrlrs;
-    unsigned nctrlrs;
-    uint16_t last_cntlid;
-    bool started, stopping;
+    uint16_t last_cntlid, last_portid;
     unsigned next_group; /* for the next connection */
     _Atomic unsigned connections;
-    struct nvmf_phase phase;
-    struct plx_msg msg;
     uint64_t started_at; /* reactor time */
+
+    /* What hosts are to see, as it is edited. */
+    struct plx_list subsystems;
+    struct plx_nvmf_subsystem *discovery;
+    struct plx_list listeners; /* of plx_nvmf_listener */
+    struct nvmf_where *referrals;
+    unsigned nreferrals;
+    bool discovery_changed;
+    /* Removed since the last apply; and what an apply did not wait for any longer. */
+    struct plx_list removed_ns, removed_subsystems, removed_listeners;
+    struct plx_list late_ns;
+
+    /* What they see. */
+    struct nvmf_snapshot *snap; /* the latest that was published */
+    uint64_t generation, genctr;
+    struct nvmf_apply apply;
+    enum nvmf_target_state state;
+    struct nvmf_phase phase;
 };
 
 /* ---- qpair.c: requests and queue pairs ---- */
@@ -340,6 +487,10 @@ struct plx_nvmf_target {
 struct nvmf_req *nvmf_req_get(struct nvmf_qpair *qp);
 void nvmf_req_put(struct nvmf_req *req);
 void nvmf_slabs_free(struct nvmf_group *g);
+/* Calls fn for each request of a namespace. */
+void nvmf_reqs_of(struct nvmf_nsref *ref, void (*fn)(struct nvmf_req *req));
+/* Asks a request to end early, whoever has it. @return true if it was, or will be, without being executed */
+bool nvmf_req_abort(struct nvmf_req *req);
 
 /*
  * Takes in a command: req->cmd is set, capsule_data is the length of the data that came in its capsule. Sets what the
@@ -368,6 +519,11 @@ void nvmf_qpair_init(struct nvmf_qpair *qp, struct nvmf_group *group);
  * go of it.
  */
 void nvmf_qpair_detach(struct nvmf_qpair *qp, void (*detached)(struct nvmf_qpair *qp));
+/*
+ * What disks still have of a connection that is closed goes to another one, `to`, that is never open: the transport
+ * gets its memory back when the disk has ended it, and the connection can be let go of.
+ */
+void nvmf_qpair_orphan(struct nvmf_qpair *qp, struct nvmf_qpair *to);
 /* Ends a connection, from any thread. */
 void nvmf_qpair_kill_from_afar(struct nvmf_qpair *qp);
 
@@ -405,6 +561,10 @@ void nvmf_features_reset(struct nvmf_ctrlr *c);
 
 /* Ends the held Asynchronous Event Requests of a controller. */
 void nvmf_aers_abort(struct nvmf_ctrlr *c);
+/* An event has happened, one bit of nvmf_events(): its host is told, if it wants to be, now or when it asks. */
+void nvmf_event(struct nvmf_ctrlr *c, enum nvmf_event event);
+/* The host has read a log page: it knows now, and may be told of what comes next. */
+void nvmf_event_clear(struct nvmf_ctrlr *c, uint8_t lid);
 
 /* ---- ctrlr.c ---- */
 
@@ -418,11 +578,12 @@ struct nvmf_connect_info {
 struct nvmf_ctrlr *nvmf_ctrlr_create(struct plx_nvmf_target *t, const struct nvmf_connect_info *info,
                                      struct nvmf_qpair *admin);
 struct nvmf_ctrlr *nvmf_ctrlr_find(struct plx_nvmf_target *t, const struct plx_nvmf_subsystem *s, uint16_t cntlid);
-/* On the control reactor: ends all connections of a controller but those of `except`. */
-void nvmf_ctrlr_kill_queues(struct nvmf_ctrlr *c, bool admin_too);
+/* On the control reactor: ends the connections of a controller's I/O queues. */
+void nvmf_ctrlr_kill_queues(struct nvmf_ctrlr *c);
 /* On the control reactor: a queue pair has gone. */
 void nvmf_ctrlr_detach(struct nvmf_ctrlr *c, struct nvmf_qpair *qp);
-/* On the admin queue's reactor. */
+/* On the admin queue's reactor: it has an admin queue. */
+void nvmf_ctrlr_start(struct nvmf_ctrlr *c);
 void nvmf_ctrlr_start_keep_alive(struct nvmf_ctrlr *c);
 void nvmf_ctrlr_keep_alive(struct nvmf_ctrlr *c);
 uint16_t nvmf_property_get(struct nvmf_ctrlr *c, uint32_t offset, unsigned bytes, uint64_t *value);
@@ -431,18 +592,105 @@ void nvmf_ctrlr_log_error(struct nvmf_req *req, uint16_t status, unsigned locati
 
 /* ---- subsystem.c ---- */
 
-struct plx_nvmf_subsystem *nvmf_subsystem_find(struct plx_nvmf_target *t, const char *nqn);
-/* Whether a write to one of its disks may be lost by a power cut until it is flushed. */
-bool nvmf_subsystem_write_cache(const struct plx_nvmf_subsystem *s);
-bool nvmf_subsystem_allows(const struct plx_nvmf_subsystem *s, const char *hostnqn);
-struct nvmf_ns *nvmf_subsystem_ns(const struct plx_nvmf_subsystem *s, uint32_t nsid);
-void nvmf_subsystem_destroy(struct plx_nvmf_subsystem *s);
 int nvmf_discovery_create(struct plx_nvmf_target *t);
+void nvmf_subsystem_free(struct plx_nvmf_subsystem *s);
 /* What is wrong with an NQN, or NULL. */
 const char *nvmf_nqn_problem(const char *nqn);
+/* Subsystems forget what they knew of a listener. */
+void nvmf_subsystems_forget_port(struct plx_nvmf_target *t, uint16_t portid);
+/* SHA-256, of which the beginning is used to derive identities. */
+void nvmf_digest(const char *text, size_t len, uint8_t out[32]);
+
+/* ---- namespace.c ---- */
+
+/* Takes a namespace out of its subsystem: it leaves with the next apply, or at once if it never was visible. */
+void nvmf_ns_remove(struct nvmf_ns *ns);
+/* Opens its channels; ends with nvmf_apply_opened(). */
+void nvmf_ns_open(struct nvmf_ns *ns);
+/*
+ * Ends its requests on every reactor, puts its channels back when there are none any more, and frees it; ends with
+ * nvmf_apply_released().
+ */
+void nvmf_ns_leave(struct nvmf_ns *ns);
+/* Nothing is in flight on a reactor any more. */
+void nvmf_ns_drained(struct nvmf_nsref *ref);
+void nvmf_ns_free(struct nvmf_ns *ns);
+
+/*
+ * A disk that is slow, or hangs, holds what its requests are made of. It may hold twice as much of it as is left over
+ * for others: alone two thirds, with a second one like it two fifths each, and so on, so something is left always.
+ * @return how many more requests, or bytes of buffers, that are
+ */
+static inline size_t nvmf_share_left(size_t held, size_t left)
+{
+    return held < 2 * left ? (2 * left - held) / 3 : 0;
+}
+
+static inline size_t nvmf_disk_bytes_left(const struct nvmf_nsref *ref)
+{
+    return nvmf_share_left(ref->bytes, plx_buf_free_bytes(ref->group->reactor));
+}
+
+static inline size_t nvmf_disk_requests_left(const struct nvmf_nsref *ref)
+{
+    size_t in_use = plx_min_u64(ref->group->reqs_in_use, NVMF_MAX_REQUESTS);
+    return nvmf_share_left(ref->in_flight, NVMF_MAX_REQUESTS - in_use);
+}
+
+/* A request has to do with a namespace, */
+static inline void nvmf_req_enter_ns(struct nvmf_req *req, struct nvmf_nsref *ref)
+{
+    req->ns = ref;
+    ref->in_flight++;
+}
+
+/* and no more. */
+static inline void nvmf_req_leave_ns(struct nvmf_req *req)
+{
+    struct nvmf_nsref *ref = req->ns;
+    if (!ref)
+        return;
+    req->ns = NULL;
+    if (plx_unlikely(!--ref->in_flight && ref->leg))
+        nvmf_ns_drained(ref);
+}
+
+/* ---- snapshot.c ---- */
+
+/* What hosts are to see now, with namespaces whose channels are not open yet; or NULL. */
+struct nvmf_snapshot *nvmf_snapshot_make(struct plx_nvmf_target *t);
+/* Takes a namespace out of a snapshot that has not been published. */
+void nvmf_snapshot_omit(struct nvmf_snapshot *snap, const struct nvmf_ns *ns);
+void nvmf_snapshot_free(struct nvmf_snapshot *snap);
+void nvmf_image_put(struct nvmf_image *image);
+/* The image of a subsystem by its NQN, or NULL. */
+const struct nvmf_image *nvmf_snapshot_find(const struct nvmf_snapshot *snap, const char *nqn);
+bool nvmf_image_allows(const struct nvmf_image *image, const char *hostnqn);
+bool nvmf_image_reachable(const struct nvmf_image *image, uint16_t portid);
+/* A namespace, or NULL. */
+const struct nvmf_image_ns *nvmf_image_ns(const struct nvmf_image *image, uint32_t nsid);
+const struct nvmf_port *nvmf_image_port(const struct nvmf_image *image, uint16_t portid);
+/* What a path to a namespace's group ends commands with (Base 8.1.1), or PLX_SC_SUCCESS. */
+uint16_t nvmf_ana_status(const struct nvmf_port *port, uint32_t anagrpid);
 /* Sums up what went through all disks of a subsystem. */
-void nvmf_subsystem_stats(const struct plx_nvmf_subsystem *s, uint64_t *blocks512_read, uint64_t *blocks512_written,
-                          uint64_t *reads, uint64_t *writes);
+void nvmf_image_stats(const struct nvmf_image *image, uint64_t *blocks512_read, uint64_t *blocks512_written,
+                      uint64_t *reads, uint64_t *writes);
+
+/* ---- apply.c ---- */
+
+int nvmf_apply_init(struct plx_nvmf_target *t);
+/* The first snapshot, which fails as a whole. */
+void nvmf_apply_start(struct plx_nvmf_target *t, struct nvmf_caller *caller);
+/* Removes all namespaces of a target that has no hosts any more. */
+void nvmf_apply_leave(struct plx_nvmf_target *t, struct nvmf_caller *caller);
+/* The disk of a namespace that leaves does not let go of it: it is not waited for any longer, and goes when it can. */
+void nvmf_apply_late(struct plx_nvmf_target *t, struct nvmf_ns *ns);
+/* A namespace's channels are open, or were not to be had: then it is gone. */
+void nvmf_apply_opened(struct plx_nvmf_target *t, struct nvmf_ns *ns, int result);
+/* Something that was removed is gone for good. */
+void nvmf_apply_released(struct plx_nvmf_target *t);
+/* A queue pair has become one of a controller: it sees the group's snapshot. */
+void nvmf_qpair_see(struct nvmf_qpair *qp);
 
 /* A text field of a data structure: padded with blanks, not terminated. */
 static inline void nvmf_pad(char *field, size_t size, const char *text)
@@ -453,16 +701,28 @@ static inline void nvmf_pad(char *field, size_t size, const char *text)
 
 /* ---- discovery.c ---- */
 
-/* The discovery log as one host sees it, in memory of malloc()'s, or NULL. */
-void *nvmf_discovery_log(struct nvmf_ctrlr *c, struct nvmf_qpair *qp, size_t *len);
+/* The discovery log as one host sees it by a snapshot, in memory of malloc()'s, or NULL. */
+void *nvmf_discovery_log(const struct nvmf_snapshot *snap, struct nvmf_qpair *qp, size_t *len);
 
 /* ---- transport.c ---- */
 
-int nvmf_listeners_start(struct plx_nvmf_target *t);
+/*
+ * Listens at those that do not yet. Where that fails *result is set, if it is not yet, and the listener is removed; with
+ * `all`, none is left listening.
+ */
+void nvmf_listeners_start(struct plx_nvmf_target *t, bool all, int *result);
 void nvmf_listeners_stop(struct plx_nvmf_target *t);
+/* Frees those that were removed. */
+void nvmf_listeners_reap(struct plx_nvmf_target *t);
 void nvmf_listeners_free(struct plx_nvmf_target *t);
 
 /* ---- target.c ---- */
+
+/* No apply is under way any more. */
+void nvmf_target_may_stop(struct plx_nvmf_target *t);
+
+/* What hosts are to see is edited before the target runs, or on its control reactor. */
+#define nvmf_assert_control(t) ((t)->snap ? plx_assert_here(nvmf_control_reactor(t)) : (void)0)
 
 static inline struct plx_reactor *nvmf_control_reactor(const struct plx_nvmf_target *t)
 {

@@ -24,10 +24,23 @@ static bool grow(struct nvmf_group *g)
     g->slabs = slab;
     for (unsigned i = 0; i < SLAB_REQUESTS; i++) {
         struct nvmf_req *req = (struct nvmf_req *)(void *)(slab->requests + i * g->req_size + prefix);
+        req->ns = NULL;
         req->next = g->free_reqs;
         g->free_reqs = req;
     }
     return true;
+}
+
+void nvmf_reqs_of(struct nvmf_nsref *ref, void (*fn)(struct nvmf_req *req))
+{
+    const struct nvmf_group *g = ref->group;
+    const size_t prefix = g->target->transport->req_prefix;
+    for (struct nvmf_slab *slab = g->slabs; slab; slab = slab->next) /* new ones are put in front */
+        for (unsigned i = 0; i < SLAB_REQUESTS; i++) {
+            struct nvmf_req *req = (struct nvmf_req *)(void *)(slab->requests + i * g->req_size + prefix);
+            if (req->ns == ref)
+                fn(req);
+        }
 }
 
 void nvmf_slabs_free(struct nvmf_group *g)
@@ -50,12 +63,11 @@ struct nvmf_req *nvmf_req_get(struct nvmf_qpair *qp)
     g->reqs_in_use++;
     req->qp = qp;
     req->execute = NULL;
-    req->ns = NULL;
     req->data = NULL;
     req->len = req->step = req->done = 0;
     req->dir = NVMF_NONE;
     req->state = NVMF_REQ_TRANSPORT;
-    req->in_capsule = req->in_place = req->lent = req->pending = req->fused_first = false;
+    req->in_capsule = req->in_place = req->lent = req->pending = req->between = req->fused_first = false;
     req->abort_status = 0;
     req->mate = NULL;
     req->cqe.dw0 = req->cqe.dw1 = plx_put32(0);
@@ -67,6 +79,7 @@ void nvmf_req_put(struct nvmf_req *req)
 {
     struct nvmf_qpair *qp = req->qp;
     assert(!req->pending && qp->in_flight > 0);
+    nvmf_req_leave_ns(req);
     qp->in_flight--;
     qp->group->reqs_in_use--;
     req->next = qp->group->free_reqs;
@@ -248,10 +261,33 @@ void nvmf_req_execute(struct nvmf_req *req)
         nvmf_pending_add(req);
 }
 
+bool nvmf_req_abort(struct nvmf_req *req)
+{
+    switch ((enum nvmf_req_state)req->state) {
+    case NVMF_REQ_TRANSPORT:
+        return nvmf_transport_of(req->qp)->abort(req);
+    case NVMF_REQ_HELD:
+        nvmf_req_complete(req, PLX_SC_ABORTED_BY_REQUEST);
+        return true;
+    case NVMF_REQ_EXECUTING:
+        if (req->qp->qid)
+            nvmf_io_abort(req);
+        break; /* it ends soon, one way or the other; the host sees which */
+    case NVMF_REQ_DONE:
+        break;
+    }
+    return false;
+}
+
 void nvmf_req_fail(struct nvmf_req *req, uint16_t status, unsigned location)
 {
-    if (plx_unlikely(status) && req->qp->ctrlr)
-        nvmf_ctrlr_log_error(req, status, location);
+    if (plx_unlikely(status)) {
+        /* Aborted because its namespace went, which is what its host is told: it is an inactive one now (Base 3.2.1). */
+        if (req->ns && req->ns->gone && status == PLX_SC_ABORTED_BY_REQUEST)
+            status = PLX_SC_INVALID_NAMESPACE_OR_FORMAT | NVME_STATUS_DNR;
+        if (req->qp->ctrlr)
+            nvmf_ctrlr_log_error(req, status, location);
+    }
     assert(req->state != NVMF_REQ_DONE);
     if (plx_unlikely(req->mate || req->fused_first))
         nvmf_fused_leave(req);
@@ -282,6 +318,22 @@ void nvmf_qpair_init(struct nvmf_qpair *qp, struct nvmf_group *group)
     qp->group = group;
     qp->entries = NVMF_ADMIN_QUEUE_ENTRIES; /* until Connect says how many */
     qp->state = NVMF_QP_NEW;
+    plx_list_add_tail(&group->qpairs, &qp->link);
+}
+
+void nvmf_qpair_orphan(struct nvmf_qpair *qp, struct nvmf_qpair *to)
+{
+    for (unsigned b = 0; b < NVMF_PENDING_BUCKETS; b++)
+        for (struct nvmf_req *req = qp->pending[b], *next; req; req = next) {
+            next = req->chain;
+            if (req->state != NVMF_REQ_EXECUTING || !req->ns)
+                continue;
+            nvmf_pending_del(req);
+            qp->in_flight--;
+            req->qp = to;
+            to->in_flight++;
+            nvmf_pending_add(req);
+        }
 }
 
 static void kill_here(struct plx_msg *msg)
@@ -298,11 +350,16 @@ void nvmf_qpair_kill_from_afar(struct nvmf_qpair *qp)
     plx_reactor_send(qp->group->reactor, &qp->kill_msg);
 }
 
+static void let_qpair_go(struct nvmf_qpair *qp)
+{
+    qp->ctrlr = NULL;
+    plx_list_del(&qp->link);
+    qp->detached(qp);
+}
+
 static void detach_finish(struct plx_msg *msg)
 {
-    struct nvmf_qpair *qp = plx_container_of(msg, struct nvmf_qpair, detach_msg);
-    qp->ctrlr = NULL;
-    qp->detached(qp);
+    let_qpair_go(plx_container_of(msg, struct nvmf_qpair, detach_msg));
 }
 
 static void detach_on_control(struct plx_msg *msg)
@@ -318,9 +375,10 @@ void nvmf_qpair_detach(struct nvmf_qpair *qp, void (*detached)(struct nvmf_qpair
 {
     assert(qp->in_flight == 0 && qp->state != NVMF_QP_CONNECTING && qp->state != NVMF_QP_DETACHED);
     qp->state = NVMF_QP_DETACHED;
+    qp->plain = false;
     qp->detached = detached;
     if (!qp->ctrlr) {
-        qp->detached(qp);
+        let_qpair_go(qp);
         return;
     }
     if (qp->qid == 0)

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* Subsystems: a name, the hosts that may connect, and namespaces. */
+/* Subsystems: a name, the hosts that may connect, and where. What they serve is in namespace.c. */
 #include "nvmf/nvmf.h"
 
 #include "base/uuid.h"
@@ -10,8 +10,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-
-enum { MAX_NAMESPACES = 1024 };
 
 /* Base 4.7: "nqn.", a date, a reversed domain name, optionally ':' and a string. */
 const char *nvmf_nqn_problem(const char *nqn)
@@ -42,7 +40,7 @@ static bool printable(const char *text, size_t max)
     return len > 0 && len <= max;
 }
 
-static void digest(const char *text, size_t len, uint8_t out[32])
+void nvmf_digest(const char *text, size_t len, uint8_t out[32])
 {
     unsigned n = 0;
     if (!EVP_Digest(text, len, out, &n, EVP_sha256(), NULL))
@@ -54,12 +52,12 @@ static void serial_from_nqn(char *serial, size_t size, const char *nqn)
 {
     uint8_t sum[32];
     char text[21];
-    digest(nqn, strlen(nqn), sum);
+    nvmf_digest(nqn, strlen(nqn), sum);
     snprintf(text, sizeof text, "PLX%02X%02X%02X%02X%02X%02X", sum[0], sum[1], sum[2], sum[3], sum[4], sum[5]);
     nvmf_pad(serial, size, text);
 }
 
-struct plx_nvmf_subsystem *nvmf_subsystem_find(struct plx_nvmf_target *t, const char *nqn)
+static struct plx_nvmf_subsystem *find_subsystem(const struct plx_nvmf_target *t, const char *nqn)
 {
     plx_list_for_each(it, &t->subsystems) {
         struct plx_nvmf_subsystem *s = plx_list_entry(it, struct plx_nvmf_subsystem, link);
@@ -69,36 +67,110 @@ struct plx_nvmf_subsystem *nvmf_subsystem_find(struct plx_nvmf_target *t, const 
     return NULL;
 }
 
+static bool index_taken(const struct plx_list *subsystems, unsigned index)
+{
+    plx_list_for_each(it, subsystems) {
+        if (plx_list_entry(it, struct plx_nvmf_subsystem, link)->index == index)
+            return true;
+    }
+    return false;
+}
+
+static unsigned free_index(const struct plx_nvmf_target *t)
+{
+    unsigned n = 0;
+    while (index_taken(&t->subsystems, n) || index_taken(&t->removed_subsystems, n) ||
+           index_taken(&t->apply.subsystems, n))
+        n++;
+    return n;
+}
+
+/* The subsystem's own copy of what is known of a listener, which begins as that of all others; or NULL. */
+static struct nvmf_port *own_port(struct plx_nvmf_subsystem *s, uint16_t portid)
+{
+    for (unsigned i = 0; i < s->nports; i++)
+        if (s->ports[i].portid == portid)
+            return &s->ports[i];
+    struct nvmf_port *ports = realloc(s->ports, (s->nports + 1) * sizeof *ports);
+    if (!ports)
+        return NULL;
+    s->ports = ports;
+    struct nvmf_port *p = &ports[s->nports++];
+    if (portid)
+        *p = ports[0];
+    else
+        memset(p->ana, PLX_NVMF_ANA_OPTIMIZED, sizeof p->ana);
+    p->portid = portid;
+    p->reachable = false;
+    p->changed = NVMF_NEXT;
+    return p;
+}
+
+/* Hosts that it has are to see what has changed. */
+static void touch(struct plx_nvmf_subsystem *s, bool in_discovery_log)
+{
+    nvmf_assert_control(s->target);
+    s->dirty = true;
+    if (in_discovery_log)
+        s->target->discovery_changed = true;
+}
+
 static struct plx_nvmf_subsystem *add(struct plx_nvmf_target *t, const char *nqn)
 {
     struct plx_nvmf_subsystem *s = calloc(1, sizeof *s);
-    if (!s)
+    if (!s || !own_port(s, 0)) {
+        free(s);
         return NULL;
+    }
     s->target = t;
-    s->index = t->nsubsystems++;
+    s->index = free_index(t);
+    s->everywhere = true;
+    s->min_cntlid = 1;
+    s->max_cntlid = NVME_CNTLID_MAX;
+    s->max_namespaces = NVMF_MAX_NAMESPACES;
     snprintf(s->nqn, sizeof s->nqn, "%s", nqn);
     serial_from_nqn(s->serial, sizeof s->serial, nqn);
     nvmf_pad(s->model, sizeof s->model, "Pollux");
     plx_list_add_tail(&t->subsystems, &s->link);
+    touch(s, true);
     return s;
+}
+
+static int check_opts(const struct plx_nvmf_subsystem_opts *opts, struct plx_error *err)
+{
+    const char *problem = nvmf_nqn_problem(opts->nqn);
+    if (problem)
+        return plx_fail(err, -EINVAL, "NQN %.223s %s", opts->nqn, problem);
+    if (opts->serial && !printable(opts->serial, 20))
+        return plx_fail(err, -EINVAL, "serial number \"%s\" is not 1 to 20 printable characters", opts->serial);
+    if (opts->model && !printable(opts->model, 40))
+        return plx_fail(err, -EINVAL, "model number \"%s\" is not 1 to 40 printable characters", opts->model);
+    uint16_t max = opts->max_cntlid ? opts->max_cntlid : NVME_CNTLID_MAX;
+    if (max > NVME_CNTLID_MAX || opts->min_cntlid > max)
+        return plx_fail(err, -EINVAL, "controller identifiers are from 1 to %d, not from %u to %u", NVME_CNTLID_MAX,
+                        opts->min_cntlid, opts->max_cntlid);
+    if (opts->max_namespaces > NVMF_MAX_NAMESPACES)
+        return plx_fail(err, -EINVAL, "a subsystem has at most %d namespaces, not %u", NVMF_MAX_NAMESPACES,
+                        opts->max_namespaces);
+    return 0;
 }
 
 int plx_nvmf_subsystem_create(struct plx_nvmf_target *t, const struct plx_nvmf_subsystem_opts *opts,
                               struct plx_nvmf_subsystem **out, struct plx_error *err)
 {
-    const char *problem = nvmf_nqn_problem(opts->nqn);
-    if (problem)
-        return plx_fail(err, -EINVAL, "NQN %.223s %s", opts->nqn, problem);
-    if (nvmf_subsystem_find(t, opts->nqn))
+    int ret = check_opts(opts, err);
+    if (ret)
+        return ret;
+    if (find_subsystem(t, opts->nqn))
         return plx_fail(err, -EEXIST, "there are two subsystems %s; give each an NQN of its own", opts->nqn);
-    if (opts->serial && !printable(opts->serial, 20))
-        return plx_fail(err, -EINVAL, "serial number \"%s\" is not 1 to 20 printable characters", opts->serial);
-    if (opts->model && !printable(opts->model, 40))
-        return plx_fail(err, -EINVAL, "model number \"%s\" is not 1 to 40 printable characters", opts->model);
     struct plx_nvmf_subsystem *s = add(t, opts->nqn);
     if (!s)
         return plx_fail(err, -ENOMEM, "out of memory");
     s->allow_any_host = opts->allow_any_host;
+    s->everywhere = !opts->some_listeners;
+    s->min_cntlid = opts->min_cntlid ? opts->min_cntlid : s->min_cntlid;
+    s->max_cntlid = opts->max_cntlid ? opts->max_cntlid : s->max_cntlid;
+    s->max_namespaces = opts->max_namespaces ? opts->max_namespaces : s->max_namespaces;
     if (opts->serial)
         nvmf_pad(s->serial, sizeof s->serial, opts->serial);
     if (opts->model)
@@ -117,16 +189,26 @@ int nvmf_discovery_create(struct plx_nvmf_target *t)
     return 0;
 }
 
-void nvmf_subsystem_destroy(struct plx_nvmf_subsystem *s)
+void nvmf_subsystem_free(struct plx_nvmf_subsystem *s)
 {
-    for (unsigned i = 0; i < s->nhosts; i++)
-        free(s->hosts[i]);
-    for (uint32_t i = 0; i < s->nns; i++)
-        free(s->ns[i]);
-    free(s->hosts);
-    free(s->ns);
+    if (s->image)
+        nvmf_image_put(s->image);
     plx_list_del(&s->link);
+    free(s->hosts);
+    free(s->ports);
+    free(s->ns);
+    free(s->changed);
     free(s);
+}
+
+void plx_nvmf_subsystem_remove(struct plx_nvmf_subsystem *s)
+{
+    touch(s, true);
+    for (uint32_t i = 0; i < s->nns; i++)
+        if (s->ns[i])
+            nvmf_ns_remove(s->ns[i]);
+    plx_list_del(&s->link);
+    plx_list_add_tail(&s->target->removed_subsystems, &s->link);
 }
 
 const char *plx_nvmf_subsystem_nqn(const struct plx_nvmf_subsystem *s)
@@ -134,20 +216,14 @@ const char *plx_nvmf_subsystem_nqn(const struct plx_nvmf_subsystem *s)
     return s->nqn;
 }
 
-bool nvmf_subsystem_write_cache(const struct plx_nvmf_subsystem *s)
-{
-    for (uint32_t i = 0; i < s->nns; i++)
-        if (s->ns[i] && plx_bdev_info(s->ns[i]->bdev)->write_cache)
-            return true;
-    return false;
-}
+/* ---- hosts ---- */
 
-bool nvmf_subsystem_allows(const struct plx_nvmf_subsystem *s, const char *hostnqn)
+static struct nvmf_host *find_host(const struct plx_nvmf_subsystem *s, const char *hostnqn)
 {
     for (unsigned i = 0; i < s->nhosts; i++)
-        if (strcmp(s->hosts[i], hostnqn) == 0)
-            return true;
-    return s->allow_any_host;
+        if (strcmp(s->hosts[i].nqn, hostnqn) == 0)
+            return &s->hosts[i];
+    return NULL;
 }
 
 int plx_nvmf_subsystem_allow_host(struct plx_nvmf_subsystem *s, const char *hostnqn, struct plx_error *err)
@@ -155,94 +231,102 @@ int plx_nvmf_subsystem_allow_host(struct plx_nvmf_subsystem *s, const char *host
     const char *problem = nvmf_nqn_problem(hostnqn);
     if (problem)
         return plx_fail(err, -EINVAL, "host NQN %.223s %s", hostnqn, problem);
-    for (unsigned i = 0; i < s->nhosts; i++)
-        if (strcmp(s->hosts[i], hostnqn) == 0)
-            return plx_fail(err, -EEXIST, "host %s is allowed already", hostnqn);
-    char **hosts = realloc(s->hosts, (s->nhosts + 1) * sizeof *hosts);
-    if (hosts)
-        s->hosts = hosts;
-    char *copy = hosts ? strdup(hostnqn) : NULL;
-    if (!copy)
+    if (find_host(s, hostnqn))
+        return plx_fail(err, -EEXIST, "host %s is allowed already", hostnqn);
+    struct nvmf_host *hosts = realloc(s->hosts, (s->nhosts + 1) * sizeof *hosts);
+    if (!hosts)
         return plx_fail(err, -ENOMEM, "out of memory");
-    s->hosts[s->nhosts++] = copy;
+    s->hosts = hosts;
+    snprintf(hosts[s->nhosts++].nqn, sizeof hosts->nqn, "%s", hostnqn);
+    touch(s, true);
     return 0;
 }
 
-/* ---- namespaces ---- */
-
-struct nvmf_ns *nvmf_subsystem_ns(const struct plx_nvmf_subsystem *s, uint32_t nsid)
+int plx_nvmf_subsystem_disallow_host(struct plx_nvmf_subsystem *s, const char *hostnqn, struct plx_error *err)
 {
-    return nsid && nsid <= s->nns ? s->ns[nsid - 1] : NULL;
+    struct nvmf_host *h = find_host(s, hostnqn);
+    if (!h)
+        return plx_fail(err, -ENOENT, "host %.223s is not one of those that are allowed", hostnqn);
+    *h = s->hosts[--s->nhosts];
+    touch(s, true);
+    return 0;
 }
 
-static uint32_t free_nsid(const struct plx_nvmf_subsystem *s)
+void plx_nvmf_subsystem_allow_any_host(struct plx_nvmf_subsystem *s, bool any)
 {
-    for (uint32_t i = 0; i < s->nns; i++)
-        if (!s->ns[i])
-            return i + 1;
-    return s->nns + 1;
+    s->allow_any_host = any;
+    touch(s, true);
 }
 
-/* The NGUID names the namespace to hosts for ever: one disk in one subsystem gives the same at every start. */
-static void make_nguid(struct nvmf_ns *ns, const struct plx_nvmf_subsystem *s)
-{
-    uint8_t sum[32];
-    char text[NVME_NQN_MAX + 1 + 16];
-    size_t len = strlen(s->nqn);
-    memcpy(text, s->nqn, len);
-    memcpy(text + len, plx_bdev_info(ns->bdev)->uuid, 16);
-    digest(text, len + 16, sum);
-    memcpy(ns->nguid, sum, sizeof ns->nguid);
-    ns->nguid[8] = (uint8_t)((ns->nguid[8] & ~3u) | 2); /* locally assigned, as nobody gave us an OUI */
-}
+/* ---- listeners, and ANA states there ---- */
 
-int plx_nvmf_subsystem_add_ns(struct plx_nvmf_subsystem *s, struct plx_bdev *bdev, uint32_t nsid, struct plx_error *err)
+int plx_nvmf_subsystem_add_listener(struct plx_nvmf_subsystem *s, const struct plx_nvmf_listener *l,
+                                    struct plx_error *err)
 {
-    const struct plx_bdev_info *info = plx_bdev_info(bdev);
-    if (!nsid)
-        nsid = free_nsid(s);
-    if (nsid > MAX_NAMESPACES)
-        return plx_fail(err, -EINVAL, "namespace identifier %u is above %d", nsid, MAX_NAMESPACES);
-    if (nvmf_subsystem_ns(s, nsid))
-        return plx_fail(err, -EEXIST, "namespace identifier %u is taken", nsid);
-    if (info->block_size > s->target->opts.max_io_size)
-        return plx_fail(err, -EINVAL, "%s has blocks of %u bytes, more than the largest transfer of %u", info->name,
-                        info->block_size, s->target->opts.max_io_size);
-    if (nsid > s->nns) {
-        struct nvmf_ns **table = realloc(s->ns, nsid * sizeof(struct nvmf_ns *));
-        if (!table)
-            return plx_fail(err, -ENOMEM, "out of memory");
-        memset(table + s->nns, 0, (nsid - s->nns) * sizeof *table);
-        s->ns = table;
-        s->nns = nsid;
-    }
-    struct nvmf_ns *ns = calloc(1, sizeof *ns);
-    if (!ns)
+    struct nvmf_port *p = s->everywhere ? NULL : own_port(s, l->portid);
+    if (s->everywhere || (p && p->reachable))
+        return plx_fail(err, -EEXIST, "%s is reachable at %s port %u already", s->nqn, l->addr, l->port);
+    if (!p)
         return plx_fail(err, -ENOMEM, "out of memory");
-    ns->bdev = bdev;
-    ns->nsid = nsid;
-    ns->index = s->target->nnamespaces++;
-    make_nguid(ns, s);
-    s->ns[nsid - 1] = ns;
-    return (int)nsid;
+    p->reachable = true;
+    touch(s, true);
+    return 0;
 }
 
-void nvmf_subsystem_stats(const struct plx_nvmf_subsystem *s, uint64_t *blocks512_read, uint64_t *blocks512_written,
-                          uint64_t *reads, uint64_t *writes)
+int plx_nvmf_subsystem_remove_listener(struct plx_nvmf_subsystem *s, const struct plx_nvmf_listener *l,
+                                       struct plx_error *err)
 {
-    *blocks512_read = *blocks512_written = *reads = *writes = 0;
-    for (uint32_t i = 0; i < s->nns; i++) {
-        struct plx_bdev_stats st = {0};
-        if (!s->ns[i])
-            continue;
-        plx_bdev_get_stats(s->ns[i]->bdev, &st);
-        uint64_t per_block = plx_bdev_info(s->ns[i]->bdev)->block_size / 512;
-        *blocks512_read += st.blocks[PLX_BDEV_READ] * per_block;
-        *blocks512_written += st.blocks[PLX_BDEV_WRITE] * per_block;
-        *reads += st.ops[PLX_BDEV_READ] + st.ops[PLX_BDEV_COMPARE];
-        *writes += st.ops[PLX_BDEV_WRITE];
+    plx_list_for_each(it, &s->target->listeners) {
+        struct nvmf_port *p = own_port(s, plx_list_entry(it, struct plx_nvmf_listener, link)->portid);
+        if (!p)
+            return plx_fail(err, -ENOMEM, "out of memory");
+        if (!s->everywhere && !p->reachable && p->portid == l->portid)
+            return plx_fail(err, -ENOENT, "%s is not reachable at %s port %u", s->nqn, l->addr, l->port);
+        p->reachable = (s->everywhere || p->reachable) && p->portid != l->portid;
+    }
+    s->everywhere = false;
+    touch(s, true);
+    return 0;
+}
+
+void nvmf_subsystems_forget_port(struct plx_nvmf_target *t, uint16_t portid)
+{
+    plx_list_for_each(it, &t->subsystems) {
+        struct plx_nvmf_subsystem *s = plx_list_entry(it, struct plx_nvmf_subsystem, link);
+        for (unsigned i = 1; i < s->nports; i++) {
+            if (s->ports[i].portid != portid)
+                continue;
+            s->ports[i] = s->ports[--s->nports];
+            touch(s, true);
+            break;
+        }
     }
 }
+
+int plx_nvmf_subsystem_set_ana(struct plx_nvmf_subsystem *s, const struct plx_nvmf_listener *l, uint32_t anagrpid,
+                               enum plx_nvmf_ana state, struct plx_error *err)
+{
+    if (anagrpid > NVMF_ANA_GROUPS)
+        return plx_fail(err, -EINVAL, "ANA groups are 1 to %d, not %u", NVMF_ANA_GROUPS, anagrpid);
+    if (!(state >= PLX_NVMF_ANA_OPTIMIZED && state <= PLX_NVMF_ANA_PERSISTENT_LOSS) && state != PLX_NVMF_ANA_CHANGE)
+        return plx_fail(err, -EINVAL, "there is no ANA state %d", (int)state);
+    if (l && !own_port(s, l->portid))
+        return plx_fail(err, -ENOMEM, "out of memory");
+    for (unsigned i = 0; i < s->nports; i++) {
+        struct nvmf_port *p = &s->ports[i];
+        if (l && p->portid != l->portid)
+            continue;
+        for (uint32_t g = anagrpid ? anagrpid : 1; g <= (anagrpid ? anagrpid : NVMF_ANA_GROUPS); g++) {
+            if (p->ana[g - 1] != state)
+                p->changed = NVMF_NEXT;
+            p->ana[g - 1] = (uint8_t)state;
+        }
+    }
+    touch(s, false);
+    return 0;
+}
+
+/* ---- a name for those who have none ---- */
 
 /* What tells a disk from others: its UUID, but for RAM disks, whose UUID is another at every start. */
 static size_t identity_of(const struct plx_bdev *disk, char *out, size_t size)

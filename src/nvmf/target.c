@@ -63,19 +63,23 @@ int plx_nvmf_target_create(struct plx_nvmf_target **out, struct plx_reactor *con
     t->opts = checked;
     t->nreactors = nreactors;
     t->transport = nvmf_transports[0];
-    plx_list_init(&t->subsystems);
-    plx_list_init(&t->listeners);
-    plx_list_init(&t->ctrlrs);
+    struct plx_list *const lists[] = {&t->subsystems,         &t->listeners, &t->ctrlrs,           &t->removed_ns,
+                                      &t->removed_subsystems, &t->late_ns,   &t->removed_listeners};
+    for (size_t i = 0; i < PLX_ARRAY_SIZE(lists); i++)
+        plx_list_init(lists[i]);
     t->reactors = calloc(nreactors, sizeof(struct plx_reactor *));
     t->groups = calloc(nreactors, sizeof *t->groups);
-    if (!t->reactors || !t->groups || nvmf_discovery_create(t)) {
+    if (t->reactors)
+        memcpy(t->reactors, reactors, nreactors * sizeof(struct plx_reactor *));
+    if (!t->reactors || !t->groups || nvmf_apply_init(t) ||
+        plx_fan_init(&t->phase.fan, nvmf_control_reactor(t), t->reactors, nreactors) || nvmf_discovery_create(t)) {
         plx_nvmf_target_destroy(t);
         return plx_fail(err, -ENOMEM, "out of memory");
     }
-    memcpy(t->reactors, reactors, nreactors * sizeof(struct plx_reactor *));
     for (unsigned i = 0; i < nreactors; i++) {
         t->groups[i].target = t;
         t->groups[i].reactor = reactors[i];
+        plx_list_init(&t->groups[i].qpairs);
     }
     *out = t;
     return 0;
@@ -83,11 +87,19 @@ int plx_nvmf_target_create(struct plx_nvmf_target **out, struct plx_reactor *con
 
 void plx_nvmf_target_destroy(struct plx_nvmf_target *t)
 {
-    assert(!t->started && plx_list_empty(&t->ctrlrs));
+    assert(t->state == NVMF_STOPPED && plx_list_empty(&t->ctrlrs));
+    if (!plx_list_empty(&t->late_ns))
+        return; /* a disk has requests yet, whose end leads here */
     nvmf_listeners_free(t);
-    plx_list_for_each_safe(it, &t->subsystems) {
-        nvmf_subsystem_destroy(plx_list_entry(it, struct plx_nvmf_subsystem, link));
-    }
+    while (!plx_list_empty(&t->subsystems))
+        plx_nvmf_subsystem_remove(plx_list_entry(t->subsystems.next, struct plx_nvmf_subsystem, link));
+    while (!plx_list_empty(&t->removed_ns))
+        nvmf_ns_free(plx_list_entry(t->removed_ns.next, struct nvmf_ns, link));
+    while (!plx_list_empty(&t->removed_subsystems))
+        nvmf_subsystem_free(plx_list_entry(t->removed_subsystems.next, struct plx_nvmf_subsystem, link));
+    plx_fan_destroy(&t->apply.fan);
+    plx_fan_destroy(&t->phase.fan);
+    free(t->referrals);
     free(t->groups);
     free(t->reactors);
     free(t);
@@ -95,194 +107,110 @@ void plx_nvmf_target_destroy(struct plx_nvmf_target *t)
 
 /* ---- a group: all that is on one reactor ---- */
 
-static struct nvmf_view *make_view(const struct nvmf_group *g, const struct plx_nvmf_subsystem *s)
+static struct nvmf_group *group_of(struct plx_fan_leg *leg)
 {
-    struct nvmf_view *view = calloc(1, sizeof *view + s->nns * sizeof view->ns[0]);
-    if (!view)
-        return NULL;
-    view->n = s->nns;
-    for (uint32_t i = 0; i < s->nns; i++) {
-        if (!s->ns[i])
-            continue;
-        struct plx_bdev *bdev = s->ns[i]->bdev;
-        const struct plx_bdev_info *info = plx_bdev_info(bdev);
-        view->ns[i] = (struct nvmf_nsref){.ch = g->channels[s->ns[i]->index],
-                                          .bdev = bdev,
-                                          .info = info,
-                                          .block_shift = (unsigned)__builtin_ctz(info->block_size)};
-    }
-    return view;
+    struct plx_nvmf_target *t = plx_container_of(leg->fan, struct plx_nvmf_target, phase.fan);
+    return &t->groups[leg - leg->fan->legs];
 }
 
-static int open_channels(struct nvmf_group *g)
+static void open_here(struct plx_fan_leg *leg)
 {
-    struct plx_nvmf_target *t = g->target;
-    g->in_place = true;
-    plx_list_for_each(it, &t->subsystems) {
-        struct plx_nvmf_subsystem *s = plx_list_entry(it, struct plx_nvmf_subsystem, link);
-        for (uint32_t i = 0; i < s->nns; i++) {
-            if (!s->ns[i])
-                continue;
-            int ret = plx_bdev_channel_get(s->ns[i]->bdev, g->reactor, &g->channels[s->ns[i]->index]);
-            if (ret)
-                return ret;
-            g->in_place &= plx_bdev_info(s->ns[i]->bdev)->in_place;
-        }
-        g->views[s->index] = make_view(g, s);
-        if (!g->views[s->index])
-            return -ENOMEM;
-    }
-    g->req_size = plx_align_up(t->transport->req_prefix + sizeof(struct nvmf_req), 64);
-    return 0;
+    struct nvmf_group *g = group_of(leg);
+    const struct nvmf_transport *transport = g->target->transport;
+    g->req_size = plx_align_up(transport->req_prefix + sizeof(struct nvmf_req), 64);
+    plx_fan_answer(leg, transport->group_start(g));
 }
 
-static void close_group(struct nvmf_group *g)
+static void drained(struct nvmf_group *g)
 {
-    struct plx_nvmf_target *t = g->target;
-    if (g->transport)
-        t->transport->group_free(g);
-    for (unsigned i = 0; g->channels && i < t->nnamespaces; i++)
-        if (g->channels[i])
-            plx_bdev_channel_put(g->channels[i]);
-    for (unsigned i = 0; g->views && i < t->nsubsystems; i++)
-        free(g->views[i]);
-    nvmf_slabs_free(g);
-    free(g->channels);
-    free(g->views);
-    g->channels = NULL;
-    g->views = NULL;
+    plx_fan_answer(g->leg, 0);
 }
 
-static int open_group(struct nvmf_group *g)
+static void drain_here(struct plx_fan_leg *leg)
 {
-    struct plx_nvmf_target *t = g->target;
-    g->channels = calloc(t->nnamespaces + 1, sizeof(struct plx_bdev_channel *));
-    g->views = calloc(t->nsubsystems, sizeof(struct nvmf_view *));
-    int ret = g->channels && g->views ? open_channels(g) : -ENOMEM;
-    if (!ret)
-        ret = t->transport->group_start(g);
-    if (ret)
-        close_group(g);
-    return ret;
+    struct nvmf_group *g = group_of(leg);
+    g->leg = leg;
+    g->target->transport->group_stop(g, g->target->phase.grace_ms, drained);
+}
+
+static void close_here(struct plx_fan_leg *leg)
+{
+    struct nvmf_group *g = group_of(leg);
+    bool idle = !g->reqs_in_use; /* else a disk has some of its requests yet, and everything that they lead to stays */
+    g->snap = NULL;
+    if (idle && g->transport)
+        g->target->transport->group_free(g);
+    if (idle)
+        nvmf_slabs_free(g);
+    plx_fan_answer(leg, idle ? 0 : -ETIMEDOUT);
 }
 
 /* ---- starting and stopping: phases, each ended by the answer of every reactor ---- */
 
 static void phase_step(struct plx_nvmf_target *t);
 
-static void answered(struct plx_msg *msg)
+static void phase_result(struct plx_nvmf_target *t, int result)
 {
-    struct nvmf_group *g = plx_container_of(msg, struct nvmf_group, msg);
-    struct nvmf_phase *p = &g->target->phase;
-    if (g->result && !p->result)
-        p->result = g->result;
-    if (--p->waiting == 0)
-        phase_step(g->target);
+    t->phase.result = t->phase.result ? t->phase.result : result;
+    phase_step(t);
 }
 
-static void answer(struct nvmf_group *g, int result)
+static void all_answered(struct plx_fan *fan, int result)
 {
-    g->result = result;
-    g->msg.fn = answered;
-    plx_reactor_send(nvmf_control_reactor(g->target), &g->msg);
+    phase_result(plx_container_of(fan, struct plx_nvmf_target, phase.fan), result);
 }
 
-static void ask_all(struct plx_nvmf_target *t, void (*fn)(struct plx_msg *msg))
+static void apply_over(void *arg, int result)
 {
-    t->phase.waiting = t->nreactors;
-    for (unsigned i = 0; i < t->nreactors; i++) {
-        t->groups[i].msg.fn = fn;
-        plx_reactor_send(t->reactors[i], &t->groups[i].msg);
-    }
+    phase_result(arg, result);
 }
 
-static void open_here(struct plx_msg *msg)
+/* ---- the disks' last flush: of all at once ---- */
+
+static void flush_over(struct plx_nvmf_target *t)
 {
-    struct nvmf_group *g = plx_container_of(msg, struct nvmf_group, msg);
-    answer(g, open_group(g));
+    if (--t->phase.flushing == 0)
+        phase_step(t);
 }
 
-static void drained(struct nvmf_group *g)
+static void flushed(struct plx_bdev_access *disk, int result)
 {
-    answer(g, 0);
-}
-
-static void drain_here(struct plx_msg *msg)
-{
-    struct nvmf_group *g = plx_container_of(msg, struct nvmf_group, msg);
-    g->target->transport->group_stop(g, g->target->phase.grace_ms, drained);
-}
-
-static void close_here(struct plx_msg *msg)
-{
-    struct nvmf_group *g = plx_container_of(msg, struct nvmf_group, msg);
-    close_group(g);
-    answer(g, 0);
-}
-
-/* Flushes the disks in turn, through the first reactor's channels; then the phase goes on. */
-static void flush_disks(struct plx_nvmf_target *t);
-
-static void flushed(struct plx_bdev_req *bio)
-{
-    struct plx_nvmf_target *t = plx_container_of(bio, struct nvmf_phase_flush, bio)->target;
-    if (bio->status) {
-        plx_error("%s: cannot be flushed: status %03x, %s", plx_bdev_info(plx_bdev_channel_bdev(bio->ch))->name,
-                  bio->status, plx_nvme_status_text(bio->status));
-        t->phase.result = -EIO;
-    }
-    flush_disks(t);
+    struct nvmf_ns *ns = plx_container_of(disk, struct nvmf_ns, disk);
+    const char *name = plx_bdev_info(ns->bdev)->name;
+    if (result == -ETIMEDOUT)
+        plx_error("%s: has not answered its last flush within %d ms", name, NVMF_FLUSH_LIMIT_MS);
+    else if (result)
+        plx_error("%s: cannot be flushed: status %03x, %s", name, disk->flush.status,
+                  plx_nvme_status_text(disk->flush.status));
+    if (result && !ns->target->phase.result)
+        ns->target->phase.result = result;
+    flush_over(ns->target);
 }
 
 static void flush_disks(struct plx_nvmf_target *t)
 {
-    struct nvmf_phase *p = &t->phase;
-    while (p->flushing < t->nnamespaces) {
-        struct plx_bdev_channel *ch = t->groups[0].channels[p->flushing++];
-        const struct plx_bdev_info *info = plx_bdev_info(plx_bdev_channel_bdev(ch));
-        if (!info->write_cache || info->read_only)
-            continue;
-        p->flush->bio.done = flushed;
-        p->flush->bio.op = PLX_BDEV_FLUSH;
-        plx_bdev_submit(ch, &p->flush->bio);
-        return;
+    t->phase.flushing = 1; /* this function */
+    plx_list_for_each(it, &t->subsystems) {
+        const struct plx_nvmf_subsystem *s = plx_list_entry(it, struct plx_nvmf_subsystem, link);
+        for (uint32_t i = 0; i < s->nns; i++) {
+            if (!s->ns[i] || !s->ns[i]->opened)
+                continue;
+            t->phase.flushing++;
+            plx_bdev_access_flush(&s->ns[i]->disk, NVMF_FLUSH_LIMIT_MS, flushed);
+        }
     }
-    plx_timer_cancel(nvmf_control_reactor(t), &p->flush->limit);
-    free(p->flush);
-    p->flush = NULL;
-    phase_step(t);
+    flush_over(t);
 }
 
-/* A disk that does not answer, such as one behind a network that is gone, must not keep the target for ever. */
-static void flush_overdue(struct plx_timer *timer)
+static void finish(struct plx_nvmf_target *t, enum nvmf_target_state state)
 {
-    struct nvmf_phase_flush *f = plx_container_of(timer, struct nvmf_phase_flush, limit);
-    /* Set first, for the next disk: the abort may end the last flush at once, which cancels the timer and frees f. */
-    plx_timer_set(nvmf_control_reactor(f->target), timer, NVMF_FLUSH_LIMIT_MS * PLX_NS_PER_MS);
-    plx_bdev_abort(f->bio.ch, &f->bio);
-}
-
-static void begin_flush(struct plx_nvmf_target *t)
-{
-    struct nvmf_phase *p = &t->phase;
-    p->flushing = 0;
-    p->flush = aligned_alloc(64, plx_align_up(sizeof *p->flush, 64));
-    if (!p->flush) {
-        p->result = -ENOMEM;
-        phase_step(t);
-        return;
+    t->state = state;
+    if (!plx_list_empty(&t->late_ns) && !t->phase.result)
+        t->phase.result = -ETIMEDOUT;
+    if (state == NVMF_STOPPED) {
+        nvmf_snapshot_free(t->snap);
+        t->snap = NULL;
     }
-    memset(p->flush, 0, sizeof *p->flush);
-    p->flush->target = t;
-    p->flush->limit.fn = flush_overdue;
-    plx_timer_set(nvmf_control_reactor(t), &p->flush->limit, NVMF_FLUSH_LIMIT_MS * PLX_NS_PER_MS);
-    flush_disks(t);
-}
-
-static void finish(struct plx_nvmf_target *t, bool started)
-{
-    t->started = started;
-    t->stopping = false;
     t->phase.done(t->phase.arg, t->phase.result);
 }
 
@@ -292,52 +220,81 @@ static void phase_step(struct plx_nvmf_target *t)
     struct nvmf_phase *p = &t->phase;
     switch (p->step) {
     case NVMF_PHASE_OPEN:
-        p->step = NVMF_PHASE_LISTEN;
-        ask_all(t, open_here);
+        p->step = NVMF_PHASE_SERVE;
+        plx_fan_out(&p->fan, open_here, all_answered);
         return;
-    case NVMF_PHASE_LISTEN:
-        t->started_at = plx_reactor_now(nvmf_control_reactor(t));
-        if (!p->result)
-            p->result = nvmf_listeners_start(t);
+    case NVMF_PHASE_SERVE:
+        p->step = NVMF_PHASE_SERVED;
         if (!p->result) {
-            finish(t, true);
+            nvmf_apply_start(t, &p->caller);
             return;
         }
-        p->step = NVMF_PHASE_END; /* undo: reactors that did start close again */
-        ask_all(t, close_here);
+        __attribute__((fallthrough));
+    case NVMF_PHASE_SERVED:
+        t->started_at = plx_reactor_now(nvmf_control_reactor(t));
+        if (!p->result) {
+            finish(t, NVMF_RUNNING);
+            return;
+        }
+        p->step = NVMF_PHASE_CLOSE; /* undo */
+        nvmf_apply_leave(t, &p->caller);
         return;
     case NVMF_PHASE_DRAIN:
         p->step = NVMF_PHASE_FLUSH;
         nvmf_listeners_stop(t);
-        ask_all(t, drain_here);
+        plx_fan_out(&p->fan, drain_here, all_answered);
         return;
     case NVMF_PHASE_FLUSH:
+        p->step = NVMF_PHASE_LEAVE;
+        flush_disks(t);
+        return;
+    case NVMF_PHASE_LEAVE:
         p->step = NVMF_PHASE_CLOSE;
-        begin_flush(t);
+        nvmf_apply_leave(t, &p->caller);
         return;
     case NVMF_PHASE_CLOSE:
         p->step = NVMF_PHASE_END;
-        ask_all(t, close_here);
+        plx_fan_out(&p->fan, close_here, all_answered);
         return;
     case NVMF_PHASE_END:
-        finish(t, false);
+        finish(t, NVMF_STOPPED);
         return;
     }
 }
 
-static void phase_here(struct plx_msg *msg)
+void nvmf_target_may_stop(struct plx_nvmf_target *t)
 {
-    struct plx_nvmf_target *t = plx_container_of(msg, struct plx_nvmf_target, msg);
-    t->stopping = t->phase.step == NVMF_PHASE_DRAIN;
+    if (t->phase.step == NVMF_PHASE_DRAIN)
+        phase_step(t);
+}
+
+static void start_here(struct plx_msg *msg)
+{
+    struct plx_nvmf_target *t = plx_container_of(msg, struct plx_nvmf_target, phase.msg);
+    t->state = NVMF_STARTING;
     phase_step(t);
+}
+
+static void stop_here(struct plx_msg *msg)
+{
+    struct plx_nvmf_target *t = plx_container_of(msg, struct plx_nvmf_target, phase.msg);
+    t->state = NVMF_STOPPING;
+    if (t->apply.step == NVMF_APPLY_IDLE) /* else when it is over */
+        phase_step(t);
 }
 
 static void begin(struct plx_nvmf_target *t, enum nvmf_phase_step step, uint32_t grace_ms, plx_nvmf_done_fn done,
                   void *arg)
 {
-    t->phase = (struct nvmf_phase){.done = done, .arg = arg, .step = step, .grace_ms = grace_ms};
-    t->msg.fn = phase_here;
-    plx_reactor_send(nvmf_control_reactor(t), &t->msg);
+    struct nvmf_phase *p = &t->phase;
+    p->done = done;
+    p->arg = arg;
+    p->step = step;
+    p->result = 0;
+    p->grace_ms = grace_ms;
+    p->caller = (struct nvmf_caller){.done = apply_over, .arg = t};
+    p->msg.fn = step == NVMF_PHASE_OPEN ? start_here : stop_here;
+    plx_reactor_send(nvmf_control_reactor(t), &p->msg);
 }
 
 void plx_nvmf_target_start(struct plx_nvmf_target *t, plx_nvmf_done_fn done, void *arg)

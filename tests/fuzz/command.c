@@ -69,6 +69,6 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     close(io);
     close(admin);
     rig_settle(&rig);
-    assert(rig.target->connections == 0 && rig.target->nctrlrs == 0);
+    assert(rig.target->connections == 0 && plx_list_empty(&rig.target->ctrlrs));
     return 0;
 }

@@ -44,7 +44,7 @@ static int make_target(struct rig *rig)
         return ret;
     ret = plx_nvmf_subsystem_create(rig->target, &opts, &s, NULL);
     if (!ret)
-        ret = plx_nvmf_subsystem_add_ns(s, rig->disk, 0, NULL);
+        ret = plx_nvmf_subsystem_add_ns(s, rig->disk, NULL, NULL);
     if (ret > 0) {
         plx_nvmf_target_start(rig->target, finished, rig);
         wait_done(rig);

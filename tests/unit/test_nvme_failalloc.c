@@ -83,7 +83,7 @@ void __wrap_plx_reactor_run(struct plx_reactor *r)
 
 static bool is_deserted(const struct plx_nvmf_target *t)
 {
-    return !t->connections && !t->nctrlrs;
+    return !t->connections && plx_list_empty(&t->ctrlrs);
 }
 
 static int lowest_free_descriptor(void)
@@ -206,7 +206,7 @@ static int far_start(void **state)
     assert_int_equal(plx_bdev_open("ram:1M", &far.disk, NULL), 0);
     assert_int_equal(plx_nvmf_target_create(&far.target, &far.reactor, 1, &limits, NULL), 0);
     assert_int_equal(plx_nvmf_subsystem_create(far.target, &opts, &s, NULL), 0);
-    assert_int_equal(plx_nvmf_subsystem_add_ns(s, far.disk, 0, NULL), 1);
+    assert_int_equal(plx_nvmf_subsystem_add_ns(s, far.disk, NULL, NULL), 1);
     assert_int_equal(plx_nvmf_listen(far.target, "127.0.0.1", 0, &far.listener, NULL), 0);
     plx_nvmf_target_start(far.target, started, NULL);
     while (!far.done)

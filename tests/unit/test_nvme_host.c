@@ -45,7 +45,7 @@ static int far_start(void **state)
     assert_int_equal(plx_bdev_open("ram:8M", &far.disk, NULL), 0);
     assert_int_equal(plx_nvmf_target_create(&far.target, &far.reactor, 1, &limits, NULL), 0);
     assert_int_equal(plx_nvmf_subsystem_create(far.target, &opts, &s, NULL), 0);
-    assert_int_equal(plx_nvmf_subsystem_add_ns(s, far.disk, 0, NULL), 1);
+    assert_int_equal(plx_nvmf_subsystem_add_ns(s, far.disk, NULL, NULL), 1);
     assert_int_equal(plx_nvmf_listen(far.target, "127.0.0.1", 0, &far.listener, NULL), 0);
     snprintf(far.url, sizeof far.url, "nvme+tcp://127.0.0.1:%u/%s", plx_nvmf_listener_port(far.listener), NQN);
     plx_nvmf_target_start(far.target, ended, far.reactor);

@@ -62,12 +62,12 @@ static void it_starts_and_stops_again_and_again(void **state)
         int admin, queue;
         assert_int_equal(rig_start(&rig, "ram:1M"), 0);
         assert_true(rig_host(&rig, &admin, &queue));
-        assert_int_equal(rig.target->nctrlrs, 1);
+        assert_false(plx_list_empty(&rig.target->ctrlrs));
         if (i & 1) { /* hosts that leave before, and hosts that are there at the end */
             shut(queue);
             shut(admin);
             rig_settle(&rig);
-            assert_int_equal(rig.target->nctrlrs, 0);
+            assert_true(plx_list_empty(&rig.target->ctrlrs));
         }
         rig_stop(&rig);
         if (!(i & 1)) {
@@ -245,9 +245,9 @@ static void a_silent_host_is_dropped_just_when_its_keep_alive_is_over(void **sta
         pass(&rig, timeouts[i] + 400);
         assert_int_equal(rig_command(&rig, admin, &keep_alive, NULL, 0), PLX_SC_SUCCESS);
         pass(&rig, timeouts[i] + 480); /* half a second is granted; another may pass until traffic is noticed */
-        assert_int_equal(rig.target->nctrlrs, 1);
+        assert_false(plx_list_empty(&rig.target->ctrlrs));
         pass(&rig, 550);
-        assert_int_equal(rig.target->nctrlrs, 0);
+        assert_true(plx_list_empty(&rig.target->ctrlrs));
         shut(queue);
         shut(admin);
         rig_stop(&rig);
@@ -285,7 +285,7 @@ static bool whole_life(void *arg)
     shut(queue);
     shut(admin);
     rig_settle(&rig);
-    bool gone = rig.target->nctrlrs == 0 && rig.target->connections == 0;
+    bool gone = plx_list_empty(&rig.target->ctrlrs) && rig.target->connections == 0;
     rig_stop(&rig);
     return gone;
 }

@@ -24,13 +24,25 @@ static enum tcp_wait_class class_of(const struct tcp_req *req)
     return req->core.in_capsule ? TCP_HALVES : req->core.dir == NVMF_FROM_HOST ? TCP_WAIT_R2T : TCP_WAIT_READ;
 }
 
+/* Whether a request's disk already holds its share. */
+static bool disk_over_share(const struct tcp_req *req, size_t size)
+{
+    const struct nvmf_nsref *ref = req->core.ns;
+    return ref && nvmf_disk_bytes_left(ref) < size;
+}
+
 /* Whether a connection already holds its share, and must wait for itself. */
-static bool over_share(const struct tcp_conn *c, const struct tcp_req *req)
+static bool conn_over_share(const struct tcp_conn *c, const struct tcp_req *req)
 {
     enum tcp_wait_class cls = class_of(req);
     size_t size =
         rounded(plx_max_u64(req->core.len, req->buf_size)); /* what came in a capsule has its buffer already */
     return c->held[cls] && c->held[cls] + size > plx_buf_total_bytes(c->group->reactor) / TCP_SHARE;
+}
+
+static bool over_share(const struct tcp_conn *c, const struct tcp_req *req)
+{
+    return conn_over_share(c, req) || disk_over_share(req, rounded(req->core.len));
 }
 
 static void count(struct tcp_conn *c, struct tcp_req *req)
@@ -52,7 +64,7 @@ static bool try_get(struct tcp_conn *c, struct tcp_req *req)
         g->refused = true;
         return false;
     }
-    req->buf_size = req->core.len;
+    tcp_buf_own(req, req->core.data, req->core.len);
     count(c, req);
     return true;
 }
@@ -60,7 +72,7 @@ static bool try_get(struct tcp_conn *c, struct tcp_req *req)
 bool tcp_buf_hold(struct tcp_req *req)
 {
     struct tcp_conn *c = tcp_req_conn(req);
-    if (over_share(c, req))
+    if (conn_over_share(c, req))
         return false;
     req->since = plx_reactor_now(c->group->reactor);
     count(c, req);
@@ -91,11 +103,23 @@ void tcp_buf_acquire(struct tcp_req *req)
     tcp_queue_push(&c->wait[cls], req);
 }
 
+void tcp_buf_own(struct tcp_req *req, void *mem, uint32_t size)
+{
+    req->core.data = mem;
+    req->buf_size = size;
+    if (req->core.ns)
+        req->core.ns->bytes += rounded(size);
+}
+
 bool tcp_buf_take(struct tcp_req *req, uint32_t size)
 {
-    req->core.data = plx_buf_get(req->core.qp->group->reactor, size);
-    req->buf_size = req->core.data ? size : 0;
-    return req->core.data != NULL;
+    struct plx_reactor *r = req->core.qp->group->reactor;
+    /* How much is received heeds the share of the disk; what comes all the same leaves others a reserve. */
+    bool reserve = plx_buf_free_bytes(r) < plx_buf_total_bytes(r) / TCP_RESERVE;
+    void *mem = reserve && disk_over_share(req, rounded(size)) ? NULL : plx_buf_get(r, size);
+    if (mem)
+        tcp_buf_own(req, mem, size);
+    return mem != NULL;
 }
 
 static void uncount(struct tcp_req *req)
@@ -127,8 +151,11 @@ struct tcp_req *tcp_req_get(struct tcp_conn *c)
 void tcp_buf_drop(struct tcp_req *req)
 {
     uncount(req);
-    if (req->buf_size)
+    if (req->buf_size) {
         plx_buf_put(req->core.qp->group->reactor, req->core.data, req->buf_size);
+        if (req->core.ns)
+            req->core.ns->bytes -= rounded(req->buf_size);
+    }
     req->buf_size = 0;
     req->core.data = NULL;
 }
@@ -139,6 +166,17 @@ void tcp_req_put(struct tcp_req *req)
     nvmf_req_put(&req->core);
 }
 
+/* The first request of a connection in line that is not to wait for its connection or its disk, or NULL. */
+static struct tcp_req *next_in_line(const struct tcp_conn *c, enum tcp_wait_class cls)
+{
+    struct tcp_req *req = c->wait[cls].head;
+    if (conn_over_share(c, req))
+        return NULL;
+    while (req && disk_over_share(req, rounded(req->core.len)))
+        req = req->next;
+    return req;
+}
+
 /*
  * One turn for each connection of a line, in order; those that still wait keep their places behind those not yet seen.
  */
@@ -147,12 +185,12 @@ static int serve_line(struct tcp_group *g, enum tcp_wait_class cls)
     int served = 0;
     plx_list_for_each_safe(it, &g->line[cls]) {
         struct tcp_conn *c = plx_list_entry(it, struct tcp_conn, wait_link[cls]);
-        struct tcp_req *req = c->wait[cls].head;
-        if (over_share(c, req))
+        struct tcp_req *req = next_in_line(c, cls);
+        if (!req)
             continue;
         if (!try_get(c, req))
             break; /* whoever is first for the pool stays first, lest small requests overtake a large one for ever */
-        tcp_queue_pop(&c->wait[cls]);
+        tcp_queue_remove(&c->wait[cls], req);
         plx_list_del(it);
         if (c->wait[cls].head)
             plx_list_add_tail(&g->line[cls], it);
@@ -176,16 +214,32 @@ int tcp_buf_serve(struct tcp_group *g)
     return served;
 }
 
+/* The disk that the last command was for, which the next ones are likely to be for too; or NULL. */
+static const struct nvmf_nsref *last_disk(const struct tcp_conn *c)
+{
+    const struct nvmf_view *view = c->qp.view;
+    return view && c->last_nsid - 1 < view->n ? view->ns[c->last_nsid - 1] : NULL;
+}
+
 size_t tcp_buf_rx_limit(const struct tcp_conn *c)
 {
-    const struct tcp_group *g = c->group;
+    struct tcp_group *g = c->group;
+    const struct nvmf_nsref *disk = last_disk(c);
+    const size_t one = rounded(c->frame.rules.max_capsule_data);
     /*
      * Each capsule needs a request, and one with data may need a buffer, or only the last one does, which may be cut
      * off.
      */
-    size_t buffers = plx_buf_free_bytes(g->reactor) / rounded(c->frame.rules.max_capsule_data);
-    if (plx_likely(g->core->in_place && buffers > IN_PLACE_ENOUGH))
-        buffers = SIZE_MAX / SMALLEST_CAPSULE;
+    size_t buffers = plx_buf_free_bytes(g->reactor) / one;
     size_t requests = NVMF_MAX_REQUESTS - plx_min_u64(g->core->reqs_in_use, NVMF_MAX_REQUESTS);
+    bool in_place = plx_likely(g->core->in_place && buffers > IN_PLACE_ENOUGH);
+    if (plx_unlikely(!buffers || !requests))
+        g->refused = true;
+    if (!in_place && disk)
+        buffers = plx_min_u64(buffers, nvmf_disk_bytes_left(disk) / one);
+    if (plx_unlikely(disk && disk->in_flight >= NVMF_DISK_REQUESTS))
+        requests = plx_min_u64(requests, nvmf_disk_requests_left(disk));
+    if (in_place)
+        buffers = SIZE_MAX / SMALLEST_CAPSULE;
     return plx_min_u64(PLX_STREAM_RX_BYTES, plx_min_u64(buffers, requests) * SMALLEST_CAPSULE);
 }

@@ -72,6 +72,8 @@ static bool abandon(struct tcp_conn *c, struct tcp_req *req)
     nvmf_pending_del(&req->core);
     response->core.cmd = req->core.cmd;
     tcp_buf_drop(req);
+    response->core.ns = req->core.ns; /* whose it was; no more data of it is wanted */
+    req->core.ns = NULL;
     req->state = TCP_REQ_ABANDONED;
     tcp_queue_push(&c->abandoned, req);
     nvmf_req_complete(&response->core, PLX_SC_ABORTED_BY_REQUEST);
@@ -159,6 +161,19 @@ void tcp_conn_connected(struct tcp_conn *c)
     plx_list_del(&c->fresh_link);
 }
 
+/* Asks disks to end what they have. Each may take others along, so a chain is looked at from its beginning again. */
+static void abort_at_disks(struct tcp_conn *c)
+{
+    for (unsigned b = 0; c->qp.qid && b < NVMF_PENDING_BUCKETS; b++)
+        for (struct nvmf_req *core = c->qp.pending[b]; core;) {
+            bool asked = core->state != NVMF_REQ_EXECUTING || core->abort_status;
+            core->abort_status = PLX_SC_ABORTED_SQ_DELETION; /* heeded between two requests to the disk */
+            if (!asked)
+                nvmf_io_abort(core);
+            core = asked ? core->chain : c->qp.pending[b];
+        }
+}
+
 /* Ends the requests that wait in the transport; what the core or a disk has comes back through tcp_tx_complete(). */
 static void drop_requests(struct tcp_conn *c)
 {
@@ -181,10 +196,8 @@ static void drop_requests(struct tcp_conn *c)
     for (unsigned b = 0; b < NVMF_PENDING_BUCKETS; b++) {
         for (struct nvmf_req *core = c->qp.pending[b], *next; core; core = next) {
             next = core->chain;
-            if (core->state == NVMF_REQ_EXECUTING) {
-                core->abort_status = PLX_SC_ABORTED_SQ_DELETION; /* heeded between two requests to the disk */
+            if (core->state == NVMF_REQ_EXECUTING)
                 continue;
-            }
             nvmf_pending_del(core);
             tcp_req_put(tcp_req_of(core));
         }
@@ -192,6 +205,18 @@ static void drop_requests(struct tcp_conn *c)
     c->qp.fused = NULL;
     if (c->qp.ctrlr && !c->qp.qid)
         nvmf_aers_abort(c->qp.ctrlr);
+    abort_at_disks(c);
+}
+
+void tcp_conn_orphan(struct tcp_conn *c)
+{
+    struct tcp_conn *to = c->group->orphans;
+    if (c->qp.in_flight && !c->detaching)
+        nvmf_qpair_orphan(&c->qp, &to->qp);
+    for (unsigned i = 0; i < TCP_WAIT_CLASSES; i++) { /* what is held is held by those alone */
+        to->held[i] += c->held[i];
+        c->held[i] = 0;
+    }
 }
 
 void tcp_conn_close(struct tcp_conn *c, const char *why)
@@ -212,6 +237,7 @@ void tcp_conn_close(struct tcp_conn *c, const char *why)
     plx_list_del(&c->link);
     plx_list_add_tail(&g->dead, &c->link);
     g->nconns--;
+    c->closed = plx_reactor_now(g->reactor);
     drop_requests(c);
 }
 

@@ -68,8 +68,13 @@ static void tick(struct plx_timer *t)
             break;
         tcp_conn_check_limits(plx_list_entry(it, struct tcp_conn, link), now);
     }
+    plx_list_for_each(it, &g->dead) {
+        struct tcp_conn *c = plx_list_entry(it, struct tcp_conn, link);
+        if (now - c->closed > NVMF_ORPHAN_MS * PLX_NS_PER_MS)
+            tcp_conn_orphan(c);
+    }
     g->refused = false;
-    if (g->nconns)
+    if (g->nconns || !plx_list_empty(&g->dead))
         plx_timer_set(g->reactor, &g->tick, TCP_TICK_MS * PLX_NS_PER_MS);
 }
 
@@ -88,14 +93,19 @@ int tcp_group_start(struct nvmf_group *core)
     g->tick.fn = tick;
     g->source.ops = &source_ops;
     g->source.fd = -1;
-    g->streams = plx_stream_group_get(g->reactor);
+    g->orphans = calloc(1, sizeof *g->orphans);
+    g->streams = g->orphans ? plx_stream_group_get(g->reactor) : NULL;
     int ret = g->streams ? plx_source_add(g->reactor, &g->source) : -ENOMEM;
     if (ret) {
         if (g->streams)
             plx_stream_group_put(g->streams);
+        free(g->orphans);
         free(g);
         return ret;
     }
+    g->orphans->group = g;
+    g->orphans->qp.group = core;
+    g->orphans->state = TCP_DEAD;
     core->transport = g;
     return 0;
 }
@@ -109,6 +119,7 @@ void tcp_group_free(struct nvmf_group *core)
     plx_stream_group_put(g->streams);
     if (g->spare)
         plx_buf_put(g->reactor, g->spare, TCP_SPARE_BYTES);
+    free(g->orphans);
     free(g);
     core->transport = NULL;
 }
@@ -128,11 +139,16 @@ static bool quiet(const struct tcp_conn *c)
 static void stop_step(struct plx_timer *t)
 {
     struct tcp_group *g = plx_container_of(t, struct tcp_group, deadline);
-    bool late = plx_reactor_now(g->reactor) >= g->stop_by;
+    uint64_t now = plx_reactor_now(g->reactor);
+    bool late = now >= g->abort_at;
     plx_list_for_each_safe(it, &g->conns) {
         struct tcp_conn *c = plx_list_entry(it, struct tcp_conn, link);
         if (late || quiet(c))
             tcp_conn_close(c, quiet(c) ? NULL : "the target stops");
+    }
+    plx_list_for_each(it, &g->dead) {
+        if (now >= g->stop_by)
+            tcp_conn_orphan(plx_list_entry(it, struct tcp_conn, link));
     }
     if (!g->nconns && plx_list_empty(&g->dead)) {
         g->stopped(g->core);
@@ -146,6 +162,8 @@ void tcp_group_stop(struct nvmf_group *core, uint32_t grace_ms, void (*done)(str
     struct tcp_group *g = core->transport;
     g->stopping = true;
     g->stopped = done;
+    /* The last fifth is for disks that are told to abort what they have. */
+    g->abort_at = plx_reactor_now(g->reactor) + grace_ms * PLX_NS_PER_MS / 5 * 4;
     g->stop_by = plx_reactor_now(g->reactor) + grace_ms * PLX_NS_PER_MS;
     g->deadline.fn = stop_step;
     stop_step(&g->deadline);

@@ -26,7 +26,8 @@ static void adopt_here(struct plx_msg *msg)
 
 static void accepted(struct plx_listener *socket, int fd)
 {
-    struct plx_nvmf_target *t = plx_container_of(socket, struct tcp_listener, socket)->at.target;
+    const struct plx_nvmf_listener *at = &plx_container_of(socket, struct tcp_listener, socket)->at;
+    struct plx_nvmf_target *t = at->target;
     bool full = atomic_load(&t->connections) >= t->opts.max_connections;
     struct tcp_conn *c = full ? NULL : tcp_conn_create(t);
     if (full)
@@ -36,6 +37,7 @@ static void accepted(struct plx_listener *socket, int fd)
         return;
     }
     plx_stream_socket(&c->stream, fd);
+    c->qp.portid = at->portid;
     atomic_fetch_add(&t->connections, 1);
     unsigned to = t->next_group++ % t->nreactors;
     c->group = t->groups[to].transport;

@@ -185,6 +185,7 @@ static size_t capsule_cmd(struct tcp_conn *c, const uint8_t *hdr, const struct n
     memcpy(&req->core.cmd, hdr + sizeof(struct nvme_tcp_hdr), sizeof req->core.cmd);
     if (plx_unlikely(c->abandoned.head))
         forget_reused(c, plx_get16(req->core.cmd.cid));
+    c->last_nsid = plx_get32(req->core.cmd.nsid);
     uint16_t status = nvmf_req_parse(&req->core, l->data);
     uint32_t whole = l->data + l->digest;
     if (plx_unlikely(n < whole))
@@ -303,7 +304,6 @@ int tcp_rx(struct plx_stream *s)
     size_t limit = tcp_buf_rx_limit(c);
     if (plx_unlikely(!limit)) {
         /* Memory is short: take in what gives it back, the data that was asked for and its headers. */
-        c->group->refused = true;
         if (c->r2ts)
             limit = TCP_RX_ANSWER;
         else if (c->frame.state != NVME_TCP_FRAME_DATA || c->frame.discard)

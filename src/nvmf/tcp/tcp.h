@@ -109,7 +109,9 @@ struct tcp_conn {
     unsigned outstanding;          /* commands whose response has not been sent */
     struct tcp_queue abandoned;    /* by an abort: data may still come for them */
 
-    uint64_t born, pdu_since, tx_since;
+    uint32_t last_nsid; /* whose disk the last command was for */
+
+    uint64_t born, pdu_since, tx_since, closed;
     struct plx_list link, fresh_link;
     struct plx_msg msg;
     struct nvme_tcp_frame frame;
@@ -124,8 +126,9 @@ struct tcp_group {
     struct plx_reactor *reactor;
     struct plx_list conns; /* alive */
     unsigned nconns;
-    struct plx_list dead;  /* closed, not yet free */
-    struct plx_list fresh; /* no Connect yet, oldest first */
+    struct plx_list dead;     /* closed, not yet free */
+    struct tcp_conn *orphans; /* never open: has what disks have not ended of those that were */
+    struct plx_list fresh;    /* no Connect yet, oldest first */
     unsigned nfresh;
     struct plx_list line[TCP_WAIT_CLASSES]; /* connections that wait for buffers */
     size_t class_bytes[TCP_WAIT_CLASSES];
@@ -134,7 +137,7 @@ struct tcp_group {
     struct plx_timer tick;
     struct plx_timer deadline;
     bool stopping;
-    uint64_t stop_by; /* reactor time */
+    uint64_t abort_at, stop_by; /* reactor time */
     void (*stopped)(struct nvmf_group *g);
     struct iovec iov[TCP_TX_IOV];
 };
@@ -201,6 +204,8 @@ void tcp_conn_close(struct tcp_conn *c, const char *why);
  */
 void tcp_conn_fatal(struct tcp_conn *c, const struct nvme_tcp_error *err, const uint8_t *hdr, size_t len);
 void tcp_conn_connected(struct tcp_conn *c);
+/* A closed connection that disks do not let go of lets go of what they have. */
+void tcp_conn_orphan(struct tcp_conn *c);
 /* Drops connections whose limits have passed. */
 void tcp_conn_check_limits(struct tcp_conn *c, uint64_t now);
 
@@ -232,6 +237,8 @@ bool tcp_buf_take(struct tcp_req *req, uint32_t size);
 void tcp_req_put(struct tcp_req *req);
 /* The data of half a fused command is to be held. @return false when its connection already holds its share */
 bool tcp_buf_hold(struct tcp_req *req);
+/* A request gets memory that was got from the reactor's pool with `size`. */
+void tcp_buf_own(struct tcp_req *req, void *mem, uint32_t size);
 /* Gives a request's buffer back. */
 void tcp_buf_drop(struct tcp_req *req);
 /* Forgets a command that was aborted: no data comes for it any more. */

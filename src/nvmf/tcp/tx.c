@@ -203,8 +203,7 @@ static void keep_rest(struct tcp_conn *c)
     if ((done == from && !c->frame.rules.data_digest) || !memory || (req->buf_size && done < req->kept_to))
         return; /* between two blocks, or still in what is kept already */
     if (!req->buf_size && !tcp_buf_take(req, to - from)) {
-        req->core.data = c->group->spare; /* there is one where anything lent was sent */
-        req->buf_size = TCP_SPARE_BYTES;
+        tcp_buf_own(req, c->group->spare, TCP_SPARE_BYTES); /* there is one where anything lent was sent */
         c->group->spare = NULL;
     }
     memcpy(req->core.data, memory + from, to - from);

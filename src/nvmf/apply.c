@@ -1,0 +1,338 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * How what was edited becomes what hosts see. A snapshot of it is sent to every reactor, each of which goes over to it
+ * within one message: its queue pairs get their new images and views, connections that are not allowed any more end,
+ * and hosts are told what has changed. What was added is there before that, what was taken away is let go of after.
+ *
+ * Messages between two reactors stay in order. So a Connect that the control reactor has decided by a snapshot is
+ * finished under the same one, and a connection that it has dealt out is there when a later one comes.
+ */
+#include "nvmf/nvmf.h"
+
+#include <errno.h>
+#include <stdlib.h>
+
+static void apply_step(struct plx_nvmf_target *t);
+
+/* ---- on each reactor ---- */
+
+static const char *unwelcome(const struct nvmf_qpair *qp, const struct nvmf_image *image)
+{
+    const struct nvmf_ctrlr *c = qp->ctrlr;
+    if (!image)
+        return "its subsystem was removed";
+    if (!nvmf_image_allows(image, c->hostnqn))
+        return "its host is not allowed any more";
+    return nvmf_image_reachable(image, qp->portid) ? NULL : "its subsystem is not reachable here any more";
+}
+
+static bool has_listener(const struct nvmf_snapshot *snap, uint16_t portid)
+{
+    for (unsigned i = 0; i < snap->nlisteners; i++)
+        if (snap->listeners[i].portid == portid)
+            return true;
+    return !portid;
+}
+
+/* Whether a path leads to every namespace, so that no command needs to be looked at for that. */
+static bool all_accessible(const struct nvmf_image *image, uint16_t portid)
+{
+    const struct nvmf_port *port = nvmf_image_port(image, portid);
+    for (uint32_t i = 0; i < image->nns; i++)
+        if (image->ns[i].ns && nvmf_ana_status(port, image->ns[i].ns->anagrpid))
+            return false;
+    return true;
+}
+
+void nvmf_qpair_see(struct nvmf_qpair *qp)
+{
+    const struct nvmf_group *g = qp->group;
+    qp->image = g->snap->images[qp->ctrlr->subsys->index];
+    qp->view = qp->image->views[g - g->target->groups];
+    qp->plain = qp->state == NVMF_QP_READY && all_accessible(qp->image, qp->portid);
+}
+
+static bool same_discovery(const struct nvmf_snapshot *old, const struct nvmf_snapshot *new, struct nvmf_qpair *qp)
+{
+    size_t old_len, new_len;
+    struct nvme_discovery_header *a = nvmf_discovery_log(old, qp, &old_len), *b = nvmf_discovery_log(new, qp, &new_len);
+    bool same = a && b && old_len == new_len && memcmp(a + 1, b + 1, old_len - sizeof *a) == 0;
+    free(a);
+    free(b);
+    return same;
+}
+
+/* What an admin queue's host is told of: the difference that a snapshot makes to it. */
+static void tell(struct nvmf_qpair *qp, const struct nvmf_snapshot *old, const struct nvmf_snapshot *new)
+{
+    const struct nvmf_image *image = qp->image;
+    struct nvmf_ctrlr *c = qp->ctrlr;
+    if (c->subsys->discovery) {
+        if (new->genctr > old->genctr && !same_discovery(old, new, qp))
+            nvmf_event(c, NVMF_EVENT_DISCOVERY);
+        return;
+    }
+    for (uint32_t i = 0; i < image->nns; i++) {
+        if (image->ns[i].changed > old->generation) {
+            nvmf_event(c, NVMF_EVENT_NS);
+            break;
+        }
+    }
+    if (nvmf_image_port(image, qp->portid)->changed > old->generation)
+        nvmf_event(c, NVMF_EVENT_ANA);
+}
+
+static void publish_to(struct nvmf_qpair *qp, const struct nvmf_snapshot *old, const struct nvmf_snapshot *new)
+{
+    const char *why = has_listener(new, qp->portid) ? NULL : "its listener was removed";
+    if (!why && qp->ctrlr)
+        why = unwelcome(qp, qp->ctrlr->subsys->index < new->nimages ? new->images[qp->ctrlr->subsys->index] : NULL);
+    if (why) {
+        qp->image = NULL;
+        qp->view = NULL;
+        qp->plain = false;
+        nvmf_transport_of(qp)->kill(qp, why);
+    } else if (qp->ctrlr) {
+        nvmf_qpair_see(qp);
+        if (!qp->qid && qp->state == NVMF_QP_READY)
+            tell(qp, old, new);
+    }
+}
+
+static void publish_here(struct plx_fan_leg *leg)
+{
+    struct plx_nvmf_target *t = plx_container_of(leg->fan, struct plx_nvmf_target, apply.fan);
+    struct nvmf_group *g = &t->groups[leg - leg->fan->legs];
+    const struct nvmf_snapshot *old = g->snap, *new = t->apply.next;
+    g->snap = new;
+    g->in_place = new->in_place;
+    plx_list_for_each_safe(it, &g->qpairs) {
+        publish_to(plx_list_entry(it, struct nvmf_qpair, link), old, new);
+    }
+    plx_fan_answer(leg, 0);
+}
+
+/* ---- on the control reactor ---- */
+
+static void move_all(struct plx_list *to, struct plx_list *from)
+{
+    while (!plx_list_empty(from)) {
+        struct plx_list *it = from->next;
+        plx_list_del(it);
+        plx_list_add_tail(to, it);
+    }
+}
+
+static void open_disks(struct plx_nvmf_target *t)
+{
+    struct nvmf_apply *a = &t->apply;
+    plx_list_for_each(it, &t->subsystems) {
+        struct plx_nvmf_subsystem *s = plx_list_entry(it, struct plx_nvmf_subsystem, link);
+        for (uint32_t i = 0; i < s->nns; i++) {
+            if (!s->ns[i] || s->ns[i]->opened)
+                continue;
+            a->opening++;
+            nvmf_ns_open(s->ns[i]);
+        }
+    }
+}
+
+void nvmf_apply_opened(struct plx_nvmf_target *t, struct nvmf_ns *ns, int result)
+{
+    struct nvmf_apply *a = &t->apply;
+    if (result) {
+        a->result = result;
+        nvmf_snapshot_omit(a->next, ns);
+        if (ns->subsys)
+            nvmf_ns_remove(ns);
+        plx_list_del(&ns->link);
+        nvmf_ns_free(ns);
+    }
+    if (--a->opening == 0)
+        apply_step(t);
+}
+
+static void published(struct plx_fan *fan, int result)
+{
+    struct plx_nvmf_target *t = plx_container_of(fan, struct plx_nvmf_target, apply.fan);
+    (void)result;
+    apply_step(t);
+}
+
+/* What never was seen is gone at once. */
+static void let_go(struct plx_nvmf_target *t)
+{
+    plx_list_for_each_safe(it, &t->apply.ns) {
+        struct nvmf_ns *ns = plx_list_entry(it, struct nvmf_ns, link);
+        if (ns->opened)
+            nvmf_ns_leave(ns);
+        else
+            nvmf_ns_free(ns);
+    }
+}
+
+/* @return whether nothing that was removed is there any more, but for disks that are late */
+static bool all_gone(struct nvmf_apply *a)
+{
+    plx_list_for_each_safe(it, &a->subsystems) {
+        struct plx_nvmf_subsystem *s = plx_list_entry(it, struct plx_nvmf_subsystem, link);
+        if (!s->nctrlrs)
+            nvmf_subsystem_free(s);
+    }
+    return plx_list_empty(&a->ns) && plx_list_empty(&a->subsystems);
+}
+
+void nvmf_apply_released(struct plx_nvmf_target *t)
+{
+    if (t->apply.step == NVMF_APPLY_RELEASE && all_gone(&t->apply))
+        apply_step(t);
+}
+
+void nvmf_apply_late(struct plx_nvmf_target *t, struct nvmf_ns *ns)
+{
+    plx_error("%s: has not ended its requests, and stays in use until it has", plx_bdev_info(ns->bdev)->name);
+    plx_list_del(&ns->link);
+    plx_list_add_tail(&t->late_ns, &ns->link);
+    t->apply.result = t->apply.result ? t->apply.result : -ETIMEDOUT;
+    nvmf_apply_released(t);
+}
+
+static void call_back(struct plx_list *callers, int result)
+{
+    while (!plx_list_empty(callers)) {
+        struct nvmf_caller *c = plx_list_entry(callers->next, struct nvmf_caller, link);
+        struct nvmf_caller copy = *c;
+        plx_list_del(&c->link);
+        if (c->allocated)
+            free(c);
+        copy.done(copy.arg, result);
+    }
+}
+
+/* All over; those who asked meanwhile are next. */
+static void finish(struct plx_nvmf_target *t)
+{
+    struct nvmf_apply *a = &t->apply;
+    struct plx_list callers;
+    plx_list_init(&callers);
+    move_all(&callers, &a->callers);
+    a->step = NVMF_APPLY_IDLE;
+    a->starting = false;
+    call_back(&callers, a->result);
+    if (t->state == NVMF_STOPPING) {
+        call_back(&a->later, -ECANCELED);
+        nvmf_target_may_stop(t);
+    } else if (!plx_list_empty(&a->later) && a->step == NVMF_APPLY_IDLE) {
+        apply_step(t);
+    }
+}
+
+/* @return whether there is a snapshot to go on with */
+static bool begin(struct plx_nvmf_target *t)
+{
+    struct nvmf_apply *a = &t->apply;
+    a->result = 0;
+    move_all(&a->callers, &a->later);
+    a->next = nvmf_snapshot_make(t);
+    if (!a->next) {
+        a->result = -ENOMEM;
+        return false;
+    }
+    move_all(&a->ns, &t->removed_ns);
+    move_all(&a->subsystems, &t->removed_subsystems);
+    open_disks(t);
+    return true;
+}
+
+/* The sequence of an apply, whole: called when what the step before it waits for is over. */
+static void apply_step(struct plx_nvmf_target *t)
+{
+    struct nvmf_apply *a = &t->apply;
+    switch (a->step) {
+    case NVMF_APPLY_IDLE:
+        a->step = NVMF_APPLY_OPEN;
+        if (!begin(t)) {
+            finish(t);
+            return;
+        }
+        if (a->opening)
+            return;
+        __attribute__((fallthrough));
+    case NVMF_APPLY_OPEN:
+        if (a->result && a->starting) {
+            nvmf_snapshot_free(a->next);
+            finish(t);
+            return;
+        }
+        a->step = NVMF_APPLY_PUBLISH;
+        nvmf_listeners_reap(t);
+        a->old = t->snap;
+        t->snap = a->next;
+        plx_fan_out(&a->fan, publish_here, published);
+        return;
+    case NVMF_APPLY_PUBLISH:
+        nvmf_snapshot_free(a->old);
+        nvmf_listeners_start(t, a->starting, &a->result);
+        a->step = NVMF_APPLY_RELEASE;
+        let_go(t);
+        if (!all_gone(a))
+            return;
+        __attribute__((fallthrough));
+    case NVMF_APPLY_RELEASE:
+        finish(t);
+        return;
+    }
+}
+
+/* ---- who asks ---- */
+
+void plx_nvmf_target_apply(struct plx_nvmf_target *t, plx_nvmf_done_fn done, void *arg)
+{
+    nvmf_assert_control(t);
+    if (t->state == NVMF_STOPPED || t->state == NVMF_STOPPING) {
+        done(arg, t->state == NVMF_STOPPED ? 0 : -ECANCELED);
+        return;
+    }
+    struct nvmf_caller *c = malloc(sizeof *c);
+    if (!c) {
+        done(arg, -ENOMEM);
+        return;
+    }
+    *c = (struct nvmf_caller){.done = done, .arg = arg, .allocated = true};
+    plx_list_add_tail(&t->apply.later, &c->link);
+    if (t->apply.step == NVMF_APPLY_IDLE && t->state == NVMF_RUNNING)
+        apply_step(t);
+}
+
+void nvmf_apply_start(struct plx_nvmf_target *t, struct nvmf_caller *caller)
+{
+    t->apply.starting = true;
+    plx_list_add_tail(&t->apply.later, &caller->link);
+    apply_step(t);
+}
+
+void nvmf_apply_leave(struct plx_nvmf_target *t, struct nvmf_caller *caller)
+{
+    struct nvmf_apply *a = &t->apply;
+    plx_list_for_each(it, &t->subsystems) {
+        struct plx_nvmf_subsystem *s = plx_list_entry(it, struct plx_nvmf_subsystem, link);
+        for (uint32_t i = 0; i < s->nns; i++)
+            if (s->ns[i])
+                nvmf_ns_remove(s->ns[i]);
+    }
+    a->result = 0;
+    plx_list_add_tail(&a->callers, &caller->link);
+    move_all(&a->ns, &t->removed_ns);
+    a->step = NVMF_APPLY_RELEASE;
+    let_go(t);
+    if (all_gone(a))
+        apply_step(t);
+}
+
+int nvmf_apply_init(struct plx_nvmf_target *t)
+{
+    struct plx_list *const lists[] = {&t->apply.callers, &t->apply.later, &t->apply.ns, &t->apply.subsystems};
+    for (size_t i = 0; i < PLX_ARRAY_SIZE(lists); i++)
+        plx_list_init(lists[i]);
+    return plx_fan_init(&t->apply.fan, nvmf_control_reactor(t), t->reactors, t->nreactors);
+}

@@ -1,0 +1,249 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* Namespaces: disks that come to a subsystem and leave it, also while hosts use them. */
+#include "nvmf/nvmf.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* ---- identities ---- */
+
+static uint32_t free_nsid(const struct plx_nvmf_subsystem *s)
+{
+    for (uint32_t i = 0; i < s->nns; i++)
+        if (!s->ns[i])
+            return i + 1;
+    return s->nns + 1;
+}
+
+/* The NGUID names the namespace to hosts for ever: one disk in one subsystem gives the same at every start. */
+static void make_nguid(struct nvmf_ns *ns, const struct plx_nvmf_subsystem *s)
+{
+    uint8_t sum[32];
+    char text[NVME_NQN_MAX + 1 + 16];
+    size_t len = strlen(s->nqn);
+    memcpy(text, s->nqn, len);
+    memcpy(text + len, ns->uuid, 16);
+    nvmf_digest(text, len + 16, sum);
+    memcpy(ns->nguid, sum, sizeof ns->nguid);
+    ns->nguid[8] = (uint8_t)((ns->nguid[8] & ~3u) | 2); /* locally assigned, as nobody gave us an OUI */
+}
+
+/* ---- in a subsystem ---- */
+
+static void touch(struct plx_nvmf_subsystem *s, uint32_t nsid)
+{
+    nvmf_assert_control(s->target);
+    s->changed[nsid - 1] = NVMF_NEXT;
+    s->dirty = true;
+}
+
+static bool grow_table(struct plx_nvmf_subsystem *s, uint32_t nsid)
+{
+    if (nsid <= s->nns)
+        return true;
+    struct nvmf_ns **ns = realloc(s->ns, nsid * sizeof(struct nvmf_ns *));
+    if (ns)
+        s->ns = ns;
+    uint64_t *changed = ns ? realloc(s->changed, nsid * sizeof *changed) : NULL;
+    if (!changed)
+        return false;
+    s->changed = changed;
+    memset(ns + s->nns, 0, (nsid - s->nns) * sizeof(struct nvmf_ns *));
+    memset(changed + s->nns, 0, (nsid - s->nns) * sizeof *changed);
+    s->nns = nsid;
+    return true;
+}
+
+static struct nvmf_ns *make_ns(struct plx_nvmf_subsystem *s, struct plx_bdev *bdev, const struct plx_nvmf_ns_opts *o)
+{
+    struct plx_nvmf_target *t = s->target;
+    const size_t size = sizeof(struct nvmf_ns) + t->nreactors * sizeof(struct nvmf_nsref);
+    struct nvmf_ns *ns = aligned_alloc(_Alignof(struct nvmf_ns), size);
+    if (!ns)
+        return NULL;
+    memset(ns, 0, size);
+    if (plx_fan_init(&ns->drain, nvmf_control_reactor(t), t->reactors, t->nreactors)) {
+        free(ns);
+        return NULL;
+    }
+    plx_list_init(&ns->link);
+    ns->target = t;
+    ns->subsys = s;
+    ns->bdev = bdev;
+    ns->anagrpid = o->anagrpid ? o->anagrpid : 1;
+    memcpy(ns->uuid, o->uuid ? o->uuid : plx_bdev_info(bdev)->uuid, sizeof ns->uuid);
+    if (o->eui64)
+        memcpy(ns->eui64, o->eui64, sizeof ns->eui64);
+    if (o->nguid)
+        memcpy(ns->nguid, o->nguid, sizeof ns->nguid);
+    else
+        make_nguid(ns, s);
+    return ns;
+}
+
+static int check_ns(const struct plx_nvmf_subsystem *s, const struct plx_bdev_info *info, uint32_t nsid,
+                    uint32_t anagrpid, struct plx_error *err)
+{
+    if (nsid > s->max_namespaces)
+        return plx_fail(err, -EINVAL, "namespace identifier %u is above %u", nsid, s->max_namespaces);
+    if (nsid <= s->nns && s->ns[nsid - 1])
+        return plx_fail(err, -EEXIST, "namespace identifier %u is taken", nsid);
+    if (info->block_size > s->target->opts.max_io_size)
+        return plx_fail(err, -EINVAL, "%s has blocks of %u bytes, more than the largest transfer of %u", info->name,
+                        info->block_size, s->target->opts.max_io_size);
+    if (anagrpid > NVMF_ANA_GROUPS)
+        return plx_fail(err, -EINVAL, "ANA groups are 1 to %d, not %u", NVMF_ANA_GROUPS, anagrpid);
+    return 0;
+}
+
+int plx_nvmf_subsystem_add_ns(struct plx_nvmf_subsystem *s, struct plx_bdev *bdev, const struct plx_nvmf_ns_opts *opts,
+                              struct plx_error *err)
+{
+    static const struct plx_nvmf_ns_opts defaults;
+    const struct plx_nvmf_ns_opts *o = opts ? opts : &defaults;
+    uint32_t nsid = o->nsid ? o->nsid : free_nsid(s);
+    int ret = check_ns(s, plx_bdev_info(bdev), nsid, o->anagrpid, err);
+    if (ret)
+        return ret;
+    struct nvmf_ns *ns = grow_table(s, nsid) ? make_ns(s, bdev, o) : NULL;
+    if (!ns)
+        return plx_fail(err, -ENOMEM, "out of memory");
+    ns->nsid = nsid;
+    s->ns[nsid - 1] = ns;
+    touch(s, nsid);
+    return (int)nsid;
+}
+
+void nvmf_ns_free(struct nvmf_ns *ns)
+{
+    plx_list_del(&ns->link);
+    plx_fan_destroy(&ns->drain);
+    free(ns);
+}
+
+void nvmf_ns_remove(struct nvmf_ns *ns)
+{
+    ns->subsys->ns[ns->nsid - 1] = NULL;
+    touch(ns->subsys, ns->nsid);
+    ns->subsys = NULL;
+    plx_list_add_tail(&ns->target->removed_ns, &ns->link);
+}
+
+int plx_nvmf_subsystem_remove_ns(struct plx_nvmf_subsystem *s, uint32_t nsid, struct plx_error *err)
+{
+    if (!nsid || nsid > s->nns || !s->ns[nsid - 1])
+        return plx_fail(err, -ENOENT, "%s has no namespace %u", s->nqn, nsid);
+    nvmf_ns_remove(s->ns[nsid - 1]);
+    return 0;
+}
+
+/* ---- coming: channels on every reactor, before any of them sees it ---- */
+
+static void ns_opened(struct plx_bdev_access *disk, int result)
+{
+    struct nvmf_ns *ns = plx_container_of(disk, struct nvmf_ns, disk);
+    struct plx_nvmf_target *t = ns->target;
+    const struct plx_bdev_info *info = plx_bdev_info(ns->bdev);
+    ns->opened = !result;
+    for (unsigned i = 0; !result && i < t->nreactors; i++)
+        ns->refs[i] = (struct nvmf_nsref){.ch = plx_bdev_access_channel(disk, i),
+                                          .bdev = ns->bdev,
+                                          .info = info,
+                                          .group = &t->groups[i],
+                                          .anagrpid = ns->anagrpid,
+                                          .block_shift = (uint8_t)__builtin_ctz(info->block_size)};
+    nvmf_apply_opened(t, ns, result);
+}
+
+void nvmf_ns_open(struct nvmf_ns *ns)
+{
+    struct plx_nvmf_target *t = ns->target;
+    plx_bdev_access_open(&ns->disk, ns->bdev, t->reactors, t->nreactors, nvmf_control_reactor(t), ns_opened);
+}
+
+/* ---- leaving: no reactor sees it any more; its requests end, then its channels are put back ---- */
+
+void nvmf_ns_drained(struct nvmf_nsref *ref)
+{
+    struct plx_fan_leg *leg = ref->leg;
+    ref->leg = NULL;
+    plx_timer_cancel(ref->group->reactor, &ref->limit);
+    plx_fan_answer(leg, 0);
+}
+
+static void abort_req(struct nvmf_req *req)
+{
+    nvmf_req_abort(req);
+}
+
+static void end_conn(struct nvmf_req *req)
+{
+    if (req->state != NVMF_REQ_EXECUTING)
+        nvmf_transport_of(req->qp)->kill(req->qp, "it holds on to a namespace that was removed");
+}
+
+/* The disk has requests yet; it is asked about again, for however long it takes. */
+static void late(struct plx_timer *timer)
+{
+    struct nvmf_nsref *ref = plx_container_of(timer, struct nvmf_nsref, limit);
+    struct plx_fan_leg *leg = ref->leg;
+    ref->leg = NULL;
+    plx_fan_answer(leg, -ETIMEDOUT);
+}
+
+/* Whoever does not read what was read for it, or send what it was asked for, must not keep a disk open. */
+static void leave_overdue(struct plx_timer *timer)
+{
+    struct nvmf_nsref *ref = plx_container_of(timer, struct nvmf_nsref, limit);
+    nvmf_reqs_of(ref, end_conn);
+    if (!ref->leg)
+        return;
+    timer->fn = late;
+    plx_timer_set(ref->group->reactor, timer, NVMF_LATE_MS * PLX_NS_PER_MS);
+}
+
+static void drain_here(struct plx_fan_leg *leg)
+{
+    struct nvmf_ns *ns = plx_container_of(leg->fan, struct nvmf_ns, drain);
+    struct nvmf_nsref *ref = &ns->refs[leg - ns->drain.legs];
+    bool again = ref->gone;
+    ref->gone = true;
+    if (!again)
+        nvmf_reqs_of(ref, abort_req);
+    if (!ref->in_flight) {
+        plx_fan_answer(leg, 0);
+        return;
+    }
+    ref->leg = leg;
+    if (again)
+        return;
+    bool stopping = plx_list_empty(&ref->group->qpairs);
+    ref->limit.fn = stopping ? late : leave_overdue;
+    plx_timer_set(ref->group->reactor, &ref->limit, (stopping ? NVMF_LATE_MS : NVMF_LEAVE_MS) * PLX_NS_PER_MS);
+}
+
+static void ns_closed(struct plx_bdev_access *disk, int result)
+{
+    struct nvmf_ns *ns = plx_container_of(disk, struct nvmf_ns, disk);
+    struct plx_nvmf_target *t = ns->target;
+    (void)result;
+    nvmf_ns_free(ns);
+    nvmf_apply_released(t);
+}
+
+static void all_drained(struct plx_fan *fan, int result)
+{
+    struct nvmf_ns *ns = plx_container_of(fan, struct nvmf_ns, drain);
+    if (result || ns->disk.flushing)
+        nvmf_apply_late(ns->target, ns);
+    if (result)
+        plx_fan_out(fan, drain_here, all_drained);
+    else
+        plx_bdev_access_close(&ns->disk, ns_closed);
+}
+
+void nvmf_ns_leave(struct nvmf_ns *ns)
+{
+    plx_fan_out(&ns->drain, drain_here, all_drained);
+}

@@ -1,0 +1,262 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * What hosts see: a snapshot of the target, made of images of its subsystems. Made, counted and freed on the control
+ * reactor; read, and never written, on all of them.
+ */
+#include "nvmf/nvmf.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+/* ---- making ---- */
+
+/* A copy of an array, of which there may be nothing. @return false without memory */
+static bool copy_array(void *out, const void *from, size_t n, size_t size)
+{
+    void *copy = calloc(n ? n : 1, size);
+    if (copy && n)
+        memcpy(copy, from, n * size);
+    *(void **)out = copy;
+    return copy != NULL;
+}
+
+static bool make_views(struct nvmf_image *image, unsigned nreactors)
+{
+    image->views = calloc(nreactors, sizeof *image->views);
+    for (unsigned r = 0; image->views && r < nreactors; r++) {
+        struct nvmf_view *view = calloc(1, sizeof *view + image->nns * sizeof view->ns[0]);
+        if (!view)
+            return false;
+        image->views[r] = view;
+        view->n = image->nns;
+        for (uint32_t i = 0; i < image->nns; i++)
+            view->ns[i] = image->ns[i].ns ? &image->ns[i].ns->refs[r] : NULL;
+    }
+    return image->views != NULL;
+}
+
+static void image_free(struct nvmf_image *image)
+{
+    for (unsigned r = 0; image->views && r < image->subsys->target->nreactors; r++)
+        free(image->views[r]);
+    free(image->views);
+    free(image->ns);
+    free(image->ports);
+    free(image->hosts);
+    free(image);
+}
+
+void nvmf_image_put(struct nvmf_image *image)
+{
+    if (--image->refs == 0)
+        image_free(image);
+}
+
+static void add_abilities(struct nvmf_image *image, const struct plx_bdev_info *info)
+{
+    image->ops |= info->ops;
+    image->write_cache = image->write_cache || info->write_cache;
+}
+
+static struct nvmf_image *image_make(struct plx_nvmf_subsystem *s)
+{
+    const uint64_t generation = s->target->generation;
+    struct nvmf_image *image = calloc(1, sizeof *image);
+    if (!image)
+        return NULL;
+    image->subsys = s;
+    image->refs = 1;
+    image->allow_any_host = s->allow_any_host;
+    image->everywhere = s->everywhere;
+    image->nhosts = s->nhosts;
+    image->nports = s->nports;
+    image->nns = s->nns;
+    image->ns = calloc(s->nns ? s->nns : 1, sizeof *image->ns);
+    for (unsigned i = 0; i < s->nports; i++)
+        if (s->ports[i].changed == NVMF_NEXT)
+            s->ports[i].changed = generation;
+    for (uint32_t i = 0; image->ns && i < s->nns; i++) {
+        if (s->changed[i] == NVMF_NEXT)
+            s->changed[i] = generation;
+        image->ns[i].changed = s->changed[i];
+        image->ns[i].ns = s->ns[i];
+        if (!s->ns[i])
+            continue;
+        image->ns[i].blocks = plx_bdev_info(s->ns[i]->bdev)->blocks;
+        add_abilities(image, plx_bdev_info(s->ns[i]->bdev));
+    }
+    if (image->ns && copy_array(&image->hosts, s->hosts, s->nhosts, sizeof *s->hosts) &&
+        copy_array(&image->ports, s->ports, s->nports, sizeof *s->ports) && make_views(image, s->target->nreactors))
+        return image;
+    image_free(image);
+    return NULL;
+}
+
+/* A subsystem's latest image, made anew if it has changed. */
+static struct nvmf_image *image_of(struct plx_nvmf_subsystem *s)
+{
+    if (s->dirty || !s->image) {
+        struct nvmf_image *image = image_make(s);
+        if (!image)
+            return NULL;
+        if (s->image)
+            nvmf_image_put(s->image);
+        s->image = image;
+        s->dirty = false;
+    }
+    s->image->refs++;
+    return s->image;
+}
+
+static bool copy_listeners(struct nvmf_snapshot *snap, const struct plx_nvmf_target *t)
+{
+    size_t n = 0;
+    plx_list_for_each(it, &t->listeners) {
+        n++;
+    }
+    snap->listeners = calloc(n ? n : 1, sizeof *snap->listeners);
+    if (!snap->listeners)
+        return false;
+    plx_list_for_each(it, &t->listeners) {
+        const struct plx_nvmf_listener *l = plx_list_entry(it, struct plx_nvmf_listener, link);
+        struct nvmf_where *w = &snap->listeners[snap->nlisteners++];
+        *w = (struct nvmf_where){.port = l->port, .portid = l->portid, .family = l->family, .wildcard = l->wildcard};
+        memcpy(w->addr, l->addr, sizeof w->addr);
+    }
+    return true;
+}
+
+static bool copy_subsystems(struct nvmf_snapshot *snap, const struct plx_nvmf_target *t)
+{
+    plx_list_for_each(it, &t->subsystems) {
+        const struct plx_nvmf_subsystem *s = plx_list_entry(it, struct plx_nvmf_subsystem, link);
+        snap->nimages = (unsigned)plx_max_u64(snap->nimages, s->index + 1);
+    }
+    snap->images = calloc(snap->nimages, sizeof *snap->images);
+    if (!snap->images)
+        return false;
+    snap->in_place = true;
+    plx_list_for_each(it, &t->subsystems) {
+        struct plx_nvmf_subsystem *s = plx_list_entry(it, struct plx_nvmf_subsystem, link);
+        struct nvmf_image *image = snap->images[s->index] = image_of(s);
+        for (uint32_t i = 0; image && i < image->nns; i++)
+            if (image->ns[i].ns && !plx_bdev_info(image->ns[i].ns->bdev)->in_place)
+                snap->in_place = false;
+        if (!image)
+            return false;
+    }
+    return true;
+}
+
+struct nvmf_snapshot *nvmf_snapshot_make(struct plx_nvmf_target *t)
+{
+    struct nvmf_snapshot *snap = calloc(1, sizeof *snap);
+    if (!snap)
+        return NULL;
+    snap->generation = ++t->generation;
+    if (t->discovery_changed || !t->genctr)
+        t->genctr = t->generation;
+    t->discovery_changed = false;
+    snap->genctr = t->genctr;
+    snap->nreferrals = t->nreferrals;
+    if (copy_subsystems(snap, t) && copy_listeners(snap, t) &&
+        copy_array(&snap->referrals, t->referrals, t->nreferrals, sizeof *t->referrals))
+        return snap;
+    nvmf_snapshot_free(snap);
+    return NULL;
+}
+
+void nvmf_snapshot_omit(struct nvmf_snapshot *snap, const struct nvmf_ns *ns)
+{
+    for (unsigned i = 0; i < snap->nimages; i++) {
+        struct nvmf_image *image = snap->images[i];
+        if (!image || ns->nsid > image->nns || image->ns[ns->nsid - 1].ns != ns)
+            continue;
+        image->ns[ns->nsid - 1].ns = NULL;
+        for (unsigned r = 0; r < ns->target->nreactors; r++)
+            image->views[r]->ns[ns->nsid - 1] = NULL;
+    }
+}
+
+void nvmf_snapshot_free(struct nvmf_snapshot *snap)
+{
+    if (!snap)
+        return;
+    for (unsigned i = 0; snap->images && i < snap->nimages; i++)
+        if (snap->images[i])
+            nvmf_image_put(snap->images[i]);
+    free(snap->images);
+    free(snap->listeners);
+    free(snap->referrals);
+    free(snap);
+}
+
+/* ---- reading ---- */
+
+const struct nvmf_image *nvmf_snapshot_find(const struct nvmf_snapshot *snap, const char *nqn)
+{
+    for (unsigned i = 0; i < snap->nimages; i++)
+        if (snap->images[i] && strcmp(snap->images[i]->subsys->nqn, nqn) == 0)
+            return snap->images[i];
+    return NULL;
+}
+
+bool nvmf_image_allows(const struct nvmf_image *image, const char *hostnqn)
+{
+    for (unsigned i = 0; i < image->nhosts; i++)
+        if (strcmp(image->hosts[i].nqn, hostnqn) == 0)
+            return true;
+    return image->allow_any_host;
+}
+
+const struct nvmf_image_ns *nvmf_image_ns(const struct nvmf_image *image, uint32_t nsid)
+{
+    return nsid && nsid <= image->nns && image->ns[nsid - 1].ns ? &image->ns[nsid - 1] : NULL;
+}
+
+const struct nvmf_port *nvmf_image_port(const struct nvmf_image *image, uint16_t portid)
+{
+    for (unsigned i = 1; i < image->nports; i++)
+        if (image->ports[i].portid == portid)
+            return &image->ports[i];
+    return &image->ports[0];
+}
+
+bool nvmf_image_reachable(const struct nvmf_image *image, uint16_t portid)
+{
+    return image->everywhere || nvmf_image_port(image, portid)->reachable;
+}
+
+uint16_t nvmf_ana_status(const struct nvmf_port *port, uint32_t anagrpid)
+{
+    /* Without DNR: another path may do. */
+    switch ((enum plx_nvmf_ana)port->ana[anagrpid - 1]) {
+    case PLX_NVMF_ANA_OPTIMIZED:
+    case PLX_NVMF_ANA_NON_OPTIMIZED:
+        return PLX_SC_SUCCESS;
+    case PLX_NVMF_ANA_INACCESSIBLE:
+        return PLX_SC_ANA_INACCESSIBLE;
+    case PLX_NVMF_ANA_PERSISTENT_LOSS:
+        return PLX_SC_ANA_PERSISTENT_LOSS;
+    case PLX_NVMF_ANA_CHANGE:
+        break;
+    }
+    return PLX_SC_ANA_TRANSITION;
+}
+
+void nvmf_image_stats(const struct nvmf_image *image, uint64_t *blocks512_read, uint64_t *blocks512_written,
+                      uint64_t *reads, uint64_t *writes)
+{
+    *blocks512_read = *blocks512_written = *reads = *writes = 0;
+    for (uint32_t i = 0; i < image->nns; i++) {
+        struct plx_bdev_stats st = {0};
+        if (!image->ns[i].ns)
+            continue;
+        plx_bdev_get_stats(image->ns[i].ns->bdev, &st);
+        uint64_t per_block = plx_bdev_info(image->ns[i].ns->bdev)->block_size / 512;
+        *blocks512_read += st.blocks[PLX_BDEV_READ] * per_block;
+        *blocks512_written += st.blocks[PLX_BDEV_WRITE] * per_block;
+        *reads += st.ops[PLX_BDEV_READ] + st.ops[PLX_BDEV_COMPARE];
+        *writes += st.ops[PLX_BDEV_WRITE];
+    }
+}
