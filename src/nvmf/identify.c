@@ -130,7 +130,7 @@ static void fill_ns(const struct nvmf_ns *ns, const struct plx_nvmf_opts *opts, 
 {
     const struct plx_bdev_info *info = plx_bdev_info(ns->bdev);
     unsigned unit = info->write_unit > info->block_size ? info->write_unit / info->block_size : 1;
-    id->nsze = id->ncap = id->nuse = plx_put64(info->blocks);
+    id->nsze = id->ncap = id->nuse = plx_put64(plx_bdev_blocks(ns->bdev));
     id->nsfeat = (uint8_t)(1 << 4 | (info->ops >> PLX_BDEV_ALLOCATED & 1)); /* preferred sizes given; thin */
     id->nmic = 1;                                                    /* may be reached through several controllers */
     id->dlfeat = (uint8_t)(info->unmap_reads_zero ? 1 | 1 << 3 : 0); /* deallocated blocks read as zeroes */
