@@ -38,15 +38,15 @@ enum plx_bdev_flag {
     PLX_BDEV_UNMAP_OK = 1 << 1, /**< write zeroes: the space may be freed */
 };
 
-/** What a disk is; constant while it is open, except where a comment says otherwise. */
+/** What a disk is; constant while it is open, but for its size. */
 struct plx_bdev_info {
     const char *driver;  /**< "ram", "file", ... */
-    char name[256];      /**< as it was named, in its full form */
+    char name[256];      /**< the name that it was given, else what was opened, in its full form */
     uint8_t uuid[16];    /**< identifies the data: the same disk has the same at the next start, if it keeps its data */
     uint32_t block_size; /**< bytes, a power of two from 512 to 64 KiB */
-    uint64_t blocks;
-    uint32_t ops;               /**< bit 1 << enum plx_bdev_op for each operation that it can do */
-    uint32_t write_unit;        /**< bytes that are best written at once; the block size or a multiple */
+    uint64_t blocks;     /**< may change: see plx_bdev_blocks() */
+    uint32_t ops;        /**< bit 1 << enum plx_bdev_op for each operation that it can do */
+    uint32_t write_unit; /**< bytes that are best written at once; the block size or a multiple */
     uint32_t unmap_granularity; /**< blocks; 0 when it cannot unmap */
     uint32_t max_unmap_blocks;  /**< at once: longer unmaps are cut, and are not atomic anyway */
     bool read_only;
@@ -64,8 +64,83 @@ struct plx_bdev_info {
  */
 PLX_API int plx_bdev_open(const char *url, struct plx_bdev **out, struct plx_error *err);
 
-/** Closes a disk whose channels have all been put back. */
-PLX_API void plx_bdev_close(struct plx_bdev *bdev);
+/** The same, with a name of its own, which no other disk of this process has. NULL for none. */
+PLX_API int plx_bdev_open_as(const char *url, const char *name, struct plx_bdev **out, struct plx_error *err);
+
+/**
+ * Closes a disk whose channels have all been put back, and that nobody holds.
+ * @return 0; or -EBUSY, and nothing has happened: who uses it is logged
+ */
+PLX_API int plx_bdev_close(struct plx_bdev *bdev);
+
+/**
+ * How what was begun has ended. bdev is the disk, NULL when there is none, because it could not be opened or has been
+ * closed; err is filled when result is not 0.
+ */
+typedef void (*plx_bdev_done_fn)(void *arg, struct plx_bdev *bdev, int result, const struct plx_error *err);
+
+/**
+ * Opens or closes a disk from a reactor, or looks at one again (plx_bdev_rescan()), without blocking it: a worker
+ * thread does it. done is called on the reactor, never before these return.
+ * @return 0, or -errno: then done is not called
+ */
+PLX_API int plx_bdev_open_begin(struct plx_reactor *r, const char *url, const char *name, plx_bdev_done_fn done,
+                                void *arg);
+PLX_API int plx_bdev_close_begin(struct plx_reactor *r, struct plx_bdev *bdev, plx_bdev_done_fn done, void *arg);
+PLX_API int plx_bdev_rescan_begin(struct plx_reactor *r, struct plx_bdev *bdev, plx_bdev_done_fn done, void *arg);
+
+/**
+ * The disk with this name or UUID, or else the first that was opened as this without a name; or NULL. All disks of the
+ * process are known. The disk is there until somebody closes it: whoever opens and closes disks finds them, or those
+ * who find them hold them and are told.
+ */
+PLX_API struct plx_bdev *plx_bdev_find(const char *name);
+/** Calls fn for each disk until it returns false; fn must not open or close any. */
+PLX_API void plx_bdev_each(bool (*fn)(void *arg, struct plx_bdev *bdev), void *arg);
+
+/** How many blocks it has now. From any thread. */
+PLX_API uint64_t plx_bdev_blocks(const struct plx_bdev *bdev);
+/** Gives it another size. @return 0, or -errno with err filled; -EOPNOTSUPP where that is not ours to do */
+PLX_API int plx_bdev_resize(struct plx_bdev *bdev, uint64_t blocks, struct plx_error *err);
+/**
+ * Looks whether a file or block device has another size, or is gone. It may block: see plx_bdev_rescan_begin(). @return
+ * 0, or -errno with err filled
+ */
+PLX_API int plx_bdev_rescan(struct plx_bdev *bdev, struct plx_error *err);
+
+/* ---- users of a disk, towards each other ---- */
+
+enum plx_bdev_claim {
+    PLX_BDEV_READS,     /**< or only looks on; conflicts with nothing */
+    PLX_BDEV_SHARED,    /**< writes, and so may others */
+    PLX_BDEV_EXCLUSIVE, /**< writes, and nobody else does */
+};
+
+enum plx_bdev_event {
+    PLX_BDEV_RESIZED, /**< see plx_bdev_blocks() */
+    PLX_BDEV_GONE,    /**< for good: requests end with PLX_SC_INVALID_NAMESPACE_OR_FORMAT; to be released and closed */
+};
+
+struct plx_bdev_hold_opts {
+    const char *who; /**< for people: "lvstore lvs0" */
+    enum plx_bdev_claim claim;
+    /** Called on the reactor when something happened to the disk, not before plx_bdev_hold() returns. May be NULL. */
+    void (*event)(void *arg, struct plx_bdev *bdev, enum plx_bdev_event what);
+    void *arg;
+    /** NULL: event is called on any thread, at once, and must not block, hold or release. */
+    struct plx_reactor *reactor;
+};
+
+struct plx_bdev_hold;
+
+/**
+ * Holds a disk: it stays open until it is released. From any thread.
+ * @return 0; -EBUSY when the claim conflicts with another's, whom err names; -ENODEV when it is gone
+ */
+PLX_API int plx_bdev_hold(struct plx_bdev *bdev, const struct plx_bdev_hold_opts *opts, struct plx_bdev_hold **out,
+                          struct plx_error *err);
+/** On its reactor, if it has one; after this event is not called. */
+PLX_API void plx_bdev_release(struct plx_bdev_hold *hold);
 
 PLX_API const struct plx_bdev_info *plx_bdev_info(const struct plx_bdev *bdev);
 

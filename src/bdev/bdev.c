@@ -2,6 +2,7 @@
 /* The core of the block layer: disks and channels come and go, and every request passes the one checked dispatcher. */
 #include "bdev/core.h"
 
+#include "base/log.h"
 #include "reactor/owner.h"
 
 #include <assert.h>
@@ -93,21 +94,53 @@ static void abort_nothing(struct plx_bdev_channel *ch, struct plx_bdev_req *req)
     (void)ch, (void)req;
 }
 
-int plx_bdev_register(struct plx_bdev *bdev, const char *driver, const char *name, struct plx_error *err)
+static int resize_below(struct plx_bdev *bdev, uint64_t blocks, struct plx_error *err)
+{
+    return plx_bdev_resize(bdev->below, blocks, err);
+}
+
+static int resize_never(struct plx_bdev *bdev, uint64_t blocks, struct plx_error *err)
+{
+    (void)blocks;
+    return plx_fail(err, -EOPNOTSUPP, "%s: the size of a disk of this kind, %s, is not ours to change", bdev->info.name,
+                    bdev->info.driver);
+}
+
+static int rescan_below(struct plx_bdev *bdev, struct plx_error *err)
+{
+    return plx_bdev_rescan(bdev->below, err);
+}
+
+static int rescan_nothing(struct plx_bdev *bdev, struct plx_error *err)
+{
+    (void)bdev, (void)err;
+    return 0;
+}
+
+int plx_bdev_register(struct plx_bdev *bdev, const char *driver, const char *text, const char *name,
+                      struct plx_error *err)
 {
     struct plx_bdev_ops *call = &bdev->call;
-    (void)err;
+    int ret = name ? plx_registry_check_name(name, err) : 0;
+    if (ret)
+        return ret;
     *call = *bdev->ops;
     call->channel_open = call->channel_open ? call->channel_open : channel_open_nothing;
     call->channel_close = call->channel_close ? call->channel_close : channel_close_nothing;
     call->submit = call->submit ? call->submit : submit_below;
     call->abort = call->abort ? call->abort : abort_nothing;
     call->map = call->map ? call->map : bdev->below ? map_below : plx_bdev_map_never;
-    finish_info(bdev, driver, name);
+    call->resize = call->resize ? call->resize : bdev->below ? resize_below : resize_never;
+    call->rescan = call->rescan ? call->rescan : bdev->below ? rescan_below : rescan_nothing;
+    finish_info(bdev, driver, name ? name : text);
+    bdev->named = name != NULL;
     pthread_mutex_init(&bdev->lock, NULL);
     plx_list_init(&bdev->channels);
     plx_range_lock_init(bdev);
-    return 0;
+    ret = plx_registry_add(bdev, err);
+    if (ret)
+        pthread_mutex_destroy(&bdev->lock);
+    return ret;
 }
 
 void plx_bdev_filter_init(struct plx_bdev *filter, struct plx_bdev *below)
@@ -116,14 +149,14 @@ void plx_bdev_filter_init(struct plx_bdev *filter, struct plx_bdev *below)
     filter->info = below->info;
 }
 
-int plx_bdev_open(const char *name, struct plx_bdev **out, struct plx_error *err)
+int plx_bdev_open_as(const char *text, const char *name, struct plx_bdev **out, struct plx_error *err)
 {
     struct plx_url *url = malloc(sizeof *url);
     if (!url)
         return plx_fail(err, -ENOMEM, "out of memory");
     const struct plx_bdev_driver *const *driver = plx_bdev_drivers;
     struct plx_bdev *bdev;
-    int ret = plx_url_parse(name, url, err);
+    int ret = plx_url_parse(text, url, err);
     if (ret)
         goto free_url;
     while (*driver && strcmp((*driver)->scheme, url->scheme))
@@ -132,19 +165,57 @@ int plx_bdev_open(const char *name, struct plx_bdev **out, struct plx_error *err
     ret = (*driver)->open(url, &bdev, err);
     if (ret)
         goto free_url;
-    ret = plx_bdev_register(bdev, (*driver)->scheme, url->text, err);
-    *out = bdev;
+    ret = plx_bdev_register(bdev, (*driver)->scheme, url->text, name, err);
+    if (ret)
+        bdev->ops->close(bdev);
+    else
+        *out = bdev;
 free_url:
     free(url);
     return ret;
 }
 
-void plx_bdev_close(struct plx_bdev *bdev)
+int plx_bdev_open(const char *text, struct plx_bdev **out, struct plx_error *err)
 {
-    assert(plx_list_empty(&bdev->channels));
+    return plx_bdev_open_as(text, NULL, out, err);
+}
+
+int plx_bdev_close_checked(struct plx_bdev *bdev, struct plx_error *err)
+{
+    int ret = plx_registry_remove(bdev, err);
+    if (ret)
+        return ret;
     assert(!bdev->range_lock.owner);
     pthread_mutex_destroy(&bdev->lock);
     bdev->call.close(bdev);
+    return 0;
+}
+
+int plx_bdev_close(struct plx_bdev *bdev)
+{
+    struct plx_error err;
+    int ret = plx_bdev_close_checked(bdev, &err);
+    if (ret)
+        plx_error("cannot close a disk: %s", err.text);
+    return ret;
+}
+
+int plx_bdev_resize(struct plx_bdev *bdev, uint64_t blocks, struct plx_error *err)
+{
+    if (!blocks || blocks > (uint64_t)INT64_MAX >> bdev->block_shift)
+        return plx_fail(err, -EINVAL, "%s: a disk has 1 to %llu blocks of %u bytes", bdev->info.name,
+                        (unsigned long long)((uint64_t)INT64_MAX >> bdev->block_shift), bdev->info.block_size);
+    return bdev->call.resize(bdev, blocks, err);
+}
+
+int plx_bdev_rescan(struct plx_bdev *bdev, struct plx_error *err)
+{
+    return bdev->call.rescan(bdev, err);
+}
+
+uint64_t plx_bdev_blocks(const struct plx_bdev *bdev)
+{
+    return __atomic_load_n(&bdev->info.blocks, __ATOMIC_RELAXED);
 }
 
 const struct plx_bdev_info *plx_bdev_info(const struct plx_bdev *bdev)
@@ -288,13 +359,16 @@ void plx_bdev_count_mapped(struct plx_bdev_channel *ch, uint32_t nlb)
 
 static inline bool in_range(const struct plx_bdev *bdev, uint64_t lba, uint32_t nlb)
 {
-    return lba <= bdev->info.blocks && nlb <= bdev->info.blocks - lba && nlb;
+    uint64_t blocks = __atomic_load_n(&bdev->info.blocks, __ATOMIC_RELAXED);
+    return lba <= blocks && nlb <= blocks - lba && nlb;
 }
 
 uint16_t plx_bdev_check(const struct plx_bdev *bdev, enum plx_bdev_op op, uint64_t lba, uint32_t nlb)
 {
     if (op >= PLX_BDEV_OPS)
         return PLX_SC_INVALID_OPCODE;
+    if (bdev->gone && op != PLX_BDEV_RESET)
+        return PLX_SC_INVALID_NAMESPACE_OR_FORMAT;
     uint32_t bit = UINT32_C(1) << op;
     if (!(bdev->info.ops & bit))
         return bdev->info.read_only && bit & PLX_BDEV_WRITERS ? PLX_SC_NAMESPACE_WRITE_PROTECTED

@@ -84,6 +84,15 @@ void plx_gate_release(struct plx_bdev_channel *ch, struct plx_bdev_req *req);
 /* A write has ended while the gate is closed. */
 void plx_gate_passed(struct plx_bdev_channel *ch);
 
+int plx_bdev_close_checked(struct plx_bdev *bdev, struct plx_error *err);
+
+/* registry.c */
+int plx_registry_check_name(const char *name, struct plx_error *err);
+/* A disk is there from now on; a filter holds the disk below. */
+int plx_registry_add(struct plx_bdev *bdev, struct plx_error *err);
+/* Fails for one that is in use. */
+int plx_registry_remove(struct plx_bdev *bdev, struct plx_error *err);
+
 /* sub.c */
 int plx_reserve_init(struct plx_bdev_reserve *r, uint32_t n);
 void plx_reserve_destroy(struct plx_bdev_reserve *r);

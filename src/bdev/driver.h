@@ -42,6 +42,12 @@ struct plx_bdev_ops {
     void (*abort)(struct plx_bdev_channel *ch, struct plx_bdev_req *req);
     /* See plx_bdev_map(). NULL for a disk that never lends; in a filter that is plx_bdev_map_never(). */
     const void *(*map)(struct plx_bdev_channel *ch, uint64_t lba, uint32_t nlb);
+    /* Gives it another size, and says plx_bdev_resized(). NULL for a disk that cannot. */
+    int (*resize)(struct plx_bdev *bdev, uint64_t blocks, struct plx_error *err);
+    /* Looks whether it has changed, and says so. May block: not on a reactor. */
+    int (*rescan)(struct plx_bdev *bdev, struct plx_error *err);
+    /* A filter's: the disk below was resized, or is gone. On any thread; must not block, hold or release. */
+    void (*event)(struct plx_bdev *bdev, enum plx_bdev_event what);
 };
 
 /* At most one compare and write of a disk is under way: see range_lock.c. Under the disk's lock. */
@@ -72,6 +78,11 @@ struct plx_bdev {
     uint32_t unmap_limit; /* blocks of an unmap that the driver gets */
     bool tracked;         /* channels list all of their requests in flight */
     bool emulates;        /* some operations are done by emulate.c */
+    _Atomic bool gone;    /* requests end with Invalid Namespace */
+    bool named;           /* info.name was given, and is unique */
+    struct plx_list link; /* this and below: registry.c's */
+    struct plx_list holds;
+    struct plx_bdev_hold *below_hold;
     pthread_mutex_t lock; /* control path: the list of channels, statistics of those that are gone, the range lock */
     struct plx_list channels;
     struct plx_bdev_stats past;
@@ -162,9 +173,19 @@ extern const struct plx_bdev_driver *const plx_bdev_drivers[];
 
 /*
  * Makes a disk of what the driver has filled in: called by plx_bdev_open() after the driver's open, and by whoever
- * makes disks otherwise. It ends with plx_bdev_close().
+ * makes disks otherwise. A filter holds the disk below from now on, exclusively. It ends with plx_bdev_close().
+ * @param text what it is known by unless it gets a name
+ * @param name unique; or NULL
  */
-int plx_bdev_register(struct plx_bdev *bdev, const char *driver, const char *name, struct plx_error *err);
+int plx_bdev_register(struct plx_bdev *bdev, const char *driver, const char *text, const char *name,
+                      struct plx_error *err);
+
+/*
+ * The size of a disk is another, or it is gone for good, and requests end with Invalid Namespace or Format from now on;
+ * the driver sees to it that what it has in flight ends. From any thread.
+ */
+void plx_bdev_resized(struct plx_bdev *bdev, uint64_t blocks);
+void plx_bdev_gone(struct plx_bdev *bdev, const char *why);
 
 /* Ends a request that submit() was given. */
 void plx_bdev_complete(struct plx_bdev_req *req, uint16_t status);

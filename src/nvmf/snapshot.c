@@ -82,7 +82,7 @@ static struct nvmf_image *image_make(struct plx_nvmf_subsystem *s)
         image->ns[i].ns = s->ns[i];
         if (!s->ns[i])
             continue;
-        image->ns[i].blocks = plx_bdev_info(s->ns[i]->bdev)->blocks;
+        image->ns[i].blocks = plx_bdev_blocks(s->ns[i]->bdev);
         add_abilities(image, plx_bdev_info(s->ns[i]->bdev));
     }
     if (image->ns && copy_array(&image->hosts, s->hosts, s->nhosts, sizeof *s->hosts) &&

@@ -31,7 +31,7 @@ class Subsystem:
             "mdts": 5, "ioccsz": (64 + 8192) // 16, "oncs": 1 << 0 | 1 << 2 | 1 << 3, "fuses": 0, "acwu": 0, "vwc": 1, "acl": 3,
             "cmic": 1 << 3, "nanagrpid": 1, "anagrpid": 1, "lpa": 1 << 2, "oaes": 1 << 8 | 1 << 11 | 1 << 31, "ctratt": 0, "lbaf": 9 << 16,
             "dmrsl": 0, "dmsl": 0,
-            "nsattr": 0, "uuid": bytes(range(16)), **identity}
+            "nsattr": 0, "uuid": bytes(range(16)), "nguid": bytes(16), **identity}
         self.refuses = {}  # opcode of an NVM command -> status
         self.records = []  # of the discovery log: (subtype, traddr, trsvcid, subnqn)
         self.genctr = 1
@@ -64,6 +64,7 @@ class Subsystem:
         data[33] = 1 | 1 << 3
         struct.pack_into("<I", data, 92, self.identity["anagrpid"])
         data[99] = self.identity["nsattr"]
+        data[104:120] = self.identity["nguid"]
         struct.pack_into("<I", data, 128, self.identity["lbaf"])
         return bytes(data)
 

@@ -10,10 +10,11 @@ from types import SimpleNamespace
 
 import pytest
 
+import expect
 import sqe
 from controller import BLOCK, DNR, NQN, Port, Subsystem
 from host import Controller
-from spec import Io
+from spec import Io, Sc
 from target import Target, binary, wait_until
 
 LIMIT = 60
@@ -150,6 +151,27 @@ def test_a_deallocation_longer_than_the_controller_takes_is_cut(identity, limit)
             controller.io.must(sqe.dsm(1, 2), out=sqe.dsm_range(5, 100) + sqe.dsm_range(2040, 8))
     pieces = [(min(limit, 105 - lba), lba) for lba in range(5, 105, limit)]
     assert ranges == pieces + [(min(limit, 8), 2040)] + [(8 - limit, 2040 + limit)] * (limit < 8)
+
+
+NAMESPACES_CHANGED = 2 | 0x04 << 16
+
+
+@pytest.mark.parametrize("identity, sizes", [({}, [3000, 5000]), ({"nguid": bytes(range(16))}, [3000, 1000, 5000])],
+                         ids=["on connecting again", "at once"])
+def test_a_namespace_that_changes_its_size_is_served_with_the_new_one(identity, sizes):
+    """Without an identifier in Identify Namespace the host connects again, to see whether it is the same."""
+    shared = Subsystem(2048, **identity)
+    with Port(shared) as port, Target(port.url) as near:
+        with Controller(near.address, near.nqn, io_queues=1) as controller:
+            assert controller.namespace(1).nsze == 2048
+            expect.status(controller.io.execute(sqe.read(1, 2048, 1), read=BLOCK), Sc.LBA_RANGE)
+            for size in sizes:
+                shared.disk = bytearray(size * BLOCK)
+                assert wait_until(lambda: any(connection.aers for connection in port.connections))
+                port.event(NAMESPACES_CHANGED)
+                assert wait_until(lambda: controller.namespace(1).nsze == size)
+                controller.io.must(sqe.read(1, size - 1, 1), read=BLOCK)
+                expect.status(controller.io.execute(sqe.read(1, size - 1, 2), read=2 * BLOCK), Sc.LBA_RANGE)
 
 
 @pytest.mark.parametrize("mode", ["sleep", "adaptive", "busy"])

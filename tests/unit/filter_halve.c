@@ -107,7 +107,7 @@ struct plx_bdev *filter_halve_new(struct plx_bdev *below, uint32_t subs)
     bdev->ops = &ops;
     bdev->subs = subs;
     bdev->info.in_place = false; /* it may wait for sub-requests */
-    if (plx_bdev_register(bdev, "halve", "halve:", NULL)) {
+    if (plx_bdev_register(bdev, "halve", "halve:", NULL, NULL)) {
         free(bdev);
         return NULL;
     }

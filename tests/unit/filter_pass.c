@@ -20,7 +20,7 @@ static struct plx_bdev *filter_new(struct plx_bdev *below, const struct plx_bdev
         return NULL;
     plx_bdev_filter_init(bdev, below);
     bdev->ops = ops;
-    if (plx_bdev_register(bdev, "pass", "pass:", NULL)) {
+    if (plx_bdev_register(bdev, "pass", "pass:", NULL, NULL)) {
         free(bdev);
         return NULL;
     }

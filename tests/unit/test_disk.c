@@ -94,6 +94,6 @@ struct test_disk *test_disk_new_limited(uint32_t max_unmap_blocks)
     d->bdev.info.write_cache = true;
     d->bdev.info.unmap_granularity = 1;
     d->bdev.info.max_unmap_blocks = max_unmap_blocks;
-    assert_int_equal(plx_bdev_register(&d->bdev, "test", "test:", NULL), 0);
+    assert_int_equal(plx_bdev_register(&d->bdev, "test", "test:", NULL, NULL), 0);
     return d;
 }

@@ -37,8 +37,30 @@ static void file_close(struct plx_bdev *bdev)
     free(f);
 }
 
+/* What is behind the last whole block is not seen. */
+static int file_rescan(struct plx_bdev *bdev, struct plx_error *err)
+{
+    struct plx_file *f = (struct plx_file *)bdev;
+    struct stat st;
+    uint64_t size = 0;
+    int ret = f->block_device ? ioctl(f->fd, BLKGETSIZE64, &size) : fstat(f->fd, &st);
+    if (f->block_device && (ret < 0 || !size)) {
+        plx_bdev_gone(bdev, "the device has no medium any more");
+        return 0;
+    }
+    if (ret < 0)
+        return plx_fail(err, -errno, "%s: cannot tell its size: %s", bdev->info.name, strerror(errno));
+    if (!f->block_device)
+        size = (uint64_t)st.st_size;
+    if (size < bdev->info.block_size)
+        return plx_fail(err, -EINVAL, "%s has become empty; it is taken to be as large as before", bdev->info.name);
+    plx_bdev_resized(bdev, size / bdev->info.block_size);
+    return 0;
+}
+
 static const struct plx_bdev_ops file_ops = {
     .close = file_close,
+    .rescan = file_rescan,
     .channel_open = plx_file_channel_open,
     .submit = plx_file_submit,
     .abort = plx_file_abort,

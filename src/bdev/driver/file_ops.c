@@ -146,7 +146,8 @@ static void file_transferred(struct plx_bdev_req *req, int64_t res)
 static void file_counted(struct plx_bdev_req *req, int64_t bytes)
 {
     const struct plx_bdev_info *info = &req->ch->bdev->info;
-    uint64_t blocks = plx_min_u64(((uint64_t)bytes + info->block_size - 1) / info->block_size, info->blocks);
+    uint64_t blocks =
+        plx_min_u64(((uint64_t)bytes + info->block_size - 1) / info->block_size, plx_bdev_blocks(req->ch->bdev));
     struct plx_iov_at at = {req->iov, 0};
     plx_iov_scatter(&at, (const uint8_t *)&blocks, sizeof blocks);
     file_io_end(req, 0);

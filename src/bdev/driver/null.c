@@ -76,16 +76,24 @@ static const void *null_map(struct plx_bdev_channel *ch, uint64_t lba, uint32_t 
     return bytes_of(ch->bdev, nlb) <= LENT ? d->zeroes : NULL;
 }
 
+static int null_resize(struct plx_bdev *bdev, uint64_t blocks, struct plx_error *err)
+{
+    (void)err;
+    plx_bdev_resized(bdev, blocks);
+    return 0;
+}
+
 static const struct plx_bdev_ops null_ops = {
     .close = null_close,
     .submit = null_submit,
     .map = null_map,
+    .resize = null_resize,
 };
 
 static int null_open(const struct plx_url *url, struct plx_bdev **out, struct plx_error *err)
 {
     uint64_t size;
-    uint32_t block;
+    uint32_t block = 0;
     uint8_t uuid[16];
     int ret = plx_url_only(url, "block uuid", err);
     if (!ret)

@@ -18,7 +18,7 @@
 static bool same_namespace(const struct nvme_disk *d, const struct nvme_ns *ns)
 {
     const struct nvme_ns *was = &d->ns;
-    if (plx_get64(ns->id.nsze) < d->bdev.info.blocks || nvme_ns_format(&ns->id) != nvme_ns_format(&was->id))
+    if (plx_get64(ns->id.nsze) < plx_bdev_blocks(&d->bdev) || nvme_ns_format(&ns->id) != nvme_ns_format(&was->id))
         return false;
     if (was->has_uuid || ns->has_uuid)
         return was->has_uuid == ns->has_uuid && memcmp(was->uuid, ns->uuid, sizeof ns->uuid) == 0;
@@ -333,6 +333,13 @@ static const char *unusable(const struct nvme_disk *d, const struct nvme_ctrlr *
     return NULL;
 }
 
+/* It may have grown while it was away; one that shrank then may be another. */
+static void report_size(const struct nvme_path *path)
+{
+    if (path->up)
+        plx_bdev_resized(&path->nc->disk->bdev, plx_get64(nvme_ctrlr_ns(path->c)->id.nsze));
+}
+
 static void path_live(struct nvme_ctrlr *c, void *arg)
 {
     struct nvme_path *path = path_of(arg);
@@ -347,7 +354,14 @@ static void path_live(struct nvme_ctrlr *c, void *arg)
                   nvme_ctrlr_opts(c)->subnqn, why);
     else
         nc->max_blocks = (uint32_t)plx_min_u64(nc->max_blocks, nvme_ctrlr_max_transfer(c) >> nc->disk->shift);
+    report_size(path);
     choose_paths(nc);
+}
+
+static void path_event(struct nvme_ctrlr *c, void *arg, uint32_t dw0)
+{
+    (void)c, (void)dw0; /* the namespace has been looked at again, whatever it was about */
+    report_size(path_of(arg));
 }
 
 static void path_down(struct nvme_ctrlr *c, void *arg)
@@ -376,7 +390,7 @@ static void path_ana(struct nvme_ctrlr *c, void *arg)
 }
 
 static const struct nvme_ctrlr_ops ctrlr_ops = {
-    .live = path_live, .down = path_down, .failed = path_failed, .ana = path_ana};
+    .live = path_live, .down = path_down, .failed = path_failed, .ana = path_ana, .event = path_event};
 
 int nvme_paths_open(struct nvme_channel *nc)
 {

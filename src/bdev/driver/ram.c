@@ -402,7 +402,7 @@ static void ram_fill_info(struct plx_bdev_info *info, uint64_t size, uint32_t bl
 static int ram_open(const struct plx_url *url, struct plx_bdev **out, struct plx_error *err)
 {
     uint64_t size;
-    uint32_t block;
+    uint32_t block = 0;
     uint8_t uuid[16];
     int ret = plx_url_only(url, "block uuid", err);
     if (!ret)
