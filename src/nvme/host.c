@@ -13,19 +13,17 @@ void nvme_ctrlr_release(struct nvme_ctrlr *c)
 {
     if (--c->holds)
         return;
-    struct nvme_group *g = c->group;
     for (unsigned i = 0; c->io && i < c->o.queues; i++)
         if (c->io[i])
-            nvme_qp_free(c->io[i]);
+            c->o.transport->free(c->io[i]);
     if (c->admin)
-        nvme_qp_free(c->admin);
+        c->o.transport->free(c->admin);
     free(c->io);
     free(c->page);
     free(c);
-    nvme_group_put(g);
 }
 
-static void qp_closed(struct nvme_qp *qp, const char *why)
+void nvme_qp_lost(struct nvme_qp *qp, const char *why)
 {
     struct nvme_ctrlr *c = qp->ctrlr;
     if (!why)
@@ -38,13 +36,11 @@ static void qp_closed(struct nvme_qp *qp, const char *why)
 
 static struct nvme_qp *make_queue(struct nvme_ctrlr *c, unsigned depth, unsigned qid)
 {
-    struct nvme_qp *qp = nvme_qp_create(c->group, depth);
+    struct nvme_qp *qp = c->o.transport->create(c, depth);
     if (!qp)
         return NULL;
     qp->ctrlr = c;
     qp->qid = (uint16_t)qid;
-    qp->opened = nvme_connect_opened;
-    qp->closed = qp_closed;
     return qp;
 }
 
@@ -54,29 +50,24 @@ static void attempt_overdue(struct plx_timer *t)
     nvme_ctrlr_attempt_failed(c, -ETIMEDOUT, "no answer within %u s", (c->o.connect_timeout_ms + 999) / 1000);
 }
 
-static void attempt(struct nvme_ctrlr *c)
+static void begin_attempt(struct nvme_ctrlr *c)
 {
     c->state = NVME_CTRLR_CONNECTING;
     plx_timer_set(c->reactor, &c->attempt, c->o.connect_timeout_ms * PLX_NS_PER_MS);
     nvme_connect_begin(c);
 }
 
-static void retry(struct plx_timer *t)
+static void attempt_again(struct plx_timer *t)
 {
-    attempt(plx_container_of(t, struct nvme_ctrlr, retry));
+    begin_attempt(plx_container_of(t, struct nvme_ctrlr, retry));
 }
 
 int nvme_ctrlr_create(struct plx_reactor *r, const struct nvme_opts *opts, const struct nvme_ctrlr_ops *ops, void *arg,
                       struct nvme_ctrlr **out)
 {
-    struct nvme_group *g = nvme_group_get(r);
-    struct nvme_ctrlr *c = g ? calloc(1, sizeof *c) : NULL;
-    if (!c) {
-        if (g)
-            nvme_group_put(g);
+    struct nvme_ctrlr *c = calloc(1, sizeof *c);
+    if (!c)
         return -ENOMEM;
-    }
-    c->group = g;
     c->reactor = r;
     c->o = *opts;
     c->addr = c->o.addrs.list;
@@ -84,7 +75,7 @@ int nvme_ctrlr_create(struct plx_reactor *r, const struct nvme_opts *opts, const
     c->arg = arg;
     c->holds = 1;
     c->attempt.fn = attempt_overdue;
-    c->retry.fn = retry;
+    c->retry.fn = attempt_again;
     c->poll.fn = nvme_connect_polled;
     c->page = aligned_alloc(NVME_PAGE, NVME_PAGE);
     c->admin = make_queue(c, NVME_ADMIN_DEPTH, 0);
@@ -107,15 +98,15 @@ int nvme_ctrlr_create(struct plx_reactor *r, const struct nvme_opts *opts, const
 static void close_queues(struct nvme_ctrlr *c)
 {
     for (unsigned i = 0; i < c->o.queues; i++)
-        nvme_qp_close(c->io[i]);
-    nvme_qp_close(c->admin);
+        c->o.transport->close(c->io[i]);
+    c->o.transport->close(c->admin);
 }
 
 void nvme_ctrlr_start(struct nvme_ctrlr *c, bool once)
 {
     c->once = once;
     c->backoff_ms = NVME_BACKOFF_MIN_MS;
-    attempt(c);
+    begin_attempt(c);
 }
 
 /* Gives up for now. @return whether there will be another attempt */
@@ -233,11 +224,6 @@ void nvme_ctrlr_destroy(struct nvme_ctrlr *c)
 
 /* ---- what there is to know ---- */
 
-bool nvme_ctrlr_live(const struct nvme_ctrlr *c)
-{
-    return c->state == NVME_CTRLR_LIVE;
-}
-
 const char *nvme_ctrlr_name(const struct nvme_ctrlr *c)
 {
     return c->addr->name;
@@ -289,10 +275,10 @@ unsigned nvme_ctrlr_ana(const struct nvme_ctrlr *c)
  * One queue pair is filled up to its share of what is in flight, then it is the turn of the next one that has less:
  * what leaves together is cheaper to send, and its answers come together, too.
  */
-static struct nvme_qp *choose(struct nvme_ctrlr *c)
+static struct nvme_qp *choose_queue(struct nvme_ctrlr *c)
 {
     struct nvme_qp *qp = c->io[c->next];
-    if (plx_likely(c->nio == 1 || (qp->in_flight < c->share && qp->nfree)))
+    if (plx_likely(c->nio == 1 || (qp->in_flight < c->share && qp->in_flight < qp->depth)))
         return qp;
     unsigned in_flight = 0;
     for (unsigned i = 0; i < c->nio; i++)
@@ -306,15 +292,15 @@ static struct nvme_qp *choose(struct nvme_ctrlr *c)
 
 void nvme_submit(struct nvme_ctrlr *c, struct nvme_req *req)
 {
-    nvme_qp_submit(choose(c), req);
+    c->o.transport->submit(choose_queue(c), req);
 }
 
 void nvme_submit_fused(struct nvme_ctrlr *c, struct nvme_req *first)
 {
-    nvme_qp_submit_fused(choose(c), first);
+    c->o.transport->submit_fused(choose_queue(c), first);
 }
 
 void nvme_submit_admin(struct nvme_ctrlr *c, struct nvme_req *req)
 {
-    nvme_qp_submit(c->admin, req);
+    c->o.transport->submit(c->admin, req);
 }

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * The NVMe/TCP host, for the rooms above: an association with a controller, its queue pairs, and commands to it.
+ * The NVMe host, for the rooms above: an association with a controller, its queue pairs, and commands to it.
  *
  * An association (struct nvme_ctrlr) belongs to one reactor with all its queue pairs, the admin queue among them; every
  * function here is called on that reactor, or before it runs, and every callback comes on it. When its connection is
@@ -19,6 +19,9 @@
 
 struct nvme_ctrlr;
 struct nvme_qp;
+struct nvme_transport;
+
+extern const struct nvme_transport nvme_tcp;
 
 enum nvme_dir {
     NVME_NO_DATA,
@@ -45,17 +48,11 @@ struct nvme_req {
     uint32_t dw0, dw1; /* result */
 
     /* The queue pair's. */
-    uint16_t cid;
-    uint8_t phase;      /* enum nvme_phase */
-    bool bad_digest;    /* of data that came */
-    bool aborting;      /* an Abort was sent */
+    uint8_t aborting;   /* enum nvme_aborting */
+    bool waiting;       /* in the queue pair's backlog */
+    uint16_t cid;       /* while it is in flight */
     uint16_t epoch;     /* when it was issued, in ticks */
-    uint16_t ttag;      /* of the R2T being answered */
-    uint32_t r2t_left;  /* bytes that the R2T still asks for */
-    uint32_t moved;     /* bytes of data that came, or were sent */
-    uint64_t tx_end;    /* where in the stream its last data ends */
     struct nvme_qp *qp; /* NULL when it is none's */
-    struct plx_iov_at at;
     struct nvme_req *next;
 
     struct nvme_cmd cmd; /* the caller's too, but for cid, the SGL and the flags but for the fused bits */
@@ -83,6 +80,7 @@ struct nvme_addrs {
 
 /* How to reach a controller. */
 struct nvme_opts {
+    const struct nvme_transport *transport;
     struct nvme_addrs addrs;
     char subnqn[NVME_NQN_FIELD];
     char hostnqn[NVME_NQN_FIELD];
@@ -192,7 +190,6 @@ void nvme_ctrlr_destroy(struct nvme_ctrlr *c);
  */
 void nvme_ctrlr_want_events(struct nvme_ctrlr *c);
 
-bool nvme_ctrlr_live(const struct nvme_ctrlr *c);
 /* The address that it is connected to, or that is tried, for people. */
 const char *nvme_ctrlr_name(const struct nvme_ctrlr *c);
 const struct nvme_opts *nvme_ctrlr_opts(const struct nvme_ctrlr *c);
@@ -215,7 +212,11 @@ void nvme_submit_fused(struct nvme_ctrlr *c, struct nvme_req *first);
 void nvme_submit_admin(struct nvme_ctrlr *c, struct nvme_req *req);
 /* The path may have changed: has the ANA state looked at again. */
 void nvme_ctrlr_refresh_ana(struct nvme_ctrlr *c);
-/* Asks for a command to end early: it comes back aborted, or as if nothing had happened. */
+/*
+ * Asks for a command, or the fused command of which this is the first half, to end early: it comes back aborted, or as
+ * if nothing had happened. When the controller answers neither it nor the Abort command for a second or two, the
+ * association is lost.
+ */
 void nvme_abort(struct nvme_ctrlr *c, struct nvme_req *req);
 
 #endif

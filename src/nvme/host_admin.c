@@ -29,7 +29,7 @@ void nvme_own_command(struct nvme_ctrlr *c, const struct nvme_cmd *cmd, enum nvm
     c->req.len = len;
     c->req.dir = (uint8_t)dir;
     c->req.cmd = *cmd;
-    nvme_qp_submit(c->admin, &c->req);
+    nvme_submit_admin(c, &c->req);
 }
 
 void nvme_own_identify(struct nvme_ctrlr *c, uint8_t cns, uint32_t nsid, void (*done)(struct nvme_req *))
@@ -255,7 +255,7 @@ static void send_aer(struct nvme_ctrlr *c)
     if (c->aer.qp)
         return;
     c->aer = (struct nvme_req){.done = event_came, .forever = true, .cmd.opcode = NVME_ADMIN_ASYNC_EVENT};
-    nvme_qp_submit(c->admin, &c->aer);
+    nvme_submit_admin(c, &c->aer);
 }
 
 void nvme_ctrlr_want_events(struct nvme_ctrlr *c)
@@ -307,32 +307,66 @@ static void keep_alive(struct plx_timer *t)
     if (c->keep_alive.qp || (heard && plx_get32(c->id.ctratt) & TBKAS))
         return;
     c->keep_alive = (struct nvme_req){.done = kept_alive, .forever = true, .cmd.opcode = NVME_ADMIN_KEEP_ALIVE};
-    nvme_qp_submit(c->admin, &c->keep_alive);
+    nvme_submit_admin(c, &c->keep_alive);
 }
 
-/* ---- time limits ---- */
+/* ---- aborting, and time limits ---- */
 
-static void aborted(struct nvme_req *req)
+static void send_wanted_aborts(struct nvme_ctrlr *c);
+
+static void abort_answered(struct nvme_req *req)
 {
-    (void)req; /* what became of the other command shows there */
+    /* What became of the other command shows there. */
+    struct nvme_ctrlr *c = plx_container_of(req, struct nvme_abort, req)->ctrlr;
+    if (still_live(c, req))
+        send_wanted_aborts(c);
 }
 
 /* As many at a time as the controller takes: ACL counts from zero. @return false when it takes no more at present */
-static bool send_abort(struct nvme_ctrlr *c, struct nvme_req *req)
+static bool send_abort(struct nvme_ctrlr *c, struct nvme_req *req, enum nvme_aborting why)
 {
     unsigned limit = (unsigned)plx_min_u64(NVME_ABORTS, c->id.acl + 1u);
     for (unsigned i = 0; i < limit; i++) {
-        struct nvme_req *abort = &c->aborts[i];
+        struct nvme_req *abort = &c->aborts[i].req;
         if (abort->qp)
             continue;
+        c->aborts[i].ctrlr = c;
         *abort = (struct nvme_req){
-            .done = aborted,
+            .done = abort_answered,
+            .epoch = c->admin->tick,
             .cmd = {.opcode = NVME_ADMIN_ABORT, .cdw10 = plx_put32(req->qp->qid | (uint32_t)req->cid << 16)}};
-        nvme_qp_submit(c->admin, abort);
-        req->aborting = true;
+        nvme_submit_admin(c, abort);
+        req->aborting = (uint8_t)why;
         return true;
     }
     return false;
+}
+
+static void send_wanted_aborts(struct nvme_ctrlr *c)
+{
+    bool more = c->want_aborts;
+    c->want_aborts = false;
+    for (unsigned i = 0; more && i <= c->nio; i++) {
+        const struct nvme_qp *qp = i < c->nio ? c->io[i] : c->admin;
+        for (unsigned place = 0; more && place < qp->depth; place++) {
+            struct nvme_req *req = c->o.transport->in_flight(qp, place);
+            if (req && req->aborting == NVME_ABORT_WANTED)
+                more = send_abort(c, req, NVME_ABORT_ASKED);
+            c->want_aborts |= !more;
+        }
+    }
+}
+
+static void take_back(struct nvme_queue *q, struct nvme_req *req)
+{
+    struct nvme_req **p = &q->head;
+    while (*p != req)
+        p = &(*p)->next;
+    *p = req->next;
+    if (!*p)
+        q->tail = p;
+    req->waiting = false;
+    req->status = PLX_SC_ABORTED_BY_REQUEST;
 }
 
 void nvme_abort(struct nvme_ctrlr *c, struct nvme_req *req)
@@ -340,46 +374,77 @@ void nvme_abort(struct nvme_ctrlr *c, struct nvme_req *req)
     struct nvme_qp *qp = req->qp;
     if (!qp || qp->ctrlr != c)
         return;
-    if (nvme_qp_cancel(qp, req)) {
-        req->phase = NVME_IDLE;
-        req->qp = NULL;
-        req->status = PLX_SC_ABORTED_BY_REQUEST;
-        req->done(req);
-    } else if (req->phase == NVME_ISSUED && c->state == NVME_CTRLR_LIVE) {
-        send_abort(c, req);
+    if (req->waiting) {
+        struct nvme_req *second = req->fused ? req->next : NULL;
+        take_back(&qp->backlog, req);
+        if (second)
+            take_back(&qp->backlog, second);
+        nvme_req_end(req);
+        if (second)
+            nvme_req_end(second);
+    } else if (c->state == NVME_CTRLR_LIVE && req->aborting == NVME_ABORT_LATE) {
+        req->aborting = NVME_ABORT_ASKED;
+    } else if (c->state == NVME_CTRLR_LIVE && !req->aborting && !send_abort(c, req, NVME_ABORT_ASKED)) {
+        req->aborting = NVME_ABORT_WANTED;
+        c->want_aborts = true;
     }
 }
 
-/* @return false when the association is at its end */
-static bool check_queue(struct nvme_ctrlr *c, struct nvme_qp *qp)
+/* Whether an Abort has been without an answer for so long that none is to be expected. */
+static bool ignores_aborts(const struct nvme_ctrlr *c)
 {
+    for (unsigned i = 0; i < NVME_ABORTS; i++)
+        if (c->aborts[i].req.qp && (uint16_t)(c->admin->tick - c->aborts[i].req.epoch) >= NVME_ABORT_TICKS)
+            return true;
+    return false;
+}
+
+/* @return false when the association is at its end */
+static bool check_command(struct nvme_ctrlr *c, struct nvme_req *req, bool ignores, bool *said)
+{
+    const struct nvme_qp *qp = req->qp;
     const unsigned limit = (c->o.timeout_ms + NVME_TICK_MS - 1) / NVME_TICK_MS + 1;
-    qp->tick++;
-    if (!c->o.timeout_ms)
+    const unsigned age = (uint16_t)(qp->tick - req->epoch);
+    if (ignores && (req->aborting == NVME_ABORT_WANTED || req->aborting == NVME_ABORT_ASKED)) {
+        nvme_ctrlr_lost(c, "it answers neither a command that is to end nor an Abort");
+        return false;
+    }
+    if (!c->o.timeout_ms || req->forever || age < limit)
         return true;
-    if (nvme_qp_overdue(qp, qp->qid ? 2 * limit : limit, true)) {
+    if (age >= (qp->qid ? 2 * limit : limit)) {
         nvme_ctrlr_lost(c, "a command has not been answered in time");
         return false;
     }
-    struct nvme_req *req;
+    if (req->aborting || !send_abort(c, req, NVME_ABORT_LATE))
+        return true;
+    if (!*said)
+        plx_warn("%s: command %02xh on queue %u has had no answer for %u s: aborting it", nvme_ctrlr_name(c),
+                 req->cmd.opcode, qp->qid, age * NVME_TICK_MS / 1000);
+    *said = true;
+    return true;
+}
+
+static bool check_queue(struct nvme_ctrlr *c, struct nvme_qp *qp, bool ignores)
+{
     bool said = false;
-    while ((req = nvme_qp_overdue(qp, limit, false)) && send_abort(c, req)) {
-        if (!said)
-            plx_warn("%s: command %02xh on queue %u has had no answer for %u s: aborting it", nvme_ctrlr_name(c),
-                     req->cmd.opcode, qp->qid, (uint16_t)(qp->tick - req->epoch) * NVME_TICK_MS / 1000);
-        said = true;
+    qp->tick++;
+    for (unsigned place = 0; place < qp->depth; place++) {
+        struct nvme_req *req = c->o.transport->in_flight(qp, place);
+        if (req && !check_command(c, req, ignores, &said))
+            return false;
     }
     return true;
 }
 
-static void tick(struct plx_timer *t)
+static void upkeep_tick(struct plx_timer *t)
 {
     struct nvme_ctrlr *c = plx_container_of(t, struct nvme_ctrlr, tick);
+    const bool ignores = ignores_aborts(c);
     plx_timer_set(c->reactor, t, NVME_TICK_MS * PLX_NS_PER_MS);
     for (unsigned i = 0; i < c->nio; i++)
-        if (!check_queue(c, c->io[i]))
+        if (!check_queue(c, c->io[i], ignores))
             return;
-    if (!check_queue(c, c->admin))
+    if (!check_queue(c, c->admin, ignores))
         return;
     if (c->ana == NVME_ANA_CHANGE)
         nvme_ctrlr_refresh_ana(c); /* its end may come without an event */
@@ -390,9 +455,9 @@ static void tick(struct plx_timer *t)
 void nvme_upkeep_start(struct nvme_ctrlr *c)
 {
     c->busy = false;
-    c->want_changed_ns = c->want_ns = c->want_ana = c->want_event = false;
+    c->want_changed_ns = c->want_ns = c->want_ana = c->want_event = c->want_aborts = false;
     c->silent = 0;
-    c->tick.fn = tick;
+    c->tick.fn = upkeep_tick;
     c->keep_alive_timer.fn = keep_alive;
     plx_timer_set(c->reactor, &c->tick, NVME_TICK_MS * PLX_NS_PER_MS);
     if (c->o.kato_ms)

@@ -3,51 +3,40 @@
  * PDUs out: commands are built where they will be sent from, and all that a round produced for a queue pair leaves in
  * one system call.
  */
-#include "nvme/nvme.h"
-
-#include "base/crc32c.h"
-
-#include <errno.h>
-#include <string.h>
-#include <sys/socket.h>
-
-static void write32(uint8_t *p, uint32_t v)
-{
-    plx_le32 le = plx_put32(v);
-    memcpy(p, &le, sizeof le);
-}
+#include "nvme/tcp_qpair.h"
 
 /* ---- the stream: headers and digests one behind the other in tx_buf, data wherever it lies ---- */
 
-uint8_t *nvme_tx_put(struct nvme_qp *qp, unsigned bytes)
+uint8_t *nvme_tcp_put(struct nvme_tcp_qp *q, unsigned bytes)
 {
-    uint8_t *p = qp->tx_buf + qp->tx_len;
-    struct iovec *last = qp->tx_iov + qp->tx_niov - 1;
-    qp->tx_len += bytes;
-    qp->tx_queued += bytes;
-    if (qp->tx_niov > qp->tx_first && (uint8_t *)last->iov_base + last->iov_len == p)
+    uint8_t *p = q->tx_buf + q->tx_len;
+    struct iovec *last = q->tx_iov + q->tx_niov - 1;
+    q->tx_len += bytes;
+    q->tx_queued += bytes;
+    if (q->tx_niov > q->tx_first && (uint8_t *)last->iov_base + last->iov_len == p)
         last->iov_len += bytes;
     else
-        qp->tx_iov[qp->tx_niov++] = (struct iovec){p, bytes};
+        q->tx_iov[q->tx_niov++] = (struct iovec){p, bytes};
     return p;
 }
 
 /* Puts data and its digest. */
-static void put_data(struct nvme_qp *qp, struct nvme_req *req, uint32_t len)
+static void put_data(struct nvme_tcp_qp *q, struct nvme_tcp_slot *slot, uint32_t len)
 {
     uint32_t crc = (uint32_t)PLX_CRC32C_INIT;
-    qp->tx_queued += len;
+    slot->moved += len;
+    q->tx_queued += len;
     while (len) {
         uint8_t *p;
-        size_t n = plx_iov_next(&req->at, len, &p);
-        if (qp->rules.data_digest)
+        size_t n = plx_iov_next(&slot->at, len, &p);
+        if (q->frame.rules.data_digest)
             crc = plx_crc32c_add(crc, p, n);
-        qp->tx_iov[qp->tx_niov++] = (struct iovec){p, n};
+        q->tx_iov[q->tx_niov++] = (struct iovec){p, n};
         len -= (uint32_t)n;
     }
-    if (qp->rules.data_digest)
-        write32(nvme_tx_put(qp, NVME_TCP_DIGEST), plx_crc32c_end(crc));
-    req->tx_end = qp->tx_queued;
+    if (q->frame.rules.data_digest)
+        nvme_tcp_put32(nvme_tcp_put(q, NVME_TCP_DIGEST), plx_crc32c_end(crc));
+    slot->tx_end = q->tx_queued;
 }
 
 /* Pieces of memory that the next len bytes of data are in, at most max + 1. */
@@ -60,247 +49,230 @@ static unsigned pieces(struct plx_iov_at at, uint32_t len, unsigned max)
 }
 
 /* Room for that many PDUs with so many pieces of data in all. */
-static bool room(const struct nvme_qp *qp, unsigned pdus, unsigned npieces)
+static bool has_room(const struct nvme_tcp_qp *q, unsigned pdus, unsigned npieces)
 {
-    unsigned unit = qp->cmd_pdo + NVME_TCP_DIGEST; /* H2CData has a shorter header */
-    return qp->tx_size - qp->tx_len >= pdus * unit && qp->tx_iovs - qp->tx_niov >= (int)(2 * pdus + npieces);
+    unsigned unit = q->cmd_pdo + NVME_TCP_DIGEST; /* H2CData has a shorter header */
+    return q->tx_size - q->tx_len >= pdus * unit && q->tx_iovs - q->tx_niov >= (int)(2 * pdus + npieces);
 }
 
 /* ---- commands ---- */
 
 /* Whether data goes in the capsule: few pieces must do, as a capsule is built whole. @return their number, or 0 */
-static unsigned inline_pieces(const struct nvme_qp *qp, const struct nvme_req *req)
+static unsigned inline_pieces(const struct nvme_tcp_qp *q, const struct nvme_req *req)
 {
-    if (req->dir != NVME_FROM_HOST || req->len > qp->max_inline)
+    if (req->dir != NVME_FROM_HOST || req->len > q->qp.max_inline)
         return 0;
-    unsigned n = pieces(req->data, req->len, TCP_TX_SPARE / 2);
-    return n <= TCP_TX_SPARE / 2 ? n : 0;
+    unsigned n = pieces(req->data, req->len, NVME_TCP_TX_SPARE / 2);
+    return n <= NVME_TCP_TX_SPARE / 2 ? n : 0;
 }
 
-static void issue(struct nvme_qp *qp, struct nvme_req *req, bool in_capsule)
+static struct nvme_tcp_slot *take_slot(struct nvme_tcp_qp *q, struct nvme_req *req)
 {
-    unsigned slot = qp->free[--qp->nfree];
-    struct nvme_slot *s = &qp->slots[slot];
-    s->cid = (uint16_t)(s->cid + TCP_SLOT_MASK + 1);
-    s->req = req;
-    qp->in_flight++;
-    req->cid = s->cid;
-    req->phase = NVME_ISSUED;
-    req->bad_digest = req->aborting = false;
-    req->epoch = qp->tick;
-    req->moved = req->r2t_left = 0;
-    req->at = req->data;
+    struct nvme_tcp_slot *slot = &q->slots[q->free[q->qp.in_flight++]];
+    slot->cid = (uint16_t)(slot->cid + NVME_TCP_SLOT_MASK + 1);
+    slot->req = req;
+    slot->at = req->data;
+    slot->moved = slot->r2t_left = 0;
+    slot->bad_digest = slot->answered = false;
+    req->cid = slot->cid;
+    req->waiting = false;
+    req->aborting = NVME_ABORT_NO;
+    req->epoch = q->qp.tick;
+    return slot;
+}
 
-    unsigned digest = in_capsule && qp->rules.data_digest ? NVME_TCP_DIGEST : 0;
-    uint32_t plen = in_capsule ? qp->cmd_pdo + req->len + digest : qp->cmd_len;
+static void issue(struct nvme_tcp_qp *q, struct nvme_req *req, bool in_capsule)
+{
+    const struct nvme_tcp_rules *rules = &q->frame.rules;
+    struct nvme_tcp_slot *slot = take_slot(q, req);
+    unsigned len = nvme_tcp_with_digest(rules, NVME_TCP_CMD_LEN), head = in_capsule ? q->cmd_pdo : len;
+    unsigned digest = in_capsule && rules->data_digest ? NVME_TCP_DIGEST : 0;
     struct nvme_tcp_cmd pdu = {
-        .hdr = {.type = NVME_TCP_CMD,
-                .flags = (uint8_t)((qp->rules.header_digest ? NVME_TCP_HDGSTF : 0) | (digest ? NVME_TCP_DDGSTF : 0)),
-                .hlen = sizeof pdu,
-                .pdo = in_capsule ? qp->cmd_pdo : 0,
-                .plen = plx_put32(plen)},
+        .hdr = nvme_tcp_header(rules, NVME_TCP_CMD, digest ? NVME_TCP_DDGSTF : 0, sizeof pdu, in_capsule ? head : 0,
+                               head + (in_capsule ? req->len : 0) + digest),
         .cmd = req->cmd,
     };
     pdu.cmd.flags = (uint8_t)((req->cmd.flags & NVME_FUSE_MASK) | NVME_PSDT_SGL);
-    pdu.cmd.cid = plx_put16(s->cid);
+    pdu.cmd.cid = plx_put16(slot->cid);
     pdu.cmd.sgl = (struct nvme_sgl){.length = plx_put32(req->len),
                                     .type = in_capsule ? NVME_SGL_DATA_BLOCK_OFFSET : NVME_SGL_TRANSPORT_DATA};
-    uint8_t *p = nvme_tx_put(qp, in_capsule ? qp->cmd_pdo : qp->cmd_len);
+    uint8_t *p = nvme_tcp_put(q, head);
     memcpy(p, &pdu, sizeof pdu);
-    if (qp->rules.header_digest)
-        write32(p + sizeof pdu, plx_crc32c(&pdu, sizeof pdu));
+    nvme_tcp_put_header_digest(rules, p, sizeof pdu);
     if (in_capsule) {
-        memset(p + qp->cmd_len, 0, (size_t)(qp->cmd_pdo - qp->cmd_len));
-        put_data(qp, req, req->len);
-        req->moved = req->len;
+        memset(p + len, 0, head - len);
+        put_data(q, slot, req->len);
     }
-    req->tx_end = qp->tx_queued;
+    slot->tx_end = q->tx_queued;
 }
 
-static bool try_issue(struct nvme_qp *qp, struct nvme_req *req)
+static bool try_issue(struct nvme_tcp_qp *q, struct nvme_req *req)
 {
-    unsigned n = inline_pieces(qp, req);
-    if (plx_unlikely(!qp->nfree || !room(qp, 1, n)))
+    unsigned n = inline_pieces(q, req);
+    if (plx_unlikely(q->qp.in_flight == q->qp.depth || !has_room(q, 1, n)))
         return false;
-    issue(qp, req, n > 0);
+    issue(q, req, n > 0);
     return true;
 }
 
 /* Both halves, or none: nothing may come between them (Base 3.4.2). */
-static bool try_issue_fused(struct nvme_qp *qp, struct nvme_req *first)
+static bool try_issue_fused(struct nvme_tcp_qp *q, struct nvme_req *first)
 {
     struct nvme_req *second = first->next;
-    unsigned n1 = inline_pieces(qp, first), n2 = inline_pieces(qp, second);
-    if (qp->nfree < 2 || !room(qp, 2, n1 + n2))
+    unsigned n1 = inline_pieces(q, first), n2 = inline_pieces(q, second);
+    if (q->qp.in_flight + 2 > q->qp.depth || !has_room(q, 2, n1 + n2))
         return false;
-    issue(qp, first, n1 > 0);
-    issue(qp, second, n2 > 0);
+    issue(q, first, n1 > 0);
+    issue(q, second, n2 > 0);
     return true;
 }
 
-void nvme_qp_submit(struct nvme_qp *qp, struct nvme_req *req)
+static void wait_in_backlog(struct nvme_qp *qp, struct nvme_req *req)
 {
-    req->qp = qp;
-    req->lost = false;
-    if (plx_unlikely(qp->backlog.head || !try_issue(qp, req))) {
-        req->phase = NVME_WAITING;
-        nvme_queue_push(&qp->backlog, req);
-    }
-    if (!qp->dirty)
-        nvme_group_dirty(qp);
+    req->waiting = true;
+    nvme_queue_push(&qp->backlog, req);
 }
 
-void nvme_qp_submit_fused(struct nvme_qp *qp, struct nvme_req *first)
+void nvme_tcp_submit(struct nvme_qp *qp, struct nvme_req *req)
 {
+    struct nvme_tcp_qp *q = nvme_tcp_qp_of(qp);
+    req->qp = qp;
+    req->lost = false;
+    if (plx_unlikely(qp->backlog.head || !try_issue(q, req)))
+        wait_in_backlog(qp, req);
+    plx_stream_dirty(&q->stream);
+}
+
+void nvme_tcp_submit_fused(struct nvme_qp *qp, struct nvme_req *first)
+{
+    struct nvme_tcp_qp *q = nvme_tcp_qp_of(qp);
     struct nvme_req *second = first->next;
     first->qp = second->qp = qp;
     first->lost = second->lost = false;
-    if (qp->backlog.head || !try_issue_fused(qp, first)) {
-        first->phase = second->phase = NVME_WAITING;
-        nvme_queue_push(&qp->backlog, first);
-        nvme_queue_push(&qp->backlog, second);
+    if (qp->backlog.head || !try_issue_fused(q, first)) {
+        wait_in_backlog(qp, first);
+        wait_in_backlog(qp, second);
     }
-    nvme_group_dirty(qp);
+    plx_stream_dirty(&q->stream);
 }
 
-static void issue_backlog(struct nvme_qp *qp)
+static void issue_backlog(struct nvme_tcp_qp *q)
 {
-    while (qp->backlog.head) {
-        struct nvme_req *req = qp->backlog.head, *rest = req->fused ? req->next->next : req->next;
-        if (!(req->fused ? try_issue_fused(qp, req) : try_issue(qp, req)))
+    struct nvme_queue *waiting = &q->qp.backlog;
+    while (waiting->head) {
+        struct nvme_req *req = waiting->head, *rest = req->fused ? req->next->next : req->next;
+        if (!(req->fused ? try_issue_fused(q, req) : try_issue(q, req)))
             return;
-        qp->backlog.head = rest;
+        waiting->head = rest;
         if (!rest)
-            qp->backlog.tail = &qp->backlog.head;
+            waiting->tail = &waiting->head;
     }
 }
 
 /* ---- data that was asked for ---- */
 
-void nvme_tx_r2t(struct nvme_qp *qp, struct nvme_req *req)
-{
-    nvme_queue_push(&qp->h2c, req);
-    nvme_group_dirty(qp);
-}
-
 /* One H2CData PDU. Without room for all the pieces that it is in, it is made shorter. */
-static void put_h2c(struct nvme_qp *qp, struct nvme_req *req)
+static void put_h2c(struct nvme_tcp_qp *q, struct nvme_tcp_slot *slot)
 {
-    uint32_t len = (uint32_t)plx_min_u64(req->r2t_left, qp->max_h2c);
-    unsigned max = (unsigned)(qp->tx_iovs - qp->tx_niov) - 2, n = 0;
+    const struct nvme_tcp_rules *rules = &q->frame.rules;
+    uint32_t len = (uint32_t)plx_min_u64(slot->r2t_left, q->max_h2c);
+    unsigned max = (unsigned)(q->tx_iovs - q->tx_niov) - 2, n = 0;
     uint32_t fits = 0;
-    struct plx_iov_at at = req->at;
+    struct plx_iov_at at = slot->at;
     for (uint8_t *p; fits < len && n < max; n++)
         fits += (uint32_t)plx_iov_next(&at, len - fits, &p);
     if (fits < len)
         len = fits & ~3u ? fits & ~3u : fits;
-    req->r2t_left -= len;
-    unsigned digest = qp->rules.data_digest ? NVME_TCP_DIGEST : 0;
+    slot->r2t_left -= len;
+    unsigned digest = rules->data_digest ? NVME_TCP_DIGEST : 0;
+    const uint8_t flags = (uint8_t)((digest ? NVME_TCP_DDGSTF : 0) | (slot->r2t_left ? 0 : NVME_TCP_LAST));
     struct nvme_tcp_data pdu = {
-        .hdr = {.type = NVME_TCP_H2C_DATA,
-                .flags = (uint8_t)((qp->rules.header_digest ? NVME_TCP_HDGSTF : 0) | (digest ? NVME_TCP_DDGSTF : 0) |
-                                   (req->r2t_left ? 0 : NVME_TCP_LAST)),
-                .hlen = sizeof pdu,
-                .pdo = qp->h2c_pdo,
-                .plen = plx_put32(qp->h2c_pdo + len + digest)},
-        .cccid = plx_put16(req->cid),
-        .ttag = plx_put16(req->ttag),
-        .datao = plx_put32(req->moved),
+        .hdr = nvme_tcp_header(rules, NVME_TCP_H2C_DATA, flags, sizeof pdu, q->h2c_pdo, q->h2c_pdo + len + digest),
+        .cccid = plx_put16(slot->cid),
+        .ttag = plx_put16(slot->ttag),
+        .datao = plx_put32(slot->moved),
         .datal = plx_put32(len),
     };
-    uint8_t *p = nvme_tx_put(qp, qp->h2c_pdo);
-    memset(p + sizeof pdu, 0, qp->h2c_pdo - sizeof pdu);
+    uint8_t *p = nvme_tcp_put(q, q->h2c_pdo);
+    memset(p + sizeof pdu, 0, q->h2c_pdo - sizeof pdu);
     memcpy(p, &pdu, sizeof pdu);
-    if (qp->rules.header_digest)
-        write32(p + sizeof pdu, plx_crc32c(&pdu, sizeof pdu));
-    put_data(qp, req, len);
-    req->moved += len;
+    nvme_tcp_put_header_digest(rules, p, sizeof pdu);
+    put_data(q, slot, len);
 }
 
-static void answer_r2ts(struct nvme_qp *qp)
+static void answer_r2ts(struct nvme_tcp_qp *q)
 {
-    uint64_t from = qp->tx_queued;
-    while (qp->h2c.head && qp->tx_queued - from < TCP_TX_BYTES && room(qp, 1, 1)) {
-        struct nvme_req *req = qp->h2c.head;
-        put_h2c(qp, req);
-        if (req->r2t_left)
+    uint64_t from = q->tx_queued;
+    while (q->h2c.head && q->tx_queued - from < NVME_TCP_TX_BYTES && has_room(q, 1, 1)) {
+        struct nvme_tcp_slot *slot = q->h2c.head;
+        put_h2c(q, slot);
+        if (slot->r2t_left)
             continue;
-        nvme_queue_pop(&qp->h2c);
-        if (plx_unlikely(req->phase == NVME_HELD))
-            nvme_queue_push(&qp->held, req);
+        nvme_tcp_slots_pop(&q->h2c);
+        if (plx_unlikely(slot->answered))
+            nvme_tcp_slots_push(&q->held, slot);
     }
 }
 
 /* ---- sending ---- */
 
-static void advance(struct nvme_qp *qp, size_t n)
+static void tx_advance(struct nvme_tcp_qp *q, size_t n)
 {
-    struct iovec *v = qp->tx_iov + qp->tx_first, *end = qp->tx_iov + qp->tx_niov;
-    qp->tx_sent += n;
-    if (qp->tx_sent == qp->tx_queued) {
-        qp->tx_first = qp->tx_niov = 0;
-        qp->tx_len = 0;
+    struct iovec *v = q->tx_iov + q->tx_first, *end = q->tx_iov + q->tx_niov;
+    q->tx_sent += n;
+    if (q->tx_sent == q->tx_queued) {
+        q->tx_first = q->tx_niov = 0;
+        q->tx_len = 0;
         return;
     }
     while (v < end && n >= v->iov_len)
         n -= v++->iov_len;
     v->iov_base = (uint8_t *)v->iov_base + n;
     v->iov_len -= n;
-    qp->tx_first = (uint16_t)(v - qp->tx_iov);
+    q->tx_first = (uint16_t)(v - q->tx_iov);
 }
 
-/* Requests that were answered before their data had left. */
-static void release_held(struct nvme_qp *qp)
+/* Commands that were answered before their data had left. */
+static void release_held(struct nvme_tcp_qp *q)
 {
-    struct nvme_queue held = qp->held;
-    if (!held.head)
-        return;
-    nvme_queue_init(&qp->held);
-    while (held.head && qp->state == NVME_QP_OPEN) {
-        struct nvme_req *req = nvme_queue_pop(&held);
-        if (req->tx_end > qp->tx_sent)
-            nvme_queue_push(&qp->held, req);
+    struct nvme_tcp_slots held = q->held;
+    nvme_tcp_slots_init(&q->held);
+    while (held.head && q->stream.state == PLX_STREAM_OPEN) {
+        struct nvme_tcp_slot *slot = nvme_tcp_slots_pop(&held);
+        if (slot->tx_end > q->tx_sent)
+            nvme_tcp_slots_push(&q->held, slot);
         else
-            nvme_req_end(qp, req);
+            nvme_tcp_slot_end(q, slot);
     }
 }
 
-static ssize_t send_some(struct nvme_qp *qp)
+int nvme_tcp_out(struct plx_stream *s)
 {
-    struct msghdr msg = {.msg_iov = qp->tx_iov + qp->tx_first, .msg_iovlen = (size_t)(qp->tx_niov - qp->tx_first)};
-    if (msg.msg_iovlen == 1)
-        return send(qp->fd, msg.msg_iov->iov_base, msg.msg_iov->iov_len, MSG_NOSIGNAL | MSG_DONTWAIT);
-    return sendmsg(qp->fd, &msg, MSG_NOSIGNAL | MSG_DONTWAIT);
-}
-
-int nvme_tx_flush(struct nvme_qp *qp)
-{
+    struct nvme_tcp_qp *q = nvme_tcp_of_stream(s);
     int progress = 0;
-    qp->blocked = false;
     for (;;) {
-        if (plx_unlikely(qp->h2c.head))
-            answer_r2ts(qp);
-        if (plx_unlikely(qp->backlog.head) && qp->state == NVME_QP_OPEN)
-            issue_backlog(qp);
-        if (qp->tx_first == qp->tx_niov)
+        if (plx_unlikely(q->h2c.head))
+            answer_r2ts(q);
+        if (plx_unlikely(q->qp.backlog.head) && q->frame.rules.initialized)
+            issue_backlog(q);
+        if (q->tx_first == q->tx_niov)
             break;
-        ssize_t n = send_some(qp);
-        if (n < 0) {
-            if (errno != EAGAIN && errno != EINTR) {
-                nvme_qp_fail(qp, errno == EPIPE || errno == ECONNRESET ? NULL : strerror(errno));
-                return 1;
-            }
-            qp->blocked = true;
-            break;
+        ssize_t n = plx_stream_send(s, q->tx_iov + q->tx_first, (unsigned)(q->tx_niov - q->tx_first));
+        if (n < 0 && n != -EAGAIN) {
+            nvme_tcp_fail(q, n == -EPIPE || n == -ECONNRESET ? NULL : strerror((int)-n));
+            return 1;
         }
-        progress = 1;
-        advance(qp, (size_t)n);
-        if (qp->tx_first != qp->tx_niov) {
-            qp->blocked = true;
+        if (n > 0) {
+            progress = 1;
+            tx_advance(q, (size_t)n);
+        }
+        if (q->tx_first != q->tx_niov) {
+            s->blocked = true;
             break;
         }
     }
-    if (plx_unlikely(qp->held.head))
-        release_held(qp);
+    if (plx_unlikely(q->held.head))
+        release_held(q);
+    s->quiet = nvme_tcp_is_quiet(q);
     return progress;
 }

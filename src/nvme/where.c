@@ -27,7 +27,8 @@ enum {
 
 void nvme_where_init(struct nvme_where *w)
 {
-    *w = (struct nvme_where){.o = {.queues = 1,
+    *w = (struct nvme_where){.o = {.transport = &nvme_tcp,
+                                   .queues = 1,
                                    .depth = NVME_DEPTH_DEFAULT,
                                    .kato_ms = KATO_S * 1000,
                                    .timeout_ms = TIMEOUT_S * 1000,

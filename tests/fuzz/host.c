@@ -361,7 +361,7 @@ static void start_bio(struct job *j)
 
 static void start(unsigned kind, unsigned size, unsigned iovs)
 {
-    if (!run.ch && (!run.c || !nvme_ctrlr_live(run.c)))
+    if (!run.ch && (!run.c || run.c->state != NVME_CTRLR_LIVE))
         return;
     if (run.c && !nvme_ctrlr_opts(run.c)->queues)
         kind = KIND_ADMIN;
