@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 #include "memnet.h"
 
+#include "base/iov.h"
+
 #include <assert.h>
 #include <errno.h>
 #include <stdlib.h>
@@ -116,13 +118,15 @@ static ssize_t mem_recv(struct plx_stream *s, const struct iovec *iov, unsigned 
     if (!e->n && e->finished && !e->conn->broken)
         return 0;
     ssize_t n = share_of(e, arrived(e) ? plx_min_u64(room, e->n) : 0);
-    for (; n > 0 && done < (size_t)n; iov++)
-        for (size_t i = 0; i < iov->iov_len && done < (size_t)n; i++, done++) {
-            ((uint8_t *)iov->iov_base)[i] = e->bytes[e->first];
-            e->first = (e->first + 1) % now.window;
-        }
-    if (n > 0)
-        e->n -= (size_t)n;
+    if (n <= 0)
+        return n;
+    for (struct plx_iov_at at = {iov, 0}; done < (size_t)n;) {
+        size_t k = plx_min_u64((size_t)n - done, now.window - e->first);
+        plx_iov_scatter(&at, e->bytes + e->first, k);
+        e->first = (e->first + k) % now.window;
+        done += k;
+    }
+    e->n -= done;
     return n;
 }
 
@@ -135,12 +139,17 @@ static ssize_t mem_send(struct plx_stream *s, const struct iovec *iov, unsigned 
     if (to->closed)
         return -EPIPE;
     ssize_t n = share_of(to, plx_min_u64(have, now.window - to->n));
-    for (; n > 0 && done < (size_t)n; iov++)
-        for (size_t i = 0; i < iov->iov_len && done < (size_t)n; i++, done++)
-            to->bytes[(to->first + to->n + done) % now.window] = ((const uint8_t *)iov->iov_base)[i];
-    if (n > 0)
-        to->n += (size_t)n;
-    if (n > 0 && now.time && happens(now.late))
+    if (n <= 0)
+        return n;
+    for (struct plx_iov_at at = {iov, 0}; done < (size_t)n;) {
+        size_t place = (to->first + to->n + done) % now.window, k = plx_min_u64((size_t)n - done, now.window - place);
+        plx_iov_gather(&at, to->bytes + place, k);
+        done += k;
+    }
+    if (happens(now.flip))
+        to->bytes[(to->first + to->n + memnet_random(done)) % now.window] ^= (uint8_t)(1 << memnet_random(8));
+    to->n += done;
+    if (now.time && happens(now.late))
         to->not_before = *now.time + 1 + memnet_random(now.late_ns);
     return n;
 }

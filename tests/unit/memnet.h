@@ -21,6 +21,7 @@ struct memnet_opts {
     uint64_t late_ns;     /* at most so long */
     unsigned reset;       /* sends and receives with which the connection breaks */
     unsigned refuse;      /* connections that do not come to be */
+    unsigned flip;        /* sends in which a bit is turned over */
     const uint64_t *time; /* simulated, in ns */
     /* Somebody has connected: opens the stream of the other end with memnet_open(). */
     void (*accepted)(void *arg, struct memnet_end *end);
