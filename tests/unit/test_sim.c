@@ -174,7 +174,7 @@ static int submit_some(void)
             s->sent = true;
             nvme_submit(sim.ctrlr, &s->req);
             n++;
-        } else if (s->sent && sim.live && !memnet_random(2000)) {
+        } else if (s->sent && sim.live && !memnet_random(500)) {
             sim.aborts++;
             nvme_abort(sim.ctrlr, &s->req);
         }
@@ -291,7 +291,7 @@ static struct nvme_opts choose_host(void)
                           .kato_ms = memnet_random(2) ? 5000 : 0,
                           .timeout_ms = 20000,
                           .connect_timeout_ms = 10000};
-    memnet_now()->flip = flips ? 20 : 0;
+    memnet_now()->flip = flips ? 300 : 0;
     return o;
 }
 

@@ -185,7 +185,7 @@ static void drop_requests(struct tcp_conn *c)
             tcp_req_put(req);
     }
     c->rx_req = NULL;
-    if (partial && !partial->core.pending)
+    if (partial && !partial->core.pending && partial->state != TCP_REQ_ABANDONED)
         tcp_req_put(partial);
     for (unsigned i = 0; i < TCP_WAIT_CLASSES; i++) {
         tcp_queue_init(&c->wait[i]);
