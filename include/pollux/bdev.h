@@ -43,6 +43,8 @@ struct plx_bdev_info {
     const char *driver;  /**< "ram", "file", ... */
     char name[256];      /**< the name that it was given, else what was opened, in its full form */
     uint8_t uuid[16];    /**< identifies the data: the same disk has the same at the next start, if it keeps its data */
+    uint8_t origin[16];  /**< identifies what was asked for: the same for the same disk with the same settings, at every
+                            start */
     uint32_t block_size; /**< bytes, a power of two from 512 to 64 KiB */
     uint64_t blocks;     /**< may change: see plx_bdev_blocks() */
     uint32_t ops;        /**< bit 1 << enum plx_bdev_op for each operation that it can do */

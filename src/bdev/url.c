@@ -275,6 +275,7 @@ int plx_url_uuid(const struct plx_url *url, const char *identity, uint8_t uuid[1
         return plx_fail(err, -EINVAL, "%s: uuid=%.40s: the one of zeroes stands for none", url->name, text);
     if (text)
         return 0;
-    int ret = identity ? plx_uuid_from_name(identity, strlen(identity), uuid) : plx_uuid_random(uuid);
+    memset(uuid, 0, 16);
+    int ret = identity ? plx_uuid_from_name(identity, strlen(identity), uuid) : 0;
     return ret ? plx_fail(err, ret, "cannot make a UUID for the disk") : 0;
 }

@@ -328,26 +328,17 @@ int plx_nvmf_subsystem_set_ana(struct plx_nvmf_subsystem *s, const struct plx_nv
 
 /* ---- a name for those who have none ---- */
 
-/* What tells a disk from others: its UUID, but for RAM disks, whose UUID is another at every start. */
-static size_t identity_of(const struct plx_bdev *disk, char *out, size_t size)
-{
-    const struct plx_bdev_info *info = plx_bdev_info(disk);
-    bool ram = strcmp(info->driver, "ram") == 0;
-    size_t len = ram ? strlen(info->name) + 1 : sizeof info->uuid;
-    if (len <= size)
-        memcpy(out, ram ? (const void *)info->name : info->uuid, len);
-    return len;
-}
-
 int plx_nvmf_default_nqn(struct plx_bdev *const *disks, unsigned n, char nqn[PLX_NVMF_NQN_SIZE], struct plx_error *err)
 {
-    char names[4096], text[PLX_UUID_TEXT];
-    uint8_t uuid[16];
-    size_t len = 0;
-    for (unsigned i = 0; i < n && len < sizeof names; i++)
-        len += identity_of(disks[i], names + len, sizeof names - len);
-    if (plx_uuid_from_name(names, plx_min_u64(len, sizeof names), uuid))
-        return plx_fail(err, -ENOMEM, "out of memory");
+    enum { ORIGIN = sizeof plx_bdev_info(NULL)->origin };
+    char text[PLX_UUID_TEXT];
+    uint8_t uuid[16], *origins = malloc((n + 1) * (size_t)ORIGIN);
+    for (unsigned i = 0; origins && i < n; i++)
+        memcpy(origins + (size_t)i * ORIGIN, plx_bdev_info(disks[i])->origin, ORIGIN);
+    int ret = origins ? plx_uuid_from_name(origins, (size_t)n * ORIGIN, uuid) : -ENOMEM;
+    free(origins);
+    if (ret)
+        return plx_fail(err, ret, "out of memory");
     plx_uuid_format(uuid, text);
     snprintf(nqn, PLX_NVMF_NQN_SIZE, "nqn.2014-08.org.nvmexpress:uuid:%s", text);
     return 0;

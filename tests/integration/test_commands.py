@@ -108,6 +108,49 @@ def test_the_uuid_of_zeroes_is_refused(disk):
     assert "stands for none" in refused("serve", f"{disk}?uuid=00000000-0000-0000-0000-000000000000")
 
 
+UUIDS = ["01234567-89ab-cdef-0123-456789abcdef", "01234567-89ab-cdef-0123-456789abcdee"]
+
+
+@pytest.mark.parametrize("disks", [["ram:1M", "ram:2M"], ["null:1M", "ram:1M?block=4096"], [NOBODY, "ram:1M"]],
+                         ids=lambda disks: disks[0][:4])
+def test_two_disks_of_one_uuid_are_not_served_in_one_subsystem(disks):
+    with Target("ram:1M") as upstream:
+        disks = [disk.replace(NOBODY, f"nvme+tcp://127.0.0.1:{upstream.port}/{upstream.nqn}") for disk in disks]
+        one, two = (disk + ("&" if "?" in disk else "?") + f"uuid={UUIDS[0]}" for disk in disks)
+        told = refused("serve", "-l", "127.0.0.1:0", one, two)
+        assert "have one UUID" in told and "uuid=" in told
+        with Target(one, two.replace(*UUIDS)), Target("-n", HOSTNQN, one, "-n", HOSTNQN[:-1], two):
+            pass  # in two subsystems they may be
+
+
+def default_nqn(*disks):
+    with Target(*disks) as target:
+        return target.nqn
+
+
+def test_the_default_nqn_follows_the_disks_and_their_settings(tmp_path):
+    """The same on the same machine at every start, another for other disks or settings."""
+    path, other = tmp_path / "disk.img", tmp_path / "other.img"
+    for name in (path, other):
+        name.write_bytes(bytes(1 << 20))
+    lines = [[disk] for disk in (
+        "ram:1M", "ram:2M", "null:1M", "null:1M?block=4096", "ram:1M?block=4096", f"ram:1M?uuid={UUIDS[0]}",
+        f"ram:1M?uuid={UUIDS[1]}", str(path), str(other), f"file:{path}?block=4096", f"file:{path}?block=512",
+        f"file:{path}?direct=0", f"file:{path}?uuid={UUIDS[0]}&direct=0", f"file:{path}?uuid={UUIDS[1]}&direct=0")]
+    lines += [["ram:1M", "ram:1M"], ["ram:1M", "null:1M"], ["null:1M", "ram:1M"]]
+    told = [default_nqn(*line) for line in lines]
+    assert len(set(told)) == len(lines)
+    assert [default_nqn(*line) for line in lines] == told
+    assert default_nqn(f"{tmp_path}/./disk.img") == default_nqn(f"file://{path}") == told[lines.index([str(path)])]
+
+
+def test_the_default_nqn_of_as_many_disks_as_can_be_is_made_from_all():
+    disks = ["ram:1M?block=4096"] * 255
+    one = default_nqn(*disks, "ram:1M?block=4096")
+    assert default_nqn(*disks, "ram:1M?block=4096") == one
+    assert default_nqn(*disks, "ram:1M?block=8192") != one
+
+
 # -- disks and their settings ----------------------------------------------------------------------------------------
 
 
