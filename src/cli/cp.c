@@ -4,7 +4,6 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <getopt.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -237,54 +236,35 @@ static void cp_help(void)
          "  -q, --quiet        neither progress nor summary");
 }
 
-static int parse_number(const char *name, const char *text, uint64_t min, uint64_t max, uint64_t *out)
+static int parse_one(struct cp *c, int opt, const char *arg)
 {
-    if (plx_parse_size(text, out) || *out < min || *out > max)
-        return cli_fail(EXIT_USAGE, "--%s %s: takes a number from %" PRIu64 " to %" PRIu64, name, text, min, max);
-    return EXIT_OK;
-}
-
-static int parse_one(struct cp *c, int opt, const char *arg, const char *given)
-{
-    uint64_t v;
-    int ret;
     switch (opt) {
     case 'v':
         c->verify = true;
         return EXIT_OK;
     case 'd':
-        ret = parse_number("depth", arg, 1, CP_DEPTH_MAX, &v);
-        c->job.depth = ret ? 0 : (unsigned)v;
-        return ret;
+        return cli_parse_u32("depth", arg, "a number", 1, CP_DEPTH_MAX, &c->job.depth);
     case 'c':
-        ret = parse_number("chunk", arg, CP_CHUNK_MIN, CP_CHUNK_MAX, &v);
-        c->job.chunk = ret ? 0 : (uint32_t)v;
-        return !ret && v & (v - 1) ? cli_fail(EXIT_USAGE, "--chunk %s: takes a power of two", arg) : ret;
+        return cli_parse_size("chunk", arg, "64K to 1M", CP_CHUNK_MIN, CP_CHUNK_MAX, true, &c->job.chunk);
     case 'q':
         c->quiet = true;
         return EXIT_OK;
-    case 'h':
+    default:
         c->help = true;
         return EXIT_OK;
-    case ':':
-        return cli_fail(EXIT_USAGE, "%s needs a value; \"pollux help cp\" explains it", given);
-    default:
-        return cli_fail(EXIT_USAGE, "there is no option %s; \"pollux help cp\" lists them all", given);
     }
 }
 
 static int parse(struct cp *c, int argc, char **argv)
 {
-    static const struct option options[] = {
+    static const struct option table[] = {
         {"verify", no_argument, NULL, 'v'},      {"depth", required_argument, NULL, 'd'},
         {"chunk", required_argument, NULL, 'c'}, {"quiet", no_argument, NULL, 'q'},
         {"help", no_argument, NULL, 'h'},        {NULL, 0, NULL, 0}};
-    opterr = 0;
-    for (int opt; (opt = getopt_long(argc, argv, ":qh", options, NULL)) >= 0;) {
-        int ret = parse_one(c, opt, optarg, argv[optind - 1]);
-        if (ret)
-            return ret;
-    }
+    struct cli_options options = {"cp", ":qh", table, NULL, 0};
+    for (int opt; (opt = cli_next_option(&options, argc, argv)) != -1;)
+        if (opt == CLI_WRONG || parse_one(c, opt, optarg))
+            return EXIT_USAGE;
     if (c->help)
         return EXIT_OK;
     if (argc - optind != 2)

@@ -28,6 +28,115 @@ def refused(*words, **more):
     return lines[0][len("pollux: "):]
 
 
+# -- words and options -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("words,told", [
+    (["serve", "--verbose=1", "ram:1M"], "--verbose takes no value"),
+    (["serve", "--allow-any-host=yes", "ram:1M"], "--allow-any-host takes no value"),
+    (["perf", "--verify=1", "ram:1M"], "--verify takes no value"), (["cp", "--quiet=1", "a", "b"], "--quiet takes no value"),
+    (["identify", "--json=1", NOBODY], "--json takes no value"), (["discover", "--watch=1", "::1"], "--watch takes no value"),
+    (["serve", "-vx", "ram:1M"], "there is no option -x;"), (["serve", "--quiet", "-xv", "ram:1M"], "there is no option -x;"),
+    (["serve", "--poll=busy", "-x", "ram:1M"], "there is no option -x;"),
+    (["perf", "--nope=1", "ram:1M"], "there is no option --nope=1;"), (["identify", "-x"], "there is no option -x;"),
+    (["serve", "-vl"], "--listen needs a value;"), (["cp", "--depth"], "--depth needs a value;"),
+    (["discover", "--hostnqn"], "--hostnqn needs a value;"), (["perf", "ram:1M", "-q"], "--queue-depth needs a value;"),
+    (["serve", "--quiet", "-v", "ram:1M"], "--quiet and --verbose contradict each other"),
+])
+def test_a_wrong_option_is_told(words, told):
+    assert refused(*words).startswith(told)
+
+
+@pytest.mark.parametrize("command,option,values", [
+    ("serve", "poll", ("busy", "sleep")), ("serve", "cores", ("0", "0")), ("serve", "serial", ("A", "B")),
+    ("serve", "max-io-size", ("64K", "1M")), ("serve", "queue-depth", ("2", "4")), ("serve", "max-queues", ("1", "2")),
+    ("serve", "in-capsule", ("0", "4K")), ("serve", "peer-timeout", ("1", "2")), ("perf", "queue-depth", ("1", "2")),
+    ("perf", "io-size", ("512", "4K")), ("perf", "workload", ("rw", "read")), ("perf", "read-percent", ("1", "2")),
+    ("perf", "time", ("1", "2")), ("perf", "qpairs", ("1", "2")), ("perf", "cores", ("0", "0")), ("perf", "rate", ("1", "2")),
+    ("perf", "count", ("1", "2")), ("perf", "json", ("-", "-")), ("perf", "poll", ("busy", "sleep")),
+    ("cp", "depth", ("1", "2")), ("cp", "chunk", ("64K", "1M")), ("discover", "hostnqn", (HOSTNQN, HOSTNQN))])
+def test_an_option_that_is_given_twice_is_told(command, option, values):
+    one, two = values
+    assert refused(command, f"--{option}", one, "ram:1M", f"--{option}={two}", "ram:1M") == f"--{option} is given twice"
+
+
+def test_what_may_be_given_several_times_may():
+    with Target("-n", HOSTNQN, "ram:1M", "-n", HOSTNQN[:-1] + "9", "ram:1M", listen=["127.0.0.1:0", "127.0.0.1:0"],
+                options=["--allow", HOSTNQN, "--allow", HOSTNQN[:-1] + "9", "-v", "-v"]):
+        pass
+
+
+@pytest.mark.parametrize("words,told", [
+    (["help", "serve", "perf"], '"perf" is a word too many'), (["--help", "serve", "-v"], '"-v" is a word too many'),
+    (["--version", "serve"], '"serve" is a word too many'), (["version", "-v"], '"-v" is a word too many'),
+    (["help", "sevre"], 'no command "sevre"'), (["identify", NOBODY, "x"], "one controller"),
+    (["discover", "127.0.0.1", "127.0.0.2"], "one address"), (["cp", "a", "b", "c"], "two disks"), (["sevre"], '"sevre"'),
+])
+def test_a_word_too_many_is_told(words, told):
+    assert told in refused(*words)
+
+
+@pytest.mark.parametrize("words,told", [
+    (["serve", "--max-io-size", "8M"], "--max-io-size 8M: takes a size from 4K to 4M, a power of two"),
+    (["serve", "--max-io-size", "96K"], "--max-io-size 96K: takes a size from 4K to 4M, a power of two"),
+    (["serve", "--in-capsule", "65K"], "--in-capsule 65K: takes a size from 0 to 64K, a multiple of 512"),
+    (["serve", "--in-capsule", "100"], "--in-capsule 100: takes a size from 0 to 64K, a multiple of 512"),
+    (["serve", "--peer-timeout", "3601"], "--peer-timeout 3601: takes seconds from 1 to 3600"),
+    (["serve", "--queue-depth", "1K"], "--queue-depth 1K: takes a number from 2 to 1024"),
+    (["perf", "-o", "17M"], "--io-size 17M: takes a size from 512 to 16M, a multiple of 512"),
+    (["perf", "-t", "0x10"], "--time 0x10: takes seconds from 0.001 to 100000"),
+    (["perf", "--rate", "0"], "--rate 0: takes requests a second from 1 to 1000000000"),
+    (["cp", "--chunk", "2M", "a", "b"], "--chunk 2M: takes a size from 64K to 1M, a power of two"),
+    (["cp", "--depth", "0.1K", "a", "b"], "--depth 0.1K: takes a number from 1 to 256"),
+])
+def test_a_value_out_of_range_is_told_the_range_and_its_unit(words, told):
+    assert refused(*words, "ram:1M") == told
+
+
+def test_help_explains_itself():
+    result = run("help", "help")
+    assert result.returncode == 0 and result.stdout == run("help").stdout
+
+
+@pytest.mark.parametrize("scheme", ["nvme+tcp", "tcp"])
+def test_discover_takes_an_address_and_no_disk(scheme):
+    for address in ("127.0.0.1:8009", "[::1]"):
+        told = refused("discover", f"{scheme}://{address}/{HOSTNQN}")
+        assert told == f'discover takes an address alone: "{address}", and not "{scheme}://{address}/{HOSTNQN}"'
+
+
+def test_a_host_name_may_have_what_separates_settings():
+    hostnqn = "nqn.2014-08.org.example:50%&hdgst=1%20"
+    with Target("ram:1M", options=["--allow", hostnqn]) as target:
+        told = run("discover", "--hostnqn", hostnqn, f"127.0.0.1:{target.port}")
+        assert told.returncode == 0 and f"subnqn:  {target.nqn}" in told.stdout, told.stderr
+
+
+STEERING = [b"\a", b"\b", b"\t", b"\n", b"\r", b"\x1b[2J", b"\x7f", b"\x9b2J", b"\xc2\x9b2J", b"\xff", b"\xc3",
+            "\u2028".encode(), "\u202e".encode()]
+
+
+@pytest.mark.parametrize("words", [
+    [b"%s"], [b"help", b"%s"], [b"--version", b"%s"], [b"serve", b"--%s"], [b"serve", b"-%s"], [b"serve", b"--poll", b"%s"],
+    [b"serve", b"-l", b"%s"], [b"serve", b"-n", b"nqn.2014-08.org.example:%s"], [b"serve", b"--serial", b"%s", b"ram:1M"],
+    [b"serve", b"/nowhere/%s"], [b"serve", b"ram:%s"], [b"serve", b"tape%s:x"], [b"serve", b"ram:1M?%s=1"],
+    [b"perf", b"-q", b"%s"], [b"perf", b"--json", b"/nowhere/%s", b"ram:1M"], [b"cp", b"/nowhere/%s", b"/nowhere/x"],
+    [b"identify", b"nvme+tcp://127.0.0.1:1/%s?nsid=0"], [b"discover", b"[%s"],
+    [b"discover", b"--hostnqn", b"%s", b"::1"],
+], ids=lambda words: b" ".join(words).decode())
+def test_what_was_typed_does_not_steer_the_terminal(words):
+    for text in STEERING:
+        result = subprocess.run([binary(), *(word.replace(b"%s", b"a" + text + b"b") for word in words)], capture_output=True,
+                                timeout=LIMIT, check=False, stdin=subprocess.DEVNULL)
+        assert result.returncode == REFUSED and result.stdout == b"", result.stderr
+        assert result.stderr.endswith(b"\n") and result.stderr[:-1].decode().isprintable(), result.stderr
+
+
+@pytest.mark.parametrize("words", [["größe"], ["serve", "--poll", "größe"], ["perf", "/nowhere/größe"]], ids=" ".join)
+def test_what_was_typed_in_utf8_is_told_in_it(words):
+    assert "größe" in refused(*words)
+
+
 # -- addresses -------------------------------------------------------------------------------------------------------
 
 
@@ -100,6 +209,35 @@ def test_hosts_refuse_what_is_no_address_of_a_machine(words, address, told):
     assert told in refused(*words, name)
 
 
+# -- names -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("nqn,told", [
+    ("nqn.2014-08.org.nvmexpress.discovery", "is the name of every discovery controller"),
+    (b"nqn.2014-08.org.example:\xff", "not UTF-8"), ("nqn.2014-08.org.example:\x1b[2J", "a control character"),
+    ("nqn.2014-13.org.example:a", "month from 01 to 12"), ("nqn.2014-08.org.example", "no colon"),
+    ("nqn.2014-08.org.nvmexpress:uuid:1234", "no UUID"), ("disk.img", 'does not begin with "nqn."'),
+    ("", 'does not begin with "nqn."'), ("nqn.2014-08.org.example:" + "x" * 200, "longer than 223"),
+])
+@pytest.mark.parametrize("words", [["serve", "--nqn"], ["serve", "--allow"], ["discover", "--hostnqn"]], ids=" ".join)
+def test_what_is_no_nqn_is_refused(words, nqn, told):
+    line = subprocess.run([binary(), *words, nqn, "127.0.0.1:1"], capture_output=True, timeout=LIMIT, check=False,
+                          stdin=subprocess.DEVNULL)
+    assert line.returncode == REFUSED and line.stdout == b"" and line.stderr.count(b"\n") == 1
+    assert told in line.stderr.decode() and words[1].strip("-").encode() in line.stderr
+
+
+def test_an_nqn_without_disks_that_is_a_disk_is_told():
+    """What was forgotten is the name between the two."""
+    assert refused("serve", "--nqn", "disk.img") == (
+        '--nqn "disk.img" does not begin with "nqn.", as in nqn.2024-01.com.example:disk')
+
+
+@pytest.mark.parametrize("setting", ["hostnqn=nqn.2014-13.org.example:a", "hostnqn=somebody"])
+def test_a_host_of_no_name_does_not_connect(setting):
+    assert refused("perf", f"{NOBODY}?{setting}").startswith(f"{NOBODY}: {setting} ")
+
+
 # -- identities ------------------------------------------------------------------------------------------------------
 
 
@@ -119,7 +257,7 @@ def test_two_disks_of_one_uuid_are_not_served_in_one_subsystem(disks):
         one, two = (disk + ("&" if "?" in disk else "?") + f"uuid={UUIDS[0]}" for disk in disks)
         told = refused("serve", "-l", "127.0.0.1:0", one, two)
         assert "have one UUID" in told and "uuid=" in told
-        with Target(one, two.replace(*UUIDS)), Target("-n", HOSTNQN, one, "-n", HOSTNQN[:-1], two):
+        with Target(one, two.replace(*UUIDS)), Target("-n", HOSTNQN, one, "-n", HOSTNQN[:-1] + "9", two):
             pass  # in two subsystems they may be
 
 
