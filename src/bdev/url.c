@@ -56,7 +56,7 @@ static size_t scheme_length(const char *text)
 
 static int find_scheme(const char *text, size_t len, struct plx_url *url, struct plx_error *err)
 {
-    char kinds[128] = "";
+    char kinds[128] = "", quoted[140];
     for (const struct plx_bdev_driver *const *d = plx_bdev_drivers; *d; d++) {
         if (strlen((*d)->scheme) == len && !memcmp((*d)->scheme, text, len)) {
             memcpy(url->scheme, text, len);
@@ -66,8 +66,11 @@ static int find_scheme(const char *text, size_t len, struct plx_url *url, struct
         size_t used = strlen(kinds);
         snprintf(kinds + used, sizeof kinds - used, "%s%s", used ? ", " : "", (*d)->scheme);
     }
-    return plx_fail(err, -EINVAL, "'%.*s' is no kind of disk: there are %s. A file of that name is written ./%.100s",
-                    (int)plx_min_u64(len, 40), text, kinds, text);
+    char file[140];
+    snprintf(file, sizeof file, "./%.130s", text);
+    return plx_fail(err, -EINVAL, "'%.*s' is no kind of disk: there are %s. A file of that name is written %s",
+                    (int)plx_min_u64(len, 40), text, kinds,
+                    plx_text_quote(file, quoted, sizeof quoted) ? quoted : "./NAME");
 }
 
 static int parse_param(const char *text, size_t len, struct plx_url *url, struct plx_error *err)
@@ -135,15 +138,22 @@ static int make_absolute(char *path, size_t size, struct plx_error *err)
     return 0;
 }
 
-/* Appends as much of s as there is room for, encoded so that it can be parsed again. */
+/* Appends as much of s as there is room for, encoded so that it can be printed, and parsed again. */
 static void append(char *text, size_t size, const char *s, const char *also)
 {
     size_t n = strlen(text);
-    for (; *s; s++) {
-        bool plain = (unsigned char)*s > 0x20 && *s != 0x7f && !(also && strchr(also, *s));
-        if (n + (plain ? 2 : 4) > size)
+    while (*s) {
+        size_t len = plx_text_printable(s);
+        bool plain = len && *s != ' ' && !(also && strchr(also, *s));
+        if (n + (plain ? len : 3) >= size)
             return;
-        n += (size_t)snprintf(text + n, size - n, plain ? "%c" : "%%%02x", (unsigned char)*s);
+        if (plain)
+            memcpy(text + n, s, len);
+        else
+            snprintf(text + n, size - n, "%%%02x", (unsigned char)*s);
+        n += plain ? len : 3;
+        s += plain ? len : 1;
+        text[n] = 0;
     }
 }
 

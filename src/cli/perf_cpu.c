@@ -169,11 +169,11 @@ unsigned perf_peers(struct perf_peer *peers, unsigned max)
             continue;
         struct perf_peer *p = &peers[n++];
         *p = (struct perf_peer){.pid = pid, .cpu = cpu_of(pid)};
-        char path[64];
+        char path[64], line[sizeof p->name] = "";
         snprintf(path, sizeof path, "/proc/%d/comm", pid);
         FILE *f = fopen(path, "re");
-        if (f && fgets(p->name, sizeof p->name, f))
-            p->name[strcspn(p->name, "\n")] = 0;
+        if (f && fgets(line, sizeof line, f))
+            cli_text(line, strcspn(line, "\n"), p->name);
         if (f)
             fclose(f);
     }

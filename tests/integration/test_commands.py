@@ -1,7 +1,13 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """The command lines of all subcommands: whatever is wrong with one is told in one true line, with status 2."""
 
+import json
+import os
+import pathlib
+import shlex
+import shutil
 import subprocess
+import tempfile
 
 import pytest
 
@@ -335,3 +341,110 @@ def test_ram_disks_that_together_exceed_memory_are_refused(words):
     size = memory() // 2 // 4096 * 4096
     told = refused(*words, f"ram:{size + 4096}", f"ram:{size + 8192}")
     assert told.startswith("the RAM disks have") and "GiB of memory" in told
+
+
+# -- what is suggested -----------------------------------------------------------------------------------------------
+
+
+ODD_NAMES = ["plain.img", "two words.img", "it's.img", "$(touch here).img", "größe.img", "a%b.img", "-rf.img", "a;b&c|d.img"]
+
+
+def shell(command, **more):
+    return subprocess.run(["sh", "-ec", command], capture_output=True, text=True, timeout=LIMIT, check=False, **more)
+
+
+def suggestion(line, before):
+    """What stands at the end of a line, after the words `before`."""
+    assert before in line, line
+    return line.partition(before)[2]
+
+
+@pytest.mark.parametrize("name", ODD_NAMES)
+def test_a_suggested_command_makes_the_file(tmp_path, name):
+    command = suggestion(refused("serve", tmp_path / name), "to make one: ")
+    assert shell(command, cwd=tmp_path).returncode == 0
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    (tmp_path / name).write_bytes(b"")
+    assert suggestion(refused("perf", tmp_path / name), "to give it a size: ") == command
+    (tmp_path / name).write_bytes(bytes(1000))
+    assert shell(suggestion(refused("serve", tmp_path / name), "to lengthen it: ")).returncode == 0
+    assert (tmp_path / name).stat().st_size == 1024
+    assert not (tmp_path / "here").exists()
+
+
+def test_a_name_that_no_shell_should_see_is_not_suggested(tmp_path):
+    told = refused("serve", tmp_path / "a\nb")
+    assert told == f"there is no file {tmp_path}/a?b; to make one: truncate -s 10G FILE"
+
+
+def nobody():
+    """Runs what follows as somebody who is not root, so that files can be forbidden."""
+    setpriv = shutil.which("setpriv")
+    if os.geteuid() or not setpriv:
+        pytest.skip("needs root and setpriv")
+    words = [setpriv, "--reuid=65534", "--regid=65534", "--clear-groups", "--bounding-set=-all"]
+    if subprocess.run([*words, "test", "-x", binary()], check=False).returncode:
+        pytest.skip("nobody may not run the binary where it is")
+    return words
+
+
+@pytest.fixture
+def forbidden():
+    """Makes files that nobody may write to, by name, with settings behind."""
+    with tempfile.TemporaryDirectory() as directory:
+        os.chmod(directory, 0o755)
+
+        def make(name):
+            path = pathlib.Path(directory, name)
+            path.write_bytes(bytes(1 << 20))
+            path.chmod(0o444)
+            return path
+
+        yield make
+
+
+@pytest.mark.parametrize("name", ODD_NAMES)
+@pytest.mark.parametrize("setting", ["", "block=4096"])
+def test_a_suggested_name_reads_what_cannot_be_written(forbidden, name, setting):
+    path = forbidden(name)
+    words = [*nobody(), binary(), "perf", "--count", "1"]
+    disk = f"file:{str(path).replace('%', '%25')}?{setting}" if setting else path
+    result = subprocess.run([*words, disk], capture_output=True, text=True, timeout=LIMIT, check=False)
+    assert result.returncode == REFUSED and len(result.stderr.splitlines()) == 1
+    word = suggestion(result.stderr, "to only read it, its name is ").rstrip("\n")
+    again = shell(f"{shlex.join(words)} {word}")
+    assert again.returncode == 0 and setting in again.stdout, again.stderr
+
+
+def test_settings_behind_a_plain_path_are_told_from_its_name(tmp_path):
+    path = tmp_path / "a b.img"
+    path.write_bytes(bytes(1 << 20))
+    word = suggestion(refused("perf", f"{path}?block=4096"), "with settings after the ?, the name is ")
+    result = shell(f"{binary()} perf --count 1 {word}")
+    assert result.returncode == 0 and "block=4096" in result.stdout, result.stderr
+
+
+def test_the_command_to_connect_is_one_for_a_shell():
+    nqn = "nqn.2014-08.org.example:it's;$(reboot)"
+    with subprocess.Popen([binary(), "serve", "-l", "127.0.0.1:0", "-n", nqn, "ram:1M"], stdout=subprocess.PIPE, text=True) as process:
+        line = next(line for line in process.stdout if "nvme connect" in line)
+        process.terminate()
+        process.stdout.read()
+    assert shlex.split(line)[-2:] == ["-n", nqn]
+    assert shell(f"nvme() {{ printf %s \"$9\"; }}; {line}").stdout == nqn
+
+
+@pytest.mark.parametrize("name", [b"\x1b[2J.img", b"\xff\xfe.img", b"\xc2\x9b.img", "größe 1%.img".encode(), b"a\nb.img"])
+def test_the_name_of_a_disk_is_printed_so_that_it_can_be_typed(tmp_path, name):
+    path = os.path.join(bytes(tmp_path), name)
+    with open(path, "wb") as file:
+        file.truncate(1 << 20)
+    result = subprocess.run([binary(), "perf", "--count", "1", "--json", "-", path], capture_output=True, timeout=LIMIT, check=False)
+    assert result.returncode == 0, result.stderr
+    told = json.loads(result.stdout)["disks"][0]["disk"]
+    assert told.isprintable()
+    with subprocess.Popen([binary(), "serve", "-l", "127.0.0.1:0", told], stdout=subprocess.PIPE) as process:
+        lines = [process.stdout.readline().decode() for _ in range(3)]
+        process.terminate()
+        process.stdout.read()
+    assert lines[1].startswith(f"  namespace 1: {told}, 1 MiB") and all(line[:-1].isprintable() for line in lines)
