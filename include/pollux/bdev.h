@@ -70,6 +70,12 @@ PLX_API int plx_bdev_open(const char *url, struct plx_bdev **out, struct plx_err
 PLX_API int plx_bdev_open_as(const char *url, const char *name, struct plx_bdev **out, struct plx_error *err);
 
 /**
+ * The path of the file or device that a disk's name stands for, which need not be there.
+ * @return 1; 0 when it is another kind of disk; -errno with err filled when it is no disk's name
+ */
+PLX_API int plx_bdev_path(const char *name, char *path, size_t size, struct plx_error *err);
+
+/**
  * Closes a disk whose channels have all been put back, and that nobody holds.
  * @return 0; or -EBUSY, and nothing has happened: who uses it is logged
  */

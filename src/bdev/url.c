@@ -15,6 +15,7 @@
 #include <ctype.h>
 #include <errno.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -208,6 +209,18 @@ int plx_url_parse(const char *text, struct plx_url *url, struct plx_error *err)
     ret = parse_params(params, url, err);
     if (!ret)
         write_text(url);
+    return ret;
+}
+
+int plx_bdev_path(const char *name, char *path, size_t size, struct plx_error *err)
+{
+    struct plx_url *url = malloc(sizeof *url);
+    int ret = url ? plx_url_parse(name, url, err) : plx_fail(err, -ENOMEM, "out of memory");
+    if (!ret && !strcmp(url->scheme, "file"))
+        ret = (size_t)snprintf(path, size, "%s", url->body) < size
+                  ? 1
+                  : plx_fail(err, -ENAMETOOLONG, "%s: this path is too long", url->name);
+    free(url);
     return ret;
 }
 

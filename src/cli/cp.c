@@ -15,6 +15,7 @@ enum { PROGRESS_MS = 250, BAR = 30 };
 
 struct cp {
     const char *src, *dst;
+    char path[4096]; /* of the destination that is a file */
     bool verify, quiet, help;
     bool terminal; /* progress is shown */
     bool drawn;    /* a progress line is on the screen */
@@ -85,30 +86,29 @@ static void tick(struct plx_timer *t)
 
 /* ---- the disks ---- */
 
-static bool is_url(const char *name)
-{
-    const char *colon = strchr(name, ':'), *slash = strchr(name, '/');
-    return colon && (!slash || colon < slash);
-}
-
-/* A destination that is a plain path to nothing becomes a file of the right size, all zeroes, without taking space. */
+/*
+ * A destination that is the name of no file yet becomes one of the right size, all zeroes, without taking space. One
+ * that cannot be written to is said to be so; that it could be read instead, as opening it says, is no help here.
+ */
 static int create_file(struct cp *c)
 {
-    struct stat st;
-    if (is_url(c->dst) || stat(c->dst, &st) == 0 || errno != ENOENT)
+    struct plx_error err;
+    int ret = plx_bdev_path(c->dst, c->path, sizeof c->path, &err);
+    if (ret < 0)
+        return cli_fail(cli_disk_status(ret), "%s", err.text);
+    if (!ret || access(c->path, W_OK) == 0)
         return EXIT_OK;
-    int fd = open(c->dst, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+    if (errno != ENOENT)
+        return cli_fail(cli_disk_status(-errno), "%s cannot be written to: %s", c->path, strerror(errno));
+    int fd = open(c->path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
     if (fd < 0)
-        return cli_fail(EXIT_RUNTIME, "%s: cannot be created: %s", c->dst, strerror(errno));
-    int ret = ftruncate(fd, (off_t)c->job.bytes) < 0 ? errno : 0;
-    close(fd);
-    if (ret) {
-        unlink(c->dst);
-        return cli_fail(EXIT_RUNTIME, "%s: cannot be made %" PRIu64 " bytes long: %s", c->dst, c->job.bytes,
-                        strerror(ret));
-    }
+        return cli_fail(cli_disk_status(-errno), "%s cannot be created: %s", c->path, strerror(errno));
     c->job.fresh = true;
-    return EXIT_OK;
+    ret = ftruncate(fd, (off_t)c->job.bytes) < 0 ? errno : 0;
+    close(fd);
+    return ret ? cli_fail(EXIT_RUNTIME, "%s cannot be made %" PRIu64 " bytes long: %s", c->path, c->job.bytes,
+                          strerror(ret))
+               : EXIT_OK;
 }
 
 static int check_disks(struct cp *c)
@@ -128,35 +128,60 @@ static int check_disks(struct cp *c)
     return EXIT_OK;
 }
 
-/* A source that is a plain path is only read, so that it may be read-only, or in use by others who only read it. */
-static int open_source(struct cp *c, struct plx_error *err)
+/* A source that is a file is only read, so that it may be read-only, or in use by others who only read it. */
+static void name_source(const struct cp *c, char *url, size_t size)
 {
-    char url[4096 + 16] = "file:";
-    size_t n = strlen(url);
-    if (is_url(c->src))
-        return plx_bdev_open(c->src, &c->job.src, err);
-    for (const char *p = c->src; *p && n + 8 < sizeof url; p++)
-        n += (size_t)snprintf(url + n, sizeof url - n, *p == '%' || *p == '?' ? "%%%02x" : "%c", *p);
-    snprintf(url + n, sizeof url - n, "?ro=1");
-    return plx_bdev_open(url, &c->job.src, err);
+    size_t n = (size_t)snprintf(url, size, "file:");
+    if (strncmp(c->src, url, n) == 0) {
+        const char *settings = strchr(c->src, '?');
+        bool told = settings && (strstr(settings, "?ro=") || strstr(settings, "&ro="));
+        snprintf(url, size, told ? "%s" : settings ? "%s&ro=1" : "%s?ro=1", c->src);
+        return;
+    }
+    for (const char *p = c->path; *p && n + 8 < size; p++)
+        n += (size_t)snprintf(url + n, size - n, *p == '%' || *p == '?' ? "%%%02x" : "%c", *p);
+    snprintf(url + n, size - n, "?ro=1");
+}
+
+static int open_source(struct cp *c)
+{
+    struct stat st;
+    struct plx_error err;
+    char url[2 * sizeof c->path];
+    int ret = plx_bdev_path(c->src, c->path, sizeof c->path, &err);
+    bool file = ret > 0, there = !file || stat(c->path, &st) == 0;
+    if (!there && errno == ENOENT)
+        return cli_fail(EXIT_USAGE, "there is no file %s to copy", c->path);
+    if (file && there && S_ISREG(st.st_mode) && !st.st_size)
+        return cli_fail(EXIT_USAGE, "%s is empty: there is nothing to copy", c->path);
+    if (file)
+        name_source(c, url, sizeof url);
+    if (ret >= 0)
+        ret = plx_bdev_open(file ? url : c->src, &c->job.src, &err);
+    if (ret)
+        return cli_fail(cli_disk_status(ret), "%s", err.text);
+    const struct plx_bdev_info *info = plx_bdev_info(c->job.src);
+    c->job.bytes = info->blocks * info->block_size;
+    return EXIT_OK;
 }
 
 static int open_disks(struct cp *c)
 {
     struct plx_error err;
-    int ret = open_source(c, &err);
-    if (ret)
-        return cli_fail(cli_disk_status(ret), "%s", err.text);
-    const struct plx_bdev_info *info = plx_bdev_info(c->job.src);
-    c->job.bytes = info->blocks * info->block_size;
-    ret = create_file(c);
-    if (ret)
-        return ret;
-    ret = plx_bdev_open(c->dst, &c->job.dst, &err);
-    if (ret)
-        return cli_fail(cli_disk_status(ret), "%s", err.text);
-    ret = cli_check_memory((struct plx_bdev *[]){c->job.src, c->job.dst}, 2);
-    return ret ? ret : check_disks(c);
+    int ret = open_source(c);
+    if (!ret)
+        ret = create_file(c);
+    if (!ret) {
+        ret = plx_bdev_open(c->dst, &c->job.dst, &err);
+        ret = ret ? cli_fail(cli_disk_status(ret), "%s", err.text) : EXIT_OK;
+    }
+    if (!ret)
+        ret = cli_check_memory((struct plx_bdev *[]){c->job.src, c->job.dst}, 2);
+    if (!ret)
+        ret = check_disks(c);
+    if (ret && c->job.fresh)
+        unlink(c->path);
+    return ret;
 }
 
 /* ---- copying ---- */
@@ -176,8 +201,8 @@ static int run_pass(struct cp *c)
     if (job->verify && job->status == PLX_SC_COMPARE_FAILURE)
         return cli_fail(EXIT_RUNTIME, "%s differs from %s between byte %" PRIu64 " and %" PRIu64, c->dst, c->src,
                         job->where, job->where + job->chunk);
-    return cli_fail(EXIT_RUNTIME, "%s failed at byte %" PRIu64 ": %s (%03x)", job->what, job->where,
-                    plx_nvme_status_text(job->status), job->status);
+    return cli_fail(EXIT_RUNTIME, "%s: %s failed at byte %" PRIu64 ": %s (%03x)", job->of_source ? c->src : c->dst,
+                    job->what, job->where, plx_nvme_status_text(job->status), job->status);
 }
 
 static void summarize(const struct cp *c, double seconds, uint64_t zeroes)
@@ -200,7 +225,7 @@ static int copy(struct cp *c)
     shown = c;
     ret = cp_begin(&c->job);
     if (ret) {
-        ret = cli_fail(EXIT_RUNTIME, "cannot begin: %s", strerror(-ret));
+        ret = cli_fail(EXIT_RUNTIME, "cannot begin to copy %s to %s: %s", c->src, c->dst, strerror(-ret));
     } else {
         ret = run_pass(c);
         double seconds = seconds_since(c);
@@ -223,7 +248,7 @@ static void cp_help(void)
 {
     puts(
         "pollux cp [OPTION]... SRC DST\n"
-        "  Copies one disk to another that is at least as large; a destination that is a path to nothing becomes a file.\n"
+        "  Copies one disk to another that is at least as large; a destination that is no file yet becomes one.\n"
         "  Zeroes are not transferred where the destination can do without. A remote disk whose connection is lost is\n"
         "  waited for, and the copy goes on.\n\n"
         "disks:");

@@ -30,6 +30,7 @@ struct cp_job {
     uint64_t zeroes;  /* of these, found to be zeroes and not transferred */
     uint16_t status;  /* the first error */
     const char *what; /* the operation that it befell */
+    bool of_source;   /* on the source */
     uint64_t where;   /* and its byte */
 
     /* The engine's. */

@@ -127,7 +127,7 @@ STEERING = [b"\a", b"\b", b"\t", b"\n", b"\r", b"\x1b[2J", b"\x7f", b"\x9b2J", b
     [b"serve", b"-l", b"%s"], [b"serve", b"-n", b"nqn.2014-08.org.example:%s"], [b"serve", b"--serial", b"%s", b"ram:1M"],
     [b"serve", b"/nowhere/%s"], [b"serve", b"ram:%s"], [b"serve", b"tape%s:x"], [b"serve", b"ram:1M?%s=1"],
     [b"perf", b"-q", b"%s"], [b"perf", b"--json", b"/nowhere/%s", b"ram:1M"], [b"cp", b"/nowhere/%s", b"/nowhere/x"],
-    [b"identify", b"nvme+tcp://127.0.0.1:1/%s?nsid=0"], [b"discover", b"[%s"],
+    [b"cp", b"ram:1M", b"/nowhere/%s"], [b"identify", b"nvme+tcp://127.0.0.1:1/%s?nsid=0"], [b"discover", b"[%s"],
     [b"discover", b"--hostnqn", b"%s", b"::1"],
 ], ids=lambda words: b" ".join(words).decode())
 def test_what_was_typed_does_not_steer_the_terminal(words):
@@ -448,3 +448,47 @@ def test_the_name_of_a_disk_is_printed_so_that_it_can_be_typed(tmp_path, name):
         process.terminate()
         process.stdout.read()
     assert lines[1].startswith(f"  namespace 1: {told}, 1 MiB") and all(line[:-1].isprintable() for line in lines)
+
+
+# -- cp --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("form", ["{}", "file:{}", "file://{}?block=4096"])
+def test_cp_is_told_what_there_is_to_copy(tmp_path, form):
+    """And not how to make a file to copy from."""
+    source, copy = tmp_path / "source.img", tmp_path / "copy.img"
+    assert refused("cp", form.format(source), copy) == f"there is no file {source} to copy"
+    source.touch()
+    assert refused("cp", form.format(source), copy) == f"{source} is empty: there is nothing to copy"
+    assert not copy.exists()
+
+
+@pytest.mark.parametrize("disk,told", [
+    ("file:new.img?block=4095", "block=4095"), ("file:new.img?ro=1", "is read-only"), ("file:new.img?blok=1", "no setting blok="),
+    ("file:new.img?ro", "'ro' is no setting")])
+def test_a_destination_that_is_refused_leaves_no_file(tmp_path, disk, told):
+    assert told in refused("cp", "ram:1M", disk, cwd=tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_destination_that_cannot_be_made_is_an_error_of_usage(tmp_path):
+    assert refused("cp", "ram:1M", tmp_path / "no" / "new.img") == (
+        f"{tmp_path}/no/new.img cannot be created: No such file or directory")
+
+
+def test_a_destination_that_cannot_be_written_is_not_offered_read_only(forbidden):
+    path = forbidden("disk.img")
+    for name in (path, f"file:{path}?block=4096"):
+        result = subprocess.run([*nobody(), binary(), "cp", "ram:1M", name], capture_output=True, text=True, timeout=LIMIT, check=False)
+        assert result.returncode == REFUSED and result.stderr == f"pollux: {path} cannot be written to: Permission denied\n"
+
+
+@pytest.mark.parametrize("form", ["{}", "file:{}", "file:{}?block=4096"])
+def test_a_source_is_only_read(tmp_path, form):
+    source, copy = tmp_path / "source.img", tmp_path / "copy.img"
+    source.write_bytes(os.urandom(1 << 20))
+    with Target(f"file:{source}?ro=1"):
+        result = run("cp", form.format(source), copy)
+    assert result.returncode == 0 and copy.read_bytes() == source.read_bytes(), result.stderr
+    with Target(f"file:{source}?ro=1"):
+        assert "in use by process" in refused("cp", f"file:{source}?ro=0", copy)  # as it was asked for
