@@ -7,10 +7,15 @@ import pathlib
 import shlex
 import shutil
 import subprocess
+import sys
 import tempfile
 
 import pytest
 
+import expect
+import sqe
+from host import Controller
+from spec import Sc
 from target import Target, binary
 
 REFUSED = 2
@@ -471,6 +476,13 @@ def test_a_destination_that_is_refused_leaves_no_file(tmp_path, disk, told):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_destination_that_is_larger_than_files_may_be_leaves_no_file(tmp_path):
+    result = subprocess.run(["prlimit", "--fsize=65536", binary(), "cp", "null:1M", "new.img"], capture_output=True, text=True,
+                            timeout=LIMIT, check=False, cwd=tmp_path)
+    assert result.returncode == 1 and not list(tmp_path.iterdir())
+    assert result.stderr == f"pollux: {tmp_path}/new.img cannot be made 1048576 bytes long: File too large\n"
+
+
 def test_a_destination_that_cannot_be_made_is_an_error_of_usage(tmp_path):
     assert refused("cp", "ram:1M", tmp_path / "no" / "new.img") == (
         f"{tmp_path}/no/new.img cannot be created: No such file or directory")
@@ -492,3 +504,49 @@ def test_a_source_is_only_read(tmp_path, form):
     assert result.returncode == 0 and copy.read_bytes() == source.read_bytes(), result.stderr
     with Target(f"file:{source}?ro=1"):
         assert "in use by process" in refused("cp", f"file:{source}?ro=0", copy)  # as it was asked for
+
+
+# -- limits of file sizes --------------------------------------------------------------------------------------------
+
+
+LIMITED = ["prlimit", "--fsize=1048576"]  # ulimit -f 1024
+
+
+def test_a_copy_beyond_a_limit_of_file_sizes_fails_and_says_where(tmp_path):
+    source, copy = tmp_path / "source.img", tmp_path / "copy.img"
+    source.write_bytes(os.urandom(2 << 20))
+    copy.write_bytes(bytes(2 << 20))
+    result = subprocess.run([*LIMITED, binary(), "cp", "--depth", "1", source, copy], capture_output=True, text=True,
+                            timeout=LIMIT, check=False)
+    warning, error = result.stderr.splitlines()
+    assert result.returncode == 1
+    assert warning == f"pollux: warning: {copy}: writes behind byte 1048576 will fail, where files may not be larger (ulimit -f)"
+    assert error == f"pollux: {copy}: writing failed at byte 1048576: Capacity Exceeded (081)"
+    assert copy.read_bytes()[:1 << 20] == source.read_bytes()[:1 << 20]
+
+
+@pytest.mark.parametrize("engine", ["", "EPERM"], ids=["io_uring", "threads"])
+def test_writes_beyond_a_limit_of_file_sizes_fail_and_nothing_else(tmp_path, engine):
+    path = tmp_path / "disk.img"
+    path.write_bytes(bytes(4 << 20))
+    seccomp = [sys.executable, str(pathlib.Path(__file__).resolve().parent / "seccomp.py"), engine] if engine else []
+    with Target(path, prefix=[*LIMITED, *seccomp]) as target:
+        assert "writes behind byte 1048576 will fail" in target.stderr
+        with Controller(target.address, target.nqn, io_queues=1) as controller:
+            data = os.urandom(65536)
+            for first in (4096, 2048, 2048 - 64):  # behind it, just behind, and across
+                expect.status(controller.io.execute(sqe.write(1, first, 128), out=data), Sc.CAPACITY)
+            controller.write(1, 2048 - 128, data)
+            controller.flush(1)
+            assert controller.read(1, 2048 - 128, 128) == data
+            assert controller.read(1, 4096, 128) == bytes(65536)
+
+
+@pytest.mark.parametrize("words", [["perf", "--count", "1", "ram:1M"], ["help"], ["perf", "--count", "1", "--json", "-", "ram:1M"]],
+                         ids=" ".join)
+def test_output_beyond_a_limit_of_file_sizes_is_an_error(tmp_path, words):
+    with open(tmp_path / "out", "wb") as out:
+        result = subprocess.run(["prlimit", "--fsize=16", binary(), *words], stdout=out, stderr=subprocess.PIPE, text=True,
+                                timeout=LIMIT, check=False)
+    told = "--json -: File too large" if "--json" in words else "standard output could not be written"
+    assert result.returncode == 1 and result.stderr == f"pollux: {told}\n"

@@ -21,6 +21,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
 #include <unistd.h>
@@ -274,6 +275,10 @@ static int find_size(struct plx_file *f, const char *path, const struct stat *st
                         (unsigned long long)size, info->block_size,
                         (unsigned long long)(size - rest + info->block_size), quoted(path, name));
     info->blocks = size / info->block_size;
+    struct rlimit limit;
+    if (!f->block_device && !info->read_only && getrlimit(RLIMIT_FSIZE, &limit) == 0 && limit.rlim_cur < size)
+        plx_warn("%s: writes behind byte %llu will fail, where files may not be larger (ulimit -f)", path,
+                 (unsigned long long)limit.rlim_cur);
     return 0;
 }
 
