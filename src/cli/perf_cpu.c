@@ -168,7 +168,7 @@ unsigned perf_peers(struct perf_peer *peers, unsigned max)
         if (!isdigit((unsigned char)e->d_name[0]) || pid == getpid() || !each_socket(e->d_name, is_theirs, s))
             continue;
         struct perf_peer *p = &peers[n++];
-        *p = (struct perf_peer){.pid = pid, .cpu = cpu_of(pid)};
+        *p = (struct perf_peer){.pid = pid};
         char path[64], line[sizeof p->name] = "";
         snprintf(path, sizeof path, "/proc/%d/comm", pid);
         FILE *f = fopen(path, "re");
@@ -180,6 +180,8 @@ unsigned perf_peers(struct perf_peer *peers, unsigned max)
     if (proc)
         closedir(proc);
     free(s);
+    for (unsigned i = 0; i < n; i++) /* at last, as the search takes its time */
+        peers[i].cpu = cpu_of(peers[i].pid);
     return n;
 }
 
