@@ -43,6 +43,8 @@ struct plx_bdev_info {
     const char *driver;  /**< "ram", "file", ... */
     char name[256];      /**< the name that it was given, else what was opened, in its full form */
     uint8_t uuid[16];    /**< identifies the data: the same disk has the same at the next start, if it keeps its data */
+    uint8_t origin[16];  /**< identifies what was asked for: the same for the same disk with the same settings, at every
+                            start */
     uint32_t block_size; /**< bytes, a power of two from 512 to 64 KiB */
     uint64_t blocks;     /**< may change: see plx_bdev_blocks() */
     uint32_t ops;        /**< bit 1 << enum plx_bdev_op for each operation that it can do */
@@ -66,6 +68,12 @@ PLX_API int plx_bdev_open(const char *url, struct plx_bdev **out, struct plx_err
 
 /** The same, with a name of its own, which no other disk of this process has. NULL for none. */
 PLX_API int plx_bdev_open_as(const char *url, const char *name, struct plx_bdev **out, struct plx_error *err);
+
+/**
+ * The path of the file or device that a disk's name stands for, which need not be there.
+ * @return 1; 0 when it is another kind of disk; -errno with err filled when it is no disk's name
+ */
+PLX_API int plx_bdev_path(const char *name, char *path, size_t size, struct plx_error *err);
 
 /**
  * Closes a disk whose channels have all been put back, and that nobody holds.

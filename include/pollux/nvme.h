@@ -63,6 +63,12 @@ PLX_API int plx_nvme_get_log(struct plx_nvme *n, uint8_t lid, uint8_t lsp, uint3
  */
 PLX_API int plx_nvme_wait_event(struct plx_nvme *n, int timeout_ms, uint32_t *dw0, struct plx_error *err);
 
+/**
+ * What keeps a text from being the NQN of a host or a subsystem (Base 4.7), as a sentence goes on after it: "does not
+ * begin with ..."; NULL when nothing does.
+ */
+PLX_API const char *plx_nvme_nqn_problem(const char *nqn);
+
 /** A status in words, as the specification has them. */
 PLX_API const char *plx_nvme_status_text(uint16_t status);
 

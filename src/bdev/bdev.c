@@ -3,10 +3,12 @@
 #include "bdev/core.h"
 
 #include "base/log.h"
+#include "base/uuid.h"
 #include "reactor/owner.h"
 
 #include <assert.h>
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -30,6 +32,31 @@ const char *const *plx_bdev_kinds(void)
     for (size_t i = 0; plx_bdev_drivers[i]; i++)
         __atomic_store_n(&kinds[i], plx_bdev_drivers[i]->help, __ATOMIC_RELAXED);
     return kinds;
+}
+
+/*
+ * A random UUID for a disk that is another one at each start; and info->origin: the UUID, or for such a disk its name,
+ * and all settings. That of a disk without settings is its UUID, so that they are no part of it.
+ */
+static int fill_identity(struct plx_bdev_info *info, const struct plx_url *url)
+{
+    char text[sizeof info->origin + sizeof url->params[0]];
+    int ret = 0;
+    memcpy(info->origin, info->uuid, sizeof info->origin);
+    if (plx_uuid_nil(info->uuid)) {
+        ret = plx_uuid_random(info->uuid);
+        if (!ret)
+            ret = plx_uuid_from_name(url->name, strlen(url->name), info->origin);
+    }
+    for (int i = 0; i < url->nparams && !ret; i++) {
+        if (!strcmp(url->params[i].key, "uuid")) /* is there already */
+            continue;
+        memcpy(text, info->origin, sizeof info->origin);
+        int len = snprintf(text + sizeof info->origin, sizeof url->params[i], "%s=%s", url->params[i].key,
+                           url->params[i].value);
+        ret = plx_uuid_from_name(text, sizeof info->origin + (size_t)len, info->origin);
+    }
+    return ret;
 }
 
 /* Completes what the driver's open said of the disk. */
@@ -165,7 +192,11 @@ int plx_bdev_open_as(const char *text, const char *name, struct plx_bdev **out, 
     ret = (*driver)->open(url, &bdev, err);
     if (ret)
         goto free_url;
-    ret = plx_bdev_register(bdev, (*driver)->scheme, url->text, name, err);
+    ret = fill_identity(&bdev->info, url);
+    if (ret)
+        plx_fail(err, ret, "cannot make a UUID for %s", url->name);
+    else
+        ret = plx_bdev_register(bdev, (*driver)->scheme, url->text, name, err);
     if (ret)
         bdev->ops->close(bdev);
     else

@@ -15,6 +15,7 @@
 #include <ctype.h>
 #include <errno.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -56,7 +57,7 @@ static size_t scheme_length(const char *text)
 
 static int find_scheme(const char *text, size_t len, struct plx_url *url, struct plx_error *err)
 {
-    char kinds[128] = "";
+    char kinds[128] = "", quoted[140];
     for (const struct plx_bdev_driver *const *d = plx_bdev_drivers; *d; d++) {
         if (strlen((*d)->scheme) == len && !memcmp((*d)->scheme, text, len)) {
             memcpy(url->scheme, text, len);
@@ -66,8 +67,11 @@ static int find_scheme(const char *text, size_t len, struct plx_url *url, struct
         size_t used = strlen(kinds);
         snprintf(kinds + used, sizeof kinds - used, "%s%s", used ? ", " : "", (*d)->scheme);
     }
-    return plx_fail(err, -EINVAL, "'%.*s' is no kind of disk: there are %s. A file of that name is written ./%.100s",
-                    (int)plx_min_u64(len, 40), text, kinds, text);
+    char file[140];
+    snprintf(file, sizeof file, "./%.130s", text);
+    return plx_fail(err, -EINVAL, "'%.*s' is no kind of disk: there are %s. A file of that name is written %s",
+                    (int)plx_min_u64(len, 40), text, kinds,
+                    plx_text_quote(file, quoted, sizeof quoted) ? quoted : "./NAME");
 }
 
 static int parse_param(const char *text, size_t len, struct plx_url *url, struct plx_error *err)
@@ -135,15 +139,22 @@ static int make_absolute(char *path, size_t size, struct plx_error *err)
     return 0;
 }
 
-/* Appends as much of s as there is room for, encoded so that it can be parsed again. */
+/* Appends as much of s as there is room for, encoded so that it can be printed, and parsed again. */
 static void append(char *text, size_t size, const char *s, const char *also)
 {
     size_t n = strlen(text);
-    for (; *s; s++) {
-        bool plain = (unsigned char)*s > 0x20 && *s != 0x7f && !(also && strchr(also, *s));
-        if (n + (plain ? 2 : 4) > size)
+    while (*s) {
+        size_t len = plx_text_printable(s);
+        bool plain = len && *s != ' ' && !(also && strchr(also, *s));
+        if (n + (plain ? len : 3) >= size)
             return;
-        n += (size_t)snprintf(text + n, size - n, plain ? "%c" : "%%%02x", (unsigned char)*s);
+        if (plain)
+            memcpy(text + n, s, len);
+        else
+            snprintf(text + n, size - n, "%%%02x", (unsigned char)*s);
+        n += plain ? len : 3;
+        s += plain ? len : 1;
+        text[n] = 0;
     }
 }
 
@@ -198,6 +209,18 @@ int plx_url_parse(const char *text, struct plx_url *url, struct plx_error *err)
     ret = parse_params(params, url, err);
     if (!ret)
         write_text(url);
+    return ret;
+}
+
+int plx_bdev_path(const char *name, char *path, size_t size, struct plx_error *err)
+{
+    struct plx_url *url = malloc(sizeof *url);
+    int ret = url ? plx_url_parse(name, url, err) : plx_fail(err, -ENOMEM, "out of memory");
+    if (!ret && !strcmp(url->scheme, "file"))
+        ret = (size_t)snprintf(path, size, "%s", url->body) < size
+                  ? 1
+                  : plx_fail(err, -ENAMETOOLONG, "%s: this path is too long", url->name);
+    free(url);
     return ret;
 }
 
@@ -275,6 +298,7 @@ int plx_url_uuid(const struct plx_url *url, const char *identity, uint8_t uuid[1
         return plx_fail(err, -EINVAL, "%s: uuid=%.40s: the one of zeroes stands for none", url->name, text);
     if (text)
         return 0;
-    int ret = identity ? plx_uuid_from_name(identity, strlen(identity), uuid) : plx_uuid_random(uuid);
+    memset(uuid, 0, 16);
+    int ret = identity ? plx_uuid_from_name(identity, strlen(identity), uuid) : 0;
     return ret ? plx_fail(err, ret, "cannot make a UUID for the disk") : 0;
 }

@@ -3,6 +3,7 @@
 #ifndef PLX_CLI_CLI_H
 #define PLX_CLI_CLI_H
 
+#include <getopt.h>
 #include <netinet/in.h>
 #include <pollux/pollux.h>
 
@@ -24,6 +25,36 @@ struct cli_command {
 };
 
 extern const struct cli_command cli_serve, cli_perf, cli_identify, cli_discover, cli_cp;
+
+/* ---- options.c ---- */
+
+enum { CLI_WRONG = -2 };
+
+/* How a subcommand's options are read. */
+struct cli_options {
+    const char *command; /* its name */
+    const char *letters; /* short options, as for getopt_long(); begins with ':' or "-:" */
+    const struct option *table;
+    const int *several; /* those of its values that may be given several times, ended by 0; or NULL */
+    uint64_t seen;      /* by place in the table */
+};
+
+/*
+ * The next option, as getopt_long() returns it: -1 at their end. @return CLI_WRONG after having said what is wrong:
+ * there is no such option, it lacks its value or takes none, or it is given a second value
+ */
+int cli_next_option(struct cli_options *o, int argc, char **argv);
+
+/*
+ * An option's value; unit is "a number", "seconds", ... @return EXIT_OK, or EXIT_USAGE after having said what is wrong
+ */
+int cli_parse_number(const char *option, const char *text, const char *unit, uint64_t min, uint64_t max, uint64_t *out);
+int cli_parse_u32(const char *option, const char *text, const char *unit, uint32_t min, uint32_t max, uint32_t *out);
+/* A power of two, or else a multiple of 512; range is "4K to 4M". */
+int cli_parse_size(const char *option, const char *text, const char *range, uint32_t min, uint32_t max, bool power,
+                   uint32_t *out);
+
+/* ---- */
 
 /*
  * The exit status when a disk or a controller cannot be opened: what is wrong with it is an error of usage; that nobody

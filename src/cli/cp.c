@@ -4,7 +4,6 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <getopt.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -16,6 +15,7 @@ enum { PROGRESS_MS = 250, BAR = 30 };
 
 struct cp {
     const char *src, *dst;
+    char path[4096]; /* of the destination that is a file */
     bool verify, quiet, help;
     bool terminal; /* progress is shown */
     bool drawn;    /* a progress line is on the screen */
@@ -86,30 +86,29 @@ static void tick(struct plx_timer *t)
 
 /* ---- the disks ---- */
 
-static bool is_url(const char *name)
-{
-    const char *colon = strchr(name, ':'), *slash = strchr(name, '/');
-    return colon && (!slash || colon < slash);
-}
-
-/* A destination that is a plain path to nothing becomes a file of the right size, all zeroes, without taking space. */
+/*
+ * A destination that is the name of no file yet becomes one of the right size, all zeroes, without taking space. One
+ * that cannot be written to is said to be so; that it could be read instead, as opening it says, is no help here.
+ */
 static int create_file(struct cp *c)
 {
-    struct stat st;
-    if (is_url(c->dst) || stat(c->dst, &st) == 0 || errno != ENOENT)
+    struct plx_error err;
+    int ret = plx_bdev_path(c->dst, c->path, sizeof c->path, &err);
+    if (ret < 0)
+        return cli_fail(cli_disk_status(ret), "%s", err.text);
+    if (!ret || access(c->path, W_OK) == 0)
         return EXIT_OK;
-    int fd = open(c->dst, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+    if (errno != ENOENT)
+        return cli_fail(cli_disk_status(-errno), "%s cannot be written to: %s", c->path, strerror(errno));
+    int fd = open(c->path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
     if (fd < 0)
-        return cli_fail(EXIT_RUNTIME, "%s: cannot be created: %s", c->dst, strerror(errno));
-    int ret = ftruncate(fd, (off_t)c->job.bytes) < 0 ? errno : 0;
-    close(fd);
-    if (ret) {
-        unlink(c->dst);
-        return cli_fail(EXIT_RUNTIME, "%s: cannot be made %" PRIu64 " bytes long: %s", c->dst, c->job.bytes,
-                        strerror(ret));
-    }
+        return cli_fail(cli_disk_status(-errno), "%s cannot be created: %s", c->path, strerror(errno));
     c->job.fresh = true;
-    return EXIT_OK;
+    ret = ftruncate(fd, (off_t)c->job.bytes) < 0 ? errno : 0;
+    close(fd);
+    return ret ? cli_fail(EXIT_RUNTIME, "%s cannot be made %" PRIu64 " bytes long: %s", c->path, c->job.bytes,
+                          strerror(ret))
+               : EXIT_OK;
 }
 
 static int check_disks(struct cp *c)
@@ -129,35 +128,60 @@ static int check_disks(struct cp *c)
     return EXIT_OK;
 }
 
-/* A source that is a plain path is only read, so that it may be read-only, or in use by others who only read it. */
-static int open_source(struct cp *c, struct plx_error *err)
+/* A source that is a file is only read, so that it may be read-only, or in use by others who only read it. */
+static void name_source(const struct cp *c, char *url, size_t size)
 {
-    char url[4096 + 16] = "file:";
-    size_t n = strlen(url);
-    if (is_url(c->src))
-        return plx_bdev_open(c->src, &c->job.src, err);
-    for (const char *p = c->src; *p && n + 8 < sizeof url; p++)
-        n += (size_t)snprintf(url + n, sizeof url - n, *p == '%' || *p == '?' ? "%%%02x" : "%c", *p);
-    snprintf(url + n, sizeof url - n, "?ro=1");
-    return plx_bdev_open(url, &c->job.src, err);
+    size_t n = (size_t)snprintf(url, size, "file:");
+    if (strncmp(c->src, url, n) == 0) {
+        const char *settings = strchr(c->src, '?');
+        bool told = settings && (strstr(settings, "?ro=") || strstr(settings, "&ro="));
+        snprintf(url, size, told ? "%s" : settings ? "%s&ro=1" : "%s?ro=1", c->src);
+        return;
+    }
+    for (const char *p = c->path; *p && n + 8 < size; p++)
+        n += (size_t)snprintf(url + n, size - n, *p == '%' || *p == '?' ? "%%%02x" : "%c", *p);
+    snprintf(url + n, size - n, "?ro=1");
+}
+
+static int open_source(struct cp *c)
+{
+    struct stat st;
+    struct plx_error err;
+    char url[2 * sizeof c->path];
+    int ret = plx_bdev_path(c->src, c->path, sizeof c->path, &err);
+    bool file = ret > 0, there = !file || stat(c->path, &st) == 0;
+    if (!there && errno == ENOENT)
+        return cli_fail(EXIT_USAGE, "there is no file %s to copy", c->path);
+    if (file && there && S_ISREG(st.st_mode) && !st.st_size)
+        return cli_fail(EXIT_USAGE, "%s is empty: there is nothing to copy", c->path);
+    if (file)
+        name_source(c, url, sizeof url);
+    if (ret >= 0)
+        ret = plx_bdev_open(file ? url : c->src, &c->job.src, &err);
+    if (ret)
+        return cli_fail(cli_disk_status(ret), "%s", err.text);
+    const struct plx_bdev_info *info = plx_bdev_info(c->job.src);
+    c->job.bytes = info->blocks * info->block_size;
+    return EXIT_OK;
 }
 
 static int open_disks(struct cp *c)
 {
     struct plx_error err;
-    int ret = open_source(c, &err);
-    if (ret)
-        return cli_fail(cli_disk_status(ret), "%s", err.text);
-    const struct plx_bdev_info *info = plx_bdev_info(c->job.src);
-    c->job.bytes = info->blocks * info->block_size;
-    ret = create_file(c);
-    if (ret)
-        return ret;
-    ret = plx_bdev_open(c->dst, &c->job.dst, &err);
-    if (ret)
-        return cli_fail(cli_disk_status(ret), "%s", err.text);
-    ret = cli_check_memory((struct plx_bdev *[]){c->job.src, c->job.dst}, 2);
-    return ret ? ret : check_disks(c);
+    int ret = open_source(c);
+    if (!ret)
+        ret = create_file(c);
+    if (!ret) {
+        ret = plx_bdev_open(c->dst, &c->job.dst, &err);
+        ret = ret ? cli_fail(cli_disk_status(ret), "%s", err.text) : EXIT_OK;
+    }
+    if (!ret)
+        ret = cli_check_memory((struct plx_bdev *[]){c->job.src, c->job.dst}, 2);
+    if (!ret)
+        ret = check_disks(c);
+    if (ret && c->job.fresh)
+        unlink(c->path);
+    return ret;
 }
 
 /* ---- copying ---- */
@@ -177,8 +201,8 @@ static int run_pass(struct cp *c)
     if (job->verify && job->status == PLX_SC_COMPARE_FAILURE)
         return cli_fail(EXIT_RUNTIME, "%s differs from %s between byte %" PRIu64 " and %" PRIu64, c->dst, c->src,
                         job->where, job->where + job->chunk);
-    return cli_fail(EXIT_RUNTIME, "%s failed at byte %" PRIu64 ": %s (%03x)", job->what, job->where,
-                    plx_nvme_status_text(job->status), job->status);
+    return cli_fail(EXIT_RUNTIME, "%s: %s failed at byte %" PRIu64 ": %s (%03x)", job->of_source ? c->src : c->dst,
+                    job->what, job->where, plx_nvme_status_text(job->status), job->status);
 }
 
 static void summarize(const struct cp *c, double seconds, uint64_t zeroes)
@@ -201,7 +225,7 @@ static int copy(struct cp *c)
     shown = c;
     ret = cp_begin(&c->job);
     if (ret) {
-        ret = cli_fail(EXIT_RUNTIME, "cannot begin: %s", strerror(-ret));
+        ret = cli_fail(EXIT_RUNTIME, "cannot begin to copy %s to %s: %s", c->src, c->dst, strerror(-ret));
     } else {
         ret = run_pass(c);
         double seconds = seconds_since(c);
@@ -224,7 +248,7 @@ static void cp_help(void)
 {
     puts(
         "pollux cp [OPTION]... SRC DST\n"
-        "  Copies one disk to another that is at least as large; a destination that is a path to nothing becomes a file.\n"
+        "  Copies one disk to another that is at least as large; a destination that is no file yet becomes one.\n"
         "  Zeroes are not transferred where the destination can do without. A remote disk whose connection is lost is\n"
         "  waited for, and the copy goes on.\n\n"
         "disks:");
@@ -237,54 +261,35 @@ static void cp_help(void)
          "  -q, --quiet        neither progress nor summary");
 }
 
-static int parse_number(const char *name, const char *text, uint64_t min, uint64_t max, uint64_t *out)
+static int parse_one(struct cp *c, int opt, const char *arg)
 {
-    if (plx_parse_size(text, out) || *out < min || *out > max)
-        return cli_fail(EXIT_USAGE, "--%s %s: takes a number from %" PRIu64 " to %" PRIu64, name, text, min, max);
-    return EXIT_OK;
-}
-
-static int parse_one(struct cp *c, int opt, const char *arg, const char *given)
-{
-    uint64_t v;
-    int ret;
     switch (opt) {
     case 'v':
         c->verify = true;
         return EXIT_OK;
     case 'd':
-        ret = parse_number("depth", arg, 1, CP_DEPTH_MAX, &v);
-        c->job.depth = ret ? 0 : (unsigned)v;
-        return ret;
+        return cli_parse_u32("depth", arg, "a number", 1, CP_DEPTH_MAX, &c->job.depth);
     case 'c':
-        ret = parse_number("chunk", arg, CP_CHUNK_MIN, CP_CHUNK_MAX, &v);
-        c->job.chunk = ret ? 0 : (uint32_t)v;
-        return !ret && v & (v - 1) ? cli_fail(EXIT_USAGE, "--chunk %s: takes a power of two", arg) : ret;
+        return cli_parse_size("chunk", arg, "64K to 1M", CP_CHUNK_MIN, CP_CHUNK_MAX, true, &c->job.chunk);
     case 'q':
         c->quiet = true;
         return EXIT_OK;
-    case 'h':
+    default:
         c->help = true;
         return EXIT_OK;
-    case ':':
-        return cli_fail(EXIT_USAGE, "%s needs a value; \"pollux help cp\" explains it", given);
-    default:
-        return cli_fail(EXIT_USAGE, "there is no option %s; \"pollux help cp\" lists them all", given);
     }
 }
 
 static int parse(struct cp *c, int argc, char **argv)
 {
-    static const struct option options[] = {
+    static const struct option table[] = {
         {"verify", no_argument, NULL, 'v'},      {"depth", required_argument, NULL, 'd'},
         {"chunk", required_argument, NULL, 'c'}, {"quiet", no_argument, NULL, 'q'},
         {"help", no_argument, NULL, 'h'},        {NULL, 0, NULL, 0}};
-    opterr = 0;
-    for (int opt; (opt = getopt_long(argc, argv, ":qh", options, NULL)) >= 0;) {
-        int ret = parse_one(c, opt, optarg, argv[optind - 1]);
-        if (ret)
-            return ret;
-    }
+    struct cli_options options = {"cp", ":qh", table, NULL, 0};
+    for (int opt; (opt = cli_next_option(&options, argc, argv)) != -1;)
+        if (opt == CLI_WRONG || parse_one(c, opt, optarg))
+            return EXIT_USAGE;
     if (c->help)
         return EXIT_OK;
     if (argc - optind != 2)

@@ -22,7 +22,7 @@ struct cp_job {
     struct plx_bdev *src, *dst;
     uint64_t bytes; /* to copy */
     uint32_t chunk; /* bytes of a request; a multiple of both block sizes */
-    unsigned depth; /* chunks under way */
+    uint32_t depth; /* chunks under way */
     bool fresh;     /* the destination reads as zeroes throughout: zeroes need not be written */
     bool verify;    /* compare instead of copying */
 
@@ -30,6 +30,7 @@ struct cp_job {
     uint64_t zeroes;  /* of these, found to be zeroes and not transferred */
     uint16_t status;  /* the first error */
     const char *what; /* the operation that it befell */
+    bool of_source;   /* on the source */
     uint64_t where;   /* and its byte */
 
     /* The engine's. */

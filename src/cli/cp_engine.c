@@ -53,6 +53,8 @@ static void flushed(struct plx_bdev_req *req)
     if (req->status && !s->job->status) {
         s->job->status = req->status;
         s->job->what = "flushing";
+        s->job->of_source = false;
+        s->job->where = s->job->bytes;
     }
     plx_reactor_stop(s->job->reactor);
 }
@@ -106,6 +108,7 @@ static bool failed(struct cp_slot *s, const char *what, uint32_t offset)
     if (!job->status) {
         job->status = s->req.status;
         job->what = what;
+        job->of_source = s->req.ch == job->from;
         job->where = s->at + offset;
     }
     return true;

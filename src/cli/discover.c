@@ -2,8 +2,6 @@
 /* `pollux discover`: the discovery log of a controller, and of those that it refers to, in the terms of nvme-cli. */
 #include "cli.h"
 
-#include <errno.h>
-#include <getopt.h>
 #include <inttypes.h>
 #include <jansson.h>
 #include <stdio.h>
@@ -20,8 +18,8 @@ enum {
 };
 
 struct discover {
-    bool json, watch;
-    const char *params;
+    bool json, watch, help;
+    char params[1024]; /* "hostnqn=..." */
     char where[CONTROLLERS_MAX][WHERE_MAX];
     unsigned nwhere;
     json_t *logs;
@@ -184,14 +182,6 @@ static void print_json(struct discover *o)
     json_array_clear(o->logs);
 }
 
-/* What is wrong with a referral, whose words are in it. */
-static void complain(const struct plx_error *err)
-{
-    char text[sizeof err->text];
-    cli_text(err->text, sizeof err->text - 1, text);
-    cli_fail(EXIT_RUNTIME, "%s", text);
-}
-
 /* The first controller counts; one that it refers to and that does not answer is told of, no more. */
 static int discover_all(struct discover *o, const char *first, struct plx_nvme **kept, struct plx_error *err)
 {
@@ -211,7 +201,7 @@ static int discover_all(struct discover *o, const char *first, struct plx_nvme *
         if (ret && !i)
             return ret;
         if (ret)
-            complain(err);
+            cli_fail(EXIT_RUNTIME, "%s", err->text);
     }
     print_json(o);
     return 0;
@@ -244,38 +234,41 @@ static void discover_help(void)
         "      --hostnqn NQN    who is asking: some controllers tell each host something else");
 }
 
-static int parse(int argc, char **argv, struct discover *o, char *params, size_t size)
+/* The parameters that say who is asking; its name may hold what separates parameters. */
+static int name_host(const char *nqn, char *params, size_t size)
 {
-    static const struct option options[] = {{"json", no_argument, NULL, 'j'},
-                                            {"watch", no_argument, NULL, 'w'},
-                                            {"hostnqn", required_argument, NULL, 'q'},
-                                            {"help", no_argument, NULL, 'h'},
-                                            {NULL, 0, NULL, 0}};
-    opterr = 0;
-    for (int opt; (opt = getopt_long(argc, argv, ":jwq:h", options, NULL)) >= 0;) {
-        switch (opt) {
-        case 'j':
-            o->json = true;
-            break;
-        case 'w':
-            o->watch = true;
-            break;
-        case 'q':
-            snprintf(params, size, "hostnqn=%s", optarg);
-            o->params = params;
-            break;
-        case 'h':
-            discover_help();
-            return -1;
-        case ':':
-            return cli_fail(EXIT_USAGE, "%s needs a value; \"pollux help discover\" explains it", argv[optind - 1]);
-        default:
-            return cli_fail(EXIT_USAGE, "there is no option %s; \"pollux help discover\" lists them all",
-                            argv[optind - 1]);
-        }
+    const char *problem = plx_nvme_nqn_problem(nqn);
+    if (problem)
+        return cli_fail(EXIT_USAGE, "--hostnqn \"%s\" %s", nqn, problem);
+    size_t n = (size_t)snprintf(params, size, "hostnqn=");
+    for (; *nqn; nqn++)
+        n += (size_t)snprintf(params + n, size - n, strchr("%&", *nqn) ? "%%%02x" : "%c", *nqn);
+    return EXIT_OK;
+}
+
+static int parse(int argc, char **argv, struct discover *o)
+{
+    static const struct option table[] = {{"json", no_argument, NULL, 'j'},
+                                          {"watch", no_argument, NULL, 'w'},
+                                          {"hostnqn", required_argument, NULL, 'q'},
+                                          {"help", no_argument, NULL, 'h'},
+                                          {NULL, 0, NULL, 0}};
+    struct cli_options options = {"discover", ":jwq:h", table, NULL, 0};
+    for (int opt; (opt = cli_next_option(&options, argc, argv)) != -1;) {
+        if (opt == CLI_WRONG || (opt == 'q' && name_host(optarg, o->params, sizeof o->params)))
+            return EXIT_USAGE;
+        o->json |= opt == 'j';
+        o->watch |= opt == 'w';
+        o->help |= opt == 'h';
     }
+    if (o->help)
+        return EXIT_OK;
     if (argc - optind != 1)
         return cli_fail(EXIT_USAGE, "discover takes one address, such as 192.0.2.1 or [::1]:8009");
+    const char *scheme = strstr(argv[optind], "://");
+    if (scheme)
+        return cli_fail(EXIT_USAGE, "discover takes an address alone: \"%.*s\", and not \"%s\"",
+                        (int)strcspn(scheme + 3, "/,?"), scheme + 3, argv[optind]);
     return EXIT_OK;
 }
 
@@ -284,10 +277,12 @@ static int discover(int argc, char **argv)
     static struct discover o;
     struct plx_nvme *n = NULL;
     struct plx_error err;
-    char params[300];
-    int ret = parse(argc, argv, &o, params, sizeof params);
-    if (ret)
-        return ret < 0 ? EXIT_OK : ret;
+    int ret = parse(argc, argv, &o);
+    if (ret || o.help) {
+        if (!ret)
+            discover_help();
+        return ret;
+    }
     o.logs = json_array();
     ret = discover_all(&o, argv[optind], &n, &err);
     bool connected = n != NULL;

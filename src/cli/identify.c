@@ -5,7 +5,6 @@
  */
 #include "cli.h"
 
-#include <getopt.h>
 #include <inttypes.h>
 #include <jansson.h>
 #include <stdio.h>
@@ -277,20 +276,21 @@ static void identify_help(void)
 
 static int identify(int argc, char **argv)
 {
-    static const struct option options[] = {
+    bool help = false;
+    static const struct option table[] = {
         {"json", no_argument, NULL, 'j'}, {"help", no_argument, NULL, 'h'}, {NULL, 0, NULL, 0}};
+    struct cli_options options = {"identify", ":jh", table, NULL, 0};
     struct identify o = {0};
     struct plx_error err;
-    opterr = 0;
-    for (int opt; (opt = getopt_long(argc, argv, "jh", options, NULL)) >= 0;) {
-        if (opt == 'h') {
-            identify_help();
-            return EXIT_OK;
-        }
-        if (opt == '?')
-            return cli_fail(EXIT_USAGE, "there is no option %s; \"pollux help identify\" lists them all",
-                            argv[optind - 1]);
-        o.json = true;
+    for (int opt; (opt = cli_next_option(&options, argc, argv)) != -1;) {
+        if (opt == CLI_WRONG)
+            return EXIT_USAGE;
+        o.json |= opt == 'j';
+        help |= opt == 'h';
+    }
+    if (help) {
+        identify_help();
+        return EXIT_OK;
     }
     if (argc - optind != 1)
         return cli_fail(EXIT_USAGE, "identify takes one controller, such as nvme+tcp://127.0.0.1:4420/NQN");

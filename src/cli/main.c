@@ -2,21 +2,38 @@
 #include "cli.h"
 
 #include <errno.h>
+#include <signal.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/sysinfo.h>
 
 static const struct cli_command *const commands[] = {&cli_serve, &cli_perf, &cli_cp, &cli_identify, &cli_discover};
 enum { COMMANDS = sizeof commands / sizeof commands[0] };
 
+/* What came from elsewhere must not steer a terminal. */
+static void clean_text(char *text)
+{
+    for (size_t n; *text; text += n) {
+        n = plx_text_printable(text);
+        if (!n)
+            *text = '?';
+        n += !n;
+    }
+}
+
 int cli_fail(int status, const char *fmt, ...)
 {
+    char *text;
     va_list ap;
     va_start(ap, fmt);
-    fputs("pollux: ", stderr);
-    vfprintf(stderr, fmt, ap);
-    fputc('\n', stderr);
+    int len = vasprintf(&text, fmt, ap);
     va_end(ap);
+    if (len < 0)
+        return status;
+    clean_text(text);
+    fprintf(stderr, "pollux: %s\n", text);
+    free(text);
     return status;
 }
 
@@ -68,16 +85,18 @@ static void usage(void)
     printf("\n  pollux --version\n");
 }
 
-static int help(const char *name)
+/* The words after "help". */
+static int help(int argc, char **argv)
 {
-    if (!name) {
+    const struct cli_command *c = argc ? find(argv[0]) : NULL;
+    if (argc > 1)
+        return cli_fail(EXIT_USAGE, "help takes one command: \"%s\" is a word too many", argv[1]);
+    if (!argc || strcmp(argv[0], "help") == 0)
         usage();
-        return EXIT_OK;
-    }
-    const struct cli_command *c = find(name);
-    if (!c)
-        return cli_fail(EXIT_USAGE, "there is no command \"%s\"; \"pollux help\" lists those there are", name);
-    c->help();
+    else if (c)
+        c->help();
+    else
+        return cli_fail(EXIT_USAGE, "there is no command \"%s\"; \"pollux help\" lists those there are", argv[0]);
     return EXIT_OK;
 }
 
@@ -88,11 +107,13 @@ static int run(int argc, char **argv)
         return EXIT_USAGE;
     }
     if (strcmp(argv[1], "--version") == 0 || strcmp(argv[1], "version") == 0) {
+        if (argc > 2)
+            return cli_fail(EXIT_USAGE, "%s stands alone: \"%s\" is a word too many", argv[1], argv[2]);
         printf("pollux %s\n", plx_version());
         return EXIT_OK;
     }
     if (strcmp(argv[1], "help") == 0 || strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0)
-        return help(argc > 2 ? argv[2] : NULL);
+        return help(argc - 2, argv + 2);
     const struct cli_command *c = find(argv[1]);
     if (!c)
         return cli_fail(EXIT_USAGE, "there is no command \"%s\"; \"pollux help\" lists those there are", argv[1]);
@@ -102,6 +123,7 @@ static int run(int argc, char **argv)
 int main(int argc, char **argv)
 {
     setvbuf(stdout, NULL, _IOLBF, 0); /* whoever waits for a line gets it, pipe or not */
+    signal(SIGXFSZ, SIG_IGN);         /* a write beyond a limit of file sizes fails, and that is all */
     int status = run(argc, argv);
     bool server = argc > 1 && strcmp(argv[1], cli_serve.name) == 0; /* does not run for the sake of what it prints */
     if (!status && !server && (fflush(stdout) || ferror(stdout)))

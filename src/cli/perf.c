@@ -343,8 +343,8 @@ static int check_probes(const struct perf *p)
 static void begin(struct perf *p, struct perf_result *r)
 {
     r->npeers = perf_peers(r->peers, PERF_PEERS);
-    r->own_cpu = -perf_cpu_own();
     p->started = p->seen_at = now_ns();
+    r->own_cpu = -perf_cpu_own();
     p->next_tick = p->terminal ? p->started + TICK_MS * UINT64_C(1000000) : 0;
     if (p->o.time_ns && !p->o.verify) /* verifying takes its time afterwards */
         p->overdue = p->started + p->o.time_ns + OVERDUE_MS * UINT64_C(1000000);
@@ -353,9 +353,9 @@ static void begin(struct perf *p, struct perf_result *r)
 
 static void end(struct perf *p, struct perf_result *r)
 {
+    r->own_cpu += perf_cpu_own();
     uint64_t now = now_ns(), longest = 0;
     r->wall = (double)(now - p->started) / 1e9;
-    r->own_cpu += perf_cpu_own();
     perf_peers_end(r->peers, &r->npeers);
     for (unsigned i = 0; i < p->njobs; i++) {
         if (!p->jobs[i]->ended)

@@ -168,18 +168,20 @@ unsigned perf_peers(struct perf_peer *peers, unsigned max)
         if (!isdigit((unsigned char)e->d_name[0]) || pid == getpid() || !each_socket(e->d_name, is_theirs, s))
             continue;
         struct perf_peer *p = &peers[n++];
-        *p = (struct perf_peer){.pid = pid, .cpu = cpu_of(pid)};
-        char path[64];
+        *p = (struct perf_peer){.pid = pid};
+        char path[64], line[sizeof p->name] = "";
         snprintf(path, sizeof path, "/proc/%d/comm", pid);
         FILE *f = fopen(path, "re");
-        if (f && fgets(p->name, sizeof p->name, f))
-            p->name[strcspn(p->name, "\n")] = 0;
+        if (f && fgets(line, sizeof line, f))
+            cli_text(line, strcspn(line, "\n"), p->name);
         if (f)
             fclose(f);
     }
     if (proc)
         closedir(proc);
     free(s);
+    for (unsigned i = 0; i < n; i++) /* at last, as the search takes its time */
+        peers[i].cpu = cpu_of(peers[i].pid);
     return n;
 }
 

@@ -2,8 +2,6 @@
 /* The command line of `pollux perf`. */
 #include "perf.h"
 
-#include <errno.h>
-#include <getopt.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -20,7 +18,7 @@ enum {
     MAX_SECONDS = 100000,
 };
 
-static const struct option options[] = {
+static const struct option table[] = {
     {"queue-depth", required_argument, NULL, 'q'},
     {"io-size", required_argument, NULL, 'o'},
     {"workload", required_argument, NULL, 'w'},
@@ -61,40 +59,12 @@ void perf_help(void)
          "      --poll MODE         busy, adaptive or sleep (busy)");
 }
 
-static int parse_number(const char *name, const char *text, uint64_t min, uint64_t max, uint64_t *out)
-{
-    char *rest;
-    errno = 0;
-    unsigned long long v = strtoull(text, &rest, 10);
-    if (text[0] < '0' || text[0] > '9' || *rest || errno || v < min || v > max)
-        return cli_fail(EXIT_USAGE, "%s %s: takes a number from %llu to %llu", name, text, (unsigned long long)min,
-                        (unsigned long long)max);
-    *out = v;
-    return EXIT_OK;
-}
-
-static int parse_u32(const char *name, const char *text, uint32_t min, uint32_t max, uint32_t *out)
-{
-    uint64_t v = 0;
-    int ret = parse_number(name, text, min, max, &v);
-    *out = (uint32_t)v;
-    return ret;
-}
-
-static int parse_io_size(const char *text, uint32_t *out)
-{
-    uint64_t v;
-    if (plx_parse_size(text, &v) || v < 512 || v > PERF_MAX_SIZE || v % 512)
-        return cli_fail(EXIT_USAGE, "--io-size %s: takes a size from 512 to 16M, a multiple of 512", text);
-    *out = (uint32_t)v;
-    return EXIT_OK;
-}
-
 static int parse_time(const char *text, uint64_t *ns)
 {
     char *rest;
     double seconds = strtod(text, &rest);
-    if (text[0] < '0' || text[0] > '9' || *rest || !(seconds >= 0.001) || seconds > MAX_SECONDS)
+    if (text[0] < '0' || text[0] > '9' || text[strspn(text, "0123456789.")] || *rest || !(seconds >= 0.001) ||
+        seconds > MAX_SECONDS)
         return cli_fail(EXIT_USAGE, "--time %s: takes seconds from 0.001 to %d", text, MAX_SECONDS);
     *ns = (uint64_t)(seconds * 1e9);
     return EXIT_OK;
@@ -139,9 +109,9 @@ static int parse_one(int opt, const char *arg, struct perf_options *o, const cha
     case 1: /* not an option */
         return add_disk(o, arg);
     case 'q':
-        return parse_u32("--queue-depth", arg, 1, PERF_MAX_DEPTH, &o->depth);
+        return cli_parse_u32("queue-depth", arg, "a number", 1, PERF_MAX_DEPTH, &o->depth);
     case 'o':
-        return parse_io_size(arg, &o->size);
+        return cli_parse_size("io-size", arg, "512 to 16M", 512, PERF_MAX_SIZE, false, &o->size);
     case 'w':
         return parse_workload(arg, o);
     case 'M':
@@ -150,14 +120,14 @@ static int parse_one(int opt, const char *arg, struct perf_options *o, const cha
     case 't':
         return parse_time(arg, &o->time_ns);
     case 'P':
-        return parse_u32("--qpairs", arg, 1, PERF_MAX_QPAIRS, &o->qpairs);
+        return cli_parse_u32("qpairs", arg, "a number", 1, PERF_MAX_QPAIRS, &o->qpairs);
     case 'm':
         o->ncores = plx_parse_cores(arg, o->cores, PERF_MAX_CORES, &err);
         return o->ncores > 0 ? EXIT_OK : cli_fail(EXIT_USAGE, "--cores %s: %s", arg, err.text);
     case OPT_RATE:
-        return parse_number("--rate", arg, 1, 1000000000, &o->rate);
+        return cli_parse_number("rate", arg, "requests a second", 1, 1000000000, &o->rate);
     case OPT_COUNT:
-        return parse_number("--count", arg, 1, UINT64_C(1) << 60, &o->count);
+        return cli_parse_number("count", arg, "a number", 1, UINT64_C(1) << 60, &o->count);
     case OPT_VERIFY:
         o->verify = true;
         return EXIT_OK;
@@ -180,7 +150,7 @@ static int check(struct perf_options *o, const char *percent)
     if (percent && !mixed)
         return cli_fail(EXIT_USAGE, "--read-percent %s: goes with the workloads rw and randrw, not with %s", percent,
                         o->workload);
-    if (percent && parse_u32("--read-percent", percent, 0, 100, &o->read_percent))
+    if (percent && cli_parse_u32("read-percent", percent, "a number", 0, 100, &o->read_percent))
         return EXIT_USAGE;
     if (!o->qpairs)
         o->qpairs = o->ncores ? (uint32_t)o->ncores : 1;
@@ -207,27 +177,13 @@ int perf_parse(int argc, char **argv, struct perf_options *o)
                                .random = true,
                                .read_percent = 100,
                                .poll = PLX_POLL_BUSY};
-    opterr = 0;
-    optind = 1;
-    for (;;) {
-        int opt = getopt_long(argc, argv, "-:q:o:w:M:t:P:m:h", options, NULL);
-        if (opt < 0)
-            break;
-        const char *given = argv[optind - 1];
-        if (opt == ':')
-            return cli_fail(EXIT_USAGE, "%s needs a value; \"pollux help perf\" explains it", given);
-        if (opt == '?')
-            return optopt && optopt < 256
-                       ? cli_fail(EXIT_USAGE, "there is no option -%c; \"pollux help perf\" lists them all", optopt)
-                       : cli_fail(EXIT_USAGE, "there is no option %s; \"pollux help perf\" lists them all", given);
-        int ret = parse_one(opt, optarg, o, &percent);
-        if (ret)
-            return ret;
-    }
+    struct cli_options options = {"perf", "-:q:o:w:M:t:P:m:h", table, NULL, 0};
+    for (int opt; (opt = cli_next_option(&options, argc, argv)) != -1;)
+        if (opt == CLI_WRONG || parse_one(opt, optarg, o, &percent))
+            return EXIT_USAGE;
     for (; optind < argc; optind++) { /* after "--" */
-        int ret = add_disk(o, argv[optind]);
-        if (ret)
-            return ret;
+        if (add_disk(o, argv[optind]))
+            return EXIT_USAGE;
     }
     return o->help ? EXIT_OK : check(o, percent);
 }

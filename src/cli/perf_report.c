@@ -12,6 +12,12 @@ enum { MARKS = 5 };
 static const double mark_percents[MARKS] = {50, 90, 99, 99.9, 99.99};
 static const char *const mark_names[MARKS] = {"p50", "p90", "p99", "p99.9", "p99.99"};
 
+/*
+ * The kernel brings CPU times up to date, and tells those of other processes, in steps of up to 10 ms: of a run that is
+ * not much longer than that, they say nothing.
+ */
+#define CPU_SECONDS 0.2
+
 /* What jobs did together: those of one disk, or all. */
 struct summary {
     double iops, mib_s;
@@ -96,8 +102,10 @@ static void print_heading(void)
 
 static void print_cpu(const struct perf_result *r)
 {
-    if (r->wall <= 0)
+    if (r->wall < CPU_SECONDS) {
+        printf("CPU: not told of a run of less than %.1f s\n", CPU_SECONDS);
         return;
+    }
     printf("CPU: %.1f %% of a core here", 100 * r->own_cpu / r->wall);
     for (unsigned i = 0; i < r->npeers; i++)
         printf(", %.1f %% in %s (process %d)", 100 * r->peers[i].cpu / r->wall, r->peers[i].name, r->peers[i].pid);

@@ -147,8 +147,11 @@ static void announce(const struct serve *s)
         uint16_t port = plx_nvmf_listener_port(s->listeners[i]);
         printf(strchr(addr, ':') ? "listening on [%s]:%u\n" : "listening on %s:%u\n", addr, port);
         addr = plx_nvmf_listener_reach(s->listeners[i], reach, sizeof reach);
-        for (unsigned n = 0; n < s->o.nsubsystems; n++)
-            printf("  nvme connect -t tcp -a %s -s %u -n %s\n", addr, port, plx_nvmf_subsystem_nqn(s->subsystems[n]));
+        for (unsigned n = 0; n < s->o.nsubsystems; n++) {
+            char nqn[4 * PLX_NVMF_NQN_SIZE]; /* quoted, at most */
+            plx_text_quote(plx_nvmf_subsystem_nqn(s->subsystems[n]), nqn, sizeof nqn);
+            printf("  nvme connect -t tcp -a %s -s %u -n %s\n", addr, port, nqn);
+        }
     }
 }
 

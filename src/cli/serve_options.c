@@ -2,8 +2,6 @@
 /* The command line of `pollux serve`. */
 #include "cli.h"
 
-#include <errno.h>
-#include <getopt.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -20,7 +18,7 @@ enum {
     OPT_SERIAL,
 };
 
-static const struct option options[] = {
+static const struct option table[] = {
     {"listen", required_argument, NULL, 'l'},
     {"nqn", required_argument, NULL, 'n'},
     {"cores", required_argument, NULL, 'm'},
@@ -74,24 +72,10 @@ static int parse_listen(const char *text, struct serve_options *o)
     return EXIT_OK;
 }
 
-static int parse_number(const char *name, const char *text, unsigned min, unsigned max, uint32_t *out)
+static int check_nqn(const char *option, const char *nqn)
 {
-    char *rest;
-    errno = 0;
-    unsigned long v = strtoul(text, &rest, 10);
-    if (text[0] < '0' || text[0] > '9' || *rest || errno || v < min || v > max)
-        return cli_fail(EXIT_USAGE, "--%s %s: takes a number from %u to %u", name, text, min, max);
-    *out = (uint32_t)v;
-    return EXIT_OK;
-}
-
-static int parse_bytes(const char *name, const char *text, uint64_t min, uint64_t max, const char *range, uint32_t *out)
-{
-    uint64_t v;
-    if (plx_parse_size(text, &v) || v < min || v > max)
-        return cli_fail(EXIT_USAGE, "--%s %s: takes a size from %s", name, text, range);
-    *out = (uint32_t)v;
-    return EXIT_OK;
+    const char *problem = plx_nvme_nqn_problem(nqn);
+    return problem ? cli_fail(EXIT_USAGE, "%s \"%s\" %s", option, nqn, problem) : EXIT_OK;
 }
 
 /* Each NQN begins a subsystem; what stood before the first one is taken care of by settle_subsystems(). */
@@ -100,7 +84,15 @@ static int add_nqn(struct serve_options *o, const char *nqn)
     if (o->nsubsystems > SERVE_MAX_SUBSYSTEMS - 1)
         return cli_fail(EXIT_USAGE, "--nqn: there can be at most %d subsystems", SERVE_MAX_SUBSYSTEMS - 1);
     o->nqns[o->nsubsystems++] = nqn;
-    return EXIT_OK;
+    return check_nqn("--nqn", nqn);
+}
+
+static int add_host(struct serve_options *o, const char *nqn)
+{
+    if (o->nhosts == SERVE_MAX_HOSTS)
+        return cli_fail(EXIT_USAGE, "--allow: there can be at most %d hosts", SERVE_MAX_HOSTS);
+    o->hosts[o->nhosts++] = nqn;
+    return check_nqn("--allow", nqn);
 }
 
 static unsigned disks_of(const struct serve_options *o, unsigned subsystem)
@@ -154,34 +146,25 @@ static int parse_one(int opt, const char *arg, struct serve_options *o)
         o->ncores = plx_parse_cores(arg, o->cores, SERVE_MAX_CORES, &err);
         return o->ncores > 0 ? EXIT_OK : cli_fail(EXIT_USAGE, "--cores %s: %s", arg, err.text);
     case OPT_ALLOW:
-        if (o->nhosts == SERVE_MAX_HOSTS)
-            return cli_fail(EXIT_USAGE, "--allow: there can be at most %d hosts", SERVE_MAX_HOSTS);
-        o->hosts[o->nhosts++] = arg;
-        return EXIT_OK;
+        return add_host(o, arg);
     case OPT_ALLOW_ANY:
         o->allow_any_host = true;
         return EXIT_OK;
     case OPT_POLL:
         return cli_parse_poll(arg, &o->poll);
     case OPT_MAX_IO:
-        ret = parse_bytes("max-io-size", arg, 4096, 4 << 20, "4K to 4M, a power of two", &o->nvmf.max_io_size);
-        if (!ret && o->nvmf.max_io_size & (o->nvmf.max_io_size - 1))
-            return cli_fail(EXIT_USAGE, "--max-io-size %s: takes a power of two, such as 128K", arg);
-        return ret;
+        return cli_parse_size("max-io-size", arg, "4K to 4M", 4096, 4 << 20, true, &o->nvmf.max_io_size);
     case OPT_DEPTH:
-        return parse_number("queue-depth", arg, 2, 1024, &o->nvmf.queue_depth);
+        return cli_parse_u32("queue-depth", arg, "a number", 2, 1024, &o->nvmf.queue_depth);
     case OPT_QUEUES:
-        return parse_number("max-queues", arg, 1, 128, &o->nvmf.max_queues);
+        return cli_parse_u32("max-queues", arg, "a number", 1, 128, &o->nvmf.max_queues);
     case OPT_CAPSULE:
-        ret = parse_bytes("in-capsule", arg, 0, 65536, "0 to 64K, a multiple of 512", &o->nvmf.in_capsule_size);
-        if (!ret && o->nvmf.in_capsule_size % 512)
-            return cli_fail(EXIT_USAGE, "--in-capsule %s: takes a multiple of 512", arg);
+        ret = cli_parse_size("in-capsule", arg, "0 to 64K", 0, 65536, false, &o->nvmf.in_capsule_size);
         o->nvmf.no_in_capsule = !o->nvmf.in_capsule_size;
         return ret;
     case OPT_TIMEOUT:
-        ret = parse_number("peer-timeout", arg, 1, 3600, &seconds);
-        if (!ret)
-            o->nvmf.peer_timeout_ms = seconds * 1000;
+        ret = cli_parse_u32("peer-timeout", arg, "seconds", 1, 3600, &seconds);
+        o->nvmf.peer_timeout_ms = seconds * 1000;
         return ret;
     case OPT_SERIAL:
         o->serial = arg;
@@ -229,6 +212,8 @@ static int check(struct serve_options *o)
         return cli_fail(EXIT_USAGE, "no disk is named; for example: pollux serve disk.img, or pollux serve ram:1G");
     if (settle_subsystems(o))
         return EXIT_USAGE;
+    if (o->quiet && o->log_level > PLX_LOG_WARN)
+        return cli_fail(EXIT_USAGE, "--quiet and --verbose contradict each other; give one of them");
     if (o->serial && o->nsubsystems > 1)
         return cli_fail(EXIT_USAGE, "--serial %s: one serial number cannot be that of %u subsystems; leave it out",
                         o->serial, o->nsubsystems);
@@ -240,28 +225,15 @@ static int check(struct serve_options *o)
 int serve_parse(int argc, char **argv, struct serve_options *o)
 {
     *o = (struct serve_options){.nsubsystems = 1, .log_level = PLX_LOG_WARN};
-    opterr = 0;
-    optind = 1;
-    for (;;) {
-        /* '-': disks come in order, between options; ':': missing arguments are told apart */
-        int opt = getopt_long(argc, argv, "-:l:n:m:vqh", options, NULL);
-        if (opt < 0)
-            break;
-        const char *given = argv[optind - 1];
-        if (opt == ':')
-            return cli_fail(EXIT_USAGE, "%s needs a value; \"pollux help serve\" explains it", given);
-        if (opt == '?')
-            return optopt && optopt < 256
-                       ? cli_fail(EXIT_USAGE, "there is no option -%c; \"pollux help serve\" lists them all", optopt)
-                       : cli_fail(EXIT_USAGE, "there is no option %s; \"pollux help serve\" lists them all", given);
-        int ret = parse_one(opt, optarg, o);
-        if (ret)
-            return ret;
-    }
+    /* '-': disks come in order, between options; ':': missing arguments are told apart */
+    static const int several[] = {'l', 'n', OPT_ALLOW, 0};
+    struct cli_options options = {"serve", "-:l:n:m:vqh", table, several, 0};
+    for (int opt; (opt = cli_next_option(&options, argc, argv)) != -1;)
+        if (opt == CLI_WRONG || parse_one(opt, optarg, o))
+            return EXIT_USAGE;
     for (; optind < argc; optind++) { /* after "--" */
-        int ret = add_disk(o, argv[optind]);
-        if (ret)
-            return ret;
+        if (add_disk(o, argv[optind]))
+            return EXIT_USAGE;
     }
     return o->help ? EXIT_OK : check(o);
 }

@@ -121,6 +121,7 @@ enum {
 };
 
 #define NVME_DISCOVERY_NQN "nqn.2014-08.org.nvmexpress.discovery"
+#define NVME_NQN_UUID "nqn.2014-08.org.nvmexpress:uuid:"
 
 struct nvme_connect_cmd {
     uint8_t opcode;

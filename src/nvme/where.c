@@ -9,6 +9,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <netdb.h>
+#include <pollux/nvme.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -148,11 +149,10 @@ static int boolean(const char *key, const char *text, bool *out, struct plx_erro
 
 static int host_nqn(struct nvme_where *w, const char *text, struct plx_error *err)
 {
-    size_t len = strlen(text);
-    if (strncmp(text, "nqn.", 4) != 0 || len > NVME_NQN_MAX)
-        return plx_fail(err, -EINVAL, "hostnqn=%.60s: an NQN begins with nqn. and has at most %d characters", text,
-                        NVME_NQN_MAX);
-    memcpy(w->o.hostnqn, text, len + 1);
+    const char *problem = plx_nvme_nqn_problem(text);
+    if (problem)
+        return plx_fail(err, -EINVAL, "hostnqn=%.100s %s", text, problem);
+    memcpy(w->o.hostnqn, text, strlen(text) + 1);
     return 0;
 }
 
@@ -215,7 +215,7 @@ static size_t read_line(const char *path, char *line, size_t size)
 
 int nvme_where_finish(struct nvme_where *w, struct plx_error *err)
 {
-    static const char prefix[] = "nqn.2014-08.org.nvmexpress:uuid:";
+    static const char prefix[] = NVME_NQN_UUID;
     char line[NVME_NQN_FIELD];
     uint8_t uuid[16];
     bool named = w->o.hostnqn[0];

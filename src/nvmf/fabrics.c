@@ -58,13 +58,26 @@ static uint16_t connect_io(struct nvmf_connect *op, struct plx_nvmf_subsystem *s
     return PLX_SC_SUCCESS;
 }
 
+/*
+ * Hosts are named by others, who are not as strict as we are with names of our own (Linux takes any text), or not at all, for
+ * subsystems that any host may use. Their names have to be told apart, and logged.
+ */
+static bool good_host_name(const char *nqn)
+{
+    size_t at = 0, n;
+    if (*nqn && strncmp(nqn, "nqn.", 4) != 0)
+        return false;
+    while (nqn[at] != ' ' && (n = plx_text_printable(nqn + at)))
+        at += n;
+    return !nqn[at] && at <= NVME_NQN_MAX;
+}
+
 static uint16_t connect_decide(struct nvmf_connect *op)
 {
     struct plx_nvmf_target *t = op->req->qp->group->target;
     if (t->state != NVMF_RUNNING)
         return PLX_SC_CONNECT_CONTROLLER_BUSY;
-    /* Hosts without a name, as programs that were not given one send: for subsystems that any host may use. */
-    if (op->data.hostnqn[0] && nvmf_nqn_problem(op->data.hostnqn))
+    if (!good_host_name(op->data.hostnqn))
         return refuse(op, BAD_DATA(hostnqn));
     const struct nvmf_image *image = nvmf_snapshot_find(t->snap, op->data.subnqn);
     if (!image || !nvmf_image_reachable(image, op->req->qp->portid))

@@ -82,6 +82,18 @@ static struct nvmf_ns *make_ns(struct plx_nvmf_subsystem *s, struct plx_bdev *bd
     return ns;
 }
 
+/* Hosts take one namespace of a UUID, and refuse others. */
+static int check_uuid(const struct plx_nvmf_subsystem *s, const struct plx_bdev_info *info, const uint8_t uuid[16],
+                      struct plx_error *err)
+{
+    for (uint32_t i = 0; i < s->nns; i++)
+        if (s->ns[i] && memcmp(s->ns[i]->uuid, uuid, sizeof s->ns[i]->uuid) == 0)
+            return plx_fail(err, -EEXIST,
+                            "%.90s and %.90s have one UUID, and hosts take one of them alone; give one another uuid=",
+                            plx_bdev_info(s->ns[i]->bdev)->name, info->name);
+    return 0;
+}
+
 static int check_ns(const struct plx_nvmf_subsystem *s, const struct plx_bdev_info *info, uint32_t nsid,
                     uint32_t anagrpid, struct plx_error *err)
 {
@@ -103,7 +115,10 @@ int plx_nvmf_subsystem_add_ns(struct plx_nvmf_subsystem *s, struct plx_bdev *bde
     static const struct plx_nvmf_ns_opts defaults;
     const struct plx_nvmf_ns_opts *o = opts ? opts : &defaults;
     uint32_t nsid = o->nsid ? o->nsid : free_nsid(s);
-    int ret = check_ns(s, plx_bdev_info(bdev), nsid, o->anagrpid, err);
+    const struct plx_bdev_info *info = plx_bdev_info(bdev);
+    int ret = check_ns(s, info, nsid, o->anagrpid, err);
+    if (!ret)
+        ret = check_uuid(s, info, o->uuid ? o->uuid : info->uuid, err);
     if (ret)
         return ret;
     struct nvmf_ns *ns = grow_table(s, nsid) ? make_ns(s, bdev, o) : NULL;

@@ -594,8 +594,6 @@ void nvmf_ctrlr_log_error(struct nvmf_req *req, uint16_t status, unsigned locati
 
 int nvmf_discovery_create(struct plx_nvmf_target *t);
 void nvmf_subsystem_free(struct plx_nvmf_subsystem *s);
-/* What is wrong with an NQN, or NULL. */
-const char *nvmf_nqn_problem(const char *nqn);
 /* Subsystems forget what they knew of a listener. */
 void nvmf_subsystems_forget_port(struct plx_nvmf_target *t, uint16_t portid);
 /* SHA-256, of which the beginning is used to derive identities. */

@@ -4,32 +4,12 @@
 
 #include "base/uuid.h"
 
-#include <ctype.h>
 #include <errno.h>
 #include <openssl/evp.h>
+#include <pollux/nvme.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-
-/* Base 4.7: "nqn.", a date, a reversed domain name, optionally ':' and a string. */
-const char *nvmf_nqn_problem(const char *nqn)
-{
-    size_t len = strnlen(nqn, NVME_NQN_FIELD);
-    if (len > NVME_NQN_MAX)
-        return "is longer than 223 bytes";
-    if (strncmp(nqn, "nqn.", 4) != 0)
-        return "does not begin with \"nqn.\", as in nqn.2024-01.com.example:disk";
-    for (size_t i = 0; i < len; i++)
-        if ((unsigned char)nqn[i] <= ' ' || nqn[i] == 0x7f)
-            return "has a blank or a control character in it";
-    const char *date = nqn + 4;
-    bool dated = len > 12 && isdigit((unsigned char)date[0]) && isdigit((unsigned char)date[1]) &&
-                 isdigit((unsigned char)date[2]) && isdigit((unsigned char)date[3]) && date[4] == '-' &&
-                 isdigit((unsigned char)date[5]) && isdigit((unsigned char)date[6]) && date[7] == '.';
-    if (!dated)
-        return "has no year, month and domain, as in nqn.2024-01.com.example:disk";
-    return NULL;
-}
 
 static bool printable(const char *text, size_t max)
 {
@@ -138,7 +118,7 @@ static struct plx_nvmf_subsystem *add(struct plx_nvmf_target *t, const char *nqn
 
 static int check_opts(const struct plx_nvmf_subsystem_opts *opts, struct plx_error *err)
 {
-    const char *problem = nvmf_nqn_problem(opts->nqn);
+    const char *problem = plx_nvme_nqn_problem(opts->nqn);
     if (problem)
         return plx_fail(err, -EINVAL, "NQN %.223s %s", opts->nqn, problem);
     if (opts->serial && !printable(opts->serial, 20))
@@ -228,7 +208,7 @@ static struct nvmf_host *find_host(const struct plx_nvmf_subsystem *s, const cha
 
 int plx_nvmf_subsystem_allow_host(struct plx_nvmf_subsystem *s, const char *hostnqn, struct plx_error *err)
 {
-    const char *problem = nvmf_nqn_problem(hostnqn);
+    const char *problem = plx_nvme_nqn_problem(hostnqn);
     if (problem)
         return plx_fail(err, -EINVAL, "host NQN %.223s %s", hostnqn, problem);
     if (find_host(s, hostnqn))
@@ -328,27 +308,18 @@ int plx_nvmf_subsystem_set_ana(struct plx_nvmf_subsystem *s, const struct plx_nv
 
 /* ---- a name for those who have none ---- */
 
-/* What tells a disk from others: its UUID, but for RAM disks, whose UUID is another at every start. */
-static size_t identity_of(const struct plx_bdev *disk, char *out, size_t size)
-{
-    const struct plx_bdev_info *info = plx_bdev_info(disk);
-    bool ram = strcmp(info->driver, "ram") == 0;
-    size_t len = ram ? strlen(info->name) + 1 : sizeof info->uuid;
-    if (len <= size)
-        memcpy(out, ram ? (const void *)info->name : info->uuid, len);
-    return len;
-}
-
 int plx_nvmf_default_nqn(struct plx_bdev *const *disks, unsigned n, char nqn[PLX_NVMF_NQN_SIZE], struct plx_error *err)
 {
-    char names[4096], text[PLX_UUID_TEXT];
-    uint8_t uuid[16];
-    size_t len = 0;
-    for (unsigned i = 0; i < n && len < sizeof names; i++)
-        len += identity_of(disks[i], names + len, sizeof names - len);
-    if (plx_uuid_from_name(names, plx_min_u64(len, sizeof names), uuid))
-        return plx_fail(err, -ENOMEM, "out of memory");
+    enum { ORIGIN = sizeof plx_bdev_info(NULL)->origin };
+    char text[PLX_UUID_TEXT];
+    uint8_t uuid[16], *origins = malloc((n + 1) * (size_t)ORIGIN);
+    for (unsigned i = 0; origins && i < n; i++)
+        memcpy(origins + (size_t)i * ORIGIN, plx_bdev_info(disks[i])->origin, ORIGIN);
+    int ret = origins ? plx_uuid_from_name(origins, (size_t)n * ORIGIN, uuid) : -ENOMEM;
+    free(origins);
+    if (ret)
+        return plx_fail(err, ret, "out of memory");
     plx_uuid_format(uuid, text);
-    snprintf(nqn, PLX_NVMF_NQN_SIZE, "nqn.2014-08.org.nvmexpress:uuid:%s", text);
+    snprintf(nqn, PLX_NVMF_NQN_SIZE, NVME_NQN_UUID "%s", text);
     return 0;
 }

@@ -370,6 +370,35 @@ def test_an_error_names_the_place(tmp_path):
         assert result.returncode == 1 and f"writing failed at byte {2 * MIB}" in result.stderr and "280" in result.stderr
 
 
+def test_an_error_names_the_disk(tmp_path):
+    source, copy = tmp_path / "source.img", tmp_path / "copy.img"
+    source.write_bytes(pattern(MIB))
+    for opcode, words, names in ((Io.READ, "reading failed at byte 0", 0), (Io.WRITE, "writing failed at byte 0", 1),
+                                 (Io.FLUSH, f"flushing failed at byte {MIB}", 1)):
+        with Port(Subsystem(MIB // BLOCK)) as port:
+
+            def refuse(connection, command, opcode=opcode):
+                if command.opcode != opcode:
+                    return False
+                if opcode == Io.WRITE:
+                    connection.collect(command, command.blocks * BLOCK)
+                connection.respond(command.cid, 0x280)
+                return True
+
+            port.on_io = refuse
+            disks = (source, port.url) if names else (port.url, copy)
+            result = pollux("cp", "--depth", "1", *disks)
+            assert result.returncode == 1 and result.stderr.startswith(f"pollux: {port.url}: {words}: "), result.stderr
+
+
+@pytest.mark.parametrize("form", ["{}", "file:{}", "file:{}?block=4096"])
+def test_a_destination_that_is_no_file_yet_becomes_one_by_any_name(tmp_path, form):
+    source, copy = sparse(tmp_path / "source.img"), tmp_path / "a b%41.img"
+    must("cp", "--verify", source, form.format(str(copy).replace("%", "%25") if ":" in form else copy))
+    assert copy.read_bytes() == source.read_bytes()
+    assert os.stat(copy).st_blocks * 512 <= 4 * MIB
+
+
 def test_progress_is_shown_on_a_terminal(tmp_path):
     source = tmp_path / "source.img"
     source.write_bytes(pattern(2 * MIB))

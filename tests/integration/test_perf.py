@@ -161,6 +161,17 @@ def test_the_table_names_what_was_measured():
     assert row.endswith("ram:8M") and cpu.startswith("CPU:")
 
 
+@pytest.mark.parametrize("length", [["--count", "1"], ["-t", "0.001"], ["-t", "0.3"]], ids=" ".join)
+def test_shares_of_cpu_time_are_not_told_of_runs_that_are_too_short_for_them(tmp_path, length):
+    path = tmp_path / "result.json"
+    result = run(*length, "--json", path, IN_PLACE)
+    told = result.stdout.splitlines()[-1]
+    if json.loads(path.read_text())["cpu"]["wall_seconds"] < 0.2:
+        assert told == "CPU: not told of a run of less than 0.2 s"
+    else:
+        assert re.fullmatch(r"CPU: \d+\.\d % of a core here", told)
+
+
 def test_json_goes_to_a_file_beside_the_table(tmp_path):
     path = tmp_path / "result.json"
     result = run("--count", "100", "--json", path, IN_PLACE)

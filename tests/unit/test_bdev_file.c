@@ -488,7 +488,7 @@ static void what_cannot_be_a_disk_gets_a_sentence(void **state)
     snprintf(url, sizeof url, "file:%s?rw=1", path);
     tu_refused(url, "block direct ro uuid");
     snprintf(url, sizeof url, "%s?ro=1", path);
-    tu_refused(url, "write file:");
+    tu_refused(url, "the name is 'file:/");
     unlink(path);
     refused("truncate -s 10G");
     assert_int_equal(mkfifo(path, 0600), 0);
@@ -648,6 +648,7 @@ static void the_same_file_is_the_same_disk_next_time(void **state)
     make_file("/tmp", SIZE);
     tu_open(&t, path);
     memcpy(uuid, t.info->uuid, 16);
+    assert_memory_equal(t.info->origin, uuid, 16);
     assert_string_equal(t.info->driver, "file");
     assert_non_null(strstr(t.info->name, path));
     tu_close(&t);
@@ -655,8 +656,14 @@ static void the_same_file_is_the_same_disk_next_time(void **state)
     assert_int_equal(symlink(path, link), 0);
     tu_open(&t, link);
     assert_memory_equal(t.info->uuid, uuid, 16);
+    assert_memory_equal(t.info->origin, uuid, 16);
     tu_close(&t);
     unlink(link);
+    snprintf(url, sizeof url, "file:%s?ro=1", path); /* the same disk, asked for as another */
+    tu_open(&t, url);
+    assert_memory_equal(t.info->uuid, uuid, 16);
+    assert_memory_not_equal(t.info->origin, uuid, 16);
+    tu_close(&t);
     snprintf(url, sizeof url, "file:%s?uuid=01234567-89ab-cdef-0123-456789abcdef", path);
     tu_open(&t, url);
     assert_int_equal(t.info->uuid[15], 0xef);

@@ -502,6 +502,36 @@ static void ram_disks_differ_from_start_to_start(void **state)
     tu_close(&b);
 }
 
+static void origin_of(const char *url, uint8_t origin[16])
+{
+    struct tu t;
+    tu_open(&t, url);
+    memcpy(origin, t.info->origin, 16);
+    tu_close(&t);
+}
+
+static void what_a_disk_was_asked_for_as_is_the_same_at_every_start(void **state)
+{
+    (void)state;
+    static const char *const names[] = {"ram:1M",
+                                        "null:1M",
+                                        "ram:2M",
+                                        "ram:1M?block=4096",
+                                        "ram:1M?block=1024",
+                                        "ram:1M?uuid=01234567-89ab-cdef-0123-456789abcdef",
+                                        "ram:1M?uuid=01234567-89ab-cdef-0123-456789abcdee",
+                                        "ram:1M?block=4096&uuid=01234567-89ab-cdef-0123-456789abcdef"};
+    enum { N = sizeof names / sizeof names[0] };
+    uint8_t origins[N][16], again[16];
+    for (int i = 0; i < N; i++) {
+        origin_of(names[i], origins[i]);
+        origin_of(names[i], again);
+        assert_memory_equal(origins[i], again, 16);
+        for (int j = 0; j < i; j++)
+            assert_memory_not_equal(origins[i], origins[j], 16);
+    }
+}
+
 static void a_null_disk_reads_zeroes_and_forgets(void **state)
 {
     (void)state;
@@ -559,6 +589,7 @@ int main(void)
         cmocka_unit_test(a_newcomer_never_tears_what_is_lent),
         cmocka_unit_test(wrong_ram_and_null_disks_get_a_sentence),
         cmocka_unit_test(ram_disks_differ_from_start_to_start),
+        cmocka_unit_test(what_a_disk_was_asked_for_as_is_the_same_at_every_start),
         cmocka_unit_test(a_null_disk_reads_zeroes_and_forgets),
         cmocka_unit_test(each_kind_is_described_in_a_line),
     };

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* How controllers are named. */
+/* How controllers, hosts and subsystems are named. */
 #include "nvme/host.h"
 
+#include <pollux/nvme.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -172,7 +173,60 @@ static void what_is_wrong_is_named(void **state)
     refused("nvme+tcp://192.0.2.1/" NQN "?queues=0", "nvme+tcp://192.0.2.1/" NQN ": queues=0: takes");
     refused("nvme+tcp://192.0.2.1/" NQN "?hostid=00000000-0000-0000-0000-000000000000", "hostid");
     refused("nvme+tcp://192.0.2.1/" NQN "?hostnqn=%zz", "hex");
+    refused("nvme+tcp://192.0.2.1/" NQN "?hostnqn=nqn.x", "hostnqn=nqn.x has no year");
     refused("nvme+tcp://192.0.2.1/" NQN "?no=1", "there are");
+}
+
+static void names_are_judged(void **state)
+{
+    (void)state;
+    static const char *const good[] = {"nqn.2014-08.org.nvmexpress:uuid:01234567-89ab-cdef-0123-456789abcdef",
+                                       "nqn.2014-08.org.nvmexpress:uuid:01234567-89AB-CDEF-0123-456789ABCDEF",
+                                       "nqn.2014-08.org.nvmexpress:NVMf:uuid:x", "nqn.2024-12.x:a",
+                                       "nqn.2024-01.com.example:größe:1"};
+    static const struct {
+        const char *nqn, *word;
+    } bad[] = {
+        {"", "begin with"},
+        {"NQN.2024-01.com.example:x", "begin with"},
+        {"iqn.2024-01.com.example:x", "begin with"},
+        {"nqn.2024-01.com.example:a b", "a blank"},
+        {"nqn.2024-01.com.example:a\n", "a control character"},
+        {"nqn.2024-01.com.example:a\xc2\x9b", "a control character"},
+        {"nqn.2024-01.com.example:\xff", "not UTF-8"},
+        {"nqn.2024-01.com.example:\xc3", "not UTF-8"},
+        {"nqn.2024-00.com.example:x", "month from 01"},
+        {"nqn.2024-13.com.example:x", "month from 01"},
+        {"nqn.2024-1.com.example:x", "no year"},
+        {"nqn.24-01.com.example:x", "no year"},
+        {"nqn.2024-01", "no year"},
+        {"nqn.", "no year"},
+        {"nqn.com.example:x", "no year"},
+        {"nqn.2024-01.com.example", "no colon"},
+        {"nqn.2024-01.com.example:", "no colon"},
+        {"nqn.2024-01.:x", "no domain"},
+        {"nqn.2014-08.org.nvmexpress.discovery", "every discovery controller"},
+        {"nqn.2014-08.org.nvmexpress:uuid:", "no UUID"},
+        {"nqn.2014-08.org.nvmexpress:uuid:x", "no UUID"},
+        {"nqn.2014-08.org.nvmexpress:uuid:0123456789abcdef0123456789abcdef", "no UUID"},
+        {"nqn.2014-08.org.nvmexpress:uuid:01234567-89ab-cdef-0123-456789abcdefg", "no UUID"},
+        {"nqn.2014-08.org.nvmexpress:uuid:01234567-89ab-cdef-0123-456789abcdeg", "no UUID"},
+    };
+    char longest[NVME_NQN_MAX + 2];
+    for (size_t i = 0; i < sizeof good / sizeof good[0]; i++)
+        if (plx_nvme_nqn_problem(good[i]))
+            fail_msg("%s %s", good[i], plx_nvme_nqn_problem(good[i]));
+    for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
+        const char *problem = plx_nvme_nqn_problem(bad[i].nqn);
+        if (!problem || !strstr(problem, bad[i].word))
+            fail_msg("%s: '%s'", bad[i].nqn, problem ? problem : "good");
+    }
+    memset(longest, 'x', sizeof longest);
+    memcpy(longest, "nqn.2024-01.com.example:", 24);
+    longest[sizeof longest - 1] = 0;
+    assert_non_null(strstr(plx_nvme_nqn_problem(longest), "longer than 223"));
+    longest[sizeof longest - 2] = 0;
+    assert_null(plx_nvme_nqn_problem(longest));
 }
 
 int main(void)
@@ -188,6 +242,7 @@ int main(void)
         cmocka_unit_test(hosts_are_the_same_every_time),
         cmocka_unit_test(the_host_identifier_is_that_in_the_name),
         cmocka_unit_test(what_is_wrong_is_named),
+        cmocka_unit_test(names_are_judged),
     };
     return cmocka_run_group_tests_name("where", tests, NULL, NULL);
 }

@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include <cmocka.h>
+#include <errno.h>
 
 #include "failalloc.h"
 
@@ -273,6 +274,57 @@ static void the_largest_transfer_fits_the_buffers_of_every_reactor(void **state)
         plx_reactor_destroy(r[i]);
 }
 
+enum { DISKS = 300 };
+
+static void default_nqn(const char *last, char nqn[PLX_NVMF_NQN_SIZE])
+{
+    struct plx_bdev *disks[DISKS];
+    for (unsigned i = 0; i < DISKS; i++)
+        assert_int_equal(plx_bdev_open(i == DISKS - 1 ? last : "null:1T?block=4096", &disks[i], NULL), 0);
+    assert_int_equal(plx_nvmf_default_nqn(disks, DISKS, nqn, NULL), 0);
+    for (unsigned i = 0; i < DISKS; i++)
+        plx_bdev_close(disks[i]);
+}
+
+static void the_default_nqn_is_made_from_all_disks_and_nothing_else(void **state)
+{
+    (void)state;
+    char one[PLX_NVMF_NQN_SIZE], two[PLX_NVMF_NQN_SIZE];
+    default_nqn("null:1T", one);
+    default_nqn("null:1T", two);
+    assert_string_equal(one, two);
+    default_nqn("null:2T", two);
+    assert_string_not_equal(one, two);
+}
+
+static void disks_of_one_uuid_are_not_in_one_subsystem(void **state)
+{
+    (void)state;
+    struct rig rig;
+    struct plx_error err = {""};
+    struct plx_bdev *twin, *other;
+    struct plx_nvmf_subsystem *s, *second;
+    const struct plx_nvmf_subsystem_opts opts = {.nqn = "nqn.2014-08.org.nvmexpress:one"},
+                                         opts2 = {.nqn = "nqn.2014-08.org.nvmexpress:two"};
+    struct plx_nvmf_target *t;
+    assert_int_equal(rig_start(&rig, "ram:1M?uuid=01234567-89ab-cdef-0123-456789abcdef"), 0);
+    assert_int_equal(plx_bdev_open("null:1M?uuid=01234567-89ab-cdef-0123-456789abcdef", &twin, NULL), 0);
+    assert_int_equal(plx_bdev_open("null:1M?uuid=01234567-89ab-cdef-0123-456789abcdee", &other, NULL), 0);
+    assert_int_equal(plx_nvmf_target_create(&t, &rig.reactor, 1, NULL, NULL), 0);
+    assert_int_equal(plx_nvmf_subsystem_create(t, &opts, &s, NULL), 0);
+    assert_int_equal(plx_nvmf_subsystem_create(t, &opts2, &second, NULL), 0);
+    assert_int_equal(plx_nvmf_subsystem_add_ns(s, rig.disk, &(struct plx_nvmf_ns_opts){.nsid = 7}, NULL), 7);
+    assert_int_equal(plx_nvmf_subsystem_add_ns(s, twin, NULL, &err), -EEXIST);
+    assert_non_null(strstr(err.text, "ram:1M and null:1M have one UUID"));
+    assert_int_equal(plx_nvmf_subsystem_add_ns(s, rig.disk, &(struct plx_nvmf_ns_opts){.nsid = 8}, &err), -EEXIST);
+    assert_int_equal(plx_nvmf_subsystem_add_ns(s, other, NULL, NULL), 1);
+    assert_int_equal(plx_nvmf_subsystem_add_ns(second, twin, NULL, NULL), 1);
+    plx_nvmf_target_destroy(t);
+    plx_bdev_close(twin);
+    plx_bdev_close(other);
+    rig_stop(&rig);
+}
+
 /* Start, a host with an admin and an I/O queue, stop. Fails where memory fails, but never badly. */
 static bool whole_life(void *arg)
 {
@@ -307,6 +359,8 @@ int main(void)
         cmocka_unit_test(lent_memory_taken_back_in_the_middle_ends_the_connection),
         cmocka_unit_test(a_silent_host_is_dropped_just_when_its_keep_alive_is_over),
         cmocka_unit_test(the_largest_transfer_fits_the_buffers_of_every_reactor),
+        cmocka_unit_test(the_default_nqn_is_made_from_all_disks_and_nothing_else),
+        cmocka_unit_test(disks_of_one_uuid_are_not_in_one_subsystem),
         cmocka_unit_test(start_and_connect_survive_every_failed_allocation),
     };
     return cmocka_run_group_tests_name("nvmf", tests, NULL, NULL);

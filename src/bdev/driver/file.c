@@ -21,12 +21,14 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
 #include <unistd.h>
 
 enum {
     WRITE_UNIT = 4096,
+    QUOTED = 130,        /* the longest name in a suggestion */
     UNMAP_MAX = 1 << 30, /* bytes: longer ones work, but take long */
 };
 
@@ -68,15 +70,24 @@ static const struct plx_bdev_ops file_ops = {
 
 /* ---- opening ---- */
 
+/* A file's name as a word of a command that is suggested. */
+static const char *quoted(const char *path, char out[QUOTED])
+{
+    return plx_text_quote(path, out, QUOTED) ? out : "FILE";
+}
+
 static int check_kind(const char *path, struct stat *st, struct plx_error *err)
 {
+    char name[QUOTED], url[QUOTED];
     if (stat(path, st) < 0) {
         int ret = -errno;
+        snprintf(url, sizeof url, "file:%.*s", (int)sizeof url - 6, path);
         if (ret == -ENOENT && strchr(path, '?'))
-            return plx_fail(err, ret,
-                            "there is no file %.150s; if what follows the ? are parameters, write file:PATH?...", path);
+            return plx_fail(err, ret, "there is no file %.110s; with settings after the ?, the name is %s", path,
+                            quoted(url, name));
         if (ret == -ENOENT)
-            return plx_fail(err, ret, "there is no file %.110s; to make one: truncate -s 10G %.110s", path, path);
+            return plx_fail(err, ret, "there is no file %.110s; to make one: truncate -s 10G %s", path,
+                            quoted(path, name));
         return plx_fail(err, ret, "cannot open %.200s: %s", path, strerror(-ret));
     }
     if (S_ISREG(st->st_mode) || S_ISBLK(st->st_mode))
@@ -107,19 +118,24 @@ static bool wait_for_release(int *tries)
     return true;
 }
 
-static int open_failed(const char *path, int error, bool ro, struct plx_error *err)
+static int open_failed(const struct plx_url *url, int error, struct plx_error *err)
 {
+    const char *path = url->body;
+    char ro[sizeof url->text + 8], name[QUOTED];
     bool refused = error == EACCES || error == EPERM || error == EROFS;
     if (error == EBUSY)
         return plx_fail(err, -error, "%.200s is in use: mounted, part of another device, or served already", path);
-    if (refused && !ro && access(path, R_OK) == 0)
-        return plx_fail(err, -error, "%.100s cannot be written to (%s); to serve it read-only: file:%.100s?ro=1", path,
-                        strerror(error), path);
+    if (refused && !plx_url_param(url, "ro") && access(path, R_OK) == 0) {
+        snprintf(ro, sizeof ro, "%s%cro=1", url->text, url->nparams ? '&' : '?');
+        return plx_fail(err, -error, "%.100s cannot be written to (%s); to only read it, its name is %s", path,
+                        strerror(error), quoted(ro, name));
+    }
     return plx_fail(err, -error, "cannot open %.200s: %s", path, strerror(error));
 }
 
-static int open_file(struct plx_file *f, const char *path, struct stat *st, struct plx_error *err)
+static int open_file(struct plx_file *f, const struct plx_url *url, struct stat *st, struct plx_error *err)
 {
+    const char *path = url->body;
     bool ro = f->bdev.info.read_only;
     int ret = check_kind(path, st, err);
     if (ret)
@@ -135,7 +151,7 @@ static int open_file(struct plx_file *f, const char *path, struct stat *st, stru
         f->fd = open(path, flags);
     while (f->fd < 0 && errno == EBUSY && wait_for_release(&tries));
     if (f->fd < 0)
-        return open_failed(path, errno, ro, err);
+        return open_failed(url, errno, err);
     mode_t kind = st->st_mode & S_IFMT;
     if (fstat(f->fd, st) < 0 || (st->st_mode & S_IFMT) != kind || fcntl(f->fd, F_SETFL, 0) < 0)
         return plx_fail(err, -EIO, "%.200s changed while it was opened", path);
@@ -235,6 +251,7 @@ static int find_size(struct plx_file *f, const char *path, const struct stat *st
 {
     struct plx_bdev_info *info = &f->bdev.info;
     uint64_t size = (uint64_t)st->st_size;
+    char name[QUOTED];
     int least = 512;
     if (f->block_device && (ioctl(f->fd, BLKGETSIZE64, &size) < 0 || ioctl(f->fd, BLKSSZGET, &least) < 0))
         return plx_fail(err, -errno, "cannot tell the size of %.200s: %s", path, strerror(errno));
@@ -249,14 +266,19 @@ static int find_size(struct plx_file *f, const char *path, const struct stat *st
     if (!size && f->block_device)
         return plx_fail(err, -EINVAL, "%.200s has no size: there is no medium in it", path);
     if (!size)
-        return plx_fail(err, -EINVAL, "%.110s is empty; to give it a size: truncate -s 10G %.110s", path, path);
+        return plx_fail(err, -EINVAL, "%.110s is empty; to give it a size: truncate -s 10G %s", path,
+                        quoted(path, name));
     uint64_t rest = size % info->block_size;
     if (rest)
         return plx_fail(err, -EINVAL,
-                        "%.80s has %llu bytes, no multiple of a block of %u; to lengthen it: truncate -s %llu %.80s",
-                        path, (unsigned long long)size, info->block_size,
-                        (unsigned long long)(size - rest + info->block_size), path);
+                        "%.80s has %llu bytes, no multiple of a block of %u; to lengthen it: truncate -s %llu %s", path,
+                        (unsigned long long)size, info->block_size,
+                        (unsigned long long)(size - rest + info->block_size), quoted(path, name));
     info->blocks = size / info->block_size;
+    struct rlimit limit;
+    if (!f->block_device && !info->read_only && getrlimit(RLIMIT_FSIZE, &limit) == 0 && limit.rlim_cur < size)
+        plx_warn("%s: writes behind byte %llu will fail, where files may not be larger (ulimit -f)", path,
+                 (unsigned long long)limit.rlim_cur);
     return 0;
 }
 
@@ -374,7 +396,7 @@ static int file_open(const struct plx_url *url, struct plx_bdev **out, struct pl
     f->fd = -1;
     int ret = parse_params(f, url, &direct, err);
     if (!ret)
-        ret = open_file(f, url->body, &st, err);
+        ret = open_file(f, url, &st, err);
     if (!ret)
         ret = find_size(f, url->body, &st, err);
     if (!ret)

@@ -210,15 +210,19 @@ static const struct plx_bdev_ops nvme_ops = {
 
 static int nvme_open(const struct plx_url *url, struct plx_bdev **out, struct plx_error *err)
 {
+    uint8_t uuid[16];
     struct nvme_disk *d = calloc(1, sizeof *d);
     if (!d)
         return plx_fail(err, -ENOMEM, "out of memory");
     nvme_where_init(&d->where);
-    int ret = plx_url_only(url, NVME_WHERE_PARAMS, err);
+    int ret = plx_url_only(url, NVME_WHERE_PARAMS " uuid", err);
+    if (!ret)
+        ret = plx_url_uuid(url, NULL, uuid, err);
     if (!ret)
         ret = nvme_where_body(&d->where, url->body, err);
     for (int i = 0; i < url->nparams && !ret; i++)
-        ret = plx_blame(url->name, nvme_where_param(&d->where, url->params[i].key, url->params[i].value, err), err);
+        if (strcmp(url->params[i].key, "uuid"))
+            ret = plx_blame(url->name, nvme_where_param(&d->where, url->params[i].key, url->params[i].value, err), err);
     if (!ret)
         ret = nvme_where_finish(&d->where, err);
     if (ret)
@@ -228,6 +232,8 @@ static int nvme_open(const struct plx_url *url, struct plx_bdev **out, struct pl
         ret = probe(d, i, err);
     if (ret)
         goto free_disk;
+    if (!plx_uuid_nil(uuid))
+        memcpy(d->bdev.info.uuid, uuid, sizeof uuid);
     d->bdev.ops = &nvme_ops;
     d->bdev.channel_size = sizeof(struct nvme_channel);
     *out = &d->bdev;
