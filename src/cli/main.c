@@ -11,12 +11,12 @@ enum { COMMANDS = sizeof commands / sizeof commands[0] };
 
 int cli_fail(int status, const char *fmt, ...)
 {
+    char text[4000];
     va_list ap;
     va_start(ap, fmt);
-    fputs("pollux: ", stderr);
-    vfprintf(stderr, fmt, ap);
-    fputc('\n', stderr);
+    vsnprintf(text, sizeof text, fmt, ap);
     va_end(ap);
+    cli_say("pollux: %s\n", text);
     return status;
 }
 
@@ -105,6 +105,8 @@ int main(int argc, char **argv)
     int status = run(argc, argv);
     bool server = argc > 1 && strcmp(argv[1], cli_serve.name) == 0; /* does not run for the sake of what it prints */
     if (!status && !server && (fflush(stdout) || ferror(stdout)))
-        return cli_fail(EXIT_RUNTIME, "standard output could not be written");
+        status = cli_fail(EXIT_RUNTIME, "standard output could not be written");
+    plx_log_set(NULL, NULL, PLX_LOG_ERROR); /* which has counts told that are not yet */
+    cli_log_stop();
     return status;
 }
