@@ -53,6 +53,14 @@ def test_a_file_of_1001_lines_is_too_long(tree):
     assert tree("file-length", files) == [("src/base/long.c", 1, "")]
 
 
+@pytest.mark.parametrize("path, head", [
+    ("src/base/a.c", ""), ("tests/a.py", ""), ("src/meson.build", ""), ("scripts/a", "#!/bin/sh\n"), ("a.bash", "")])
+def test_a_line_of_code_of_121_columns_is_too_long(tree, path, head):
+    text = head + "ä" * 120 + "\n" + "x" * 121 + "\n"
+    files = {path: text, "docs/a.md": text.removeprefix(head), "a.dict": text.removeprefix(head)}
+    assert tree("line-length", files) == [(path, 2 + bool(head), "")]
+
+
 @pytest.mark.parametrize("name", sorted(tidy.BANNED))
 def test_banned_calls_are_found(tree, name):
     assert tree("banned-call", {"src/base/a.c": f"int x;\nvoid *y = {name} (a);\n"}) == [("src/base/a.c", 2, name)]
@@ -82,9 +90,9 @@ def test_leftovers_are_found_in_any_file(tree, word):
 
 
 HEADERS = {path: "" for path in (
-    "src/base/log.h", "src/reactor/reactor.h", "src/bdev/driver.h", "src/bdev/bdev.h", "src/nvmf/nvmf.h", "src/nvmf/core.h",
-    "src/nvme/pdu.h", "src/cli/cli.h", "include/pollux/base.h", "include/pollux/bdev.h", "include/pollux/nvmf.h",
-    "include/pollux/nvme_status.h")}
+    "src/base/log.h", "src/reactor/reactor.h", "src/bdev/driver.h", "src/bdev/bdev.h", "src/nvmf/nvmf.h",
+    "src/nvmf/core.h", "src/nvme/pdu.h", "src/cli/cli.h", "include/pollux/base.h", "include/pollux/bdev.h",
+    "include/pollux/nvmf.h", "include/pollux/nvme_status.h")}
 
 
 @pytest.mark.parametrize("path, line", [
@@ -163,7 +171,8 @@ def test_an_exception_lets_pass_exactly_what_it_names(tree):
 
 
 def test_an_exception_that_no_longer_applies_is_found(tree):
-    files = {"src/base/a.c": "int x;\n", "scripts/tidy.exceptions": "# head\nbanned-call src/base/a.c atoi # a reason\n"}
+    files = {"src/base/a.c": "int x;\n",
+             "scripts/tidy.exceptions": "# head\nbanned-call src/base/a.c atoi # a reason\n"}
     assert tree("banned-call", files) == [("scripts/tidy.exceptions", 2, "")]
 
 

@@ -54,8 +54,8 @@ enum plx_log_level {
 };
 
 /**
- * Receives one finished line without a newline. Called on whichever thread logs, which is often a reactor's and must not
- * be blocked: see src/cli/log.c for a way.
+ * Receives one finished line without a newline. Called on whichever thread logs, which is often a reactor's and must
+ * not be blocked: see src/cli/log.c for a way.
  */
 typedef void (*plx_log_fn)(void *arg, enum plx_log_level level, const char *line);
 

@@ -221,12 +221,11 @@ static int copy(struct cp *c)
 
 static void cp_help(void)
 {
-    puts(
-        "pollux cp [OPTION]... SRC DST\n"
-        "  Copies one disk to another that is at least as large; a destination that is a path to nothing becomes a file.\n"
-        "  Zeroes are not transferred where the destination can do without. A remote disk whose connection is lost is\n"
-        "  waited for, and the copy goes on.\n\n"
-        "disks:");
+    puts("pollux cp [OPTION]... SRC DST\n"
+         "  Copies one disk to another that is at least as large; a destination that is a path to nothing becomes a\n"
+         "  file. Zeroes are not transferred where the destination can do without. A remote disk whose connection is\n"
+         "  lost is waited for, and the copy goes on.\n\n"
+         "disks:");
     for (const char *const *kind = plx_bdev_kinds(); *kind; kind++)
         printf("  %s\n", *kind);
     puts("\noptions:\n"

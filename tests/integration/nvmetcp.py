@@ -391,5 +391,5 @@ class Queue(Connection):
             time.sleep(0.01)
 
 
-__all__ = ["Closed", "Command", "CommandError", "Completion", "Connection", "Queue", "Terminated", "ProtocolError", "encode",
-           "TIMEOUT"]
+__all__ = ["Closed", "Command", "CommandError", "Completion", "Connection", "Queue", "Terminated", "ProtocolError",
+           "encode", "TIMEOUT"]
