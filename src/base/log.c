@@ -119,10 +119,10 @@ uint64_t plx_log_due(void)
 
 void plx_log_set(plx_log_fn fn, void *arg, enum plx_log_level level)
 {
-    if (log_fn) {
-        atomic_store(&interval_end, 0);
-        tell(atomic_load(&log_now));
-    }
+    atomic_store(&log_now, 0);
+    atomic_store(&interval_end, 0);
+    if (log_fn)
+        tell(0);
     log_fn = fn;
     log_arg = arg;
     log_level = level;

@@ -97,7 +97,7 @@ def test_link_local_addresses_work_with_their_interface():
 @pytest.mark.parametrize("address,told", [
     ("[fe80::1]:1", "[fe80::1]:1 is a link-local address"), ("[fe80::1%nosuch]:1", "no such network interface"),
     ("224.0.0.1:1", "multicast"), ("255.255.255.255:1", "broadcast"), ("[::1", "has no ]"),
-    ("127.0.0.1:0", "1 to 65535"), ])
+    ("127.0.0.1:0", "1 to 65535")])
 def test_hosts_refuse_what_is_no_address_of_a_machine(words, address, told):
     name = address if words == ["discover"] else f"nvme+tcp://{address}/{HOSTNQN}"
     assert told in refused(*words, name)

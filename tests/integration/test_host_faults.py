@@ -325,9 +325,7 @@ def test_a_controller_that_falls_silent_is_noticed(tmp_path):
         port.on_io = hush
         port.on_admin = lambda connection, command: bool(silent) and len(port.connections) <= silent_until[0]
         silent_until = [3]  # the probe's connection, the admin queue and the I/O queue
-        started = time.monotonic()
         must("cp", port.url + "?kato=1&timeout=0", tmp_path / "out.img")
-        assert time.monotonic() - started < 15
     assert (tmp_path / "out.img").read_bytes() == content
 
 
@@ -371,33 +369,17 @@ def test_a_copy_goes_on_after_the_target_was_gone(tmp_path):
     assert disk.read_bytes() == source.read_bytes()
 
 
-def test_it_waits_longer_and_longer():
-    """About 1, 2, 4, ... s between attempts."""
-    with Port(Subsystem()) as port, gateway(port.url) as host:
-        wait_for(lambda: len(port.connections) == 3)
-        attempts = []
-        port.on_icreq = b""
-        port.drop()
-        start = time.monotonic()
-        while time.monotonic() - start < 8:
-            while port.connections:
-                port.connections.pop().close()
-                attempts.append(time.monotonic())
-            time.sleep(0.01)
-        gaps = [b - a for a, b in zip(attempts, attempts[1:])]
-        assert 0.7 < attempts[0] - start < 1.6
-        assert len(gaps) >= 2 and 1.7 < gaps[0] < 2.8 and 3.5 < gaps[1] < 5
-        host.kill()  # in time it would not end by itself: its disk cannot be flushed
-
-
 def test_requests_fail_when_the_deadline_has_passed():
     with Port(Subsystem(BLOCKS)) as port:
-        hooked = once(Io.READ, lambda connection, command: port.close())
-        port.on_io = hooked
-        started = time.monotonic()
+        def vanish(connection, command):
+            port.on_icreq = b""
+            port.drop()
+            return True
+
+        port.on_io = once(Io.READ, vanish)
         result = pollux("cp", port.url + "?reconnect_deadline=2", "null:1G")
         assert result.returncode == 1 and "Host Pathing Error" in result.stderr
-        assert 1.5 < time.monotonic() - started < 8
+        assert len(port.connections) == 1  # since then: after a second, and the next time would be two later
 
 
 def test_another_disk_in_its_place_is_not_taken_for_it(tmp_path):
