@@ -4,7 +4,7 @@
 #
 #   make            build/pollux and the library
 #   make run        build, and serve a 1 GiB RAM disk at 127.0.0.1:4420; Ctrl-C ends it (ARGS='serve ...' for another)
-#   make check      the fast tests: unit tests and tidy
+#   make check      the fast tests: unit tests, tidy, and what is installed
 #   make test       every test; scripts/test STAGE... runs some of them
 #   make bench      the figures that README.md quotes
 #   make fuzz       the fuzz targets for FUZZ_SECONDS in all (default 600)

@@ -419,8 +419,8 @@ int main(int argc, char **argv)
     kill(pid, SIGKILL);
     waitpid(pid, NULL, 0);
     /* The shares of their cores that both got tell a measurement that was disturbed. */
-    printf(
-        "{\"iops\": %.1f, \"mib_s\": %.1f, \"latency_us\": {\"avg\": %.3f}, \"client_cpu\": %.3f, \"server_cpu\": %.3f}\n",
-        iops, iops * (double)o.bytes / 1048576, o.depth / iops * 1e6, client / wall, server / wall);
+    printf("{\"iops\": %.1f, \"mib_s\": %.1f, \"latency_us\": {\"avg\": %.3f}, "
+           "\"client_cpu\": %.3f, \"server_cpu\": %.3f}\n",
+           iops, iops * (double)o.bytes / 1048576, o.depth / iops * 1e6, client / wall, server / wall);
     return 0;
 }

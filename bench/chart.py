@@ -30,14 +30,16 @@ def bars(title, subtitle, series, rows, reference=None):
     (value, low, high, text). reference: a value that gets a dashed line through all rows."""
     group = len(series) * BAR + GAP
     height = TOP + len(rows) * group + GAP
-    largest = max([bar[2] for _, row, _ in rows for bar in row if bar] + [goal for _, _, goal in rows if goal] + [reference or 0])
+    largest = max(reference or 0, *(bar[2] for _, row, _ in rows for bar in row if bar),
+                  *(goal for _, _, goal in rows if goal))
     scale = (WIDTH - LABEL - RIGHT) / (largest or 1)
     out = [f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" width="{WIDTH}" height="{height}">',
            f"<style>{STYLE}</style>", f'<rect width="{WIDTH}" height="{height}" fill="#ffffff"/>',
            _text(16, 26, title, style="title"), _text(16, 46, subtitle, style="small")]
     x = LABEL
     for name, colour in zip(series, COLOURS) if len(series) > 1 else ():
-        out += [f'<rect x="{x}" y="36" width="12" height="12" fill="{colour}"/>', _text(x + 17, 46, name, style="small")]
+        out += [f'<rect x="{x}" y="36" width="12" height="12" fill="{colour}"/>',
+                _text(x + 17, 46, name, style="small")]
         x += 40 + 7 * len(name)
     for i, (label, row, goal) in enumerate(rows):
         y = TOP + i * group

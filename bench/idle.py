@@ -73,8 +73,8 @@ def start_once():
     """Milliseconds from before the fork to (the line that says it listens, the first answer to a host)."""
     port = free_port()
     start = time.monotonic()
-    with subprocess.Popen([binary_path(), "serve", "-l", f"127.0.0.1:{port}", "-m", "0", "null:1T"], stdout=subprocess.PIPE,
-                          stdin=subprocess.DEVNULL) as process:
+    with subprocess.Popen([binary_path(), "serve", "-l", f"127.0.0.1:{port}", "-m", "0", "null:1T"],
+                          stdout=subprocess.PIPE, stdin=subprocess.DEVNULL) as process:
         try:
             for line in process.stdout:
                 if line.startswith(b"listening on"):

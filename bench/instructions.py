@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """The guard against regressions: instructions per request, counted by callgrind.
 
-Unlike times, they are the same on a busy machine. Each figure is what a run of 2 N requests takes more than one of N, divided by N, so that start
-and end do not count. Instructions in the kernel are not in them.
+Unlike times, they are the same on a busy machine. Each figure is what a run of 2 N requests takes more than one of N,
+divided by N, so that start and end do not count. Instructions in the kernel are not in them.
 """
 
 import json
@@ -55,7 +55,8 @@ def _perf(name, disk, arguments, count):
 
 def block_layer(count=200_000):
     """`pollux perf` on a null disk: the block layer, and the load generator itself."""
-    return (_perf("block", "null:1T", ("-q", "128"), 2 * count) - _perf("block", "null:1T", ("-q", "128"), count)) / count
+    once, twice = (_perf("block", "null:1T", ("-q", "128"), n) for n in (count, 2 * count))
+    return (twice - once) / count
 
 
 def _drive(target, make, count):
@@ -135,8 +136,10 @@ FIGURES = [
 
 def surroundings():
     """What instruction counts depend on besides the code."""
-    version = subprocess.run([compiler(), "-dumpfullversion"], capture_output=True, text=True, check=True).stdout.strip()
-    return {"machine": platform.machine(), "compiler": f"gcc {version}", "libc": "-".join(os.confstr("CS_GNU_LIBC_VERSION").split())}
+    version = subprocess.run([compiler(), "-dumpfullversion"], capture_output=True, text=True,
+                             check=True).stdout.strip()
+    return {"machine": platform.machine(), "compiler": f"gcc {version}",
+            "libc": "-".join(os.confstr("CS_GNU_LIBC_VERSION").split())}
 
 
 def reference():
@@ -160,5 +163,6 @@ def verdict(name, value):
 def update_reference(values):
     known = reference()
     kept = known["instructions"] if known.get("with") == surroundings() else {}
-    record = {"with": surroundings(), "instructions": {**kept, **{name: round(value, 1) for name, value in values.items()}}}
+    record = {"with": surroundings(),
+              "instructions": {**kept, **{name: round(value, 1) for name, value in values.items()}}}
     REFERENCE.write_text(json.dumps(record, indent=2, sort_keys=True) + "\n", encoding="utf-8")

@@ -30,7 +30,8 @@ class Row:
     against: "ceiling", "time" (the ceiling's time, where less is better), "plain" (the same without the disk settings)
     or None. goal: what the ratio should be; for "time" at most, else at least."""
 
-    def __init__(self, name, what, disk, workload, bare, goal=None, against="ceiling", settings=None, options=(), poll="adaptive"):
+    def __init__(self, name, what, disk, workload, bare, goal=None, against="ceiling", settings=None, options=(),
+                 poll="adaptive"):
         self.name, self.what, self.disk, self.goal, self.against = name, what, disk, goal, against
         self.workload = workload
         self.bare = bare
@@ -80,7 +81,8 @@ def _rows():
     yield Row("read-4k-q32", "4 KiB random read, QD32", RAM, *_shape(4096, 32), 0.80)
     yield Row("write-4k-q128", "4 KiB random write, QD128", RAM, *_shape(4096, 128, "randwrite"))
     yield Row("read-4k-q1", "4 KiB random read, QD1, both spinning", RAM, *_shape(4096, 1), 1.15, "time", poll="busy")
-    yield Row("write-4k-q1", "4 KiB random write, QD1, both spinning", RAM, *_shape(4096, 1, "randwrite"), None, "time", poll="busy")
+    yield Row("write-4k-q1", "4 KiB random write, QD1, both spinning", RAM, *_shape(4096, 1, "randwrite"), None, "time",
+              poll="busy")
     yield Row("read-512-q128", "512 B random read, QD128", RAM, *_shape(512, 128), 0.60)
     yield Row("write-512-q128", "512 B random write, QD128", RAM, *_shape(512, 128, "randwrite"))
     yield Row("read-128k-q32", "128 KiB random read, QD32", RAM, *_shape(131072, 32), 0.95)
@@ -88,8 +90,8 @@ def _rows():
     for queues in (8, 32, 100):
         yield Row(f"read-4k-{queues}qp", f"4 KiB random read, QD128 over {queues} queue pairs", RAM,
                   *_shape(4096, 128, queues=queues), 0.90)
-    yield Row("digests", "4 KiB random read, QD128, both digests (of the same without)", RAM, *_shape(4096, 128), 0.85, "plain",
-              digests)
+    yield Row("digests", "4 KiB random read, QD128, both digests (of the same without)", RAM, *_shape(4096, 128), 0.85,
+              "plain", digests)
 
 
 ROWS = list(_rows())

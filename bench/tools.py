@@ -54,7 +54,8 @@ def binary():
 
 def check_release(directory):
     """Refuses to measure a build that is slow on purpose."""
-    shown = subprocess.run(["meson", "introspect", "--buildoptions", str(directory)], capture_output=True, text=True, check=False)
+    shown = subprocess.run(["meson", "introspect", "--buildoptions", str(directory)], capture_output=True, text=True,
+                           check=False)
     if shown.returncode:
         return
     options = {option["name"]: option["value"] for option in json.loads(shown.stdout)}

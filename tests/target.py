@@ -86,7 +86,7 @@ class Stream:
 
 
 class Target:
-    """One `pollux serve` process. Use it as a context manager; leaving the block stops it and checks that it was well."""
+    """One `pollux serve` process. Use it as a context manager; leaving the block stops it and looks how it was."""
 
     def __init__(self, *disks, listen=("127.0.0.1:0",), options=(), prefix=(), env=None):
         """disks: as on the command line; -n NQN may stand among them. options: further options.
@@ -140,7 +140,8 @@ class Target:
         if self.process.poll() is not None:
             self.out.join(REPORT_LIMIT)
             self.err.join(REPORT_LIMIT)
-            raise TargetError(f"{self.command()} ended with {self.process.returncode}:\n{self.out.text}\n{self.err.text}")
+            raise TargetError(f"{self.command()} ended with {self.process.returncode}:\n"
+                              f"{self.out.text}\n{self.err.text}")
         if not ready:
             self._end(signal.SIGKILL, START_LIMIT)
             raise TargetError(f"{self.command()} does not say where it listens:\n{self.out.text}\n{self.err.text}")

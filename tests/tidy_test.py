@@ -53,6 +53,14 @@ def test_a_file_of_1001_lines_is_too_long(tree):
     assert tree("file-length", files) == [("src/base/long.c", 1, "")]
 
 
+@pytest.mark.parametrize("path, head", [
+    ("src/base/a.c", ""), ("tests/a.py", ""), ("src/meson.build", ""), ("scripts/a", "#!/bin/sh\n"), ("a.bash", "")])
+def test_a_line_of_code_of_121_columns_is_too_long(tree, path, head):
+    text = head + "ä" * 120 + "\n" + "x" * 121 + "\n"
+    files = {path: text, "docs/a.md": text.removeprefix(head), "a.dict": text.removeprefix(head)}
+    assert tree("line-length", files) == [(path, 2 + bool(head), "")]
+
+
 @pytest.mark.parametrize("name", sorted(tidy.BANNED))
 def test_banned_calls_are_found(tree, name):
     assert tree("banned-call", {"src/base/a.c": f"int x;\nvoid *y = {name} (a);\n"}) == [("src/base/a.c", 2, name)]
@@ -69,10 +77,50 @@ def test_owned_calls_may_stand_with_their_owner_only(tree):
     assert tree("banned-call", files) == [("src/nvmf/a.c", 2, "clock_gettime")]
 
 
-def test_sockets_belong_to_the_transports(tree):
-    text = "int s = socket(1, 2, 3);\n"
-    files = {path: text for path in ("src/nvmf/tcp.c", "src/nvmf/tcp/a.c", "src/nvmf/admin.c", "src/cli/a.c")}
-    assert tree("banned-call", files) == [("src/cli/a.c", 1, "socket"), ("src/nvmf/admin.c", 1, "socket")]
+@pytest.mark.parametrize("call, owners", [
+    ("socket", {"src/net/a.c", "src/nvme/tcp_a.c"}), ("recvmsg", {"src/net/a.c", "src/nvme/tcp_a.c"}),
+    ("send", {"src/net/a.c", "src/nvme/tcp_a.c"}),
+    ("epoll_ctl", {"src/net/a.c", "src/reactor/a.c", "src/nvme/tcp_a.c"}),
+    ("getaddrinfo", {"src/nvme/where.c", "src/cli/a.c"})])
+def test_the_net_has_few_doors(tree, call, owners):
+    paths = ("src/cli/a.c", "src/net/a.c", "src/nvme/tcp_a.c", "src/nvme/where.c", "src/nvmf/a.c", "src/nvmf/tcp/a.c",
+             "src/reactor/a.c")
+    text = f"int a = s->ops->{call}(s);\nint s = {call}(1, 2, 3);\nssize_t (*{call})(int s);\n"
+    assert tree("banned-call", {path: text for path in (*paths, "tests/unit/a.c")}) == [
+        (path, 2, call) for path in paths if path not in owners]
+
+
+@pytest.mark.parametrize("lines", [
+    ["assert time.monotonic() < 5"], ["end = time.monotonic()", "assert end > 5"],
+    ["a = time.time()", "b = now() - a", "assert b < 1"], ["a = []", "a.append(time.time())", "assert a[1] - a[0] < 1"],
+    ["self.a = now()", "assert all(x < 1 for x in self.a)"]])
+def test_a_python_test_that_asserts_elapsed_time_is_found(tree, lines):
+    head = "import time\ndef now():\n    return time.time()\ndef test_a(self):\n"
+    text = head + "".join(f"    {line}\n" for line in lines)
+    assert tree("elapsed-time", {"tests/a.py": text, "bench/a.py": text}) == [("tests/a.py", 4 + len(lines), "")]
+
+
+def test_a_python_test_may_have_limits(tree):
+    text = ("import time\ndef test_a():\n    end = time.monotonic() + 5\n    while time.monotonic() < end:\n"
+            "        time.sleep(1)\n        found = look()\n    assert found\ndef test_b(end):\n    assert end\n")
+    assert tree("elapsed-time", {"tests/a.py": text}) == []
+
+
+@pytest.mark.parametrize("lines", [
+    ["assert_true(time(NULL) < 5);"], ["time_t end = time(NULL);", "assert_true(end > 5);"],
+    ["struct timespec t;", "clock_gettime(CLOCK_MONOTONIC, &t);", "assert_int_equal(t.tv_sec,\n   5);"],
+    ["x->from = now();", "int took = now() - x->from;", "assert_true(took < 5);"]])
+def test_a_c_test_that_asserts_elapsed_time_is_found(tree, lines):
+    text = "static time_t now(void)\n{\n    time_t t = time(NULL);\n    return t;\n}\n\nstatic void test_a(void)\n{\n"
+    text += "".join(f"    {line}\n" for line in lines) + "}\n"
+    assert tree("elapsed-time", {"tests/unit/a.c": text}) == [("tests/unit/a.c", 8 + len(lines), "")]
+
+
+def test_a_c_test_may_look_at_simulated_time(tree):
+    text = ("static void test_a(void)\n{\n    uint64_t end = plx_reactor_now(r);\n    time_t last = time(NULL);\n"
+            "    assert_true(lifetime(3) < end);\n    while (time(NULL) < last + 3)\n        poll();\n}\n\n"
+            "static void test_b(int last)\n{\n    assert_true(last);\n}\n")
+    assert tree("elapsed-time", {"tests/unit/a.c": text}) == []
 
 
 @pytest.mark.parametrize("word", tidy.LEFTOVERS)
@@ -82,9 +130,9 @@ def test_leftovers_are_found_in_any_file(tree, word):
 
 
 HEADERS = {path: "" for path in (
-    "src/base/log.h", "src/reactor/reactor.h", "src/bdev/driver.h", "src/bdev/bdev.h", "src/nvmf/nvmf.h", "src/nvmf/core.h",
-    "src/nvme/pdu.h", "src/cli/cli.h", "include/pollux/base.h", "include/pollux/bdev.h", "include/pollux/nvmf.h",
-    "include/pollux/nvme_status.h")}
+    "src/base/log.h", "src/reactor/reactor.h", "src/bdev/driver.h", "src/bdev/bdev.h", "src/nvmf/nvmf.h",
+    "src/nvmf/core.h", "src/nvme/pdu.h", "src/cli/cli.h", "include/pollux/base.h", "include/pollux/bdev.h",
+    "include/pollux/nvmf.h", "include/pollux/nvme_status.h")}
 
 
 @pytest.mark.parametrize("path, line", [
@@ -163,7 +211,8 @@ def test_an_exception_lets_pass_exactly_what_it_names(tree):
 
 
 def test_an_exception_that_no_longer_applies_is_found(tree):
-    files = {"src/base/a.c": "int x;\n", "scripts/tidy.exceptions": "# head\nbanned-call src/base/a.c atoi # a reason\n"}
+    files = {"src/base/a.c": "int x;\n",
+             "scripts/tidy.exceptions": "# head\nbanned-call src/base/a.c atoi # a reason\n"}
     assert tree("banned-call", files) == [("scripts/tidy.exceptions", 2, "")]
 
 

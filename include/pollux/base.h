@@ -53,12 +53,17 @@ enum plx_log_level {
     PLX_LOG_DEBUG,
 };
 
-/** Receives one finished line without a newline. Called on whichever thread logs; must not block for long. */
+/**
+ * Receives one finished line without a newline. Called on whichever thread logs, which is often a reactor's and must
+ * not be blocked: see src/cli/log.c for a way.
+ */
 typedef void (*plx_log_fn)(void *arg, enum plx_log_level level, const char *line);
 
 /**
  * Where the library's log lines go, and from which level on. Process-wide, the one piece of global state there is; to
- * be set before the first reactor runs. By default nothing is logged.
+ * be set before the first reactor runs, and again when none does any more. By default nothing is logged. Of one message
+ * about one peer or disk 10 lines are logged in 5 s; beyond that they are counted, and a line says how many they were.
+ * What has not been told when this is called is told to the function set before.
  */
 PLX_API void plx_log_set(plx_log_fn fn, void *arg, enum plx_log_level level);
 

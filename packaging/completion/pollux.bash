@@ -42,8 +42,8 @@ _pollux_cores()
 _pollux_perf()
 {
     local previous=$1 word=$2
-    local options='-q --queue-depth -o --io-size -w --workload -M --read-percent -t --time -P --qpairs -m --cores --rate --count
-        --verify --json --poll -h --help'
+    local options='-q --queue-depth -o --io-size -w --workload -M --read-percent -t --time -P --qpairs -m --cores --rate
+        --count --verify --json --poll -h --help'
     case $previous in
     -q | --queue-depth) mapfile -t COMPREPLY < <(compgen -W '1 32 128' -- "$word") ;;
     -o | --io-size) mapfile -t COMPREPLY < <(compgen -W '512 4K 16K 64K 128K 1M' -- "$word") ;;

@@ -1,38 +1,173 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 #include "base/log.h"
 
+#include <arpa/inet.h>
 #include <stdio.h>
+#include <string.h>
+
+enum { LINE = 512 };
+#define GRAIN_NS UINT64_C(50000000) /* how exactly intervals are kept: cores mostly read the time, and rarely set it */
 
 static plx_log_fn log_fn;
 static void *log_arg;
 static enum plx_log_level log_level;
+
+static struct plx_log_site *_Atomic sites; /* those that have logged */
+static _Atomic uint64_t log_now, interval_end;
+static atomic_bool left_out; /* there is something to tell at the end of the interval */
+static atomic_bool telling;  /* and somebody is at it */
 
 const char *plx_version(void)
 {
     return PLX_VERSION;
 }
 
+/* ---- whom a line is about ---- */
+
+static uint64_t hash(const void *bytes, size_t len) /* FNV-1a, and never 0 */
+{
+    uint64_t h = UINT64_C(0xcbf29ce484222325);
+    for (size_t i = 0; i < len; i++)
+        h = (h ^ ((const unsigned char *)bytes)[i]) * UINT64_C(0x100000001b3);
+    return h | !h;
+}
+
+/* Of an address neither the port counts, nor the half of an IPv6 address that is the host's: peers choose both. */
+static uint64_t peer_hash(const char *fmt, va_list ap)
+{
+    const char *name = strncmp(fmt, "%s: ", 4) == 0 ? va_arg(ap, const char *) : "";
+    size_t len = strlen(name);
+    if (*name == '[') {
+        char text[INET6_ADDRSTRLEN];
+        struct in6_addr v6;
+        len = strcspn(name, "]");
+        snprintf(text, sizeof text, "%.*s", (int)len - 1, name + 1);
+        if (inet_pton(AF_INET6, text, &v6) == 1)
+            return hash(&v6, sizeof v6 / 2);
+    } else if (*name >= '0' && *name <= '9') {
+        len = strcspn(name, ":");
+    }
+    return hash(name, len);
+}
+
+static struct plx_log_peer *find_peer(struct plx_log_site *site, uint64_t who)
+{
+    for (int i = 0; i < PLX_LOG_PEERS; i++)
+        if (atomic_load(&site->peers[i].who) == who)
+            return &site->peers[i];
+    for (int i = 0; i < PLX_LOG_PEERS; i++) {
+        uint64_t nobody = 0;
+        if (atomic_compare_exchange_strong(&site->peers[i].who, &nobody, who))
+            return &site->peers[i];
+    }
+    return &site->peers[PLX_LOG_PEERS];
+}
+
+/* ---- intervals ---- */
+
+/*
+ * An interval is over for one peer of one call. Who was over the limit is left there, and has no more than its count
+ * told, until an interval passes in which it said nothing.
+ */
+static void tell_peer(struct plx_log_peer *p)
+{
+    unsigned lines = atomic_load(&p->lines);
+    while (lines <= PLX_LOG_LINES)
+        if (atomic_compare_exchange_weak(&p->lines, &lines, 0)) {
+            atomic_store(&p->who, 0);
+            return;
+        }
+    if (!atomic_load(&p->sampled)) { /* the sample is being written just now */
+        atomic_store(&left_out, true);
+        return;
+    }
+    char line[LINE], sample[PLX_LOG_SAMPLE];
+    enum plx_log_level level = p->level;
+    memcpy(sample, p->sample, sizeof sample);
+    atomic_store(&p->sampled, false);
+    lines = atomic_exchange(&p->lines, PLX_LOG_LINES) - PLX_LOG_LINES; /* and the next one writes a sample */
+    snprintf(line, sizeof line, "%u more like this were left out: %s", lines, sample);
+    log_fn(log_arg, level, line);
+}
+
+static void tell(uint64_t now)
+{
+    if (atomic_exchange(&telling, true))
+        return;
+    if (now >= atomic_load(&interval_end)) {
+        atomic_store(&interval_end, now + PLX_LOG_INTERVAL_NS);
+        atomic_store(&left_out, false);
+        for (struct plx_log_site *s = atomic_load(&sites); s; s = s->next)
+            for (int i = 0; i <= PLX_LOG_PEERS; i++)
+                tell_peer(&s->peers[i]);
+    }
+    atomic_store(&telling, false);
+}
+
+void plx_log_tick(uint64_t now)
+{
+    if (now > atomic_load_explicit(&log_now, memory_order_relaxed) + GRAIN_NS)
+        atomic_store_explicit(&log_now, now, memory_order_relaxed);
+    if (atomic_load_explicit(&left_out, memory_order_relaxed))
+        tell(now);
+}
+
+uint64_t plx_log_due(void)
+{
+    return atomic_load_explicit(&left_out, memory_order_relaxed) ? atomic_load(&interval_end) : 0;
+}
+
 void plx_log_set(plx_log_fn fn, void *arg, enum plx_log_level level)
 {
+    atomic_store(&log_now, 0);
+    atomic_store(&interval_end, 0);
+    if (log_fn)
+        tell(0);
     log_fn = fn;
     log_arg = arg;
     log_level = level;
 }
 
-void plx_log(enum plx_log_level level, const char *fmt, ...)
+/* ---- lines ---- */
+
+static void list_site(struct plx_log_site *site)
+{
+    if (atomic_load_explicit(&site->listed, memory_order_relaxed) || atomic_exchange(&site->listed, true))
+        return;
+    site->next = atomic_load(&sites);
+    while (!atomic_compare_exchange_weak(&sites, &site->next, site))
+        ;
+}
+
+void plx_log(struct plx_log_site *site, enum plx_log_level level, const char *fmt, ...)
 {
     if (!log_fn || level > log_level)
         return;
-    char line[512];
+    tell(atomic_load(&log_now));
+    list_site(site);
     va_list ap;
     va_start(ap, fmt);
-    vsnprintf(line, sizeof line, fmt, ap);
+    struct plx_log_peer *p = find_peer(site, peer_hash(fmt, ap));
+    va_end(ap);
+    unsigned before = atomic_fetch_add(&p->lines, 1);
+    if (before > PLX_LOG_LINES)
+        return;
+    bool over = before == PLX_LOG_LINES;
+    char line[LINE], *text = over ? p->sample : line;
+    va_start(ap, fmt);
+    vsnprintf(text, over ? sizeof p->sample : sizeof line, fmt, ap);
     va_end(ap);
     /* Names that come from peers must not steer a terminal. */
-    for (char *p = line; *p; p++)
-        if ((unsigned char)*p < ' ' || (unsigned char)*p >= 0x7f)
-            *p = '?';
-    log_fn(log_arg, level, line);
+    for (char *c = text; *c; c++)
+        if ((unsigned char)*c < ' ' || (unsigned char)*c >= 0x7f)
+            *c = '?';
+    if (!over) {
+        log_fn(log_arg, level, text);
+        return;
+    }
+    p->level = level;
+    atomic_store(&p->sampled, true);
+    atomic_store(&left_out, true);
 }
 
 int plx_fail(struct plx_error *err, int ret, const char *fmt, ...)

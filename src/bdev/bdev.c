@@ -465,7 +465,7 @@ void plx_bdev_start_part(struct plx_bdev_channel *ch, struct plx_bdev_req *part)
     ch->bdev->call.submit(ch, part);
 }
 
-/* ---- resets: each ends when it is the oldest request of its channel, and goes on to the disk below if there is one ---- */
+/* ---- resets: each ends when it is the oldest request of its channel, and goes on to the disk below, if any ---- */
 
 static void end_reset(struct plx_bdev_req *reset)
 {

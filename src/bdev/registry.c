@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
  * The disks there are: their names, who holds them, and what these are told. It is one for the process, as file locks
- * are, and because a claim is worth something only where everybody sees it. Control path: one mutex guards it all. It is
- * recursive, as a filter that is told of a change tells those who hold the filter.
+ * are, and because a claim is worth something only where everybody sees it. Control path: one mutex guards it all. It
+ * is recursive, as a filter that is told of a change tells those who hold the filter.
  */
 #include "bdev/core.h"
 

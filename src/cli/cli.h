@@ -17,6 +17,17 @@ enum {
 /* Prints "pollux: ..." to standard error and returns status. */
 int cli_fail(int status, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 
+/*
+ * log.c: text for standard error. After cli_log_start() it is queued and never waited for, from any thread; what the
+ * queue has no room for is dropped, and told afterwards. cli_log_stop() gives the queue a second to become empty.
+ * @return EXIT_OK, or EXIT_RUNTIME after having said why not
+ */
+int cli_log_start(void);
+void cli_log_stop(void);
+void cli_say(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
+/* For plx_log_set(). */
+void cli_log(void *arg, enum plx_log_level level, const char *line);
+
 struct cli_command {
     const char *name;
     const char *summary;

@@ -31,16 +31,15 @@ static struct cp *shown; /* whose progress line log lines have to make room for 
 static void erase_line(struct cp *c)
 {
     if (c->drawn)
-        fputs("\r\033[K", stderr);
+        cli_say("\r\033[K");
     c->drawn = false;
 }
 
 static void print_log(void *arg, enum plx_log_level level, const char *line)
 {
-    (void)arg;
     if (shown)
         erase_line(shown);
-    fprintf(stderr, "pollux: %s: %s\n", level == PLX_LOG_ERROR ? "error" : "warning", line);
+    cli_log(arg, level, line);
 }
 
 static void human(double bytes, char *out, size_t size)
@@ -72,7 +71,7 @@ static void draw(struct cp *c)
     human((double)job->done, done, sizeof done);
     human((double)job->bytes, total, sizeof total);
     human(speed, rate, sizeof rate);
-    fprintf(stderr, "\r\033[K%s [%s] %3.0f %%  %s of %s, %s/s, %lu:%02lu left", job->verify ? "verify" : "copy  ", bar,
+    cli_say("\r\033[K%s [%s] %3.0f %%  %s of %s, %s/s, %lu:%02lu left", job->verify ? "verify" : "copy  ", bar,
             part * 100, done, total, rate, left / 60, left % 60);
     c->drawn = true;
 }
@@ -310,7 +309,9 @@ static int cp(int argc, char **argv)
     }
     c.terminal = !c.quiet && isatty(STDERR_FILENO);
     plx_log_set(print_log, NULL, PLX_LOG_WARN);
-    ret = open_disks(&c);
+    ret = cli_log_start();
+    if (!ret)
+        ret = open_disks(&c);
     if (!ret)
         ret = copy(&c);
     if (c.job.dst)

@@ -224,14 +224,13 @@ static int watch(struct discover *o, const char *first, struct plx_nvme *n, stru
 
 static void discover_help(void)
 {
-    puts(
-        "pollux discover [OPTION]... ADDR[:PORT]\n"
-        "  Prints the discovery log of a controller, and of those that it refers to, in the terms of \"nvme discover\".\n"
-        "  Without a port, 8009 is tried, then 4420.\n\n"
-        "options:\n"
-        "      --json           as JSON\n"
-        "      --watch          stay connected, and print again when the log has changed, until Ctrl-C\n"
-        "      --hostnqn NQN    who is asking: some controllers tell each host something else");
+    puts("pollux discover [OPTION]... ADDR[:PORT]\n"
+         "  Prints the discovery log of a controller, and of those that it refers to, in the terms of\n"
+         "  \"nvme discover\". Without a port, 8009 is tried, then 4420.\n\n"
+         "options:\n"
+         "      --json           as JSON\n"
+         "      --watch          stay connected, and print again when the log has changed, until Ctrl-C\n"
+         "      --hostnqn NQN    who is asking: some controllers tell each host something else");
 }
 
 /* The parameters that say who is asking; its name may hold what separates parameters. */

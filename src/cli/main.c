@@ -32,7 +32,7 @@ int cli_fail(int status, const char *fmt, ...)
     if (len < 0)
         return status;
     clean_text(text);
-    fprintf(stderr, "pollux: %s\n", text);
+    cli_say("pollux: %s\n", text);
     free(text);
     return status;
 }
@@ -127,6 +127,8 @@ int main(int argc, char **argv)
     int status = run(argc, argv);
     bool server = argc > 1 && strcmp(argv[1], cli_serve.name) == 0; /* does not run for the sake of what it prints */
     if (!status && !server && (fflush(stdout) || ferror(stdout)))
-        return cli_fail(EXIT_RUNTIME, "standard output could not be written");
+        status = cli_fail(EXIT_RUNTIME, "standard output could not be written");
+    plx_log_set(NULL, NULL, PLX_LOG_ERROR); /* which has counts told that are not yet */
+    cli_log_stop();
     return status;
 }

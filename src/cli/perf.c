@@ -47,13 +47,6 @@ static uint64_t now_ns(void)
     return plx_reactor_clock(NULL);
 }
 
-/* A connection that is lost, and made again, explains what the figures do not. */
-static void print_log(void *arg, enum plx_log_level level, const char *line)
-{
-    (void)arg;
-    fprintf(stderr, "pollux: %s: %s\n", level == PLX_LOG_ERROR ? "error" : "warning", line);
-}
-
 /* ---- disks, workers, jobs ---- */
 
 static int check_disk(const struct perf_options *o, const struct plx_bdev_info *info)
@@ -304,7 +297,7 @@ static void say_overdue(struct perf *p)
 {
     p->overdue = 0;
     if (!p->pressed)
-        fprintf(stderr, "pollux: the time is over, and requests are still in flight: waiting for them, until Ctrl-C\n");
+        cli_say("pollux: the time is over, and requests are still in flight: waiting for them, until Ctrl-C\n");
 }
 
 /* Waits for every worker to be through with its order. @return false when that is not to be waited for any longer */
@@ -371,6 +364,7 @@ static void end(struct perf *p, struct perf_result *r)
 _Noreturn static void leave(int status)
 {
     fflush(stdout);
+    cli_log_stop();
     _exit(status);
 }
 
@@ -380,7 +374,7 @@ static int measure(struct perf *p)
     order(p, PERF_PROBE);
     bool through = wait_through(p);
     if (!through || p->pressed) {
-        fprintf(stderr, "pollux: interrupted before anything was measured\n");
+        cli_say("pollux: interrupted before anything was measured\n");
         if (!through)
             leave(EXIT_OK);
         return EXIT_OK;
@@ -441,9 +435,11 @@ static int perf(int argc, char **argv)
         free(p);
         return status;
     }
-    plx_log_set(print_log, NULL, PLX_LOG_WARN);
+    plx_log_set(cli_log, NULL, PLX_LOG_WARN); /* a connection lost, and made again, explains what figures do not */
     p->terminal = isatty(STDOUT_FILENO) && !(p->o.json && strcmp(p->o.json, "-") == 0);
-    status = open_signals(p);
+    status = cli_log_start();
+    if (!status)
+        status = open_signals(p);
     if (!status)
         status = open_disks(p);
     if (!status)

@@ -3,6 +3,7 @@
 #include "cli.h"
 
 #include <errno.h>
+#include <poll.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdatomic.h>
@@ -34,13 +35,6 @@ struct serve {
     atomic_bool stopping;
     int result;
 };
-
-static void print_log(void *arg, enum plx_log_level level, const char *line)
-{
-    static const char *const names[] = {"error", "warning", "info", "debug"};
-    (void)arg;
-    fprintf(stderr, "pollux: %s: %s\n", names[level], line);
-}
 
 /* ---- disks, reactors, target ---- */
 
@@ -173,8 +167,11 @@ static void give_up(int number)
 {
     static const char text[] = "pollux: error: a disk does not answer; what it has not written is lost\n";
     (void)number;
-    ssize_t ignored = write(STDERR_FILENO, text, sizeof text - 1);
-    (void)ignored;
+    struct pollfd fd = {.fd = STDERR_FILENO, .events = POLLOUT};
+    if (poll(&fd, 1, 0) == 1) {
+        ssize_t ignored = write(STDERR_FILENO, text, sizeof text - 1);
+        (void)ignored;
+    }
     _exit(EXIT_RUNTIME);
 }
 
@@ -261,6 +258,7 @@ static void clean_up(struct serve *s)
         plx_bdev_close(s->disks[i]);
     if (s->signals.fd >= 0)
         close(s->signals.fd);
+    alarm(0);
     free(s);
 }
 
@@ -287,9 +285,11 @@ static int serve(int argc, char **argv)
         free(s);
         return ret;
     }
-    plx_log_set(print_log, NULL, s->o.quiet ? PLX_LOG_ERROR : s->o.log_level);
+    plx_log_set(cli_log, NULL, s->o.quiet ? PLX_LOG_ERROR : s->o.log_level);
     raise_file_limit();
-    ret = open_signals(s);
+    ret = cli_log_start();
+    if (!ret)
+        ret = open_signals(s);
     if (!ret)
         ret = open_disks(s);
     if (!ret)

@@ -55,8 +55,8 @@ struct nvme_tcp_frame {
 /* May end the stream, and set f->ended, but for what is said. */
 struct nvme_tcp_frame_ops {
     /*
-     * A PDU whose header is whole, checked, and of the right digest; n bytes of what follows it have been received. Data
-     * is taken from there, or asked for with nvme_tcp_frame_data(). @return bytes of `rest` that were taken
+     * A PDU whose header is whole, checked, and of the right digest; n bytes of what follows it have been received.
+     * Data is taken from there, or asked for with nvme_tcp_frame_data(). @return bytes of `rest` that were taken
      */
     size_t (*pdu)(struct nvme_tcp_frame *f, const uint8_t *hdr, const struct nvme_tcp_layout *l, const uint8_t *rest,
                   size_t n);

@@ -705,8 +705,8 @@ void *nvmf_discovery_log(const struct nvmf_snapshot *snap, struct nvmf_qpair *qp
 /* ---- transport.c ---- */
 
 /*
- * Listens at those that do not yet. Where that fails *result is set, if it is not yet, and the listener is removed; with
- * `all`, none is left listening.
+ * Listens at those that do not yet. Where that fails *result is set, if it is not yet, and the listener is removed;
+ * with `all`, none is left listening.
  */
 void nvmf_listeners_start(struct plx_nvmf_target *t, bool all, int *result);
 void nvmf_listeners_stop(struct plx_nvmf_target *t);

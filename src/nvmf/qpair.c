@@ -282,7 +282,7 @@ bool nvmf_req_abort(struct nvmf_req *req)
 void nvmf_req_fail(struct nvmf_req *req, uint16_t status, unsigned location)
 {
     if (plx_unlikely(status)) {
-        /* Aborted because its namespace went, which is what its host is told: it is an inactive one now (Base 3.2.1). */
+        /* Aborted because its namespace went, which is what its host is told: it is inactive now (Base 3.2.1). */
         if (req->ns && req->ns->gone && status == PLX_SC_ABORTED_BY_REQUEST)
             status = PLX_SC_INVALID_NAMESPACE_OR_FORMAT | NVME_STATUS_DNR;
         if (req->qp->ctrlr)

@@ -233,6 +233,7 @@ static int wait_fds(struct plx_reactor *r, int64_t timeout_ns)
     int done = 0;
     r->nevents = wait_kernel(r, timeout_ns);
     r->fds_checked = r->now = plx_clock_ns();
+    plx_log_tick(r->now);
     for (int i = 0; i < r->nevents; i++) {
         struct plx_watch *w = r->events[i].data.ptr;
         if (w) { /* else the wake-up of a source, which is polled anyway, or a watch that was removed meanwhile */
@@ -304,10 +305,13 @@ int plx_reactor_arm(struct plx_reactor *r)
 
 int64_t plx_reactor_timeout(struct plx_reactor *r)
 {
-    if (!r->timers)
+    uint64_t due = plx_log_due();
+    if (r->timers && (!due || r->timers->due < due))
+        due = r->timers->due;
+    if (!due)
         return -1;
     r->now = plx_clock_ns();
-    return r->timers->due > r->now ? (int64_t)(r->timers->due - r->now) : 0;
+    return due > r->now ? (int64_t)(due - r->now) : 0;
 }
 
 /* Sleeps until there is work, at the latest until the given time, if that is not 0. */

@@ -48,8 +48,9 @@ def disk(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def target(request, disk):
-    """A target with a RAM disk of each block size, a file, and a null disk. A module's OPTIONS are added, and those in the
-    environment: POLLUX_OPTIONS="-m 0,1" runs what shares this target on two reactors, as ThreadSanitizer always does."""
+    """A target with a RAM disk of each block size, a file, and a null disk. A module's OPTIONS are added, and those in
+    the environment: POLLUX_OPTIONS="-m 0,1" runs what shares this target on two reactors, as under
+    ThreadSanitizer."""
     cores = sorted(os.sched_getaffinity(0))[:2]
     default = f"-m {','.join(map(str, cores))}" if target_module.watches_threads() else ""
     options = [*getattr(request.module, "OPTIONS", ()), *shlex.split(os.environ.get("POLLUX_OPTIONS", default))]

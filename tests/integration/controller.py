@@ -28,10 +28,10 @@ class Subsystem:
     def __init__(self, blocks=4096, content=None, **identity):
         self.disk = bytearray(content if content is not None else blocks * BLOCK)
         self.identity = {
-            "mdts": 5, "ioccsz": (64 + 8192) // 16, "oncs": 1 << 0 | 1 << 2 | 1 << 3, "fuses": 0, "acwu": 0, "vwc": 1, "acl": 3,
-            "cmic": 1 << 3, "nanagrpid": 1, "anagrpid": 1, "lpa": 1 << 2, "oaes": 1 << 8 | 1 << 11 | 1 << 31, "ctratt": 0, "lbaf": 9 << 16,
-            "dmrsl": 0, "dmsl": 0,
-            "nsattr": 0, "uuid": bytes(range(16)), "nguid": bytes(16), **identity}
+            "mdts": 5, "ioccsz": (64 + 8192) // 16, "oncs": 1 << 0 | 1 << 2 | 1 << 3, "fuses": 0, "acwu": 0, "vwc": 1,
+            "acl": 3, "cmic": 1 << 3, "nanagrpid": 1, "anagrpid": 1, "lpa": 1 << 2,
+            "oaes": 1 << 8 | 1 << 11 | 1 << 31, "ctratt": 0, "lbaf": 9 << 16, "dmrsl": 0, "dmsl": 0, "nsattr": 0,
+            "uuid": bytes(range(16)), "nguid": bytes(16), **identity}
         self.refuses = {}  # opcode of an NVM command -> status
         self.records = []  # of the discovery log: (subtype, traddr, trsvcid, subnqn)
         self.genctr = 1
@@ -82,7 +82,8 @@ class Subsystem:
 class Port:
     """Listens, and serves each connection on a thread of its own."""
 
-    def __init__(self, subsystem, cpda=0, maxh2cdata=131072, piece=1 << 20, r2t=1 << 20, sq_flow=False, digests=3, ana=OPTIMIZED):
+    def __init__(self, subsystem, cpda=0, maxh2cdata=131072, piece=1 << 20, r2t=1 << 20, sq_flow=False, digests=3,
+                 ana=OPTIMIZED):
         self.subsystem = subsystem
         self.cpda, self.maxh2cdata, self.piece, self.r2t, self.sq_flow = cpda, maxh2cdata, piece, r2t, sq_flow
         self.digests = digests  # those that it agrees to
@@ -244,7 +245,8 @@ class Connection:
                 if part.type == Type.CMD:
                     self.later.append(Command(part))
                     continue
-                assert part.type == Type.H2C_DATA and (part.cccid, part.ttag, part.datao) == (command.cid, tag, len(data))
+                assert part.type == Type.H2C_DATA
+                assert (part.cccid, part.ttag, part.datao) == (command.cid, tag, len(data))
                 assert len(part.data) == part.datal <= self.port.maxh2cdata
                 data += part.data
                 assert part.last == (len(data) == end)

@@ -4,8 +4,8 @@
 from spec import Fes, Offset, status_name
 
 ANY = None
-# A PDU in a state where it must not come. The transport specification names no status for a second ICReq or for a PDU of
-# the wrong direction; PDU Sequence Error, and an invalid type at offset 0, both describe it (TCP 3.3, 3.6.2.5).
+# A PDU in a state where it must not come. The transport specification names no status for a second ICReq or for a PDU
+# of the wrong direction; PDU Sequence Error, and an invalid type at offset 0, both describe it (TCP 3.3, 3.6.2.5).
 WRONG_TYPE_OR_STATE = ((Fes.SEQUENCE, ANY), (Fes.INVALID_HEADER, Offset.TYPE))
 UNKNOWN_TYPE = ((Fes.INVALID_HEADER, Offset.TYPE),)
 
@@ -33,10 +33,11 @@ def terminated(connection, *allowed, header=b""):
     term = connection.wait_closed()
     assert term is not None, "closed without C2HTermReq"
     answer = f"FES {term.fes} FEI {term.fei:#x}"
-    assert any(term.fes == fes and fei in (ANY, term.fei) for fes, fei in allowed), f"{answer}, expected one of {allowed}"
+    found = any(term.fes == fes and fei in (ANY, term.fei) for fes, fei in allowed)
+    assert found, f"{answer}, expected one of {allowed}"
     if header:
         assert len(term.data) >= 8, "the PDU header that was in error is missing (TCP 3.5)"
-        assert bytes(header[:len(term.data)]) == term.data[:len(header)], "data is not the PDU header in error (TCP 3.5)"
+        assert bytes(header[:len(term.data)]) == term.data[:len(header)], "data is not the header in error (TCP 3.5)"
     return term
 
 

@@ -4,13 +4,13 @@
 import os
 import struct
 import threading
-import time
 import uuid
 
 import sqe
 from nvmetcp import TIMEOUT, CommandError, Queue
 from spec import ALL_NAMESPACES, DISCOVERY_NQN, DYNAMIC, Feature, Property, Sc
 from structs import IdentifyController, IdentifyNamespace, namespace_list
+from target import wait_until
 
 CC_ENABLE = 1 | 6 << 16 | 4 << 20  # EN, IOSQES 64 bytes, IOCQES 16 bytes (Base 3.1.4.5)
 CC_ALL_COMMAND_SETS = 6 << 4
@@ -184,12 +184,10 @@ class Bystander:
     def check(self):
         """It still makes progress, and saw no error."""
         wanted = self.rounds + 2
-        end = time.monotonic() + TIMEOUT
-        while self.rounds < wanted:
-            if self.error:
-                raise AssertionError(f"the bystander was disturbed: {self.error!r}") from self.error
-            assert time.monotonic() < end, "the bystander makes no progress"
-            time.sleep(0.002)
+        wait_until(lambda: self.error or self.rounds >= wanted, TIMEOUT, 0.002)
+        if self.error:
+            raise AssertionError(f"the bystander was disturbed: {self.error!r}") from self.error
+        assert self.rounds >= wanted, "the bystander makes no progress"
 
     def close(self):
         try:

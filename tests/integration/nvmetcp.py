@@ -9,12 +9,12 @@ Both check what the target sends against the transport specification; any violat
 import collections
 import socket
 import struct
-import time
 
 import pdu
 import sqe as entries
 from pdu import Layout, ProtocolError, encode
 from spec import DISCOVERY_NQN, DYNAMIC, FABRICS, Sc, Type, status_name
+from target import wait_until
 
 TIMEOUT = 30  # seconds that any single answer may take; only hung targets take that long
 CONNECT_SIZE = 1024
@@ -44,12 +44,14 @@ class CommandError(Exception):
 class Connection:
     """One TCP connection to the target."""
 
-    def __init__(self, address, timeout=TIMEOUT, receive_buffer=None):
+    def __init__(self, address, timeout=TIMEOUT, receive_buffer=None, source=None):
         family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
         self.socket = socket.socket(family, socket.SOCK_STREAM)
         if receive_buffer:
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
         self.socket.settimeout(timeout)
+        if source:
+            self.socket.bind((source, 0))
         self.socket.connect(tuple(address))
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.sent = Layout()  # how we lay out what we send
@@ -380,14 +382,16 @@ class Queue(Connection):
 
     def wait_property(self, offset, mask, value, limit=TIMEOUT):
         """Waits until (property & mask) == value."""
-        end = time.monotonic() + limit
-        while True:
+        current = None
+
+        def reached():
+            nonlocal current
             current = self.property_get(offset)
-            if current & mask == value:
-                return current
-            assert time.monotonic() < end, f"property {offset:#x} stays {current:#x}"
-            time.sleep(0.01)
+            return current & mask == value
+
+        assert wait_until(reached, limit, 0.01), f"property {offset:#x} stays {current:#x}"
+        return current
 
 
-__all__ = ["Closed", "Command", "CommandError", "Completion", "Connection", "Queue", "Terminated", "ProtocolError", "encode",
-           "TIMEOUT"]
+__all__ = ["Closed", "Command", "CommandError", "Completion", "Connection", "Queue", "Terminated", "ProtocolError",
+           "encode", "TIMEOUT"]

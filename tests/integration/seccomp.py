@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Runs a command that may not use io_uring, as containers do: seccomp.py EPERM|ENOSYS [sync] COMMAND...
 
-A BPF filter lets io_uring_setup, io_uring_enter and io_uring_register fail with that error, and all else pass; with "sync"
-fdatasync, and pwritev2 with RWF_DSYNC, fail with EIO. It stays over exec."""
+A BPF filter lets io_uring_setup, io_uring_enter and io_uring_register fail with that error, and all else pass; with
+"sync" fdatasync, and pwritev2 with RWF_DSYNC, fail with EIO. It stays over exec."""
 
 import ctypes
 import errno

@@ -4,7 +4,8 @@ command is submitted (nvmetcp.Queue.submit), unless a test sets them itself."""
 
 import struct
 
-from spec import ALL_NAMESPACES, DISCOVERY_NQN, DYNAMIC, FABRICS, PSDT_SGL, SGL_IN_CAPSULE, SGL_TRANSPORT, Admin, Fabrics, Io
+from spec import (ALL_NAMESPACES, DISCOVERY_NQN, DYNAMIC, FABRICS, PSDT_SGL, SGL_IN_CAPSULE, SGL_TRANSPORT, Admin,
+                  Fabrics, Io)
 
 CID_OFFSET, SGL_OFFSET = 2, 24
 
@@ -22,8 +23,8 @@ def in_capsule_sgl(length, offset=0):
     return sgl(SGL_IN_CAPSULE, length, offset)
 
 
-def entry(opcode, nsid=0, cdw10=0, cdw11=0, cdw12=0, cdw13=0, cdw14=0, cdw15=0, fuse=0, psdt=PSDT_SGL, cid=0, dptr=bytes(16),
-          cdw2=0, cdw3=0, mptr=0):
+def entry(opcode, nsid=0, cdw10=0, cdw11=0, cdw12=0, cdw13=0, cdw14=0, cdw15=0, fuse=0, psdt=PSDT_SGL, cid=0,
+          dptr=bytes(16), cdw2=0, cdw3=0, mptr=0):
     """A submission queue entry, 64 bytes, that may be changed."""
     return bytearray(struct.pack(
         "<BBHIIIQ16sIIIIII", opcode, fuse | psdt << 6, cid, nsid, cdw2, cdw3, mptr, dptr,
@@ -47,7 +48,7 @@ def with_cid(sqe, cid):
 
 
 def fabrics(fctype, specific=b"", psdt=PSDT_SGL):
-    """A Fabrics command; specific starts at byte 40. PSDT is 01b as Linux sends it, though Base figure 95 has 00b and 10b."""
+    """A Fabrics command; specific starts at byte 40. PSDT is 01b as Linux sends it, though Base has 00b and 10b."""
     sqe = bytearray(64)
     sqe[0], sqe[1], sqe[4] = FABRICS, psdt << 6, fctype
     sqe[40:40 + len(specific)] = specific

@@ -172,8 +172,8 @@ def test_a_silent_host_disturbs_no_other(connect):
 
 
 def test_keep_alive_and_traffic_keep_the_association(connect):
-    """CTRATT.TBKAS (Base 3.9.4): any command counts, on any queue; without it only Keep Alive does. A command every 200 ms
-    with a timeout of 2 s: only a test that stands still for long could fail."""
+    """CTRATT.TBKAS (Base 3.9.4): any command counts, on any queue; without it only Keep Alive does. A command every
+    200 ms with a timeout of 2 s: only a test that stands still for long could fail."""
     keeping, busy = connect(kato=2000, io_queues=1), connect(kato=2000, io_queues=1)
     end = time.monotonic() + 5
     while time.monotonic() < end:

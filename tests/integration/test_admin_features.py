@@ -135,7 +135,7 @@ def test_keep_alive_timeout_of_connect_is_the_features(connect):
 
 
 def test_keep_alive_cannot_be_turned_off_or_is(controller):
-    """TCP 3.4: the transport requires keep alive; Base: then 0h is Keep Alive Timeout Invalid. Known targets take it."""
+    """TCP 3.4: the transport requires keep alive; Base: then 0h is Keep Alive Timeout Invalid. Some targets take it."""
     expect.status(put(controller, Feature.KEEP_ALIVE, 0), Sc.KEEP_ALIVE_INVALID, Sc.SUCCESS)
 
 

@@ -49,7 +49,7 @@ def test_capsules_are_those_of_the_tcp_transport(controller):
 
 
 def test_sgls_are_supported_as_fabrics_need_them(controller):
-    """Base 5.1.13.2.1: SGLS bits 1:0 say SGLs are supported, bit 20 that in-capsule offsets are, bit 21 transport SGLs."""
+    """Base 5.1.13.2.1: SGLS bits 1:0 say SGLs are supported, 20 that in-capsule offsets are, 21 transport SGLs."""
     sgls = controller.identity.sgls
     assert sgls & 3 in (1, 2)
     assert sgls >> 21 & 1, "Transport SGL Data Block descriptor"
@@ -102,7 +102,7 @@ def test_several_controllers_are_announced(controller):
 
 
 def test_a_volatile_write_cache_is_announced_for_files(controller):
-    """Base 5.1.13.2.1: VWC bit 0; bits 2:1 say what Flush does with the broadcast NSID and shall not be 00b in new designs."""
+    """Base 5.1.13.2.1: VWC bit 0; bits 2:1 say what Flush does with the broadcast NSID, not 00b in new designs."""
     vwc = controller.identity.vwc
     assert vwc & 1
     assert vwc >> 1 & 3 in (2, 3)
@@ -142,7 +142,7 @@ def test_identify_namespace_tells_size_and_format(controller, nsid, size):
 
 
 def test_thin_provisioning_is_announced_where_the_namespace_utilization_moves(controller):
-    """NVM 4.1.5.1: THINP, NSFEAT bit 0, and NUSE. The space that a sparse file takes is known; that of others is all."""
+    """NVM 4.1.5.1: THINP, NSFEAT bit 0, and NUSE. The space that a sparse file takes is known; that of others: all."""
     before = controller.namespace(FILE)
     assert before.nsfeat & 1 and before.nuse < before.ncap // 2
     controller.write(FILE, 65536, os.urandom(1 << 20))
@@ -329,9 +329,10 @@ def test_controller_lists_hold_this_controller(controller):
             assert ids[:count] == sorted(set(ids[:count])) and not any(ids[count:])
 
 
-@pytest.mark.parametrize("cns", [0x04, 0x09, 0x0A, 0x10, 0x11, 0x14, 0x15, 0x16, 0x17, 0x18, 0x19, 0x1A, 0x1B, 0x1D, 0x1F])
+@pytest.mark.parametrize("cns", [0x04, 0x09, 0x0A, 0x10, 0x11, 0x14, 0x15, 0x16, 0x17, 0x18, 0x19, 0x1A, 0x1B, 0x1D,
+                                 0x1F])
 def test_other_structures_are_answered_or_refused(controller, cns):
-    """NVM sets, allocated namespaces, secondary controllers, granularity, UUIDs, domains, endurance groups: optional."""
+    """NVM sets, allocated namespaces, secondary controllers, granularity, UUIDs, domains, groups: optional."""
     expect.status(controller.identify_raw(cns, nsid=RAM if cns in (0x11, 0x1A, 0x1B, 0x09, 0x0A) else 0),
                   Sc.SUCCESS, Sc.INVALID_FIELD, Sc.INVALID_NAMESPACE)
 

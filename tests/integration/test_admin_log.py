@@ -11,8 +11,8 @@ from disks import FILE, NULL, RAM, RAM4K
 from spec import ALL_NAMESPACES, Admin, Feature, Io, Log, Sc
 from structs import ErrorLogEntry, HealthLog, ana_groups, namespace_list
 
-SIZES = {Log.SUPPORTED: 1024, Log.ERROR: 64, Log.HEALTH: 512, Log.FIRMWARE: 512, Log.CHANGED_NS: 4096, Log.EFFECTS: 4096,
-         Log.FEATURES: 1024}
+SIZES = {Log.SUPPORTED: 1024, Log.ERROR: 64, Log.HEALTH: 512, Log.FIRMWARE: 512, Log.CHANGED_NS: 4096,
+         Log.EFFECTS: 4096, Log.FEATURES: 1024}
 
 
 def log_raw(controller, lid, length, **more):

@@ -51,7 +51,8 @@ def test_header_lengths_are_those_of_the_specification():
     assert len(pdu.icreq()) == len(pdu.icresp()) == 128
     assert len(pdu.command(bytes(64))) == 72
     assert len(pdu.response(bytes(16))) == len(pdu.r2t(1, 2, 0, 512)) == len(pdu.h2c_term(1)) == 24
-    assert all(len(entry) == 64 for entry in (sqe.connect(), sqe.read(1, 0, 1), sqe.identify(1), sqe.property_get(0, 8)))
+    assert all(len(entry) == 64 for entry in (sqe.connect(), sqe.read(1, 0, 1), sqe.identify(1),
+                                              sqe.property_get(0, 8)))
     assert len(sqe.connect_data()) == 1024
     assert len(sqe.dsm_range(0, 1)) == 16 and len(sqe.copy_range(0, 1)) == 32
 

@@ -154,7 +154,8 @@ def test_what_was_typed_in_utf8_is_told_in_it(words):
 @pytest.mark.parametrize("address,words", [
     ("224.0.0.1:4420", "224.0.0.1 is a multicast address"), ("[ff02::1]:4420", "ff02::1 is a multicast address"),
     ("255.255.255.255", "255.255.255.255 is the broadcast address"),
-    ("127.255.255.255:4420", "127.255.255.255:4420 is a broadcast address"),  # of a network, which only the kernel knows
+    # Of a network, which only the kernel knows.
+    ("127.255.255.255:4420", "127.255.255.255:4420 is a broadcast address"),
     ("[fe80::1]:4420", "fe80::1 is a link-local address"), ("[fe80::1%nosuch]:4420", "no such network interface"),
     ("[::1%lo]:4420", "only link-local"), ("[::1", "[::1 has no ]"), ("[::1:4420", "[::1:4420 has no ]"),
     ("", '"": an address is'), ("localhost", '"localhost" is not a numeric'), ("127.0.0.1:", "a port is"),
@@ -207,14 +208,16 @@ def test_link_local_addresses_work_with_their_interface():
         assert result.returncode == 0, result.stderr
         result = run("discover", "--hostnqn", HOSTNQN, where)
         assert result.returncode == 0 and f"at {where}" in result.stdout
-        assert f"traddr:  {target.address[0].partition('%')[0]}\n" in result.stdout  # the name of the link is ours alone
+        # The name of the link is ours alone.
+        assert f"traddr:  {target.address[0].partition('%')[0]}\n" in result.stdout
 
 
-@pytest.mark.parametrize("words", [["perf"], ["cp", "ram:1M"], ["identify"], ["discover"], ["serve"]], ids=lambda words: words[0])
+@pytest.mark.parametrize("words", [["perf"], ["cp", "ram:1M"], ["identify"], ["discover"], ["serve"]],
+                         ids=lambda words: words[0])
 @pytest.mark.parametrize("address,told", [
     ("[fe80::1]:1", "[fe80::1]:1 is a link-local address"), ("[fe80::1%nosuch]:1", "no such network interface"),
-    ("224.0.0.1:1", "multicast"), ("255.255.255.255:1", "broadcast"), ("[::1", "has no ]"), ("127.0.0.1:0", "1 to 65535"),
-])
+    ("224.0.0.1:1", "multicast"), ("255.255.255.255:1", "broadcast"), ("[::1", "has no ]"),
+    ("127.0.0.1:0", "1 to 65535")])
 def test_hosts_refuse_what_is_no_address_of_a_machine(words, address, told):
     name = address if words == ["discover"] else f"nvme+tcp://{address}/{HOSTNQN}"
     assert told in refused(*words, name)
@@ -334,8 +337,10 @@ def test_a_wrong_disk_is_refused_by_its_name(words, disk, told):
 
 
 @pytest.mark.parametrize("setting,told", [
-    ("queues=0", f"{NOBODY}: queues=0: takes a number from 1 to 128"), ("nsid=1&nsid=2", f"{NOBODY}: nsid= is given twice"),
-    ("block=512", f"{NOBODY}: there is no setting block=; there are: nsid "), ("nsid", f"{NOBODY}: 'nsid' is no setting")])
+    ("queues=0", f"{NOBODY}: queues=0: takes a number from 1 to 128"),
+    ("nsid=1&nsid=2", f"{NOBODY}: nsid= is given twice"),
+    ("block=512", f"{NOBODY}: there is no setting block=; there are: nsid "),
+    ("nsid", f"{NOBODY}: 'nsid' is no setting")])
 def test_a_wrong_setting_of_a_controller_is_refused_by_its_name(setting, told):
     assert refused("identify", f"{NOBODY}?{setting}").startswith(told)
 

@@ -63,7 +63,8 @@ def test_flow_control_is_disabled_when_asked(queue, target):
 
 
 def test_an_unknown_subsystem_is_refused(queue, target):
-    refused(attempt(queue, target, subnqn="nqn.2014-08.org.nvmexpress:uuid:00000000-0000-0000-0000-000000000000"), SUBNQN)
+    refused(attempt(queue, target, subnqn="nqn.2014-08.org.nvmexpress:uuid:00000000-0000-0000-0000-000000000000"),
+            SUBNQN)
 
 
 @pytest.mark.parametrize("change", [lambda n: n.upper(), lambda n: n + "x", lambda n: n[:-1], lambda n: n + " "])
@@ -127,8 +128,8 @@ def test_connect_never_fails_with_invalid_field(target):
     for length in (0, 4, 512, 1020):
         with Queue(target.address) as queue:
             data = sqe.connect_data(target.nqn, new_hostnqn())[:length]
-            completion = queue.execute(sqe.with_sgl(sqe.connect(), sqe.in_capsule_sgl(length)), out=data, in_capsule=True,
-                                       raw_sgl=True)
+            completion = queue.execute(sqe.with_sgl(sqe.connect(), sqe.in_capsule_sgl(length)), out=data,
+                                       in_capsule=True, raw_sgl=True)
             expect.status(completion, Sc.SGL_LENGTH, Sc.CONNECT_INVALID)
 
 
@@ -220,7 +221,8 @@ def test_a_queue_id_is_free_again_after_disconnect(controller):
     ("cntlid", 0xFFEE, CNTLID)])
 def test_an_io_queue_must_name_the_association_it_belongs_to(connect, field, value, parameter):
     controller = connect()
-    completion = expect.status(controller.connect_queue(controller.new_queue(), 1, **{field: value}), Sc.CONNECT_INVALID)
+    completion = expect.status(controller.connect_queue(controller.new_queue(), 1, **{field: value}),
+                               Sc.CONNECT_INVALID)
     # Which of the parameters is blamed is open when they only do not match each other.
     assert completion.dw0 in (parameter, HOSTNQN, SUBNQN, CNTLID, HOSTID)
 
@@ -269,7 +271,8 @@ def test_up_to_128_queue_pairs_can_be_had(connect):
 
 def test_admin_commands_are_refused_on_an_io_queue(controller):
     for entry, read in ((sqe.identify(1), 4096), (sqe.property_get(Property.CSTS), 0)):
-        expect.status(controller.io.execute(entry, read=read), Sc.INVALID_OPCODE, Sc.INVALID_FIELD, Sc.INVALID_NAMESPACE)
+        expect.status(controller.io.execute(entry, read=read), Sc.INVALID_OPCODE, Sc.INVALID_FIELD,
+                      Sc.INVALID_NAMESPACE)
 
 
 def test_property_commands_on_an_io_queue_are_an_invalid_field(controller):

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Where two things meet: fused commands and aborts, memory that runs short and hosts that take their time, a stop and what is in flight."""
+"""Where two things meet: fused commands and aborts, memory that runs short and hosts that take their time, a stop and
+what is in flight."""
 
 import signal
 import time

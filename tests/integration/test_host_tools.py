@@ -80,7 +80,8 @@ def test_discover_prints_the_terms_of_nvme_cli():
 
 
 def test_discover_as_json():
-    with Target("-n", "nqn.2014-08.org.nvmexpress:one", "ram:1M", "-n", "nqn.2014-08.org.nvmexpress:two", "ram:2M") as target:
+    one, two = "nqn.2014-08.org.nvmexpress:one", "nqn.2014-08.org.nvmexpress:two"
+    with Target("-n", one, "ram:1M", "-n", two, "ram:2M") as target:
         told = json.loads(must("discover", "--json", f"127.0.0.1:{target.port}").stdout)
     assert {record["subnqn"] for record in told["records"]} == {DISCOVERY_NQN, *target.nqns}
     assert all(record["trtype"] == "tcp" and record["trsvcid"] == str(target.port) for record in told["records"])
@@ -97,7 +98,8 @@ def test_referrals_are_followed_each_once():
         two.subsystem.records = [(2, "127.0.0.1", "2", "nqn.b"), referral(one), referral(two)]
         result = must("discover", "--json", f"127.0.0.1:{one.address[1]}")
         told = json.loads(result.stdout)
-    assert [[r["subnqn"] for r in log["records"] if r["subtype"] == "nvme subsystem"] for log in told["logs"]] == [["nqn.a"], ["nqn.b"]]
+    assert [[r["subnqn"] for r in log["records"] if r["subtype"] == "nvme subsystem"]
+            for log in told["logs"]] == [["nqn.a"], ["nqn.b"]]
     assert "refused" in result.stderr  # the one that is gone
 
 
@@ -108,14 +110,15 @@ def test_a_controller_is_asked_once_by_whatever_name():
         assert [log["address"] for log in told["logs"]] == [f"127.0.0.1:{one.address[1]}"]
 
 
-@pytest.mark.parametrize("arguments", [("--version",), ("help",), ("perf", "-t", "0.1", "ram:1M"), ("discover",), ("identify",)],
+@pytest.mark.parametrize("arguments",
+                         [("--version",), ("help",), ("perf", "-t", "0.1", "ram:1M"), ("discover",), ("identify",)],
                          ids=lambda arguments: arguments[0])
 def test_output_that_cannot_be_written_is_an_error(arguments):
     with Target("ram:1M") as target:
         where = {"discover": [f"127.0.0.1:{target.port}"], "identify": [url_of(target)]}
         with open("/dev/full", "wb") as full:
-            result = subprocess.run([binary(), *arguments, *where.get(arguments[0], [])], stdout=full, stderr=subprocess.PIPE,
-                                    text=True, timeout=60, check=False)
+            result = subprocess.run([binary(), *arguments, *where.get(arguments[0], [])], stdout=full,
+                                    stderr=subprocess.PIPE, text=True, timeout=60, check=False)
     assert result.returncode == 1 and "could not be written" in result.stderr
 
 
@@ -125,7 +128,8 @@ def test_what_is_wrong_with_a_disk_is_an_error_of_usage(tmp_path):
     gone, other = tmp_path / "gone.img", tmp_path / "b.img"
     with Target("ram:1M") as target, Target(image):
         unknown = url_of(target).replace(target.nqn, "nqn.2014-08.org.example:none")
-        for arguments in (("cp", gone, other), ("perf", gone), ("perf", image), ("cp", image, image), ("identify", unknown),
+        for arguments in (("cp", gone, other), ("perf", gone), ("perf", image), ("cp", image, image),
+                          ("identify", unknown),
                           ("perf", unknown), ("cp", unknown, other), ("perf", "--json", gone / "x", "ram:1M")):
             assert pollux(*arguments).returncode == 2, arguments
     assert not other.exists()
@@ -367,7 +371,8 @@ def test_an_error_names_the_place(tmp_path):
 
         port.on_io = refuse
         result = pollux("cp", "--depth", "1", source, port.url)
-        assert result.returncode == 1 and f"writing failed at byte {2 * MIB}" in result.stderr and "280" in result.stderr
+        assert result.returncode == 1
+        assert f"writing failed at byte {2 * MIB}" in result.stderr and "280" in result.stderr
 
 
 def test_an_error_names_the_disk(tmp_path):
@@ -405,7 +410,8 @@ def test_progress_is_shown_on_a_terminal(tmp_path):
     with Port(Subsystem(2 * MIB // BLOCK)) as port:
         port.on_io = lambda connection, command: threading.Event().wait(0.2) and False
         ours, theirs = pty.openpty()
-        process = subprocess.Popen([binary(), "cp", "--depth", "1", str(source), port.url], stderr=theirs, stdout=subprocess.PIPE)
+        process = subprocess.Popen([binary(), "cp", "--depth", "1", str(source), port.url], stderr=theirs,
+                                   stdout=subprocess.PIPE)
         os.close(theirs)
         process.communicate(timeout=60)
         shown = b""
@@ -425,8 +431,8 @@ def test_a_pipe_gets_no_progress(tmp_path):
     assert must("cp", "--quiet", source, tmp_path / "copy2.img").stdout == ""
 
 
-@pytest.mark.parametrize("words", [[], ["one"], ["a", "b", "c"], ["--depth", "0", "a", "b"], ["--chunk", "100K", "a", "b"],
-                                   ["--what", "a", "b"], ["--depth"]], ids=str)
+@pytest.mark.parametrize("words", [[], ["one"], ["a", "b", "c"], ["--depth", "0", "a", "b"],
+                                   ["--chunk", "100K", "a", "b"], ["--what", "a", "b"], ["--depth"]], ids=str)
 def test_wrong_usage_is_told_in_one_line(words):
     result = pollux("cp", *words)
     assert result.returncode == 2 and len(result.stderr.splitlines()) == 1
@@ -434,4 +440,5 @@ def test_wrong_usage_is_told_in_one_line(words):
 
 def test_help():
     for command in ("cp", "identify", "discover"):
-        assert command in must("help", command).stdout and must(command, "--help").stdout == must("help", command).stdout
+        assert command in must("help", command).stdout and must(command, "--help").stdout == must("help",
+                                                                                                  command).stdout

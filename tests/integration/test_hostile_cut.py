@@ -152,7 +152,7 @@ def test_a_conversation_in_steps_works(target, step):
 
 
 def test_icreq_and_connect_may_come_together(target):
-    """A host may send Connect before it has seen ICResp only if it knows the outcome; the bytes as such are in order."""
+    """A host may send Connect before it has seen ICResp only if it knows the outcome; its bytes are in order."""
     with Connection(target.address) as connection:
         data = sqe.connect_data(target.nqn, new_hostnqn(), os.urandom(16))
         entry = sqe.with_sgl(sqe.connect(), sqe.in_capsule_sgl(len(data)))

@@ -123,7 +123,8 @@ def test_the_whole_transfer_sent_twice_is_refused(transfer):
 @pytest.mark.parametrize("offset", [4, 512, 4096, SIZE - 4096])
 def test_a_first_offset_that_is_not_the_start_is_out_of_sequence(transfer, offset):
     """TCP 3.3.2.2: a non-contiguous H2CData PDU within the range is a PDU Sequence Error."""
-    transfer.send_wrong(transfer.pdu(offset, bytes(4096 if offset + 4096 <= SIZE else SIZE - offset), last=False), *SEQUENCE)
+    transfer.send_wrong(transfer.pdu(offset, bytes(4096 if offset + 4096 <= SIZE else SIZE - offset), last=False),
+                        *SEQUENCE)
 
 
 @pytest.mark.parametrize("offset", [0, 4096, 12288])
@@ -209,7 +210,8 @@ def test_a_missing_last_flag_is_fatal_or_forgiven(transfer):
 def test_a_last_flag_too_early_is_fatal(transfer):
     """The data that was asked for is not all there; and a PDU after the last one is out of sequence."""
     transfer.queue.send(transfer.pdu(0, bytes(4096), last=True), transfer.pdu(4096))
-    expect.terminated(transfer.queue, (Fes.SEQUENCE, expect.ANY), *expect.invalid(Offset.FLAGS), *expect.invalid(Offset.TTAG))
+    expect.terminated(transfer.queue, (Fes.SEQUENCE, expect.ANY), *expect.invalid(Offset.FLAGS),
+                      *expect.invalid(Offset.TTAG))
 
 
 def test_a_short_transfer_with_a_last_flag_never_completes_as_success(transfer):
@@ -245,8 +247,8 @@ def test_a_plen_below_the_header_is_invalid(transfer, plen):
 def test_a_huge_plen_is_refused_at_once(transfer, plen):
     """Whether by PLEN against DATAL, or as more than MAXH2CDATA or the range."""
     sent = transfer.pdu(data=b"", plen=plen, pdo=24, datal=(plen - 24) & 0xFFFFFFFF)
-    transfer.send_wrong(sent, *expect.invalid(Offset.PLEN), *expect.invalid(Offset.DATAL), (Fes.LIMIT_EXCEEDED, expect.ANY),
-                        (Fes.OUT_OF_RANGE, expect.ANY))
+    transfer.send_wrong(sent, *expect.invalid(Offset.PLEN), *expect.invalid(Offset.DATAL),
+                        (Fes.LIMIT_EXCEEDED, expect.ANY), (Fes.OUT_OF_RANGE, expect.ANY))
 
 
 @pytest.mark.parametrize("flag", [0x01, 0x02, 0x03])

@@ -156,7 +156,8 @@ def test_a_host_that_forgets_its_event_requests_can_shut_down(connect):
     admin = controller.admin
     for cid in range(4):
         admin.submit(sqe.aer(), cid=cid)
-    for cid, entry in enumerate([sqe.property_get(0x14), sqe.property_set(0x14, 0x460001 | 1 << 14), sqe.property_get(0x1C)]):
+    for cid, entry in enumerate([sqe.property_get(0x14), sqe.property_set(0x14, 0x460001 | 1 << 14),
+                                 sqe.property_get(0x1C)]):
         admin.send(pdu.command(bytes(sqe.with_cid(entry, cid))))
         answer = admin.receive_pdu()
         cid_answered, status = struct.unpack_from("<HH", answer.cqe, 12)
@@ -332,7 +333,8 @@ def random_entry(rng, opcodes):
 
 
 @pytest.mark.parametrize("which,opcodes", [
-    ("io", [0, 1, 2, 5, 8, 9, 0x0C, 0x19, 0x0D, 0x7F, 0xFF]), ("admin", [2, 6, 8, 9, 0x0A, 0x18, 0x7F, 0x80, 0x0C, 0xC1])])
+    ("io", [0, 1, 2, 5, 8, 9, 0x0C, 0x19, 0x0D, 0x7F, 0xFF]),
+    ("admin", [2, 6, 8, 9, 0x0A, 0x18, 0x7F, 0x80, 0x0C, 0xC1])])
 @pytest.mark.parametrize("seed", range(3))
 def test_random_commands_are_all_answered(target, which, opcodes, seed):
     """Each command completes, with whatever status, or the connection ends in order."""
@@ -369,8 +371,8 @@ def test_random_commands_are_all_answered(target, which, opcodes, seed):
 
 
 def test_data_of_an_aborted_write_is_not_waited_for_once_its_id_is_used_again():
-    """While memory is short nothing is received but answers to R2Ts. A host that uses the identifier of an aborted write
-    again sends its data no more: its commands wait, then, as those of others do."""
+    """While memory is short nothing is received but answers to R2Ts. A host that uses the identifier of an aborted
+    write again sends its data no more: its commands wait, then, as those of others do."""
     size = 64 * 1024
     with Target("ram:64M", options=("--max-io-size", "64K", "--in-capsule", "64K")) as target, \
             Controller(target.address, target.nqn, io_queues=1) as controller, \

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Every field of a PDU header wrong in turn, on connections that are otherwise in order (TCP 3.3, 3.5, 3.6.2). The target
-answers with the terminate request that the specification names, closes, and no other host notices."""
+"""Every field of a PDU header wrong in turn, on connections that are otherwise in order (TCP 3.3, 3.5, 3.6.2). The
+target answers with the terminate request that the specification names, closes, and no other host notices."""
 
 import struct
 

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.usefixtures("undisturbed")
 
 
 class Silent:
-    """All the ways to stop, each on connections of its own. They are set up together, so that their limits run at once."""
+    """All the ways to stop, each on connections of its own. Set up together, so that their limits run at once."""
 
     ICREQ = (1, 7, 8, 9, 64, 127)
     CONNECT = (1, 8, 71, 72, 73, 500, 1095)
@@ -50,8 +50,8 @@ class Silent:
 
     KINDS = ["says nothing", "stops within ICReq", "stops after ICReq", "stops within Connect",
              "never sends the data of Connect", "stops within an admin command", "stops within an I/O command",
-             "stops within the data of a command", "stops within H2CData", "does not answer an R2T", "answers half of an R2T",
-             "leaves a fused command half done"]
+             "stops within the data of a command", "stops within H2CData", "does not answer an R2T",
+             "answers half of an R2T", "leaves a fused command half done"]
 
     def within_icreq(self, length):
         connection = Connection(self.target.address)

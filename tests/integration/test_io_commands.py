@@ -98,8 +98,8 @@ def test_write_zeroes_is_not_limited_by_mdts(controller, nsid):
 @MEDIA
 @pytest.mark.parametrize("start,blocks", [(0, 256), (1, 1), (3, 100), (8, 8), (16, 128)])
 def test_deallocated_blocks_read_as_zero_and_others_stay(controller, nsid, start, blocks):
-    """Deallocating is a hint for parts of the medium's own unit: a block then reads as before or as zero. Our block sizes
-    all are units of their media, or the blocks keep their content."""
+    """Deallocating is a hint for parts of the medium's own unit: a block then reads as before or as zero. Our block
+    sizes all are units of their media, or the blocks keep their content."""
     before = fill(controller, nsid, 0, 256)
     controller.io.must(sqe.dsm(nsid, 1), out=sqe.dsm_range(start, blocks))
     size = BLOCK[nsid]
@@ -206,7 +206,8 @@ def copier(controller):
 
 
 def do_copy(controller, nsid, to, ranges, **more):
-    return controller.io.execute(sqe.copy(nsid, to, len(ranges), **more), out=b"".join(sqe.copy_range(*r) for r in ranges))
+    return controller.io.execute(sqe.copy(nsid, to, len(ranges), **more),
+                                 out=b"".join(sqe.copy_range(*r) for r in ranges))
 
 
 @MEDIA

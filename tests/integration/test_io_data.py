@@ -214,7 +214,8 @@ def test_several_queues_at_once_lose_and_mix_nothing(connect, digests):
     def work(number, queue):
         try:
             nsid = MEDIA[number % 3]
-            model = Model(queue, nsid, 20000 * 512 // BLOCK[nsid] + number * 1024, 1024 * 512 // BLOCK[nsid], seed=number)
+            model = Model(queue, nsid, 20000 * 512 // BLOCK[nsid] + number * 1024, 1024 * 512 // BLOCK[nsid],
+                          seed=number)
             for _ in range(8):
                 model.round(16)
         except BaseException as error:  # pylint: disable=broad-except

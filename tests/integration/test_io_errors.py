@@ -145,8 +145,8 @@ def test_in_capsule_data_that_is_too_long_is_used_in_part_or_refused(controller)
 
 # -- SGL -------------------------------------------------------------------------------------------------------------
 
-UNSUPPORTED_SGLS = [0x00, 0x02, 0x0A, 0x0F, 0x10, 0x11, 0x20, 0x21, 0x30, 0x31, 0x40, 0x4F, 0x50, 0x51, 0x5B, 0x60, 0xE0,
-                    0xF0, 0xFF]
+UNSUPPORTED_SGLS = [0x00, 0x02, 0x0A, 0x0F, 0x10, 0x11, 0x20, 0x21, 0x30, 0x31, 0x40, 0x4F, 0x50, 0x51, 0x5B, 0x60,
+                    0xE0, 0xF0, 0xFF]
 
 
 @pytest.mark.parametrize("kind", UNSUPPORTED_SGLS)
@@ -207,8 +207,8 @@ def test_a_length_of_4_gib_does_no_harm(controller, kind):
                                            out=bytes(512) if entry[0] == Io.WRITE else b"",
                                            read=512 if entry[0] == Io.READ else 0)
         controller.io.send(pdu.command(bytes(current.entry)))
-        expect.status(controller.io.wait(current), Sc.SUCCESS, Sc.SGL_LENGTH, Sc.SGL_OFFSET, Sc.SGL_GRANULARITY, Sc.SGL_TYPE,
-                      Sc.INVALID_FIELD)
+        expect.status(controller.io.wait(current), Sc.SUCCESS, Sc.SGL_LENGTH, Sc.SGL_OFFSET, Sc.SGL_GRANULARITY,
+                      Sc.SGL_TYPE, Sc.INVALID_FIELD)
 
 
 def test_data_that_no_sgl_describes_is_refused_or_ignored(controller):
@@ -230,7 +230,8 @@ def test_prps_are_refused(controller, psdt):
 
 def test_both_sgl_forms_of_the_data_pointer_are_taken_or_the_second_refused(controller):
     expect.status(controller.io.execute(sqe.read(RAM, 0, 1, psdt=PSDT_SGL), read=512), Sc.SUCCESS)
-    expect.status(controller.io.execute(sqe.read(RAM, 0, 1, psdt=PSDT_SGL_MPTR_SGL), read=512), Sc.SUCCESS, Sc.INVALID_FIELD)
+    expect.status(controller.io.execute(sqe.read(RAM, 0, 1, psdt=PSDT_SGL_MPTR_SGL), read=512), Sc.SUCCESS,
+                  Sc.INVALID_FIELD)
 
 
 # -- the rest of the entry -------------------------------------------------------------------------------------------
@@ -264,7 +265,8 @@ def test_every_reserved_dword_may_hold_anything(controller):
 
 
 @pytest.mark.parametrize("entry,read", [
-    (sqe.entry(0x81, 0), 0), (sqe.entry(0x84), 0), (sqe.entry(0x80, RAM), 0), (sqe.entry(0x10), 0), (sqe.entry(0x11), 0),
+    (sqe.entry(0x81, 0), 0), (sqe.entry(0x84), 0), (sqe.entry(0x80, RAM), 0), (sqe.entry(0x10), 0),
+    (sqe.entry(0x11), 0),
     (sqe.entry(0x01), 0), (sqe.entry(0x05), 0), (sqe.entry(0x00), 0), (sqe.entry(0x04), 0), (sqe.entry(0x0D), 0),
     (sqe.entry(0x15), 0), (sqe.entry(0x14), 0), (sqe.entry(0x1C), 0), (sqe.entry(0x7C), 0), (sqe.entry(0xC0), 0)],
     ids=["security send", "sanitize", "format", "firmware commit", "firmware download", "create sq", "create cq",

@@ -158,7 +158,8 @@ def test_a_wrong_data_digest_of_an_admin_command_fails_the_command_only(digested
 
 def test_a_wrong_data_digest_of_connect_fails_connect_only(target):
     with Queue(target.address, ddgst=True) as queue:
-        command, capsule = queue.prepare(sqe.connect(), out=sqe.connect_data(target.nqn, "nqn.2014-08.org.nvmexpress:host"))
+        command, capsule = queue.prepare(sqe.connect(),
+                                         out=sqe.connect_data(target.nqn, "nqn.2014-08.org.nvmexpress:host"))
         queue.send(pdu.command(bytes(command.entry), capsule, queue.sent, ddgst=WRONG))
         expect.status(queue.wait(command), Sc.TRANSIENT_TRANSPORT)
         expect.status(queue.connect(target.nqn, "nqn.2014-08.org.nvmexpress:host"), Sc.SUCCESS)

@@ -128,7 +128,7 @@ def test_a_pair_beyond_the_end_fails(controller):
 
 
 def test_a_pair_is_as_long_as_announced_at_most(controller):
-    """ACWU or NACWU, 0's based (NVM 2.1.4.3); beyond it, Atomic Write Unit Exceeded (14h) or Invalid Field in Command."""
+    """ACWU or NACWU, 0's based (NVM 2.1.4.3); beyond it, Atomic Write Unit Exceeded (14h) or Invalid Field."""
     namespace = controller.namespace(RAM)
     most = (namespace.nacwu if namespace.nsfeat & 2 else controller.identity.acwu) + 1
     blocks = min(most, 2048)

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""`pollux perf`: what it takes and refuses, what it prints, and that its figures agree with themselves. How fast anything
-is decides no test here."""
+"""`pollux perf`: what it takes and refuses, what it prints, and that its figures agree with themselves. How fast
+anything is decides no test here."""
 
 import json
 import os
@@ -23,8 +23,8 @@ IN_PLACE = "ram:8M"
 
 
 def run(*arguments):
-    return subprocess.run([binary(), "perf", *map(str, arguments)], capture_output=True, text=True, timeout=LIMIT, check=False,
-                          stdin=subprocess.DEVNULL)
+    return subprocess.run([binary(), "perf", *map(str, arguments)], capture_output=True, text=True, timeout=LIMIT,
+                          check=False, stdin=subprocess.DEVNULL)
 
 
 def measured(*arguments):
@@ -186,7 +186,8 @@ def test_json_that_cannot_be_written_is_an_error():
 
 def test_on_a_terminal_there_is_a_line_a_second():
     main, terminal = pty.openpty()
-    with subprocess.Popen([binary(), "perf", "-t", "1.5", IN_PLACE], stdout=terminal, stdin=subprocess.DEVNULL) as process:
+    with subprocess.Popen([binary(), "perf", "-t", "1.5", IN_PLACE], stdout=terminal,
+                          stdin=subprocess.DEVNULL) as process:
         os.close(terminal)
         output = b""
         try:
@@ -291,8 +292,8 @@ def test_blocks_of_another_size_are_nothing_to_check(image, before, after):
 
 @pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_it_with_the_results_so_far(sign):
-    with subprocess.Popen([binary(), "perf", "-t", "1000", "-m", "0", IN_PLACE], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                          stdin=subprocess.DEVNULL, text=True) as process:
+    with subprocess.Popen([binary(), "perf", "-t", "1000", "-m", "0", IN_PLACE], stdout=subprocess.PIPE,
+                          stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True) as process:
         threads = f"/proc/{process.pid}/task"
         while len(os.listdir(threads)) < 2:  # the worker runs
             time.sleep(0.01)

@@ -31,8 +31,8 @@ def url(target, **settings):
 
 
 def perf(*arguments):
-    return subprocess.run([binary(), "perf", *map(str, arguments)], capture_output=True, text=True, timeout=LIMIT, check=False,
-                          stdin=subprocess.DEVNULL)
+    return subprocess.run([binary(), "perf", *map(str, arguments)], capture_output=True, text=True, timeout=LIMIT,
+                          check=False, stdin=subprocess.DEVNULL)
 
 
 def measured(*arguments):
@@ -150,8 +150,8 @@ def test_a_target_that_is_not_there_is_named():
 def test_it_ends_while_the_target_is_silent():
     """A target that stops answering in mid-run does not keep it from ending when asked to."""
     with Target("ram:16M") as frozen:
-        with subprocess.Popen([binary(), "perf", "-t", "1000", url(frozen)], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                              stdin=subprocess.DEVNULL, text=True) as process:
+        with subprocess.Popen([binary(), "perf", "-t", "1000", url(frozen)], stdout=subprocess.PIPE,
+                              stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True) as process:
             try:
                 while frozen.cpu_seconds() < 0.2:  # it is being read from
                     assert process.poll() is None

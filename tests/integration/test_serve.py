@@ -261,8 +261,8 @@ def test_in_capsule_size_is_told_and_kept(size, limit):
 
 
 def test_long_options_are_the_short_ones():
-    result = subprocess.run([binary(), "serve", "--listen", "127.0.0.1:0", "--nqn", "bad", "ram:1M"], capture_output=True,
-                            text=True, timeout=LIMIT, check=False)
+    result = subprocess.run([binary(), "serve", "--listen", "127.0.0.1:0", "--nqn", "bad", "ram:1M"],
+                            capture_output=True, text=True, timeout=LIMIT, check=False)
     assert result.returncode == REFUSED and "bad" in result.stderr
 
 

@@ -84,8 +84,8 @@ def test_a_file_without_write_permission_needs_ro(image):
     image.chmod(0o400)
     if os.access(image, os.W_OK):
         pytest.skip("this user may write everything")
-    result = subprocess.run([binary(), "serve", "-l", "127.0.0.1:0", str(image)], capture_output=True, text=True, timeout=30,
-                            check=False)
+    result = subprocess.run([binary(), "serve", "-l", "127.0.0.1:0", str(image)], capture_output=True, text=True,
+                            timeout=30, check=False)
     assert result.returncode == 2 and "ro=1" in result.stderr
 
 
@@ -183,7 +183,8 @@ def holes_work(directory):
     path.write_bytes(os.urandom(MIB))
     os.sync()
     full = allocated(path)
-    if subprocess.run(["fallocate", "-p", "-o", "0", "-l", str(MIB), str(path)], capture_output=True, check=False).returncode:
+    if subprocess.run(["fallocate", "-p", "-o", "0", "-l", str(MIB), str(path)], capture_output=True,
+                      check=False).returncode:
         return False
     freed = allocated(path) < full
     path.unlink()
@@ -259,8 +260,8 @@ def small_disk(tmp_path):
         pytest.skip("mounting needs root")
     directory = tmp_path / "small"
     directory.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8M", "none", str(directory)], capture_output=True, text=True,
-                             check=False)
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8M", "none", str(directory)], capture_output=True,
+                             text=True, check=False)
     if mounted.returncode:
         pytest.skip(f"no tmpfs: {mounted.stderr.strip()}")
     yield directory

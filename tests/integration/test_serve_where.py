@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Where `pollux serve` runs: on several cores and on one, without io_uring, without locked memory, without privileges."""
+"""Where `pollux serve` runs: on several cores and on one, without io_uring, locked memory, or privileges."""
 
 import os
 import pathlib
@@ -109,7 +109,8 @@ def test_cores_are_a_list_or_a_mask(cores):
 
 
 def busy_cores(target):
-    return {frozenset(os.sched_getaffinity(int(task.name))) for task in pathlib.Path(f"/proc/{target.pid}/task").iterdir()}
+    return {frozenset(os.sched_getaffinity(int(task.name)))
+            for task in pathlib.Path(f"/proc/{target.pid}/task").iterdir()}
 
 
 def exercise_small(target):
@@ -123,7 +124,8 @@ def test_a_core_outside_the_cpuset_is_refused():
     taskset = shutil.which("taskset")
     if not taskset or len(CORES) < 2:
         pytest.skip("needs taskset and two cores")
-    result = subprocess.run([taskset, "-c", str(CORES[0]), binary(), "serve", "-l", "127.0.0.1:0", "-m", str(CORES[1]), "ram:1M"],
+    result = subprocess.run([taskset, "-c", str(CORES[0]), binary(), "serve", "-l", "127.0.0.1:0", "-m", str(CORES[1]),
+                             "ram:1M"],
                             capture_output=True, text=True, timeout=30, check=False)
     assert result.returncode == 2 and len(result.stderr.splitlines()) == 1
 
@@ -230,8 +232,8 @@ def test_it_runs_without_privileges_and_locked_memory():
 def test_a_file_of_somebody_else_is_refused(image):
     image.chmod(0o600)
     image.parent.chmod(0o755)
-    result = subprocess.run([*unprivileged(), binary(), "serve", "-l", "127.0.0.1:0", str(image)], capture_output=True, text=True,
-                            timeout=30, check=False)
+    result = subprocess.run([*unprivileged(), binary(), "serve", "-l", "127.0.0.1:0", str(image)], capture_output=True,
+                            text=True, timeout=30, check=False)
     assert result.returncode == 2 and len(result.stderr.splitlines()) == 1 and "disk.img" in result.stderr
 
 

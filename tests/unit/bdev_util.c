@@ -6,7 +6,7 @@
 #include <poll.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
+#include <unistd.h>
 
 static void open_disk(struct tu *t, const char *url, bool threads)
 {
@@ -122,11 +122,10 @@ void tu_turn(struct plx_reactor *r)
 
 uint16_t tu_finish(struct tu *t, struct tu_req *q)
 {
-    time_t end = time(NULL) + 60;
-    while (!q->done) {
+    alarm(60); /* ends the test: it hangs */
+    while (!q->done)
         tu_turn(t->reactor);
-        assert_true(time(NULL) < end);
-    }
+    alarm(0);
     assert_int_equal(q->done, 1);
     return q->req->status;
 }

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
  * Remote disks and tools when memory runs out at any point, here or in the target: an error with a sentence, or success
- * in spite of it, and nothing left over on either side.
+ * in spite of it, and nothing left over on either side. And when they try again.
  *
  * Both sides are in one thread, so that the n-th allocation is the same one each time: whoever runs the host's reactor
  * (plx_reactor_run() is wrapped) runs the target's, too. Time passes while neither has anything to do (clock_gettime()
@@ -33,7 +33,8 @@ enum {
     BLOCK = 512,
     LARGE = 64 << 10, /* more than goes into a capsule */
     IDLE_TURNS = 20,  /* then time is what both wait for */
-    LIMIT_S = 300,    /* for all of what is done with one allocation failing */
+    ATTEMPTS = 7,
+    LIMIT_S = 300, /* for all of what is done with one allocation failing */
 };
 
 static struct far {
@@ -103,6 +104,31 @@ static bool whole(bool (*what)(const char *where), const char *where)
         turn(NULL);
     turn(NULL);
     return well && lowest_free_descriptor() == before;
+}
+
+/* ---- connections ---- */
+
+static struct {
+    bool refused;
+    uint64_t at[ATTEMPTS]; /* when somebody tried since then */
+    unsigned n;
+    int made[8]; /* those of before */
+    unsigned nmade;
+} attempts;
+
+int __real_connect(int fd, const struct sockaddr *addr, socklen_t len);
+int __wrap_connect(int fd, const struct sockaddr *addr, socklen_t len);
+
+int __wrap_connect(int fd, const struct sockaddr *addr, socklen_t len)
+{
+    if (!attempts.refused) {
+        attempts.made[attempts.nmade++ % PLX_ARRAY_SIZE(attempts.made)] = fd;
+        return __real_connect(fd, addr, len);
+    }
+    if (attempts.n < ATTEMPTS)
+        attempts.at[attempts.n++] = now_ns;
+    errno = ECONNREFUSED;
+    return -1;
 }
 
 /* ---- disks ---- */
@@ -256,12 +282,47 @@ static void discovery_does(void **state)
     every_failed_allocation(discovery, "127.0.0.1:%u");
 }
 
+/* It doubles, from a second to half a minute. */
+static void the_time_between_attempts_to_connect_grows(void **state)
+{
+    char where[128];
+    struct plx_reactor *r;
+    struct plx_bdev *bdev;
+    struct plx_bdev_channel *ch;
+    (void)state;
+    failalloc_at(0);
+    limit_ns = now_ns + LIMIT_S * PLX_NS_PER_S;
+    snprintf(where, sizeof where, "nvme+tcp://127.0.0.1:%u/" NQN, plx_nvmf_listener_port(far.listener));
+    assert_int_equal(plx_reactor_create(&r, NULL), 0);
+    assert_int_equal(plx_bdev_open(where, &bdev, NULL), 0);
+    attempts.nmade = 0;
+    assert_int_equal(plx_bdev_channel_get(bdev, r, &ch), 0);
+    uint8_t block[BLOCK];
+    assert_int_equal(io(ch, PLX_BDEV_READ, block, BLOCK), 0); /* it is connected */
+    attempts.refused = true;
+    uint64_t before = now_ns;
+    for (unsigned i = 0; i < attempts.nmade; i++)
+        shutdown(attempts.made[i], SHUT_RDWR);
+    while (attempts.n < ATTEMPTS)
+        turn(r);
+    static const uint64_t seconds[ATTEMPTS] = {1, 2, 4, 8, 16, 30, 30};
+    for (int i = 0; i < ATTEMPTS; before = attempts.at[i++])
+        assert_in_range((attempts.at[i] - before) / PLX_NS_PER_MS, seconds[i] * 1000, seconds[i] * 1000 + 50);
+    plx_bdev_channel_put(ch);
+    plx_bdev_close(bdev);
+    plx_reactor_destroy(r);
+    attempts.refused = false;
+    while (!is_deserted(far.target))
+        turn(NULL);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(disks_survive_every_failed_allocation),
         cmocka_unit_test(disks_with_queues_and_digests_do),
         cmocka_unit_test(discovery_does),
+        cmocka_unit_test(the_time_between_attempts_to_connect_grows),
     };
     return cmocka_run_group_tests_name("nvme_failalloc", tests, far_start, far_stop);
 }

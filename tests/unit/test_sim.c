@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
  * Host and target against each other, over a network of memory and in simulated time: lives of an association, each
- * from a seed that repeats it. Bytes are cut, held back, late, sometimes wrong; connections break; commands are aborted.
- * What was written is what is read, every command ends, and nothing stays behind.
+ * from a seed that repeats it. Bytes are cut, held back, late, sometimes wrong; connections break; commands are
+ * aborted. What was written is what is read, every command ends, and nothing stays behind.
  *
  *     test_sim [SEED [LIVES]]
  */

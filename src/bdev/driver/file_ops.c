@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * Requests to a file or a block device, each one or more operations of the reactor's aio engine. file_io_step() takes what
- * the last one returned and begins the next, or ends the request; the states say what is under way.
+ * Requests to a file or a block device, each one or more operations of the reactor's aio engine. file_io_step() takes
+ * what the last one returned and begins the next, or ends the request; the states say what is under way.
  */
 #include "bdev/driver/file.h"
 
