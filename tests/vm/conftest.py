@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Fixtures of the tests against a real Linux kernel: one guest for the whole run, looked over after each test."""
+import contextlib
 import os
 import re
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -27,17 +29,47 @@ def require_root():
         pytest.skip("needs root")
 
 
-@pytest.fixture(scope="session")
-def guest(tmp_path_factory):
-    """The machine whose kernel is the host."""
+def free_ports(count):
+    """Ports that nobody uses at the moment."""
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
+        return [one.getsockname()[1] for one in sockets]
+
+
+def vm_image(*options):
+    """The directory of the image that scripts/vm-image makes."""
     if not os.access(pollux.binary(), os.X_OK):
-        pytest.skip(f"no target to test: {pollux.binary()} is not there (build it, or set POLLUX)")
-    image = subprocess.run([HERE.parent.parent / "scripts/vm-image"], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                           text=True)
+        pytest.skip(f"nothing to test: {pollux.binary()} is not there (build it, or set POLLUX)")
+    image = subprocess.run([HERE.parent.parent / "scripts/vm-image", *options], capture_output=True, text=True)
     if image.returncode == IMAGE_MISSING_TOOLS:
         pytest.skip(image.stderr.strip())
     assert image.returncode == 0, image.stderr
-    with Guest(image.stdout.strip(), tmp_path_factory.mktemp("guest")) as machine:
+    return Path(image.stdout.strip())
+
+
+@pytest.fixture(scope="session")
+def guest(tmp_path_factory):
+    """The machine whose kernel is the host."""
+    with Guest(vm_image(), tmp_path_factory.mktemp("guest")) as machine:
+        yield machine
+
+
+@pytest.fixture(scope="session")
+def installed(tmp_path_factory):
+    """A machine with systemd in which pollux is installed. It has a virtual disk, /dev/vda; its port 4420 is the
+    first of `forward` here."""
+    build = Path(pollux.binary()).resolve().parent
+    if not (build / "build.ninja").exists():
+        pytest.skip(f"nothing to install: {pollux.binary()} is not in a build directory")
+    work = tmp_path_factory.mktemp("installed")
+    image = vm_image("--systemd", "--install", build, work / "archive")
+    with open(work / "disk", "wb") as disk:
+        disk.truncate(64 << 20)
+    devices = ("-drive", f"if=none,id=disk,format=raw,file={work}/disk", "-device", "virtio-blk-pci,drive=disk")
+    # systemd comes last: its packages bring what they need in the versions that fit.
+    with Guest(image, work, cpus=1, forward=[(free_ports(1)[0], 4420)], devices=devices,
+               archives=(work / "archive", image / "systemd"),
+               options="rdinit=/lib/systemd/systemd systemd.show_status=0 audit=0") as machine:
         yield machine
 
 

@@ -1,21 +1,25 @@
 #!/bin/sh
 # SPDX-License-Identifier: BSD-3-Clause
-# The guest's first process: brings up what the tests need, then serves commands on a virtio-serial port.
+# The guest's first process, or a service of systemd: brings up what the tests need, then serves commands on a
+# virtio-serial port.
 #
 # A request is one line:    run ID BASE64-OF-A-SHELL-SCRIPT    or    kill ID
 # A reply is    ID STATUS SIZE    on a line and then SIZE bytes, the script's output (standard error included).
 # Scripts run side by side, each in a session of its own; replies come in the order in which they end. Kernel messages
 # go to the serial console, so that nothing but replies is ever seen on this port.
-export PATH=/usr/bin HOME=/tmp
+export PATH=/usr/bin:/usr/local/bin HOME=/tmp
 
-mount -t devtmpfs dev /dev
-mount -t proc proc /proc
-mount -t sysfs sys /sys
-mount -t tmpfs tmpfs /run
-mount -t tmpfs tmpfs /tmp
+if [ $$ = 1 ]; then
+	mount -t devtmpfs dev /dev
+	mount -t proc proc /proc
+	mount -t sysfs sys /sys
+	mount -t tmpfs tmpfs /run
+	mount -t tmpfs tmpfs /tmp
+fi
 dmesg -n 8
 
 modprobe virtio_net
+modprobe virtio_blk
 modprobe nvme_tcp
 ip link set lo up
 ip addr add 10.0.2.15/24 dev eth0

@@ -12,7 +12,9 @@ this machine, and times taken in it say nothing about the target.
 """
 import base64
 import itertools
+import json
 import select
+import shutil
 import socket
 import subprocess
 import sys
@@ -20,7 +22,8 @@ import time
 from pathlib import Path
 
 HOST_ADDRESS = "10.0.2.2"  # this machine's 127.0.0.1, as seen in the guest
-BOOT_TIMEOUT = 60
+BOOT_TIMEOUT = 300  # for a guest that hangs
+QMP_TIMEOUT = 60
 CONSOLE_TAIL = 60  # lines of the kernel's log that go with an error
 
 # One QEMU thread for all virtual CPUs: they take turns, which costs no speed and gives an I/O queue for each of them.
@@ -70,15 +73,16 @@ class Job:
 class Guest:
     """The machine, running from __enter__ to __exit__ and never longer."""
 
-    def __init__(self, image, work, cpus=4, forward=(), devices=()):
+    def __init__(self, image, work, cpus=4, forward=(), devices=(), archives=(), options=""):
         """image: what scripts/vm-image printed; work: directory for the logs; forward: (port here, port in the guest)
-        pairs, for a target that runs in the guest; devices: further arguments for QEMU."""
+        pairs, for a target that runs in the guest; devices: further arguments for QEMU; archives: added to the
+        initramfs, in this order; options: further ones of the kernel's command line."""
         self.image, self.work, self.cpus = Path(image), Path(work), cpus
-        self.forward, self.devices = forward, devices
+        self.forward, self.devices, self.archives, self.options = forward, devices, archives, options
         self.console = self.work / "console.log"
         self.qemu = None
         self._marked = ""
-        self._channel = None
+        self._channel = self._monitor = None
         self._received = bytearray()
         self._jobs = {0: Job(self, 0, "boot")}
         self._numbers = itertools.count(1)
@@ -94,25 +98,42 @@ class Guest:
     def __exit__(self, *_):
         self.kill()
 
+    def _initramfs(self):
+        """The kernel takes several archives one behind the other, QEMU only one file."""
+        if not self.archives:
+            return self.image / "initramfs"
+        whole = self.work / "initramfs"
+        with open(whole, "wb") as file:
+            for part in (self.image / "initramfs", *self.archives):
+                with open(part, "rb") as archive:
+                    shutil.copyfileobj(archive, file)
+        return whole
+
     def _boot(self):
-        ours, theirs = socket.socketpair()
-        self._channel = ours
+        self._channel, agent = socket.socketpair()
+        ours, monitor = socket.socketpair()
+        with ours:
+            ours.settimeout(QMP_TIMEOUT)
+            self._monitor = ours.makefile("rw", encoding="ascii")
         network = "user,id=net" + "".join(f",hostfwd=tcp:127.0.0.1:{here}-:{there}" for here, there in self.forward)
         command = [
             # Should we be killed ourselves, the kernel takes QEMU along.
             "setpriv", "--pdeathsig", "KILL", *QEMU, "-smp", str(self.cpus),
-            "-kernel", str(self.image / "vmlinuz"), "-initrd", str(self.image / "initramfs"),
-            "-append", KERNEL_OPTIONS, "-serial", f"file:{self.console}",
+            "-kernel", str(self.image / "vmlinuz"), "-initrd", str(self._initramfs()),
+            "-append", f"{KERNEL_OPTIONS} {self.options}", "-serial", f"file:{self.console}",
             "-netdev", network, "-device", "virtio-net-pci,netdev=net,romfile=",
-            "-chardev", f"socket,id=agent,fd={theirs.fileno()}", "-device", "virtio-serial-pci",
-            "-device", "virtserialport,chardev=agent,name=pollux.agent", *self.devices,
+            "-chardev", f"socket,id=agent,fd={agent.fileno()}", "-device", "virtio-serial-pci",
+            "-device", "virtserialport,chardev=agent,name=pollux.agent",
+            "-chardev", f"socket,id=monitor,fd={monitor.fileno()}", "-mon", "chardev=monitor,mode=control",
+            *self.devices,
         ]
-        with theirs, open(self.work / "qemu.log", "wb") as log:
+        with agent, monitor, open(self.work / "qemu.log", "wb") as log:
             self.qemu = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-                                         pass_fds=[theirs.fileno()])
+                                         pass_fds=[agent.fileno(), monitor.fileno()])
         started = time.monotonic()
         self._jobs[0].wait(BOOT_TIMEOUT)
         self.boot_seconds = time.monotonic() - started
+        self.qmp("qmp_capabilities")
 
     def spawn(self, command):
         """Start a shell command; the Job returned says how it goes."""
@@ -169,6 +190,17 @@ class Guest:
         said = qemu_log.read_text(errors="replace") if qemu_log.exists() else ""
         return GuestError(message + self.console_tail() + (f"--- qemu ---\n{said}" if said else ""))
 
+    def qmp(self, command):
+        """Ask QEMU itself, in the QEMU Machine Protocol: what it returns."""
+        self._monitor.write(json.dumps({"execute": command}) + "\n")
+        self._monitor.flush()
+        while True:
+            answer = json.loads(self._monitor.readline())
+            if "error" in answer:
+                raise self.error(f"{command}: {answer['error']['desc']}")
+            if "return" in answer:  # what has neither is an event, or the greeting
+                return answer["return"]
+
     def poweroff(self, timeout=20):
         """Let the guest end by itself."""
         self._channel.shutdown(socket.SHUT_WR)
@@ -181,8 +213,9 @@ class Guest:
         if self.qemu:
             self.qemu.kill()
             self.qemu.wait()
-        if self._channel:
-            self._channel.close()
+        for each in (self._channel, self._monitor):
+            if each:
+                each.close()
 
     def _blocked_tasks(self):
         """Have the kernel log what it waits in, for an error message that will show the log."""

@@ -8,7 +8,6 @@ import os
 import random
 import re
 import signal
-import socket
 import subprocess
 import time
 
@@ -61,24 +60,11 @@ sed -n 's/.*: nvmet\([0-9]*\): .*qid=[1-9][0-9]*,.*cmd=(nvme_cmd_\([a-z_]*\).*/\
 """
 
 
-def free_ports(count):
-    """Ports that nobody uses at the moment."""
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
-        return [one.getsockname()[1] for one in sockets]
-
-
 @pytest.fixture(scope="module")
 def guest(tmp_path_factory):
     """The machine whose kernel is the target."""
-    if not os.access(pollux.binary(), os.X_OK):
-        pytest.skip(f"no host to test: {pollux.binary()} is not there (build it, or set POLLUX)")
-    image = subprocess.run([conftest.HERE.parent.parent / "scripts/vm-image"], capture_output=True, text=True)
-    if image.returncode == conftest.IMAGE_MISSING_TOOLS:
-        pytest.skip(image.stderr.strip())
-    assert image.returncode == 0, image.stderr
-    forward = [(here, FIRST_PORT + port) for port, here in enumerate(free_ports(2), start=1)]
-    with Guest(image.stdout.strip(), tmp_path_factory.mktemp("guest"), forward=forward) as machine:
+    forward = [(here, FIRST_PORT + port) for port, here in enumerate(conftest.free_ports(2), start=1)]
+    with Guest(conftest.vm_image(), tmp_path_factory.mktemp("guest"), forward=forward) as machine:
         machine.sh(PREPARE)
         yield machine
 

@@ -1,0 +1,233 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The systemd units, as `make install` installs them, under a real systemd."""
+import os
+import re
+import sys
+
+import conftest
+import pytest
+
+sys.path.append(str(conftest.HERE.parent / "integration"))
+
+from host import Controller  # noqa: E402
+
+NQN = "nqn.2026-01.example:service"
+OPEN = f"--listen 0.0.0.0:4420 --allow-any-host --poll sleep --nqn {NQN}"
+LIMIT = 120  # seconds, for hung runs only
+LOG = "journalctl -o cat _TRANSPORT=stdout _SYSTEMD_INVOCATION_ID=$(systemctl show --value -p InvocationID {})"
+
+CLEAR = """
+systemctl stop 'pollux*'
+systemctl reset-failed
+rm -rf /etc/pollux /var/lib/pollux /var/lib/private/pollux /srv/disks
+cd /etc/systemd/system
+ls -d pollux* *.wants/pollux* && rm -rf pollux* *.wants/pollux* && systemctl daemon-reload
+"""
+
+
+class Unit:
+    """One of the units. What it serves is in /etc/pollux."""
+
+    def __init__(self, machine, name="pollux"):
+        self.machine, self.sh, self.name = machine, machine.sh, name
+        self.conf = f"/etc/pollux/{name.partition('@')[2] or name}.conf"
+
+    def configure(self, disks, options=OPEN):
+        self.sh(f"mkdir -p /etc/pollux && cat >{self.conf} <<'.'\nPOLLUX_DISKS={disks}\nPOLLUX_OPTIONS={options}\n.")
+
+    def drop_in(self, text):
+        """As `systemctl edit` makes one."""
+        where = f"/etc/systemd/system/{self.name}.service.d"
+        self.sh(f"mkdir -p {where} && cat >{where}/override.conf <<'.' && systemctl daemon-reload\n{text}\n.")
+
+    def start(self):
+        self.sh(f"systemctl start {self.name}", LIMIT)
+
+    def show(self):
+        """Its properties."""
+        return dict(line.split("=", 1) for line in self.sh(f"systemctl show {self.name}").splitlines())
+
+    def log(self):
+        """What the last process of the service wrote."""
+        return self.sh(f"journalctl --sync; {LOG.format(self.name)}")
+
+    def wait_serving(self, restarts=0):
+        """Waits for it to listen, after so many restarts. Its process."""
+        self.sh(f"""
+            until [ $(systemctl show --value -p NRestarts {self.name}) -ge {restarts} ] &&
+                    {LOG.format(self.name)} | grep -q 'listening on'; do
+                systemctl is-failed {self.name} && exit 1
+                sleep 0.2
+            done""", LIMIT)
+        return int(self.show()["MainPID"])
+
+    def wait_failed(self):
+        """Waits for it to fail for good. What it wrote."""
+        self.sh(f"""
+            until systemctl is-failed -q {self.name}; do
+                [ $(systemctl show --value -p NRestarts {self.name}) = 0 ] || {{ echo it was started again; exit 1; }}
+                sleep 0.2
+            done""", LIMIT)
+        assert self.show()["ExecMainStatus"] == "2"
+        return self.log()
+
+
+@pytest.fixture
+def unit(installed):
+    """pollux.service, and others by name; none is left of what a test does with them."""
+    yield lambda name="pollux": Unit(installed, name)
+    installed.run(CLEAR, LIMIT)
+
+
+@pytest.fixture
+def service(unit):
+    """pollux.service, with a disk that has not been served yet."""
+    made = unit()
+    made.sh("mkdir -p /var/lib/pollux && truncate -s 16M /var/lib/pollux/disk.img")
+    made.configure("disk.img")
+    return made
+
+
+@pytest.fixture
+def connect(installed):
+    return lambda nqn=NQN: Controller(("127.0.0.1", installed.forward[0][0]), nqn, io_queues=1)
+
+
+@pytest.mark.parametrize("name", ["pollux", "pollux@first"])
+def test_units_are_valid_and_exposed_little(unit, name):
+    one = unit(name)
+    said = one.sh(f"systemd-analyze verify --man=no {name}.service 2>&1", LIMIT)
+    assert "pollux" not in said, said
+    report = one.sh(f"systemd-analyze security --no-pager {name}.service", LIMIT)
+    level = re.search(r"Overall exposure level for \S+: ([0-9.]+) ", report)
+    assert float(level[1]) < 2, report
+
+
+def test_start_and_stop(service, connect):
+    """It serves what is in the service's own folder, as a user without rights; stopped, it has ended well."""
+    service.configure("disk.img", f"{OPEN} -v")
+    service.sh("systemctl enable --now pollux", LIMIT)
+    pid = service.wait_serving()
+    assert "no io_uring" not in service.log()
+    status = dict(line.split(":", 1) for line in service.sh(f"cat /proc/{pid}/status").splitlines())
+    assert "0" not in status["Uid"].split() and int(status["CapBnd"], 16) == 0
+    assert status["NoNewPrivs"].strip() == "1" and status["Seccomp"].strip() == "2"
+    data = os.urandom(64 << 10)
+    with connect() as host:
+        host.write(1, 8, data)
+        service.sh("systemctl stop pollux", LIMIT)
+    state = service.show()
+    assert (state["Result"], state["ExecMainStatus"]) == ("success", "0"), service.log()
+    service.sh("cmp -n 4096 /var/lib/pollux/disk.img /dev/zero")
+    service.start()
+    service.wait_serving()
+    with connect() as host:
+        assert host.read(1, 8, 128) == data
+
+
+@pytest.mark.parametrize("disks, options, said", [
+    ("disk.img", f"{OPEN} --nonsense", "--nonsense"),
+    ("disk.img ram:1X", OPEN, "ram:1X"),
+    ("nowhere.img", OPEN, "nowhere.img"),
+], ids=["option", "size", "file"])
+def test_what_is_wrong_is_not_tried_again(service, disks, options, said):
+    service.configure(disks, options)
+    service.start()
+    [line] = service.wait_failed().splitlines()
+    assert said in line
+
+
+def test_killed_it_starts_again(service, connect):
+    service.start()
+    before = service.wait_serving()
+    data = os.urandom(64 << 10)
+    with connect() as host:
+        host.write(1, 8, data)
+        service.sh(f"kill -9 {before}")
+        assert service.wait_serving(restarts=1) != before
+    with connect() as host:
+        assert host.read(1, 8, 128) == data
+
+
+def test_what_may_get_right_is_tried_for_ever(service, connect):
+    """An address that is taken, for longer than systemd has patience with by default: five starts in 10 s."""
+    service.drop_in("[Service]\nRestartSec=100ms")
+    squatter = service.machine.spawn("exec pollux serve --listen 0.0.0.0:4420 --allow-any-host --poll sleep ram:1M")
+    service.machine.wait_until("pollux discover 127.0.0.1:4420", LIMIT, during=[squatter])
+    service.start()
+    service.sh("""
+        until [ $(systemctl show --value -p NRestarts pollux) -gt 7 ]; do
+            systemctl is-failed pollux && exit 1
+            sleep 0.2
+        done""", LIMIT)
+    squatter.kill()
+    service.wait_serving()
+    with connect() as host:
+        assert host.namespaces() == [1]
+
+
+def test_reload_is_refused(service, connect):
+    """There is nothing to load again, and SIGHUP would end it."""
+    service.start()
+    pid = service.wait_serving()
+    status, output = service.machine.run("systemctl reload pollux", LIMIT)
+    assert status != 0 and "not applicable" in output, output
+    assert service.show()["MainPID"] == str(pid)
+    with connect() as host:
+        assert host.namespaces() == [1]
+
+
+def test_several_at_a_time(service, unit):
+    """Each has a configuration and a folder of its own; what happens to one is nothing to the others."""
+    names = {"pollux": 4420, "pollux@first": 4421, "pollux@second": 4422}
+    units = [service, *map(unit, list(names)[1:])]
+    for one, port in zip(units, names.values()):
+        one.configure("disk.img", f"--listen 127.0.0.1:{port} --poll sleep --nqn {NQN}-{port}")
+    for folder in ("first", "second"):
+        service.sh(f"mkdir /var/lib/pollux/{folder} && truncate -s 16M /var/lib/pollux/{folder}/disk.img")
+    for one in units:
+        one.start()
+    pids = [one.wait_serving() for one in units]
+    service.sh(f"kill -9 {pids[1]}")
+    pids[1] = units[1].wait_serving(restarts=1)
+    assert [int(one.show()["MainPID"]) for one in units] == pids
+    for one, port in zip(units, names.values()):
+        found = service.sh(f"pollux discover 127.0.0.1:{port}")
+        assert f"{NQN}-{port}" in found, found
+    service.sh("systemctl stop pollux@first", LIMIT)
+    assert [one.show()["ActiveState"] for one in units] == ["active", "inactive", "active"]
+
+
+def test_files_elsewhere_need_a_drop_in(service, connect):
+    """As the guide says: another folder is read-only for the service until a drop-in says otherwise."""
+    service.sh("""
+        echo storage:x:1000: >>/etc/group
+        mkdir -p /srv/disks && truncate -s 16M /srv/disks/disk.img
+        chgrp -R storage /srv/disks && chmod 770 /srv/disks && chmod 660 /srv/disks/disk.img""")
+    service.configure("/srv/disks/disk.img")
+    service.drop_in("[Service]\nSupplementaryGroups=storage")
+    service.start()
+    assert "Read-only file system" in service.wait_failed()
+    service.drop_in("[Service]\nReadWritePaths=/srv/disks\nSupplementaryGroups=storage")
+    service.start()
+    service.wait_serving()
+    with connect() as host:
+        host.write(1, 0, os.urandom(512))
+
+
+def test_block_device(service, connect):
+    service.sh("chgrp disk /dev/vda && chmod 660 /dev/vda")  # as udev does
+    service.configure("/dev/vda")
+    service.start()
+    service.wait_serving()
+    data = os.urandom(512)
+    with connect() as host:
+        host.write(1, 0, data)
+        assert host.read(1, 0, 1) == data
+
+
+def test_without_a_configuration_it_is_left_out(unit):
+    service = unit()
+    service.start()
+    state = service.show()
+    assert (state["ActiveState"], state["ConditionResult"]) == ("inactive", "no")
