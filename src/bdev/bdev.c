@@ -56,9 +56,6 @@ static void finish_info(struct plx_bdev *bdev, const char *driver, const char *n
         info->ops &= ~(uint32_t)PLX_BDEV_WRITERS;
     if (!(info->ops & 1 << PLX_BDEV_UNMAP))
         info->unmap_granularity = info->max_unmap_blocks = 0;
-    /* A filter that has the limit of the disk below leaves it to that. */
-    bool own_limit = !bdev->below || info->max_unmap_blocks != bdev->below->info.max_unmap_blocks;
-    bdev->unmap_limit = own_limit ? info->max_unmap_blocks : UINT32_MAX;
     bdev->plain_ops = bdev->native_ops & info->ops & PLAIN;
 }
 
@@ -256,7 +253,7 @@ int plx_bdev_channel_get(struct plx_bdev *bdev, struct plx_reactor *r, struct pl
     ch->reactor = r;
     ch->refs = 1;
     plx_list_init(&ch->requests);
-    bool parts = bdev->tracked || bdev->emulates || bdev->unmap_limit != UINT32_MAX;
+    bool parts = bdev->tracked || bdev->emulates || bdev->info.max_unmap_blocks != UINT32_MAX;
     int ret = plx_pieces_init(ch);
     if (!ret)
         ret = plx_reserve_init(&ch->parts, parts ? PARTS : 0);
@@ -418,7 +415,7 @@ void plx_bdev_start(struct plx_bdev_channel *ch, struct plx_bdev_req *req)
 {
     struct plx_bdev *bdev = ch->bdev;
     bool native = bdev->native_ops >> req->op & 1;
-    if (native && !(req->op == PLX_BDEV_UNMAP && req->nlb > bdev->unmap_limit))
+    if (native && !(req->op == PLX_BDEV_UNMAP && req->nlb > bdev->info.max_unmap_blocks))
         bdev->call.submit(ch, req);
     else
         plx_emulate_submit(ch, req);

@@ -75,7 +75,6 @@ struct plx_bdev {
     uint32_t native_ops; /* what the driver does itself */
     /* Those of them that need no more than a look at range and iovec before the driver gets them; relaxed. */
     _Atomic uint32_t plain_ops;
-    uint32_t unmap_limit; /* blocks of an unmap that the driver gets */
     bool tracked;         /* channels list all of their requests in flight */
     bool emulates;        /* some operations are done by emulate.c */
     _Atomic bool gone;    /* requests end with Invalid Namespace */
