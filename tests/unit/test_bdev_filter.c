@@ -130,6 +130,35 @@ static void filters_are_as_the_disk_below(void **state)
     }
 }
 
+static void what_a_filter_does_not_offer_is_emulated_above_it(void **state)
+{
+    (void)state;
+    const char *const names[] = {"ram:4M", url};
+    for (size_t i = 0; i < PLX_ARRAY_SIZE(names); i++) {
+        struct plx_error err = {""};
+        struct plx_bdev *below, *top;
+        struct tu t;
+        assert_int_equal(plx_bdev_open(names[i], &below, &err), 0);
+        top = filter_plain_new(below);
+        assert_non_null(top);
+        tu_join(&t, top);
+        assert_false(t.info->in_place); /* a compare may have to wait for memory, on a RAM disk too */
+        assert_int_equal(t.info->ops >> PLX_BDEV_UNMAP & 1, 0);
+        uint8_t *data = tu_pattern(2 * BLOCK, 1);
+        assert_int_equal(tu_io(&t, PLX_BDEV_WRITE, 0, 2, data), 0);
+        assert_int_equal(tu_io(&t, PLX_BDEV_COMPARE, 0, 2, data), 0);
+        assert_int_equal(tu_copy(&t, 1, 0, 2), 0); /* onto itself */
+        assert_int_equal(tu_io(&t, PLX_BDEV_COMPARE, 1, 2, data), 0);
+        assert_int_equal(tu_io(&t, PLX_BDEV_COMPARE_AND_WRITE, 1, 1, data), 0);
+        assert_int_equal(tu_io(&t, PLX_BDEV_COMPARE, 1, 1, data + BLOCK), 0);
+        assert_int_equal(tu_io(&t, PLX_BDEV_WRITE_ZEROES, 1, 1, NULL), 0);
+        assert_int_equal(tu_io(&t, PLX_BDEV_COMPARE, 1, 1, data + BLOCK), PLX_SC_COMPARE_FAILURE);
+        free(data);
+        tu_close(&t);
+        plx_bdev_close(below);
+    }
+}
+
 static void memory_is_lent_through_filters(void **state)
 {
     (void)state;
@@ -423,6 +452,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(filters_are_as_the_disk_below),
+        cmocka_unit_test(what_a_filter_does_not_offer_is_emulated_above_it),
         cmocka_unit_test(memory_is_lent_through_filters),
         cmocka_unit_test(everything_a_filter_forwarded_can_be_aborted),
         cmocka_unit_test(sub_requests_are_first_come_first_served),
