@@ -15,7 +15,7 @@ static struct plx_bdev_access *access_of(struct plx_fan *fan)
 
 /* ---- closing ---- */
 
-static void close_here(struct plx_fan_leg *leg)
+static void access_close_here(struct plx_fan_leg *leg)
 {
     if (leg->arg)
         plx_bdev_channel_put(leg->arg);
@@ -23,7 +23,7 @@ static void close_here(struct plx_fan_leg *leg)
     plx_fan_answer(leg, 0);
 }
 
-static void all_closed(struct plx_fan *fan, int result)
+static void access_closed(struct plx_fan *fan, int result)
 {
     (void)result;
     plx_fan_destroy(fan);
@@ -36,12 +36,12 @@ void plx_bdev_access_close(struct plx_bdev_access *a, void (*done)(struct plx_bd
     a->result = 0;
     a->closing = true;
     if (!a->flushing)
-        plx_fan_out(&a->fan, close_here, all_closed);
+        plx_fan_out(&a->fan, access_close_here, access_closed);
 }
 
 /* ---- opening ---- */
 
-static void open_here(struct plx_fan_leg *leg)
+static void access_open_here(struct plx_fan_leg *leg)
 {
     struct plx_bdev_access *a = access_of(leg->fan);
     struct plx_bdev_channel *ch;
@@ -51,12 +51,12 @@ static void open_here(struct plx_fan_leg *leg)
     plx_fan_answer(leg, ret);
 }
 
-static void all_opened(struct plx_fan *fan, int result)
+static void access_opened(struct plx_fan *fan, int result)
 {
     struct plx_bdev_access *a = access_of(fan);
     a->result = result;
     if (result) {
-        plx_fan_out(fan, close_here, all_closed);
+        plx_fan_out(fan, access_close_here, access_closed);
         return;
     }
     for (unsigned i = 0; i < fan->n; i++)
@@ -66,7 +66,7 @@ static void all_opened(struct plx_fan *fan, int result)
     a->done(a, 0);
 }
 
-static void no_memory(struct plx_timer *timer)
+static void access_no_memory(struct plx_timer *timer)
 {
     struct plx_bdev_access *a = plx_container_of(timer, struct plx_bdev_access, limit);
     a->done(a, -ENOMEM);
@@ -79,16 +79,16 @@ void plx_bdev_access_open(struct plx_bdev_access *a, struct plx_bdev *bdev, stru
     a->bdev = bdev;
     a->done = done;
     if (!plx_fan_init(&a->fan, home, reactors, n)) {
-        plx_fan_out(&a->fan, open_here, all_opened);
+        plx_fan_out(&a->fan, access_open_here, access_opened);
         return;
     }
-    a->limit.fn = no_memory;
+    a->limit.fn = access_no_memory;
     plx_timer_set(home, &a->limit, 0);
 }
 
 /* ---- the last flush ---- */
 
-static void flush_done(struct plx_bdev_req *req)
+static void access_flushed(struct plx_bdev_req *req)
 {
     struct plx_bdev_access *a = plx_container_of(req, struct plx_bdev_access, flush);
     bool in_time = a->limit.set;
@@ -97,11 +97,11 @@ static void flush_done(struct plx_bdev_req *req)
     if (in_time)
         a->done(a, req->status ? -EIO : 0);
     else if (a->closing)
-        plx_fan_out(&a->fan, close_here, all_closed);
+        plx_fan_out(&a->fan, access_close_here, access_closed);
 }
 
 /* A disk that does not answer, such as one behind a network that is gone, must not keep its user for ever. */
-static void flush_overdue(struct plx_timer *timer)
+static void access_flush_overdue(struct plx_timer *timer)
 {
     struct plx_bdev_access *a = plx_container_of(timer, struct plx_bdev_access, limit);
     plx_bdev_abort(a->home, &a->flush);
@@ -119,9 +119,9 @@ void plx_bdev_access_flush(struct plx_bdev_access *a, uint32_t limit_ms,
         return;
     }
     a->flushing = true;
-    a->limit.fn = flush_overdue;
+    a->limit.fn = access_flush_overdue;
     plx_timer_set(a->fan.home, &a->limit, limit_ms * PLX_NS_PER_MS);
-    a->flush.done = flush_done;
+    a->flush.done = access_flushed;
     a->flush.op = PLX_BDEV_FLUSH;
     plx_bdev_submit(a->home, &a->flush);
 }

@@ -83,9 +83,6 @@ static void finish_info(struct plx_bdev *bdev, const char *driver, const char *n
         info->ops &= ~(uint32_t)PLX_BDEV_WRITERS;
     if (!(info->ops & 1 << PLX_BDEV_UNMAP))
         info->unmap_granularity = info->max_unmap_blocks = 0;
-    /* A filter that has the limit of the disk below leaves it to that. */
-    bool own_limit = !bdev->below || info->max_unmap_blocks != bdev->below->info.max_unmap_blocks;
-    bdev->unmap_limit = own_limit ? info->max_unmap_blocks : UINT32_MAX;
     bdev->plain_ops = bdev->native_ops & info->ops & PLAIN;
 }
 
@@ -105,60 +102,14 @@ const void *plx_bdev_map_never(struct plx_bdev_channel *ch, uint64_t lba, uint32
     return NULL;
 }
 
-static int channel_open_nothing(struct plx_bdev_channel *ch)
-{
-    (void)ch;
-    return 0;
-}
-
-static void channel_close_nothing(struct plx_bdev_channel *ch)
-{
-    (void)ch;
-}
-
-static void abort_nothing(struct plx_bdev_channel *ch, struct plx_bdev_req *req)
-{
-    (void)ch, (void)req;
-}
-
-static int resize_below(struct plx_bdev *bdev, uint64_t blocks, struct plx_error *err)
-{
-    return plx_bdev_resize(bdev->below, blocks, err);
-}
-
-static int resize_never(struct plx_bdev *bdev, uint64_t blocks, struct plx_error *err)
-{
-    (void)blocks;
-    return plx_fail(err, -EOPNOTSUPP, "%s: the size of a disk of this kind, %s, is not ours to change", bdev->info.name,
-                    bdev->info.driver);
-}
-
-static int rescan_below(struct plx_bdev *bdev, struct plx_error *err)
-{
-    return plx_bdev_rescan(bdev->below, err);
-}
-
-static int rescan_nothing(struct plx_bdev *bdev, struct plx_error *err)
-{
-    (void)bdev, (void)err;
-    return 0;
-}
-
 int plx_bdev_register(struct plx_bdev *bdev, const char *driver, const char *text, const char *name,
                       struct plx_error *err)
 {
-    struct plx_bdev_ops *call = &bdev->call;
     int ret = name ? plx_registry_check_name(name, err) : 0;
     if (ret)
         return ret;
-    *call = *bdev->ops;
-    call->channel_open = call->channel_open ? call->channel_open : channel_open_nothing;
-    call->channel_close = call->channel_close ? call->channel_close : channel_close_nothing;
-    call->submit = call->submit ? call->submit : submit_below;
-    call->abort = call->abort ? call->abort : abort_nothing;
-    call->map = call->map ? call->map : bdev->below ? map_below : plx_bdev_map_never;
-    call->resize = call->resize ? call->resize : bdev->below ? resize_below : resize_never;
-    call->rescan = call->rescan ? call->rescan : bdev->below ? rescan_below : rescan_nothing;
+    bdev->submit = bdev->ops->submit ? bdev->ops->submit : submit_below;
+    bdev->map = bdev->ops->map ? bdev->ops->map : bdev->below ? map_below : plx_bdev_map_never;
     finish_info(bdev, driver, name ? name : text);
     bdev->named = name != NULL;
     pthread_mutex_init(&bdev->lock, NULL);
@@ -218,7 +169,7 @@ int plx_bdev_close_checked(struct plx_bdev *bdev, struct plx_error *err)
         return ret;
     assert(!bdev->range_lock.owner);
     pthread_mutex_destroy(&bdev->lock);
-    bdev->call.close(bdev);
+    bdev->ops->close(bdev);
     return 0;
 }
 
@@ -236,12 +187,19 @@ int plx_bdev_resize(struct plx_bdev *bdev, uint64_t blocks, struct plx_error *er
     if (!blocks || blocks > (uint64_t)INT64_MAX >> bdev->block_shift)
         return plx_fail(err, -EINVAL, "%s: a disk has 1 to %llu blocks of %u bytes", bdev->info.name,
                         (unsigned long long)((uint64_t)INT64_MAX >> bdev->block_shift), bdev->info.block_size);
-    return bdev->call.resize(bdev, blocks, err);
+    if (bdev->ops->resize)
+        return bdev->ops->resize(bdev, blocks, err);
+    if (bdev->below)
+        return plx_bdev_resize(bdev->below, blocks, err);
+    return plx_fail(err, -EOPNOTSUPP, "%s: the size of a disk of this kind, %s, is not ours to change", bdev->info.name,
+                    bdev->info.driver);
 }
 
 int plx_bdev_rescan(struct plx_bdev *bdev, struct plx_error *err)
 {
-    return bdev->call.rescan(bdev, err);
+    if (bdev->ops->rescan)
+        return bdev->ops->rescan(bdev, err);
+    return bdev->below ? plx_bdev_rescan(bdev->below, err) : 0;
 }
 
 uint64_t plx_bdev_blocks(const struct plx_bdev *bdev)
@@ -287,7 +245,7 @@ int plx_bdev_channel_get(struct plx_bdev *bdev, struct plx_reactor *r, struct pl
     ch->reactor = r;
     ch->refs = 1;
     plx_list_init(&ch->requests);
-    bool parts = bdev->tracked || bdev->emulates || bdev->unmap_limit != UINT32_MAX;
+    bool parts = bdev->tracked || bdev->emulates || bdev->info.max_unmap_blocks != UINT32_MAX;
     int ret = plx_pieces_init(ch);
     if (!ret)
         ret = plx_reserve_init(&ch->parts, parts ? PARTS : 0);
@@ -295,8 +253,8 @@ int plx_bdev_channel_get(struct plx_bdev *bdev, struct plx_reactor *r, struct pl
         ret = plx_reserve_init(&ch->subs, bdev->subs);
     if (!ret && bdev->below)
         ret = plx_bdev_channel_get(bdev->below, r, &ch->below);
-    if (!ret)
-        ret = bdev->call.channel_open(ch);
+    if (!ret && bdev->ops->channel_open)
+        ret = bdev->ops->channel_open(ch);
     if (ret) {
         if (ch->below)
             plx_bdev_channel_put(ch->below);
@@ -319,18 +277,18 @@ void plx_bdev_channel_free(struct plx_bdev_channel *ch)
     free(ch);
 }
 
-static uint64_t peek(const _Atomic uint64_t *n)
+static uint64_t stat_peek(const _Atomic uint64_t *n)
 {
     return atomic_load_explicit(n, memory_order_relaxed);
 }
 
-static void add_stats(struct plx_bdev_stats *to, const struct plx_bdev_channel *ch)
+static void stats_add(struct plx_bdev_stats *to, const struct plx_bdev_channel *ch)
 {
     for (int op = 0; op < PLX_BDEV_OPS; op++) {
-        to->ops[op] += peek(&ch->ops[op]);
-        to->blocks[op] += peek(&ch->blocks[op]);
+        to->ops[op] += stat_peek(&ch->ops[op]);
+        to->blocks[op] += stat_peek(&ch->blocks[op]);
     }
-    to->errors += peek(&ch->errors);
+    to->errors += stat_peek(&ch->errors);
 }
 
 void plx_bdev_channel_put(struct plx_bdev_channel *ch)
@@ -341,11 +299,12 @@ void plx_bdev_channel_put(struct plx_bdev_channel *ch)
     if (--ch->refs)
         return;
     assert(!ch->in_flight && plx_list_empty(&ch->requests));
-    bdev->call.channel_close(ch);
+    if (bdev->ops->channel_close)
+        bdev->ops->channel_close(ch);
     if (ch->below)
         plx_bdev_channel_put(ch->below);
     pthread_mutex_lock(&bdev->lock);
-    add_stats(&bdev->past, ch);
+    stats_add(&bdev->past, ch);
     plx_list_del(&ch->link);
     bool unused = plx_gate_close(ch);
     pthread_mutex_unlock(&bdev->lock);
@@ -367,7 +326,7 @@ void plx_bdev_get_stats(struct plx_bdev *bdev, struct plx_bdev_stats *out)
     }
     out->errors += bdev->past.errors;
     plx_list_for_each(it, &bdev->channels)
-        add_stats(out, plx_list_entry(it, struct plx_bdev_channel, link));
+        stats_add(out, plx_list_entry(it, struct plx_bdev_channel, link));
     pthread_mutex_unlock(&bdev->lock);
 }
 
@@ -375,15 +334,15 @@ void plx_bdev_get_stats(struct plx_bdev *bdev, struct plx_bdev_stats *out)
  * Only the channel's reactor adds to its statistics, so a plain load and store is enough, without a locked
  * instruction.
  */
-static inline void add(_Atomic uint64_t *n, uint64_t by)
+static inline void stat_add(_Atomic uint64_t *n, uint64_t by)
 {
-    atomic_store_explicit(n, peek(n) + by, memory_order_relaxed);
+    atomic_store_explicit(n, stat_peek(n) + by, memory_order_relaxed);
 }
 
 void plx_bdev_count_mapped(struct plx_bdev_channel *ch, uint32_t nlb)
 {
-    add(&ch->ops[PLX_BDEV_READ], 1);
-    add(&ch->blocks[PLX_BDEV_READ], nlb);
+    stat_add(&ch->ops[PLX_BDEV_READ], 1);
+    stat_add(&ch->blocks[PLX_BDEV_READ], nlb);
 }
 
 /* ---- requests ---- */
@@ -449,8 +408,8 @@ void plx_bdev_start(struct plx_bdev_channel *ch, struct plx_bdev_req *req)
 {
     struct plx_bdev *bdev = ch->bdev;
     bool native = bdev->native_ops >> req->op & 1;
-    if (native && !(req->op == PLX_BDEV_UNMAP && req->nlb > bdev->unmap_limit))
-        bdev->call.submit(ch, req);
+    if (native && !(req->op == PLX_BDEV_UNMAP && req->nlb > bdev->info.max_unmap_blocks))
+        bdev->submit(ch, req);
     else
         plx_emulate_submit(ch, req);
 }
@@ -462,7 +421,7 @@ void plx_bdev_start_part(struct plx_bdev_channel *ch, struct plx_bdev_req *part)
     part->kept = false;
     if (ch->bdev->tracked)
         plx_bdev_keep(ch, part);
-    ch->bdev->call.submit(ch, part);
+    ch->bdev->submit(ch, part);
 }
 
 /* ---- resets: each ends when it is the oldest request of its channel, and goes on to the disk below, if any ---- */
@@ -558,15 +517,15 @@ static __attribute__((noinline)) void submit_odd(struct plx_bdev_channel *ch, st
     struct plx_bdev *bdev = ch->bdev;
     uint16_t status = check_request(bdev, req);
     if (status) {
-        add(&ch->errors, 1);
+        stat_add(&ch->errors, 1);
         ch->in_flight--;
         req->status = status;
         req->done(req);
         return;
     }
-    add(&ch->ops[req->op], 1);
+    stat_add(&ch->ops[req->op], 1);
     if (!(NO_RANGE >> req->op & 1))
-        add(&ch->blocks[req->op], req->nlb);
+        stat_add(&ch->blocks[req->op], req->nlb);
     if (req->op == PLX_BDEV_RESET) {
         plx_bdev_keep(ch, req);
         abort_older(ch, req);
@@ -587,11 +546,11 @@ void plx_bdev_submit(struct plx_bdev_channel *ch, struct plx_bdev_req *req)
         submit_odd(ch, req);
         return;
     }
-    add(&ch->ops[req->op], 1);
-    add(&ch->blocks[req->op], req->nlb);
+    stat_add(&ch->ops[req->op], 1);
+    stat_add(&ch->blocks[req->op], req->nlb);
     req->kept = false;
     if (!bdev->tracked || enter_list(ch, req))
-        bdev->call.submit(ch, req);
+        bdev->submit(ch, req);
 }
 
 static __attribute__((noinline)) void complete_kept(struct plx_bdev_channel *ch, struct plx_bdev_req *req)
@@ -605,7 +564,7 @@ static __attribute__((noinline)) void complete_kept(struct plx_bdev_channel *ch,
 static __attribute__((noinline)) void count_error(struct plx_bdev_channel *ch, const struct plx_bdev_req *req)
 {
     if (req->done != plx_emulate_part_done) /* else the whole counts */
-        add(&ch->errors, 1);
+        stat_add(&ch->errors, 1);
 }
 
 void plx_bdev_complete(struct plx_bdev_req *req, uint16_t status)
@@ -662,8 +621,8 @@ void plx_bdev_abort(struct plx_bdev_channel *ch, struct plx_bdev_req *req)
         plx_bdev_complete(req, PLX_SC_ABORTED_BY_REQUEST);
     } else if (req->stage == PLX_STAGE_EMULATED) {
         plx_emulate_abort(ch, req);
-    } else if (req->op != PLX_BDEV_RESET) {
-        ch->bdev->call.abort(ch, req);
+    } else if (ch->bdev->ops->abort && req->op != PLX_BDEV_RESET) {
+        ch->bdev->ops->abort(ch, req);
     }
 }
 
@@ -672,7 +631,7 @@ const void *plx_bdev_map(struct plx_bdev_channel *ch, uint64_t lba, uint32_t nlb
     struct plx_bdev *bdev = ch->bdev;
     plx_assert_here(ch->reactor);
     uint32_t plain = atomic_load_explicit(&bdev->plain_ops, memory_order_relaxed);
-    return plain >> PLX_BDEV_READ & 1 && in_range(bdev, lba, nlb) ? bdev->call.map(ch, lba, nlb) : NULL;
+    return plain >> PLX_BDEV_READ & 1 && in_range(bdev, lba, nlb) ? bdev->map(ch, lba, nlb) : NULL;
 }
 
 /* ---- status ---- */

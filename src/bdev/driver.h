@@ -70,12 +70,12 @@ struct plx_bdev {
     uint32_t subs;             /* sub-requests that each channel has in reserve */
 
     /* The core's, which completes info too. */
-    struct plx_bdev_ops call; /* ops, with defaults where it has none */
+    void (*submit)(struct plx_bdev_channel *ch, struct plx_bdev_req *req); /* of ops, or a filter's default */
+    const void *(*map)(struct plx_bdev_channel *ch, uint64_t lba, uint32_t nlb);
     unsigned block_shift;
     uint32_t native_ops; /* what the driver does itself */
     /* Those of them that need no more than a look at range and iovec before the driver gets them; relaxed. */
     _Atomic uint32_t plain_ops;
-    uint32_t unmap_limit; /* blocks of an unmap that the driver gets */
     bool tracked;         /* channels list all of their requests in flight */
     bool emulates;        /* some operations are done by emulate.c */
     _Atomic bool gone;    /* requests end with Invalid Namespace */

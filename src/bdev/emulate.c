@@ -136,7 +136,7 @@ static void write_step(struct plx_bdev_req *req, struct plx_emulation *c)
         begin_part(req, PLX_BDEV_WRITE, req->lba + c->at, c->nlb);
         break;
     case PLX_BDEV_UNMAP:
-        c->nlb = (uint32_t)plx_min_u64(req->nlb - c->at, bdev->unmap_limit);
+        c->nlb = (uint32_t)plx_min_u64(req->nlb - c->at, bdev->info.max_unmap_blocks);
         begin_part(req, PLX_BDEV_UNMAP, req->lba + c->at, c->nlb);
         break;
     default: /* compare and write: what to write follows what was compared with */

@@ -96,7 +96,7 @@ static int parse_param(const char *text, size_t len, struct plx_url *url, struct
     return ret;
 }
 
-static int parse_params(const char *text, struct plx_url *url, struct plx_error *err)
+static int url_parse_params(const char *text, struct plx_url *url, struct plx_error *err)
 {
     int ret = 0;
     while (*text && !ret) {
@@ -206,7 +206,7 @@ int plx_url_parse(const char *text, struct plx_url *url, struct plx_error *err)
         return ret;
     snprintf(url->name, sizeof url->name, "%s%s%.100s%s", file ? "" : url->scheme, file ? "" : ":", url->body,
              strlen(url->body) > 100 ? "..." : "");
-    ret = parse_params(params, url, err);
+    ret = url_parse_params(params, url, err);
     if (!ret)
         write_text(url);
     return ret;

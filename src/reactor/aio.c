@@ -3,6 +3,7 @@
 #include "reactor/aio_engine.h"
 
 #include "base/log.h"
+#include "reactor/owner.h"
 
 #include <assert.h>
 #include <errno.h>
@@ -49,6 +50,7 @@ static bool is_uring(const struct plx_aio_engine *e, const struct plx_aio *io)
 void plx_aio_submit(struct plx_reactor *r, struct plx_aio *io)
 {
     struct plx_aio_engine *e = r->aio;
+    plx_assert_here(r);
     assert(e);
     io->next = NULL;
     if (is_uring(e, io))
@@ -60,6 +62,7 @@ void plx_aio_submit(struct plx_reactor *r, struct plx_aio *io)
 void plx_aio_cancel(struct plx_reactor *r, struct plx_aio *io)
 {
     struct plx_aio_engine *e = r->aio;
+    plx_assert_here(r);
     if (is_uring(e, io))
         plx_uring_cancel(e->uring, io);
     else

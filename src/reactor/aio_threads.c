@@ -29,7 +29,7 @@ struct plx_workers {
     pthread_t thread[THREADS];
 };
 
-static int64_t result(ssize_t ret)
+static int64_t call_result(ssize_t ret)
 {
     return ret < 0 ? -errno : ret;
 }
@@ -38,10 +38,10 @@ static int64_t write_flagged(const struct plx_aio *io, int iovcnt)
 {
     ssize_t n = pwritev2(io->fd, io->iov, iovcnt, (off_t)io->offset, io->mode);
     if (n >= 0 || !io->mode || (errno != EOPNOTSUPP && errno != ENOSYS))
-        return result(n);
+        return call_result(n);
     /* A kernel or file that does not know the flag. The flag is RWF_DSYNC, so this is the same. */
     n = pwritev(io->fd, io->iov, iovcnt, (off_t)io->offset);
-    return n >= 0 && fdatasync(io->fd) < 0 ? -errno : result(n);
+    return n >= 0 && fdatasync(io->fd) < 0 ? -errno : call_result(n);
 }
 
 static int64_t perform(struct plx_aio *io)
@@ -49,13 +49,13 @@ static int64_t perform(struct plx_aio *io)
     int iovcnt = io->iovcnt < IOV_MAX ? (int)io->iovcnt : IOV_MAX; /* more are a short transfer */
     switch (io->op) {
     case PLX_AIO_READ:
-        return result(preadv(io->fd, io->iov, iovcnt, (off_t)io->offset));
+        return call_result(preadv(io->fd, io->iov, iovcnt, (off_t)io->offset));
     case PLX_AIO_WRITE:
         return write_flagged(io, iovcnt);
     case PLX_AIO_FDATASYNC:
-        return result(fdatasync(io->fd));
+        return call_result(fdatasync(io->fd));
     case PLX_AIO_FALLOCATE:
-        return result(fallocate(io->fd, io->mode, (off_t)io->offset, (off_t)io->length));
+        return call_result(fallocate(io->fd, io->mode, (off_t)io->offset, (off_t)io->length));
     case PLX_AIO_CALL:
         return io->call(io);
     }

@@ -47,7 +47,7 @@ struct plx_uring {
     struct plx_aio *ended;           /* never reached the kernel; res is set */
 };
 
-static void prepare(struct io_uring_sqe *sqe, struct plx_aio *io)
+static void uring_prepare(struct io_uring_sqe *sqe, struct plx_aio *io)
 {
     unsigned iovcnt = io->iovcnt < IOV_MAX ? io->iovcnt : IOV_MAX; /* more are a short transfer */
     switch (io->op) {
@@ -76,39 +76,39 @@ static void prepare(struct io_uring_sqe *sqe, struct plx_aio *io)
     io_uring_sqe_set_data(sqe, io);
 }
 
-static bool gather(struct plx_uring *u, struct plx_aio *io)
+static bool uring_gather(struct plx_uring *u, struct plx_aio *io)
 {
     struct io_uring_sqe *sqe = u->in_flight < IN_FLIGHT_MAX ? io_uring_get_sqe(&u->ring) : NULL;
     if (!sqe)
         return false;
-    prepare(sqe, io);
+    uring_prepare(sqe, io);
     u->in_flight++;
     return true;
 }
 
-static void gather_waiting(struct plx_uring *u)
+static void uring_gather_waiting(struct plx_uring *u)
 {
-    while (u->waiting && gather(u, u->waiting))
+    while (u->waiting && uring_gather(u, u->waiting))
         u->waiting = u->waiting->next;
     if (!u->waiting)
         u->tail = &u->waiting;
 }
 
-static void end(struct plx_uring *u, struct plx_aio *io, int res)
+static void uring_end(struct plx_uring *u, struct plx_aio *io, int res)
 {
     io->res = res;
     io->next = u->ended;
     u->ended = io;
 }
 
-static int setup(struct io_uring *ring, int event_fd);
+static int uring_setup(struct io_uring *ring, int event_fd);
 
 /* Makes this thread the ring's issuer. */
-static int adopt(struct plx_uring *u)
+static int uring_adopt(struct plx_uring *u)
 {
     if (u->enabled) {
         struct io_uring fresh;
-        int ret = setup(&fresh, u->source.fd);
+        int ret = uring_setup(&fresh, u->source.fd);
         if (ret)
             return ret;
         io_uring_queue_exit(&u->ring);
@@ -126,13 +126,13 @@ static int adopt(struct plx_uring *u)
 void plx_uring_submit(struct plx_uring *u, struct plx_aio *io)
 {
     if (plx_unlikely(!u->in_flight && !(u->enabled && pthread_equal(u->issuer, pthread_self())))) {
-        int ret = adopt(u);
+        int ret = uring_adopt(u);
         if (ret) {
-            end(u, io, ret);
+            uring_end(u, io, ret);
             return;
         }
     }
-    if (!u->waiting && gather(u, io))
+    if (!u->waiting && uring_gather(u, io))
         return;
     io->next = NULL;
     *u->tail = io;
@@ -147,7 +147,7 @@ void plx_uring_cancel(struct plx_uring *u, struct plx_aio *io)
         *link = io->next;
         if (!*link)
             u->tail = link;
-        end(u, io, -ECANCELED);
+        uring_end(u, io, -ECANCELED);
         return;
     }
     struct io_uring_sqe *sqe = u->in_flight < CQ_ENTRIES ? io_uring_get_sqe(&u->ring) : NULL;
@@ -159,9 +159,9 @@ void plx_uring_cancel(struct plx_uring *u, struct plx_aio *io)
 }
 
 /* Hands the kernel what was gathered. What it does not take now is offered again in the next round. */
-static int flush(struct plx_uring *u)
+static int uring_flush(struct plx_uring *u)
 {
-    gather_waiting(u);
+    uring_gather_waiting(u);
     if (!io_uring_sq_ready(&u->ring))
         return 0;
     int n = io_uring_submit(&u->ring);
@@ -169,7 +169,7 @@ static int flush(struct plx_uring *u)
     return n > 0 ? n : 0;
 }
 
-static int reap(struct plx_uring *u)
+static int uring_reap(struct plx_uring *u)
 {
     struct io_uring_cqe *cqes[REAP_MAX];
     unsigned n = io_uring_peek_batch_cqe(&u->ring, cqes, REAP_MAX);
@@ -204,7 +204,7 @@ static int uring_poll(struct plx_source *s)
         work++;
     }
     if (u->in_flight || u->waiting)
-        work += flush(u) + reap(u);
+        work += uring_flush(u) + uring_reap(u);
     return work;
 }
 
@@ -215,7 +215,7 @@ static int uring_arm(struct plx_source *s)
         return 1;
     if (!u->in_flight && !u->waiting)
         return 0;
-    flush(u);
+    uring_flush(u);
     if (io_uring_sq_ready(&u->ring) || (u->waiting && u->in_flight < IN_FLIGHT_MAX))
         return 1; /* to be offered once more */
     io_uring_cq_eventfd_toggle(&u->ring, true);
@@ -238,7 +238,7 @@ static void uring_disarm(struct plx_source *s)
         plx_error("disks: cannot read an eventfd: %s", strerror(errno));
 }
 
-static int setup(struct io_uring *ring, int event_fd)
+static int uring_setup(struct io_uring *ring, int event_fd)
 {
     static const unsigned flags[] = {
         IORING_SETUP_R_DISABLED | IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN | IORING_SETUP_TASKRUN_FLAG,
@@ -275,7 +275,7 @@ int plx_uring_create(struct plx_uring **out, struct plx_reactor *r)
     int ret = u->source.fd < 0 ? -errno : 0;
     if (ret)
         goto free_engine;
-    ret = setup(&u->ring, u->source.fd);
+    ret = uring_setup(&u->ring, u->source.fd);
     if (ret)
         goto close_event;
     ret = plx_source_add(r, &u->source);

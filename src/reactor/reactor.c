@@ -153,7 +153,7 @@ void plx_reactor_get_stats(const struct plx_reactor *r, struct plx_reactor_stats
 }
 
 /* Only the reactor writes its statistics, so a plain load and store is enough, without a locked instruction. */
-static void count(_Atomic uint64_t *n)
+static void stat_count(_Atomic uint64_t *n)
 {
     atomic_store_explicit(n, atomic_load_explicit(n, memory_order_relaxed) + 1, memory_order_relaxed);
 }
@@ -279,9 +279,9 @@ int plx_reactor_poll(struct plx_reactor *r)
     if (woken || r->now - r->fds_checked > WATCH_PERIOD_NS || plx_clock_simulated())
         work += wait_fds(r, 0);
     r->in_round = false;
-    count(&r->rounds);
+    stat_count(&r->rounds);
     if (work)
-        count(&r->busy_rounds);
+        stat_count(&r->busy_rounds);
     reactor_disown(r, was);
     return work;
 }
@@ -325,7 +325,7 @@ static void sleep_until_work(struct plx_reactor *r, uint64_t limit)
         return;
     uint64_t end = r->now + (uint64_t)timeout;
     s->slept = r->now;
-    count(&r->sleeps);
+    stat_count(&r->sleeps);
     wait_fds(r, timeout);
     s->woken = true;
     if (timeout > 0 && r->now > end)

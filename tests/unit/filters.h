@@ -9,6 +9,8 @@
 struct plx_bdev *filter_pass_new(struct plx_bdev *below);
 /* The same, with a submit of its own that forwards. */
 struct plx_bdev *filter_forward_new(struct plx_bdev *below);
+/* It offers reads, writes and flushes alone: the core does the rest above it. */
+struct plx_bdev *filter_plain_new(struct plx_bdev *below);
 /* Its channels have `subs` sub-requests in reserve; each request of one iovec entry and two blocks takes two. */
 struct plx_bdev *filter_halve_new(struct plx_bdev *below, uint32_t subs);
 

@@ -9,30 +9,53 @@
 #include <unistd.h>
 
 #include "failalloc.h"
+#include "filters.h"
 
 static char path[128];
 
-/* From nothing to a channel, and back. */
+/* From nothing to a channel through a filter, and back. */
+static int use_channel(struct plx_bdev *bdev, struct plx_reactor *r)
+{
+    struct plx_bdev_channel *ch;
+    int ret = plx_bdev_channel_get(bdev, r, &ch);
+    if (ret)
+        return ret;
+    ret = plx_bdev_check(bdev, PLX_BDEV_READ, 0, 1) ? -EIO : 0;
+    plx_bdev_channel_put(ch);
+    return ret;
+}
+
+static int use_disk(struct plx_bdev *bdev, struct plx_reactor *r)
+{
+    const struct plx_bdev_hold_opts o = {.who = "a test", .claim = PLX_BDEV_READS};
+    struct plx_bdev_hold *hold;
+    struct plx_bdev *filter = filter_halve_new(bdev, 8);
+    if (!filter)
+        return -ENOMEM;
+    int ret = plx_bdev_hold(filter, &o, &hold, NULL);
+    if (!ret) {
+        ret = use_channel(filter, r);
+        plx_bdev_release(hold);
+    }
+    return plx_bdev_close(filter) ? -EIO : ret;
+}
+
 static bool serve(void *url)
 {
     struct plx_reactor *r;
     struct plx_bdev *bdev;
-    struct plx_bdev_channel *ch;
     struct plx_error err = {""};
     int ret = plx_reactor_create(&r, NULL);
     if (ret)
         return ret == -ENOMEM;
-    ret = plx_bdev_open(url, &bdev, &err);
+    ret = plx_bdev_open_as(url, "a name", &bdev, &err);
     if (ret) {
         plx_reactor_destroy(r);
         return ret == -ENOMEM && err.text[0];
     }
-    ret = plx_bdev_channel_get(bdev, r, &ch);
-    if (!ret) {
-        ret = plx_bdev_check(bdev, PLX_BDEV_READ, 0, 1) ? -EIO : 0;
-        plx_bdev_channel_put(ch);
-    }
-    plx_bdev_close(bdev);
+    ret = use_disk(bdev, r);
+    if (plx_bdev_close(bdev))
+        return false;
     plx_reactor_destroy(r);
     return !ret || ret == -ENOMEM;
 }

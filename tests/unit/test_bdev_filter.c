@@ -11,7 +11,7 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "base/util.h"
+#include "bdev/core.h"
 #include "filters.h"
 #include "test_disk.h"
 
@@ -130,6 +130,35 @@ static void filters_are_as_the_disk_below(void **state)
     }
 }
 
+static void what_a_filter_does_not_offer_is_emulated_above_it(void **state)
+{
+    (void)state;
+    const char *const names[] = {"ram:4M", url};
+    for (size_t i = 0; i < PLX_ARRAY_SIZE(names); i++) {
+        struct plx_error err = {""};
+        struct plx_bdev *below, *top;
+        struct tu t;
+        assert_int_equal(plx_bdev_open(names[i], &below, &err), 0);
+        top = filter_plain_new(below);
+        assert_non_null(top);
+        tu_join(&t, top);
+        assert_false(t.info->in_place); /* a compare may have to wait for memory, on a RAM disk too */
+        assert_int_equal(t.info->ops >> PLX_BDEV_UNMAP & 1, 0);
+        uint8_t *data = tu_pattern(2 * BLOCK, 1);
+        assert_int_equal(tu_io(&t, PLX_BDEV_WRITE, 0, 2, data), 0);
+        assert_int_equal(tu_io(&t, PLX_BDEV_COMPARE, 0, 2, data), 0);
+        assert_int_equal(tu_copy(&t, 1, 0, 2), 0); /* onto itself */
+        assert_int_equal(tu_io(&t, PLX_BDEV_COMPARE, 1, 2, data), 0);
+        assert_int_equal(tu_io(&t, PLX_BDEV_COMPARE_AND_WRITE, 1, 1, data), 0);
+        assert_int_equal(tu_io(&t, PLX_BDEV_COMPARE, 1, 1, data + BLOCK), 0);
+        assert_int_equal(tu_io(&t, PLX_BDEV_WRITE_ZEROES, 1, 1, NULL), 0);
+        assert_int_equal(tu_io(&t, PLX_BDEV_COMPARE, 1, 1, data + BLOCK), PLX_SC_COMPARE_FAILURE);
+        free(data);
+        tu_close(&t);
+        plx_bdev_close(below);
+    }
+}
+
 static void memory_is_lent_through_filters(void **state)
 {
     (void)state;
@@ -224,6 +253,44 @@ static void sub_requests_are_first_come_first_served(void **state)
     plx_bdev_close(&d->bdev);
 }
 
+struct waiter {
+    struct plx_bdev_subs subs;
+    int served;
+};
+
+static void waiter_ready(struct plx_bdev_subs *subs)
+{
+    plx_container_of(subs, struct waiter, subs)->served++;
+}
+
+static void who_needs_little_does_not_overtake_who_needs_much(void **state)
+{
+    (void)state;
+    static const uint32_t wanted[] = {2, 2, 1, 1, 3};
+    enum { N = PLX_ARRAY_SIZE(wanted) };
+    struct plx_bdev_reserve r = {0};
+    struct waiter w[N] = {0};
+    assert_int_equal(plx_reserve_init(&r, 3), 0);
+    for (size_t i = 0; i < N; i++) {
+        w[i].subs = (struct plx_bdev_subs){.ready = waiter_ready, .n = wanted[i]};
+        plx_reserve_get(&r, &w[i].subs);
+    }
+    assert_int_equal(w[0].served, 1);
+    assert_int_equal(w[1].served + w[2].served, 0); /* though there is one left */
+    assert_true(plx_reserve_cancel(&r, &w[1].subs));
+    assert_false(plx_reserve_cancel(&r, &w[1].subs));
+    assert_int_equal(w[2].served, 1); /* its turn now, though nothing came back */
+    assert_int_equal(w[3].served, 0);
+    plx_reserve_put(&r, &w[0].subs);
+    assert_int_equal(w[3].served, 1);
+    plx_reserve_put(&r, &w[2].subs);
+    assert_int_equal(w[4].served, 0);
+    plx_reserve_put(&r, &w[3].subs);
+    assert_int_equal(w[4].served, 1);
+    plx_reserve_put(&r, &w[4].subs);
+    plx_reserve_destroy(&r);
+}
+
 /* A load far larger than the reserves of all levels, with aborts, until everything has ended. */
 static void churn(struct stack *s, bool aborts, uint64_t seed)
 {
@@ -278,7 +345,7 @@ static void an_unmap_is_cut_to_what_the_disk_takes(void **state)
     struct test_disk *d = test_disk_new_limited(8);
     struct stack s;
     struct tu_req q;
-    pile(&s, &d->bdev, PASS); /* filters leave it to the disk */
+    pile(&s, &d->bdev, PASS);
     tu_req_init(&q, s.t.bdev);
     q.req->iovcnt = 0;
     tu_start(&s.t, &q, PLX_BDEV_UNMAP, 100, 20, NULL);
@@ -293,7 +360,7 @@ static void an_unmap_is_cut_to_what_the_disk_takes(void **state)
     assert_int_equal(q.req->status, 0);
 
     tu_start(&s.t, &q, PLX_BDEV_UNMAP, 100, 8, NULL); /* as it is */
-    assert_ptr_equal(d->first, q.req);
+    assert_ptr_equal(d->first, q.req);                /* no layer took a part for it */
     test_disk_end(d, 0);
 
     tu_start(&s.t, &q, PLX_BDEV_UNMAP, 100, 20, NULL);
@@ -325,7 +392,8 @@ static void more_is_emulated_at_once_than_there_are_parts(void **state)
         if (i % 7 == 0)
             plx_bdev_abort(t.ch, q[i].req);
     }
-    plx_bdev_abort(t.ch, q[REQS - 1].req); /* surely in line */
+    plx_bdev_abort(t.ch, q[REQS - 1].req); /* surely in line, which it leaves at once */
+    assert_int_equal(q[REQS - 1].done, 1);
     for (int i = 0; i < REQS; i++) {
         uint16_t status = tu_finish(&t, &q[i]);
         assert_true(status == 0 || status == PLX_SC_COMPARE_FAILURE || status == PLX_SC_ABORTED_BY_REQUEST);
@@ -370,6 +438,8 @@ static void an_iovec_that_does_not_fit_its_range_is_refused(void **state)
             assert_int_equal(with_iov(&t, ops[k], 2, (size_t[4]){BLOCK, BLOCK, 1}, 3), PLX_SC_DATA_SGL_LENGTH_INVALID);
             assert_int_equal(with_iov(&t, ops[k], 2, (size_t[4]){BLOCK, SIZE_MAX - BLOCK + 1}, 2),
                              PLX_SC_DATA_SGL_LENGTH_INVALID);
+            assert_int_equal(with_iov(&t, ops[k], 2, (size_t[4]){3 * BLOCK, SIZE_MAX - BLOCK + 1}, 2),
+                             PLX_SC_DATA_SGL_LENGTH_INVALID); /* wraps round to the right sum */
             assert_int_equal(with_iov(&t, ops[k], 2, NULL, 0), PLX_SC_DATA_SGL_LENGTH_INVALID);
         }
         assert_int_equal(with_iov(&t, PLX_BDEV_COMPARE_AND_WRITE, 2, (size_t[4]){2 * BLOCK}, 1),
@@ -382,9 +452,11 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(filters_are_as_the_disk_below),
+        cmocka_unit_test(what_a_filter_does_not_offer_is_emulated_above_it),
         cmocka_unit_test(memory_is_lent_through_filters),
         cmocka_unit_test(everything_a_filter_forwarded_can_be_aborted),
         cmocka_unit_test(sub_requests_are_first_come_first_served),
+        cmocka_unit_test(who_needs_little_does_not_overtake_who_needs_much),
         cmocka_unit_test(no_load_and_no_abort_makes_sub_requests_hang),
         cmocka_unit_test(an_unmap_is_cut_to_what_the_disk_takes),
         cmocka_unit_test(more_is_emulated_at_once_than_there_are_parts),

@@ -12,6 +12,7 @@
 
 #include "base/util.h"
 #include "base/uuid.h"
+#include "bdev/driver.h"
 #include "filters.h"
 #include "test_disk.h"
 
@@ -286,6 +287,25 @@ static void what_was_released_meanwhile_is_not_told(void **state)
     plx_reactor_destroy(l.reactor);
 }
 
+static void each_of_several_events_is_told(void **state)
+{
+    (void)state;
+    struct plx_bdev *bdev;
+    struct listener l;
+    assert_int_equal(plx_bdev_open("null:1M", &bdev, NULL), 0);
+    listener_start(&l, bdev);
+    l.thread = pthread_self();
+    assert_int_equal(plx_bdev_resize(bdev, 1, NULL), 0);
+    plx_bdev_gone(bdev, "at the same time");
+    while (plx_reactor_poll(l.reactor))
+        ;
+    assert_int_equal(l.resized, 1);
+    assert_int_equal(l.gone, 1);
+    plx_bdev_release(l.hold);
+    plx_reactor_destroy(l.reactor);
+    plx_bdev_close(bdev);
+}
+
 static void a_disk_that_cannot_be_resized_says_so(void **state)
 {
     (void)state;
@@ -465,6 +485,7 @@ int main(void)
         cmocka_unit_test(a_disk_in_use_is_not_closed),
         cmocka_unit_test(holders_are_told_on_their_reactor_that_it_was_resized),
         cmocka_unit_test(what_was_released_meanwhile_is_not_told),
+        cmocka_unit_test(each_of_several_events_is_told),
         cmocka_unit_test(a_disk_that_cannot_be_resized_says_so),
         cmocka_unit_test(a_disk_that_is_gone_ends_requests_and_can_be_closed),
         cmocka_unit_test(opening_and_closing_are_not_done_on_the_reactor),

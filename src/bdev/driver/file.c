@@ -372,7 +372,7 @@ static int file_fill_info(struct plx_file *f, const struct plx_url *url, const s
     return plx_url_uuid(url, canonical, info->uuid, err);
 }
 
-static int parse_params(struct plx_file *f, const struct plx_url *url, bool *direct, struct plx_error *err)
+static int file_parse_params(struct plx_file *f, const struct plx_url *url, bool *direct, struct plx_error *err)
 {
     int ret = plx_url_only(url, "block direct ro uuid", err);
     if (!ret)
@@ -394,7 +394,7 @@ static int file_open(const struct plx_url *url, struct plx_bdev **out, struct pl
     if (!f)
         return plx_fail(err, -ENOMEM, "out of memory");
     f->fd = -1;
-    int ret = parse_params(f, url, &direct, err);
+    int ret = file_parse_params(f, url, &direct, err);
     if (!ret)
         ret = open_file(f, url, &st, err);
     if (!ret)

@@ -44,7 +44,7 @@ static uint32_t in_blocks(const struct nvme_disk *d, const struct nvme_ctrlr *c,
     return (uint32_t)plx_max_u64(1, plx_min_u64(none, UINT64_C(1) << bits >> d->shift));
 }
 
-static uint32_t ops_of(const struct nvme_id_ctrl *id)
+static uint32_t nvme_ops_of(const struct nvme_id_ctrl *id)
 {
     unsigned oncs = plx_get16(id->oncs);
     return 1u << PLX_BDEV_READ | 1u << PLX_BDEV_WRITE | 1u << PLX_BDEV_FLUSH |
@@ -76,7 +76,7 @@ static void nvme_fill_info(struct nvme_disk *d, const struct nvme_ctrlr *c)
     uint64_t dmrsl = plx_get32(d->ns.limits.dmrsl), dmsl = plx_get64(d->ns.limits.dmsl); /* 0: no limit */
     info->block_size = 1u << d->shift;
     info->blocks = plx_get64(ns->nsze);
-    info->ops = ops_of(id);
+    info->ops = nvme_ops_of(id);
     if (!d->max_copy_blocks)
         info->ops &= ~(1u << PLX_BDEV_COPY);
     info->write_unit = info->block_size * (sizes ? (uint32_t)plx_min_u64(plx_get16(ns->npwg) + 1u, 2048) : 1);

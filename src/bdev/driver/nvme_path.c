@@ -26,7 +26,7 @@ static bool same_namespace(const struct nvme_disk *d, const struct nvme_ns *ns)
            memcmp(was->id.eui64, ns->id.eui64, sizeof ns->id.eui64) == 0;
 }
 
-static void give_up(struct nvme_channel *nc);
+static void paths_give_up(struct nvme_channel *nc);
 static void send_waiting(struct nvme_channel *nc);
 
 /* Whether every path leads to another disk than the one that was opened: waiting does not help. */
@@ -75,7 +75,7 @@ static void choose_paths(struct nvme_channel *nc)
     }
     tell_inaccessible(nc);
     if (all_foreign(nc)) {
-        give_up(nc); /* last, as the channel may be gone afterwards */
+        paths_give_up(nc); /* last, as the channel may be gone afterwards */
     } else if (nc->disk->where.reconnect_deadline_ms && !nc->given_up && !nc->deadline.set) {
         plx_timer_set(r, &nc->deadline, nc->disk->where.reconnect_deadline_ms * PLX_NS_PER_MS);
     }
@@ -166,7 +166,7 @@ static void retry_due(struct plx_timer *timer)
 }
 
 /* Ends what waits; afterwards the channel may be gone. */
-static void give_up(struct nvme_channel *nc)
+static void paths_give_up(struct nvme_channel *nc)
 {
     struct nvme_req *all = nc->waiting;
     nc->given_up = true;
@@ -186,7 +186,7 @@ static void deadline_due(struct plx_timer *timer)
     struct nvme_channel *nc = plx_container_of(timer, struct nvme_channel, deadline);
     plx_warn("%s: no path for %u s: requests fail from now on", nc->disk->bdev.info.name,
              nc->disk->where.reconnect_deadline_ms / 1000);
-    give_up(nc);
+    paths_give_up(nc);
 }
 
 /* Later, if there is hope still: at once would meet the same answer. */
