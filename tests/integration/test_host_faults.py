@@ -11,9 +11,10 @@ import pytest
 
 import host
 import pdu
+import sqe
 from controller import (BLOCK, CHANGE, DNR, INACCESSIBLE, LOSS, NON_OPTIMIZED, NQN, OPTIMIZED, Port, Subsystem,
                         wait_for)
-from spec import Admin, Fes, Io, Offset, Type
+from spec import Admin, Fes, Io, Offset, Sc, Type
 from target import Target, binary
 from test_host import MIB, must, pattern, pollux
 from test_io_fused import fused
@@ -309,6 +310,47 @@ def test_when_aborting_does_not_help_the_connection_is_reset(tmp_path):
         must("cp", port.url + "?timeout=1", tmp_path / "out.img")
         assert port.count(Admin.ABORT, io=False) == 1 and port.count(Io.READ) == 2
     assert (tmp_path / "out.img").read_bytes() == content
+
+
+@pytest.mark.parametrize("acl", [0, 3])
+def test_an_aborted_command_ends_though_the_controller_hangs(acl):
+    """It answers neither the command nor the Abort, and nothing else limits how long that may take."""
+    with Port(Subsystem(content=pattern(BLOCK * BLOCKS), acl=acl)) as port:
+        def hang(connection, command):
+            return command.opcode in (Io.READ, Admin.ABORT) and len(port.connections) <= 3
+
+        port.on_io = hang
+        port.on_admin = lambda connection, command: command.opcode == Admin.ABORT and hang(connection, command)
+        with gateway(port.url + "?timeout=0&kato=0") as target, host.Controller(target.address, target.nqn, io_queues=1) as ready:
+            reads = [ready.io.submit(sqe.read(1, 8 * n, 8), read=8 * BLOCK) for n in range(4)]
+            wait_for(lambda: port.count(Io.READ) == 4)
+            for read in reads[:2]:
+                ready.admin.must(sqe.abort(read.cid, 1))
+            assert [done.status for done in ready.io.wait_all(reads)] == [Sc.ABORT_REQUESTED] * 2 + [0] * 2
+        assert port.count(Admin.ABORT, io=False) == min(2, acl + 1)
+        assert port.count(Io.READ) == 6  # those that nobody wanted to end were done again
+
+
+def test_slow_commands_are_not_ended_by_a_controller_that_answers_their_aborts():
+    """It may say that it has not aborted them, and takes one Abort at a time."""
+    content = pattern(BLOCK * BLOCKS)
+    with Port(Subsystem(content=content, acl=0)) as port:
+        slow, first = [], []
+        port.on_io = lambda connection, command: command.opcode == Io.READ and not slow.append((connection, command))
+        port.on_admin = lambda connection, command: command.opcode == Admin.ABORT and not first and not first.append((connection, command))
+        with gateway(port.url + "?timeout=0&kato=0") as target, host.Controller(target.address, target.nqn, io_queues=1) as ready:
+            reads = [ready.io.submit(sqe.read(1, 0, BLOCKS), read=BLOCKS * BLOCK) for _ in range(2)]
+            wait_for(lambda: len(slow) == 2)
+            for read in reads:
+                ready.admin.must(sqe.abort(read.cid, 1))
+            wait_for(lambda: first)
+            first[0][0].respond(first[0][1].cid, value=1)
+            wait_for(lambda: port.count(Admin.ABORT, io=False) == 2)
+            time.sleep(4)  # longer than a controller may be deaf
+            assert len(port.connections) == 3
+            for connection, command in slow:
+                connection.send_data(command, content)
+            assert [done.status for done in ready.io.wait_all(reads)] == [0, 0]
 
 
 def test_a_controller_that_falls_silent_is_noticed(tmp_path):

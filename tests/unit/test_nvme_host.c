@@ -336,6 +336,97 @@ static void what_is_newer_than_a_reset_is_left_alone(void **state)
     tu_close(&ar.t);
 }
 
+/* ---- a controller that hangs: its thread stands still, and the kernel keeps the connections ---- */
+
+static struct {
+    struct plx_msg msg;
+    pthread_mutex_t held;
+    pthread_barrier_t stands;
+} hang = {.held = PTHREAD_MUTEX_INITIALIZER};
+
+static void stand_still(struct plx_msg *msg)
+{
+    (void)msg;
+    pthread_barrier_wait(&hang.stands);
+    pthread_mutex_lock(&hang.held);
+    pthread_mutex_unlock(&hang.held);
+}
+
+static void hang_begin(void)
+{
+    hang.msg.fn = stand_still;
+    pthread_barrier_init(&hang.stands, NULL, 2);
+    pthread_mutex_lock(&hang.held);
+    plx_reactor_send(far.reactor, &hang.msg);
+    pthread_barrier_wait(&hang.stands);
+}
+
+static void hang_end(void)
+{
+    pthread_mutex_unlock(&hang.held);
+    pthread_barrier_destroy(&hang.stands);
+}
+
+/* Nothing but the abort itself limits how long these may take. */
+#define NO_LIMITS "?timeout=0&kato=0&depth=4"
+
+static void an_abort_does_not_wait_for_a_controller_that_hangs(void **state)
+{
+    enum { MANY = 12 }; /* some of them wait for a slot */
+    struct tu t;
+    struct tu_req q[MANY];
+    uint8_t *pair = calloc(2 * MANY, BLOCK);
+    (void)state;
+    open_with(&t, NO_LIMITS);
+    assert_int_equal(tu_io(&t, PLX_BDEV_READ, 0, 1, pair), PLX_SC_SUCCESS);
+    hang_begin();
+    for (int i = 0; i < MANY; i++) {
+        tu_req_init(&q[i], t.bdev);
+        tu_start(&t, &q[i], i % 3 ? PLX_BDEV_READ : PLX_BDEV_COMPARE_AND_WRITE, (uint64_t)i, 1,
+                 pair + (size_t)2 * BLOCK * (unsigned)i);
+    }
+    tu_turn(t.reactor);
+    for (int i = 0; i < MANY; i += 2)
+        plx_bdev_abort(t.ch, q[i].req);
+    for (int i = 0; i < MANY; i += 2)
+        assert_int_equal(tu_finish(&t, &q[i]), PLX_SC_ABORTED_BY_REQUEST);
+    hang_end();
+    for (int i = 1; i < MANY; i += 2) /* done again, but for what must not be done twice */
+        assert_int_equal(tu_finish(&t, &q[i]), i % 3 ? PLX_SC_SUCCESS : PLX_SC_TRANSIENT_TRANSPORT_ERROR);
+    for (int i = 0; i < MANY; i++)
+        tu_req_free(&q[i]);
+    tu_close(&t);
+    free(pair);
+}
+
+static void a_reset_does_not_wait_for_a_controller_that_hangs(void **state)
+{
+    enum { MANY = 40 };
+    struct tu t;
+    struct tu_req q[MANY], reset;
+    uint8_t *out = calloc(BLOCKS, BLOCK);
+    (void)state;
+    open_with(&t, NO_LIMITS);
+    assert_int_equal(tu_io(&t, PLX_BDEV_READ, 0, 1, out), PLX_SC_SUCCESS);
+    hang_begin();
+    for (int i = 0; i < MANY; i++) {
+        tu_req_init(&q[i], t.bdev);
+        tu_start(&t, &q[i], PLX_BDEV_READ, 0, i % 3 ? BLOCKS : 1, out);
+    }
+    tu_turn(t.reactor);
+    tu_req_init(&reset, t.bdev);
+    tu_start(&t, &reset, PLX_BDEV_RESET, 0, 0, NULL);
+    assert_int_equal(tu_finish(&t, &reset), PLX_SC_SUCCESS);
+    for (int i = 0; i < MANY; i++) {
+        assert_int_equal(q[i].req->status, PLX_SC_ABORTED_BY_REQUEST);
+        tu_req_free(&q[i]);
+    }
+    tu_close(&t); /* nor does this */
+    hang_end();
+    tu_req_free(&reset);
+    free(out);
+}
+
 /* ---- for tools ---- */
 
 static void a_controller_is_asked(void **state)
@@ -422,6 +513,8 @@ int main(void)
         cmocka_unit_test(a_reset_ends_what_is_under_way),
         cmocka_unit_test(more_is_fused_at_once_than_there_are_second_halves),
         cmocka_unit_test(what_is_newer_than_a_reset_is_left_alone),
+        cmocka_unit_test(an_abort_does_not_wait_for_a_controller_that_hangs),
+        cmocka_unit_test(a_reset_does_not_wait_for_a_controller_that_hangs),
         cmocka_unit_test(a_controller_is_asked),
         cmocka_unit_test(what_there_is_is_discovered),
         cmocka_unit_test(every_address_of_a_name_is_tried),
