@@ -637,7 +637,7 @@ static inline size_t nvmf_disk_requests_left(const struct nvmf_nsref *ref)
     return nvmf_share_left(ref->in_flight, NVMF_MAX_REQUESTS - in_use);
 }
 
-/* A request has to do with a namespace, */
+/* A request is for a namespace, which stays until it has ended or left it. */
 static inline void nvmf_req_enter_ns(struct nvmf_req *req, struct nvmf_nsref *ref)
 {
     req->ns = ref;
