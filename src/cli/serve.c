@@ -33,6 +33,7 @@ struct serve {
     struct plx_nvmf_listener *listeners[SERVE_MAX_LISTENERS];
     struct plx_watch signals;
     atomic_bool stopping;
+    bool late; /* a disk has requests yet, whose memory must stay */
     int result;
 };
 
@@ -158,7 +159,10 @@ static void stop_reactors(struct serve *s)
 static void stopped(void *arg, int ret)
 {
     struct serve *s = arg;
-    if (ret)
+    s->late = ret == -ETIMEDOUT;
+    if (s->late)
+        s->result = cli_fail(EXIT_RUNTIME, "a disk does not answer; what it has not written is lost");
+    else if (ret)
         s->result = cli_fail(EXIT_RUNTIME, "stopping: %s", strerror(-ret));
     stop_reactors(s);
 }
@@ -250,6 +254,8 @@ static int run(struct serve *s)
 
 static void clean_up(struct serve *s)
 {
+    if (s->late)
+        _exit(s->result);
     if (s->target)
         plx_nvmf_target_destroy(s->target);
     for (unsigned i = 0; i < s->nreactors; i++)

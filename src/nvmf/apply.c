@@ -123,32 +123,35 @@ static void move_all(struct plx_list *to, struct plx_list *from)
     }
 }
 
+static void give_up(struct plx_nvmf_target *t, struct nvmf_ns *ns, int result)
+{
+    t->apply.result = result;
+    nvmf_snapshot_omit(t->apply.next, ns);
+    if (ns->subsys)
+        nvmf_ns_remove(ns);
+    nvmf_ns_free(ns);
+}
+
 static void open_disks(struct plx_nvmf_target *t)
 {
-    struct nvmf_apply *a = &t->apply;
     plx_list_for_each(it, &t->subsystems) {
         struct plx_nvmf_subsystem *s = plx_list_entry(it, struct plx_nvmf_subsystem, link);
         for (uint32_t i = 0; i < s->nns; i++) {
-            if (!s->ns[i] || s->ns[i]->opened)
-                continue;
-            a->opening++;
-            nvmf_ns_open(s->ns[i]);
+            struct nvmf_ns *ns = s->ns[i];
+            int ret = ns && !ns->opened ? nvmf_ns_open(ns) : -EALREADY;
+            if (!ret)
+                t->apply.opening++;
+            else if (ret != -EALREADY)
+                give_up(t, ns, ret);
         }
     }
 }
 
 void nvmf_apply_opened(struct plx_nvmf_target *t, struct nvmf_ns *ns, int result)
 {
-    struct nvmf_apply *a = &t->apply;
-    if (result) {
-        a->result = result;
-        nvmf_snapshot_omit(a->next, ns);
-        if (ns->subsys)
-            nvmf_ns_remove(ns);
-        plx_list_del(&ns->link);
-        nvmf_ns_free(ns);
-    }
-    if (--a->opening == 0)
+    if (result)
+        give_up(t, ns, result);
+    if (--t->apply.opening == 0)
         apply_step(t);
 }
 

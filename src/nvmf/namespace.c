@@ -155,12 +155,49 @@ int plx_nvmf_subsystem_remove_ns(struct plx_nvmf_subsystem *s, uint32_t nsid, st
 
 /* ---- coming: channels on every reactor, before any of them sees it ---- */
 
+static void nobody(void *arg, int result)
+{
+    (void)arg, (void)result;
+}
+
+/* Its disk has another size, or is gone: hosts see that, without anybody's asking. */
+static void disk_event(void *arg, struct plx_bdev *bdev, enum plx_bdev_event what)
+{
+    struct nvmf_ns *ns = arg;
+    (void)bdev;
+    if (!ns->subsys)
+        return; /* is leaving anyway */
+    if (what == PLX_BDEV_GONE)
+        nvmf_ns_remove(ns);
+    else
+        touch(ns->subsys, ns->nsid);
+    plx_nvmf_target_apply(ns->target, nobody, NULL);
+}
+
+/* Hosts write, and what else may is not the target's to say. */
+static int hold_disk(struct nvmf_ns *ns)
+{
+    struct plx_error err;
+    const struct plx_bdev_hold_opts opts = {.who = ns->subsys ? ns->subsys->nqn : "a namespace that was removed",
+                                            .claim =
+                                                plx_bdev_info(ns->bdev)->read_only ? PLX_BDEV_READS : PLX_BDEV_SHARED,
+                                            .event = disk_event,
+                                            .arg = ns,
+                                            .reactor = nvmf_control_reactor(ns->target)};
+    int ret = plx_bdev_hold(ns->bdev, &opts, &ns->hold, &err);
+    if (ret)
+        plx_error("%s", err.text);
+    return ret;
+}
+
 static void ns_opened(struct plx_bdev_access *disk, int result)
 {
     struct nvmf_ns *ns = plx_container_of(disk, struct nvmf_ns, disk);
     struct plx_nvmf_target *t = ns->target;
     const struct plx_bdev_info *info = plx_bdev_info(ns->bdev);
     ns->opened = !result;
+    if (result)
+        plx_bdev_release(ns->hold);
     for (unsigned i = 0; !result && i < t->nreactors; i++)
         ns->refs[i] = (struct nvmf_nsref){.ch = plx_bdev_access_channel(disk, i),
                                           .bdev = ns->bdev,
@@ -171,10 +208,14 @@ static void ns_opened(struct plx_bdev_access *disk, int result)
     nvmf_apply_opened(t, ns, result);
 }
 
-void nvmf_ns_open(struct nvmf_ns *ns)
+int nvmf_ns_open(struct nvmf_ns *ns)
 {
     struct plx_nvmf_target *t = ns->target;
+    int ret = hold_disk(ns);
+    if (ret)
+        return ret;
     plx_bdev_access_open(&ns->disk, ns->bdev, t->reactors, t->nreactors, nvmf_control_reactor(t), ns_opened);
+    return 0;
 }
 
 /* ---- leaving: no reactor sees it any more; its requests end, then its channels are put back ---- */
@@ -243,6 +284,7 @@ static void ns_closed(struct plx_bdev_access *disk, int result)
     struct nvmf_ns *ns = plx_container_of(disk, struct nvmf_ns, disk);
     struct plx_nvmf_target *t = ns->target;
     (void)result;
+    plx_bdev_release(ns->hold);
     nvmf_ns_free(ns);
     nvmf_apply_released(t);
 }

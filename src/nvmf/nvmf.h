@@ -78,6 +78,7 @@ struct nvmf_ns {
     uint32_t nsid, anagrpid;
     uint8_t nguid[16], uuid[16], eui64[8];
     bool opened;                 /* has channels; the control reactor's */
+    struct plx_bdev_hold *hold;  /* while it has; the same */
     struct plx_bdev_access disk; /* the control reactor's */
     struct plx_fan drain;
     struct nvmf_nsref refs[]; /* by reactor */
@@ -603,8 +604,8 @@ void nvmf_digest(const char *text, size_t len, uint8_t out[32]);
 
 /* Takes a namespace out of its subsystem: it leaves with the next apply, or at once if it never was visible. */
 void nvmf_ns_remove(struct nvmf_ns *ns);
-/* Opens its channels; ends with nvmf_apply_opened(). */
-void nvmf_ns_open(struct nvmf_ns *ns);
+/* Holds its disk, and opens its channels; ends with nvmf_apply_opened(). @return 0, or -errno when it cannot be held */
+int nvmf_ns_open(struct nvmf_ns *ns);
 /*
  * Ends its requests on every reactor, puts its channels back when there are none any more, and frees it; ends with
  * nvmf_apply_released().
@@ -635,7 +636,7 @@ static inline size_t nvmf_disk_requests_left(const struct nvmf_nsref *ref)
     return nvmf_share_left(ref->in_flight, NVMF_MAX_REQUESTS - in_use);
 }
 
-/* A request has to do with a namespace, */
+/* A request is for a namespace, which stays until it has ended or left it. */
 static inline void nvmf_req_enter_ns(struct nvmf_req *req, struct nvmf_nsref *ref)
 {
     req->ns = ref;

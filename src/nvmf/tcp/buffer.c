@@ -107,8 +107,9 @@ void tcp_buf_own(struct tcp_req *req, void *mem, uint32_t size)
 {
     req->core.data = mem;
     req->buf_size = size;
+    req->disk_bytes = req->core.ns ? (uint32_t)rounded(size) : 0;
     if (req->core.ns)
-        req->core.ns->bytes += rounded(size);
+        req->core.ns->bytes += req->disk_bytes;
 }
 
 bool tcp_buf_take(struct tcp_req *req, uint32_t size)
@@ -153,8 +154,8 @@ void tcp_buf_drop(struct tcp_req *req)
     uncount(req);
     if (req->buf_size) {
         plx_buf_put(req->core.qp->group->reactor, req->core.data, req->buf_size);
-        if (req->core.ns)
-            req->core.ns->bytes -= rounded(req->buf_size);
+        if (req->disk_bytes)
+            req->core.ns->bytes -= req->disk_bytes;
     }
     req->buf_size = 0;
     req->core.data = NULL;

@@ -164,9 +164,9 @@ void tcp_conn_connected(struct tcp_conn *c)
 /* Asks disks to end what they have. Each may take others along, so a chain is looked at from its beginning again. */
 static void abort_at_disks(struct tcp_conn *c)
 {
-    for (unsigned b = 0; c->qp.qid && b < NVMF_PENDING_BUCKETS; b++)
+    for (unsigned b = 0; b < NVMF_PENDING_BUCKETS; b++)
         for (struct nvmf_req *core = c->qp.pending[b]; core;) {
-            bool asked = core->state != NVMF_REQ_EXECUTING || core->abort_status;
+            bool asked = core->state != NVMF_REQ_EXECUTING || core->abort_status || !core->ns;
             core->abort_status = PLX_SC_ABORTED_SQ_DELETION; /* heeded between two requests to the disk */
             if (!asked)
                 nvmf_io_abort(core);

@@ -64,6 +64,7 @@ enum tcp_req_state {
 struct tcp_req {
     struct tcp_req *next; /* in a queue */
     uint32_t buf_size;    /* size that the buffer at core.data was got with; 0 for none */
+    uint32_t disk_bytes;  /* what of the buffer counts towards its disk's share: none if it came to the disk later */
     uint32_t received;    /* bytes of R2T data */
     uint8_t state;        /* enum tcp_req_state */
     bool data_error;      /* a data digest was wrong */

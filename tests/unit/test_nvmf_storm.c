@@ -1,0 +1,382 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * Hosts on several reactors do I/O while namespaces, sizes, ANA states and allowed hosts change at random. No command
+ * may end with what the history does not allow, and nothing may be left over. STORM_SEED repeats a run.
+ */
+#include "calls.h"
+
+#include <inttypes.h>
+#include <pthread.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#define NQN "nqn.2024-01.com.example:storm"
+#define HOST "nqn.2024-01.com.example:host%u"
+
+enum {
+    REACTORS = 3,
+    HOSTS = 6,
+    NAMESPACES = 3,
+    APPLIES = 300,
+    DEPTH = 8,
+    BYTES = 4096,
+};
+
+/* What is certain, while seq stays as it is. Changed by the control thread before an edit, and after its apply. */
+enum truth { NO, YES, UNSURE };
+
+static struct storm {
+    struct plx_reactor *reactors[REACTORS];
+    pthread_t threads[REACTORS];
+    struct plx_nvmf_target *t;
+    struct plx_nvmf_subsystem *s;
+    struct plx_nvmf_listener *l;
+    struct plx_bdev *disks[NAMESPACES];
+    uint64_t seed;
+    unsigned applies;
+    bool present[NAMESPACES], allowed[HOSTS], accessible;
+    struct plx_timer next;
+
+    _Atomic unsigned seq;
+    _Atomic uint8_t is_present[NAMESPACES], is_accessible, is_allowed[HOSTS];
+    _Atomic bool ending, over;
+    _Atomic int result;
+    _Atomic unsigned quiet;                 /* hosts that have ended */
+    _Atomic uint64_t done, absent, refused; /* commands */
+} storm;
+
+static uint64_t draw(uint64_t *state, uint64_t below)
+{
+    *state = *state * UINT64_C(6364136223846793005) + UINT64_C(1442695040888963407);
+    return (*state >> 33) % below;
+}
+
+/* ---- hosts ---- */
+
+enum step { DOWN, CONNECTING, UP, ENDED };
+
+struct slot {
+    struct host *host;
+    unsigned seq, nsid;
+    uint8_t present, accessible;
+    bool busy;
+    uint8_t data[BYTES];
+};
+
+static struct host {
+    unsigned n;
+    uint64_t seed;
+    enum step step;
+    uint16_t cntlid, cid;
+    struct nvmf_group *g;
+    struct calls_qpair admin, io;
+    struct nvme_connect_data data;
+    struct slot slots[DEPTH];
+    struct plx_timer tick;
+    struct plx_msg msg;
+} hosts[HOSTS];
+
+static void io_done(void *arg, const struct nvme_cqe *cqe)
+{
+    struct slot *s = arg;
+    const uint16_t status = calls_status(cqe);
+    const bool absent = status == (PLX_SC_INVALID_NAMESPACE_OR_FORMAT | NVME_STATUS_DNR);
+    const bool inaccessible = status == PLX_SC_ANA_INACCESSIBLE;
+    s->busy = false;
+    assert_true(!status || absent || inaccessible);
+    atomic_fetch_add(absent ? &storm.absent : inaccessible ? &storm.refused : &storm.done, 1);
+    if (storm.seq != s->seq)
+        return; /* something has changed meanwhile */
+    if (absent)
+        assert_int_not_equal(s->present, YES);
+    if (inaccessible)
+        assert_int_not_equal(s->accessible, YES);
+    if (!status)
+        assert_true(s->present != NO && s->accessible != NO);
+}
+
+static void begin_io(struct host *h)
+{
+    for (unsigned i = 0; i < DEPTH && !h->io.closed; i++) {
+        struct slot *s = &h->slots[i];
+        if (s->busy)
+            continue;
+        const uint8_t opcodes[] = {NVME_IO_READ, NVME_IO_WRITE, NVME_IO_FLUSH};
+        const uint8_t opcode = opcodes[draw(&h->seed, sizeof opcodes)];
+        s->nsid = (unsigned)draw(&h->seed, NAMESPACES) + 1;
+        const struct nvme_cmd cmd = {.opcode = opcode,
+                                     .cid = plx_put16(++h->cid & 0x7fff),
+                                     .nsid = plx_put32(s->nsid),
+                                     .cdw10 = plx_put32(draw(&h->seed, 64) * 8),
+                                     .cdw12 = plx_put32(BYTES / 512 - 1)};
+        s->host = h;
+        s->busy = true;
+        s->seq = storm.seq;
+        s->present = storm.is_present[s->nsid - 1];
+        s->accessible = storm.is_accessible;
+        calls_send(&h->io, &cmd, opcode == NVME_IO_FLUSH ? NULL : s->data, opcode == NVME_IO_FLUSH ? 0 : BYTES, io_done,
+                   s);
+    }
+}
+
+static void io_connected(void *arg, const struct nvme_cqe *cqe)
+{
+    struct host *h = arg;
+    h->step = UP;
+    if (calls_status(cqe))
+        calls_close(&h->io);
+}
+
+static void enabled(void *arg, const struct nvme_cqe *cqe)
+{
+    struct host *h = arg;
+    assert_int_equal(calls_status(cqe), 0);
+    calls_connect(&h->io, h->g, storm.l->portid);
+    calls_fabrics_connect(&h->io, NQN, h->data.hostnqn, 1, h->cntlid, &h->data, io_connected, h);
+}
+
+static void connected(void *arg, const struct nvme_cqe *cqe)
+{
+    struct host *h = arg;
+    h->cntlid = (uint16_t)plx_get32(cqe->dw0);
+    if (!calls_status(cqe)) {
+        calls_enable(&h->admin, true, enabled, h);
+        return;
+    }
+    assert_int_not_equal(storm.is_allowed[h->n], YES + 2);
+    assert_int_equal(calls_status(cqe), PLX_SC_CONNECT_INVALID_HOST | NVME_STATUS_DNR);
+    calls_close(&h->admin);
+}
+
+static void connect_admin(struct host *h)
+{
+    char nqn[64];
+    snprintf(nqn, sizeof nqn, HOST, h->n);
+    memset(h->slots, 0, sizeof h->slots);
+    h->step = CONNECTING;
+    h->io.gone = h->io.closed = true;
+    calls_connect(&h->admin, h->g, storm.l->portid);
+    calls_fabrics_connect(&h->admin, NQN, nqn, 0, 0, &h->data, connected, h);
+}
+
+static void tick(struct plx_timer *timer)
+{
+    struct host *h = plx_container_of(timer, struct host, tick);
+    bool leave = storm.ending || draw(&h->seed, 500) == 0;
+    if (h->step != DOWN && (leave || h->admin.closed || (h->step == UP && h->io.closed))) {
+        calls_close(&h->admin);
+        if (!h->io.gone)
+            calls_close(&h->io);
+        if (h->admin.gone && h->io.gone)
+            h->step = DOWN;
+    } else if (h->step == UP) {
+        begin_io(h);
+    } else if (h->step == DOWN && !storm.ending) {
+        connect_admin(h);
+    }
+    if (h->step == DOWN && storm.ending) {
+        h->step = ENDED;
+        storm.quiet++;
+        return;
+    }
+    plx_timer_set(h->g->reactor, timer, 20 * 1000);
+}
+
+static void host_begins(struct plx_msg *msg)
+{
+    struct host *h = plx_container_of(msg, struct host, msg);
+    h->tick.fn = tick;
+    tick(&h->tick);
+}
+
+/* ---- control ---- */
+
+static void edit(struct plx_timer *timer);
+
+static void tell_truth(void)
+{
+    for (unsigned i = 0; i < NAMESPACES; i++)
+        storm.is_present[i] = storm.present[i] ? YES : NO;
+    for (unsigned i = 0; i < HOSTS; i++)
+        storm.is_allowed[i] = storm.allowed[i] ? YES : NO;
+    storm.is_accessible = storm.accessible ? YES : NO;
+    storm.seq++;
+}
+
+static void applied(void *arg, int result)
+{
+    (void)arg;
+    assert_int_equal(result, 0);
+    tell_truth();
+    if (++storm.applies == APPLIES) {
+        storm.ending = true;
+        return;
+    }
+    storm.next.fn = edit;
+    plx_timer_set(storm.reactors[0], &storm.next, 200 * 1000);
+}
+
+static void edit_namespace(unsigned n)
+{
+    const struct plx_nvmf_ns_opts opts = {.nsid = n + 1};
+    storm.is_present[n] = UNSURE;
+    storm.seq++;
+    if (storm.present[n])
+        assert_int_equal(plx_nvmf_subsystem_remove_ns(storm.s, n + 1, NULL), 0);
+    else
+        assert_int_equal(plx_nvmf_subsystem_add_ns(storm.s, storm.disks[n], &opts, NULL), n + 1);
+    storm.present[n] = !storm.present[n];
+}
+
+static void edit_host(unsigned n)
+{
+    char nqn[64];
+    snprintf(nqn, sizeof nqn, HOST, n);
+    storm.is_allowed[n] = UNSURE;
+    storm.seq++;
+    if (storm.allowed[n])
+        assert_int_equal(plx_nvmf_subsystem_disallow_host(storm.s, nqn, NULL), 0);
+    else
+        assert_int_equal(plx_nvmf_subsystem_allow_host(storm.s, nqn, NULL), 0);
+    storm.allowed[n] = !storm.allowed[n];
+}
+
+static void edit(struct plx_timer *timer)
+{
+    (void)timer;
+    for (uint64_t n = draw(&storm.seed, 3) + 1; n; n--) {
+        switch (draw(&storm.seed, 6)) {
+        case 0:
+            edit_host((unsigned)draw(&storm.seed, HOSTS));
+            break;
+        case 1:
+            storm.is_accessible = UNSURE;
+            storm.seq++;
+            storm.accessible = !storm.accessible;
+            assert_int_equal(
+                plx_nvmf_subsystem_set_ana(storm.s, draw(&storm.seed, 2) ? storm.l : NULL, 0,
+                                           storm.accessible ? PLX_NVMF_ANA_OPTIMIZED : PLX_NVMF_ANA_INACCESSIBLE, NULL),
+                0);
+            break;
+        case 2: /* a null disk; the others refuse, or keep their size */
+            plx_bdev_resize(storm.disks[0], 4096 + draw(&storm.seed, 4096), NULL);
+            break;
+        default:
+            edit_namespace((unsigned)draw(&storm.seed, NAMESPACES));
+        }
+    }
+    plx_nvmf_target_apply(storm.t, applied, NULL);
+}
+
+/* ---- the whole ---- */
+
+static void phase_over(void *arg, int result)
+{
+    (void)arg;
+    storm.result = result;
+    storm.over = true;
+}
+
+static int await_phase(void)
+{
+    while (!storm.over)
+        usleep(1000);
+    storm.over = false;
+    return storm.result;
+}
+
+static void *run(void *arg)
+{
+    plx_reactor_run(arg);
+    return NULL;
+}
+
+static void first_edit(struct plx_msg *msg)
+{
+    (void)msg;
+    tell_truth();
+    edit(NULL);
+}
+
+static void open_storm(const char *file)
+{
+    const struct plx_nvmf_subsystem_opts opts = {.nqn = NQN};
+    const char *names[NAMESPACES] = {"null:8M", "ram:1M", file};
+    const struct plx_reactor_opts ropts = {.core = -1, .mode = PLX_POLL_SLEEP};
+    for (unsigned i = 0; i < REACTORS; i++)
+        assert_int_equal(plx_reactor_create(&storm.reactors[i], &ropts), 0);
+    assert_int_equal(plx_nvmf_target_create(&storm.t, storm.reactors, REACTORS, NULL, NULL), 0);
+    storm.t->transport = &calls_transport;
+    assert_int_equal(plx_nvmf_subsystem_create(storm.t, &opts, &storm.s, NULL), 0);
+    assert_int_equal(plx_nvmf_listen(storm.t, "192.0.2.1", 4420, &storm.l, NULL), 0);
+    for (unsigned i = 0; i < NAMESPACES; i++) {
+        assert_int_equal(plx_bdev_open(names[i], &storm.disks[i], NULL), 0);
+        edit_namespace(i);
+    }
+    for (unsigned i = 0; i < HOSTS; i++)
+        edit_host(i);
+    storm.accessible = true;
+    for (unsigned i = 0; i < REACTORS; i++)
+        assert_int_equal(pthread_create(&storm.threads[i], NULL, run, storm.reactors[i]), 0);
+    plx_nvmf_target_start(storm.t, phase_over, NULL);
+    assert_int_equal(await_phase(), 0);
+}
+
+static void close_storm(void)
+{
+    plx_nvmf_target_stop(storm.t, 1000, phase_over, NULL);
+    assert_int_equal(await_phase(), 0);
+    for (unsigned i = 0; i < REACTORS; i++) {
+        plx_reactor_stop(storm.reactors[i]);
+        pthread_join(storm.threads[i], NULL);
+        assert_int_equal(storm.t->groups[i].reqs_in_use, 0);
+    }
+    plx_nvmf_target_destroy(storm.t);
+    for (unsigned i = 0; i < REACTORS; i++)
+        plx_reactor_destroy(storm.reactors[i]);
+    for (unsigned i = 0; i < NAMESPACES; i++)
+        plx_bdev_close(storm.disks[i]);
+}
+
+static void no_command_ends_with_what_the_history_does_not_allow(void **state)
+{
+    (void)state;
+    static struct plx_msg msg = {.fn = first_edit};
+    char file[] = "/tmp/storm-XXXXXX";
+    const char *given = getenv("STORM_SEED");
+    int fd = mkstemp(file);
+    assert_true(fd >= 0);
+    assert_int_equal(ftruncate(fd, 1 << 20), 0);
+    storm.seed = given ? strtoull(given, NULL, 0) : (uint64_t)time(NULL) ^ (uint64_t)getpid() << 32;
+    printf("STORM_SEED=%" PRIu64 "\n", storm.seed);
+    open_storm(file);
+    for (unsigned i = 0; i < HOSTS; i++) {
+        struct host *h = &hosts[i];
+        h->n = i;
+        h->seed = storm.seed + i;
+        h->g = &storm.t->groups[i % REACTORS];
+        h->msg.fn = host_begins;
+        plx_reactor_send(h->g->reactor, &h->msg);
+    }
+    plx_reactor_send(storm.reactors[0], &msg);
+    while (storm.quiet < HOSTS)
+        usleep(1000);
+    close_storm();
+    printf("%" PRIu64 " commands done, %" PRIu64 " without a namespace, %" PRIu64 " inaccessible\n", storm.done,
+           storm.absent, storm.refused);
+    assert_true(storm.done && storm.absent && storm.refused);
+    unlink(file);
+    close(fd);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {cmocka_unit_test(no_command_ends_with_what_the_history_does_not_allow)};
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
