@@ -220,7 +220,7 @@ static inline struct plx_bdev_req *plx_bdev_req_of(void *context)
 }
 
 /* Of struct type, which lives in a request's context. */
-#define PLX_BDEV_FITS(type) _Static_assert(sizeof(type) <= PLX_BDEV_CONTEXT, "a request's context is too small for it")
+#define PLX_BDEV_FITS(type) _Static_assert(sizeof(type) <= PLX_BDEV_CONTEXT, "too large for a request's context")
 
 /*
  * Does a request that submit() was given by means of simpler ones: for a driver that finds out only then that it
