@@ -267,8 +267,8 @@ int plx_url_size(const struct plx_url *url, uint32_t block, uint64_t *size, stru
 /* ro=: 0 or 1. */
 int plx_url_bool(const struct plx_url *url, const char *key, bool *value, struct plx_error *err);
 /*
- * uuid=, or else one made from `identity` (the same text gives the same uuid). When that is NULL, zeroes: the core makes
- * a random one, as for a disk whose data is gone at its end.
+ * uuid=, or else one made from `identity` (the same text gives the same uuid). When that is NULL, zeroes: the core
+ * makes a random one, as for a disk whose data is gone at its end.
  */
 int plx_url_uuid(const struct plx_url *url, const char *identity, uint8_t uuid[16], struct plx_error *err);
 

@@ -59,8 +59,8 @@ static uint16_t connect_io(struct nvmf_connect *op, struct plx_nvmf_subsystem *s
 }
 
 /*
- * Hosts are named by others, who are not as strict as we are with names of our own (Linux takes any text), or not at all, for
- * subsystems that any host may use. Their names have to be told apart, and logged.
+ * Hosts are named by others, who are not as strict as we are with names of our own (Linux takes any text), or not at
+ * all, for subsystems that any host may use. Their names have to be told apart, and logged.
  */
 static bool good_host_name(const char *nqn)
 {
