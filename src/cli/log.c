@@ -107,11 +107,11 @@ void cli_say(const char *fmt, ...)
     char text[PIPE_BUF]; /* up to which a pipe takes all or nothing */
     va_list ap;
     va_start(ap, fmt);
-    int n = vsnprintf(text, sizeof text, fmt, ap);
+    int n = sink < 0 ? vfprintf(stderr, fmt, ap) : vsnprintf(text, sizeof text, fmt, ap);
     va_end(ap);
-    if (sink < 0)
-        fputs(text, stderr);
-    else if (write(sink, text, n < PIPE_BUF ? (size_t)n : PIPE_BUF - 1) < 0)
+    if (n >= PIPE_BUF)
+        text[PIPE_BUF - 2] = '\n';
+    if (sink >= 0 && write(sink, text, n < PIPE_BUF ? (size_t)n : PIPE_BUF - 1) < 0)
         count(dropped, 1);
 }
 

@@ -45,12 +45,12 @@ def refused(*words, **more):
 @pytest.mark.parametrize("words,told", [
     (["serve", "--verbose=1", "ram:1M"], "--verbose takes no value"),
     (["serve", "--allow-any-host=yes", "ram:1M"], "--allow-any-host takes no value"),
-    (["perf", "--verify=1", "ram:1M"], "--verify takes no value"), (["cp", "--quiet=1", "a", "b"],
-                                                                    "--quiet takes no value"),
-    (["identify", "--json=1", NOBODY], "--json takes no value"), (["discover", "--watch=1", "::1"],
-                                                                  "--watch takes no value"),
-    (["serve", "-vx", "ram:1M"], "there is no option -x;"), (["serve", "--quiet", "-xv", "ram:1M"],
-                                                             "there is no option -x;"),
+    (["perf", "--verify=1", "ram:1M"], "--verify takes no value"),
+    (["cp", "--quiet=1", "a", "b"], "--quiet takes no value"),
+    (["identify", "--json=1", NOBODY], "--json takes no value"),
+    (["discover", "--watch=1", "::1"], "--watch takes no value"),
+    (["serve", "-vx", "ram:1M"], "there is no option -x;"),
+    (["serve", "--quiet", "-xv", "ram:1M"], "there is no option -x;"),
     (["serve", "--poll=busy", "-x", "ram:1M"], "there is no option -x;"),
     (["perf", "--nope=1", "ram:1M"], "there is no option --nope=1;"), (["identify", "-x"], "there is no option -x;"),
     (["serve", "-vl"], "--listen needs a value;"), (["cp", "--depth"], "--depth needs a value;"),
@@ -66,8 +66,8 @@ def test_a_wrong_option_is_told(words, told):
     ("serve", "max-io-size", ("64K", "1M")), ("serve", "queue-depth", ("2", "4")), ("serve", "max-queues", ("1", "2")),
     ("serve", "in-capsule", ("0", "4K")), ("serve", "peer-timeout", ("1", "2")), ("perf", "queue-depth", ("1", "2")),
     ("perf", "io-size", ("512", "4K")), ("perf", "workload", ("rw", "read")), ("perf", "read-percent", ("1", "2")),
-    ("perf", "time", ("1", "2")), ("perf", "qpairs", ("1", "2")), ("perf", "cores", ("0", "0")), ("perf", "rate",
-                                                                                                  ("1", "2")),
+    ("perf", "time", ("1", "2")), ("perf", "qpairs", ("1", "2")), ("perf", "cores", ("0", "0")),
+    ("perf", "rate", ("1", "2")),
     ("perf", "count", ("1", "2")), ("perf", "json", ("-", "-")), ("perf", "poll", ("busy", "sleep")),
     ("cp", "depth", ("1", "2")), ("cp", "chunk", ("64K", "1M")), ("discover", "hostnqn", (HOSTNQN, HOSTNQN))])
 def test_an_option_that_is_given_twice_is_told(command, option, values):
@@ -85,9 +85,8 @@ def test_what_may_be_given_several_times_may():
     (["help", "serve", "perf"], '"perf" is a word too many'), (["--help", "serve", "-v"], '"-v" is a word too many'),
     (["--version", "serve"], '"serve" is a word too many'), (["version", "-v"], '"-v" is a word too many'),
     (["help", "sevre"], 'no command "sevre"'), (["identify", NOBODY, "x"], "one controller"),
-    (["discover", "127.0.0.1", "127.0.0.2"], "one address"), (["cp", "a", "b", "c"], "two disks"), (["sevre"],
-                                                                                                    '"sevre"'),
-])
+    (["discover", "127.0.0.1", "127.0.0.2"], "one address"), (["cp", "a", "b", "c"], "two disks"),
+    (["sevre"], '"sevre"')])
 def test_a_word_too_many_is_told(words, told):
     assert told in refused(*words)
 
@@ -133,10 +132,9 @@ STEERING = [b"\a", b"\b", b"\t", b"\n", b"\r", b"\x1b[2J", b"\x7f", b"\x9b2J", b
 
 
 @pytest.mark.parametrize("words", [
-    [b"%s"], [b"help", b"%s"], [b"--version", b"%s"], [b"serve", b"--%s"], [b"serve", b"-%s"], [b"serve", b"--poll",
-                                                                                                b"%s"],
-    [b"serve", b"-l", b"%s"], [b"serve", b"-n", b"nqn.2014-08.org.example:%s"], [b"serve", b"--serial", b"%s",
-                                                                                 b"ram:1M"],
+    [b"%s"], [b"help", b"%s"], [b"--version", b"%s"], [b"serve", b"--%s"], [b"serve", b"-%s"],
+    [b"serve", b"--poll", b"%s"], [b"serve", b"-l", b"%s"], [b"serve", b"-n", b"nqn.2014-08.org.example:%s"],
+    [b"serve", b"--serial", b"%s", b"ram:1M"],
     [b"serve", b"/nowhere/%s"], [b"serve", b"ram:%s"], [b"serve", b"tape%s:x"], [b"serve", b"ram:1M?%s=1"],
     [b"perf", b"-q", b"%s"], [b"perf", b"--json", b"/nowhere/%s", b"ram:1M"], [b"cp", b"/nowhere/%s", b"/nowhere/x"],
     [b"cp", b"ram:1M", b"/nowhere/%s"], [b"identify", b"nvme+tcp://127.0.0.1:1/%s?nsid=0"], [b"discover", b"[%s"],
@@ -145,8 +143,7 @@ STEERING = [b"\a", b"\b", b"\t", b"\n", b"\r", b"\x1b[2J", b"\x7f", b"\x9b2J", b
 def test_what_was_typed_does_not_steer_the_terminal(words):
     for text in STEERING:
         result = subprocess.run([binary(), *(word.replace(b"%s", b"a" + text + b"b") for word in words)],
-                                capture_output=True,
-                                timeout=LIMIT, check=False, stdin=subprocess.DEVNULL)
+                                capture_output=True, timeout=LIMIT, check=False, stdin=subprocess.DEVNULL)
         assert result.returncode == REFUSED and result.stdout == b"", result.stderr
         assert result.stderr.endswith(b"\n") and result.stderr[:-1].decode().isprintable(), result.stderr
 
@@ -460,8 +457,8 @@ def test_the_name_of_a_disk_is_printed_so_that_it_can_be_typed(tmp_path, name):
     path = os.path.join(bytes(tmp_path), name)
     with open(path, "wb") as file:
         file.truncate(1 << 20)
-    result = subprocess.run([binary(), "perf", "--count", "1", "--json", "-", path], capture_output=True,
-                            timeout=LIMIT, check=False)
+    result = subprocess.run([binary(), "perf", "--count", "1", "--json", "-", path], capture_output=True, timeout=LIMIT,
+                            check=False)
     assert result.returncode == 0, result.stderr
     told = json.loads(result.stdout)["disks"][0]["disk"]
     assert told.isprintable()
@@ -486,9 +483,8 @@ def test_cp_is_told_what_there_is_to_copy(tmp_path, form):
 
 
 @pytest.mark.parametrize("disk,told", [
-    ("file:new.img?block=4095", "block=4095"), ("file:new.img?ro=1", "is read-only"), ("file:new.img?blok=1",
-                                                                                       "no setting blok="),
-    ("file:new.img?ro", "'ro' is no setting")])
+    ("file:new.img?block=4095", "block=4095"), ("file:new.img?ro=1", "is read-only"),
+    ("file:new.img?blok=1", "no setting blok="), ("file:new.img?ro", "'ro' is no setting")])
 def test_a_destination_that_is_refused_leaves_no_file(tmp_path, disk, told):
     assert told in refused("cp", "ram:1M", disk, cwd=tmp_path)
     assert not list(tmp_path.iterdir())
@@ -496,8 +492,7 @@ def test_a_destination_that_is_refused_leaves_no_file(tmp_path, disk, told):
 
 def test_a_destination_that_is_larger_than_files_may_be_leaves_no_file(tmp_path):
     result = subprocess.run(["prlimit", "--fsize=65536", binary(), "cp", "null:1M", "new.img"], capture_output=True,
-                            text=True,
-                            timeout=LIMIT, check=False, cwd=tmp_path)
+                            text=True, timeout=LIMIT, check=False, cwd=tmp_path)
     assert result.returncode == 1 and not list(tmp_path.iterdir())
     assert result.stderr == f"pollux: {tmp_path}/new.img cannot be made 1048576 bytes long: File too large\n"
 
@@ -541,8 +536,8 @@ def test_a_copy_beyond_a_limit_of_file_sizes_fails_and_says_where(tmp_path):
                             timeout=LIMIT, check=False)
     warning, error = result.stderr.splitlines()
     assert result.returncode == 1
-    assert warning == (f"pollux: warning: {copy}: writes behind byte 1048576 will fail, "
-                       "where files may not be larger (ulimit -f)")
+    assert warning == (f"pollux: warning: {copy}: writes behind byte 1048576 will fail, where files may not be larger "
+                       "(ulimit -f)")
     assert error == f"pollux: {copy}: writing failed at byte 1048576: Capacity Exceeded (081)"
     assert copy.read_bytes()[:1 << 20] == source.read_bytes()[:1 << 20]
 
@@ -564,13 +559,12 @@ def test_writes_beyond_a_limit_of_file_sizes_fail_and_nothing_else(tmp_path, eng
             assert controller.read(1, 4096, 128) == bytes(65536)
 
 
-@pytest.mark.parametrize("words", [["perf", "--count", "1", "ram:1M"], ["help"], ["perf", "--count", "1", "--json",
-                                                                                  "-", "ram:1M"]],
+@pytest.mark.parametrize("words", [["perf", "--count", "1", "ram:1M"], ["help"],
+                                   ["perf", "--count", "1", "--json", "-", "ram:1M"]],
                          ids=" ".join)
 def test_output_beyond_a_limit_of_file_sizes_is_an_error(tmp_path, words):
     with open(tmp_path / "out", "wb") as out:
         result = subprocess.run(["prlimit", "--fsize=16", binary(), *words], stdout=out, stderr=subprocess.PIPE,
-                                text=True,
-                                timeout=LIMIT, check=False)
+                                text=True, timeout=LIMIT, check=False)
     told = "--json -: File too large" if "--json" in words else "standard output could not be written"
     assert result.returncode == 1 and result.stderr == f"pollux: {told}\n"

@@ -321,8 +321,8 @@ def test_an_aborted_command_ends_though_the_controller_hangs(acl):
 
         port.on_io = hang
         port.on_admin = lambda connection, command: command.opcode == Admin.ABORT and hang(connection, command)
-        with gateway(port.url + "?timeout=0&kato=0") as target, host.Controller(target.address, target.nqn,
-                                                                                io_queues=1) as ready:
+        with (gateway(port.url + "?timeout=0&kato=0") as target,
+              host.Controller(target.address, target.nqn, io_queues=1) as ready):
             reads = [ready.io.submit(sqe.read(1, 8 * n, 8), read=8 * BLOCK) for n in range(4)]
             wait_for(lambda: port.count(Io.READ) == 4)
             for read in reads[:2]:
@@ -338,10 +338,10 @@ def test_slow_commands_are_not_ended_by_a_controller_that_answers_their_aborts()
     with Port(Subsystem(content=content, acl=0)) as port:
         slow, first = [], []
         port.on_io = lambda connection, command: command.opcode == Io.READ and not slow.append((connection, command))
-        port.on_admin = lambda connection, command: (command.opcode == Admin.ABORT and not first and
-                                                     not first.append((connection, command)))
-        with gateway(port.url + "?timeout=0&kato=0") as target, host.Controller(target.address, target.nqn,
-                                                                                io_queues=1) as ready:
+        port.on_admin = lambda connection, command: (command.opcode == Admin.ABORT and not first
+                                                     and not first.append((connection, command)))
+        with (gateway(port.url + "?timeout=0&kato=0") as target,
+              host.Controller(target.address, target.nqn, io_queues=1) as ready):
             reads = [ready.io.submit(sqe.read(1, 0, BLOCKS), read=BLOCKS * BLOCK) for _ in range(2)]
             wait_for(lambda: len(slow) == 2)
             for read in reads:

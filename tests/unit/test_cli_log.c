@@ -7,6 +7,7 @@
 
 #include <cmocka.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <poll.h>
 #include <pthread.h>
 #include <signal.h>
@@ -125,6 +126,18 @@ static void what_nobody_reads_is_dropped_and_told_when_somebody_does(void **stat
     cli_log_stop();
 }
 
+static void a_line_that_is_too_long_is_cut_and_ends(void **state)
+{
+    static char name[2 * PIPE_BUF];
+    (void)state;
+    memset(name, 'x', sizeof name - 1);
+    cli_say("line 1 of some length, as lines of a log have it%s\n", name);
+    say_lines(2, 3);
+    struct seen s = read_lines(2);
+    assert_int_equal(s.lines, 2);
+    cli_log_stop();
+}
+
 static void standard_error_is_left_as_it_is(void **state)
 {
     (void)state;
@@ -219,6 +232,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(lines_come_as_they_were_said, open_pipe, close_pipe),
         cmocka_unit_test_setup_teardown(what_nobody_reads_is_dropped_and_told_when_somebody_does, open_pipe,
                                         close_pipe),
+        cmocka_unit_test_setup_teardown(a_line_that_is_too_long_is_cut_and_ends, open_pipe, close_pipe),
         cmocka_unit_test_setup_teardown(standard_error_is_left_as_it_is, open_pipe, close_pipe),
         cmocka_unit_test_setup_teardown(others_may_have_made_it_non_blocking, open_pipe, close_pipe),
         cmocka_unit_test_setup_teardown(a_reader_that_is_gone_ends_nobody_and_the_next_one_is_told, open_pipe,
