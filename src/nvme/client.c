@@ -190,7 +190,7 @@ static int lost(const struct plx_nvme *n, struct plx_error *err)
     return plx_fail(err, -EIO, "%s: the connection is lost", nvme_ctrlr_name(n->c));
 }
 
-static int execute(struct plx_nvme *n, const struct nvme_cmd *cmd, void *data, uint32_t len, const char *what,
+static int execute(struct plx_nvme *n, const struct nvme_words *cmd, void *data, uint32_t len, const char *what,
                    struct plx_error *err)
 {
     if (n->lost)
@@ -212,7 +212,7 @@ static int execute(struct plx_nvme *n, const struct nvme_cmd *cmd, void *data, u
 
 int plx_nvme_identify(struct plx_nvme *n, uint8_t cns, uint32_t nsid, void *data, struct plx_error *err)
 {
-    const struct nvme_cmd cmd = {.opcode = NVME_ADMIN_IDENTIFY, .nsid = plx_put32(nsid), .cdw10 = plx_put32(cns)};
+    const struct nvme_words cmd = {.opcode = NVME_ADMIN_IDENTIFY, .nsid = plx_put32(nsid), .cdw10 = plx_put32(cns)};
     return execute(n, &cmd, data, PLX_NVME_IDENTIFY_BYTES, "Identify", err);
 }
 
@@ -224,7 +224,7 @@ int plx_nvme_get_log(struct plx_nvme *n, uint8_t lid, uint8_t lsp, uint32_t nsid
         return plx_fail(err, -EINVAL, "a log page is read in multiples of 4 bytes");
     for (uint32_t at = 0; at < len; at += piece) {
         uint32_t bytes = (uint32_t)plx_min_u64(len - at, piece), dwords = bytes / 4 - 1;
-        const struct nvme_cmd cmd = {
+        const struct nvme_words cmd = {
             .opcode = NVME_ADMIN_GET_LOG_PAGE,
             .nsid = plx_put32(nsid),
             .cdw10 = plx_put32(lid | (uint32_t)(lsp & 0x7f) << 8 | (dwords & 0xffff) << 16),

@@ -5,6 +5,16 @@
 #include <errno.h>
 #include <string.h>
 
+/* They are laid out as other commands are, in a struct of their own for each. */
+static struct nvme_words words_of(const void *cmd)
+{
+    struct nvme_words w;
+    memcpy(&w, cmd, offsetof(struct nvme_words, cdw10));
+    memcpy(&w.cdw10, (const uint8_t *)cmd + offsetof(struct nvme_cmd, cdw10),
+           sizeof w - offsetof(struct nvme_words, cdw10));
+    return w;
+}
+
 /* ---- properties ---- */
 
 void nvme_fabrics_get(struct nvme_ctrlr *c, uint32_t offset, unsigned bytes, void (*done)(struct nvme_req *))
@@ -13,7 +23,8 @@ void nvme_fabrics_get(struct nvme_ctrlr *c, uint32_t offset, unsigned bytes, voi
                                           .fctype = NVME_FABRICS_PROPERTY_GET,
                                           .attrib = bytes == 8 ? 1 : 0,
                                           .offset = plx_put32(offset)};
-    nvme_own_command(c, (const void *)&cmd, NVME_NO_DATA, 0, done);
+    const struct nvme_words words = words_of(&cmd);
+    nvme_own_command(c, &words, NVME_NO_DATA, 0, done);
 }
 
 void nvme_fabrics_set(struct nvme_ctrlr *c, uint32_t offset, uint64_t value, void (*done)(struct nvme_req *))
@@ -22,7 +33,8 @@ void nvme_fabrics_set(struct nvme_ctrlr *c, uint32_t offset, uint64_t value, voi
                                           .fctype = NVME_FABRICS_PROPERTY_SET,
                                           .offset = plx_put32(offset),
                                           .value = plx_put64(value)};
-    nvme_own_command(c, (const void *)&cmd, NVME_NO_DATA, 0, done);
+    const struct nvme_words words = words_of(&cmd);
+    nvme_own_command(c, &words, NVME_NO_DATA, 0, done);
 }
 
 /* ---- Connect ---- */
@@ -53,8 +65,7 @@ static void connect_answered(struct nvme_req *req)
         connect_refused(c, req->status);
         return;
     }
-    const struct nvme_connect_cmd *cmd = (const void *)&req->cmd;
-    if (plx_get16(cmd->qid)) {
+    if (plx_get32(req->cmd.cdw10) >> 16) { /* the queue's ID */
         uint32_t capsule = plx_get32(c->id.ioccsz) * 16, sqe = sizeof(struct nvme_cmd);
         c->io[c->nio]->max_inline = (uint32_t)plx_min_u64(capsule > sqe ? capsule - sqe : 0, NVME_MAX_TRANSFER);
     } else {
@@ -96,8 +107,10 @@ void nvme_fabrics_attach(struct nvme_qp *qp)
     /* A queue takes one command less than it has entries, which is what SQSIZE counts from zero: Base 3.3.1.1 */
     qp->depth = (uint16_t)plx_min_u64(qp->depth, sqsize);
     c->iov = (struct iovec){data, sizeof *data};
-    c->req =
-        (struct nvme_req){.done = connect_answered, .data = {&c->iov, 0}, .len = sizeof *data, .dir = NVME_FROM_HOST};
-    memcpy(&c->req.cmd, &cmd, sizeof cmd);
+    c->req = (struct nvme_req){.done = connect_answered,
+                               .data = {&c->iov, 0},
+                               .len = sizeof *data,
+                               .dir = NVME_FROM_HOST,
+                               .cmd = words_of(&cmd)};
     c->o.transport->submit(qp, &c->req);
 }

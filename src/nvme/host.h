@@ -29,6 +29,16 @@ enum nvme_dir {
     NVME_FROM_HOST,
 };
 
+/* What a command says: struct nvme_cmd but for what the transport puts between, which is where its data is. */
+struct nvme_words {
+    uint8_t opcode;
+    uint8_t flags; /* fused: NVME_FUSE_MASK */
+    plx_le16 cid;  /* the queue pair's, while it is in flight */
+    plx_le32 nsid;
+    plx_le32 cdw10, cdw11, cdw12, cdw13, cdw14, cdw15;
+};
+_Static_assert(sizeof(struct nvme_words) == 32, "");
+
 /*
  * A command. Memory of the caller's, who leaves it, its iovec and its data alone from submission until done is called.
  * The upper fields are the caller's to set, and are left as they are, so that it can be submitted again.
@@ -50,12 +60,11 @@ struct nvme_req {
     /* The queue pair's. */
     uint8_t aborting;   /* enum nvme_aborting */
     bool waiting;       /* in the queue pair's backlog */
-    uint16_t cid;       /* while it is in flight */
     uint16_t epoch;     /* when it was issued, in ticks */
     struct nvme_qp *qp; /* NULL when it is none's */
     struct nvme_req *next;
 
-    struct nvme_cmd cmd; /* the caller's too, but for cid, the SGL and the flags but for the fused bits */
+    struct nvme_words cmd; /* the caller's too, but for cid */
 };
 
 enum {

@@ -20,21 +20,17 @@ enum {
 
 /* ---- commands ---- */
 
-void nvme_own_command(struct nvme_ctrlr *c, const struct nvme_cmd *cmd, enum nvme_dir dir, uint32_t len,
+void nvme_own_command(struct nvme_ctrlr *c, const struct nvme_words *cmd, enum nvme_dir dir, uint32_t len,
                       void (*done)(struct nvme_req *))
 {
     c->iov = (struct iovec){c->page, len};
-    c->req.done = done;
-    c->req.data = (struct plx_iov_at){&c->iov, 0};
-    c->req.len = len;
-    c->req.dir = (uint8_t)dir;
-    c->req.cmd = *cmd;
+    c->req = (struct nvme_req){.done = done, .data = {&c->iov, 0}, .len = len, .dir = (uint8_t)dir, .cmd = *cmd};
     nvme_submit_admin(c, &c->req);
 }
 
 void nvme_own_identify(struct nvme_ctrlr *c, uint8_t cns, uint32_t nsid, void (*done)(struct nvme_req *))
 {
-    const struct nvme_cmd cmd = {.opcode = NVME_ADMIN_IDENTIFY, .nsid = plx_put32(nsid), .cdw10 = plx_put32(cns)};
+    const struct nvme_words cmd = {.opcode = NVME_ADMIN_IDENTIFY, .nsid = plx_put32(nsid), .cdw10 = plx_put32(cns)};
     memset(c->page, 0, NVME_PAGE);
     nvme_own_command(c, &cmd, NVME_TO_HOST, NVME_PAGE, done);
 }
@@ -44,7 +40,7 @@ static void own_log(struct nvme_ctrlr *c, uint8_t lid, uint8_t lsp, uint32_t off
                     void (*done)(struct nvme_req *))
 {
     uint32_t dwords = bytes / 4 - 1;
-    const struct nvme_cmd cmd = {
+    const struct nvme_words cmd = {
         .opcode = NVME_ADMIN_GET_LOG_PAGE,
         .nsid = plx_put32(NVME_NSID_ALL),
         .cdw10 = plx_put32(lid | (uint32_t)lsp << 8 | (dwords & 0xffff) << 16),
@@ -331,10 +327,10 @@ static bool send_abort(struct nvme_ctrlr *c, struct nvme_req *req, enum nvme_abo
         if (abort->qp)
             continue;
         c->aborts[i].ctrlr = c;
-        *abort = (struct nvme_req){
-            .done = abort_answered,
-            .epoch = c->admin->tick,
-            .cmd = {.opcode = NVME_ADMIN_ABORT, .cdw10 = plx_put32(req->qp->qid | (uint32_t)req->cid << 16)}};
+        *abort = (struct nvme_req){.done = abort_answered,
+                                   .epoch = c->admin->tick,
+                                   .cmd = {.opcode = NVME_ADMIN_ABORT,
+                                           .cdw10 = plx_put32(req->qp->qid | (uint32_t)plx_get16(req->cmd.cid) << 16)}};
         nvme_submit_admin(c, abort);
         req->aborting = (uint8_t)why;
         return true;

@@ -88,7 +88,7 @@ static void enable_ctrlr(struct nvme_ctrlr *c)
 
 static void set_feature(struct nvme_ctrlr *c, uint8_t feature, uint32_t value)
 {
-    const struct nvme_cmd cmd = {
+    const struct nvme_words cmd = {
         .opcode = NVME_ADMIN_SET_FEATURES, .cdw10 = plx_put32(feature), .cdw11 = plx_put32(value)};
     nvme_own_command(c, &cmd, NVME_NO_DATA, 0, step_done);
 }

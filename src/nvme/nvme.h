@@ -183,7 +183,7 @@ void nvme_fabrics_attach(struct nvme_qp *qp);
 /* host_admin.c: commands of its own */
 /* Begins c->req; its data comes into c->page. */
 void nvme_own_identify(struct nvme_ctrlr *c, uint8_t cns, uint32_t nsid, void (*done)(struct nvme_req *));
-void nvme_own_command(struct nvme_ctrlr *c, const struct nvme_cmd *cmd, enum nvme_dir dir, uint32_t len,
+void nvme_own_command(struct nvme_ctrlr *c, const struct nvme_words *cmd, enum nvme_dir dir, uint32_t len,
                       void (*done)(struct nvme_req *));
 bool nvme_has_ana(const struct nvme_ctrlr *c);
 void nvme_read_ana(struct nvme_ctrlr *c, void (*done)(struct nvme_req *));

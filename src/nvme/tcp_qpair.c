@@ -124,7 +124,9 @@ void nvme_tcp_icresp(struct nvme_tcp_qp *q, const uint8_t *hdr)
     rules->initialized = true;
     nvme_tcp_frame_rules_changed(&q->frame);
     unsigned align = 4 * (ic.pda + 1u);
-    q->cmd_pdo = (uint8_t)((nvme_tcp_with_digest(rules, NVME_TCP_CMD_LEN) + align - 1) / align * align);
+    q->cmd_len = (uint8_t)nvme_tcp_with_digest(rules, NVME_TCP_CMD_LEN);
+    q->cmd_hdr = nvme_tcp_header(rules, NVME_TCP_CMD, 0, NVME_TCP_CMD_LEN, 0, q->cmd_len);
+    q->cmd_pdo = (uint8_t)((q->cmd_len + align - 1) / align * align);
     q->h2c_pdo = (uint8_t)((nvme_tcp_with_digest(rules, NVME_TCP_DATA_LEN) + align - 1) / align * align);
     q->max_h2c = plx_get32(ic.max);
     nvme_connect_opened(&q->qp);

@@ -46,8 +46,10 @@ struct nvme_tcp_qp {
     struct nvme_tcp_slot *slots;
     uint16_t *free; /* slots: from qp.in_flight on those that are free, the one used last, and warmest, first */
     uint16_t nslots;
-    uint8_t cmd_pdo, h2c_pdo; /* where data begins */
-    uint32_t max_h2c;         /* data of one H2CData PDU: the controller's MAXH2CDATA */
+    struct nvme_tcp_hdr cmd_hdr; /* of a command without data, */
+    uint8_t cmd_len;             /* and the length of that */
+    uint8_t cmd_pdo, h2c_pdo;    /* where data begins */
+    uint32_t max_h2c;            /* data of one H2CData PDU: the controller's MAXH2CDATA */
 
     uint8_t *tx_buf; /* headers and digests, in the order of the stream */
     struct iovec *tx_iov;

@@ -99,18 +99,41 @@ static struct nvme_tcp_slot *match_data(struct nvme_tcp_qp *q, const uint8_t *hd
 }
 
 /* A PDU's data has come into place. */
-static void rx_data(struct nvme_tcp_frame *f, bool ok)
+static void rx_data_here(struct nvme_tcp_qp *q, struct nvme_tcp_slot *slot, uint32_t len, uint8_t flags)
 {
-    struct nvme_tcp_qp *q = qp_of(f);
-    struct nvme_tcp_slot *slot = q->rx_slot;
-    slot->at = f->to;
-    slot->moved += f->len;
-    if (plx_unlikely(!ok))
-        slot->bad_digest = true;
-    if (q->rx_flags & NVME_TCP_SUCCESS) {
+    slot->moved += len;
+    if (flags & NVME_TCP_SUCCESS) {
         slot->req->dw0 = slot->req->dw1 = 0;
         rx_answered(q, slot, PLX_SC_SUCCESS);
     }
+}
+
+static void rx_data(struct nvme_tcp_frame *f, bool ok)
+{
+    struct nvme_tcp_qp *q = qp_of(f);
+    q->rx_slot->at = f->to;
+    if (plx_unlikely(!ok))
+        q->rx_slot->bad_digest = true;
+    rx_data_here(q, q->rx_slot, f->len, q->rx_flags);
+}
+
+static const struct nvme_tcp_frame_ops frame_ops;
+
+static size_t rx_c2h_data(struct nvme_tcp_qp *q, const uint8_t *hdr, const struct nvme_tcp_layout *l,
+                          const uint8_t *rest, size_t n)
+{
+    uint8_t flags = hdr[offsetof(struct nvme_tcp_hdr, flags)];
+    struct nvme_tcp_slot *slot = match_data(q, hdr, l->data);
+    if (plx_unlikely(!slot))
+        return 0;
+    if (plx_unlikely(n < l->data || l->digest)) {
+        q->rx_slot = slot;
+        q->rx_flags = flags;
+        return nvme_tcp_frame_data(&q->frame, &frame_ops, l, &slot->at, rest, n);
+    }
+    plx_iov_scatter(&slot->at, rest, l->data);
+    rx_data_here(q, slot, l->data, flags);
+    return l->data;
 }
 
 static void rx_r2t(struct nvme_tcp_qp *q, const uint8_t *hdr)
@@ -143,17 +166,13 @@ static void rx_term(struct nvme_tcp_qp *q, const uint8_t *hdr)
     nvme_tcp_fail(q, NULL);
 }
 
-static const struct nvme_tcp_frame_ops frame_ops;
-
 static size_t rx_pdu(struct nvme_tcp_frame *f, const uint8_t *hdr, const struct nvme_tcp_layout *l, const uint8_t *rest,
                      size_t n)
 {
     struct nvme_tcp_qp *q = qp_of(f);
     switch (hdr[offsetof(struct nvme_tcp_hdr, type)]) {
     case NVME_TCP_C2H_DATA:
-        q->rx_slot = match_data(q, hdr, l->data);
-        q->rx_flags = hdr[offsetof(struct nvme_tcp_hdr, flags)];
-        return plx_likely(q->rx_slot) ? nvme_tcp_frame_data(f, &frame_ops, l, &q->rx_slot->at, rest, n) : 0;
+        return rx_c2h_data(q, hdr, l, rest, n);
     case NVME_TCP_RESP:
         rx_resp(q, hdr);
         return 0;

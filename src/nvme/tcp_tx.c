@@ -74,36 +74,45 @@ static struct nvme_tcp_slot *take_slot(struct nvme_tcp_qp *q, struct nvme_req *r
     slot->at = req->data;
     slot->moved = slot->r2t_left = 0;
     slot->bad_digest = slot->answered = false;
-    req->cid = slot->cid;
+    req->cmd.cid = plx_put16(slot->cid);
     req->waiting = false;
     req->aborting = NVME_ABORT_NO;
     req->epoch = q->qp.tick;
     return slot;
 }
 
-static void issue(struct nvme_tcp_qp *q, struct nvme_req *req, bool in_capsule)
+/* The PDU up to its data. */
+static void put_command(struct nvme_tcp_qp *q, const struct nvme_req *req, struct nvme_tcp_hdr hdr, unsigned len)
+{
+    uint8_t *p = nvme_tcp_put(q, len);
+    struct nvme_tcp_cmd pdu = {.hdr = hdr};
+    memcpy(&pdu.cmd, &req->cmd, offsetof(struct nvme_words, cdw10));
+    pdu.cmd.flags |= NVME_PSDT_SGL;
+    pdu.cmd.sgl.length = plx_put32(req->len);
+    pdu.cmd.sgl.type = hdr.pdo ? NVME_SGL_DATA_BLOCK_OFFSET : NVME_SGL_TRANSPORT_DATA;
+    memcpy(&pdu.cmd.cdw10, &req->cmd.cdw10, sizeof req->cmd - offsetof(struct nvme_words, cdw10));
+    memcpy(p, &pdu, sizeof pdu);
+    nvme_tcp_put_header_digest(&q->frame.rules, p, sizeof pdu);
+}
+
+static void issue(struct nvme_tcp_qp *q, struct nvme_req *req)
+{
+    struct nvme_tcp_slot *slot = take_slot(q, req);
+    put_command(q, req, q->cmd_hdr, q->cmd_len);
+    slot->tx_end = q->tx_queued;
+}
+
+static void issue_in_capsule(struct nvme_tcp_qp *q, struct nvme_req *req)
 {
     const struct nvme_tcp_rules *rules = &q->frame.rules;
     struct nvme_tcp_slot *slot = take_slot(q, req);
-    unsigned len = nvme_tcp_with_digest(rules, NVME_TCP_CMD_LEN), head = in_capsule ? q->cmd_pdo : len;
-    unsigned digest = in_capsule && rules->data_digest ? NVME_TCP_DIGEST : 0;
-    struct nvme_tcp_cmd pdu = {
-        .hdr = nvme_tcp_header(rules, NVME_TCP_CMD, digest ? NVME_TCP_DDGSTF : 0, sizeof pdu, in_capsule ? head : 0,
-                               head + (in_capsule ? req->len : 0) + digest),
-        .cmd = req->cmd,
-    };
-    pdu.cmd.flags = (uint8_t)((req->cmd.flags & NVME_FUSE_MASK) | NVME_PSDT_SGL);
-    pdu.cmd.cid = plx_put16(slot->cid);
-    pdu.cmd.sgl = (struct nvme_sgl){.length = plx_put32(req->len),
-                                    .type = in_capsule ? NVME_SGL_DATA_BLOCK_OFFSET : NVME_SGL_TRANSPORT_DATA};
-    uint8_t *p = nvme_tcp_put(q, head);
-    memcpy(p, &pdu, sizeof pdu);
-    nvme_tcp_put_header_digest(rules, p, sizeof pdu);
-    if (in_capsule) {
-        memset(p + len, 0, head - len);
-        put_data(q, slot, req->len);
-    }
-    slot->tx_end = q->tx_queued;
+    unsigned digest = rules->data_digest ? NVME_TCP_DIGEST : 0, padding = (unsigned)(q->cmd_pdo - q->cmd_len);
+    const struct nvme_tcp_hdr hdr = nvme_tcp_header(rules, NVME_TCP_CMD, digest ? NVME_TCP_DDGSTF : 0, NVME_TCP_CMD_LEN,
+                                                    q->cmd_pdo, q->cmd_pdo + req->len + digest);
+    put_command(q, req, hdr, q->cmd_len);
+    if (padding)
+        memset(nvme_tcp_put(q, padding), 0, padding);
+    put_data(q, slot, req->len);
 }
 
 static bool try_issue(struct nvme_tcp_qp *q, struct nvme_req *req)
@@ -111,20 +120,19 @@ static bool try_issue(struct nvme_tcp_qp *q, struct nvme_req *req)
     unsigned n = inline_pieces(q, req);
     if (plx_unlikely(q->qp.in_flight == q->qp.depth || !has_room(q, 1, n)))
         return false;
-    issue(q, req, n > 0);
+    if (n)
+        issue_in_capsule(q, req);
+    else
+        issue(q, req);
     return true;
 }
 
 /* Both halves, or none: nothing may come between them (Base 3.4.2). */
 static bool try_issue_fused(struct nvme_tcp_qp *q, struct nvme_req *first)
 {
+    unsigned n = inline_pieces(q, first) + inline_pieces(q, first->next);
     struct nvme_req *second = first->next;
-    unsigned n1 = inline_pieces(q, first), n2 = inline_pieces(q, second);
-    if (q->qp.in_flight + 2 > q->qp.depth || !has_room(q, 2, n1 + n2))
-        return false;
-    issue(q, first, n1 > 0);
-    issue(q, second, n2 > 0);
-    return true;
+    return q->qp.in_flight + 2 <= q->qp.depth && has_room(q, 2, n) && try_issue(q, first) && try_issue(q, second);
 }
 
 static void wait_in_backlog(struct nvme_qp *qp, struct nvme_req *req)

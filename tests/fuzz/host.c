@@ -260,10 +260,10 @@ enum {
 static void make_req(struct job *j, uint8_t opcode, enum nvme_dir dir)
 {
     j->req = (struct nvme_req){.done = req_done, .dir = (uint8_t)dir};
-    j->req.cmd = (struct nvme_cmd){.opcode = opcode,
-                                   .nsid = plx_put32(1),
-                                   .cdw10 = plx_put32(j->lba),
-                                   .cdw12 = plx_put32(j->len / PEER_BLOCK - 1)};
+    j->req.cmd = (struct nvme_words){.opcode = opcode,
+                                     .nsid = plx_put32(1),
+                                     .cdw10 = plx_put32(j->lba),
+                                     .cdw12 = plx_put32(j->len / PEER_BLOCK - 1)};
     j->is_read = j->kind == KIND_READ && dir == NVME_TO_HOST;
     if (dir == NVME_NO_DATA)
         return;

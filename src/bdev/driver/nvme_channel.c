@@ -44,7 +44,7 @@ static void io_end(struct nvme_try *t, uint16_t status)
 static void set_range(struct nvme_req *req, const struct nvme_disk *d, uint8_t opcode, uint64_t lba, uint32_t nlb,
                       uint32_t flags)
 {
-    req->cmd = (struct nvme_cmd){
+    req->cmd = (struct nvme_words){
         .opcode = opcode,
         .nsid = plx_put32(d->ns.nsid),
         .cdw10 = plx_put32(lba),
@@ -224,14 +224,14 @@ static void try_own_data(struct nvme_channel *nc, struct nvme_io *io, void *data
 
 static void bio_flush(struct nvme_channel *nc, struct nvme_io *io)
 {
-    io->t.req.cmd = (struct nvme_cmd){.opcode = NVME_IO_FLUSH, .nsid = plx_put32(nc->disk->ns.nsid)};
+    io->t.req.cmd = (struct nvme_words){.opcode = NVME_IO_FLUSH, .nsid = plx_put32(nc->disk->ns.nsid)};
     try_no_data(nc, io);
 }
 
 static void bio_unmap(struct nvme_channel *nc, struct nvme_io *io, const struct plx_bdev_req *bio)
 {
-    io->t.req.cmd =
-        (struct nvme_cmd){.opcode = NVME_IO_DSM, .nsid = plx_put32(nc->disk->ns.nsid), .cdw11 = plx_put32(NVME_DSM_AD)};
+    io->t.req.cmd = (struct nvme_words){
+        .opcode = NVME_IO_DSM, .nsid = plx_put32(nc->disk->ns.nsid), .cdw11 = plx_put32(NVME_DSM_AD)};
     io->dsm = (struct nvme_dsm_range){.nlb = plx_put32(bio->nlb), .slba = plx_put64(bio->lba)};
     try_own_data(nc, io, &io->dsm, sizeof io->dsm);
 }
