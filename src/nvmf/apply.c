@@ -84,6 +84,8 @@ static void tell(struct nvmf_qpair *qp, const struct nvmf_snapshot *old, const s
 
 static void publish_to(struct nvmf_qpair *qp, const struct nvmf_snapshot *old, const struct nvmf_snapshot *new)
 {
+    if (qp->state == NVMF_QP_DETACHED)
+        return; /* its controller may be gone already */
     const char *why = has_listener(new, qp->portid) ? NULL : "its listener was removed";
     if (!why && qp->ctrlr)
         why = unwelcome(qp, qp->ctrlr->subsys->index < new->nimages ? new->images[qp->ctrlr->subsys->index] : NULL);
