@@ -21,8 +21,9 @@ static uint32_t nlb_of(const struct nvmf_req *req)
 /* What a host should not try again: all but what may be different next time. */
 static uint16_t with_dnr(uint16_t status)
 {
+    if (plx_likely(status == PLX_SC_SUCCESS))
+        return status;
     switch (status) {
-    case PLX_SC_SUCCESS:
     case PLX_SC_INTERNAL_ERROR:
     case PLX_SC_ABORTED_BY_REQUEST:
     case PLX_SC_COMMAND_INTERRUPTED:

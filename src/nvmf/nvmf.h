@@ -271,10 +271,12 @@ typedef void (*nvmf_execute_fn)(struct nvmf_req *req);
 struct nvmf_req {
     struct nvmf_req *next; /* free list, or a queue of the transport's */
     struct nvmf_qpair *qp;
-    nvmf_execute_fn execute;
     struct nvmf_nsref *ns; /* counted there */
-    uint8_t *data;         /* the command's data, or NULL; its transport's memory */
-    uint32_t len;          /* bytes of data */
+
+    nvmf_execute_fn execute; /* from here to cqe.dw1: zero in a new one */
+    uint8_t *data;           /* the command's data, or NULL; its transport's memory */
+    struct nvmf_req *mate;   /* the other half of a fused command */
+    uint32_t len;            /* bytes of data */
     uint32_t step;         /* of commands that take several requests to the disk */
     uint32_t done;         /* blocks of a command that is done piece by piece */
     uint8_t dir;           /* enum nvmf_dir */
@@ -286,12 +288,11 @@ struct nvmf_req {
     bool between;  /* two requests to the disk: see u.later */
     bool fused_first;
     uint16_t abort_status; /* what it is to end with instead of being executed; 0 for nothing */
-    uint32_t capsule_data; /* bytes of data that came in the capsule */
-    uint32_t capsule_off;  /* where in those the command's data begins */
+    uint32_t capsule_off;  /* where in what came in the capsule the command's data begins */
     struct nvme_cqe cqe;
+    uint32_t capsule_data; /* bytes of data that came in the capsule */
     struct nvme_cmd cmd;
     struct nvmf_req *chain; /* next in its bucket of pending requests */
-    struct nvmf_req *mate;  /* the other half of a fused command */
     union {
         struct {
             struct plx_msg msg;

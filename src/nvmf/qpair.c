@@ -62,15 +62,8 @@ struct nvmf_req *nvmf_req_get(struct nvmf_qpair *qp)
     g->free_reqs = req->next;
     g->reqs_in_use++;
     req->qp = qp;
-    req->execute = NULL;
-    req->data = NULL;
-    req->len = req->step = req->done = 0;
-    req->dir = NVMF_NONE;
-    req->state = NVMF_REQ_TRANSPORT;
-    req->in_capsule = req->in_place = req->lent = req->pending = req->between = req->fused_first = false;
-    req->abort_status = 0;
-    req->mate = NULL;
-    req->cqe.dw0 = req->cqe.dw1 = plx_put32(0);
+    _Static_assert(!NVMF_NONE && !NVMF_REQ_TRANSPORT, "what a new request is");
+    memset(&req->execute, 0, offsetof(struct nvmf_req, cqe.sqhd) - offsetof(struct nvmf_req, execute));
     qp->in_flight++;
     return req;
 }

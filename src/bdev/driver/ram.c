@@ -196,6 +196,10 @@ static void ram_transfer(struct ram_disk *d, bool locked, const struct iovec *io
                          bool write)
 {
     struct plx_iov_at at = {iov, 0};
+    if (plx_likely(!locked && iov->iov_len == bytes)) {
+        memcpy(write ? d->mem + offset : iov->iov_base, write ? iov->iov_base : d->mem + offset, bytes);
+        return;
+    }
     while (bytes) {
         uint64_t n = locked ? plx_min_u64(bytes, stripe_left(offset)) : bytes;
         if (locked)

@@ -125,11 +125,11 @@ bool tcp_buf_take(struct tcp_req *req, uint32_t size)
 
 static void uncount(struct tcp_req *req)
 {
+    if (!req->counted)
+        return;
     struct tcp_conn *c = tcp_req_conn(req);
     enum tcp_wait_class cls = class_of(req); /* Verify clears its direction, but only reads do that */
     size_t size = rounded(req->buf_size);
-    if (!req->counted)
-        return;
     assert(c->held[cls] >= size && c->group->class_bytes[cls] >= size);
     c->held[cls] -= size;
     c->group->class_bytes[cls] -= size;
@@ -151,19 +151,20 @@ struct tcp_req *tcp_req_get(struct tcp_conn *c)
 
 void tcp_buf_drop(struct tcp_req *req)
 {
+    if (!req->buf_size)
+        return;
     uncount(req);
-    if (req->buf_size) {
-        plx_buf_put(req->core.qp->group->reactor, req->core.data, req->buf_size);
-        if (req->disk_bytes)
-            req->core.ns->bytes -= req->disk_bytes;
-    }
+    plx_buf_put(req->core.qp->group->reactor, req->core.data, req->buf_size);
+    if (req->disk_bytes)
+        req->core.ns->bytes -= req->disk_bytes;
     req->buf_size = 0;
     req->core.data = NULL;
 }
 
 void tcp_req_put(struct tcp_req *req)
 {
-    tcp_buf_drop(req);
+    if (plx_unlikely(req->buf_size))
+        tcp_buf_drop(req);
     nvmf_req_put(&req->core);
 }
 
