@@ -142,6 +142,7 @@ PLX_API int plx_nvmf_subsystem_set_ana(struct plx_nvmf_subsystem *s, const struc
 
 /**
  * Adds or removes an entry of the discovery log that refers hosts to another discovery controller, of NVMe/TCP.
+ * @param addr, port as for plx_nvmf_listen(), but not 0
  * @return 0, -ENOMEM, -EINVAL, -EEXIST or -ENOENT with err filled
  */
 PLX_API int plx_nvmf_referral_add(struct plx_nvmf_target *t, const char *addr, uint16_t port, struct plx_error *err);

@@ -2,7 +2,6 @@
 /* Transports, the addresses that they listen at, and those of other targets that hosts are referred to. */
 #include "nvmf/nvmf.h"
 
-#include <arpa/inet.h>
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -124,30 +123,39 @@ void nvmf_listeners_free(struct plx_nvmf_target *t)
 
 /* ---- referrals ---- */
 
-static struct nvmf_where *find_referral(const struct plx_nvmf_target *t, const char *addr, uint16_t port)
+static struct nvmf_where *find_referral(const struct plx_nvmf_target *t, const struct nvmf_where *w)
 {
     for (unsigned i = 0; i < t->nreferrals; i++)
-        if (t->referrals[i].port == port && strcmp(t->referrals[i].addr, addr) == 0)
+        if (t->referrals[i].port == w->port && strcmp(t->referrals[i].addr, w->addr) == 0)
             return &t->referrals[i];
     return NULL;
 }
 
+static int parse_where(const char *addr, uint16_t port, struct nvmf_where *w, struct plx_error *err)
+{
+    struct sockaddr_storage ss;
+    int ret = plx_parse_addr(addr, port, &ss, err);
+    if (ret)
+        return ret;
+    plx_addr_host(&ss, w->addr);
+    w->addr[strcspn(w->addr, "%")] = 0; /* our own name for a link says nothing to others */
+    w->port = plx_addr_port(&ss);
+    w->family = ss.ss_family;
+    return w->port ? 0 : plx_fail(err, -EINVAL, "%s: a port to refer to is a number from 1 to 65535", addr);
+}
+
 int plx_nvmf_referral_add(struct plx_nvmf_target *t, const char *addr, uint16_t port, struct plx_error *err)
 {
-    uint8_t ignored[16];
-    struct nvmf_where w = {.port = port, .family = strchr(addr, ':') ? AF_INET6 : AF_INET};
+    struct nvmf_where w = {0};
     nvmf_assert_control(t);
-    if (!port || inet_pton(w.family, addr, ignored) != 1)
-        return plx_fail(err, -EINVAL,
-                        "%s port %u is not a numeric IPv4 or IPv6 address and a port, such as 192.0.2.1 "
-                        "port 8009",
-                        addr, port);
-    if (find_referral(t, addr, port))
-        return plx_fail(err, -EEXIST, "hosts are referred to %s port %u already", addr, port);
+    int ret = parse_where(addr, port, &w, err);
+    if (ret)
+        return ret;
+    if (find_referral(t, &w))
+        return plx_fail(err, -EEXIST, "hosts are referred to %s port %u already", w.addr, w.port);
     struct nvmf_where *referrals = realloc(t->referrals, (t->nreferrals + 1) * sizeof *referrals);
     if (!referrals)
         return plx_fail(err, -ENOMEM, "out of memory");
-    snprintf(w.addr, sizeof w.addr, "%s", addr);
     t->referrals = referrals;
     referrals[t->nreferrals++] = w;
     t->discovery_changed = true;
@@ -156,11 +164,15 @@ int plx_nvmf_referral_add(struct plx_nvmf_target *t, const char *addr, uint16_t 
 
 int plx_nvmf_referral_remove(struct plx_nvmf_target *t, const char *addr, uint16_t port, struct plx_error *err)
 {
-    struct nvmf_where *w = find_referral(t, addr, port);
+    struct nvmf_where w = {0}, *found;
     nvmf_assert_control(t);
-    if (!w)
-        return plx_fail(err, -ENOENT, "hosts are not referred to %s port %u", addr, port);
-    *w = t->referrals[--t->nreferrals];
+    int ret = parse_where(addr, port, &w, err);
+    if (ret)
+        return ret;
+    found = find_referral(t, &w);
+    if (!found)
+        return plx_fail(err, -ENOENT, "hosts are not referred to %s port %u", w.addr, w.port);
+    *found = t->referrals[--t->nreferrals];
     t->discovery_changed = true;
     return 0;
 }

@@ -325,6 +325,34 @@ static void disks_of_one_uuid_are_not_in_one_subsystem(void **state)
     rig_stop(&rig);
 }
 
+static void a_referral_is_the_same_however_its_address_is_written(void **state)
+{
+    (void)state;
+    struct rig rig;
+    struct plx_error err = {""};
+    struct plx_nvmf_target *t;
+    assert_int_equal(rig_start(&rig, "ram:1M"), 0);
+    assert_int_equal(plx_nvmf_target_create(&t, &rig.reactor, 1, NULL, NULL), 0);
+    assert_int_equal(plx_nvmf_referral_add(t, "2001:DB8:0::1", 8009, NULL), 0);
+    assert_string_equal(t->referrals[0].addr, "2001:db8::1");
+    assert_int_equal(plx_nvmf_referral_add(t, "[2001:db8::1]:8009", 1, &err), -EEXIST);
+    assert_string_equal(err.text, "hosts are referred to 2001:db8::1 port 8009 already");
+    assert_int_equal(plx_nvmf_referral_add(t, "192.0.2.1:4420", 8009, NULL), 0);
+    assert_int_equal(t->referrals[1].port, 4420);
+    assert_int_equal(plx_nvmf_referral_add(t, "fe80::1%lo", 8009, NULL), 0);
+    assert_string_equal(t->referrals[2].addr, "fe80::1"); /* the name of a link is no business of others */
+    assert_int_equal(plx_nvmf_referral_add(t, "192.0.2.1", 0, &err), -EINVAL);
+    assert_non_null(strstr(err.text, "1 to 65535"));
+    assert_int_equal(plx_nvmf_referral_add(t, "224.0.0.1", 8009, &err), -EINVAL);
+    assert_non_null(strstr(err.text, "multicast"));
+    assert_int_equal(plx_nvmf_referral_remove(t, "192.0.2.1", 8009, &err), -ENOENT);
+    assert_int_equal(plx_nvmf_referral_remove(t, "::ffff:192.0.2.1", 4420, NULL), 0);
+    assert_int_equal(plx_nvmf_referral_remove(t, "2001:db8::1", 8009, NULL), 0);
+    assert_int_equal(t->nreferrals, 1);
+    plx_nvmf_target_destroy(t);
+    rig_stop(&rig);
+}
+
 /* Start, a host with an admin and an I/O queue, stop. Fails where memory fails, but never badly. */
 static bool whole_life(void *arg)
 {
@@ -361,6 +389,7 @@ int main(void)
         cmocka_unit_test(the_largest_transfer_fits_the_buffers_of_every_reactor),
         cmocka_unit_test(the_default_nqn_is_made_from_all_disks_and_nothing_else),
         cmocka_unit_test(disks_of_one_uuid_are_not_in_one_subsystem),
+        cmocka_unit_test(a_referral_is_the_same_however_its_address_is_written),
         cmocka_unit_test(start_and_connect_survive_every_failed_allocation),
     };
     return cmocka_run_group_tests_name("nvmf", tests, NULL, NULL);
