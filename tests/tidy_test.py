@@ -48,6 +48,14 @@ def test_a_function_with_an_attribute_is_named_by_its_own_name(tree):
     assert tree("function-length", {"src/base/a.c": text}) == [("src/base/a.c", 1, "exceeds")]
 
 
+def test_static_functions_of_two_files_have_two_names(tree):
+    text = "void begin(void)\n{\n}\n"
+    files = {"src/a/a.c": f"{function('submit', 9)}\n{function('a_end', 9)}", "src/b/b.c": "\n" + function("submit", 9),
+             "src/b/c.c": "__attribute__((cold)) static " + text, "src/b/d.c": text,
+             "src/b/e.c": "static int submit(void);\n", "tests/a.c": function("submit", 9)}
+    assert tree("same-name", files) == [("src/a/a.c", 1, "submit"), ("src/b/b.c", 2, "submit")]
+
+
 def test_a_file_of_1001_lines_is_too_long(tree):
     files = {"src/base/long.c": "int a;\n" * 1001, "src/base/fits.c": "int a;\n" * 1000}
     assert tree("file-length", files) == [("src/base/long.c", 1, "")]

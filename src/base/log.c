@@ -90,7 +90,7 @@ static void tell_peer(struct plx_log_peer *p)
     log_fn(log_arg, level, line);
 }
 
-static void tell(uint64_t now)
+static void log_tell(uint64_t now)
 {
     if (atomic_exchange(&telling, true))
         return;
@@ -109,7 +109,7 @@ void plx_log_tick(uint64_t now)
     if (now > atomic_load_explicit(&log_now, memory_order_relaxed) + GRAIN_NS)
         atomic_store_explicit(&log_now, now, memory_order_relaxed);
     if (atomic_load_explicit(&left_out, memory_order_relaxed))
-        tell(now);
+        log_tell(now);
 }
 
 uint64_t plx_log_due(void)
@@ -122,7 +122,7 @@ void plx_log_set(plx_log_fn fn, void *arg, enum plx_log_level level)
     atomic_store(&log_now, 0);
     atomic_store(&interval_end, 0);
     if (log_fn)
-        tell(0);
+        log_tell(0);
     log_fn = fn;
     log_arg = arg;
     log_level = level;
@@ -143,7 +143,7 @@ void plx_log(struct plx_log_site *site, enum plx_log_level level, const char *fm
 {
     if (!log_fn || level > log_level)
         return;
-    tell(atomic_load(&log_now));
+    log_tell(atomic_load(&log_now));
     list_site(site);
     va_list ap;
     va_start(ap, fmt);

@@ -76,7 +76,7 @@ static void draw(struct cp *c)
     c->drawn = true;
 }
 
-static void tick(struct plx_timer *t)
+static void cp_tick(struct plx_timer *t)
 {
     struct cp *c = (struct cp *)(void *)((char *)t - offsetof(struct cp, timer));
     draw(c);
@@ -164,7 +164,7 @@ static int open_source(struct cp *c)
     return EXIT_OK;
 }
 
-static int open_disks(struct cp *c)
+static int cp_open_disks(struct cp *c)
 {
     struct plx_error err;
     int ret = open_source(c);
@@ -204,7 +204,7 @@ static int run_pass(struct cp *c)
                     job->what, job->where, plx_nvme_status_text(job->status), job->status);
 }
 
-static void summarize(const struct cp *c, double seconds, uint64_t zeroes)
+static void cp_summarize(const struct cp *c, double seconds, uint64_t zeroes)
 {
     char total[32], skipped[32], rate[32];
     human((double)c->job.bytes, total, sizeof total);
@@ -220,7 +220,7 @@ static int copy(struct cp *c)
     int ret = plx_reactor_create(&c->job.reactor, &opts);
     if (ret)
         return cli_fail(EXIT_RUNTIME, "cannot make a reactor: %s", strerror(-ret));
-    c->timer.fn = tick;
+    c->timer.fn = cp_tick;
     shown = c;
     ret = cp_begin(&c->job);
     if (ret) {
@@ -233,7 +233,7 @@ static int copy(struct cp *c)
         if (!ret && c->verify)
             ret = run_pass(c);
         if (!ret && !c->quiet)
-            summarize(c, seconds, zeroes);
+            cp_summarize(c, seconds, zeroes);
         cp_end(&c->job);
     }
     shown = NULL;
@@ -260,7 +260,7 @@ static void cp_help(void)
          "  -q, --quiet        neither progress nor summary");
 }
 
-static int parse_one(struct cp *c, int opt, const char *arg)
+static int cp_parse_one(struct cp *c, int opt, const char *arg)
 {
     switch (opt) {
     case 'v':
@@ -279,7 +279,7 @@ static int parse_one(struct cp *c, int opt, const char *arg)
     }
 }
 
-static int parse(struct cp *c, int argc, char **argv)
+static int cp_parse(struct cp *c, int argc, char **argv)
 {
     static const struct option table[] = {
         {"verify", no_argument, NULL, 'v'},      {"depth", required_argument, NULL, 'd'},
@@ -287,7 +287,7 @@ static int parse(struct cp *c, int argc, char **argv)
         {"help", no_argument, NULL, 'h'},        {NULL, 0, NULL, 0}};
     struct cli_options options = {"cp", ":qh", table, NULL, 0};
     for (int opt; (opt = cli_next_option(&options, argc, argv)) != -1;)
-        if (opt == CLI_WRONG || parse_one(c, opt, optarg))
+        if (opt == CLI_WRONG || cp_parse_one(c, opt, optarg))
             return EXIT_USAGE;
     if (c->help)
         return EXIT_OK;
@@ -301,7 +301,7 @@ static int parse(struct cp *c, int argc, char **argv)
 static int cp(int argc, char **argv)
 {
     struct cp c = {.job = {.depth = CP_DEPTH, .chunk = CP_CHUNK}};
-    int ret = parse(&c, argc, argv);
+    int ret = cp_parse(&c, argc, argv);
     if (ret || c.help) {
         if (!ret)
             cp_help();
@@ -311,7 +311,7 @@ static int cp(int argc, char **argv)
     plx_log_set(print_log, NULL, PLX_LOG_WARN);
     ret = cli_log_start();
     if (!ret)
-        ret = open_disks(&c);
+        ret = cp_open_disks(&c);
     if (!ret)
         ret = copy(&c);
     if (c.job.dst)

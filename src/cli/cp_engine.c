@@ -25,8 +25,8 @@ static uint32_t min_u32(uint64_t a, uint64_t b)
     return (uint32_t)(a < b ? a : b);
 }
 
-static void submit(struct cp_slot *s, struct plx_bdev_channel *ch, enum plx_bdev_op op, uint32_t from, uint32_t to,
-                   void (*done)(struct plx_bdev_req *))
+static void cp_submit(struct cp_slot *s, struct plx_bdev_channel *ch, enum plx_bdev_op op, uint32_t from, uint32_t to,
+                      void (*done)(struct plx_bdev_req *))
 {
     uint32_t block = plx_bdev_info(plx_bdev_channel_bdev(ch))->block_size;
     s->iov = (struct iovec){s->data + from, to - from};
@@ -40,16 +40,16 @@ static void submit(struct cp_slot *s, struct plx_bdev_channel *ch, enum plx_bdev
     plx_bdev_submit(ch, &s->req);
 }
 
-static struct cp_slot *slot_of(struct plx_bdev_req *req)
+static struct cp_slot *cp_slot_of(struct plx_bdev_req *req)
 {
     return (struct cp_slot *)(void *)((char *)req - offsetof(struct cp_slot, req));
 }
 
 /* ---- the end ---- */
 
-static void flushed(struct plx_bdev_req *req)
+static void cp_flushed(struct plx_bdev_req *req)
 {
-    struct cp_slot *s = slot_of(req);
+    struct cp_slot *s = cp_slot_of(req);
     if (req->status && !s->job->status) {
         s->job->status = req->status;
         s->job->what = "flushing";
@@ -64,7 +64,7 @@ static void all_done(struct cp_job *job)
     if (job->status || job->verify)
         plx_reactor_stop(job->reactor);
     else
-        submit(&job->slots[0], job->to, PLX_BDEV_FLUSH, 0, 0, flushed);
+        cp_submit(&job->slots[0], job->to, PLX_BDEV_FLUSH, 0, 0, cp_flushed);
 }
 
 /* ---- a chunk ---- */
@@ -100,7 +100,7 @@ static void end_chunk(struct cp_slot *s)
     begin_ready(job);
 }
 
-static bool failed(struct cp_slot *s, const char *what, uint32_t offset)
+static bool cp_failed(struct cp_slot *s, const char *what, uint32_t offset)
 {
     struct cp_job *job = s->job;
     if (!s->req.status)
@@ -128,8 +128,8 @@ static void next_run(struct cp_slot *s);
 
 static void run_written(struct plx_bdev_req *req)
 {
-    struct cp_slot *s = slot_of(req);
-    if (failed(s, "writing", s->run)) {
+    struct cp_slot *s = cp_slot_of(req);
+    if (cp_failed(s, "writing", s->run)) {
         end_chunk(s);
         return;
     }
@@ -151,7 +151,7 @@ static void next_run(struct cp_slot *s)
         if (zero)
             job->zeroes += s->run_end - s->run;
         if (!zero || !job->fresh) {
-            submit(s, job->to, zero ? PLX_BDEV_WRITE_ZEROES : PLX_BDEV_WRITE, s->run, s->run_end, run_written);
+            cp_submit(s, job->to, zero ? PLX_BDEV_WRITE_ZEROES : PLX_BDEV_WRITE, s->run, s->run_end, run_written);
             return;
         }
         job->done += s->run_end - s->run;
@@ -162,20 +162,20 @@ static void next_run(struct cp_slot *s)
 
 static void compared(struct plx_bdev_req *req)
 {
-    struct cp_slot *s = slot_of(req);
-    if (!failed(s, "comparing", 0))
+    struct cp_slot *s = cp_slot_of(req);
+    if (!cp_failed(s, "comparing", 0))
         s->job->done += s->len;
     end_chunk(s);
 }
 
 static void chunk_read(struct plx_bdev_req *req)
 {
-    struct cp_slot *s = slot_of(req);
+    struct cp_slot *s = cp_slot_of(req);
     s->run = 0;
-    if (failed(s, "reading", 0))
+    if (cp_failed(s, "reading", 0))
         end_chunk(s);
     else if (s->job->verify)
-        submit(s, s->job->to, PLX_BDEV_COMPARE, 0, s->len, compared);
+        cp_submit(s, s->job->to, PLX_BDEV_COMPARE, 0, s->len, compared);
     else
         next_run(s);
 }
@@ -189,7 +189,7 @@ static void begin_chunk(struct cp_slot *s)
     job->busy++;
     if (plx_bdev_info(job->src)->undefined_reads)
         memset(s->data, 0, s->len);
-    submit(s, job->from, PLX_BDEV_READ, 0, s->len, chunk_read);
+    cp_submit(s, job->from, PLX_BDEV_READ, 0, s->len, chunk_read);
 }
 
 void cp_run(struct cp_job *job)

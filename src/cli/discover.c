@@ -127,7 +127,7 @@ static void follow(struct discover *o, const struct plx_nvme_record *r)
     add_where(o, where);
 }
 
-static void show(struct discover *o, const char *address, const struct plx_nvme_discovery *d)
+static void discover_show(struct discover *o, const char *address, const struct plx_nvme_discovery *d)
 {
     json_t *records = o->json ? json_array() : NULL;
     if (!o->json)
@@ -161,7 +161,7 @@ static int read_and_show(struct discover *o, unsigned at, struct plx_nvme *n, st
     int ret = plx_nvme_get_discovery(n, &d, err);
     if (ret)
         return ret;
-    show(o, info.address, d);
+    discover_show(o, info.address, d);
     plx_nvme_discovery_free(d);
     return 0;
 }
@@ -245,7 +245,7 @@ static int name_host(const char *nqn, char *params, size_t size)
     return EXIT_OK;
 }
 
-static int parse(int argc, char **argv, struct discover *o)
+static int discover_parse(int argc, char **argv, struct discover *o)
 {
     static const struct option table[] = {{"json", no_argument, NULL, 'j'},
                                           {"watch", no_argument, NULL, 'w'},
@@ -276,7 +276,7 @@ static int discover(int argc, char **argv)
     static struct discover o;
     struct plx_nvme *n = NULL;
     struct plx_error err;
-    int ret = parse(argc, argv, &o);
+    int ret = discover_parse(argc, argv, &o);
     if (ret || o.help) {
         if (!ret)
             discover_help();

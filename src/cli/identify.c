@@ -79,7 +79,7 @@ struct identify {
 
 /* ---- values ---- */
 
-static uint64_t number(const uint8_t *p, unsigned size)
+static uint64_t field_number(const uint8_t *p, unsigned size)
 {
     uint64_t v = 0;
     for (unsigned i = size < 8 ? size : 8; i-- > 0;)
@@ -90,7 +90,7 @@ static uint64_t number(const uint8_t *p, unsigned size)
 /* 128 bits in decimal. */
 static void wide(const uint8_t *p, char *out, size_t size)
 {
-    unsigned __int128 v = (unsigned __int128)number(p + 8, 8) << 64 | number(p, 8);
+    unsigned __int128 v = (unsigned __int128)field_number(p + 8, 8) << 64 | field_number(p, 8);
     char digits[40];
     size_t n = sizeof digits;
     digits[--n] = 0;
@@ -136,16 +136,17 @@ static void format(const struct field *f, const uint8_t *data, char out[256], bo
         bytes(p, f->size, f->kind, out, 256);
         break;
     default:
-        *is_number = f->size <= 8 || !number(p + 8, 8);
+        *is_number = f->size <= 8 || !field_number(p + 8, 8);
         if (f->size == 16)
             wide(p, out, 256);
         else
-            snprintf(out, 256, f->kind == 'x' && number(p, f->size) ? "0x%" PRIx64 : "%" PRIu64, number(p, f->size));
+            snprintf(out, 256, f->kind == 'x' && field_number(p, f->size) ? "0x%" PRIx64 : "%" PRIu64,
+                     field_number(p, f->size));
         break;
     }
 }
 
-static void show(struct identify *o, json_t *object, int width, const char *name, const char *value)
+static void identify_show(struct identify *o, json_t *object, int width, const char *name, const char *value)
 {
     if (o->json)
         json_object_set_new(object, name, json_string(value));
@@ -163,9 +164,9 @@ static void show_fields(struct identify *o, json_t *object, int width, const str
             continue;
         format(f, data, value, &is_number);
         if (o->json && is_number)
-            json_object_set_new(object, f->name, json_integer((json_int_t)number(data + f->offset, f->size)));
+            json_object_set_new(object, f->name, json_integer((json_int_t)field_number(data + f->offset, f->size)));
         else
-            show(o, object, width, f->name, value);
+            identify_show(o, object, width, f->name, value);
     }
 }
 
@@ -195,11 +196,11 @@ static void show_uuid(struct identify *o, json_t *object, const uint8_t *list)
         if (list[at] != DESCRIPTOR_UUID || list[at + 1] != 16 || at + 20 > PLX_NVME_IDENTIFY_BYTES)
             continue;
         bytes(list + at + 4, 16, 'u', uuid, sizeof uuid);
-        show(o, object, 8, "uuid", uuid);
+        identify_show(o, object, 8, "uuid", uuid);
     }
 }
 
-static int identify_ns(struct identify *o, uint32_t nsid, json_t *list, struct plx_error *err)
+static int identify_namespace(struct identify *o, uint32_t nsid, json_t *list, struct plx_error *err)
 {
     uint8_t data[PLX_NVME_IDENTIFY_BYTES], descriptors[PLX_NVME_IDENTIFY_BYTES];
     int ret = plx_nvme_identify(o->n, CNS_NS, nsid, data, err);
@@ -226,15 +227,15 @@ static int identify_namespaces(struct identify *o, uint32_t only, json_t *list, 
     uint32_t last = 0;
     int ret = 0;
     if (only)
-        return identify_ns(o, only, list, err);
+        return identify_namespace(o, only, list, err);
     for (;;) {
         ret = plx_nvme_identify(o->n, CNS_ACTIVE_NS, last, page, err);
         for (unsigned i = 0; !ret && i < NAMESPACES; i++) {
-            uint32_t nsid = (uint32_t)number(page + (size_t)4 * i, 4);
+            uint32_t nsid = (uint32_t)field_number(page + (size_t)4 * i, 4);
             if (nsid <= last) /* zero: the end; a list that does not ascend has none */
                 return 0;
             last = nsid;
-            ret = identify_ns(o, nsid, list, err);
+            ret = identify_namespace(o, nsid, list, err);
         }
         if (ret)
             return ret;

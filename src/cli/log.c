@@ -47,7 +47,7 @@ static unsigned write_out(const char *text, size_t n)
     return lines;
 }
 
-static void count(int eventfd, uint64_t n)
+static void log_count(int eventfd, uint64_t n)
 {
     ssize_t ignored = write(eventfd, &n, sizeof n);
     (void)ignored;
@@ -74,7 +74,7 @@ static void *write_queue(void *arg)
         if (lost && !write_out(note, (size_t)told))
             lost = 0;
     }
-    count(drained, 1);
+    log_count(drained, 1);
     return NULL;
 }
 
@@ -112,7 +112,7 @@ void cli_say(const char *fmt, ...)
     if (n >= PIPE_BUF)
         text[PIPE_BUF - 2] = '\n';
     if (sink >= 0 && write(sink, text, n < PIPE_BUF ? (size_t)n : PIPE_BUF - 1) < 0)
-        count(dropped, 1);
+        log_count(dropped, 1);
 }
 
 void cli_log(void *arg, enum plx_log_level level, const char *line)

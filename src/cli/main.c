@@ -66,7 +66,7 @@ int cli_check_memory(struct plx_bdev *const *disks, unsigned n)
                     (double)wanted / (1 << 30), (double)memory / (1 << 30));
 }
 
-static const struct cli_command *find(const char *name)
+static const struct cli_command *find_command(const char *name)
 {
     for (int i = 0; i < COMMANDS; i++)
         if (strcmp(commands[i]->name, name) == 0)
@@ -88,7 +88,7 @@ static void usage(void)
 /* The words after "help". */
 static int help(int argc, char **argv)
 {
-    const struct cli_command *c = argc ? find(argv[0]) : NULL;
+    const struct cli_command *c = argc ? find_command(argv[0]) : NULL;
     if (argc > 1)
         return cli_fail(EXIT_USAGE, "help takes one command: \"%s\" is a word too many", argv[1]);
     if (!argc || strcmp(argv[0], "help") == 0)
@@ -100,7 +100,7 @@ static int help(int argc, char **argv)
     return EXIT_OK;
 }
 
-static int run(int argc, char **argv)
+static int run_command(int argc, char **argv)
 {
     if (argc < 2) {
         usage();
@@ -114,7 +114,7 @@ static int run(int argc, char **argv)
     }
     if (strcmp(argv[1], "help") == 0 || strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0)
         return help(argc - 2, argv + 2);
-    const struct cli_command *c = find(argv[1]);
+    const struct cli_command *c = find_command(argv[1]);
     if (!c)
         return cli_fail(EXIT_USAGE, "there is no command \"%s\"; \"pollux help\" lists those there are", argv[1]);
     return c->run(argc - 1, argv + 1);
@@ -124,7 +124,7 @@ int main(int argc, char **argv)
 {
     setvbuf(stdout, NULL, _IOLBF, 0); /* whoever waits for a line gets it, pipe or not */
     signal(SIGXFSZ, SIG_IGN);         /* a write beyond a limit of file sizes fails, and that is all */
-    int status = run(argc, argv);
+    int status = run_command(argc, argv);
     bool server = argc > 1 && strcmp(argv[1], cli_serve.name) == 0; /* does not run for the sake of what it prints */
     if (!status && !server && (fflush(stdout) || ferror(stdout)))
         status = cli_fail(EXIT_RUNTIME, "standard output could not be written");

@@ -24,7 +24,7 @@ static bool takes_several(const struct cli_options *o, int value)
 }
 
 /* getopt_long() found something wrong: about the option optopt, or a long one that is none, which is the last word. */
-static int complain(const struct cli_options *o, int opt, const char *word)
+static int option_complain(const struct cli_options *o, int opt, const char *word)
 {
     const struct option *known = find_option(o, optopt);
     if (opt == ':')
@@ -41,7 +41,7 @@ int cli_next_option(struct cli_options *o, int argc, char **argv)
     opterr = 0;
     int opt = getopt_long(argc, argv, o->letters, o->table, NULL);
     if (opt == ':' || opt == '?')
-        return complain(o, opt, argv[optind - 1]);
+        return option_complain(o, opt, argv[optind - 1]);
     const struct option *known = find_option(o, opt);
     uint64_t bit = known->name ? UINT64_C(1) << (known - o->table) : 0;
     if (o->seen & bit && known->has_arg == required_argument && !takes_several(o, opt))

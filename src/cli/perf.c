@@ -75,7 +75,7 @@ static void name_disk(const struct perf_options *o, const char *url, char *out, 
         snprintf(out, size, "%s", url);
 }
 
-static int open_disks(struct perf *p)
+static int perf_open_disks(struct perf *p)
 {
     struct plx_error err;
     char url[PERF_MAX_URL];
@@ -153,29 +153,29 @@ static int make_jobs(struct perf *p)
 
 /* ---- orders ---- */
 
-static struct perf_worker *worker_of(struct plx_msg *m, enum perf_order order)
+static struct perf_worker *perf_worker_of(struct plx_msg *m, enum perf_order order)
 {
     return (struct perf_worker *)((char *)(m - order) - offsetof(struct perf_worker, orders));
 }
 
 static void probe_fn(struct plx_msg *m)
 {
-    perf_probe(worker_of(m, PERF_PROBE));
+    perf_probe(perf_worker_of(m, PERF_PROBE));
 }
 
 static void start_fn(struct plx_msg *m)
 {
-    perf_start(worker_of(m, PERF_START));
+    perf_start(perf_worker_of(m, PERF_START));
 }
 
 static void stop_fn(struct plx_msg *m)
 {
-    perf_stop(worker_of(m, PERF_STOP));
+    perf_stop(perf_worker_of(m, PERF_STOP));
 }
 
 static void abort_fn(struct plx_msg *m)
 {
-    perf_abort(worker_of(m, PERF_ABORT));
+    perf_abort(perf_worker_of(m, PERF_ABORT));
 }
 
 static void put_channels(struct perf_worker *w)
@@ -189,7 +189,7 @@ static void put_channels(struct perf_worker *w)
 
 static void close_fn(struct plx_msg *m)
 {
-    struct perf_worker *w = worker_of(m, PERF_CLOSE);
+    struct perf_worker *w = perf_worker_of(m, PERF_CLOSE);
     plx_source_remove(w->reactor, &w->source);
     put_channels(w);
     plx_reactor_stop(w->reactor);
@@ -215,7 +215,7 @@ static void *worker_thread(void *arg)
 }
 
 /* Signals are taken through a descriptor; they are blocked before any thread exists. */
-static int open_signals(struct perf *p)
+static int perf_open_signals(struct perf *p)
 {
     sigset_t set;
     sigemptyset(&set);
@@ -246,7 +246,7 @@ static int start_threads(struct perf *p)
 /* ---- waiting ---- */
 
 /* A line on what happened since the last one. */
-static void tick(struct perf *p, uint64_t now)
+static void perf_tick(struct perf *p, uint64_t now)
 {
     uint64_t done = 0, ns = 0;
     for (unsigned i = 0; i < p->njobs; i++) {
@@ -316,7 +316,7 @@ static bool wait_through(struct perf *p)
         if (p->overdue && now >= p->overdue && through < p->nworkers)
             say_overdue(p);
         if (p->next_tick && now >= p->next_tick)
-            tick(p, now);
+            perf_tick(p, now);
     }
     return true;
 }
@@ -333,7 +333,7 @@ static int check_probes(const struct perf *p)
     return EXIT_OK;
 }
 
-static void begin(struct perf *p, struct perf_result *r)
+static void perf_begin(struct perf *p, struct perf_result *r)
 {
     r->npeers = perf_peers(r->peers, PERF_PEERS);
     p->started = p->seen_at = now_ns();
@@ -382,7 +382,7 @@ static int measure(struct perf *p)
     int status = check_probes(p);
     if (status)
         return status;
-    begin(p, &r);
+    perf_begin(p, &r);
     through = wait_through(p);
     end(p, &r);
     status = perf_report(&r);
@@ -391,7 +391,7 @@ static int measure(struct perf *p)
     return status;
 }
 
-static int run(struct perf *p)
+static int perf_run(struct perf *p)
 {
     int status = start_threads(p);
     if (!status)
@@ -403,7 +403,7 @@ static int run(struct perf *p)
     return status;
 }
 
-static void clean_up(struct perf *p)
+static void perf_clean_up(struct perf *p)
 {
     for (unsigned i = 0; i < p->nworkers; i++) {
         put_channels(&p->workers[i]);
@@ -439,9 +439,9 @@ static int perf(int argc, char **argv)
     p->terminal = isatty(STDOUT_FILENO) && !(p->o.json && strcmp(p->o.json, "-") == 0);
     status = cli_log_start();
     if (!status)
-        status = open_signals(p);
+        status = perf_open_signals(p);
     if (!status)
-        status = open_disks(p);
+        status = perf_open_disks(p);
     if (!status)
         status = check_json(&p->o);
     if (!status)
@@ -449,8 +449,8 @@ static int perf(int argc, char **argv)
     if (!status)
         status = make_jobs(p);
     if (!status)
-        status = run(p);
-    clean_up(p);
+        status = perf_run(p);
+    perf_clean_up(p);
     return status;
 }
 

@@ -43,7 +43,7 @@ static bool has(const struct inodes *set, unsigned long inode)
     return false;
 }
 
-static void add(struct inodes *set, unsigned long inode)
+static void add_inode(struct inodes *set, unsigned long inode)
 {
     if (set->n < CONNECTIONS)
         set->of[set->n++] = inode;
@@ -75,7 +75,7 @@ static bool each_socket(const char *pid, bool (*fn)(struct search *s, unsigned l
 
 static bool note_own(struct search *s, unsigned long inode)
 {
-    add(&s->own, inode);
+    add_inode(&s->own, inode);
     return false;
 }
 
@@ -107,7 +107,7 @@ static void note_other_end(struct search *s, const char *local, const char *remo
     for (unsigned i = 0; i < s->n; i++) {
         if (strcmp(s->connections[i].local, unmapped(remote)) || strcmp(s->connections[i].remote, unmapped(local)))
             continue;
-        add(&s->theirs, inode);
+        add_inode(&s->theirs, inode);
         return;
     }
 }

@@ -29,7 +29,7 @@ enum {
 #define NS_PER_S UINT64_C(1000000000)
 #define FOR_EVER (UINT64_C(1) << 62)
 
-static struct perf_slot *slot_of(struct plx_bdev_req *req)
+static struct perf_slot *job_slot_of(struct plx_bdev_req *req)
 {
     return (struct perf_slot *)((char *)req - offsetof(struct perf_slot, req));
 }
@@ -41,7 +41,7 @@ static struct perf_job *job_of_timer(struct plx_timer *t)
 
 static void request_done(struct plx_bdev_req *req)
 {
-    struct perf_slot *s = slot_of(req);
+    struct perf_slot *s = job_slot_of(req);
     struct perf_worker *w = s->job->worker;
     w->ready[w->nready++] = s;
 }
@@ -69,7 +69,7 @@ static inline uint64_t choose_unit(struct perf_job *job, uint64_t random)
     return unit;
 }
 
-static inline void submit(struct perf_job *job, struct perf_slot *s, uint64_t start)
+static inline void job_submit(struct perf_job *job, struct perf_slot *s, uint64_t start)
 {
     uint64_t random = next_random(&job->random);
     uint64_t unit = choose_unit(job, random);
@@ -99,7 +99,7 @@ static int submit_due(struct perf_job *job, uint64_t now)
     int n = 0;
     while (job->nfree && job->left && due_at(job) <= now) {
         job->left--;
-        submit(job, job->free[--job->nfree], due_at(job));
+        job_submit(job, job->free[--job->nfree], due_at(job));
         job->due += job->interval;
         n++;
     }
@@ -131,7 +131,7 @@ static bool read_back(struct perf_job *job, struct perf_slot *s)
 }
 
 /* Nothing is in flight after the end: what was written is read once more, if it is to be verified. */
-static void drained(struct perf_job *job)
+static void job_drained(struct perf_job *job)
 {
     bool more = job->phase == PERF_DRAINING && job->verify && job->read_below < 65536;
     if (more) {
@@ -165,7 +165,7 @@ static void check_end(struct perf_job *job, uint64_t now)
     if (job->phase == PERF_RUNNING && (now >= job->end || (!job->left && !job->in_flight)))
         close_window(job, now);
     if ((job->phase == PERF_DRAINING || job->phase == PERF_READBACK) && !job->in_flight)
-        drained(job);
+        job_drained(job);
 }
 
 /* When a job has to be looked at though nothing completes: at its end, or when the next request is due. */
@@ -201,7 +201,7 @@ static inline void note_end(struct perf_job *job, uint64_t start, uint64_t now)
 }
 
 /* Counts requests of one job that began at the same time. */
-static inline void count(struct perf_job *job, uint64_t start, uint64_t now, uint32_t n)
+static inline void job_count(struct perf_job *job, uint64_t start, uint64_t now, uint32_t n)
 {
     uint64_t latency = now - start;
     job->in_flight -= n;
@@ -214,7 +214,7 @@ static inline void count(struct perf_job *job, uint64_t start, uint64_t now, uin
     publish(&job->latency_sum, latency * n);
 }
 
-static void failed(struct perf_job *job, struct perf_slot *s, uint64_t now)
+static void job_failed(struct perf_job *job, struct perf_slot *s, uint64_t now)
 {
     job->in_flight--;
     note_end(job, s->start, now);
@@ -239,12 +239,12 @@ static void collect(struct perf_slot **batch, uint32_t n, uint64_t now)
         if (__builtin_expect(s->job->verify != NULL, 0) && s->job->phase != PERF_PROBING)
             perf_verify_end(s->job, s);
         if (__builtin_expect(s->req.status != PLX_SC_SUCCESS, 0)) {
-            failed(s->job, s, now);
+            job_failed(s->job, s, now);
             continue;
         }
         if (s->start != start || s->job != job) {
             if (same)
-                count(job, start, now, same);
+                job_count(job, start, now, same);
             job = s->job;
             start = s->start;
             same = 0;
@@ -252,7 +252,7 @@ static void collect(struct perf_slot **batch, uint32_t n, uint64_t now)
         same++;
     }
     if (same)
-        count(job, start, now, same);
+        job_count(job, start, now, same);
 }
 
 /*
@@ -273,7 +273,7 @@ static inline bool reuse(struct perf_slot *s, uint64_t now)
         if (!job->left || now >= job->end)
             return true;
         job->left--;
-        submit(job, s, now);
+        job_submit(job, s, now);
         return false;
     case PERF_PROBING:
         job_through(job);
@@ -321,14 +321,14 @@ static int step_paced(struct perf_worker *w)
     return n;
 }
 
-static struct perf_worker *worker_of(struct plx_source *s)
+static struct perf_worker *job_worker_of(struct plx_source *s)
 {
     return (struct perf_worker *)((char *)s - offsetof(struct perf_worker, source));
 }
 
 static int worker_poll(struct plx_source *s)
 {
-    struct perf_worker *w = worker_of(s);
+    struct perf_worker *w = job_worker_of(s);
     int work = 0;
     while (w->nready && work < BUDGET)
         work += step(w);
@@ -339,7 +339,7 @@ static int worker_poll(struct plx_source *s)
 
 static int worker_arm(struct plx_source *s)
 {
-    return worker_of(s)->nready > 0;
+    return job_worker_of(s)->nready > 0;
 }
 
 static const struct plx_source_ops worker_ops = {.poll = worker_poll, .arm = worker_arm};
@@ -382,7 +382,7 @@ static void job_start(struct perf_job *job, uint64_t now)
             job->free[job->nfree++] = job->slots[i];
         } else if (job->left) {
             job->left--;
-            submit(job, job->slots[i], now);
+            job_submit(job, job->slots[i], now);
         }
     }
     set_timer(job);

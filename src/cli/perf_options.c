@@ -91,7 +91,7 @@ static int parse_workload(const char *text, struct perf_options *o)
     return cli_fail(EXIT_USAGE, "--workload %s: takes randread, randwrite, randrw, read, write or rw", text);
 }
 
-static int add_disk(struct perf_options *o, const char *url)
+static int perf_add_disk(struct perf_options *o, const char *url)
 {
     if (o->ndisks == PERF_MAX_DISKS)
         return cli_fail(EXIT_USAGE, "at most %d disks can be measured at once", PERF_MAX_DISKS);
@@ -102,12 +102,12 @@ static int add_disk(struct perf_options *o, const char *url)
 }
 
 /* -M is for a workload that may be named after it, so it is kept apart until all has been read. */
-static int parse_one(int opt, const char *arg, struct perf_options *o, const char **percent)
+static int perf_parse_one(int opt, const char *arg, struct perf_options *o, const char **percent)
 {
     struct plx_error err;
     switch (opt) {
     case 1: /* not an option */
-        return add_disk(o, arg);
+        return perf_add_disk(o, arg);
     case 'q':
         return cli_parse_u32("queue-depth", arg, "a number", 1, PERF_MAX_DEPTH, &o->depth);
     case 'o':
@@ -142,7 +142,7 @@ static int parse_one(int opt, const char *arg, struct perf_options *o, const cha
     }
 }
 
-static int check(struct perf_options *o, const char *percent)
+static int perf_check(struct perf_options *o, const char *percent)
 {
     bool mixed = o->read_percent == 50;
     if (!o->ndisks)
@@ -179,11 +179,11 @@ int perf_parse(int argc, char **argv, struct perf_options *o)
                                .poll = PLX_POLL_BUSY};
     struct cli_options options = {"perf", "-:q:o:w:M:t:P:m:h", table, NULL, 0};
     for (int opt; (opt = cli_next_option(&options, argc, argv)) != -1;)
-        if (opt == CLI_WRONG || parse_one(opt, optarg, o, &percent))
+        if (opt == CLI_WRONG || perf_parse_one(opt, optarg, o, &percent))
             return EXIT_USAGE;
     for (; optind < argc; optind++) { /* after "--" */
-        if (add_disk(o, argv[optind]))
+        if (perf_add_disk(o, argv[optind]))
             return EXIT_USAGE;
     }
-    return o->help ? EXIT_OK : check(o, percent);
+    return o->help ? EXIT_OK : perf_check(o, percent);
 }

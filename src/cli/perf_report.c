@@ -49,7 +49,7 @@ static void add_stalls(const struct perf_result *r, unsigned disk, struct summar
 }
 
 /* disk: its number, or -1 for all */
-static void summarize(const struct perf_result *r, int disk, struct summary *sum)
+static void report_summarize(const struct perf_result *r, int disk, struct summary *sum)
 {
     memset(sum, 0, offsetof(struct summary, latency));
     histogram_init(&sum->latency);
@@ -117,7 +117,7 @@ static void print_table(const struct perf_result *r, const struct summary *all)
     print_heading();
     for (unsigned i = 0; i < r->o->ndisks; i++) {
         struct summary one;
-        summarize(r, (int)i, &one);
+        report_summarize(r, (int)i, &one);
         print_row(plx_bdev_info(r->disks[i])->name, &one);
     }
     if (r->o->ndisks > 1)
@@ -195,7 +195,7 @@ static int write_json(const struct perf_result *r, const struct summary *all)
     fprintf(f, "  \"disks\": [");
     for (unsigned i = 0; i < r->o->ndisks; i++) {
         struct summary one;
-        summarize(r, (int)i, &one);
+        report_summarize(r, (int)i, &one);
         fprintf(f, "%s\n    {\n      \"disk\": ", i ? "," : "");
         json_string(f, plx_bdev_info(r->disks[i])->name);
         fprintf(f, ",\n");
@@ -213,7 +213,7 @@ int perf_report(const struct perf_result *r)
 {
     struct summary all;
     int status = EXIT_OK;
-    summarize(r, -1, &all);
+    report_summarize(r, -1, &all);
     if (!r->o->json || strcmp(r->o->json, "-"))
         print_table(r, &all);
     if (r->o->json)

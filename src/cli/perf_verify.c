@@ -95,7 +95,7 @@ static size_t damaged(const uint64_t *words, size_t bytes, const struct stamp *s
 }
 
 /* Puts the first wrong block into words. */
-static int complain(struct perf_verify *v, const struct stamp *want, const struct stamp *found, const char *what)
+static int verify_complain(struct perf_verify *v, const struct stamp *want, const struct stamp *found, const char *what)
 {
     if (v->wrong)
         return -1;
@@ -125,16 +125,16 @@ static int check_block(struct perf_verify *v, const uint64_t *words, size_t byte
     struct stamp found;
     memcpy(&found, words, sizeof found);
     if (found.mark != want->mark)
-        return want->generation ? complain(v, want, &found, "not what was written") : 1;
+        return want->generation ? verify_complain(v, want, &found, "not what was written") : 1;
     bool judge = want->generation || v->reads_only || found.run == v->run;
     if (!judge)
         return found.lba != want->lba || damaged(words, bytes, &found) < bytes / WORD;
     if (found.lba != want->lba)
-        return complain(v, want, &found, "another block's");
+        return verify_complain(v, want, &found, "another block's");
     if (want->generation && (found.generation != want->generation || found.run != want->run))
-        return complain(v, want, &found, "not what was written last");
+        return verify_complain(v, want, &found, "not what was written last");
     if (damaged(words, bytes, &found) < bytes / WORD)
-        return complain(v, want, &found, "damaged or torn");
+        return verify_complain(v, want, &found, "damaged or torn");
     return 0;
 }
 

@@ -39,7 +39,7 @@ struct serve {
 
 /* ---- disks, reactors, target ---- */
 
-static int open_disks(struct serve *s)
+static int serve_open_disks(struct serve *s)
 {
     struct plx_error err;
     for (; s->nopen < s->o.ndisks; s->nopen++) {
@@ -167,7 +167,7 @@ static void stopped(void *arg, int ret)
     stop_reactors(s);
 }
 
-static void give_up(int number)
+static void serve_give_up(int number)
 {
     static const char text[] = "pollux: error: a disk does not answer; what it has not written is lost\n";
     (void)number;
@@ -183,7 +183,7 @@ static void begin_stop(struct serve *s)
 {
     if (atomic_exchange(&s->stopping, true))
         return;
-    signal(SIGALRM, give_up); /* a disk that does not answer any more must not keep us */
+    signal(SIGALRM, serve_give_up); /* a disk that does not answer any more must not keep us */
     alarm(DEADLINE_S);
     plx_nvmf_target_stop(s->target, GRACE_MS, stopped, s);
 }
@@ -219,7 +219,7 @@ static void *reactor_thread(void *arg)
 }
 
 /* Signals are taken by the first reactor through a descriptor; they are blocked before any thread exists. */
-static int open_signals(struct serve *s)
+static int serve_open_signals(struct serve *s)
 {
     sigset_t set;
     sigemptyset(&set);
@@ -233,7 +233,7 @@ static int open_signals(struct serve *s)
     return s->signals.fd < 0 ? cli_fail(EXIT_RUNTIME, "signalfd: %s", strerror(errno)) : EXIT_OK;
 }
 
-static int run(struct serve *s)
+static int serve_run(struct serve *s)
 {
     for (s->nthreads = 1; s->nthreads < s->nreactors; s->nthreads++) {
         int ret = pthread_create(&s->threads[s->nthreads], NULL, reactor_thread, s->reactors[s->nthreads]);
@@ -252,7 +252,7 @@ static int run(struct serve *s)
     return s->result;
 }
 
-static void clean_up(struct serve *s)
+static void serve_clean_up(struct serve *s)
 {
     if (s->late)
         _exit(s->result);
@@ -278,7 +278,7 @@ static void raise_file_limit(void)
     }
 }
 
-static int serve(int argc, char **argv)
+static int serve_main(int argc, char **argv)
 {
     struct serve *s = calloc(1, sizeof *s);
     if (!s)
@@ -295,22 +295,22 @@ static int serve(int argc, char **argv)
     raise_file_limit();
     ret = cli_log_start();
     if (!ret)
-        ret = open_signals(s);
+        ret = serve_open_signals(s);
     if (!ret)
-        ret = open_disks(s);
+        ret = serve_open_disks(s);
     if (!ret)
         ret = make_reactors(s);
     if (!ret)
         ret = make_target(s);
     if (!ret)
-        ret = run(s);
-    clean_up(s);
+        ret = serve_run(s);
+    serve_clean_up(s);
     return ret;
 }
 
 const struct cli_command cli_serve = {
     .name = "serve",
     .summary = "serve disks over NVMe/TCP",
-    .run = serve,
+    .run = serve_main,
     .help = serve_help,
 };

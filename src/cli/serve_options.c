@@ -121,7 +121,7 @@ static int settle_subsystems(struct serve_options *o)
     return EXIT_OK;
 }
 
-static int add_disk(struct serve_options *o, const char *url)
+static int serve_add_disk(struct serve_options *o, const char *url)
 {
     if (o->ndisks == SERVE_MAX_DISKS)
         return cli_fail(EXIT_USAGE, "at most %d disks can be served at once", SERVE_MAX_DISKS);
@@ -130,14 +130,14 @@ static int add_disk(struct serve_options *o, const char *url)
     return EXIT_OK;
 }
 
-static int parse_one(int opt, const char *arg, struct serve_options *o)
+static int serve_parse_one(int opt, const char *arg, struct serve_options *o)
 {
     struct plx_error err;
     uint32_t seconds = 0;
     int ret;
     switch (opt) {
     case 1: /* not an option */
-        return add_disk(o, arg);
+        return serve_add_disk(o, arg);
     case 'l':
         return parse_listen(arg, o);
     case 'n':
@@ -206,7 +206,7 @@ static int check_access(struct serve_options *o)
     return EXIT_OK;
 }
 
-static int check(struct serve_options *o)
+static int serve_check(struct serve_options *o)
 {
     if (!o->ndisks)
         return cli_fail(EXIT_USAGE, "no disk is named; for example: pollux serve disk.img, or pollux serve ram:1G");
@@ -229,11 +229,11 @@ int serve_parse(int argc, char **argv, struct serve_options *o)
     static const int several[] = {'l', 'n', OPT_ALLOW, 0};
     struct cli_options options = {"serve", "-:l:n:m:vqh", table, several, 0};
     for (int opt; (opt = cli_next_option(&options, argc, argv)) != -1;)
-        if (opt == CLI_WRONG || parse_one(opt, optarg, o))
+        if (opt == CLI_WRONG || serve_parse_one(opt, optarg, o))
             return EXIT_USAGE;
     for (; optind < argc; optind++) { /* after "--" */
-        if (add_disk(o, argv[optind]))
+        if (serve_add_disk(o, argv[optind]))
             return EXIT_USAGE;
     }
-    return o->help ? EXIT_OK : check(o);
+    return o->help ? EXIT_OK : serve_check(o);
 }
