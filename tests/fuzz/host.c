@@ -15,7 +15,7 @@
 
 #include "base/crc32c.h"
 #include "bdev/driver.h"
-#include "nvme/nvme.h"
+#include "nvme/tcp_qpair.h"
 #include "reactor/reactor.h"
 
 #include <assert.h>
@@ -35,12 +35,12 @@ enum {
     BYTES_IN_ALL = 8 << 20,
     OPS_IN_ALL = 400,
     IOVS = 128,
-    QUIET_ROUNDS = TCP_QUIET_ROUNDS + 1, /* a queue pair from which nothing is expected is tried that rarely */
+    QUIET_ROUNDS = 16 + 1, /* a stream from which nothing is expected is tried that rarely */
     BUSY_ROUNDS_MAX = 1000,
     BEHAVE_MAX = 300,
-    WAITS_MAX = 10000, /* seconds that pass before a run that does not end is taken for a hang */
-    MANY_QUEUES = TCP_FEW + 3,
-    MANY_GROUPS = 300, /* of ANA: more than a page of them */
+    WAITS_MAX = 10000,    /* seconds that pass before a run that does not end is taken for a hang */
+    MANY_QUEUES = 32 + 3, /* more than are just tried: net/group.c */
+    MANY_GROUPS = 300,    /* of ANA: more than a page of them */
     DISKS = 4,
 };
 

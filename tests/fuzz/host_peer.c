@@ -2,7 +2,7 @@
 #include "host_peer.h"
 
 #include "base/crc32c.h"
-#include "nvme/nvme.h"
+#include "nvme/tcp_qpair.h"
 
 #include <assert.h>
 #include <errno.h>
@@ -62,7 +62,7 @@ static void took_command(struct peer *p)
     struct nvme_tcp_cmd pdu;
     memcpy(&pdu, p->hdr, sizeof pdu);
     struct peer_command cmd = {.sqe = pdu.cmd, .cid = plx_get16(pdu.cmd.cid), .len = plx_get32(pdu.cmd.sgl.length)};
-    unsigned slot = cmd.cid & TCP_SLOT_MASK;
+    unsigned slot = cmd.cid & NVME_TCP_SLOT_MASK;
     cmd.got = p->l.data;
     assert(p->l.data == 0 || p->l.data == cmd.len);
     if (cmd.sqe.opcode == NVME_FABRICS && (plx_get32(cmd.sqe.nsid) & 0xff) == NVME_FABRICS_CONNECT) {
@@ -72,7 +72,7 @@ static void took_command(struct peer *p)
     }
     /* A slot that is used again is none that may still be answered: raw bytes have done so. */
     for (unsigned i = 0; i < p->ncommands; i++) {
-        if ((p->commands[i].cid & TCP_SLOT_MASK) == slot) {
+        if ((p->commands[i].cid & NVME_TCP_SLOT_MASK) == slot) {
             peer_forget(p, &p->commands[i]);
             break;
         }
