@@ -109,14 +109,32 @@ def host_read(count=20_000):
 FILTERS = 8
 
 
-def _filters(layers, count):
-    """`filter_cost`, of the unit tests: reads of a null disk through so many filters that forward them."""
-    program = pathlib.Path(binary_path()).parent / "tests/unit/filter_cost"
+def _unit(name, *arguments):
+    """A program of the unit tests'."""
+    program = pathlib.Path(binary_path()).parent / "tests/unit" / name
     if not program.exists():
         raise Skip("this build has no tests (meson -Dtests=true)")
-    out = _output("filter")
-    subprocess.run([*callgrind(out), program, "null:1T", str(layers), str(count)], check=True, capture_output=True)
+    out = _output(name)
+    subprocess.run([*callgrind(out), program, *map(str, arguments)], check=True, capture_output=True)
     return collected(out)
+
+
+def _filters(layers, count):
+    """Reads of a null disk through so many filters that forward them."""
+    return _unit("filter_cost", "null:1T", layers, count)
+
+
+def _core(what, count):
+    """The target's commands, over a transport of function calls. Both ends of a read, or write, of a null disk."""
+    return (_unit("core_cost", "null:1T", what, 2 * count) - _unit("core_cost", "null:1T", what, count)) / count
+
+
+def core_read(count=20_000):
+    return _core("read", count)
+
+
+def core_write(count=20_000):
+    return _core("write", count)
 
 
 def filter_layer(count=20_000):
@@ -128,6 +146,8 @@ def filter_layer(count=20_000):
 FIGURES = [
     ("block-layer", "block layer and load generator, null disk, QD128", block_layer),
     ("filter-layer", "a filter that forwards a request, of eight on a null disk", filter_layer),
+    ("core-read-4k", "target without a transport, 4 KiB read from a null disk", core_read),
+    ("core-write-4k", "target without a transport, 4 KiB write to a null disk", core_write),
     ("target-read-4k", "target, 4 KiB read from a RAM disk", target_read),
     ("target-write-4k", "target, 4 KiB write to a RAM disk", target_write),
     ("host-read-4k", "host and load generator, 4 KiB read, QD32", host_read),

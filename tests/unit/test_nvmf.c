@@ -16,6 +16,7 @@
 #include <errno.h>
 
 #include "failalloc.h"
+#include "test_disk.h"
 
 /* Time passes only as far as tests let it; a little at each look, for those who wait for it in a loop. */
 static uint64_t now_ns = PLX_NS_PER_S;
@@ -255,6 +256,156 @@ static void a_silent_host_is_dropped_just_when_its_keep_alive_is_over(void **sta
     }
 }
 
+/* ---- a disk that hangs, beside one that is well ---- */
+
+enum { HUNG = 2, WELL = 3 };
+
+struct sick {
+    struct rig rig;
+    struct test_disk *hung, *well;
+};
+
+static void applied(void *arg, int result)
+{
+    assert_int_equal(result, 0);
+    *(bool *)arg = true;
+}
+
+static struct test_disk *add_disk(struct rig *rig, uint32_t nsid)
+{
+    struct test_disk *d = test_disk_new();
+    struct plx_nvmf_subsystem *s = plx_list_entry(rig->target->subsystems.prev, struct plx_nvmf_subsystem, link);
+    const uint8_t uuid[16] = {(uint8_t)nsid};
+    const struct plx_nvmf_ns_opts opts = {.nsid = nsid, .uuid = uuid};
+    d->bdev.info.write_cache = false;
+    assert_int_equal(plx_nvmf_subsystem_add_ns(s, &d->bdev, &opts, NULL), nsid);
+    return d;
+}
+
+static void open_sick(struct sick *k)
+{
+    bool done = false;
+    assert_int_equal(rig_start(&k->rig, "ram:1M"), 0);
+    k->hung = add_disk(&k->rig, HUNG);
+    k->hung->ignores_aborts = true;
+    k->well = add_disk(&k->rig, WELL);
+    plx_nvmf_target_apply(k->rig.target, applied, &done);
+    rig_settle(&k->rig);
+    assert_true(done);
+}
+
+/* What the disk had is nobody's by now, and comes back all the same. */
+static void close_sick(struct sick *k)
+{
+    struct tcp_group *g = k->rig.target->groups[0].transport;
+    pass(&k->rig, NVMF_ORPHAN_MS + 1000);
+    assert_true(plx_list_empty(&k->rig.target->ctrlrs));
+    assert_int_equal(k->rig.target->connections, 0);
+    while (test_disk_end(k->hung, PLX_SC_SUCCESS))
+        continue;
+    assert_int_equal(k->rig.target->groups[0].reqs_in_use, 0);
+    for (unsigned i = 0; i < TCP_WAIT_CLASSES; i++)
+        assert_int_equal(g->class_bytes[i], 0);
+    assert_int_equal(plx_buf_free_bytes(k->rig.reactor), plx_buf_total_bytes(k->rig.reactor));
+    rig_stop(&k->rig);
+    plx_bdev_close(&k->hung->bdev);
+    plx_bdev_close(&k->well->bdev);
+}
+
+/* Many writes at once: the target learns whose they are when it has received them. */
+static void send_writes(struct rig *rig, int fd, unsigned n)
+{
+    static uint8_t all[30 * (72 + 4096)];
+    for (uint16_t cid = 0; cid < n; cid++) {
+        struct nvme_tcp_cmd pdu = {.hdr = {.type = NVME_TCP_CMD, .hlen = 72, .pdo = 72, .plen = plx_put32(72 + 4096)},
+                                   .cmd = io(NVME_IO_WRITE, cid, 0, 8, 4096, NVME_SGL_DATA_BLOCK_OFFSET)};
+        pdu.cmd.nsid = plx_put32(HUNG);
+        memcpy(all + cid * (72 + 4096), &pdu, sizeof pdu);
+    }
+    assert_true(rig_send(rig, fd, all, n * (72 + 4096)));
+}
+
+static void send_io(struct rig *rig, int fd, uint8_t opcode, uint16_t cid, uint32_t nsid, uint32_t len)
+{
+    static const uint8_t data[4096];
+    bool in_capsule = opcode == NVME_IO_WRITE;
+    uint32_t capsule = in_capsule ? len : 0;
+    struct nvme_tcp_cmd pdu = {
+        .hdr = {.type = NVME_TCP_CMD, .hlen = 72, .pdo = in_capsule ? 72 : 0, .plen = plx_put32(72 + capsule)},
+        .cmd = io(opcode, cid, 0, len / 512, len, in_capsule ? NVME_SGL_DATA_BLOCK_OFFSET : NVME_SGL_TRANSPORT_DATA)};
+    pdu.cmd.nsid = plx_put32(nsid);
+    assert_true(rig_send(rig, fd, &pdu, sizeof pdu));
+    if (in_capsule)
+        assert_true(rig_send(rig, fd, data, capsule));
+}
+
+static void vanish_again_and_again(bool at_once)
+{
+    enum { HOSTS = 250, WRITES = 30 }; /* many more than there are buffers */
+    struct sick k;
+    int admin, queue;
+    uint8_t answer[24];
+    open_sick(&k);
+    for (int i = 0; i < HOSTS; i++) {
+        assert_true(rig_host(&k.rig, &admin, &queue));
+        if (at_once)
+            send_writes(&k.rig, queue, WRITES);
+        for (uint16_t cid = 0; cid < WRITES && !at_once; cid++)
+            send_io(&k.rig, queue, NVME_IO_WRITE, cid, HUNG, 4096);
+        if (!at_once) /* what is too much is not received, rather than refused */
+            assert_int_equal(rig_receive(&k.rig, queue, answer, sizeof answer), 0);
+        shut(queue);
+        shut(admin);
+        pass(&k.rig, NVMF_ORPHAN_MS + 1000);
+        assert_true(plx_list_empty(&k.rig.target->ctrlrs)); /* let go of, though its writes never ended */
+    }
+    assert_true(k.hung->seen > 1000);
+    assert_true(plx_buf_free_bytes(k.rig.reactor) >= plx_buf_total_bytes(k.rig.reactor) / TCP_RESERVE / 2);
+    assert_true(rig_host(&k.rig, &admin, &queue));
+    for (uint16_t cid = 0; cid < WRITES; cid++)
+        send_io(&k.rig, queue, NVME_IO_WRITE, cid, WELL, 4096);
+    assert_int_equal(k.well->seen, WRITES);
+    while (test_disk_end(k.well, PLX_SC_SUCCESS))
+        rig_settle(&k.rig);
+    shut(queue);
+    shut(admin);
+    close_sick(&k);
+}
+
+static void hosts_that_write_to_a_hung_disk_and_vanish_leave_memory_for_others(void **state)
+{
+    (void)state;
+    vanish_again_and_again(false);
+}
+
+static void hosts_that_write_much_at_once_to_a_hung_disk_leave_memory_for_others(void **state)
+{
+    (void)state;
+    vanish_again_and_again(true);
+}
+
+static void who_waits_for_a_hung_disk_stands_in_nobody_s_way(void **state)
+{
+    enum { HOSTS = 8, EACH = 16, LEN = 128 << 10 };
+    struct sick k;
+    int admin[HOSTS], queue[HOSTS];
+    (void)state;
+    open_sick(&k);
+    for (int i = 0; i < HOSTS; i++) {
+        assert_true(rig_host(&k.rig, &admin[i], &queue[i]));
+        for (uint16_t cid = 0; cid < (i == HOSTS - 1 ? 1 : EACH); cid++)
+            send_io(&k.rig, queue[i], NVME_IO_READ, cid, HUNG, LEN);
+    }
+    assert_true(k.hung->seen < (HOSTS - 1) * EACH); /* its share; the rest waits */
+    send_io(&k.rig, queue[HOSTS - 1], NVME_IO_READ, EACH, WELL, LEN);
+    assert_true(test_disk_end(k.well, PLX_SC_SUCCESS));
+    for (int i = 0; i < HOSTS; i++) {
+        shut(queue[i]);
+        shut(admin[i]);
+    }
+    close_sick(&k);
+}
+
 static void the_largest_transfer_fits_the_buffers_of_every_reactor(void **state)
 {
     const struct plx_reactor_opts large = {.core = -1, .buffer_max = 4 << 20}, small = {.core = -1};
@@ -386,6 +537,9 @@ int main(void)
         cmocka_unit_test(lent_memory_taken_back_before_it_was_sent_is_answered),
         cmocka_unit_test(lent_memory_taken_back_in_the_middle_ends_the_connection),
         cmocka_unit_test(a_silent_host_is_dropped_just_when_its_keep_alive_is_over),
+        cmocka_unit_test(hosts_that_write_to_a_hung_disk_and_vanish_leave_memory_for_others),
+        cmocka_unit_test(hosts_that_write_much_at_once_to_a_hung_disk_leave_memory_for_others),
+        cmocka_unit_test(who_waits_for_a_hung_disk_stands_in_nobody_s_way),
         cmocka_unit_test(the_largest_transfer_fits_the_buffers_of_every_reactor),
         cmocka_unit_test(the_default_nqn_is_made_from_all_disks_and_nothing_else),
         cmocka_unit_test(disks_of_one_uuid_are_not_in_one_subsystem),
