@@ -277,10 +277,10 @@ struct nvmf_req {
     uint8_t *data;           /* the command's data, or NULL; its transport's memory */
     struct nvmf_req *mate;   /* the other half of a fused command */
     uint32_t len;            /* bytes of data */
-    uint32_t step;         /* of commands that take several requests to the disk */
-    uint32_t done;         /* blocks of a command that is done piece by piece */
-    uint8_t dir;           /* enum nvmf_dir */
-    uint8_t state;         /* enum nvmf_req_state */
+    uint32_t step;           /* of commands that take several requests to the disk */
+    uint32_t done;           /* blocks of a command that is done piece by piece */
+    uint8_t dir;             /* enum nvmf_dir */
+    uint8_t state;           /* enum nvmf_req_state */
     bool in_capsule;
     bool in_place; /* FROM_HOST: the data is not needed any more once execute has returned */
     bool lent;     /* data is the disk's own memory, mapped when it is sent */
