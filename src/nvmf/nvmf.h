@@ -40,7 +40,7 @@ enum {
     NVMF_DSM_RANGES = 256,
     NVMF_DSM_PIECE_BYTES = 64 << 20,   /* deallocated in one step */
     NVMF_ZEROES_PIECE_BYTES = 1 << 20, /* written in one step by Write Zeroes */
-    NVMF_FLUSH_LIMIT_MS = 1500,        /* for the disks' last flush, at a stop */
+    NVMF_FLUSH_LIMIT_MS = 1500,        /* for the disks' last flush, at a stop, and what is left of the grace */
     NVMF_MAX_REQUESTS = 32768,         /* of one reactor at a time */
     NVMF_DISK_REQUESTS = 1024,         /* of those a disk may always have; more only of what is left */
     NVMF_COPY_RANGES = 128,
@@ -439,6 +439,7 @@ struct nvmf_phase {
     enum nvmf_phase_step step;
     int result;
     uint32_t grace_ms;
+    uint64_t stop_by; /* reactor time: the grace, and NVMF_FLUSH_LIMIT_MS */
     unsigned flushing;
     struct plx_msg msg;
     struct plx_fan fan;

@@ -178,7 +178,7 @@ static void flushed(struct plx_bdev_access *disk, int result)
     struct nvmf_ns *ns = plx_container_of(disk, struct nvmf_ns, disk);
     const char *name = plx_bdev_info(ns->bdev)->name;
     if (result == -ETIMEDOUT)
-        plx_error("%s: has not answered its last flush within %d ms", name, NVMF_FLUSH_LIMIT_MS);
+        plx_error("%s: has not answered its last flush in time", name);
     else if (result)
         plx_error("%s: cannot be flushed: status %03x, %s", name, disk->flush.status,
                   plx_nvme_status_text(disk->flush.status));
@@ -189,6 +189,9 @@ static void flushed(struct plx_bdev_access *disk, int result)
 
 static void flush_disks(struct plx_nvmf_target *t)
 {
+    uint64_t now = plx_reactor_now(nvmf_control_reactor(t)), by = t->phase.stop_by;
+    uint32_t left = by > now ? (uint32_t)((by - now) / PLX_NS_PER_MS) : 0;
+    uint32_t limit = (uint32_t)plx_max_u64(left, NVMF_FLUSH_LIMIT_MS);
     t->phase.flushing = 1; /* this function */
     plx_list_for_each(it, &t->subsystems) {
         const struct plx_nvmf_subsystem *s = plx_list_entry(it, struct plx_nvmf_subsystem, link);
@@ -196,7 +199,7 @@ static void flush_disks(struct plx_nvmf_target *t)
             if (!s->ns[i] || !s->ns[i]->opened)
                 continue;
             t->phase.flushing++;
-            plx_bdev_access_flush(&s->ns[i]->disk, NVMF_FLUSH_LIMIT_MS, flushed);
+            plx_bdev_access_flush(&s->ns[i]->disk, limit, flushed);
         }
     }
     flush_over(t);
@@ -279,6 +282,8 @@ static void stop_here(struct plx_msg *msg)
 {
     struct plx_nvmf_target *t = plx_container_of(msg, struct plx_nvmf_target, phase.msg);
     t->state = NVMF_STOPPING;
+    t->phase.stop_by = plx_reactor_now(nvmf_control_reactor(t)) +
+                       ((uint64_t)t->phase.grace_ms + NVMF_FLUSH_LIMIT_MS) * PLX_NS_PER_MS;
     if (t->apply.step == NVMF_APPLY_IDLE) /* else when it is over */
         phase_step(t);
 }
