@@ -3,7 +3,7 @@
 
 import expect
 import sqe
-from controller import Port, Subsystem
+from controller import NQN, Port, Subsystem
 from host import Controller
 from spec import Admin, Io, Sc
 from target import Target
@@ -42,7 +42,8 @@ def stop(target):
     try:
         target.stop()
     except Exception as error:  # pylint: disable=broad-except
-        assert "ended with 1" in str(error) and "nvme+tcp://" in str(error), error
+        named = any("error: " in line and NQN in line for line in str(error).splitlines())
+        assert "ended with 1" in str(error) and named, str(error)
 
 
 def test_hosts_that_write_to_a_hung_disk_and_vanish_leave_a_healthy_one_alone():
