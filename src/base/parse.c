@@ -90,7 +90,8 @@ static int parse_list(const char *p, int *cores, int max, struct plx_error *err)
             to = parse_number(&p);
         }
         if (from < 0 || to < from || (*p && *p != ','))
-            return plx_fail(err, -EINVAL, "cores are a list such as 0-3,6 or a hex mask such as 0x5");
+            return plx_fail(err, -EINVAL,
+                            "cores are numbers up to %d, in a list such as 0-3,6 or a hex mask such as 0x5", MAX_CORE);
         memset(wanted + from, 1, (size_t)(to - from) + 1);
         if (!*p++)
             break;

@@ -79,7 +79,7 @@ static int parse_param(const char *text, size_t len, struct plx_url *url, struct
     const char *equals = memchr(text, '=', len);
     const int shown = (int)plx_min_u64(len, 100);
     if (!equals || equals == text)
-        return plx_fail(err, -EINVAL, "'%.*s' is no setting; one looks like block=4096", shown, text);
+        return plx_fail(err, -EINVAL, "'%.*s' is no setting; one is NAME=VALUE", shown, text);
     if (url->nparams == (int)PLX_ARRAY_SIZE(url->params))
         return plx_fail(err, -EINVAL, "there are more than %zu settings", PLX_ARRAY_SIZE(url->params));
     char key[sizeof url->params[0].key];

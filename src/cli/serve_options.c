@@ -111,7 +111,8 @@ static int settle_subsystems(struct serve_options *o)
 {
     for (unsigned n = 1; n < o->nsubsystems && o->nsubsystems > 2; n++)
         if (!disks_of(o, n))
-            return cli_fail(EXIT_USAGE, "--nqn %s: no disk is named after it, and before the next one", o->nqns[n]);
+            return cli_fail(EXIT_USAGE, "--nqn %s: no disk is named after it%s", o->nqns[n],
+                            n + 1 < o->nsubsystems ? ", and before the next one" : "");
     if (o->nsubsystems == 1 || (o->nsubsystems > 2 && disks_of(o, 0)))
         return EXIT_OK;
     memmove(o->nqns, o->nqns + 1, --o->nsubsystems * sizeof o->nqns[0]);

@@ -274,7 +274,7 @@ int nvme_where_query(struct nvme_where *w, const char *params, struct plx_error 
     for (char *p = strtok_r(text, "&", &save); !ret && p; p = strtok_r(NULL, "&", &save)) {
         char *value = strchr(p, '=');
         if (!value)
-            return plx_fail(err, -EINVAL, "'%.60s' is no setting; one looks like nsid=1", p);
+            return plx_fail(err, -EINVAL, "'%.60s' is no setting; one is NAME=VALUE", p);
         *value++ = 0;
         snprintf(again, sizeof again, "&%.40s=", p);
         if (strstr(params + (value - text), again))

@@ -21,6 +21,7 @@ from target import Target, binary
 REFUSED = 2
 LIMIT = 30
 HOSTNQN = "nqn.2014-08.org.nvmexpress:uuid:00000000-0000-4000-8000-706f6c6c7578"
+OTHER = HOSTNQN[:-1] + "9"
 NOBODY = f"nvme+tcp://127.0.0.1:1/{HOSTNQN}"  # a port where nobody listens
 
 
@@ -56,6 +57,9 @@ def refused(*words, **more):
     (["serve", "-vl"], "--listen needs a value;"), (["cp", "--depth"], "--depth needs a value;"),
     (["discover", "--hostnqn"], "--hostnqn needs a value;"), (["perf", "ram:1M", "-q"], "--queue-depth needs a value;"),
     (["serve", "--quiet", "-v", "ram:1M"], "--quiet and --verbose contradict each other"),
+    (["serve", "-m", "4096", "ram:1M"], "--cores 4096: cores are numbers up to 4095, in a list such as 0-3,6"),
+    (["serve", "-n", HOSTNQN, "ram:1M", "-n", OTHER], f"--nqn {OTHER}: no disk is named after it"),
+    (["serve", "-n", HOSTNQN, "-n", OTHER, "ram:1M"], f"--nqn {HOSTNQN}: no disk is named after it, and before the next one"),
 ])
 def test_a_wrong_option_is_told(words, told):
     assert refused(*words).startswith(told)
@@ -76,8 +80,8 @@ def test_an_option_that_is_given_twice_is_told(command, option, values):
 
 
 def test_what_may_be_given_several_times_may():
-    with Target("-n", HOSTNQN, "ram:1M", "-n", HOSTNQN[:-1] + "9", "ram:1M", listen=["127.0.0.1:0", "127.0.0.1:0"],
-                options=["--allow", HOSTNQN, "--allow", HOSTNQN[:-1] + "9", "-v", "-v"]):
+    with Target("-n", HOSTNQN, "ram:1M", "-n", OTHER, "ram:1M", listen=["127.0.0.1:0", "127.0.0.1:0"],
+                options=["--allow", HOSTNQN, "--allow", OTHER, "-v", "-v"]):
         pass
 
 
@@ -276,7 +280,7 @@ def test_two_disks_of_one_uuid_are_not_served_in_one_subsystem(disks):
         one, two = (disk + ("&" if "?" in disk else "?") + f"uuid={UUIDS[0]}" for disk in disks)
         told = refused("serve", "-l", "127.0.0.1:0", one, two)
         assert "have one UUID" in told and "uuid=" in told
-        with Target(one, two.replace(*UUIDS)), Target("-n", HOSTNQN, one, "-n", HOSTNQN[:-1] + "9", two):
+        with Target(one, two.replace(*UUIDS)), Target("-n", HOSTNQN, one, "-n", OTHER, two):
             pass  # in two subsystems they may be
 
 
@@ -324,7 +328,7 @@ def memory():
     ("null:1G?uuid=1", "null:1G: uuid=1: one looks like 01234567-"),
     ("ram:1G?ro=1", "ram:1G: there is no setting ro=; there are: block uuid"),
     ("ram:1G?block=512&block=512", "ram:1G: block= is given twice"),
-    ("null:1G?block", "null:1G: 'block' is no setting; one looks like block=4096"),
+    ("null:1G?block", "null:1G: 'block' is no setting; one is NAME=VALUE"),
     ("file:/dev/null?ro=2", "/dev/null: ro=2: the value is 0 or 1"),
     ("file:/dev/null?block=8191", "/dev/null: block=8191: a block has 512 or 4096 bytes"),
     (f"{NOBODY}?queues=129", f"{NOBODY}: queues=129: takes a number from 1 to 128"),

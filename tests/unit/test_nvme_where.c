@@ -163,7 +163,7 @@ static void what_is_wrong_is_named(void **state)
     refused("nvme+tcp://192.0.2.1:65536/" NQN, "port");
     refused("nvme+tcp://192.0.2.1:12x/" NQN, "port");
     refused("nvme+tcp://1,2,3,4,5,6,7,8,9/" NQN, "at most 8");
-    refused("nvme+tcp://192.0.2.1/" NQN "?nsid", "nsid=1");
+    refused("nvme+tcp://192.0.2.1/" NQN "?nsid", "NAME=VALUE");
     refused("nvme+tcp://192.0.2.1/" NQN "?nsid=", "number");
     refused("nvme+tcp://192.0.2.1/" NQN "?nsid=4294967295", "number");
     refused("nvme+tcp://192.0.2.1/" NQN "?queues=129", "1 to 128");
