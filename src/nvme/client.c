@@ -54,7 +54,7 @@ static void down(struct nvme_ctrlr *c, void *arg)
     plx_reactor_stop(n->reactor);
 }
 
-static void failed(struct nvme_ctrlr *c, void *arg, int ret, const char *why, bool again)
+static void connect_failed(struct nvme_ctrlr *c, void *arg, int ret, const char *why, bool again)
 {
     struct plx_nvme *n = arg;
     (void)c, (void)again;
@@ -92,7 +92,8 @@ static uint32_t take_event(struct plx_nvme *n)
     return dw0;
 }
 
-static const struct nvme_ctrlr_ops ops = {.live = live, .down = down, .failed = failed, .ana = ana, .event = event};
+static const struct nvme_ctrlr_ops ops = {
+    .live = live, .down = down, .failed = connect_failed, .ana = ana, .event = event};
 
 static void answered(struct nvme_req *req)
 {

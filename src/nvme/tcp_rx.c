@@ -7,7 +7,7 @@ static struct nvme_tcp_qp *qp_of(struct nvme_tcp_frame *f)
     return plx_container_of(f, struct nvme_tcp_qp, frame);
 }
 
-static void rx_fatal(struct nvme_tcp_qp *q, enum nvme_tcp_fes fes, size_t fei, const uint8_t *hdr)
+static void c2h_fatal(struct nvme_tcp_qp *q, enum nvme_tcp_fes fes, size_t fei, const uint8_t *hdr)
 {
     const struct nvme_tcp_error err = {fes, (uint32_t)fei};
     nvme_tcp_fatal(q, &err, hdr, hdr[offsetof(struct nvme_tcp_hdr, hlen)]);
@@ -66,7 +66,7 @@ static void rx_resp(struct nvme_tcp_qp *q, const uint8_t *hdr)
     memcpy(&pdu, hdr, sizeof pdu);
     struct nvme_tcp_slot *slot = find_slot(q, plx_get16(pdu.cqe.cid));
     if (plx_unlikely(!slot)) {
-        rx_fatal(q, NVME_TCP_FES_INVALID_HEADER, offsetof(struct nvme_tcp_resp, cqe.cid), hdr);
+        c2h_fatal(q, NVME_TCP_FES_INVALID_HEADER, offsetof(struct nvme_tcp_resp, cqe.cid), hdr);
         return;
     }
     slot->req->dw0 = plx_get32(pdu.cqe.dw0);
@@ -94,7 +94,7 @@ static struct nvme_tcp_slot *match_data(struct nvme_tcp_qp *q, const uint8_t *hd
         where = offsetof(struct nvme_tcp_hdr, flags);
     else
         return slot;
-    rx_fatal(q, fes, where, hdr);
+    c2h_fatal(q, fes, where, hdr);
     return NULL;
 }
 
@@ -143,13 +143,13 @@ static void rx_r2t(struct nvme_tcp_qp *q, const uint8_t *hdr)
     struct nvme_tcp_slot *slot = find_slot(q, plx_get16(pdu.cccid));
     uint32_t len = plx_get32(pdu.r2tl);
     if (!slot || slot->req->dir != NVME_FROM_HOST)
-        rx_fatal(q, NVME_TCP_FES_INVALID_HEADER, offsetof(struct nvme_tcp_r2t, cccid), hdr);
+        c2h_fatal(q, NVME_TCP_FES_INVALID_HEADER, offsetof(struct nvme_tcp_r2t, cccid), hdr);
     else if (slot->r2t_left) /* we said that we take one at a time: MAXR2T */
-        rx_fatal(q, NVME_TCP_FES_LIMIT_EXCEEDED, 0, hdr);
+        c2h_fatal(q, NVME_TCP_FES_LIMIT_EXCEEDED, 0, hdr);
     else if (plx_get32(pdu.r2to) != slot->moved)
-        rx_fatal(q, NVME_TCP_FES_OUT_OF_RANGE, offsetof(struct nvme_tcp_r2t, r2to), hdr);
+        c2h_fatal(q, NVME_TCP_FES_OUT_OF_RANGE, offsetof(struct nvme_tcp_r2t, r2to), hdr);
     else if (!len || len > slot->req->len - slot->moved)
-        rx_fatal(q, NVME_TCP_FES_OUT_OF_RANGE, offsetof(struct nvme_tcp_r2t, r2tl), hdr);
+        c2h_fatal(q, NVME_TCP_FES_OUT_OF_RANGE, offsetof(struct nvme_tcp_r2t, r2tl), hdr);
     else {
         slot->ttag = plx_get16(pdu.ttag);
         slot->r2t_left = len;

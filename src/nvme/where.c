@@ -127,7 +127,8 @@ static int quantity(const char *key, const char *text, const char *unit, uint32_
     return 0;
 }
 
-static int number(const char *key, const char *text, uint32_t min, uint32_t max, uint32_t *out, struct plx_error *err)
+static int number_of(const char *key, const char *text, uint32_t min, uint32_t max, uint32_t *out,
+                     struct plx_error *err)
 {
     return quantity(key, text, "a number", min, max, out, err);
 }
@@ -168,7 +169,7 @@ int nvme_where_param(struct nvme_where *w, const char *key, const char *value, s
 {
     struct nvme_opts *o = &w->o;
     if (strcmp(key, "nsid") == 0)
-        return number(key, value, 1, NVME_NSID_ALL - 1, &o->nsid, err);
+        return number_of(key, value, 1, NVME_NSID_ALL - 1, &o->nsid, err);
     if (strcmp(key, "hdgst") == 0)
         return boolean(key, value, &o->hdgst, err);
     if (strcmp(key, "ddgst") == 0)
@@ -182,9 +183,9 @@ int nvme_where_param(struct nvme_where *w, const char *key, const char *value, s
                    ? 0
                    : plx_fail(err, -EINVAL, "hostid=%.60s: one looks like 01234567-89ab-cdef-0123-456789abcdef", value);
     if (strcmp(key, "queues") == 0)
-        return number(key, value, 1, NVME_QUEUES_MAX, &o->queues, err);
+        return number_of(key, value, 1, NVME_QUEUES_MAX, &o->queues, err);
     if (strcmp(key, "depth") == 0)
-        return number(key, value, 2, NVME_DEPTH_MAX, &o->depth, err); /* a fused pair takes two entries */
+        return number_of(key, value, 2, NVME_DEPTH_MAX, &o->depth, err); /* a fused pair takes two entries */
     if (strcmp(key, "kato") == 0)
         return seconds(key, value, 0, SECONDS_MAX, &o->kato_ms, err);
     if (strcmp(key, "timeout") == 0)
