@@ -48,7 +48,6 @@ enum {
     NVMF_ORPHAN_MS = 2000, /* what a closed connection had in flight may keep it, and its controller, for so long */
     NVMF_LEAVE_MS = 1000,  /* until connections end that hold on to a namespace which was removed */
     NVMF_LATE_MS = 500,    /* after that, or at a stop: until its disk, which was told to abort, is late */
-    NVMF_BIO_CONTEXT = 2048,
 };
 
 /* What one reactor needs of one namespace; its alone. */
