@@ -164,7 +164,7 @@ int rig_command(struct rig *rig, int fd, const struct nvme_cmd *cmd, const void 
     return send_capsule(rig, fd, cmd, data, len) ? response_status(rig, fd, &resp) : -1;
 }
 
-int rig_connect_queue(struct rig *rig, int fd, uint16_t qid, uint16_t *cntlid)
+int rig_connect_to(struct rig *rig, int fd, const char *nqn, uint16_t qid, uint16_t *cntlid)
 {
     struct nvme_connect_cmd cmd = {.opcode = NVME_FABRICS,
                                    .flags = NVME_PSDT_SGL,
@@ -174,7 +174,7 @@ int rig_connect_queue(struct rig *rig, int fd, uint16_t qid, uint16_t *cntlid)
                                    .sqsize = plx_put16(31)};
     struct nvme_connect_data data = {.hostid = {1}, .cntlid = plx_put16(qid ? *cntlid : NVME_CNTLID_DYNAMIC)};
     struct nvme_tcp_resp resp;
-    snprintf(data.subnqn, sizeof data.subnqn, "%s", RIG_NQN);
+    snprintf(data.subnqn, sizeof data.subnqn, "%s", nqn);
     snprintf(data.hostnqn, sizeof data.hostnqn, "%s", RIG_HOST);
     if (!send_capsule(rig, fd, &cmd, &data, sizeof data))
         return -1;
@@ -182,6 +182,11 @@ int rig_connect_queue(struct rig *rig, int fd, uint16_t qid, uint16_t *cntlid)
     if (!status && !qid)
         *cntlid = (uint16_t)plx_get32(resp.cqe.dw0);
     return status;
+}
+
+int rig_connect_queue(struct rig *rig, int fd, uint16_t qid, uint16_t *cntlid)
+{
+    return rig_connect_to(rig, fd, RIG_NQN, qid, cntlid);
 }
 
 int rig_enable(struct rig *rig, int fd)

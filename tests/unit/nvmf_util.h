@@ -38,6 +38,8 @@ ssize_t rig_receive(struct rig *rig, int fd, void *data, size_t max);
 
 /* ICReq and its response. @return whether it was accepted */
 bool rig_icreq(struct rig *rig, int fd, uint8_t digests);
+/* Connect to a subsystem. @return the status */
+int rig_connect_to(struct rig *rig, int fd, const char *nqn, uint16_t qid, uint16_t *cntlid);
 /* Connect for a queue; cntlid is set by the admin queue's. @return the status */
 int rig_connect_queue(struct rig *rig, int fd, uint16_t qid, uint16_t *cntlid);
 /* Sets CC.EN. */

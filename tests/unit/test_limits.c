@@ -1,0 +1,257 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * The target's limits in time (docs/architecture.md, "Limits and timeouts"), in simulated time: just before its limit a
+ * connection is still there, and just after it is not.
+ */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+#include <errno.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "nvmf/tcp/tcp.h"
+#include "nvmf_util.h"
+#include "reactor/clock.h"
+
+enum {
+    STEP_MS = 100,
+    LOOK_MS = 500,     /* the target looks at its connections so often */
+    SETTLE_MS = 200,   /* what steps and set-up may take of a limit */
+    LONGEST = 1 << 20, /* the largest transfer */
+};
+
+static uint64_t now_ns = PLX_NS_PER_S;
+
+/* A little at each look, for those who wait for time in a loop. */
+static uint64_t simulated(void)
+{
+    return now_ns += PLX_NS_PER_US;
+}
+
+/* In small steps: the target takes a reactor that was held up into account. */
+static void pass(struct rig *rig, uint64_t ms)
+{
+    for (uint64_t end = now_ns + ms * PLX_NS_PER_MS; now_ns < end; now_ns += STEP_MS * PLX_NS_PER_MS)
+        rig_settle(rig);
+    rig_settle(rig);
+}
+
+static bool is_open(int fd)
+{
+    char c;
+    ssize_t n = recv(fd, &c, 1, MSG_DONTWAIT | MSG_PEEK);
+    return n > 0 || (n < 0 && errno == EAGAIN);
+}
+
+static void send_pdu(struct rig *rig, int fd, struct nvme_cmd cmd, uint32_t plen, size_t bytes)
+{
+    struct nvme_tcp_cmd pdu = {
+        .hdr = {.type = NVME_TCP_CMD, .hlen = 72, .pdo = plen > 72 ? 72 : 0, .plen = plx_put32(plen)}, .cmd = cmd};
+    assert_true(rig_send(rig, fd, &pdu, bytes));
+}
+
+static struct nvme_cmd io(uint8_t opcode, uint8_t fuse, uint16_t cid, uint32_t nlb, uint8_t sgl)
+{
+    return (struct nvme_cmd){.opcode = opcode,
+                             .flags = (uint8_t)(NVME_PSDT_SGL | fuse),
+                             .cid = plx_put16(cid),
+                             .nsid = plx_put32(1),
+                             .sgl = {.length = plx_put32(nlb * 512), .type = sgl},
+                             .cdw12 = plx_put32(nlb - 1)};
+}
+
+/* ---- what a peer leaves undone; each returns the connection that is to end ---- */
+
+static int nothing_said(struct rig *rig, int admin, int queue)
+{
+    (void)admin, (void)queue;
+    return rig_connect(rig);
+}
+
+static int no_connect(struct rig *rig, int admin, int queue)
+{
+    (void)admin, (void)queue;
+    int fd = rig_connect(rig);
+    assert_true(rig_icreq(rig, fd, 0));
+    return fd;
+}
+
+static int half_a_header(struct rig *rig, int admin, int queue)
+{
+    (void)admin;
+    send_pdu(rig, queue, io(NVME_IO_FLUSH, 0, 1, 1, NVME_SGL_TRANSPORT_DATA), 72, 30);
+    return queue;
+}
+
+static int half_a_capsule(struct rig *rig, int admin, int queue)
+{
+    (void)admin;
+    send_pdu(rig, queue, io(NVME_IO_WRITE, 0, 1, 8, NVME_SGL_DATA_BLOCK_OFFSET), 72 + 4096, 72);
+    return queue;
+}
+
+static int an_r2t(struct rig *rig, int admin, int queue)
+{
+    (void)admin;
+    send_pdu(rig, queue, io(NVME_IO_WRITE, 0, 1, 64, NVME_SGL_TRANSPORT_DATA), 72, 72);
+    return queue;
+}
+
+static int half_a_fused_command(struct rig *rig, int admin, int queue)
+{
+    uint8_t block[512] = {0};
+    (void)admin;
+    send_pdu(rig, queue, io(NVME_IO_COMPARE, NVME_FUSE_FIRST, 1, 1, NVME_SGL_DATA_BLOCK_OFFSET), 72 + 512, 72);
+    assert_true(rig_send(rig, queue, block, sizeof block));
+    return queue;
+}
+
+static int unread_answers(struct rig *rig, int admin, int queue)
+{
+    (void)admin;
+    for (uint16_t cid = 0; cid < 20; cid++)
+        send_pdu(rig, queue, io(NVME_IO_READ, 0, cid, LONGEST / 512, NVME_SGL_TRANSPORT_DATA), 72, 72);
+    return queue;
+}
+
+static int an_unread_term_req(struct rig *rig, int admin, int queue)
+{
+    (void)admin;
+    const struct nvme_tcp_hdr wrong = {.type = 0x77};
+    assert_true(rig_send(rig, queue, &wrong, sizeof wrong));
+    char c[NVME_TCP_TERM_MAX + 1];
+    assert_true(recv(queue, c, sizeof c, MSG_DONTWAIT) > 0);
+    return queue;
+}
+
+struct row {
+    const char *what;
+    int (*leave)(struct rig *rig, int admin, int queue);
+    uint32_t limit_ms;
+    bool contended; /* somebody else waits for buffers */
+};
+
+static const struct row rows[] = {
+    {"from accept to ICReq", nothing_said, 10000, false},
+    {"from accept to Connect", no_connect, 10000, false},
+    {"a header", half_a_header, 30000, false},
+    {"a capsule", half_a_capsule, 30000, false},
+    {"an R2T", an_r2t, 30000, false},
+    {"the second half of a fused command", half_a_fused_command, 30000, false},
+    {"responses that are not read", unread_answers, 30000, false},
+    {"a header, while others wait for buffers", half_a_header, 5000, true},
+    {"an R2T, while others wait for buffers", an_r2t, 5000, true},
+};
+
+static void pass_contended(struct rig *rig, uint64_t ms)
+{
+    struct tcp_group *g = rig->target->groups[0].transport;
+    for (uint64_t end = now_ns + ms * PLX_NS_PER_MS; now_ns < end;) {
+        g->refused = true;
+        pass(rig, STEP_MS);
+    }
+}
+
+static void a_connection_ends_just_after_its_limit_and_not_before(void **state)
+{
+    (void)state;
+    for (size_t i = 0; i < PLX_ARRAY_SIZE(rows); i++) {
+        const struct row *row = &rows[i];
+        struct rig rig;
+        int admin, queue;
+        print_message("%s: %u ms\n", row->what, row->limit_ms);
+        assert_int_equal(rig_start(&rig, "ram:2M"), 0);
+        assert_true(rig_host(&rig, &admin, &queue));
+        pass(&rig, 1234); /* at any time of the target's */
+        int fd = row->leave(&rig, admin, queue);
+        void (*go_on)(struct rig *, uint64_t) = row->contended ? pass_contended : pass;
+        go_on(&rig, row->limit_ms - SETTLE_MS);
+        assert_true(is_open(fd));
+        unsigned before = atomic_load(&rig.target->connections);
+        go_on(&rig, LOOK_MS + 2 * SETTLE_MS);
+        assert_true(atomic_load(&rig.target->connections) < before);
+        close(admin);
+        close(queue);
+        if (fd != queue)
+            close(fd);
+        rig_stop(&rig);
+    }
+}
+
+static void a_term_req_is_waited_for_a_second(void **state)
+{
+    struct rig rig;
+    int admin, queue;
+    (void)state;
+    assert_int_equal(rig_start(&rig, "ram:2M"), 0);
+    assert_true(rig_host(&rig, &admin, &queue));
+    an_unread_term_req(&rig, admin, queue);
+    pass(&rig, 1000 - SETTLE_MS);
+    assert_true(send(queue, "x", 1, MSG_DONTWAIT | MSG_NOSIGNAL) == 1); /* it is still taken, and thrown away */
+    pass(&rig, 100 + 2 * SETTLE_MS);
+    assert_true(send(queue, "x", 1, MSG_DONTWAIT | MSG_NOSIGNAL) < 0);
+    close(admin);
+    close(queue);
+    rig_stop(&rig);
+}
+
+static void a_discovery_controller_without_keep_alive_has_two_minutes(void **state)
+{
+    struct rig rig;
+    uint16_t cntlid;
+    (void)state;
+    assert_int_equal(rig_start(&rig, "ram:2M"), 0);
+    int fd = rig_connect(&rig);
+    assert_true(rig_icreq(&rig, fd, 0));
+    assert_int_equal(rig_connect_to(&rig, fd, NVME_DISCOVERY_NQN, 0, &cntlid), 0);
+    pass(&rig, 120000 - SETTLE_MS);
+    assert_true(is_open(fd));
+    pass(&rig, 2 * LOOK_MS + 2 * SETTLE_MS);
+    assert_false(is_open(fd));
+    close(fd);
+    rig_stop(&rig);
+}
+
+static void the_oldest_of_too_many_that_say_nothing_goes(void **state)
+{
+    enum { MOST = 512 };
+    static int fds[MOST + 2];
+    struct rig rig;
+    (void)state;
+    assert_int_equal(rig_start(&rig, "ram:2M"), 0);
+    for (int i = 0; i < MOST; i++)
+        fds[i] = rig_connect(&rig);
+    rig_settle(&rig);
+    assert_true(is_open(fds[0]));
+    fds[MOST] = rig_connect(&rig);
+    rig_settle(&rig);
+    assert_false(is_open(fds[0]));
+    assert_true(is_open(fds[1]) && is_open(fds[MOST]));
+    for (int i = 0; i <= MOST; i++)
+        close(fds[i]);
+    rig_settle(&rig);
+    rig_stop(&rig);
+}
+
+static int set_up(void **state)
+{
+    (void)state;
+    plx_clock_simulate(simulated);
+    return 0;
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(a_connection_ends_just_after_its_limit_and_not_before),
+        cmocka_unit_test(a_term_req_is_waited_for_a_second),
+        cmocka_unit_test(a_discovery_controller_without_keep_alive_has_two_minutes),
+        cmocka_unit_test(the_oldest_of_too_many_that_say_nothing_goes),
+    };
+    return cmocka_run_group_tests(tests, set_up, NULL);
+}
