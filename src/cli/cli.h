@@ -18,8 +18,9 @@ enum {
 int cli_fail(int status, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 
 /*
- * log.c: text for standard error. After cli_log_start() it is queued and never waited for, from any thread; what the
- * queue has no room for is dropped, and told afterwards. cli_log_stop() gives the queue a second to become empty.
+ * log.c: text for standard error. After cli_log_start(), which is called when reactors begin to run, it is queued and
+ * never waited for, from any thread; what the queue has no room for is dropped, and told afterwards. cli_log_stop()
+ * gives the queue a second to become empty.
  * @return EXIT_OK, or EXIT_RUNTIME after having said why not
  */
 int cli_log_start(void);

@@ -309,9 +309,9 @@ static int cp(int argc, char **argv)
     }
     c.terminal = !c.quiet && isatty(STDERR_FILENO);
     plx_log_set(print_log, NULL, PLX_LOG_WARN);
-    ret = cli_log_start();
+    ret = cp_open_disks(&c);
     if (!ret)
-        ret = cp_open_disks(&c);
+        ret = cli_log_start();
     if (!ret)
         ret = copy(&c);
     if (c.job.dst)

@@ -13,6 +13,7 @@
 #include <poll.h>
 #include <pthread.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/eventfd.h>
@@ -24,8 +25,9 @@ enum {
 };
 
 static pthread_t thread;
-static int queue[2], sink = -1; /* the pipe, and its end to write to once somebody reads */
-static int dropped, drained;    /* eventfds: so many lines were dropped; the thread is through */
+static int queue[2];
+static atomic_int sink = -1; /* the pipe's end to write to, once somebody reads */
+static int dropped, drained; /* eventfds: so many lines were dropped; the thread is through */
 
 /* @return the lines that could not be written */
 static unsigned write_out(const char *text, size_t n)

@@ -437,9 +437,7 @@ static int perf(int argc, char **argv)
     }
     plx_log_set(cli_log, NULL, PLX_LOG_WARN); /* a connection lost, and made again, explains what figures do not */
     p->terminal = isatty(STDOUT_FILENO) && !(p->o.json && strcmp(p->o.json, "-") == 0);
-    status = cli_log_start();
-    if (!status)
-        status = perf_open_signals(p);
+    status = perf_open_signals(p);
     if (!status)
         status = perf_open_disks(p);
     if (!status)
@@ -448,6 +446,8 @@ static int perf(int argc, char **argv)
         status = make_workers(p);
     if (!status)
         status = make_jobs(p);
+    if (!status)
+        status = cli_log_start();
     if (!status)
         status = perf_run(p);
     perf_clean_up(p);

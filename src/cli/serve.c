@@ -293,15 +293,15 @@ static int serve_main(int argc, char **argv)
     }
     plx_log_set(cli_log, NULL, s->o.quiet ? PLX_LOG_ERROR : s->o.log_level);
     raise_file_limit();
-    ret = cli_log_start();
-    if (!ret)
-        ret = serve_open_signals(s);
+    ret = serve_open_signals(s);
     if (!ret)
         ret = serve_open_disks(s);
     if (!ret)
         ret = make_reactors(s);
     if (!ret)
         ret = make_target(s);
+    if (!ret)
+        ret = cli_log_start();
     if (!ret)
         ret = serve_run(s);
     serve_clean_up(s);

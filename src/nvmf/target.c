@@ -282,8 +282,8 @@ static void stop_here(struct plx_msg *msg)
 {
     struct plx_nvmf_target *t = plx_container_of(msg, struct plx_nvmf_target, phase.msg);
     t->state = NVMF_STOPPING;
-    t->phase.stop_by = plx_reactor_now(nvmf_control_reactor(t)) +
-                       ((uint64_t)t->phase.grace_ms + NVMF_FLUSH_LIMIT_MS) * PLX_NS_PER_MS;
+    t->phase.stop_by =
+        plx_reactor_now(nvmf_control_reactor(t)) + ((uint64_t)t->phase.grace_ms + NVMF_FLUSH_LIMIT_MS) * PLX_NS_PER_MS;
     if (t->apply.step == NVMF_APPLY_IDLE) /* else when it is over */
         phase_step(t);
 }

@@ -59,7 +59,8 @@ def refused(*words, **more):
     (["serve", "--quiet", "-v", "ram:1M"], "--quiet and --verbose contradict each other"),
     (["serve", "-m", "4096", "ram:1M"], "--cores 4096: cores are numbers up to 4095, in a list such as 0-3,6"),
     (["serve", "-n", HOSTNQN, "ram:1M", "-n", OTHER], f"--nqn {OTHER}: no disk is named after it"),
-    (["serve", "-n", HOSTNQN, "-n", OTHER, "ram:1M"], f"--nqn {HOSTNQN}: no disk is named after it, and before the next one"),
+    (["serve", "-n", HOSTNQN, "-n", OTHER, "ram:1M"],
+     f"--nqn {HOSTNQN}: no disk is named after it, and before the next one"),
 ])
 def test_a_wrong_option_is_told(words, told):
     assert refused(*words).startswith(told)

@@ -87,6 +87,18 @@ def test_connections_that_are_turned_away_are_logged_in_a_few_lines():
     assert re.search(r"\d+ more like this were left out: no file descriptors", target.stderr)
 
 
+@pytest.mark.skipif(not shutil.which("prlimit"), reason="needs prlimit")
+def test_what_is_said_at_the_start_comes_before_it_listens(tmp_path):
+    (tmp_path / "disk.img").write_bytes(bytes(2 << 20))
+    with subprocess.Popen(["prlimit", "--fsize=1048576", binary(), "serve", "-l", "127.0.0.1:0", tmp_path / "disk.img"],
+                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        try:
+            first = process.stdout.readline()
+        finally:
+            process.terminate()
+        assert "writes behind byte 1048576 will fail" in first
+
+
 # -- a log that nobody reads -----------------------------------------------------------------------------------------
 
 

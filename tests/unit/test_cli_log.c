@@ -224,6 +224,8 @@ static void the_end_does_not_wait_for_a_reader_that_never_reads(void **state)
     (void)state;
     say_lines(0, MANY);
     cli_log_stop();
+    struct seen s = read_lines(MANY); /* for the thread to be through with them */
+    assert_int_equal(s.lines + s.told, MANY);
 }
 
 int main(void)
