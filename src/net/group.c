@@ -3,6 +3,7 @@
 #include "net/stream.h"
 
 #include <errno.h>
+#include <poll.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
@@ -38,6 +39,7 @@ struct plx_stream_group {
     unsigned n;
     unsigned changes; /* of that list */
     unsigned nodd;    /* of those, without a descriptor, or with ops->pending */
+    unsigned nstalled;
     struct plx_list lingering;
     unsigned nlingering;
     struct plx_timer linger_timer;
@@ -70,13 +72,18 @@ void plx_stream_init(struct plx_stream *s, const struct plx_stream_user *user)
     plx_list_init(&s->dirty_link);
 }
 
+static void watch(struct plx_stream *s, uint32_t events)
+{
+    struct epoll_event ev = {.events = events, .data.ptr = s};
+    if (s->watched == events || s->fd < 0)
+        return;
+    s->watched = events;
+    epoll_ctl(s->group->source.fd, EPOLL_CTL_MOD, s->fd, &ev);
+}
+
 static void watch_out(struct plx_stream *s, bool out)
 {
-    struct epoll_event ev = {.events = EPOLLIN | (out ? EPOLLOUT : 0), .data.ptr = s};
-    if (s->watch_out == out || s->fd < 0)
-        return;
-    s->watch_out = out;
-    epoll_ctl(s->group->source.fd, EPOLL_CTL_MOD, s->fd, &ev);
+    watch(s, EPOLLIN | (out ? EPOLLOUT : 0));
 }
 
 static bool is_odd(const struct plx_stream *s)
@@ -89,14 +96,14 @@ int plx_stream_add(struct plx_stream_group *g, struct plx_stream *s)
     bool starts = s->ops->start != NULL;
     struct epoll_event ev = {.events = EPOLLIN | (starts ? EPOLLOUT : 0), .data.ptr = s};
     s->group = g;
-    s->dirty = s->blocked = s->quiet = false;
+    s->dirty = s->blocked = s->quiet = s->stalled = s->gone = false;
     if (s->fd >= 0 && epoll_ctl(g->source.fd, EPOLL_CTL_ADD, s->fd, &ev) < 0) {
         int ret = -errno;
         s->ops->close(s);
         s->fd = -1;
         return ret;
     }
-    s->watch_out = starts;
+    s->watched = ev.events;
     s->state = starts ? PLX_STREAM_STARTING : PLX_STREAM_OPEN;
     plx_list_add_tail(&g->streams, &s->link);
     g->n++;
@@ -115,9 +122,19 @@ static void unlink_stream(struct plx_stream *s)
     g->n--;
     g->changes++;
     g->nodd -= is_odd(s);
+    g->nstalled -= s->stalled;
+    s->stalled = false;
     for (int i = g->event; i < g->nevents; i++)
         if (g->events[i].data.ptr == s)
             g->events[i].data.ptr = NULL;
+}
+
+void plx_stream_stall(struct plx_stream *s, bool stalled)
+{
+    if (s->stalled == stalled)
+        return;
+    s->stalled = stalled;
+    s->group->nstalled += stalled ? 1u : -1u;
 }
 
 static void close_now(struct plx_stream *s)
@@ -239,7 +256,7 @@ static int flush(struct plx_stream *s)
         return 1;
     if (plx_unlikely(s->blocked))
         plx_stream_dirty(s);
-    if (plx_unlikely(s->watch_out || (s->blocked && g->asking)))
+    if (plx_unlikely(s->watched & EPOLLOUT || (s->blocked && g->asking)))
         watch_out(s, s->blocked);
     return work;
 }
@@ -351,6 +368,16 @@ static int group_poll(struct plx_source *source)
     return work;
 }
 
+/* What comes for a stalled stream is to wake nobody, but its end is. @return whether that has come */
+static bool deafen(struct plx_stream *s)
+{
+    struct pollfd p = {.fd = s->fd, .events = POLLRDHUP};
+    s->gone = s->fd >= 0 && poll(&p, 1, 0) > 0;
+    if (!s->gone)
+        watch(s, EPOLLRDHUP | (s->dirty ? EPOLLOUT : 0));
+    return s->gone;
+}
+
 static int group_arm(struct plx_source *source)
 {
     struct plx_stream_group *g = group_of(source);
@@ -364,11 +391,13 @@ static int group_arm(struct plx_source *source)
             return 1;
         watch_out(s, true);
     }
-    if (!g->nodd)
+    if (!g->nodd && !g->nstalled)
         return 0;
     plx_list_for_each(it, &g->streams) {
-        const struct plx_stream *s = plx_list_entry(it, struct plx_stream, link);
-        if (s->ops->pending && s->ops->pending(s))
+        struct plx_stream *s = plx_list_entry(it, struct plx_stream, link);
+        if (s->stalled && deafen(s))
+            return 1;
+        if (!s->stalled && s->ops->pending && s->ops->pending(s))
             return 1;
     }
     return 0;
@@ -376,7 +405,15 @@ static int group_arm(struct plx_source *source)
 
 static void group_disarm(struct plx_source *source)
 {
-    group_of(source)->woken = true;
+    struct plx_stream_group *g = group_of(source);
+    g->woken = true;
+    if (plx_likely(!g->nstalled))
+        return;
+    plx_list_for_each(it, &g->streams) {
+        struct plx_stream *s = plx_list_entry(it, struct plx_stream, link);
+        if (s->state == PLX_STREAM_OPEN)
+            watch_out(s, s->watched & EPOLLOUT);
+    }
 }
 
 static const struct plx_source_ops source_ops = {.poll = group_poll, .arm = group_arm, .disarm = group_disarm};

@@ -68,13 +68,15 @@ struct plx_stream {
     const struct plx_stream_ops *ops;
     const struct plx_stream_user *user;
     struct plx_stream_group *group;
-    void *impl;     /* of a stream that is more than its descriptor */
-    int fd;         /* becomes readable and writable as the stream does; -1 for one that has none and is always tried */
-    uint8_t state;  /* enum plx_stream_state */
-    bool dirty;     /* something to send: in group->dirty */
-    bool blocked;   /* it took no more */
-    bool quiet;     /* the user's: nothing is expected, so it is tried now and then */
-    bool watch_out; /* the kernel is asked to tell when it is writable */
+    void *impl;    /* of a stream that is more than its descriptor */
+    int fd;        /* becomes readable and writable as the stream does; -1 for one that has none and is always tried */
+    uint8_t state; /* enum plx_stream_state */
+    bool dirty;    /* something to send: in group->dirty */
+    bool blocked;  /* it took no more */
+    bool quiet;    /* the user's: nothing is expected, so it is tried now and then */
+    bool stalled;  /* see plx_stream_stall() */
+    bool gone;     /* of a stalled one: its peer has ended it */
+    uint32_t watched; /* what the kernel is asked to tell of it */
     struct plx_list link, dirty_link;
     uint64_t until; /* lingering: reactor time */
     void (*release)(struct plx_stream *s);
@@ -98,6 +100,11 @@ void plx_stream_init(struct plx_stream *s, const struct plx_stream_user *user);
 int plx_stream_add(struct plx_stream_group *g, struct plx_stream *s);
 /* There is something to send: out() is called in this round, or the next. Nothing happens when it is closed. */
 static inline void plx_stream_dirty(struct plx_stream *s);
+/*
+ * in() takes nothing for now, as memory is short, or takes what comes again. While it is stalled a reactor that sleeps is
+ * not woken by what comes, but by the end of the stream, which is told in s->gone.
+ */
+void plx_stream_stall(struct plx_stream *s, bool stalled);
 /* Nothing is called any more. Nothing happens when it is closed. */
 void plx_stream_close(struct plx_stream *s);
 /*

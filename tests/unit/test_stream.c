@@ -7,8 +7,10 @@
 
 #include <cmocka.h>
 #include <errno.h>
+#include <poll.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #include "memnet.h"
@@ -418,6 +420,53 @@ static void memory_is_released_when_lingering_is_over(void **state)
     free(e.in);
 }
 
+static bool stall_all;
+
+static int stalled_in(struct plx_stream *s)
+{
+    plx_stream_stall(s, stall_all);
+    if (!s->stalled)
+        return end_in(s);
+    end_of(s)->over |= s->gone;
+    return 0;
+}
+
+static const struct plx_stream_user stalls = {.started = end_started, .in = stalled_in, .out = end_out};
+
+static bool wakes(void)
+{
+    struct pollfd p = {.fd = plx_reactor_fd(reactor), .events = POLLIN};
+    bool woken = plx_reactor_arm(reactor) || poll(&p, 1, 0) > 0;
+    poll_rounds(20);
+    return woken;
+}
+
+static void a_stalled_stream_wakes_nobody_but_by_its_end(void **state)
+{
+    (void)state;
+    struct end e;
+    int peer;
+    plx_clock_simulate(NULL); /* descriptors are slept on */
+    end_init(&e, &stalls);
+    sockets(&e, &peer);
+    poll_rounds(2);
+    assert_false(wakes());
+    stall_all = true;
+    assert_int_equal(write(peer, "x", 1), 1);
+    assert_true(wakes()); /* it has not said yet that it takes nothing */
+    assert_false(wakes());
+    assert_false(wakes());
+    shutdown(peer, SHUT_WR);
+    assert_true(wakes());
+    assert_true(wakes());
+    assert_true(e.over);
+    stall_all = false;
+    poll_rounds(20);
+    assert_int_equal(e.got, 1);
+    end_free(&e);
+    close(peer);
+}
+
 static void a_connection_that_cannot_be_made_is_told_of(void **state)
 {
     (void)state;
@@ -453,6 +502,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(a_blocked_stream_goes_on_when_there_is_room, set_up, tear_down),
         cmocka_unit_test_setup_teardown(a_lingering_socket_closes_after_the_peer_or_after_a_while, set_up, tear_down),
         cmocka_unit_test_setup_teardown(memory_is_released_when_lingering_is_over, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(a_stalled_stream_wakes_nobody_but_by_its_end, set_up, tear_down),
         cmocka_unit_test_setup_teardown(a_connection_that_cannot_be_made_is_told_of, set_up, tear_down),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

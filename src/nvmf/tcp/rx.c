@@ -304,10 +304,18 @@ int tcp_rx(struct plx_stream *s)
     size_t limit = tcp_buf_rx_limit(c);
     if (plx_unlikely(!limit)) {
         /* Memory is short: take in what gives it back, the data that was asked for and its headers. */
+        bool data = c->frame.state == NVME_TCP_FRAME_DATA && !c->frame.discard;
         if (c->r2ts)
             limit = TCP_RX_ANSWER;
-        else if (c->frame.state != NVME_TCP_FRAME_DATA || c->frame.discard)
+        plx_stream_stall(s, !c->r2ts && !data);
+        if (s->stalled && s->gone) {
+            tcp_conn_close(c, NULL);
+            return 1;
+        }
+        if (s->stalled)
             return 0;
+    } else if (plx_unlikely(s->stalled)) {
+        plx_stream_stall(s, false);
     }
     uint32_t before = c->frame.pdus;
     if (!nvme_tcp_frame_receive(&c->frame, &frame_ops, s, limit))
