@@ -7,6 +7,7 @@
 #   make check      the fast tests: unit tests, tidy, and what is installed
 #   make test       every test; scripts/test STAGE... runs some of them
 #   make bench      the figures that README.md quotes
+#   make soak       what takes hours: the simulator and the fuzzers from seeds that nobody has tried
 #   make fuzz       the fuzz targets for FUZZ_SECONDS in all (default 600)
 #   make arm64      the aarch64 build and its unit tests under qemu-user
 #   make install    into DESTDIR, under PREFIX (default /usr/local)
@@ -38,6 +39,9 @@ test:
 fuzz:
 	@FUZZ_SECONDS=$(FUZZ_SECONDS) scripts/test fuzz
 
+soak:
+	@scripts/test soak
+
 arm64:
 	@scripts/test arm64
 
@@ -52,4 +56,4 @@ install: all
 clean:
 	@rm -rf build build-asan build-tsan build-fuzz build-arm64 build-arm64-sysroot build-results
 
-.PHONY: all deps run check test fuzz arm64 bench install clean
+.PHONY: all deps run check test soak fuzz arm64 bench install clean
