@@ -46,7 +46,7 @@ struct plx_stream_group {
     struct plx_list freed; /* to be released when the poll is over */
 };
 
-static struct plx_stream_group *group_of(struct plx_source *source)
+static struct plx_stream_group *stream_group_of(struct plx_source *source)
 {
     return plx_container_of(source, struct plx_stream_group, source);
 }
@@ -72,7 +72,7 @@ void plx_stream_init(struct plx_stream *s, const struct plx_stream_user *user)
     plx_list_init(&s->dirty_link);
 }
 
-static void watch(struct plx_stream *s, uint32_t events)
+static void watch_events(struct plx_stream *s, uint32_t events)
 {
     struct epoll_event ev = {.events = events, .data.ptr = s};
     if (s->watched == events || s->fd < 0)
@@ -83,7 +83,7 @@ static void watch(struct plx_stream *s, uint32_t events)
 
 static void watch_out(struct plx_stream *s, bool out)
 {
-    watch(s, EPOLLIN | (out ? EPOLLOUT : 0));
+    watch_events(s, EPOLLIN | (out ? EPOLLOUT : 0));
 }
 
 static bool is_odd(const struct plx_stream *s)
@@ -351,11 +351,11 @@ static int flush_dirty(struct plx_stream_group *g)
     return work;
 }
 
-static void group_destroy(struct plx_stream_group *g);
+static void stream_group_destroy(struct plx_stream_group *g);
 
-static int group_poll(struct plx_source *source)
+static int stream_group_poll(struct plx_source *source)
 {
-    struct plx_stream_group *g = group_of(source);
+    struct plx_stream_group *g = stream_group_of(source);
     g->polling = true;
     g->rounds++;
     int work = plx_list_empty(&g->dirty.list) ? 0 : flush_dirty(g);
@@ -364,7 +364,7 @@ static int group_poll(struct plx_source *source)
     if (plx_unlikely(!plx_list_empty(&g->freed)))
         release_freed(g);
     if (plx_unlikely(!g->refs))
-        group_destroy(g);
+        stream_group_destroy(g);
     return work;
 }
 
@@ -374,13 +374,13 @@ static bool deafen(struct plx_stream *s)
     struct pollfd p = {.fd = s->fd, .events = POLLRDHUP};
     s->gone = s->fd >= 0 && poll(&p, 1, 0) > 0;
     if (!s->gone)
-        watch(s, EPOLLRDHUP | (s->dirty ? EPOLLOUT : 0));
+        watch_events(s, EPOLLRDHUP | (s->dirty ? EPOLLOUT : 0));
     return s->gone;
 }
 
-static int group_arm(struct plx_source *source)
+static int stream_group_arm(struct plx_source *source)
 {
-    struct plx_stream_group *g = group_of(source);
+    struct plx_stream_group *g = stream_group_of(source);
     if (g->event < g->nevents)
         return 1;
     plx_list_for_each(it, &g->dirty.list) {
@@ -403,9 +403,9 @@ static int group_arm(struct plx_source *source)
     return 0;
 }
 
-static void group_disarm(struct plx_source *source)
+static void stream_group_disarm(struct plx_source *source)
 {
-    struct plx_stream_group *g = group_of(source);
+    struct plx_stream_group *g = stream_group_of(source);
     g->woken = true;
     if (plx_likely(!g->nstalled))
         return;
@@ -416,7 +416,8 @@ static void group_disarm(struct plx_source *source)
     }
 }
 
-static const struct plx_source_ops source_ops = {.poll = group_poll, .arm = group_arm, .disarm = group_disarm};
+static const struct plx_source_ops source_ops = {
+    .poll = stream_group_poll, .arm = stream_group_arm, .disarm = stream_group_disarm};
 
 /* ---- beginning and end ---- */
 
@@ -424,8 +425,8 @@ struct plx_stream_group *plx_stream_group_get(struct plx_reactor *r)
 {
     struct plx_source *found = plx_source_find(r, &source_ops);
     if (found) {
-        group_of(found)->refs++;
-        return group_of(found);
+        stream_group_of(found)->refs++;
+        return stream_group_of(found);
     }
     struct plx_stream_group *g = calloc(1, sizeof *g);
     if (!g)
@@ -455,7 +456,7 @@ free_group:
     return NULL;
 }
 
-static void group_destroy(struct plx_stream_group *g)
+static void stream_group_destroy(struct plx_stream_group *g)
 {
     while (g->nlingering)
         end_linger(plx_list_entry(g->lingering.next, struct plx_stream, link));
@@ -469,5 +470,5 @@ static void group_destroy(struct plx_stream_group *g)
 void plx_stream_group_put(struct plx_stream_group *g)
 {
     if (--g->refs == 0 && !g->polling)
-        group_destroy(g);
+        stream_group_destroy(g);
 }

@@ -101,8 +101,8 @@ int plx_stream_add(struct plx_stream_group *g, struct plx_stream *s);
 /* There is something to send: out() is called in this round, or the next. Nothing happens when it is closed. */
 static inline void plx_stream_dirty(struct plx_stream *s);
 /*
- * in() takes nothing for now, as memory is short, or takes what comes again. While it is stalled a reactor that sleeps is
- * not woken by what comes, but by the end of the stream, which is told in s->gone.
+ * in() takes nothing for now, as memory is short, or takes what comes again. While it is stalled a reactor that sleeps
+ * is not woken by what comes, but by the end of the stream, which is told in s->gone.
  */
 void plx_stream_stall(struct plx_stream *s, bool stalled);
 /* Nothing is called any more. Nothing happens when it is closed. */

@@ -215,7 +215,7 @@ static void call_back(struct plx_list *callers, int result)
 }
 
 /* All over; those who asked meanwhile are next. */
-static void finish(struct plx_nvmf_target *t)
+static void apply_finish(struct plx_nvmf_target *t)
 {
     struct nvmf_apply *a = &t->apply;
     struct plx_list callers;
@@ -233,7 +233,7 @@ static void finish(struct plx_nvmf_target *t)
 }
 
 /* @return whether there is a snapshot to go on with */
-static bool begin(struct plx_nvmf_target *t)
+static bool apply_begin(struct plx_nvmf_target *t)
 {
     struct nvmf_apply *a = &t->apply;
     a->result = 0;
@@ -256,8 +256,8 @@ static void apply_step(struct plx_nvmf_target *t)
     switch (a->step) {
     case NVMF_APPLY_IDLE:
         a->step = NVMF_APPLY_OPEN;
-        if (!begin(t)) {
-            finish(t);
+        if (!apply_begin(t)) {
+            apply_finish(t);
             return;
         }
         if (a->opening)
@@ -266,7 +266,7 @@ static void apply_step(struct plx_nvmf_target *t)
     case NVMF_APPLY_OPEN:
         if (a->result && a->starting) {
             nvmf_snapshot_free(a->next);
-            finish(t);
+            apply_finish(t);
             return;
         }
         a->step = NVMF_APPLY_PUBLISH;
@@ -284,7 +284,7 @@ static void apply_step(struct plx_nvmf_target *t)
             return;
         __attribute__((fallthrough));
     case NVMF_APPLY_RELEASE:
-        finish(t);
+        apply_finish(t);
         return;
     }
 }

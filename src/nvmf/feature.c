@@ -191,7 +191,7 @@ int nvmf_feature_id(unsigned n)
     return n < PLX_ARRAY_SIZE(features) ? features[n].id : -1;
 }
 
-static const struct feature *find(const struct nvmf_req *req)
+static const struct feature *feature_find(const struct nvmf_req *req)
 {
     uint8_t id = plx_get32(req->cmd.cdw10) & 0xff;
     for (size_t i = 0; i < PLX_ARRAY_SIZE(features); i++)
@@ -218,13 +218,13 @@ void nvmf_features_reset(struct nvmf_ctrlr *c)
 
 static void execute_set(struct nvmf_req *req)
 {
-    const struct feature *f = find(req);
+    const struct feature *f = feature_find(req);
     nvmf_req_complete(req, f->set(req->qp->ctrlr, req, plx_get32(req->cmd.cdw11)));
 }
 
 uint16_t nvmf_parse_set_features(struct nvmf_req *req)
 {
-    const struct feature *f = find(req);
+    const struct feature *f = feature_find(req);
     if (!f)
         return PLX_SC_INVALID_FIELD | NVME_STATUS_DNR;
     if (!ns_ok(req, f))
@@ -241,7 +241,7 @@ uint16_t nvmf_parse_set_features(struct nvmf_req *req)
 static void execute_get(struct nvmf_req *req)
 {
     const struct nvmf_ctrlr *c = req->qp->ctrlr;
-    const struct feature *f = find(req);
+    const struct feature *f = feature_find(req);
     unsigned select = (plx_get32(req->cmd.cdw10) >> 8) & 7;
     if (f->data) {
         static const uint8_t zeroes[HOST_BEHAVIOR_BYTES];
@@ -254,13 +254,13 @@ static void execute_get(struct nvmf_req *req)
 
 static void execute_get_supported(struct nvmf_req *req)
 {
-    req->cqe.dw0 = plx_put32(find(req)->changeable ? CHANGEABLE : 0);
+    req->cqe.dw0 = plx_put32(feature_find(req)->changeable ? CHANGEABLE : 0);
     nvmf_req_complete(req, PLX_SC_SUCCESS);
 }
 
 uint16_t nvmf_parse_get_features(struct nvmf_req *req)
 {
-    const struct feature *f = find(req);
+    const struct feature *f = feature_find(req);
     unsigned select = (plx_get32(req->cmd.cdw10) >> 8) & 7;
     if (!f || select > SELECT_SUPPORTED)
         return PLX_SC_INVALID_FIELD | NVME_STATUS_DNR;

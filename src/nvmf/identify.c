@@ -289,7 +289,7 @@ static const struct page pages[] = {
     {NVME_CNS_COMMAND_SETS, NS_NONE, false, false, identify_command_sets},
 };
 
-static uint16_t check_ns(const struct nvmf_req *req, enum ns_use use)
+static uint16_t identify_check_ns(const struct nvmf_req *req, enum ns_use use)
 {
     uint32_t nsid = plx_get32(req->cmd.nsid);
     bool ok;
@@ -318,7 +318,7 @@ uint16_t nvmf_parse_identify(struct nvmf_req *req)
             continue;
         if (p->csi && csi != CSI_NVM)
             break;
-        uint16_t status = check_ns(req, p->ns);
+        uint16_t status = identify_check_ns(req, p->ns);
         if (status)
             return status;
         req->execute = p->execute;

@@ -66,7 +66,7 @@ static void submit(struct nvmf_req *req, enum plx_bdev_op op, uint64_t lba, uint
     submit_flags(req, op, fua_of(req), lba, nlb, done);
 }
 
-static void go_on(struct plx_msg *msg)
+static void io_go_on(struct plx_msg *msg)
 {
     struct nvmf_req *req = plx_container_of(msg, struct nvmf_req, u.later.msg);
     req->between = false;
@@ -81,7 +81,7 @@ static void go_on_later(struct nvmf_req *req, nvmf_execute_fn fn)
 {
     req->between = true;
     req->u.later.fn = fn;
-    req->u.later.msg.fn = go_on;
+    req->u.later.msg.fn = io_go_on;
     plx_reactor_send(req->qp->group->reactor, &req->u.later.msg);
 }
 

@@ -24,14 +24,14 @@ struct page {
     void *(*build)(struct nvmf_req *req, uint8_t small[SMALL_PAGE], size_t *len);
 };
 
-static const struct page *find(uint8_t lid, bool discovery);
+static const struct page *log_find(uint8_t lid, bool discovery);
 
 static void *build_supported(struct nvmf_req *req, uint8_t *small, size_t *len)
 {
     plx_le32 *page = (void *)small;
     bool discovery = req->qp->ctrlr->subsys->discovery;
     for (unsigned lid = 0; lid < 256; lid++)
-        if (find((uint8_t)lid, discovery))
+        if (log_find((uint8_t)lid, discovery))
             page[lid] = plx_put32(CSUPP);
     *len = 1024;
     return small;
@@ -213,7 +213,7 @@ static const struct page pages[] = {
     {NVME_LOG_DISCOVERY, false, true, build_discovery},
 };
 
-static const struct page *find(uint8_t lid, bool discovery)
+static const struct page *log_find(uint8_t lid, bool discovery)
 {
     for (size_t i = 0; i < PLX_ARRAY_SIZE(pages); i++)
         if (pages[i].lid == lid && (discovery ? pages[i].discovery : pages[i].nvm))
@@ -226,7 +226,7 @@ static void execute_get_log(struct nvmf_req *req)
     _Alignas(8) uint8_t small[SMALL_PAGE] = {0};
     size_t len = 0;
     uint64_t offset = plx_get32(req->cmd.cdw12) | (uint64_t)plx_get32(req->cmd.cdw13) << 32;
-    const struct page *p = find(plx_get32(req->cmd.cdw10) & 0xff, req->qp->ctrlr->subsys->discovery);
+    const struct page *p = log_find(plx_get32(req->cmd.cdw10) & 0xff, req->qp->ctrlr->subsys->discovery);
     uint8_t *page = p->build(req, small, &len);
     uint16_t status = PLX_SC_SUCCESS;
     if (!page)
@@ -251,7 +251,7 @@ uint16_t nvmf_parse_get_log(struct nvmf_req *req)
     uint64_t dwords = ((uint64_t)(cdw11 & 0xffff) << 16 | cdw10 >> 16) + 1;
     uint8_t lid = cdw10 & 0xff;
     bool index_offset = cdw14 & 1u << 23;
-    if (!find(lid, req->qp->ctrlr->subsys->discovery))
+    if (!log_find(lid, req->qp->ctrlr->subsys->discovery))
         return PLX_SC_INVALID_LOG_PAGE | NVME_STATUS_DNR;
     if ((plx_get32(req->cmd.cdw12) & 3) || index_offset)
         return PLX_SC_INVALID_FIELD | NVME_STATUS_DNR;

@@ -31,7 +31,7 @@ static void make_nguid(struct nvmf_ns *ns, const struct plx_nvmf_subsystem *s)
 
 /* ---- in a subsystem ---- */
 
-static void touch(struct plx_nvmf_subsystem *s, uint32_t nsid)
+static void ns_touch(struct plx_nvmf_subsystem *s, uint32_t nsid)
 {
     nvmf_assert_control(s->target);
     s->changed[nsid - 1] = NVMF_NEXT;
@@ -94,7 +94,7 @@ static int check_uuid(const struct plx_nvmf_subsystem *s, const struct plx_bdev_
     return 0;
 }
 
-static int check_ns(const struct plx_nvmf_subsystem *s, const struct plx_bdev_info *info, uint32_t nsid,
+static int ns_check(const struct plx_nvmf_subsystem *s, const struct plx_bdev_info *info, uint32_t nsid,
                     uint32_t anagrpid, struct plx_error *err)
 {
     if (nsid > s->max_namespaces)
@@ -116,7 +116,7 @@ int plx_nvmf_subsystem_add_ns(struct plx_nvmf_subsystem *s, struct plx_bdev *bde
     const struct plx_nvmf_ns_opts *o = opts ? opts : &defaults;
     uint32_t nsid = o->nsid ? o->nsid : free_nsid(s);
     const struct plx_bdev_info *info = plx_bdev_info(bdev);
-    int ret = check_ns(s, info, nsid, o->anagrpid, err);
+    int ret = ns_check(s, info, nsid, o->anagrpid, err);
     if (!ret)
         ret = check_uuid(s, info, o->uuid ? o->uuid : info->uuid, err);
     if (ret)
@@ -126,7 +126,7 @@ int plx_nvmf_subsystem_add_ns(struct plx_nvmf_subsystem *s, struct plx_bdev *bde
         return plx_fail(err, -ENOMEM, "out of memory");
     ns->nsid = nsid;
     s->ns[nsid - 1] = ns;
-    touch(s, nsid);
+    ns_touch(s, nsid);
     return (int)nsid;
 }
 
@@ -140,7 +140,7 @@ void nvmf_ns_free(struct nvmf_ns *ns)
 void nvmf_ns_remove(struct nvmf_ns *ns)
 {
     ns->subsys->ns[ns->nsid - 1] = NULL;
-    touch(ns->subsys, ns->nsid);
+    ns_touch(ns->subsys, ns->nsid);
     ns->subsys = NULL;
     plx_list_add_tail(&ns->target->removed_ns, &ns->link);
 }
@@ -170,7 +170,7 @@ static void disk_event(void *arg, struct plx_bdev *bdev, enum plx_bdev_event wha
     if (what == PLX_BDEV_GONE)
         nvmf_ns_remove(ns);
     else
-        touch(ns->subsys, ns->nsid);
+        ns_touch(ns->subsys, ns->nsid);
     plx_nvmf_target_apply(ns->target, nobody, NULL);
 }
 
@@ -259,7 +259,7 @@ static void leave_overdue(struct plx_timer *timer)
     plx_timer_set(ref->group->reactor, timer, NVMF_LATE_MS * PLX_NS_PER_MS);
 }
 
-static void drain_here(struct plx_fan_leg *leg)
+static void ns_drain_here(struct plx_fan_leg *leg)
 {
     struct nvmf_ns *ns = plx_container_of(leg->fan, struct nvmf_ns, drain);
     struct nvmf_nsref *ref = &ns->refs[leg - ns->drain.legs];
@@ -295,12 +295,12 @@ static void all_drained(struct plx_fan *fan, int result)
     if (result || ns->disk.flushing)
         nvmf_apply_late(ns->target, ns);
     if (result)
-        plx_fan_out(fan, drain_here, all_drained);
+        plx_fan_out(fan, ns_drain_here, all_drained);
     else
         plx_bdev_access_close(&ns->disk, ns_closed);
 }
 
 void nvmf_ns_leave(struct nvmf_ns *ns)
 {
-    plx_fan_out(&ns->drain, drain_here, all_drained);
+    plx_fan_out(&ns->drain, ns_drain_here, all_drained);
 }

@@ -87,7 +87,7 @@ static struct nvmf_port *own_port(struct plx_nvmf_subsystem *s, uint16_t portid)
 }
 
 /* Hosts that it has are to see what has changed. */
-static void touch(struct plx_nvmf_subsystem *s, bool in_discovery_log)
+static void subsystem_touch(struct plx_nvmf_subsystem *s, bool in_discovery_log)
 {
     nvmf_assert_control(s->target);
     s->dirty = true;
@@ -112,7 +112,7 @@ static struct plx_nvmf_subsystem *add(struct plx_nvmf_target *t, const char *nqn
     serial_from_nqn(s->serial, sizeof s->serial, nqn);
     nvmf_pad(s->model, sizeof s->model, "Pollux");
     plx_list_add_tail(&t->subsystems, &s->link);
-    touch(s, true);
+    subsystem_touch(s, true);
     return s;
 }
 
@@ -183,7 +183,7 @@ void nvmf_subsystem_free(struct plx_nvmf_subsystem *s)
 
 void plx_nvmf_subsystem_remove(struct plx_nvmf_subsystem *s)
 {
-    touch(s, true);
+    subsystem_touch(s, true);
     for (uint32_t i = 0; i < s->nns; i++)
         if (s->ns[i])
             nvmf_ns_remove(s->ns[i]);
@@ -218,7 +218,7 @@ int plx_nvmf_subsystem_allow_host(struct plx_nvmf_subsystem *s, const char *host
         return plx_fail(err, -ENOMEM, "out of memory");
     s->hosts = hosts;
     snprintf(hosts[s->nhosts++].nqn, sizeof hosts->nqn, "%s", hostnqn);
-    touch(s, true);
+    subsystem_touch(s, true);
     return 0;
 }
 
@@ -228,14 +228,14 @@ int plx_nvmf_subsystem_disallow_host(struct plx_nvmf_subsystem *s, const char *h
     if (!h)
         return plx_fail(err, -ENOENT, "host %.223s is not one of those that are allowed", hostnqn);
     *h = s->hosts[--s->nhosts];
-    touch(s, true);
+    subsystem_touch(s, true);
     return 0;
 }
 
 void plx_nvmf_subsystem_allow_any_host(struct plx_nvmf_subsystem *s, bool any)
 {
     s->allow_any_host = any;
-    touch(s, true);
+    subsystem_touch(s, true);
 }
 
 /* ---- listeners, and ANA states there ---- */
@@ -249,7 +249,7 @@ int plx_nvmf_subsystem_add_listener(struct plx_nvmf_subsystem *s, const struct p
     if (!p)
         return plx_fail(err, -ENOMEM, "out of memory");
     p->reachable = true;
-    touch(s, true);
+    subsystem_touch(s, true);
     return 0;
 }
 
@@ -265,7 +265,7 @@ int plx_nvmf_subsystem_remove_listener(struct plx_nvmf_subsystem *s, const struc
         p->reachable = (s->everywhere || p->reachable) && p->portid != l->portid;
     }
     s->everywhere = false;
-    touch(s, true);
+    subsystem_touch(s, true);
     return 0;
 }
 
@@ -277,7 +277,7 @@ void nvmf_subsystems_forget_port(struct plx_nvmf_target *t, uint16_t portid)
             if (s->ports[i].portid != portid)
                 continue;
             s->ports[i] = s->ports[--s->nports];
-            touch(s, true);
+            subsystem_touch(s, true);
             break;
         }
     }
@@ -302,7 +302,7 @@ int plx_nvmf_subsystem_set_ana(struct plx_nvmf_subsystem *s, const struct plx_nv
             p->ana[g - 1] = (uint8_t)state;
         }
     }
-    touch(s, false);
+    subsystem_touch(s, false);
     return 0;
 }
 

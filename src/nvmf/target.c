@@ -107,7 +107,7 @@ void plx_nvmf_target_destroy(struct plx_nvmf_target *t)
 
 /* ---- a group: all that is on one reactor ---- */
 
-static struct nvmf_group *group_of(struct plx_fan_leg *leg)
+static struct nvmf_group *leg_group(struct plx_fan_leg *leg)
 {
     struct plx_nvmf_target *t = plx_container_of(leg->fan, struct plx_nvmf_target, phase.fan);
     return &t->groups[leg - leg->fan->legs];
@@ -115,7 +115,7 @@ static struct nvmf_group *group_of(struct plx_fan_leg *leg)
 
 static void open_here(struct plx_fan_leg *leg)
 {
-    struct nvmf_group *g = group_of(leg);
+    struct nvmf_group *g = leg_group(leg);
     const struct nvmf_transport *transport = g->target->transport;
     g->req_size = plx_align_up(transport->req_prefix + sizeof(struct nvmf_req), 64);
     plx_fan_answer(leg, transport->group_start(g));
@@ -126,16 +126,16 @@ static void drained(struct nvmf_group *g)
     plx_fan_answer(g->leg, 0);
 }
 
-static void drain_here(struct plx_fan_leg *leg)
+static void group_drain_here(struct plx_fan_leg *leg)
 {
-    struct nvmf_group *g = group_of(leg);
+    struct nvmf_group *g = leg_group(leg);
     g->leg = leg;
     g->target->transport->group_stop(g, g->target->phase.grace_ms, drained);
 }
 
 static void close_here(struct plx_fan_leg *leg)
 {
-    struct nvmf_group *g = group_of(leg);
+    struct nvmf_group *g = leg_group(leg);
     bool idle = !g->reqs_in_use; /* else a disk has some of its requests yet, and everything that they lead to stays */
     g->snap = NULL;
     if (idle && g->transport)
@@ -205,7 +205,7 @@ static void flush_disks(struct plx_nvmf_target *t)
     flush_over(t);
 }
 
-static void finish(struct plx_nvmf_target *t, enum nvmf_target_state state)
+static void phase_finish(struct plx_nvmf_target *t, enum nvmf_target_state state)
 {
     t->state = state;
     if (!plx_list_empty(&t->late_ns) && !t->phase.result)
@@ -236,7 +236,7 @@ static void phase_step(struct plx_nvmf_target *t)
     case NVMF_PHASE_SERVED:
         t->started_at = plx_reactor_now(nvmf_control_reactor(t));
         if (!p->result) {
-            finish(t, NVMF_RUNNING);
+            phase_finish(t, NVMF_RUNNING);
             return;
         }
         p->step = NVMF_PHASE_CLOSE; /* undo */
@@ -245,7 +245,7 @@ static void phase_step(struct plx_nvmf_target *t)
     case NVMF_PHASE_DRAIN:
         p->step = NVMF_PHASE_FLUSH;
         nvmf_listeners_stop(t);
-        plx_fan_out(&p->fan, drain_here, all_answered);
+        plx_fan_out(&p->fan, group_drain_here, all_answered);
         return;
     case NVMF_PHASE_FLUSH:
         p->step = NVMF_PHASE_LEAVE;
@@ -260,7 +260,7 @@ static void phase_step(struct plx_nvmf_target *t)
         plx_fan_out(&p->fan, close_here, all_answered);
         return;
     case NVMF_PHASE_END:
-        finish(t, NVMF_STOPPED);
+        phase_finish(t, NVMF_STOPPED);
         return;
     }
 }
@@ -288,8 +288,8 @@ static void stop_here(struct plx_msg *msg)
         phase_step(t);
 }
 
-static void begin(struct plx_nvmf_target *t, enum nvmf_phase_step step, uint32_t grace_ms, plx_nvmf_done_fn done,
-                  void *arg)
+static void phase_begin(struct plx_nvmf_target *t, enum nvmf_phase_step step, uint32_t grace_ms, plx_nvmf_done_fn done,
+                        void *arg)
 {
     struct nvmf_phase *p = &t->phase;
     p->done = done;
@@ -304,10 +304,10 @@ static void begin(struct plx_nvmf_target *t, enum nvmf_phase_step step, uint32_t
 
 void plx_nvmf_target_start(struct plx_nvmf_target *t, plx_nvmf_done_fn done, void *arg)
 {
-    begin(t, NVMF_PHASE_OPEN, 0, done, arg);
+    phase_begin(t, NVMF_PHASE_OPEN, 0, done, arg);
 }
 
 void plx_nvmf_target_stop(struct plx_nvmf_target *t, uint32_t grace_ms, plx_nvmf_done_fn done, void *arg)
 {
-    begin(t, NVMF_PHASE_DRAIN, grace_ms, done, arg);
+    phase_begin(t, NVMF_PHASE_DRAIN, grace_ms, done, arg);
 }

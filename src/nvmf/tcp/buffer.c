@@ -80,7 +80,7 @@ bool tcp_buf_hold(struct tcp_req *req)
 }
 
 /* The buffer is there. */
-static void go_on(struct tcp_req *req)
+static void buf_go_on(struct tcp_req *req)
 {
     if (req->core.dir == NVMF_FROM_HOST)
         tcp_tx_r2t(req);
@@ -93,7 +93,7 @@ void tcp_buf_acquire(struct tcp_req *req)
     struct tcp_conn *c = tcp_req_conn(req);
     enum tcp_wait_class cls = class_of(req);
     if (plx_list_empty(&c->group->line[cls]) && !over_share(c, req) && try_get(c, req)) {
-        go_on(req);
+        buf_go_on(req);
         return;
     }
     req->state = TCP_REQ_WAIT_BUF;
@@ -197,7 +197,7 @@ static int serve_line(struct tcp_group *g, enum tcp_wait_class cls)
         if (c->wait[cls].head)
             plx_list_add_tail(&g->line[cls], it);
         served++;
-        go_on(req);
+        buf_go_on(req);
         break; /* going on may have changed the line */
     }
     return served;

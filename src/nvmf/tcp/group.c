@@ -6,7 +6,7 @@
 #include <errno.h>
 #include <stdlib.h>
 
-static struct tcp_group *group_of(struct plx_source *s)
+static struct tcp_group *tcp_group_of(struct plx_source *s)
 {
     return plx_container_of(s, struct tcp_group, source);
 }
@@ -35,18 +35,18 @@ static int reap(struct tcp_group *g)
     return work;
 }
 
-static int group_poll(struct plx_source *s)
+static int tcp_group_poll(struct plx_source *s)
 {
-    struct tcp_group *g = group_of(s);
+    struct tcp_group *g = tcp_group_of(s);
     int work = tcp_buf_serve(g);
     if (plx_unlikely(!plx_list_empty(&g->dead)))
         work += reap(g);
     return work;
 }
 
-static int group_arm(struct plx_source *s)
+static int tcp_group_arm(struct plx_source *s)
 {
-    struct tcp_group *g = group_of(s);
+    struct tcp_group *g = tcp_group_of(s);
     plx_list_for_each(it, &g->dead) {
         struct tcp_conn *c = plx_list_entry(it, struct tcp_conn, link);
         if (!c->detaching && !c->qp.in_flight)
@@ -55,7 +55,7 @@ static int group_arm(struct plx_source *s)
     return 0;
 }
 
-static const struct plx_source_ops source_ops = {.poll = group_poll, .arm = group_arm};
+static const struct plx_source_ops source_ops = {.poll = tcp_group_poll, .arm = tcp_group_arm};
 
 static void tick(struct plx_timer *t)
 {

@@ -13,7 +13,7 @@ struct tcp_listener {
     struct plx_listener socket;
 };
 
-static struct tcp_listener *listener_of(struct plx_nvmf_listener *at)
+static struct tcp_listener *tcp_listener_of(struct plx_nvmf_listener *at)
 {
     return plx_container_of(at, struct tcp_listener, at);
 }
@@ -105,18 +105,18 @@ static int tcp_listen(struct plx_nvmf_target *t, const char *addr, uint16_t port
 
 static int tcp_accept(struct plx_nvmf_listener *at)
 {
-    return plx_listener_accept(&listener_of(at)->socket, nvmf_control_reactor(at->target));
+    return plx_listener_accept(&tcp_listener_of(at)->socket, nvmf_control_reactor(at->target));
 }
 
 static void tcp_deafen(struct plx_nvmf_listener *at)
 {
-    plx_listener_close(&listener_of(at)->socket);
+    plx_listener_close(&tcp_listener_of(at)->socket);
 }
 
 static void tcp_free_listener(struct plx_nvmf_listener *at)
 {
-    plx_listener_close(&listener_of(at)->socket);
-    free(listener_of(at));
+    plx_listener_close(&tcp_listener_of(at)->socket);
+    free(tcp_listener_of(at));
 }
 
 const struct nvmf_transport nvmf_transport_tcp = {
