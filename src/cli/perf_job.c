@@ -280,9 +280,11 @@ static inline bool reuse(struct perf_slot *s, uint64_t now)
         return false;
     case PERF_READBACK:
         return !read_back(job, s);
-    default:
-        return true;
+    case PERF_DRAINING:
+    case PERF_OVER:
+        break;
     }
+    return true;
 }
 
 static int step(struct perf_worker *w)

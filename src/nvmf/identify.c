@@ -292,7 +292,7 @@ static const struct page pages[] = {
 static uint16_t identify_check_ns(const struct nvmf_req *req, enum ns_use use)
 {
     uint32_t nsid = plx_get32(req->cmd.nsid);
-    bool ok;
+    bool ok = false;
     switch (use) {
     case NS_NONE:
         return PLX_SC_SUCCESS;
@@ -302,7 +302,7 @@ static uint16_t identify_check_ns(const struct nvmf_req *req, enum ns_use use)
     case NS_VALID:
         ok = nsid && nsid <= req->qp->ctrlr->subsys->max_namespaces;
         break;
-    default:
+    case NS_ACTIVE:
         ok = ns_of(req) != NULL;
         break;
     }

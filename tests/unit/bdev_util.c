@@ -95,9 +95,15 @@ static size_t data_bytes(const struct tu *t, enum plx_bdev_op op, uint32_t nlb)
         return sizeof(uint64_t);
     case PLX_BDEV_COMPARE_AND_WRITE:
         return (size_t)2 * nlb * t->info->block_size;
-    default:
-        return 0;
+    case PLX_BDEV_WRITE_ZEROES:
+    case PLX_BDEV_UNMAP:
+    case PLX_BDEV_FLUSH:
+    case PLX_BDEV_COPY:
+    case PLX_BDEV_RESET:
+    case PLX_BDEV_OPS:
+        break;
     }
+    return 0;
 }
 
 void tu_start(struct tu *t, struct tu_req *q, enum plx_bdev_op op, uint64_t lba, uint32_t nlb, void *data)

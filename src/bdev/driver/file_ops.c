@@ -257,8 +257,15 @@ void plx_file_submit(struct plx_bdev_channel *ch, struct plx_bdev_req *req)
         io->aio.call = allocated_bytes;
         file_io_begin(req, COUNT, PLX_AIO_CALL);
         break;
-    default: /* flush */
+    case PLX_BDEV_FLUSH:
         file_io_begin(req, SYNC, PLX_AIO_FDATASYNC);
+        break;
+    case PLX_BDEV_COMPARE:
+    case PLX_BDEV_COMPARE_AND_WRITE:
+    case PLX_BDEV_COPY:
+    case PLX_BDEV_RESET:
+    case PLX_BDEV_OPS: /* the core's */
+        plx_bdev_complete(req, PLX_SC_INVALID_OPCODE);
         break;
     }
 }

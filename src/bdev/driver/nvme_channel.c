@@ -331,7 +331,9 @@ void nvme_bio_submit(struct plx_bdev_channel *ch, struct plx_bdev_req *bio)
     case PLX_BDEV_COMPARE_AND_WRITE:
         bio_compare_and_write(nc, io, bio);
         break;
-    default:
+    case PLX_BDEV_ALLOCATED:
+    case PLX_BDEV_RESET:
+    case PLX_BDEV_OPS: /* not offered, or the core's */
         plx_bdev_complete(bio, PLX_SC_INVALID_OPCODE);
         break;
     }

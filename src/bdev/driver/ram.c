@@ -322,7 +322,12 @@ static void ram_submit(struct plx_bdev_channel *ch, struct plx_bdev_req *req)
     case PLX_BDEV_COMPARE_AND_WRITE:
         status = ram_compare(d, locked, req, offset, bytes);
         break;
-    default: /* flush: there is nothing more stable than this memory */
+    case PLX_BDEV_FLUSH: /* there is nothing more stable than this memory */
+        break;
+    case PLX_BDEV_ALLOCATED:
+    case PLX_BDEV_RESET:
+    case PLX_BDEV_OPS: /* not offered, or the core's */
+        status = PLX_SC_INVALID_OPCODE;
         break;
     }
     plx_bdev_complete(req, status);
