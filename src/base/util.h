@@ -65,4 +65,12 @@ static inline void plx_fetch(const void *memory, size_t len)
         __builtin_prefetch(p);
 }
 
+/* The same of memory that will be written soon. */
+static inline void plx_fetch_to_write(void *memory, size_t len)
+{
+    enum { LINE = 64 };
+    for (char *p = memory, *end = p + len; p < end; p += LINE)
+        __builtin_prefetch(p, 1);
+}
+
 #endif

@@ -554,6 +554,9 @@ void nvmf_io_abort(struct nvmf_req *req);
 /* The disk's own memory that a lent read is to be answered from, within the present round only. */
 const void *nvmf_io_map(struct nvmf_req *req);
 
+/* Fetches the memory of what may be a write that comes next, on a queue pair that has a namespace. */
+void nvmf_io_fetch(struct nvmf_qpair *qp, const uint8_t *raw);
+
 /* feature.c: the n-th feature identifier there is, or -1. */
 int nvmf_feature_id(unsigned n);
 /* feature.c: all features have their defaults again. */

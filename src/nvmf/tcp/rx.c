@@ -192,9 +192,11 @@ static size_t capsule_cmd(struct tcp_conn *c, const uint8_t *hdr, const struct n
         return capsule_data_comes(c, req, status, l, rest, n);
     if (plx_unlikely(status))
         nvmf_req_complete(&req->core, status);
-    else if (l->data)
+    else if (l->data) {
+        if (plx_likely(req->core.ns && n >= whole + NVME_TCP_CMD_LEN))
+            nvmf_io_fetch(qp, rest + whole + sizeof(struct nvme_tcp_hdr));
         capsule_data_here(c, req, rest, !l->digest || nvme_tcp_digest_ok(rest, l->data, rest + l->data));
-    else
+    } else
         start_command(c, req);
     return whole;
 }
