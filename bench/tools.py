@@ -111,9 +111,9 @@ def status_bytes(pid, field):
 # -- programs --------------------------------------------------------------------------------------------------------
 
 
-def serve(*disks, core=TARGET_CORE, options=(), poll="adaptive"):
+def serve(*disks, core=TARGET_CORE, options=(), poll="adaptive", prefix=()):
     """`pollux serve`, pinned."""
-    return Target(*disks, options=("-m", core, "--poll", poll, *options))
+    return Target(*disks, options=("-m", core, "--poll", poll, *options), prefix=prefix)
 
 
 def url(target, nsid=1, **settings):
