@@ -8,6 +8,7 @@
 #include <endian.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <string.h>
 
 typedef struct {
     uint16_t raw;
@@ -49,6 +50,20 @@ static inline plx_le32 plx_put32(uint64_t v)
 static inline plx_le64 plx_put64(uint64_t v)
 {
     return (plx_le64){htole64(v)};
+}
+
+/* The same in memory that is not aligned. */
+static inline uint32_t plx_peek32(const uint8_t *p)
+{
+    plx_le32 v;
+    memcpy(&v, p, sizeof v);
+    return plx_get32(v);
+}
+
+static inline void plx_poke32(uint8_t *p, uint32_t v)
+{
+    plx_le32 le = plx_put32(v);
+    memcpy(p, &le, sizeof le);
 }
 
 #endif

@@ -46,31 +46,35 @@ static inline int plx_hex(char c)
                                   : -1;
 }
 
+/* A prefetch wants to know at compile time whether it is for writing. */
+#define PLX_FETCH(memory, len, write)                                                                                  \
+    do {                                                                                                               \
+        enum { LINE = 64 }; /* what one prefetch brings, at least */                                                   \
+        const char *p_ = (memory), *end_ = p_ + (len);                                                                 \
+        for (; p_ + 8 * LINE <= end_; p_ += 8 * LINE) {                                                                \
+            __builtin_prefetch(p_, write);                                                                             \
+            __builtin_prefetch(p_ + LINE, write);                                                                      \
+            __builtin_prefetch(p_ + 2 * LINE, write);                                                                  \
+            __builtin_prefetch(p_ + 3 * LINE, write);                                                                  \
+            __builtin_prefetch(p_ + 4 * LINE, write);                                                                  \
+            __builtin_prefetch(p_ + 5 * LINE, write);                                                                  \
+            __builtin_prefetch(p_ + 6 * LINE, write);                                                                  \
+            __builtin_prefetch(p_ + 7 * LINE, write);                                                                  \
+        }                                                                                                              \
+        for (; p_ < end_; p_ += LINE)                                                                                  \
+            __builtin_prefetch(p_, write);                                                                             \
+    } while (0)
+
 /* Begins to bring memory into the cache that will be read soon. */
 static inline void plx_fetch(const void *memory, size_t len)
 {
-    enum { LINE = 64 }; /* what one prefetch brings, at least */
-    const char *p = memory, *end = p + len;
-    for (; p + 8 * LINE <= end; p += 8 * LINE) {
-        __builtin_prefetch(p);
-        __builtin_prefetch(p + LINE);
-        __builtin_prefetch(p + 2 * LINE);
-        __builtin_prefetch(p + 3 * LINE);
-        __builtin_prefetch(p + 4 * LINE);
-        __builtin_prefetch(p + 5 * LINE);
-        __builtin_prefetch(p + 6 * LINE);
-        __builtin_prefetch(p + 7 * LINE);
-    }
-    for (; p < end; p += LINE)
-        __builtin_prefetch(p);
+    PLX_FETCH(memory, len, 0);
 }
 
-/* The same of memory that will be written soon. */
-static inline void plx_fetch_to_write(void *memory, size_t len)
+/* The same of memory that will be written. */
+static inline void plx_fetch_to_write(const void *memory, size_t len)
 {
-    enum { LINE = 64 };
-    for (char *p = memory, *end = p + len; p < end; p += LINE)
-        __builtin_prefetch(p, 1);
+    PLX_FETCH(memory, len, 1);
 }
 
 #endif

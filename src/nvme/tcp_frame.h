@@ -91,14 +91,14 @@ static inline bool nvme_tcp_frame_between(const struct nvme_tcp_frame *f)
 
 static inline bool nvme_tcp_digest_ok(const void *data, size_t len, const uint8_t *digest)
 {
-    return plx_crc32c(data, len) == nvme_tcp_get32(digest);
+    return plx_crc32c(data, len) == plx_peek32(digest);
 }
 
 /* ---- data ---- */
 
 static inline void nvme_tcp_frame_complete(struct nvme_tcp_frame *f, const struct nvme_tcp_frame_ops *ops)
 {
-    bool ok = f->discard || !f->digest_len || nvme_tcp_get32(f->digest) == plx_crc32c_end(f->crc);
+    bool ok = f->discard || !f->digest_len || plx_peek32(f->digest) == plx_crc32c_end(f->crc);
     f->state = NVME_TCP_FRAME_HEADER;
     ops->data(f, ok);
 }
@@ -173,7 +173,7 @@ static inline size_t nvme_tcp_frame_pdu(struct nvme_tcp_frame *f, const struct n
     uint8_t type = hdr[offsetof(struct nvme_tcp_hdr, type)], hlen = hdr[offsetof(struct nvme_tcp_hdr, hlen)];
     f->pdus++;
     if (plx_unlikely(f->rules.header_digest) && type >= NVME_TCP_CMD && !nvme_tcp_digest_ok(hdr, hlen, hdr + hlen)) {
-        const struct nvme_tcp_error err = {NVME_TCP_FES_HEADER_DIGEST, nvme_tcp_get32(hdr + hlen)};
+        const struct nvme_tcp_error err = {NVME_TCP_FES_HEADER_DIGEST, plx_peek32(hdr + hlen)};
         ops->fatal(f, &err, hdr, hlen);
         return 0;
     }

@@ -138,7 +138,7 @@ struct nvme_tcp_layout nvme_tcp_layout(const struct nvme_tcp_hdr *hdr)
 void nvme_tcp_put_header_digest(const struct nvme_tcp_rules *rules, uint8_t *pdu, unsigned hlen)
 {
     if (rules->header_digest)
-        nvme_tcp_put32(pdu + hlen, plx_crc32c(pdu, hlen));
+        plx_poke32(pdu + hlen, plx_crc32c(pdu, hlen));
 }
 
 struct nvme_tcp_ic nvme_tcp_make_ic(enum nvme_tcp_type type, const struct nvme_tcp_rules *rules, uint32_t max)

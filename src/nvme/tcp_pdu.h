@@ -148,19 +148,6 @@ struct nvme_tcp_layout nvme_tcp_layout(const struct nvme_tcp_hdr *hdr);
 
 /* ---- building them ---- */
 
-static inline uint32_t nvme_tcp_get32(const uint8_t *p)
-{
-    plx_le32 v;
-    memcpy(&v, p, sizeof v);
-    return plx_get32(v);
-}
-
-static inline void nvme_tcp_put32(uint8_t *p, uint32_t v)
-{
-    plx_le32 le = plx_put32(v);
-    memcpy(p, &le, sizeof le);
-}
-
 /* Bytes of a PDU header of len bytes with its digest. */
 static inline unsigned nvme_tcp_with_digest(const struct nvme_tcp_rules *rules, unsigned len)
 {

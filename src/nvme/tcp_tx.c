@@ -35,7 +35,7 @@ static void put_data(struct nvme_tcp_qp *q, struct nvme_tcp_slot *slot, uint32_t
         len -= (uint32_t)n;
     }
     if (q->frame.rules.data_digest)
-        nvme_tcp_put32(nvme_tcp_put(q, NVME_TCP_DIGEST), plx_crc32c_end(crc));
+        plx_poke32(nvme_tcp_put(q, NVME_TCP_DIGEST), plx_crc32c_end(crc));
     slot->tx_end = q->tx_queued;
 }
 

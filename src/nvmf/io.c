@@ -155,14 +155,15 @@ const void *nvmf_io_map(struct nvmf_req *req)
  */
 void nvmf_io_fetch(struct nvmf_qpair *qp, const uint8_t *raw)
 {
-    struct nvme_cmd cmd;
-    memcpy(&cmd, raw, sizeof cmd);
-    uint32_t nsid = plx_get32(cmd.nsid), nlb = (plx_get32(cmd.cdw12) & 0xffff) + 1;
+    uint32_t nsid = plx_peek32(raw + offsetof(struct nvme_cmd, nsid)),
+             nlb = (plx_peek32(raw + offsetof(struct nvme_cmd, cdw12)) & 0xffff) + 1;
     const struct nvmf_nsref *ns = nsid - 1 < qp->view->n ? qp->view->ns[nsid - 1] : NULL;
-    if (cmd.opcode != NVME_IO_WRITE || !ns)
+    if (raw[offsetof(struct nvme_cmd, opcode)] != NVME_IO_WRITE || !ns)
         return;
-    uint64_t lba = plx_get32(cmd.cdw10) | (uint64_t)plx_get32(cmd.cdw11) << 32;
-    void *memory = (void *)(uintptr_t)plx_bdev_map(ns->ch, lba, nlb);
+    const void *memory = plx_bdev_map(ns->ch,
+                                      plx_peek32(raw + offsetof(struct nvme_cmd, cdw10)) |
+                                          (uint64_t)plx_peek32(raw + offsetof(struct nvme_cmd, cdw11)) << 32,
+                                      nlb);
     if (memory)
         plx_fetch_to_write(memory, plx_min_u64((uint64_t)nlb << ns->block_shift, FETCH_TO_WRITE));
 }

@@ -59,7 +59,7 @@ static void build_data(const struct tcp_conn *c, struct tcp_req *req)
     if (plx_unlikely(c->frame.rules.header_digest))
         nvme_tcp_put_header_digest(&c->frame.rules, req->head, sizeof pdu);
     if (plx_unlikely(digest) && !req->core.lent)
-        nvme_tcp_put32(req->tail, plx_crc32c(req->core.data, req->core.len));
+        plx_poke32(req->tail, plx_crc32c(req->core.data, req->core.len));
     if (!success) {
         build_response(c, req, req->tail + digest);
         req->tail_len += c->head_len;
@@ -298,7 +298,7 @@ static bool lend(struct tcp_conn *c, struct tcp_req *req, size_t skip, const uin
     if (plx_unlikely(!*memory))
         return taken_back(c, req, skip);
     if (c->frame.rules.data_digest && skip <= before)
-        nvme_tcp_put32(req->tail, sum_lent(req, *memory));
+        plx_poke32(req->tail, sum_lent(req, *memory));
     return true;
 }
 
