@@ -365,6 +365,7 @@ static int file_open(const struct plx_url *url, struct plx_bdev **out, struct pl
     }
     if (direct)
         try_direct(f, url->body);
+    f->way = plx_aio_way_of(f->fd);
     f->bdev.ops = &file_ops;
     f->bdev.info.request_context = sizeof(struct plx_file_io);
     *out = &f->bdev;
