@@ -15,6 +15,13 @@ enum plx_aio_op {
     PLX_AIO_CALL,      /* call: anything that may block, such as an ioctl; always run by a worker thread */
 };
 
+/* How reads and writes of a file are done. */
+enum plx_aio_way {
+    PLX_AIO_ASYNC,    /* the kernel begins them at once, and tells when they have ended */
+    PLX_AIO_THREADED, /* it hands each to a thread of its own, which shares the reactor's core */
+    PLX_AIO_MEMORY,   /* it would, but nothing there waits for a device: the reactor reads by itself */
+};
+
 /*
  * One operation, memory of the caller's, who leaves it and what it points to alone until done is called, on the
  * reactor that it was submitted on and never from within plx_aio_submit(). res is then what the system call would
@@ -25,11 +32,12 @@ struct plx_aio {
     int64_t res;
     int fd;
     enum plx_aio_op op;
+    enum plx_aio_way way; /* of the file: plx_aio_way_of() */
     const struct iovec *iov;
     unsigned iovcnt;
     int mode; /* PLX_AIO_WRITE: RWF_ flags; PLX_AIO_FALLOCATE: its mode */
     uint64_t offset;
-    uint64_t length;
+    uint64_t length;                     /* of a read or write at least what iov holds */
     int64_t (*call)(struct plx_aio *io); /* PLX_AIO_CALL: on another thread; returns res */
     /* The engine's. */
     struct plx_aio *next;
@@ -41,7 +49,13 @@ struct plx_aio {
  */
 int plx_aio_prepare(struct plx_reactor *r);
 
-/* Submits; operations are gathered and reach the kernel in the reactor's next round, or before it sleeps. */
+/* Looks at an open file, a block device included. */
+enum plx_aio_way plx_aio_way_of(int fd);
+
+/*
+ * Submits. Operations are gathered, and reach the kernel in the reactor's next round at the latest, or before it
+ * sleeps.
+ */
 void plx_aio_submit(struct plx_reactor *r, struct plx_aio *io);
 
 /* Tries to end an operation early; done is called either way, later, with -ECANCELED if it was ended. */

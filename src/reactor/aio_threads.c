@@ -44,7 +44,7 @@ static int64_t write_flagged(const struct plx_aio *io, int iovcnt)
     return n >= 0 && fdatasync(io->fd) < 0 ? -errno : call_result(n);
 }
 
-static int64_t perform(struct plx_aio *io)
+int64_t plx_aio_perform(struct plx_aio *io)
 {
     int iovcnt = io->iovcnt < IOV_MAX ? (int)io->iovcnt : IOV_MAX; /* more are a short transfer */
     switch (io->op) {
@@ -87,7 +87,7 @@ static void *work(void *arg)
                 w->tail = &w->queue;
             w->queued--;
             pthread_mutex_unlock(&w->lock);
-            deliver(w, io, perform(io));
+            deliver(w, io, plx_aio_perform(io));
             pthread_mutex_lock(&w->lock);
             continue;
         }

@@ -5,10 +5,12 @@
  */
 #include "bdev_util.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/filter.h>
 #include <linux/loop.h>
+#include <linux/magic.h>
 #include <linux/seccomp.h>
 #include <poll.h>
 #include <sched.h>
@@ -20,6 +22,7 @@
 #include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/vfs.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -435,6 +438,42 @@ static void blocks_of_4096_are_possible(void **state)
     close_and_remove(&t);
 }
 
+/* ---- a file in memory ---- */
+
+static int count_threads(void)
+{
+    DIR *dir = opendir("/proc/self/task");
+    int n = 0;
+    assert_non_null(dir);
+    while (readdir(dir))
+        n++;
+    closedir(dir);
+    return n;
+}
+
+static void a_file_in_memory_is_read_without_a_thread(void **state)
+{
+    (void)state;
+    static const struct config memory = {"/dev/shm", true, true};
+    struct tu t;
+    struct statfs fs;
+    if (statfs(memory.dir, &fs) < 0 || fs.f_type != TMPFS_MAGIC) {
+        print_message("  skipped: %s is no tmpfs\n", memory.dir);
+        skip();
+    }
+    make_file(memory.dir, SIZE);
+    open_with(&t, &memory, "");
+    uint8_t *buf = tu_pattern(MIB, 1);
+    int before = count_threads();
+    assert_int_equal(tu_io(&t, PLX_BDEV_READ, 0, 8, buf), 0);
+    assert_true(zeroed(buf, 4096));
+    assert_int_equal(count_threads(), before);
+    assert_int_equal(tu_io(&t, PLX_BDEV_READ, 0, MIB / 512, buf), 0); /* which is long */
+    assert_int_equal(count_threads(), before + 1);
+    free(buf);
+    close_and_remove(&t);
+}
+
 /* ---- a full disk ---- */
 
 static void a_full_disk_says_so_and_works_again_later(void **state)
@@ -767,6 +806,7 @@ int main(void)
         cmocka_unit_test(blocks_of_4096_are_possible),
     };
     const struct CMUnitTest once[] = {
+        cmocka_unit_test(a_file_in_memory_is_read_without_a_thread),
         cmocka_unit_test(a_full_disk_says_so_and_works_again_later),
         cmocka_unit_test(what_cannot_be_a_disk_gets_a_sentence),
         cmocka_unit_test(a_file_that_cannot_be_written_is_offered_read_only),

@@ -411,6 +411,7 @@ static int file_open(const struct plx_url *url, struct plx_bdev **out, struct pl
     }
     if (direct)
         try_direct(f, url->body);
+    f->way = plx_aio_way_of(f->fd);
     f->bdev.ops = &file_ops;
     *out = &f->bdev;
     return 0;

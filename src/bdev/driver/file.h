@@ -10,6 +10,7 @@
 struct plx_file {
     struct plx_bdev bdev;
     int fd;
+    enum plx_aio_way way;
     bool block_device;
     bool direct;        /* past the page cache */
     uint32_t mem_align; /* direct: what the addresses of memory are multiples of; a power of two */

@@ -80,7 +80,6 @@ static void file_begin_range(struct plx_bdev_req *req, enum state state, int mod
     struct plx_file_io *io = io_of(req);
     io->aio.mode = mode | FALLOC_FL_KEEP_SIZE;
     io->aio.offset = req->lba << req->ch->bdev->block_shift;
-    io->aio.length = io->length;
     file_io_begin(req, state, file_of(req)->block_device ? PLX_AIO_CALL : PLX_AIO_FALLOCATE);
 }
 
@@ -229,10 +228,11 @@ void plx_file_submit(struct plx_bdev_channel *ch, struct plx_bdev_req *req)
     struct plx_file_io *io = io_of(req);
     io->aio.done = file_io_step;
     io->aio.fd = f->fd;
+    io->aio.way = f->way;
     io->aio.call = device_range;
     io->piece.mem = NULL;
     io->tail.entry = NULL;
-    io->length = (uint64_t)req->nlb << ch->bdev->block_shift;
+    io->length = io->aio.length = (uint64_t)req->nlb << ch->bdev->block_shift;
     io->done = io->retries = 0;
     io->bounced = io->aborted = false;
     switch ((enum plx_bdev_op)req->op) {

@@ -1,0 +1,273 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * Asynchronous file I/O: what the reactor reads by itself. What is read and written is in test_bdev_file.c.
+ *
+ * The calls that tell are linked to wrappers, which count them.
+ */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/sysinfo.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "base/util.h"
+#include "reactor/aio.h"
+
+enum { KIB = 1024, READ = 4 * KIB, MANY = 100 };
+
+/* ---- the wrapped calls ---- */
+
+static pthread_t tester;
+static unsigned own_calls, looks;
+static unsigned long swapped;
+
+ssize_t __real_preadv64(int fd, const struct iovec *iov, int n, off_t at);
+ssize_t __wrap_preadv64(int fd, const struct iovec *iov, int n, off_t at);
+ssize_t __wrap_preadv64(int fd, const struct iovec *iov, int n, off_t at)
+{
+    if (pthread_equal(pthread_self(), tester))
+        own_calls++;
+    return __real_preadv64(fd, iov, n, at);
+}
+
+ssize_t __real_pwritev64v2(int fd, const struct iovec *iov, int n, off_t at, int flags);
+ssize_t __wrap_pwritev64v2(int fd, const struct iovec *iov, int n, off_t at, int flags);
+ssize_t __wrap_pwritev64v2(int fd, const struct iovec *iov, int n, off_t at, int flags)
+{
+    if (pthread_equal(pthread_self(), tester))
+        own_calls++;
+    return __real_pwritev64v2(fd, iov, n, at, flags);
+}
+
+int __wrap_sysinfo(struct sysinfo *info);
+int __wrap_sysinfo(struct sysinfo *info)
+{
+    looks++;
+    *info = (struct sysinfo){.totalswap = 1000, .freeswap = 1000 - swapped};
+    return 0;
+}
+
+/* ---- reads ---- */
+
+struct io {
+    struct plx_aio aio;
+    struct iovec iov;
+    _Atomic int done;
+    uint8_t data[READ];
+};
+
+static struct plx_reactor *r;
+static struct io ios[MANY];
+static int file = -1;
+
+static void count_done(struct plx_aio *aio)
+{
+    plx_container_of(aio, struct io, aio)->done++;
+}
+
+static struct plx_aio *init_io(struct io *io, int fd, enum plx_aio_way way, uint64_t at)
+{
+    io->done = 0;
+    io->iov = (struct iovec){io->data, READ};
+    io->aio = (struct plx_aio){.done = count_done,
+                               .fd = fd,
+                               .op = PLX_AIO_READ,
+                               .way = way,
+                               .iov = &io->iov,
+                               .iovcnt = 1,
+                               .offset = at,
+                               .length = READ};
+    return &io->aio;
+}
+
+static void read_many(int fd, enum plx_aio_way way, int n)
+{
+    for (int i = 0; i < n; i++)
+        plx_aio_submit(r, init_io(&ios[i], fd, way, (uint64_t)i * READ));
+}
+
+static int ended(void)
+{
+    int n = 0;
+    for (int i = 0; i < MANY; i++) {
+        assert_true(ios[i].done <= 1);
+        n += ios[i].done;
+    }
+    return n;
+}
+
+static void run_until_ended(int n)
+{
+    while (ended() < n) {
+        if (plx_reactor_poll(r) || plx_reactor_arm(r))
+            continue;
+        struct pollfd p = {.fd = plx_reactor_fd(r), .events = POLLIN};
+        assert_int_equal(poll(&p, 1, 30000), 1);
+    }
+}
+
+static void read_one(struct io *io, uint64_t length)
+{
+    init_io(io, file, plx_aio_way_of(file), 0);
+    io->aio.length = length;
+    plx_aio_submit(r, &io->aio);
+    run_until_ended(1);
+    assert_int_equal(io->aio.res, READ);
+}
+
+/* A reactor with an engine, and a file in memory whose blocks tell their number. */
+static void make(enum plx_poll_mode mode, bool threads)
+{
+    struct plx_reactor_opts opts = {.core = -1, .mode = mode};
+    uint8_t block[READ];
+    tester = pthread_self();
+    own_calls = looks = 0;
+    swapped = 0;
+    for (int i = 0; i < MANY; i++)
+        ios[i].done = 0;
+    file = memfd_create("pollux-test", MFD_CLOEXEC);
+    assert_true(file >= 0);
+    for (int i = 0; i < MANY; i++) {
+        memset(block, i, sizeof block);
+        assert_int_equal(pwrite(file, block, sizeof block, (off_t)i * READ), READ);
+    }
+    assert_int_equal(plx_reactor_create(&r, &opts), 0);
+    if (threads)
+        plx_aio_force_threads(r);
+    assert_int_equal(plx_aio_prepare(r), 0);
+}
+
+static void unmake(void)
+{
+    plx_reactor_destroy(r);
+    close(file);
+}
+
+/* ---- memory ---- */
+
+static void the_node_of_a_device_is_not_taken_for_memory(void **state)
+{
+    (void)state;
+    char dir[] = "/var/tmp/pollux-aio-XXXXXX";
+    make(PLX_POLL_ADAPTIVE, false);
+    assert_int_equal(plx_aio_way_of(file), PLX_AIO_MEMORY);
+    int device = open("/dev/full", O_RDONLY | O_CLOEXEC); /* it knows no RWF_NOWAIT, and /dev is a tmpfs */
+    assert_true(device >= 0);
+    assert_int_not_equal(plx_aio_way_of(device), PLX_AIO_MEMORY);
+    close(device);
+    assert_non_null(mkdtemp(dir));
+    int directory = open(dir, O_RDONLY | O_CLOEXEC);
+    assert_int_not_equal(plx_aio_way_of(directory), PLX_AIO_MEMORY);
+    close(directory);
+    rmdir(dir);
+    unmake();
+}
+
+static void memory_is_read_by_the_reactor(void **state)
+{
+    make(PLX_POLL_ADAPTIVE, *(bool *)*state);
+    read_many(file, PLX_AIO_MEMORY, MANY);
+    assert_int_equal(ended(), 0); /* never within the submission */
+    assert_int_equal(looks, 1);   /* for swapped memory */
+    run_until_ended(MANY);
+    assert_int_equal(own_calls, MANY);
+    for (int i = 0; i < MANY; i++) {
+        assert_int_equal(ios[i].aio.res, READ);
+        assert_true(ios[i].data[0] == i && !memcmp(ios[i].data, ios[i].data + 1, READ - 1));
+    }
+    unmake();
+}
+
+static void a_round_reads_only_so_much(void **state)
+{
+    make(PLX_POLL_ADAPTIVE, *(bool *)*state);
+    read_many(file, PLX_AIO_MEMORY, MANY);
+    for (int before = 0; before < MANY; before = ended()) {
+        assert_true(plx_reactor_arm(r)); /* it must not sleep on the rest */
+        assert_true(plx_reactor_poll(r) > 0);
+        assert_in_range(ended() - before, 1, 32);
+    }
+    assert_false(plx_reactor_arm(r));
+    unmake();
+}
+
+static void reads_of_memory_end_once_though_cancelled(void **state)
+{
+    make(PLX_POLL_ADAPTIVE, *(bool *)*state);
+    read_many(file, PLX_AIO_MEMORY, MANY);
+    for (int i = 0; i < MANY; i++) {
+        plx_aio_cancel(r, &ios[i].aio);
+        if (i == MANY / 2)
+            plx_reactor_poll(r);
+    }
+    run_until_ended(MANY);
+    plx_reactor_poll(r);
+    assert_false(plx_reactor_arm(r)); /* nobody waits for the end of a cancel */
+    unmake();
+}
+
+static void long_reads_and_writes_are_left_to_threads(void **state)
+{
+    make(PLX_POLL_ADAPTIVE, *(bool *)*state);
+    read_one(&ios[0], 128 * KIB);
+    assert_int_equal(own_calls, 1);
+    read_one(&ios[0], 128 * KIB + 512);
+    assert_int_equal(own_calls, 1);
+    struct plx_aio *write = init_io(&ios[0], file, PLX_AIO_MEMORY, 0);
+    write->op = PLX_AIO_WRITE;
+    plx_aio_submit(r, write);
+    run_until_ended(1);
+    assert_int_equal(write->res, READ);
+    assert_int_equal(own_calls, 1);
+    unmake();
+}
+
+static void swapped_memory_is_left_to_threads(void **state)
+{
+    make(PLX_POLL_ADAPTIVE, *(bool *)*state);
+    swapped = 1;
+    read_one(&ios[0], READ);
+    assert_int_equal(own_calls, 0);
+    swapped = 0;
+    for (time_t limit = time(NULL) + 60; !own_calls && time(NULL) < limit;) /* it is not looked at for every read */
+        read_one(&ios[0], READ);
+    assert_int_equal(own_calls, 1);
+    unmake();
+}
+
+int main(void)
+{
+    static bool uring = false, threads = true;
+    static const struct CMUnitTest each[] = {
+        cmocka_unit_test(memory_is_read_by_the_reactor),
+        cmocka_unit_test(a_round_reads_only_so_much),
+        cmocka_unit_test(reads_of_memory_end_once_though_cancelled),
+        cmocka_unit_test(long_reads_and_writes_are_left_to_threads),
+        cmocka_unit_test(swapped_memory_is_left_to_threads),
+    };
+    const struct CMUnitTest once[] = {
+        cmocka_unit_test(the_node_of_a_device_is_not_taken_for_memory),
+    };
+    struct CMUnitTest tests[PLX_ARRAY_SIZE(each)];
+    int failed = 0;
+    for (int i = 0; i < 2; i++) {
+        for (size_t k = 0; k < PLX_ARRAY_SIZE(each); k++) {
+            tests[k] = each[k];
+            tests[k].initial_state = i ? &threads : &uring;
+        }
+        failed += cmocka_run_group_tests_name(i ? "threads" : "io_uring", tests, NULL, NULL);
+    }
+    return failed + cmocka_run_group_tests(once, NULL, NULL);
+}
