@@ -6,6 +6,7 @@ import re
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,8 @@ HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]  # guest.py here, target.py above
 
 import target as pollux  # noqa: E402
-from guest import HOST_ADDRESS, Guest  # noqa: E402
+from control import Control  # noqa: E402
+from guest import HOST_ADDRESS, LIMIT, Guest  # noqa: E402
 
 IMAGE_MISSING_TOOLS = 77  # scripts/vm-image: this machine lacks a program
 
@@ -108,12 +110,61 @@ class Host:
             [ $(wc -l </tmp/found) = {namespaces} ]""").splitlines()
         return [line.split()[1] for line in lines]
 
+    def wait_progress(self, device, kib, during, before="", after=""):
+        """Waits until the disk has moved that much more, unless the load ends by itself. before, after: what is to be
+        done then. What that prints."""
+        job = self.guest.spawn(f"""
+            {before}
+            moved() {{ read -r _ _ in _ _ _ out _ </sys/block/{os.path.basename(device)}/stat; moved=$((in + out)); }}
+            moved; end=$((moved + {2 * kib}))
+            while [ $moved -lt $end ]; do sleep 0.05; moved; done
+            {after}""")
+        deadline = time.monotonic() + LIMIT
+        while not job.done() and not during.done() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        if not job.done():
+            job.kill()
+            what = f"ended with {during.status} early:\n{during.output}" if during.done() else "makes no progress"
+            raise self.guest.error(f"{during.command} {what}")
+        return job.output
+
     def disconnect(self):
         self.sh("nvme disconnect-all")
 
     def trouble(self):
         return [line for line in self.log().splitlines()
                 if TROUBLE.search(line) and not any(pattern.search(line) for pattern in self.expected)]
+
+
+class VerifiedLoad:
+    """fio on a block device of the host: writes all of it, reads and compares what it has just written, and begins
+    anew, until the block is left: then it must have found nothing wrong."""
+
+    FIO = "fio --name=verified --ioengine=libaio --iodepth=16 --direct=1 --rw=randwrite --bsrange=4k-64k" \
+          " --loops=1000000" \
+          " --verify=crc32c --verify_fatal=1 --verify_backlog=32 --randrepeat=0"
+    INTERRUPTED = 128  # fio's exit status when all was well until SIGINT
+
+    def __init__(self, host, device, options="--size=16M"):
+        self.host, self.device = host, device
+        self.job = host.guest.spawn(f"exec {self.FIO} --filename={device} {options}")
+
+    def goes_on(self, kib=4096):
+        """Waits until that much more has been written and read; more than is in flight, by default."""
+        self.host.wait_progress(self.device, kib, self.job)
+
+    def __enter__(self):
+        self.goes_on()
+        return self
+
+    def __exit__(self, kind, value, trace):
+        if value is not None:
+            self.job.kill()
+            return
+        self.goes_on()
+        self.job.interrupt()
+        status, output = self.job.wait()
+        assert status == self.INTERRUPTED, f"exit status {status}\n{output}"
 
 
 FAILED = pytest.StashKey()
@@ -135,7 +186,21 @@ def serve():
 
 
 @pytest.fixture
-def host(guest, request, serve):  # pylint: disable=unused-argument  # the host has to go before its targets do
+def control():
+    """control(reactors): a running program that is told what to serve; it has ended well when the test is over."""
+    with contextlib.ExitStack() as stack:
+        made = []
+
+        def start(reactors=2):
+            made.append(stack.enter_context(Control(reactors)))
+            return made[-1]
+
+        start.made = made
+        yield start
+
+
+@pytest.fixture
+def host(guest, request, serve, control):  # pylint: disable=unused-argument  # the host goes before its targets do
     """The host, with nothing connected. After the test its kernel's log has to be free of complaints."""
     machine = Host(guest, request.node.name)
     yield machine
@@ -156,3 +221,5 @@ def pytest_runtest_makereport(item):
         report.sections.append(("guest's kernel log", fixtures["host"].guest.console_tail()))
     for target in fixtures["serve"].targets if "serve" in fixtures else ():
         report.sections.append((f"target {' '.join(target.disks)}", f"{target.stdout}\n{target.stderr}"))
+    for each in fixtures["control"].made if "control" in fixtures else ():
+        report.sections.append((" ".join(each.words), each.stderr))

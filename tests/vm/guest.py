@@ -22,8 +22,7 @@ import time
 from pathlib import Path
 
 HOST_ADDRESS = "10.0.2.2"  # this machine's 127.0.0.1, as seen in the guest
-BOOT_TIMEOUT = 300  # for a guest that hangs
-QMP_TIMEOUT = 60
+LIMIT = 300  # seconds that anything in it may take: for what hangs, on a machine that others use too
 CONSOLE_TAIL = 60  # lines of the kernel's log that go with an error
 
 # One QEMU thread for all virtual CPUs: they take turns, which costs no speed and gives an I/O queue for each of them.
@@ -52,7 +51,7 @@ class Job:
         self.guest._receive(0)
         return self.status is not None
 
-    def wait(self, timeout=60):
+    def wait(self, timeout=LIMIT):
         """(exit status, output) of the command. If it takes longer than that, it is killed and GuestError raised."""
         deadline = time.monotonic() + timeout
         while self.status is None:
@@ -63,6 +62,10 @@ class Job:
                 raise self.guest.error(f"no end after {timeout} s: {self.command}\n{blocked}")
             self.guest._receive(left)
         return self.status, self.output
+
+    def interrupt(self):
+        """Send it SIGINT: the command itself, where the script is `exec COMMAND`."""
+        self.guest.sh(f"kill -INT $(cat /run/job/{self.number}.pid)")
 
     def kill(self):
         """Kill the command and its children. One that waits in the kernel stays there."""
@@ -113,7 +116,7 @@ class Guest:
         self._channel, agent = socket.socketpair()
         ours, monitor = socket.socketpair()
         with ours:
-            ours.settimeout(QMP_TIMEOUT)
+            ours.settimeout(LIMIT)
             self._monitor = ours.makefile("rw", encoding="ascii")
         network = "user,id=net" + "".join(f",hostfwd=tcp:127.0.0.1:{here}-:{there}" for here, there in self.forward)
         command = [
@@ -131,7 +134,7 @@ class Guest:
             self.qemu = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
                                          pass_fds=[agent.fileno(), monitor.fileno()])
         started = time.monotonic()
-        self._jobs[0].wait(BOOT_TIMEOUT)
+        self._jobs[0].wait()
         self.boot_seconds = time.monotonic() - started
         self.qmp("qmp_capabilities")
 
@@ -142,18 +145,18 @@ class Guest:
         self._send(f"run {job.number} {base64.b64encode(command.encode()).decode()}")
         return job
 
-    def run(self, command, timeout=60):
+    def run(self, command, timeout=LIMIT):
         """Run a shell command: (exit status, output with standard error)."""
         return self.spawn(command).wait(timeout)
 
-    def sh(self, command, timeout=60):
+    def sh(self, command, timeout=LIMIT):
         """Output of a shell command that has to succeed."""
         status, output = self.run(command, timeout)
         if status:
             raise CommandFailed(f"exit status {status} in the guest: {command}\n{output}{self.console_tail()}")
         return output
 
-    def wait_until(self, command, timeout=30, during=()):
+    def wait_until(self, command, timeout=LIMIT, during=()):
         """Wait for a shell command to succeed; its output. No use in waiting longer than the jobs `during` it run."""
         deadline = time.monotonic() + timeout
         while True:

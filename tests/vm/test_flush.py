@@ -7,6 +7,7 @@ import sys
 import conftest
 import pytest
 import target as pollux
+from guest import LIMIT
 
 sys.path.append(str(conftest.HERE.parent / "integration"))
 
@@ -16,7 +17,6 @@ from spec import FUSE_FIRST, FUSE_SECOND  # noqa: E402
 
 NQN = "nqn.2026-01.example:flushed"
 LOG = "/run/flushed.log"
-LIMIT = 120
 BLOCK, MUCH = 512, 64 << 10  # in a command's capsule, and for an R2T
 
 # What the disk's I/O goes through, by what the kernel refuses. Before Linux 4.7 there is no pwritev2.
@@ -39,10 +39,10 @@ class Served:
 
     def __enter__(self):
         try:
-            self.sh(self.prepare, LIMIT)
+            self.sh(self.prepare)
             self.sh(f"systemd-run --quiet --collect --unit=flushed {self.properties} -p StandardOutput=truncate:{LOG} "
                     f"pollux serve -v -l 0.0.0.0:4420 --allow-any-host --poll sleep -n {NQN} {self.path}")
-            self.log = self.machine.wait_until(f"grep -B 99 'listening on' {LOG}", LIMIT)
+            self.log = self.machine.wait_until(f"grep -B 99 'listening on' {LOG}")
         except BaseException:
             self.stop()
             raise
@@ -52,7 +52,7 @@ class Served:
         self.stop()
 
     def stop(self):
-        self.machine.run("systemctl stop flushed; umount /mnt", LIMIT)
+        self.machine.run("systemctl stop flushed; umount /mnt")
 
     def flushes(self):
         """How often the device has been flushed."""
@@ -86,7 +86,7 @@ def test_host_flushes(installed, tmp_path):
 def test_kernel_host_flushes(installed):
     """The kernel's host, on the machine's own loopback: what it writes synchronously, and what it flushes."""
     with Served(installed, "device") as served:
-        served.sh(f"nvme connect -t tcp -a 127.0.0.1 -s 4420 -n {NQN}", LIMIT)
+        served.sh(f"nvme connect -t tcp -a 127.0.0.1 -s 4420 -n {NQN}")
         try:
             device = installed.wait_until("ls /dev/nvme*n1").strip()
             seen = [served.flushes()]
@@ -96,7 +96,7 @@ def test_kernel_host_flushes(installed):
             served.sh(f"nvme flush {device}")
             seen.append(served.flushes())
         finally:
-            served.sh("nvme disconnect-all", LIMIT)
+            served.sh("nvme disconnect-all")
         assert seen[0] == seen[1] < seen[2] < seen[3] < seen[4], seen
 
 

@@ -14,10 +14,9 @@ import time
 import conftest
 import pytest
 import target as pollux
-from guest import Guest
+from guest import LIMIT, Guest
 
 KIB, MIB = 1 << 10, 1 << 20
-LIMIT = 120  # seconds that a command of ours may take: for hung runs only
 NQN = "nqn.2026-01.example:kernel"
 OTHER_NQN = "nqn.2026-01.example:other"
 FRIEND = "nqn.2014-08.org.nvmexpress:uuid:22222222-2222-4222-8222-222222222222"
@@ -74,6 +73,7 @@ class Nvmet:
 
     def __init__(self, host):
         self.host, self.guest, self.sh = host, host.guest, host.sh
+        self.wait_progress = host.wait_progress
         self.here = [None, *(here for here, _ in host.guest.forward)]  # by port, from 1 on
         self._loops = 0
 
@@ -105,24 +105,6 @@ class Nvmet:
         """A file of one that cannot: nvmet offers Write Zeroes, and then refuses it as an opcode that it has not."""
         self.sh(f"truncate -s {mib}M /run/disks/file")
         return "/run/disks/file"
-
-    def wait_progress(self, device, kib, during, before="", after=""):
-        """Waits until the disk has moved that much more, unless the load ends by itself. before, after: what is to be
-        done then. What that prints."""
-        job = self.guest.spawn(f"""
-            {before}
-            moved() {{ read -r _ _ in _ _ _ out _ </sys/block/{os.path.basename(device)}/stat; moved=$((in + out)); }}
-            moved; end=$((moved + {2 * kib}))
-            while [ $moved -lt $end ]; do sleep 0.05; moved; done
-            {after}""")
-        deadline = time.monotonic() + LIMIT
-        while not job.done() and not during.done() and time.monotonic() < deadline:
-            time.sleep(0.01)
-        if not job.done():
-            job.kill()
-            what = f"ended with {during.status} early:\n{during.output}" if during.done() else "makes no progress"
-            raise self.guest.error(f"{during.command} {what}")
-        return job.output
 
     def wait_standstill(self, device):
         name = os.path.basename(device)
