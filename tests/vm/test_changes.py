@@ -145,7 +145,9 @@ def test_a_disk_that_grows_and_shrinks(host, target, load, disk):
 def test_hosts_are_let_in_and_shut_out(host, target, load):
     """A stranger, who is shut out while he is connected. The other one is not disturbed."""
     host.expect(r"nvme nvme1|nvme1|nvme0c1n1|not allowed|Connect")
-    connect = f"nvme connect {host.address(target)} -n {NQN} --hostnqn={STRANGER} --hostid={STRANGER[-36:]} {CONNECT}"
+    port = target("listen", "127.0.0.1:0")  # nvme-cli takes the same subsystem at the same address for the same
+    connect = (f"nvme connect -t tcp -a {HOST_ADDRESS} -s {port} -n {NQN} --hostnqn={STRANGER}"
+               f" --hostid={STRANGER[-36:]} {CONNECT}")
     target("allow", NQN, HOST)
     target.change("disallow", NQN, "any")
     load.goes_on()

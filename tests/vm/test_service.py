@@ -20,7 +20,8 @@ systemctl stop 'pollux*'
 systemctl reset-failed
 rm -rf /etc/pollux /var/lib/pollux /var/lib/private/pollux /srv/disks
 cd /etc/systemd/system
-ls -d pollux* *.wants/pollux* && rm -rf pollux* *.wants/pollux* && systemctl daemon-reload
+rm -rf pollux* *.wants/pollux*
+systemctl daemon-reload
 """
 
 
