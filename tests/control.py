@@ -32,21 +32,28 @@ class Control:
 
     def __init__(self, reactors=1):
         self.words = [str(pathlib.Path(target.binary()).parent / "tests/target_control"), str(reactors)]
-        self.process = self.out = self.err = None
+        self.process = self.out = self.err = self.line = None
         self.answered = 0
 
     def __call__(self, *words):
         """Runs a command. The number that it answers, or None; Refused is raised with what it says is wrong."""
-        line = " ".join(map(str, words))
-        self.process.stdin.write(line + "\n")
+        self.begin(*words)
+        return self.end()
+
+    def begin(self, *words):
+        """Begins a command, whose answer end() waits for."""
+        self.line = " ".join(map(str, words))
+        self.process.stdin.write(self.line + "\n")
         self.process.stdin.flush()
+
+    def end(self):
         wait_until(lambda: len(self.out.lines) > self.answered or self.process.poll() is not None, ANSWER_LIMIT)
         if len(self.out.lines) <= self.answered:
-            raise TargetError(f"no answer to {line!r}, exit status {self.process.poll()}\n{self.stderr}")
+            raise TargetError(f"no answer to {self.line!r}, exit status {self.process.poll()}\n{self.stderr}")
         verdict, _, rest = self.out.lines[self.answered].partition(" ")
         self.answered += 1
         if verdict == "error":
-            raise Refused(f"{line}: {rest}")
+            raise Refused(f"{self.line}: {rest}")
         return int(rest) if rest else None
 
     def change(self, *words):
