@@ -272,7 +272,7 @@ def small_file_system(tmp_path):
 
 def test_disk_full(small_file_system, host, serve):
     where, make_room = small_file_system
-    host.expect(r"nvme|space allocation|callbacks suppressed")
+    host.expect(r"nvme|space allocation|blk_print_req_error: \d+ callbacks suppressed")
     disk = make_disk(where / "disk", 64 * MIB)
     [device] = host.connect(serve(disk))
     write = f"dd if=/dev/urandom of={device} bs=1M count=32 oflag=direct"
