@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * The io_uring of a reactor. Operations are gathered as they come and submitted with one system call in the next
- * round, which also reaps what has completed. The ring has a single issuer and defers its work to that call
+ * The io_uring of a reactor. Operations are gathered as they come and submitted a few at a time, so that the disk has
+ * begun with a burst while it is being made; those that are left, in the next round, which also reaps what has
+ * completed. The ring has a single issuer and defers its work to that call
  * (DEFER_TASKRUN, Linux 6.1), so the kernel never interrupts the reactor; its flag IORING_SQ_TASKRUN, which liburing
  * looks at, says when the call is worth making. Older kernels get what they know of this.
  *
@@ -33,6 +34,7 @@ enum {
     IN_FLIGHT_MAX = 1024, /* the rest waits in line */
     CQ_ENTRIES = 2048,    /* so the completions of all that and of their cancels always fit */
     REAP_MAX = 64,        /* completions a round */
+    EARLY = 4,            /* that were gathered are submitted at once: one system call is little beside their cost */
 };
 
 struct plx_uring {
@@ -76,6 +78,12 @@ static void uring_prepare(struct io_uring_sqe *sqe, struct plx_aio *io)
     io_uring_sqe_set_data(sqe, io);
 }
 
+/* Whether the kernel has a thread do it, which shares the reactor's core. */
+static bool is_threaded(const struct plx_aio *io)
+{
+    return io->way == PLX_AIO_THREADED || (io->op != PLX_AIO_READ && io->op != PLX_AIO_WRITE);
+}
+
 static bool uring_gather(struct plx_uring *u, struct plx_aio *io)
 {
     struct io_uring_sqe *sqe = u->in_flight < IN_FLIGHT_MAX ? io_uring_get_sqe(&u->ring) : NULL;
@@ -83,6 +91,7 @@ static bool uring_gather(struct plx_uring *u, struct plx_aio *io)
         return false;
     uring_prepare(sqe, io);
     u->in_flight++;
+    u->reactor->threaded += is_threaded(io);
     return true;
 }
 
@@ -92,6 +101,17 @@ static void uring_gather_waiting(struct plx_uring *u)
         u->waiting = u->waiting->next;
     if (!u->waiting)
         u->tail = &u->waiting;
+}
+
+/* Hands the kernel what was gathered. What it does not take now is offered again in the next round. */
+static int uring_flush(struct plx_uring *u)
+{
+    uring_gather_waiting(u);
+    if (!io_uring_sq_ready(&u->ring))
+        return 0;
+    int n = io_uring_submit(&u->ring);
+    assert(n != -EEXIST); /* another thread's ring: the reactor changed hands with operations in flight */
+    return n > 0 ? n : 0;
 }
 
 static void uring_end(struct plx_uring *u, struct plx_aio *io, int res)
@@ -132,8 +152,11 @@ void plx_uring_submit(struct plx_uring *u, struct plx_aio *io)
             return;
         }
     }
-    if (!u->waiting && uring_gather(u, io))
+    if (!u->waiting && uring_gather(u, io)) {
+        if (io_uring_sq_ready(&u->ring) >= EARLY)
+            uring_flush(u);
         return;
+    }
     io->next = NULL;
     *u->tail = io;
     u->tail = &io->next;
@@ -158,17 +181,6 @@ void plx_uring_cancel(struct plx_uring *u, struct plx_aio *io)
     u->in_flight++;
 }
 
-/* Hands the kernel what was gathered. What it does not take now is offered again in the next round. */
-static int uring_flush(struct plx_uring *u)
-{
-    uring_gather_waiting(u);
-    if (!io_uring_sq_ready(&u->ring))
-        return 0;
-    int n = io_uring_submit(&u->ring);
-    assert(n != -EEXIST); /* another thread's ring: the reactor changed hands with operations in flight */
-    return n > 0 ? n : 0;
-}
-
 static int uring_reap(struct plx_uring *u)
 {
     struct io_uring_cqe *cqes[REAP_MAX];
@@ -179,6 +191,7 @@ static int uring_reap(struct plx_uring *u)
         if (!io)
             continue; /* a cancel: the operation itself says how it ended */
         io->res = cqes[i]->res;
+        u->reactor->threaded -= is_threaded(io);
         *tail = io;
         tail = &io->next;
     }

@@ -348,6 +348,9 @@ static void idle(struct plx_reactor *r)
 {
     struct plx_spin *s = &r->spin;
     uint64_t limit = 0;
+    /* The thread of the kernel that works for us may be waiting for this very core. */
+    if (r->threaded)
+        sched_yield();
     if (r->mode == PLX_POLL_BUSY)
         return;
     s->woken = false;

@@ -47,6 +47,7 @@ struct plx_reactor {
     struct plx_rhythm rhythm;
     struct plx_aio_engine *aio;  /* made on first use */
     bool aio_threads;            /* plx_aio_force_threads() */
+    unsigned threaded;           /* operations that threads of the kernel are doing for it */
     struct plx_source **polling; /* where the round is in the list of sources: removal keeps it right */
     enum plx_poll_mode mode;
     int core;

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * Asynchronous file I/O: what the reactor reads by itself. What is read and written is in test_bdev_file.c.
+ * Asynchronous file I/O: what the reactor reads by itself, and when the kernel gets the rest. What is read and written
+ * is in test_bdev_file.c.
  *
  * The calls that tell are linked to wrappers, which count them.
  */
@@ -56,6 +57,17 @@ int __wrap_sysinfo(struct sysinfo *info)
 {
     looks++;
     *info = (struct sysinfo){.totalswap = 1000, .freeswap = 1000 - swapped};
+    return 0;
+}
+
+static int filled_by_yield = -1; /* a pipe, that the first sched_yield() writes to */
+static unsigned yields;
+
+int __wrap_sched_yield(void);
+int __wrap_sched_yield(void)
+{
+    if (yields++ == 0)
+        assert_int_equal(write(filled_by_yield, "x", 1), 1);
     return 0;
 }
 
@@ -247,6 +259,86 @@ static void swapped_memory_is_left_to_threads(void **state)
     unmake();
 }
 
+/* ---- the kernel ---- */
+
+static void make_pipe(int fds[2])
+{
+    make(PLX_POLL_BUSY, false);
+    assert_int_equal(pipe2(fds, O_CLOEXEC), 0);
+    yields = 0;
+    filled_by_yield = fds[1];
+}
+
+static void unmake_pipe(int fds[2])
+{
+    close(fds[0]);
+    close(fds[1]);
+    unmake();
+}
+
+static void a_burst_is_begun_while_it_is_made(void **state)
+{
+    (void)state;
+    int fds[2];
+    make_pipe(fds);
+    if (strcmp(plx_aio_name(r), "io_uring"))
+        skip();
+    struct pollfd p = {.fd = fds[0], .events = POLLIN};
+    for (int i = 0; i < 4; i++) {
+        assert_int_equal(poll(&p, 1, 0), 0); /* a system call for each would cost more than it brings */
+        init_io(&ios[i], fds[1], PLX_AIO_ASYNC, 0);
+        ios[i].aio.op = PLX_AIO_WRITE;
+        plx_aio_submit(r, &ios[i].aio);
+    }
+    assert_int_equal(poll(&p, 1, 0), 1);
+    assert_int_equal(ended(), 0);
+    run_until_ended(4);
+    unmake_pipe(fds);
+}
+
+static void stop_reactor(struct plx_aio *aio)
+{
+    count_done(aio);
+    plx_reactor_stop(r);
+}
+
+static void fill(struct plx_timer *timer)
+{
+    (void)timer;
+    assert_int_equal(write(filled_by_yield, "x", 1), 1);
+}
+
+/* A read of an empty pipe, until something is written there: by who yields the core, or later. */
+static void read_pipe(int fd, enum plx_aio_way way, uint64_t later_ns)
+{
+    struct plx_timer timer = {.fn = fill};
+    init_io(&ios[0], fd, way, 0);
+    ios[0].aio.done = stop_reactor;
+    plx_aio_submit(r, &ios[0].aio);
+    plx_timer_set(r, &timer, later_ns);
+    plx_reactor_run(r);
+    plx_timer_cancel(r, &timer);
+    assert_int_equal(ios[0].done, 1);
+    assert_int_equal(ios[0].aio.res, 1);
+}
+
+static void a_thread_of_the_kernel_gets_the_core(void **state)
+{
+    (void)state;
+    int fds[2];
+    make_pipe(fds);
+    if (strcmp(plx_aio_name(r), "io_uring"))
+        skip();
+    read_pipe(fds[0], PLX_AIO_ASYNC, PLX_NS_PER_MS);
+    assert_int_equal(yields, 0);
+    read_pipe(fds[0], PLX_AIO_THREADED, 60 * PLX_NS_PER_S);
+    assert_true(yields > 0);
+    yields = 0;
+    read_pipe(fds[0], PLX_AIO_ASYNC, PLX_NS_PER_MS);
+    assert_int_equal(yields, 0); /* nor any more when it has ended */
+    unmake_pipe(fds);
+}
+
 int main(void)
 {
     static bool uring = false, threads = true;
@@ -259,6 +351,8 @@ int main(void)
     };
     const struct CMUnitTest once[] = {
         cmocka_unit_test(the_node_of_a_device_is_not_taken_for_memory),
+        cmocka_unit_test(a_burst_is_begun_while_it_is_made),
+        cmocka_unit_test(a_thread_of_the_kernel_gets_the_core),
     };
     struct CMUnitTest tests[PLX_ARRAY_SIZE(each)];
     int failed = 0;
