@@ -522,6 +522,11 @@ void nvmf_qpair_init(struct nvmf_qpair *qp, struct nvmf_group *group);
  */
 void nvmf_qpair_detach(struct nvmf_qpair *qp, void (*detached)(struct nvmf_qpair *qp));
 /*
+ * Its connection is closed: what has not begun is put back, by the transport's `put`, and disks are asked to end what
+ * they have, which comes back by `complete` as ever.
+ */
+void nvmf_qpair_close(struct nvmf_qpair *qp, void (*put)(struct nvmf_req *req));
+/*
  * What disks still have of a connection that is closed goes to another one, `to`, that is never open: the transport
  * gets its memory back when the disk has ended it, and the connection can be let go of.
  */

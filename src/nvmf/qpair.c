@@ -314,6 +314,35 @@ void nvmf_qpair_init(struct nvmf_qpair *qp, struct nvmf_group *group)
     plx_list_add_tail(&group->qpairs, &qp->link);
 }
 
+/* Asks disks to end what they have. Each may take others along, so a chain is looked at from its beginning again. */
+static void abort_at_disks(struct nvmf_qpair *qp)
+{
+    for (unsigned b = 0; b < NVMF_PENDING_BUCKETS; b++)
+        for (struct nvmf_req *req = qp->pending[b]; req;) {
+            bool asked = req->state != NVMF_REQ_EXECUTING || req->abort_status || !req->ns;
+            req->abort_status = PLX_SC_ABORTED_SQ_DELETION; /* heeded between two requests to the disk */
+            if (!asked)
+                nvmf_io_abort(req);
+            req = asked ? req->chain : qp->pending[b];
+        }
+}
+
+void nvmf_qpair_close(struct nvmf_qpair *qp, void (*put)(struct nvmf_req *req))
+{
+    for (unsigned b = 0; b < NVMF_PENDING_BUCKETS; b++)
+        for (struct nvmf_req *req = qp->pending[b], *next; req; req = next) {
+            next = req->chain;
+            if (req->state == NVMF_REQ_EXECUTING)
+                continue;
+            nvmf_pending_del(req);
+            put(req);
+        }
+    qp->fused = NULL;
+    if (qp->ctrlr && !qp->qid)
+        nvmf_aers_abort(qp->ctrlr);
+    abort_at_disks(qp);
+}
+
 void nvmf_qpair_orphan(struct nvmf_qpair *qp, struct nvmf_qpair *to)
 {
     for (unsigned b = 0; b < NVMF_PENDING_BUCKETS; b++)

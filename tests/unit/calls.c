@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 #include "calls.h"
 
-#include <assert.h>
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -18,7 +17,6 @@ struct calls_group {
     struct plx_timer deadline;
     uint64_t stop_by;
     void (*stopped)(struct nvmf_group *g);
-    struct nvmf_group *core;
 };
 
 static struct calls_qpair *qpair_of(struct nvmf_qpair *qp)
@@ -43,8 +41,7 @@ static void detach_if_idle(struct calls_qpair *q)
 static void orphan(struct plx_timer *timer)
 {
     struct calls_qpair *q = plx_container_of(timer, struct calls_qpair, orphan);
-    struct calls_group *g = q->qp.group->transport;
-    nvmf_qpair_orphan(&q->qp, &g->orphans.qp);
+    nvmf_qpair_orphan(&q->qp, &((struct calls_group *)q->qp.group->transport)->orphans.qp);
     detach_if_idle(q);
 }
 
@@ -53,32 +50,14 @@ void calls_close(struct calls_qpair *q)
     if (q->closed)
         return;
     q->closed = true;
-    for (unsigned b = 0; b < NVMF_PENDING_BUCKETS; b++)
-        for (struct nvmf_req *req = q->qp.pending[b], *next; req; req = next) {
-            next = req->chain;
-            if (req->state != NVMF_REQ_HELD)
-                continue;
-            nvmf_pending_del(req);
-            nvmf_req_put(req);
-        }
-    q->qp.fused = NULL;
-    if (q->qp.ctrlr && !q->qp.qid)
-        nvmf_aers_abort(q->qp.ctrlr);
-    for (unsigned b = 0; b < NVMF_PENDING_BUCKETS; b++)
-        for (struct nvmf_req *req = q->qp.pending[b]; req;) {
-            bool asked = !req->ns || req->abort_status;
-            if (!asked)
-                nvmf_io_abort(req);
-            req = asked ? req->chain : q->qp.pending[b];
-        }
+    nvmf_qpair_close(&q->qp, nvmf_req_put);
     q->orphan.fn = orphan;
     plx_timer_set(q->qp.group->reactor, &q->orphan, NVMF_ORPHAN_MS * PLX_NS_PER_MS);
     detach_if_idle(q);
 }
 
-static void calls_kill(struct nvmf_qpair *qp, const char *why)
+static void calls_kill(struct nvmf_qpair *qp, const char *why __attribute__((unused)))
 {
-    (void)why;
     calls_close(qpair_of(qp));
 }
 
@@ -86,24 +65,23 @@ static void calls_complete(struct nvmf_req *core)
 {
     struct calls_req *req = plx_container_of(core, struct calls_req, core);
     struct calls_qpair *q = qpair_of(core->qp);
-    const struct calls_req copy = {.done = req->done, .arg = req->arg};
     const struct nvme_cqe cqe = core->cqe;
+    calls_done done = req->done;
+    void *arg = req->arg;
     nvmf_req_put(core);
     if (!q->closed)
-        copy.done(copy.arg, &cqe);
+        done(arg, &cqe);
     else
         detach_if_idle(q);
 }
 
-static bool calls_abort(struct nvmf_req *req)
+static bool calls_abort(struct nvmf_req *req __attribute__((unused)))
 {
-    (void)req;
     return false; /* nothing waits here */
 }
 
-static void calls_local_addr(struct nvmf_qpair *qp, struct sockaddr_storage *ss)
+static void calls_local_addr(struct nvmf_qpair *qp __attribute__((unused)), struct sockaddr_storage *ss)
 {
-    (void)qp;
     ss->ss_family = AF_UNSPEC;
 }
 
@@ -137,10 +115,9 @@ void calls_send(struct calls_qpair *q, const struct nvme_cmd *cmd, void *data, u
 
 /* ---- listeners and groups ---- */
 
-static int calls_listen(struct plx_nvmf_target *t, const char *addr, uint16_t port, struct plx_nvmf_listener **out,
-                        struct plx_error *err)
+static int calls_listen(struct plx_nvmf_target *t __attribute__((unused)), const char *addr, uint16_t port,
+                        struct plx_nvmf_listener **out, struct plx_error *err)
 {
-    (void)t;
     *out = calloc(1, sizeof **out);
     if (!*out)
         return plx_fail(err, -ENOMEM, "out of memory");
@@ -150,15 +127,13 @@ static int calls_listen(struct plx_nvmf_target *t, const char *addr, uint16_t po
     return 0;
 }
 
-static int calls_accept(struct plx_nvmf_listener *l)
+static int calls_accept(struct plx_nvmf_listener *l __attribute__((unused)))
 {
-    (void)l;
     return 0;
 }
 
-static void calls_deafen(struct plx_nvmf_listener *l)
+static void calls_deafen(struct plx_nvmf_listener *l __attribute__((unused)))
 {
-    (void)l;
 }
 
 static void calls_free_listener(struct plx_nvmf_listener *l)
@@ -171,7 +146,6 @@ static int calls_group_start(struct nvmf_group *core)
     struct calls_group *g = core->transport = calloc(1, sizeof *g);
     if (!g)
         return -ENOMEM;
-    g->core = core;
     g->orphans.qp.group = core;
     g->orphans.closed = g->orphans.detaching = true;
     return 0;
@@ -180,16 +154,17 @@ static int calls_group_start(struct nvmf_group *core)
 static void stop_step(struct plx_timer *timer)
 {
     struct calls_group *g = plx_container_of(timer, struct calls_group, deadline);
-    plx_list_for_each_safe(it, &g->core->qpairs) {
+    struct nvmf_group *core = g->orphans.qp.group;
+    plx_list_for_each_safe(it, &core->qpairs) {
         struct calls_qpair *q = qpair_of(plx_list_entry(it, struct nvmf_qpair, link));
         calls_close(q);
-        if (plx_reactor_now(g->core->reactor) >= g->stop_by && !q->detaching)
+        if (plx_reactor_now(core->reactor) >= g->stop_by && !q->detaching)
             orphan(&q->orphan);
     }
-    if (plx_list_empty(&g->core->qpairs))
-        g->stopped(g->core);
+    if (plx_list_empty(&core->qpairs))
+        g->stopped(core);
     else
-        plx_timer_set(g->core->reactor, timer, PLX_NS_PER_MS);
+        plx_timer_set(core->reactor, timer, PLX_NS_PER_MS);
 }
 
 static void calls_group_stop(struct nvmf_group *core, uint32_t grace_ms, void (*done)(struct nvmf_group *g))

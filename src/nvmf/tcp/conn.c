@@ -162,17 +162,9 @@ void tcp_conn_connected(struct tcp_conn *c)
     plx_list_del(&c->fresh_link);
 }
 
-/* Asks disks to end what they have. Each may take others along, so a chain is looked at from its beginning again. */
-static void abort_at_disks(struct tcp_conn *c)
+static void put_core(struct nvmf_req *core)
 {
-    for (unsigned b = 0; b < NVMF_PENDING_BUCKETS; b++)
-        for (struct nvmf_req *core = c->qp.pending[b]; core;) {
-            bool asked = core->state != NVMF_REQ_EXECUTING || core->abort_status || !core->ns;
-            core->abort_status = PLX_SC_ABORTED_SQ_DELETION; /* heeded between two requests to the disk */
-            if (!asked)
-                nvmf_io_abort(core);
-            core = asked ? core->chain : c->qp.pending[b];
-        }
+    tcp_req_put(tcp_req_of(core));
 }
 
 /* Ends the requests that wait in the transport; what the core or a disk has comes back through tcp_tx_complete(). */
@@ -194,19 +186,7 @@ static void drop_requests(struct tcp_conn *c)
     }
     while (c->abandoned.head)
         tcp_forget(c, c->abandoned.head);
-    for (unsigned b = 0; b < NVMF_PENDING_BUCKETS; b++) {
-        for (struct nvmf_req *core = c->qp.pending[b], *next; core; core = next) {
-            next = core->chain;
-            if (core->state == NVMF_REQ_EXECUTING)
-                continue;
-            nvmf_pending_del(core);
-            tcp_req_put(tcp_req_of(core));
-        }
-    }
-    c->qp.fused = NULL;
-    if (c->qp.ctrlr && !c->qp.qid)
-        nvmf_aers_abort(c->qp.ctrlr);
-    abort_at_disks(c);
+    nvmf_qpair_close(&c->qp, put_core);
 }
 
 void tcp_conn_orphan(struct tcp_conn *c)
