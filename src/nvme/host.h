@@ -223,7 +223,7 @@ void nvme_submit_admin(struct nvme_ctrlr *c, struct nvme_req *req);
 void nvme_ctrlr_refresh_ana(struct nvme_ctrlr *c);
 /*
  * Asks for a command, or the fused command of which this is the first half, to end early: it comes back aborted, or as
- * if nothing had happened. When the controller answers neither it nor the Abort command for a second or two, the
+ * if nothing had happened. When the controller answers neither it nor the Abort command for two or three seconds, the
  * association is lost.
  */
 void nvme_abort(struct nvme_ctrlr *c, struct nvme_req *req);

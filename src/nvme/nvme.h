@@ -105,7 +105,7 @@ enum {
     NVME_ADMIN_DEPTH = 31,
     NVME_PAGE = 4096,
     NVME_ABORTS = 4,
-    NVME_ABORT_TICKS = 2, /* more than one, and up to two NVME_TICK_MS: so long may an Abort take */
+    NVME_ABORT_TICKS = 2, /* two NVME_TICK_MS, and up to three: so long may an Abort take */
 };
 
 struct nvme_abort {
