@@ -131,6 +131,10 @@ static void execute_connect(struct nvmf_req *req)
     const struct plx_nvmf_opts *opts = &req->qp->group->target->opts;
     uint16_t qid = plx_get16(cmd->qid), sqsize = plx_get16(cmd->sqsize);
     uint32_t max = qid ? opts->queue_depth : plx_max_u64(opts->queue_depth, NVMF_ADMIN_QUEUE_ENTRIES);
+    if (req->qp->state != NVMF_QP_NEW) { /* another one overtook it, while its data was on its way */
+        nvmf_req_complete(req, PLX_SC_COMMAND_SEQUENCE_ERROR | NVME_STATUS_DNR);
+        return;
+    }
     if (plx_get16(cmd->recfmt) != 0) {
         nvmf_req_complete(req, PLX_SC_CONNECT_INCOMPATIBLE_FORMAT | NVME_STATUS_DNR);
         return;

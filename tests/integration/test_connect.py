@@ -48,6 +48,18 @@ def test_connect_data_may_also_come_by_r2t(queue, target):
     expect.status(completion, Sc.SUCCESS)
 
 
+def test_a_connect_that_another_one_has_overtaken_is_refused(queue, target):
+    """Its data comes by R2T, when the queue is connected already: it would be two controllers'."""
+    data = sqe.connect_data(target.nqn, new_hostnqn(), os.urandom(16))
+    queue.answer_r2ts = False
+    slow = queue.submit(sqe.connect(), out=data, in_capsule=False)
+    asked = queue.wait_r2t(slow)
+    expect.status(attempt(queue, target), Sc.SUCCESS)
+    queue.send(*queue.data_pdus(slow, asked))
+    expect.status(queue.wait(slow), Sc.SEQUENCE)
+    expect.status(queue.execute(sqe.property_get(Property.VS)), Sc.SUCCESS)
+
+
 @pytest.mark.parametrize("psdt", [0, 1, 2])
 def test_fabrics_commands_may_say_psdt_as_the_specification_or_as_linux_does(queue, target, psdt):
     """Base figure 95: 00b without data, 10b with data, or 00b and SGLs all the same; Linux says 01b in all commands."""
