@@ -167,7 +167,8 @@ PLX_API void plx_nvmf_target_start(struct plx_nvmf_target *t, plx_nvmf_done_fn d
  * works by it, and what was removed is not used any more: its disks may be closed, its addresses are free. One that is
  * asked for while another one runs begins after it. Errors:
  * - a negative errno value of a disk that could not be opened on every reactor, or a listener that could not listen:
- *   those are removed again, and all else is done;
+ *   those are removed again, and all else is done. A listener must then not be named any more; which one it was is
+ *   logged, and seen by connecting: apply them one by one where that matters;
  * - -ENOMEM: nothing was changed yet;
  * - -ETIMEDOUT: a disk has not ended the requests that it had. All is done, but that disk must stay open;
  * - -ECANCELED: the target stops.

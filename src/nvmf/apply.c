@@ -245,6 +245,7 @@ static bool apply_begin(struct plx_nvmf_target *t)
     }
     move_all(&a->ns, &t->removed_ns);
     move_all(&a->subsystems, &t->removed_subsystems);
+    move_all(&a->listeners, &t->removed_listeners);
     open_disks(t);
     return true;
 }
@@ -309,6 +310,16 @@ void plx_nvmf_target_apply(struct plx_nvmf_target *t, plx_nvmf_done_fn done, voi
         apply_step(t);
 }
 
+static void nobody(void *arg, int result)
+{
+    (void)arg, (void)result;
+}
+
+void nvmf_apply_unasked(struct plx_nvmf_target *t)
+{
+    plx_nvmf_target_apply(t, nobody, NULL);
+}
+
 void nvmf_apply_start(struct plx_nvmf_target *t, struct nvmf_caller *caller)
 {
     t->apply.starting = true;
@@ -336,8 +347,5 @@ void nvmf_apply_leave(struct plx_nvmf_target *t, struct nvmf_caller *caller)
 
 int nvmf_apply_init(struct plx_nvmf_target *t)
 {
-    struct plx_list *const lists[] = {&t->apply.callers, &t->apply.later, &t->apply.ns, &t->apply.subsystems};
-    for (size_t i = 0; i < PLX_ARRAY_SIZE(lists); i++)
-        plx_list_init(lists[i]);
     return plx_fan_init(&t->apply.fan, nvmf_control_reactor(t), t->reactors, t->nreactors);
 }

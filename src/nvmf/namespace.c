@@ -155,11 +155,6 @@ int plx_nvmf_subsystem_remove_ns(struct plx_nvmf_subsystem *s, uint32_t nsid, st
 
 /* ---- coming: channels on every reactor, before any of them sees it ---- */
 
-static void nobody(void *arg, int result)
-{
-    (void)arg, (void)result;
-}
-
 /* Its disk has another size, or is gone: hosts see that, without anybody's asking. */
 static void disk_event(void *arg, struct plx_bdev *bdev, enum plx_bdev_event what)
 {
@@ -171,7 +166,7 @@ static void disk_event(void *arg, struct plx_bdev *bdev, enum plx_bdev_event wha
         nvmf_ns_remove(ns);
     else
         ns_touch(ns->subsys, ns->nsid);
-    plx_nvmf_target_apply(ns->target, nobody, NULL);
+    nvmf_apply_unasked(ns->target);
 }
 
 /* Hosts write, and what else may is not the target's to say. */

@@ -415,8 +415,8 @@ struct nvmf_apply {
     int result;
     unsigned opening;
     struct nvmf_snapshot *next, *old;
-    struct plx_list callers, later; /* of this one, and of the one after it */
-    struct plx_list ns, subsystems; /* that leave */
+    struct plx_list callers, later;            /* of this one, and of the one after it */
+    struct plx_list ns, subsystems, listeners; /* that leave */
     struct plx_fan fan;
 };
 
@@ -687,6 +687,8 @@ void nvmf_image_stats(const struct nvmf_image *image, uint64_t *blocks512_read, 
 /* ---- apply.c ---- */
 
 int nvmf_apply_init(struct plx_nvmf_target *t);
+/* One that nobody has asked for: its result shows in the log. */
+void nvmf_apply_unasked(struct plx_nvmf_target *t);
 /* The first snapshot, which fails as a whole. */
 void nvmf_apply_start(struct plx_nvmf_target *t, struct nvmf_caller *caller);
 /* Removes all namespaces of a target that has no hosts any more. */
@@ -715,12 +717,13 @@ void *nvmf_discovery_log(const struct nvmf_snapshot *snap, struct nvmf_qpair *qp
 /* ---- transport.c ---- */
 
 /*
- * Listens at those that do not yet. Where that fails *result is set, if it is not yet, and the listener is removed;
- * with `all`, none is left listening.
+ * Listens at those that do not yet. Where that fails *result is set, if it is not yet, and the listener is removed,
+ * with an apply of its own; with `all`, none is left listening.
  */
 void nvmf_listeners_start(struct plx_nvmf_target *t, bool all, int *result);
+/* Nobody is listened for any more, those included that were removed and not applied. */
 void nvmf_listeners_stop(struct plx_nvmf_target *t);
-/* Frees those that were removed. */
+/* Frees those that leave with the apply under way. */
 void nvmf_listeners_reap(struct plx_nvmf_target *t);
 void nvmf_listeners_free(struct plx_nvmf_target *t);
 

@@ -63,8 +63,11 @@ int plx_nvmf_target_create(struct plx_nvmf_target **out, struct plx_reactor *con
     t->opts = checked;
     t->nreactors = nreactors;
     t->transport = nvmf_transports[0];
-    struct plx_list *const lists[] = {&t->subsystems,         &t->listeners, &t->ctrlrs,           &t->removed_ns,
-                                      &t->removed_subsystems, &t->late_ns,   &t->removed_listeners};
+    struct nvmf_apply *a = &t->apply;
+    struct plx_list *const lists[] = {
+        &t->subsystems, &t->listeners, &t->ctrlrs, &t->removed_ns, &t->removed_subsystems, &t->removed_listeners,
+        &t->late_ns,    &a->callers,   &a->later,  &a->ns,         &a->subsystems,         &a->listeners,
+    };
     for (size_t i = 0; i < PLX_ARRAY_SIZE(lists); i++)
         plx_list_init(lists[i]);
     t->reactors = calloc(nreactors, sizeof(struct plx_reactor *));
@@ -240,6 +243,7 @@ static void phase_step(struct plx_nvmf_target *t)
             return;
         }
         p->step = NVMF_PHASE_CLOSE; /* undo */
+        t->state = NVMF_STOPPING;   /* for whoever asks for an apply meanwhile */
         nvmf_apply_leave(t, &p->caller);
         return;
     case NVMF_PHASE_DRAIN:

@@ -86,16 +86,7 @@ void nvmf_listeners_start(struct plx_nvmf_target *t, bool all, int *result)
             return;
         }
         plx_nvmf_listener_remove(l);
-    }
-}
-
-void nvmf_listeners_stop(struct plx_nvmf_target *t)
-{
-    plx_list_for_each(it, &t->listeners) {
-        struct plx_nvmf_listener *l = listener_of(it);
-        if (l->listening)
-            t->transport->deafen(l);
-        l->listening = false;
+        nvmf_apply_unasked(t); /* the discovery log has it already */
     }
 }
 
@@ -110,13 +101,25 @@ static void free_all(struct plx_list *listeners)
     }
 }
 
-void nvmf_listeners_reap(struct plx_nvmf_target *t)
+void nvmf_listeners_stop(struct plx_nvmf_target *t)
 {
     free_all(&t->removed_listeners);
+    plx_list_for_each(it, &t->listeners) {
+        struct plx_nvmf_listener *l = listener_of(it);
+        if (l->listening)
+            t->transport->deafen(l);
+        l->listening = false;
+    }
+}
+
+void nvmf_listeners_reap(struct plx_nvmf_target *t)
+{
+    free_all(&t->apply.listeners);
 }
 
 void nvmf_listeners_free(struct plx_nvmf_target *t)
 {
+    free_all(&t->apply.listeners);
     free_all(&t->removed_listeners);
     free_all(&t->listeners);
 }

@@ -13,7 +13,6 @@
 #include <unistd.h>
 
 #include <cmocka.h>
-#include <errno.h>
 
 #include "failalloc.h"
 #include "test_disk.h"
@@ -521,6 +520,67 @@ static bool whole_life(void *arg)
     return gone;
 }
 
+static void over(void *arg, int result)
+{
+    *(int *)arg = result;
+}
+
+static int knock(uint16_t port)
+{
+    struct sockaddr_in to = {.sin_family = AF_INET, .sin_port = htons(port), .sin_addr = {htonl(INADDR_LOOPBACK)}};
+    int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    int ret = connect(fd, (struct sockaddr *)&to, sizeof to) < 0 ? -errno : 0;
+    close(fd);
+    return ret;
+}
+
+static void a_listener_that_was_removed_hears_nobody_after_a_stop(void **state)
+{
+    (void)state;
+    struct rig rig;
+    struct plx_nvmf_listener *l;
+    int result = 1;
+    assert_int_equal(rig_start(&rig, "ram:1M"), 0);
+    assert_int_equal(plx_nvmf_listen(rig.target, "127.0.0.1", 0, &l, NULL), 0);
+    uint16_t port = plx_nvmf_listener_port(l);
+    plx_nvmf_target_apply(rig.target, over, &result);
+    rig_settle(&rig);
+    assert_int_equal(result, 0);
+    assert_int_equal(knock(port), 0);
+    rig_settle(&rig);
+    plx_nvmf_listener_remove(l); /* and nobody applies it */
+    result = 1;
+    plx_nvmf_target_stop(rig.target, 100, over, &result);
+    while (result == 1)
+        plx_reactor_poll(rig.reactor);
+    assert_int_equal(knock(port), -ECONNREFUSED);
+    rig_settle(&rig);
+    plx_nvmf_target_destroy(rig.target);
+    plx_reactor_destroy(rig.reactor);
+    plx_bdev_close(rig.disk);
+}
+
+static void a_listener_that_cannot_listen_is_not_advertised(void **state)
+{
+    (void)state;
+    struct rig rig;
+    struct plx_nvmf_listener *l;
+    int result = 1, one = 1, other = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    assert_int_equal(rig_start(&rig, "ram:1M"), 0);
+    assert_int_equal(plx_nvmf_listen(rig.target, "127.0.0.1", 0, &l, NULL), 0);
+    struct sockaddr_in to = {
+        .sin_family = AF_INET, .sin_port = htons(plx_nvmf_listener_port(l)), .sin_addr = {htonl(INADDR_LOOPBACK)}};
+    setsockopt(other, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
+    assert_int_equal(bind(other, (struct sockaddr *)&to, sizeof to), 0); /* both are bound, and one can listen */
+    assert_int_equal(listen(other, 1), 0);
+    plx_nvmf_target_apply(rig.target, over, &result);
+    rig_settle(&rig);
+    assert_int_equal(result, -EADDRINUSE);
+    assert_int_equal(rig.target->snap->nlisteners, 0);
+    close(other);
+    rig_stop(&rig);
+}
+
 static void start_and_connect_survive_every_failed_allocation(void **state)
 {
     (void)state;
@@ -544,6 +604,8 @@ int main(void)
         cmocka_unit_test(the_default_nqn_is_made_from_all_disks_and_nothing_else),
         cmocka_unit_test(disks_of_one_uuid_are_not_in_one_subsystem),
         cmocka_unit_test(a_referral_is_the_same_however_its_address_is_written),
+        cmocka_unit_test(a_listener_that_was_removed_hears_nobody_after_a_stop),
+        cmocka_unit_test(a_listener_that_cannot_listen_is_not_advertised),
         cmocka_unit_test(start_and_connect_survive_every_failed_allocation),
     };
     return cmocka_run_group_tests_name("nvmf", tests, NULL, NULL);

@@ -351,6 +351,32 @@ static void a_disk_that_cannot_be_opened_changes_nothing_else(void **state)
     close_rig(&rig);
 }
 
+static void who_asks_for_an_apply_while_a_start_fails_is_refused(void **state)
+{
+    (void)state;
+    struct rig rig = {0}, asked = {0};
+    const struct plx_nvmf_subsystem_opts opts = {.nqn = NQN};
+    struct test_disk *d = test_disk_new();
+    assert_int_equal(plx_reactor_create(&rig.reactor, NULL), 0);
+    assert_int_equal(plx_nvmf_target_create(&rig.t, &rig.reactor, 1, NULL, NULL), 0);
+    rig.t->transport = &calls_transport;
+    assert_int_equal(plx_nvmf_subsystem_create(rig.t, &opts, &rig.s, NULL), 0);
+    assert_int_equal(plx_nvmf_subsystem_add_ns(rig.s, &d->bdev, NULL, NULL), 1);
+    d->refuse = rig.reactor;
+    d->open_result = -EIO;
+    plx_nvmf_target_start(rig.t, over, &rig);
+    while (rig.t->apply.step != NVMF_APPLY_OPEN)
+        plx_reactor_poll(rig.reactor);
+    plx_nvmf_target_apply(rig.t, over, &asked);
+    assert_int_equal(outcome(&rig), -EIO);
+    assert_true(asked.done);
+    assert_int_equal(asked.result, -ECANCELED);
+    assert_null(rig.t->snap);
+    plx_nvmf_target_destroy(rig.t);
+    plx_reactor_destroy(rig.reactor);
+    plx_bdev_close(&d->bdev);
+}
+
 static void hosts_are_told_of_a_disk_s_new_size_and_of_its_end(void **state)
 {
     (void)state;
@@ -545,6 +571,7 @@ int main(void)
         cmocka_unit_test(commands_of_a_namespace_that_is_removed_end_as_of_an_inactive_one),
         cmocka_unit_test(an_apply_waits_for_a_disk_but_not_for_ever),
         cmocka_unit_test(a_disk_that_cannot_be_opened_changes_nothing_else),
+        cmocka_unit_test(who_asks_for_an_apply_while_a_start_fails_is_refused),
         cmocka_unit_test(hosts_are_told_of_a_disk_s_new_size_and_of_its_end),
         cmocka_unit_test(a_host_that_is_not_allowed_any_more_is_disconnected),
         cmocka_unit_test(a_listener_that_is_removed_takes_its_hosts_along),
