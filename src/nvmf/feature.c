@@ -82,16 +82,15 @@ static uint16_t set_temperature(struct nvmf_ctrlr *c, struct nvmf_req *req, uint
 
 static uint32_t get_write_cache(const struct nvmf_ctrlr *c, uint32_t cdw11, bool defaults)
 {
-    (void)cdw11, (void)defaults;
-    return c->qpairs[0]->image->write_cache;
+    (void)c, (void)cdw11, (void)defaults;
+    return 1;
 }
 
 static uint16_t set_write_cache(struct nvmf_ctrlr *c, struct nvmf_req *req, uint32_t cdw11)
 {
-    (void)c;
+    (void)c, (void)req;
     /* The cache is the operating system's below a disk: it cannot be switched from here. */
-    return (cdw11 & 1) == req->qp->image->write_cache ? PLX_SC_SUCCESS
-                                                      : PLX_SC_FEATURE_NOT_CHANGEABLE | NVME_STATUS_DNR;
+    return cdw11 & 1 ? PLX_SC_SUCCESS : PLX_SC_FEATURE_NOT_CHANGEABLE | NVME_STATUS_DNR;
 }
 
 /* Number of Queues: 0's based, submission queues in the low half, completion queues in the high one. */

@@ -77,7 +77,8 @@ static void fill_ctrl(const struct nvmf_ctrlr *c, const struct nvmf_image *image
     id->mnan = plx_put32(c->subsys->max_namespaces);
     id->oncs = plx_put16(oncs_of(image->ops));
     id->fuses = plx_put16(image->ops & 1u << PLX_BDEV_COMPARE_AND_WRITE ? 1 : 0);
-    id->vwc = (uint8_t)(image->write_cache | 3 << 1); /* Flush takes all namespaces at once */
+    /* There always is one: a disk that has it may come later, and hosts look when they connect alone. */
+    id->vwc = 1 | 3 << 1; /* Flush takes all namespaces at once */
     id->acwu = plx_put16(NVMF_FUSED_BLOCKS - 1);
     id->cdfs = plx_put16(1 << 0); /* Copy: descriptor format 0 */
     id->ioccsz = plx_put32((64 + opts->in_capsule_size) / 16);

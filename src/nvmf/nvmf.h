@@ -139,8 +139,7 @@ struct nvmf_image {
     unsigned refs;
     struct plx_nvmf_subsystem *subsys;
     bool allow_any_host, everywhere;
-    bool write_cache; /* of one of its disks: a write may be lost by a power cut until it is flushed */
-    uint32_t ops;     /* that at least one of its disks can do: bit 1 << enum plx_bdev_op */
+    uint32_t ops; /* that at least one of its disks can do: bit 1 << enum plx_bdev_op */
     unsigned nhosts, nports;
     uint32_t nns;
     struct nvmf_host *hosts;

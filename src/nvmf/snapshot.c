@@ -52,12 +52,6 @@ void nvmf_image_put(struct nvmf_image *image)
         image_free(image);
 }
 
-static void add_abilities(struct nvmf_image *image, const struct plx_bdev_info *info)
-{
-    image->ops |= info->ops;
-    image->write_cache = image->write_cache || info->write_cache;
-}
-
 static struct nvmf_image *image_make(struct plx_nvmf_subsystem *s)
 {
     const uint64_t generation = s->target->generation;
@@ -83,7 +77,7 @@ static struct nvmf_image *image_make(struct plx_nvmf_subsystem *s)
         if (!s->ns[i])
             continue;
         image->ns[i].blocks = plx_bdev_blocks(s->ns[i]->bdev);
-        add_abilities(image, plx_bdev_info(s->ns[i]->bdev));
+        image->ops |= plx_bdev_info(s->ns[i]->bdev)->ops;
     }
     if (image->ns && copy_array(&image->hosts, s->hosts, s->nhosts, sizeof *s->hosts) &&
         copy_array(&image->ports, s->ports, s->nports, sizeof *s->ports) && make_views(image, s->target->nreactors))

@@ -50,3 +50,9 @@ def test_a_write_to_a_removed_namespace_ends_when_its_data_is_here(control):
         expect.status(queue.wait(write), Sc.INVALID_NAMESPACE)
         control.end()
         control("close", "disk2")
+
+
+def test_a_write_cache_is_announced_before_a_disk_comes_that_has_one(control):
+    """Hosts look at VWC when they connect, and Linux only then: having seen none, it would never flush what comes."""
+    with Controller(control.address, NQN, io_queues=1) as host:  # to RAM disks
+        assert host.identity.vwc & 1
