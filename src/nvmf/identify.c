@@ -157,11 +157,12 @@ static void identify_ns(struct nvmf_req *req)
     memset(id, 0, sizeof *id);
     if (of)
         fill_ns(of, &req->qp->group->target->opts, id);
-    if (!of || !(plx_bdev_info(of->ns->bdev)->ops >> PLX_BDEV_ALLOCATED & 1)) {
+    struct nvmf_nsref *ref = of ? req->qp->view->ns[of->ns->nsid - 1] : NULL;
+    if (!ref || !(ref->info->ops >> PLX_BDEV_ALLOCATED & 1) || nvmf_disk_full(ref)) {
         nvmf_req_complete(req, PLX_SC_SUCCESS);
         return;
     }
-    nvmf_req_enter_ns(req, req->qp->view->ns[of->ns->nsid - 1]);
+    nvmf_req_enter_ns(req, ref);
     req->iov[0] = (struct iovec){&id->nuse, sizeof id->nuse};
     req->bio.done = allocated;
     req->bio.iov = req->iov;

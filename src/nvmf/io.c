@@ -26,6 +26,8 @@ static uint16_t with_dnr(uint16_t status)
 {
     if (plx_likely(status == PLX_SC_SUCCESS))
         return status;
+    if (status >> 8 == 3) /* a remote disk without a path to it; another controller may have one */
+        return PLX_SC_CONTROLLER_PATHING_ERROR;
     switch (status) {
     case PLX_SC_INTERNAL_ERROR:
     case PLX_SC_ABORTED_BY_REQUEST:
@@ -91,8 +93,9 @@ static void go_on_later(struct nvmf_req *req, nvmf_execute_fn fn)
 void nvmf_io_abort(struct nvmf_req *req)
 {
     if (req->mate && !req->fused_first)
-        req = req->mate;                           /* the first half's request to the disk does both */
-    req->abort_status = PLX_SC_ABORTED_BY_REQUEST; /* what takes several requests ends before the next one */
+        req = req->mate; /* the first half's request to the disk does both */
+    if (!req->abort_status)
+        req->abort_status = PLX_SC_ABORTED_BY_REQUEST; /* what takes several requests ends before the next one */
     if (req->ns && !req->between)
         plx_bdev_abort(req->ns->ch, &req->bio);
 }
@@ -144,8 +147,6 @@ static uint16_t parse_read(struct nvmf_req *req)
 
 const void *nvmf_io_map(struct nvmf_req *req)
 {
-    if (plx_unlikely(req->ns->gone))
-        return NULL;
     return plx_bdev_map(req->ns->ch, lba_of(req), nlb_of(req));
 }
 
@@ -259,10 +260,14 @@ static void flush_next(struct nvmf_req *req);
 static void flush_done(struct plx_bdev_req *bio)
 {
     struct nvmf_req *req = plx_container_of(bio, struct nvmf_req, bio);
-    if (bio->status)
-        nvmf_req_complete(req, with_dnr(bio->status));
-    else
+    if (req->ns->gone && req->qp->view && req->abort_status == PLX_SC_ABORTED_BY_REQUEST) {
+        req->abort_status = 0; /* removed meanwhile: those that are there are to be flushed */
         flush_next(req);
+    } else if (bio->status) {
+        nvmf_req_complete(req, with_dnr(bio->status));
+    } else {
+        flush_next(req);
+    }
 }
 
 static void flush_next(struct nvmf_req *req)
@@ -279,6 +284,10 @@ static void flush_next(struct nvmf_req *req)
         return;
     }
     nvmf_req_leave_ns(req);
+    if (nvmf_disk_full(view->ns[req->step])) {
+        nvmf_req_complete(req, PLX_SC_COMMAND_INTERRUPTED);
+        return;
+    }
     nvmf_req_enter_ns(req, view->ns[req->step++]);
     submit(req, PLX_BDEV_FLUSH, 0, 0, flush_done);
 }
@@ -514,8 +523,9 @@ static uint16_t refusal(const struct nvmf_req *req, uint32_t nsid)
         return PLX_SC_COMMAND_SEQUENCE_ERROR | DNR;
     const struct nvmf_port *port = nvmf_image_port(qp->image, qp->portid);
     uint16_t status = PLX_SC_SUCCESS;
-    for (uint32_t i = 0; i < qp->view->n && !status; i++)
-        if (qp->view->ns[i] && (nsid == i + 1 || nsid == NVME_NSID_ALL))
+    uint32_t first = nsid == NVME_NSID_ALL ? 0 : nsid - 1, n = nsid == NVME_NSID_ALL ? qp->view->n : nsid;
+    for (uint32_t i = first; i < n && i < qp->view->n && !status; i++)
+        if (qp->view->ns[i])
             status = nvmf_ana_status(port, qp->view->ns[i]->anagrpid);
     return status;
 }
@@ -533,7 +543,7 @@ uint16_t nvmf_parse_io(struct nvmf_req *req)
         return PLX_SC_COMMAND_SEQUENCE_ERROR | DNR;
     struct nvmf_nsref *ns = plx_likely(nsid - 1 < qp->view->n) ? qp->view->ns[nsid - 1] : NULL;
     if (plx_likely(ns)) {
-        if (plx_unlikely(ns->in_flight >= NVMF_DISK_REQUESTS) && !nvmf_disk_requests_left(ns))
+        if (nvmf_disk_full(ns))
             return PLX_SC_COMMAND_INTERRUPTED;
         nvmf_req_enter_ns(req, ns);
     } else if (nsid != NVME_NSID_ALL || req->cmd.opcode != NVME_IO_FLUSH)

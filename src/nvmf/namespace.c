@@ -260,7 +260,7 @@ static void ns_drain_here(struct plx_fan_leg *leg)
     struct nvmf_nsref *ref = &ns->refs[leg - ns->drain.legs];
     bool again = ref->gone;
     ref->gone = true;
-    if (!again)
+    if (!again && ref->in_flight)
         nvmf_reqs_of(ref, abort_req);
     if (!ref->in_flight) {
         plx_fan_answer(leg, 0);

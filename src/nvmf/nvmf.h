@@ -644,6 +644,12 @@ static inline size_t nvmf_disk_requests_left(const struct nvmf_nsref *ref)
     return nvmf_share_left(ref->in_flight, NVMF_MAX_REQUESTS - in_use);
 }
 
+/* Whether a disk has so many requests that another one is not given to it. */
+static inline bool nvmf_disk_full(const struct nvmf_nsref *ref)
+{
+    return plx_unlikely(ref->in_flight >= NVMF_DISK_REQUESTS) && !nvmf_disk_requests_left(ref);
+}
+
 /* A request is for a namespace, which stays until it has ended or left it. */
 static inline void nvmf_req_enter_ns(struct nvmf_req *req, struct nvmf_nsref *ref)
 {

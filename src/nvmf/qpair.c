@@ -263,7 +263,7 @@ bool nvmf_req_abort(struct nvmf_req *req)
         nvmf_req_complete(req, PLX_SC_ABORTED_BY_REQUEST);
         return true;
     case NVMF_REQ_EXECUTING:
-        if (req->qp->qid)
+        if (req->ns)
             nvmf_io_abort(req);
         break; /* it ends soon, one way or the other; the host sees which */
     case NVMF_REQ_DONE:

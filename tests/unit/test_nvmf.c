@@ -228,6 +228,51 @@ static void lent_memory_taken_back_in_the_middle_ends_the_connection(void **stat
     end_shared(&rig, second, ch, admin, queue);
 }
 
+static void over(void *arg, int result)
+{
+    *(int *)arg = result;
+}
+
+/* A read whose data has begun to leave is read to its end, of a disk that lends its memory too. */
+static void reads_of_a_namespace_that_is_removed_do_not_end_their_connection(void **state)
+{
+    (void)state;
+    struct rig rig;
+    int admin, queue, result = 1;
+    static uint8_t buf[READS * (READ_LEN + 48)];
+    unsigned whole = 0, ended = 0;
+    size_t data = 0;
+    assert_int_equal(rig_start(&rig, "ram:1M"), 0);
+    assert_true(rig_host(&rig, &admin, &queue));
+    send_reads(&rig, queue);
+    struct plx_nvmf_subsystem *s = plx_list_entry(rig.target->subsystems.prev, struct plx_nvmf_subsystem, link);
+    assert_int_equal(plx_nvmf_subsystem_remove_ns(s, 1, NULL), 0);
+    plx_nvmf_target_apply(rig.target, over, &result);
+    rig_settle(&rig);
+    assert_int_equal(result, 1); /* it waits for what is being sent */
+    ssize_t n = rig_receive(&rig, queue, buf, sizeof buf);
+    for (ssize_t at = 0; at < n; at += plx_get32(((struct nvme_tcp_hdr *)(void *)(buf + at))->plen)) {
+        const struct nvme_tcp_resp *resp = (void *)(buf + at);
+        uint16_t status = plx_get16(resp->cqe.status) >> 1;
+        if (resp->hdr.type == NVME_TCP_C2H_DATA) {
+            data += plx_get32(resp->hdr.plen) - 24;
+        } else if (status) {
+            assert_int_equal(status, PLX_SC_INVALID_NAMESPACE_OR_FORMAT | NVME_STATUS_DNR);
+            ended++;
+        } else {
+            whole++;
+        }
+    }
+    assert_in_range(data, (size_t)whole * READ_LEN, (size_t)READS * READ_LEN);
+    assert_true(whole > 0);
+    assert_int_equal(whole + ended, READS);
+    assert_int_equal(result, 0);
+    assert_int_equal(rig_receive(&rig, queue, buf, 1), 0); /* still there */
+    shut(queue);
+    shut(admin);
+    rig_stop(&rig);
+}
+
 static void a_silent_host_is_dropped_just_when_its_keep_alive_is_over(void **state)
 {
     static const uint32_t timeouts[] = {100, 2000, 60000};
@@ -520,11 +565,6 @@ static bool whole_life(void *arg)
     return gone;
 }
 
-static void over(void *arg, int result)
-{
-    *(int *)arg = result;
-}
-
 static int knock(uint16_t port)
 {
     struct sockaddr_in to = {.sin_family = AF_INET, .sin_port = htons(port), .sin_addr = {htonl(INADDR_LOOPBACK)}};
@@ -596,6 +636,7 @@ int main(void)
         cmocka_unit_test(buffers_come_back_from_hosts_that_leave_in_the_middle),
         cmocka_unit_test(lent_memory_taken_back_before_it_was_sent_is_answered),
         cmocka_unit_test(lent_memory_taken_back_in_the_middle_ends_the_connection),
+        cmocka_unit_test(reads_of_a_namespace_that_is_removed_do_not_end_their_connection),
         cmocka_unit_test(a_silent_host_is_dropped_just_when_its_keep_alive_is_over),
         cmocka_unit_test(hosts_that_write_to_a_hung_disk_and_vanish_leave_memory_for_others),
         cmocka_unit_test(hosts_that_write_much_at_once_to_a_hung_disk_leave_memory_for_others),

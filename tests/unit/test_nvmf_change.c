@@ -288,18 +288,47 @@ static void commands_of_a_namespace_that_is_removed_end_as_of_an_inactive_one(vo
     (void)state;
     struct rig rig;
     struct test_disk *d = test_disk_new();
-    struct answer a[3];
+    struct answer write, flush, identify;
     open_rig(&rig, &d->bdev);
-    command(&rig, &rig.h.io, io(NVME_IO_WRITE, 1), rig.h.buf, IO_BYTES, &a[0]);
-    command(&rig, &rig.h.io, io(NVME_IO_FLUSH, 1), NULL, 0, &a[1]);
-    command(&rig, &rig.h.io, io(NVME_IO_FLUSH, NVME_NSID_ALL), NULL, 0, &a[2]);
+    command(&rig, &rig.h.io, io(NVME_IO_WRITE, 1), rig.h.buf, IO_BYTES, &write);
+    command(&rig, &rig.h.io, io(NVME_IO_FLUSH, 1), NULL, 0, &flush);
+    command(&rig, &rig.h.admin, (struct nvme_cmd){.opcode = NVME_ADMIN_IDENTIFY, .nsid = plx_put32(1)}, rig.h.buf, 4096,
+            &identify);
     assert_int_equal(d->seen, 3);
     assert_int_equal(plx_nvmf_subsystem_remove_ns(rig.s, 1, NULL), 0);
     assert_int_equal(apply(&rig), 0);
-    for (int i = 0; i < 3; i++)
-        assert_int_equal(status_of(&a[i]), PLX_SC_INVALID_NAMESPACE_OR_FORMAT | DNR);
+    assert_int_equal(status_of(&write), PLX_SC_INVALID_NAMESPACE_OR_FORMAT | DNR);
+    assert_int_equal(status_of(&flush), PLX_SC_INVALID_NAMESPACE_OR_FORMAT | DNR);
+    assert_int_equal(status_of(&identify), PLX_SC_SUCCESS); /* it was there then; only NUSE is not known */
     assert_int_equal(d->channels, 0);
     plx_bdev_close(&d->bdev);
+    close_rig(&rig);
+}
+
+static void a_flush_of_all_goes_on_when_one_of_them_is_removed(void **state)
+{
+    (void)state;
+    struct rig rig;
+    struct test_disk *first = test_disk_new(), *second = test_disk_new();
+    const uint8_t uuid[16] = {1};
+    const struct plx_nvmf_ns_opts opts = {.uuid = uuid};
+    struct answer flush;
+    open_rig(&rig, &first->bdev);
+    assert_int_equal(plx_nvmf_subsystem_add_ns(rig.s, &second->bdev, &opts, NULL), 2);
+    assert_int_equal(apply(&rig), 0);
+    command(&rig, &rig.h.io, io(NVME_IO_FLUSH, NVME_NSID_ALL), NULL, 0, &flush);
+    assert_int_equal(first->seen, 1);
+    assert_int_equal(second->seen, 0);
+    assert_int_equal(plx_nvmf_subsystem_remove_ns(rig.s, 1, NULL), 0);
+    assert_int_equal(apply(&rig), 0);
+    assert_int_equal(second->seen, 1);
+    assert_true(test_disk_end(second, PLX_SC_SUCCESS));
+    settle(&rig);
+    assert_int_equal(status_of(&flush), PLX_SC_SUCCESS);
+    assert_int_equal(plx_nvmf_subsystem_remove_ns(rig.s, 2, NULL), 0);
+    assert_int_equal(apply(&rig), 0);
+    plx_bdev_close(&first->bdev);
+    plx_bdev_close(&second->bdev);
     close_rig(&rig);
 }
 
@@ -506,6 +535,42 @@ static void io_by_a_path_that_is_not_accessible_ends_with_its_ana_state(void **s
 
 /* ---- disks that hang ---- */
 
+static void a_disk_that_has_its_share_of_requests_is_given_none_in_any_way(void **state)
+{
+    (void)state;
+    struct rig rig;
+    struct test_disk *d = test_disk_new();
+    struct answer a;
+    open_rig(&rig, &d->bdev);
+    rig.s->ns[0]->refs[0].in_flight += 2 * NVMF_MAX_REQUESTS; /* as if it hung for long */
+    assert_int_equal(do_io(&rig, NVME_IO_WRITE, 1), PLX_SC_COMMAND_INTERRUPTED);
+    assert_int_equal(command(&rig, &rig.h.io, io(NVME_IO_FLUSH, NVME_NSID_ALL), NULL, 0, &a),
+                     PLX_SC_COMMAND_INTERRUPTED);
+    struct nvme_cmd identify = {.opcode = NVME_ADMIN_IDENTIFY, .nsid = plx_put32(1)};
+    assert_int_equal(command(&rig, &rig.h.admin, identify, rig.h.buf, 4096, &a), PLX_SC_SUCCESS);
+    assert_int_equal(word(&rig, 16), word(&rig, 8)); /* NUSE is not known: as NCAP */
+    assert_int_equal(d->seen, 0);
+    rig.s->ns[0]->refs[0].in_flight -= 2 * NVMF_MAX_REQUESTS;
+    d->bdev.info.write_cache = false;
+    close_rig(&rig);
+    plx_bdev_close(&d->bdev);
+}
+
+static void a_remote_disk_without_a_path_ends_commands_so_that_hosts_try_other_paths(void **state)
+{
+    (void)state;
+    struct rig rig;
+    struct test_disk *d = test_disk_new();
+    struct answer a;
+    open_rig(&rig, &d->bdev);
+    d->bdev.info.write_cache = false;
+    command(&rig, &rig.h.io, io(NVME_IO_WRITE, 1), rig.h.buf, IO_BYTES, &a);
+    assert_true(test_disk_end(d, PLX_SC_HOST_PATHING_ERROR));
+    assert_int_equal(status_of(&a), PLX_SC_CONTROLLER_PATHING_ERROR); /* without DNR */
+    close_rig(&rig);
+    plx_bdev_close(&d->bdev);
+}
+
 static void a_controller_is_reset_though_its_disk_never_answers(void **state)
 {
     (void)state;
@@ -577,6 +642,9 @@ int main(void)
         cmocka_unit_test(a_listener_that_is_removed_takes_its_hosts_along),
         cmocka_unit_test(a_subsystem_that_is_removed_ends_its_controllers_and_frees_its_disks),
         cmocka_unit_test(io_by_a_path_that_is_not_accessible_ends_with_its_ana_state),
+        cmocka_unit_test(a_flush_of_all_goes_on_when_one_of_them_is_removed),
+        cmocka_unit_test(a_disk_that_has_its_share_of_requests_is_given_none_in_any_way),
+        cmocka_unit_test(a_remote_disk_without_a_path_ends_commands_so_that_hosts_try_other_paths),
         cmocka_unit_test(a_controller_is_reset_though_its_disk_never_answers),
         cmocka_unit_test(a_stop_ends_whatever_disks_do),
     };
