@@ -28,9 +28,14 @@ static void send_events(struct nvmf_ctrlr *c)
     }
 }
 
+bool nvmf_event_wanted(const struct nvmf_ctrlr *c, enum nvmf_event event)
+{
+    return c->feat_async_event & ~(c->events | c->events_masked) & (uint32_t)event;
+}
+
 void nvmf_event(struct nvmf_ctrlr *c, enum nvmf_event event)
 {
-    if (!(c->feat_async_event & (uint32_t)event) || c->events_masked & (uint32_t)event)
+    if (!nvmf_event_wanted(c, event))
         return;
     c->events |= (uint32_t)event;
     send_events(c);

@@ -62,33 +62,63 @@ static bool same_discovery(const struct nvmf_snapshot *old, const struct nvmf_sn
     return same;
 }
 
+/* Whether the state of a group that has namespaces is another one. */
+static bool same_ana(const struct nvmf_image *old, const struct nvmf_image *new, uint16_t portid)
+{
+    const struct nvmf_port *was = nvmf_image_port(old, portid), *is = nvmf_image_port(new, portid);
+    for (uint32_t i = 0; i < new->nns; i++)
+        if (new->ns[i].ns && was->ana[new->ns[i].ns->anagrpid - 1] != is->ana[new->ns[i].ns->anagrpid - 1])
+            return false;
+    return true;
+}
+
 /* What an admin queue's host is told of: the difference that a snapshot makes to it. */
 static void tell(struct nvmf_qpair *qp, const struct nvmf_snapshot *old, const struct nvmf_snapshot *new)
 {
     const struct nvmf_image *image = qp->image;
     struct nvmf_ctrlr *c = qp->ctrlr;
     if (c->subsys->discovery) {
-        if (new->genctr > old->genctr && !same_discovery(old, new, qp))
+        if (new->genctr > old->genctr && nvmf_event_wanted(c, NVMF_EVENT_DISCOVERY) && !same_discovery(old, new, qp))
             nvmf_event(c, NVMF_EVENT_DISCOVERY);
         return;
     }
+    const struct nvmf_image *before = c->subsys->index < old->nimages ? old->images[c->subsys->index] : NULL;
+    if (image == before)
+        return;
     for (uint32_t i = 0; i < image->nns; i++) {
-        if (image->ns[i].changed > old->generation) {
+        if (image->ns[i].changed > plx_max_u64(old->generation, c->ns_seen)) {
             nvmf_event(c, NVMF_EVENT_NS);
             break;
         }
     }
-    if (nvmf_image_port(image, qp->portid)->changed > old->generation)
+    if (before && !same_ana(before, image, qp->portid))
         nvmf_event(c, NVMF_EVENT_ANA);
 }
 
-static void publish_to(struct nvmf_qpair *qp, const struct nvmf_snapshot *old, const struct nvmf_snapshot *new)
+/* When no reactor works by the old one any more: a host that is told may use any of its queues. */
+static void tell_here(struct plx_fan_leg *leg)
+{
+    struct plx_nvmf_target *t = plx_container_of(leg->fan, struct plx_nvmf_target, apply.fan);
+    struct nvmf_group *g = &t->groups[leg - leg->fan->legs];
+    plx_list_for_each_safe(it, &g->qpairs) {
+        struct nvmf_qpair *qp = plx_list_entry(it, struct nvmf_qpair, link);
+        if (qp->image && !qp->qid && qp->state == NVMF_QP_READY && t->apply.old)
+            tell(qp, t->apply.old, g->snap);
+    }
+    plx_fan_answer(leg, 0);
+}
+
+static void publish_to(struct nvmf_qpair *qp, const struct nvmf_snapshot *new)
 {
     if (qp->state == NVMF_QP_DETACHED)
         return; /* its controller may be gone already */
     const char *why = has_listener(new, qp->portid) ? NULL : "its listener was removed";
+    unsigned index = qp->ctrlr ? qp->ctrlr->subsys->index : 0;
+    const struct nvmf_image *image = qp->ctrlr && index < new->nimages ? new->images[index] : NULL;
+    if (!why && image && image == qp->image)
+        return;
     if (!why && qp->ctrlr)
-        why = unwelcome(qp, qp->ctrlr->subsys->index < new->nimages ? new->images[qp->ctrlr->subsys->index] : NULL);
+        why = unwelcome(qp, image);
     if (why) {
         qp->image = NULL;
         qp->view = NULL;
@@ -96,8 +126,6 @@ static void publish_to(struct nvmf_qpair *qp, const struct nvmf_snapshot *old, c
         nvmf_transport_of(qp)->kill(qp, why);
     } else if (qp->ctrlr) {
         nvmf_qpair_see(qp);
-        if (!qp->qid && qp->state == NVMF_QP_READY)
-            tell(qp, old, new);
     }
 }
 
@@ -105,11 +133,10 @@ static void publish_here(struct plx_fan_leg *leg)
 {
     struct plx_nvmf_target *t = plx_container_of(leg->fan, struct plx_nvmf_target, apply.fan);
     struct nvmf_group *g = &t->groups[leg - leg->fan->legs];
-    const struct nvmf_snapshot *old = g->snap, *new = t->apply.next;
-    g->snap = new;
-    g->in_place = new->in_place;
+    g->snap = t->apply.next;
+    g->in_place = g->snap->in_place;
     plx_list_for_each_safe(it, &g->qpairs) {
-        publish_to(plx_list_entry(it, struct nvmf_qpair, link), old, new);
+        publish_to(plx_list_entry(it, struct nvmf_qpair, link), g->snap);
     }
     plx_fan_answer(leg, 0);
 }
@@ -130,7 +157,7 @@ static void give_up(struct plx_nvmf_target *t, struct nvmf_ns *ns, int result)
     t->apply.result = result;
     nvmf_snapshot_omit(t->apply.next, ns);
     if (ns->subsys)
-        nvmf_ns_remove(ns);
+        nvmf_ns_undo(ns);
     nvmf_ns_free(ns);
 }
 
@@ -157,7 +184,7 @@ void nvmf_apply_opened(struct plx_nvmf_target *t, struct nvmf_ns *ns, int result
         apply_step(t);
 }
 
-static void published(struct plx_fan *fan, int result)
+static void all_have(struct plx_fan *fan, int result)
 {
     struct plx_nvmf_target *t = plx_container_of(fan, struct plx_nvmf_target, apply.fan);
     (void)result;
@@ -274,10 +301,15 @@ static void apply_step(struct plx_nvmf_target *t)
         nvmf_listeners_reap(t);
         a->old = t->snap;
         t->snap = a->next;
-        plx_fan_out(&a->fan, publish_here, published);
+        plx_fan_out(&a->fan, publish_here, all_have);
         return;
     case NVMF_APPLY_PUBLISH:
+        a->step = NVMF_APPLY_TELL;
+        plx_fan_out(&a->fan, tell_here, all_have);
+        return;
+    case NVMF_APPLY_TELL:
         nvmf_snapshot_free(a->old);
+        a->old = NULL;
         nvmf_listeners_start(t, a->starting, &a->result);
         a->step = NVMF_APPLY_RELEASE;
         let_go(t);

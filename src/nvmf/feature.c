@@ -141,6 +141,7 @@ static uint16_t set_async_event(struct nvmf_ctrlr *c, struct nvmf_req *req, uint
     if (cdw11 & ~(nvmf_events(c) | 0xff))
         return PLX_SC_INVALID_FIELD | NVME_STATUS_DNR;
     c->feat_async_event = cdw11;
+    c->events &= cdw11;
     return PLX_SC_SUCCESS;
 }
 

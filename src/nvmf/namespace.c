@@ -125,6 +125,7 @@ int plx_nvmf_subsystem_add_ns(struct plx_nvmf_subsystem *s, struct plx_bdev *bde
     if (!ns)
         return plx_fail(err, -ENOMEM, "out of memory");
     ns->nsid = nsid;
+    ns->before = s->changed[nsid - 1];
     s->ns[nsid - 1] = ns;
     ns_touch(s, nsid);
     return (int)nsid;
@@ -137,11 +138,27 @@ void nvmf_ns_free(struct nvmf_ns *ns)
     free(ns);
 }
 
+void nvmf_ns_undo(struct nvmf_ns *ns)
+{
+    struct plx_nvmf_subsystem *s = ns->subsys;
+    uint64_t *changed = &s->changed[ns->nsid - 1];
+    if (*changed == NVMF_NEXT || ns->before != NVMF_NEXT) /* else what was there before it left with that snapshot */
+        *changed = ns->before;
+    s->ns[ns->nsid - 1] = NULL;
+    s->dirty = true;
+    ns->subsys = NULL;
+}
+
 void nvmf_ns_remove(struct nvmf_ns *ns)
 {
-    ns->subsys->ns[ns->nsid - 1] = NULL;
-    ns_touch(ns->subsys, ns->nsid);
-    ns->subsys = NULL;
+    struct plx_nvmf_subsystem *s = ns->subsys;
+    if (!ns->opened && s->changed[ns->nsid - 1] == NVMF_NEXT) { /* no snapshot has it */
+        nvmf_ns_undo(ns);
+    } else {
+        s->ns[ns->nsid - 1] = NULL;
+        ns->subsys = NULL;
+        ns_touch(s, ns->nsid);
+    }
     plx_list_add_tail(&ns->target->removed_ns, &ns->link);
 }
 

@@ -76,7 +76,8 @@ struct nvmf_ns {
     struct plx_bdev *bdev;
     uint32_t nsid, anagrpid;
     uint8_t nguid[16], uuid[16], eui64[8];
-    bool opened;                 /* has channels; the control reactor's */
+    uint64_t before;             /* plx_nvmf_subsystem.changed, before it came; the control reactor's */
+    bool opened;                 /* has channels; the same */
     struct plx_bdev_hold *hold;  /* while it has; the same */
     struct plx_bdev_access disk; /* the control reactor's */
     struct plx_fan drain;
@@ -397,6 +398,7 @@ enum nvmf_apply_step {
     NVMF_APPLY_IDLE,
     NVMF_APPLY_OPEN,    /* channels of new disks are opened */
     NVMF_APPLY_PUBLISH, /* the snapshot goes to every reactor */
+    NVMF_APPLY_TELL,    /* hosts are told what it changes */
     NVMF_APPLY_RELEASE, /* what was taken away is let go of */
 };
 
@@ -570,6 +572,8 @@ void nvmf_features_reset(struct nvmf_ctrlr *c);
 
 /* Ends the held Asynchronous Event Requests of a controller. */
 void nvmf_aers_abort(struct nvmf_ctrlr *c);
+/* Whether it would be told. */
+bool nvmf_event_wanted(const struct nvmf_ctrlr *c, enum nvmf_event event);
 /* An event has happened, one bit of nvmf_events(): its host is told, if it wants to be, now or when it asks. */
 void nvmf_event(struct nvmf_ctrlr *c, enum nvmf_event event);
 /* The host has read a log page: it knows now, and may be told of what comes next. */
@@ -612,6 +616,8 @@ void nvmf_digest(const char *text, size_t len, uint8_t out[32]);
 
 /* Takes a namespace out of its subsystem: it leaves with the next apply, or at once if it never was visible. */
 void nvmf_ns_remove(struct nvmf_ns *ns);
+/* It could not be opened for the snapshot under way: it never was there. */
+void nvmf_ns_undo(struct nvmf_ns *ns);
 /* Holds its disk, and opens its channels; ends with nvmf_apply_opened(). @return 0, or -errno when it cannot be held */
 int nvmf_ns_open(struct nvmf_ns *ns);
 /*

@@ -166,7 +166,12 @@ void nvmf_snapshot_omit(struct nvmf_snapshot *snap, const struct nvmf_ns *ns)
         struct nvmf_image *image = snap->images[i];
         if (!image || ns->nsid > image->nns || image->ns[ns->nsid - 1].ns != ns)
             continue;
-        image->ns[ns->nsid - 1].ns = NULL;
+        struct nvmf_image_ns *entry = &image->ns[ns->nsid - 1];
+        entry->ns = NULL;
+        entry->changed = ns->before == NVMF_NEXT ? entry->changed : ns->before;
+        image->ops = 0;
+        for (uint32_t k = 0; k < image->nns; k++)
+            image->ops |= image->ns[k].ns ? plx_bdev_info(image->ns[k].ns->bdev)->ops : 0;
         for (unsigned r = 0; r < ns->target->nreactors; r++)
             image->views[r]->ns[ns->nsid - 1] = NULL;
     }

@@ -76,13 +76,14 @@ static struct nvmf_port *own_port(struct plx_nvmf_subsystem *s, uint16_t portid)
         return NULL;
     s->ports = ports;
     struct nvmf_port *p = &ports[s->nports++];
-    if (portid)
+    if (portid) {
         *p = ports[0];
-    else
+    } else {
         memset(p->ana, PLX_NVMF_ANA_OPTIMIZED, sizeof p->ana);
+        p->changed = NVMF_NEXT;
+    }
     p->portid = portid;
     p->reachable = false;
-    p->changed = NVMF_NEXT;
     return p;
 }
 

@@ -283,6 +283,61 @@ static void events_that_are_not_wanted_are_not_sent(void **state)
     close_rig(&rig);
 }
 
+static void events_that_are_not_wanted_any_more_are_not_sent(void **state)
+{
+    (void)state;
+    struct rig rig;
+    open_rig(&rig, NULL);
+    want_events(&rig, NVMF_EVENT_NS);
+    assert_int_equal(plx_nvmf_subsystem_remove_ns(rig.s, 1, NULL), 0);
+    assert_int_equal(apply(&rig), 0); /* and there is no request to be told by */
+    want_events(&rig, 0);
+    await_event(&rig);
+    assert_false(rig.h.event.here);
+    close_rig(&rig);
+}
+
+/* Its queues may be on any of them. */
+static void a_host_is_told_when_all_reactors_see_what_it_is_told_of(void **state)
+{
+    (void)state;
+    struct rig rig = {0};
+    struct plx_reactor *reactors[2];
+    const struct plx_nvmf_subsystem_opts opts = {.nqn = NQN, .allow_any_host = true};
+    for (int i = 0; i < 2; i++)
+        assert_int_equal(plx_reactor_create(&reactors[i], NULL), 0);
+    rig.reactor = reactors[0];
+    assert_int_equal(plx_nvmf_target_create(&rig.t, reactors, 2, NULL, NULL), 0);
+    rig.t->transport = &calls_transport;
+    assert_int_equal(plx_nvmf_subsystem_create(rig.t, &opts, &rig.s, NULL), 0);
+    assert_int_equal(plx_bdev_open("ram:1M", &rig.ram, NULL), 0);
+    plx_nvmf_target_start(rig.t, over, &rig);
+    while (outcome(&rig) == -EINPROGRESS)
+        plx_reactor_poll(reactors[1]);
+    assert_int_equal(connect_host(&rig, &rig.h, HOST, 0), 0);
+    want_events(&rig, NVMF_EVENT_NS);
+    await_event(&rig);
+    assert_int_equal(plx_nvmf_subsystem_add_ns(rig.s, rig.ram, NULL, NULL), 1);
+    plx_nvmf_target_apply(rig.t, over, &rig);
+    while (rig.t->groups[0].snap->images[rig.s->index]->nns == 0) {
+        settle(&rig);
+        if (rig.t->apply.step == NVMF_APPLY_OPEN)
+            plx_reactor_poll(reactors[1]);
+    }
+    settle(&rig);
+    assert_false(rig.h.event.here);
+    while (outcome(&rig) == -EINPROGRESS)
+        plx_reactor_poll(reactors[1]);
+    assert_int_equal(event(&rig), EVENT_NS);
+    plx_nvmf_target_stop(rig.t, 1000, over, &rig);
+    while (outcome(&rig) == -EINPROGRESS)
+        plx_reactor_poll(reactors[1]);
+    plx_nvmf_target_destroy(rig.t);
+    for (int i = 0; i < 2; i++)
+        plx_reactor_destroy(reactors[i]);
+    plx_bdev_close(rig.ram);
+}
+
 static void commands_of_a_namespace_that_is_removed_end_as_of_an_inactive_one(void **state)
 {
     (void)state;
@@ -364,6 +419,8 @@ static void a_disk_that_cannot_be_opened_changes_nothing_else(void **state)
     open_rig(&rig, NULL);
     d->refuse = rig.reactor;
     d->open_result = -EIO;
+    want_events(&rig, NVMF_EVENT_NS);
+    await_event(&rig);
     assert_int_equal(plx_nvmf_subsystem_add_ns(rig.s, &d->bdev, NULL, NULL), 2);
     assert_int_equal(plx_nvmf_subsystem_allow_host(rig.s, OTHER, NULL), 0);
     assert_int_equal(apply(&rig), -EIO);
@@ -373,7 +430,12 @@ static void a_disk_that_cannot_be_opened_changes_nothing_else(void **state)
     assert_int_equal(connect_host(&rig, &other, OTHER, rig.l->portid), 0);
     d->refuse = NULL;
     assert_int_equal(plx_nvmf_subsystem_add_ns(rig.s, &d->bdev, NULL, NULL), 2);
+    assert_int_equal(plx_nvmf_subsystem_remove_ns(rig.s, 2, NULL), 0);
     assert_int_equal(apply(&rig), 0);
+    assert_int_equal(event(&rig), 0); /* it never was there */
+    assert_int_equal(plx_nvmf_subsystem_add_ns(rig.s, &d->bdev, NULL, NULL), 2);
+    assert_int_equal(apply(&rig), 0);
+    assert_int_equal(event(&rig), EVENT_NS);
     assert_int_equal(plx_nvmf_subsystem_remove_ns(rig.s, 2, NULL), 0);
     assert_int_equal(apply(&rig), 0);
     plx_bdev_close(&d->bdev);
@@ -530,6 +592,16 @@ static void io_by_a_path_that_is_not_accessible_ends_with_its_ana_state(void **s
     assert_int_equal(plx_nvmf_subsystem_set_ana(rig.s, NULL, 2, PLX_NVMF_ANA_INACCESSIBLE, NULL), 0);
     assert_int_equal(apply(&rig), 0);
     assert_int_equal(do_io(&rig, NVME_IO_WRITE, 1), PLX_SC_SUCCESS);
+    struct plx_nvmf_listener *other;
+    assert_int_equal(plx_nvmf_listen(rig.t, "192.0.2.2", 4420, &other, NULL), 0);
+    assert_int_equal(plx_nvmf_subsystem_set_ana(rig.s, other, 1, PLX_NVMF_ANA_INACCESSIBLE, NULL), 0);
+    assert_int_equal(apply(&rig), 0);
+    assert_int_equal(plx_nvmf_subsystem_remove_listener(rig.s, other, NULL), 0);
+    assert_int_equal(apply(&rig), 0);
+    assert_int_equal(event(&rig), 0);
+    assert_int_equal(plx_nvmf_subsystem_set_ana(rig.s, NULL, 1, PLX_NVMF_ANA_NON_OPTIMIZED, NULL), 0);
+    assert_int_equal(apply(&rig), 0);
+    assert_int_equal(event(&rig), EVENT_ANA);
     close_rig(&rig);
 }
 
@@ -642,6 +714,8 @@ int main(void)
         cmocka_unit_test(a_listener_that_is_removed_takes_its_hosts_along),
         cmocka_unit_test(a_subsystem_that_is_removed_ends_its_controllers_and_frees_its_disks),
         cmocka_unit_test(io_by_a_path_that_is_not_accessible_ends_with_its_ana_state),
+        cmocka_unit_test(events_that_are_not_wanted_any_more_are_not_sent),
+        cmocka_unit_test(a_host_is_told_when_all_reactors_see_what_it_is_told_of),
         cmocka_unit_test(a_flush_of_all_goes_on_when_one_of_them_is_removed),
         cmocka_unit_test(a_disk_that_has_its_share_of_requests_is_given_none_in_any_way),
         cmocka_unit_test(a_remote_disk_without_a_path_ends_commands_so_that_hosts_try_other_paths),
