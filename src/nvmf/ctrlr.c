@@ -25,13 +25,13 @@ struct nvmf_ctrlr *nvmf_ctrlr_find(struct plx_nvmf_target *t, const struct plx_n
 }
 
 /* Identifiers are handed out in turn, so that one is not reused while a host may still believe in it. */
-static uint16_t free_cntlid(struct plx_nvmf_target *t, const struct plx_nvmf_subsystem *s)
+static uint16_t free_cntlid(struct plx_nvmf_subsystem *s)
 {
     for (unsigned tries = 0; tries <= (unsigned)s->max_cntlid - s->min_cntlid; tries++) {
-        bool inside = t->last_cntlid >= s->min_cntlid && t->last_cntlid < s->max_cntlid;
-        t->last_cntlid = (uint16_t)(inside ? t->last_cntlid + 1 : s->min_cntlid);
-        if (!nvmf_ctrlr_find(t, s, t->last_cntlid))
-            return t->last_cntlid;
+        bool inside = s->last_cntlid >= s->min_cntlid && s->last_cntlid < s->max_cntlid;
+        s->last_cntlid = (uint16_t)(inside ? s->last_cntlid + 1 : s->min_cntlid);
+        if (!nvmf_ctrlr_find(s->target, s, s->last_cntlid))
+            return s->last_cntlid;
     }
     return 0;
 }
@@ -40,7 +40,7 @@ struct nvmf_ctrlr *nvmf_ctrlr_create(struct plx_nvmf_target *t, const struct nvm
                                      struct nvmf_qpair *admin)
 {
     unsigned queues = (info->subsys->discovery ? 0 : t->opts.max_queues) + 1;
-    uint16_t cntlid = free_cntlid(t, info->subsys);
+    uint16_t cntlid = free_cntlid(info->subsys);
     struct nvmf_ctrlr *c = cntlid ? calloc(1, sizeof *c) : NULL;
     if (!c)
         return NULL;
@@ -132,7 +132,7 @@ void nvmf_ctrlr_start_keep_alive(struct nvmf_ctrlr *c)
                               UINT32_MAX / NVMF_KATO_UNIT_MS * NVMF_KATO_UNIT_MS);
     c->last_keep_alive = plx_reactor_now(r);
     c->kato_timer.fn = keep_alive_expired;
-    if (c->kato_ms || c->subsys->discovery)
+    if (c->kato_ms || c->subsys->discovery || !(atomic_load(&c->csts) & NVME_CSTS_RDY))
         keep_alive_expired(&c->kato_timer); /* not yet: this sets it */
     else
         plx_timer_cancel(r, &c->kato_timer);
@@ -210,6 +210,7 @@ static void disable(struct nvmf_ctrlr *c)
     nvmf_aers_abort(c);
     nvmf_features_reset(c);
     forget_events(c);
+    nvmf_ctrlr_start_keep_alive(c);
     if (atomic_exchange(&c->reset_sent, true))
         return;
     c->reset_msg.fn = reset_on_control;

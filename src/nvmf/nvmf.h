@@ -121,6 +121,7 @@ struct plx_nvmf_subsystem {
     uint64_t *changed;   /* the same: generation in which it last did; NVMF_NEXT for the one to come */
     uint32_t nns;        /* entries of both */
     unsigned nctrlrs;
+    uint16_t last_cntlid;
     struct nvmf_image *image; /* its latest */
 };
 
@@ -200,7 +201,7 @@ struct nvmf_ctrlr {
     uint16_t cntlid;
     uint8_t hostid[16];
     char hostnqn[NVME_NQN_MAX + 1];
-    char name[64]; /* for logs: "controller 3 of host ..." */
+    char name[64]; /* for logs: "controller 3" */
 
     /* The control reactor's. */
     struct nvmf_qpair **qpairs; /* by qid; [0] is the admin queue */
@@ -460,7 +461,7 @@ struct plx_nvmf_target {
     struct nvmf_group *groups;
     const struct nvmf_transport *transport;
     struct plx_list ctrlrs;
-    uint16_t last_cntlid, last_portid;
+    uint16_t last_portid;
     unsigned next_group; /* for the next connection */
     _Atomic unsigned connections;
     uint64_t started_at; /* reactor time */

@@ -200,20 +200,37 @@ static void a_term_req_is_waited_for_a_second(void **state)
     rig_stop(&rig);
 }
 
-static void a_discovery_controller_without_keep_alive_has_two_minutes(void **state)
+static void a_controller_without_keep_alive_has_two_minutes_for_discovery_or_until_it_is_enabled(void **state)
+{
+    static const char *const nqns[] = {NVME_DISCOVERY_NQN, RIG_NQN};
+    (void)state;
+    for (size_t i = 0; i < PLX_ARRAY_SIZE(nqns); i++) {
+        struct rig rig;
+        uint16_t cntlid;
+        assert_int_equal(rig_start(&rig, "ram:2M"), 0);
+        int fd = rig_connect(&rig);
+        assert_true(rig_icreq(&rig, fd, 0));
+        assert_int_equal(rig_connect_to(&rig, fd, nqns[i], 0, &cntlid), 0);
+        pass(&rig, 120000 - SETTLE_MS);
+        assert_true(is_open(fd));
+        pass(&rig, 2 * LOOK_MS + 2 * SETTLE_MS);
+        assert_false(is_open(fd));
+        close(fd);
+        rig_stop(&rig);
+    }
+}
+
+static void an_enabled_controller_without_keep_alive_has_any_time(void **state)
 {
     struct rig rig;
-    uint16_t cntlid;
+    int admin, queue;
     (void)state;
     assert_int_equal(rig_start(&rig, "ram:2M"), 0);
-    int fd = rig_connect(&rig);
-    assert_true(rig_icreq(&rig, fd, 0));
-    assert_int_equal(rig_connect_to(&rig, fd, NVME_DISCOVERY_NQN, 0, &cntlid), 0);
-    pass(&rig, 120000 - SETTLE_MS);
-    assert_true(is_open(fd));
-    pass(&rig, 2 * LOOK_MS + 2 * SETTLE_MS);
-    assert_false(is_open(fd));
-    close(fd);
+    assert_true(rig_host(&rig, &admin, &queue));
+    pass(&rig, 300000);
+    assert_true(is_open(admin) && is_open(queue));
+    close(admin);
+    close(queue);
     rig_stop(&rig);
 }
 
@@ -250,7 +267,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_connection_ends_just_after_its_limit_and_not_before),
         cmocka_unit_test(a_term_req_is_waited_for_a_second),
-        cmocka_unit_test(a_discovery_controller_without_keep_alive_has_two_minutes),
+        cmocka_unit_test(a_controller_without_keep_alive_has_two_minutes_for_discovery_or_until_it_is_enabled),
+        cmocka_unit_test(an_enabled_controller_without_keep_alive_has_any_time),
         cmocka_unit_test(the_oldest_of_too_many_that_say_nothing_goes),
     };
     return cmocka_run_group_tests(tests, set_up, NULL);

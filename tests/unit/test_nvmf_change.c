@@ -516,6 +516,50 @@ static void a_host_that_is_not_allowed_any_more_is_disconnected(void **state)
     close_rig(&rig);
 }
 
+/* Of two subsystems in turn: each hands out its own, and none again before all others. */
+static void controllers_get_the_identifiers_of_their_subsystem_in_turn(void **state)
+{
+    static const struct {
+        const char *nqn;
+        uint16_t cntlid;
+    } connects[] = {{OTHER, 7}, {HOST, 100}, {OTHER, 8}, {HOST, 101}, {OTHER, 9}, {HOST, 102}, {OTHER, 7}};
+    const struct plx_nvmf_subsystem_opts a = {.nqn = OTHER, .allow_any_host = true, .min_cntlid = 7, .max_cntlid = 9},
+                                         b = {.nqn = HOST, .allow_any_host = true, .min_cntlid = 100};
+    struct rig rig;
+    struct plx_nvmf_subsystem *s;
+    static struct calls_qpair kept[3];
+    static struct nvme_connect_data data;
+    struct answer answer;
+    (void)state;
+    open_rig(&rig, NULL);
+    assert_int_equal(plx_nvmf_subsystem_create(rig.t, &a, &s, NULL), 0);
+    assert_int_equal(plx_nvmf_subsystem_create(rig.t, &b, &s, NULL), 0);
+    assert_int_equal(apply(&rig), 0);
+    for (size_t i = 0; i < PLX_ARRAY_SIZE(connects); i++) {
+        struct calls_qpair q;
+        calls_connect(&q, &rig.t->groups[0], rig.l->portid);
+        calls_fabrics_connect(&q, connects[i].nqn, HOST, 0, 0, &data, answered, &answer);
+        settle(&rig);
+        assert_int_equal(status_of(&answer), 0);
+        assert_int_equal(plx_get32(answer.cqe.dw0), connects[i].cntlid);
+        calls_close(&q);
+        settle(&rig);
+        assert_true(q.gone);
+    }
+    for (size_t i = 0; i < 4; i++) { /* of three there is no fourth */
+        struct calls_qpair last, *q = i < 3 ? &kept[i] : &last;
+        answer.here = false;
+        calls_connect(q, &rig.t->groups[0], rig.l->portid);
+        calls_fabrics_connect(q, OTHER, HOST, 0, 0, &data, answered, &answer);
+        settle(&rig);
+        assert_int_equal(status_of(&answer), i < 3 ? PLX_SC_SUCCESS : PLX_SC_CONNECT_CONTROLLER_BUSY);
+        if (i == 3)
+            calls_close(q);
+        settle(&rig);
+    }
+    close_rig(&rig);
+}
+
 static void a_listener_that_is_removed_takes_its_hosts_along(void **state)
 {
     (void)state;
@@ -711,6 +755,7 @@ int main(void)
         cmocka_unit_test(who_asks_for_an_apply_while_a_start_fails_is_refused),
         cmocka_unit_test(hosts_are_told_of_a_disk_s_new_size_and_of_its_end),
         cmocka_unit_test(a_host_that_is_not_allowed_any_more_is_disconnected),
+        cmocka_unit_test(controllers_get_the_identifiers_of_their_subsystem_in_turn),
         cmocka_unit_test(a_listener_that_is_removed_takes_its_hosts_along),
         cmocka_unit_test(a_subsystem_that_is_removed_ends_its_controllers_and_frees_its_disks),
         cmocka_unit_test(io_by_a_path_that_is_not_accessible_ends_with_its_ana_state),

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * Hosts on several reactors do I/O while namespaces, sizes, ANA states and allowed hosts change at random. No command
- * may end with what the history does not allow, and nothing may be left over. STORM_SEED repeats a run.
+ * Hosts on several reactors connect and do I/O while namespaces, sizes, ANA states, allowed hosts, listeners and
+ * subsystems change at random. No command may end with what the history does not allow, and nothing may be left over.
+ * STORM_SEED repeats a run.
  */
 #include "calls.h"
 
@@ -17,6 +18,7 @@
 #include <cmocka.h>
 
 #define NQN "nqn.2024-01.com.example:storm"
+#define SECOND "nqn.2024-01.com.example:second"
 #define HOST "nqn.2024-01.com.example:host%u"
 
 enum {
@@ -38,8 +40,8 @@ static struct storm {
     struct plx_reactor *reactors[REACTORS];
     pthread_t threads[REACTORS];
     struct plx_nvmf_target *t;
-    struct plx_nvmf_subsystem *s;
-    struct plx_nvmf_listener *l;
+    struct plx_nvmf_subsystem *s, *second; /* which comes and goes, without namespaces */
+    struct plx_nvmf_listener *l, *other;   /* which comes and goes too */
     struct plx_bdev *disks[NAMESPACES];
     uint64_t seed;
     unsigned applies;
@@ -47,11 +49,13 @@ static struct storm {
     struct plx_timer next;
 
     _Atomic unsigned seq;
-    _Atomic uint8_t is_present[NAMESPACES], is_accessible, is_allowed[HOSTS];
+    _Atomic uint8_t is_present[NAMESPACES], is_accessible, is_allowed[HOSTS], has_other, has_second;
+    _Atomic uint16_t port, other_port;
     _Atomic bool ending, over;
     _Atomic int result;
     _Atomic unsigned quiet;                 /* hosts that have ended */
     _Atomic uint64_t done, absent, refused; /* commands */
+    _Atomic uint64_t unwelcome, by_other;   /* Connect */
 } storm;
 
 static uint64_t draw(uint64_t *state, uint64_t below)
@@ -67,7 +71,7 @@ enum step { DOWN, CONNECTING, UP, ENDED };
 struct slot {
     struct host *host;
     unsigned seq, nsid;
-    uint8_t present, accessible;
+    uint8_t present, accessible, allowed, has_other;
     bool busy;
     uint8_t data[BYTES];
 };
@@ -77,6 +81,9 @@ static struct host {
     char nqn[64];
     uint64_t seed;
     enum step step;
+    bool by_other, to_second; /* how it connected, and to what */
+    unsigned seq;             /* the same as of a slot, of its Connect */
+    uint8_t allowed, has_second;
     uint16_t cntlid, cid;
     struct nvmf_group *g;
     struct calls_qpair admin, io;
@@ -97,6 +104,7 @@ static void io_done(void *arg, const struct nvme_cqe *cqe)
     atomic_fetch_add(absent ? &storm.absent : inaccessible ? &storm.refused : &storm.done, 1);
     if (storm.seq != s->seq)
         return; /* something has changed meanwhile */
+    must(s->allowed != NO && (!s->host->by_other || s->has_other != NO));
     if (absent)
         must(s->present != YES);
     if (inaccessible)
@@ -124,6 +132,8 @@ static void begin_io(struct host *h)
         s->seq = storm.seq;
         s->present = storm.is_present[s->nsid - 1];
         s->accessible = storm.is_accessible;
+        s->allowed = storm.is_allowed[h->n];
+        s->has_other = storm.has_other;
         calls_send(&h->io, &cmd, opcode == NVME_IO_FLUSH ? NULL : s->data, opcode == NVME_IO_FLUSH ? 0 : BYTES, io_done,
                    s);
     }
@@ -141,20 +151,30 @@ static void enabled(void *arg, const struct nvme_cqe *cqe)
 {
     struct host *h = arg;
     must(calls_status(cqe) == 0);
-    calls_connect(&h->io, h->g, storm.l->portid);
+    calls_connect(&h->io, h->g, h->admin.qp.portid);
     calls_fabrics_connect(&h->io, NQN, h->nqn, 1, h->cntlid, &h->data, io_connected, h);
 }
 
 static void connected(void *arg, const struct nvme_cqe *cqe)
 {
     struct host *h = arg;
+    const uint16_t status = calls_status(cqe);
+    const bool certain = storm.seq == h->seq;
     h->cntlid = (uint16_t)plx_get32(cqe->dw0);
-    if (!calls_status(cqe)) {
-        calls_enable(&h->admin, true, enabled, h);
+    if (status) {
+        must(status ==
+             ((h->to_second ? PLX_SC_CONNECT_INVALID_PARAMETERS : PLX_SC_CONNECT_INVALID_HOST) | NVME_STATUS_DNR));
+        must(!certain || (h->to_second ? h->has_second : h->allowed) != YES);
+        storm.unwelcome++;
+        calls_close(&h->admin);
         return;
     }
-    must(calls_status(cqe) == (PLX_SC_CONNECT_INVALID_HOST | NVME_STATUS_DNR));
-    calls_close(&h->admin);
+    must(!certain || (h->to_second ? h->has_second : h->allowed) != NO);
+    storm.by_other += h->by_other;
+    if (h->to_second)
+        h->step = UP;
+    else
+        calls_enable(&h->admin, true, enabled, h);
 }
 
 static void connect_admin(struct host *h)
@@ -163,8 +183,14 @@ static void connect_admin(struct host *h)
     memset(h->slots, 0, sizeof h->slots);
     h->step = CONNECTING;
     h->io.gone = h->io.closed = true;
-    calls_connect(&h->admin, h->g, storm.l->portid);
-    calls_fabrics_connect(&h->admin, NQN, h->nqn, 0, 0, &h->data, connected, h);
+    h->seq = storm.seq;
+    h->allowed = storm.is_allowed[h->n];
+    h->has_second = storm.has_second;
+    h->to_second = draw(&h->seed, 4) == 0;
+    uint16_t other = storm.other_port;
+    h->by_other = other && draw(&h->seed, 2);
+    calls_connect(&h->admin, h->g, h->by_other ? other : storm.port);
+    calls_fabrics_connect(&h->admin, h->to_second ? SECOND : NQN, h->nqn, 0, 0, &h->data, connected, h);
 }
 
 static void tick(struct plx_timer *timer)
@@ -208,6 +234,9 @@ static void tell_truth(void)
     for (unsigned i = 0; i < HOSTS; i++)
         storm.is_allowed[i] = storm.allowed[i] ? YES : NO;
     storm.is_accessible = storm.accessible ? YES : NO;
+    storm.has_other = storm.other ? YES : NO;
+    storm.has_second = storm.second ? YES : NO;
+    storm.other_port = storm.other ? storm.other->portid : 0;
     storm.seq++;
 }
 
@@ -249,11 +278,36 @@ static void edit_host(unsigned n)
     storm.allowed[n] = !storm.allowed[n];
 }
 
+/* Nobody comes by it any more before it goes. */
+static void edit_listener(void)
+{
+    storm.has_other = UNSURE;
+    storm.other_port = 0;
+    storm.seq++;
+    if (storm.other)
+        plx_nvmf_listener_remove(storm.other);
+    storm.other = NULL;
+    if (draw(&storm.seed, 2))
+        must(plx_nvmf_listen(storm.t, "192.0.2.2", 4420, &storm.other, NULL) == 0);
+}
+
+static void edit_subsystem(void)
+{
+    const struct plx_nvmf_subsystem_opts opts = {.nqn = SECOND, .allow_any_host = true};
+    storm.has_second = UNSURE;
+    storm.seq++;
+    if (storm.second)
+        plx_nvmf_subsystem_remove(storm.second);
+    storm.second = NULL;
+    if (draw(&storm.seed, 2))
+        must(plx_nvmf_subsystem_create(storm.t, &opts, &storm.second, NULL) == 0);
+}
+
 static void edit(struct plx_timer *timer)
 {
     (void)timer;
     for (uint64_t n = draw(&storm.seed, 3) + 1; n; n--) {
-        switch (draw(&storm.seed, 6)) {
+        switch (draw(&storm.seed, 8)) {
         case 0:
             edit_host((unsigned)draw(&storm.seed, HOSTS));
             break;
@@ -261,12 +315,19 @@ static void edit(struct plx_timer *timer)
             storm.is_accessible = UNSURE;
             storm.seq++;
             storm.accessible = !storm.accessible;
-            must(!plx_nvmf_subsystem_set_ana(storm.s, draw(&storm.seed, 2) ? storm.l : NULL, 0,
-                                             storm.accessible ? PLX_NVMF_ANA_OPTIMIZED : PLX_NVMF_ANA_INACCESSIBLE,
-                                             NULL));
+            for (uint64_t own = draw(&storm.seed, 2); own < 2; own++) /* that listener alone at first, sometimes */
+                must(!plx_nvmf_subsystem_set_ana(storm.s, own ? NULL : storm.l, 0,
+                                                 storm.accessible ? PLX_NVMF_ANA_OPTIMIZED : PLX_NVMF_ANA_INACCESSIBLE,
+                                                 NULL));
             break;
         case 2: /* a null disk; the others refuse, or keep their size */
             plx_bdev_resize(storm.disks[0], 4096 + draw(&storm.seed, 4096), NULL);
+            break;
+        case 3:
+            edit_listener();
+            break;
+        case 4:
+            edit_subsystem();
             break;
         default:
             edit_namespace((unsigned)draw(&storm.seed, NAMESPACES));
@@ -315,6 +376,7 @@ static void open_storm(const char *file)
     storm.t->transport = &calls_transport;
     must(plx_nvmf_subsystem_create(storm.t, &opts, &storm.s, NULL) == 0);
     must(plx_nvmf_listen(storm.t, "192.0.2.1", 4420, &storm.l, NULL) == 0);
+    storm.port = storm.l->portid;
     for (unsigned i = 0; i < NAMESPACES; i++) {
         must(plx_bdev_open(names[i], &storm.disks[i], NULL) == 0);
         edit_namespace(i);
@@ -369,9 +431,10 @@ static void no_command_ends_with_what_the_history_does_not_allow(void **state)
     while (storm.quiet < HOSTS)
         usleep(1000);
     close_storm();
-    printf("%" PRIu64 " commands done, %" PRIu64 " without a namespace, %" PRIu64 " inaccessible\n", storm.done,
-           storm.absent, storm.refused);
-    must(storm.done && storm.absent && storm.refused);
+    printf("%" PRIu64 " commands done, %" PRIu64 " without a namespace, %" PRIu64 " inaccessible; %" PRIu64
+           " hosts by the other listener, %" PRIu64 " refused\n",
+           storm.done, storm.absent, storm.refused, storm.by_other, storm.unwelcome);
+    must(storm.done && storm.absent && storm.refused && storm.by_other && storm.unwelcome);
     unlink(file);
     close(fd);
 }
