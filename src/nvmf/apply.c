@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
  * How what was edited becomes what hosts see. A snapshot of it is sent to every reactor, each of which goes over to it
- * within one message: its queue pairs get their new images and views, connections that are not allowed any more end,
+ * within one message: its queue pairs get their new images, connections that are not allowed any more end,
  * and hosts are told what has changed. What was added is there before that, what was taken away is let go of after.
  *
  * Messages between two reactors stay in order. So a Connect that the control reactor has decided by a snapshot is
@@ -48,7 +48,6 @@ void nvmf_qpair_see(struct nvmf_qpair *qp)
 {
     const struct nvmf_group *g = qp->group;
     qp->image = g->snap->images[qp->ctrlr->subsys->index];
-    qp->view = qp->image->views[g - g->target->groups];
     qp->plain = qp->state == NVMF_QP_READY && all_accessible(qp->image, qp->portid);
 }
 
@@ -121,7 +120,6 @@ static void publish_to(struct nvmf_qpair *qp, const struct nvmf_snapshot *new)
         why = unwelcome(qp, image);
     if (why) {
         qp->image = NULL;
-        qp->view = NULL;
         qp->plain = false;
         nvmf_transport_of(qp)->kill(qp, why);
     } else if (qp->ctrlr) {

@@ -157,7 +157,7 @@ static void identify_ns(struct nvmf_req *req)
     memset(id, 0, sizeof *id);
     if (of)
         fill_ns(of, &req->qp->group->target->opts, id);
-    struct nvmf_nsref *ref = of ? req->qp->view->ns[of->ns->nsid - 1] : NULL;
+    struct nvmf_nsref *ref = of ? nvmf_ref(req->qp, of->ns->nsid) : NULL;
     if (!ref || !(ref->info->ops >> PLX_BDEV_ALLOCATED & 1) || nvmf_disk_full(ref)) {
         nvmf_req_complete(req, PLX_SC_SUCCESS);
         return;

@@ -158,7 +158,7 @@ void nvmf_io_fetch(struct nvmf_qpair *qp, const uint8_t *raw)
 {
     uint32_t nsid = plx_peek32(raw + offsetof(struct nvme_cmd, nsid)),
              nlb = (plx_peek32(raw + offsetof(struct nvme_cmd, cdw12)) & 0xffff) + 1;
-    const struct nvmf_nsref *ns = nsid - 1 < qp->view->n ? qp->view->ns[nsid - 1] : NULL;
+    const struct nvmf_nsref *ns = nvmf_ref(qp, nsid);
     if (raw[offsetof(struct nvme_cmd, opcode)] != NVME_IO_WRITE || !ns)
         return;
     const void *memory = plx_bdev_map(ns->ch,
@@ -260,7 +260,7 @@ static void flush_next(struct nvmf_req *req);
 static void flush_done(struct plx_bdev_req *bio)
 {
     struct nvmf_req *req = plx_container_of(bio, struct nvmf_req, bio);
-    if (req->ns->gone && req->qp->view && req->abort_status == PLX_SC_ABORTED_BY_REQUEST) {
+    if (req->ns->gone && req->qp->image && req->abort_status == PLX_SC_ABORTED_BY_REQUEST) {
         req->abort_status = 0; /* removed meanwhile: those that are there are to be flushed */
         flush_next(req);
     } else if (bio->status) {
@@ -272,23 +272,19 @@ static void flush_done(struct plx_bdev_req *bio)
 
 static void flush_next(struct nvmf_req *req)
 {
-    const struct nvmf_view *view = req->qp->view;
+    struct nvmf_nsref *ns = NULL;
     if (plx_unlikely(req->abort_status)) {
         nvmf_req_complete(req, req->abort_status);
         return;
     }
-    while (req->step < view->n && !view->ns[req->step])
-        req->step++;
-    if (req->step >= view->n) {
-        nvmf_req_complete(req, PLX_SC_SUCCESS);
+    while (!ns && req->step < req->qp->image->nns)
+        ns = nvmf_ref(req->qp, ++req->step);
+    if (!ns || nvmf_disk_full(ns)) {
+        nvmf_req_complete(req, ns ? PLX_SC_COMMAND_INTERRUPTED : PLX_SC_SUCCESS);
         return;
     }
     nvmf_req_leave_ns(req);
-    if (nvmf_disk_full(view->ns[req->step])) {
-        nvmf_req_complete(req, PLX_SC_COMMAND_INTERRUPTED);
-        return;
-    }
-    nvmf_req_enter_ns(req, view->ns[req->step++]);
+    nvmf_req_enter_ns(req, ns);
     submit(req, PLX_BDEV_FLUSH, 0, 0, flush_done);
 }
 
@@ -523,10 +519,11 @@ static uint16_t refusal(const struct nvmf_req *req, uint32_t nsid)
         return PLX_SC_COMMAND_SEQUENCE_ERROR | DNR;
     const struct nvmf_port *port = nvmf_image_port(qp->image, qp->portid);
     uint16_t status = PLX_SC_SUCCESS;
-    uint32_t first = nsid == NVME_NSID_ALL ? 0 : nsid - 1, n = nsid == NVME_NSID_ALL ? qp->view->n : nsid;
-    for (uint32_t i = first; i < n && i < qp->view->n && !status; i++)
-        if (qp->view->ns[i])
-            status = nvmf_ana_status(port, qp->view->ns[i]->anagrpid);
+    uint32_t first = nsid == NVME_NSID_ALL ? 1 : nsid, last = nsid == NVME_NSID_ALL ? qp->image->nns : nsid;
+    for (uint32_t i = first; i <= last && !status; i++) {
+        const struct nvmf_image_ns *of = nvmf_image_ns(qp->image, i);
+        status = of ? nvmf_ana_status(port, of->ns->anagrpid) : status;
+    }
     return status;
 }
 
@@ -541,7 +538,7 @@ uint16_t nvmf_parse_io(struct nvmf_req *req)
     }
     if (plx_unlikely(!(atomic_load_explicit(&qp->ctrlr->csts, memory_order_relaxed) & NVME_CSTS_RDY)))
         return PLX_SC_COMMAND_SEQUENCE_ERROR | DNR;
-    struct nvmf_nsref *ns = plx_likely(nsid - 1 < qp->view->n) ? qp->view->ns[nsid - 1] : NULL;
+    struct nvmf_nsref *ns = nvmf_ref(qp, nsid);
     if (plx_likely(ns)) {
         if (nvmf_disk_full(ns))
             return PLX_SC_COMMAND_INTERRUPTED;

@@ -215,7 +215,6 @@ static void ns_opened(struct plx_bdev_access *disk, int result)
                                           .bdev = ns->bdev,
                                           .info = info,
                                           .group = &t->groups[i],
-                                          .anagrpid = ns->anagrpid,
                                           .block_shift = (uint8_t)__builtin_ctz(info->block_size)};
     nvmf_apply_opened(t, ns, result);
 }

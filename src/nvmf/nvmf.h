@@ -57,7 +57,6 @@ struct nvmf_nsref {
     const struct plx_bdev_info *info;
     struct nvmf_group *group;
     uint32_t in_flight; /* requests */
-    uint32_t anagrpid;
     uint8_t block_shift;
     bool gone;               /* removed: nothing more is begun */
     size_t bytes;            /* of buffers that those requests hold */
@@ -127,12 +126,6 @@ struct plx_nvmf_subsystem {
 
 #define NVMF_NEXT UINT64_MAX
 
-/* The namespaces of a subsystem as one reactor uses them, by nsid - 1; NULL where there is none. */
-struct nvmf_view {
-    uint32_t n;
-    struct nvmf_nsref *ns[];
-};
-
 /*
  * A subsystem as hosts see it. Immutable, and shared by the snapshots between two of its changes; which those are is
  * counted by the control reactor alone.
@@ -143,15 +136,14 @@ struct nvmf_image {
     bool allow_any_host, everywhere;
     uint32_t ops; /* that at least one of its disks can do: bit 1 << enum plx_bdev_op */
     unsigned nhosts, nports;
-    uint32_t nns;
     struct nvmf_host *hosts;
     struct nvmf_port *ports;
+    uint32_t nns;
     struct nvmf_image_ns {
-        struct nvmf_ns *ns;
-        uint64_t changed; /* generation; of removed ones too */
+        struct nvmf_ns *ns; /* NULL where there is none */
+        uint64_t changed;   /* generation; of removed ones too */
         uint64_t blocks;
-    } * ns;
-    struct nvmf_view **views; /* by reactor */
+    } ns[]; /* by nsid - 1 */
 };
 
 /* An address, as the discovery log has it. */
@@ -175,6 +167,7 @@ struct nvmf_snapshot {
 /* All that a target has on one reactor. */
 struct nvmf_group {
     struct plx_nvmf_target *target;
+    unsigned index; /* of its reactor */
     struct plx_reactor *reactor;
     const struct nvmf_snapshot *snap;
     struct plx_list qpairs;
@@ -358,11 +351,9 @@ enum nvmf_qpair_state {
 struct nvmf_qpair {
     struct nvmf_group *group;
     struct nvmf_ctrlr *ctrlr;
-    /* Those of the group's snapshot; replaced with it, so nobody keeps them for another round. */
-    const struct nvmf_view *view;
-    const struct nvmf_image *image;
-    struct plx_list link; /* in group->qpairs */
-    uint16_t portid;      /* of the listener that it came by, set by its transport; 0 for none */
+    const struct nvmf_image *image; /* the group's snapshot's; replaced with it, so nobody keeps it for another round */
+    struct plx_list link;           /* in group->qpairs */
+    uint16_t portid;                /* of the listener that it came by, set by its transport; 0 for none */
     uint16_t qid;
     uint16_t entries;
     uint16_t sqhd;
@@ -746,6 +737,13 @@ void nvmf_target_may_stop(struct plx_nvmf_target *t);
 
 /* What hosts are to see is edited before the target runs, or on its control reactor. */
 #define nvmf_assert_control(t) ((t)->snap ? plx_assert_here(nvmf_control_reactor(t)) : (void)0)
+
+/* A namespace as the reactor of a queue pair uses it, which has an image; or NULL. */
+static inline struct nvmf_nsref *nvmf_ref(const struct nvmf_qpair *qp, uint32_t nsid)
+{
+    struct nvmf_ns *ns = plx_likely(nsid - 1 < qp->image->nns) ? qp->image->ns[nsid - 1].ns : NULL;
+    return plx_likely(ns) ? &ns->refs[qp->group->index] : NULL;
+}
 
 static inline struct plx_reactor *nvmf_control_reactor(const struct plx_nvmf_target *t)
 {

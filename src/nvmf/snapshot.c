@@ -20,27 +20,8 @@ static bool copy_array(void *out, const void *from, size_t n, size_t size)
     return copy != NULL;
 }
 
-static bool make_views(struct nvmf_image *image, unsigned nreactors)
-{
-    image->views = calloc(nreactors, sizeof *image->views);
-    for (unsigned r = 0; image->views && r < nreactors; r++) {
-        struct nvmf_view *view = calloc(1, sizeof *view + image->nns * sizeof view->ns[0]);
-        if (!view)
-            return false;
-        image->views[r] = view;
-        view->n = image->nns;
-        for (uint32_t i = 0; i < image->nns; i++)
-            view->ns[i] = image->ns[i].ns ? &image->ns[i].ns->refs[r] : NULL;
-    }
-    return image->views != NULL;
-}
-
 static void image_free(struct nvmf_image *image)
 {
-    for (unsigned r = 0; image->views && r < image->subsys->target->nreactors; r++)
-        free(image->views[r]);
-    free(image->views);
-    free(image->ns);
     free(image->ports);
     free(image->hosts);
     free(image);
@@ -55,7 +36,7 @@ void nvmf_image_put(struct nvmf_image *image)
 static struct nvmf_image *image_make(struct plx_nvmf_subsystem *s)
 {
     const uint64_t generation = s->target->generation;
-    struct nvmf_image *image = calloc(1, sizeof *image);
+    struct nvmf_image *image = calloc(1, sizeof *image + s->nns * sizeof image->ns[0]);
     if (!image)
         return NULL;
     image->subsys = s;
@@ -65,11 +46,10 @@ static struct nvmf_image *image_make(struct plx_nvmf_subsystem *s)
     image->nhosts = s->nhosts;
     image->nports = s->nports;
     image->nns = s->nns;
-    image->ns = calloc(s->nns ? s->nns : 1, sizeof *image->ns);
     for (unsigned i = 0; i < s->nports; i++)
         if (s->ports[i].changed == NVMF_NEXT)
             s->ports[i].changed = generation;
-    for (uint32_t i = 0; image->ns && i < s->nns; i++) {
+    for (uint32_t i = 0; i < s->nns; i++) {
         if (s->changed[i] == NVMF_NEXT)
             s->changed[i] = generation;
         image->ns[i].changed = s->changed[i];
@@ -79,8 +59,8 @@ static struct nvmf_image *image_make(struct plx_nvmf_subsystem *s)
         image->ns[i].blocks = plx_bdev_blocks(s->ns[i]->bdev);
         image->ops |= plx_bdev_info(s->ns[i]->bdev)->ops;
     }
-    if (image->ns && copy_array(&image->hosts, s->hosts, s->nhosts, sizeof *s->hosts) &&
-        copy_array(&image->ports, s->ports, s->nports, sizeof *s->ports) && make_views(image, s->target->nreactors))
+    if (copy_array(&image->hosts, s->hosts, s->nhosts, sizeof *s->hosts) &&
+        copy_array(&image->ports, s->ports, s->nports, sizeof *s->ports))
         return image;
     image_free(image);
     return NULL;
@@ -172,8 +152,6 @@ void nvmf_snapshot_omit(struct nvmf_snapshot *snap, const struct nvmf_ns *ns)
         image->ops = 0;
         for (uint32_t k = 0; k < image->nns; k++)
             image->ops |= image->ns[k].ns ? plx_bdev_info(image->ns[k].ns->bdev)->ops : 0;
-        for (unsigned r = 0; r < ns->target->nreactors; r++)
-            image->views[r]->ns[ns->nsid - 1] = NULL;
     }
 }
 

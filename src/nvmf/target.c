@@ -81,6 +81,7 @@ int plx_nvmf_target_create(struct plx_nvmf_target **out, struct plx_reactor *con
     }
     for (unsigned i = 0; i < nreactors; i++) {
         t->groups[i].target = t;
+        t->groups[i].index = i;
         t->groups[i].reactor = reactors[i];
         plx_list_init(&t->groups[i].qpairs);
     }

@@ -219,8 +219,7 @@ int tcp_buf_serve(struct tcp_group *g)
 /* The disk that the last command was for, which the next ones are likely to be for too; or NULL. */
 static const struct nvmf_nsref *last_disk(const struct tcp_conn *c)
 {
-    const struct nvmf_view *view = c->qp.view;
-    return view && c->last_nsid - 1 < view->n ? view->ns[c->last_nsid - 1] : NULL;
+    return c->qp.image ? nvmf_ref(&c->qp, c->last_nsid) : NULL;
 }
 
 size_t tcp_buf_rx_limit(const struct tcp_conn *c)
