@@ -114,25 +114,18 @@ static void abort_on_control(struct plx_msg *msg)
     struct nvmf_ctrlr *c = req->qp->ctrlr;
     uint16_t sqid = plx_get32(req->cmd.cdw10) & 0xffff;
     struct nvmf_qpair *qp = c->qpairs[sqid];
-    if (qp) {
-        /*
-         * A queue pair that is still here has not been told yet that it may go, so it will be there when this arrives.
-         */
-        req->u.abort.qp = qp;
-        msg->fn = abort_on_qpair;
-        plx_reactor_send(qp->group->reactor, msg);
-        return;
-    }
+    /* A queue pair that is still here has not been told yet that it may go, so it will be there when this arrives. */
+    req->u.abort.qp = qp;
     req->u.abort.aborted = false;
-    msg->fn = abort_finish;
-    plx_reactor_send(req->qp->group->reactor, msg);
+    msg->fn = qp ? abort_on_qpair : abort_finish;
+    plx_reactor_send((qp ? qp : req->qp)->group->reactor, msg);
 }
 
 static void execute_abort(struct nvmf_req *req)
 {
     struct nvmf_ctrlr *c = req->qp->ctrlr;
     uint16_t sqid = plx_get32(req->cmd.cdw10) & 0xffff;
-    if (sqid > (c->subsys->discovery ? 0 : c->target->opts.max_queues)) {
+    if (sqid > c->target->opts.max_queues) {
         nvmf_req_complete(req, PLX_SC_INVALID_FIELD | NVME_STATUS_DNR);
         return;
     }

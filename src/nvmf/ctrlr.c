@@ -36,11 +36,12 @@ static uint16_t free_cntlid(struct plx_nvmf_subsystem *s)
     return 0;
 }
 
-struct nvmf_ctrlr *nvmf_ctrlr_create(struct plx_nvmf_target *t, const struct nvmf_connect_info *info,
-                                     struct nvmf_qpair *admin)
+struct nvmf_ctrlr *nvmf_ctrlr_create(struct plx_nvmf_subsystem *s, const struct nvme_connect_data *host,
+                                     uint32_t kato_ms, struct nvmf_qpair *admin)
 {
-    unsigned queues = (info->subsys->discovery ? 0 : t->opts.max_queues) + 1;
-    uint16_t cntlid = free_cntlid(info->subsys);
+    struct plx_nvmf_target *t = s->target;
+    unsigned queues = (s->discovery ? 0 : t->opts.max_queues) + 1;
+    uint16_t cntlid = free_cntlid(s);
     struct nvmf_ctrlr *c = cntlid ? calloc(1, sizeof *c) : NULL;
     if (!c)
         return NULL;
@@ -50,18 +51,18 @@ struct nvmf_ctrlr *nvmf_ctrlr_create(struct plx_nvmf_target *t, const struct nvm
         return NULL;
     }
     c->target = t;
-    c->subsys = info->subsys;
+    c->subsys = s;
     c->cntlid = cntlid;
-    c->kato_ms = info->kato_ms;
-    memcpy(c->hostid, info->hostid, sizeof c->hostid);
-    snprintf(c->hostnqn, sizeof c->hostnqn, "%s", info->hostnqn);
-    snprintf(c->name, sizeof c->name, "%scontroller %u", info->subsys->discovery ? "discovery " : "", cntlid);
+    c->kato_ms = kato_ms;
+    memcpy(c->hostid, host->hostid, sizeof c->hostid);
+    snprintf(c->hostnqn, sizeof c->hostnqn, "%.*s", NVME_NQN_MAX, host->hostnqn);
+    snprintf(c->name, sizeof c->name, "%scontroller %u", s->discovery ? "discovery " : "", cntlid);
     pthread_mutex_init(&c->error_lock, NULL);
     c->qpairs[0] = admin;
     c->nqpairs = 1;
     nvmf_features_reset(c);
     plx_list_add_tail(&t->ctrlrs, &c->link);
-    info->subsys->nctrlrs++;
+    s->nctrlrs++;
     plx_info("%s: host %s is %s of %s", admin->peer, nvmf_host_name(c->hostnqn), c->name, c->subsys->nqn);
     return c;
 }
@@ -262,7 +263,7 @@ uint16_t nvmf_property_set(struct nvmf_ctrlr *c, uint32_t offset, unsigned bytes
 
 /* ---- from any of its queue pairs ---- */
 
-void nvmf_ctrlr_log_error(struct nvmf_req *req, uint16_t status, unsigned location)
+void nvmf_ctrlr_log_error(struct nvmf_req *req, uint16_t status)
 {
     struct nvmf_ctrlr *c = req->qp->ctrlr;
     bool io = req->qp->qid != 0;
@@ -270,7 +271,7 @@ void nvmf_ctrlr_log_error(struct nvmf_req *req, uint16_t status, unsigned locati
         .sqid = plx_put16(req->qp->qid),
         .cid = req->cmd.cid,
         .status = plx_put16((unsigned)status << 1),
-        .location = plx_put16(location),
+        .location = plx_put16(0xffff), /* not told */
         .lba = plx_put64(io ? plx_get32(req->cmd.cdw10) | (uint64_t)plx_get32(req->cmd.cdw11) << 32 : 0),
         .nsid = req->cmd.nsid,
         .trtype = nvmf_transport_of(req->qp)->trtype,

@@ -30,12 +30,9 @@ static uint16_t refuse(struct nvmf_connect *op, uint32_t bad)
 
 static uint16_t connect_admin(struct nvmf_connect *op, struct plx_nvmf_subsystem *s)
 {
-    struct nvmf_qpair *qp = op->req->qp;
-    struct nvmf_connect_info info = {
-        .subsys = s, .hostnqn = op->data.hostnqn, .hostid = op->data.hostid, .kato_ms = op->kato_ms};
     if (plx_get16(op->data.cntlid) != NVME_CNTLID_DYNAMIC)
         return refuse(op, BAD_DATA(cntlid));
-    op->ctrlr = nvmf_ctrlr_create(s->target, &info, qp);
+    op->ctrlr = nvmf_ctrlr_create(s, &op->data, op->kato_ms, op->req->qp);
     return op->ctrlr ? PLX_SC_SUCCESS : PLX_SC_CONNECT_CONTROLLER_BUSY;
 }
 

@@ -69,8 +69,8 @@ static void fill_ctrl(const struct nvmf_ctrlr *c, const struct nvmf_image *image
     id->cctemp = plx_put16(CELSIUS_80);
     id->anatt = 10;
     id->anacap = 0x1f | 1 << 6; /* reports all states; a namespace stays in its group */
-    id->anagrpmax = plx_put32(NVMF_ANA_GROUPS);
-    id->nanagrpid = plx_put32(NVMF_ANA_GROUPS);
+    id->anagrpmax = plx_put32(PLX_NVMF_ANA_GROUPS);
+    id->nanagrpid = plx_put32(PLX_NVMF_ANA_GROUPS);
     id->sqes = 0x66;
     id->cqes = 0x44;
     id->nn = plx_put32(c->subsys->max_namespaces);

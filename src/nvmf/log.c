@@ -165,13 +165,13 @@ static void *build_ana(struct nvmf_req *req, uint8_t *small, size_t *len)
     const struct nvmf_image *image = req->qp->image;
     const struct nvmf_port *port = nvmf_image_port(image, req->qp->portid);
     bool groups_only = (plx_get32(req->cmd.cdw10) >> 8) & 1; /* LSP bit 0: RGO */
-    uint8_t *page = calloc(1, 16 + 32 * (size_t)NVMF_ANA_GROUPS + 4 * (size_t)image->nns);
+    uint8_t *page = calloc(1, 16 + 32 * (size_t)PLX_NVMF_ANA_GROUPS + 4 * (size_t)image->nns);
     if (!page)
         return NULL;
     uint8_t *p = page + 16;
     unsigned n = 0;
     uint64_t changed = port->changed;
-    for (uint32_t group = 1; group <= NVMF_ANA_GROUPS; group++) {
+    for (uint32_t group = 1; group <= PLX_NVMF_ANA_GROUPS; group++) {
         uint8_t *end = put_ana_group(p, image, port, group, groups_only);
         n += end != p;
         p = end;

@@ -104,8 +104,8 @@ static int ns_check(const struct plx_nvmf_subsystem *s, const struct plx_bdev_in
     if (info->block_size > s->target->opts.max_io_size)
         return plx_fail(err, -EINVAL, "%s has blocks of %u bytes, more than the largest transfer of %u", info->name,
                         info->block_size, s->target->opts.max_io_size);
-    if (anagrpid > NVMF_ANA_GROUPS)
-        return plx_fail(err, -EINVAL, "ANA groups are 1 to %d, not %u", NVMF_ANA_GROUPS, anagrpid);
+    if (anagrpid > PLX_NVMF_ANA_GROUPS)
+        return plx_fail(err, -EINVAL, "ANA groups are 1 to %d, not %u", PLX_NVMF_ANA_GROUPS, anagrpid);
     return 0;
 }
 
@@ -186,22 +186,6 @@ static void disk_event(void *arg, struct plx_bdev *bdev, enum plx_bdev_event wha
     nvmf_apply_unasked(ns->target);
 }
 
-/* Hosts write, and what else may is not the target's to say. */
-static int hold_disk(struct nvmf_ns *ns)
-{
-    struct plx_error err;
-    const struct plx_bdev_hold_opts opts = {.who = ns->subsys ? ns->subsys->nqn : "a namespace that was removed",
-                                            .claim =
-                                                plx_bdev_info(ns->bdev)->read_only ? PLX_BDEV_READS : PLX_BDEV_SHARED,
-                                            .event = disk_event,
-                                            .arg = ns,
-                                            .reactor = nvmf_control_reactor(ns->target)};
-    int ret = plx_bdev_hold(ns->bdev, &opts, &ns->hold, &err);
-    if (ret)
-        plx_error("%s", err.text);
-    return ret;
-}
-
 static void ns_opened(struct plx_bdev_access *disk, int result)
 {
     struct nvmf_ns *ns = plx_container_of(disk, struct nvmf_ns, disk);
@@ -222,9 +206,19 @@ static void ns_opened(struct plx_bdev_access *disk, int result)
 int nvmf_ns_open(struct nvmf_ns *ns)
 {
     struct plx_nvmf_target *t = ns->target;
-    int ret = hold_disk(ns);
-    if (ret)
+    struct plx_error err;
+    /* Hosts write, and what else may is not the target's to say. */
+    const bool read_only = plx_bdev_info(ns->bdev)->read_only;
+    const struct plx_bdev_hold_opts opts = {.who = ns->subsys->nqn,
+                                            .claim = read_only ? PLX_BDEV_READS : PLX_BDEV_SHARED,
+                                            .event = disk_event,
+                                            .arg = ns,
+                                            .reactor = nvmf_control_reactor(t)};
+    int ret = plx_bdev_hold(ns->bdev, &opts, &ns->hold, &err);
+    if (ret) {
+        plx_error("%s", err.text);
         return ret;
+    }
     plx_bdev_access_open(&ns->disk, ns->bdev, t->reactors, t->nreactors, nvmf_control_reactor(t), ns_opened);
     return 0;
 }

@@ -29,7 +29,6 @@
 
 enum {
     NVMF_PENDING_BUCKETS = 64,
-    NVMF_ANA_GROUPS = 128,
     NVMF_MAX_NAMESPACES = 1024, /* of a subsystem */
     NVMF_AER_LIMIT = 4,
     NVMF_ABORT_LIMIT = 4,
@@ -85,10 +84,10 @@ struct nvmf_ns {
 
 /* Where and how a subsystem is reached by one listener. */
 struct nvmf_port {
-    uint16_t portid;              /* 0: all those that have no entry of their own */
-    bool reachable;               /* even if the subsystem is not reachable everywhere */
-    uint64_t changed;             /* generation in which its ANA states last did */
-    uint8_t ana[NVMF_ANA_GROUPS]; /* enum plx_nvmf_ana by group, of which the first is 1 */
+    uint16_t portid;                  /* 0: all those that have no entry of their own */
+    bool reachable;                   /* even if the subsystem is not reachable everywhere */
+    uint64_t changed;                 /* generation in which its ANA states last did */
+    uint8_t ana[PLX_NVMF_ANA_GROUPS]; /* enum plx_nvmf_ana by group, of which the first is 1 */
 };
 
 struct nvmf_host {
@@ -335,9 +334,7 @@ struct nvmf_transport {
     void (*local_addr)(struct nvmf_qpair *qp, struct sockaddr_storage *ss);
 };
 
-/* All of them, NULL-terminated; the first is the default. */
 extern const struct nvmf_transport nvmf_transport_tcp;
-extern const struct nvmf_transport *const nvmf_transports[];
 
 enum nvmf_qpair_state {
     NVMF_QP_NEW,        /* no Connect command yet */
@@ -498,10 +495,11 @@ uint16_t nvmf_req_parse(struct nvmf_req *req, uint32_t capsule_data);
 /* Runs a parsed command whose data, if any, is in req->data (FROM_HOST) or has room there (TO_HOST). */
 void nvmf_req_execute(struct nvmf_req *req);
 
-/* Ends a command; exactly once. status is an enum plx_nvme_status. */
+/*
+ * Ends a command; exactly once. status is an enum plx_nvme_status, with NVME_STATUS_DNR or'ed in where retrying makes no
+ * sense.
+ */
 void nvmf_req_complete(struct nvmf_req *req, uint16_t status);
-/* The same, with NVME_STATUS_DNR or'ed in where retrying makes no sense, and a location for the error log. */
-void nvmf_req_fail(struct nvmf_req *req, uint16_t status, unsigned location);
 
 /* The table of pending requests. */
 struct nvmf_req *nvmf_pending_find(struct nvmf_qpair *qp, uint16_t cid);
@@ -573,15 +571,9 @@ void nvmf_event_clear(struct nvmf_ctrlr *c, uint8_t lid);
 
 /* ---- ctrlr.c ---- */
 
-struct nvmf_connect_info {
-    struct plx_nvmf_subsystem *subsys;
-    const char *hostnqn;
-    const uint8_t *hostid;
-    uint32_t kato_ms;
-};
 /* On the control reactor; NULL when there is no memory or no identifier left. */
-struct nvmf_ctrlr *nvmf_ctrlr_create(struct plx_nvmf_target *t, const struct nvmf_connect_info *info,
-                                     struct nvmf_qpair *admin);
+struct nvmf_ctrlr *nvmf_ctrlr_create(struct plx_nvmf_subsystem *s, const struct nvme_connect_data *host,
+                                     uint32_t kato_ms, struct nvmf_qpair *admin);
 struct nvmf_ctrlr *nvmf_ctrlr_find(struct plx_nvmf_target *t, const struct plx_nvmf_subsystem *s, uint16_t cntlid);
 /* On the control reactor: ends the connections of a controller's I/O queues. */
 void nvmf_ctrlr_kill_queues(struct nvmf_ctrlr *c);
@@ -593,7 +585,7 @@ void nvmf_ctrlr_start_keep_alive(struct nvmf_ctrlr *c);
 void nvmf_ctrlr_keep_alive(struct nvmf_ctrlr *c);
 uint16_t nvmf_property_get(struct nvmf_ctrlr *c, uint32_t offset, unsigned bytes, uint64_t *value);
 uint16_t nvmf_property_set(struct nvmf_ctrlr *c, uint32_t offset, unsigned bytes, uint64_t value);
-void nvmf_ctrlr_log_error(struct nvmf_req *req, uint16_t status, unsigned location);
+void nvmf_ctrlr_log_error(struct nvmf_req *req, uint16_t status);
 
 /* ---- subsystem.c ---- */
 

@@ -272,14 +272,14 @@ bool nvmf_req_abort(struct nvmf_req *req)
     return false;
 }
 
-void nvmf_req_fail(struct nvmf_req *req, uint16_t status, unsigned location)
+void nvmf_req_complete(struct nvmf_req *req, uint16_t status)
 {
     if (plx_unlikely(status)) {
         /* Aborted because its namespace went, which is what its host is told: it is inactive now (Base 3.2.1). */
         if (req->ns && req->ns->gone && status == PLX_SC_ABORTED_BY_REQUEST)
             status = PLX_SC_INVALID_NAMESPACE_OR_FORMAT | NVME_STATUS_DNR;
         if (req->qp->ctrlr)
-            nvmf_ctrlr_log_error(req, status, location);
+            nvmf_ctrlr_log_error(req, status);
     }
     assert(req->state != NVMF_REQ_DONE);
     if (plx_unlikely(req->mate || req->fused_first))
@@ -290,11 +290,6 @@ void nvmf_req_fail(struct nvmf_req *req, uint16_t status, unsigned location)
     req->cqe.cid = req->cmd.cid;
     req->cqe.status = plx_put16((unsigned)status << 1);
     nvmf_transport_of(req->qp)->complete(req);
-}
-
-void nvmf_req_complete(struct nvmf_req *req, uint16_t status)
-{
-    nvmf_req_fail(req, status, 0xffff);
 }
 
 void nvmf_reply(struct nvmf_req *req, const void *src, size_t len)

@@ -287,8 +287,8 @@ void nvmf_subsystems_forget_port(struct plx_nvmf_target *t, uint16_t portid)
 int plx_nvmf_subsystem_set_ana(struct plx_nvmf_subsystem *s, const struct plx_nvmf_listener *l, uint32_t anagrpid,
                                enum plx_nvmf_ana state, struct plx_error *err)
 {
-    if (anagrpid > NVMF_ANA_GROUPS)
-        return plx_fail(err, -EINVAL, "ANA groups are 1 to %d, not %u", NVMF_ANA_GROUPS, anagrpid);
+    if (anagrpid > PLX_NVMF_ANA_GROUPS)
+        return plx_fail(err, -EINVAL, "ANA groups are 1 to %d, not %u", PLX_NVMF_ANA_GROUPS, anagrpid);
     if (!(state >= PLX_NVMF_ANA_OPTIMIZED && state <= PLX_NVMF_ANA_PERSISTENT_LOSS) && state != PLX_NVMF_ANA_CHANGE)
         return plx_fail(err, -EINVAL, "there is no ANA state %d", (int)state);
     if (l && !own_port(s, l->portid))
@@ -297,7 +297,7 @@ int plx_nvmf_subsystem_set_ana(struct plx_nvmf_subsystem *s, const struct plx_nv
         struct nvmf_port *p = &s->ports[i];
         if (l && p->portid != l->portid)
             continue;
-        for (uint32_t g = anagrpid ? anagrpid : 1; g <= (anagrpid ? anagrpid : NVMF_ANA_GROUPS); g++) {
+        for (uint32_t g = anagrpid ? anagrpid : 1; g <= (anagrpid ? anagrpid : PLX_NVMF_ANA_GROUPS); g++) {
             if (p->ana[g - 1] != state)
                 p->changed = NVMF_NEXT;
             p->ana[g - 1] = (uint8_t)state;

@@ -62,7 +62,7 @@ int plx_nvmf_target_create(struct plx_nvmf_target **out, struct plx_reactor *con
         return plx_fail(err, -ENOMEM, "out of memory");
     t->opts = checked;
     t->nreactors = nreactors;
-    t->transport = nvmf_transports[0];
+    t->transport = &nvmf_transport_tcp;
     struct nvmf_apply *a = &t->apply;
     struct plx_list *const lists[] = {
         &t->subsystems, &t->listeners, &t->ctrlrs, &t->removed_ns, &t->removed_subsystems, &t->removed_listeners,

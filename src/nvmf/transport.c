@@ -7,8 +7,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-const struct nvmf_transport *const nvmf_transports[] = {&nvmf_transport_tcp, NULL};
-
 static struct plx_nvmf_listener *listener_of(struct plx_list *link)
 {
     return plx_list_entry(link, struct plx_nvmf_listener, link);
