@@ -163,14 +163,16 @@ typedef void (*plx_nvmf_done_fn)(void *arg, int ret);
 PLX_API void plx_nvmf_target_start(struct plx_nvmf_target *t, plx_nvmf_done_fn done, void *arg);
 
 /**
- * Makes known to hosts what was changed since the last time, all of it at once. done is called when every reactor
+ * Makes known to hosts what was changed since the last time, all of it at once. A disk that goes, or changes its size,
+ * makes known with that what was changed until then. done is called when every reactor
  * works by it, and what was removed is not used any more: its disks may be closed, its addresses are free. One that is
  * asked for while another one runs begins after it. Errors:
  * - a negative errno value of a disk that could not be opened on every reactor, or a listener that could not listen:
  *   those are removed again, and all else is done. A listener must then not be named any more; which one it was is
  *   logged, and seen by connecting: apply them one by one where that matters;
- * - -ENOMEM: nothing was changed yet;
- * - -ETIMEDOUT: a disk has not ended the requests that it had. All is done, but that disk must stay open;
+ * - -ENOMEM: so, or nothing was changed yet, which another apply does;
+ * - -ETIMEDOUT: a disk has not ended the requests that it had. All is done, but plx_bdev_close() of that disk ends with
+ *   -EBUSY until it has;
  * - -ECANCELED: the target stops.
  * Before plx_nvmf_target_start() there is nothing to do: done is called with 0 before this returns.
  */

@@ -82,15 +82,28 @@ static struct nvmf_ns *make_ns(struct plx_nvmf_subsystem *s, struct plx_bdev *bd
     return ns;
 }
 
-/* Hosts take one namespace of a UUID, and refuse others. */
-static int check_uuid(const struct plx_nvmf_subsystem *s, const struct plx_bdev_info *info, const uint8_t uuid[16],
-                      struct plx_error *err)
+/* What two namespaces have in common that tells hosts that they are one; or NULL. */
+static const char *twin_identity(const struct nvmf_ns *a, const struct nvmf_ns *b)
 {
-    for (uint32_t i = 0; i < s->nns; i++)
-        if (s->ns[i] && memcmp(s->ns[i]->uuid, uuid, sizeof s->ns[i]->uuid) == 0)
+    static const uint8_t none[16];
+    if (memcmp(a->uuid, b->uuid, sizeof a->uuid) == 0)
+        return "UUID";
+    if (memcmp(a->nguid, b->nguid, sizeof a->nguid) == 0 && memcmp(a->nguid, none, sizeof a->nguid))
+        return "NGUID";
+    return memcmp(a->eui64, b->eui64, sizeof a->eui64) == 0 && memcmp(a->eui64, none, sizeof a->eui64) ? "EUI64" : NULL;
+}
+
+/* Hosts take one namespace of an identity, and refuse others. */
+static int check_identities(const struct plx_nvmf_subsystem *s, const struct nvmf_ns *ns, struct plx_error *err)
+{
+    for (uint32_t i = 0; i < s->nns; i++) {
+        const char *same = s->ns[i] ? twin_identity(s->ns[i], ns) : NULL;
+        if (same)
             return plx_fail(err, -EEXIST,
-                            "%.90s and %.90s have one UUID, and hosts take one of them alone; give one another uuid=",
-                            plx_bdev_info(s->ns[i]->bdev)->name, info->name);
+                            "%.90s and %.90s have one %s, and hosts take one of them alone; give one another%s",
+                            plx_bdev_info(s->ns[i]->bdev)->name, plx_bdev_info(ns->bdev)->name, same,
+                            strcmp(same, "UUID") ? "" : " uuid=");
+    }
     return 0;
 }
 
@@ -109,6 +122,13 @@ static int ns_check(const struct plx_nvmf_subsystem *s, const struct plx_bdev_in
     return 0;
 }
 
+void nvmf_ns_free(struct nvmf_ns *ns)
+{
+    plx_list_del(&ns->link);
+    plx_fan_destroy(&ns->drain);
+    free(ns);
+}
+
 int plx_nvmf_subsystem_add_ns(struct plx_nvmf_subsystem *s, struct plx_bdev *bdev, const struct plx_nvmf_ns_opts *opts,
                               struct plx_error *err)
 {
@@ -117,25 +137,21 @@ int plx_nvmf_subsystem_add_ns(struct plx_nvmf_subsystem *s, struct plx_bdev *bde
     uint32_t nsid = o->nsid ? o->nsid : free_nsid(s);
     const struct plx_bdev_info *info = plx_bdev_info(bdev);
     int ret = ns_check(s, info, nsid, o->anagrpid, err);
-    if (!ret)
-        ret = check_uuid(s, info, o->uuid ? o->uuid : info->uuid, err);
     if (ret)
         return ret;
     struct nvmf_ns *ns = grow_table(s, nsid) ? make_ns(s, bdev, o) : NULL;
     if (!ns)
         return plx_fail(err, -ENOMEM, "out of memory");
+    ret = check_identities(s, ns, err);
+    if (ret) {
+        nvmf_ns_free(ns);
+        return ret;
+    }
     ns->nsid = nsid;
     ns->before = s->changed[nsid - 1];
     s->ns[nsid - 1] = ns;
     ns_touch(s, nsid);
     return (int)nsid;
-}
-
-void nvmf_ns_free(struct nvmf_ns *ns)
-{
-    plx_list_del(&ns->link);
-    plx_fan_destroy(&ns->drain);
-    free(ns);
 }
 
 void nvmf_ns_undo(struct nvmf_ns *ns)

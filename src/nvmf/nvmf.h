@@ -495,10 +495,7 @@ uint16_t nvmf_req_parse(struct nvmf_req *req, uint32_t capsule_data);
 /* Runs a parsed command whose data, if any, is in req->data (FROM_HOST) or has room there (TO_HOST). */
 void nvmf_req_execute(struct nvmf_req *req);
 
-/*
- * Ends a command; exactly once. status is an enum plx_nvme_status, with NVME_STATUS_DNR or'ed in where retrying makes no
- * sense.
- */
+/* Ends a command; exactly once. status is an enum plx_nvme_status, with NVME_STATUS_DNR where retrying is of no use. */
 void nvmf_req_complete(struct nvmf_req *req, uint16_t status);
 
 /* The table of pending requests. */

@@ -8,7 +8,7 @@
 
 enum { SLAB_REQUESTS = 32 };
 
-/* Requests come in slabs that are kept until the group ends: how many is bounded by the queues that connect. */
+/* Requests come in slabs that are kept until the group ends: no more is received above NVMF_MAX_REQUESTS. */
 struct nvmf_slab {
     struct nvmf_slab *next;
     uint8_t requests[] __attribute__((aligned(64)));

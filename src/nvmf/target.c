@@ -94,6 +94,12 @@ void plx_nvmf_target_destroy(struct plx_nvmf_target *t)
     assert(t->state == NVMF_STOPPED && plx_list_empty(&t->ctrlrs));
     if (!plx_list_empty(&t->late_ns))
         return; /* a disk has requests yet, whose end leads here */
+    for (unsigned i = 0; t->groups && i < t->nreactors;
+         i++) { /* where a disk was late at the stop, and has ended since */
+        if (t->groups[i].transport)
+            t->transport->group_free(&t->groups[i]);
+        nvmf_slabs_free(&t->groups[i]);
+    }
     nvmf_listeners_free(t);
     while (!plx_list_empty(&t->subsystems))
         plx_nvmf_subsystem_remove(plx_list_entry(t->subsystems.next, struct plx_nvmf_subsystem, link));

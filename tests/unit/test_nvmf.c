@@ -492,7 +492,7 @@ static void the_default_nqn_is_made_from_all_disks_and_nothing_else(void **state
     assert_string_not_equal(one, two);
 }
 
-static void disks_of_one_uuid_are_not_in_one_subsystem(void **state)
+static void disks_of_one_identity_are_not_in_one_subsystem(void **state)
 {
     (void)state;
     struct rig rig;
@@ -513,6 +513,15 @@ static void disks_of_one_uuid_are_not_in_one_subsystem(void **state)
     assert_non_null(strstr(err.text, "ram:1M and null:1M have one UUID"));
     assert_int_equal(plx_nvmf_subsystem_add_ns(s, rig.disk, &(struct plx_nvmf_ns_opts){.nsid = 8}, &err), -EEXIST);
     assert_int_equal(plx_nvmf_subsystem_add_ns(s, other, NULL, NULL), 1);
+    const uint8_t id[16] = {1};
+    assert_int_equal(plx_nvmf_subsystem_add_ns(second, other, &(struct plx_nvmf_ns_opts){.nguid = id}, NULL), 1);
+    assert_int_equal(plx_nvmf_subsystem_add_ns(second, twin, &(struct plx_nvmf_ns_opts){.nguid = id}, &err), -EEXIST);
+    assert_non_null(strstr(err.text, "have one NGUID"));
+    assert_int_equal(plx_nvmf_subsystem_remove_ns(second, 1, NULL), 0);
+    assert_int_equal(plx_nvmf_subsystem_add_ns(second, other, &(struct plx_nvmf_ns_opts){.eui64 = id}, NULL), 1);
+    assert_int_equal(plx_nvmf_subsystem_add_ns(second, twin, &(struct plx_nvmf_ns_opts){.eui64 = id}, &err), -EEXIST);
+    assert_non_null(strstr(err.text, "have one EUI64"));
+    assert_int_equal(plx_nvmf_subsystem_remove_ns(second, 1, NULL), 0);
     assert_int_equal(plx_nvmf_subsystem_add_ns(second, twin, NULL, NULL), 1);
     plx_nvmf_target_destroy(t);
     plx_bdev_close(twin);
@@ -643,7 +652,7 @@ int main(void)
         cmocka_unit_test(who_waits_for_a_hung_disk_stands_in_nobody_s_way),
         cmocka_unit_test(the_largest_transfer_fits_the_buffers_of_every_reactor),
         cmocka_unit_test(the_default_nqn_is_made_from_all_disks_and_nothing_else),
-        cmocka_unit_test(disks_of_one_uuid_are_not_in_one_subsystem),
+        cmocka_unit_test(disks_of_one_identity_are_not_in_one_subsystem),
         cmocka_unit_test(a_referral_is_the_same_however_its_address_is_written),
         cmocka_unit_test(a_listener_that_was_removed_hears_nobody_after_a_stop),
         cmocka_unit_test(a_listener_that_cannot_listen_is_not_advertised),

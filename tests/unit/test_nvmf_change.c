@@ -734,8 +734,6 @@ static void a_stop_ends_whatever_disks_do(void **state)
         settle(&rig);
     assert_int_equal(d->channels, 0);
     assert_true(plx_list_empty(&rig.t->late_ns));
-    free(rig.t->groups[0].transport);
-    nvmf_slabs_free(&rig.t->groups[0]);
     plx_nvmf_target_destroy(rig.t);
     plx_reactor_destroy(rig.reactor);
     plx_bdev_close(rig.ram);
