@@ -48,6 +48,8 @@ void nvmf_qpair_see(struct nvmf_qpair *qp)
 {
     const struct nvmf_group *g = qp->group;
     qp->image = g->snap->images[qp->ctrlr->subsys->index];
+    qp->last_nsid = 0;
+    qp->last = NULL;
     qp->plain = qp->state == NVMF_QP_READY && all_accessible(qp->image, qp->portid);
 }
 
@@ -120,6 +122,8 @@ static void publish_to(struct nvmf_qpair *qp, const struct nvmf_snapshot *new)
         why = unwelcome(qp, image);
     if (why) {
         qp->image = NULL;
+        qp->last_nsid = 0;
+        qp->last = NULL;
         qp->plain = false;
         nvmf_transport_of(qp)->kill(qp, why);
     } else if (qp->ctrlr) {

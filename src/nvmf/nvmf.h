@@ -348,9 +348,12 @@ enum nvmf_qpair_state {
 struct nvmf_qpair {
     struct nvmf_group *group;
     struct nvmf_ctrlr *ctrlr;
-    const struct nvmf_image *image; /* the group's snapshot's; replaced with it, so nobody keeps it for another round */
-    struct plx_list link;           /* in group->qpairs */
-    uint16_t portid;                /* of the listener that it came by, set by its transport; 0 for none */
+    /* The group's snapshot's; replaced with it, so nobody keeps them for another round. */
+    const struct nvmf_image *image;
+    struct nvmf_nsref *last; /* the namespace of the last command, which is likely to be that of the next; or NULL */
+    uint32_t last_nsid;
+    struct plx_list link; /* in group->qpairs */
+    uint16_t portid;      /* of the listener that it came by, set by its transport; 0 for none */
     uint16_t qid;
     uint16_t entries;
     uint16_t sqhd;
@@ -728,10 +731,14 @@ void nvmf_target_may_stop(struct plx_nvmf_target *t);
 #define nvmf_assert_control(t) ((t)->snap ? plx_assert_here(nvmf_control_reactor(t)) : (void)0)
 
 /* A namespace as the reactor of a queue pair uses it, which has an image; or NULL. */
-static inline struct nvmf_nsref *nvmf_ref(const struct nvmf_qpair *qp, uint32_t nsid)
+static inline struct nvmf_nsref *nvmf_ref(struct nvmf_qpair *qp, uint32_t nsid)
 {
-    struct nvmf_ns *ns = plx_likely(nsid - 1 < qp->image->nns) ? qp->image->ns[nsid - 1].ns : NULL;
-    return plx_likely(ns) ? &ns->refs[qp->group->index] : NULL;
+    if (plx_likely(nsid == qp->last_nsid))
+        return qp->last;
+    struct nvmf_ns *ns = nsid - 1 < qp->image->nns ? qp->image->ns[nsid - 1].ns : NULL;
+    qp->last_nsid = nsid;
+    qp->last = ns ? &ns->refs[qp->group->index] : NULL;
+    return qp->last;
 }
 
 static inline struct plx_reactor *nvmf_control_reactor(const struct plx_nvmf_target *t)

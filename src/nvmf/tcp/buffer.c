@@ -216,16 +216,10 @@ int tcp_buf_serve(struct tcp_group *g)
     return served;
 }
 
-/* The disk that the last command was for, which the next ones are likely to be for too; or NULL. */
-static const struct nvmf_nsref *last_disk(const struct tcp_conn *c)
-{
-    return c->qp.image ? nvmf_ref(&c->qp, c->last_nsid) : NULL;
-}
-
 size_t tcp_buf_rx_limit(const struct tcp_conn *c)
 {
     struct tcp_group *g = c->group;
-    const struct nvmf_nsref *disk = last_disk(c);
+    const struct nvmf_nsref *disk = c->qp.last;
     const size_t one = rounded(c->frame.rules.max_capsule_data);
     /*
      * Each capsule needs a request, and one with data may need a buffer, or only the last one does, which may be cut

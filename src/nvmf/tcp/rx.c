@@ -185,7 +185,6 @@ static size_t capsule_cmd(struct tcp_conn *c, const uint8_t *hdr, const struct n
     memcpy(&req->core.cmd, hdr + sizeof(struct nvme_tcp_hdr), sizeof req->core.cmd);
     if (plx_unlikely(c->abandoned.head))
         forget_reused(c, plx_get16(req->core.cmd.cid));
-    c->last_nsid = plx_get32(req->core.cmd.nsid);
     uint16_t status = nvmf_req_parse(&req->core, l->data);
     uint32_t whole = l->data + l->digest;
     if (plx_unlikely(n < whole))

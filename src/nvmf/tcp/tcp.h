@@ -110,8 +110,6 @@ struct tcp_conn {
     unsigned outstanding;          /* commands whose response has not been sent */
     struct tcp_queue abandoned;    /* by an abort: data may still come for them */
 
-    uint32_t last_nsid; /* whose disk the last command was for */
-
     uint64_t born, pdu_since, tx_since, closed;
     struct plx_list link, fresh_link;
     struct plx_msg msg;
