@@ -649,6 +649,73 @@ static void io_by_a_path_that_is_not_accessible_ends_with_its_ana_state(void **s
     close_rig(&rig);
 }
 
+/* ---- discovery ---- */
+
+/* Reads a discovery controller's log. @return its generation counter */
+static uint64_t discover(struct rig *rig, struct calls_qpair *q)
+{
+    struct answer a;
+    struct nvme_cmd cmd = {.opcode = NVME_ADMIN_GET_LOG_PAGE,
+                           .cdw10 = plx_put32(NVME_LOG_DISCOVERY | (unsigned)(sizeof rig->h.buf / 4 - 1) << 16)};
+    assert_int_equal(command(rig, q, cmd, rig->h.buf, sizeof rig->h.buf, &a), 0);
+    return plx_get64(((const struct nvme_discovery_header *)(const void *)rig->h.buf)->genctr);
+}
+
+static const struct nvme_discovery_entry *record(const struct rig *rig, uint64_t n)
+{
+    const struct nvme_discovery_header *log = (const void *)rig->h.buf;
+    return n < plx_get64(log->numrec) ? (const struct nvme_discovery_entry *)(const void *)(log + 1) + n : NULL;
+}
+
+static void hosts_are_referred_to_other_discovery_controllers(void **state)
+{
+    (void)state;
+    struct rig rig;
+    static struct calls_qpair q;
+    static struct nvme_connect_data data;
+    struct answer a, told;
+    const struct nvme_cmd wait = {.opcode = NVME_ADMIN_ASYNC_EVENT},
+                          want = {.opcode = NVME_ADMIN_SET_FEATURES,
+                                  .cdw10 = plx_put32(NVME_FEAT_ASYNC_EVENT),
+                                  .cdw11 = plx_put32((uint32_t)NVMF_EVENT_DISCOVERY)};
+    open_rig(&rig, NULL);
+    calls_connect(&q, &rig.t->groups[0], rig.l->portid);
+    calls_fabrics_connect(&q, NVME_DISCOVERY_NQN, OTHER, 0, 0, &data, answered, &a);
+    settle(&rig);
+    calls_enable(&q, true, answered, &a);
+    settle(&rig);
+    assert_int_equal(command(&rig, &q, want, NULL, 0, &a), 0);
+    uint64_t before = discover(&rig, &q);
+    assert_null(record(&rig, 1)); /* the controller itself; the host is none that sees the subsystem */
+    command(&rig, &q, wait, NULL, 0, &told);
+
+    assert_int_equal(plx_nvmf_referral_add(rig.t, "2001:db8::7", 8009, NULL), 0);
+    assert_int_equal(apply(&rig), 0);
+    assert_true(told.here);
+    assert_int_equal(plx_get32(told.cqe.dw0), 0x70f002);
+    assert_true(discover(&rig, &q) > before);
+    const struct nvme_discovery_entry *e = record(&rig, 0);
+    for (uint64_t i = 1; e && e->subtype != NVME_SUBTYPE_DISCOVERY; i++)
+        e = record(&rig, i);
+    assert_non_null(e);
+    assert_memory_equal(e->traddr, "2001:db8::7 ", 12);
+    assert_memory_equal(e->trsvcid, "8009 ", 5);
+    assert_string_equal(e->subnqn, NVME_DISCOVERY_NQN);
+
+    before = discover(&rig, &q);
+    assert_int_equal(apply(&rig), 0);
+    assert_int_equal(discover(&rig, &q), before); /* nothing has changed */
+    command(&rig, &q, wait, NULL, 0, &told);
+    assert_int_equal(plx_nvmf_referral_remove(rig.t, "2001:db8::7", 8009, NULL), 0);
+    assert_int_equal(apply(&rig), 0);
+    assert_true(told.here);
+    discover(&rig, &q);
+    assert_null(record(&rig, 1));
+    calls_close(&q);
+    settle(&rig);
+    close_rig(&rig);
+}
+
 /* ---- disks that hang ---- */
 
 static void a_disk_that_has_its_share_of_requests_is_given_none_in_any_way(void **state)
@@ -760,6 +827,7 @@ int main(void)
         cmocka_unit_test(events_that_are_not_wanted_any_more_are_not_sent),
         cmocka_unit_test(a_host_is_told_when_all_reactors_see_what_it_is_told_of),
         cmocka_unit_test(a_flush_of_all_goes_on_when_one_of_them_is_removed),
+        cmocka_unit_test(hosts_are_referred_to_other_discovery_controllers),
         cmocka_unit_test(a_disk_that_has_its_share_of_requests_is_given_none_in_any_way),
         cmocka_unit_test(a_remote_disk_without_a_path_ends_commands_so_that_hosts_try_other_paths),
         cmocka_unit_test(a_controller_is_reset_though_its_disk_never_answers),
