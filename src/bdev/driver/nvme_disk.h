@@ -21,6 +21,7 @@ enum {
     NVME_PIECES = 32, /* commands of a channel that requests share that are larger than one, or fused */
     NVME_RETRIES = 5, /* of a command that the controller asks to be tried again; lost connections do not count */
     NVME_RETRY_MS = 20,
+    NVME_REST_MS = 1000,     /* of a path that answered with a path related status, while there is another one */
     NVME_TOO_LARGE = 0xffff, /* in place of a status: larger than the path takes, and has not been sent */
 };
 
@@ -57,7 +58,7 @@ struct nvme_path {
     bool tried; /* to connect, to an end */
     bool up;
     bool foreign; /* when it was up last, it led to another disk */
-    bool shunned; /* until its ANA state has been looked at again */
+    bool shunned; /* until it has rested, or its ANA state has changed */
 };
 
 struct nvme_io;
@@ -79,8 +80,8 @@ struct nvme_channel {
     struct nvme_req *waiting; /* for a path, or to be tried again; in order */
     struct nvme_req **waiting_tail;
     bool given_up; /* no path for longer than reconnect_deadline: nothing waits any more */
-    bool told;     /* that no path is accessible */
-    struct plx_timer retry, deadline;
+    bool told;     /* that no path is accessible; until one connects, or its ANA state changes for the better */
+    struct plx_timer retry, rest, deadline;
 
     struct nvme_piece *free_pieces;
     struct nvme_io *split, **split_tail; /* requests that wait for pieces, in order */
