@@ -10,6 +10,7 @@
 #include "nvme/nvme.h"
 #include "reactor/clock.h"
 
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -323,6 +324,80 @@ static void that_no_path_is_accessible_is_said_once(void **state)
     assert_ended(&q, PLX_SC_SUCCESS);
 }
 
+/* ---- what waits ---- */
+
+static void a_command_that_is_to_be_tried_again_holds_up_no_other(void **state)
+{
+    struct tu_req q, next;
+    (void)state;
+    goes_up(0);
+    begin_read(&q, 1);
+    answer(0, PLX_SC_COMMAND_INTERRUPTED);
+    assert_sent(0, 0);
+    begin_read(&next, 1);
+    assert_sent(1, 0);
+    answer(0, PLX_SC_SUCCESS);
+    assert_ended(&next, PLX_SC_SUCCESS);
+    pass(30);
+    answer(0, PLX_SC_SUCCESS);
+    assert_ended(&q, PLX_SC_SUCCESS);
+}
+
+static void put_channel(struct plx_bdev_req *req)
+{
+    (void)req;
+    plx_bdev_channel_put(t.ch);
+    t.ch = NULL;
+}
+
+static void what_ends_as_a_path_comes_may_be_the_last_of_the_channel(void **state)
+{
+    struct tu_req q;
+    (void)state;
+    tu_req_init(&q, t.bdev);
+    q.req->done = put_channel;
+    tu_start(&t, &q, PLX_BDEV_COMPARE_AND_WRITE, 0, 16, data);
+    paths[0].max_transfer = 8 * BLOCK;
+    goes_up(0);
+    assert_null(t.ch);
+    assert_int_equal(q.req->status, PLX_SC_COMMAND_SIZE_LIMIT_EXCEEDED);
+    tu_req_free(&q);
+}
+
+static struct {
+    uintptr_t low, high; /* of the stack */
+    unsigned done;
+} ends;
+
+static void note_depth(struct plx_bdev_req *req)
+{
+    uintptr_t here = (uintptr_t)__builtin_frame_address(0);
+    assert_int_equal(req->status, PLX_SC_HOST_PATHING_ERROR);
+    ends.low = ends.done ? plx_min_u64(ends.low, here) : here;
+    ends.high = plx_max_u64(ends.high, here);
+    ends.done++;
+}
+
+static void large_requests_that_are_given_up_end_one_behind_the_other(void **state)
+{
+    struct tu_req *q = calloc(MANY, sizeof *q);
+    (void)state;
+    memset(&ends, 0, sizeof ends);
+    for (unsigned i = 0; i < MANY; i++) {
+        tu_req_init(&q[i], t.bdev);
+        q[i].req->done = note_depth;
+        tu_start(&t, &q[i], PLX_BDEV_READ, 0, sizeof data / BLOCK, data);
+    }
+    paths[0].c->ops->failed(paths[0].c, paths[0].c->arg, -ECONNREFUSED, "",
+                            true); /* from here on there is a deadline */
+    pass(5010);
+    assert_int_equal(ends.done, MANY);
+    assert_true(ends.high - ends.low < STACK_MAX);
+    for (unsigned i = 0; i < MANY; i++)
+        tu_req_free(&q[i]);
+    free(q);
+}
+
 int main(void)
 {
 #define PATH(test) cmocka_unit_test_setup_teardown(test, set_up, tear_down)
@@ -330,6 +405,9 @@ int main(void)
         PATH(a_path_that_could_not_be_used_once_is_used_again_after_a_rest),
         PATH(when_the_other_path_goes_one_that_rests_is_used),
         PATH(that_no_path_is_accessible_is_said_once),
+        PATH(a_command_that_is_to_be_tried_again_holds_up_no_other),
+        PATH(what_ends_as_a_path_comes_may_be_the_last_of_the_channel),
+        PATH(large_requests_that_are_given_up_end_one_behind_the_other),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

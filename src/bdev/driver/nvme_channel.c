@@ -141,9 +141,13 @@ static void send_piece(struct nvme_channel *nc, struct nvme_io *io)
 
 static void send_pieces(struct nvme_channel *nc)
 {
+    if (nc->sending)
+        return; /* a piece has ended at once: whoever sent it goes on, else this would go as deep as there are many */
+    nc->sending = true;
     nc->ch->refs++; /* pieces may end at once, and a callback put the channel back */
     while (nc->split && nc->free_pieces)
         send_piece(nc, nc->split);
+    nc->sending = false;
     plx_bdev_channel_put(nc->ch);
 }
 

@@ -85,6 +85,7 @@ struct nvme_channel {
 
     struct nvme_piece *free_pieces;
     struct nvme_io *split, **split_tail; /* requests that wait for pieces, in order */
+    bool sending;                        /* their pieces */
     struct nvme_piece pieces[NVME_PIECES];
 };
 

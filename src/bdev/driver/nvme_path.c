@@ -139,7 +139,7 @@ static void hand_out(struct nvme_channel *nc, struct nvme_try *t)
 
 static void try_begin(struct nvme_channel *nc, struct nvme_try *t)
 {
-    if (plx_likely(nc->nusable && !nc->waiting)) {
+    if (plx_likely(nc->nusable)) { /* commands that wait to be tried again are in nobody's way: there is no order */
         hand_out(nc, t);
     } else if (nc->given_up) {
         t->end(t, PLX_SC_HOST_PATHING_ERROR);
@@ -150,11 +150,13 @@ static void try_begin(struct nvme_channel *nc, struct nvme_try *t)
 
 static void send_waiting(struct nvme_channel *nc)
 {
+    nc->ch->refs++; /* what is too large by now ends at once, and a callback may put the channel back */
     while (nc->waiting && nc->nusable) {
         struct nvme_try *t = try_of(nc->waiting);
         remove_waiting(nc, t);
         hand_out(nc, t);
     }
+    plx_bdev_channel_put(nc->ch);
 }
 
 /* What the controllers say of their paths decides again. */
