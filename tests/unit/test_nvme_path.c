@@ -324,6 +324,55 @@ static void that_no_path_is_accessible_is_said_once(void **state)
     assert_ended(&q, PLX_SC_SUCCESS);
 }
 
+/* ---- paths that lead to something else ---- */
+
+static void a_path_that_takes_less_of_what_has_no_limit_of_its_own_is_not_used(void **state)
+{
+    const struct path was = paths[0];
+    (void)state;
+    for (int i = 0; i < 5; i++) {
+        struct tu_req q;
+        paths[0].max_transfer = MAX_TRANSFER / 2; /* which is no reason */
+        paths[0].id.acwu = i == 1 ? plx_put16(14) : was.id.acwu;
+        paths[0].ns.limits.wzsl = i == 2;
+        paths[0].ns.id.mcl = i == 3 ? plx_put32(63) : was.ns.id.mcl;
+        paths[0].ns.limits.dmrsl = plx_put32(i == 4 ? 1 << 20 : 0);
+        goes_up(0);
+        begin_read(&q, 1);
+        assert_sent(i == 0, 0);
+        if (i)
+            goes_up(1);
+        answer(i != 0, PLX_SC_SUCCESS);
+        assert_ended(&q, PLX_SC_SUCCESS);
+        goes_down(0);
+        if (i)
+            goes_down(1);
+    }
+}
+
+static void a_size_that_cannot_be_is_not_believed(void **state)
+{
+    struct tu_req q;
+    (void)state;
+    goes_up(0);
+    paths[0].c->ns.id.nsze = plx_put64(UINT64_C(1) << 55);
+    paths[0].c->ops->event(paths[0].c, paths[0].c->arg, 0);
+    assert_int_equal(plx_bdev_blocks(t.bdev), BLOCKS);
+    paths[0].c->ns.id.nsze = plx_put64(2 * BLOCKS);
+    paths[0].c->ops->event(paths[0].c, paths[0].c->arg, 0);
+    assert_int_equal(plx_bdev_blocks(t.bdev), 2 * BLOCKS);
+    goes_down(0);
+    paths[0].ns.id.nsze = plx_put64(UINT64_C(1) << 54);
+    goes_up(0); /* which is another disk, then */
+    assert_int_equal(plx_bdev_blocks(t.bdev), 2 * BLOCKS);
+    begin_read(&q, 1);
+    assert_sent(0, 0);
+    paths[1].ns.id.nsze = plx_put64(2 * BLOCKS);
+    goes_up(1);
+    answer(1, PLX_SC_SUCCESS);
+    assert_ended(&q, PLX_SC_SUCCESS);
+}
+
 /* ---- what waits ---- */
 
 static void a_command_that_is_to_be_tried_again_holds_up_no_other(void **state)
@@ -405,6 +454,8 @@ int main(void)
         PATH(a_path_that_could_not_be_used_once_is_used_again_after_a_rest),
         PATH(when_the_other_path_goes_one_that_rests_is_used),
         PATH(that_no_path_is_accessible_is_said_once),
+        PATH(a_path_that_takes_less_of_what_has_no_limit_of_its_own_is_not_used),
+        PATH(a_size_that_cannot_be_is_not_believed),
         PATH(a_command_that_is_to_be_tried_again_holds_up_no_other),
         PATH(what_ends_as_a_path_comes_may_be_the_last_of_the_channel),
         PATH(large_requests_that_are_given_up_end_one_behind_the_other),

@@ -337,6 +337,20 @@ static struct nvme_path *path_of(void *arg)
     return arg;
 }
 
+/*
+ * Whether a path takes less at once than the one that the disk was opened through, of what the disk offers. Of reads
+ * and writes it may.
+ */
+static bool takes_less(const struct nvme_disk *d, const struct nvme_ctrlr *c)
+{
+    const struct nvme_limits l = nvme_limits_of(c, d->shift);
+    const uint32_t ops = d->bdev.info.ops;
+    return (ops & 1u << PLX_BDEV_WRITE_ZEROES && l.zero < d->limits.zero) ||
+           (ops & 1u << PLX_BDEV_COMPARE_AND_WRITE && l.fused < d->limits.fused) ||
+           (ops & 1u << PLX_BDEV_COPY && l.copy < d->limits.copy) ||
+           (ops & 1u << PLX_BDEV_UNMAP && l.unmap < d->limits.unmap);
+}
+
 /* Why a path that is up cannot be used, or NULL. */
 static const char *unusable(const struct nvme_disk *d, const struct nvme_ctrlr *c)
 {
@@ -344,6 +358,10 @@ static const char *unusable(const struct nvme_disk *d, const struct nvme_ctrlr *
         return "is not the one that it was";
     if (nvme_ctrlr_max_transfer(c) >> d->shift == 0)
         return "has larger blocks than a command transfers";
+    if (!nvme_blocks_possible(plx_get64(nvme_ctrlr_ns(c)->id.nsze), d->shift))
+        return "has more blocks than are possible";
+    if (takes_less(d, c))
+        return "takes less in a command than where it was found first";
     return NULL;
 }
 
@@ -359,8 +377,10 @@ static void path_is_new(struct nvme_path *path)
 /* It may have grown while it was away; one that shrank then may be another. */
 static void report_size(const struct nvme_path *path)
 {
-    if (path->up)
-        plx_bdev_resized(&path->nc->disk->bdev, plx_get64(nvme_ctrlr_ns(path->c)->id.nsze));
+    struct nvme_disk *d = path->nc->disk;
+    const uint64_t blocks = plx_get64(nvme_ctrlr_ns(path->c)->id.nsze);
+    if (path->up && nvme_blocks_possible(blocks, d->shift))
+        plx_bdev_resized(&d->bdev, blocks);
 }
 
 static void path_live(struct nvme_ctrlr *c, void *arg)
