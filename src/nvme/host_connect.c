@@ -173,8 +173,17 @@ static void took_ns_list(struct nvme_ctrlr *c)
     nvme_own_identify(c, NVME_CNS_NS, c->ns.nsid, step_done);
 }
 
-static void took_descriptors(struct nvme_ctrlr *c, uint16_t status) /* from 1.3 on */
+/*
+ * From 1.3 on. Without it the namespace could not be told from another one: a controller that has it is asked for it
+ * again.
+ */
+static void took_descriptors(struct nvme_ctrlr *c, uint16_t status)
 {
+    const uint16_t sc = status & 0x7ff;
+    if (status && !(status & NVME_STATUS_DNR) && sc != PLX_SC_INVALID_FIELD && sc != PLX_SC_INVALID_OPCODE) {
+        step_failed(c, "Identify, the identifiers of the namespace", status);
+        return;
+    }
     if (!status)
         nvme_take_ns_descriptors(&c->ns, c->page);
     nvme_own_identify(c, NVME_CNS_CSI_CTRL, 0, step_done);
