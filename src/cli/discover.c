@@ -8,6 +8,9 @@
 #include <string.h>
 
 enum {
+    OPT_JSON = 256, /* options that have no letter */
+    OPT_WATCH,
+    OPT_HOSTNQN,
     SUBTYPE_REFERRAL = 1,
     TRTYPE_TCP = 3,
     ADRFAM_IPV6 = 2,
@@ -247,17 +250,17 @@ static int name_host(const char *nqn, char *params, size_t size)
 
 static int discover_parse(int argc, char **argv, struct discover *o)
 {
-    static const struct option table[] = {{"json", no_argument, NULL, 'j'},
-                                          {"watch", no_argument, NULL, 'w'},
-                                          {"hostnqn", required_argument, NULL, 'q'},
+    static const struct option table[] = {{"json", no_argument, NULL, OPT_JSON},
+                                          {"watch", no_argument, NULL, OPT_WATCH},
+                                          {"hostnqn", required_argument, NULL, OPT_HOSTNQN},
                                           {"help", no_argument, NULL, 'h'},
                                           {NULL, 0, NULL, 0}};
-    struct cli_options options = {"discover", ":jwq:h", table, NULL, 0};
+    struct cli_options options = {"discover", ":h", table, NULL, 0};
     for (int opt; (opt = cli_next_option(&options, argc, argv)) != -1;) {
-        if (opt == CLI_WRONG || (opt == 'q' && name_host(optarg, o->params, sizeof o->params)))
+        if (opt == CLI_WRONG || (opt == OPT_HOSTNQN && name_host(optarg, o->params, sizeof o->params)))
             return EXIT_USAGE;
-        o->json |= opt == 'j';
-        o->watch |= opt == 'w';
+        o->json |= opt == OPT_JSON;
+        o->watch |= opt == OPT_WATCH;
         o->help |= opt == 'h';
     }
     if (o->help)

@@ -11,6 +11,7 @@
 #include <string.h>
 
 enum {
+    OPT_JSON = 256, /* an option that has no letter */
     CNS_NS = 0,
     CNS_CTRL = 1,
     CNS_ACTIVE_NS = 2,
@@ -279,14 +280,14 @@ static int identify(int argc, char **argv)
 {
     bool help = false;
     static const struct option table[] = {
-        {"json", no_argument, NULL, 'j'}, {"help", no_argument, NULL, 'h'}, {NULL, 0, NULL, 0}};
-    struct cli_options options = {"identify", ":jh", table, NULL, 0};
+        {"json", no_argument, NULL, OPT_JSON}, {"help", no_argument, NULL, 'h'}, {NULL, 0, NULL, 0}};
+    struct cli_options options = {"identify", ":h", table, NULL, 0};
     struct identify o = {0};
     struct plx_error err;
     for (int opt; (opt = cli_next_option(&options, argc, argv)) != -1;) {
         if (opt == CLI_WRONG)
             return EXIT_USAGE;
-        o.json |= opt == 'j';
+        o.json |= opt == OPT_JSON;
         help |= opt == 'h';
     }
     if (help) {
