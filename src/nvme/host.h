@@ -120,7 +120,8 @@ struct nvme_where {
 };
 
 #define NVME_WHERE_PARAMS                                                                                              \
-    "nsid hdgst ddgst hostnqn hostid queues depth kato timeout connect_timeout reconnect_deadline policy sqflow"
+    "nsid hdgst ddgst hostnqn hostid queues depth kato timeout connect_timeout reconnect_deadline policy sqflow "      \
+    "uuid"
 
 /* The defaults. */
 void nvme_where_init(struct nvme_where *w);

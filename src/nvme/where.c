@@ -3,6 +3,7 @@
 #include "nvme/host.h"
 
 #include "base/addr.h"
+#include "base/settings.h"
 #include "base/text.h"
 #include "base/uuid.h"
 
@@ -204,6 +205,8 @@ int nvme_where_param(struct nvme_where *w, const char *key, const char *value, s
         return seconds(key, value, 1, SECONDS_MAX, &w->reconnect_deadline_ms, err);
     if (strcmp(key, "policy") == 0)
         return policy(w, value, err);
+    if (strcmp(key, "uuid") == 0)
+        return 0; /* of the disk that is made of it */
     return plx_fail(err, -EINVAL, "there is no setting %.40s=; there are: " NVME_WHERE_PARAMS, key);
 }
 
@@ -268,46 +271,16 @@ int nvme_where_finish(struct nvme_where *w, struct plx_error *err)
                : 0;
 }
 
-/* %XX in values. */
-static int decode(char *text, struct plx_error *err)
-{
-    char *to = text;
-    for (const char *from = text; *from; from++, to++) {
-        *to = *from;
-        if (*from != '%')
-            continue;
-        int high = plx_hex(from[1]), low = high < 0 ? -1 : plx_hex(from[2]);
-        if (low < 0 || !(high | low))
-            return plx_fail(err, -EINVAL, "'%.60s': %% is followed by two hex digits, not 00", text);
-        *to = (char)(high << 4 | low);
-        from += 2;
-    }
-    *to = 0;
-    return 0;
-}
-
 int nvme_where_query(struct nvme_where *w, const char *params, struct plx_error *err)
 {
-    char text[2048], again[48], *save = NULL;
-    int ret = 0;
-    if (!params)
-        return 0;
-    if (strlen(params) >= sizeof text)
-        return plx_fail(err, -ENAMETOOLONG, "the settings %.60s... are too long", params);
-    memcpy(text, params, strlen(params) + 1);
-    for (char *p = strtok_r(text, "&", &save); !ret && p; p = strtok_r(NULL, "&", &save)) {
-        char *value = strchr(p, '=');
-        if (!value)
-            return plx_fail(err, -EINVAL, "'%.60s' is no setting; one is NAME=VALUE", p);
-        *value++ = 0;
-        snprintf(again, sizeof again, "&%.40s=", p);
-        if (strstr(params + (value - text), again))
-            return plx_fail(err, -EINVAL, "%.40s= is given twice", p);
-        ret = decode(value, err);
-        if (!ret)
-            ret = nvme_where_param(w, p, value, err);
+    struct plx_setting list[PLX_SETTINGS_MAX];
+    int n = params ? plx_settings_parse(params, list, err) : 0;
+    for (int i = 0; i < n; i++) {
+        int ret = nvme_where_param(w, list[i].key, list[i].value, err);
+        if (ret)
+            return ret;
     }
-    return ret;
+    return n < 0 ? n : 0;
 }
 
 int nvme_where_parse(struct nvme_where *w, const char *url, struct plx_error *err)

@@ -124,6 +124,13 @@ static void parameters(void **state)
     assert_string_equal(w.o.hostnqn, "nqn.2014-08.org.nvmexpress:me?");
 }
 
+static void a_disk_s_uuid_is_no_matter_of_the_controller(void **state)
+{
+    (void)state;
+    accepted("nvme+tcp://192.0.2.1/" NQN "?uuid=01234567-89ab-cdef-0123-456789abcdef&nsid=7");
+    assert_int_equal(w.o.nsid, 7);
+}
+
 static void defaults(void **state)
 {
     (void)state;
@@ -234,6 +241,10 @@ static void what_is_wrong_is_named(void **state)
     refused("nvme+tcp://192.0.2.1/" NQN "?hostnqn=%zz", "hex");
     refused("nvme+tcp://192.0.2.1/" NQN "?hostnqn=nqn.x", "hostnqn=nqn.x has no year");
     refused("nvme+tcp://192.0.2.1/" NQN "?no=1", "there are");
+    refused("nvme+tcp://192.0.2.1/" NQN "?&nsid=1", "'' is no setting");
+    refused("nvme+tcp://192.0.2.1/" NQN "?=1", "'=1' is no setting");
+    refused("nvme+tcp://192.0.2.1/" NQN "?reconnect_deadline_seconds=1",
+            "no setting reconnect_deadline_s...=; there are");
 }
 
 static void names_are_judged(void **state)
@@ -297,6 +308,7 @@ int main(void)
         cmocka_unit_test(what_is_no_address_of_a_machine_is_refused),
         cmocka_unit_test(bare_ipv6_addresses_have_no_port),
         cmocka_unit_test(parameters),
+        cmocka_unit_test(a_disk_s_uuid_is_no_matter_of_the_controller),
         cmocka_unit_test(defaults),
         cmocka_unit_test(hosts_are_the_same_every_time),
         cmocka_unit_test(the_host_identifier_is_that_in_the_name),

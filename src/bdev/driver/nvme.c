@@ -222,14 +222,13 @@ static int nvme_open(const struct plx_url *url, struct plx_bdev **out, struct pl
     if (!d)
         return plx_fail(err, -ENOMEM, "out of memory");
     nvme_where_init(&d->where);
-    int ret = plx_url_only(url, NVME_WHERE_PARAMS " uuid", err);
+    int ret = plx_url_only(url, NVME_WHERE_PARAMS, err);
     if (!ret)
         ret = plx_url_uuid(url, NULL, uuid, err);
     if (!ret)
         ret = nvme_where_body(&d->where, url->body, err);
     for (int i = 0; i < url->nparams && !ret; i++)
-        if (strcmp(url->params[i].key, "uuid"))
-            ret = plx_blame(url->name, nvme_where_param(&d->where, url->params[i].key, url->params[i].value, err), err);
+        ret = plx_blame(url->name, nvme_where_param(&d->where, url->params[i].key, url->params[i].value, err), err);
     if (!ret)
         ret = nvme_where_finish(&d->where, err);
     if (ret)
