@@ -171,7 +171,8 @@ def test_what_was_typed_in_utf8_is_told_in_it(words):
     # Of a network, which only the kernel knows.
     ("127.255.255.255:4420", "127.255.255.255:4420 is a broadcast address"),
     ("[fe80::1]:4420", "fe80::1 is a link-local address"), ("[fe80::1%nosuch]:4420", "no such network interface"),
-    ("[::1%lo]:4420", "only link-local"), ("[::1", "[::1 has no ]"), ("[::1:4420", "[::1:4420 has no ]"),
+    ("[fe80::1%999999]", "no such network interface"), ("[::1%lo]:4420", "only link-local"),
+    ("[::1", "[::1 has no ]"), ("[::1:4420", "[::1:4420 has no ]"),
     ("", '"": an address is'), ("localhost", '"localhost" is not a numeric'), ("127.0.0.1:", "a port is"),
 ])
 def test_a_listener_at_what_is_no_address_of_a_machine_is_refused(address, words):
