@@ -94,6 +94,9 @@ int cli_choose_cores(int *cores, int *n);
  */
 void cli_text(const void *wire, size_t size, char *out);
 
+/* For JSON: numbers that its integers have no room for, from 2^63 on, are text. */
+struct json_t *cli_json_number(uint64_t v);
+
 /* --poll. @return EXIT_OK, or EXIT_USAGE after having said what is wrong */
 int cli_parse_poll(const char *text, enum plx_poll_mode *mode);
 

@@ -147,7 +147,7 @@ static void discover_show(struct discover *o, const char *address, const struct 
         return;
     json_t *log = json_object();
     json_object_set_new(log, "address", json_string(address));
-    json_object_set_new(log, "genctr", json_integer((json_int_t)d->genctr));
+    json_object_set_new(log, "genctr", cli_json_number(d->genctr));
     json_object_set_new(log, "records", records);
     json_array_append_new(o->logs, log);
 }
@@ -185,27 +185,35 @@ static void print_json(struct discover *o)
     json_array_clear(o->logs);
 }
 
-/* The first controller counts; one that it refers to and that does not answer is told of, no more. */
+/* Asks a controller of the list; the first one stays connected. */
+static int ask_controller(struct discover *o, unsigned at, struct plx_nvme **kept, struct plx_error *err)
+{
+    struct plx_nvme *n = at ? NULL : *kept;
+    int ret = n ? 0 : plx_nvme_connect_discovery(o->where[at], o->params, !at && o->watch, &n, err);
+    if (!ret)
+        ret = read_and_show(o, at, n, err);
+    if (!at)
+        *kept = n;
+    else if (n)
+        plx_nvme_disconnect(n);
+    return ret;
+}
+
+/*
+ * The first controller counts; one that it refers to and that does not answer is told of, no more. They are asked once:
+ * when the first one's log has changed, those that are new in it.
+ */
 static int discover_all(struct discover *o, const char *first, struct plx_nvme **kept, struct plx_error *err)
 {
-    o->nwhere = 0;
-    add_where(o, first);
-    for (unsigned i = 0; i < o->nwhere; i++) {
-        struct plx_nvme *n = i ? NULL : *kept;
-        int ret = n ? 0 : plx_nvme_connect_discovery(o->where[i], o->params, !i && o->watch, &n, err);
-        if (ret && !i)
-            return ret;
-        if (!ret)
-            ret = read_and_show(o, i, n, err);
-        if (n && !i)
-            *kept = n;
-        else if (n)
-            plx_nvme_disconnect(n);
-        if (ret && !i)
-            return ret;
-        if (ret)
+    if (!o->nwhere)
+        add_where(o, first);
+    unsigned next = o->nwhere;
+    int ret = ask_controller(o, 0, kept, err);
+    if (ret)
+        return ret;
+    for (; next < o->nwhere; next++)
+        if (ask_controller(o, next, NULL, err))
             cli_fail(EXIT_RUNTIME, "%s", err->text);
-    }
     print_json(o);
     return 0;
 }

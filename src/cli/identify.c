@@ -122,7 +122,12 @@ void cli_text(const void *wire, size_t size, char *out)
     out[n] = 0;
 }
 
-/* As text; *is_number says whether it is one that JSON has. */
+struct json_t *cli_json_number(uint64_t v)
+{
+    return v > INT64_MAX ? json_sprintf("%" PRIu64, v) : json_integer((json_int_t)v);
+}
+
+/* As text; *is_number says whether it is one of at most 64 bits. */
 static void format(const struct field *f, const uint8_t *data, char out[256], bool *is_number)
 {
     const uint8_t *p = data + f->offset;
@@ -165,7 +170,7 @@ static void show_fields(struct identify *o, json_t *object, int width, const str
             continue;
         format(f, data, value, &is_number);
         if (o->json && is_number)
-            json_object_set_new(object, f->name, json_integer((json_int_t)field_number(data + f->offset, f->size)));
+            json_object_set_new(object, f->name, cli_json_number(field_number(data + f->offset, f->size)));
         else
             identify_show(o, object, width, f->name, value);
     }
@@ -256,7 +261,7 @@ static int identify_all(struct identify *o, struct plx_error *err)
         ctrl = json_object();
         list = json_array();
         json_object_set_new(o->root, "address", json_string(info.address));
-        json_object_set_new(o->root, "cap", json_integer((json_int_t)info.cap));
+        json_object_set_new(o->root, "cap", cli_json_number(info.cap));
         json_object_set_new(o->root, "controller", ctrl);
         json_object_set_new(o->root, "namespaces", list);
     } else {

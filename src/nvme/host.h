@@ -184,6 +184,8 @@ struct nvme_ctrlr_ops {
      * about them. May be NULL.
      */
     void (*event)(struct nvme_ctrlr *c, void *arg, uint32_t dw0);
+    /* The controller has refused to tell of events, and is not asked again. May be NULL. */
+    void (*no_events)(struct nvme_ctrlr *c, void *arg, uint16_t status);
 };
 
 /* @return 0 or -ENOMEM, or -errno of what the kernel refused. ops, opts are copied as pointer and as contents. */
@@ -195,7 +197,7 @@ void nvme_ctrlr_start(struct nvme_ctrlr *c, bool once);
 void nvme_ctrlr_destroy(struct nvme_ctrlr *c);
 
 /*
- * From now on, and after each attempt to connect, asks to be told of events; those that are to be tried again do so
+ * Asks to be told of events, of all that come while it is connected: one that is to connect again and again does so
  * anyway. Live.
  */
 void nvme_ctrlr_want_events(struct nvme_ctrlr *c);

@@ -231,8 +231,13 @@ void nvme_ctrlr_refresh_ana(struct nvme_ctrlr *c)
 static void event_came(struct nvme_req *req)
 {
     struct nvme_ctrlr *c = plx_container_of(req, struct nvme_ctrlr, aer);
-    if (req->lost || req->status || c->state != NVME_CTRLR_LIVE)
-        return; /* a controller that refuses them is not asked again */
+    if (!still_live(c, req))
+        return;
+    if (req->status) {
+        if (c->ops->no_events)
+            c->ops->no_events(c, c->arg, req->status);
+        return;
+    }
     unsigned type = req->dw0 & 7, info = (req->dw0 >> 8) & 0xff;
     plx_info("%s: asynchronous event %08x", nvme_ctrlr_name(c), req->dw0);
     if (type == EVENT_NOTICE && info == NOTICE_NS_CHANGED)
