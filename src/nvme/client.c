@@ -186,8 +186,8 @@ void plx_nvme_get_info(const struct plx_nvme *n, struct plx_nvme_info *out)
 {
     const struct nvme_ns *ns = nvme_ctrlr_ns(n->c);
     *out = (struct plx_nvme_info){.cap = nvme_ctrlr_cap(n->c),
-                                  .vs = nvme_ctrlr_vs(n->c),
-                                  .cntlid = nvme_ctrlr_cntlid(n->c),
+                                  .vs = n->c->vs,
+                                  .cntlid = n->c->cntlid,
                                   .nsid = n->where.o.nsid == NVME_NSID_ALL ? 0 : n->where.o.nsid,
                                   .ana_state = ns->nsid ? nvme_ctrlr_ana(n->c) : 0};
     snprintf(out->address, sizeof out->address, "%s", nvme_ctrlr_name(n->c));

@@ -96,7 +96,6 @@ struct nvme_opts {
     uint8_t hostid[16];
     bool hdgst, ddgst;           /* ask for digests */
     bool sq_flow;                /* do not ask to do without SQ flow control */
-    bool discovery;              /* a discovery controller is wanted */
     uint32_t nsid;               /* the namespace to look at; 0 for the first, NVME_NSID_ALL for none */
     uint32_t queues;             /* I/O queue pairs; 0 for none */
     uint32_t depth;              /* commands in flight of each */
@@ -148,8 +147,8 @@ struct nvme_ns {
     uint32_t nsid; /* 0: there is none */
     struct nvme_id_ns id;
     struct nvme_id_ctrl_nvm limits; /* zeroes where the controller has no such page */
-    uint8_t nguid[16], eui64[8], uuid[16];
-    bool has_nguid, has_eui64, has_uuid;
+    uint8_t uuid[16];
+    bool has_uuid;
     uint8_t csi;
 };
 
@@ -204,13 +203,10 @@ void nvme_ctrlr_want_events(struct nvme_ctrlr *c);
 
 /* The address that it is connected to, or that is tried, for people. */
 const char *nvme_ctrlr_name(const struct nvme_ctrlr *c);
-const struct nvme_opts *nvme_ctrlr_opts(const struct nvme_ctrlr *c);
 /* What it said of itself; valid once it has been live, and for failed(). */
 const struct nvme_id_ctrl *nvme_ctrlr_id(const struct nvme_ctrlr *c);
 const struct nvme_ns *nvme_ctrlr_ns(const struct nvme_ctrlr *c);
 uint64_t nvme_ctrlr_cap(const struct nvme_ctrlr *c);
-uint32_t nvme_ctrlr_vs(const struct nvme_ctrlr *c);
-uint16_t nvme_ctrlr_cntlid(const struct nvme_ctrlr *c);
 /* Bytes of the largest transfer of one command. */
 uint32_t nvme_ctrlr_max_transfer(const struct nvme_ctrlr *c);
 /* enum nvme_ana_state of the namespace; optimized where the controller has no ANA. */

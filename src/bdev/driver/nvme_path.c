@@ -394,7 +394,7 @@ static void path_live(struct nvme_ctrlr *c, void *arg)
     path_is_new(path);
     if (why)
         plx_error("%s: namespace %u of %s %s: this path is not used", nvme_ctrlr_name(c), nvme_ctrlr_ns(c)->nsid,
-                  nvme_ctrlr_opts(c)->subnqn, why);
+                  nc->disk->where.o.subnqn, why);
     else
         nc->max_blocks = (uint32_t)plx_min_u64(nc->max_blocks, nvme_ctrlr_max_transfer(c) >> nc->disk->shift);
     report_size(path);
