@@ -74,6 +74,9 @@ int cli_parse_size(const char *option, const char *text, const char *range, uint
  */
 int cli_disk_status(int ret);
 
+/* For people: makes a number of bytes one of the units that it returns, "B", "KiB", ... */
+const char *cli_unit(double *bytes);
+
 /*
  * Whether the machine has the memory for all RAM disks together. @return EXIT_OK, or EXIT_USAGE after having said that
  * it has not

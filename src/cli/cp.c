@@ -51,13 +51,8 @@ static void print_log(void *arg, enum plx_log_level level, const char *line)
 
 static void human(double bytes, char *out, size_t size)
 {
-    static const char *const units[] = {"B", "KiB", "MiB", "GiB", "TiB", "PiB"};
-    unsigned u = 0;
-    while (bytes >= 1024 && u < 5) {
-        bytes /= 1024;
-        u++;
-    }
-    snprintf(out, size, u ? "%.1f %s" : "%.0f %s", bytes, units[u]);
+    const char *unit = cli_unit(&bytes);
+    snprintf(out, size, *unit == 'B' ? "%.0f %s" : "%.1f %s", bytes, unit);
 }
 
 static double seconds_since(const struct cp *c)
