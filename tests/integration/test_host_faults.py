@@ -437,14 +437,15 @@ def test_another_disk_in_its_place_is_not_taken_for_it(tmp_path):
         assert result.returncode == 1 and "not the one that it was" in result.stderr
 
 
+@pytest.mark.parametrize("cns", [3, 6], ids=["identifiers", "limits"])
 @pytest.mark.parametrize("status,times", [(0x06, 1), (0x21, 1), (0x02, 0), (0x01, 0), (0x06 | DNR, 0)], ids=hex)
-def test_identifiers_of_the_namespace_that_are_refused_for_once_are_asked_for_again(status, times):
-    """Once the disk was found by them; a controller that has none is asked once."""
+def test_what_is_refused_for_once_of_the_namespace_is_asked_for_again(cns, status, times):
+    """Once the disk was opened by it; a controller that has none is asked once."""
     with Port(Subsystem(uuid=bytes(16) if not times else bytes(range(16)))) as port:
         asked = []
 
         def refuse(connection, command):
-            if command.opcode != Admin.IDENTIFY or command.cdw[10] & 0xFF != 3:
+            if command.opcode != Admin.IDENTIFY or command.cdw[10] & 0xFF != cns:
                 return False
             asked.append(connection)
             if times and len(asked) != 2:  # the first was when the disk was opened
