@@ -59,7 +59,8 @@ PLX_API int plx_nvme_get_log(struct plx_nvme *n, uint8_t lid, uint8_t lsp, uint3
  * Waits for an asynchronous event (Base 5.1.2), and keeps the connection alive meanwhile.
  * @param timeout_ms -1 for as long as it takes
  * @param dw0 what happened: dword 0 of the event's completion
- * @return 1 when there was one, 0 when time is up, -EIO with err filled when the connection is lost
+ * @return 1 when there was one, 0 when time is up, -EIO with err filled when the connection is lost or the
+ *         controller refuses to tell of events
  */
 PLX_API int plx_nvme_wait_event(struct plx_nvme *n, int timeout_ms, uint32_t *dw0, struct plx_error *err);
 

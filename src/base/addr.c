@@ -67,12 +67,12 @@ static bool parse_v6(const char *text, size_t len, struct in6_addr *out)
 /* An interface, by name or number. @return 0 when there is none */
 static uint32_t parse_zone(const char *text)
 {
-    char *rest;
+    char *rest, name[IF_NAMESIZE];
     uint32_t zone = if_nametoindex(text);
     if (zone || *text < '0' || *text > '9')
         return zone;
     unsigned long v = strtoul(text, &rest, 10);
-    return *rest || v > UINT32_MAX ? 0 : (uint32_t)v;
+    return *rest || v > UINT32_MAX || !if_indextoname((uint32_t)v, name) ? 0 : (uint32_t)v;
 }
 
 int plx_addr_parse(const char *host, uint16_t port, struct sockaddr_storage *out, struct plx_error *err)

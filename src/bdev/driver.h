@@ -17,6 +17,7 @@
 #include <pollux/bdev.h>
 
 #include "base/list.h"
+#include "base/settings.h"
 
 #include <pthread.h>
 #include <stdatomic.h>
@@ -246,10 +247,7 @@ uint16_t plx_bdev_status(int64_t err, bool write);
 struct plx_url {
     char scheme[16];
     char body[4096]; /* "1G" of ram:1G; a path, made absolute, for a file */
-    struct {
-        char key[24];
-        char value[256];
-    } params[16];
+    struct plx_setting params[PLX_SETTINGS_MAX];
     int nparams;
     char name[128]; /* for messages: "ram:1G", or the path of a file; cut off when it is longer */
     char text[256]; /* full form, for people, without what was given as uuid=; cut off when it is longer */

@@ -21,29 +21,6 @@
 
 /* ---- taking a name apart ---- */
 
-/* Copies len bytes of text into out, %XX decoded if wanted. */
-static int copy_text(char *out, size_t size, const char *text, size_t len, bool decode, struct plx_error *err)
-{
-    size_t n = 0;
-    for (size_t i = 0; i < len; i++) {
-        char c = text[i];
-        if (decode && c == '%') {
-            int high = i + 2 < len ? plx_hex(text[i + 1]) : -1;
-            int low = high >= 0 ? plx_hex(text[i + 2]) : -1;
-            if (low < 0 || !(high | low))
-                return plx_fail(err, -EINVAL, "'%.*s': %% is followed by two hex digits, not 00; %%25 means %% itself",
-                                (int)plx_min_u64(len, 100), text);
-            c = (char)(high << 4 | low);
-            i += 2;
-        }
-        if (n + 1 >= size)
-            return plx_fail(err, -ENAMETOOLONG, "'%.60s...' is too long; %zu bytes are the limit", text, size - 1);
-        out[n++] = c;
-    }
-    out[n] = 0;
-    return 0;
-}
-
 /* Length of a leading "scheme" before its colon, or 0. */
 static size_t scheme_length(const char *text)
 {
@@ -72,39 +49,6 @@ static int find_scheme(const char *text, size_t len, struct plx_url *url, struct
     return plx_fail(err, -EINVAL, "'%.*s' is no kind of disk: there are %s. A file of that name is written %s",
                     (int)plx_min_u64(len, 40), text, kinds,
                     plx_text_quote(file, quoted, sizeof quoted) ? quoted : "./NAME");
-}
-
-static int parse_param(const char *text, size_t len, struct plx_url *url, struct plx_error *err)
-{
-    const char *equals = memchr(text, '=', len);
-    const int shown = (int)plx_min_u64(len, 100);
-    if (!equals || equals == text)
-        return plx_fail(err, -EINVAL, "'%.*s' is no setting; one is NAME=VALUE", shown, text);
-    if (url->nparams == (int)PLX_ARRAY_SIZE(url->params))
-        return plx_fail(err, -EINVAL, "there are more than %zu settings", PLX_ARRAY_SIZE(url->params));
-    char key[sizeof url->params[0].key];
-    size_t key_len = (size_t)(equals - text);
-    int ret = copy_text(key, sizeof key, text, key_len, false, err);
-    if (ret)
-        return ret;
-    if (plx_url_param(url, key))
-        return plx_fail(err, -EINVAL, "%s= is given twice", key);
-    memcpy(url->params[url->nparams].key, key, sizeof key);
-    ret = copy_text(url->params[url->nparams].value, sizeof url->params[0].value, equals + 1, len - key_len - 1, true,
-                    err);
-    url->nparams += !ret;
-    return ret;
-}
-
-static int url_parse_params(const char *text, struct plx_url *url, struct plx_error *err)
-{
-    int ret = 0;
-    while (*text && !ret) {
-        size_t len = strcspn(text, "&");
-        ret = parse_param(text, len, url, err);
-        text += len + (text[len] == '&');
-    }
-    return plx_blame(url->name, ret, err);
 }
 
 /* file:rel, file:/abs, file:///abs and file://localhost/abs; not file://host/. */
@@ -199,17 +143,19 @@ int plx_url_parse(const char *text, struct plx_url *url, struct plx_error *err)
         memcpy(url->scheme, "file", 5);
     }
     if (!ret)
-        ret = copy_text(url->body, sizeof url->body, text, len, scheme && file, err);
+        ret = plx_settings_text(url->body, sizeof url->body, text, len, scheme && file, err);
     if (!ret && file)
         ret = make_absolute(url->body, sizeof url->body, err);
     if (ret)
         return ret;
     snprintf(url->name, sizeof url->name, "%s%s%.100s%s", file ? "" : url->scheme, file ? "" : ":", url->body,
              strlen(url->body) > 100 ? "..." : "");
-    ret = url_parse_params(params, url, err);
-    if (!ret)
-        write_text(url);
-    return ret;
+    ret = plx_settings_parse(params, url->params, err);
+    if (ret < 0)
+        return plx_blame(url->name, ret, err);
+    url->nparams = ret;
+    write_text(url);
+    return 0;
 }
 
 int plx_bdev_path(const char *name, char *path, size_t size, struct plx_error *err)
@@ -228,10 +174,7 @@ int plx_bdev_path(const char *name, char *path, size_t size, struct plx_error *e
 
 const char *plx_url_param(const struct plx_url *url, const char *key)
 {
-    for (int i = 0; i < url->nparams; i++)
-        if (!strcmp(url->params[i].key, key))
-            return url->params[i].value;
-    return NULL;
+    return plx_setting_value(url->params, url->nparams, key);
 }
 
 int plx_url_only(const struct plx_url *url, const char *known, struct plx_error *err)

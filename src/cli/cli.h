@@ -74,6 +74,9 @@ int cli_parse_size(const char *option, const char *text, const char *range, uint
  */
 int cli_disk_status(int ret);
 
+/* For people: makes a number of bytes one of the units that it returns, "B", "KiB", ... */
+const char *cli_unit(double *bytes);
+
 /*
  * Whether the machine has the memory for all RAM disks together. @return EXIT_OK, or EXIT_USAGE after having said that
  * it has not
@@ -93,6 +96,9 @@ int cli_choose_cores(int *cores, int *n);
  * printable ASCII becomes '?', spaces at the end are left out. out has room for size + 1.
  */
 void cli_text(const void *wire, size_t size, char *out);
+
+/* For JSON: numbers that its integers have no room for, from 2^63 on, are text. */
+struct json_t *cli_json_number(uint64_t v);
 
 /* --poll. @return EXIT_OK, or EXIT_USAGE after having said what is wrong */
 int cli_parse_poll(const char *text, enum plx_poll_mode *mode);

@@ -4,10 +4,6 @@
 #include <sched.h>
 #include <string.h>
 
-/*
- * Without --cores: the core that we run on now. The scheduler put us there because it had the least to do, inside our
- * cpuset, and several instances end up on different ones.
- */
 int cli_choose_cores(int *cores, int *n)
 {
     cpu_set_t allowed;

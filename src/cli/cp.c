@@ -11,7 +11,13 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-enum { PROGRESS_MS = 250, BAR = 30 };
+enum {
+    OPT_VERIFY = 256, /* options that have no letter */
+    OPT_DEPTH,
+    OPT_CHUNK,
+    PROGRESS_MS = 250,
+    BAR = 30,
+};
 
 struct cp {
     const char *src, *dst;
@@ -19,6 +25,7 @@ struct cp {
     bool verify, quiet, help;
     bool terminal; /* progress is shown */
     bool drawn;    /* a progress line is on the screen */
+    bool made;     /* there was no such destination before */
     struct cp_job job;
     struct plx_timer timer;
     uint64_t began;
@@ -44,13 +51,8 @@ static void print_log(void *arg, enum plx_log_level level, const char *line)
 
 static void human(double bytes, char *out, size_t size)
 {
-    static const char *const units[] = {"B", "KiB", "MiB", "GiB", "TiB", "PiB"};
-    unsigned u = 0;
-    while (bytes >= 1024 && u < 5) {
-        bytes /= 1024;
-        u++;
-    }
-    snprintf(out, size, u ? "%.1f %s" : "%.0f %s", bytes, units[u]);
+    const char *unit = cli_unit(&bytes);
+    snprintf(out, size, *unit == 'B' ? "%.0f %s" : "%.1f %s", bytes, unit);
 }
 
 static double seconds_since(const struct cp *c)
@@ -85,29 +87,48 @@ static void cp_tick(struct plx_timer *t)
 
 /* ---- the disks ---- */
 
+/* Gives a destination that was empty the right size: all zeroes, without taking space. */
+static int size_file(struct cp *c)
+{
+    c->job.fresh = true;
+    return truncate(c->path, (off_t)c->job.bytes) == 0
+               ? EXIT_OK
+               : cli_fail(EXIT_RUNTIME, "%s cannot be made %" PRIu64 " bytes long: %s", c->path, c->job.bytes,
+                          strerror(errno));
+}
+
+/* What was made for nothing goes. */
+static void undo_file(const struct cp *c)
+{
+    if (c->made)
+        unlink(c->path);
+    else if (c->job.fresh && truncate(c->path, 0) < 0)
+        cli_fail(EXIT_RUNTIME, "%s cannot be made empty again: %s", c->path, strerror(errno));
+}
+
 /*
- * A destination that is the name of no file yet becomes one of the right size, all zeroes, without taking space. One
- * that cannot be written to is said to be so; that it could be read instead, as opening it says, is no help here.
+ * A destination that is the name of no file yet becomes one, of the right size; and so does an empty one. One that
+ * cannot be written to is said to be so; that it could be read instead, as opening it says, is no help here.
  */
 static int create_file(struct cp *c)
 {
     struct plx_error err;
+    struct stat st;
     int ret = plx_bdev_path(c->dst, c->path, sizeof c->path, &err);
     if (ret < 0)
         return cli_fail(cli_disk_status(ret), "%s", err.text);
-    if (!ret || access(c->path, W_OK) == 0)
+    if (!ret)
         return EXIT_OK;
+    if (access(c->path, W_OK) == 0)
+        return stat(c->path, &st) == 0 && S_ISREG(st.st_mode) && !st.st_size ? size_file(c) : EXIT_OK;
     if (errno != ENOENT)
         return cli_fail(cli_disk_status(-errno), "%s cannot be written to: %s", c->path, strerror(errno));
     int fd = open(c->path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
     if (fd < 0)
         return cli_fail(cli_disk_status(-errno), "%s cannot be created: %s", c->path, strerror(errno));
-    c->job.fresh = true;
-    ret = ftruncate(fd, (off_t)c->job.bytes) < 0 ? errno : 0;
+    c->made = true;
     close(fd);
-    return ret ? cli_fail(EXIT_RUNTIME, "%s cannot be made %" PRIu64 " bytes long: %s", c->path, c->job.bytes,
-                          strerror(ret))
-               : EXIT_OK;
+    return size_file(c);
 }
 
 static int check_disks(struct cp *c)
@@ -130,8 +151,8 @@ static int check_disks(struct cp *c)
 /* A source that is a file is only read, so that it may be read-only, or in use by others who only read it. */
 static void name_source(const struct cp *c, char *url, size_t size)
 {
-    size_t n = (size_t)snprintf(url, size, "file:");
-    if (strncmp(c->src, url, n) == 0) {
+    size_t n = (size_t)snprintf(url, size, "file://"); /* without the slashes, those of //PATH would name a host */
+    if (strncmp(c->src, "file:", 5) == 0) {
         const char *settings = strchr(c->src, '?');
         bool told = settings && (strstr(settings, "?ro=") || strstr(settings, "&ro="));
         snprintf(url, size, told ? "%s" : settings ? "%s&ro=1" : "%s?ro=1", c->src);
@@ -178,8 +199,8 @@ static int cp_open_disks(struct cp *c)
         ret = cli_check_memory((struct plx_bdev *[]){c->job.src, c->job.dst}, 2);
     if (!ret)
         ret = check_disks(c);
-    if (ret && c->job.fresh)
-        unlink(c->path);
+    if (ret)
+        undo_file(c);
     return ret;
 }
 
@@ -263,12 +284,12 @@ static void cp_help(void)
 static int cp_parse_one(struct cp *c, int opt, const char *arg)
 {
     switch (opt) {
-    case 'v':
+    case OPT_VERIFY:
         c->verify = true;
         return EXIT_OK;
-    case 'd':
+    case OPT_DEPTH:
         return cli_parse_u32("depth", arg, "a number", 1, CP_DEPTH_MAX, &c->job.depth);
-    case 'c':
+    case OPT_CHUNK:
         return cli_parse_size("chunk", arg, "64K to 1M", CP_CHUNK_MIN, CP_CHUNK_MAX, true, &c->job.chunk);
     case 'q':
         c->quiet = true;
@@ -281,10 +302,12 @@ static int cp_parse_one(struct cp *c, int opt, const char *arg)
 
 static int cp_parse(struct cp *c, int argc, char **argv)
 {
-    static const struct option table[] = {
-        {"verify", no_argument, NULL, 'v'},      {"depth", required_argument, NULL, 'd'},
-        {"chunk", required_argument, NULL, 'c'}, {"quiet", no_argument, NULL, 'q'},
-        {"help", no_argument, NULL, 'h'},        {NULL, 0, NULL, 0}};
+    static const struct option table[] = {{"verify", no_argument, NULL, OPT_VERIFY},
+                                          {"depth", required_argument, NULL, OPT_DEPTH},
+                                          {"chunk", required_argument, NULL, OPT_CHUNK},
+                                          {"quiet", no_argument, NULL, 'q'},
+                                          {"help", no_argument, NULL, 'h'},
+                                          {NULL, 0, NULL, 0}};
     struct cli_options options = {"cp", ":qh", table, NULL, 0};
     for (int opt; (opt = cli_next_option(&options, argc, argv)) != -1;)
         if (opt == CLI_WRONG || cp_parse_one(c, opt, optarg))

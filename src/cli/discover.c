@@ -8,6 +8,9 @@
 #include <string.h>
 
 enum {
+    OPT_JSON = 256, /* options that have no letter */
+    OPT_WATCH,
+    OPT_HOSTNQN,
     SUBTYPE_REFERRAL = 1,
     TRTYPE_TCP = 3,
     ADRFAM_IPV6 = 2,
@@ -144,7 +147,7 @@ static void discover_show(struct discover *o, const char *address, const struct 
         return;
     json_t *log = json_object();
     json_object_set_new(log, "address", json_string(address));
-    json_object_set_new(log, "genctr", json_integer((json_int_t)d->genctr));
+    json_object_set_new(log, "genctr", cli_json_number(d->genctr));
     json_object_set_new(log, "records", records);
     json_array_append_new(o->logs, log);
 }
@@ -182,27 +185,35 @@ static void print_json(struct discover *o)
     json_array_clear(o->logs);
 }
 
-/* The first controller counts; one that it refers to and that does not answer is told of, no more. */
+/* Asks a controller of the list; the first one stays connected. */
+static int ask_controller(struct discover *o, unsigned at, struct plx_nvme **kept, struct plx_error *err)
+{
+    struct plx_nvme *n = at ? NULL : *kept;
+    int ret = n ? 0 : plx_nvme_connect_discovery(o->where[at], o->params, !at && o->watch, &n, err);
+    if (!ret)
+        ret = read_and_show(o, at, n, err);
+    if (!at)
+        *kept = n;
+    else if (n)
+        plx_nvme_disconnect(n);
+    return ret;
+}
+
+/*
+ * The first controller counts; one that it refers to and that does not answer is told of, no more. They are asked once:
+ * when the first one's log has changed, those that are new in it.
+ */
 static int discover_all(struct discover *o, const char *first, struct plx_nvme **kept, struct plx_error *err)
 {
-    o->nwhere = 0;
-    add_where(o, first);
-    for (unsigned i = 0; i < o->nwhere; i++) {
-        struct plx_nvme *n = i ? NULL : *kept;
-        int ret = n ? 0 : plx_nvme_connect_discovery(o->where[i], o->params, !i && o->watch, &n, err);
-        if (ret && !i)
-            return ret;
-        if (!ret)
-            ret = read_and_show(o, i, n, err);
-        if (n && !i)
-            *kept = n;
-        else if (n)
-            plx_nvme_disconnect(n);
-        if (ret && !i)
-            return ret;
-        if (ret)
+    if (!o->nwhere)
+        add_where(o, first);
+    unsigned next = o->nwhere;
+    int ret = ask_controller(o, 0, kept, err);
+    if (ret)
+        return ret;
+    for (; next < o->nwhere; next++)
+        if (ask_controller(o, next, NULL, err))
             cli_fail(EXIT_RUNTIME, "%s", err->text);
-    }
     print_json(o);
     return 0;
 }
@@ -247,17 +258,17 @@ static int name_host(const char *nqn, char *params, size_t size)
 
 static int discover_parse(int argc, char **argv, struct discover *o)
 {
-    static const struct option table[] = {{"json", no_argument, NULL, 'j'},
-                                          {"watch", no_argument, NULL, 'w'},
-                                          {"hostnqn", required_argument, NULL, 'q'},
+    static const struct option table[] = {{"json", no_argument, NULL, OPT_JSON},
+                                          {"watch", no_argument, NULL, OPT_WATCH},
+                                          {"hostnqn", required_argument, NULL, OPT_HOSTNQN},
                                           {"help", no_argument, NULL, 'h'},
                                           {NULL, 0, NULL, 0}};
-    struct cli_options options = {"discover", ":jwq:h", table, NULL, 0};
+    struct cli_options options = {"discover", ":h", table, NULL, 0};
     for (int opt; (opt = cli_next_option(&options, argc, argv)) != -1;) {
-        if (opt == CLI_WRONG || (opt == 'q' && name_host(optarg, o->params, sizeof o->params)))
+        if (opt == CLI_WRONG || (opt == OPT_HOSTNQN && name_host(optarg, o->params, sizeof o->params)))
             return EXIT_USAGE;
-        o->json |= opt == 'j';
-        o->watch |= opt == 'w';
+        o->json |= opt == OPT_JSON;
+        o->watch |= opt == OPT_WATCH;
         o->help |= opt == 'h';
     }
     if (o->help)

@@ -11,6 +11,7 @@
 #include <string.h>
 
 enum {
+    OPT_JSON = 256, /* an option that has no letter */
     CNS_NS = 0,
     CNS_CTRL = 1,
     CNS_ACTIVE_NS = 2,
@@ -121,7 +122,12 @@ void cli_text(const void *wire, size_t size, char *out)
     out[n] = 0;
 }
 
-/* As text; *is_number says whether it is one that JSON has. */
+struct json_t *cli_json_number(uint64_t v)
+{
+    return v > INT64_MAX ? json_sprintf("%" PRIu64, v) : json_integer((json_int_t)v);
+}
+
+/* As text; *is_number says whether it is one of at most 64 bits. */
 static void format(const struct field *f, const uint8_t *data, char out[256], bool *is_number)
 {
     const uint8_t *p = data + f->offset;
@@ -164,7 +170,7 @@ static void show_fields(struct identify *o, json_t *object, int width, const str
             continue;
         format(f, data, value, &is_number);
         if (o->json && is_number)
-            json_object_set_new(object, f->name, json_integer((json_int_t)field_number(data + f->offset, f->size)));
+            json_object_set_new(object, f->name, cli_json_number(field_number(data + f->offset, f->size)));
         else
             identify_show(o, object, width, f->name, value);
     }
@@ -255,7 +261,7 @@ static int identify_all(struct identify *o, struct plx_error *err)
         ctrl = json_object();
         list = json_array();
         json_object_set_new(o->root, "address", json_string(info.address));
-        json_object_set_new(o->root, "cap", json_integer((json_int_t)info.cap));
+        json_object_set_new(o->root, "cap", cli_json_number(info.cap));
         json_object_set_new(o->root, "controller", ctrl);
         json_object_set_new(o->root, "namespaces", list);
     } else {
@@ -279,14 +285,14 @@ static int identify(int argc, char **argv)
 {
     bool help = false;
     static const struct option table[] = {
-        {"json", no_argument, NULL, 'j'}, {"help", no_argument, NULL, 'h'}, {NULL, 0, NULL, 0}};
-    struct cli_options options = {"identify", ":jh", table, NULL, 0};
+        {"json", no_argument, NULL, OPT_JSON}, {"help", no_argument, NULL, 'h'}, {NULL, 0, NULL, 0}};
+    struct cli_options options = {"identify", ":h", table, NULL, 0};
     struct identify o = {0};
     struct plx_error err;
     for (int opt; (opt = cli_next_option(&options, argc, argv)) != -1;) {
         if (opt == CLI_WRONG)
             return EXIT_USAGE;
-        o.json |= opt == 'j';
+        o.json |= opt == OPT_JSON;
         help |= opt == 'h';
     }
     if (help) {

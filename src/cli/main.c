@@ -47,6 +47,15 @@ int cli_disk_status(int ret)
     return EXIT_RUNTIME;
 }
 
+const char *cli_unit(double *bytes)
+{
+    static const char *const units[] = {"B", "KiB", "MiB", "GiB", "TiB", "PiB"};
+    unsigned u = 0;
+    for (; *bytes >= 1024 && u < 5; u++)
+        *bytes /= 1024;
+    return units[u];
+}
+
 int cli_check_memory(struct plx_bdev *const *disks, unsigned n)
 {
     struct sysinfo si;

@@ -65,14 +65,30 @@ static int check_disk(const struct perf_options *o, const struct plx_bdev_info *
  * A remote disk has one channel a reactor, which is told how many queue pairs to spread its requests over. Others make
  * no difference between queue pairs.
  */
-static void name_disk(const struct perf_options *o, const char *url, char *out, size_t size)
+static int name_disk(const struct perf_options *o, const char *url, char *out, size_t size)
 {
     uint32_t cores = o->ncores ? (uint32_t)o->ncores : 1, queues = (o->qpairs + cores - 1) / cores;
     bool remote = strncmp(url, "nvme+tcp:", 9) == 0;
-    if (remote && queues > 1 && !strstr(url, "queues="))
+    bool told = strstr(url, "queues=") != NULL;
+    if (remote && queues > PERF_MAX_REMOTE && !told)
+        return cli_fail(EXIT_USAGE, "--qpairs %u: a remote disk takes at most %d for each core", o->qpairs,
+                        PERF_MAX_REMOTE);
+    if (remote && queues > 1 && !told)
         snprintf(out, size, "%s%cqueues=%u", url, strchr(url, '?') ? '&' : '?', queues);
     else
         snprintf(out, size, "%s", url);
+    return EXIT_OK;
+}
+
+/* A file that cannot be written to is said to be so; that it could be read instead, as opening it says, is no help. */
+static int check_file(const struct perf_options *o, const char *url)
+{
+    char path[4096];
+    if (o->read_percent == 100 || plx_bdev_path(url, path, sizeof path, NULL) <= 0 || access(path, W_OK) == 0 ||
+        errno == ENOENT)
+        return EXIT_OK;
+    return cli_fail(cli_disk_status(-errno), "%s cannot be written to, as --workload %s would: %s", path, o->workload,
+                    strerror(errno));
 }
 
 static int perf_open_disks(struct perf *p)
@@ -80,8 +96,12 @@ static int perf_open_disks(struct perf *p)
     struct plx_error err;
     char url[PERF_MAX_URL];
     while (p->nopen < p->o.ndisks) {
-        name_disk(&p->o, p->o.disks[p->nopen], url, sizeof url);
-        int ret = plx_bdev_open(url, &p->disks[p->nopen], &err);
+        int ret = name_disk(&p->o, p->o.disks[p->nopen], url, sizeof url);
+        if (!ret)
+            ret = check_file(&p->o, url);
+        if (ret)
+            return ret;
+        ret = plx_bdev_open(url, &p->disks[p->nopen], &err);
         if (ret)
             return cli_fail(cli_disk_status(ret), "%s", err.text);
         ret = check_disk(&p->o, plx_bdev_info(p->disks[p->nopen++]));

@@ -19,6 +19,7 @@ enum {
     PERF_MAX_DISKS = 64,
     PERF_MAX_CORES = 128,
     PERF_MAX_QPAIRS = 1024,
+    PERF_MAX_REMOTE = 128, /* of them a core, to a remote disk */
     PERF_MAX_DEPTH = 16384,
     PERF_MAX_SIZE = 16 << 20,
     PERF_MAX_URL = 8192, /* longer ones are refused */

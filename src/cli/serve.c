@@ -114,12 +114,9 @@ static int make_target(struct serve *s)
 
 static void print_size(uint64_t bytes, char *out, size_t size)
 {
-    static const char *const units[] = {"B", "KiB", "MiB", "GiB", "TiB", "PiB"};
     double v = (double)bytes;
-    unsigned u = 0;
-    for (; v >= 1024 && u < 5; u++)
-        v /= 1024;
-    snprintf(out, size, v == (double)(uint64_t)v ? "%.0f %s" : "%.2f %s", v, units[u]);
+    const char *unit = cli_unit(&v);
+    snprintf(out, size, v == (double)(uint64_t)v ? "%.0f %s" : "%.2f %s", v, unit);
 }
 
 static void announce(const struct serve *s)

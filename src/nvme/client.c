@@ -30,6 +30,7 @@ struct plx_nvme {
     struct iovec iov;
     struct plx_timer timer;
     bool connected, answered, lost, timed_out;
+    uint16_t no_events;          /* the status with which the controller refused to tell of them, or 0 */
     uint32_t events[EVENTS_MAX]; /* that came and were not told of yet, the oldest first */
     unsigned nevents;
     int ret;
@@ -85,6 +86,14 @@ static void event(struct nvme_ctrlr *c, void *arg, uint32_t dw0)
     plx_reactor_stop(n->reactor);
 }
 
+static void no_events(struct nvme_ctrlr *c, void *arg, uint16_t status)
+{
+    struct plx_nvme *n = arg;
+    (void)c;
+    n->no_events = status;
+    plx_reactor_stop(n->reactor);
+}
+
 static uint32_t take_event(struct plx_nvme *n)
 {
     uint32_t dw0 = n->events[0];
@@ -93,7 +102,7 @@ static uint32_t take_event(struct plx_nvme *n)
 }
 
 static const struct nvme_ctrlr_ops ops = {
-    .live = live, .down = down, .failed = connect_failed, .ana = ana, .event = event};
+    .live = live, .down = down, .failed = connect_failed, .ana = ana, .event = event, .no_events = no_events};
 
 static void answered(struct nvme_req *req)
 {
@@ -177,8 +186,8 @@ void plx_nvme_get_info(const struct plx_nvme *n, struct plx_nvme_info *out)
 {
     const struct nvme_ns *ns = nvme_ctrlr_ns(n->c);
     *out = (struct plx_nvme_info){.cap = nvme_ctrlr_cap(n->c),
-                                  .vs = nvme_ctrlr_vs(n->c),
-                                  .cntlid = nvme_ctrlr_cntlid(n->c),
+                                  .vs = n->c->vs,
+                                  .cntlid = n->c->cntlid,
                                   .nsid = n->where.o.nsid == NVME_NSID_ALL ? 0 : n->where.o.nsid,
                                   .ana_state = ns->nsid ? nvme_ctrlr_ana(n->c) : 0};
     snprintf(out->address, sizeof out->address, "%s", nvme_ctrlr_name(n->c));
@@ -243,16 +252,20 @@ int plx_nvme_get_log(struct plx_nvme *n, uint8_t lid, uint8_t lsp, uint32_t nsid
 int plx_nvme_wait_event(struct plx_nvme *n, int timeout_ms, uint32_t *dw0, struct plx_error *err)
 {
     n->timed_out = false;
+    n->no_events = 0;
     nvme_ctrlr_want_events(n->c);
     if (timeout_ms >= 0)
         plx_timer_set(n->reactor, &n->timer, (uint64_t)timeout_ms * PLX_NS_PER_MS);
-    while (!n->nevents && !n->timed_out && !n->lost)
+    while (!n->nevents && !n->timed_out && !n->lost && !n->no_events)
         plx_reactor_run(n->reactor);
     plx_timer_cancel(n->reactor, &n->timer);
     if (n->nevents) {
         *dw0 = take_event(n);
         return 1;
     }
+    if (n->no_events)
+        return plx_fail(err, -EIO, "%s: the controller refuses to tell of events: %s (%03x)", nvme_ctrlr_name(n->c),
+                        nvme_status_text(n->no_events, false), n->no_events & 0x7ff);
     return n->lost ? lost(n, err) : 0;
 }
 

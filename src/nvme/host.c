@@ -229,11 +229,6 @@ const char *nvme_ctrlr_name(const struct nvme_ctrlr *c)
     return c->addr->name;
 }
 
-const struct nvme_opts *nvme_ctrlr_opts(const struct nvme_ctrlr *c)
-{
-    return &c->o;
-}
-
 const struct nvme_id_ctrl *nvme_ctrlr_id(const struct nvme_ctrlr *c)
 {
     return &c->id;
@@ -247,16 +242,6 @@ const struct nvme_ns *nvme_ctrlr_ns(const struct nvme_ctrlr *c)
 uint64_t nvme_ctrlr_cap(const struct nvme_ctrlr *c)
 {
     return c->cap;
-}
-
-uint32_t nvme_ctrlr_vs(const struct nvme_ctrlr *c)
-{
-    return c->vs;
-}
-
-uint16_t nvme_ctrlr_cntlid(const struct nvme_ctrlr *c)
-{
-    return c->cntlid;
 }
 
 uint32_t nvme_ctrlr_max_transfer(const struct nvme_ctrlr *c)

@@ -96,7 +96,6 @@ struct nvme_opts {
     uint8_t hostid[16];
     bool hdgst, ddgst;           /* ask for digests */
     bool sq_flow;                /* do not ask to do without SQ flow control */
-    bool discovery;              /* a discovery controller is wanted */
     uint32_t nsid;               /* the namespace to look at; 0 for the first, NVME_NSID_ALL for none */
     uint32_t queues;             /* I/O queue pairs; 0 for none */
     uint32_t depth;              /* commands in flight of each */
@@ -120,7 +119,8 @@ struct nvme_where {
 };
 
 #define NVME_WHERE_PARAMS                                                                                              \
-    "nsid hdgst ddgst hostnqn hostid queues depth kato timeout connect_timeout reconnect_deadline policy sqflow"
+    "nsid hdgst ddgst hostnqn hostid queues depth kato timeout connect_timeout reconnect_deadline policy sqflow "      \
+    "uuid"
 
 /* The defaults. */
 void nvme_where_init(struct nvme_where *w);
@@ -147,8 +147,8 @@ struct nvme_ns {
     uint32_t nsid; /* 0: there is none */
     struct nvme_id_ns id;
     struct nvme_id_ctrl_nvm limits; /* zeroes where the controller has no such page */
-    uint8_t nguid[16], eui64[8], uuid[16];
-    bool has_nguid, has_eui64, has_uuid;
+    uint8_t uuid[16];
+    bool has_uuid;
     uint8_t csi;
 };
 
@@ -183,6 +183,8 @@ struct nvme_ctrlr_ops {
      * about them. May be NULL.
      */
     void (*event)(struct nvme_ctrlr *c, void *arg, uint32_t dw0);
+    /* The controller has refused to tell of events, and is not asked again. May be NULL. */
+    void (*no_events)(struct nvme_ctrlr *c, void *arg, uint16_t status);
 };
 
 /* @return 0 or -ENOMEM, or -errno of what the kernel refused. ops, opts are copied as pointer and as contents. */
@@ -194,20 +196,17 @@ void nvme_ctrlr_start(struct nvme_ctrlr *c, bool once);
 void nvme_ctrlr_destroy(struct nvme_ctrlr *c);
 
 /*
- * From now on, and after each attempt to connect, asks to be told of events; those that are to be tried again do so
+ * Asks to be told of events, of all that come while it is connected: one that is to connect again and again does so
  * anyway. Live.
  */
 void nvme_ctrlr_want_events(struct nvme_ctrlr *c);
 
 /* The address that it is connected to, or that is tried, for people. */
 const char *nvme_ctrlr_name(const struct nvme_ctrlr *c);
-const struct nvme_opts *nvme_ctrlr_opts(const struct nvme_ctrlr *c);
 /* What it said of itself; valid once it has been live, and for failed(). */
 const struct nvme_id_ctrl *nvme_ctrlr_id(const struct nvme_ctrlr *c);
 const struct nvme_ns *nvme_ctrlr_ns(const struct nvme_ctrlr *c);
 uint64_t nvme_ctrlr_cap(const struct nvme_ctrlr *c);
-uint32_t nvme_ctrlr_vs(const struct nvme_ctrlr *c);
-uint16_t nvme_ctrlr_cntlid(const struct nvme_ctrlr *c);
 /* Bytes of the largest transfer of one command. */
 uint32_t nvme_ctrlr_max_transfer(const struct nvme_ctrlr *c);
 /* enum nvme_ana_state of the namespace; optimized where the controller has no ANA. */

@@ -8,8 +8,6 @@ enum {
     EVENT_NOTICE = 2,
     NOTICE_NS_CHANGED = 0x00,
     NOTICE_ANA_CHANGED = 0x03,
-    AEC_NS_CHANGED = 1 << 8,
-    AEC_ANA_CHANGED = 1 << 11,
     TBKAS = 1 << 6, /* CTRATT: traffic counts as keep-alive */
     ANA_HEADER = 16,
     ANA_DESCRIPTOR = 32,
@@ -60,13 +58,7 @@ void nvme_take_ns_descriptors(struct nvme_ns *ns, const uint8_t *page)
         const uint8_t *id = page + at + 4;
         if (at + 4 + len > NVME_PAGE)
             return;
-        if (type == NVME_NIDT_EUI64 && len == sizeof ns->eui64) {
-            memcpy(ns->eui64, id, len);
-            ns->has_eui64 = true;
-        } else if (type == NVME_NIDT_NGUID && len == sizeof ns->nguid) {
-            memcpy(ns->nguid, id, len);
-            ns->has_nguid = true;
-        } else if (type == NVME_NIDT_UUID && len == sizeof ns->uuid) {
+        if (type == NVME_NIDT_UUID && len == sizeof ns->uuid) {
             memcpy(ns->uuid, id, len);
             ns->has_uuid = true;
         } else if (type == NVME_NIDT_CSI && len == 1) {
@@ -133,7 +125,7 @@ static void send_aer(struct nvme_ctrlr *c);
 
 /*
  * Whether an answer still matters: when an association ends, a command that was answered before it had left entirely
- * (NVME_HELD) comes back with its answer.
+ * (slot->answered, of TCP) comes back with its answer.
  */
 static bool still_live(const struct nvme_ctrlr *c, const struct nvme_req *req)
 {
@@ -231,8 +223,13 @@ void nvme_ctrlr_refresh_ana(struct nvme_ctrlr *c)
 static void event_came(struct nvme_req *req)
 {
     struct nvme_ctrlr *c = plx_container_of(req, struct nvme_ctrlr, aer);
-    if (req->lost || req->status || c->state != NVME_CTRLR_LIVE)
-        return; /* a controller that refuses them is not asked again */
+    if (!still_live(c, req))
+        return;
+    if (req->status) {
+        if (c->ops->no_events)
+            c->ops->no_events(c, c->arg, req->status);
+        return;
+    }
     unsigned type = req->dw0 & 7, info = (req->dw0 >> 8) & 0xff;
     plx_info("%s: asynchronous event %08x", nvme_ctrlr_name(c), req->dw0);
     if (type == EVENT_NOTICE && info == NOTICE_NS_CHANGED)

@@ -173,15 +173,38 @@ static void took_ns_list(struct nvme_ctrlr *c)
     nvme_own_identify(c, NVME_CNS_NS, c->ns.nsid, step_done);
 }
 
-static void took_descriptors(struct nvme_ctrlr *c, uint16_t status) /* from 1.3 on */
+/* Whether the controller has no such page; another status may pass. */
+static bool has_none(uint16_t status)
 {
+    const uint16_t sc = status & 0x7ff;
+    return status & NVME_STATUS_DNR || sc == PLX_SC_INVALID_FIELD || sc == PLX_SC_INVALID_OPCODE;
+}
+
+/*
+ * From 1.3 on. Without it the namespace could not be told from another one: a controller that has it is asked for it
+ * again.
+ */
+static void took_descriptors(struct nvme_ctrlr *c, uint16_t status)
+{
+    if (status && !has_none(status)) {
+        step_failed(c, "Identify, the identifiers of the namespace", status);
+        return;
+    }
     if (!status)
         nvme_take_ns_descriptors(&c->ns, c->page);
     nvme_own_identify(c, NVME_CNS_CSI_CTRL, 0, step_done);
 }
 
-static void took_limits(struct nvme_ctrlr *c, uint16_t status) /* from 2.0 on */
+/*
+ * From 2.0 on. A disk that was opened without it would find no path that takes as much as it does. It is asked for
+ * without a namespace, which controllers that do not know it may have been looking for.
+ */
+static void took_limits(struct nvme_ctrlr *c, uint16_t status)
 {
+    if (status && !has_none(status) && (status & 0x7ff) != PLX_SC_INVALID_NAMESPACE_OR_FORMAT) {
+        step_failed(c, "Identify, the limits of commands", status);
+        return;
+    }
     if (!status)
         memcpy(&c->ns.limits, c->page, sizeof c->ns.limits);
     if (nvme_has_ana(c))

@@ -171,7 +171,6 @@ enum nvme_property {
     NVME_PROP_VS = 0x08,
     NVME_PROP_CC = 0x14,
     NVME_PROP_CSTS = 0x1c,
-    NVME_PROP_NSSR = 0x20,
 };
 
 enum {
@@ -236,9 +235,7 @@ enum nvme_cns {
     NVME_CNS_ALLOCATED_NS_DATA = 0x11,
     NVME_CNS_CTRL_LIST_OF_NS = 0x12,
     NVME_CNS_CTRL_LIST = 0x13,
-    NVME_CNS_SECONDARY_CTRL_LIST = 0x15,
     NVME_CNS_NS_GRANULARITY = 0x16,
-    NVME_CNS_UUID_LIST = 0x17,
     NVME_CNS_COMMAND_SETS = 0x1c,
 };
 

@@ -97,8 +97,8 @@ static inline struct nvme_tcp_slot *nvme_tcp_slots_pop(struct nvme_tcp_slots *q)
 }
 
 /*
- * Nothing is to come but what may take any time, which is the one event that an admin queue is asked for: the stream
- * needs no attention.
+ * Nothing is to come, or on an admin queue one thing: mostly the event that is asked for, which may take any time, and
+ * what else it may be can wait for some rounds.
  */
 static inline bool nvme_tcp_is_quiet(const struct nvme_tcp_qp *q)
 {

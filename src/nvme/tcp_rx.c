@@ -48,7 +48,7 @@ static void rx_answered(struct nvme_tcp_qp *q, struct nvme_tcp_slot *slot, uint1
     plx_stream_dirty(&q->stream);
 }
 
-/* The command that a PDU is about, or NULL: it is unknown, has not been sent yet, or was answered already. */
+/* The command that a PDU is about, or NULL: it is unknown, or was answered already. */
 static struct nvme_tcp_slot *find_slot(const struct nvme_tcp_qp *q, uint16_t cid)
 {
     unsigned i = cid & NVME_TCP_SLOT_MASK;

@@ -3,6 +3,7 @@
 #include "nvme/host.h"
 
 #include "base/addr.h"
+#include "base/settings.h"
 #include "base/text.h"
 #include "base/uuid.h"
 
@@ -52,6 +53,14 @@ static int take_addrs(struct nvme_addrs *path, const struct addrinfo *found, str
     return path->n ? 0 : plx_fail(err, -EINVAL, "%s %s", path->list[0].name, problem);
 }
 
+/* What may pass is told from what will not: a service is started again after the former. */
+static int look_up_failed(int eai, const char *host, struct plx_error *err)
+{
+    int ret = eai == EAI_SYSTEM ? -errno : eai == EAI_AGAIN || eai == EAI_MEMORY ? -EAGAIN : -EINVAL;
+    return plx_fail(err, ret, "%s: cannot find that address: %s", host,
+                    eai == EAI_SYSTEM ? strerror(-ret) : gai_strerror(eai));
+}
+
 static int look_up(struct nvme_where *w, const char *host, const char *port, struct plx_error *err)
 {
     const struct addrinfo hints = {.ai_socktype = SOCK_STREAM, .ai_protocol = IPPROTO_TCP};
@@ -61,7 +70,7 @@ static int look_up(struct nvme_where *w, const char *host, const char *port, str
     if (ret && strchr(host, ':') && plx_addr_parse(host, 0, &numeric, err))
         return -EINVAL; /* with a better reason */
     if (ret)
-        return plx_fail(err, -EINVAL, "%s: cannot find that address: %s", host, gai_strerror(ret));
+        return look_up_failed(ret, host, err);
     ret = take_addrs(&w->paths[w->npaths++], found, err);
     freeaddrinfo(found);
     w->o.addrs = w->paths[0];
@@ -196,6 +205,8 @@ int nvme_where_param(struct nvme_where *w, const char *key, const char *value, s
         return seconds(key, value, 1, SECONDS_MAX, &w->reconnect_deadline_ms, err);
     if (strcmp(key, "policy") == 0)
         return policy(w, value, err);
+    if (strcmp(key, "uuid") == 0)
+        return 0; /* of the disk that is made of it */
     return plx_fail(err, -EINVAL, "there is no setting %.40s=; there are: " NVME_WHERE_PARAMS, key);
 }
 
@@ -214,21 +225,36 @@ static size_t read_line(const char *path, char *line, size_t size)
     return strlen(line);
 }
 
+/* The name that nvme-cli gave this host, or one made from what this machine is. */
+static int own_nqn(char nqn[NVME_NQN_FIELD], struct plx_error *err)
+{
+    static const char path[] = "/etc/nvme/hostnqn";
+    char line[NVME_NQN_FIELD], text[PLX_UUID_TEXT];
+    uint8_t uuid[16];
+    size_t len = read_line(path, line, sizeof line);
+    const char *problem = len ? plx_nvme_nqn_problem(line) : NULL;
+    if (problem)
+        return plx_fail(err, -EINVAL, "%s: %.100s %s; hostnqn= gives another name", path, line, problem);
+    if (len) {
+        memcpy(nqn, line, len + 1); /* and no more of the file: all of nqn is sent */
+        return 0;
+    }
+    if (plx_uuid_from_name("host", 4, uuid))
+        return plx_fail(err, -ENOMEM, "cannot make a UUID for this host");
+    plx_uuid_format(uuid, text);
+    snprintf(nqn, NVME_NQN_FIELD, "%s%s", NVME_NQN_UUID, text);
+    return 0;
+}
+
 int nvme_where_finish(struct nvme_where *w, struct plx_error *err)
 {
     static const char prefix[] = NVME_NQN_UUID;
     char line[NVME_NQN_FIELD];
     uint8_t uuid[16];
     bool named = w->o.hostnqn[0];
-    if (!named && read_line("/etc/nvme/hostnqn", line, sizeof line) && strncmp(line, "nqn.", 4) == 0)
-        memcpy(w->o.hostnqn, line, sizeof line);
-    if (!w->o.hostnqn[0]) {
-        char text[PLX_UUID_TEXT];
-        if (plx_uuid_from_name("host", 4, uuid))
-            return plx_fail(err, -ENOMEM, "cannot make a UUID for this host");
-        plx_uuid_format(uuid, text);
-        snprintf(w->o.hostnqn, sizeof w->o.hostnqn, "%s%s", prefix, text);
-    }
+    int ret = named ? 0 : own_nqn(w->o.hostnqn, err);
+    if (ret)
+        return ret;
     if (!plx_uuid_nil(w->o.hostid))
         return 0;
     if (!named && read_line("/etc/nvme/hostid", line, sizeof line) && plx_uuid_parse(line, w->o.hostid) &&
@@ -245,46 +271,16 @@ int nvme_where_finish(struct nvme_where *w, struct plx_error *err)
                : 0;
 }
 
-/* %XX in values. */
-static int decode(char *text, struct plx_error *err)
-{
-    char *to = text;
-    for (const char *from = text; *from; from++, to++) {
-        *to = *from;
-        if (*from != '%')
-            continue;
-        int high = plx_hex(from[1]), low = high < 0 ? -1 : plx_hex(from[2]);
-        if (low < 0 || !(high | low))
-            return plx_fail(err, -EINVAL, "'%.60s': %% is followed by two hex digits, not 00", text);
-        *to = (char)(high << 4 | low);
-        from += 2;
-    }
-    *to = 0;
-    return 0;
-}
-
 int nvme_where_query(struct nvme_where *w, const char *params, struct plx_error *err)
 {
-    char text[2048], again[48], *save = NULL;
-    int ret = 0;
-    if (!params)
-        return 0;
-    if (strlen(params) >= sizeof text)
-        return plx_fail(err, -ENAMETOOLONG, "the settings %.60s... are too long", params);
-    memcpy(text, params, strlen(params) + 1);
-    for (char *p = strtok_r(text, "&", &save); !ret && p; p = strtok_r(NULL, "&", &save)) {
-        char *value = strchr(p, '=');
-        if (!value)
-            return plx_fail(err, -EINVAL, "'%.60s' is no setting; one is NAME=VALUE", p);
-        *value++ = 0;
-        snprintf(again, sizeof again, "&%.40s=", p);
-        if (strstr(params + (value - text), again))
-            return plx_fail(err, -EINVAL, "%.40s= is given twice", p);
-        ret = decode(value, err);
-        if (!ret)
-            ret = nvme_where_param(w, p, value, err);
+    struct plx_setting list[PLX_SETTINGS_MAX];
+    int n = params ? plx_settings_parse(params, list, err) : 0;
+    for (int i = 0; i < n; i++) {
+        int ret = nvme_where_param(w, list[i].key, list[i].value, err);
+        if (ret)
+            return ret;
     }
-    return ret;
+    return n < 0 ? n : 0;
 }
 
 int nvme_where_parse(struct nvme_where *w, const char *url, struct plx_error *err)

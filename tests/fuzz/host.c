@@ -363,7 +363,7 @@ static void start(unsigned kind, unsigned size, unsigned iovs)
 {
     if (!run.ch && (!run.c || run.c->state != NVME_CTRLR_LIVE))
         return;
-    if (run.c && !nvme_ctrlr_opts(run.c)->queues)
+    if (run.c && !run.c->o.queues)
         kind = KIND_ADMIN;
     struct job *j = make_job(kind, size, iovs);
     if (!j)

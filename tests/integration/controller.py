@@ -10,6 +10,7 @@ import socket
 import struct
 import threading
 import time
+from types import SimpleNamespace
 
 import pdu
 from pdu import Layout
@@ -90,6 +91,7 @@ class Port:
         self.ana = ana
         self.on_io = self.on_admin = self.on_connect = lambda connection, command: False
         self.on_icreq = None  # what to answer instead of ICResp
+        self.on_header = None  # called when a command is here, and the data in its capsule is not yet
         self.seen, self.terms, self.connections = [], [], []
         self.commands = []  # (qid, opcode) of all that came
         self._listener = socket.create_server(("127.0.0.1", 0))
@@ -109,6 +111,11 @@ class Port:
     @property
     def url(self):
         return f"nvme+tcp://127.0.0.1:{self.address[1]}/{NQN}"
+
+    def small_buffers(self):
+        """From now on no more than some 100 KiB are on their way on a connection: its window and segments are small."""
+        self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8192)
+        self._listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, 536)
 
     def drop(self):
         """Cuts all connections."""
@@ -190,6 +197,9 @@ class Connection:
             rest = self._read(struct.unpack_from("<I", first, 4)[0] - 8)
             self.port.terms.append(struct.unpack_from("<HI", rest))
             raise EOFError
+        if first[0] == Type.CMD and self.port.on_header:
+            first += self._read(64)
+            self.port.on_header(self, Command(SimpleNamespace(sqe=first[8:], cid=first[10] | first[11] << 8, data=b"")))
         read = io.BytesIO(first)
         received = pdu.read_pdu(lambda count: read.read(count) or self._read(count), self.layout, self.cpda)
         self.port.seen.append((received.type, received.flags))

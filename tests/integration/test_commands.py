@@ -56,6 +56,10 @@ def refused(*words, **more):
     (["perf", "--nope=1", "ram:1M"], "there is no option --nope=1;"), (["identify", "-x"], "there is no option -x;"),
     (["serve", "-vl"], "--listen needs a value;"), (["cp", "--depth"], "--depth needs a value;"),
     (["discover", "--hostnqn"], "--hostnqn needs a value;"), (["perf", "ram:1M", "-q"], "--queue-depth needs a value;"),
+    (["cp", "-v", "a", "b"], "there is no option -v;"), (["cp", "-d", "1", "a", "b"], "there is no option -d;"),
+    (["discover", "-q", "127.0.0.1"], "there is no option -q;"), (["discover", "-j", "::1"], "there is no option -j;"),
+    (["discover", "-w", "::1"], "there is no option -w;"), (["identify", "-j", NOBODY], "there is no option -j;"),
+    (["perf", "-P", "129", "-q", "129", NOBODY], "--qpairs 129: a remote disk takes at most 128 for each core"),
     (["serve", "--quiet", "-v", "ram:1M"], "--quiet and --verbose contradict each other"),
     (["serve", "-m", "4096", "ram:1M"], "--cores 4096: cores are numbers up to 4095, in a list such as 0-3,6"),
     (["serve", "-n", HOSTNQN, "ram:1M", "-n", OTHER], f"--nqn {OTHER}: no disk is named after it"),
@@ -167,7 +171,8 @@ def test_what_was_typed_in_utf8_is_told_in_it(words):
     # Of a network, which only the kernel knows.
     ("127.255.255.255:4420", "127.255.255.255:4420 is a broadcast address"),
     ("[fe80::1]:4420", "fe80::1 is a link-local address"), ("[fe80::1%nosuch]:4420", "no such network interface"),
-    ("[::1%lo]:4420", "only link-local"), ("[::1", "[::1 has no ]"), ("[::1:4420", "[::1:4420 has no ]"),
+    ("[fe80::1%999999]", "no such network interface"), ("[::1%lo]:4420", "only link-local"),
+    ("[::1", "[::1 has no ]"), ("[::1:4420", "[::1:4420 has no ]"),
     ("", '"": an address is'), ("localhost", '"localhost" is not a numeric'), ("127.0.0.1:", "a port is"),
 ])
 def test_a_listener_at_what_is_no_address_of_a_machine_is_refused(address, words):
@@ -495,6 +500,28 @@ def test_a_destination_that_is_refused_leaves_no_file(tmp_path, disk, told):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("form", ["{}", "file:{}", "file://{}?block=4096"])
+def test_a_destination_that_is_empty_is_as_new(tmp_path, form):
+    source, copy = tmp_path / "source.img", tmp_path / "copy.img"
+    source.write_bytes(os.urandom(1 << 20) + bytes(1 << 20))
+    copy.touch()
+    assert run("cp", source, form.format(copy)).returncode == 0
+    assert copy.read_bytes() == source.read_bytes() and copy.stat().st_blocks * 512 < 3 << 19
+
+
+def test_a_destination_that_is_empty_and_refused_is_empty_still(tmp_path):
+    (tmp_path / "new.img").touch()
+    assert "is read-only" in refused("cp", "ram:1M", "file:new.img?ro=1", cwd=tmp_path)
+    assert (tmp_path / "new.img").stat().st_size == 0
+
+
+def test_a_source_may_begin_with_two_slashes(tmp_path):
+    source, copy = tmp_path / "source.img", tmp_path / "copy.img"
+    source.write_bytes(os.urandom(1 << 20))
+    result = run("cp", f"/{source}", copy)
+    assert result.returncode == 0 and copy.read_bytes() == source.read_bytes(), result.stderr
+
+
 def test_a_destination_that_is_larger_than_files_may_be_leaves_no_file(tmp_path):
     result = subprocess.run(["prlimit", "--fsize=65536", binary(), "cp", "null:1M", "new.img"], capture_output=True,
                             text=True, timeout=LIMIT, check=False, cwd=tmp_path)
@@ -514,6 +541,14 @@ def test_a_destination_that_cannot_be_written_is_not_offered_read_only(forbidden
                                 timeout=LIMIT, check=False)
         assert result.returncode == REFUSED
         assert result.stderr == f"pollux: {path} cannot be written to: Permission denied\n"
+
+
+def test_a_file_that_cannot_be_written_is_not_offered_read_only_to_a_workload_that_writes(forbidden):
+    path = forbidden("disk.img")
+    result = subprocess.run([*nobody(), binary(), "perf", "-w", "rw", path], capture_output=True, text=True,
+                            timeout=LIMIT, check=False)
+    assert result.returncode == REFUSED
+    assert result.stderr == f"pollux: {path} cannot be written to, as --workload rw would: Permission denied\n"
 
 
 @pytest.mark.parametrize("form", ["{}", "file:{}", "file:{}?block=4096"])

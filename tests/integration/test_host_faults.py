@@ -195,14 +195,26 @@ def test_an_answer_counts_however_much_was_sent_meanwhile():
         assert len(held) == 2
 
 
-def test_an_answer_may_come_while_data_is_still_on_its_way(tmp_path):
-    """The controller answers a write at once, then takes its time to read the capsules; nothing freed is sent."""
-    (tmp_path / "in.img").write_bytes(pattern(4 * MIB))
-    with Port(Subsystem(4 * MIB // BLOCK, ioccsz=(64 + 131072) // 16)) as port:
-        port.on_io = lambda connection, command: command.opcode == Io.WRITE and (
-            connection.respond(command.cid, 0x286 | DNR) or True)
-        result = pollux("cp", tmp_path / "in.img", port.url)
-        assert result.returncode == 1 and "286" in result.stderr
+def test_an_answer_may_come_while_data_is_still_on_its_way():
+    """The memory that it comes from is left alone until it has left: else what is written next would be sent for it."""
+    size, count = MIB, 8
+    with Port(Subsystem(size * count // BLOCK, ioccsz=(64 + size) // 16, mdts=8)) as port:
+
+        def answer(connection, command):
+            if connection.qid and command.opcode == Io.WRITE:
+                connection.respond(command.cid)
+                time.sleep(0.05)  # for the host to do something wrong
+
+        def store(connection, command):
+            if command.opcode == Io.WRITE:
+                port.subsystem.disk[command.slba * BLOCK:command.slba * BLOCK + len(command.data)] = command.data
+            return command.opcode == Io.WRITE
+
+        port.small_buffers()
+        port.on_header, port.on_io = answer, store
+        must("perf", "-q", 1, "-o", size, "-w", "write", "--verify", "--count", count, port.url)
+        told = must("perf", "-q", 1, "-o", size, "-w", "read", "--verify", "--count", count, "--json", "-", port.url)
+    assert json.loads(told.stdout)["verify"] == {"right": count, "wrong": 0, "unknown": 0}
 
 
 # -- statuses that ask for another attempt ----------------------------------------------------------------------------
@@ -378,20 +390,6 @@ def gateway(*urls):
     return Target(*urls)
 
 
-@pytest.mark.parametrize("ctratt,least,most", [(0, 3, 20), (1 << 6, 2, 8)], ids=["plain", "TBKAS"])
-def test_an_idle_connection_is_kept_alive(ctratt, least, most):
-    with Port(Subsystem(ctratt=ctratt)) as port, gateway(port.url + "?kato=1"):
-        time.sleep(3)
-        assert least <= port.count(Admin.KEEP_ALIVE, io=False) <= most
-        assert len(port.connections) == 3  # the probe's, and two that stayed
-
-
-def test_traffic_keeps_alive_where_the_controller_says_so():
-    with Port(Subsystem(ctratt=1 << 6)) as port:
-        must("perf", "-q", 1, "-t", 3, port.url + "?kato=1")
-        assert port.count(Admin.KEEP_ALIVE, io=False) == 0
-
-
 # -- lost connections -------------------------------------------------------------------------------------------------
 
 
@@ -437,6 +435,27 @@ def test_another_disk_in_its_place_is_not_taken_for_it(tmp_path):
         port.on_io = once(Io.READ, swap)
         result = pollux("cp", port.url, tmp_path / "out.img")
         assert result.returncode == 1 and "not the one that it was" in result.stderr
+
+
+@pytest.mark.parametrize("cns", [3, 6], ids=["identifiers", "limits"])
+@pytest.mark.parametrize("status,times", [(0x06, 1), (0x21, 1), (0x02, 0), (0x01, 0), (0x06 | DNR, 0)], ids=hex)
+def test_what_is_refused_for_once_of_the_namespace_is_asked_for_again(cns, status, times):
+    """Once the disk was opened by it; a controller that has none is asked once."""
+    with Port(Subsystem(uuid=bytes(16) if not times else bytes(range(16)))) as port:
+        asked = []
+
+        def refuse(connection, command):
+            if command.opcode != Admin.IDENTIFY or command.cdw[10] & 0xFF != cns:
+                return False
+            asked.append(connection)
+            if times and len(asked) != 2:  # the first was when the disk was opened
+                return False
+            connection.respond(command.cid, status)
+            return True
+
+        port.on_admin = refuse
+        must("perf", "-q", 1, "--count", 10, port.url)
+        assert len(asked) == 2 + times
 
 
 # -- several paths ----------------------------------------------------------------------------------------------------

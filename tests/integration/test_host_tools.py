@@ -11,7 +11,7 @@ import threading
 import pytest
 
 from controller import BLOCK, DNR, Port, Subsystem, wait_for
-from spec import DISCOVERY_NQN, Io
+from spec import DISCOVERY_NQN, Admin, Io
 from target import Target, binary
 from test_host import MIB, must, pattern, pollux
 
@@ -232,6 +232,39 @@ def test_watching_prints_changes():
             port.subsystem.genctr, port.subsystem.records = 2, [(2, "127.0.0.1", "1", "nqn.b")]
             port.event(2 | 0xF0 << 8 | 0x70 << 16)
             assert next_log()["records"][0]["subnqn"] == "nqn.b"
+
+
+def test_watching_a_controller_that_refuses_to_tell_of_changes_is_an_error():
+    with Port(Subsystem()) as port:
+        port.on_admin = lambda connection, command: (
+            command.opcode == Admin.AER and not connection.respond(command.cid, 0x01 | DNR))
+        result = pollux("discover", "--watch", f"127.0.0.1:{port.address[1]}")
+    assert result.returncode == 1 and "Discovery Log" in result.stdout
+    assert "refuses to tell of events: Invalid Command Opcode (001)" in result.stderr
+
+
+def test_of_what_a_changed_log_refers_to_only_the_new_is_asked():
+    with Port(Subsystem()) as port, Port(Subsystem()) as one, Port(Subsystem()) as two:
+        refer = [(1, "127.0.0.1", str(other.address[1]), DISCOVERY_NQN) for other in (one, two)]
+        port.subsystem.records = refer[:1]
+        with watching(port) as next_log:
+            assert len(next_log()["logs"]) == 2
+            assert wait_for(lambda: any(connection.aers for connection in port.connections))
+            port.subsystem.genctr, port.subsystem.records = 2, refer
+            port.event(2 | 0xF0 << 8 | 0x70 << 16)
+            told = next_log()
+        addresses = [log["address"] for log in told["logs"]]
+        assert addresses == [f"127.0.0.1:{other.address[1]}" for other in (port, two)]
+        assert len(one.connections) == len(two.connections) == 1
+
+
+def test_numbers_that_json_integers_have_no_room_for_are_text():
+    with Port(Subsystem()) as port:
+        port.subsystem.namespace = lambda: bytes([0xFF] * 24 + [0] * 4072)
+        told, = json.loads(must("identify", "--json", port.url).stdout)["namespaces"]
+        assert told["nsze"] == str((1 << 64) - 1) and told["nlbaf"] == 0
+        port.subsystem.genctr = 1 << 63
+        assert json.loads(must("discover", "--json", f"127.0.0.1:{port.address[1]}").stdout)["genctr"] == str(1 << 63)
 
 
 def test_a_change_is_not_forgotten_over_another_event():

@@ -57,14 +57,26 @@ static void link_local_addresses_have_an_interface(void **state)
     (void)state;
     parsed("[fe80::1%lo]:4420", 1, "[fe80::1%lo]:4420", "fe80::1%lo");
     parsed("fe80::1%1", 4420, "[fe80::1%lo]:4420", "fe80::1%lo"); /* the loopback is always the first */
-    parsed("fe80::1%4294967295", 1, "[fe80::1%4294967295]:1", "fe80::1%4294967295"); /* one that is gone by now */
     refused("fe80::1", "is a link-local address");
     refused("[febf::1]:1", "[fe80::1%eth0]");
     refused("fe80::1%", "no such network interface");
     refused("fe80::1%nosuch", "no such network interface");
+    refused("fe80::1%4294967295", "no such network interface");
     refused("fe80::1%4294967296", "no such network interface");
     refused("fe80::1%0", "no such network interface");
     refused("::1%lo", "only link-local");
+}
+
+static void an_interface_that_is_gone_has_its_number_for_a_name(void **state)
+{
+    struct sockaddr_storage a;
+    struct plx_error err;
+    char text[PLX_ADDR_TEXT];
+    (void)state;
+    assert_int_equal(plx_parse_addr("[fe80::1%lo]:1", 1, &a, &err), 0);
+    ((struct sockaddr_in6 *)(void *)&a)->sin6_scope_id = UINT32_MAX;
+    plx_addr_format(&a, text);
+    assert_string_equal(text, "[fe80::1%4294967295]:1");
 }
 
 static void what_is_no_address_of_a_machine_is_refused(void **state)
@@ -140,6 +152,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(addresses_with_and_without_a_port),
         cmocka_unit_test(link_local_addresses_have_an_interface),
+        cmocka_unit_test(an_interface_that_is_gone_has_its_number_for_a_name),
         cmocka_unit_test(what_is_no_address_of_a_machine_is_refused),
         cmocka_unit_test(what_is_no_address_is_refused),
         cmocka_unit_test(names_are_split_from_their_ports),

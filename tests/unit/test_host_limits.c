@@ -13,7 +13,7 @@
 #include <string.h>
 
 #include "memnet.h"
-#include "nvme/host.h"
+#include "nvme/nvme.h"
 #include "nvmf/tcp/tcp.h"
 #include "reactor/clock.h"
 #include "test_disk.h"
@@ -41,7 +41,18 @@ static struct {
     int lives, downs, failures, failed_with;
     struct nvme_req req;
     bool answered;
+    unsigned keep_alives; /* that the host sent */
 } rig;
+
+/* Linked with --wrap=nvme_submit_admin. */
+void __wrap_nvme_submit_admin(struct nvme_ctrlr *c, struct nvme_req *req);
+void __real_nvme_submit_admin(struct nvme_ctrlr *c, struct nvme_req *req);
+
+void __wrap_nvme_submit_admin(struct nvme_ctrlr *c, struct nvme_req *req)
+{
+    rig.keep_alives += req->cmd.opcode == NVME_ADMIN_KEEP_ALIVE;
+    __real_nvme_submit_admin(c, req);
+}
 
 static uint64_t simulated(void)
 {
@@ -249,6 +260,35 @@ static void an_abort_that_is_asked_for_has_two_or_three_seconds(void **state)
     assert_true(rig.answered && rig.req.lost);
 }
 
+/* The target would end the association else. Of the intervals, of a third of the timeout each, one may be skipped. */
+static void an_idle_association_is_kept_alive(void **state)
+{
+    (void)state;
+    start_host(KATO_MS);
+    pass(10 * KATO_MS);
+    assert_int_equal(rig.downs, 0);
+    assert_in_range(rig.keep_alives, 14, 16); /* the answer to one is traffic, too */
+    rig.ctrlr->id.ctratt = plx_put32(0);
+    rig.keep_alives = 0;
+    pass(10 * KATO_MS);
+    assert_int_equal(rig.downs, 0);
+    assert_in_range(rig.keep_alives, 29, 31);
+}
+
+static void traffic_keeps_an_association_alive_where_the_controller_says_so(void **state)
+{
+    (void)state;
+    start_host(KATO_MS);
+    for (int i = 0; i < 60; i++) {
+        submit(nvme_submit, NVME_IO_FLUSH);
+        assert_true(test_disk_end(rig.disk, PLX_SC_SUCCESS));
+        pass(KATO_MS / 6);
+        assert_true(rig.answered);
+    }
+    assert_int_equal(rig.downs, 0);
+    assert_int_equal(rig.keep_alives, 0);
+}
+
 static void a_controller_is_believed_dead_when_it_was_silent_for_the_keep_alive_timeout(void **state)
 {
     (void)state;
@@ -270,6 +310,8 @@ int main(void)
         LIMIT(a_command_is_aborted_after_its_time_and_the_connection_given_up_after_it_again),
         LIMIT(an_admin_command_has_its_time),
         LIMIT(an_abort_that_is_asked_for_has_two_or_three_seconds),
+        LIMIT(an_idle_association_is_kept_alive),
+        LIMIT(traffic_keeps_an_association_alive_where_the_controller_says_so),
         LIMIT(a_controller_is_believed_dead_when_it_was_silent_for_the_keep_alive_timeout),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

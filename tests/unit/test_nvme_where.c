@@ -9,12 +9,27 @@
 #include <stdint.h>
 
 #include <cmocka.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #define NQN "nqn.2014-08.org.nvmexpress:t"
 
 static struct nvme_where w;
 static struct plx_error err;
+
+/* The files of nvme-cli's are the test's. Linked with --wrap=open64. */
+static char hostnqn_file[64] = "/nowhere";
+int __wrap_open64(const char *path, int flags, ...);
+int __real_open64(const char *path, int flags, ...);
+
+int __wrap_open64(const char *path, int flags, ...)
+{
+    return __real_open64(strcmp(path, "/etc/nvme/hostnqn") == 0 ? hostnqn_file : path, flags);
+}
 
 static void accepted(const char *url)
 {
@@ -109,6 +124,13 @@ static void parameters(void **state)
     assert_string_equal(w.o.hostnqn, "nqn.2014-08.org.nvmexpress:me?");
 }
 
+static void a_disk_s_uuid_is_no_matter_of_the_controller(void **state)
+{
+    (void)state;
+    accepted("nvme+tcp://192.0.2.1/" NQN "?uuid=01234567-89ab-cdef-0123-456789abcdef&nsid=7");
+    assert_int_equal(w.o.nsid, 7);
+}
+
 static void defaults(void **state)
 {
     (void)state;
@@ -147,6 +169,50 @@ static void the_host_identifier_is_that_in_the_name(void **state)
     assert_memory_equal(w.o.hostid, id, 16);
 }
 
+static void write_hostnqn(const char *text)
+{
+    snprintf(hostnqn_file, sizeof hostnqn_file, "/tmp/test_nvme_where.XXXXXX");
+    int fd = mkstemp(hostnqn_file);
+    assert_true(fd >= 0);
+    assert_int_equal(write(fd, text, strlen(text)), strlen(text));
+    close(fd);
+}
+
+static void the_first_line_of_the_file_with_the_host_s_name_and_no_more_is_its_name(void **state)
+{
+    static const char rest[NVME_NQN_FIELD];
+    const size_t len = sizeof NQN "host" - 1;
+    (void)state;
+    write_hostnqn(NQN "host\nand what else there is");
+    accepted("nvme+tcp://192.0.2.1/" NQN);
+    assert_string_equal(w.o.hostnqn, NQN "host");
+    assert_memory_equal(w.o.hostnqn + len, rest, NVME_NQN_FIELD - len); /* which Connect sends */
+    unlink(hostnqn_file);
+}
+
+static void a_file_with_a_wrong_name_of_the_host_is_named(void **state)
+{
+    (void)state;
+    write_hostnqn("nqn.2014-08.org.nvmexpress:uuid:x\n");
+    refused("nvme+tcp://192.0.2.1/" NQN, "/etc/nvme/hostnqn: nqn.2014-08.org.nvmexpress:uuid:x has no UUID");
+    accepted("nvme+tcp://192.0.2.1/" NQN "?hostnqn=nqn.2014-08.org.nvmexpress:other");
+    unlink(hostnqn_file);
+    write_hostnqn("\n");
+    accepted("nvme+tcp://192.0.2.1/" NQN);
+    assert_memory_equal(w.o.hostnqn, NVME_NQN_UUID, sizeof NVME_NQN_UUID - 1);
+    unlink(hostnqn_file);
+}
+
+static void names_that_cannot_be_looked_up_now_are_told_from_wrong_ones(void **state)
+{
+    (void)state;
+    assert_int_equal(nvme_where_parse(&w, "nvme+tcp://again/" NQN, &err), -EAGAIN);
+    assert_int_equal(nvme_where_parse(&w, "nvme+tcp://memory/" NQN, &err), -EAGAIN);
+    assert_int_equal(nvme_where_parse(&w, "nvme+tcp://descriptors/" NQN, &err), -EMFILE);
+    assert_non_null(strstr(err.text, strerror(EMFILE)));
+    assert_int_equal(nvme_where_parse(&w, "nvme+tcp://nobody/" NQN, &err), -EINVAL);
+}
+
 static void what_is_wrong_is_named(void **state)
 {
     (void)state;
@@ -175,6 +241,10 @@ static void what_is_wrong_is_named(void **state)
     refused("nvme+tcp://192.0.2.1/" NQN "?hostnqn=%zz", "hex");
     refused("nvme+tcp://192.0.2.1/" NQN "?hostnqn=nqn.x", "hostnqn=nqn.x has no year");
     refused("nvme+tcp://192.0.2.1/" NQN "?no=1", "there are");
+    refused("nvme+tcp://192.0.2.1/" NQN "?&nsid=1", "'' is no setting");
+    refused("nvme+tcp://192.0.2.1/" NQN "?=1", "'=1' is no setting");
+    refused("nvme+tcp://192.0.2.1/" NQN "?reconnect_deadline_seconds=1",
+            "no setting reconnect_deadline_s...=; there are");
 }
 
 static void names_are_judged(void **state)
@@ -238,9 +308,13 @@ int main(void)
         cmocka_unit_test(what_is_no_address_of_a_machine_is_refused),
         cmocka_unit_test(bare_ipv6_addresses_have_no_port),
         cmocka_unit_test(parameters),
+        cmocka_unit_test(a_disk_s_uuid_is_no_matter_of_the_controller),
         cmocka_unit_test(defaults),
         cmocka_unit_test(hosts_are_the_same_every_time),
         cmocka_unit_test(the_host_identifier_is_that_in_the_name),
+        cmocka_unit_test(the_first_line_of_the_file_with_the_host_s_name_and_no_more_is_its_name),
+        cmocka_unit_test(a_file_with_a_wrong_name_of_the_host_is_named),
+        cmocka_unit_test(names_that_cannot_be_looked_up_now_are_told_from_wrong_ones),
         cmocka_unit_test(what_is_wrong_is_named),
         cmocka_unit_test(names_are_judged),
     };

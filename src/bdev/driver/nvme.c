@@ -36,12 +36,24 @@ struct probe {
 };
 
 /* A limit that is given as a power of two of pages, zero for none, in blocks. */
-static uint32_t in_blocks(const struct nvme_disk *d, const struct nvme_ctrlr *c, uint8_t exponent, uint32_t none)
+static uint32_t in_blocks(const struct nvme_ctrlr *c, unsigned shift, uint8_t exponent, uint32_t none)
 {
     unsigned bits = exponent + 12u + (unsigned)(nvme_ctrlr_cap(c) >> 48 & 15);
-    if (!exponent || bits >= d->shift + 32u)
+    if (!exponent || bits >= shift + 32u)
         return none;
-    return (uint32_t)plx_max_u64(1, plx_min_u64(none, UINT64_C(1) << bits >> d->shift));
+    return (uint32_t)plx_max_u64(1, plx_min_u64(none, UINT64_C(1) << bits >> shift));
+}
+
+struct nvme_limits nvme_limits_of(const struct nvme_ctrlr *c, unsigned shift)
+{
+    const struct nvme_ns *ns = nvme_ctrlr_ns(c);
+    uint64_t dmrsl = plx_get32(ns->limits.dmrsl), dmsl = plx_get64(ns->limits.dmsl); /* 0: no limit */
+    return (struct nvme_limits){
+        .zero = in_blocks(c, shift, ns->limits.wzsl, NLB_MAX),
+        .fused = plx_get16(nvme_ctrlr_id(c)->acwu) + 1u,
+        .copy = (uint32_t)plx_min_u64(plx_get16(ns->id.mssrl), plx_get32(ns->id.mcl)),
+        .unmap = (uint32_t)plx_min_u64(dmrsl ? dmrsl : UINT32_MAX, dmsl ? dmsl : UINT32_MAX),
+    };
 }
 
 static uint32_t nvme_ops_of(const struct nvme_id_ctrl *id)
@@ -57,14 +69,10 @@ static uint32_t nvme_ops_of(const struct nvme_id_ctrl *id)
 
 static void take_limits(struct nvme_disk *d, const struct nvme_ctrlr *c)
 {
-    const struct nvme_id_ctrl *id = nvme_ctrlr_id(c);
-    const struct nvme_id_ns *ns = &d->ns.id;
-    uint32_t mssrl = plx_get16(ns->mssrl), mcl = plx_get32(ns->mcl);
     d->max_blocks = (uint32_t)plx_min_u64(nvme_ctrlr_max_transfer(c) >> d->shift, NLB_MAX);
-    d->max_zero_blocks = in_blocks(d, c, d->ns.limits.wzsl, NLB_MAX);
-    d->max_fused_blocks = (uint32_t)plx_min_u64(plx_get16(id->acwu) + 1u, d->max_blocks);
-    d->max_copy_blocks = (uint32_t)plx_min_u64(mssrl, mcl);
-    d->deallocates = ns->dlfeat & DLFEAT_DEAC;
+    d->limits = nvme_limits_of(c, d->shift);
+    d->limits.fused = (uint32_t)plx_min_u64(d->limits.fused, d->max_blocks);
+    d->deallocates = d->ns.id.dlfeat & DLFEAT_DEAC;
 }
 
 static void nvme_fill_info(struct nvme_disk *d, const struct nvme_ctrlr *c)
@@ -73,15 +81,14 @@ static void nvme_fill_info(struct nvme_disk *d, const struct nvme_ctrlr *c)
     const struct nvme_id_ns *ns = &d->ns.id;
     struct plx_bdev_info *info = &d->bdev.info;
     bool sizes = ns->nsfeat & NSFEAT_OPTPERF;
-    uint64_t dmrsl = plx_get32(d->ns.limits.dmrsl), dmsl = plx_get64(d->ns.limits.dmsl); /* 0: no limit */
     info->block_size = 1u << d->shift;
     info->blocks = plx_get64(ns->nsze);
     info->ops = nvme_ops_of(id);
-    if (!d->max_copy_blocks)
+    if (!d->limits.copy)
         info->ops &= ~(1u << PLX_BDEV_COPY);
     info->write_unit = info->block_size * (sizes ? (uint32_t)plx_min_u64(plx_get16(ns->npwg) + 1u, 2048) : 1);
     info->unmap_granularity = sizes ? plx_get16(ns->npdg) + 1u : 1;
-    info->max_unmap_blocks = (uint32_t)plx_min_u64(dmrsl ? dmrsl : UINT32_MAX, dmsl ? dmsl : UINT32_MAX);
+    info->max_unmap_blocks = d->limits.unmap;
     info->unmap_reads_zero = (ns->dlfeat & DLFEAT_READS) == DLFEAT_READS_ZERO;
     info->write_cache = id->vwc & VWC_PRESENT;
     info->shared = true;
@@ -120,7 +127,7 @@ static int learn(struct nvme_disk *d, const struct nvme_ctrlr *c, struct plx_err
     if (format & 0xffff)
         return plx_fail(err, -ENOTSUP, "%s: namespace %u has metadata, %u bytes a block; format it without", name,
                         d->ns.nsid, format & 0xffff);
-    if (d->shift < 9 || d->shift > 16 || !plx_get64(d->ns.id.nsze) || plx_get64(d->ns.id.nsze) >> (63 - d->shift))
+    if (d->shift < 9 || d->shift > 16 || !nvme_blocks_possible(plx_get64(d->ns.id.nsze), d->shift))
         return plx_fail(err, -ENOTSUP,
                         "%s: namespace %u has blocks of 2^%u bytes, %llu of them; 512 to 64K is possible", name,
                         d->ns.nsid, d->shift, (unsigned long long)plx_get64(d->ns.id.nsze));
@@ -215,14 +222,13 @@ static int nvme_open(const struct plx_url *url, struct plx_bdev **out, struct pl
     if (!d)
         return plx_fail(err, -ENOMEM, "out of memory");
     nvme_where_init(&d->where);
-    int ret = plx_url_only(url, NVME_WHERE_PARAMS " uuid", err);
+    int ret = plx_url_only(url, NVME_WHERE_PARAMS, err);
     if (!ret)
         ret = plx_url_uuid(url, NULL, uuid, err);
     if (!ret)
         ret = nvme_where_body(&d->where, url->body, err);
     for (int i = 0; i < url->nparams && !ret; i++)
-        if (strcmp(url->params[i].key, "uuid"))
-            ret = plx_blame(url->name, nvme_where_param(&d->where, url->params[i].key, url->params[i].value, err), err);
+        ret = plx_blame(url->name, nvme_where_param(&d->where, url->params[i].key, url->params[i].value, err), err);
     if (!ret)
         ret = nvme_where_finish(&d->where, err);
     if (ret)

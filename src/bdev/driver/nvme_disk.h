@@ -21,18 +21,25 @@ enum {
     NVME_PIECES = 32, /* commands of a channel that requests share that are larger than one, or fused */
     NVME_RETRIES = 5, /* of a command that the controller asks to be tried again; lost connections do not count */
     NVME_RETRY_MS = 20,
+    NVME_REST_MS = 1000,     /* of a path that answered with a path related status, while there is another one */
     NVME_TOO_LARGE = 0xffff, /* in place of a status: larger than the path takes, and has not been sent */
+};
+
+/* Blocks of one command; see max_blocks for those that transfer data. */
+struct nvme_limits {
+    uint32_t zero;  /* of Write Zeroes */
+    uint32_t fused; /* of a fused Compare and Write */
+    uint32_t copy;  /* of a range of Copy */
+    uint32_t unmap; /* of a range that is deallocated */
 };
 
 struct nvme_disk {
     struct plx_bdev bdev;
     struct nvme_where where;
     struct nvme_ns ns;
-    unsigned shift;              /* of the block size */
-    uint32_t max_blocks;         /* of a read or write command, on the path that the disk was opened through */
-    uint32_t max_zero_blocks;    /* of a Write Zeroes command */
-    uint32_t max_fused_blocks;   /* of a fused Compare and Write */
-    uint32_t max_copy_blocks;    /* of a range of a Copy command */
+    unsigned shift;      /* of the block size */
+    uint32_t max_blocks; /* of a read or write command, on the path that the disk was opened through */
+    struct nvme_limits limits;
     bool deallocates;            /* Write Zeroes with the DEAC bit */
     _Atomic bool refuses_zeroes; /* Write Zeroes, though it is offered */
 };
@@ -57,7 +64,7 @@ struct nvme_path {
     bool tried; /* to connect, to an end */
     bool up;
     bool foreign; /* when it was up last, it led to another disk */
-    bool shunned; /* until its ANA state has been looked at again */
+    bool shunned; /* until it has rested, or its ANA state has changed */
 };
 
 struct nvme_io;
@@ -79,11 +86,12 @@ struct nvme_channel {
     struct nvme_req *waiting; /* for a path, or to be tried again; in order */
     struct nvme_req **waiting_tail;
     bool given_up; /* no path for longer than reconnect_deadline: nothing waits any more */
-    bool told;     /* that no path is accessible */
-    struct plx_timer retry, deadline;
+    bool told;     /* that no path is accessible; until one connects, or its ANA state changes for the better */
+    struct plx_timer retry, rest, deadline;
 
     struct nvme_piece *free_pieces;
     struct nvme_io *split, **split_tail; /* requests that wait for pieces, in order */
+    bool sending;                        /* their pieces */
     struct nvme_piece pieces[NVME_PIECES];
 };
 
@@ -123,6 +131,15 @@ static inline struct nvme_disk *nvme_disk_of(const struct plx_bdev *bdev)
 static inline struct nvme_channel *nvme_channel_of(struct plx_bdev_channel *ch)
 {
     return (struct nvme_channel *)(void *)ch->driver;
+}
+
+/* nvme.c */
+/* What the controller takes at once of a disk whose blocks are of 1 << shift bytes. */
+struct nvme_limits nvme_limits_of(const struct nvme_ctrlr *c, unsigned shift);
+/* Whether there can be that many blocks: bytes are counted in 63 bits. */
+static inline bool nvme_blocks_possible(uint64_t blocks, unsigned shift)
+{
+    return blocks && !(blocks >> (63 - shift));
 }
 
 /* nvme_channel.c */

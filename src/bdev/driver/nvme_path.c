@@ -45,10 +45,10 @@ static void tell_inaccessible(struct nvme_channel *nc)
     for (unsigned i = 0; i < nc->npaths; i++) {
         if (!nc->paths[i].tried)
             return;
-        up |= nc->paths[i].up && !nc->paths[i].shunned;
+        up |= nc->paths[i].up;
     }
     if (up && !nc->told)
-        plx_warn("%s: no path is accessible (ANA); requests wait", nc->disk->bdev.info.name);
+        plx_warn("%s: no path is accessible; requests wait", nc->disk->bdev.info.name);
     nc->told |= up;
 }
 
@@ -68,7 +68,7 @@ static void choose_paths(struct nvme_channel *nc)
     if (nc->nusable > 1 && !nc->disk->where.round_robin)
         nc->nusable = 1;
     if (nc->nusable) {
-        nc->given_up = nc->told = false;
+        nc->given_up = false;
         plx_timer_cancel(r, &nc->deadline);
         send_waiting(nc);
         return;
@@ -139,7 +139,7 @@ static void hand_out(struct nvme_channel *nc, struct nvme_try *t)
 
 static void try_begin(struct nvme_channel *nc, struct nvme_try *t)
 {
-    if (plx_likely(nc->nusable && !nc->waiting)) {
+    if (plx_likely(nc->nusable)) { /* commands that wait to be tried again are in nobody's way: there is no order */
         hand_out(nc, t);
     } else if (nc->given_up) {
         t->end(t, PLX_SC_HOST_PATHING_ERROR);
@@ -150,19 +150,31 @@ static void try_begin(struct nvme_channel *nc, struct nvme_try *t)
 
 static void send_waiting(struct nvme_channel *nc)
 {
+    nc->ch->refs++; /* what is too large by now ends at once, and a callback may put the channel back */
     while (nc->waiting && nc->nusable) {
         struct nvme_try *t = try_of(nc->waiting);
         remove_waiting(nc, t);
         hand_out(nc, t);
     }
+    plx_bdev_channel_put(nc->ch);
+}
+
+/* What the controllers say of their paths decides again. */
+static void shun_none(struct nvme_channel *nc)
+{
+    for (unsigned i = 0; i < nc->npaths; i++)
+        nc->paths[i].shunned = false;
+    choose_paths(nc);
 }
 
 static void retry_due(struct plx_timer *timer)
 {
-    struct nvme_channel *nc = plx_container_of(timer, struct nvme_channel, retry);
-    for (unsigned i = 0; i < nc->npaths; i++)
-        nc->paths[i].shunned = false; /* what the controller says of its paths decides again */
-    choose_paths(nc);
+    shun_none(plx_container_of(timer, struct nvme_channel, retry));
+}
+
+static void rest_due(struct plx_timer *timer)
+{
+    shun_none(plx_container_of(timer, struct nvme_channel, rest));
 }
 
 /* Ends what waits; afterwards the channel may be gone. */
@@ -228,6 +240,8 @@ static void not_done(struct nvme_try *t)
     } else if (is_path_error(sc) && t->attempts < UINT8_MAX) {
         t->attempts++;
         t->path->shunned = true;
+        if (!nc->rest.set) /* its ANA state may be what it was, or it has none: nothing else would end it */
+            plx_timer_set(nc->ch->reactor, &nc->rest, NVME_REST_MS * PLX_NS_PER_MS);
         nvme_ctrlr_refresh_ana(t->path->c);
         choose_paths(nc);
         if (nc->nusable)
@@ -323,6 +337,20 @@ static struct nvme_path *path_of(void *arg)
     return arg;
 }
 
+/*
+ * Whether a path takes less at once than the one that the disk was opened through, of what the disk offers. Of reads
+ * and writes it may.
+ */
+static bool takes_less(const struct nvme_disk *d, const struct nvme_ctrlr *c)
+{
+    const struct nvme_limits l = nvme_limits_of(c, d->shift);
+    const uint32_t ops = d->bdev.info.ops;
+    return (ops & 1u << PLX_BDEV_WRITE_ZEROES && l.zero < d->limits.zero) ||
+           (ops & 1u << PLX_BDEV_COMPARE_AND_WRITE && l.fused < d->limits.fused) ||
+           (ops & 1u << PLX_BDEV_COPY && l.copy < d->limits.copy) ||
+           (ops & 1u << PLX_BDEV_UNMAP && l.unmap < d->limits.unmap);
+}
+
 /* Why a path that is up cannot be used, or NULL. */
 static const char *unusable(const struct nvme_disk *d, const struct nvme_ctrlr *c)
 {
@@ -330,14 +358,29 @@ static const char *unusable(const struct nvme_disk *d, const struct nvme_ctrlr *
         return "is not the one that it was";
     if (nvme_ctrlr_max_transfer(c) >> d->shift == 0)
         return "has larger blocks than a command transfers";
+    if (!nvme_blocks_possible(plx_get64(nvme_ctrlr_ns(c)->id.nsze), d->shift))
+        return "has more blocks than are possible";
+    if (takes_less(d, c))
+        return "takes less in a command than where it was found first";
     return NULL;
+}
+
+/* It has connected, or its ANA state has changed. */
+static void path_is_new(struct nvme_path *path)
+{
+    unsigned ana = nvme_ctrlr_ana(path->c);
+    path->shunned = false;
+    if (path->up && (ana == NVME_ANA_OPTIMIZED || ana == NVME_ANA_NON_OPTIMIZED))
+        path->nc->told = false;
 }
 
 /* It may have grown while it was away; one that shrank then may be another. */
 static void report_size(const struct nvme_path *path)
 {
-    if (path->up)
-        plx_bdev_resized(&path->nc->disk->bdev, plx_get64(nvme_ctrlr_ns(path->c)->id.nsze));
+    struct nvme_disk *d = path->nc->disk;
+    const uint64_t blocks = plx_get64(nvme_ctrlr_ns(path->c)->id.nsze);
+    if (path->up && nvme_blocks_possible(blocks, d->shift))
+        plx_bdev_resized(&d->bdev, blocks);
 }
 
 static void path_live(struct nvme_ctrlr *c, void *arg)
@@ -348,10 +391,10 @@ static void path_live(struct nvme_ctrlr *c, void *arg)
     path->tried = true;
     path->foreign = why != NULL;
     path->up = !why;
-    path->shunned = false;
+    path_is_new(path);
     if (why)
         plx_error("%s: namespace %u of %s %s: this path is not used", nvme_ctrlr_name(c), nvme_ctrlr_ns(c)->nsid,
-                  nvme_ctrlr_opts(c)->subnqn, why);
+                  nc->disk->where.o.subnqn, why);
     else
         nc->max_blocks = (uint32_t)plx_min_u64(nc->max_blocks, nvme_ctrlr_max_transfer(c) >> nc->disk->shift);
     report_size(path);
@@ -385,7 +428,7 @@ static void path_ana(struct nvme_ctrlr *c, void *arg)
 {
     struct nvme_path *path = path_of(arg);
     plx_info("%s: ANA state %u", nvme_ctrlr_name(c), nvme_ctrlr_ana(c));
-    path->shunned = false;
+    path_is_new(path);
     choose_paths(path->nc);
 }
 
@@ -398,6 +441,7 @@ int nvme_paths_open(struct nvme_channel *nc)
     nc->waiting_tail = &nc->waiting;
     nc->max_blocks = nc->disk->max_blocks;
     nc->retry.fn = retry_due;
+    nc->rest.fn = rest_due;
     nc->deadline.fn = deadline_due;
     for (nc->npaths = 0; nc->npaths < w->npaths; nc->npaths++) {
         struct nvme_path *path = &nc->paths[nc->npaths];
@@ -419,6 +463,7 @@ void nvme_paths_close(struct nvme_channel *nc)
 {
     assert(!nc->waiting);
     plx_timer_cancel(nc->ch->reactor, &nc->retry);
+    plx_timer_cancel(nc->ch->reactor, &nc->rest);
     plx_timer_cancel(nc->ch->reactor, &nc->deadline);
     while (nc->npaths)
         nvme_ctrlr_destroy(nc->paths[--nc->npaths].c);
