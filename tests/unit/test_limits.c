@@ -183,6 +183,55 @@ static void a_connection_ends_just_after_its_limit_and_not_before(void **state)
     }
 }
 
+/* A peer that reads `bytes` in each step. */
+static void pass_reading(struct rig *rig, int fd, size_t bytes, uint64_t ms)
+{
+    static uint8_t sink[LONGEST];
+    for (uint64_t end = now_ns + ms * PLX_NS_PER_MS; now_ns < end;) {
+        pass(rig, STEP_MS);
+        for (size_t left = bytes; left;) {
+            ssize_t n = recv(fd, sink, left, MSG_DONTWAIT);
+            if (n <= 0)
+                break;
+            left -= (size_t)n;
+            rig_settle(rig);
+        }
+    }
+}
+
+static void the_limit_of_a_pdu_is_not_longer_for_who_reads_a_little(void **state)
+{
+    struct rig rig;
+    int admin, queue;
+    (void)state;
+    assert_int_equal(rig_start(&rig, "ram:2M"), 0);
+    assert_true(rig_host(&rig, &admin, &queue));
+    unread_answers(&rig, admin, queue);
+    unsigned before = atomic_load(&rig.target->connections);
+    pass_reading(&rig, queue, LONGEST / 600, 30000 - SETTLE_MS); /* half of the first */
+    assert_int_equal(atomic_load(&rig.target->connections), before);
+    pass_reading(&rig, queue, LONGEST / 600, LOOK_MS + 2 * SETTLE_MS);
+    assert_true(atomic_load(&rig.target->connections) < before);
+    close(admin);
+    close(queue);
+    rig_stop(&rig);
+}
+
+static void each_pdu_has_a_limit_of_its_own(void **state)
+{
+    struct rig rig;
+    int admin, queue;
+    (void)state;
+    assert_int_equal(rig_start(&rig, "ram:2M"), 0);
+    assert_true(rig_host(&rig, &admin, &queue));
+    unread_answers(&rig, admin, queue);
+    pass_reading(&rig, queue, LONGEST / 200, 90000); /* one in 20 s */
+    assert_true(is_open(queue));
+    close(admin);
+    close(queue);
+    rig_stop(&rig);
+}
+
 static void a_term_req_is_waited_for_a_second(void **state)
 {
     struct rig rig;
@@ -249,6 +298,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_connection_ends_just_after_its_limit_and_not_before),
+        cmocka_unit_test(the_limit_of_a_pdu_is_not_longer_for_who_reads_a_little),
+        cmocka_unit_test(each_pdu_has_a_limit_of_its_own),
         cmocka_unit_test(a_term_req_is_waited_for_a_second),
         cmocka_unit_test(a_discovery_controller_without_keep_alive_has_two_minutes),
         cmocka_unit_test(the_oldest_of_too_many_that_say_nothing_goes),

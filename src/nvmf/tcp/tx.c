@@ -221,8 +221,10 @@ static void keep_rest(struct tcp_conn *c)
     req->kept_to = to;
 }
 
-static void advance(struct tcp_conn *c, size_t n)
+/* n bytes have left. @return whether a queued PDU has left whole */
+static bool advance(struct tcp_conn *c, size_t n)
 {
+    bool whole = false;
     n += c->tx_off;
     while (c->tx.head) {
         size_t len = unit_len(c, c->tx.head);
@@ -230,6 +232,7 @@ static void advance(struct tcp_conn *c, size_t n)
             break;
         n -= len;
         sent(c, tcp_queue_pop(&c->tx));
+        whole = true;
     }
     if (c->tx.head) {
         c->tx_off = (uint32_t)n;
@@ -241,6 +244,7 @@ static void advance(struct tcp_conn *c, size_t n)
         if (c->ctrl_off == c->ctrl_len)
             c->ctrl_off = c->ctrl_len = 0;
     }
+    return whole;
 }
 
 /* Lent memory that the socket takes in part needs a buffer to be kept in: one is held ready. */
@@ -342,6 +346,7 @@ int tcp_tx_flush(struct plx_stream *s)
 {
     struct tcp_conn *c = tcp_stream_conn(s);
     int progress = 0;
+    bool whole = false;
     while (c->tx.head || c->ctrl_len) {
         unsigned niov;
         ssize_t total = gather(c, &niov);
@@ -356,10 +361,11 @@ int tcp_tx_flush(struct plx_stream *s)
         }
         if (n > 0) {
             progress = 1;
-            advance(c, (size_t)n);
+            whole |= advance(c, (size_t)n);
         }
         if (n < total || !total) {
-            if (n > 0 || !c->tx_since)
+            /* The time is for a whole PDU: who takes a byte now and then would hold the rest for ever. */
+            if (whole || !c->tx_since)
                 c->tx_since = plx_reactor_now(c->group->reactor);
             s->blocked = true;
             return progress;
