@@ -57,8 +57,14 @@ static int make_target(struct rig *rig)
 
 int rig_start(struct rig *rig, const char *disk)
 {
+    return rig_start_small(rig, disk, 0);
+}
+
+int rig_start_small(struct rig *rig, const char *disk, size_t buffer_bytes)
+{
+    const struct plx_reactor_opts opts = {.core = -1, .buffer_bytes = buffer_bytes};
     memset(rig, 0, sizeof *rig);
-    int ret = plx_reactor_create(&rig->reactor, NULL);
+    int ret = plx_reactor_create(&rig->reactor, &opts);
     if (ret)
         return ret;
     ret = plx_bdev_open(disk, &rig->disk, NULL);

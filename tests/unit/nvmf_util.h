@@ -22,6 +22,8 @@ struct rig {
 
 /* Makes and starts a target with one disk. @return 0, or a negative errno value with nothing left behind */
 int rig_start(struct rig *rig, const char *disk);
+/* The same with a pool of buffers of this size, at least 4 MiB. */
+int rig_start_small(struct rig *rig, const char *disk, size_t buffer_bytes);
 void rig_stop(struct rig *rig);
 /* Polls until nothing more happens. */
 void rig_settle(struct rig *rig);

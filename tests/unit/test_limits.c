@@ -232,6 +232,69 @@ static void each_pdu_has_a_limit_of_its_own(void **state)
     rig_stop(&rig);
 }
 
+enum { READERS = 70, SMALL_POOL = 4 << 20, LARGE_BLOCK = 64 << 10 };
+
+/* Reads of a block each, of which the sockets take three and a part: so what is kept of each is a block. */
+static void send_reads(struct rig *rig, int fd, uint16_t n)
+{
+    struct nvme_cmd cmd = io(NVME_IO_READ, 0, 0, 1, NVME_SGL_TRANSPORT_DATA);
+    cmd.sgl.length = plx_put32(LARGE_BLOCK);
+    for (uint16_t cid = 0; cid < n; cid++) {
+        cmd.cid = plx_put16(cid);
+        send_pdu(rig, fd, cmd, 72, 72);
+    }
+}
+
+static int connect_queue(struct rig *rig, uint16_t qid, uint16_t cntlid)
+{
+    int fd = rig_connect(rig);
+    assert_true(fd >= 0 && rig_icreq(rig, fd, 0));
+    assert_int_equal(rig_connect_queue(rig, fd, qid, &cntlid), 0);
+    return fd;
+}
+
+static void readers_that_do_not_read_cannot_have_all_buffers_nor_end_others(void **state)
+{
+    struct rig rig;
+    int fds[READERS + 1], admin;
+    static uint8_t answer[LARGE_BLOCK + 48];
+    uint16_t cntlid = 0;
+    (void)state;
+    assert_int_equal(rig_start_small(&rig, "ram:8M?block=65536", SMALL_POOL), 0);
+    const struct tcp_group *g = rig.target->groups[0].transport;
+    admin = rig_connect(&rig);
+    assert_true(rig_icreq(&rig, admin, 0) && !rig_connect_queue(&rig, admin, 0, &cntlid) && !rig_enable(&rig, admin));
+    for (uint16_t i = 0; i <= READERS; i++)
+        fds[i] = connect_queue(&rig, i + 1, cntlid);
+    for (int i = 0; i < READERS; i++)
+        send_reads(&rig, fds[i], 8);
+    assert_true(plx_buf_free_bytes(rig.reactor) >= SMALL_POOL / 2);
+    const struct nvme_cmd flush = io(NVME_IO_FLUSH, 0, 99, 1, NVME_SGL_TRANSPORT_DATA);
+    assert_int_equal(rig_command(&rig, fds[READERS], &flush, NULL, 0), 0);
+    send_reads(&rig, fds[READERS], 1);
+    unsigned waiting = 0;
+    plx_list_for_each(it, &g->unsent) {
+        const struct tcp_conn *c = plx_list_entry(it, struct tcp_conn, unsent_link);
+        assert_false(c->stream.blocked || c->stream.dirty || c->tx_since); /* its peer may well be reading */
+        waiting++;
+    }
+    assert_true(waiting > 1);
+    size_t got = 0;
+    for (int s = 0; s < 40 && got < sizeof answer; s++) {
+        pass(&rig, 1000);
+        ssize_t n = recv(fds[READERS], answer + got, sizeof answer - got, MSG_DONTWAIT);
+        got += n > 0 ? (size_t)n : 0;
+    }
+    assert_int_equal(got, sizeof answer);
+    assert_true(is_open(fds[READERS]));
+    for (int i = 0; i <= READERS; i++)
+        close(fds[i]);
+    rig_settle(&rig);
+    assert_int_equal(plx_buf_free_bytes(rig.reactor) + (g->spare ? LARGE_BLOCK : 0), SMALL_POOL);
+    close(admin);
+    rig_stop(&rig);
+}
+
 static void a_term_req_is_waited_for_a_second(void **state)
 {
     struct rig rig;
@@ -300,6 +363,7 @@ int main(void)
         cmocka_unit_test(a_connection_ends_just_after_its_limit_and_not_before),
         cmocka_unit_test(the_limit_of_a_pdu_is_not_longer_for_who_reads_a_little),
         cmocka_unit_test(each_pdu_has_a_limit_of_its_own),
+        cmocka_unit_test(readers_that_do_not_read_cannot_have_all_buffers_nor_end_others),
         cmocka_unit_test(a_term_req_is_waited_for_a_second),
         cmocka_unit_test(a_discovery_controller_without_keep_alive_has_two_minutes),
         cmocka_unit_test(the_oldest_of_too_many_that_say_nothing_goes),

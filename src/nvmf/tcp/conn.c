@@ -41,6 +41,7 @@ struct tcp_conn *tcp_conn_create(struct plx_nvmf_target *t)
         tcp_queue_init(&c->wait[i]);
         plx_list_init(&c->wait_link[i]);
     }
+    plx_list_init(&c->unsent_link);
     plx_list_init(&c->link);
     plx_list_init(&c->fresh_link);
     return c;
@@ -184,6 +185,7 @@ static void drop_requests(struct tcp_conn *c)
         tcp_queue_init(&c->wait[i]);
         plx_list_del(&c->wait_link[i]);
     }
+    plx_list_del(&c->unsent_link);
     while (c->abandoned.head)
         tcp_forget(c, c->abandoned.head);
     nvmf_qpair_close(&c->qp, put_core);
