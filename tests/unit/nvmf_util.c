@@ -141,6 +141,7 @@ bool rig_icreq(struct rig *rig, int fd, uint8_t digests)
 {
     struct nvme_tcp_ic ic = {.hdr = {.type = NVME_TCP_ICREQ, .hlen = 128, .plen = plx_put32(128)}, .dgst = digests},
                        answer;
+    rig->data_digest = digests & NVME_TCP_DGST_DATA;
     return rig_send(rig, fd, &ic, sizeof ic) && rig_receive(rig, fd, &answer, sizeof answer) == sizeof answer &&
            answer.hdr.type == NVME_TCP_ICRESP;
 }
@@ -158,10 +159,15 @@ static int response_status(struct rig *rig, int fd, struct nvme_tcp_resp *resp)
 
 static bool send_capsule(struct rig *rig, int fd, const void *cmd, const void *data, uint32_t len)
 {
+    const uint32_t digest = len && rig->data_digest ? NVME_TCP_DIGEST : 0;
     struct nvme_tcp_cmd pdu = {
-        .hdr = {.type = NVME_TCP_CMD, .hlen = 72, .pdo = len ? 72 : 0, .plen = plx_put32(72 + len)}};
+        .hdr = {.type = NVME_TCP_CMD, .hlen = 72, .pdo = len ? 72 : 0, .plen = plx_put32(72 + len + digest)}};
+    uint8_t crc[NVME_TCP_DIGEST];
+    pdu.hdr.flags = digest ? NVME_TCP_DDGSTF : 0;
+    plx_poke32(crc, plx_crc32c(data, len));
     memcpy(&pdu.cmd, cmd, sizeof pdu.cmd);
-    return rig_send(rig, fd, &pdu, sizeof pdu) && (!len || rig_send(rig, fd, data, len));
+    return rig_send(rig, fd, &pdu, sizeof pdu) && (!len || rig_send(rig, fd, data, len)) &&
+           (!digest || rig_send(rig, fd, crc, digest));
 }
 
 int rig_command(struct rig *rig, int fd, const struct nvme_cmd *cmd, const void *data, uint32_t len)

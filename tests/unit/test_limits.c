@@ -232,6 +232,114 @@ static void each_pdu_has_a_limit_of_its_own(void **state)
     rig_stop(&rig);
 }
 
+/* ---- when memory is short ---- */
+
+static void *taken[4096];
+
+static void take_all_buffers(struct rig *rig)
+{
+    size_t n = 0;
+    while (n < PLX_ARRAY_SIZE(taken) && (taken[n] = plx_buf_get(rig->reactor, PLX_BUF_MIN)))
+        n++;
+    assert_int_equal(plx_buf_free_bytes(rig->reactor), 0);
+}
+
+static void give_back_buffers(struct rig *rig)
+{
+    for (size_t n = 0; taken[n]; n++)
+        plx_buf_put(rig->reactor, taken[n], PLX_BUF_MIN);
+    memset(taken, 0, sizeof taken);
+}
+
+static uint16_t status_here(struct rig *rig, int fd)
+{
+    struct nvme_tcp_resp resp;
+    assert_int_equal(rig_receive(rig, fd, &resp, sizeof resp), sizeof resp);
+    assert_int_equal(resp.hdr.type, NVME_TCP_RESP);
+    return plx_get16(resp.cqe.status) >> 1 & 0x7ff;
+}
+
+/* A write of 4 KiB to a namespace in its capsule, of which all but a beginning comes when there are no buffers left. */
+static uint16_t write_in_two_parts(struct rig *rig, int fd, uint32_t nsid)
+{
+    enum { BEGINNING = 1000, DATA = 4096 };
+    static const uint8_t data[DATA];
+    uint8_t crc[NVME_TCP_DIGEST];
+    struct nvme_tcp_cmd pdu = {.hdr = {.type = NVME_TCP_CMD, .flags = NVME_TCP_DDGSTF, .hlen = 72, .pdo = 72},
+                               .cmd = io(NVME_IO_WRITE, 0, 1, DATA / 512, NVME_SGL_DATA_BLOCK_OFFSET)};
+    pdu.hdr.plen = plx_put32(72 + DATA + NVME_TCP_DIGEST);
+    pdu.cmd.nsid = plx_put32(nsid);
+    plx_poke32(crc, plx_crc32c(data, DATA));
+    assert_true(rig_send(rig, fd, &pdu, sizeof pdu) && rig_send(rig, fd, data, BEGINNING));
+    take_all_buffers(rig);
+    assert_true(rig_send(rig, fd, data, DATA - BEGINNING) && rig_send(rig, fd, crc, sizeof crc));
+    uint16_t status = status_here(rig, fd);
+    give_back_buffers(rig);
+    return status;
+}
+
+static void a_pdu_that_was_begun_is_received_to_its_end_without_memory(void **state)
+{
+    struct rig rig;
+    uint16_t cntlid = 0;
+    (void)state;
+    assert_int_equal(rig_start(&rig, "ram:2M"), 0);
+    int admin = rig_connect(&rig), queue = rig_connect(&rig);
+    assert_true(rig_icreq(&rig, admin, NVME_TCP_DGST_DATA) && !rig_connect_queue(&rig, admin, 0, &cntlid));
+    assert_int_equal(rig_enable(&rig, admin), 0);
+    assert_true(rig_icreq(&rig, queue, NVME_TCP_DGST_DATA) && !rig_connect_queue(&rig, queue, 1, &cntlid));
+    assert_int_equal(write_in_two_parts(&rig, queue, 1), PLX_SC_SUCCESS);
+    assert_int_equal(write_in_two_parts(&rig, queue, 77), PLX_SC_INVALID_NAMESPACE_OR_FORMAT); /* it is thrown away */
+    close(admin);
+    close(queue);
+    rig_stop(&rig);
+}
+
+static void a_peer_that_nothing_is_received_from_does_not_lose_time(void **state)
+{
+    struct rig rig;
+    int admin, queue;
+    (void)state;
+    assert_int_equal(rig_start(&rig, "ram:2M"), 0);
+    assert_true(rig_host(&rig, &admin, &queue));
+    half_a_header(&rig, admin, queue);
+    take_all_buffers(&rig);
+    pass(&rig, 40000);
+    assert_true(is_open(queue));
+    give_back_buffers(&rig);
+    pass(&rig, 30000 - SETTLE_MS);
+    assert_true(is_open(queue));
+    pass(&rig, LOOK_MS + 2 * SETTLE_MS);
+    assert_false(is_open(queue));
+    close(admin);
+    close(queue);
+    rig_stop(&rig);
+}
+
+static void who_sends_commands_instead_of_data_ends_when_there_are_far_too_many(void **state)
+{
+    struct rig rig;
+    int admin, queue;
+    (void)state;
+    assert_int_equal(rig_start(&rig, "ram:2M"), 0);
+    assert_true(rig_host(&rig, &admin, &queue));
+    unsigned *in_use = &rig.target->groups[0].reqs_in_use;
+    an_r2t(&rig, admin, queue);
+    *in_use += NVMF_MAX_REQUESTS;
+    send_pdu(&rig, queue, io(NVME_IO_FLUSH, 0, 2, 1, NVME_SGL_TRANSPORT_DATA), 72, 72);
+    assert_true(is_open(queue));
+    *in_use += NVMF_MAX_REQUESTS;
+    send_pdu(&rig, queue, io(NVME_IO_FLUSH, 0, 3, 1, NVME_SGL_TRANSPORT_DATA), 72, 72);
+    char answers[256];
+    while (recv(queue, answers, sizeof answers, MSG_DONTWAIT) > 0) {
+    }
+    assert_false(is_open(queue));
+    *in_use -= 2 * NVMF_MAX_REQUESTS;
+    close(admin);
+    close(queue);
+    rig_stop(&rig);
+}
+
 enum { READERS = 70, SMALL_POOL = 4 << 20, LARGE_BLOCK = 64 << 10 };
 
 /* Reads of a block each, of which the sockets take three and a part: so what is kept of each is a block. */
@@ -363,6 +471,9 @@ int main(void)
         cmocka_unit_test(a_connection_ends_just_after_its_limit_and_not_before),
         cmocka_unit_test(the_limit_of_a_pdu_is_not_longer_for_who_reads_a_little),
         cmocka_unit_test(each_pdu_has_a_limit_of_its_own),
+        cmocka_unit_test(a_pdu_that_was_begun_is_received_to_its_end_without_memory),
+        cmocka_unit_test(a_peer_that_nothing_is_received_from_does_not_lose_time),
+        cmocka_unit_test(who_sends_commands_instead_of_data_ends_when_there_are_far_too_many),
         cmocka_unit_test(readers_that_do_not_read_cannot_have_all_buffers_nor_end_others),
         cmocka_unit_test(a_term_req_is_waited_for_a_second),
         cmocka_unit_test(a_discovery_controller_without_keep_alive_has_two_minutes),

@@ -280,10 +280,11 @@ void tcp_conn_check_limits(struct tcp_conn *c, uint64_t now)
             tcp_conn_close(c, NULL);
         return;
     }
-    const char *why = c->fresh && now - c->born > connect          ? "no Connect command in time"
-                      : c->pdu_since && now - c->pdu_since > limit ? "stopped in the middle of a PDU"
-                      : c->tx_since && now - c->tx_since > limit   ? "does not read its responses"
-                                                                   : overdue(c, now, limit);
+    bool within = c->pdu_since && !c->stream.stalled; /* which stalls at headers only, where it holds nothing */
+    const char *why = c->fresh && now - c->born > connect        ? "no Connect command in time"
+                      : within && now - c->pdu_since > limit     ? "stopped in the middle of a PDU"
+                      : c->tx_since && now - c->tx_since > limit ? "does not read its responses"
+                                                                 : overdue(c, now, limit);
     if (why)
         tcp_conn_close(c, why);
 }
