@@ -82,7 +82,12 @@ int rig_start_small(struct rig *rig, const char *disk, size_t buffer_bytes)
 
 void rig_stop(struct rig *rig)
 {
-    plx_nvmf_target_stop(rig->target, 100, finished, rig);
+    rig_stop_within(rig, 100);
+}
+
+void rig_stop_within(struct rig *rig, uint32_t grace_ms)
+{
+    plx_nvmf_target_stop(rig->target, grace_ms, finished, rig);
     wait_done(rig);
     plx_nvmf_target_destroy(rig->target);
     plx_reactor_destroy(rig->reactor);

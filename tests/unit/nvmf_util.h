@@ -26,6 +26,7 @@ int rig_start(struct rig *rig, const char *disk);
 /* The same with a pool of buffers of this size, at least 4 MiB. */
 int rig_start_small(struct rig *rig, const char *disk, size_t buffer_bytes);
 void rig_stop(struct rig *rig);
+void rig_stop_within(struct rig *rig, uint32_t grace_ms);
 /* Polls until nothing more happens. */
 void rig_settle(struct rig *rig);
 

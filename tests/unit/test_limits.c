@@ -10,6 +10,7 @@
 
 #include <cmocka.h>
 #include <errno.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -437,6 +438,33 @@ static void a_discovery_controller_without_keep_alive_has_two_minutes(void **sta
     rig_stop(&rig);
 }
 
+static void a_connect_whose_data_was_asked_for_outlives_a_stop_without_grace(void **state)
+{
+    struct rig rig;
+    (void)state;
+    assert_int_equal(rig_start(&rig, "ram:2M"), 0);
+    int fd = rig_connect(&rig);
+    assert_true(rig_icreq(&rig, fd, 0));
+    const struct nvme_connect_cmd connect = {.opcode = NVME_FABRICS,
+                                             .fctype = NVME_FABRICS_CONNECT,
+                                             .sgl = {.length = plx_put32(1024), .type = NVME_SGL_TRANSPORT_DATA},
+                                             .sqsize = plx_put16(31)};
+    struct nvme_connect_data data = {.hostid = {1}, .cntlid = plx_put16(NVME_CNTLID_DYNAMIC)};
+    snprintf(data.subnqn, sizeof data.subnqn, "%s", RIG_NQN);
+    snprintf(data.hostnqn, sizeof data.hostnqn, "%s", RIG_HOST);
+    struct nvme_cmd cmd;
+    memcpy(&cmd, &connect, sizeof cmd);
+    send_pdu(&rig, fd, cmd, 72, 72);
+    const struct nvme_tcp_data pdu = {
+        .hdr = {.type = NVME_TCP_H2C_DATA, .flags = NVME_TCP_LAST, .hlen = 24, .pdo = 24, .plen = plx_put32(24 + 1024)},
+        .datal = plx_put32(1024)};
+    assert_int_equal(send(fd, &pdu, sizeof pdu, MSG_DONTWAIT), sizeof pdu);
+    assert_int_equal(send(fd, &data, sizeof data, MSG_DONTWAIT), sizeof data);
+    /* Its message to the control reactor is sent in the round in which that begins to stop, and arrives in the next. */
+    rig_stop_within(&rig, 0);
+    close(fd);
+}
+
 static void the_oldest_of_too_many_that_say_nothing_goes(void **state)
 {
     enum { MOST = 512 };
@@ -477,6 +505,7 @@ int main(void)
         cmocka_unit_test(readers_that_do_not_read_cannot_have_all_buffers_nor_end_others),
         cmocka_unit_test(a_term_req_is_waited_for_a_second),
         cmocka_unit_test(a_discovery_controller_without_keep_alive_has_two_minutes),
+        cmocka_unit_test(a_connect_whose_data_was_asked_for_outlives_a_stop_without_grace),
         cmocka_unit_test(the_oldest_of_too_many_that_say_nothing_goes),
     };
     return cmocka_run_group_tests(tests, set_up, NULL);

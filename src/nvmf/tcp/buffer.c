@@ -167,6 +167,20 @@ static void uncount(struct tcp_req *req)
     req->counted = 0;
 }
 
+void tcp_buf_orphan(struct tcp_conn *c, struct tcp_conn *to)
+{
+    size_t stays[TCP_WAIT_CLASSES] = {0};
+    /* What disks do not have stays, such as Connect, which ends soon. All that a closed one has is in its table. */
+    for (unsigned b = 0; b < NVMF_PENDING_BUCKETS; b++)
+        for (struct nvmf_req *core = c->qp.pending[b]; core; core = core->chain)
+            if (tcp_req_of(core)->counted)
+                stays[tcp_req_of(core)->counted - 1] += rounded(tcp_req_of(core)->buf_size);
+    for (unsigned i = 0; i < TCP_WAIT_CLASSES; i++) {
+        to->held[i] += c->held[i] - stays[i];
+        c->held[i] = stays[i];
+    }
+}
+
 struct tcp_req *tcp_req_get(struct tcp_conn *c)
 {
     struct nvmf_req *core = nvmf_req_get(&c->qp);

@@ -196,10 +196,7 @@ void tcp_conn_orphan(struct tcp_conn *c)
     struct tcp_conn *to = c->group->orphans;
     if (c->qp.in_flight && !c->detaching)
         nvmf_qpair_orphan(&c->qp, &to->qp);
-    for (unsigned i = 0; i < TCP_WAIT_CLASSES; i++) { /* what is held is held by those alone */
-        to->held[i] += c->held[i];
-        c->held[i] = 0;
-    }
+    tcp_buf_orphan(c, to);
 }
 
 void tcp_conn_close(struct tcp_conn *c, const char *why)

@@ -251,6 +251,8 @@ void tcp_req_put(struct tcp_req *req);
 bool tcp_buf_hold(struct tcp_req *req);
 /* A request gets memory that was got from the reactor's pool with `size`. */
 void tcp_buf_own(struct tcp_req *req, void *mem, uint32_t size);
+/* What requests hold that went over to another connection is held by that one. */
+void tcp_buf_orphan(struct tcp_conn *c, struct tcp_conn *to);
 /* Gives a request's buffer back. */
 void tcp_buf_drop(struct tcp_req *req);
 /* Forgets a command that was aborted: no data comes for it any more. */
