@@ -76,6 +76,7 @@ struct plx_stream {
     bool quiet;    /* the user's: nothing is expected, so it is tried now and then */
     bool stalled;  /* see plx_stream_stall() */
     bool gone;     /* of a stalled one: its peer has ended it */
+    uint8_t refusals; /* flushes in a row of which it took nothing, up to a limit */
     uint32_t watched; /* what the kernel is asked to tell of it */
     struct plx_list link, dirty_link;
     uint64_t until; /* lingering: reactor time */
