@@ -341,6 +341,59 @@ static void who_sends_commands_instead_of_data_ends_when_there_are_far_too_many(
     rig_stop(&rig);
 }
 
+static void applied(void *arg, int ret)
+{
+    assert_int_equal(ret, 0);
+    *(bool *)arg = true;
+}
+
+static struct plx_bdev *add_disk(struct rig *rig, const char *url)
+{
+    struct plx_nvmf_subsystem *s = plx_list_entry(rig->target->subsystems.prev, struct plx_nvmf_subsystem, link);
+    struct plx_bdev *disk;
+    bool done = false;
+    assert_int_equal(plx_bdev_open(url, &disk, NULL), 0);
+    assert_int_equal(plx_nvmf_subsystem_add_ns(s, disk, NULL, NULL), 2);
+    plx_nvmf_target_apply(rig->target, applied, &done);
+    while (!done)
+        plx_reactor_poll(rig->reactor);
+    return disk;
+}
+
+static void who_passes_a_request_that_waits_for_its_disk_heeds_the_share_of_its_connection(void **state)
+{
+    enum { HALF = LONGEST / 2 };
+    struct rig rig;
+    int admin, queue;
+    (void)state;
+    assert_int_equal(rig_start(&rig, "ram:2M"), 0);
+    struct plx_bdev *second = add_disk(&rig, "ram:2M");
+    assert_true(rig_host(&rig, &admin, &queue));
+    struct plx_list *conns = &((struct tcp_group *)rig.target->groups[0].transport)->conns;
+    const struct tcp_conn *c = plx_list_entry(conns->prev, struct tcp_conn, link);
+    const size_t share = plx_buf_total_bytes(rig.reactor) / TCP_SHARE;
+    assert_true(share == 2 * LONGEST && c->qp.qid && c->qp.view->n == 2);
+    struct nvmf_nsref *full = c->qp.view->ns[0];
+    full->bytes += 2 * plx_buf_total_bytes(rig.reactor); /* as if it had all of a larger pool */
+    static const struct {
+        uint32_t nsid, bytes;
+    } writes[] = {{2, LONGEST}, {2, HALF}, {1, 512}, {2, LONGEST}};
+    for (uint16_t i = 0; i < PLX_ARRAY_SIZE(writes); i++) {
+        struct nvme_cmd cmd = io(NVME_IO_WRITE, 0, i, writes[i].bytes / 512, NVME_SGL_TRANSPORT_DATA);
+        cmd.nsid = plx_put32(writes[i].nsid);
+        send_pdu(&rig, queue, cmd, 72, 72);
+    }
+    assert_int_equal(c->r2ts, 2);
+    assert_int_equal(c->held[TCP_WAIT_R2T], LONGEST + HALF);
+    full->bytes -= 2 * plx_buf_total_bytes(rig.reactor);
+    rig_settle(&rig);
+    assert_int_equal(c->r2ts, 3); /* the small one, and then the large one waits for its connection again */
+    close(admin);
+    close(queue);
+    rig_stop(&rig);
+    plx_bdev_close(second);
+}
+
 enum { READERS = 70, SMALL_POOL = 4 << 20, LARGE_BLOCK = 64 << 10 };
 
 /* Reads of a block each, of which the sockets take three and a part: so what is kept of each is a block. */
@@ -502,6 +555,7 @@ int main(void)
         cmocka_unit_test(a_pdu_that_was_begun_is_received_to_its_end_without_memory),
         cmocka_unit_test(a_peer_that_nothing_is_received_from_does_not_lose_time),
         cmocka_unit_test(who_sends_commands_instead_of_data_ends_when_there_are_far_too_many),
+        cmocka_unit_test(who_passes_a_request_that_waits_for_its_disk_heeds_the_share_of_its_connection),
         cmocka_unit_test(readers_that_do_not_read_cannot_have_all_buffers_nor_end_others),
         cmocka_unit_test(a_term_req_is_waited_for_a_second),
         cmocka_unit_test(a_discovery_controller_without_keep_alive_has_two_minutes),

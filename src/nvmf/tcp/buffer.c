@@ -218,11 +218,9 @@ void tcp_req_put(struct tcp_req *req)
 static struct tcp_req *next_in_line(const struct tcp_conn *c, enum tcp_wait_class cls)
 {
     struct tcp_req *req = c->wait[cls].head;
-    if (conn_over_share(c, req))
-        return NULL;
     while (req && disk_over_share(req, rounded(req->core.len)))
         req = req->next;
-    return req;
+    return req && !conn_over_share(c, req) ? req : NULL;
 }
 
 /*
