@@ -159,10 +159,12 @@ static void another_port_is_no_other_peer(void **state)
         knock(peer);
         snprintf(peer, sizeof peer, "[2001:db8:0:3::%x]:%d", i + 1, 1024 + i); /* nor a host of the same network */
         knock(peer);
+        snprintf(peer, sizeof peer, "[fe80::%x%%eth0]:%d", i + 1, 1024 + i);
+        knock(peer);
     }
-    assert_int_equal(got.lines, 2 * PLX_LOG_LINES);
+    assert_int_equal(got.lines, 3 * PLX_LOG_LINES);
     knock("[2001:db8:0:4::1]:1024");
-    assert_int_equal(got.lines, 2 * PLX_LOG_LINES + 1);
+    assert_int_equal(got.lines, 3 * PLX_LOG_LINES + 1);
 }
 
 static void disks_are_told_apart_by_their_whole_names(void **state)
