@@ -79,7 +79,8 @@ void nvmf_listeners_start(struct plx_nvmf_target *t, bool all, int *result)
         l->listening = !ret;
         if (!ret)
             continue;
-        plx_error("cannot listen on %s port %u: %s", l->addr, l->port, strerror(-ret));
+        plx_error("cannot listen on %s port %u: %s%s", l->addr, l->port, strerror(-ret),
+                  ret == -EADDRINUSE ? "; another process does, choose another port" : "");
         *result = *result ? *result : ret;
         if (all) {
             nvmf_listeners_stop(t);

@@ -5,8 +5,10 @@
 #include "nvmf/tcp/tcp.h"
 
 #include <errno.h>
+#include <netinet/in.h>
 #include <setjmp.h>
 #include <stdarg.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <time.h>
@@ -521,6 +523,45 @@ static bool whole_life(void *arg)
     return gone;
 }
 
+static char last_error[256];
+
+static void keep_error(void *arg, enum plx_log_level level, const char *line)
+{
+    (void)arg, (void)level;
+    snprintf(last_error, sizeof last_error, "%s", line);
+}
+
+static void keep_result(void *arg, int ret)
+{
+    *(int *)arg = ret;
+}
+
+/* Both may bind as long as none listens. */
+static void a_port_that_another_process_has_begun_to_listen_on_is_told(void **state)
+{
+    enum { NOT_YET = 1 };
+    struct rig rig;
+    struct plx_nvmf_listener *l;
+    int result = NOT_YET, one = 1, other = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    (void)state;
+    assert_int_equal(rig_start(&rig, "ram:1M"), 0);
+    assert_int_equal(plx_nvmf_listen(rig.target, "127.0.0.1", 0, &l, NULL), 0);
+    const struct sockaddr_in at = {
+        .sin_family = AF_INET, .sin_port = htons(plx_nvmf_listener_port(l)), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    setsockopt(other, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
+    assert_int_equal(bind(other, (const struct sockaddr *)&at, sizeof at), 0);
+    assert_int_equal(listen(other, 1), 0);
+    plx_log_set(keep_error, NULL, PLX_LOG_ERROR);
+    plx_nvmf_target_apply(rig.target, keep_result, &result);
+    while (result == NOT_YET)
+        plx_reactor_poll(rig.reactor);
+    plx_log_set(NULL, NULL, PLX_LOG_ERROR);
+    assert_int_equal(result, -EADDRINUSE);
+    assert_non_null(strstr(last_error, "another process does, choose another port"));
+    close(other);
+    rig_stop(&rig);
+}
+
 static void start_and_connect_survive_every_failed_allocation(void **state)
 {
     (void)state;
@@ -544,6 +585,7 @@ int main(void)
         cmocka_unit_test(the_default_nqn_is_made_from_all_disks_and_nothing_else),
         cmocka_unit_test(disks_of_one_uuid_are_not_in_one_subsystem),
         cmocka_unit_test(a_referral_is_the_same_however_its_address_is_written),
+        cmocka_unit_test(a_port_that_another_process_has_begun_to_listen_on_is_told),
         cmocka_unit_test(start_and_connect_survive_every_failed_allocation),
     };
     return cmocka_run_group_tests_name("nvmf", tests, NULL, NULL);
