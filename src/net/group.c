@@ -52,11 +52,6 @@ static struct plx_stream_group *stream_group_of(struct plx_source *source)
     return plx_container_of(source, struct plx_stream_group, source);
 }
 
-struct plx_reactor *plx_stream_group_reactor(const struct plx_stream_group *g)
-{
-    return g->reactor;
-}
-
 uint8_t *plx_stream_group_rx(const struct plx_stream_group *g)
 {
     return g->rx;

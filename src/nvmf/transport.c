@@ -104,8 +104,6 @@ static void free_all(struct plx_list *listeners)
 {
     plx_list_for_each_safe(it, listeners) {
         struct plx_nvmf_listener *l = listener_of(it);
-        if (l->listening)
-            l->target->transport->deafen(l);
         plx_list_del(it);
         l->target->transport->free_listener(l);
     }

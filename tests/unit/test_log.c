@@ -224,6 +224,16 @@ static void what_nobody_wants_to_see_is_not_counted(void **state)
     assert_int_equal(got.lines + got.counts, 0);
 }
 
+static void what_nobody_listens_to_is_not_told_later(void **state)
+{
+    (void)state;
+    plx_log_set(NULL, NULL, PLX_LOG_DEBUG);
+    flood("10.0.9.1:5");
+    plx_log_set(keep, NULL, PLX_LOG_DEBUG);
+    next_interval();
+    assert_int_equal(got.lines + got.counts, 0);
+}
+
 static void the_rest_is_told_to_whom_it_was_kept_from(void **state)
 {
     (void)state;
@@ -295,6 +305,7 @@ int main(void)
         cmocka_unit_test_setup(a_flood_that_goes_on_has_only_its_count_told, begin),
         cmocka_unit_test_setup(peers_beyond_those_told_apart_have_a_limit_together, begin),
         cmocka_unit_test_setup(what_nobody_wants_to_see_is_not_counted, begin),
+        cmocka_unit_test_setup(what_nobody_listens_to_is_not_told_later, begin),
         cmocka_unit_test_setup(the_rest_is_told_to_whom_it_was_kept_from, begin),
         cmocka_unit_test_setup(a_reactor_does_not_sleep_past_a_count_that_is_due, begin),
         cmocka_unit_test_setup(every_line_of_several_threads_is_logged_or_counted, begin),
