@@ -40,7 +40,7 @@ static uint64_t peer_hash(const char *fmt, va_list ap)
     if (*name == '[') {
         char text[INET6_ADDRSTRLEN];
         struct in6_addr v6;
-        len = strcspn(name, "]");
+        len = strcspn(name, "]%"); /* nor does the zone of a link-local one */
         snprintf(text, sizeof text, "%.*s", (int)len - 1, name + 1);
         if (inet_pton(AF_INET6, text, &v6) == 1)
             return hash(&v6, sizeof v6 / 2);

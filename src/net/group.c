@@ -17,6 +17,7 @@ enum {
     MANY = 32,         /* more than this are never just tried */
     ASK_ROUNDS = 256,  /* before it is found out again */
     QUIET_ROUNDS = 16, /* so often are those of few tried from which nothing is expected */
+    REFUSALS = 4,      /* and those that take nothing, after 2, 4, 8 rounds: 2 to the power of this */
     LINGER_MS = 1000,  /* how long the other side has to read what was sent last */
     LINGER_MAX = 64,
     LINGER_TICK_MS = 100,
@@ -49,11 +50,6 @@ struct plx_stream_group {
 static struct plx_stream_group *stream_group_of(struct plx_source *source)
 {
     return plx_container_of(source, struct plx_stream_group, source);
-}
-
-struct plx_reactor *plx_stream_group_reactor(const struct plx_stream_group *g)
-{
-    return g->reactor;
 }
 
 uint8_t *plx_stream_group_rx(const struct plx_stream_group *g)
@@ -97,6 +93,7 @@ int plx_stream_add(struct plx_stream_group *g, struct plx_stream *s)
     struct epoll_event ev = {.events = EPOLLIN | (starts ? EPOLLOUT : 0), .data.ptr = s};
     s->group = g;
     s->dirty = s->blocked = s->quiet = s->stalled = s->gone = false;
+    s->refusals = 0;
     if (s->fd >= 0 && epoll_ctl(g->source.fd, EPOLL_CTL_ADD, s->fd, &ev) < 0) {
         int ret = -errno;
         s->ops->close(s);
@@ -117,7 +114,7 @@ static void unlink_stream(struct plx_stream *s)
     struct plx_stream_group *g = s->group;
     if (s->dirty)
         plx_list_del(&s->dirty_link);
-    s->dirty = false;
+    s->dirty = s->blocked = false;
     plx_list_del(&s->link);
     g->n--;
     g->changes++;
@@ -245,19 +242,41 @@ static int start(struct plx_stream *s)
     return 1;
 }
 
-/* A stream that takes no more is left alone until the kernel says so, unless streams are just tried. */
+static bool ask(const struct plx_stream_group *g)
+{
+    return (g->asking || g->n > MANY || g->event < g->nevents) && !g->nodd;
+}
+
+/*
+ * A stream that takes no more is left alone until the kernel says so, and in no list. Where streams are just tried it
+ * is tried, ever more rarely; it stays in the list of those that have something to send, until the kernel is asked.
+ */
+static void mind_blocked(struct plx_stream *s, int work)
+{
+    s->refusals = s->blocked && !work ? (uint8_t)plx_min_u64(s->refusals + 1u, REFUSALS) : 0;
+    if (s->blocked && !ask(s->group) && !(s->watched & EPOLLOUT))
+        plx_stream_dirty(s);
+    else
+        watch_out(s, s->blocked);
+}
+
+static void watch_blocked(struct plx_stream *s)
+{
+    plx_list_del(&s->dirty_link);
+    s->dirty = false;
+    watch_out(s, true);
+}
+
 static int flush(struct plx_stream *s)
 {
-    struct plx_stream_group *g = s->group;
+    const bool before = s->blocked;
     plx_list_del(&s->dirty_link);
     s->dirty = s->blocked = false;
     int work = s->user->out(s);
     if (plx_unlikely(s->state == PLX_STREAM_CLOSED))
         return 1;
-    if (plx_unlikely(s->blocked))
-        plx_stream_dirty(s);
-    if (plx_unlikely(s->watched & EPOLLOUT || (s->blocked && g->asking)))
-        watch_out(s, s->blocked);
+    if (plx_unlikely(before || s->blocked))
+        mind_blocked(s, work);
     return work;
 }
 
@@ -266,7 +285,7 @@ static int serve(struct plx_stream *s, bool in, bool out)
     if (plx_unlikely(s->state == PLX_STREAM_STARTING))
         return start(s);
     int work = in ? s->user->in(s) : 0;
-    if (s->dirty && (!s->blocked || out))
+    if (plx_unlikely(s->blocked) ? out : s->dirty)
         work += flush(s);
     return work;
 }
@@ -286,7 +305,7 @@ static int try_all(struct plx_stream_group *g)
         it = it->next;
         if (s->quiet && !s->dirty && !all)
             continue;
-        int did = serve(s, true, true);
+        int did = serve(s, true, plx_unlikely(s->blocked) && (all || !(g->rounds & ((1u << s->refusals) - 1))));
         work += did;
         vain += !did;
         if (!did || !s->user->one_a_round)
@@ -326,11 +345,6 @@ static int serve_ready(struct plx_stream_group *g)
     return work;
 }
 
-static bool ask(const struct plx_stream_group *g)
-{
-    return (g->asking || g->n > MANY || g->event < g->nevents) && !g->nodd;
-}
-
 /* What is to be sent for other reasons than that something came. */
 static int flush_dirty(struct plx_stream_group *g)
 {
@@ -344,7 +358,7 @@ static int flush_dirty(struct plx_stream_group *g)
         if (s->state == PLX_STREAM_OPEN && !s->blocked)
             work += flush(s);
         else if (s->blocked && ask(g))
-            watch_out(s, true); /* it was blocked when streams were just tried */
+            watch_blocked(s); /* since streams were just tried */
         if (end)
             break;
     }
@@ -374,7 +388,7 @@ static bool deafen(struct plx_stream *s)
     struct pollfd p = {.fd = s->fd, .events = POLLRDHUP};
     s->gone = s->fd >= 0 && poll(&p, 1, 0) > 0;
     if (!s->gone)
-        watch_events(s, EPOLLRDHUP | (s->dirty ? EPOLLOUT : 0));
+        watch_events(s, EPOLLRDHUP | (s->blocked ? EPOLLOUT : 0));
     return s->gone;
 }
 

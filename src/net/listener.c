@@ -52,7 +52,7 @@ int plx_listener_bind(struct plx_listener *l, struct sockaddr_storage *at)
     setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
     if (at->ss_family == AF_INET6)
         setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &one, sizeof one);
-    /* Listening begins later; but two processes cannot both bind. */
+    /* Listening begins later, and fails then for the second of two processes: SO_REUSEADDR lets both bind. */
     if (bind(fd, (const struct sockaddr *)at, plx_addr_len(at)) < 0 ||
         getsockname(fd, (struct sockaddr *)at, &len) < 0) {
         int ret = -errno;

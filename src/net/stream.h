@@ -76,6 +76,7 @@ struct plx_stream {
     bool quiet;    /* the user's: nothing is expected, so it is tried now and then */
     bool stalled;  /* see plx_stream_stall() */
     bool gone;     /* of a stalled one: its peer has ended it */
+    uint8_t refusals; /* flushes in a row of which it took nothing, up to a limit */
     uint32_t watched; /* what the kernel is asked to tell of it */
     struct plx_list link, dirty_link;
     uint64_t until; /* lingering: reactor time */
@@ -87,7 +88,6 @@ struct plx_stream {
 /* The reactor's group, made on first use; to be put back as often. @return NULL without memory or descriptors */
 struct plx_stream_group *plx_stream_group_get(struct plx_reactor *r);
 void plx_stream_group_put(struct plx_stream_group *g);
-struct plx_reactor *plx_stream_group_reactor(const struct plx_stream_group *g);
 /* The shared receive buffer. What is in it is to be handled, or copied, before in() returns. */
 uint8_t *plx_stream_group_rx(const struct plx_stream_group *g);
 

@@ -315,7 +315,7 @@ struct nvmf_transport {
     int (*accept)(struct plx_nvmf_listener *l);
     /* Takes none any more; the address is free again. */
     void (*deafen)(struct plx_nvmf_listener *l);
-    void (*free_listener)(struct plx_nvmf_listener *l);
+    void (*free_listener)(struct plx_nvmf_listener *l); /* whether it takes connections or not */
 
     /* All connections of a reactor. On that reactor. */
     int (*group_start)(struct nvmf_group *g);

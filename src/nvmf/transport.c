@@ -77,7 +77,8 @@ void nvmf_listeners_start(struct plx_nvmf_target *t, bool all, int *result)
         l->listening = !ret;
         if (!ret)
             continue;
-        plx_error("cannot listen on %s port %u: %s", l->addr, l->port, strerror(-ret));
+        plx_error("cannot listen on %s port %u: %s%s", l->addr, l->port, strerror(-ret),
+                  ret == -EADDRINUSE ? "; another process does, choose another port" : "");
         *result = *result ? *result : ret;
         if (all) {
             nvmf_listeners_stop(t);
@@ -92,8 +93,6 @@ static void free_all(struct plx_list *listeners)
 {
     plx_list_for_each_safe(it, listeners) {
         struct plx_nvmf_listener *l = listener_of(it);
-        if (l->listening)
-            l->target->transport->deafen(l);
         plx_list_del(it);
         l->target->transport->free_listener(l);
     }

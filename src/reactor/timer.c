@@ -87,7 +87,7 @@ void plx_timer_cancel(struct plx_reactor *r, struct plx_timer *t)
 int plx_timers_run(struct plx_reactor *r)
 {
     int n = 0;
-    /* What a timer sets anew is due later than now, so this ends. */
+    /* What a timer sets anew may be due now too. */
     for (struct plx_timer *t; (t = r->timers) && t->due <= r->now && n < 64; n++) {
         detach(r, t);
         t->fn(t);

@@ -57,8 +57,14 @@ static int make_target(struct rig *rig)
 
 int rig_start(struct rig *rig, const char *disk)
 {
+    return rig_start_small(rig, disk, 0);
+}
+
+int rig_start_small(struct rig *rig, const char *disk, size_t buffer_bytes)
+{
+    const struct plx_reactor_opts opts = {.core = -1, .buffer_bytes = buffer_bytes};
     memset(rig, 0, sizeof *rig);
-    int ret = plx_reactor_create(&rig->reactor, NULL);
+    int ret = plx_reactor_create(&rig->reactor, &opts);
     if (ret)
         return ret;
     ret = plx_bdev_open(disk, &rig->disk, NULL);
@@ -76,7 +82,12 @@ int rig_start(struct rig *rig, const char *disk)
 
 void rig_stop(struct rig *rig)
 {
-    plx_nvmf_target_stop(rig->target, 100, finished, rig);
+    rig_stop_within(rig, 100);
+}
+
+void rig_stop_within(struct rig *rig, uint32_t grace_ms)
+{
+    plx_nvmf_target_stop(rig->target, grace_ms, finished, rig);
     wait_done(rig);
     plx_nvmf_target_destroy(rig->target);
     plx_reactor_destroy(rig->reactor);
@@ -135,6 +146,7 @@ bool rig_icreq(struct rig *rig, int fd, uint8_t digests)
 {
     struct nvme_tcp_ic ic = {.hdr = {.type = NVME_TCP_ICREQ, .hlen = 128, .plen = plx_put32(128)}, .dgst = digests},
                        answer;
+    rig->data_digest = digests & NVME_TCP_DGST_DATA;
     return rig_send(rig, fd, &ic, sizeof ic) && rig_receive(rig, fd, &answer, sizeof answer) == sizeof answer &&
            answer.hdr.type == NVME_TCP_ICRESP;
 }
@@ -152,10 +164,15 @@ static int response_status(struct rig *rig, int fd, struct nvme_tcp_resp *resp)
 
 static bool send_capsule(struct rig *rig, int fd, const void *cmd, const void *data, uint32_t len)
 {
+    const uint32_t digest = len && rig->data_digest ? NVME_TCP_DIGEST : 0;
     struct nvme_tcp_cmd pdu = {
-        .hdr = {.type = NVME_TCP_CMD, .hlen = 72, .pdo = len ? 72 : 0, .plen = plx_put32(72 + len)}};
+        .hdr = {.type = NVME_TCP_CMD, .hlen = 72, .pdo = len ? 72 : 0, .plen = plx_put32(72 + len + digest)}};
+    uint8_t crc[NVME_TCP_DIGEST];
+    pdu.hdr.flags = digest ? NVME_TCP_DDGSTF : 0;
+    plx_poke32(crc, plx_crc32c(data, len));
     memcpy(&pdu.cmd, cmd, sizeof pdu.cmd);
-    return rig_send(rig, fd, &pdu, sizeof pdu) && (!len || rig_send(rig, fd, data, len));
+    return rig_send(rig, fd, &pdu, sizeof pdu) && (!len || rig_send(rig, fd, data, len)) &&
+           (!digest || rig_send(rig, fd, crc, digest));
 }
 
 int rig_command(struct rig *rig, int fd, const struct nvme_cmd *cmd, const void *data, uint32_t len)

@@ -16,13 +16,17 @@ struct rig {
     struct plx_reactor *reactor;
     struct plx_bdev *disk;
     struct plx_nvmf_target *target;
-    bool done; /* of the start or stop under way */
+    bool data_digest; /* agreed on by the last connection */
+    bool done;        /* of the start or stop under way */
     int result;
 };
 
 /* Makes and starts a target with one disk. @return 0, or a negative errno value with nothing left behind */
 int rig_start(struct rig *rig, const char *disk);
+/* The same with a pool of buffers of this size, at least 4 MiB. */
+int rig_start_small(struct rig *rig, const char *disk, size_t buffer_bytes);
 void rig_stop(struct rig *rig);
+void rig_stop_within(struct rig *rig, uint32_t grace_ms);
 /* Polls until nothing more happens. */
 void rig_settle(struct rig *rig);
 
@@ -44,7 +48,7 @@ int rig_connect_to(struct rig *rig, int fd, const char *nqn, uint16_t qid, uint1
 int rig_connect_queue(struct rig *rig, int fd, uint16_t qid, uint16_t *cntlid);
 /* Sets CC.EN. */
 int rig_enable(struct rig *rig, int fd);
-/* Sends a capsule without digests and returns the status of its response; data, if any, is in the capsule. */
+/* Sends a capsule and returns the status of its response; data, if any, is in the capsule. */
 int rig_command(struct rig *rig, int fd, const struct nvme_cmd *cmd, const void *data, uint32_t len);
 /* A whole host: admin and one I/O queue. @return whether it came to be */
 bool rig_host(struct rig *rig, int *admin, int *io);

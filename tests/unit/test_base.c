@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* Sizes and cores as people type them, UUIDs, CRC32C, lists, log lines. */
+/* Sizes and cores as people type them, UUIDs, CRC32C, lists, errors. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -189,25 +189,6 @@ static void a_list_keeps_order_and_loses_what_is_removed(void **state)
     assert_true(plx_list_empty(&head));
 }
 
-static void keep_line(void *arg, enum plx_log_level level, const char *line)
-{
-    (void)level;
-    strncpy(arg, line, 63);
-}
-
-static void lines_are_logged_up_to_the_level_asked_for(void **state)
-{
-    (void)state;
-    char line[64] = "";
-    plx_warn("before anybody listens");
-    plx_log_set(keep_line, line, PLX_LOG_WARN);
-    plx_info("too fine");
-    assert_string_equal(line, "");
-    plx_warn("disk %d", 7);
-    assert_string_equal(line, "disk 7");
-    plx_log_set(NULL, NULL, PLX_LOG_ERROR);
-}
-
 static void failures_carry_a_sentence_and_their_number(void **state)
 {
     (void)state;
@@ -230,7 +211,6 @@ int main(void)
         cmocka_unit_test(crc32c_matches_rfc3720),
         cmocka_unit_test(crc32c_continues_over_pieces),
         cmocka_unit_test(a_list_keeps_order_and_loses_what_is_removed),
-        cmocka_unit_test(lines_are_logged_up_to_the_level_asked_for),
         cmocka_unit_test(failures_carry_a_sentence_and_their_number),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -159,10 +159,12 @@ static void another_port_is_no_other_peer(void **state)
         knock(peer);
         snprintf(peer, sizeof peer, "[2001:db8:0:3::%x]:%d", i + 1, 1024 + i); /* nor a host of the same network */
         knock(peer);
+        snprintf(peer, sizeof peer, "[fe80::%x%%eth0]:%d", i + 1, 1024 + i);
+        knock(peer);
     }
-    assert_int_equal(got.lines, 2 * PLX_LOG_LINES);
+    assert_int_equal(got.lines, 3 * PLX_LOG_LINES);
     knock("[2001:db8:0:4::1]:1024");
-    assert_int_equal(got.lines, 2 * PLX_LOG_LINES + 1);
+    assert_int_equal(got.lines, 3 * PLX_LOG_LINES + 1);
 }
 
 static void disks_are_told_apart_by_their_whole_names(void **state)
@@ -218,6 +220,16 @@ static void what_nobody_wants_to_see_is_not_counted(void **state)
     plx_log_set(keep, NULL, PLX_LOG_WARN);
     flood("10.0.5.1:5");
     assert_int_equal(plx_log_due(), 0);
+    next_interval();
+    assert_int_equal(got.lines + got.counts, 0);
+}
+
+static void what_nobody_listens_to_is_not_told_later(void **state)
+{
+    (void)state;
+    plx_log_set(NULL, NULL, PLX_LOG_DEBUG);
+    flood("10.0.9.1:5");
+    plx_log_set(keep, NULL, PLX_LOG_DEBUG);
     next_interval();
     assert_int_equal(got.lines + got.counts, 0);
 }
@@ -293,6 +305,7 @@ int main(void)
         cmocka_unit_test_setup(a_flood_that_goes_on_has_only_its_count_told, begin),
         cmocka_unit_test_setup(peers_beyond_those_told_apart_have_a_limit_together, begin),
         cmocka_unit_test_setup(what_nobody_wants_to_see_is_not_counted, begin),
+        cmocka_unit_test_setup(what_nobody_listens_to_is_not_told_later, begin),
         cmocka_unit_test_setup(the_rest_is_told_to_whom_it_was_kept_from, begin),
         cmocka_unit_test_setup(a_reactor_does_not_sleep_past_a_count_that_is_due, begin),
         cmocka_unit_test_setup(every_line_of_several_threads_is_logged_or_counted, begin),

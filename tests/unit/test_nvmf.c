@@ -5,8 +5,10 @@
 #include "nvmf/tcp/tcp.h"
 
 #include <errno.h>
+#include <netinet/in.h>
 #include <setjmp.h>
 #include <stdarg.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <time.h>
@@ -609,7 +611,15 @@ static void a_listener_that_was_removed_hears_nobody_after_a_stop(void **state)
     plx_bdev_close(rig.disk);
 }
 
-static void a_listener_that_cannot_listen_is_not_advertised(void **state)
+static char last_error[256];
+
+static void keep_error(void *arg, enum plx_log_level level, const char *line)
+{
+    (void)arg, (void)level;
+    snprintf(last_error, sizeof last_error, "%s", line);
+}
+
+static void a_listener_that_cannot_listen_is_told_and_not_advertised(void **state)
 {
     (void)state;
     struct rig rig;
@@ -622,9 +632,12 @@ static void a_listener_that_cannot_listen_is_not_advertised(void **state)
     setsockopt(other, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
     assert_int_equal(bind(other, (struct sockaddr *)&to, sizeof to), 0); /* both are bound, and one can listen */
     assert_int_equal(listen(other, 1), 0);
+    plx_log_set(keep_error, NULL, PLX_LOG_ERROR);
     plx_nvmf_target_apply(rig.target, over, &result);
     rig_settle(&rig);
+    plx_log_set(NULL, NULL, PLX_LOG_ERROR);
     assert_int_equal(result, -EADDRINUSE);
+    assert_non_null(strstr(last_error, "another process does, choose another port"));
     assert_int_equal(rig.target->snap->nlisteners, 0);
     close(other);
     rig_stop(&rig);
@@ -655,7 +668,7 @@ int main(void)
         cmocka_unit_test(disks_of_one_identity_are_not_in_one_subsystem),
         cmocka_unit_test(a_referral_is_the_same_however_its_address_is_written),
         cmocka_unit_test(a_listener_that_was_removed_hears_nobody_after_a_stop),
-        cmocka_unit_test(a_listener_that_cannot_listen_is_not_advertised),
+        cmocka_unit_test(a_listener_that_cannot_listen_is_told_and_not_advertised),
         cmocka_unit_test(start_and_connect_survive_every_failed_allocation),
     };
     return cmocka_run_group_tests_name("nvmf", tests, NULL, NULL);

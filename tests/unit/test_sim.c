@@ -1,10 +1,17 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
  * Host and target against each other, over a network of memory and in simulated time: lives of an association, each
- * from a seed that repeats it. Bytes are cut, held back, late, sometimes wrong; connections break; commands are
- * aborted. What was written is what is read, every command ends, and nothing stays behind.
+ * with a seed. Bytes are cut, held back, late, sometimes wrong; connections break; commands are aborted. What was
+ * written is what is read, every command ends, and nothing stays behind.
  *
  *     test_sim [SEED [LIVES]]
+ *
+ * A life takes over what those before it left: the blocks of the disk, whose turn it is, what was tried in vain.
+ * Reactors and target are new with each seed that is a multiple of a hundred; so what repeats a life begins there, and
+ * that is what is printed.
+ *
+ * Streams of memory have no descriptors, so some of the streams' group is not reached: to ask the kernel who is ready,
+ * blocked streams that wait for it to tell, what a stalled one is deaf to, reactors that sleep. See test_stream.c.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -46,7 +53,8 @@ struct slot {
 };
 
 static struct sim {
-    uint64_t seed, now;
+    uint64_t seed, first; /* of a life, and of the first one since all was new */
+    uint64_t now;
     struct plx_reactor *host, *target_reactor;
     struct plx_bdev *disk;
     struct plx_nvmf_target *target;
@@ -72,8 +80,8 @@ static uint64_t simulated(void)
 #define CHECK(x)                                                                                                       \
     do {                                                                                                               \
         if (!(x)) {                                                                                                    \
-            fprintf(stderr, "%s:%d: %s\nto repeat: test_sim %llu 1\n", __FILE__, __LINE__, #x,                         \
-                    (unsigned long long)sim.seed);                                                                     \
+            fprintf(stderr, "%s:%d: %s\nto repeat: test_sim %llu %llu\n", __FILE__, __LINE__, #x,                      \
+                    (unsigned long long)sim.first, (unsigned long long)(sim.seed - sim.first + 1));                    \
             abort();                                                                                                   \
         }                                                                                                              \
     } while (0)
@@ -356,6 +364,7 @@ static void begin_sim(bool one_reactor)
     const struct plx_nvmf_subsystem_opts opts = {.nqn = NQN, .allow_any_host = true};
     const struct memnet_opts nothing = {.window = 1};
     struct plx_nvmf_subsystem *s;
+    sim.now = PLX_NS_PER_S;
     memset(sim.version, 0, sizeof sim.version);
     memset(sim.taken, 0, sizeof sim.taken);
     CHECK(plx_reactor_create(&sim.target_reactor, NULL) == 0);
@@ -390,6 +399,7 @@ static void what_was_written_is_read_whatever_the_network_does(void **state)
 {
     (void)state;
     for (uint64_t seed = first_seed; seed < first_seed + lives;) {
+        sim.first = seed;
         begin_sim(seed / 100 % 2);
         do
             one_life(seed++);
@@ -412,7 +422,6 @@ int main(int argc, char **argv)
         first_seed = strtoull(argv[1], NULL, 0);
     if (argc > 2)
         lives = (unsigned)strtoul(argv[2], NULL, 0);
-    sim.now = PLX_NS_PER_S;
     plx_clock_simulate(simulated);
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -33,7 +33,7 @@ struct end {
     const uint8_t *out;
     size_t left, got;
     uint8_t *in;
-    unsigned ins; /* calls */
+    unsigned ins, outs; /* calls */
     int started, start_result;
     bool over;
     struct plx_stream *victim; /* closed at the next call */
@@ -71,6 +71,7 @@ static int end_in(struct plx_stream *s)
 static int end_out(struct plx_stream *s)
 {
     struct end *e = end_of(s);
+    e->outs++;
     const struct iovec iov[2] = {{(void *)(uintptr_t)e->out, e->left / 3},
                                  {(void *)(uintptr_t)(e->out + e->left / 3), e->left - e->left / 3}};
     ssize_t n = plx_stream_send(s, iov, 2);
@@ -356,11 +357,93 @@ static void a_blocked_stream_goes_on_when_there_is_room(void **state)
     for (ssize_t k; n < BYTES; n += (size_t)k) {
         k = read(peer, got + n, BYTES - n);
         assert_true(k > 0);
-        poll_rounds(1);
+        poll_rounds(16); /* it is not tried in each */
     }
     assert_memory_equal(got, bytes, BYTES);
     end_free(&e);
     close(peer);
+}
+
+/* Fills what a socket takes. */
+static void block(struct end *e, int *peer)
+{
+    static uint8_t bytes[BYTES];
+    end_init(e, &plain);
+    sockets(e, peer);
+    e->out = bytes, e->left = BYTES;
+    plx_stream_dirty(&e->s);
+}
+
+static void read_all(struct end *e, int peer)
+{
+    static uint8_t sink[BYTES];
+    for (size_t n = 0; n < BYTES;) {
+        ssize_t k = read(peer, sink, BYTES);
+        assert_true(k > 0);
+        n += (size_t)k;
+        poll_rounds(16);
+    }
+    assert_int_equal(e->left, 0);
+    assert_false(e->s.blocked);
+}
+
+static void a_stream_that_takes_nothing_is_tried_ever_more_rarely(void **state)
+{
+    (void)state;
+    struct end e;
+    int peer;
+    block(&e, &peer);
+    poll_rounds(160);
+    assert_true(e.s.blocked);
+    assert_in_range(e.outs, 10, 16);
+    read_all(&e, peer);
+    end_free(&e);
+    close(peer);
+}
+
+static void a_blocked_stream_that_closes_itself_is_not_tried_any_more(void **state)
+{
+    (void)state;
+    for (unsigned rounds = 1; rounds <= 16; rounds++) {
+        struct end e;
+        int peer;
+        block(&e, &peer);
+        poll_rounds(rounds);
+        unsigned outs = e.outs;
+        e.victim = &e.s;
+        poll_rounds(1);
+        assert_null(e.victim);
+        assert_int_equal(e.outs, outs);
+        end_free(&e);
+        close(peer);
+    }
+}
+
+static bool some_are_listed(void)
+{
+    return !plx_list_empty(&((struct plx_stream_dirty_list *)group)->list);
+}
+
+static void of_many_blocked_streams_none_is_looked_at_until_there_is_room(void **state)
+{
+    (void)state;
+    enum { MANY = 60 };
+    static struct end e[MANY];
+    int peers[MANY];
+    for (int i = 0; i < MANY; i++)
+        block(&e[i], &peers[i]);
+    poll_rounds(5);
+    assert_false(some_are_listed());
+    for (int i = 0; i < MANY; i++)
+        assert_true(e[i].s.blocked && e[i].outs <= 3);
+    plx_stream_dirty(&e[7].s); /* there is more to send, but it takes nothing even so */
+    poll_rounds(5);
+    assert_false(some_are_listed());
+    for (int i = 0; i < MANY; i++) {
+        read_all(&e[i], peers[i]);
+        end_free(&e[i]);
+        close(peers[i]);
+    }
 }
 
 static void a_lingering_socket_closes_after_the_peer_or_after_a_while(void **state)
@@ -467,6 +550,31 @@ static void a_stalled_stream_wakes_nobody_but_by_its_end(void **state)
     close(peer);
 }
 
+static void room_in_a_blocked_stream_wakes_the_reactor(void **state)
+{
+    (void)state;
+    plx_clock_simulate(NULL); /* descriptors are slept on */
+    for (int i = 0; i < 6; i++) {
+        struct end e;
+        int peer;
+        uint8_t sink[BYTES];
+        block(&e, &peer);
+        e.s.user = &stalls;
+        stall_all = i % 2; /* then what comes is to wake nobody */
+        poll_rounds(20);
+        assert_true(e.s.blocked && e.s.stalled == stall_all);
+        for (int sleeps = 0; sleeps < i / 2; sleeps++)
+            assert_false(wakes());
+        size_t left = e.left;
+        assert_true(read(peer, sink, sizeof sink) > 0);
+        assert_true(wakes());
+        assert_true(e.left < left);
+        stall_all = false;
+        end_free(&e);
+        close(peer);
+    }
+}
+
 static void a_connection_that_cannot_be_made_is_told_of(void **state)
 {
     (void)state;
@@ -500,6 +608,11 @@ int main(void)
         cmocka_unit_test_setup_teardown(streams_that_are_tried_in_vain_are_asked_for, set_up, tear_down),
         cmocka_unit_test_setup_teardown(a_stream_that_is_closed_by_another_is_not_called_any_more, set_up, tear_down),
         cmocka_unit_test_setup_teardown(a_blocked_stream_goes_on_when_there_is_room, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(a_stream_that_takes_nothing_is_tried_ever_more_rarely, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(a_blocked_stream_that_closes_itself_is_not_tried_any_more, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(of_many_blocked_streams_none_is_looked_at_until_there_is_room, set_up,
+                                        tear_down),
+        cmocka_unit_test_setup_teardown(room_in_a_blocked_stream_wakes_the_reactor, set_up, tear_down),
         cmocka_unit_test_setup_teardown(a_lingering_socket_closes_after_the_peer_or_after_a_while, set_up, tear_down),
         cmocka_unit_test_setup_teardown(memory_is_released_when_lingering_is_over, set_up, tear_down),
         cmocka_unit_test_setup_teardown(a_stalled_stream_wakes_nobody_but_by_its_end, set_up, tear_down),

@@ -3,7 +3,8 @@
  * Who gets buffers: memory is bounded whatever hosts do, so requests wait in line for it. Hosts that were asked for
  * data, and disks that were asked to read, are two lines, neither of which can take more than three quarters of the
  * pool; both together leave a reserve; and one connection can hold an eighth of the pool in each, and another in held
- * halves of fused commands. Within a line connections take turns.
+ * halves of fused commands. Within a line connections take turns. What sockets leave of lent memory has a part of its
+ * own.
  */
 #include "nvmf/tcp/tcp.h"
 
@@ -45,12 +46,12 @@ static bool over_share(const struct tcp_conn *c, const struct tcp_req *req)
     return conn_over_share(c, req) || disk_over_share(req, rounded(req->core.len));
 }
 
-static void count(struct tcp_conn *c, struct tcp_req *req)
+static void count(struct tcp_conn *c, struct tcp_req *req, enum tcp_wait_class cls)
 {
     size_t size = rounded(req->buf_size);
-    req->counted = true;
-    c->held[class_of(req)] += size;
-    c->group->class_bytes[class_of(req)] += size;
+    req->counted = (uint8_t)(1 + cls);
+    c->held[cls] += size;
+    c->group->class_bytes[cls] += size;
 }
 
 static bool try_get(struct tcp_conn *c, struct tcp_req *req)
@@ -65,7 +66,7 @@ static bool try_get(struct tcp_conn *c, struct tcp_req *req)
         return false;
     }
     tcp_buf_own(req, req->core.data, req->core.len);
-    count(c, req);
+    count(c, req, cls);
     return true;
 }
 
@@ -75,7 +76,7 @@ bool tcp_buf_hold(struct tcp_req *req)
     if (conn_over_share(c, req))
         return false;
     req->since = plx_reactor_now(c->group->reactor);
-    count(c, req);
+    count(c, req, TCP_HALVES);
     return true;
 }
 
@@ -123,17 +124,61 @@ bool tcp_buf_take(struct tcp_req *req, uint32_t size)
     return mem != NULL;
 }
 
+/*
+ * Whether what sockets take in part may have more. Peers that do not read can have all that it may, so that is a part
+ * of the pool, and leaves data that comes unasked its own.
+ */
+static bool may_keep(const struct tcp_group *g, size_t size)
+{
+    size_t total = plx_buf_total_bytes(g->reactor);
+    return g->class_bytes[TCP_RESTS] + size <= total / TCP_RESTS_SHARE &&
+           plx_buf_free_bytes(g->reactor) >= size + total / TCP_UNASKED;
+}
+
+bool tcp_buf_spare(struct tcp_group *g)
+{
+    if (!g->spare && may_keep(g, TCP_SPARE_BYTES))
+        g->spare = plx_buf_get(g->reactor, TCP_SPARE_BYTES);
+    if (!g->spare)
+        g->refused = true;
+    return g->spare != NULL;
+}
+
+void tcp_buf_keep(struct tcp_req *req, uint32_t size)
+{
+    struct tcp_conn *c = tcp_req_conn(req);
+    if (!may_keep(c->group, rounded(size)) || !tcp_buf_take(req, size)) {
+        tcp_buf_own(req, c->group->spare, TCP_SPARE_BYTES);
+        c->group->spare = NULL;
+    }
+    count(c, req, TCP_RESTS);
+}
+
 static void uncount(struct tcp_req *req)
 {
     if (!req->counted)
         return;
     struct tcp_conn *c = tcp_req_conn(req);
-    enum tcp_wait_class cls = class_of(req); /* Verify clears its direction, but only reads do that */
+    const unsigned cls = req->counted - 1u;
     size_t size = rounded(req->buf_size);
     assert(c->held[cls] >= size && c->group->class_bytes[cls] >= size);
     c->held[cls] -= size;
     c->group->class_bytes[cls] -= size;
-    req->counted = false;
+    req->counted = 0;
+}
+
+void tcp_buf_orphan(struct tcp_conn *c, struct tcp_conn *to)
+{
+    size_t stays[TCP_WAIT_CLASSES] = {0};
+    /* What disks do not have stays, such as Connect, which ends soon. All that a closed one has is in its table. */
+    for (unsigned b = 0; b < NVMF_PENDING_BUCKETS; b++)
+        for (struct nvmf_req *core = c->qp.pending[b]; core; core = core->chain)
+            if (tcp_req_of(core)->counted)
+                stays[tcp_req_of(core)->counted - 1] += rounded(tcp_req_of(core)->buf_size);
+    for (unsigned i = 0; i < TCP_WAIT_CLASSES; i++) {
+        to->held[i] += c->held[i] - stays[i];
+        c->held[i] = stays[i];
+    }
 }
 
 struct tcp_req *tcp_req_get(struct tcp_conn *c)
@@ -144,7 +189,8 @@ struct tcp_req *tcp_req_get(struct tcp_conn *c)
     struct tcp_req *req = tcp_req_of(core);
     req->buf_size = req->received = 0;
     req->state = TCP_REQ_NEW;
-    req->data_error = req->counted = false;
+    req->data_error = false;
+    req->counted = 0;
     req->tx = TCP_TX_NONE;
     return req;
 }
@@ -172,11 +218,9 @@ void tcp_req_put(struct tcp_req *req)
 static struct tcp_req *next_in_line(const struct tcp_conn *c, enum tcp_wait_class cls)
 {
     struct tcp_req *req = c->wait[cls].head;
-    if (conn_over_share(c, req))
-        return NULL;
     while (req && disk_over_share(req, rounded(req->core.len)))
         req = req->next;
-    return req;
+    return req && !conn_over_share(c, req) ? req : NULL;
 }
 
 /*

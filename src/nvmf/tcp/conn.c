@@ -41,6 +41,7 @@ struct tcp_conn *tcp_conn_create(struct plx_nvmf_target *t)
         tcp_queue_init(&c->wait[i]);
         plx_list_init(&c->wait_link[i]);
     }
+    plx_list_init(&c->unsent_link);
     plx_list_init(&c->link);
     plx_list_init(&c->fresh_link);
     return c;
@@ -184,6 +185,7 @@ static void drop_requests(struct tcp_conn *c)
         tcp_queue_init(&c->wait[i]);
         plx_list_del(&c->wait_link[i]);
     }
+    plx_list_del(&c->unsent_link);
     while (c->abandoned.head)
         tcp_forget(c, c->abandoned.head);
     nvmf_qpair_close(&c->qp, put_core);
@@ -194,10 +196,7 @@ void tcp_conn_orphan(struct tcp_conn *c)
     struct tcp_conn *to = c->group->orphans;
     if (c->qp.in_flight && !c->detaching)
         nvmf_qpair_orphan(&c->qp, &to->qp);
-    for (unsigned i = 0; i < TCP_WAIT_CLASSES; i++) { /* what is held is held by those alone */
-        to->held[i] += c->held[i];
-        c->held[i] = 0;
-    }
+    tcp_buf_orphan(c, to);
 }
 
 void tcp_conn_close(struct tcp_conn *c, const char *why)
@@ -278,10 +277,11 @@ void tcp_conn_check_limits(struct tcp_conn *c, uint64_t now)
             tcp_conn_close(c, NULL);
         return;
     }
-    const char *why = c->fresh && now - c->born > connect          ? "no Connect command in time"
-                      : c->pdu_since && now - c->pdu_since > limit ? "stopped in the middle of a PDU"
-                      : c->tx_since && now - c->tx_since > limit   ? "does not read its responses"
-                                                                   : overdue(c, now, limit);
+    bool within = c->pdu_since && !c->stream.stalled; /* which stalls at headers only, where it holds nothing */
+    const char *why = c->fresh && now - c->born > connect        ? "no Connect command in time"
+                      : within && now - c->pdu_since > limit     ? "stopped in the middle of a PDU"
+                      : c->tx_since && now - c->tx_since > limit ? "does not read its responses"
+                                                                 : overdue(c, now, limit);
     if (why)
         tcp_conn_close(c, why);
 }

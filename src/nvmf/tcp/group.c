@@ -39,6 +39,8 @@ static int tcp_group_poll(struct plx_source *s)
 {
     struct tcp_group *g = tcp_group_of(s);
     int work = tcp_buf_serve(g);
+    if (plx_unlikely(!plx_list_empty(&g->unsent)))
+        work += tcp_tx_resume(g);
     if (plx_unlikely(!plx_list_empty(&g->dead)))
         work += reap(g);
     return work;
@@ -88,6 +90,7 @@ int tcp_group_start(struct nvmf_group *core)
     plx_list_init(&g->conns);
     plx_list_init(&g->dead);
     plx_list_init(&g->fresh);
+    plx_list_init(&g->unsent);
     for (unsigned i = 0; i < TCP_WAIT_CLASSES; i++)
         plx_list_init(&g->line[i]);
     g->tick.fn = tick;

@@ -299,31 +299,68 @@ static void frame_lost(struct nvme_tcp_frame *f, int ret)
 static const struct nvme_tcp_frame_ops frame_ops = {
     .pdu = pdu, .data = data_here, .fatal = frame_fatal, .lost = frame_lost};
 
-int tcp_rx(struct plx_stream *s)
+/* What is to come of the present PDU and needs no memory: it would be we who keep that PDU unfinished. */
+static size_t rest_of_pdu(const struct nvme_tcp_frame *f)
 {
-    struct tcp_conn *c = tcp_stream_conn(s);
-    size_t limit = tcp_buf_rx_limit(c);
-    if (plx_unlikely(!limit)) {
-        /* Memory is short: take in what gives it back, the data that was asked for and its headers. */
-        bool data = c->frame.state == NVME_TCP_FRAME_DATA && !c->frame.discard;
-        if (c->r2ts)
-            limit = TCP_RX_ANSWER;
-        plx_stream_stall(s, !c->r2ts && !data);
-        if (s->stalled && s->gone) {
-            tcp_conn_close(c, NULL);
-            return 1;
-        }
-        if (s->stalled)
-            return 0;
-    } else if (plx_unlikely(s->stalled)) {
-        plx_stream_stall(s, false);
+    switch ((enum nvme_tcp_frame_state)f->state) {
+    case NVME_TCP_FRAME_DATA:
+        return f->discard ? plx_min_u64(f->left, PLX_STREAM_RX_BYTES) : 0; /* other data goes to its place */
+    case NVME_TCP_FRAME_DIGEST:
+        return (size_t)(f->digest_len - f->digest_have);
+    case NVME_TCP_FRAME_HEADER:
+        break;
     }
+    return 0;
+}
+
+/* A peer has no time to lose while it is we who take nothing. */
+static void stall(struct tcp_conn *c, bool stalled)
+{
+    if (c->stream.stalled && !stalled && c->pdu_since)
+        c->pdu_since = plx_reactor_now(c->group->reactor);
+    plx_stream_stall(&c->stream, stalled);
+}
+
+static int receive(struct tcp_conn *c, size_t limit)
+{
     uint32_t before = c->frame.pdus;
-    if (!nvme_tcp_frame_receive(&c->frame, &frame_ops, s, limit))
+    if (!nvme_tcp_frame_receive(&c->frame, &frame_ops, &c->stream, limit))
         return 0;
     if (plx_likely(nvme_tcp_frame_between(&c->frame)))
         c->pdu_since = 0;
     else if (!c->pdu_since || c->frame.pdus != before)
         c->pdu_since = plx_reactor_now(c->group->reactor);
     return 1;
+}
+
+/* Memory is short: takes in what gives it back, the data that was asked for and its headers, and what needs none. */
+static int receive_little(struct tcp_conn *c)
+{
+    struct plx_stream *s = &c->stream;
+    const size_t limit = plx_max_u64(c->r2ts ? TCP_RX_ANSWER : 0, rest_of_pdu(&c->frame));
+    const unsigned before = c->outstanding;
+    stall(c, !limit && c->frame.state != NVME_TCP_FRAME_DATA);
+    if (s->stalled && s->gone) {
+        tcp_conn_close(c, NULL);
+        return 1;
+    }
+    if (s->stalled)
+        return 0;
+    int work = receive(c, limit);
+    /* What was received for its data was another command: there must be an end of that. */
+    if (c->outstanding > before && c->group->core->reqs_in_use > 2 * NVMF_MAX_REQUESTS)
+        tcp_conn_close(c,
+                       "it sends commands instead of the data that it was asked for, and there are too many already");
+    return work;
+}
+
+int tcp_rx(struct plx_stream *s)
+{
+    struct tcp_conn *c = tcp_stream_conn(s);
+    size_t limit = tcp_buf_rx_limit(c);
+    if (plx_unlikely(!limit))
+        return receive_little(c);
+    if (plx_unlikely(s->stalled))
+        stall(c, false);
+    return receive(c, limit);
 }

@@ -26,7 +26,9 @@ enum {
     TCP_SPARE_BYTES = 64 << 10, /* the largest logical block */
     TCP_RX_ANSWER = 128,        /* received even when memory is short, from hosts that were asked for data */
     TCP_SHARE = 8,              /* a connection may hold this part of the pool, and always one buffer */
-    TCP_RESERVE = 8,            /* this part is kept for data that comes unasked, and for what sockets take in part */
+    TCP_RESERVE = 8,            /* this part is kept for data that comes unasked, and for what sockets take in part, */
+    TCP_UNASKED = 16,           /* of it this part for the former alone */
+    TCP_RESTS_SHARE = 4,        /* what sockets take in part may hold this part */
 };
 
 enum tcp_conn_state {
@@ -49,6 +51,7 @@ enum tcp_wait_class {
     TCP_WAIT_R2T,  /* data that hosts are to send */
     TCP_WAIT_READ, /* data that disks are to fill */
     TCP_HALVES,    /* of fused commands, that came in capsules and are held: nobody waits here, they are refused */
+    TCP_RESTS,     /* of lent data that sockets took in part: who would need one waits in tcp_group.unsent */
     TCP_WAIT_CLASSES,
 };
 
@@ -68,7 +71,7 @@ struct tcp_req {
     uint32_t received;    /* bytes of R2T data */
     uint8_t state;        /* enum tcp_req_state */
     bool data_error;      /* a data digest was wrong */
-    bool counted;         /* its buffer counts towards its connection's share */
+    uint8_t counted;      /* 1 + the class that its buffer counts in; 0 for none */
     uint8_t tx;           /* enum tcp_tx: what is queued for sending */
     uint8_t head_len, tail_len;
     uint32_t kept_from, kept_to; /* the part of lent data that is kept in the buffer */
@@ -105,6 +108,7 @@ struct tcp_conn {
 
     struct tcp_queue wait[TCP_WAIT_CLASSES];
     struct plx_list wait_link[TCP_WAIT_CLASSES];
+    struct plx_list unsent_link;
     size_t held[TCP_WAIT_CLASSES]; /* bytes of buffers */
     unsigned r2ts;                 /* outstanding */
     unsigned outstanding;          /* commands whose response has not been sent */
@@ -133,6 +137,7 @@ struct tcp_group {
     size_t class_bytes[TCP_WAIT_CLASSES];
     bool refused;   /* a buffer was not to be had, other than for a connection's own share, since the last tick */
     uint8_t *spare; /* for lent memory that a socket takes in part, when there is no other buffer */
+    struct plx_list unsent; /* connections that wait for one, to send lent memory */
     struct plx_timer tick;
     struct plx_timer deadline;
     bool stopping;
@@ -220,6 +225,8 @@ void tcp_tx_agreed(struct tcp_conn *c);
 void tcp_tx_icresp(struct tcp_conn *c);
 /* Sends what is queued, as far as the stream takes it. @return progress */
 int tcp_tx_flush(struct plx_stream *s);
+/* Some of those who wait to send lent memory go on, if they can. @return how many */
+int tcp_tx_resume(struct tcp_group *g);
 
 /* group.c */
 int tcp_group_start(struct nvmf_group *core);
@@ -233,11 +240,17 @@ struct tcp_req *tcp_req_get(struct tcp_conn *c);
 void tcp_buf_acquire(struct tcp_req *req);
 /* A buffer for data that is already here; not counted, never waits. @return false when there is none */
 bool tcp_buf_take(struct tcp_req *req, uint32_t size);
+/* A buffer for what a socket left of lent data: the spare one if there is no other, which there is: tcp_buf_spare(). */
+void tcp_buf_keep(struct tcp_req *req, uint32_t size);
+/* Lent data may be sent only when there is a buffer for what the socket may leave of it. @return whether there is */
+bool tcp_buf_spare(struct tcp_group *g);
 void tcp_req_put(struct tcp_req *req);
 /* The data of half a fused command is to be held. @return false when its connection already holds its share */
 bool tcp_buf_hold(struct tcp_req *req);
 /* A request gets memory that was got from the reactor's pool with `size`. */
 void tcp_buf_own(struct tcp_req *req, void *mem, uint32_t size);
+/* What requests hold that went over to another connection is held by that one. */
+void tcp_buf_orphan(struct tcp_conn *c, struct tcp_conn *to);
 /* Gives a request's buffer back. */
 void tcp_buf_drop(struct tcp_req *req);
 /* Forgets a command that was aborted: no data comes for it any more. */

@@ -212,17 +212,17 @@ static void keep_rest(struct tcp_conn *c)
     const uint8_t *memory = nvmf_io_map(&req->core);
     if ((done == from && !c->frame.rules.data_digest) || !memory || (req->buf_size && done < req->kept_to))
         return; /* between two blocks, or still in what is kept already */
-    if (!req->buf_size && !tcp_buf_take(req, to - from)) {
-        tcp_buf_own(req, c->group->spare, TCP_SPARE_BYTES); /* there is one where anything lent was sent */
-        c->group->spare = NULL;
-    }
+    if (!req->buf_size)
+        tcp_buf_keep(req, to - from);
     memcpy(req->core.data, memory + from, to - from);
     req->kept_from = from;
     req->kept_to = to;
 }
 
-static void advance(struct tcp_conn *c, size_t n)
+/* n bytes have left. @return whether a queued PDU has left whole */
+static bool advance(struct tcp_conn *c, size_t n)
 {
+    bool whole = false;
     n += c->tx_off;
     while (c->tx.head) {
         size_t len = unit_len(c, c->tx.head);
@@ -230,6 +230,7 @@ static void advance(struct tcp_conn *c, size_t n)
             break;
         n -= len;
         sent(c, tcp_queue_pop(&c->tx));
+        whole = true;
     }
     if (c->tx.head) {
         c->tx_off = (uint32_t)n;
@@ -241,14 +242,7 @@ static void advance(struct tcp_conn *c, size_t n)
         if (c->ctrl_off == c->ctrl_len)
             c->ctrl_off = c->ctrl_len = 0;
     }
-}
-
-/* Lent memory that the socket takes in part needs a buffer to be kept in: one is held ready. */
-static bool have_spare(struct tcp_group *g)
-{
-    if (plx_unlikely(!g->spare))
-        g->spare = plx_buf_get(g->reactor, TCP_SPARE_BYTES);
-    return g->spare != NULL;
+    return whole;
 }
 
 /*
@@ -313,7 +307,8 @@ static ssize_t gather(struct tcp_conn *c, unsigned *niov)
     for (; req && v + 7 <= first + TCP_TX_IOV && total < limit; req = req->next) {
         const uint8_t *memory = NULL;
         if (req->core.lent && plx_likely(req->tx == TCP_TX_DATA)) { /* else: aborted, no data */
-            if (plx_unlikely(!have_spare(c->group)))
+            /* What the socket leaves of it is kept: where it was kept before, or else in the spare buffer. */
+            if (plx_unlikely(!c->group->spare) && !req->buf_size && !tcp_buf_spare(c->group))
                 break;
             if (plx_unlikely(!lend(c, req, skip, &memory)))
                 return -1;
@@ -338,10 +333,30 @@ static void sent_all(struct tcp_conn *c)
         tcp_conn_close(c, NULL);
 }
 
+/* There is no buffer for what the socket may leave of lent memory. That is not its peer's doing, and it is writable. */
+static void wait_to_send(struct tcp_conn *c)
+{
+    c->tx_since = 0;
+    if (plx_list_empty(&c->unsent_link))
+        plx_list_add_tail(&c->group->unsent, &c->unsent_link);
+}
+
+int tcp_tx_resume(struct tcp_group *g)
+{
+    int n = 0;
+    for (; n < TCP_SERVED && !plx_list_empty(&g->unsent) && tcp_buf_spare(g); n++) {
+        struct tcp_conn *c = plx_list_entry(g->unsent.next, struct tcp_conn, unsent_link);
+        plx_list_del(&c->unsent_link);
+        plx_stream_dirty(&c->stream);
+    }
+    return n;
+}
+
 int tcp_tx_flush(struct plx_stream *s)
 {
     struct tcp_conn *c = tcp_stream_conn(s);
     int progress = 0;
+    bool whole = false;
     while (c->tx.head || c->ctrl_len) {
         unsigned niov;
         ssize_t total = gather(c, &niov);
@@ -349,17 +364,22 @@ int tcp_tx_flush(struct plx_stream *s)
             tcp_conn_close(c, "the disk has taken back the memory that was being sent");
             return 1;
         }
-        ssize_t n = total ? plx_stream_send(s, c->group->iov, niov) : -EAGAIN;
+        if (plx_unlikely(!total)) {
+            wait_to_send(c);
+            return progress;
+        }
+        ssize_t n = plx_stream_send(s, c->group->iov, niov);
         if (n < 0 && n != -EAGAIN) {
             tcp_conn_close(c, n == -EPIPE || n == -ECONNRESET ? NULL : strerror((int)-n));
             return 1;
         }
         if (n > 0) {
             progress = 1;
-            advance(c, (size_t)n);
+            whole |= advance(c, (size_t)n);
         }
-        if (n < total || !total) {
-            if (n > 0 || !c->tx_since)
+        if (n < total) {
+            /* The time is for a whole PDU: who takes a byte now and then would hold the rest for ever. */
+            if (whole || !c->tx_since)
                 c->tx_since = plx_reactor_now(c->group->reactor);
             s->blocked = true;
             return progress;
