@@ -173,9 +173,15 @@ void plx_uring_cancel(struct plx_uring *u, struct plx_aio *io)
         uring_end(u, io, -ECANCELED);
         return;
     }
-    struct io_uring_sqe *sqe = u->in_flight < CQ_ENTRIES ? io_uring_get_sqe(&u->ring) : NULL;
+    if (!u->in_flight || u->in_flight == CQ_ENTRIES)
+        return; /* it has ended, or does when it does; and an empty ring may be another thread's */
+    struct io_uring_sqe *sqe = io_uring_get_sqe(&u->ring);
+    if (!sqe) {
+        uring_flush(u);
+        sqe = io_uring_get_sqe(&u->ring);
+    }
     if (!sqe)
-        return; /* it ends when it ends */
+        return; /* the kernel takes no more now */
     io_uring_prep_cancel(sqe, io, 0);
     io_uring_sqe_set_data(sqe, NULL);
     u->in_flight++;

@@ -19,6 +19,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
 #include <sys/sysinfo.h>
 #include <time.h>
 #include <unistd.h>
@@ -58,6 +59,18 @@ int __wrap_sysinfo(struct sysinfo *info)
     looks++;
     *info = (struct sysinfo){.totalswap = 1000, .freeswap = 1000 - swapped};
     return 0;
+}
+
+static bool rings_refused;
+
+long __real_syscall(long number, ...);
+long __wrap_syscall(long number, long a, long b, long c, long d);
+long __wrap_syscall(long number, long a, long b, long c, long d)
+{
+    if (!rings_refused || number != __NR_io_uring_register)
+        return __real_syscall(number, a, b, c, d);
+    errno = EPERM;
+    return -1;
 }
 
 static int filled_by_yield = -1; /* a pipe, that the first sched_yield() writes to */
@@ -339,6 +352,61 @@ static void a_thread_of_the_kernel_gets_the_core(void **state)
     unmake_pipe(fds);
 }
 
+static void what_did_not_begin_can_be_cancelled(void **state)
+{
+    (void)state;
+    make(PLX_POLL_ADAPTIVE, false);
+    if (strcmp(plx_aio_name(r), "io_uring"))
+        skip();
+    rings_refused = true;
+    plx_aio_submit(r, init_io(&ios[0], file, PLX_AIO_ASYNC, 0));
+    plx_aio_cancel(r, &ios[0].aio);
+    rings_refused = false;
+    run_until_ended(1);
+    assert_int_equal(ios[0].aio.res, -EPERM);
+    assert_false(plx_reactor_arm(r)); /* nothing was put into a ring that takes nothing */
+    unmake();
+}
+
+/* ---- reads of a pipe that nobody writes to ---- */
+
+enum { HUNG = 1000 };
+
+static struct io hung[HUNG];
+
+static void submit_hung(int fd, enum plx_aio_way way, int from, int to)
+{
+    for (int i = from; i < to; i++)
+        plx_aio_submit(r, init_io(&hung[i], fd, way, 0));
+    for (int i = 0; i < 100; i++)
+        plx_reactor_poll(r);
+}
+
+static void end_hung(int n)
+{
+    for (int i = 0; i < n; i++)
+        plx_aio_cancel(r, &hung[i].aio);
+    alarm(60); /* ends the test: it hangs */
+    for (int i = 0; i < n; i++) {
+        while (!hung[i].done)
+            plx_reactor_poll(r);
+        assert_int_equal(hung[i].aio.res, -ECANCELED);
+    }
+    alarm(0);
+}
+
+static void more_can_be_cancelled_at_once_than_the_ring_takes_at_once(void **state)
+{
+    (void)state;
+    int fds[2];
+    make_pipe(fds);
+    if (strcmp(plx_aio_name(r), "io_uring"))
+        skip();
+    submit_hung(fds[0], PLX_AIO_ASYNC, 0, HUNG);
+    end_hung(HUNG);
+    unmake_pipe(fds);
+}
+
 int main(void)
 {
     static bool uring = false, threads = true;
@@ -353,6 +421,8 @@ int main(void)
         cmocka_unit_test(the_node_of_a_device_is_not_taken_for_memory),
         cmocka_unit_test(a_burst_is_begun_while_it_is_made),
         cmocka_unit_test(a_thread_of_the_kernel_gets_the_core),
+        cmocka_unit_test(what_did_not_begin_can_be_cancelled),
+        cmocka_unit_test(more_can_be_cancelled_at_once_than_the_ring_takes_at_once),
     };
     struct CMUnitTest tests[PLX_ARRAY_SIZE(each)];
     int failed = 0;
