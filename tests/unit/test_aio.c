@@ -370,7 +370,7 @@ static void what_did_not_begin_can_be_cancelled(void **state)
 
 /* ---- reads of a pipe that nobody writes to ---- */
 
-enum { HUNG = 1000 };
+enum { HUNG = 4000 };
 
 static struct io hung[HUNG];
 
@@ -407,8 +407,31 @@ static void more_can_be_cancelled_at_once_than_the_ring_takes_at_once(void **sta
     unmake_pipe(fds);
 }
 
+static void a_file_that_hangs_leaves_the_others_alone(void **state)
+{
+    enum plx_aio_way way = *(enum plx_aio_way *)*state;
+    int fds[2], more[2];
+    make_pipe(fds);
+    if (strcmp(plx_aio_name(r), "io_uring"))
+        skip();
+    assert_int_equal(pipe2(more, O_CLOEXEC), 0);
+    submit_hung(fds[0], way, 0, HUNG / 2); /* more than the ring holds */
+    submit_hung(more[0], way, HUNG / 2, HUNG);
+    alarm(60);
+    read_many(file, way, MANY); /* more threads than there are, too */
+    run_until_ended(MANY);
+    alarm(0);
+    for (int i = 0; i < MANY; i++)
+        assert_int_equal(ios[i].aio.res, READ);
+    end_hung(HUNG);
+    close(more[0]);
+    close(more[1]);
+    unmake_pipe(fds);
+}
+
 int main(void)
 {
+    static enum plx_aio_way async = PLX_AIO_ASYNC, threaded = PLX_AIO_THREADED;
     static bool uring = false, threads = true;
     static const struct CMUnitTest each[] = {
         cmocka_unit_test(memory_is_read_by_the_reactor),
@@ -423,6 +446,8 @@ int main(void)
         cmocka_unit_test(a_thread_of_the_kernel_gets_the_core),
         cmocka_unit_test(what_did_not_begin_can_be_cancelled),
         cmocka_unit_test(more_can_be_cancelled_at_once_than_the_ring_takes_at_once),
+        cmocka_unit_test_prestate(a_file_that_hangs_leaves_the_others_alone, &async),
+        cmocka_unit_test_prestate(a_file_that_hangs_leaves_the_others_alone, &threaded),
     };
     struct CMUnitTest tests[PLX_ARRAY_SIZE(each)];
     int failed = 0;
