@@ -296,7 +296,7 @@ static int task_begin(struct plx_reactor *r, enum task_kind kind, struct plx_bde
     struct task *t = ret ? NULL : calloc(1, sizeof *t + len + more);
     if (!t)
         return ret ? ret : -ENOMEM;
-    t->aio = (struct plx_aio){.done = task_done, .op = PLX_AIO_CALL, .call = task_run};
+    t->aio = (struct plx_aio){.done = task_done, .fd = -1, .op = PLX_AIO_CALL, .call = task_run};
     t->kind = kind;
     t->bdev = bdev;
     t->done = done;

@@ -30,7 +30,7 @@ enum plx_aio_way {
 struct plx_aio {
     void (*done)(struct plx_aio *io);
     int64_t res;
-    int fd;
+    int fd; /* also whose operations take turns with those of other files; PLX_AIO_CALL: -1 for those of none */
     enum plx_aio_op op;
     enum plx_aio_way way; /* of the file: plx_aio_way_of() */
     const struct iovec *iov;

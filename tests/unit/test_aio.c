@@ -429,6 +429,50 @@ static void a_file_that_hangs_leaves_the_others_alone(void **state)
     unmake_pipe(fds);
 }
 
+static int64_t hang(struct plx_aio *io)
+{
+    char byte;
+    return read(io->fd, &byte, 1);
+}
+
+static int64_t do_not_hang(struct plx_aio *io)
+{
+    (void)io;
+    return READ;
+}
+
+static void calls_that_hang_leave_those_for_other_files_alone(void **state)
+{
+    enum { CALLS = 20 };
+    (void)state;
+    int fds[2], more[2];
+    make_pipe(fds);
+    assert_int_equal(pipe2(more, O_CLOEXEC), 0);
+    for (int i = 0; i < CALLS; i++) {
+        init_io(&hung[i], i % 2 ? fds[0] : more[0], PLX_AIO_ASYNC, 0)->op = PLX_AIO_CALL;
+        hung[i].aio.call = hang;
+        plx_aio_submit(r, &hung[i].aio);
+    }
+    alarm(60);
+    for (int i = 0; i < MANY; i++) {
+        init_io(&ios[i], i % 2 ? file : -1, PLX_AIO_ASYNC, 0)->op = PLX_AIO_CALL;
+        ios[i].aio.call = do_not_hang;
+        plx_aio_submit(r, &ios[i].aio);
+    }
+    run_until_ended(MANY);
+    for (int i = 0; i < CALLS; i++)
+        assert_false(hung[i].done);
+    for (int i = 0; i < CALLS / 2; i++)
+        assert_true(write(fds[1], "x", 1) == 1 && write(more[1], "x", 1) == 1);
+    for (int i = 0; i < CALLS; i++) /* and those that were passed over come in */
+        while (!hung[i].done)
+            plx_reactor_poll(r);
+    alarm(0);
+    close(more[0]);
+    close(more[1]);
+    unmake_pipe(fds);
+}
+
 int main(void)
 {
     static enum plx_aio_way async = PLX_AIO_ASYNC, threaded = PLX_AIO_THREADED;
@@ -448,6 +492,7 @@ int main(void)
         cmocka_unit_test(more_can_be_cancelled_at_once_than_the_ring_takes_at_once),
         cmocka_unit_test_prestate(a_file_that_hangs_leaves_the_others_alone, &async),
         cmocka_unit_test_prestate(a_file_that_hangs_leaves_the_others_alone, &threaded),
+        cmocka_unit_test(calls_that_hang_leave_those_for_other_files_alone),
     };
     struct CMUnitTest tests[PLX_ARRAY_SIZE(each)];
     int failed = 0;
