@@ -171,16 +171,24 @@ static void hold_told(struct plx_msg *msg)
     o.event(o.arg, bdev, what);
 }
 
-int plx_bdev_hold(struct plx_bdev *bdev, const struct plx_bdev_hold_opts *opts, struct plx_bdev_hold **out,
-                  struct plx_error *err)
+static struct plx_bdev_hold *hold_new(struct plx_bdev *bdev, const struct plx_bdev_hold_opts *opts)
 {
     struct plx_bdev_hold *h = calloc(1, sizeof *h);
     if (!h)
-        return plx_fail(err, -ENOMEM, "out of memory");
+        return NULL;
     h->bdev = bdev;
     h->o = *opts;
     h->msg.fn = hold_told;
     memccpy(h->who, opts->who, 0, sizeof h->who - 1);
+    return h;
+}
+
+int plx_bdev_hold(struct plx_bdev *bdev, const struct plx_bdev_hold_opts *opts, struct plx_bdev_hold **out,
+                  struct plx_error *err)
+{
+    struct plx_bdev_hold *h = hold_new(bdev, opts);
+    if (!h)
+        return plx_fail(err, -ENOMEM, "out of memory");
     pthread_mutex_lock(&lock);
     int ret = check_claim(bdev, opts, err);
     if (!ret)
@@ -258,6 +266,7 @@ struct task {
     struct plx_aio aio;
     enum task_kind kind;
     struct plx_bdev *bdev;
+    struct plx_bdev_hold *hold; /* TASK_RESCAN: it is not closed meanwhile */
     plx_bdev_done_fn done;
     void *arg;
     struct plx_error err;
@@ -284,8 +293,23 @@ static void task_done(struct plx_aio *aio)
     struct task *t = plx_container_of(aio, struct task, aio);
     int result = (int)aio->res;
     bool there = t->kind == TASK_OPEN ? !result : t->kind == TASK_RESCAN || result;
+    if (t->hold)
+        plx_bdev_release(t->hold);
     t->done(t->arg, there ? t->bdev : NULL, result, &t->err);
     free(t);
+}
+
+/* A claim to read, which goes with any other; and it does not matter whether the disk is gone. */
+static int task_hold(struct task *t)
+{
+    const struct plx_bdev_hold_opts o = {.who = "a look at its size", .claim = PLX_BDEV_READS};
+    t->hold = hold_new(t->bdev, &o);
+    if (!t->hold)
+        return -ENOMEM;
+    pthread_mutex_lock(&lock);
+    plx_list_add_tail(&t->bdev->holds, &t->hold->link);
+    pthread_mutex_unlock(&lock);
+    return 0;
 }
 
 static int task_begin(struct plx_reactor *r, enum task_kind kind, struct plx_bdev *bdev, const char *url,
@@ -304,6 +328,11 @@ static int task_begin(struct plx_reactor *r, enum task_kind kind, struct plx_bde
     memcpy(t->text, url, len);
     if (name)
         t->name = memcpy(t->text + len, name, more);
+    ret = kind == TASK_RESCAN ? task_hold(t) : 0;
+    if (ret) {
+        free(t);
+        return ret;
+    }
     plx_aio_submit(r, &t->aio);
     return 0;
 }

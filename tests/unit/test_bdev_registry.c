@@ -4,6 +4,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <semaphore.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -470,6 +471,45 @@ static void a_file_that_was_resized_is_seen_when_it_is_looked_at(void **state)
     plx_bdev_close(below);
 }
 
+static sem_t look_on;
+
+static int slow_rescan(struct plx_bdev *bdev, struct plx_error *err)
+{
+    (void)bdev, (void)err;
+    while (sem_wait(&look_on) < 0)
+        continue;
+    return 0;
+}
+
+static void a_disk_is_not_closed_while_it_is_looked_at(void **state)
+{
+    (void)state;
+    struct test_disk *d = test_disk_new();
+    struct plx_bdev_ops slow = *d->bdev.ops;
+    struct outcome look = {.done = 0};
+    struct plx_reactor *r;
+    slow.rescan = slow_rescan;
+    d->bdev.ops = &slow;
+    assert_int_equal(sem_init(&look_on, 0, 0), 0);
+    assert_int_equal(plx_reactor_create(&r, NULL), 0);
+    for (int gone = 0; gone < 2; gone++) {
+        assert_int_equal(plx_bdev_rescan_begin(r, &d->bdev, task_over, &look), 0);
+        assert_int_equal(plx_bdev_close_begin(r, &d->bdev, task_over, &outcome), 0);
+        finish(r);
+        assert_int_equal(outcome.result, -EBUSY);
+        assert_string_equal(outcome.err.text, "test: is used by a look at its size");
+        assert_int_equal(look.done, gone);
+        sem_post(&look_on);
+        while (look.done == gone)
+            tu_turn(r);
+        assert_int_equal(look.result, 0);
+        plx_bdev_gone(&d->bdev, "the test is done with it");
+    }
+    assert_int_equal(plx_bdev_close(&d->bdev), 0);
+    plx_reactor_destroy(r);
+    sem_destroy(&look_on);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -485,6 +525,7 @@ int main(void)
         cmocka_unit_test(a_disk_that_is_gone_ends_requests_and_can_be_closed),
         cmocka_unit_test(opening_and_closing_are_not_done_on_the_reactor),
         cmocka_unit_test(a_file_that_was_resized_is_seen_when_it_is_looked_at),
+        cmocka_unit_test(a_disk_is_not_closed_while_it_is_looked_at),
     };
     return cmocka_run_group_tests(tests, make_file, remove_file);
 }
