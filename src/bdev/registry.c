@@ -41,14 +41,16 @@ static struct plx_bdev *find_named(const char *name, bool named)
     return NULL;
 }
 
+/* The last, as a filter has the UUID of the disk below it, comes after that, and has it for itself. */
 static struct plx_bdev *find_uuid(const uint8_t uuid[16])
 {
+    struct plx_bdev *found = NULL;
     plx_list_for_each(it, &disks) {
         struct plx_bdev *bdev = plx_list_entry(it, struct plx_bdev, link);
         if (!memcmp(bdev->info.uuid, uuid, 16))
-            return bdev;
+            found = bdev;
     }
-    return NULL;
+    return found;
 }
 
 struct plx_bdev *plx_bdev_find(const char *name)

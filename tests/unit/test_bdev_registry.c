@@ -66,6 +66,20 @@ static void a_disk_is_found_by_name_uuid_and_what_was_opened(void **state)
     assert_null(plx_bdev_find("ram:1M"));
 }
 
+static void a_uuid_is_that_of_the_filter_and_not_of_the_disk_below(void **state)
+{
+    (void)state;
+    struct plx_bdev *disk;
+    char text[PLX_UUID_TEXT];
+    assert_int_equal(plx_bdev_open("ram:1M", &disk, NULL), 0);
+    struct plx_bdev *filter = filter_pass_new(disk);
+    plx_uuid_format(plx_bdev_info(disk)->uuid, text);
+    assert_ptr_equal(plx_bdev_find(text), filter);
+    plx_bdev_close(filter);
+    assert_ptr_equal(plx_bdev_find(text), disk);
+    plx_bdev_close(disk);
+}
+
 static void a_name_is_given_once(void **state)
 {
     (void)state;
@@ -514,6 +528,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_disk_is_found_by_name_uuid_and_what_was_opened),
+        cmocka_unit_test(a_uuid_is_that_of_the_filter_and_not_of_the_disk_below),
         cmocka_unit_test(a_name_is_given_once),
         cmocka_unit_test(all_disks_are_gone_through_until_it_is_enough),
         cmocka_unit_test(claims_conflict_where_both_write_and_one_wants_to_be_alone),
