@@ -125,6 +125,7 @@ void plx_bdev_filter_init(struct plx_bdev *filter, struct plx_bdev *below)
 {
     filter->below = below;
     filter->info = below->info;
+    filter->below_blocks = filter->info.blocks;
 }
 
 int plx_bdev_open_as(const char *text, const char *name, struct plx_bdev **out, struct plx_error *err)

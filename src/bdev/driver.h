@@ -83,7 +83,8 @@ struct plx_bdev {
     struct plx_list link; /* this and below: registry.c's */
     struct plx_list holds;
     struct plx_bdev_hold *below_hold;
-    pthread_mutex_t lock; /* control path: the list of channels, statistics of those that are gone, the range lock */
+    uint64_t below_blocks; /* when the filter took its size */
+    pthread_mutex_t lock;  /* control path: the list of channels, statistics of those that are gone, the range lock */
     struct plx_list channels;
     struct plx_bdev_stats past;
     struct plx_range_lock range_lock;

@@ -112,6 +112,9 @@ int plx_registry_add(struct plx_bdev *bdev, struct plx_error *err)
         ret = plx_bdev_hold(bdev->below, &o, &bdev->below_hold, err);
     if (!ret)
         plx_list_add_tail(&disks, &bdev->link);
+    /* What happened to the disk below before it was held, nobody told. */
+    if (!ret && bdev->below && plx_bdev_blocks(bdev->below) != bdev->below_blocks)
+        below_event(bdev, bdev->below, PLX_BDEV_RESIZED);
     pthread_mutex_unlock(&lock);
     return ret;
 }

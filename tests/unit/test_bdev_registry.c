@@ -320,6 +320,41 @@ static void each_of_several_events_is_told(void **state)
     plx_bdev_close(bdev);
 }
 
+static void free_filter(struct plx_bdev *filter)
+{
+    free(filter);
+}
+
+static void one_block_less(struct plx_bdev *filter, enum plx_bdev_event what)
+{
+    if (what == PLX_BDEV_RESIZED)
+        plx_bdev_resized(filter, plx_bdev_blocks(filter->below) - 1);
+}
+
+/* A filter that has the size of the disk below, or one block less; and a disk that is resized before they are one. */
+static void a_filter_hears_of_what_happened_while_it_was_made(void **state)
+{
+    (void)state;
+    static const struct plx_bdev_ops ops[] = {{.close = free_filter}, {.close = free_filter, .event = one_block_less}};
+    struct test_disk *d = test_disk_new();
+    for (unsigned less = 0; less < PLX_ARRAY_SIZE(ops); less++) {
+        for (uint64_t blocks = 4096; blocks >= 2048; blocks -= 1024) {
+            struct plx_bdev *filter = calloc(1, sizeof *filter);
+            assert_non_null(filter);
+            plx_bdev_filter_init(filter, &d->bdev);
+            filter->ops = &ops[less];
+            filter->info.blocks -= less;
+            plx_bdev_resized(&d->bdev, blocks);
+            assert_int_equal(plx_bdev_register(filter, "less", "less:", NULL, NULL), 0);
+            assert_int_equal(plx_bdev_blocks(filter), blocks - less);
+            plx_bdev_resized(&d->bdev, 100);
+            assert_int_equal(plx_bdev_blocks(filter), 100 - less);
+            assert_int_equal(plx_bdev_close(filter), 0);
+        }
+    }
+    assert_int_equal(plx_bdev_close(&d->bdev), 0);
+}
+
 static void a_disk_that_cannot_be_resized_says_so(void **state)
 {
     (void)state;
@@ -536,6 +571,7 @@ int main(void)
         cmocka_unit_test(holders_are_told_on_their_reactor_that_it_was_resized),
         cmocka_unit_test(what_was_released_meanwhile_is_not_told),
         cmocka_unit_test(each_of_several_events_is_told),
+        cmocka_unit_test(a_filter_hears_of_what_happened_while_it_was_made),
         cmocka_unit_test(a_disk_that_cannot_be_resized_says_so),
         cmocka_unit_test(a_disk_that_is_gone_ends_requests_and_can_be_closed),
         cmocka_unit_test(opening_and_closing_are_not_done_on_the_reactor),
