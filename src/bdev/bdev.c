@@ -246,7 +246,7 @@ int plx_bdev_channel_get(struct plx_bdev *bdev, struct plx_reactor *r, struct pl
     ch->reactor = r;
     ch->refs = 1;
     plx_list_init(&ch->requests);
-    bool parts = bdev->tracked || bdev->emulates || bdev->info.max_unmap_blocks != UINT32_MAX;
+    bool parts = bdev->tracked || bdev->emulates || bdev->below || bdev->info.max_unmap_blocks != UINT32_MAX;
     int ret = plx_pieces_init(ch);
     if (!ret)
         ret = plx_reserve_init(&ch->parts, parts ? PARTS : 0);

@@ -20,7 +20,7 @@ enum {
 int plx_pieces_init(struct plx_bdev_channel *ch)
 {
     ch->pieces_tail = &ch->pieces;
-    if (!ch->bdev->tracked && !ch->bdev->emulates)
+    if (!ch->bdev->tracked && !ch->bdev->emulates && !ch->bdev->below)
         return 0;
     ch->reserve = aligned_alloc(PLX_BUF_MIN, RESERVE);
     return ch->reserve ? 0 : -ENOMEM;

@@ -159,6 +159,62 @@ static void what_a_filter_does_not_offer_is_emulated_above_it(void **state)
     }
 }
 
+/* A filter that has every operation below it, and needs memory for writes, and the core for compares. */
+static void needy_close(struct plx_bdev *bdev)
+{
+    free(bdev);
+}
+
+static void needy_ready(struct plx_piece *p)
+{
+    struct plx_bdev_req *req = plx_bdev_req_of(p);
+    assert_non_null(p->mem);
+    memset(p->mem, 0xa5, p->size);
+    plx_piece_put(req->ch, p);
+    plx_bdev_forward(req->ch->below, req);
+}
+
+static void needy_submit(struct plx_bdev_channel *ch, struct plx_bdev_req *req)
+{
+    struct plx_piece *p = (struct plx_piece *)(void *)req->context;
+    p->ready = needy_ready;
+    if (req->op == PLX_BDEV_WRITE)
+        plx_piece_get(ch, p, (size_t)req->nlb * BLOCK);
+    else if (req->op == PLX_BDEV_COMPARE)
+        plx_bdev_emulate(req);
+    else
+        plx_bdev_forward(ch->below, req);
+}
+
+static void a_filter_may_need_what_the_disk_below_does_not(void **state)
+{
+    (void)state;
+    static const struct plx_bdev_ops ops = {.close = needy_close, .submit = needy_submit};
+    struct plx_bdev *below, *needy = calloc(1, sizeof *needy);
+    struct tu t;
+    assert_non_null(needy);
+    assert_int_equal(plx_bdev_open("ram:4M", &below, NULL), 0);
+    plx_bdev_filter_init(needy, below);
+    needy->ops = &ops;
+    needy->info.in_place = false;
+    assert_int_equal(plx_bdev_register(needy, "needy", "needy:", NULL, NULL), 0);
+    tu_join(&t, needy);
+    size_t n = plx_buf_total_bytes(t.reactor) / PLX_BUF_MIN;
+    void **bufs = calloc(n, sizeof *bufs);
+    uint8_t *data = tu_pattern(100 * BLOCK, 1);
+    for (size_t i = 0; i < n; i++)
+        bufs[i] = plx_buf_get(t.reactor, PLX_BUF_MIN);
+    assert_int_equal(tu_io(&t, PLX_BDEV_WRITE, 0, 100, data), 0);
+    assert_int_equal(tu_io(&t, PLX_BDEV_COMPARE, 0, 100, data), 0);
+    assert_int_equal(tu_io(&t, PLX_BDEV_COMPARE, 1, 99, data), PLX_SC_COMPARE_FAILURE);
+    for (size_t i = 0; i < n; i++)
+        plx_buf_put(t.reactor, bufs[i], PLX_BUF_MIN);
+    free(bufs);
+    free(data);
+    tu_close(&t);
+    plx_bdev_close(below);
+}
+
 static void memory_is_lent_through_filters(void **state)
 {
     (void)state;
@@ -453,6 +509,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(filters_are_as_the_disk_below),
         cmocka_unit_test(what_a_filter_does_not_offer_is_emulated_above_it),
+        cmocka_unit_test(a_filter_may_need_what_the_disk_below_does_not),
         cmocka_unit_test(memory_is_lent_through_filters),
         cmocka_unit_test(everything_a_filter_forwarded_can_be_aborted),
         cmocka_unit_test(sub_requests_are_first_come_first_served),
