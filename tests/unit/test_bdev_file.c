@@ -733,6 +733,16 @@ static int attach_loop(char *device, size_t size, int *loop_fd)
     return ret < 0 ? -1 : n;
 }
 
+/* What the file takes of its file system, once all that was written is there. */
+static uint64_t file_blocks(void)
+{
+    struct stat st;
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    assert_true(fd >= 0 && fsync(fd) == 0 && fstat(fd, &st) == 0);
+    close(fd);
+    return (uint64_t)st.st_blocks;
+}
+
 static void a_block_device_is_a_disk(void **state)
 {
     (void)state;
@@ -754,8 +764,11 @@ static void a_block_device_is_a_disk(void **state)
         assert_false(t.info->unmap_reads_zero);
         uint8_t *in = tu_pattern(MIB, 1), *out = tu_pattern(MIB, 2);
         assert_int_equal(tu_io(&t, PLX_BDEV_WRITE, 16, 2048, in), 0);
+        uint64_t full = file_blocks();
         assert_int_equal(tu_io_flags(&t, PLX_BDEV_WRITE_ZEROES, PLX_BDEV_FUA, 24, 100, NULL), 0);
         assert_int_equal(tu_io_flags(&t, PLX_BDEV_WRITE_ZEROES, PLX_BDEV_UNMAP_OK, 224, 100, NULL), 0);
+        if (t.info->ops & 1 << PLX_BDEV_UNMAP) /* the file can have holes, */
+            assert_true(file_blocks() < full); /* and the device makes them */
         memset(in + 8 * 512, 0, 100 * 512);
         memset(in + 208 * 512, 0, 100 * 512);
         assert_int_equal(tu_io(&t, PLX_BDEV_READ, 16, 2048, out), 0);

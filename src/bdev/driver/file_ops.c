@@ -83,12 +83,22 @@ static void file_begin_range(struct plx_bdev_req *req, enum state state, int mod
     file_io_begin(req, state, file_of(req)->block_device ? PLX_AIO_CALL : PLX_AIO_FALLOCATE);
 }
 
-/* On a worker thread: block devices have no fallocate() that old kernels know, but these two. */
+/* On a worker thread. What a block device discards may read as anything; what it zeroes it keeps. */
 static int64_t device_range(struct plx_aio *aio)
 {
     uint64_t range[2] = {aio->offset, aio->length};
     unsigned long request = aio->mode & FALLOC_FL_PUNCH_HOLE ? BLKDISCARD : BLKZEROOUT;
     return ioctl(aio->fd, request, range) < 0 ? -errno : 0;
+}
+
+/* The same. A hole of a block device is zeroes that take no space, or an error where it cannot do that. */
+static int64_t device_zeroes_freed(struct plx_aio *aio)
+{
+    int ret;
+    do
+        ret = fallocate(aio->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)aio->offset, (off_t)aio->length);
+    while (ret < 0 && errno == EINTR);
+    return ret < 0 ? device_range(aio) : 0;
 }
 
 /* On a worker thread: the file system may be at the other end of a network. */
@@ -101,7 +111,8 @@ static int64_t allocated_bytes(struct plx_aio *aio)
 static void file_begin_zeroes(struct plx_bdev_req *req)
 {
     struct plx_file *f = file_of(req);
-    /* What a block device discards may read as anything; but what it is told to zero it may discard, if that zeroes. */
+    if (f->block_device && req->flags & PLX_BDEV_UNMAP_OK)
+        io_of(req)->aio.call = device_zeroes_freed;
     if (f->block_device)
         file_begin_range(req, ZERO, FALLOC_FL_ZERO_RANGE);
     else if (req->flags & PLX_BDEV_UNMAP_OK && !f->no_punch_hole)
