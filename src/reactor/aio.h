@@ -34,8 +34,8 @@ struct plx_aio {
     enum plx_aio_op op;
     enum plx_aio_way way; /* of the file: plx_aio_way_of() */
     const struct iovec *iov;
-    unsigned iovcnt;
-    int mode; /* PLX_AIO_WRITE: RWF_ flags; PLX_AIO_FALLOCATE: its mode */
+    unsigned iovcnt; /* at most IOV_MAX */
+    int mode;        /* PLX_AIO_WRITE: RWF_ flags; PLX_AIO_FALLOCATE: its mode */
     uint64_t offset;
     uint64_t length;                     /* of a read or write at least what iov holds */
     int64_t (*call)(struct plx_aio *io); /* PLX_AIO_CALL: on another thread; returns res */

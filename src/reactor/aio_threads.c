@@ -10,7 +10,6 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <limits.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdlib.h>
@@ -56,7 +55,7 @@ static int64_t write_flagged(const struct plx_aio *io, int iovcnt)
 
 int64_t plx_aio_perform(struct plx_aio *io)
 {
-    int iovcnt = io->iovcnt < IOV_MAX ? (int)io->iovcnt : IOV_MAX; /* more are a short transfer */
+    int iovcnt = (int)io->iovcnt;
     switch (io->op) {
     case PLX_AIO_READ:
         return call_result(preadv(io->fd, io->iov, iovcnt, (off_t)io->offset));

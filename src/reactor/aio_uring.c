@@ -26,7 +26,6 @@
 #include <assert.h>
 #include <errno.h>
 #include <liburing.h>
-#include <limits.h>
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
@@ -41,6 +40,7 @@ enum {
     CQ_ENTRIES = 4096,    /* so the completions of all and of their cancels always fit: of threads there are 512 */
     REAP_MAX = 64,        /* completions a round */
     EARLY = 4,            /* that were gathered are submitted at once: one system call is little beside their cost */
+    LONGEST = 1 << 30,    /* bytes of one entry, whose length has 32 bits; what is longer is a short transfer */
     LINES = 1024,         /* a hung file stops those whose descriptors are the same modulo this */
 };
 
@@ -70,21 +70,25 @@ struct plx_uring {
     struct plx_aio *ended; /* never reached the kernel; res is set */
 };
 
+static unsigned first_length(const struct plx_aio *io)
+{
+    return (unsigned)plx_min_u64(io->iov->iov_len, LONGEST);
+}
+
 static void uring_prepare(struct io_uring_sqe *sqe, struct plx_aio *io)
 {
-    unsigned iovcnt = io->iovcnt < IOV_MAX ? io->iovcnt : IOV_MAX; /* more are a short transfer */
     switch (io->op) {
     case PLX_AIO_READ:
-        if (iovcnt == 1)
-            io_uring_prep_read(sqe, io->fd, io->iov->iov_base, (unsigned)io->iov->iov_len, io->offset);
+        if (io->iovcnt == 1)
+            io_uring_prep_read(sqe, io->fd, io->iov->iov_base, first_length(io), io->offset);
         else
-            io_uring_prep_readv(sqe, io->fd, io->iov, iovcnt, io->offset);
+            io_uring_prep_readv(sqe, io->fd, io->iov, io->iovcnt, io->offset);
         break;
     case PLX_AIO_WRITE:
-        if (iovcnt == 1)
-            io_uring_prep_write(sqe, io->fd, io->iov->iov_base, (unsigned)io->iov->iov_len, io->offset);
+        if (io->iovcnt == 1)
+            io_uring_prep_write(sqe, io->fd, io->iov->iov_base, first_length(io), io->offset);
         else
-            io_uring_prep_writev(sqe, io->fd, io->iov, iovcnt, io->offset);
+            io_uring_prep_writev(sqe, io->fd, io->iov, io->iovcnt, io->offset);
         sqe->rw_flags = io->mode;
         break;
     case PLX_AIO_FDATASYNC:

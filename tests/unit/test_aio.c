@@ -272,6 +272,24 @@ static void swapped_memory_is_left_to_threads(void **state)
     unmake();
 }
 
+static void an_entry_may_be_larger_than_32_bits_can_say(void **state)
+{
+    make(PLX_POLL_ADAPTIVE, *(bool *)*state);
+    int null = open("/dev/null", O_WRONLY | O_CLOEXEC);
+    void *mem = mmap(NULL, UINT64_C(1) << 32, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    assert_true(null >= 0 && mem != MAP_FAILED);
+    struct plx_aio *write = init_io(&ios[0], null, PLX_AIO_ASYNC, 0);
+    write->op = PLX_AIO_WRITE;
+    ios[0].iov = (struct iovec){mem, UINT64_C(1) << 32};
+    plx_aio_submit(r, write);
+    run_until_ended(1);
+    assert_in_range(write->res, 1 << 30, UINT32_MAX);
+    assert_false(write->res % READ); /* whole blocks */
+    munmap(mem, UINT64_C(1) << 32);
+    close(null);
+    unmake();
+}
+
 /* ---- the kernel ---- */
 
 static void make_pipe(int fds[2])
@@ -483,6 +501,7 @@ int main(void)
         cmocka_unit_test(reads_of_memory_end_once_though_cancelled),
         cmocka_unit_test(long_reads_and_writes_are_left_to_threads),
         cmocka_unit_test(swapped_memory_is_left_to_threads),
+        cmocka_unit_test(an_entry_may_be_larger_than_32_bits_can_say),
     };
     const struct CMUnitTest once[] = {
         cmocka_unit_test(the_node_of_a_device_is_not_taken_for_memory),

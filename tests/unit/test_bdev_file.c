@@ -129,6 +129,34 @@ static void data_may_be_in_odd_pieces(void **state)
     close_and_remove(&t);
 }
 
+/* Than the kernel takes; and what it would take is less than a block. */
+static void data_may_be_in_more_pieces_than_the_kernel_takes(void **state)
+{
+    enum { PIECES = 1500 };
+    struct tu t;
+    struct tu_req q;
+    struct iovec iov[PIECES];
+    open_config(&t, state, "");
+    tu_req_init(&q, t.bdev);
+    uint8_t *in = tu_pattern(8192, 7), *out = tu_pattern(8192, 8);
+    for (int i = 0; i < 2; i++) {
+        uint8_t *data = i ? out : in;
+        for (int k = 0; k < PIECES; k++)
+            iov[k] = (struct iovec){data, 0};
+        iov[0].iov_len = 100;
+        iov[PIECES - 1] = (struct iovec){data + 100, 8192 - 100};
+        q.req->iov = iov;
+        q.req->iovcnt = PIECES;
+        tu_start(&t, &q, i ? PLX_BDEV_READ : PLX_BDEV_WRITE, 1, 16, NULL);
+        assert_int_equal(tu_finish(&t, &q), 0);
+    }
+    assert_memory_equal(in, out, 8192);
+    tu_req_free(&q);
+    free(in);
+    free(out);
+    close_and_remove(&t);
+}
+
 static void zeroes_are_written_and_space_is_freed(void **state)
 {
     struct tu t;
@@ -807,6 +835,7 @@ int main(void)
     static const struct CMUnitTest each[] = {
         cmocka_unit_test(what_is_written_is_read_however_it_is_aligned),
         cmocka_unit_test(data_may_be_in_odd_pieces),
+        cmocka_unit_test(data_may_be_in_more_pieces_than_the_kernel_takes),
         cmocka_unit_test(zeroes_are_written_and_space_is_freed),
         cmocka_unit_test(a_file_tells_how_much_of_it_takes_space),
         cmocka_unit_test(writes_can_be_forced_to_stable_storage),

@@ -216,16 +216,16 @@ int plx_file_channel_open(struct plx_bdev_channel *ch)
 }
 
 /* Whether the kernel takes the caller's memory as it is. */
-static bool well_aligned(const struct plx_file *f, const struct plx_bdev_req *req)
+static bool is_taken(const struct plx_file *f, const struct plx_bdev_req *req)
 {
     uintptr_t addresses = 0, lengths = 0;
-    if (!f->direct)
-        return true;
+    if (!f->direct || req->iovcnt > IOV_MAX)
+        return req->iovcnt <= IOV_MAX;
     for (uint32_t i = 0; i < req->iovcnt; i++) {
         addresses |= (uintptr_t)req->iov[i].iov_base;
         lengths |= req->iov[i].iov_len;
     }
-    return !(addresses & (f->mem_align - 1)) && !(lengths & (f->len_align - 1)) && req->iovcnt <= IOV_MAX;
+    return !(addresses & (f->mem_align - 1)) && !(lengths & (f->len_align - 1));
 }
 
 static void file_piece_ready(struct plx_piece *p)
@@ -249,7 +249,7 @@ void plx_file_submit(struct plx_bdev_channel *ch, struct plx_bdev_req *req)
     switch ((enum plx_bdev_op)req->op) {
     case PLX_BDEV_READ:
     case PLX_BDEV_WRITE:
-        if (well_aligned(f, req)) {
+        if (is_taken(f, req)) {
             file_begin_transfer(req);
             break;
         }
