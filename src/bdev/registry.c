@@ -300,6 +300,9 @@ static void task_done(struct plx_aio *aio)
     bool there = t->kind == TASK_OPEN ? !result : t->kind == TASK_RESCAN || result;
     if (t->hold)
         plx_bdev_release(t->hold);
+    if (result && !t->err.text[0]) /* it was not begun */
+        plx_fail(&t->err, result, "%s: cannot make a thread for it: %s", t->bdev ? t->bdev->info.name : t->text,
+                 strerror(-result));
     t->done(t->arg, there ? t->bdev : NULL, result, &t->err);
     free(t);
 }

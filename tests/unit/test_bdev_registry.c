@@ -448,6 +448,38 @@ static void wait_for_disk(const char *name, bool there)
     }
 }
 
+static bool no_threads;
+
+int __real_pthread_create(pthread_t *thread, const pthread_attr_t *attr, void *(*fn)(void *), void *arg);
+int __wrap_pthread_create(pthread_t *thread, const pthread_attr_t *attr, void *(*fn)(void *), void *arg);
+int __wrap_pthread_create(pthread_t *thread, const pthread_attr_t *attr, void *(*fn)(void *), void *arg)
+{
+    return no_threads ? EAGAIN : __real_pthread_create(thread, attr, fn, arg);
+}
+
+static void where_there_can_be_no_thread_it_says_so(void **state)
+{
+    (void)state;
+    struct plx_reactor *r;
+    struct test_disk *d = test_disk_new();
+    assert_int_equal(plx_reactor_create(&r, NULL), 0);
+    no_threads = true;
+    assert_int_equal(plx_bdev_open_begin(r, "ram:1M", "File0", task_over, &outcome), 0);
+    finish(r);
+    assert_int_equal(outcome.result, -EAGAIN);
+    assert_null(outcome.bdev);
+    assert_non_null(strstr(outcome.err.text, "ram:1M: cannot make a thread"));
+    assert_int_equal(plx_bdev_rescan_begin(r, &d->bdev, task_over, &outcome), 0);
+    finish(r);
+    assert_int_equal(outcome.result, -EAGAIN);
+    assert_non_null(strstr(outcome.err.text, "test:: cannot make a thread"));
+    no_threads = false;
+    assert_int_equal(plx_bdev_close_begin(r, &d->bdev, task_over, &outcome), 0);
+    finish(r);
+    assert_int_equal(outcome.result, 0);
+    plx_reactor_destroy(r);
+}
+
 static void opening_and_closing_are_not_done_on_the_reactor(void **state)
 {
     (void)state;
@@ -574,6 +606,7 @@ int main(void)
         cmocka_unit_test(a_filter_hears_of_what_happened_while_it_was_made),
         cmocka_unit_test(a_disk_that_cannot_be_resized_says_so),
         cmocka_unit_test(a_disk_that_is_gone_ends_requests_and_can_be_closed),
+        cmocka_unit_test(where_there_can_be_no_thread_it_says_so),
         cmocka_unit_test(opening_and_closing_are_not_done_on_the_reactor),
         cmocka_unit_test(a_file_that_was_resized_is_seen_when_it_is_looked_at),
         cmocka_unit_test(a_disk_is_not_closed_while_it_is_looked_at),
