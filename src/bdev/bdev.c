@@ -102,6 +102,18 @@ const void *plx_bdev_map_never(struct plx_bdev_channel *ch, uint64_t lba, uint32
     return NULL;
 }
 
+/*
+ * A filter that does not lend what is below, or reads it for what is emulated above, reads for others: whatever may
+ * leave the memory of its reads as it was (info.undefined_reads) must not any more.
+ */
+static void define_reads(struct plx_bdev *bdev)
+{
+    if (!bdev->below || (!bdev->ops->map && !bdev->emulates))
+        return;
+    for (; bdev; bdev = bdev->below)
+        __atomic_store_n(&bdev->info.undefined_reads, false, __ATOMIC_RELAXED);
+}
+
 int plx_bdev_register(struct plx_bdev *bdev, const char *driver, const char *text, const char *name,
                       struct plx_error *err)
 {
@@ -118,6 +130,8 @@ int plx_bdev_register(struct plx_bdev *bdev, const char *driver, const char *tex
     ret = plx_registry_add(bdev, err);
     if (ret)
         pthread_mutex_destroy(&bdev->lock);
+    else
+        define_reads(bdev);
     return ret;
 }
 

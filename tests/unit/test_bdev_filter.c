@@ -233,6 +233,33 @@ static void memory_is_lent_through_filters(void **state)
     raze(&s);
 }
 
+/* What a null disk leaves undefined for its own user must not be what the pool of buffers held before. */
+static void reads_for_others_are_defined(void **state)
+{
+    (void)state;
+    for (int plain = 0; plain < 2; plain++) {
+        struct tu t;
+        struct plx_bdev *null, *pass, *top;
+        uint8_t data[4 * BLOCK];
+        assert_int_equal(plx_bdev_open("null:4M", &null, NULL), 0);
+        pass = filter_pass_new(null);
+        assert_true(plx_bdev_info(pass)->undefined_reads); /* it lends */
+        top = plain ? filter_plain_new(pass) : filter_halve_new(pass, 2);
+        assert_false(plx_bdev_info(top)->undefined_reads);
+        tu_join(&t, top);
+        memset(data, 0xa5, sizeof data);
+        assert_int_equal(tu_io(&t, PLX_BDEV_READ, 3, 4, data), 0);
+        assert_true(!data[0] && !memcmp(data, data + 1, sizeof data - 1));
+        uint8_t *stale = plx_buf_get(t.reactor, PLX_BUF_MIN);
+        memset(stale, 0xa5, PLX_BUF_MIN);
+        plx_buf_put(t.reactor, stale, PLX_BUF_MIN);
+        assert_int_equal(tu_io(&t, PLX_BDEV_COMPARE, 3, 4, data), 0);
+        tu_close(&t);
+        plx_bdev_close(pass);
+        plx_bdev_close(null);
+    }
+}
+
 static void everything_a_filter_forwarded_can_be_aborted(void **state)
 {
     (void)state;
@@ -511,6 +538,7 @@ int main(void)
         cmocka_unit_test(what_a_filter_does_not_offer_is_emulated_above_it),
         cmocka_unit_test(a_filter_may_need_what_the_disk_below_does_not),
         cmocka_unit_test(memory_is_lent_through_filters),
+        cmocka_unit_test(reads_for_others_are_defined),
         cmocka_unit_test(everything_a_filter_forwarded_can_be_aborted),
         cmocka_unit_test(sub_requests_are_first_come_first_served),
         cmocka_unit_test(who_needs_little_does_not_overtake_who_needs_much),
