@@ -14,6 +14,7 @@
 #include <linux/seccomp.h>
 #include <poll.h>
 #include <sched.h>
+#include <semaphore.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -402,6 +403,102 @@ static void requests_can_be_aborted_at_any_time(void **state)
         }
     }
     assert_int_equal(tu_io(&t, PLX_BDEV_RESET, 0, 0, NULL), 0);
+    free(data);
+    close_and_remove(&t);
+}
+
+static sem_t let_go;
+static _Atomic int over;
+
+static int64_t wait_to_go(struct plx_aio *io)
+{
+    (void)io;
+    while (sem_wait(&let_go) < 0)
+        continue;
+    return 0;
+}
+
+static void count_over(struct plx_aio *io)
+{
+    (void)io;
+    over++;
+}
+
+/* All worker threads that the file may have. */
+static void hold_threads(struct tu *t, struct plx_aio hold[4])
+{
+    over = 0;
+    assert_int_equal(sem_init(&let_go, 0, 0), 0);
+    for (int i = 0; i < 4; i++) {
+        hold[i] = (struct plx_aio){
+            .done = count_over, .fd = ((struct plx_file *)t->bdev)->fd, .op = PLX_AIO_CALL, .call = wait_to_go};
+        plx_aio_submit(t->reactor, &hold[i]);
+    }
+}
+
+static void release_threads(struct tu *t)
+{
+    for (int i = 0; i < 4; i++)
+        sem_post(&let_go);
+    while (over < 4)
+        tu_turn(t->reactor);
+    sem_destroy(&let_go);
+}
+
+/* For its turn in the ring, or for a thread. */
+static void what_waits_for_its_turn_can_be_aborted(void **state)
+{
+    struct tu t;
+    struct plx_aio hold[4];
+    struct tu_req *q = calloc(MANY, sizeof *q);
+    open_config(&t, state, "");
+    uint8_t *data = tu_pattern(4096, 1);
+    hold_threads(&t, hold);
+    for (int i = 0; i < MANY; i++) {
+        tu_req_init(&q[i], t.bdev);
+        tu_start(&t, &q[i], PLX_BDEV_WRITE, 0, 8, data);
+    }
+    for (int i = MANY / 2; i < MANY; i++)
+        plx_bdev_abort(t.ch, q[i].req);
+    release_threads(&t);
+    for (int i = 0; i < MANY; i++) {
+        assert_int_equal(tu_finish(&t, &q[i]), i < MANY / 2 ? 0 : PLX_SC_ABORTED_BY_REQUEST);
+        tu_req_free(&q[i]);
+    }
+    free(q);
+    free(data);
+    close_and_remove(&t);
+}
+
+static void what_waits_for_memory_can_be_aborted(void **state)
+{
+    enum { PIECES = 1500 };
+    struct tu t;
+    struct tu_req q[2];
+    struct iovec iov[PIECES];
+    open_config(&t, state, "");
+    size_t n = plx_buf_total_bytes(t.reactor) / PLX_BUF_MIN;
+    void **bufs = calloc(n, sizeof *bufs);
+    for (size_t i = 0; i < n; i++)
+        bufs[i] = plx_buf_get(t.reactor, PLX_BUF_MIN);
+    uint8_t *data = tu_pattern(4096, 1);
+    for (int k = 0; k < PIECES; k++) /* more than the kernel takes */
+        iov[k] = (struct iovec){data, k ? 0 : 4096};
+    for (int i = 0; i < 2; i++) { /* the first has the channel's reserve */
+        tu_req_init(&q[i], t.bdev);
+        q[i].req->iov = iov;
+        q[i].req->iovcnt = PIECES;
+        tu_start(&t, &q[i], PLX_BDEV_WRITE, 0, 8, NULL);
+    }
+    plx_bdev_abort(t.ch, q[1].req);
+    assert_int_equal(q[1].done, 1);
+    assert_int_equal(q[1].req->status, PLX_SC_ABORTED_BY_REQUEST);
+    assert_int_equal(tu_finish(&t, &q[0]), 0);
+    for (int i = 0; i < 2; i++)
+        tu_req_free(&q[i]);
+    for (size_t i = 0; i < n; i++)
+        plx_buf_put(t.reactor, bufs[i], PLX_BUF_MIN);
+    free(bufs);
     free(data);
     close_and_remove(&t);
 }
@@ -852,6 +949,8 @@ int main(void)
         cmocka_unit_test(a_file_cut_short_gives_read_errors),
         cmocka_unit_test(thousands_of_requests_may_be_in_flight),
         cmocka_unit_test(requests_can_be_aborted_at_any_time),
+        cmocka_unit_test(what_waits_for_its_turn_can_be_aborted),
+        cmocka_unit_test(what_waits_for_memory_can_be_aborted),
         cmocka_unit_test(a_reactor_may_change_threads_between_requests),
         cmocka_unit_test(it_sleeps_until_the_disk_has_done_its_work),
         cmocka_unit_test(blocks_of_4096_are_possible),

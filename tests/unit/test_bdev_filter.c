@@ -215,6 +215,119 @@ static void a_filter_may_need_what_the_disk_below_does_not(void **state)
     plx_bdev_close(below);
 }
 
+/* ---- aborts of what waits in the core ---- */
+
+struct held {
+    struct test_disk *d;
+    struct tu t; /* of a filter on it, above which the core emulates */
+    uint8_t *data;
+};
+
+static void hold_begin(struct held *h)
+{
+    h->d = test_disk_new();
+    tu_join(&h->t, filter_plain_new(&h->d->bdev));
+    h->data = tu_pattern((size_t)2 * 64 * BLOCK, 1);
+}
+
+static void hold_end(struct held *h)
+{
+    free(h->data);
+    tu_close(&h->t);
+    plx_bdev_close(&h->d->bdev);
+}
+
+static void start(struct held *h, struct tu_req *q, enum plx_bdev_op op, uint64_t lba)
+{
+    tu_req_init(q, h->t.bdev);
+    tu_start(&h->t, q, op, lba, 8, h->data);
+}
+
+/* At once, and without having reached the disk. */
+static void check_abort(struct held *h, struct tu_req *q)
+{
+    int seen = h->d->seen;
+    assert_int_equal(q->done, 0);
+    plx_bdev_abort(h->t.ch, q->req);
+    assert_int_equal(q->done, 1);
+    assert_int_equal(q->req->status, PLX_SC_ABORTED_BY_REQUEST);
+    assert_int_equal(h->d->seen, seen);
+    tu_req_free(q);
+}
+
+static void finish(struct held *h, struct tu_req *q, uint16_t status)
+{
+    assert_int_equal(q->done, 0);
+    while (!q->done) {
+        test_disk_end(h->d, 0);
+        tu_turn(h->t.reactor);
+    }
+    assert_int_equal(q->req->status, status);
+    tu_req_free(q);
+}
+
+static void what_waits_for_a_compare_and_write_can_be_aborted(void **state)
+{
+    (void)state;
+    struct held h;
+    struct tu_req owner, next, held, other, late;
+    hold_begin(&h);
+    start(&h, &owner, PLX_BDEV_COMPARE_AND_WRITE, 0);
+    start(&h, &next, PLX_BDEV_COMPARE_AND_WRITE, 100);
+    while (h.d->seen < 1) /* until it reads, with the range for itself */
+        tu_turn(h.t.reactor);
+    start(&h, &held, PLX_BDEV_WRITE, 7);
+    start(&h, &late, PLX_BDEV_WRITE, 7);
+    start(&h, &other, PLX_BDEV_WRITE, 8);
+    assert_int_equal(h.d->seen, 2); /* the other, which is beside the range */
+    check_abort(&h, &held);
+    check_abort(&h, &next);
+    finish(&h, &owner, PLX_SC_COMPARE_FAILURE); /* the disk has left memory as it was */
+    finish(&h, &late, 0);
+    assert_int_equal(other.done, 1);
+    tu_req_free(&other);
+    hold_end(&h);
+}
+
+static void what_waits_for_memory_can_be_aborted(void **state)
+{
+    (void)state;
+    struct held h;
+    struct tu_req first, second;
+    hold_begin(&h);
+    size_t n = plx_buf_total_bytes(h.t.reactor) / PLX_BUF_MIN;
+    void **bufs = calloc(n, sizeof *bufs);
+    for (size_t i = 0; i < n; i++)
+        bufs[i] = plx_buf_get(h.t.reactor, PLX_BUF_MIN);
+    start(&h, &first, PLX_BDEV_COMPARE, 0); /* has the channel's reserve */
+    start(&h, &second, PLX_BDEV_COMPARE, 0);
+    assert_int_equal(h.d->seen, 1);
+    check_abort(&h, &second);
+    finish(&h, &first, PLX_SC_COMPARE_FAILURE);
+    for (size_t i = 0; i < n; i++)
+        plx_buf_put(h.t.reactor, bufs[i], PLX_BUF_MIN);
+    free(bufs);
+    hold_end(&h);
+}
+
+static void what_waits_for_a_part_can_be_aborted(void **state)
+{
+    (void)state;
+    struct held h;
+    struct tu_req q[65];
+    hold_begin(&h);
+    for (int i = 0; i < 65; i++)
+        start(&h, &q[i], PLX_BDEV_WRITE_ZEROES, 0);
+    assert_int_equal(h.d->seen, 64);
+    check_abort(&h, &q[64]);
+    for (int i = 0; i < 64; i++) {
+        assert_true(test_disk_end(h.d, 0));
+        assert_int_equal(q[i].done, 1);
+        tu_req_free(&q[i]);
+    }
+    hold_end(&h);
+}
+
 static void memory_is_lent_through_filters(void **state)
 {
     (void)state;
@@ -537,6 +650,9 @@ int main(void)
         cmocka_unit_test(filters_are_as_the_disk_below),
         cmocka_unit_test(what_a_filter_does_not_offer_is_emulated_above_it),
         cmocka_unit_test(a_filter_may_need_what_the_disk_below_does_not),
+        cmocka_unit_test(what_waits_for_a_compare_and_write_can_be_aborted),
+        cmocka_unit_test(what_waits_for_memory_can_be_aborted),
+        cmocka_unit_test(what_waits_for_a_part_can_be_aborted),
         cmocka_unit_test(memory_is_lent_through_filters),
         cmocka_unit_test(reads_for_others_are_defined),
         cmocka_unit_test(everything_a_filter_forwarded_can_be_aborted),
