@@ -12,7 +12,6 @@
 #include "base/util.h"
 #include "bdev/access.h"
 #include "failalloc.h"
-#include "reactor/clock.h"
 #include "test_disk.h"
 
 enum { REACTORS = 3 };
@@ -52,7 +51,6 @@ static int end(void **state)
         plx_reactor_destroy(reactors[i]);
     assert_int_equal(disk->channels, 0);
     plx_bdev_close(&disk->bdev);
-    plx_clock_simulate(NULL);
     return 0;
 }
 

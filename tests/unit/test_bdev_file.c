@@ -76,11 +76,6 @@ static void close_and_remove(struct tu *t)
     unlink(path);
 }
 
-static bool zeroed(const uint8_t *p, size_t n)
-{
-    return !n || (!p[0] && !memcmp(p, p + 1, n - 1));
-}
-
 /* ---- on every file system, with every engine ---- */
 
 static void what_is_written_is_read_however_it_is_aligned(void **state)
@@ -97,7 +92,7 @@ static void what_is_written_is_read_however_it_is_aligned(void **state)
         assert_memory_equal(in, back, nlb * 512);
     }
     assert_int_equal(tu_io(&t, PLX_BDEV_READ, SIZE / 512 - 10, 10, out), 0);
-    assert_true(zeroed(out, 5120)); /* a hole */
+    assert_true(tu_zeroed(out, 5120)); /* a hole */
     free(mem);
     free(out);
     close_and_remove(&t);
@@ -108,7 +103,7 @@ static void data_may_be_in_odd_pieces(void **state)
     struct tu t;
     struct tu_req q;
     open_config(&t, state, "");
-    tu_req_init(&q, t.bdev);
+    tu_req_init(&q);
     uint8_t *in = tu_pattern(8192, 7), *out = tu_pattern(8192, 8), *same = tu_pattern(8192, 7);
     q.req->iovcnt = 4;
     for (int i = 0; i < 4; i++) {
@@ -139,7 +134,7 @@ static void data_may_be_in_more_pieces_than_the_kernel_takes(void **state)
     struct tu_req q;
     struct iovec iov[PIECES];
     open_config(&t, state, "");
-    tu_req_init(&q, t.bdev);
+    tu_req_init(&q);
     uint8_t *in = tu_pattern(8192, 7), *out = tu_pattern(8192, 8);
     for (int i = 0; i < 2; i++) {
         uint8_t *data = i ? out : in;
@@ -357,7 +352,7 @@ static void thousands_of_requests_may_be_in_flight(void **state)
     for (int pass = 0; pass < 2; pass++) { /* all are written, then all read back */
         for (uint32_t i = 0; i < MANY; i++) {
             if (!pass)
-                tu_req_init(&q[i], t.bdev);
+                tu_req_init(&q[i]);
             data[i] = tu_pattern(4096, pass ? 0 : i);
             tu_start(&t, &q[i], pass ? PLX_BDEV_READ : PLX_BDEV_WRITE, 8 * (uint64_t)i, 8, data[i]);
         }
@@ -387,7 +382,7 @@ static void requests_can_be_aborted_at_any_time(void **state)
         for (int i = 0; i < AREA; i++) {
             static const enum plx_bdev_op ops[] = {PLX_BDEV_WRITE, PLX_BDEV_READ, PLX_BDEV_WRITE_ZEROES,
                                                    PLX_BDEV_FLUSH};
-            tu_req_init(&q[i], t.bdev);
+            tu_req_init(&q[i]);
             tu_start(&t, &q[i], ops[i % 4], 0, 1024, data + i * MIB + i % 3);
         }
         for (int i = 0; i < AREA; i++) {
@@ -455,7 +450,7 @@ static void what_waits_for_its_turn_can_be_aborted(void **state)
     uint8_t *data = tu_pattern(4096, 1);
     hold_threads(&t, hold);
     for (int i = 0; i < MANY; i++) {
-        tu_req_init(&q[i], t.bdev);
+        tu_req_init(&q[i]);
         tu_start(&t, &q[i], PLX_BDEV_WRITE, 0, 8, data);
     }
     for (int i = MANY / 2; i < MANY; i++)
@@ -485,7 +480,7 @@ static void what_waits_for_memory_can_be_aborted(void **state)
     for (int k = 0; k < PIECES; k++) /* more than the kernel takes */
         iov[k] = (struct iovec){data, k ? 0 : 4096};
     for (int i = 0; i < 2; i++) { /* the first has the channel's reserve */
-        tu_req_init(&q[i], t.bdev);
+        tu_req_init(&q[i]);
         q[i].req->iov = iov;
         q[i].req->iovcnt = PIECES;
         tu_start(&t, &q[i], PLX_BDEV_WRITE, 0, 8, NULL);
@@ -532,7 +527,7 @@ static void it_sleeps_until_the_disk_has_done_its_work(void **state)
     struct tu t;
     struct tu_req q;
     open_config(&t, state, "");
-    tu_req_init(&q, t.bdev);
+    tu_req_init(&q);
     uint8_t *data = tu_pattern(MIB, 1);
     for (int i = 0; i < 20; i++) {
         tu_start(&t, &q, i % 2 ? PLX_BDEV_FLUSH : PLX_BDEV_WRITE, 0, 2048, data);
@@ -600,7 +595,7 @@ static void a_file_in_memory_is_read_without_a_thread(void **state)
     uint8_t *buf = tu_pattern(MIB, 1);
     int before = count_threads();
     assert_int_equal(tu_io(&t, PLX_BDEV_READ, 0, 8, buf), 0);
-    assert_true(zeroed(buf, 4096));
+    assert_true(tu_zeroed(buf, 4096));
     assert_int_equal(count_threads(), before);
     assert_int_equal(tu_io(&t, PLX_BDEV_READ, 0, MIB / 512, buf), 0); /* which is long */
     assert_int_equal(count_threads(), before + 1);

@@ -5,38 +5,14 @@
  */
 #include "bdev_util.h"
 
-#include <fcntl.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "bdev/core.h"
 #include "filters.h"
 #include "test_disk.h"
 
 enum { DEEP = 8, BLOCK = 512 };
-
-static char path[256], url[300];
-
-static int make_file(void **state)
-{
-    (void)state;
-    const char *dir = access("/dev/shm", W_OK) == 0 ? "/dev/shm" : "/tmp";
-    snprintf(path, sizeof path, "%s/pollux-filter-%d", dir, (int)getpid());
-    snprintf(url, sizeof url, "file:%s", path);
-    int fd = open(path, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
-    if (fd < 0 || ftruncate(fd, 4 << 20) < 0)
-        return -1;
-    close(fd);
-    return 0;
-}
-
-static int remove_file(void **state)
-{
-    (void)state;
-    return unlink(path);
-}
 
 /* ---- a stack ---- */
 
@@ -115,7 +91,7 @@ static void check_operations(struct tu *t, bool keeps_data)
 static void filters_are_as_the_disk_below(void **state)
 {
     (void)state;
-    const char *const names[] = {"ram:4M", url, "null:4M"};
+    const char *const names[] = {"ram:4M", tu_url, "null:4M"};
     for (size_t i = 0; i < PLX_ARRAY_SIZE(names); i++) {
         for (enum kind kind = PASS; kind <= HALVE; kind++) {
             struct stack s;
@@ -133,7 +109,7 @@ static void filters_are_as_the_disk_below(void **state)
 static void what_a_filter_does_not_offer_is_emulated_above_it(void **state)
 {
     (void)state;
-    const char *const names[] = {"ram:4M", url};
+    const char *const names[] = {"ram:4M", tu_url};
     for (size_t i = 0; i < PLX_ARRAY_SIZE(names); i++) {
         struct plx_error err = {""};
         struct plx_bdev *below, *top;
@@ -239,7 +215,7 @@ static void hold_end(struct held *h)
 
 static void start(struct held *h, struct tu_req *q, enum plx_bdev_op op, uint64_t lba)
 {
-    tu_req_init(q, h->t.bdev);
+    tu_req_init(q);
     tu_start(&h->t, q, op, lba, 8, h->data);
 }
 
@@ -362,7 +338,7 @@ static void reads_for_others_are_defined(void **state)
         tu_join(&t, top);
         memset(data, 0xa5, sizeof data);
         assert_int_equal(tu_io(&t, PLX_BDEV_READ, 3, 4, data), 0);
-        assert_true(!data[0] && !memcmp(data, data + 1, sizeof data - 1));
+        assert_true(tu_zeroed(data, sizeof data));
         uint8_t *stale = plx_buf_get(t.reactor, PLX_BUF_MIN);
         memset(stale, 0xa5, PLX_BUF_MIN);
         plx_buf_put(t.reactor, stale, PLX_BUF_MIN);
@@ -384,7 +360,7 @@ static void everything_a_filter_forwarded_can_be_aborted(void **state)
         uint8_t data[BLOCK] = {0};
         pile(&s, &d->bdev, kind);
         for (int i = 0; i < REQS; i++) {
-            tu_req_init(&q[i], s.t.bdev);
+            tu_req_init(&q[i]);
             tu_start(&s.t, &q[i], PLX_BDEV_WRITE, (uint64_t)i, 1, data);
         }
         assert_int_equal(d->seen, REQS);
@@ -392,7 +368,7 @@ static void everything_a_filter_forwarded_can_be_aborted(void **state)
         assert_int_equal(q[2].done, 1);
         assert_int_equal(q[2].req->status, PLX_SC_ABORTED_BY_REQUEST);
         d->ignores_aborts = true;
-        tu_req_init(&reset, s.t.bdev);
+        tu_req_init(&reset);
         tu_start(&s.t, &reset, PLX_BDEV_RESET, 0, 0, NULL);
         assert_int_equal(d->aborts, REQS);
         while (d->first) {
@@ -423,7 +399,7 @@ static void sub_requests_are_first_come_first_served(void **state)
     uint8_t data[2 * BLOCK] = {0};
     tu_join(&t, top);
     for (int i = 0; i < REQS; i++) {
-        tu_req_init(&q[i], top);
+        tu_req_init(&q[i]);
         tu_start(&t, &q[i], PLX_BDEV_WRITE, (uint64_t)i * 2, 2, data);
     }
     assert_int_equal(d->seen, 4);
@@ -497,7 +473,7 @@ static void churn(struct stack *s, bool aborts, uint64_t seed)
     struct tu_req q[REQS];
     uint8_t *data = tu_pattern(2 * NLB * BLOCK, 7);
     for (int i = 0; i < REQS; i++) {
-        tu_req_init(&q[i], s->t.bdev);
+        tu_req_init(&q[i]);
         q[i].req->src_lba = 1000;
         tu_start(&s->t, &q[i], ops[tu_random(&seed) % PLX_ARRAY_SIZE(ops)], tu_random(&seed) % 4000,
                  1 + tu_random(&seed) % NLB, data);
@@ -522,7 +498,7 @@ static void churn(struct stack *s, bool aborts, uint64_t seed)
 static void no_load_and_no_abort_makes_sub_requests_hang(void **state)
 {
     (void)state;
-    const char *const names[] = {"ram:4M", url};
+    const char *const names[] = {"ram:4M", tu_url};
     for (size_t i = 0; i < PLX_ARRAY_SIZE(names); i++) {
         struct stack s;
         pile_on(&s, names[i], HALVE);
@@ -542,7 +518,7 @@ static void an_unmap_is_cut_to_what_the_disk_takes(void **state)
     struct stack s;
     struct tu_req q;
     pile(&s, &d->bdev, PASS);
-    tu_req_init(&q, s.t.bdev);
+    tu_req_init(&q);
     q.req->iovcnt = 0;
     tu_start(&s.t, &q, PLX_BDEV_UNMAP, 100, 20, NULL);
     for (uint32_t at = 0; at < 20; at += 8) {
@@ -580,10 +556,10 @@ static void more_is_emulated_at_once_than_there_are_parts(void **state)
     struct tu t;
     struct tu_req q[REQS];
     uint8_t *data = tu_pattern(2 * BLOCK, 1);
-    tu_open(&t, url);
+    tu_open(&t, tu_url);
     assert_int_equal(tu_io(&t, PLX_BDEV_WRITE, 0, 1, data), 0);
     for (int i = 0; i < REQS; i++) {
-        tu_req_init(&q[i], t.bdev);
+        tu_req_init(&q[i]);
         tu_start(&t, &q[i], i % 3 ? PLX_BDEV_COMPARE : PLX_BDEV_COMPARE_AND_WRITE, 0, 1, data);
         if (i % 7 == 0)
             plx_bdev_abort(t.ch, q[i].req);
@@ -603,7 +579,7 @@ static uint16_t with_iov(struct tu *t, enum plx_bdev_op op, uint32_t nlb, const 
 {
     static uint8_t data[16 * BLOCK];
     struct tu_req q;
-    tu_req_init(&q, t->bdev);
+    tu_req_init(&q);
     for (uint32_t i = 0; i < n; i++)
         q.iov[i] = (struct iovec){data, lens[i]};
     q.req->iovcnt = n;
@@ -619,7 +595,7 @@ static uint16_t with_iov(struct tu *t, enum plx_bdev_op op, uint32_t nlb, const 
 static void an_iovec_that_does_not_fit_its_range_is_refused(void **state)
 {
     (void)state;
-    const char *const names[] = {"ram:4M", url};
+    const char *const names[] = {"ram:4M", tu_url};
     static const enum plx_bdev_op ops[] = {PLX_BDEV_READ, PLX_BDEV_WRITE, PLX_BDEV_COMPARE};
     for (size_t i = 0; i < PLX_ARRAY_SIZE(names); i++) {
         struct tu t;
@@ -663,5 +639,5 @@ int main(void)
         cmocka_unit_test(more_is_emulated_at_once_than_there_are_parts),
         cmocka_unit_test(an_iovec_that_does_not_fit_its_range_is_refused),
     };
-    return cmocka_run_group_tests(tests, make_file, remove_file);
+    return cmocka_run_group_tests(tests, tu_make_file, tu_remove_file);
 }

@@ -3,9 +3,7 @@
 #include "bdev_util.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <semaphore.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -18,27 +16,6 @@
 #include "test_disk.h"
 
 enum { BLOCK = 512 };
-
-static char path[256], url[300];
-
-static int make_file(void **state)
-{
-    (void)state;
-    const char *dir = access("/dev/shm", W_OK) == 0 ? "/dev/shm" : "/tmp";
-    snprintf(path, sizeof path, "%s/pollux-registry-%d", dir, (int)getpid());
-    snprintf(url, sizeof url, "file:%s", path);
-    int fd = open(path, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
-    if (fd < 0 || ftruncate(fd, 1 << 20) < 0)
-        return -1;
-    close(fd);
-    return 0;
-}
-
-static int remove_file(void **state)
-{
-    (void)state;
-    return unlink(path);
-}
 
 /* ---- names ---- */
 
@@ -90,15 +67,15 @@ static void a_name_is_given_once(void **state)
     long_name[256] = 0;
     const char *const bad[] = {"", "a\nb", "\xff", long_name};
     assert_int_equal(plx_bdev_open_as("ram:1M", "Malloc0", &a, NULL), 0);
-    assert_int_equal(plx_bdev_open_as(url, "Malloc0", &b, &err), -EEXIST);
+    assert_int_equal(plx_bdev_open_as(tu_url, "Malloc0", &b, &err), -EEXIST);
     assert_non_null(strstr(err.text, "Malloc0"));
     for (size_t i = 0; i < PLX_ARRAY_SIZE(bad); i++) {
-        assert_int_equal(plx_bdev_open_as(url, bad[i], &b, &err), -EINVAL);
+        assert_int_equal(plx_bdev_open_as(tu_url, bad[i], &b, &err), -EINVAL);
         assert_non_null(strstr(err.text, "255"));
     }
     assert_null(b);
     long_name[255] = 0;
-    assert_int_equal(plx_bdev_open_as(url, long_name, &b, NULL), 0); /* and the file is not held from before */
+    assert_int_equal(plx_bdev_open_as(tu_url, long_name, &b, NULL), 0); /* and the file is not held from before */
     assert_ptr_equal(plx_bdev_find(long_name), b);
     plx_bdev_close(b);
     plx_bdev_close(a);
@@ -384,7 +361,7 @@ static void a_disk_that_is_gone_ends_requests_and_can_be_closed(void **state)
     tu_join(&t, disks[DEEP]);
     listener_start(&l, disks[DEEP]);
     pthread_create(&l.thread, NULL, run, l.reactor);
-    tu_req_init(&q, t.bdev);
+    tu_req_init(&q);
     tu_start(&t, &q, PLX_BDEV_WRITE, 0, 1, data);
     plx_bdev_resized(&d->bdev, 4096); /* the top hears of both */
     wait_until(&l.resized, 1);
@@ -485,7 +462,7 @@ static void opening_and_closing_are_not_done_on_the_reactor(void **state)
     (void)state;
     struct plx_reactor *r;
     assert_int_equal(plx_reactor_create(&r, NULL), 0);
-    assert_int_equal(plx_bdev_open_begin(r, url, "File0", task_over, &outcome), 0);
+    assert_int_equal(plx_bdev_open_begin(r, tu_url, "File0", task_over, &outcome), 0);
     wait_for_disk("File0", true);
     assert_int_equal(outcome.done, 0);
     finish(r);
@@ -525,10 +502,11 @@ static void a_file_that_was_resized_is_seen_when_it_is_looked_at(void **state)
     (void)state;
     struct tu t;
     uint8_t data[BLOCK] = {1};
-    tu_open(&t, url);
+    assert_int_equal(truncate(tu_path, 1 << 20), 0);
+    tu_open(&t, tu_url);
     struct plx_bdev *filter = NULL;
     assert_int_equal(tu_io(&t, PLX_BDEV_WRITE, 2048, 1, data), PLX_SC_LBA_OUT_OF_RANGE);
-    assert_int_equal(truncate(path, (2 << 20) + 100), 0); /* not whole blocks: what is over is not seen */
+    assert_int_equal(truncate(tu_path, (2 << 20) + 100), 0); /* not whole blocks: what is over is not seen */
     tu_leave(&t);
     filter = filter_pass_new(t.bdev);
     tu_join(&t, filter);
@@ -539,12 +517,12 @@ static void a_file_that_was_resized_is_seen_when_it_is_looked_at(void **state)
     assert_int_equal(plx_bdev_blocks(filter), 4096);
     assert_int_equal(tu_io(&t, PLX_BDEV_WRITE, 4095, 1, data), 0);
     assert_int_equal(tu_io(&t, PLX_BDEV_WRITE, 4096, 1, data), PLX_SC_LBA_OUT_OF_RANGE);
-    assert_int_equal(truncate(path, 0), 0);
+    assert_int_equal(truncate(tu_path, 0), 0);
     assert_int_equal(plx_bdev_rescan_begin(t.reactor, filter, task_over, &outcome), 0);
     finish(t.reactor);
     assert_int_equal(outcome.result, -EINVAL);
     assert_non_null(strstr(outcome.err.text, "empty"));
-    assert_int_equal(truncate(path, 1 << 20), 0);
+    assert_int_equal(truncate(tu_path, 1 << 20), 0);
     assert_int_equal(plx_bdev_rescan(filter, NULL), 0);
     assert_int_equal(plx_bdev_blocks(filter), 2048);
     struct plx_bdev *below = filter->below;
@@ -611,5 +589,5 @@ int main(void)
         cmocka_unit_test(a_file_that_was_resized_is_seen_when_it_is_looked_at),
         cmocka_unit_test(a_disk_is_not_closed_while_it_is_looked_at),
     };
-    return cmocka_run_group_tests(tests, make_file, remove_file);
+    return cmocka_run_group_tests(tests, tu_make_file, tu_remove_file);
 }
