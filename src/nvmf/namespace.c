@@ -214,8 +214,10 @@ int nvmf_ns_open(struct nvmf_ns *ns)
     int ret = hold_disk(ns);
     if (ret)
         return ret;
-    plx_bdev_access_open(&ns->disk, ns->bdev, t->reactors, t->nreactors, nvmf_control_reactor(t), ns_opened);
-    return 0;
+    ret = plx_bdev_access_open(&ns->disk, ns->bdev, t->reactors, t->nreactors, nvmf_control_reactor(t), ns_opened);
+    if (ret)
+        plx_bdev_release(ns->hold);
+    return ret;
 }
 
 /* ---- leaving: no reactor sees it any more; its requests end, then its channels are put back ---- */

@@ -73,9 +73,9 @@ static int answer(void)
 
 static int open_all(void)
 {
-    plx_bdev_access_open(&access_, &disk->bdev, reactors, REACTORS, reactors[0], tell);
+    int ret = plx_bdev_access_open(&access_, &disk->bdev, reactors, REACTORS, reactors[0], tell);
     assert_int_equal(told, 0);
-    return answer();
+    return ret ? ret : answer();
 }
 
 static void close_all(void)
