@@ -265,6 +265,12 @@ int plx_url_only(const struct plx_url *url, const char *known, struct plx_error 
 int plx_url_block(const struct plx_url *url, uint32_t *block, struct plx_error *err);
 /* The size that a disk is named by, as "1G" in ram:1G: a multiple of its blocks, and of less than 2^63 bytes. */
 int plx_url_size(const struct plx_url *url, uint32_t block, uint64_t *size, struct plx_error *err);
+/*
+ * All settings of a disk that is named by its size, and whose data is gone at exit: block=, 512 if it is not given, and
+ * uuid=, another one each time if it is not.
+ */
+int plx_url_volatile(const struct plx_url *url, uint32_t *block, uint64_t *size, uint8_t uuid[16],
+                     struct plx_error *err);
 /* ro=: 0 or 1. */
 int plx_url_bool(const struct plx_url *url, const char *key, bool *value, struct plx_error *err);
 /*
