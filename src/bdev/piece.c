@@ -41,11 +41,8 @@ static void give_reserve(struct plx_bdev_channel *ch, struct plx_piece *p)
 
 void plx_piece_get(struct plx_bdev_channel *ch, struct plx_piece *p, size_t bytes)
 {
-    struct plx_reactor *r = ch->reactor;
     p->size = plx_min_u64(bytes, LARGEST);
-    p->mem = NULL;
-    if (p->size <= plx_buf_max_bytes(r))
-        p->mem = plx_buf_get(r, p->size);
+    p->mem = plx_buf_get(ch->reactor, p->size); /* of which every pool has larger ones */
     if (p->mem) {
         p->ready(p);
     } else if (!ch->reserve_taken) {
