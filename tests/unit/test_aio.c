@@ -79,7 +79,7 @@ static unsigned yields;
 int __wrap_sched_yield(void);
 int __wrap_sched_yield(void)
 {
-    if (yields++ == 0)
+    if (yields++ == 0 && filled_by_yield >= 0) /* sanitizers yield as well, at the end */
         assert_int_equal(write(filled_by_yield, "x", 1), 1);
     return 0;
 }
@@ -302,6 +302,7 @@ static void make_pipe(int fds[2])
 
 static void unmake_pipe(int fds[2])
 {
+    filled_by_yield = -1;
     close(fds[0]);
     close(fds[1]);
     unmake();
