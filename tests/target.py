@@ -263,6 +263,10 @@ class Target:
         """Resident bytes."""
         return int(self._status("VmRSS")) * 1024
 
+    def data_bytes(self):
+        """Memory of its own that may be written to, whether it is there or not."""
+        return int(self._status("VmData")) * 1024
+
     def threads(self):
         return int(self._status("Threads"))
 

@@ -60,7 +60,7 @@ enum plx_log_level {
 typedef void (*plx_log_fn)(void *arg, enum plx_log_level level, const char *line);
 
 /**
- * Where the library's log lines go, and from which level on. Process-wide, the one piece of global state there is; to
+ * Where the library's log lines go, and from which level on. Process-wide, as which disks there are; to
  * be set before the first reactor runs, and again when none does any more. By default nothing is logged. Of one message
  * about one peer or disk 10 lines are logged in 5 s; beyond that they are counted, and a line says how many they were.
  * What has not been told when this is called is told to the function set before.

@@ -3,10 +3,10 @@
  * @file The reactor: the event loop of one core.  A reactor polls its sources while there is work, and sleeps in the
  * kernel when there is none. Everything that is added to a reactor belongs to it: unless a comment says otherwise a
  * function here is called on the thread that runs (or polls) the reactor, or before it first runs. The one way in from
- * another thread is plx_reactor_send().  The library makes no thread. A program gives a reactor a thread of its own
- * with plx_reactor_run(), or drives it from an event loop that it already has: wait until plx_reactor_fd() is readable
- * or plx_reactor_timeout() has passed, call plx_reactor_poll() until it returns 0, call plx_reactor_arm(), and wait
- * again if that returned 0.
+ * another thread is plx_reactor_send().  The library makes no thread to run one. A program gives a reactor a thread of
+ * its own with plx_reactor_run(), or drives it from an event loop that it already has: wait until plx_reactor_fd() is
+ * readable or plx_reactor_timeout() has passed, call plx_reactor_poll() until it returns 0, call plx_reactor_arm(), and
+ * wait again if that returned 0. Disks may make a reactor worker threads, for what blocks.
  */
 #ifndef POLLUX_REACTOR_H
 #define POLLUX_REACTOR_H

@@ -66,24 +66,16 @@ static void access_opened(struct plx_fan *fan, int result)
     a->done(a, 0);
 }
 
-static void access_no_memory(struct plx_timer *timer)
-{
-    struct plx_bdev_access *a = plx_container_of(timer, struct plx_bdev_access, limit);
-    a->done(a, -ENOMEM);
-}
-
-void plx_bdev_access_open(struct plx_bdev_access *a, struct plx_bdev *bdev, struct plx_reactor *const *reactors,
-                          unsigned n, struct plx_reactor *home, void (*done)(struct plx_bdev_access *a, int result))
+int plx_bdev_access_open(struct plx_bdev_access *a, struct plx_bdev *bdev, struct plx_reactor *const *reactors,
+                         unsigned n, struct plx_reactor *home, void (*done)(struct plx_bdev_access *a, int result))
 {
     memset(a, 0, sizeof *a);
     a->bdev = bdev;
     a->done = done;
-    if (!plx_fan_init(&a->fan, home, reactors, n)) {
+    int ret = plx_fan_init(&a->fan, home, reactors, n);
+    if (!ret)
         plx_fan_out(&a->fan, access_open_here, access_opened);
-        return;
-    }
-    a->limit.fn = access_no_memory;
-    plx_timer_set(home, &a->limit, 0);
+    return ret;
 }
 
 /* ---- the last flush ---- */

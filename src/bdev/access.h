@@ -23,10 +23,10 @@ struct plx_bdev_access {
 /*
  * Opens a channel on each of n reactors, the home reactor among them. `done` is called on the home reactor, with 0 or,
  * when it could not be done on one of them and has been undone on all, -errno. On the home reactor, or before that
- * runs; done is not called before this returns.
+ * runs; done is not called before this returns. @return 0, or -ENOMEM: then done is not called
  */
-void plx_bdev_access_open(struct plx_bdev_access *a, struct plx_bdev *bdev, struct plx_reactor *const *reactors,
-                          unsigned n, struct plx_reactor *home, void (*done)(struct plx_bdev_access *a, int result));
+int plx_bdev_access_open(struct plx_bdev_access *a, struct plx_bdev *bdev, struct plx_reactor *const *reactors,
+                         unsigned n, struct plx_reactor *home, void (*done)(struct plx_bdev_access *a, int result));
 
 /* The channel of reactors[i], to be used there. */
 static inline struct plx_bdev_channel *plx_bdev_access_channel(const struct plx_bdev_access *a, unsigned i)

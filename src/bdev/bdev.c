@@ -102,6 +102,18 @@ const void *plx_bdev_map_never(struct plx_bdev_channel *ch, uint64_t lba, uint32
     return NULL;
 }
 
+/*
+ * A filter that does not lend what is below, or reads it for what is emulated above, reads for others: whatever may
+ * leave the memory of its reads as it was (info.undefined_reads) must not any more.
+ */
+static void define_reads(struct plx_bdev *bdev)
+{
+    if (!bdev->below || (!bdev->ops->map && !bdev->emulates))
+        return;
+    for (; bdev; bdev = bdev->below)
+        __atomic_store_n(&bdev->info.undefined_reads, false, __ATOMIC_RELAXED);
+}
+
 int plx_bdev_register(struct plx_bdev *bdev, const char *driver, const char *text, const char *name,
                       struct plx_error *err)
 {
@@ -118,6 +130,8 @@ int plx_bdev_register(struct plx_bdev *bdev, const char *driver, const char *tex
     ret = plx_registry_add(bdev, err);
     if (ret)
         pthread_mutex_destroy(&bdev->lock);
+    else
+        define_reads(bdev);
     return ret;
 }
 
@@ -125,6 +139,7 @@ void plx_bdev_filter_init(struct plx_bdev *filter, struct plx_bdev *below)
 {
     filter->below = below;
     filter->info = below->info;
+    filter->below_blocks = filter->info.blocks;
 }
 
 int plx_bdev_open_as(const char *text, const char *name, struct plx_bdev **out, struct plx_error *err)
@@ -245,7 +260,7 @@ int plx_bdev_channel_get(struct plx_bdev *bdev, struct plx_reactor *r, struct pl
     ch->reactor = r;
     ch->refs = 1;
     plx_list_init(&ch->requests);
-    bool parts = bdev->tracked || bdev->emulates || bdev->info.max_unmap_blocks != UINT32_MAX;
+    bool parts = bdev->tracked || bdev->emulates || bdev->below || bdev->info.max_unmap_blocks != UINT32_MAX;
     int ret = plx_pieces_init(ch);
     if (!ret)
         ret = plx_reserve_init(&ch->parts, parts ? PARTS : 0);

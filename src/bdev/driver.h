@@ -84,7 +84,8 @@ struct plx_bdev {
     struct plx_list link; /* this and below: registry.c's */
     struct plx_list holds;
     struct plx_bdev_hold *below_hold;
-    pthread_mutex_t lock; /* control path: the list of channels, statistics of those that are gone, the range lock */
+    uint64_t below_blocks; /* when the filter took its size */
+    pthread_mutex_t lock;  /* control path: the list of channels, statistics of those that are gone, the range lock */
     struct plx_list channels;
     struct plx_bdev_stats past;
     struct plx_range_lock range_lock;
@@ -262,6 +263,12 @@ int plx_url_only(const struct plx_url *url, const char *known, struct plx_error 
 int plx_url_block(const struct plx_url *url, uint32_t *block, struct plx_error *err);
 /* The size that a disk is named by, as "1G" in ram:1G: a multiple of its blocks, and of less than 2^63 bytes. */
 int plx_url_size(const struct plx_url *url, uint32_t block, uint64_t *size, struct plx_error *err);
+/*
+ * All settings of a disk that is named by its size, and whose data is gone at exit: block=, 512 if it is not given, and
+ * uuid=, another one each time if it is not.
+ */
+int plx_url_volatile(const struct plx_url *url, uint32_t *block, uint64_t *size, uint8_t uuid[16],
+                     struct plx_error *err);
 /* ro=: 0 or 1. */
 int plx_url_bool(const struct plx_url *url, const char *key, bool *value, struct plx_error *err);
 /*

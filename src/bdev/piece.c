@@ -20,7 +20,7 @@ enum {
 int plx_pieces_init(struct plx_bdev_channel *ch)
 {
     ch->pieces_tail = &ch->pieces;
-    if (!ch->bdev->tracked && !ch->bdev->emulates)
+    if (!ch->bdev->tracked && !ch->bdev->emulates && !ch->bdev->below)
         return 0;
     ch->reserve = aligned_alloc(PLX_BUF_MIN, RESERVE);
     return ch->reserve ? 0 : -ENOMEM;
@@ -41,11 +41,8 @@ static void give_reserve(struct plx_bdev_channel *ch, struct plx_piece *p)
 
 void plx_piece_get(struct plx_bdev_channel *ch, struct plx_piece *p, size_t bytes)
 {
-    struct plx_reactor *r = ch->reactor;
     p->size = plx_min_u64(bytes, LARGEST);
-    p->mem = NULL;
-    if (p->size <= plx_buf_max_bytes(r))
-        p->mem = plx_buf_get(r, p->size);
+    p->mem = plx_buf_get(ch->reactor, p->size); /* of which every pool has larger ones */
     if (p->mem) {
         p->ready(p);
     } else if (!ch->reserve_taken) {

@@ -41,14 +41,16 @@ static struct plx_bdev *find_named(const char *name, bool named)
     return NULL;
 }
 
+/* The last, as a filter has the UUID of the disk below it, comes after that, and has it for itself. */
 static struct plx_bdev *find_uuid(const uint8_t uuid[16])
 {
+    struct plx_bdev *found = NULL;
     plx_list_for_each(it, &disks) {
         struct plx_bdev *bdev = plx_list_entry(it, struct plx_bdev, link);
         if (!memcmp(bdev->info.uuid, uuid, 16))
-            return bdev;
+            found = bdev;
     }
-    return NULL;
+    return found;
 }
 
 struct plx_bdev *plx_bdev_find(const char *name)
@@ -110,6 +112,9 @@ int plx_registry_add(struct plx_bdev *bdev, struct plx_error *err)
         ret = plx_bdev_hold(bdev->below, &o, &bdev->below_hold, err);
     if (!ret)
         plx_list_add_tail(&disks, &bdev->link);
+    /* What happened to the disk below before it was held, nobody told. */
+    if (!ret && bdev->below && plx_bdev_blocks(bdev->below) != bdev->below_blocks)
+        below_event(bdev, bdev->below, PLX_BDEV_RESIZED);
     pthread_mutex_unlock(&lock);
     return ret;
 }
@@ -171,16 +176,24 @@ static void hold_told(struct plx_msg *msg)
     o.event(o.arg, bdev, what);
 }
 
-int plx_bdev_hold(struct plx_bdev *bdev, const struct plx_bdev_hold_opts *opts, struct plx_bdev_hold **out,
-                  struct plx_error *err)
+static struct plx_bdev_hold *hold_new(struct plx_bdev *bdev, const struct plx_bdev_hold_opts *opts)
 {
     struct plx_bdev_hold *h = calloc(1, sizeof *h);
     if (!h)
-        return plx_fail(err, -ENOMEM, "out of memory");
+        return NULL;
     h->bdev = bdev;
     h->o = *opts;
     h->msg.fn = hold_told;
     memccpy(h->who, opts->who, 0, sizeof h->who - 1);
+    return h;
+}
+
+int plx_bdev_hold(struct plx_bdev *bdev, const struct plx_bdev_hold_opts *opts, struct plx_bdev_hold **out,
+                  struct plx_error *err)
+{
+    struct plx_bdev_hold *h = hold_new(bdev, opts);
+    if (!h)
+        return plx_fail(err, -ENOMEM, "out of memory");
     pthread_mutex_lock(&lock);
     int ret = check_claim(bdev, opts, err);
     if (!ret)
@@ -258,6 +271,7 @@ struct task {
     struct plx_aio aio;
     enum task_kind kind;
     struct plx_bdev *bdev;
+    struct plx_bdev_hold *hold; /* TASK_RESCAN: it is not closed meanwhile */
     plx_bdev_done_fn done;
     void *arg;
     struct plx_error err;
@@ -284,8 +298,26 @@ static void task_done(struct plx_aio *aio)
     struct task *t = plx_container_of(aio, struct task, aio);
     int result = (int)aio->res;
     bool there = t->kind == TASK_OPEN ? !result : t->kind == TASK_RESCAN || result;
+    if (t->hold)
+        plx_bdev_release(t->hold);
+    if (result && !t->err.text[0]) /* it was not begun */
+        plx_fail(&t->err, result, "%s: cannot make a thread for it: %s", t->bdev ? t->bdev->info.name : t->text,
+                 strerror(-result));
     t->done(t->arg, there ? t->bdev : NULL, result, &t->err);
     free(t);
+}
+
+/* A claim to read, which goes with any other; and it does not matter whether the disk is gone. */
+static int task_hold(struct task *t)
+{
+    const struct plx_bdev_hold_opts o = {.who = "a look at its size", .claim = PLX_BDEV_READS};
+    t->hold = hold_new(t->bdev, &o);
+    if (!t->hold)
+        return -ENOMEM;
+    pthread_mutex_lock(&lock);
+    plx_list_add_tail(&t->bdev->holds, &t->hold->link);
+    pthread_mutex_unlock(&lock);
+    return 0;
 }
 
 static int task_begin(struct plx_reactor *r, enum task_kind kind, struct plx_bdev *bdev, const char *url,
@@ -296,7 +328,7 @@ static int task_begin(struct plx_reactor *r, enum task_kind kind, struct plx_bde
     struct task *t = ret ? NULL : calloc(1, sizeof *t + len + more);
     if (!t)
         return ret ? ret : -ENOMEM;
-    t->aio = (struct plx_aio){.done = task_done, .op = PLX_AIO_CALL, .call = task_run};
+    t->aio = (struct plx_aio){.done = task_done, .fd = -1, .op = PLX_AIO_CALL, .call = task_run};
     t->kind = kind;
     t->bdev = bdev;
     t->done = done;
@@ -304,6 +336,11 @@ static int task_begin(struct plx_reactor *r, enum task_kind kind, struct plx_bde
     memcpy(t->text, url, len);
     if (name)
         t->name = memcpy(t->text + len, name, more);
+    ret = kind == TASK_RESCAN ? task_hold(t) : 0;
+    if (ret) {
+        free(t);
+        return ret;
+    }
     plx_aio_submit(r, &t->aio);
     return 0;
 }

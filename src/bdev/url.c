@@ -245,3 +245,16 @@ int plx_url_uuid(const struct plx_url *url, const char *identity, uint8_t uuid[1
     int ret = identity ? plx_uuid_from_name(identity, strlen(identity), uuid) : 0;
     return ret ? plx_fail(err, ret, "cannot make a UUID for the disk") : 0;
 }
+
+int plx_url_volatile(const struct plx_url *url, uint32_t *block, uint64_t *size, uint8_t uuid[16],
+                     struct plx_error *err)
+{
+    int ret = plx_url_only(url, "block uuid", err);
+    *block = 0;
+    if (!ret)
+        ret = plx_url_block(url, block, err);
+    *block = *block ? *block : 512;
+    if (!ret)
+        ret = plx_url_size(url, *block, size, err);
+    return ret ? ret : plx_url_uuid(url, NULL, uuid, err);
+}

@@ -16,9 +16,10 @@
 #include <unistd.h>
 
 enum {
-    BUFFERS = 16,    /* of the largest size: a reactor's pool, where --max-io-size was given */
-    GRACE_MS = 2500, /* for what is in flight at the end: with the flush after it, less than 5 s in all */
-    DEADLINE_S = 5,  /* when even that hangs: a disk that does not answer */
+    POOL = 16 << 20,   /* a reactor's buffers, in bytes, */
+    POOL_LARGEST = 16, /* or so many of --max-io-size */
+    GRACE_MS = 2500,   /* for what is in flight at the end: with the flush after it, less than 5 s in all */
+    DEADLINE_S = 5,    /* when even that hangs: a disk that does not answer */
 };
 
 struct serve {
@@ -52,6 +53,7 @@ static int serve_open_disks(struct serve *s)
 
 static int make_reactors(struct serve *s)
 {
+    size_t pool = (size_t)POOL_LARGEST * s->o.nvmf.max_io_size;
     int ret = cli_choose_cores(s->o.cores, &s->o.ncores);
     if (ret)
         return ret;
@@ -59,7 +61,7 @@ static int make_reactors(struct serve *s)
         const struct plx_reactor_opts opts = {.core = s->o.cores[s->nreactors],
                                               .mode = s->o.poll,
                                               .buffer_max = s->o.nvmf.max_io_size,
-                                              .buffer_bytes = (size_t)BUFFERS * s->o.nvmf.max_io_size};
+                                              .buffer_bytes = pool > POOL ? pool : POOL};
         ret = plx_reactor_create(&s->reactors[s->nreactors], &opts);
         if (ret)
             return cli_fail(EXIT_RUNTIME, "cannot make a reactor: %s", strerror(-ret));

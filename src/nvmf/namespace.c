@@ -235,8 +235,10 @@ int nvmf_ns_open(struct nvmf_ns *ns)
         plx_error("%s", err.text);
         return ret;
     }
-    plx_bdev_access_open(&ns->disk, ns->bdev, t->reactors, t->nreactors, nvmf_control_reactor(t), ns_opened);
-    return 0;
+    ret = plx_bdev_access_open(&ns->disk, ns->bdev, t->reactors, t->nreactors, nvmf_control_reactor(t), ns_opened);
+    if (ret)
+        plx_bdev_release(ns->hold);
+    return ret;
 }
 
 /* ---- leaving: no reactor sees it any more; its requests end, then its channels are put back ---- */

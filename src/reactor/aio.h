@@ -30,12 +30,12 @@ enum plx_aio_way {
 struct plx_aio {
     void (*done)(struct plx_aio *io);
     int64_t res;
-    int fd;
+    int fd; /* also whose operations take turns with those of other files; PLX_AIO_CALL: -1 for those of none */
     enum plx_aio_op op;
     enum plx_aio_way way; /* of the file: plx_aio_way_of() */
     const struct iovec *iov;
-    unsigned iovcnt;
-    int mode; /* PLX_AIO_WRITE: RWF_ flags; PLX_AIO_FALLOCATE: its mode */
+    unsigned iovcnt; /* at most IOV_MAX */
+    int mode;        /* PLX_AIO_WRITE: RWF_ flags; PLX_AIO_FALLOCATE: its mode */
     uint64_t offset;
     uint64_t length;                     /* of a read or write at least what iov holds */
     int64_t (*call)(struct plx_aio *io); /* PLX_AIO_CALL: on another thread; returns res */

@@ -3,20 +3,29 @@
  * Worker threads of a reactor: for what may block and no io_uring does. They take operations from one queue and send
  * the results to the reactor as messages. The first operation makes the first thread, and more are made while
  * operations find none idle.
+ *
+ * A file that hangs must not stop the others: operations are passed over while their file has its share of the threads.
  */
 #include "reactor/aio_engine.h"
 
 #include <errno.h>
 #include <fcntl.h>
-#include <limits.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <unistd.h>
 
 enum {
-    THREADS = 4,
+    THREADS = 16,
+    SHARE = 4, /* of a file */
     STACK = 256 * 1024,
+};
+
+struct worker {
+    struct plx_workers *all;
+    pthread_t thread;
+    bool busy;
+    int fd; /* of what it does */
 };
 
 struct plx_workers {
@@ -26,7 +35,7 @@ struct plx_workers {
     struct plx_aio *queue, **tail;
     unsigned queued, idle, threads;
     bool stop;
-    pthread_t thread[THREADS];
+    struct worker worker[THREADS];
 };
 
 static int64_t call_result(ssize_t ret)
@@ -46,7 +55,7 @@ static int64_t write_flagged(const struct plx_aio *io, int iovcnt)
 
 int64_t plx_aio_perform(struct plx_aio *io)
 {
-    int iovcnt = io->iovcnt < IOV_MAX ? (int)io->iovcnt : IOV_MAX; /* more are a short transfer */
+    int iovcnt = (int)io->iovcnt;
     switch (io->op) {
     case PLX_AIO_READ:
         return call_result(preadv(io->fd, io->iov, iovcnt, (off_t)io->offset));
@@ -75,20 +84,49 @@ static void deliver(struct plx_workers *w, struct plx_aio *io, int64_t res)
     plx_reactor_send(w->reactor, &io->msg);
 }
 
+static bool may_have_thread(const struct plx_workers *w, const struct plx_aio *io)
+{
+    unsigned own = 0;
+    for (unsigned i = 0; i < w->threads; i++)
+        own += w->worker[i].busy && w->worker[i].fd == io->fd;
+    return own < SHARE;
+}
+
+static void workers_unlink(struct plx_workers *w, struct plx_aio **link)
+{
+    *link = (*link)->next;
+    if (!*link)
+        w->tail = link;
+    w->queued--;
+}
+
+/* The oldest that may have a thread. */
+static struct plx_aio *workers_take(struct plx_workers *w)
+{
+    for (struct plx_aio **link = &w->queue; *link; link = &(*link)->next) {
+        struct plx_aio *io = *link;
+        if (!may_have_thread(w, io))
+            continue;
+        workers_unlink(w, link);
+        return io;
+    }
+    return NULL;
+}
+
 static void *work(void *arg)
 {
-    struct plx_workers *w = arg;
+    struct worker *self = arg;
+    struct plx_workers *w = self->all;
     pthread_mutex_lock(&w->lock);
     for (;;) {
-        struct plx_aio *io = w->queue;
+        struct plx_aio *io = workers_take(w);
         if (io) {
-            w->queue = io->next;
-            if (!w->queue)
-                w->tail = &w->queue;
-            w->queued--;
+            self->busy = true;
+            self->fd = io->fd;
             pthread_mutex_unlock(&w->lock);
             deliver(w, io, plx_aio_perform(io));
             pthread_mutex_lock(&w->lock);
+            self->busy = false;
             continue;
         }
         if (w->stop)
@@ -107,6 +145,7 @@ static void *work(void *arg)
  */
 static int start_thread(struct plx_workers *w)
 {
+    struct worker *fresh = &w->worker[w->threads];
     pthread_attr_t attr;
     sigset_t all, before;
     int ret = pthread_attr_init(&attr);
@@ -117,12 +156,13 @@ static int start_thread(struct plx_workers *w)
         pthread_attr_setaffinity_np(&attr, sizeof w->reactor->unpinned, &w->reactor->unpinned);
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &before);
-    ret = pthread_create(&w->thread[w->threads], &attr, work, w);
+    fresh->all = w;
+    ret = pthread_create(&fresh->thread, &attr, work, fresh);
     pthread_sigmask(SIG_SETMASK, &before, NULL);
     pthread_attr_destroy(&attr);
     if (ret)
         return -ret;
-    pthread_setname_np(w->thread[w->threads], "pollux-disk");
+    pthread_setname_np(fresh->thread, "pollux-disk");
     w->threads++;
     return 0;
 }
@@ -131,7 +171,8 @@ void plx_workers_submit(struct plx_workers *w, struct plx_aio *io)
 {
     int ret = 0;
     pthread_mutex_lock(&w->lock);
-    if (w->queued >= w->idle && w->threads < THREADS)
+    bool next = may_have_thread(w, io); /* else it is for a thread that ends one of the file's others */
+    if (next && w->queued >= w->idle && w->threads < THREADS)
         ret = start_thread(w);
     if (ret && !w->threads) {
         pthread_mutex_unlock(&w->lock);
@@ -142,7 +183,8 @@ void plx_workers_submit(struct plx_workers *w, struct plx_aio *io)
     *w->tail = io;
     w->tail = &io->next;
     w->queued++;
-    pthread_cond_signal(&w->more);
+    if (next)
+        pthread_cond_signal(&w->more);
     pthread_mutex_unlock(&w->lock);
 }
 
@@ -154,10 +196,7 @@ void plx_workers_cancel(struct plx_workers *w, struct plx_aio *io)
         if (*link != io)
             continue;
         found = io;
-        *link = io->next;
-        if (!*link)
-            w->tail = link;
-        w->queued--;
+        workers_unlink(w, link);
         break;
     }
     pthread_mutex_unlock(&w->lock);
@@ -185,7 +224,7 @@ void plx_workers_destroy(struct plx_workers *w)
     pthread_cond_broadcast(&w->more);
     pthread_mutex_unlock(&w->lock);
     for (unsigned i = 0; i < w->threads; i++)
-        pthread_join(w->thread[i], NULL);
+        pthread_join(w->worker[i].thread, NULL);
     pthread_cond_destroy(&w->more);
     pthread_mutex_destroy(&w->lock);
     free(w);

@@ -13,28 +13,49 @@
  * The issuer is whichever thread enables the ring, so it is made disabled: the engine may be prepared before the
  * reactor's thread runs. Should the reactor have been handed to another thread, between operations, the ring is
  * replaced.
+ *
+ * A file that hangs must not stop the others. Of the room in the ring, and of the threads of the kernel, which some
+ * operations need, no file has more than is left: so there is always some, whatever hangs. What is beyond a file's
+ * share waits in a line of its own.
  */
 #include "reactor/aio_engine.h"
 
+#include "base/list.h"
 #include "base/log.h"
 
 #include <assert.h>
 #include <errno.h>
 #include <liburing.h>
-#include <limits.h>
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
 #include <sys/syscall.h>
+#include <sys/sysinfo.h>
 #include <unistd.h>
 
 enum {
     SQ_ENTRIES = 256,
-    IN_FLIGHT_MAX = 1024, /* the rest waits in line */
-    CQ_ENTRIES = 2048,    /* so the completions of all that and of their cancels always fit */
+    IN_FLIGHT_MAX = 1536, /* operations that need no thread */
+    CQ_ENTRIES = 4096,    /* so the completions of all and of their cancels always fit: of threads there are 512 */
     REAP_MAX = 64,        /* completions a round */
     EARLY = 4,            /* that were gathered are submitted at once: one system call is little beside their cost */
+    LONGEST = 1 << 30,    /* bytes of one entry, whose length has 32 bits; what is longer is a short transfer */
+    LINES = 1024,         /* a hung file stops those whose descriptors are the same modulo this */
+};
+
+/* What a file asks for beyond its share. */
+struct line {
+    unsigned in_flight; /* operations of the file that have what they need */
+    struct plx_aio *waiting, **tail;
+    struct plx_list link; /* while some wait */
+};
+
+/* Room in the ring, or threads of the kernel, and the files' shares of it. */
+struct shared {
+    unsigned max, in_flight;
+    struct plx_list waiting; /* lines */
+    struct line lines[LINES];
 };
 
 struct plx_uring {
@@ -42,28 +63,32 @@ struct plx_uring {
     struct plx_reactor *reactor;
     struct io_uring ring;
     bool enabled;
-    bool armed;                      /* the kernel signals source.fd */
-    pthread_t issuer;                /* once enabled */
-    unsigned in_flight;              /* operations and cancels that the ring has */
-    struct plx_aio *waiting, **tail; /* for room in the ring */
-    struct plx_aio *ended;           /* never reached the kernel; res is set */
+    bool armed;         /* the kernel signals source.fd */
+    pthread_t issuer;   /* once enabled */
+    unsigned in_flight; /* operations and cancels that the ring has */
+    struct shared room, threads;
+    struct plx_aio *ended; /* never reached the kernel; res is set */
 };
+
+static unsigned first_length(const struct plx_aio *io)
+{
+    return (unsigned)plx_min_u64(io->iov->iov_len, LONGEST);
+}
 
 static void uring_prepare(struct io_uring_sqe *sqe, struct plx_aio *io)
 {
-    unsigned iovcnt = io->iovcnt < IOV_MAX ? io->iovcnt : IOV_MAX; /* more are a short transfer */
     switch (io->op) {
     case PLX_AIO_READ:
-        if (iovcnt == 1)
-            io_uring_prep_read(sqe, io->fd, io->iov->iov_base, (unsigned)io->iov->iov_len, io->offset);
+        if (io->iovcnt == 1)
+            io_uring_prep_read(sqe, io->fd, io->iov->iov_base, first_length(io), io->offset);
         else
-            io_uring_prep_readv(sqe, io->fd, io->iov, iovcnt, io->offset);
+            io_uring_prep_readv(sqe, io->fd, io->iov, io->iovcnt, io->offset);
         break;
     case PLX_AIO_WRITE:
-        if (iovcnt == 1)
-            io_uring_prep_write(sqe, io->fd, io->iov->iov_base, (unsigned)io->iov->iov_len, io->offset);
+        if (io->iovcnt == 1)
+            io_uring_prep_write(sqe, io->fd, io->iov->iov_base, first_length(io), io->offset);
         else
-            io_uring_prep_writev(sqe, io->fd, io->iov, iovcnt, io->offset);
+            io_uring_prep_writev(sqe, io->fd, io->iov, io->iovcnt, io->offset);
         sqe->rw_flags = io->mode;
         break;
     case PLX_AIO_FDATASYNC:
@@ -84,29 +109,76 @@ static bool is_threaded(const struct plx_aio *io)
     return io->way == PLX_AIO_THREADED || (io->op != PLX_AIO_READ && io->op != PLX_AIO_WRITE);
 }
 
-static bool uring_gather(struct plx_uring *u, struct plx_aio *io)
+static struct shared *shared_of(struct plx_uring *u, const struct plx_aio *io)
 {
-    struct io_uring_sqe *sqe = u->in_flight < IN_FLIGHT_MAX ? io_uring_get_sqe(&u->ring) : NULL;
+    return is_threaded(io) ? &u->threads : &u->room;
+}
+
+static struct line *line_of(struct shared *s, const struct plx_aio *io)
+{
+    return &s->lines[(unsigned)io->fd % LINES];
+}
+
+/* Whether the file has less than is left. */
+static bool has_share(const struct shared *s, const struct line *l)
+{
+    return l->in_flight < s->max - s->in_flight;
+}
+
+static bool uring_gather(struct plx_uring *u, struct shared *s, struct line *l, struct plx_aio *io)
+{
+    struct io_uring_sqe *sqe = has_share(s, l) ? io_uring_get_sqe(&u->ring) : NULL;
     if (!sqe)
         return false;
     uring_prepare(sqe, io);
     u->in_flight++;
+    s->in_flight++;
+    l->in_flight++;
     u->reactor->threaded += is_threaded(io);
     return true;
 }
 
-static void uring_gather_waiting(struct plx_uring *u)
+static void uring_wait(struct shared *s, struct line *l, struct plx_aio *io)
 {
-    while (u->waiting && uring_gather(u, u->waiting))
-        u->waiting = u->waiting->next;
-    if (!u->waiting)
-        u->tail = &u->waiting;
+    if (!l->waiting) {
+        l->tail = &l->waiting;
+        plx_list_add_tail(&s->waiting, &l->link);
+    }
+    io->next = NULL;
+    *l->tail = io;
+    l->tail = &io->next;
+}
+
+static void uring_gather_waiting(struct plx_uring *u, struct shared *s)
+{
+    plx_list_for_each_safe(it, &s->waiting) {
+        struct line *l = plx_list_entry(it, struct line, link);
+        while (l->waiting && uring_gather(u, s, l, l->waiting))
+            l->waiting = l->waiting->next;
+        if (!l->waiting)
+            plx_list_del(&l->link);
+    }
+}
+
+static bool are_waiting(const struct plx_uring *u)
+{
+    return !plx_list_empty(&u->room.waiting) || !plx_list_empty(&u->threads.waiting);
+}
+
+/* Whether some wait that need not: the ring took no more. */
+static bool may_gather(const struct shared *s)
+{
+    plx_list_for_each(it, &s->waiting)
+        if (has_share(s, plx_list_entry(it, struct line, link)))
+            return true;
+    return false;
 }
 
 /* Hands the kernel what was gathered. What it does not take now is offered again in the next round. */
 static int uring_flush(struct plx_uring *u)
 {
-    uring_gather_waiting(u);
+    uring_gather_waiting(u, &u->room);
+    uring_gather_waiting(u, &u->threads);
     if (!io_uring_sq_ready(&u->ring))
         return 0;
     int n = io_uring_submit(&u->ring);
@@ -123,6 +195,14 @@ static void uring_end(struct plx_uring *u, struct plx_aio *io, int res)
 
 static int uring_setup(struct io_uring *ring, int event_fd);
 
+/* Twice as many, so that one file alone may have as many as ever. Kernels before 5.15 cannot be told. */
+static unsigned threads_of(struct io_uring *ring)
+{
+    unsigned n = (unsigned)plx_min_u64(SQ_ENTRIES, 4 * (unsigned)get_nprocs()); /* unless told otherwise */
+    unsigned max[2] = {2 * n, 0}; /* for files; and for others, unchanged */
+    return io_uring_register_iowq_max_workers(ring, max) < 0 ? n : 2 * n;
+}
+
 /* Makes this thread the ring's issuer. */
 static int uring_adopt(struct plx_uring *u)
 {
@@ -133,6 +213,7 @@ static int uring_adopt(struct plx_uring *u)
             return ret;
         io_uring_queue_exit(&u->ring);
         u->ring = fresh;
+        u->threads.max = threads_of(&u->ring);
         u->enabled = false;
     }
     /* liburing 2.3 declares io_uring_enable_rings() but its shared library lacks it. */
@@ -152,30 +233,37 @@ void plx_uring_submit(struct plx_uring *u, struct plx_aio *io)
             return;
         }
     }
-    if (!u->waiting && uring_gather(u, io)) {
-        if (io_uring_sq_ready(&u->ring) >= EARLY)
-            uring_flush(u);
-        return;
-    }
-    io->next = NULL;
-    *u->tail = io;
-    u->tail = &io->next;
+    struct shared *s = shared_of(u, io);
+    struct line *l = line_of(s, io);
+    if (l->waiting || !uring_gather(u, s, l, io))
+        uring_wait(s, l, io);
+    else if (io_uring_sq_ready(&u->ring) >= EARLY)
+        uring_flush(u);
 }
 
 void plx_uring_cancel(struct plx_uring *u, struct plx_aio *io)
 {
-    for (struct plx_aio **link = &u->waiting; *link; link = &(*link)->next) {
+    struct line *l = line_of(shared_of(u, io), io);
+    for (struct plx_aio **link = &l->waiting; *link; link = &(*link)->next) {
         if (*link != io)
             continue;
         *link = io->next;
         if (!*link)
-            u->tail = link;
+            l->tail = link;
+        if (!l->waiting)
+            plx_list_del(&l->link);
         uring_end(u, io, -ECANCELED);
         return;
     }
-    struct io_uring_sqe *sqe = u->in_flight < CQ_ENTRIES ? io_uring_get_sqe(&u->ring) : NULL;
+    if (!u->in_flight || u->in_flight == CQ_ENTRIES)
+        return; /* it has ended, or does when it does; and an empty ring may be another thread's */
+    struct io_uring_sqe *sqe = io_uring_get_sqe(&u->ring);
+    if (!sqe) {
+        uring_flush(u);
+        sqe = io_uring_get_sqe(&u->ring);
+    }
     if (!sqe)
-        return; /* it ends when it ends */
+        return; /* the kernel takes no more now */
     io_uring_prep_cancel(sqe, io, 0);
     io_uring_sqe_set_data(sqe, NULL);
     u->in_flight++;
@@ -190,7 +278,10 @@ static int uring_reap(struct plx_uring *u)
         struct plx_aio *io = io_uring_cqe_get_data(cqes[i]);
         if (!io)
             continue; /* a cancel: the operation itself says how it ended */
+        struct shared *s = shared_of(u, io);
         io->res = cqes[i]->res;
+        s->in_flight--;
+        line_of(s, io)->in_flight--;
         u->reactor->threaded -= is_threaded(io);
         *tail = io;
         tail = &io->next;
@@ -216,7 +307,7 @@ static int uring_poll(struct plx_source *s)
         io->done(io);
         work++;
     }
-    if (u->in_flight || u->waiting)
+    if (u->in_flight || are_waiting(u))
         work += uring_flush(u) + uring_reap(u);
     return work;
 }
@@ -226,10 +317,10 @@ static int uring_arm(struct plx_source *s)
     struct plx_uring *u = plx_container_of(s, struct plx_uring, source);
     if (u->ended)
         return 1;
-    if (!u->in_flight && !u->waiting)
+    if (!u->in_flight && !are_waiting(u))
         return 0;
     uring_flush(u);
-    if (io_uring_sq_ready(&u->ring) || (u->waiting && u->in_flight < IN_FLIGHT_MAX))
+    if (io_uring_sq_ready(&u->ring) || may_gather(&u->room) || may_gather(&u->threads))
         return 1; /* to be offered once more */
     io_uring_cq_eventfd_toggle(&u->ring, true);
     u->armed = true;
@@ -282,7 +373,9 @@ int plx_uring_create(struct plx_uring **out, struct plx_reactor *r)
     if (!u)
         return -ENOMEM;
     u->reactor = r;
-    u->tail = &u->waiting;
+    u->room.max = IN_FLIGHT_MAX;
+    plx_list_init(&u->room.waiting);
+    plx_list_init(&u->threads.waiting);
     u->source.ops = &ops;
     u->source.fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     int ret = u->source.fd < 0 ? -errno : 0;
@@ -294,6 +387,7 @@ int plx_uring_create(struct plx_uring **out, struct plx_reactor *r)
     ret = plx_source_add(r, &u->source);
     if (ret)
         goto exit_ring;
+    u->threads.max = threads_of(&u->ring);
     *out = u;
     return 0;
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Too much of everything: connections, commands, data nobody reads, and noise."""
 
+import contextlib
 import os
 import random
 import struct
@@ -370,13 +371,17 @@ def test_random_commands_are_all_answered(target, which, opcodes, seed):
 # -- memory ----------------------------------------------------------------------------------------------------------
 
 
-def test_data_of_an_aborted_write_is_not_waited_for_once_its_id_is_used_again():
+def test_data_of_an_aborted_write_is_not_waited_for_once_its_id_is_used_again(tmp_path):
     """While memory is short nothing is received but answers to R2Ts. A host that uses the identifier of an aborted
     write again sends its data no more: its commands wait, then, as those of others do."""
     size = 64 * 1024
-    with Target("ram:64M", options=("--max-io-size", "64K", "--in-capsule", "64K")) as target, \
-            Controller(target.address, target.nqn, io_queues=1) as controller, \
-            Controller(target.address, target.nqn, io_queues=65) as hoarder:
+    disk = tmp_path / "disk"
+    disk.touch()
+    os.truncate(disk, 64 * MIB)
+    with Target(disk, options=("--cores", 1, "--in-capsule", "64K")) as target, \
+            Controller(target.address, target.nqn, io_queues=1) as controller, contextlib.ExitStack() as stack:
+        hoarders = [stack.enter_context(Controller(target.address, target.nqn, io_queues=65)) for _ in range(4)]
+        hoard = [queue for hoarder in hoarders for queue in hoarder.queues]
         queue = controller.io
         queue.answer_r2ts = False
         write = queue.submit(sqe.write(1, 0, 32), out=bytes(16384), in_capsule=False, cid=5)
@@ -384,7 +389,7 @@ def test_data_of_an_aborted_write_is_not_waited_for_once_its_id_is_used_again():
         controller.admin.must(sqe.abort(5, sqid=1))
         expect.status(queue.wait(write), Sc.ABORT_REQUESTED)
         expect.status(queue.execute(sqe.flush(1), cid=5), Sc.SUCCESS)
-        for each in hoarder.queues:  # 64 buffers are all of them
+        for each in hoard:  # 256 buffers are all of them, of which the disk has its share
             command, data = each.prepare(sqe.write(1, 0, size // 512), bytes(size), in_capsule=True)
             each.send(pdu.command(bytes(command.entry), data)[:100])
         for _ in range(10):
@@ -394,17 +399,17 @@ def test_data_of_an_aborted_write_is_not_waited_for_once_its_id_is_used_again():
             expect.status(queue.wait(flush), Sc.SUCCESS)
         else:
             raise AssertionError("commands are received though there is no memory")
-        for each in hoarder.queues:
+        for each in hoard:
             each.close()
         expect.status(queue.wait(flush), Sc.SUCCESS)
 
 
 def test_halves_of_fused_commands_are_held_up_to_a_share():
-    """First halves that come in capsules, and second halves whose data never comes. An eighth of 4 MiB is 64 buffers;
+    """First halves that come in capsules, and second halves whose data never comes. An eighth of 16 MiB is 256 buffers;
     what is beyond is to be tried again."""
-    pairs, share = 100, 64
-    with Target("ram:64M", options=("--max-io-size", "64K", "--queue-depth", 256)) as target, \
-            Controller(target.address, target.nqn, io_queues=1, io_sqsize=255) as controller:
+    pairs, share = 300, 256
+    with Target("ram:64M", options=("--queue-depth", 1024)) as target, \
+            Controller(target.address, target.nqn, io_queues=1, io_sqsize=1023) as controller:
         queue = controller.io
         queue.answer_r2ts = False
         commands = queue.submit_all([

@@ -239,6 +239,15 @@ def test_max_io_size_is_told_and_kept(size, mdts):
             assert controller.io.execute(sqe.read(1, 0, blocks + 1), read=blocks * 512 + 512).status == Sc.INVALID_FIELD
 
 
+def test_smaller_transfers_make_no_smaller_pool_of_buffers():
+    def mapped(*options):
+        with Target("null:8M", options=("--cores", 1, *options)) as target:
+            return target.data_bytes()
+
+    assert abs(mapped("--max-io-size", "256K") - mapped()) < 4 * MIB
+    assert mapped("--max-io-size", "2M") - mapped() > 12 * MIB  # 32 MiB
+
+
 @pytest.mark.parametrize("depth", [2, 16, 128, 1024])
 def test_queue_depth_is_told_and_kept(depth):
     with Target("ram:8M", options=["--queue-depth", depth]) as target:

@@ -3,7 +3,9 @@
 
 #include "reactor/aio.h"
 
+#include <fcntl.h>
 #include <poll.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -62,10 +64,9 @@ static void count_done(struct plx_bdev_req *req)
     q->done++;
 }
 
-void tu_req_init(struct tu_req *q, const struct plx_bdev *bdev)
+void tu_req_init(struct tu_req *q)
 {
     memset(q, 0, sizeof *q);
-    (void)bdev;
     size_t bytes = 16 + sizeof *q->req;
     uint8_t *m = aligned_alloc(16, (bytes + 15) / 16 * 16);
     assert_non_null(m);
@@ -139,7 +140,7 @@ uint16_t tu_finish(struct tu *t, struct tu_req *q)
 uint16_t tu_io_flags(struct tu *t, enum plx_bdev_op op, uint8_t flags, uint64_t lba, uint32_t nlb, void *data)
 {
     struct tu_req q;
-    tu_req_init(&q, t->bdev);
+    tu_req_init(&q);
     q.req->flags = flags;
     tu_start(t, &q, op, lba, nlb, data);
     uint16_t status = tu_finish(t, &q);
@@ -155,12 +156,52 @@ uint16_t tu_io(struct tu *t, enum plx_bdev_op op, uint64_t lba, uint32_t nlb, vo
 uint16_t tu_copy(struct tu *t, uint64_t to, uint64_t from, uint32_t nlb)
 {
     struct tu_req q;
-    tu_req_init(&q, t->bdev);
+    tu_req_init(&q);
     q.req->src_lba = from;
     tu_start(t, &q, PLX_BDEV_COPY, to, nlb, NULL);
     uint16_t status = tu_finish(t, &q);
     tu_req_free(&q);
     return status;
+}
+
+void tu_check_copies(struct tu *t)
+{
+    uint64_t seed = 9;
+    uint32_t block = t->info->block_size, blocks = (uint32_t)t->info->blocks;
+    size_t bytes = (size_t)blocks * block;
+    uint8_t *model = tu_pattern(bytes, 5), *out = tu_pattern(bytes, 6);
+    assert_int_equal(tu_io(t, PLX_BDEV_WRITE, 0, blocks, model), 0);
+    for (int i = 0; i < 100; i++) {
+        uint32_t nlb = 1 + tu_random(&seed) % (i % 2 ? 32 : blocks * 3 / 8);
+        uint64_t to = tu_random(&seed) % (blocks - nlb), from = tu_random(&seed) % (blocks - nlb);
+        assert_int_equal(tu_copy(t, to, from, nlb), 0);
+        memmove(model + to * block, model + from * block, (size_t)nlb * block);
+    }
+    assert_int_equal(tu_io(t, PLX_BDEV_READ, 0, blocks, out), 0);
+    assert_memory_equal(model, out, bytes);
+    free(model);
+    free(out);
+}
+
+char tu_path[256], tu_url[300];
+
+int tu_make_file(void **state)
+{
+    (void)state;
+    const char *dir = access("/dev/shm", W_OK) == 0 ? "/dev/shm" : "/tmp";
+    snprintf(tu_path, sizeof tu_path, "%s/pollux-test-%d", dir, (int)getpid());
+    snprintf(tu_url, sizeof tu_url, "file:%s", tu_path);
+    int fd = open(tu_path, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+    if (fd < 0 || ftruncate(fd, 4 << 20) < 0)
+        return -1;
+    close(fd);
+    return 0;
+}
+
+int tu_remove_file(void **state)
+{
+    (void)state;
+    return unlink(tu_path);
 }
 
 void tu_refused(const char *url, const char *word)
@@ -178,6 +219,12 @@ uint32_t tu_random(uint64_t *state)
 {
     *state = *state * UINT64_C(6364136223846793005) + UINT64_C(1442695040888963407);
     return (uint32_t)(*state >> 33);
+}
+
+bool tu_zeroed(const void *p, size_t n)
+{
+    const uint8_t *b = p;
+    return !n || (!b[0] && !memcmp(b, b + 1, n - 1));
 }
 
 uint8_t *tu_pattern(size_t bytes, uint32_t seed)

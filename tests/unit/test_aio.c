@@ -19,6 +19,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
 #include <sys/sysinfo.h>
 #include <time.h>
 #include <unistd.h>
@@ -58,6 +59,18 @@ int __wrap_sysinfo(struct sysinfo *info)
     looks++;
     *info = (struct sysinfo){.totalswap = 1000, .freeswap = 1000 - swapped};
     return 0;
+}
+
+static bool rings_refused;
+
+long __real_syscall(long number, ...);
+long __wrap_syscall(long number, long a, long b, long c, long d);
+long __wrap_syscall(long number, long a, long b, long c, long d)
+{
+    if (!rings_refused || number != __NR_io_uring_register)
+        return __real_syscall(number, a, b, c, d);
+    errno = EPERM;
+    return -1;
 }
 
 static int filled_by_yield = -1; /* a pipe, that the first sched_yield() writes to; while there is one */
@@ -262,6 +275,24 @@ static void swapped_memory_is_left_to_threads(void **state)
     unmake();
 }
 
+static void an_entry_may_be_larger_than_32_bits_can_say(void **state)
+{
+    make(PLX_POLL_ADAPTIVE, *(bool *)*state);
+    int null = open("/dev/null", O_WRONLY | O_CLOEXEC);
+    void *mem = mmap(NULL, UINT64_C(1) << 32, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    assert_true(null >= 0 && mem != MAP_FAILED);
+    struct plx_aio *write = init_io(&ios[0], null, PLX_AIO_ASYNC, 0);
+    write->op = PLX_AIO_WRITE;
+    ios[0].iov = (struct iovec){mem, UINT64_C(1) << 32};
+    plx_aio_submit(r, write);
+    run_until_ended(1);
+    assert_in_range(write->res, 1 << 30, UINT32_MAX);
+    assert_false(write->res % READ); /* whole blocks */
+    munmap(mem, UINT64_C(1) << 32);
+    close(null);
+    unmake();
+}
+
 /* ---- the kernel ---- */
 
 static void make_pipe(int fds[2])
@@ -343,8 +374,130 @@ static void a_thread_of_the_kernel_gets_the_core(void **state)
     unmake_pipe(fds);
 }
 
+static void what_did_not_begin_can_be_cancelled(void **state)
+{
+    (void)state;
+    make(PLX_POLL_ADAPTIVE, false);
+    if (strcmp(plx_aio_name(r), "io_uring"))
+        skip();
+    rings_refused = true;
+    plx_aio_submit(r, init_io(&ios[0], file, PLX_AIO_ASYNC, 0));
+    plx_aio_cancel(r, &ios[0].aio);
+    rings_refused = false;
+    run_until_ended(1);
+    assert_int_equal(ios[0].aio.res, -EPERM);
+    assert_false(plx_reactor_arm(r)); /* nothing was put into a ring that takes nothing */
+    unmake();
+}
+
+/* ---- reads of a pipe that nobody writes to ---- */
+
+enum { HUNG = 4000 };
+
+static struct io hung[HUNG];
+
+static void submit_hung(int fd, enum plx_aio_way way, int from, int to)
+{
+    for (int i = from; i < to; i++)
+        plx_aio_submit(r, init_io(&hung[i], fd, way, 0));
+    for (int i = 0; i < 100; i++)
+        plx_reactor_poll(r);
+}
+
+static void end_hung(int n)
+{
+    for (int i = 0; i < n; i++)
+        plx_aio_cancel(r, &hung[i].aio);
+    alarm(60); /* ends the test: it hangs */
+    for (int i = 0; i < n; i++) {
+        while (!hung[i].done)
+            plx_reactor_poll(r);
+        assert_int_equal(hung[i].aio.res, -ECANCELED);
+    }
+    alarm(0);
+}
+
+static void more_can_be_cancelled_at_once_than_the_ring_takes_at_once(void **state)
+{
+    (void)state;
+    int fds[2];
+    make_pipe(fds);
+    if (strcmp(plx_aio_name(r), "io_uring"))
+        skip();
+    submit_hung(fds[0], PLX_AIO_ASYNC, 0, HUNG);
+    end_hung(HUNG);
+    unmake_pipe(fds);
+}
+
+static void a_file_that_hangs_leaves_the_others_alone(void **state)
+{
+    enum plx_aio_way way = *(enum plx_aio_way *)*state;
+    int fds[2], more[2];
+    make_pipe(fds);
+    if (strcmp(plx_aio_name(r), "io_uring"))
+        skip();
+    assert_int_equal(pipe2(more, O_CLOEXEC), 0);
+    submit_hung(fds[0], way, 0, HUNG / 2); /* more than the ring holds */
+    submit_hung(more[0], way, HUNG / 2, HUNG);
+    alarm(60);
+    read_many(file, way, MANY); /* more threads than there are, too */
+    run_until_ended(MANY);
+    alarm(0);
+    for (int i = 0; i < MANY; i++)
+        assert_int_equal(ios[i].aio.res, READ);
+    end_hung(HUNG);
+    close(more[0]);
+    close(more[1]);
+    unmake_pipe(fds);
+}
+
+static int64_t hang(struct plx_aio *io)
+{
+    char byte;
+    return read(io->fd, &byte, 1);
+}
+
+static int64_t do_not_hang(struct plx_aio *io)
+{
+    (void)io;
+    return READ;
+}
+
+static void calls_that_hang_leave_those_for_other_files_alone(void **state)
+{
+    enum { CALLS = 20 };
+    (void)state;
+    int fds[2], more[2];
+    make_pipe(fds);
+    assert_int_equal(pipe2(more, O_CLOEXEC), 0);
+    for (int i = 0; i < CALLS; i++) {
+        init_io(&hung[i], i % 2 ? fds[0] : more[0], PLX_AIO_ASYNC, 0)->op = PLX_AIO_CALL;
+        hung[i].aio.call = hang;
+        plx_aio_submit(r, &hung[i].aio);
+    }
+    alarm(60);
+    for (int i = 0; i < MANY; i++) {
+        init_io(&ios[i], i % 2 ? file : -1, PLX_AIO_ASYNC, 0)->op = PLX_AIO_CALL;
+        ios[i].aio.call = do_not_hang;
+        plx_aio_submit(r, &ios[i].aio);
+    }
+    run_until_ended(MANY);
+    for (int i = 0; i < CALLS; i++)
+        assert_false(hung[i].done);
+    for (int i = 0; i < CALLS / 2; i++)
+        assert_true(write(fds[1], "x", 1) == 1 && write(more[1], "x", 1) == 1);
+    for (int i = 0; i < CALLS; i++) /* and those that were passed over come in */
+        while (!hung[i].done)
+            plx_reactor_poll(r);
+    alarm(0);
+    close(more[0]);
+    close(more[1]);
+    unmake_pipe(fds);
+}
+
 int main(void)
 {
+    static enum plx_aio_way async = PLX_AIO_ASYNC, threaded = PLX_AIO_THREADED;
     static bool uring = false, threads = true;
     static const struct CMUnitTest each[] = {
         cmocka_unit_test(memory_is_read_by_the_reactor),
@@ -352,11 +505,17 @@ int main(void)
         cmocka_unit_test(reads_of_memory_end_once_though_cancelled),
         cmocka_unit_test(long_reads_and_writes_are_left_to_threads),
         cmocka_unit_test(swapped_memory_is_left_to_threads),
+        cmocka_unit_test(an_entry_may_be_larger_than_32_bits_can_say),
     };
     const struct CMUnitTest once[] = {
         cmocka_unit_test(the_node_of_a_device_is_not_taken_for_memory),
         cmocka_unit_test(a_burst_is_begun_while_it_is_made),
         cmocka_unit_test(a_thread_of_the_kernel_gets_the_core),
+        cmocka_unit_test(what_did_not_begin_can_be_cancelled),
+        cmocka_unit_test(more_can_be_cancelled_at_once_than_the_ring_takes_at_once),
+        cmocka_unit_test_prestate(a_file_that_hangs_leaves_the_others_alone, &async),
+        cmocka_unit_test_prestate(a_file_that_hangs_leaves_the_others_alone, &threaded),
+        cmocka_unit_test(calls_that_hang_leave_those_for_other_files_alone),
     };
     struct CMUnitTest tests[PLX_ARRAY_SIZE(each)];
     int failed = 0;

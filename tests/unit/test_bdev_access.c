@@ -12,7 +12,6 @@
 #include "base/util.h"
 #include "bdev/access.h"
 #include "failalloc.h"
-#include "reactor/clock.h"
 #include "test_disk.h"
 
 enum { REACTORS = 3 };
@@ -52,7 +51,6 @@ static int end(void **state)
         plx_reactor_destroy(reactors[i]);
     assert_int_equal(disk->channels, 0);
     plx_bdev_close(&disk->bdev);
-    plx_clock_simulate(NULL);
     return 0;
 }
 
@@ -75,9 +73,9 @@ static int answer(void)
 
 static int open_all(void)
 {
-    plx_bdev_access_open(&access_, &disk->bdev, reactors, REACTORS, reactors[0], tell);
+    int ret = plx_bdev_access_open(&access_, &disk->bdev, reactors, REACTORS, reactors[0], tell);
     assert_int_equal(told, 0);
-    return answer();
+    return ret ? ret : answer();
 }
 
 static void close_all(void)

@@ -5,41 +5,17 @@
  */
 #include "bdev_util.h"
 
-#include <fcntl.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
-#include <unistd.h>
 
 #include "base/util.h"
-
-static char path[256], url[300];
-
-static int make_file(void **state)
-{
-    (void)state;
-    const char *dir = access("/dev/shm", W_OK) == 0 ? "/dev/shm" : "/tmp";
-    snprintf(path, sizeof path, "%s/pollux-emulate-%d", dir, (int)getpid());
-    snprintf(url, sizeof url, "file:%s", path);
-    int fd = open(path, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
-    if (fd < 0 || ftruncate(fd, 4 << 20) < 0)
-        return -1;
-    close(fd);
-    return 0;
-}
-
-static int remove_file(void **state)
-{
-    (void)state;
-    return unlink(path);
-}
 
 static void compare_tells_where_data_differ(void **state)
 {
     (void)state;
     struct tu t;
-    tu_open(&t, url);
+    tu_open(&t, tu_url);
     uint8_t *in = tu_pattern(1 << 20, 1);
     assert_int_equal(tu_io(&t, PLX_BDEV_WRITE, 8, 2048, in), 0);
     assert_int_equal(tu_io(&t, PLX_BDEV_COMPARE, 8, 2048, in), 0);
@@ -56,8 +32,8 @@ static void compare_and_write_takes_data_in_odd_pieces(void **state)
     struct tu t;
     struct tu_req q;
     uint8_t out[1024];
-    tu_open(&t, url);
-    tu_req_init(&q, t.bdev);
+    tu_open(&t, tu_url);
+    tu_req_init(&q);
     uint8_t *data = tu_pattern(2048, 2), *before = tu_pattern(2048, 2);
     assert_int_equal(tu_io(&t, PLX_BDEV_WRITE, 4, 2, data), 0);
     /* The border between what is compared and what is written lies within an entry. */
@@ -81,31 +57,12 @@ static void compare_and_write_takes_data_in_odd_pieces(void **state)
     tu_close(&t);
 }
 
-static void random_copies_match_memmove(struct tu *t)
-{
-    enum { BLOCKS = 8192 };
-    uint64_t seed = 9;
-    size_t bytes = (size_t)BLOCKS * 512;
-    uint8_t *model = tu_pattern(bytes, 5), *out = tu_pattern(bytes, 6);
-    assert_int_equal(tu_io(t, PLX_BDEV_WRITE, 0, BLOCKS, model), 0);
-    for (int i = 0; i < 60; i++) {
-        uint32_t nlb = 1 + tu_random(&seed) % (i % 2 ? 32 : 3000);
-        uint64_t to = tu_random(&seed) % (BLOCKS - nlb), from = tu_random(&seed) % (BLOCKS - nlb);
-        assert_int_equal(tu_copy(t, to, from, nlb), 0);
-        memmove(model + to * 512, model + from * 512, nlb * 512);
-    }
-    assert_int_equal(tu_io(t, PLX_BDEV_READ, 0, BLOCKS, out), 0);
-    assert_memory_equal(model, out, bytes);
-    free(model);
-    free(out);
-}
-
 static void copies_may_overlap(void **state)
 {
     (void)state;
     struct tu t;
-    tu_open(&t, url);
-    random_copies_match_memmove(&t);
+    tu_open(&t, tu_url);
+    tu_check_copies(&t);
     tu_close(&t);
 }
 
@@ -115,14 +72,14 @@ static void it_works_when_the_pool_of_buffers_is_empty(void **state)
     struct tu t;
     enum { REQS = 8 };
     struct tu_req q[REQS];
-    tu_open(&t, url);
+    tu_open(&t, tu_url);
     size_t n = plx_buf_total_bytes(t.reactor) / PLX_BUF_MIN;
     void **bufs = calloc(n, sizeof *bufs);
     for (size_t i = 0; i < n; i++)
         bufs[i] = plx_buf_get(t.reactor, PLX_BUF_MIN);
-    random_copies_match_memmove(&t);
+    tu_check_copies(&t);
     for (int i = 0; i < REQS; i++) { /* several at once take turns */
-        tu_req_init(&q[i], t.bdev);
+        tu_req_init(&q[i]);
         q[i].req->src_lba = 0;
         tu_start(&t, &q[i], PLX_BDEV_COPY, 1024 + 512 * (uint64_t)i, 512, NULL);
     }
@@ -148,12 +105,12 @@ static void what_waits_can_be_aborted(void **state)
                                                PLX_BDEV_COPY,
                                                PLX_BDEV_COMPARE,
                                                PLX_BDEV_READ};
-    tu_open(&t, url);
+    tu_open(&t, tu_url);
     for (int round = 0; round < 20; round++) {
         uint8_t *data[REQS];
         for (int i = 0; i < REQS; i++) {
             data[i] = tu_pattern(1 << 20, 1);
-            tu_req_init(&q[i], t.bdev);
+            tu_req_init(&q[i]);
             q[i].req->src_lba = 2048;
             tu_start(&t, &q[i], ops[i], 0, 1024, data[i]);
         }
@@ -178,11 +135,11 @@ static void a_reset_ends_after_everything_before_it(void **state)
     struct tu t;
     enum { REQS = 12 };
     struct tu_req q[REQS], late;
-    tu_open(&t, url);
+    tu_open(&t, tu_url);
     assert_int_equal(tu_io(&t, PLX_BDEV_RESET, 0, 0, NULL), 0); /* nothing in flight */
     uint8_t *data = tu_pattern(1 << 20, 1);
     for (int i = 0; i < REQS; i++) {
-        tu_req_init(&q[i], t.bdev);
+        tu_req_init(&q[i]);
         q[i].req->src_lba = 4096;
         enum plx_bdev_op op = i % 5 == 4   ? PLX_BDEV_RESET
                               : i % 3 == 0 ? PLX_BDEV_COMPARE_AND_WRITE
@@ -192,7 +149,7 @@ static void a_reset_ends_after_everything_before_it(void **state)
         for (int k = 0; k < i; k++)
             assert_true(op != PLX_BDEV_RESET || !q[i].done || q[k].done);
     }
-    tu_req_init(&late, t.bdev);
+    tu_req_init(&late);
     tu_start(&t, &late, PLX_BDEV_FLUSH, 0, 0, NULL);
     while (!q[9].done) {
         tu_turn(t.reactor);
@@ -240,7 +197,7 @@ static void *increment(void *arg)
 
 static void run_both(void *(*a)(void *), void *(*b)(void *), struct worker w[2])
 {
-    tu_open(&w[0].t, url);
+    tu_open(&w[0].t, tu_url);
     tu_join(&w[1].t, w[0].t.bdev);
     assert_int_equal(tu_io_flags(&w[0].t, PLX_BDEV_WRITE_ZEROES, 0, 0, 64, NULL), 0);
     pthread_create(&w[0].thread, NULL, a, &w[0]);
@@ -373,5 +330,5 @@ int main(void)
         cmocka_unit_test(no_write_comes_between_a_compare_and_its_write),
         cmocka_unit_test(channels_may_come_and_go_meanwhile),
     };
-    return cmocka_run_group_tests(tests, make_file, remove_file);
+    return cmocka_run_group_tests(tests, tu_make_file, tu_remove_file);
 }

@@ -14,6 +14,7 @@
 #include <linux/seccomp.h>
 #include <poll.h>
 #include <sched.h>
+#include <semaphore.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -22,6 +23,7 @@
 #include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/sysinfo.h>
 #include <sys/vfs.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -74,11 +76,6 @@ static void close_and_remove(struct tu *t)
     unlink(path);
 }
 
-static bool zeroed(const uint8_t *p, size_t n)
-{
-    return !n || (!p[0] && !memcmp(p, p + 1, n - 1));
-}
-
 /* ---- on every file system, with every engine ---- */
 
 static void what_is_written_is_read_however_it_is_aligned(void **state)
@@ -95,7 +92,7 @@ static void what_is_written_is_read_however_it_is_aligned(void **state)
         assert_memory_equal(in, back, nlb * 512);
     }
     assert_int_equal(tu_io(&t, PLX_BDEV_READ, SIZE / 512 - 10, 10, out), 0);
-    assert_true(zeroed(out, 5120)); /* a hole */
+    assert_true(tu_zeroed(out, 5120)); /* a hole */
     free(mem);
     free(out);
     close_and_remove(&t);
@@ -106,7 +103,7 @@ static void data_may_be_in_odd_pieces(void **state)
     struct tu t;
     struct tu_req q;
     open_config(&t, state, "");
-    tu_req_init(&q, t.bdev);
+    tu_req_init(&q);
     uint8_t *in = tu_pattern(8192, 7), *out = tu_pattern(8192, 8), *same = tu_pattern(8192, 7);
     q.req->iovcnt = 4;
     for (int i = 0; i < 4; i++) {
@@ -126,6 +123,34 @@ static void data_may_be_in_odd_pieces(void **state)
     free(in);
     free(out);
     free(same);
+    close_and_remove(&t);
+}
+
+/* Than the kernel takes; and what it would take is less than a block. */
+static void data_may_be_in_more_pieces_than_the_kernel_takes(void **state)
+{
+    enum { PIECES = 1500 };
+    struct tu t;
+    struct tu_req q;
+    struct iovec iov[PIECES];
+    open_config(&t, state, "");
+    tu_req_init(&q);
+    uint8_t *in = tu_pattern(8192, 7), *out = tu_pattern(8192, 8);
+    for (int i = 0; i < 2; i++) {
+        uint8_t *data = i ? out : in;
+        for (int k = 0; k < PIECES; k++)
+            iov[k] = (struct iovec){data, 0};
+        iov[0].iov_len = 100;
+        iov[PIECES - 1] = (struct iovec){data + 100, 8192 - 100};
+        q.req->iov = iov;
+        q.req->iovcnt = PIECES;
+        tu_start(&t, &q, i ? PLX_BDEV_READ : PLX_BDEV_WRITE, 1, 16, NULL);
+        assert_int_equal(tu_finish(&t, &q), 0);
+    }
+    assert_memory_equal(in, out, 8192);
+    tu_req_free(&q);
+    free(in);
+    free(out);
     close_and_remove(&t);
 }
 
@@ -327,7 +352,7 @@ static void thousands_of_requests_may_be_in_flight(void **state)
     for (int pass = 0; pass < 2; pass++) { /* all are written, then all read back */
         for (uint32_t i = 0; i < MANY; i++) {
             if (!pass)
-                tu_req_init(&q[i], t.bdev);
+                tu_req_init(&q[i]);
             data[i] = tu_pattern(4096, pass ? 0 : i);
             tu_start(&t, &q[i], pass ? PLX_BDEV_READ : PLX_BDEV_WRITE, 8 * (uint64_t)i, 8, data[i]);
         }
@@ -357,7 +382,7 @@ static void requests_can_be_aborted_at_any_time(void **state)
         for (int i = 0; i < AREA; i++) {
             static const enum plx_bdev_op ops[] = {PLX_BDEV_WRITE, PLX_BDEV_READ, PLX_BDEV_WRITE_ZEROES,
                                                    PLX_BDEV_FLUSH};
-            tu_req_init(&q[i], t.bdev);
+            tu_req_init(&q[i]);
             tu_start(&t, &q[i], ops[i % 4], 0, 1024, data + i * MIB + i % 3);
         }
         for (int i = 0; i < AREA; i++) {
@@ -373,6 +398,102 @@ static void requests_can_be_aborted_at_any_time(void **state)
         }
     }
     assert_int_equal(tu_io(&t, PLX_BDEV_RESET, 0, 0, NULL), 0);
+    free(data);
+    close_and_remove(&t);
+}
+
+static sem_t let_go;
+static _Atomic int over;
+
+static int64_t wait_to_go(struct plx_aio *io)
+{
+    (void)io;
+    while (sem_wait(&let_go) < 0)
+        continue;
+    return 0;
+}
+
+static void count_over(struct plx_aio *io)
+{
+    (void)io;
+    over++;
+}
+
+/* All worker threads that the file may have. */
+static void hold_threads(struct tu *t, struct plx_aio hold[4])
+{
+    over = 0;
+    assert_int_equal(sem_init(&let_go, 0, 0), 0);
+    for (int i = 0; i < 4; i++) {
+        hold[i] = (struct plx_aio){
+            .done = count_over, .fd = ((struct plx_file *)t->bdev)->fd, .op = PLX_AIO_CALL, .call = wait_to_go};
+        plx_aio_submit(t->reactor, &hold[i]);
+    }
+}
+
+static void release_threads(struct tu *t)
+{
+    for (int i = 0; i < 4; i++)
+        sem_post(&let_go);
+    while (over < 4)
+        tu_turn(t->reactor);
+    sem_destroy(&let_go);
+}
+
+/* For its turn in the ring, or for a thread. */
+static void what_waits_for_its_turn_can_be_aborted(void **state)
+{
+    struct tu t;
+    struct plx_aio hold[4];
+    struct tu_req *q = calloc(MANY, sizeof *q);
+    open_config(&t, state, "");
+    uint8_t *data = tu_pattern(4096, 1);
+    hold_threads(&t, hold);
+    for (int i = 0; i < MANY; i++) {
+        tu_req_init(&q[i]);
+        tu_start(&t, &q[i], PLX_BDEV_WRITE, 0, 8, data);
+    }
+    for (int i = MANY / 2; i < MANY; i++)
+        plx_bdev_abort(t.ch, q[i].req);
+    release_threads(&t);
+    for (int i = 0; i < MANY; i++) {
+        assert_int_equal(tu_finish(&t, &q[i]), i < MANY / 2 ? 0 : PLX_SC_ABORTED_BY_REQUEST);
+        tu_req_free(&q[i]);
+    }
+    free(q);
+    free(data);
+    close_and_remove(&t);
+}
+
+static void what_waits_for_memory_can_be_aborted(void **state)
+{
+    enum { PIECES = 1500 };
+    struct tu t;
+    struct tu_req q[2];
+    struct iovec iov[PIECES];
+    open_config(&t, state, "");
+    size_t n = plx_buf_total_bytes(t.reactor) / PLX_BUF_MIN;
+    void **bufs = calloc(n, sizeof *bufs);
+    for (size_t i = 0; i < n; i++)
+        bufs[i] = plx_buf_get(t.reactor, PLX_BUF_MIN);
+    uint8_t *data = tu_pattern(4096, 1);
+    for (int k = 0; k < PIECES; k++) /* more than the kernel takes */
+        iov[k] = (struct iovec){data, k ? 0 : 4096};
+    for (int i = 0; i < 2; i++) { /* the first has the channel's reserve */
+        tu_req_init(&q[i]);
+        q[i].req->iov = iov;
+        q[i].req->iovcnt = PIECES;
+        tu_start(&t, &q[i], PLX_BDEV_WRITE, 0, 8, NULL);
+    }
+    plx_bdev_abort(t.ch, q[1].req);
+    assert_int_equal(q[1].done, 1);
+    assert_int_equal(q[1].req->status, PLX_SC_ABORTED_BY_REQUEST);
+    assert_int_equal(tu_finish(&t, &q[0]), 0);
+    for (int i = 0; i < 2; i++)
+        tu_req_free(&q[i]);
+    for (size_t i = 0; i < n; i++)
+        plx_buf_put(t.reactor, bufs[i], PLX_BUF_MIN);
+    free(bufs);
     free(data);
     close_and_remove(&t);
 }
@@ -406,7 +527,7 @@ static void it_sleeps_until_the_disk_has_done_its_work(void **state)
     struct tu t;
     struct tu_req q;
     open_config(&t, state, "");
-    tu_req_init(&q, t.bdev);
+    tu_req_init(&q);
     uint8_t *data = tu_pattern(MIB, 1);
     for (int i = 0; i < 20; i++) {
         tu_start(&t, &q, i % 2 ? PLX_BDEV_FLUSH : PLX_BDEV_WRITE, 0, 2048, data);
@@ -451,6 +572,14 @@ static int count_threads(void)
     return n;
 }
 
+/* A machine that has swapped nothing out: else reads of memory are left to threads. */
+int __wrap_sysinfo(struct sysinfo *info);
+int __wrap_sysinfo(struct sysinfo *info)
+{
+    *info = (struct sysinfo){.totalswap = 1000, .freeswap = 1000};
+    return 0;
+}
+
 static void a_file_in_memory_is_read_without_a_thread(void **state)
 {
     (void)state;
@@ -466,7 +595,7 @@ static void a_file_in_memory_is_read_without_a_thread(void **state)
     uint8_t *buf = tu_pattern(MIB, 1);
     int before = count_threads();
     assert_int_equal(tu_io(&t, PLX_BDEV_READ, 0, 8, buf), 0);
-    assert_true(zeroed(buf, 4096));
+    assert_true(tu_zeroed(buf, 4096));
     assert_int_equal(count_threads(), before);
     assert_int_equal(tu_io(&t, PLX_BDEV_READ, 0, MIB / 512, buf), 0); /* which is long */
     assert_int_equal(count_threads(), before + 1);
@@ -733,6 +862,16 @@ static int attach_loop(char *device, size_t size, int *loop_fd)
     return ret < 0 ? -1 : n;
 }
 
+/* What the file takes of its file system, once all that was written is there. */
+static uint64_t file_blocks(void)
+{
+    struct stat st;
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    assert_true(fd >= 0 && fsync(fd) == 0 && fstat(fd, &st) == 0);
+    close(fd);
+    return (uint64_t)st.st_blocks;
+}
+
 static void a_block_device_is_a_disk(void **state)
 {
     (void)state;
@@ -754,8 +893,11 @@ static void a_block_device_is_a_disk(void **state)
         assert_false(t.info->unmap_reads_zero);
         uint8_t *in = tu_pattern(MIB, 1), *out = tu_pattern(MIB, 2);
         assert_int_equal(tu_io(&t, PLX_BDEV_WRITE, 16, 2048, in), 0);
+        uint64_t full = file_blocks();
         assert_int_equal(tu_io_flags(&t, PLX_BDEV_WRITE_ZEROES, PLX_BDEV_FUA, 24, 100, NULL), 0);
         assert_int_equal(tu_io_flags(&t, PLX_BDEV_WRITE_ZEROES, PLX_BDEV_UNMAP_OK, 224, 100, NULL), 0);
+        if (t.info->ops & 1 << PLX_BDEV_UNMAP) /* the file can have holes, */
+            assert_true(file_blocks() < full); /* and the device makes them */
         memset(in + 8 * 512, 0, 100 * 512);
         memset(in + 208 * 512, 0, 100 * 512);
         assert_int_equal(tu_io(&t, PLX_BDEV_READ, 16, 2048, out), 0);
@@ -794,6 +936,7 @@ int main(void)
     static const struct CMUnitTest each[] = {
         cmocka_unit_test(what_is_written_is_read_however_it_is_aligned),
         cmocka_unit_test(data_may_be_in_odd_pieces),
+        cmocka_unit_test(data_may_be_in_more_pieces_than_the_kernel_takes),
         cmocka_unit_test(zeroes_are_written_and_space_is_freed),
         cmocka_unit_test(a_file_tells_how_much_of_it_takes_space),
         cmocka_unit_test(writes_can_be_forced_to_stable_storage),
@@ -801,6 +944,8 @@ int main(void)
         cmocka_unit_test(a_file_cut_short_gives_read_errors),
         cmocka_unit_test(thousands_of_requests_may_be_in_flight),
         cmocka_unit_test(requests_can_be_aborted_at_any_time),
+        cmocka_unit_test(what_waits_for_its_turn_can_be_aborted),
+        cmocka_unit_test(what_waits_for_memory_can_be_aborted),
         cmocka_unit_test(a_reactor_may_change_threads_between_requests),
         cmocka_unit_test(it_sleeps_until_the_disk_has_done_its_work),
         cmocka_unit_test(blocks_of_4096_are_possible),

@@ -5,38 +5,14 @@
  */
 #include "bdev_util.h"
 
-#include <fcntl.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "bdev/core.h"
 #include "filters.h"
 #include "test_disk.h"
 
 enum { DEEP = 8, BLOCK = 512 };
-
-static char path[256], url[300];
-
-static int make_file(void **state)
-{
-    (void)state;
-    const char *dir = access("/dev/shm", W_OK) == 0 ? "/dev/shm" : "/tmp";
-    snprintf(path, sizeof path, "%s/pollux-filter-%d", dir, (int)getpid());
-    snprintf(url, sizeof url, "file:%s", path);
-    int fd = open(path, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
-    if (fd < 0 || ftruncate(fd, 4 << 20) < 0)
-        return -1;
-    close(fd);
-    return 0;
-}
-
-static int remove_file(void **state)
-{
-    (void)state;
-    return unlink(path);
-}
 
 /* ---- a stack ---- */
 
@@ -115,7 +91,7 @@ static void check_operations(struct tu *t, bool keeps_data)
 static void filters_are_as_the_disk_below(void **state)
 {
     (void)state;
-    const char *const names[] = {"ram:4M", url, "null:4M"};
+    const char *const names[] = {"ram:4M", tu_url, "null:4M"};
     for (size_t i = 0; i < PLX_ARRAY_SIZE(names); i++) {
         for (enum kind kind = PASS; kind <= HALVE; kind++) {
             struct stack s;
@@ -133,7 +109,7 @@ static void filters_are_as_the_disk_below(void **state)
 static void what_a_filter_does_not_offer_is_emulated_above_it(void **state)
 {
     (void)state;
-    const char *const names[] = {"ram:4M", url};
+    const char *const names[] = {"ram:4M", tu_url};
     for (size_t i = 0; i < PLX_ARRAY_SIZE(names); i++) {
         struct plx_error err = {""};
         struct plx_bdev *below, *top;
@@ -159,6 +135,175 @@ static void what_a_filter_does_not_offer_is_emulated_above_it(void **state)
     }
 }
 
+/* A filter that has every operation below it, and needs memory for writes, and the core for compares. */
+static void needy_close(struct plx_bdev *bdev)
+{
+    free(bdev);
+}
+
+static void needy_ready(struct plx_piece *p)
+{
+    struct plx_bdev_req *req = plx_bdev_req_of(p);
+    assert_non_null(p->mem);
+    memset(p->mem, 0xa5, p->size);
+    plx_piece_put(req->ch, p);
+    plx_bdev_forward(req->ch->below, req);
+}
+
+static void needy_submit(struct plx_bdev_channel *ch, struct plx_bdev_req *req)
+{
+    struct plx_piece *p = (struct plx_piece *)(void *)req->context;
+    p->ready = needy_ready;
+    if (req->op == PLX_BDEV_WRITE)
+        plx_piece_get(ch, p, (size_t)req->nlb * BLOCK);
+    else if (req->op == PLX_BDEV_COMPARE)
+        plx_bdev_emulate(req);
+    else
+        plx_bdev_forward(ch->below, req);
+}
+
+static void a_filter_may_need_what_the_disk_below_does_not(void **state)
+{
+    (void)state;
+    static const struct plx_bdev_ops ops = {.close = needy_close, .submit = needy_submit};
+    struct plx_bdev *below, *needy = calloc(1, sizeof *needy);
+    struct tu t;
+    assert_non_null(needy);
+    assert_int_equal(plx_bdev_open("ram:4M", &below, NULL), 0);
+    plx_bdev_filter_init(needy, below);
+    needy->ops = &ops;
+    needy->info.in_place = false;
+    assert_int_equal(plx_bdev_register(needy, "needy", "needy:", NULL, NULL), 0);
+    tu_join(&t, needy);
+    size_t n = plx_buf_total_bytes(t.reactor) / PLX_BUF_MIN;
+    void **bufs = calloc(n, sizeof *bufs);
+    uint8_t *data = tu_pattern(100 * BLOCK, 1);
+    for (size_t i = 0; i < n; i++)
+        bufs[i] = plx_buf_get(t.reactor, PLX_BUF_MIN);
+    assert_int_equal(tu_io(&t, PLX_BDEV_WRITE, 0, 100, data), 0);
+    assert_int_equal(tu_io(&t, PLX_BDEV_COMPARE, 0, 100, data), 0);
+    assert_int_equal(tu_io(&t, PLX_BDEV_COMPARE, 1, 99, data), PLX_SC_COMPARE_FAILURE);
+    for (size_t i = 0; i < n; i++)
+        plx_buf_put(t.reactor, bufs[i], PLX_BUF_MIN);
+    free(bufs);
+    free(data);
+    tu_close(&t);
+    plx_bdev_close(below);
+}
+
+/* ---- aborts of what waits in the core ---- */
+
+struct held {
+    struct test_disk *d;
+    struct tu t; /* of a filter on it, above which the core emulates */
+    uint8_t *data;
+};
+
+static void hold_begin(struct held *h)
+{
+    h->d = test_disk_new();
+    tu_join(&h->t, filter_plain_new(&h->d->bdev));
+    h->data = tu_pattern((size_t)2 * 64 * BLOCK, 1);
+}
+
+static void hold_end(struct held *h)
+{
+    free(h->data);
+    tu_close(&h->t);
+    plx_bdev_close(&h->d->bdev);
+}
+
+static void start(struct held *h, struct tu_req *q, enum plx_bdev_op op, uint64_t lba)
+{
+    tu_req_init(q);
+    tu_start(&h->t, q, op, lba, 8, h->data);
+}
+
+/* At once, and without having reached the disk. */
+static void check_abort(struct held *h, struct tu_req *q)
+{
+    int seen = h->d->seen;
+    assert_int_equal(q->done, 0);
+    plx_bdev_abort(h->t.ch, q->req);
+    assert_int_equal(q->done, 1);
+    assert_int_equal(q->req->status, PLX_SC_ABORTED_BY_REQUEST);
+    assert_int_equal(h->d->seen, seen);
+    tu_req_free(q);
+}
+
+static void finish(struct held *h, struct tu_req *q, uint16_t status)
+{
+    assert_int_equal(q->done, 0);
+    while (!q->done) {
+        test_disk_end(h->d, 0);
+        tu_turn(h->t.reactor);
+    }
+    assert_int_equal(q->req->status, status);
+    tu_req_free(q);
+}
+
+static void what_waits_for_a_compare_and_write_can_be_aborted(void **state)
+{
+    (void)state;
+    struct held h;
+    struct tu_req owner, next, held, other, late;
+    hold_begin(&h);
+    start(&h, &owner, PLX_BDEV_COMPARE_AND_WRITE, 0);
+    start(&h, &next, PLX_BDEV_COMPARE_AND_WRITE, 100);
+    while (h.d->seen < 1) /* until it reads, with the range for itself */
+        tu_turn(h.t.reactor);
+    start(&h, &held, PLX_BDEV_WRITE, 7);
+    start(&h, &late, PLX_BDEV_WRITE, 7);
+    start(&h, &other, PLX_BDEV_WRITE, 8);
+    assert_int_equal(h.d->seen, 2); /* the other, which is beside the range */
+    check_abort(&h, &held);
+    check_abort(&h, &next);
+    finish(&h, &owner, PLX_SC_COMPARE_FAILURE); /* the disk has left memory as it was */
+    finish(&h, &late, 0);
+    assert_int_equal(other.done, 1);
+    tu_req_free(&other);
+    hold_end(&h);
+}
+
+static void what_waits_for_memory_can_be_aborted(void **state)
+{
+    (void)state;
+    struct held h;
+    struct tu_req first, second;
+    hold_begin(&h);
+    size_t n = plx_buf_total_bytes(h.t.reactor) / PLX_BUF_MIN;
+    void **bufs = calloc(n, sizeof *bufs);
+    for (size_t i = 0; i < n; i++)
+        bufs[i] = plx_buf_get(h.t.reactor, PLX_BUF_MIN);
+    start(&h, &first, PLX_BDEV_COMPARE, 0); /* has the channel's reserve */
+    start(&h, &second, PLX_BDEV_COMPARE, 0);
+    assert_int_equal(h.d->seen, 1);
+    check_abort(&h, &second);
+    finish(&h, &first, PLX_SC_COMPARE_FAILURE);
+    for (size_t i = 0; i < n; i++)
+        plx_buf_put(h.t.reactor, bufs[i], PLX_BUF_MIN);
+    free(bufs);
+    hold_end(&h);
+}
+
+static void what_waits_for_a_part_can_be_aborted(void **state)
+{
+    (void)state;
+    struct held h;
+    struct tu_req q[65];
+    hold_begin(&h);
+    for (int i = 0; i < 65; i++)
+        start(&h, &q[i], PLX_BDEV_WRITE_ZEROES, 0);
+    assert_int_equal(h.d->seen, 64);
+    check_abort(&h, &q[64]);
+    for (int i = 0; i < 64; i++) {
+        assert_true(test_disk_end(h.d, 0));
+        assert_int_equal(q[i].done, 1);
+        tu_req_free(&q[i]);
+    }
+    hold_end(&h);
+}
+
 static void memory_is_lent_through_filters(void **state)
 {
     (void)state;
@@ -177,6 +322,33 @@ static void memory_is_lent_through_filters(void **state)
     raze(&s);
 }
 
+/* What a null disk leaves undefined for its own user must not be what the pool of buffers held before. */
+static void reads_for_others_are_defined(void **state)
+{
+    (void)state;
+    for (int plain = 0; plain < 2; plain++) {
+        struct tu t;
+        struct plx_bdev *null, *pass, *top;
+        uint8_t data[4 * BLOCK];
+        assert_int_equal(plx_bdev_open("null:4M", &null, NULL), 0);
+        pass = filter_pass_new(null);
+        assert_true(plx_bdev_info(pass)->undefined_reads); /* it lends */
+        top = plain ? filter_plain_new(pass) : filter_halve_new(pass, 2);
+        assert_false(plx_bdev_info(top)->undefined_reads);
+        tu_join(&t, top);
+        memset(data, 0xa5, sizeof data);
+        assert_int_equal(tu_io(&t, PLX_BDEV_READ, 3, 4, data), 0);
+        assert_true(tu_zeroed(data, sizeof data));
+        uint8_t *stale = plx_buf_get(t.reactor, PLX_BUF_MIN);
+        memset(stale, 0xa5, PLX_BUF_MIN);
+        plx_buf_put(t.reactor, stale, PLX_BUF_MIN);
+        assert_int_equal(tu_io(&t, PLX_BDEV_COMPARE, 3, 4, data), 0);
+        tu_close(&t);
+        plx_bdev_close(pass);
+        plx_bdev_close(null);
+    }
+}
+
 static void everything_a_filter_forwarded_can_be_aborted(void **state)
 {
     (void)state;
@@ -188,7 +360,7 @@ static void everything_a_filter_forwarded_can_be_aborted(void **state)
         uint8_t data[BLOCK] = {0};
         pile(&s, &d->bdev, kind);
         for (int i = 0; i < REQS; i++) {
-            tu_req_init(&q[i], s.t.bdev);
+            tu_req_init(&q[i]);
             tu_start(&s.t, &q[i], PLX_BDEV_WRITE, (uint64_t)i, 1, data);
         }
         assert_int_equal(d->seen, REQS);
@@ -196,7 +368,7 @@ static void everything_a_filter_forwarded_can_be_aborted(void **state)
         assert_int_equal(q[2].done, 1);
         assert_int_equal(q[2].req->status, PLX_SC_ABORTED_BY_REQUEST);
         d->ignores_aborts = true;
-        tu_req_init(&reset, s.t.bdev);
+        tu_req_init(&reset);
         tu_start(&s.t, &reset, PLX_BDEV_RESET, 0, 0, NULL);
         assert_int_equal(d->aborts, REQS);
         while (d->first) {
@@ -227,7 +399,7 @@ static void sub_requests_are_first_come_first_served(void **state)
     uint8_t data[2 * BLOCK] = {0};
     tu_join(&t, top);
     for (int i = 0; i < REQS; i++) {
-        tu_req_init(&q[i], top);
+        tu_req_init(&q[i]);
         tu_start(&t, &q[i], PLX_BDEV_WRITE, (uint64_t)i * 2, 2, data);
     }
     assert_int_equal(d->seen, 4);
@@ -301,7 +473,7 @@ static void churn(struct stack *s, bool aborts, uint64_t seed)
     struct tu_req q[REQS];
     uint8_t *data = tu_pattern(2 * NLB * BLOCK, 7);
     for (int i = 0; i < REQS; i++) {
-        tu_req_init(&q[i], s->t.bdev);
+        tu_req_init(&q[i]);
         q[i].req->src_lba = 1000;
         tu_start(&s->t, &q[i], ops[tu_random(&seed) % PLX_ARRAY_SIZE(ops)], tu_random(&seed) % 4000,
                  1 + tu_random(&seed) % NLB, data);
@@ -326,7 +498,7 @@ static void churn(struct stack *s, bool aborts, uint64_t seed)
 static void no_load_and_no_abort_makes_sub_requests_hang(void **state)
 {
     (void)state;
-    const char *const names[] = {"ram:4M", url};
+    const char *const names[] = {"ram:4M", tu_url};
     for (size_t i = 0; i < PLX_ARRAY_SIZE(names); i++) {
         struct stack s;
         pile_on(&s, names[i], HALVE);
@@ -346,7 +518,7 @@ static void an_unmap_is_cut_to_what_the_disk_takes(void **state)
     struct stack s;
     struct tu_req q;
     pile(&s, &d->bdev, PASS);
-    tu_req_init(&q, s.t.bdev);
+    tu_req_init(&q);
     q.req->iovcnt = 0;
     tu_start(&s.t, &q, PLX_BDEV_UNMAP, 100, 20, NULL);
     for (uint32_t at = 0; at < 20; at += 8) {
@@ -384,10 +556,10 @@ static void more_is_emulated_at_once_than_there_are_parts(void **state)
     struct tu t;
     struct tu_req q[REQS];
     uint8_t *data = tu_pattern(2 * BLOCK, 1);
-    tu_open(&t, url);
+    tu_open(&t, tu_url);
     assert_int_equal(tu_io(&t, PLX_BDEV_WRITE, 0, 1, data), 0);
     for (int i = 0; i < REQS; i++) {
-        tu_req_init(&q[i], t.bdev);
+        tu_req_init(&q[i]);
         tu_start(&t, &q[i], i % 3 ? PLX_BDEV_COMPARE : PLX_BDEV_COMPARE_AND_WRITE, 0, 1, data);
         if (i % 7 == 0)
             plx_bdev_abort(t.ch, q[i].req);
@@ -407,7 +579,7 @@ static uint16_t with_iov(struct tu *t, enum plx_bdev_op op, uint32_t nlb, const 
 {
     static uint8_t data[16 * BLOCK];
     struct tu_req q;
-    tu_req_init(&q, t->bdev);
+    tu_req_init(&q);
     for (uint32_t i = 0; i < n; i++)
         q.iov[i] = (struct iovec){data, lens[i]};
     q.req->iovcnt = n;
@@ -423,7 +595,7 @@ static uint16_t with_iov(struct tu *t, enum plx_bdev_op op, uint32_t nlb, const 
 static void an_iovec_that_does_not_fit_its_range_is_refused(void **state)
 {
     (void)state;
-    const char *const names[] = {"ram:4M", url};
+    const char *const names[] = {"ram:4M", tu_url};
     static const enum plx_bdev_op ops[] = {PLX_BDEV_READ, PLX_BDEV_WRITE, PLX_BDEV_COMPARE};
     for (size_t i = 0; i < PLX_ARRAY_SIZE(names); i++) {
         struct tu t;
@@ -453,7 +625,12 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(filters_are_as_the_disk_below),
         cmocka_unit_test(what_a_filter_does_not_offer_is_emulated_above_it),
+        cmocka_unit_test(a_filter_may_need_what_the_disk_below_does_not),
+        cmocka_unit_test(what_waits_for_a_compare_and_write_can_be_aborted),
+        cmocka_unit_test(what_waits_for_memory_can_be_aborted),
+        cmocka_unit_test(what_waits_for_a_part_can_be_aborted),
         cmocka_unit_test(memory_is_lent_through_filters),
+        cmocka_unit_test(reads_for_others_are_defined),
         cmocka_unit_test(everything_a_filter_forwarded_can_be_aborted),
         cmocka_unit_test(sub_requests_are_first_come_first_served),
         cmocka_unit_test(who_needs_little_does_not_overtake_who_needs_much),
@@ -462,5 +639,5 @@ int main(void)
         cmocka_unit_test(more_is_emulated_at_once_than_there_are_parts),
         cmocka_unit_test(an_iovec_that_does_not_fit_its_range_is_refused),
     };
-    return cmocka_run_group_tests(tests, make_file, remove_file);
+    return cmocka_run_group_tests(tests, tu_make_file, tu_remove_file);
 }

@@ -12,15 +12,6 @@
 
 enum { KIB = 1024, MIB = 1024 * 1024 };
 
-static bool zeroed(const uint8_t *p, size_t n)
-{
-    while (n && !*p) {
-        p++;
-        n--;
-    }
-    return !n;
-}
-
 /* How much of a disk's memory there is; -1 when the kernel does not say. */
 static int64_t resident_bytes(struct tu *t)
 {
@@ -46,7 +37,7 @@ static void what_is_written_is_read(void **state)
         uint32_t b = t.info->block_size;
         uint8_t *in = tu_pattern(3 * b, (uint32_t)i + 1), *out = calloc(3, b);
         assert_int_equal(tu_io(&t, PLX_BDEV_READ, 0, 3, out), 0);
-        assert_true(zeroed(out, 3 * b));
+        assert_true(tu_zeroed(out, 3 * b));
         assert_int_equal(tu_io(&t, PLX_BDEV_WRITE, 5, 3, in), 0);
         assert_int_equal(tu_io(&t, PLX_BDEV_READ, 5, 3, out), 0);
         assert_memory_equal(in, out, 3 * b);
@@ -65,7 +56,7 @@ static void data_may_be_in_pieces(void **state)
     struct tu t;
     struct tu_req q;
     tu_open(&t, "ram:1M");
-    tu_req_init(&q, t.bdev);
+    tu_req_init(&q);
     uint8_t *in = tu_pattern(4096, 7), out[4096];
     q.iov[0] = (struct iovec){in, 100};
     q.iov[1] = (struct iovec){in + 100, 0};
@@ -178,7 +169,7 @@ static void zeroes_are_written_and_memory_given_back(void **state)
     for (size_t i = 0; i < PLX_ARRAY_SIZE(cases); i++) {
         assert_int_equal(tu_io_flags(&t, cases[i].op, cases[i].flags, cases[i].lba, cases[i].nlb, NULL), 0);
         assert_int_equal(tu_io(&t, PLX_BDEV_READ, 0, SIZE / 512, out), 0);
-        assert_true(zeroed(out + cases[i].lba * 512, cases[i].nlb * 512));
+        assert_true(tu_zeroed(out + cases[i].lba * 512, cases[i].nlb * 512));
         assert_memory_equal(out + (cases[i].lba - 1) * 512, in + (cases[i].lba - 1) * 512 % MIB, 512);
         uint64_t next = cases[i].lba + cases[i].nlb;
         assert_memory_equal(out + next * 512, in + next * 512 % MIB, 512);
@@ -224,35 +215,16 @@ static void compare_and_write_writes_only_what_is_equal(void **state)
     tu_close(&t);
 }
 
-static void random_copies_match_memmove(struct tu *t)
-{
-    enum { BLOCKS = 2048 };
-    uint64_t seed = 9;
-    size_t bytes = (size_t)BLOCKS * t->info->block_size;
-    uint8_t *model = tu_pattern(bytes, 5), *out = malloc(bytes);
-    assert_int_equal(tu_io(t, PLX_BDEV_WRITE, 0, BLOCKS, model), 0);
-    for (int i = 0; i < 200; i++) {
-        uint32_t nlb = 1 + tu_random(&seed) % (i % 2 ? 16 : 700);
-        uint64_t to = tu_random(&seed) % (BLOCKS - nlb), from = tu_random(&seed) % (BLOCKS - nlb);
-        assert_int_equal(tu_copy(t, to, from, nlb), 0);
-        memmove(model + to * t->info->block_size, model + from * t->info->block_size, nlb * t->info->block_size);
-    }
-    assert_int_equal(tu_io(t, PLX_BDEV_READ, 0, BLOCKS, out), 0);
-    assert_memory_equal(model, out, bytes);
-    free(model);
-    free(out);
-}
-
 static void copies_may_overlap(void **state)
 {
     (void)state;
     struct tu a, b;
     tu_open(&a, "ram:1M");
-    random_copies_match_memmove(&a);
+    tu_check_copies(&a);
     tu_join(&b, a.bdev); /* now with locks */
     plx_reactor_poll(a.reactor);
-    random_copies_match_memmove(&b);
-    random_copies_match_memmove(&a);
+    tu_check_copies(&b);
+    tu_check_copies(&a);
     tu_leave(&b);
     tu_close(&a);
 }
@@ -543,10 +515,10 @@ static void a_null_disk_reads_zeroes_and_forgets(void **state)
     assert_int_equal(tu_io(&t, PLX_BDEV_WRITE, 0, 8, in), 0);
     const uint8_t *lent = plx_bdev_map(t.ch, 0, 2048);
     assert_non_null(lent);
-    assert_true(zeroed(lent, MIB));
+    assert_true(tu_zeroed(lent, MIB));
     assert_null(plx_bdev_map(t.ch, 0, 2049));
     assert_int_equal(tu_io(&t, PLX_BDEV_READ, 0, 4096, big), 0); /* more than it lends: really zeroed */
-    assert_true(zeroed(big, 2 * MIB));
+    assert_true(tu_zeroed(big, 2 * MIB));
     assert_int_equal(tu_io(&t, PLX_BDEV_COMPARE, 0, 8, in), PLX_SC_COMPARE_FAILURE);
     assert_int_equal(tu_io(&t, PLX_BDEV_COMPARE, 0, 8, two), 0);
     memcpy(two + 4096, in, 4096);

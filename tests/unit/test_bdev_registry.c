@@ -3,8 +3,7 @@
 #include "bdev_util.h"
 
 #include <errno.h>
-#include <fcntl.h>
-#include <stdio.h>
+#include <semaphore.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -17,27 +16,6 @@
 #include "test_disk.h"
 
 enum { BLOCK = 512 };
-
-static char path[256], url[300];
-
-static int make_file(void **state)
-{
-    (void)state;
-    const char *dir = access("/dev/shm", W_OK) == 0 ? "/dev/shm" : "/tmp";
-    snprintf(path, sizeof path, "%s/pollux-registry-%d", dir, (int)getpid());
-    snprintf(url, sizeof url, "file:%s", path);
-    int fd = open(path, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
-    if (fd < 0 || ftruncate(fd, 1 << 20) < 0)
-        return -1;
-    close(fd);
-    return 0;
-}
-
-static int remove_file(void **state)
-{
-    (void)state;
-    return unlink(path);
-}
 
 /* ---- names ---- */
 
@@ -65,6 +43,20 @@ static void a_disk_is_found_by_name_uuid_and_what_was_opened(void **state)
     assert_null(plx_bdev_find("ram:1M"));
 }
 
+static void a_uuid_is_that_of_the_filter_and_not_of_the_disk_below(void **state)
+{
+    (void)state;
+    struct plx_bdev *disk;
+    char text[PLX_UUID_TEXT];
+    assert_int_equal(plx_bdev_open("ram:1M", &disk, NULL), 0);
+    struct plx_bdev *filter = filter_pass_new(disk);
+    plx_uuid_format(plx_bdev_info(disk)->uuid, text);
+    assert_ptr_equal(plx_bdev_find(text), filter);
+    plx_bdev_close(filter);
+    assert_ptr_equal(plx_bdev_find(text), disk);
+    plx_bdev_close(disk);
+}
+
 static void a_name_is_given_once(void **state)
 {
     (void)state;
@@ -75,15 +67,15 @@ static void a_name_is_given_once(void **state)
     long_name[256] = 0;
     const char *const bad[] = {"", "a\nb", "\xff", long_name};
     assert_int_equal(plx_bdev_open_as("ram:1M", "Malloc0", &a, NULL), 0);
-    assert_int_equal(plx_bdev_open_as(url, "Malloc0", &b, &err), -EEXIST);
+    assert_int_equal(plx_bdev_open_as(tu_url, "Malloc0", &b, &err), -EEXIST);
     assert_non_null(strstr(err.text, "Malloc0"));
     for (size_t i = 0; i < PLX_ARRAY_SIZE(bad); i++) {
-        assert_int_equal(plx_bdev_open_as(url, bad[i], &b, &err), -EINVAL);
+        assert_int_equal(plx_bdev_open_as(tu_url, bad[i], &b, &err), -EINVAL);
         assert_non_null(strstr(err.text, "255"));
     }
     assert_null(b);
     long_name[255] = 0;
-    assert_int_equal(plx_bdev_open_as(url, long_name, &b, NULL), 0); /* and the file is not held from before */
+    assert_int_equal(plx_bdev_open_as(tu_url, long_name, &b, NULL), 0); /* and the file is not held from before */
     assert_ptr_equal(plx_bdev_find(long_name), b);
     plx_bdev_close(b);
     plx_bdev_close(a);
@@ -305,6 +297,41 @@ static void each_of_several_events_is_told(void **state)
     plx_bdev_close(bdev);
 }
 
+static void free_filter(struct plx_bdev *filter)
+{
+    free(filter);
+}
+
+static void one_block_less(struct plx_bdev *filter, enum plx_bdev_event what)
+{
+    if (what == PLX_BDEV_RESIZED)
+        plx_bdev_resized(filter, plx_bdev_blocks(filter->below) - 1);
+}
+
+/* A filter that has the size of the disk below, or one block less; and a disk that is resized before they are one. */
+static void a_filter_hears_of_what_happened_while_it_was_made(void **state)
+{
+    (void)state;
+    static const struct plx_bdev_ops ops[] = {{.close = free_filter}, {.close = free_filter, .event = one_block_less}};
+    struct test_disk *d = test_disk_new();
+    for (unsigned less = 0; less < PLX_ARRAY_SIZE(ops); less++) {
+        for (uint64_t blocks = 4096; blocks >= 2048; blocks -= 1024) {
+            struct plx_bdev *filter = calloc(1, sizeof *filter);
+            assert_non_null(filter);
+            plx_bdev_filter_init(filter, &d->bdev);
+            filter->ops = &ops[less];
+            filter->info.blocks -= less;
+            plx_bdev_resized(&d->bdev, blocks);
+            assert_int_equal(plx_bdev_register(filter, "less", "less:", NULL, NULL), 0);
+            assert_int_equal(plx_bdev_blocks(filter), blocks - less);
+            plx_bdev_resized(&d->bdev, 100);
+            assert_int_equal(plx_bdev_blocks(filter), 100 - less);
+            assert_int_equal(plx_bdev_close(filter), 0);
+        }
+    }
+    assert_int_equal(plx_bdev_close(&d->bdev), 0);
+}
+
 static void a_disk_that_cannot_be_resized_says_so(void **state)
 {
     (void)state;
@@ -334,7 +361,7 @@ static void a_disk_that_is_gone_ends_requests_and_can_be_closed(void **state)
     tu_join(&t, disks[DEEP]);
     listener_start(&l, disks[DEEP]);
     pthread_create(&l.thread, NULL, run, l.reactor);
-    tu_req_init(&q, t.bdev);
+    tu_req_init(&q);
     tu_start(&t, &q, PLX_BDEV_WRITE, 0, 1, data);
     plx_bdev_resized(&d->bdev, 4096); /* the top hears of both */
     wait_until(&l.resized, 1);
@@ -398,12 +425,44 @@ static void wait_for_disk(const char *name, bool there)
     }
 }
 
+static bool no_threads;
+
+int __real_pthread_create(pthread_t *thread, const pthread_attr_t *attr, void *(*fn)(void *), void *arg);
+int __wrap_pthread_create(pthread_t *thread, const pthread_attr_t *attr, void *(*fn)(void *), void *arg);
+int __wrap_pthread_create(pthread_t *thread, const pthread_attr_t *attr, void *(*fn)(void *), void *arg)
+{
+    return no_threads ? EAGAIN : __real_pthread_create(thread, attr, fn, arg);
+}
+
+static void where_there_can_be_no_thread_it_says_so(void **state)
+{
+    (void)state;
+    struct plx_reactor *r;
+    struct test_disk *d = test_disk_new();
+    assert_int_equal(plx_reactor_create(&r, NULL), 0);
+    no_threads = true;
+    assert_int_equal(plx_bdev_open_begin(r, "ram:1M", "File0", task_over, &outcome), 0);
+    finish(r);
+    assert_int_equal(outcome.result, -EAGAIN);
+    assert_null(outcome.bdev);
+    assert_non_null(strstr(outcome.err.text, "ram:1M: cannot make a thread"));
+    assert_int_equal(plx_bdev_rescan_begin(r, &d->bdev, task_over, &outcome), 0);
+    finish(r);
+    assert_int_equal(outcome.result, -EAGAIN);
+    assert_non_null(strstr(outcome.err.text, "test:: cannot make a thread"));
+    no_threads = false;
+    assert_int_equal(plx_bdev_close_begin(r, &d->bdev, task_over, &outcome), 0);
+    finish(r);
+    assert_int_equal(outcome.result, 0);
+    plx_reactor_destroy(r);
+}
+
 static void opening_and_closing_are_not_done_on_the_reactor(void **state)
 {
     (void)state;
     struct plx_reactor *r;
     assert_int_equal(plx_reactor_create(&r, NULL), 0);
-    assert_int_equal(plx_bdev_open_begin(r, url, "File0", task_over, &outcome), 0);
+    assert_int_equal(plx_bdev_open_begin(r, tu_url, "File0", task_over, &outcome), 0);
     wait_for_disk("File0", true);
     assert_int_equal(outcome.done, 0);
     finish(r);
@@ -443,10 +502,11 @@ static void a_file_that_was_resized_is_seen_when_it_is_looked_at(void **state)
     (void)state;
     struct tu t;
     uint8_t data[BLOCK] = {1};
-    tu_open(&t, url);
+    assert_int_equal(truncate(tu_path, 1 << 20), 0);
+    tu_open(&t, tu_url);
     struct plx_bdev *filter = NULL;
     assert_int_equal(tu_io(&t, PLX_BDEV_WRITE, 2048, 1, data), PLX_SC_LBA_OUT_OF_RANGE);
-    assert_int_equal(truncate(path, (2 << 20) + 100), 0); /* not whole blocks: what is over is not seen */
+    assert_int_equal(truncate(tu_path, (2 << 20) + 100), 0); /* not whole blocks: what is over is not seen */
     tu_leave(&t);
     filter = filter_pass_new(t.bdev);
     tu_join(&t, filter);
@@ -457,12 +517,12 @@ static void a_file_that_was_resized_is_seen_when_it_is_looked_at(void **state)
     assert_int_equal(plx_bdev_blocks(filter), 4096);
     assert_int_equal(tu_io(&t, PLX_BDEV_WRITE, 4095, 1, data), 0);
     assert_int_equal(tu_io(&t, PLX_BDEV_WRITE, 4096, 1, data), PLX_SC_LBA_OUT_OF_RANGE);
-    assert_int_equal(truncate(path, 0), 0);
+    assert_int_equal(truncate(tu_path, 0), 0);
     assert_int_equal(plx_bdev_rescan_begin(t.reactor, filter, task_over, &outcome), 0);
     finish(t.reactor);
     assert_int_equal(outcome.result, -EINVAL);
     assert_non_null(strstr(outcome.err.text, "empty"));
-    assert_int_equal(truncate(path, 1 << 20), 0);
+    assert_int_equal(truncate(tu_path, 1 << 20), 0);
     assert_int_equal(plx_bdev_rescan(filter, NULL), 0);
     assert_int_equal(plx_bdev_blocks(filter), 2048);
     struct plx_bdev *below = filter->below;
@@ -470,10 +530,50 @@ static void a_file_that_was_resized_is_seen_when_it_is_looked_at(void **state)
     plx_bdev_close(below);
 }
 
+static sem_t look_on;
+
+static int slow_rescan(struct plx_bdev *bdev, struct plx_error *err)
+{
+    (void)bdev, (void)err;
+    while (sem_wait(&look_on) < 0)
+        continue;
+    return 0;
+}
+
+static void a_disk_is_not_closed_while_it_is_looked_at(void **state)
+{
+    (void)state;
+    struct test_disk *d = test_disk_new();
+    struct plx_bdev_ops slow = *d->bdev.ops;
+    struct outcome look = {.done = 0};
+    struct plx_reactor *r;
+    slow.rescan = slow_rescan;
+    d->bdev.ops = &slow;
+    assert_int_equal(sem_init(&look_on, 0, 0), 0);
+    assert_int_equal(plx_reactor_create(&r, NULL), 0);
+    for (int gone = 0; gone < 2; gone++) {
+        assert_int_equal(plx_bdev_rescan_begin(r, &d->bdev, task_over, &look), 0);
+        assert_int_equal(plx_bdev_close_begin(r, &d->bdev, task_over, &outcome), 0);
+        finish(r);
+        assert_int_equal(outcome.result, -EBUSY);
+        assert_string_equal(outcome.err.text, "test: is used by a look at its size");
+        assert_int_equal(look.done, gone);
+        sem_post(&look_on);
+        while (look.done == gone)
+            tu_turn(r);
+        assert_int_equal(look.result, 0);
+        plx_bdev_gone(&d->bdev, "the test is done with it");
+    }
+    assert_int_equal(plx_bdev_close(&d->bdev), 0);
+    plx_reactor_destroy(r);
+    sem_destroy(&look_on);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_disk_is_found_by_name_uuid_and_what_was_opened),
+        cmocka_unit_test(a_uuid_is_that_of_the_filter_and_not_of_the_disk_below),
         cmocka_unit_test(a_name_is_given_once),
         cmocka_unit_test(all_disks_are_gone_through_until_it_is_enough),
         cmocka_unit_test(claims_conflict_where_both_write_and_one_wants_to_be_alone),
@@ -481,10 +581,13 @@ int main(void)
         cmocka_unit_test(holders_are_told_on_their_reactor_that_it_was_resized),
         cmocka_unit_test(what_was_released_meanwhile_is_not_told),
         cmocka_unit_test(each_of_several_events_is_told),
+        cmocka_unit_test(a_filter_hears_of_what_happened_while_it_was_made),
         cmocka_unit_test(a_disk_that_cannot_be_resized_says_so),
         cmocka_unit_test(a_disk_that_is_gone_ends_requests_and_can_be_closed),
+        cmocka_unit_test(where_there_can_be_no_thread_it_says_so),
         cmocka_unit_test(opening_and_closing_are_not_done_on_the_reactor),
         cmocka_unit_test(a_file_that_was_resized_is_seen_when_it_is_looked_at),
+        cmocka_unit_test(a_disk_is_not_closed_while_it_is_looked_at),
     };
-    return cmocka_run_group_tests(tests, make_file, remove_file);
+    return cmocka_run_group_tests(tests, tu_make_file, tu_remove_file);
 }

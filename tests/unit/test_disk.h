@@ -7,8 +7,8 @@
 
 struct test_disk {
     struct plx_bdev bdev;
-    int open_result;                    /* of the next channel; then back to 0 */
-    struct plx_reactor *refuse;         /* where opening a channel fails, with open_result */
+    struct plx_reactor *refuse;         /* where opening a channel fails, */
+    int open_result;                    /* with this */
     bool ignores_aborts;                /* else they end requests */
     _Atomic int channels, seen, aborts; /* open; requests that came; aborts that came */
     struct plx_bdev_req *first, **last; /* in order of arrival; of one reactor */

@@ -196,7 +196,7 @@ static void scattered_data(void **state)
             at += k;
         }
         iov[n++] = (struct iovec){data + at, (size_t)nlb * BLOCK - at};
-        tu_req_init(&q, t.bdev);
+        tu_req_init(&q);
         tu_start(&t, &q, PLX_BDEV_READ, 0, 1, out);
         assert_int_equal(tu_finish(&t, &q), PLX_SC_SUCCESS);
         q.req->iov = iov;
@@ -226,7 +226,7 @@ static void requests_may_be_aborted_before_there_is_a_connection(void **state)
     (void)state;
     open_with(&t, "");
     for (int i = 0; i < 8; i++) {
-        tu_req_init(&q[i], t.bdev);
+        tu_req_init(&q[i]);
         tu_start(&t, &q[i], PLX_BDEV_READ, 0, i & 1 ? BLOCKS : 1, out); /* no round was run: they wait */
     }
     for (int i = 0; i < 8; i++) {
@@ -248,12 +248,12 @@ static void a_reset_ends_what_is_under_way(void **state)
     (void)state;
     open_with(&t, "?depth=4");
     for (int i = 0; i < MANY; i++) {
-        tu_req_init(&q[i], t.bdev);
+        tu_req_init(&q[i]);
         tu_start(&t, &q[i], PLX_BDEV_READ, 0, i % 3 ? BLOCKS : 1, out);
     }
     for (int i = 0; i < 20; i++)
         tu_turn(t.reactor);
-    tu_req_init(&reset, t.bdev);
+    tu_req_init(&reset);
     tu_start(&t, &reset, PLX_BDEV_RESET, 0, 0, NULL);
     assert_int_equal(tu_finish(&t, &reset), PLX_SC_SUCCESS);
     for (int i = 0; i < MANY; i++) {
@@ -277,10 +277,10 @@ static void more_is_fused_at_once_than_there_are_second_halves(void **state)
     open_with(&t, "?depth=16");
     for (uint64_t i = 0; i < MANY; i++)
         assert_int_equal(tu_io(&t, PLX_BDEV_WRITE, i, 1, both), PLX_SC_SUCCESS);
-    tu_req_init(&large, t.bdev);
+    tu_req_init(&large);
     tu_start(&t, &large, PLX_BDEV_READ, 0, BLOCKS, out);
     for (int i = 0; i < MANY; i++) {
-        tu_req_init(&q[i], t.bdev);
+        tu_req_init(&q[i]);
         tu_start(&t, &q[i], PLX_BDEV_COMPARE_AND_WRITE, (uint64_t)i, 1, both);
     }
     for (int i = ABORTED; i < MANY; i++) { /* all of which wait */
@@ -320,9 +320,9 @@ static void what_is_newer_than_a_reset_is_left_alone(void **state)
 {
     (void)state;
     open_with(&ar.t, "");
-    tu_req_init(&ar.older, ar.t.bdev);
-    tu_req_init(&ar.reset, ar.t.bdev);
-    tu_req_init(&ar.newer, ar.t.bdev);
+    tu_req_init(&ar.older);
+    tu_req_init(&ar.reset);
+    tu_req_init(&ar.newer);
     ar.reset.req->done = submit_newer;
     tu_start(&ar.t, &ar.older, PLX_BDEV_READ, 0, 1, ar.out); /* waits for a path */
     tu_start(&ar.t, &ar.reset, PLX_BDEV_RESET, 0, 0, NULL);
@@ -381,7 +381,7 @@ static void an_abort_does_not_wait_for_a_controller_that_hangs(void **state)
     assert_int_equal(tu_io(&t, PLX_BDEV_READ, 0, 1, pair), PLX_SC_SUCCESS);
     hang_begin();
     for (int i = 0; i < MANY; i++) {
-        tu_req_init(&q[i], t.bdev);
+        tu_req_init(&q[i]);
         tu_start(&t, &q[i], i % 3 ? PLX_BDEV_READ : PLX_BDEV_COMPARE_AND_WRITE, (uint64_t)i, 1,
                  pair + (size_t)2 * BLOCK * (unsigned)i);
     }
@@ -410,11 +410,11 @@ static void a_reset_does_not_wait_for_a_controller_that_hangs(void **state)
     assert_int_equal(tu_io(&t, PLX_BDEV_READ, 0, 1, out), PLX_SC_SUCCESS);
     hang_begin();
     for (int i = 0; i < MANY; i++) {
-        tu_req_init(&q[i], t.bdev);
+        tu_req_init(&q[i]);
         tu_start(&t, &q[i], PLX_BDEV_READ, 0, i % 3 ? BLOCKS : 1, out);
     }
     tu_turn(t.reactor);
-    tu_req_init(&reset, t.bdev);
+    tu_req_init(&reset);
     tu_start(&t, &reset, PLX_BDEV_RESET, 0, 0, NULL);
     assert_int_equal(tu_finish(&t, &reset), PLX_SC_SUCCESS);
     for (int i = 0; i < MANY; i++) {

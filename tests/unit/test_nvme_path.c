@@ -237,7 +237,7 @@ static int tear_down(void **state)
 
 static void begin_read(struct tu_req *q, uint32_t nlb)
 {
-    tu_req_init(q, t.bdev);
+    tu_req_init(q);
     tu_start(&t, q, PLX_BDEV_READ, 0, nlb, data);
 }
 
@@ -403,7 +403,7 @@ static void what_ends_as_a_path_comes_may_be_the_last_of_the_channel(void **stat
 {
     struct tu_req q;
     (void)state;
-    tu_req_init(&q, t.bdev);
+    tu_req_init(&q);
     q.req->done = put_channel;
     tu_start(&t, &q, PLX_BDEV_COMPARE_AND_WRITE, 0, 16, data);
     paths[0].max_transfer = 8 * BLOCK;
@@ -433,7 +433,7 @@ static void large_requests_that_are_given_up_end_one_behind_the_other(void **sta
     (void)state;
     memset(&ends, 0, sizeof ends);
     for (unsigned i = 0; i < MANY; i++) {
-        tu_req_init(&q[i], t.bdev);
+        tu_req_init(&q[i]);
         q[i].req->done = note_depth;
         tu_start(&t, &q[i], PLX_BDEV_READ, 0, sizeof data / BLOCK, data);
     }

@@ -83,12 +83,22 @@ static void file_begin_range(struct plx_bdev_req *req, enum state state, int mod
     file_io_begin(req, state, file_of(req)->block_device ? PLX_AIO_CALL : PLX_AIO_FALLOCATE);
 }
 
-/* On a worker thread: block devices have no fallocate() that old kernels know, but these two. */
+/* On a worker thread. What a block device discards may read as anything; what it zeroes it keeps. */
 static int64_t device_range(struct plx_aio *aio)
 {
     uint64_t range[2] = {aio->offset, aio->length};
     unsigned long request = aio->mode & FALLOC_FL_PUNCH_HOLE ? BLKDISCARD : BLKZEROOUT;
     return ioctl(aio->fd, request, range) < 0 ? -errno : 0;
+}
+
+/* The same. A hole of a block device is zeroes that take no space, or an error where it cannot do that. */
+static int64_t device_zeroes_freed(struct plx_aio *aio)
+{
+    int ret;
+    do
+        ret = fallocate(aio->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)aio->offset, (off_t)aio->length);
+    while (ret < 0 && errno == EINTR);
+    return ret < 0 ? device_range(aio) : 0;
 }
 
 /* On a worker thread: the file system may be at the other end of a network. */
@@ -101,7 +111,8 @@ static int64_t allocated_bytes(struct plx_aio *aio)
 static void file_begin_zeroes(struct plx_bdev_req *req)
 {
     struct plx_file *f = file_of(req);
-    /* What a block device discards may read as anything; but what it is told to zero it may discard, if that zeroes. */
+    if (f->block_device && req->flags & PLX_BDEV_UNMAP_OK)
+        io_of(req)->aio.call = device_zeroes_freed;
     if (f->block_device)
         file_begin_range(req, ZERO, FALLOC_FL_ZERO_RANGE);
     else if (req->flags & PLX_BDEV_UNMAP_OK && !f->no_punch_hole)
@@ -205,16 +216,16 @@ int plx_file_channel_open(struct plx_bdev_channel *ch)
 }
 
 /* Whether the kernel takes the caller's memory as it is. */
-static bool well_aligned(const struct plx_file *f, const struct plx_bdev_req *req)
+static bool is_taken(const struct plx_file *f, const struct plx_bdev_req *req)
 {
     uintptr_t addresses = 0, lengths = 0;
-    if (!f->direct)
-        return true;
+    if (!f->direct || req->iovcnt > IOV_MAX)
+        return req->iovcnt <= IOV_MAX;
     for (uint32_t i = 0; i < req->iovcnt; i++) {
         addresses |= (uintptr_t)req->iov[i].iov_base;
         lengths |= req->iov[i].iov_len;
     }
-    return !(addresses & (f->mem_align - 1)) && !(lengths & (f->len_align - 1)) && req->iovcnt <= IOV_MAX;
+    return !(addresses & (f->mem_align - 1)) && !(lengths & (f->len_align - 1));
 }
 
 static void file_piece_ready(struct plx_piece *p)
@@ -238,7 +249,7 @@ void plx_file_submit(struct plx_bdev_channel *ch, struct plx_bdev_req *req)
     switch ((enum plx_bdev_op)req->op) {
     case PLX_BDEV_READ:
     case PLX_BDEV_WRITE:
-        if (well_aligned(f, req)) {
+        if (is_taken(f, req)) {
             file_begin_transfer(req);
             break;
         }

@@ -4,7 +4,7 @@
  *
  * Its reads come from a region of zeroes that it lends (plx_bdev_map()). A plain read of no more than that region
  * leaves the caller's memory as it was (info.undefined_reads), as measuring is what it is for; whoever reads for
- * others is to map.
+ * others is to map. The core takes that back under filters that do not.
  */
 #include "base/iov.h"
 #include "bdev/driver.h"
@@ -62,9 +62,10 @@ static __attribute__((noinline)) uint16_t null_look(struct plx_bdev_channel *ch,
 
 static void null_submit(struct plx_bdev_channel *ch, struct plx_bdev_req *req)
 {
-    bool large_read = req->op == PLX_BDEV_READ && bytes_of(ch->bdev, req->nlb) > LENT;
+    bool undefined = __atomic_load_n(&ch->bdev->info.undefined_reads, __ATOMIC_RELAXED);
+    bool filled = req->op == PLX_BDEV_READ && (!undefined || bytes_of(ch->bdev, req->nlb) > LENT);
     uint16_t status = PLX_SC_SUCCESS;
-    if (plx_unlikely(large_read || req->op == PLX_BDEV_COMPARE || req->op == PLX_BDEV_COMPARE_AND_WRITE))
+    if (plx_unlikely(filled || req->op == PLX_BDEV_COMPARE || req->op == PLX_BDEV_COMPARE_AND_WRITE))
         status = null_look(ch, req);
     plx_bdev_complete(req, status);
 }
@@ -93,16 +94,9 @@ static const struct plx_bdev_ops null_ops = {
 static int null_open(const struct plx_url *url, struct plx_bdev **out, struct plx_error *err)
 {
     uint64_t size;
-    uint32_t block = 0;
+    uint32_t block;
     uint8_t uuid[16];
-    int ret = plx_url_only(url, "block uuid", err);
-    if (!ret)
-        ret = plx_url_block(url, &block, err);
-    block = block ? block : 512;
-    if (!ret)
-        ret = plx_url_size(url, block, &size, err);
-    if (!ret)
-        ret = plx_url_uuid(url, NULL, uuid, err);
+    int ret = plx_url_volatile(url, &block, &size, uuid, err);
     if (ret)
         return ret;
 

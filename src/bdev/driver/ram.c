@@ -411,16 +411,9 @@ static void ram_fill_info(struct plx_bdev_info *info, uint64_t size, uint32_t bl
 static int ram_open(const struct plx_url *url, struct plx_bdev **out, struct plx_error *err)
 {
     uint64_t size;
-    uint32_t block = 0;
+    uint32_t block;
     uint8_t uuid[16];
-    int ret = plx_url_only(url, "block uuid", err);
-    if (!ret)
-        ret = plx_url_block(url, &block, err);
-    block = block ? block : 512;
-    if (!ret)
-        ret = plx_url_size(url, block, &size, err);
-    if (!ret)
-        ret = plx_url_uuid(url, NULL, uuid, err); /* its data is gone at exit, so the next one is another disk */
+    int ret = plx_url_volatile(url, &block, &size, uuid, err);
     if (!ret)
         ret = check_memory(url->name, size, err);
     if (ret)
