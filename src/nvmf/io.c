@@ -6,11 +6,6 @@
 
 #define DNR NVME_STATUS_DNR
 
-enum {
-    FETCH_AHEAD = 2048,    /* bytes of a read */
-    FETCH_TO_WRITE = 4096, /* of a write */
-};
-
 static uint64_t lba_of(const struct nvmf_req *req)
 {
     return plx_get32(req->cmd.cdw10) | (uint64_t)plx_get32(req->cmd.cdw11) << 32;
@@ -102,9 +97,14 @@ void nvmf_io_abort(struct nvmf_req *req)
 
 /* ---- Read, Write, Compare, Verify, Write Zeroes ---- */
 
+static bool has_prinfo(const struct nvmf_req *req)
+{
+    return plx_unlikely(plx_get32(req->cmd.cdw12) & NVME_RW_PRINFO_MASK & ~(uint32_t)NVME_RW_DEAC);
+}
+
 static uint16_t parse_range(struct nvmf_req *req, enum plx_bdev_op op)
 {
-    if (plx_unlikely(plx_get32(req->cmd.cdw12) & NVME_RW_PRINFO_MASK & ~(uint32_t)NVME_RW_DEAC))
+    if (has_prinfo(req))
         return PLX_SC_INVALID_PROTECTION_INFORMATION | DNR; /* namespaces have none */
     uint16_t status = plx_bdev_check(req->ns->bdev, op, lba_of(req), nlb_of(req));
     return plx_unlikely(status) ? status | DNR : status;
@@ -125,22 +125,18 @@ static void execute_read(struct nvmf_req *req)
 
 static uint16_t parse_read(struct nvmf_req *req)
 {
-    uint16_t status = parse_range(req, PLX_BDEV_READ);
+    const void *memory = plx_bdev_map(req->ns->ch, lba_of(req), nlb_of(req)); /* of blocks that there are */
+    uint16_t status = memory && !has_prinfo(req) ? PLX_SC_SUCCESS : parse_range(req, PLX_BDEV_READ);
     if (plx_unlikely(status))
         return status;
     req->execute = execute_read;
     status = nvmf_expect_data(req, NVMF_TO_HOST, (uint64_t)nlb_of(req) << req->ns->block_shift);
     if (plx_unlikely(status))
         return status;
-    const void *memory = plx_bdev_map(req->ns->ch, lba_of(req), nlb_of(req));
     req->lent = memory != NULL;
     if (memory) {
         plx_bdev_count_mapped(req->ns->ch, nlb_of(req));
-        /*
-         * While it is sent the kernel waits for what is in no cache. Its beginning is fetched here; hardware guesses
-         * the rest.
-         */
-        plx_fetch(memory, plx_min_u64(req->len, FETCH_AHEAD));
+        plx_fetch(memory); /* else the kernel waits for it when it is sent */
     }
     return status;
 }
@@ -156,17 +152,14 @@ const void *nvmf_io_map(struct nvmf_req *req)
  */
 void nvmf_io_fetch(struct nvmf_qpair *qp, const uint8_t *raw)
 {
-    uint32_t nsid = plx_peek32(raw + offsetof(struct nvme_cmd, nsid)),
-             nlb = (plx_peek32(raw + offsetof(struct nvme_cmd, cdw12)) & 0xffff) + 1;
-    const struct nvmf_nsref *ns = nvmf_ref(qp, nsid);
+    const struct nvmf_nsref *ns = nvmf_ref(qp, plx_peek32(raw + offsetof(struct nvme_cmd, nsid)));
     if (raw[offsetof(struct nvme_cmd, opcode)] != NVME_IO_WRITE || !ns)
         return;
-    const void *memory = plx_bdev_map(ns->ch,
-                                      plx_peek32(raw + offsetof(struct nvme_cmd, cdw10)) |
-                                          (uint64_t)plx_peek32(raw + offsetof(struct nvme_cmd, cdw11)) << 32,
-                                      nlb);
+    const uint64_t lba = plx_peek32(raw + offsetof(struct nvme_cmd, cdw10)) |
+                         (uint64_t)plx_peek32(raw + offsetof(struct nvme_cmd, cdw11)) << 32;
+    const void *memory = plx_bdev_map(ns->ch, lba, 1);
     if (memory)
-        plx_fetch_to_write(memory, plx_min_u64((uint64_t)nlb << ns->block_shift, FETCH_TO_WRITE));
+        plx_fetch_to_write(memory);
 }
 
 static void execute_write(struct nvmf_req *req)
@@ -183,12 +176,13 @@ static void execute_fused(struct nvmf_req *req);
 
 static uint16_t parse_from_host(struct nvmf_req *req, enum plx_bdev_op op, nvmf_execute_fn execute)
 {
-    uint16_t status = parse_range(req, op);
-    if (plx_unlikely(status))
-        return status;
     req->execute = execute;
     req->in_place = req->ns->info->in_place && execute != execute_fused;
-    return nvmf_expect_data(req, NVMF_FROM_HOST, (uint64_t)nlb_of(req) << req->ns->block_shift);
+    uint16_t status = nvmf_expect_data(req, NVMF_FROM_HOST, (uint64_t)nlb_of(req) << req->ns->block_shift);
+    if (plx_unlikely(status))
+        return status;
+    /* Where the data is here, the disk is asked at once, and says the same. */
+    return plx_likely(req->in_capsule && req->in_place && !has_prinfo(req)) ? status : parse_range(req, op);
 }
 
 static void verify_done(struct plx_bdev_req *bio)

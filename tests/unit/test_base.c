@@ -11,6 +11,7 @@
 #include <string.h>
 
 #include "base/crc32c.h"
+#include "base/le.h"
 #include "base/list.h"
 #include "base/log.h"
 #include "base/util.h"
@@ -189,6 +190,48 @@ static void a_list_keeps_order_and_loses_what_is_removed(void **state)
     assert_true(plx_list_empty(&head));
 }
 
+static const char *volatile somewhere = "";
+
+static __attribute__((noinline)) void fetches(void)
+{
+    plx_fetch(somewhere);
+    somewhere = "fetched";
+}
+
+static __attribute__((noinline)) void fetches_to_write(void)
+{
+    plx_fetch_to_write(somewhere);
+    somewhere = "fetched to write";
+}
+
+/* Whether a prefetch is in the code of a function, as far as it goes at least. */
+static bool prefetches(void (*fn)(void))
+{
+    enum { CODE = 256 };
+    uint8_t code[CODE];
+    memcpy(code, (const void *)(uintptr_t)fn, sizeof code);
+    bool found = false;
+#if defined(__x86_64__)
+    for (size_t i = 0; i + 1 < sizeof code; i++)
+        found |= code[i] == 0x0f && (code[i + 1] == 0x18 || code[i + 1] == 0x0d);
+#elif defined(__aarch64__)
+    for (size_t i = 0; i + 4 <= sizeof code; i += 4)
+        found |= (plx_peek32(code + i) & 0xffc00000) == 0xf9800000;
+#else
+    found = true;
+#endif
+    return found;
+}
+
+static void what_is_to_be_fetched_is_fetched_whatever_the_compiler_thinks_of_it(void **state)
+{
+    (void)state;
+    fetches();
+    fetches_to_write();
+    assert_true(prefetches(fetches));
+    assert_true(prefetches(fetches_to_write));
+}
+
 static void failures_carry_a_sentence_and_their_number(void **state)
 {
     (void)state;
@@ -211,6 +254,7 @@ int main(void)
         cmocka_unit_test(crc32c_matches_rfc3720),
         cmocka_unit_test(crc32c_continues_over_pieces),
         cmocka_unit_test(a_list_keeps_order_and_loses_what_is_removed),
+        cmocka_unit_test(what_is_to_be_fetched_is_fetched_whatever_the_compiler_thinks_of_it),
         cmocka_unit_test(failures_carry_a_sentence_and_their_number),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

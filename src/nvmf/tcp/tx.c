@@ -274,8 +274,8 @@ static uint32_t sum_lent(struct tcp_req *req, const uint8_t *data)
     uint32_t crc = (uint32_t)PLX_CRC32C_INIT;
     for (uint32_t at = 0, n; at < req->core.len; at += n) {
         n = (uint32_t)plx_min_u64(req->core.len - at, TCP_SUM_PIECE);
-        if (at < fetched)
-            plx_fetch(next + at, plx_min_u64(n, fetched - at));
+        for (uint32_t k = at; k < at + n && k < fetched; k += PLX_FETCHED)
+            plx_fetch(next + k);
         crc = plx_crc32c_add(crc, data + at, n);
     }
     return plx_crc32c_end(crc);
