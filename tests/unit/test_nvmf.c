@@ -275,6 +275,29 @@ static void reads_of_a_namespace_that_is_removed_do_not_end_their_connection(voi
     rig_stop(&rig);
 }
 
+static void who_does_not_read_what_was_read_of_a_removed_namespace_has_a_second(void **state)
+{
+    (void)state;
+    struct rig rig;
+    int admin, queue, result = 1;
+    assert_int_equal(rig_start(&rig, "ram:1M"), 0);
+    assert_true(rig_host(&rig, &admin, &queue));
+    send_reads(&rig, queue);
+    struct plx_nvmf_subsystem *s = plx_list_entry(rig.target->subsystems.prev, struct plx_nvmf_subsystem, link);
+    assert_int_equal(plx_nvmf_subsystem_remove_ns(s, 1, NULL), 0);
+    plx_nvmf_target_apply(rig.target, over, &result);
+    unsigned before = atomic_load(&rig.target->connections);
+    pass(&rig, 1000 - 50);
+    assert_int_equal(result, 1);
+    assert_int_equal(atomic_load(&rig.target->connections), before);
+    pass(&rig, 100);
+    assert_int_equal(result, 0);
+    assert_int_equal(atomic_load(&rig.target->connections), before - 1);
+    shut(queue);
+    shut(admin);
+    rig_stop(&rig);
+}
+
 static void a_silent_host_is_dropped_just_when_its_keep_alive_is_over(void **state)
 {
     static const uint32_t timeouts[] = {100, 2000, 60000};
@@ -659,6 +682,7 @@ int main(void)
         cmocka_unit_test(lent_memory_taken_back_before_it_was_sent_is_answered),
         cmocka_unit_test(lent_memory_taken_back_in_the_middle_ends_the_connection),
         cmocka_unit_test(reads_of_a_namespace_that_is_removed_do_not_end_their_connection),
+        cmocka_unit_test(who_does_not_read_what_was_read_of_a_removed_namespace_has_a_second),
         cmocka_unit_test(a_silent_host_is_dropped_just_when_its_keep_alive_is_over),
         cmocka_unit_test(hosts_that_write_to_a_hung_disk_and_vanish_leave_memory_for_others),
         cmocka_unit_test(hosts_that_write_much_at_once_to_a_hung_disk_leave_memory_for_others),
