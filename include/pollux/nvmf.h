@@ -188,7 +188,8 @@ PLX_API void plx_nvmf_target_stop(struct plx_nvmf_target *t, uint32_t grace_ms, 
 
 /**
  * Frees a target that has stopped or never started; also while its reactors no longer run. Memory that requests are in
- * that a disk still has is left to the disk.
+ * that a disk still has is left to the disk, with the target: once that has ended them, on the reactors that go on for
+ * it, they are to be stopped, and this called again.
  */
 PLX_API void plx_nvmf_target_destroy(struct plx_nvmf_target *t);
 

@@ -63,13 +63,18 @@ static bool same_discovery(const struct nvmf_snapshot *old, const struct nvmf_sn
     return same;
 }
 
-/* Whether the state of a group that has namespaces is another one. */
+/* Whether no group that has namespaces has another state, or had none to have a state of. */
 static bool same_ana(const struct nvmf_image *old, const struct nvmf_image *new, uint16_t portid)
 {
+    bool had[PLX_NVMF_ANA_GROUPS + 1] = {false};
+    for (uint32_t i = 0; i < old->nns; i++)
+        had[old->ns[i].ns ? old->ns[i].ns->anagrpid : 0] = true;
     const struct nvmf_port *was = nvmf_image_port(old, portid), *is = nvmf_image_port(new, portid);
-    for (uint32_t i = 0; i < new->nns; i++)
-        if (new->ns[i].ns && was->ana[new->ns[i].ns->anagrpid - 1] != is->ana[new->ns[i].ns->anagrpid - 1])
+    for (uint32_t i = 0; i < new->nns; i++) {
+        uint32_t group = new->ns[i].ns ? new->ns[i].ns->anagrpid : 0;
+        if (group && (!had[group] || was->ana[group - 1] != is->ana[group - 1]))
             return false;
+    }
     return true;
 }
 

@@ -30,8 +30,10 @@ static uint16_t free_cntlid(struct plx_nvmf_subsystem *s)
     for (unsigned tries = 0; tries <= (unsigned)s->max_cntlid - s->min_cntlid; tries++) {
         bool inside = s->last_cntlid >= s->min_cntlid && s->last_cntlid < s->max_cntlid;
         s->last_cntlid = (uint16_t)(inside ? s->last_cntlid + 1 : s->min_cntlid);
-        if (!nvmf_ctrlr_find(s->target, s, s->last_cntlid))
-            return s->last_cntlid;
+        if (nvmf_ctrlr_find(s->target, s, s->last_cntlid))
+            continue;
+        s->target->last_cntlid = s->last_cntlid; /* from where a subsystem goes on that is made anew */
+        return s->last_cntlid;
     }
     return 0;
 }

@@ -152,8 +152,9 @@ const void *nvmf_io_map(struct nvmf_req *req)
  */
 void nvmf_io_fetch(struct nvmf_qpair *qp, const uint8_t *raw)
 {
-    const struct nvmf_nsref *ns = nvmf_ref(qp, plx_peek32(raw + offsetof(struct nvme_cmd, nsid)));
-    if (raw[offsetof(struct nvme_cmd, opcode)] != NVME_IO_WRITE || !ns)
+    const struct nvmf_nsref *ns = qp->last;
+    if (raw[offsetof(struct nvme_cmd, opcode)] != NVME_IO_WRITE || !ns ||
+        plx_peek32(raw + offsetof(struct nvme_cmd, nsid)) != qp->last_nsid)
         return;
     const uint64_t lba = plx_peek32(raw + offsetof(struct nvme_cmd, cdw10)) |
                          (uint64_t)plx_peek32(raw + offsetof(struct nvme_cmd, cdw11)) << 32;
@@ -532,7 +533,11 @@ uint16_t nvmf_parse_io(struct nvmf_req *req)
     }
     if (plx_unlikely(!(atomic_load_explicit(&qp->ctrlr->csts, memory_order_relaxed) & NVME_CSTS_RDY)))
         return PLX_SC_COMMAND_SEQUENCE_ERROR | DNR;
-    struct nvmf_nsref *ns = nvmf_ref(qp, nsid);
+    if (plx_unlikely(nsid != qp->last_nsid)) {
+        qp->last_nsid = nsid;
+        qp->last = nvmf_ref(qp, nsid);
+    }
+    struct nvmf_nsref *ns = qp->last;
     if (plx_likely(ns)) {
         if (nvmf_disk_full(ns))
             return PLX_SC_COMMAND_INTERRUPTED;

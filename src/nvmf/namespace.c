@@ -168,7 +168,7 @@ void nvmf_ns_undo(struct nvmf_ns *ns)
 void nvmf_ns_remove(struct nvmf_ns *ns)
 {
     struct plx_nvmf_subsystem *s = ns->subsys;
-    if (!ns->opened && s->changed[ns->nsid - 1] == NVMF_NEXT) { /* no snapshot has it */
+    if (!ns->seen) {
         nvmf_ns_undo(ns);
     } else {
         s->ns[ns->nsid - 1] = NULL;

@@ -75,6 +75,7 @@ struct nvmf_ns {
     uint32_t nsid, anagrpid;
     uint8_t nguid[16], uuid[16], eui64[8];
     uint64_t before;             /* plx_nvmf_subsystem.changed, before it came; the control reactor's */
+    bool seen;                   /* is in an image; the same */
     bool opened;                 /* has channels; the same */
     struct plx_bdev_hold *hold;  /* while it has; the same */
     struct plx_bdev_access disk; /* the control reactor's */
@@ -350,7 +351,7 @@ struct nvmf_qpair {
     struct nvmf_ctrlr *ctrlr;
     /* The group's snapshot's; replaced with it, so nobody keeps them for another round. */
     const struct nvmf_image *image;
-    struct nvmf_nsref *last; /* the namespace of the last command, which is likely to be that of the next; or NULL */
+    struct nvmf_nsref *last; /* that of the last I/O command, which is likely to be the next one's too; or NULL */
     uint32_t last_nsid;
     struct plx_list link; /* in group->qpairs */
     uint16_t portid;      /* of the listener that it came by, set by its transport; 0 for none */
@@ -452,7 +453,7 @@ struct plx_nvmf_target {
     struct nvmf_group *groups;
     const struct nvmf_transport *transport;
     struct plx_list ctrlrs;
-    uint16_t last_portid;
+    uint16_t last_cntlid, last_portid;
     unsigned next_group; /* for the next connection */
     _Atomic unsigned connections;
     uint64_t started_at; /* reactor time */
@@ -731,14 +732,10 @@ void nvmf_target_may_stop(struct plx_nvmf_target *t);
 #define nvmf_assert_control(t) ((t)->snap ? plx_assert_here(nvmf_control_reactor(t)) : (void)0)
 
 /* A namespace as the reactor of a queue pair uses it, which has an image; or NULL. */
-static inline struct nvmf_nsref *nvmf_ref(struct nvmf_qpair *qp, uint32_t nsid)
+static inline struct nvmf_nsref *nvmf_ref(const struct nvmf_qpair *qp, uint32_t nsid)
 {
-    if (plx_likely(nsid == qp->last_nsid))
-        return qp->last;
     struct nvmf_ns *ns = nsid - 1 < qp->image->nns ? qp->image->ns[nsid - 1].ns : NULL;
-    qp->last_nsid = nsid;
-    qp->last = ns ? &ns->refs[qp->group->index] : NULL;
-    return qp->last;
+    return ns ? &ns->refs[qp->group->index] : NULL;
 }
 
 static inline struct plx_reactor *nvmf_control_reactor(const struct plx_nvmf_target *t)

@@ -106,6 +106,7 @@ static struct plx_nvmf_subsystem *add(struct plx_nvmf_target *t, const char *nqn
     s->target = t;
     s->index = free_index(t);
     s->everywhere = true;
+    s->last_cntlid = t->last_cntlid;
     s->min_cntlid = 1;
     s->max_cntlid = NVME_CNTLID_MAX;
     s->max_namespaces = NVMF_MAX_NAMESPACES;

@@ -284,6 +284,26 @@ static void events_that_are_not_wanted_are_not_sent(void **state)
     close_rig(&rig);
 }
 
+static void a_namespace_that_goes_while_it_comes_was_there(void **state)
+{
+    (void)state;
+    struct rig rig;
+    struct test_disk *d = test_disk_new();
+    open_rig(&rig, NULL);
+    assert_int_equal(plx_nvmf_subsystem_add_ns(rig.s, &d->bdev, NULL, NULL), 2);
+    plx_nvmf_target_apply(rig.t, over, &rig);
+    while (rig.t->apply.step != NVMF_APPLY_OPEN)
+        plx_reactor_poll(rig.reactor);
+    rig.s->changed[1] = NVMF_NEXT; /* as if it had been resized */
+    assert_int_equal(plx_nvmf_subsystem_remove_ns(rig.s, 2, NULL), 0);
+    assert_int_equal(outcome(&rig), 0);
+    assert_int_equal(apply(&rig), 0);
+    assert_int_equal(get_log(&rig, NVME_LOG_CHANGED_NS, false), 0);
+    assert_int_equal(word(&rig, 0), 2);
+    plx_bdev_close(&d->bdev);
+    close_rig(&rig);
+}
+
 static void events_that_are_not_wanted_any_more_are_not_sent(void **state)
 {
     (void)state;
@@ -529,13 +549,13 @@ static void controllers_get_the_identifiers_of_their_subsystem_in_turn(void **st
     const struct plx_nvmf_subsystem_opts a = {.nqn = OTHER, .allow_any_host = true, .min_cntlid = 7, .max_cntlid = 9},
                                          b = {.nqn = HOST, .allow_any_host = true, .min_cntlid = 100};
     struct rig rig;
-    struct plx_nvmf_subsystem *s;
+    struct plx_nvmf_subsystem *first, *s;
     static struct calls_qpair kept[3];
     static struct nvme_connect_data data;
     struct answer answer;
     (void)state;
     open_rig(&rig, NULL);
-    assert_int_equal(plx_nvmf_subsystem_create(rig.t, &a, &s, NULL), 0);
+    assert_int_equal(plx_nvmf_subsystem_create(rig.t, &a, &first, NULL), 0);
     assert_int_equal(plx_nvmf_subsystem_create(rig.t, &b, &s, NULL), 0);
     assert_int_equal(apply(&rig), 0);
     for (size_t i = 0; i < PLX_ARRAY_SIZE(connects); i++) {
@@ -549,13 +569,18 @@ static void controllers_get_the_identifiers_of_their_subsystem_in_turn(void **st
         settle(&rig);
         assert_true(q.gone);
     }
-    for (size_t i = 0; i < 4; i++) { /* of three there is no fourth */
+    plx_nvmf_subsystem_remove(first);
+    assert_int_equal(plx_nvmf_subsystem_create(rig.t, &a, &first, NULL), 0);
+    assert_int_equal(apply(&rig), 0);
+    for (size_t i = 0; i < 4; i++) { /* of three there is no fourth; made anew, it goes on */
         struct calls_qpair last, *q = i < 3 ? &kept[i] : &last;
         answer.here = false;
         calls_connect(q, &rig.t->groups[0], rig.l->portid);
         calls_fabrics_connect(q, OTHER, HOST, 0, 0, &data, answered, &answer);
         settle(&rig);
         assert_int_equal(status_of(&answer), i < 3 ? PLX_SC_SUCCESS : PLX_SC_CONNECT_CONTROLLER_BUSY);
+        if (i == 0)
+            assert_int_equal(plx_get32(answer.cqe.dw0), 8);
         if (i == 3)
             calls_close(q);
         settle(&rig);
@@ -649,7 +674,17 @@ static void io_by_a_path_that_is_not_accessible_ends_with_its_ana_state(void **s
     assert_int_equal(plx_nvmf_subsystem_set_ana(rig.s, NULL, 1, PLX_NVMF_ANA_NON_OPTIMIZED, NULL), 0);
     assert_int_equal(apply(&rig), 0);
     assert_int_equal(event(&rig), EVENT_ANA);
+    /* but it is when it gets a namespace: hosts may remember it otherwise, from an earlier one */
+    struct plx_bdev *more;
+    const struct plx_nvmf_ns_opts opts = {.anagrpid = 2};
+    assert_int_equal(plx_bdev_open("null:1M", &more, NULL), 0);
+    get_log(&rig, NVME_LOG_ANA, false);
+    await_event(&rig);
+    assert_int_equal(plx_nvmf_subsystem_add_ns(rig.s, more, &opts, NULL), 2);
+    assert_int_equal(apply(&rig), 0);
+    assert_int_equal(event(&rig), EVENT_ANA);
     close_rig(&rig);
+    plx_bdev_close(more);
 }
 
 /* ---- discovery ---- */
@@ -736,6 +771,7 @@ static void a_disk_that_has_its_share_of_requests_is_given_none_in_any_way(void 
     assert_int_equal(command(&rig, &rig.h.admin, identify, rig.h.buf, 4096, &a), PLX_SC_SUCCESS);
     assert_int_equal(word(&rig, 16), word(&rig, 8)); /* NUSE is not known: as NCAP */
     assert_int_equal(d->seen, 0);
+    assert_null(rig.h.admin.qp.last); /* what hosts ask of it does not make their admin queue wait for it */
     rig.s->ns[0]->refs[0].in_flight -= 2 * NVMF_MAX_REQUESTS;
     d->bdev.info.write_cache = false;
     close_rig(&rig);
@@ -831,6 +867,7 @@ int main(void)
         cmocka_unit_test(a_listener_that_is_removed_takes_its_hosts_along),
         cmocka_unit_test(a_subsystem_that_is_removed_ends_its_controllers_and_frees_its_disks),
         cmocka_unit_test(io_by_a_path_that_is_not_accessible_ends_with_its_ana_state),
+        cmocka_unit_test(a_namespace_that_goes_while_it_comes_was_there),
         cmocka_unit_test(events_that_are_not_wanted_any_more_are_not_sent),
         cmocka_unit_test(a_host_is_told_when_all_reactors_see_what_it_is_told_of),
         cmocka_unit_test(a_flush_of_all_goes_on_when_one_of_them_is_removed),

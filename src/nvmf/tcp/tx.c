@@ -333,10 +333,11 @@ static void sent_all(struct tcp_conn *c)
         tcp_conn_close(c, NULL);
 }
 
-/* There is no buffer for what the socket may leave of lent memory. That is not its peer's doing, and it is writable. */
+/* There is no buffer for what the socket may leave of lent memory: not its peer's doing, if it would take any. */
 static void wait_to_send(struct tcp_conn *c)
 {
-    c->tx_since = 0;
+    if (!c->stream.refusals && c->state != TCP_TERM)
+        c->tx_since = 0;
     if (plx_list_empty(&c->unsent_link))
         plx_list_add_tail(&c->group->unsent, &c->unsent_link);
 }
