@@ -90,7 +90,7 @@ typedef void (*plx_bdev_done_fn)(void *arg, struct plx_bdev *bdev, int result, c
 /**
  * Opens or closes a disk from a reactor, or looks at one again (plx_bdev_rescan()), without blocking it: a worker
  * thread does it. done is called on the reactor, never before these return. A disk that is looked at cannot be closed
- * until that is done.
+ * until done is about to be called, nor may it be from elsewhere then.
  * @return 0, or -errno: then done is not called
  */
 PLX_API int plx_bdev_open_begin(struct plx_reactor *r, const char *url, const char *name, plx_bdev_done_fn done,

@@ -298,11 +298,11 @@ static void task_done(struct plx_aio *aio)
     struct task *t = plx_container_of(aio, struct task, aio);
     int result = (int)aio->res;
     bool there = t->kind == TASK_OPEN ? !result : t->kind == TASK_RESCAN || result;
-    if (t->hold)
-        plx_bdev_release(t->hold);
     if (result && !t->err.text[0]) /* it was not begun */
         plx_fail(&t->err, result, "%s: cannot make a thread for it: %s", t->bdev ? t->bdev->info.name : t->text,
                  strerror(-result));
+    if (t->hold)
+        plx_bdev_release(t->hold); /* the callback may close it */
     t->done(t->arg, there ? t->bdev : NULL, result, &t->err);
     free(t);
 }

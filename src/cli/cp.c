@@ -193,6 +193,8 @@ static int cp_open_disks(struct cp *c)
         ret = create_file(c);
     if (!ret) {
         ret = plx_bdev_open(c->dst, &c->job.dst, &err);
+        if (ret == -EBUSY)
+            c->made = c->job.fresh = false; /* somebody else's by now */
         ret = ret ? cli_fail(cli_disk_status(ret), "%s", err.text) : EXIT_OK;
     }
     if (!ret)

@@ -54,9 +54,9 @@ static int take_addrs(struct nvme_addrs *path, const struct addrinfo *found, str
 }
 
 /* What may pass is told from what will not: a service is started again after the former. */
-static int look_up_failed(int eai, const char *host, struct plx_error *err)
+static int look_up_failed(int eai, int system, const char *host, struct plx_error *err)
 {
-    int ret = eai == EAI_SYSTEM ? -errno : eai == EAI_AGAIN || eai == EAI_MEMORY ? -EAGAIN : -EINVAL;
+    int ret = eai == EAI_SYSTEM ? (system ? -system : -EIO) : eai == EAI_AGAIN || eai == EAI_MEMORY ? -EAGAIN : -EINVAL;
     return plx_fail(err, ret, "%s: cannot find that address: %s", host,
                     eai == EAI_SYSTEM ? strerror(-ret) : gai_strerror(eai));
 }
@@ -66,11 +66,11 @@ static int look_up(struct nvme_where *w, const char *host, const char *port, str
     const struct addrinfo hints = {.ai_socktype = SOCK_STREAM, .ai_protocol = IPPROTO_TCP};
     struct addrinfo *found;
     struct sockaddr_storage numeric;
-    int ret = getaddrinfo(host, port, &hints, &found);
+    int ret = getaddrinfo(host, port, &hints, &found), system = errno;
     if (ret && strchr(host, ':') && plx_addr_parse(host, 0, &numeric, err))
         return -EINVAL; /* with a better reason */
     if (ret)
-        return look_up_failed(ret, host, err);
+        return look_up_failed(ret, system, host, err);
     ret = take_addrs(&w->paths[w->npaths++], found, err);
     freeaddrinfo(found);
     w->o.addrs = w->paths[0];
@@ -232,6 +232,8 @@ static int own_nqn(char nqn[NVME_NQN_FIELD], struct plx_error *err)
     char line[NVME_NQN_FIELD], text[PLX_UUID_TEXT];
     uint8_t uuid[16];
     size_t len = read_line(path, line, sizeof line);
+    if (strncmp(line, "nqn.", 4) != 0)
+        len = 0; /* a comment, or what not */
     const char *problem = len ? plx_nvme_nqn_problem(line) : NULL;
     if (problem)
         return plx_fail(err, -EINVAL, "%s: %.100s %s; hostnqn= gives another name", path, line, problem);

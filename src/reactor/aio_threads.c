@@ -103,10 +103,13 @@ static void workers_unlink(struct plx_workers *w, struct plx_aio **link)
 /* The oldest that may have a thread. */
 static struct plx_aio *workers_take(struct plx_workers *w)
 {
+    const struct plx_aio *refused = NULL; /* whose file may have none; it is likely that there are many of it */
     for (struct plx_aio **link = &w->queue; *link; link = &(*link)->next) {
         struct plx_aio *io = *link;
-        if (!may_have_thread(w, io))
+        if ((refused && io->fd == refused->fd) || !may_have_thread(w, io)) {
+            refused = io;
             continue;
+        }
         workers_unlink(w, link);
         return io;
     }

@@ -15,8 +15,10 @@
  * replaced.
  *
  * A file that hangs must not stop the others. Of the room in the ring, and of the threads of the kernel, which some
- * operations need, no file has more than is left: so there is always some, whatever hangs. What is beyond a file's
- * share waits in a line of its own.
+ * operations need, no file has more than is left: the first that hangs has half, the second a quarter, and so on. Seven
+ * of them have all threads, and eleven all room. What is beyond a file's share waits in a
+ * line of its own. Operations that the kernel gives to a thread because the file would have had to wait are not known
+ * here, and count as those that need none.
  */
 #include "reactor/aio_engine.h"
 
@@ -41,6 +43,7 @@ enum {
     REAP_MAX = 64,        /* completions a round */
     EARLY = 4,            /* that were gathered are submitted at once: one system call is little beside their cost */
     LONGEST = 1 << 30,    /* bytes of one entry, whose length has 32 bits; what is longer is a short transfer */
+    THREADS_MIN = 64,     /* that may be; they come as they are needed */
     LINES = 1024,         /* a hung file stops those whose descriptors are the same modulo this */
 };
 
@@ -149,14 +152,21 @@ static void uring_wait(struct shared *s, struct line *l, struct plx_aio *io)
     l->tail = &io->next;
 }
 
+/* One of each line that may, again and again; who was served is behind the others the next time. */
 static void uring_gather_waiting(struct plx_uring *u, struct shared *s)
 {
-    plx_list_for_each_safe(it, &s->waiting) {
-        struct line *l = plx_list_entry(it, struct line, link);
-        while (l->waiting && uring_gather(u, s, l, l->waiting))
+    for (bool more = true; more;) {
+        more = false;
+        plx_list_for_each_safe(it, &s->waiting) {
+            struct line *l = plx_list_entry(it, struct line, link);
+            if (!uring_gather(u, s, l, l->waiting))
+                continue;
+            more = true;
             l->waiting = l->waiting->next;
-        if (!l->waiting)
             plx_list_del(&l->link);
+            if (l->waiting)
+                plx_list_add_tail(&s->waiting, &l->link);
+        }
     }
 }
 
@@ -198,9 +208,9 @@ static int uring_setup(struct io_uring *ring, int event_fd);
 /* Twice as many, so that one file alone may have as many as ever. Kernels before 5.15 cannot be told. */
 static unsigned threads_of(struct io_uring *ring)
 {
-    unsigned n = (unsigned)plx_min_u64(SQ_ENTRIES, 4 * (unsigned)get_nprocs()); /* unless told otherwise */
-    unsigned max[2] = {2 * n, 0}; /* for files; and for others, unchanged */
-    return io_uring_register_iowq_max_workers(ring, max) < 0 ? n : 2 * n;
+    unsigned n = (unsigned)plx_min_u64(SQ_ENTRIES, 4 * (unsigned)get_nprocs());        /* unless told otherwise */
+    unsigned wanted = (unsigned)plx_max_u64(2 * n, THREADS_MIN), max[2] = {wanted, 0}; /* for others, unchanged */
+    return io_uring_register_iowq_max_workers(ring, max) < 0 ? n : wanted;
 }
 
 /* Makes this thread the ring's issuer. */
@@ -289,6 +299,9 @@ static int uring_reap(struct plx_uring *u)
     *tail = NULL;
     io_uring_cq_advance(&u->ring, n);
     u->in_flight -= n;
+    /* Before those that are submitted from callbacks now, which would pass them every time. */
+    uring_gather_waiting(u, &u->room);
+    uring_gather_waiting(u, &u->threads);
     while (done) {
         struct plx_aio *io = done;
         done = io->next;

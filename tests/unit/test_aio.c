@@ -392,7 +392,7 @@ static void what_did_not_begin_can_be_cancelled(void **state)
 
 /* ---- reads of a pipe that nobody writes to ---- */
 
-enum { HUNG = 4000 };
+enum { HUNG = 4000, SHARES = 10 };
 
 static struct io hung[HUNG];
 
@@ -448,6 +448,80 @@ static void a_file_that_hangs_leaves_the_others_alone(void **state)
     end_hung(HUNG);
     close(more[0]);
     close(more[1]);
+    unmake_pipe(fds);
+}
+
+/* Of all the room in the ring hung files leave one place, by and by. */
+static void leave_one_place(int fds[][2])
+{
+    static const int shares[SHARES] = {768, 384, 192, 96, 48, 24, 12, 6, 3, 2};
+    for (int i = 0, from = 0; i < SHARES; from += shares[i++]) {
+        assert_int_equal(pipe2(fds[i], O_CLOEXEC), 0);
+        submit_hung(fds[i][0], PLX_AIO_ASYNC, from, from + shares[i]);
+    }
+}
+
+static struct plx_aio *order[MANY];
+static int norder;
+
+static void note_order(struct plx_aio *aio)
+{
+    order[norder++] = aio;
+    count_done(aio);
+}
+
+static void submit_noted(struct io *io, int fd)
+{
+    init_io(io, fd, PLX_AIO_ASYNC, 0)->done = note_order;
+    plx_aio_submit(r, &io->aio);
+}
+
+static void note_and_submit_again(struct plx_aio *aio)
+{
+    order[norder++] = aio;
+    if (norder < 10)
+        plx_aio_submit(r, aio);
+    else
+        count_done(aio);
+}
+
+static void files_that_wait_take_turns(void **state)
+{
+    (void)state;
+    int fds[2], more[SHARES][2], other = memfd_create("pollux-other", MFD_CLOEXEC);
+    make_pipe(fds);
+    if (strcmp(plx_aio_name(r), "io_uring"))
+        skip();
+    assert_int_equal(ftruncate(other, READ), 0);
+    leave_one_place(more);
+    norder = 0;
+    alarm(60);
+    for (int i = 0; i < 3; i++)
+        submit_noted(&ios[i], file);
+    for (int i = 3; i < 6; i++)
+        submit_noted(&ios[i], other);
+    run_until_ended(6);
+    assert_ptr_equal(order[0], &ios[0].aio);
+    for (int i = 0; i < 6; i++)
+        if (order[i] == &ios[2].aio) /* the first file's last comes after the other's first */
+            assert_true(i > 2);
+    assert_ptr_equal(order[5], &ios[5].aio);
+
+    norder = 0; /* nor does who submits again at once pass others */
+    init_io(&ios[0], file, PLX_AIO_ASYNC, 0)->done = note_and_submit_again;
+    plx_aio_submit(r, &ios[0].aio);
+    for (int i = 1; i < MANY; i++)
+        ios[i].done = 0;
+    submit_noted(&ios[1], other);
+    run_until_ended(2);
+    assert_ptr_equal(order[1], &ios[1].aio);
+    alarm(0);
+    end_hung(1535);
+    for (int i = 0; i < SHARES; i++) {
+        close(more[i][0]);
+        close(more[i][1]);
+    }
+    close(other);
     unmake_pipe(fds);
 }
 
@@ -515,6 +589,7 @@ int main(void)
         cmocka_unit_test(more_can_be_cancelled_at_once_than_the_ring_takes_at_once),
         cmocka_unit_test_prestate(a_file_that_hangs_leaves_the_others_alone, &async),
         cmocka_unit_test_prestate(a_file_that_hangs_leaves_the_others_alone, &threaded),
+        cmocka_unit_test(files_that_wait_take_turns),
         cmocka_unit_test(calls_that_hang_leave_those_for_other_files_alone),
     };
     struct CMUnitTest tests[PLX_ARRAY_SIZE(each)];

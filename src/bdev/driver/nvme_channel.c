@@ -91,7 +91,7 @@ void nvme_pieces_init(struct nvme_channel *nc)
 
 static uint32_t largest(const struct nvme_channel *nc, const struct plx_bdev_req *bio)
 {
-    return bio->op == PLX_BDEV_WRITE_ZEROES ? nc->disk->limits.zero : nc->max_blocks;
+    return bio->op == PLX_BDEV_WRITE_ZEROES ? nc->limits.zero : nc->max_blocks;
 }
 
 static void unsplit(struct nvme_channel *nc, struct nvme_io *io)
@@ -247,7 +247,7 @@ static void bio_write_zeroes(struct nvme_channel *nc, struct nvme_io *io, struct
         plx_bdev_emulate(bio);
         return;
     }
-    if (bio->nlb > d->limits.zero) {
+    if (bio->nlb > nc->limits.zero) {
         bio_split(nc, io);
         return;
     }
@@ -263,7 +263,7 @@ static void bio_copy(struct nvme_channel *nc, struct nvme_io *io, struct plx_bde
 {
     const struct nvme_disk *d = nc->disk;
     uint64_t distance = bio->lba > bio->src_lba ? bio->lba - bio->src_lba : bio->src_lba - bio->lba;
-    if (bio->nlb > d->limits.copy || distance < bio->nlb) {
+    if (bio->nlb > nc->limits.copy || distance < bio->nlb) {
         plx_bdev_emulate(bio);
         return;
     }
@@ -301,7 +301,7 @@ static void send_fused(struct nvme_channel *nc, struct nvme_io *io, struct nvme_
 
 static void bio_compare_and_write(struct nvme_channel *nc, struct nvme_io *io, struct plx_bdev_req *bio)
 {
-    if (bio->nlb > nc->disk->limits.fused)
+    if (bio->nlb > nc->limits.fused)
         plx_bdev_complete(bio, PLX_SC_COMMAND_SIZE_LIMIT_EXCEEDED);
     else
         await_pieces(nc, io);

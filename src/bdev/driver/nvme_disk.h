@@ -37,9 +37,9 @@ struct nvme_disk {
     struct plx_bdev bdev;
     struct nvme_where where;
     struct nvme_ns ns;
-    unsigned shift;      /* of the block size */
-    uint32_t max_blocks; /* of a read or write command, on the path that the disk was opened through */
-    struct nvme_limits limits;
+    unsigned shift;              /* of the block size */
+    uint32_t max_blocks;         /* of a read or write command, on the path that the disk was opened through */
+    struct nvme_limits limits;   /* the same */
     bool deallocates;            /* Write Zeroes with the DEAC bit */
     _Atomic bool refuses_zeroes; /* Write Zeroes, though it is offered */
 };
@@ -81,9 +81,10 @@ struct nvme_channel {
     struct nvme_disk *disk;
     struct nvme_path paths[NVME_PATHS_MAX], *usable[NVME_PATHS_MAX];
     unsigned npaths, nusable;
-    uint32_t max_blocks;      /* of a read or write command, on any path that was up so far */
-    unsigned turn;            /* round robin */
-    struct nvme_req *waiting; /* for a path, or to be tried again; in order */
+    uint32_t max_blocks;       /* of a read or write command, on any path that was up so far */
+    struct nvme_limits limits; /* the least of all paths, but for unmap */
+    unsigned turn;             /* round robin */
+    struct nvme_req *waiting;  /* for a path, or to be tried again; in order */
     struct nvme_req **waiting_tail;
     bool given_up; /* no path for longer than reconnect_deadline: nothing waits any more */
     bool told;     /* that no path is accessible; until one connects, or its ANA state changes for the better */

@@ -167,9 +167,14 @@ static void shun_none(struct nvme_channel *nc)
     choose_paths(nc);
 }
 
+/* Where there is no other path, one need not rest. */
 static void retry_due(struct plx_timer *timer)
 {
-    shun_none(plx_container_of(timer, struct nvme_channel, retry));
+    struct nvme_channel *nc = plx_container_of(timer, struct nvme_channel, retry);
+    if (nc->nusable)
+        send_waiting(nc);
+    else
+        shun_none(nc);
 }
 
 static void rest_due(struct plx_timer *timer)
@@ -337,18 +342,17 @@ static struct nvme_path *path_of(void *arg)
     return arg;
 }
 
-/*
- * Whether a path takes less at once than the one that the disk was opened through, of what the disk offers. Of reads
- * and writes it may.
- */
-static bool takes_less(const struct nvme_disk *d, const struct nvme_ctrlr *c)
+/* A path may take less at once than the one that the disk was opened through: from then on all are sent no more. */
+static void heed_limits(struct nvme_channel *nc, const struct nvme_ctrlr *c)
 {
-    const struct nvme_limits l = nvme_limits_of(c, d->shift);
-    const uint32_t ops = d->bdev.info.ops;
-    return (ops & 1u << PLX_BDEV_WRITE_ZEROES && l.zero < d->limits.zero) ||
-           (ops & 1u << PLX_BDEV_COMPARE_AND_WRITE && l.fused < d->limits.fused) ||
-           (ops & 1u << PLX_BDEV_COPY && l.copy < d->limits.copy) ||
-           (ops & 1u << PLX_BDEV_UNMAP && l.unmap < d->limits.unmap);
+    const struct nvme_limits l = nvme_limits_of(c, nc->disk->shift);
+    nc->max_blocks = (uint32_t)plx_min_u64(nc->max_blocks, nvme_ctrlr_max_transfer(c) >> nc->disk->shift);
+    nc->limits.zero = (uint32_t)plx_min_u64(nc->limits.zero, l.zero);
+    nc->limits.fused = (uint32_t)plx_min_u64(nc->limits.fused, l.fused);
+    nc->limits.copy = (uint32_t)plx_min_u64(nc->limits.copy, l.copy);
+    if (l.unmap < nc->disk->limits.unmap) /* which those who use the disk have been told */
+        plx_warn("%s: deallocates %u blocks at once, where %s does %u: larger ranges fail there", nvme_ctrlr_name(c),
+                 l.unmap, nc->disk->bdev.info.name, nc->disk->limits.unmap);
 }
 
 /* Why a path that is up cannot be used, or NULL. */
@@ -360,8 +364,6 @@ static const char *unusable(const struct nvme_disk *d, const struct nvme_ctrlr *
         return "has larger blocks than a command transfers";
     if (!nvme_blocks_possible(plx_get64(nvme_ctrlr_ns(c)->id.nsze), d->shift))
         return "has more blocks than are possible";
-    if (takes_less(d, c))
-        return "takes less in a command than where it was found first";
     return NULL;
 }
 
@@ -396,7 +398,7 @@ static void path_live(struct nvme_ctrlr *c, void *arg)
         plx_error("%s: namespace %u of %s %s: this path is not used", nvme_ctrlr_name(c), nvme_ctrlr_ns(c)->nsid,
                   nc->disk->where.o.subnqn, why);
     else
-        nc->max_blocks = (uint32_t)plx_min_u64(nc->max_blocks, nvme_ctrlr_max_transfer(c) >> nc->disk->shift);
+        heed_limits(nc, c);
     report_size(path);
     choose_paths(nc);
 }
@@ -429,6 +431,7 @@ static void path_ana(struct nvme_ctrlr *c, void *arg)
     struct nvme_path *path = path_of(arg);
     plx_info("%s: ANA state %u", nvme_ctrlr_name(c), nvme_ctrlr_ana(c));
     path_is_new(path);
+    path->nc->told = false;
     choose_paths(path->nc);
 }
 
@@ -440,6 +443,7 @@ int nvme_paths_open(struct nvme_channel *nc)
     const struct nvme_where *w = &nc->disk->where;
     nc->waiting_tail = &nc->waiting;
     nc->max_blocks = nc->disk->max_blocks;
+    nc->limits = nc->disk->limits;
     nc->retry.fn = retry_due;
     nc->rest.fn = rest_due;
     nc->deadline.fn = deadline_due;
