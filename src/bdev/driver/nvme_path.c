@@ -431,7 +431,8 @@ static void path_ana(struct nvme_ctrlr *c, void *arg)
     struct nvme_path *path = path_of(arg);
     plx_info("%s: ANA state %u", nvme_ctrlr_name(c), nvme_ctrlr_ana(c));
     path_is_new(path);
-    path->nc->told = false;
+    if (path->nc->nusable)
+        path->nc->told = false; /* if that ends now, it is news */
     choose_paths(path->nc);
 }
 
