@@ -164,9 +164,9 @@ PLX_API void plx_nvmf_target_start(struct plx_nvmf_target *t, plx_nvmf_done_fn d
 
 /**
  * Makes known to hosts what was changed since the last time, all of it at once. A disk that goes, or changes its size,
- * makes known with that what was changed until then. done is called when every reactor
- * works by it, and what was removed is not used any more: its disks may be closed, its addresses are free. One that is
- * asked for while another one runs begins after it. Errors:
+ * makes known with that what was changed until then. done is called when every reactor works by it, and what was
+ * removed is not used any more: its disks may be closed, its addresses are free. One that is asked for while another
+ * one runs begins after it. Errors:
  * - a negative errno value of a disk that could not be opened on every reactor, or a listener that could not listen:
  *   those are removed again, and all else is done. A listener must then not be named any more; which one it was is
  *   logged, and seen by connecting: apply them one by one where that matters;

@@ -16,9 +16,9 @@
  *
  * A file that hangs must not stop the others. Of the room in the ring, and of the threads of the kernel, which some
  * operations need, no file has more than is left: the first that hangs has half, the second a quarter, and so on. Seven
- * of them have all threads, and eleven all room. What is beyond a file's share waits in a
- * line of its own. Operations that the kernel gives to a thread because the file would have had to wait are not known
- * here, and count as those that need none.
+ * of them have all threads, and eleven all room. What is beyond a file's share waits in a line of its own. Operations
+ * that the kernel gives to a thread because the file would have had to wait are not known here, and count as those that
+ * need none.
  */
 #include "reactor/aio_engine.h"
 
