@@ -232,7 +232,7 @@ static int own_nqn(char nqn[NVME_NQN_FIELD], struct plx_error *err)
     char line[NVME_NQN_FIELD], text[PLX_UUID_TEXT];
     uint8_t uuid[16];
     size_t len = read_line(path, line, sizeof line);
-    if (strncmp(line, "nqn.", 4) != 0)
+    if (len && strncmp(line, "nqn.", 4) != 0)
         len = 0; /* a comment, or what not */
     const char *problem = len ? plx_nvme_nqn_problem(line) : NULL;
     if (problem)

@@ -44,12 +44,16 @@ static bool all_accessible(const struct nvmf_image *image, uint16_t portid)
     return true;
 }
 
-void nvmf_qpair_see(struct nvmf_qpair *qp)
+static void set_image(struct nvmf_qpair *qp, const struct nvmf_image *image)
 {
-    const struct nvmf_group *g = qp->group;
-    qp->image = g->snap->images[qp->ctrlr->subsys->index];
+    qp->image = image;
     qp->last_nsid = 0;
     qp->last = NULL;
+}
+
+void nvmf_qpair_see(struct nvmf_qpair *qp)
+{
+    set_image(qp, qp->group->snap->images[qp->ctrlr->subsys->index]);
     qp->plain = qp->state == NVMF_QP_READY && all_accessible(qp->image, qp->portid);
 }
 
@@ -126,9 +130,7 @@ static void publish_to(struct nvmf_qpair *qp, const struct nvmf_snapshot *new)
     if (!why && qp->ctrlr)
         why = unwelcome(qp, image);
     if (why) {
-        qp->image = NULL;
-        qp->last_nsid = 0;
-        qp->last = NULL;
+        set_image(qp, NULL);
         qp->plain = false;
         nvmf_transport_of(qp)->kill(qp, why);
     } else if (qp->ctrlr) {

@@ -255,14 +255,13 @@ static void flush_next(struct nvmf_req *req);
 static void flush_done(struct plx_bdev_req *bio)
 {
     struct nvmf_req *req = plx_container_of(bio, struct nvmf_req, bio);
-    if (req->ns->gone && req->qp->image && req->abort_status == PLX_SC_ABORTED_BY_REQUEST) {
-        req->abort_status = 0; /* removed meanwhile: those that are there are to be flushed */
-        flush_next(req);
-    } else if (bio->status) {
+    bool removed = req->ns->gone && req->qp->image && req->abort_status == PLX_SC_ABORTED_BY_REQUEST;
+    if (removed)
+        req->abort_status = 0; /* those that are there are to be flushed */
+    if (bio->status && !removed)
         nvmf_req_complete(req, with_dnr(bio->status));
-    } else {
+    else
         flush_next(req);
-    }
 }
 
 static void flush_next(struct nvmf_req *req)

@@ -34,6 +34,20 @@ static uint64_t simulated(void)
     return now_ns += PLX_NS_PER_US;
 }
 
+/* A target with a disk and a host. */
+static void begin_hosted(struct rig *rig, int *admin, int *queue)
+{
+    assert_int_equal(rig_start(rig, "ram:2M"), 0);
+    assert_true(rig_host(rig, admin, queue));
+}
+
+static void end_hosted(struct rig *rig, int admin, int queue)
+{
+    close(admin);
+    close(queue);
+    rig_stop(rig);
+}
+
 /* In small steps: the target takes a reactor that was held up into account. */
 static void pass(struct rig *rig, uint64_t ms)
 {
@@ -231,17 +245,14 @@ static void the_limit_of_a_pdu_is_not_longer_for_who_reads_a_little(void **state
     struct rig rig;
     int admin, queue;
     (void)state;
-    assert_int_equal(rig_start(&rig, "ram:2M"), 0);
-    assert_true(rig_host(&rig, &admin, &queue));
+    begin_hosted(&rig, &admin, &queue);
     unread_answers(&rig, admin, queue);
     unsigned before = atomic_load(&rig.target->connections);
     pass_reading(&rig, queue, LONGEST / 600, 30000 - SETTLE_MS); /* half of the first */
     assert_int_equal(atomic_load(&rig.target->connections), before);
     pass_reading(&rig, queue, LONGEST / 600, LOOK_MS + 2 * SETTLE_MS);
     assert_true(atomic_load(&rig.target->connections) < before);
-    close(admin);
-    close(queue);
-    rig_stop(&rig);
+    end_hosted(&rig, admin, queue);
 }
 
 static void each_pdu_has_a_limit_of_its_own(void **state)
@@ -249,14 +260,11 @@ static void each_pdu_has_a_limit_of_its_own(void **state)
     struct rig rig;
     int admin, queue;
     (void)state;
-    assert_int_equal(rig_start(&rig, "ram:2M"), 0);
-    assert_true(rig_host(&rig, &admin, &queue));
+    begin_hosted(&rig, &admin, &queue);
     unread_answers(&rig, admin, queue);
     pass_reading(&rig, queue, LONGEST / 200, 90000); /* one in 20 s */
     assert_true(is_open(queue));
-    close(admin);
-    close(queue);
-    rig_stop(&rig);
+    end_hosted(&rig, admin, queue);
 }
 
 /* ---- when memory is short ---- */
@@ -300,9 +308,7 @@ static void a_pdu_that_was_begun_is_received_to_its_end_without_memory(void **st
     assert_true(rig_icreq(&rig, queue, NVME_TCP_DGST_DATA) && !rig_connect_queue(&rig, queue, 1, &cntlid));
     assert_int_equal(write_in_two_parts(&rig, queue, 1), PLX_SC_SUCCESS);
     assert_int_equal(write_in_two_parts(&rig, queue, 77), PLX_SC_INVALID_NAMESPACE_OR_FORMAT); /* it is thrown away */
-    close(admin);
-    close(queue);
-    rig_stop(&rig);
+    end_hosted(&rig, admin, queue);
 }
 
 static void a_peer_that_nothing_is_received_from_does_not_lose_time(void **state)
@@ -310,8 +316,7 @@ static void a_peer_that_nothing_is_received_from_does_not_lose_time(void **state
     struct rig rig;
     int admin, queue;
     (void)state;
-    assert_int_equal(rig_start(&rig, "ram:2M"), 0);
-    assert_true(rig_host(&rig, &admin, &queue));
+    begin_hosted(&rig, &admin, &queue);
     half_a_header(&rig, admin, queue);
     take_buffers(&rig, 0);
     pass(&rig, 40000);
@@ -321,9 +326,7 @@ static void a_peer_that_nothing_is_received_from_does_not_lose_time(void **state
     assert_true(is_open(queue));
     pass(&rig, LOOK_MS + 2 * SETTLE_MS);
     assert_false(is_open(queue));
-    close(admin);
-    close(queue);
-    rig_stop(&rig);
+    end_hosted(&rig, admin, queue);
 }
 
 static void who_sends_commands_instead_of_data_ends_when_there_are_far_too_many(void **state)
@@ -331,8 +334,7 @@ static void who_sends_commands_instead_of_data_ends_when_there_are_far_too_many(
     struct rig rig;
     int admin, queue;
     (void)state;
-    assert_int_equal(rig_start(&rig, "ram:2M"), 0);
-    assert_true(rig_host(&rig, &admin, &queue));
+    begin_hosted(&rig, &admin, &queue);
     unsigned *in_use = &rig.target->groups[0].reqs_in_use;
     an_r2t(&rig, admin, queue);
     *in_use += NVMF_MAX_REQUESTS;
@@ -345,9 +347,7 @@ static void who_sends_commands_instead_of_data_ends_when_there_are_far_too_many(
     }
     assert_false(is_open(queue));
     *in_use -= 2 * NVMF_MAX_REQUESTS;
-    close(admin);
-    close(queue);
-    rig_stop(&rig);
+    end_hosted(&rig, admin, queue);
 }
 
 static void applied(void *arg, int ret)
@@ -397,9 +397,7 @@ static void who_passes_a_request_that_waits_for_its_disk_heeds_the_share_of_its_
     full->bytes -= 2 * plx_buf_total_bytes(rig.reactor);
     rig_settle(&rig);
     assert_int_equal(c->r2ts, 3); /* the small one, and then the large one waits for its connection again */
-    close(admin);
-    close(queue);
-    rig_stop(&rig);
+    end_hosted(&rig, admin, queue);
     plx_bdev_close(second);
 }
 
@@ -471,16 +469,13 @@ static void a_term_req_is_waited_for_a_second(void **state)
     struct rig rig;
     int admin, queue;
     (void)state;
-    assert_int_equal(rig_start(&rig, "ram:2M"), 0);
-    assert_true(rig_host(&rig, &admin, &queue));
+    begin_hosted(&rig, &admin, &queue);
     an_unread_term_req(&rig, admin, queue);
     pass(&rig, 1000 - SETTLE_MS);
     assert_true(send(queue, "x", 1, MSG_DONTWAIT | MSG_NOSIGNAL) == 1); /* it is still taken, and thrown away */
     pass(&rig, 100 + 2 * SETTLE_MS);
     assert_true(send(queue, "x", 1, MSG_DONTWAIT | MSG_NOSIGNAL) < 0);
-    close(admin);
-    close(queue);
-    rig_stop(&rig);
+    end_hosted(&rig, admin, queue);
 }
 
 static void a_controller_without_keep_alive_has_two_minutes_for_discovery_or_until_it_is_enabled(void **state)
@@ -508,13 +503,10 @@ static void an_enabled_controller_without_keep_alive_has_any_time(void **state)
     struct rig rig;
     int admin, queue;
     (void)state;
-    assert_int_equal(rig_start(&rig, "ram:2M"), 0);
-    assert_true(rig_host(&rig, &admin, &queue));
+    begin_hosted(&rig, &admin, &queue);
     pass(&rig, 300000);
     assert_true(is_open(admin) && is_open(queue));
-    close(admin);
-    close(queue);
-    rig_stop(&rig);
+    end_hosted(&rig, admin, queue);
 }
 
 static void a_connect_whose_data_was_asked_for_outlives_a_stop_without_grace(void **state)

@@ -197,6 +197,10 @@ static void a_file_with_a_wrong_name_of_the_host_is_named(void **state)
     refused("nvme+tcp://192.0.2.1/" NQN, "/etc/nvme/hostnqn: nqn.2014-08.org.nvmexpress:uuid:x has no UUID");
     accepted("nvme+tcp://192.0.2.1/" NQN "?hostnqn=nqn.2014-08.org.nvmexpress:other");
     unlink(hostnqn_file);
+    write_hostnqn("# none yet\n");
+    accepted("nvme+tcp://192.0.2.1/" NQN);
+    assert_memory_equal(w.o.hostnqn, NVME_NQN_UUID, sizeof NVME_NQN_UUID - 1);
+    unlink(hostnqn_file);
     write_hostnqn("\n");
     accepted("nvme+tcp://192.0.2.1/" NQN);
     assert_memory_equal(w.o.hostnqn, NVME_NQN_UUID, sizeof NVME_NQN_UUID - 1);

@@ -235,21 +235,27 @@ static void over(void *arg, int result)
     *(int *)arg = result;
 }
 
+static void remove_the_namespace(struct rig *rig, int *result)
+{
+    struct plx_nvmf_subsystem *s = plx_list_entry(rig->target->subsystems.prev, struct plx_nvmf_subsystem, link);
+    *result = 1; /* until it is over */
+    assert_int_equal(plx_nvmf_subsystem_remove_ns(s, 1, NULL), 0);
+    plx_nvmf_target_apply(rig->target, over, result);
+}
+
 /* A read whose data has begun to leave is read to its end, of a disk that lends its memory too. */
 static void reads_of_a_namespace_that_is_removed_do_not_end_their_connection(void **state)
 {
     (void)state;
     struct rig rig;
-    int admin, queue, result = 1;
+    int admin, queue, result;
     static uint8_t buf[READS * (READ_LEN + 48)];
     unsigned whole = 0, ended = 0;
     size_t data = 0;
     assert_int_equal(rig_start(&rig, "ram:1M"), 0);
     assert_true(rig_host(&rig, &admin, &queue));
     send_reads(&rig, queue);
-    struct plx_nvmf_subsystem *s = plx_list_entry(rig.target->subsystems.prev, struct plx_nvmf_subsystem, link);
-    assert_int_equal(plx_nvmf_subsystem_remove_ns(s, 1, NULL), 0);
-    plx_nvmf_target_apply(rig.target, over, &result);
+    remove_the_namespace(&rig, &result);
     rig_settle(&rig);
     assert_int_equal(result, 1); /* it waits for what is being sent */
     ssize_t n = rig_receive(&rig, queue, buf, sizeof buf);
@@ -279,13 +285,11 @@ static void who_does_not_read_what_was_read_of_a_removed_namespace_has_a_second(
 {
     (void)state;
     struct rig rig;
-    int admin, queue, result = 1;
+    int admin, queue, result;
     assert_int_equal(rig_start(&rig, "ram:1M"), 0);
     assert_true(rig_host(&rig, &admin, &queue));
     send_reads(&rig, queue);
-    struct plx_nvmf_subsystem *s = plx_list_entry(rig.target->subsystems.prev, struct plx_nvmf_subsystem, link);
-    assert_int_equal(plx_nvmf_subsystem_remove_ns(s, 1, NULL), 0);
-    plx_nvmf_target_apply(rig.target, over, &result);
+    remove_the_namespace(&rig, &result);
     unsigned before = atomic_load(&rig.target->connections);
     pass(&rig, 1000 - 50);
     assert_int_equal(result, 1);
