@@ -253,8 +253,10 @@ static int serve_run(struct serve *s)
 
 static void serve_clean_up(struct serve *s)
 {
-    if (s->late)
+    if (s->late) {
+        cli_log_stop();
         _exit(s->result);
+    }
     if (s->target)
         plx_nvmf_target_destroy(s->target);
     for (unsigned i = 0; i < s->nreactors; i++)
