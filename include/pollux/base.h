@@ -67,6 +67,10 @@ typedef void (*plx_log_fn)(void *arg, enum plx_log_level level, const char *line
  */
 PLX_API void plx_log_set(plx_log_fn fn, void *arg, enum plx_log_level level);
 
+/** Another level, at any time and from any thread. */
+PLX_API void plx_log_set_level(enum plx_log_level level);
+PLX_API enum plx_log_level plx_log_get_level(void);
+
 /** Parses a size such as "4096", "64K", "1G" or "1.5T" (powers of 1024). Returns 0, -EINVAL or -ERANGE. */
 PLX_API int plx_parse_size(const char *text, uint64_t *bytes);
 

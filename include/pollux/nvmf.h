@@ -156,6 +156,50 @@ PLX_API const char *plx_nvmf_listener_addr(const struct plx_nvmf_listener *l);
 PLX_API const char *plx_nvmf_listener_reach(const struct plx_nvmf_listener *l, char *out, size_t size);
 PLX_API uint16_t plx_nvmf_listener_port(const struct plx_nvmf_listener *l);
 
+/* ---- looking at what there is, changes that were not applied yet included ---- */
+
+/** The subsystem with this NQN, or NULL; not that of discovery. */
+PLX_API struct plx_nvmf_subsystem *plx_nvmf_subsystem_find(const struct plx_nvmf_target *t, const char *nqn);
+/** The one after s, in the order in which they were made; the first for NULL; NULL at the end. */
+PLX_API struct plx_nvmf_subsystem *plx_nvmf_subsystem_next(const struct plx_nvmf_target *t,
+                                                           const struct plx_nvmf_subsystem *s);
+
+struct plx_nvmf_subsystem_info {
+    char nqn[PLX_NVMF_NQN_SIZE];
+    char serial[21], model[41];
+    bool allow_any_host;
+    uint16_t min_cntlid, max_cntlid;
+    uint32_t max_namespaces;
+};
+PLX_API void plx_nvmf_subsystem_info(const struct plx_nvmf_subsystem *s, struct plx_nvmf_subsystem_info *out);
+/** The i-th host that is allowed, or NULL. Stays until hosts are changed. */
+PLX_API const char *plx_nvmf_subsystem_host(const struct plx_nvmf_subsystem *s, unsigned i);
+
+struct plx_nvmf_ns_info {
+    uint32_t nsid, anagrpid;
+    struct plx_bdev *bdev;
+    uint8_t uuid[16], nguid[16], eui64[8]; /**< zeroes: none */
+};
+/** @return false when there is no such namespace */
+PLX_API bool plx_nvmf_ns_info(const struct plx_nvmf_subsystem *s, uint32_t nsid, struct plx_nvmf_ns_info *out);
+/** The lowest namespace identifier above nsid that is in use, or 0. */
+PLX_API uint32_t plx_nvmf_ns_next(const struct plx_nvmf_subsystem *s, uint32_t nsid);
+
+/** As plx_nvmf_subsystem_next(). */
+PLX_API struct plx_nvmf_listener *plx_nvmf_listener_next(const struct plx_nvmf_target *t,
+                                                         const struct plx_nvmf_listener *l);
+PLX_API bool plx_nvmf_subsystem_reachable(const struct plx_nvmf_subsystem *s, const struct plx_nvmf_listener *l);
+PLX_API enum plx_nvmf_ana plx_nvmf_subsystem_ana(const struct plx_nvmf_subsystem *s, const struct plx_nvmf_listener *l,
+                                                 uint32_t anagrpid);
+/** The i-th referral, or NULL. */
+PLX_API const char *plx_nvmf_referral(const struct plx_nvmf_target *t, unsigned i, uint16_t *port);
+
+/** The limits in use. */
+PLX_API const struct plx_nvmf_opts *plx_nvmf_target_opts(const struct plx_nvmf_target *t);
+/** Others, as for plx_nvmf_target_create(), for a target without listeners. @return 0, -EBUSY or -EINVAL with err */
+PLX_API int plx_nvmf_target_set_opts(struct plx_nvmf_target *t, const struct plx_nvmf_opts *opts,
+                                     struct plx_error *err);
+
 /** Called on the first reactor when a start, an apply or a stop is over; ret is 0 or a negative errno value. */
 typedef void (*plx_nvmf_done_fn)(void *arg, int ret);
 

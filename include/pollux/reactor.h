@@ -78,6 +78,8 @@ struct plx_reactor_stats {
     uint64_t rounds;
     uint64_t busy_rounds;
     uint64_t sleeps;
+    uint64_t busy_ns, idle_ns; /**< since it was made, in rounds that found work, and in others or asleep */
+    int tid;                   /**< of the thread that runs it; 0 while plx_reactor_run() does not */
 };
 PLX_API void plx_reactor_get_stats(const struct plx_reactor *r, struct plx_reactor_stats *out);
 

@@ -10,7 +10,7 @@ enum { LINE = 512 };
 
 static plx_log_fn log_fn;
 static void *log_arg;
-static enum plx_log_level log_level;
+static _Atomic enum plx_log_level log_level;
 
 static struct plx_log_site *_Atomic sites; /* those that have logged */
 static _Atomic uint64_t log_now, interval_end;
@@ -128,6 +128,16 @@ void plx_log_set(plx_log_fn fn, void *arg, enum plx_log_level level)
     log_level = level;
 }
 
+void plx_log_set_level(enum plx_log_level level)
+{
+    log_level = level;
+}
+
+enum plx_log_level plx_log_get_level(void)
+{
+    return log_level;
+}
+
 /* ---- lines ---- */
 
 static void list_site(struct plx_log_site *site)
@@ -141,7 +151,7 @@ static void list_site(struct plx_log_site *site)
 
 void plx_log(struct plx_log_site *site, enum plx_log_level level, const char *fmt, ...)
 {
-    if (!log_fn || level > log_level)
+    if (!log_fn || level > atomic_load_explicit(&log_level, memory_order_relaxed))
         return;
     log_tell(atomic_load(&log_now));
     list_site(site);

@@ -92,7 +92,7 @@ int plx_stream_add(struct plx_stream_group *g, struct plx_stream *s)
     bool starts = s->ops->start != NULL;
     struct epoll_event ev = {.events = EPOLLIN | (starts ? EPOLLOUT : 0), .data.ptr = s};
     s->group = g;
-    s->dirty = s->blocked = s->quiet = s->stalled = s->gone = false;
+    s->dirty = s->blocked = s->quiet = s->stalled = s->ended = s->gone = false;
     s->refusals = 0;
     if (s->fd >= 0 && epoll_ctl(g->source.fd, EPOLL_CTL_ADD, s->fd, &ev) < 0) {
         int ret = -errno;
@@ -385,10 +385,10 @@ static int stream_group_poll(struct plx_source *source)
 /* What comes for a stalled stream is to wake nobody, but its end is. @return whether that has come */
 static bool deafen(struct plx_stream *s)
 {
-    struct pollfd p = {.fd = s->fd, .events = POLLRDHUP};
+    struct pollfd p = {.fd = s->fd, .events = s->ended ? 0 : POLLRDHUP};
     s->gone = s->fd >= 0 && poll(&p, 1, 0) > 0;
     if (!s->gone)
-        watch_events(s, EPOLLRDHUP | (s->blocked ? EPOLLOUT : 0));
+        watch_events(s, (s->ended ? 0 : EPOLLRDHUP) | (s->blocked ? EPOLLOUT : 0));
     return s->gone;
 }
 

@@ -7,6 +7,12 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <sys/un.h>
 #include <unistd.h>
 
 enum {
@@ -39,14 +45,20 @@ static void accept_some(struct plx_watch *w)
     }
 }
 
+static void listener_init(struct plx_listener *l, int fd)
+{
+    l->reserve_fd = l->lock_fd = -1;
+    l->reactor = NULL;
+    l->path = NULL;
+    l->watch.ready = accept_some;
+    l->watch.fd = fd;
+}
+
 int plx_listener_bind(struct plx_listener *l, struct sockaddr_storage *at)
 {
     int one = 1, fd = socket(at->ss_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
     socklen_t len = sizeof *at;
-    l->reserve_fd = -1;
-    l->reactor = NULL;
-    l->watch.ready = accept_some;
-    l->watch.fd = fd;
+    listener_init(l, fd);
     if (fd < 0)
         return -errno;
     setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
@@ -61,6 +73,78 @@ int plx_listener_bind(struct plx_listener *l, struct sockaddr_storage *at)
         return ret;
     }
     return 0;
+}
+
+/* ---- local sockets ---- */
+
+/*
+ * Takes the lock that goes with a path. Whoever removes it holds it meanwhile; so one that was locked, and is not what
+ * stands there any more, is nobody's. @return a descriptor or -errno
+ */
+static int take_lock(const char *path)
+{
+    for (;;) {
+        struct stat ours, there;
+        int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
+        if (fd < 0)
+            return -errno;
+        if (flock(fd, LOCK_EX | LOCK_NB) < 0) {
+            int ret = -errno;
+            close(fd);
+            return ret;
+        }
+        if (fstat(fd, &ours) == 0 && stat(path, &there) == 0 && ours.st_dev == there.st_dev &&
+            ours.st_ino == there.st_ino)
+            return fd;
+        close(fd);
+    }
+}
+
+static int bind_path(struct plx_listener *l, const char *path, const struct sockaddr_un *at, struct plx_error *err)
+{
+    struct stat there;
+    char lock[sizeof at->sun_path + 8];
+    snprintf(lock, sizeof lock, "%s.lock", path);
+    l->lock_fd = take_lock(lock);
+    if (l->lock_fd == -EWOULDBLOCK)
+        return plx_fail(err, -EBUSY, "another process listens at %s already; choose another path, or stop it", path);
+    if (l->lock_fd < 0)
+        return plx_fail(err, l->lock_fd, "%s: %s", lock, strerror(-l->lock_fd));
+    if (lstat(path, &there) == 0 && !S_ISSOCK(there.st_mode))
+        return plx_fail(err, -EEXIST, "%s is there and no socket; choose another path", path);
+    unlink(path); /* of one that died */
+    /* The mode is the file's from its beginning: nobody slips in between. */
+    if (fchmod(l->watch.fd, 0600) < 0 || bind(l->watch.fd, (const struct sockaddr *)at, sizeof *at) < 0)
+        return plx_fail(err, -errno, "cannot listen at %s: %s", path, strerror(errno));
+    l->path = strdup(path);
+    return l->path ? 0 : plx_fail(err, -ENOMEM, "out of memory");
+}
+
+int plx_listener_bind_path(struct plx_listener *l, const char *path, struct plx_error *err)
+{
+    struct sockaddr_un at = {.sun_family = AF_UNIX};
+    size_t len = strlen(path);
+    listener_init(l, -1);
+    if (!len || len >= sizeof at.sun_path)
+        return plx_fail(err, -ENAMETOOLONG, "the path of a socket has 1 to %zu bytes: %.100s", sizeof at.sun_path - 1,
+                        path);
+    memcpy(at.sun_path, path, len);
+    l->watch.fd = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+    int ret = l->watch.fd < 0 ? plx_fail(err, -errno, "cannot make a socket: %s", strerror(errno))
+                              : bind_path(l, path, &at, err);
+    if (ret)
+        plx_listener_close(l);
+    return ret;
+}
+
+static void remove_path(struct plx_listener *l)
+{
+    char lock[sizeof(struct sockaddr_un) + 8];
+    snprintf(lock, sizeof lock, "%s.lock", l->path);
+    unlink(l->path);
+    unlink(lock);
+    free(l->path);
+    l->path = NULL;
 }
 
 int plx_listener_accept(struct plx_listener *l, struct plx_reactor *r)
@@ -81,8 +165,12 @@ void plx_listener_close(struct plx_listener *l)
         close(l->watch.fd);
     if (l->reserve_fd >= 0)
         close(l->reserve_fd);
+    if (l->path)
+        remove_path(l);
+    if (l->lock_fd >= 0)
+        close(l->lock_fd);
     l->reactor = NULL;
-    l->watch.fd = l->reserve_fd = -1;
+    l->watch.fd = l->reserve_fd = l->lock_fd = -1;
 }
 
 /* Connecting a datagram socket sends nothing, but the kernel looks at the address. @return the socket, or -errno */

@@ -86,6 +86,17 @@ void plx_stream_addr(const struct plx_stream *s, bool peer, struct sockaddr_stor
         out->ss_family = AF_UNSPEC;
 }
 
+bool plx_stream_user_id(const struct plx_stream *s, uid_t *uid, pid_t *pid)
+{
+    struct ucred who;
+    socklen_t len = sizeof who;
+    if (getsockopt(s->fd, SOL_SOCKET, SO_PEERCRED, &who, &len) < 0)
+        return false;
+    *uid = who.uid;
+    *pid = who.pid;
+    return true;
+}
+
 static int socket_connect(struct plx_stream *s, const struct sockaddr_storage *to)
 {
     int fd = socket(to->ss_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);

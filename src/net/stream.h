@@ -75,7 +75,8 @@ struct plx_stream {
     bool blocked;  /* it took no more */
     bool quiet;    /* the user's: nothing is expected, so it is tried now and then */
     bool stalled;  /* see plx_stream_stall() */
-    bool gone;     /* of a stalled one: its peer has ended it */
+    bool ended;    /* the user's: its peer says no more, but may yet listen; to be stalled */
+    bool gone;     /* of a stalled one: its peer has ended it, or an ended one listens no more */
     uint8_t refusals; /* flushes in a row of which it took nothing, up to a limit */
     uint32_t watched; /* what the kernel is asked to tell of it */
     struct plx_list link, dirty_link;
@@ -132,6 +133,9 @@ void plx_stream_socket(struct plx_stream *s, int fd);
 /* The address of either end; AF_UNSPEC where there is none. */
 void plx_stream_addr(const struct plx_stream *s, bool peer, struct sockaddr_storage *out);
 
+/* Who is at the other end of a local socket. @return whether that is known */
+bool plx_stream_user_id(const struct plx_stream *s, uid_t *uid, pid_t *pid);
+
 /* A network: where streams come from. There is one, of sockets; tests put one of memory in its place. */
 struct plx_net {
     /* Begins to connect a stream. @return 0 with its ops and fd set, or -errno */
@@ -146,12 +150,19 @@ struct plx_listener {
     struct plx_reactor *reactor;                      /* while it is accepting */
     void (*accepted)(struct plx_listener *l, int fd); /* the descriptor is the callee's; not blocking */
     int reserve_fd; /* given up for a moment when there are no descriptors left, to turn a peer away */
+    char *path;     /* of a local one */
+    int lock_fd;
 };
 
 /* Binds to *at, and learns the port where that is 0. Nobody can connect yet. @return 0 or -errno */
 int plx_listener_bind(struct plx_listener *l, struct sockaddr_storage *at);
 /* Begins to accept, on a reactor. @return 0 or -errno */
 int plx_listener_accept(struct plx_listener *l, struct plx_reactor *r);
+/*
+ * A local socket, for its owner alone, at a path. PATH.lock sees to it that there is one at a time, also over processes
+ * that die: what they leave behind is replaced. At a close both are removed. @return 0, or -errno with err filled
+ */
+int plx_listener_bind_path(struct plx_listener *l, const char *path, struct plx_error *err);
 /* What was not accepted yet is refused, and the address is free at once. */
 void plx_listener_close(struct plx_listener *l);
 /* The address that this machine would be reached at from another one, or loopback. `family` is AF_INET or AF_INET6. */

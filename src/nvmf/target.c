@@ -46,15 +46,39 @@ static int set_options(struct plx_nvmf_opts *o, const struct plx_nvmf_opts *give
     return 0;
 }
 
+/* Of the reactor with the smallest buffers: hosts may come to any. */
+static size_t largest_buffer(struct plx_reactor *const *reactors, unsigned n)
+{
+    size_t max = SIZE_MAX;
+    for (unsigned i = 0; i < n; i++)
+        max = plx_min_u64(max, plx_buf_max_bytes(reactors[i]));
+    return max;
+}
+
+const struct plx_nvmf_opts *plx_nvmf_target_opts(const struct plx_nvmf_target *t)
+{
+    return &t->opts;
+}
+
+int plx_nvmf_target_set_opts(struct plx_nvmf_target *t, const struct plx_nvmf_opts *opts, struct plx_error *err)
+{
+    struct plx_nvmf_opts checked;
+    nvmf_assert_control(t);
+    /* Connections keep what they began with, and every size that was negotiated. */
+    if (!plx_list_empty(&t->listeners) || atomic_load(&t->connections))
+        return plx_fail(err, -EBUSY, "limits cannot change while there are listeners or connections");
+    int ret = set_options(&checked, opts, largest_buffer(t->reactors, t->nreactors), err);
+    if (!ret)
+        t->opts = checked;
+    return ret;
+}
+
 int plx_nvmf_target_create(struct plx_nvmf_target **out, struct plx_reactor *const *reactors, unsigned nreactors,
                            const struct plx_nvmf_opts *opts, struct plx_error *err)
 {
     struct plx_nvmf_opts checked;
-    size_t buf_max = SIZE_MAX; /* of the reactor with the smallest buffers: hosts may come to any */
-    for (unsigned i = 0; i < nreactors; i++)
-        buf_max = plx_min_u64(buf_max, plx_buf_max_bytes(reactors[i]));
-    int ret =
-        nreactors ? set_options(&checked, opts, buf_max, err) : plx_fail(err, -EINVAL, "a target needs a reactor");
+    int ret = nreactors ? set_options(&checked, opts, largest_buffer(reactors, nreactors), err)
+                        : plx_fail(err, -EINVAL, "a target needs a reactor");
     if (ret)
         return ret;
     struct plx_nvmf_target *t = calloc(1, sizeof *t);

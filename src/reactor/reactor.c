@@ -71,7 +71,7 @@ int plx_reactor_create(struct plx_reactor **out, const struct plx_reactor_opts *
     r->mode = opts->mode;
     r->spin.window = r->spin.max = (opts->spin_us ? opts->spin_us : SPIN_MAX_US) * PLX_NS_PER_US;
     plx_rhythm_init(&r->rhythm);
-    r->now = plx_clock_ns();
+    r->now = r->born = plx_clock_ns();
 
     int ret = plx_buf_pool_init(&r->buf, opts->buffer_bytes ? opts->buffer_bytes : BUFFER_BYTES,
                                 plx_max_u64(opts->buffer_max, BUFFER_MAX));
@@ -148,6 +148,10 @@ int plx_reactor_fd(const struct plx_reactor *r)
 void plx_reactor_get_stats(const struct plx_reactor *r, struct plx_reactor_stats *out)
 {
     out->rounds = atomic_load_explicit(&r->rounds, memory_order_relaxed);
+    out->busy_ns = atomic_load_explicit(&r->busy_ns, memory_order_relaxed);
+    out->idle_ns = plx_clock_ns() - r->born;
+    out->idle_ns = out->idle_ns > out->busy_ns ? out->idle_ns - out->busy_ns : 0;
+    out->tid = atomic_load_explicit(&r->tid, memory_order_relaxed);
     out->busy_rounds = atomic_load_explicit(&r->busy_rounds, memory_order_relaxed);
     out->sleeps = atomic_load_explicit(&r->sleeps, memory_order_relaxed);
 }
@@ -266,7 +270,10 @@ int plx_reactor_poll(struct plx_reactor *r)
     const void *was = reactor_own(r);
     if (plx_unlikely(woken))
         disarm(r);
+    uint64_t before = r->now;
     r->now = plx_clock_ns();
+    if (r->was_busy) /* until here */
+        atomic_store_explicit(&r->busy_ns, r->busy_ns + (r->now - before), memory_order_relaxed);
     r->in_round = true;
     int work = plx_messages_run(r) + plx_timers_run(r), own = work;
     for (r->polling = &r->sources; *r->polling;) {
@@ -280,6 +287,7 @@ int plx_reactor_poll(struct plx_reactor *r)
         work += wait_fds(r, 0);
     r->in_round = false;
     stat_count(&r->rounds);
+    r->was_busy = work != 0;
     if (work)
         stat_count(&r->busy_rounds);
     reactor_disown(r, was);
@@ -404,6 +412,7 @@ void plx_reactor_run(struct plx_reactor *r)
     const void *was = reactor_own(r);
     prctl(PR_SET_TIMERSLACK, 1, 0, 0, 0); /* sleep as long as we said, and not up to 50 us longer */
     pin(r);
+    atomic_store(&r->tid, (int)gettid());
     while (!atomic_load_explicit(&r->stop, memory_order_relaxed)) {
         if (plx_reactor_poll(r)) {
             if (r->spin.idle_since)
@@ -412,6 +421,7 @@ void plx_reactor_run(struct plx_reactor *r)
         }
         idle(r);
     }
+    atomic_store(&r->tid, 0);
     atomic_store(&r->stop, false);
     reactor_disown(r, was);
     unpin(r);

@@ -56,7 +56,11 @@ struct plx_reactor {
     uint64_t fds_checked;
     struct epoll_event events[PLX_FD_EVENTS]; /* being handled: removing a watch takes it out of here */
     int nevents;
-    bool in_round;      /* now is fresh */
+    bool in_round; /* now is fresh */
+    bool was_busy; /* the round before it */
+    uint64_t born;
+    _Atomic uint64_t busy_ns;
+    _Atomic int tid;    /* of whoever runs it */
     bool sourced;       /* the latest round had work of sources, not of timers and messages alone */
     bool armed;         /* wake-ups are enabled */
     bool pinned;        /* to its core, by plx_reactor_run() */

@@ -1,0 +1,223 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* Disks that calls make and delete: records of how each was made, so that it can be made again. */
+#include "rpc/rpc.h"
+
+#include "base/uuid.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+/* ---- finding ---- */
+
+struct rpc_disk *rpc_disk_of(struct plx_rpc *rpc, const struct plx_bdev *bdev)
+{
+    plx_list_for_each(it, &rpc->disks) {
+        struct rpc_disk *d = plx_list_entry(it, struct rpc_disk, link);
+        if (d->bdev == bdev)
+            return d;
+    }
+    return NULL;
+}
+
+struct rpc_disk *rpc_disk_find(struct plx_rpc *rpc, const char *name)
+{
+    return rpc_disk_of(rpc, plx_bdev_find(name));
+}
+
+void rpc_disk_free_name(const char *prefix, char out[RPC_NAME])
+{
+    unsigned n = 0;
+    do
+        snprintf(out, RPC_NAME, "%s%u", prefix, n++);
+    while (plx_bdev_find(out));
+}
+
+json_t *rpc_uuid_json(const uint8_t uuid[16])
+{
+    char text[PLX_UUID_TEXT];
+    plx_uuid_format(uuid, text);
+    return json_string(text);
+}
+
+/* ---- making ---- */
+
+struct disk_making {
+    const struct rpc_disk_kind *kind;
+};
+
+void rpc_disk_opened(struct rpc_call *c, const struct rpc_disk_kind *kind, struct plx_bdev *bdev,
+                     struct rpc_disk *below)
+{
+    const struct plx_bdev_info *info = plx_bdev_info(bdev);
+    struct rpc_disk *d = calloc(1, sizeof *d);
+    if (!d) {
+        plx_bdev_close(bdev);
+        rpc_fail_errno(c, -ENOMEM, NULL);
+        return;
+    }
+    snprintf(d->name, sizeof d->name, "%s", info->name);
+    d->bdev = bdev;
+    d->method = c->method;
+    d->params = json_copy(c->params);
+    d->kind = kind;
+    d->below = below;
+    json_object_set_new(d->params, "name", json_string(info->name));
+    json_object_set_new(d->params, "uuid", rpc_uuid_json(info->uuid));
+    plx_list_add_tail(&c->rpc->disks, &d->link);
+    rpc_note(c->rpc, "bdev_register", d->name);
+    rpc_ok(c, json_string(d->name));
+}
+
+static void disk_open_done(void *arg, struct plx_bdev *bdev, int result, const struct plx_error *err)
+{
+    struct rpc_call *c = arg;
+    const struct disk_making *m = c->state;
+    if (result)
+        rpc_fail_errno(c, result, err);
+    else
+        rpc_disk_opened(c, m->kind, bdev, NULL);
+}
+
+void rpc_disk_open(struct rpc_call *c, const struct rpc_disk_kind *kind, const char *url, const char *name)
+{
+    struct disk_making *m = c->state = malloc(sizeof *m);
+    int ret = -ENOMEM;
+    if (m) {
+        m->kind = kind;
+        ret = plx_bdev_open_begin(c->rpc->reactor, url, name, disk_open_done, c);
+    }
+    if (ret)
+        rpc_fail_errno(c, ret, NULL);
+}
+
+/* ---- deleting ---- */
+
+/* The disk, and all that stands on it: no namespace has them any more, then they are closed, from the top down. */
+struct disk_deletion {
+    char name[RPC_NAME];
+};
+
+static void deletion_step(struct rpc_call *c);
+
+static bool stands_on(const struct rpc_disk *d, const struct rpc_disk *base)
+{
+    for (; d; d = d->below)
+        if (d == base)
+            return true;
+    return false;
+}
+
+/* What nothing stands on, of what is to be deleted. */
+static struct rpc_disk *deletion_top(struct plx_rpc *rpc, const char *name)
+{
+    struct rpc_disk *top = rpc_disk_find(rpc, name);
+    for (bool higher = top != NULL; higher;) {
+        higher = false;
+        plx_list_for_each(it, &rpc->disks) {
+            struct rpc_disk *d = plx_list_entry(it, struct rpc_disk, link);
+            if (d != top && stands_on(d, top)) {
+                top = d;
+                higher = true;
+                break;
+            }
+        }
+    }
+    return top;
+}
+
+static void remove_namespaces(struct plx_rpc *rpc, const struct rpc_disk *base)
+{
+    for (struct plx_nvmf_subsystem *s = NULL; (s = plx_nvmf_subsystem_next(rpc->o.target, s));) {
+        struct plx_nvmf_ns_info info;
+        for (uint32_t nsid = 0; (nsid = plx_nvmf_ns_next(s, nsid));) {
+            const struct rpc_disk *d = plx_nvmf_ns_info(s, nsid, &info) ? rpc_disk_of(rpc, info.bdev) : NULL;
+            if (d && stands_on(d, base))
+                plx_nvmf_subsystem_remove_ns(s, nsid, NULL);
+        }
+    }
+}
+
+static void disk_forget(struct plx_rpc *rpc, struct rpc_disk *d)
+{
+    rpc_note(rpc, "bdev_unregister", d->name);
+    plx_list_del(&d->link);
+    json_decref(d->params);
+    free(d);
+}
+
+static void disk_closed(void *arg, struct plx_bdev *bdev, int result, const struct plx_error *err)
+{
+    struct rpc_call *c = arg;
+    const struct disk_deletion *del = c->state;
+    struct rpc_disk *top = deletion_top(c->rpc, del->name);
+    (void)bdev;
+    if (result) {
+        rpc_fail_errno(c, result, err);
+        return;
+    }
+    disk_forget(c->rpc, top);
+    deletion_step(c);
+}
+
+static void deletion_step(struct rpc_call *c)
+{
+    const struct disk_deletion *del = c->state;
+    struct rpc_disk *top = deletion_top(c->rpc, del->name);
+    int ret = top ? plx_bdev_close_begin(c->rpc->reactor, top->bdev, disk_closed, c) : 0;
+    if (ret)
+        rpc_fail_errno(c, ret, NULL);
+    else if (!top)
+        rpc_ok(c, NULL);
+}
+
+static void namespaces_gone(void *arg, int ret)
+{
+    struct rpc_call *c = arg;
+    if (ret && ret != -ETIMEDOUT) /* then closing says who uses it yet */
+        rpc_fail_errno(c, ret, NULL);
+    else
+        deletion_step(c);
+}
+
+void rpc_disk_delete(struct rpc_call *c, const struct rpc_disk_kind *kind, const char *name)
+{
+    struct rpc_disk *d = rpc_disk_find(c->rpc, name);
+    struct plx_error err;
+    if (!d || d->kind != kind) {
+        struct plx_bdev *other = plx_bdev_find(name);
+        plx_fail(&err, -ENODEV, other ? "%.80s is no %.40s" : "there is no %.80s; bdev_get_bdevs lists disks", name,
+                 kind->product);
+        rpc_fail_errno(c, -ENODEV, &err);
+        return;
+    }
+    struct disk_deletion *del = c->state = malloc(sizeof *del);
+    if (!del) {
+        rpc_fail_errno(c, -ENOMEM, NULL);
+        return;
+    }
+    snprintf(del->name, sizeof del->name, "%s", d->name);
+    remove_namespaces(c->rpc, d);
+    plx_nvmf_target_apply(c->rpc->o.target, namespaces_gone, c);
+}
+
+void rpc_disks_close(struct plx_rpc *rpc)
+{
+    while (!plx_list_empty(&rpc->disks)) {
+        struct rpc_disk *first = plx_list_entry(rpc->disks.next, struct rpc_disk, link);
+        struct rpc_disk *top = deletion_top(rpc, first->name);
+        plx_bdev_close(top->bdev);
+        disk_forget(rpc, top);
+    }
+}
+
+/* ---- again ---- */
+
+void rpc_config_disks(struct plx_rpc *rpc, json_t *list)
+{
+    plx_list_for_each(it, &rpc->disks) {
+        const struct rpc_disk *d = plx_list_entry(it, struct rpc_disk, link);
+        rpc_config_add(list, d->method->name, json_incref(d->params));
+        rpc_config_disk_more(rpc, list, d);
+    }
+}

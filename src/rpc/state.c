@@ -1,0 +1,77 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * The configuration in a file, at every change. A worker thread of the reactor writes it; changes that come meanwhile
+ * are written together, next. Each is answered when it is kept.
+ */
+#include "rpc/rpc.h"
+
+#include "reactor/replace.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+static int64_t state_write(struct plx_aio *io)
+{
+    struct plx_rpc *rpc = plx_container_of(io, struct plx_rpc, state.io);
+    return plx_file_replace(rpc->o.state, rpc->state.text, strlen(rpc->state.text), &rpc->state.err);
+}
+
+static void state_written(struct plx_aio *io)
+{
+    struct plx_rpc *rpc = plx_container_of(io, struct plx_rpc, state.io);
+    struct rpc_state *s = &rpc->state;
+    int ret = (int)io->res;
+    uint64_t to = s->saving_to;
+    if (ret && !s->err.text[0])
+        plx_fail(&s->err, ret, "%s: %s", rpc->o.state, strerror(-ret));
+    free(s->text);
+    s->text = NULL;
+    s->saving = false;
+    if (!ret)
+        s->saved = to;
+    rpc_state_begin(rpc);
+    rpc_saved(rpc, to, ret, &s->err);
+}
+
+void rpc_state_begin(struct plx_rpc *rpc)
+{
+    struct rpc_state *s = &rpc->state;
+    if (!rpc->o.state || s->saving || s->saving_to == s->changes)
+        return;
+    json_t *config = rpc_config(rpc);
+    s->text = json_dumps(config, JSON_INDENT(2));
+    json_decref(config);
+    s->err.text[0] = 0;
+    s->saving_to = s->changes;
+    s->saving = true;
+    s->io = (struct plx_aio){.done = state_written, .fd = -1, .op = PLX_AIO_CALL, .call = state_write};
+    if (s->text) {
+        plx_aio_submit(rpc->reactor, &s->io);
+        return;
+    }
+    s->io.res = -ENOMEM;
+    state_written(&s->io);
+}
+
+static void state_due(struct plx_msg *msg)
+{
+    struct plx_rpc *rpc = plx_container_of(msg, struct plx_rpc, state.due);
+    rpc->state.is_due = false;
+    rpc_state_begin(rpc);
+}
+
+/* Not at once: what changes in one round is written together. */
+uint64_t rpc_state_changed(struct plx_rpc *rpc)
+{
+    struct rpc_state *s = &rpc->state;
+    if (!rpc->o.state || !s->on)
+        return 0;
+    s->changes++;
+    if (!s->is_due) {
+        s->is_due = true;
+        s->due.fn = state_due;
+        plx_reactor_send(rpc->reactor, &s->due);
+    }
+    return s->changes;
+}
