@@ -50,18 +50,22 @@ int plx_nvmf_target_create(struct plx_nvmf_target **out, struct plx_reactor *con
                            const struct plx_nvmf_opts *opts, struct plx_error *err)
 {
     struct plx_nvmf_opts checked;
+    const unsigned apart = opts && opts->control_apart ? 1 : 0;
     size_t buf_max = SIZE_MAX; /* of the reactor with the smallest buffers: hosts may come to any */
-    for (unsigned i = 0; i < nreactors; i++)
+    for (unsigned i = apart; i < nreactors; i++)
         buf_max = plx_min_u64(buf_max, plx_buf_max_bytes(reactors[i]));
-    int ret =
-        nreactors ? set_options(&checked, opts, buf_max, err) : plx_fail(err, -EINVAL, "a target needs a reactor");
+    int ret = !nreactors           ? plx_fail(err, -EINVAL, "a target needs a reactor")
+              : apart == nreactors ? plx_fail(err, -EINVAL, "a control path apart needs a second reactor, for hosts")
+                                   : set_options(&checked, opts, buf_max, err);
     if (ret)
         return ret;
     struct plx_nvmf_target *t = calloc(1, sizeof *t);
     if (!t)
         return plx_fail(err, -ENOMEM, "out of memory");
     t->opts = checked;
-    t->nreactors = nreactors;
+    t->control = reactors[0];
+    reactors += apart;
+    t->nreactors = nreactors -= apart;
     t->transport = &nvmf_transport_tcp;
     struct nvmf_apply *a = &t->apply;
     struct plx_list *const lists[] = {
