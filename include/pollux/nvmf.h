@@ -31,10 +31,12 @@ struct plx_nvmf_opts {
     bool no_in_capsule;  /**< I/O commands carry no data, whatever in_capsule_size says */
     uint32_t peer_timeout_ms; /**< how long a peer may leave a PDU, an R2T or its receive window unanswered; 30 s */
     uint32_t max_connections; /**< over all reactors; 4096 */
+    bool control_apart; /**< the first of several reactors has the control path alone: no connection, no channel */
 };
 
 /**
- * Makes a target on reactors, of which the first also runs the control path.
+ * Makes a target on reactors, of which the first also runs the control path, or runs that alone, so that what else runs
+ * there may take its time.
  * @param reactors stay the caller's, and must outlive the target
  * @return 0, -ENOMEM, or -EINVAL with err filled
  */

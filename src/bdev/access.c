@@ -59,10 +59,10 @@ static void access_opened(struct plx_fan *fan, int result)
         plx_fan_out(fan, access_close_here, access_closed);
         return;
     }
+    a->flusher = &fan->legs[0];
     for (unsigned i = 0; i < fan->n; i++)
         if (fan->legs[i].reactor == fan->home)
-            a->home = fan->legs[i].arg;
-    assert(a->home);
+            a->flusher = &fan->legs[i];
     a->done(a, 0);
 }
 
@@ -78,25 +78,50 @@ int plx_bdev_access_open(struct plx_bdev_access *a, struct plx_bdev *bdev, struc
     return ret;
 }
 
-/* ---- the last flush ---- */
+/* ---- the last flush: from the home reactor to one that has a channel, and back ---- */
 
-static void access_flushed(struct plx_bdev_req *req)
+static void access_flushed(struct plx_msg *msg)
 {
-    struct plx_bdev_access *a = plx_container_of(req, struct plx_bdev_access, flush);
+    struct plx_bdev_access *a = plx_container_of(msg, struct plx_bdev_access, flush_msg);
     bool in_time = a->limit.set;
     a->flushing = false;
     plx_timer_cancel(a->fan.home, &a->limit);
     if (in_time)
-        a->done(a, req->status ? -EIO : 0);
+        a->done(a, a->flush.status ? -EIO : 0);
     else if (a->closing)
         plx_fan_out(&a->fan, access_close_here, access_closed);
+}
+
+static void access_flush_back(struct plx_bdev_req *req)
+{
+    struct plx_bdev_access *a = plx_container_of(req, struct plx_bdev_access, flush);
+    a->at_disk = false;
+    a->flush_msg.fn = access_flushed;
+    plx_reactor_send(a->fan.home, &a->flush_msg);
+}
+
+static void access_flush_here(struct plx_msg *msg)
+{
+    struct plx_bdev_access *a = plx_container_of(msg, struct plx_bdev_access, flush_msg);
+    a->at_disk = true;
+    a->flush.done = access_flush_back;
+    a->flush.op = PLX_BDEV_FLUSH;
+    plx_bdev_submit(a->flusher->arg, &a->flush);
+}
+
+static void access_abort_here(struct plx_msg *msg)
+{
+    struct plx_bdev_access *a = plx_container_of(msg, struct plx_bdev_access, abort_msg);
+    if (a->at_disk) /* else it is on its way back */
+        plx_bdev_abort(a->flusher->arg, &a->flush);
 }
 
 /* A disk that does not answer, such as one behind a network that is gone, must not keep its user for ever. */
 static void access_flush_overdue(struct plx_timer *timer)
 {
     struct plx_bdev_access *a = plx_container_of(timer, struct plx_bdev_access, limit);
-    plx_bdev_abort(a->home, &a->flush);
+    a->abort_msg.fn = access_abort_here;
+    plx_reactor_send(a->flusher->reactor, &a->abort_msg);
     a->done(a, -ETIMEDOUT);
 }
 
@@ -113,7 +138,6 @@ void plx_bdev_access_flush(struct plx_bdev_access *a, uint32_t limit_ms,
     a->flushing = true;
     a->limit.fn = access_flush_overdue;
     plx_timer_set(a->fan.home, &a->limit, limit_ms * PLX_NS_PER_MS);
-    a->flush.done = access_flushed;
-    a->flush.op = PLX_BDEV_FLUSH;
-    plx_bdev_submit(a->home, &a->flush);
+    a->flush_msg.fn = access_flush_here;
+    plx_reactor_send(a->flusher->reactor, &a->flush_msg);
 }

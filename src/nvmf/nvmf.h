@@ -4,8 +4,8 @@
  * back.
  *
  * Who touches what:
- * - the control path (subsystems, the list of controllers, connecting and disconnecting) runs on the target's first
- * reactor;
+ * - the control path (subsystems, the list of controllers, connecting and disconnecting) runs on the target's control
+ * reactor, the first that it was given;
  * - what it has made known is a snapshot: immutable, one for all reactors, replaced as a whole on each of them by
  * message (apply.c);
  * - a queue pair, its requests and its group belong to the reactor of its connection;
@@ -164,7 +164,7 @@ struct nvmf_snapshot {
     struct nvmf_where *listeners, *referrals;
 };
 
-/* All that a target has on one reactor. */
+/* All that a target has on a reactor that has connections. */
 struct nvmf_group {
     struct plx_nvmf_target *target;
     unsigned index; /* of its reactor */
@@ -448,9 +448,10 @@ enum nvmf_target_state {
 
 struct plx_nvmf_target {
     struct plx_nvmf_opts opts;
-    struct plx_reactor **reactors;
+    struct plx_reactor *control;   /* may be none of those that have connections */
+    struct plx_reactor **reactors; /* that have */
     unsigned nreactors;
-    struct nvmf_group *groups;
+    struct nvmf_group *groups; /* of each of these */
     const struct nvmf_transport *transport;
     struct plx_list ctrlrs;
     uint16_t last_cntlid, last_portid;
@@ -740,7 +741,7 @@ static inline struct nvmf_nsref *nvmf_ref(const struct nvmf_qpair *qp, uint32_t 
 
 static inline struct plx_reactor *nvmf_control_reactor(const struct plx_nvmf_target *t)
 {
-    return t->reactors[0];
+    return t->control;
 }
 
 static inline const struct nvmf_transport *nvmf_transport_of(const struct nvmf_qpair *qp)

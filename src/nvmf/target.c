@@ -68,6 +68,7 @@ int plx_nvmf_target_set_opts(struct plx_nvmf_target *t, const struct plx_nvmf_op
     if (!plx_list_empty(&t->listeners) || atomic_load(&t->connections))
         return plx_fail(err, -EBUSY, "limits cannot change while there are listeners or connections");
     int ret = set_options(&checked, opts, largest_buffer(t->reactors, t->nreactors), err);
+    checked.control_apart = t->opts.control_apart;
     if (!ret)
         t->opts = checked;
     return ret;
@@ -77,15 +78,20 @@ int plx_nvmf_target_create(struct plx_nvmf_target **out, struct plx_reactor *con
                            const struct plx_nvmf_opts *opts, struct plx_error *err)
 {
     struct plx_nvmf_opts checked;
-    int ret = nreactors ? set_options(&checked, opts, largest_buffer(reactors, nreactors), err)
-                        : plx_fail(err, -EINVAL, "a target needs a reactor");
+    const unsigned apart = opts && opts->control_apart ? 1 : 0;
+    int ret = !nreactors ? plx_fail(err, -EINVAL, "a target needs a reactor")
+              : apart == nreactors
+                  ? plx_fail(err, -EINVAL, "a control path apart needs a second reactor, for hosts")
+                  : set_options(&checked, opts, largest_buffer(reactors + apart, nreactors - apart), err);
     if (ret)
         return ret;
     struct plx_nvmf_target *t = calloc(1, sizeof *t);
     if (!t)
         return plx_fail(err, -ENOMEM, "out of memory");
     t->opts = checked;
-    t->nreactors = nreactors;
+    t->control = reactors[0];
+    reactors += apart;
+    t->nreactors = nreactors -= apart;
     t->transport = &nvmf_transport_tcp;
     struct nvmf_apply *a = &t->apply;
     struct plx_list *const lists[] = {

@@ -22,7 +22,7 @@
 #define HOST "nqn.2024-01.com.example:host%u"
 
 enum {
-    REACTORS = 3,
+    MAX_REACTORS = 3,
     HOSTS = 6,
     NAMESPACES = 3,
     APPLIES = 300,
@@ -37,8 +37,9 @@ enum {
 enum truth { NO, YES, UNSURE };
 
 static struct storm {
-    struct plx_reactor *reactors[REACTORS];
-    pthread_t threads[REACTORS];
+    struct plx_reactor *reactors[MAX_REACTORS];
+    pthread_t threads[MAX_REACTORS];
+    unsigned nreactors; /* the control reactor, which is the first, included */
     struct plx_nvmf_target *t;
     struct plx_nvmf_subsystem *s, *second; /* which comes and goes, without namespaces */
     struct plx_nvmf_listener *l, *other;   /* which comes and goes too */
@@ -365,14 +366,15 @@ static void first_edit(struct plx_msg *msg)
     edit(NULL);
 }
 
-static void open_storm(const char *file)
+static void open_storm(const char *file, bool apart)
 {
+    const struct plx_nvmf_opts topts = {.control_apart = apart};
     const struct plx_nvmf_subsystem_opts opts = {.nqn = NQN};
     const char *names[NAMESPACES] = {"null:8M", "ram:1M", file};
     const struct plx_reactor_opts ropts = {.core = -1, .mode = PLX_POLL_SLEEP};
-    for (unsigned i = 0; i < REACTORS; i++)
+    for (unsigned i = 0; i < storm.nreactors; i++)
         must(plx_reactor_create(&storm.reactors[i], &ropts) == 0);
-    must(plx_nvmf_target_create(&storm.t, storm.reactors, REACTORS, NULL, NULL) == 0);
+    must(plx_nvmf_target_create(&storm.t, storm.reactors, storm.nreactors, &topts, NULL) == 0);
     storm.t->transport = &calls_transport;
     must(plx_nvmf_subsystem_create(storm.t, &opts, &storm.s, NULL) == 0);
     must(plx_nvmf_listen(storm.t, "192.0.2.1", 4420, &storm.l, NULL) == 0);
@@ -384,7 +386,7 @@ static void open_storm(const char *file)
     for (unsigned i = 0; i < HOSTS; i++)
         edit_host(i);
     storm.accessible = true;
-    for (unsigned i = 0; i < REACTORS; i++)
+    for (unsigned i = 0; i < storm.nreactors; i++)
         must(pthread_create(&storm.threads[i], NULL, run, storm.reactors[i]) == 0);
     plx_nvmf_target_start(storm.t, phase_over, NULL);
     must(await_phase() == 0);
@@ -395,35 +397,38 @@ static void close_storm(void)
 {
     plx_nvmf_target_stop(storm.t, 1000, phase_over, NULL);
     must(await_phase() == 0);
-    for (unsigned i = 0; i < REACTORS; i++) {
+    for (unsigned i = 0; i < storm.nreactors; i++) {
         plx_reactor_stop(storm.reactors[i]);
         pthread_join(storm.threads[i], NULL);
-        must(storm.t->groups[i].reqs_in_use == 0);
     }
+    for (unsigned i = 0; i < storm.t->nreactors; i++)
+        must(storm.t->groups[i].reqs_in_use == 0);
     plx_nvmf_target_destroy(storm.t);
-    for (unsigned i = 0; i < REACTORS; i++)
+    for (unsigned i = 0; i < storm.nreactors; i++)
         plx_reactor_destroy(storm.reactors[i]);
     for (unsigned i = 0; i < NAMESPACES; i++)
         plx_bdev_close(storm.disks[i]);
 }
 
-static void no_command_ends_with_what_the_history_does_not_allow(void **state)
+static void rage(unsigned nreactors, bool apart)
 {
-    (void)state;
     static struct plx_msg msg = {.fn = first_edit};
     char file[] = "/tmp/storm-XXXXXX";
     const char *given = getenv("STORM_SEED");
     int fd = mkstemp(file);
     must(fd >= 0);
     must(ftruncate(fd, 1 << 20) == 0);
+    memset(&storm, 0, sizeof storm);
+    memset(hosts, 0, sizeof hosts);
+    storm.nreactors = nreactors;
     storm.seed = given ? strtoull(given, NULL, 0) : (uint64_t)time(NULL) ^ (uint64_t)getpid() << 32;
     printf("STORM_SEED=%" PRIu64 "\n", storm.seed);
-    open_storm(file);
+    open_storm(file, apart);
     for (unsigned i = 0; i < HOSTS; i++) {
         struct host *h = &hosts[i];
         h->n = i;
         h->seed = storm.seed + i;
-        h->g = &storm.t->groups[i % REACTORS];
+        h->g = &storm.t->groups[i % storm.t->nreactors];
         h->msg.fn = host_begins;
         plx_reactor_send(h->g->reactor, &h->msg);
     }
@@ -439,8 +444,30 @@ static void no_command_ends_with_what_the_history_does_not_allow(void **state)
     close(fd);
 }
 
+static void no_command_ends_with_what_the_history_does_not_allow(void **state)
+{
+    (void)state;
+    rage(3, false);
+}
+
+static void nor_with_a_control_reactor_and_one_for_hosts(void **state)
+{
+    (void)state;
+    rage(2, true);
+}
+
+static void nor_with_a_control_reactor_and_two_for_hosts(void **state)
+{
+    (void)state;
+    rage(3, true);
+}
+
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(no_command_ends_with_what_the_history_does_not_allow)};
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(no_command_ends_with_what_the_history_does_not_allow),
+        cmocka_unit_test(nor_with_a_control_reactor_and_one_for_hosts),
+        cmocka_unit_test(nor_with_a_control_reactor_and_two_for_hosts),
+    };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* Listeners: accept on the control reactor, which deals new connections out to the reactors in turn. */
+/* Listeners: accept on the control reactor, which deals new connections out in turn. */
 #include "nvmf/tcp/tcp.h"
 
 #include <errno.h>
