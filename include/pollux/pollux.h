@@ -9,5 +9,6 @@
 #include <pollux/nvme_status.h>
 #include <pollux/nvmf.h>
 #include <pollux/reactor.h>
+#include <pollux/rpc.h>
 
 #endif

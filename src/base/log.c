@@ -149,6 +149,27 @@ static void list_site(struct plx_log_site *site)
         ;
 }
 
+/* Names that come from peers must not steer a terminal. */
+static void make_harmless(char *text)
+{
+    for (char *c = text; *c; c++)
+        if ((unsigned char)*c < ' ' || (unsigned char)*c >= 0x7f)
+            *c = '?';
+}
+
+void plx_log_each(enum plx_log_level level, const char *fmt, ...)
+{
+    char line[LINE];
+    va_list ap;
+    if (!log_fn || level > atomic_load_explicit(&log_level, memory_order_relaxed))
+        return;
+    va_start(ap, fmt);
+    vsnprintf(line, sizeof line, fmt, ap);
+    va_end(ap);
+    make_harmless(line);
+    log_fn(log_arg, level, line);
+}
+
 void plx_log(struct plx_log_site *site, enum plx_log_level level, const char *fmt, ...)
 {
     if (!log_fn || level > atomic_load_explicit(&log_level, memory_order_relaxed))
@@ -167,10 +188,7 @@ void plx_log(struct plx_log_site *site, enum plx_log_level level, const char *fm
     va_start(ap, fmt);
     vsnprintf(text, over ? sizeof p->sample : sizeof line, fmt, ap);
     va_end(ap);
-    /* Names that come from peers must not steer a terminal. */
-    for (char *c = text; *c; c++)
-        if ((unsigned char)*c < ' ' || (unsigned char)*c >= 0x7f)
-            *c = '?';
+    make_harmless(text);
     if (!over) {
         log_fn(log_arg, level, text);
         return;

@@ -36,6 +36,9 @@ struct plx_log_site {
 void plx_log(struct plx_log_site *site, enum plx_log_level level, const char *fmt, ...)
     __attribute__((format(printf, 3, 4)));
 
+/* Each line, however many there are: what operators did. Peers must not be able to cause it. */
+void plx_log_each(enum plx_log_level level, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+
 #define PLX_LOG(...)                                                                                                   \
     do {                                                                                                               \
         static struct plx_log_site site_;                                                                              \

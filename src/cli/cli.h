@@ -135,6 +135,8 @@ struct serve_options {
     int ncores; /* 0: one, chosen by us */
     enum plx_poll_mode poll;
     const char *serial;
+    const char *rpc, *config, *state;
+    bool wait;
     enum plx_log_level log_level;
     bool quiet;
     bool help;
@@ -144,5 +146,7 @@ struct serve_options {
 /* @return EXIT_OK, or EXIT_USAGE after having said what is wrong */
 int serve_parse(int argc, char **argv, struct serve_options *o);
 void serve_help(void);
+/* Whether it is controlled by calls. */
+bool serve_controlled(const struct serve_options *o);
 
 #endif

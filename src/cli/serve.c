@@ -1,12 +1,10 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* `pollux serve`: opens the disks, serves them, and ends cleanly when asked to. */
-#include "cli.h"
+#include "serve.h"
 
 #include <errno.h>
 #include <poll.h>
-#include <pthread.h>
 #include <signal.h>
-#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -16,26 +14,11 @@
 #include <unistd.h>
 
 enum {
-    POOL = 16 << 20,   /* a reactor's buffers, in bytes, */
-    POOL_LARGEST = 16, /* or so many of --max-io-size */
-    GRACE_MS = 2500,   /* for what is in flight at the end: with the flush after it, less than 5 s in all */
-    DEADLINE_S = 5,    /* when even that hangs: a disk that does not answer */
-};
-
-struct serve {
-    struct serve_options o;
-    struct plx_bdev *disks[SERVE_MAX_DISKS];
-    unsigned nopen;
-    struct plx_reactor *reactors[SERVE_MAX_CORES];
-    pthread_t threads[SERVE_MAX_CORES];
-    unsigned nreactors, nthreads;
-    struct plx_nvmf_target *target;
-    struct plx_nvmf_subsystem *subsystems[SERVE_MAX_SUBSYSTEMS];
-    struct plx_nvmf_listener *listeners[SERVE_MAX_LISTENERS];
-    struct plx_watch signals;
-    atomic_bool stopping;
-    bool late; /* a disk has requests yet, whose memory must stay */
-    int result;
+    POOL = 16 << 20,        /* a reactor's buffers, in bytes, */
+    POOL_LARGEST = 16,      /* or so many of --max-io-size */
+    GRACE_MS = 2500,        /* for what is in flight at the end: with the flush after it, less than 5 s in all */
+    CONTROL_POOL = 1 << 20, /* of the control reactor, which has no hosts */
+    DEADLINE_S = 5,         /* when even that hangs: a disk that does not answer */
 };
 
 /* ---- disks, reactors, target ---- */
@@ -57,16 +40,20 @@ static int make_reactors(struct serve *s)
     int ret = cli_choose_cores(s->o.cores, &s->o.ncores);
     if (ret)
         return ret;
-    for (; s->nreactors < (unsigned)s->o.ncores; s->nreactors++) {
-        const struct plx_reactor_opts opts = {.core = s->o.cores[s->nreactors],
+    const struct plx_reactor_opts control = {.core = -1, .mode = PLX_POLL_SLEEP, .buffer_bytes = CONTROL_POOL};
+    if (serve_controlled(&s->o))
+        ret = plx_reactor_create(&s->reactors[s->nreactors++], &control);
+    for (int i = 0; i < s->o.ncores && !ret; i++) {
+        const struct plx_reactor_opts opts = {.core = s->o.cores[i],
                                               .mode = s->o.poll,
                                               .buffer_max = s->o.nvmf.max_io_size,
                                               .buffer_bytes = pool > POOL ? pool : POOL};
-        ret = plx_reactor_create(&s->reactors[s->nreactors], &opts);
-        if (ret)
-            return cli_fail(EXIT_RUNTIME, "cannot make a reactor: %s", strerror(-ret));
+        ret = plx_reactor_create(&s->reactors[s->nreactors++], &opts);
     }
-    return EXIT_OK;
+    if (!ret)
+        return EXIT_OK;
+    s->reactors[--s->nreactors] = NULL;
+    return cli_fail(EXIT_RUNTIME, "cannot make a reactor: %s", strerror(-ret));
 }
 
 static int make_subsystem(struct serve *s, unsigned n)
@@ -96,9 +83,12 @@ static int make_subsystem(struct serve *s, unsigned n)
 static int make_target(struct serve *s)
 {
     struct plx_error err;
+    s->o.nvmf.control_apart = serve_controlled(&s->o);
     int ret = plx_nvmf_target_create(&s->target, s->reactors, s->nreactors, &s->o.nvmf, &err);
     if (ret)
         return cli_fail(ret == -ENOMEM ? EXIT_RUNTIME : EXIT_USAGE, "%s", err.text);
+    if (serve_controlled(&s->o))
+        return EXIT_OK; /* calls make the rest */
     for (unsigned i = 0; i < s->o.nsubsystems; i++) {
         ret = make_subsystem(s, i);
         if (ret)
@@ -121,32 +111,43 @@ static void print_size(uint64_t bytes, char *out, size_t size)
     snprintf(out, size, v == (double)(uint64_t)v ? "%.0f %s" : "%.2f %s", v, unit);
 }
 
-static void announce(const struct serve *s)
+static void announce_subsystem(const struct plx_nvmf_subsystem *sub)
 {
-    for (unsigned n = 0; n < s->o.nsubsystems; n++) {
-        printf("serving %s\n", plx_nvmf_subsystem_nqn(s->subsystems[n]));
-        for (unsigned i = 0, nsid = 0; i < s->o.ndisks; i++) {
-            if (s->o.disks[i].subsystem != n)
-                continue;
-            const struct plx_bdev_info *info = plx_bdev_info(s->disks[i]);
-            char size[32];
-            print_size(info->blocks * info->block_size, size, sizeof size);
-            printf("  namespace %u: %s, %s, blocks of %u bytes%s\n", ++nsid, info->name, size, info->block_size,
-                   info->read_only ? ", read-only" : "");
-        }
+    struct plx_nvmf_ns_info ns;
+    printf("serving %s\n", plx_nvmf_subsystem_nqn(sub));
+    for (uint32_t nsid = 0; (nsid = plx_nvmf_ns_next(sub, nsid)) && plx_nvmf_ns_info(sub, nsid, &ns);) {
+        const struct plx_bdev_info *info = plx_bdev_info(ns.bdev);
+        char size[32];
+        print_size(plx_bdev_blocks(ns.bdev) * info->block_size, size, sizeof size);
+        printf("  namespace %u: %s, %s, blocks of %u bytes%s\n", nsid, info->name, size, info->block_size,
+               info->read_only ? ", read-only" : "");
     }
-    for (unsigned i = 0; i < s->o.nlisteners; i++) {
-        char reach[64];
-        const char *addr = plx_nvmf_listener_addr(s->listeners[i]);
-        uint16_t port = plx_nvmf_listener_port(s->listeners[i]);
-        printf(strchr(addr, ':') ? "listening on [%s]:%u\n" : "listening on %s:%u\n", addr, port);
-        addr = plx_nvmf_listener_reach(s->listeners[i], reach, sizeof reach);
-        for (unsigned n = 0; n < s->o.nsubsystems; n++) {
-            char nqn[4 * PLX_NVMF_NQN_SIZE]; /* quoted, at most */
-            plx_text_quote(plx_nvmf_subsystem_nqn(s->subsystems[n]), nqn, sizeof nqn);
-            printf("  nvme connect -t tcp -a %s -s %u -n %s\n", addr, port, nqn);
-        }
+}
+
+static void announce_listener(const struct serve *s, const struct plx_nvmf_listener *l)
+{
+    char reach[64];
+    const char *addr = plx_nvmf_listener_addr(l);
+    uint16_t port = plx_nvmf_listener_port(l);
+    printf(strchr(addr, ':') ? "listening on [%s]:%u\n" : "listening on %s:%u\n", addr, port);
+    addr = plx_nvmf_listener_reach(l, reach, sizeof reach);
+    for (struct plx_nvmf_subsystem *sub = NULL; (sub = plx_nvmf_subsystem_next(s->target, sub));) {
+        char nqn[4 * PLX_NVMF_NQN_SIZE]; /* quoted, at most */
+        if (!plx_nvmf_subsystem_reachable(sub, l))
+            continue;
+        plx_text_quote(plx_nvmf_subsystem_nqn(sub), nqn, sizeof nqn);
+        printf("  nvme connect -t tcp -a %s -s %u -n %s\n", addr, port, nqn);
     }
+}
+
+void serve_announce(const struct serve *s)
+{
+    for (struct plx_nvmf_subsystem *sub = NULL; (sub = plx_nvmf_subsystem_next(s->target, sub));)
+        announce_subsystem(sub);
+    for (struct plx_nvmf_listener *l = NULL; (l = plx_nvmf_listener_next(s->target, l));)
+        announce_listener(s, l);
+    if (s->o.rpc)
+        printf("controlled at %s\n", s->o.rpc);
 }
 
 static void stop_reactors(struct serve *s)
@@ -178,21 +179,50 @@ static void serve_give_up(int number)
     _exit(EXIT_RUNTIME);
 }
 
-static void begin_stop(struct serve *s)
+static void stop_target(void *arg)
+{
+    struct serve *s = arg;
+    plx_nvmf_target_stop(s->target, GRACE_MS, stopped, s);
+}
+
+void serve_begin_stop(struct serve *s)
 {
     if (atomic_exchange(&s->stopping, true))
         return;
     signal(SIGALRM, serve_give_up); /* a disk that does not answer any more must not keep us */
     alarm(DEADLINE_S);
-    plx_nvmf_target_stop(s->target, GRACE_MS, stopped, s);
+    if (s->rpc)
+        plx_rpc_stop(s->rpc, stop_target, s);
+    else
+        stop_target(s);
+}
+
+/* ---- disks that have another size ---- */
+
+static void looked_at(void *arg, struct plx_bdev *bdev, int result, const struct plx_error *err)
+{
+    (void)arg, (void)bdev;
+    if (result && result != -EOPNOTSUPP)
+        cli_fail(EXIT_RUNTIME, "%s", err->text);
+}
+
+static bool look_at(void *arg, struct plx_bdev *bdev)
+{
+    struct serve *s = arg;
+    plx_bdev_rescan_begin(s->reactors[0], bdev, looked_at, s);
+    return true;
 }
 
 static void signal_ready(struct plx_watch *w)
 {
     struct serve *s = (struct serve *)((char *)w - offsetof(struct serve, signals));
     struct signalfd_siginfo info;
-    while (read(w->fd, &info, sizeof info) == sizeof info)
-        begin_stop(s);
+    while (read(w->fd, &info, sizeof info) == sizeof info) {
+        if (info.ssi_signo == SIGHUP)
+            plx_bdev_each(look_at, s);
+        else
+            serve_begin_stop(s);
+    }
 }
 
 static void started(void *arg, int ret)
@@ -203,11 +233,14 @@ static void started(void *arg, int ret)
         stop_reactors(s);
         return;
     }
-    announce(s);
+    if (serve_controlled(&s->o))
+        serve_control_begin(s);
+    else
+        serve_announce(s);
     ret = plx_watch_add(s->reactors[0], &s->signals);
     if (ret) {
         s->result = cli_fail(EXIT_RUNTIME, "cannot wait for signals: %s", strerror(-ret));
-        begin_stop(s);
+        serve_begin_stop(s);
     }
 }
 
@@ -259,6 +292,9 @@ static void serve_clean_up(struct serve *s)
     }
     if (s->target)
         plx_nvmf_target_destroy(s->target);
+    if (s->rpc)
+        plx_rpc_destroy(s->rpc);
+    free(s->config);
     for (unsigned i = 0; i < s->nreactors; i++)
         plx_reactor_destroy(s->reactors[i]);
     for (unsigned i = 0; i < s->nopen; i++)
@@ -292,10 +328,12 @@ static int serve_main(int argc, char **argv)
         free(s);
         return ret;
     }
+    if (serve_controlled(&s->o) && s->o.log_level < PLX_LOG_INFO)
+        s->o.log_level = PLX_LOG_INFO; /* who changes what is told */
     plx_log_set(cli_log, NULL, s->o.quiet ? PLX_LOG_ERROR : s->o.log_level);
     raise_file_limit();
     ret = serve_open_signals(s);
-    if (!ret)
+    if (!ret && !serve_controlled(&s->o))
         ret = serve_open_disks(s);
     if (!ret)
         ret = make_reactors(s);

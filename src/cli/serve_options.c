@@ -16,6 +16,10 @@ enum {
     OPT_CAPSULE,
     OPT_TIMEOUT,
     OPT_SERIAL,
+    OPT_STATE,
+    OPT_WAIT,
+    OPT_SLEEP,
+    OPT_NOTHING, /* for others' start scripts */
 };
 
 static const struct option table[] = {
@@ -31,6 +35,17 @@ static const struct option table[] = {
     {"in-capsule", required_argument, NULL, OPT_CAPSULE},
     {"peer-timeout", required_argument, NULL, OPT_TIMEOUT},
     {"serial", required_argument, NULL, OPT_SERIAL},
+    {"rpc", required_argument, NULL, 'r'},
+    {"config", required_argument, NULL, 'c'},
+    {"state", required_argument, NULL, OPT_STATE},
+    {"wait-for-rpc", no_argument, NULL, OPT_WAIT},
+    {"interrupt-mode", no_argument, NULL, OPT_SLEEP},
+    {"mem-size", required_argument, NULL, 's'},
+    {"shm-id", required_argument, NULL, 'i'},
+    {"tpoint-group", required_argument, NULL, 'e'},
+    {"logflag", required_argument, NULL, 'L'},
+    {"no-pci", no_argument, NULL, 'u'},
+    {"no-huge", no_argument, NULL, OPT_NOTHING},
     {"verbose", no_argument, NULL, 'v'},
     {"quiet", no_argument, NULL, 'q'},
     {"help", no_argument, NULL, 'h'},
@@ -44,21 +59,26 @@ void serve_help(void)
          "disks:");
     for (const char *const *kind = plx_bdev_kinds(); *kind; kind++)
         printf("  %s\n", *kind);
-    puts("\noptions:\n"
-         "  -l, --listen ADDR[:PORT]  where to listen (127.0.0.1:4420; [::1]:4420 for IPv6); port 0 is any free one\n"
-         "  -n, --nqn NQN             name of the subsystem; repeated, each begins one of the disks after it\n"
-         "  -m, --cores CORES         cores to run on: a list such as 0-3,6 or a hex mask such as 0x5 (one core)\n"
-         "      --allow HOSTNQN       let this host in; may be repeated\n"
-         "      --allow-any-host      let every host in, which is the default only where all listeners are loopback\n"
-         "      --poll MODE           adaptive, busy or sleep (adaptive)\n"
-         "      --max-io-size SIZE    largest transfer, 4K to 4M (1M)\n"
-         "      --queue-depth N       entries of a queue, 2 to 1024 (128)\n"
-         "      --max-queues N        I/O queues of a host, 1 to 128 (128)\n"
-         "      --in-capsule SIZE     data that a command may carry along, 0 to 64K (8K)\n"
-         "      --peer-timeout SECS   drop peers that leave us waiting for longer (30)\n"
-         "      --serial TEXT         serial number, up to 20 characters\n"
-         "  -v, --verbose             say more; twice for debugging\n"
-         "  -q, --quiet               no warnings, only errors");
+    puts(
+        "\noptions:\n"
+        "  -l, --listen ADDR[:PORT]  where to listen (127.0.0.1:4420; [::1]:4420 for IPv6); port 0 is any free one\n"
+        "  -n, --nqn NQN             name of the subsystem; repeated, each begins one of the disks after it\n"
+        "  -m, --cores CORES         cores to run on: a list such as 0-3,6 or a hex mask such as 0x5 (one core)\n"
+        "      --allow HOSTNQN       let this host in; may be repeated\n"
+        "      --allow-any-host      let every host in, which is the default only where all listeners are loopback\n"
+        "      --poll MODE           adaptive, busy or sleep (adaptive)\n"
+        "      --max-io-size SIZE    largest transfer, 4K to 4M (1M)\n"
+        "      --queue-depth N       entries of a queue, 2 to 1024 (128)\n"
+        "      --max-queues N        I/O queues of a host, 1 to 128 (128)\n"
+        "      --in-capsule SIZE     data that a command may carry along, 0 to 64K (8K)\n"
+        "      --peer-timeout SECS   drop peers that leave us waiting for longer (30)\n"
+        "      --serial TEXT         serial number, up to 20 characters\n"
+        "  -r, --rpc SOCKET          be controlled by JSON-RPC there, as `pollux ctl` does; no disk needs to be named\n"
+        "  -c, --config FILE         begin with this configuration, as `pollux ctl save` prints one\n"
+        "      --state FILE          keep the configuration there at every change, and begin with it if it is there\n"
+        "      --wait-for-rpc        begin before the initialisation, until framework_start_init is called\n"
+        "  -v, --verbose             say more; twice for debugging\n"
+        "  -q, --quiet               no warnings, only errors");
 }
 
 static int parse_listen(const char *text, struct serve_options *o)
@@ -131,6 +151,30 @@ static int serve_add_disk(struct serve_options *o, const char *url)
     return EXIT_OK;
 }
 
+/* Options of being controlled, and those of others' start scripts that mean nothing here. */
+static void parse_control(int opt, const char *arg, struct serve_options *o)
+{
+    switch (opt) {
+    case 'r':
+        o->rpc = arg;
+        break;
+    case 'c':
+        o->config = arg;
+        break;
+    case OPT_STATE:
+        o->state = arg;
+        break;
+    case OPT_WAIT:
+        o->wait = true;
+        break;
+    case OPT_SLEEP:
+        o->poll = PLX_POLL_SLEEP;
+        break;
+    default:
+        break;
+    }
+}
+
 static int serve_parse_one(int opt, const char *arg, struct serve_options *o)
 {
     struct plx_error err;
@@ -176,8 +220,11 @@ static int serve_parse_one(int opt, const char *arg, struct serve_options *o)
     case 'q':
         o->quiet = true;
         return EXIT_OK;
-    default:
+    case 'h':
         o->help = true;
+        return EXIT_OK;
+    default:
+        parse_control(opt, arg, o);
         return EXIT_OK;
     }
 }
@@ -207,8 +254,22 @@ static int check_access(struct serve_options *o)
     return EXIT_OK;
 }
 
+static int check_control(const struct serve_options *o)
+{
+    if (o->wait && !o->rpc)
+        return cli_fail(EXIT_USAGE, "--wait-for-rpc waits for a call, so say where it comes: --rpc SOCKET");
+    if (o->wait && (o->config || o->ndisks))
+        return cli_fail(EXIT_USAGE, "--wait-for-rpc and %s contradict each other; give one of them",
+                        o->config ? "--config" : "a disk");
+    return EXIT_OK;
+}
+
 static int serve_check(struct serve_options *o)
 {
+    if (check_control(o))
+        return EXIT_USAGE;
+    if (serve_controlled(o) && !o->ndisks)
+        return EXIT_OK;
     if (!o->ndisks)
         return cli_fail(EXIT_USAGE, "no disk is named; for example: pollux serve disk.img, or pollux serve ram:1G");
     if (settle_subsystems(o))
@@ -227,8 +288,8 @@ int serve_parse(int argc, char **argv, struct serve_options *o)
 {
     *o = (struct serve_options){.nsubsystems = 1, .log_level = PLX_LOG_WARN};
     /* '-': disks come in order, between options; ':': missing arguments are told apart */
-    static const int several[] = {'l', 'n', OPT_ALLOW, 0};
-    struct cli_options options = {"serve", "-:l:n:m:vqh", table, several, 0};
+    static const int several[] = {'l', 'n', 'L', OPT_ALLOW, 0};
+    struct cli_options options = {"serve", "-:l:n:m:r:c:s:i:e:L:uvqh", table, several, 0};
     for (int opt; (opt = cli_next_option(&options, argc, argv)) != -1;)
         if (opt == CLI_WRONG || serve_parse_one(opt, optarg, o))
             return EXIT_USAGE;

@@ -332,7 +332,7 @@ static const struct rpc_param params_add_host[] = {
     END,
 };
 
-static void add_host(struct rpc_call *c)
+static void subsystem_add_host(struct rpc_call *c)
 {
     struct plx_error err;
     static const char *const keys[] = {"psk", "dhchap_key", "dhchap_ctrlr_key"};
@@ -505,7 +505,7 @@ const struct rpc_method rpc_methods_access[] = {
     {"nvmf_subsystem_listener_set_ana_state", NULL, "Sets ANA states, as hosts see them that come by a listener.",
      params_set_ana, RPC_CHANGES, .bad = RPC_INVALID_PARAMS, .run = set_ana},
     {"nvmf_subsystem_add_host", NULL, "Lets a host in.", params_add_host, RPC_CHANGES, .bad = RPC_INVALID_PARAMS,
-     .run = add_host},
+     .run = subsystem_add_host},
     {"nvmf_subsystem_remove_host", NULL, "Lets a host in no more, and disconnects it.", params_remove_host, RPC_CHANGES,
      .bad = RPC_INVALID_PARAMS, .run = remove_host},
     {"nvmf_subsystem_allow_any_host", NULL, "Lets every host in, or only those that were added.", params_allow_any,

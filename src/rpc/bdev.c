@@ -150,7 +150,7 @@ static const struct rpc_param params_resize[] = {
     END,
 };
 
-static void null_resize(struct rpc_call *c)
+static void null_new_size(struct rpc_call *c)
 {
     struct plx_error err;
     struct rpc_disk *d = rpc_disk_find(c->rpc, rpc_str(c, "name"));
@@ -218,7 +218,7 @@ static void file_url(const struct rpc_call *c, char *out, size_t size)
     snprintf(out + n, size - n, "?ro=%d%s%s", rpc_bool(c, "readonly"), block, uuid_setting(c, uuid));
 }
 
-static void open_file(struct rpc_call *c, const struct rpc_disk_kind *kind)
+static void aio_open(struct rpc_call *c, const struct rpc_disk_kind *kind)
 {
     char *url = malloc(16384);
     if (!url) {
@@ -232,12 +232,12 @@ static void open_file(struct rpc_call *c, const struct rpc_disk_kind *kind)
 
 static void aio_create(struct rpc_call *c)
 {
-    open_file(c, &kind_aio);
+    aio_open(c, &kind_aio);
 }
 
 static void uring_create(struct rpc_call *c)
 {
-    open_file(c, &kind_uring);
+    aio_open(c, &kind_uring);
 }
 
 static void aio_delete(struct rpc_call *c)
@@ -270,6 +270,30 @@ static void aio_rescan(struct rpc_call *c)
     int ret = plx_bdev_rescan_begin(c->rpc->reactor, bdev, rescanned, c);
     if (ret)
         rpc_fail_errno(c, ret, NULL);
+}
+
+/* ---- any disk ---- */
+
+static const struct rpc_disk_kind kind_any = {.product = "disk of another kind"};
+
+static const struct rpc_param params_disk_open[] = {
+    TEXT("url", "what it is: disk.img, ram:1G, nvme+tcp://..., as for `pollux serve`", REQUIRED, LIMITS(1, 4096)),
+    TEXT("name", "of the disk", REQUIRED, LIMITS(1, 255)),
+    END,
+};
+
+static void disk_open(struct rpc_call *c)
+{
+    rpc_disk_open(c, &kind_any, rpc_str(c, "url"), rpc_str(c, "name"));
+}
+
+static void disk_close(struct rpc_call *c)
+{
+    const struct rpc_disk *d = rpc_disk_find(c->rpc, rpc_str(c, "name"));
+    if (d)
+        rpc_disk_delete(c, d->kind, d->name);
+    else
+        rpc_fail_no_disk(c, rpc_str(c, "name"));
 }
 
 /* ---- what there is ---- */
@@ -321,7 +345,7 @@ static bool claimed(const struct plx_rpc *rpc, const struct rpc_disk *of)
 
 static const char *product_of(const struct rpc_disk *d, const struct plx_bdev_info *info)
 {
-    return d                               ? d->kind->product
+    return d && d->kind != &kind_any       ? d->kind->product
            : !strcmp(info->driver, "ram")  ? kind_malloc.product
            : !strcmp(info->driver, "null") ? kind_null.product
            : !strcmp(info->driver, "file") ? kind_aio.product
@@ -441,7 +465,7 @@ const struct rpc_method rpc_methods_bdev[] = {
     {"bdev_null_delete", "delete_null_bdev", "Deletes a disk that holds nothing, with the namespaces that it is.",
      params_name, RPC_CHANGES, .run = null_delete},
     {"bdev_null_resize", NULL, "Gives a disk that holds nothing another size.", params_resize, RPC_CHANGES,
-     .run = null_resize},
+     .run = null_new_size},
     {"bdev_aio_create", "construct_aio_bdev", "Opens a file or block device as a disk; returns its name.",
      params_aio_create, RPC_CHANGES, .group = "bdev", .run = aio_create},
     {"bdev_aio_delete", "delete_aio_bdev", "Closes the disk of a file, with the namespaces that it is.", params_name,
@@ -454,6 +478,10 @@ const struct rpc_method rpc_methods_bdev[] = {
      .run = uring_delete},
     {"bdev_uring_rescan", NULL, "Looks whether a file or block device has another size, which hosts see at once.",
      params_name, RPC_CHANGES, .run = aio_rescan},
+    {"pollux_disk_open", NULL, "Opens any disk; returns its name.", params_disk_open, RPC_CHANGES, .group = "bdev",
+     .run = disk_open},
+    {"pollux_disk_close", NULL, "Closes any disk that a call made, with the namespaces that it is.", params_name,
+     RPC_CHANGES, .run = disk_close},
     {"bdev_get_bdevs", "get_bdevs", "Describes one disk, or all.", params_get_bdevs, RPC_READS, .run = get_bdevs},
     {"bdev_wait_for_examine", NULL, "Waits until disks were looked at for what is on them, which is never.", NULL,
      RPC_READS, .startup = true, .run = wait_for_examine},

@@ -18,13 +18,16 @@ struct option_listing {
     json_t *list;
 };
 
-/* Options that were set, in the order of the tables. */
+/* Options, as they were set or are otherwise, in the order of the tables. */
 static void add_options(void *arg, const struct rpc_method *m)
 {
     struct option_listing *o = arg;
-    json_t *params = json_object_get(o->rpc->options, m->name);
-    if (m->kind == RPC_OPTIONS && params && strcmp(m->group, o->group) == 0)
-        rpc_config_add(o->list, m->name, json_incref(params));
+    struct plx_error err;
+    int code;
+    if (m->kind != RPC_OPTIONS || strcmp(m->group, o->group) != 0)
+        return;
+    json_t *params = json_incref(json_object_get(o->rpc->options, m->name));
+    rpc_config_add(o->list, m->name, params ? params : rpc_params_check(m, NULL, &code, &err));
 }
 
 static void config_keyring(struct plx_rpc *rpc, json_t *list)

@@ -14,7 +14,7 @@ struct rpc_disk *rpc_disk_of(struct plx_rpc *rpc, const struct plx_bdev *bdev)
 {
     plx_list_for_each(it, &rpc->disks) {
         struct rpc_disk *d = plx_list_entry(it, struct rpc_disk, link);
-        if (d->bdev == bdev)
+        if (d->bdev == bdev && !d->closing)
             return d;
     }
     return NULL;
@@ -46,6 +46,14 @@ struct disk_making {
     const struct rpc_disk_kind *kind;
 };
 
+static bool kind_keeps_uuid(const struct rpc_method *m)
+{
+    for (const struct rpc_param *p = m->params; p->name; p++)
+        if (strcmp(p->name, "uuid") == 0)
+            return true;
+    return false;
+}
+
 void rpc_disk_opened(struct rpc_call *c, const struct rpc_disk_kind *kind, struct plx_bdev *bdev,
                      struct rpc_disk *below)
 {
@@ -63,7 +71,8 @@ void rpc_disk_opened(struct rpc_call *c, const struct rpc_disk_kind *kind, struc
     d->kind = kind;
     d->below = below;
     json_object_set_new(d->params, "name", json_string(info->name));
-    json_object_set_new(d->params, "uuid", rpc_uuid_json(info->uuid));
+    if (kind_keeps_uuid(c->method))
+        json_object_set_new(d->params, "uuid", rpc_uuid_json(info->uuid));
     plx_list_add_tail(&c->rpc->disks, &d->link);
     rpc_note(c->rpc, "bdev_register", d->name);
     rpc_ok(c, json_string(d->name));
@@ -96,6 +105,7 @@ void rpc_disk_open(struct rpc_call *c, const struct rpc_disk_kind *kind, const c
 /* The disk, and all that stands on it: no namespace has them any more, then they are closed, from the top down. */
 struct disk_deletion {
     char name[RPC_NAME];
+    struct rpc_disk *top; /* that is being closed */
 };
 
 static void deletion_step(struct rpc_call *c);
@@ -116,7 +126,7 @@ static struct rpc_disk *deletion_top(struct plx_rpc *rpc, const char *name)
         higher = false;
         plx_list_for_each(it, &rpc->disks) {
             struct rpc_disk *d = plx_list_entry(it, struct rpc_disk, link);
-            if (d != top && stands_on(d, top)) {
+            if (d != top && !d->closing && stands_on(d, top)) {
                 top = d;
                 higher = true;
                 break;
@@ -150,25 +160,29 @@ static void disk_closed(void *arg, struct plx_bdev *bdev, int result, const stru
 {
     struct rpc_call *c = arg;
     const struct disk_deletion *del = c->state;
-    struct rpc_disk *top = deletion_top(c->rpc, del->name);
     (void)bdev;
+    del->top->closing = false;
     if (result) {
         rpc_fail_errno(c, result, err);
         return;
     }
-    disk_forget(c->rpc, top);
+    disk_forget(c->rpc, del->top);
     deletion_step(c);
 }
 
 static void deletion_step(struct rpc_call *c)
 {
-    const struct disk_deletion *del = c->state;
-    struct rpc_disk *top = deletion_top(c->rpc, del->name);
-    int ret = top ? plx_bdev_close_begin(c->rpc->reactor, top->bdev, disk_closed, c) : 0;
+    struct disk_deletion *del = c->state;
+    struct rpc_disk *top = del->top = deletion_top(c->rpc, del->name);
+    if (!top) {
+        rpc_ok(c, NULL);
+        return;
+    }
+    int ret = plx_bdev_close_begin(c->rpc->reactor, top->bdev, disk_closed, c);
     if (ret)
         rpc_fail_errno(c, ret, NULL);
-    else if (!top)
-        rpc_ok(c, NULL);
+    else
+        top->closing = true;
 }
 
 static void namespaces_gone(void *arg, int ret)
@@ -217,6 +231,8 @@ void rpc_config_disks(struct plx_rpc *rpc, json_t *list)
 {
     plx_list_for_each(it, &rpc->disks) {
         const struct rpc_disk *d = plx_list_entry(it, struct rpc_disk, link);
+        if (d->closing)
+            continue;
         rpc_config_add(list, d->method->name, json_incref(d->params));
         rpc_config_disk_more(rpc, list, d);
     }

@@ -233,7 +233,7 @@ static json_t *hex_json(const uint8_t *id, size_t n)
     return json_string(text);
 }
 
-static bool all_zero(const uint8_t *id, size_t n)
+static bool no_identifier(const uint8_t *id, size_t n)
 {
     for (size_t i = 0; i < n; i++)
         if (id[i])
@@ -249,7 +249,7 @@ static json_t *ns_json(const struct plx_nvmf_ns_info *info, bool shown)
     if (shown)
         json_object_set_new(o, "name", json_string(name));
     json_object_set_new(o, "nguid", hex_json(info->nguid, 16));
-    if (!all_zero(info->eui64, 8))
+    if (!no_identifier(info->eui64, 8))
         json_object_set_new(o, "eui64", hex_json(info->eui64, 8));
     json_object_set_new(o, "uuid", rpc_uuid_json(info->uuid));
     json_object_set_new(o, "anagrpid", json_integer(info->anagrpid));

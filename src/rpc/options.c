@@ -59,7 +59,7 @@ static const struct rpc_param params_sock_name[] = {
 };
 
 static const struct rpc_param params_sock_default[] = {
-    ENUM("impl_name", "posix|uring", "kind of sockets; there is one, which is taken for either", REQUIRED),
+    ENUM("impl_name", "posix|uring", "kind of sockets; there is one, which is taken for either", INIT("\"posix\"")),
     END,
 };
 
@@ -99,6 +99,14 @@ void rpc_config_sock(struct plx_rpc *rpc, json_t *list)
 {
     const char *name;
     json_t *params;
+    if (!json_object_get(rpc->options, "sock_impl_set_options")) {
+        struct plx_error err;
+        int code;
+        json_t *posix = json_pack("{s:s}", "impl_name", "posix");
+        rpc_config_add(list, "sock_impl_set_options",
+                       rpc_params_check(rpc_method_find("sock_impl_set_options"), posix, &code, &err));
+        json_decref(posix);
+    }
     json_object_foreach(json_object_get(rpc->options, "sock_impl_set_options"), name, params)
     {
         rpc_config_add(list, "sock_impl_set_options", json_incref(params));
@@ -112,8 +120,8 @@ static const struct rpc_param params_accel[] = {
 };
 
 static const struct rpc_param params_raid[] = {
-    U32("process_window_size_kb", "KiB", INERT),
-    U32("process_max_bandwidth_mb_sec", "MiB a second", INERT),
+    U32("process_window_size_kb", "KiB", INIT("1024"), INERT),
+    U32("process_max_bandwidth_mb_sec", "MiB a second", INIT("0"), INERT),
     END,
 };
 
@@ -131,21 +139,23 @@ static const struct rpc_param members_passthru[] = {
 };
 
 #define DIGESTS "sha256|sha384|sha512"
+#define ALL_DIGESTS "[\"sha256\", \"sha384\", \"sha512\"]"
+#define ALL_DHGROUPS "[\"null\", \"ffdhe2048\", \"ffdhe3072\", \"ffdhe4096\", \"ffdhe6144\", \"ffdhe8192\"]"
 #define DHGROUPS "null|ffdhe2048|ffdhe3072|ffdhe4096|ffdhe6144|ffdhe8192"
 
 static const struct rpc_param params_nvmf[] = {
-    OBJECT("admin_cmd_passthru", members_passthru, "admin commands that go to the disk as they are", INERT),
+    OBJECT("admin_cmd_passthru", members_passthru, "admin commands that go to the disk as they are", INIT("{}"), INERT),
     TEXT("poll_groups_mask", "cores", INERT),
     TEXT("discovery_filter", "what hosts see of others", INERT),
-    FLAGS("discovery_filters", "match_any|transport|address|svcid", "the same", INERT),
-    FLAGS("dhchap_digests", DIGESTS, "of in-band authentication", INERT),
-    FLAGS("dhchap_dhgroups", DHGROUPS, "of in-band authentication", INERT),
-    ENUM("dup_host_policy", "allow|restrict_per_listener", "hosts that come twice", INERT),
+    FLAGS("discovery_filters", "match_any|transport|address|svcid", "the same", INIT("[]"), INERT),
+    FLAGS("dhchap_digests", DIGESTS, "of in-band authentication", INIT(ALL_DIGESTS), INERT),
+    FLAGS("dhchap_dhgroups", DHGROUPS, "of in-band authentication", INIT(ALL_DHGROUPS), INERT),
+    ENUM("dup_host_policy", "allow|restrict_per_listener", "hosts that come twice", INIT("\"allow\""), INERT),
     END,
 };
 
 static const struct rpc_param params_max_subsystems[] = {
-    U32("max_subsystems", "how many; there is no limit", REQUIRED, INERT),
+    U32("max_subsystems", "how many; there is no limit", INIT("1024"), INERT),
     END,
 };
 

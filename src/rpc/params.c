@@ -238,7 +238,7 @@ static json_t *check_members(const struct check *k, const struct rpc_param *memb
             v = json_loads(p->init, JSON_DECODE_ANY, NULL);
         if (!v)
             continue;
-        if (!(init && p->type != RPC_OBJECT) && check_value(k, p, &v)) {
+        if ((!init || p->type == RPC_OBJECT) && check_value(k, p, &v)) {
             json_decref(v);
             goto fail;
         }

@@ -178,6 +178,7 @@ struct rpc_disk {
     json_t *params;                  /* with these */
     const struct rpc_disk_kind *kind;
     struct rpc_disk *below; /* of a filter; or NULL */
+    bool closing;
 };
 
 /* A kind of disk: what is different between the methods that make one, delete it, and tell what it is. */
