@@ -259,7 +259,7 @@ static void not_all_that_was_held_goes_on_in_one_round(void **state)
 static void it_is_paused_when_the_disk_has_ended_what_it_had(void **state)
 {
     (void)state;
-    struct answer first, second;
+    static struct answer first, second;
     do_io(NVME_IO_WRITE, 1, &first);
     do_io(NVME_IO_READ, 1, &second);
     assert_int_equal(pause_ns(1), -EINPROGRESS);
@@ -276,7 +276,7 @@ static void it_is_paused_when_the_disk_has_ended_what_it_had(void **state)
 static void admin_commands_and_other_namespaces_go_on(void **state)
 {
     (void)state;
-    struct answer a, held;
+    static struct answer a, held;
     const struct nvme_cmd identify = {.opcode = NVME_ADMIN_IDENTIFY, .nsid = plx_put32(1)},
                           alive = {.opcode = NVME_ADMIN_KEEP_ALIVE};
     assert_int_equal(pause_ns(1), 0);
@@ -296,7 +296,7 @@ static void admin_commands_and_other_namespaces_go_on(void **state)
 static void what_comes_to_a_paused_subsystem_is_paused(void **state)
 {
     (void)state;
-    struct answer a, b;
+    static struct answer a, b;
     struct test_disk *third = test_disk_new();
     assert_int_equal(pause_ns(ALL), 0);
     add_ns(third, 3);
@@ -320,7 +320,7 @@ static void what_comes_to_a_paused_subsystem_is_paused(void **state)
 static void what_is_paused_twice_is_until_both_are_over(void **state)
 {
     (void)state;
-    struct answer one, two;
+    static struct answer one, two;
     assert_int_equal(pause_ns(1), 0);
     assert_int_equal(do_io(NVME_IO_READ, 1, &one), PENDING);
     assert_int_equal(pause_ns(ALL), 0);
@@ -335,7 +335,7 @@ static void what_is_paused_twice_is_until_both_are_over(void **state)
 static void what_is_wrong_is_said(void **state)
 {
     (void)state;
-    struct answer a;
+    static struct answer a;
     assert_int_equal(pause_ns(3), -ENOENT);
     assert_int_equal(pause_ns(UINT32_MAX), -ENOENT);
     assert_int_equal(resume(1), -ENOENT);
@@ -368,7 +368,7 @@ static void what_is_wrong_is_said(void **state)
 static void a_disk_that_hangs_is_not_paused(void **state)
 {
     (void)state;
-    struct answer at_disk, held;
+    static struct answer at_disk, held;
     do_io(NVME_IO_WRITE, 1, &at_disk);
     assert_int_equal(pause_ns(1), -EINPROGRESS);
     assert_int_equal(do_io(NVME_IO_READ, 1, &held), PENDING);
@@ -389,7 +389,7 @@ static void a_disk_that_hangs_is_not_paused(void **state)
 static void a_pause_that_is_under_way_can_be_called_off(void **state)
 {
     (void)state;
-    struct answer at_disk, held;
+    static struct answer at_disk, held;
     do_io(NVME_IO_WRITE, 1, &at_disk);
     assert_int_equal(pause_ns(1), -EINPROGRESS);
     assert_int_equal(do_io(NVME_IO_READ, 1, &held), PENDING);
@@ -405,7 +405,7 @@ static void a_pause_that_is_under_way_can_be_called_off(void **state)
 static void a_long_command_is_held_between_two_steps(void **state)
 {
     (void)state;
-    struct answer a;
+    static struct answer a;
     struct nvme_dsm_range ranges[3] = {{.nlb = plx_put32(8)}, {.nlb = plx_put32(8)}, {.nlb = plx_put32(8)}};
     struct nvme_cmd dsm = {
         .opcode = NVME_IO_DSM, .nsid = plx_put32(1), .cdw10 = plx_put32(2), .cdw11 = plx_put32(NVME_DSM_AD)};
@@ -426,7 +426,7 @@ static void a_long_command_is_held_between_two_steps(void **state)
 static void a_flush_of_all_stops_at_the_one_that_is_paused(void **state)
 {
     (void)state;
-    struct answer a, b;
+    static struct answer a, b;
     assert_int_equal(pause_ns(2), 0);
     assert_int_equal(do_io(NVME_IO_FLUSH, NVME_NSID_ALL, &a), PENDING);
     assert_int_equal(rig.disk->seen, 1);
@@ -461,7 +461,7 @@ static struct nvme_cmd half(bool second)
 static void a_fused_command_is_held_as_one(void **state)
 {
     (void)state;
-    struct answer first, second;
+    static struct answer first, second;
     assert_int_equal(pause_ns(1), 0);
     command(&rig.io, half(false), rig.buf, 512, &first);
     command(&rig.io, half(true), rig.buf + 512, 512, &second);
@@ -477,7 +477,7 @@ static void a_fused_command_is_held_as_one(void **state)
 static void a_fused_command_whose_half_came_before_the_pause_is_held(void **state)
 {
     (void)state;
-    struct answer first, second;
+    static struct answer first, second;
     command(&rig.io, half(false), rig.buf, 512, &first);
     assert_int_equal(pause_ns(1), 0);
     command(&rig.io, half(true), rig.buf + 512, 512, &second);
@@ -492,7 +492,7 @@ static void an_abort_of_either_half_ends_both(void **state)
 {
     (void)state;
     for (int of_second = 0; of_second < 2; of_second++) {
-        struct answer half_a, half_b, a;
+        static struct answer half_a, half_b, a;
         assert_int_equal(pause_ns(1), 0);
         command(&rig.io, half(false), rig.buf, 512, &half_a);
         const uint16_t cid = rig.cid;
@@ -511,7 +511,7 @@ static void an_abort_of_either_half_ends_both(void **state)
 static void a_held_command_can_be_aborted(void **state)
 {
     (void)state;
-    struct answer before, held, after, a;
+    static struct answer before, held, after, a;
     assert_int_equal(pause_ns(1), 0);
     do_io(NVME_IO_WRITE, 1, &before);
     do_io(NVME_IO_WRITE, 1, &held);
@@ -530,7 +530,7 @@ static void a_held_command_can_be_aborted(void **state)
 static void what_is_held_ends_with_its_connection(void **state)
 {
     (void)state;
-    struct answer a[3];
+    static struct answer a[3];
     assert_int_equal(pause_ns(ALL), 0);
     do_io(NVME_IO_WRITE, 1, &a[0]);
     do_io(NVME_IO_FLUSH, NVME_NSID_ALL, &a[1]);
@@ -548,7 +548,7 @@ static void what_is_held_ends_with_its_connection(void **state)
 static void a_reset_of_the_controller_ends_what_is_held(void **state)
 {
     (void)state;
-    struct answer held, a = {0};
+    static struct answer held, a;
     assert_int_equal(pause_ns(1), 0);
     do_io(NVME_IO_WRITE, 1, &held);
     calls_enable(&rig.admin, false, answered, &a);
@@ -563,7 +563,7 @@ static void a_reset_of_the_controller_ends_what_is_held(void **state)
 static void it_is_not_paused_while_a_lost_connection_has_something_at_the_disk(void **state)
 {
     (void)state;
-    struct answer a;
+    static struct answer a;
     rig.disk->ignores_aborts = true;
     do_io(NVME_IO_WRITE, 1, &a);
     calls_close(&rig.io);
@@ -580,7 +580,7 @@ static void it_is_not_paused_while_a_lost_connection_has_something_at_the_disk(v
 static void a_namespace_can_be_removed_while_it_is_paused(void **state)
 {
     (void)state;
-    struct answer write, other;
+    static struct answer write, other;
     assert_int_equal(pause_ns(1), 0);
     do_io(NVME_IO_WRITE, 1, &write);
     do_io(NVME_IO_WRITE, 2, &other);
@@ -601,7 +601,7 @@ static void a_namespace_can_be_removed_while_it_is_paused(void **state)
 static void a_namespace_can_be_removed_while_it_is_about_to_be_paused(void **state)
 {
     (void)state;
-    struct answer a;
+    static struct answer a;
     rig.disk->ignores_aborts = true;
     do_io(NVME_IO_WRITE, 1, &a);
     assert_int_equal(pause_ns(1), -EINPROGRESS);
@@ -619,7 +619,7 @@ static void a_subsystem_can_be_removed_while_it_is_paused(void **state)
 {
     (void)state;
     for (int draining = 0; draining < 2; draining++) {
-        struct answer a;
+        static struct answer a;
         if (draining)
             do_io(NVME_IO_WRITE, 2, &a);
         assert_int_equal(pause_ns(ALL), draining ? -EINPROGRESS : 0);
@@ -648,7 +648,7 @@ static void a_subsystem_can_be_removed_while_it_is_paused(void **state)
 static void a_target_can_be_stopped_while_it_is_paused(void **state)
 {
     (void)state;
-    struct answer a;
+    static struct answer a;
     assert_int_equal(pause_ns(ALL), 0);
     do_io(NVME_IO_WRITE, 1, &a);
 } /* end() stops it */
@@ -656,7 +656,7 @@ static void a_target_can_be_stopped_while_it_is_paused(void **state)
 static void a_target_can_be_stopped_while_it_is_about_to_be_paused(void **state)
 {
     (void)state;
-    struct answer a;
+    static struct answer a;
     do_io(NVME_IO_WRITE, 1, &a);
     assert_int_equal(pause_ns(ALL), -EINPROGRESS);
     plx_nvmf_target_stop(rig.t, 1000, ended, &rig.stop);
