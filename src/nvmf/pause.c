@@ -98,10 +98,8 @@ bool nvmf_pause_hold(struct nvmf_req *req, const struct nvmf_nsref *ref, nvmf_ex
 
 void nvmf_pause_forget(struct nvmf_req *req)
 {
-    if (req->state != NVMF_REQ_PAUSED)
-        return;
-    plx_list_del(&req->u.held.link);
-    req->state = NVMF_REQ_EXECUTING;
+    if (req->state == NVMF_REQ_PAUSED)
+        plx_list_del(&req->u.held.link);
 }
 
 /* What a command does whose data, or memory, came after a pause had begun. */
@@ -146,12 +144,6 @@ static void look_again(struct nvmf_group *g, const struct plx_nvmf_subsystem *s)
     }
 }
 
-static void part_over(struct pause_part *part, int result)
-{
-    plx_timer_cancel(part_group(part)->reactor, &part->timer);
-    plx_fan_answer(part->leg, result);
-}
-
 /* A host that does not read what a disk has lent for it keeps nobody from pausing that: it may come back. */
 static int end_conns(struct pause_part *part)
 {
@@ -174,11 +166,11 @@ static void part_drain(struct plx_timer *timer)
     while ((req = nvmf_walk_req(g, &part->at)) && !at_disk(part, req))
         part->at.n++;
     if (!req)
-        part_over(part, 0);
+        plx_fan_answer(part->leg, 0);
     else if (atomic_load(&part->pause->cancelled))
-        part_over(part, -ECANCELED);
+        plx_fan_answer(part->leg, -ECANCELED);
     else if (plx_reactor_now(g->reactor) >= part->until)
-        part_over(part, end_conns(part));
+        plx_fan_answer(part->leg, end_conns(part));
     else
         plx_timer_set(g->reactor, timer, (uint64_t)PAUSE_LOOK_US * 1000);
 }

@@ -14,6 +14,7 @@
 
 #define NQN "nqn.2024-01.com.example:paused"
 #define HOST "nqn.2024-01.com.example:host"
+#define OTHER "nqn.2024-01.com.example:other"
 
 enum { PENDING = 0xffff, IO_BYTES = 4096, PAUSE_MS = 5000, MANY = 100, DNR = NVME_STATUS_DNR, ALL = 0 };
 
@@ -400,16 +401,55 @@ static void a_pause_that_is_under_way_can_be_called_off(void **state)
     assert_int_equal(rig.disk->seen, 2);
 }
 
+static void another_subsystem_goes_on(void **state)
+{
+    (void)state;
+    static struct answer a, held;
+    struct plx_nvmf_subsystem *s = rig.s;
+    const struct plx_nvmf_subsystem_opts opts = {.nqn = OTHER, .allow_any_host = true};
+    assert_int_equal(plx_nvmf_subsystem_create(rig.t, &opts, &rig.s, NULL), 0);
+    struct plx_nvmf_subsystem *other = rig.s;
+    struct test_disk *third = test_disk_new();
+    add_ns(third, 1);
+    assert_int_equal(apply(), 0);
+    assert_int_equal(pause_ns(ALL), 0); /* the other one */
+    do_io(NVME_IO_WRITE, 1, &a);
+    end_all(rig.disk);
+    assert_int_equal(status_of(&a), 0);
+    rig.s = s;
+    assert_int_equal(pause_ns(2), 0); /* and one of this */
+    do_io(NVME_IO_WRITE, 1, &a);
+    end_all(rig.disk);
+    assert_int_equal(status_of(&a), 0);
+    assert_int_equal(do_io(NVME_IO_WRITE, 2, &held), PENDING);
+    rig.s = other;
+    assert_int_equal(resume(ALL), 0);
+    assert_int_equal(rig.second->seen, 0);
+    plx_nvmf_subsystem_remove(other);
+    assert_int_equal(apply(), 0);
+    assert_int_equal(plx_bdev_close(&third->bdev), 0);
+    rig.s = s;
+    assert_int_equal(resume(2), 0);
+    assert_int_equal(rig.second->seen, 1);
+}
+
 /* ---- commands of several steps ---- */
+
+static uint16_t deallocate(struct nvme_dsm_range ranges[3], struct answer *a)
+{
+    const struct nvme_cmd dsm = {
+        .opcode = NVME_IO_DSM, .nsid = plx_put32(1), .cdw10 = plx_put32(2), .cdw11 = plx_put32(NVME_DSM_AD)};
+    for (int i = 0; i < 3; i++)
+        ranges[i] = (struct nvme_dsm_range){.nlb = plx_put32(8)};
+    return command(&rig.io, dsm, ranges, 3 * sizeof *ranges, a);
+}
 
 static void a_long_command_is_held_between_two_steps(void **state)
 {
     (void)state;
     static struct answer a;
-    struct nvme_dsm_range ranges[3] = {{.nlb = plx_put32(8)}, {.nlb = plx_put32(8)}, {.nlb = plx_put32(8)}};
-    struct nvme_cmd dsm = {
-        .opcode = NVME_IO_DSM, .nsid = plx_put32(1), .cdw10 = plx_put32(2), .cdw11 = plx_put32(NVME_DSM_AD)};
-    command(&rig.io, dsm, ranges, sizeof ranges, &a);
+    struct nvme_dsm_range ranges[3];
+    deallocate(ranges, &a);
     assert_int_equal(rig.disk->seen, 1);
     assert_int_equal(pause_ns(1), -EINPROGRESS);
     assert_true(test_disk_end(rig.disk, PLX_SC_SUCCESS));
@@ -421,6 +461,22 @@ static void a_long_command_is_held_between_two_steps(void **state)
     end_all(rig.disk);
     assert_int_equal(rig.disk->seen, 3);
     assert_int_equal(status_of(&a), 0);
+}
+
+static void a_long_command_of_a_lost_connection_is_not_held(void **state)
+{
+    (void)state;
+    static struct answer a;
+    struct nvme_dsm_range ranges[3];
+    rig.disk->ignores_aborts = true;
+    deallocate(ranges, &a);
+    assert_int_equal(pause_ns(1), -EINPROGRESS);
+    calls_close(&rig.io);
+    assert_true(test_disk_end(rig.disk, PLX_SC_SUCCESS));
+    pass(1);
+    assert_int_equal(result_of(&rig.pause), 0);
+    assert_true(rig.io.gone);
+    assert_int_equal(rig.disk->seen, 1);
 }
 
 static void a_flush_of_all_stops_at_the_one_that_is_paused(void **state)
@@ -645,6 +701,23 @@ static void a_subsystem_can_be_removed_while_it_is_paused(void **state)
     }
 }
 
+/* and is gone when that is over */
+static void a_paused_subsystem_without_hosts_can_be_removed(void **state)
+{
+    (void)state;
+    assert_int_equal(pause_ns(ALL), 0);
+    calls_close(&rig.io);
+    calls_close(&rig.admin);
+    settle();
+    assert_true(rig.admin.gone);
+    for (uint32_t nsid = 1; nsid <= 2; nsid++)
+        assert_int_equal(plx_nvmf_subsystem_remove_ns(rig.s, nsid, NULL), 0);
+    assert_int_equal(apply(), 0);
+    plx_nvmf_subsystem_remove(rig.s);
+    assert_int_equal(apply(), 0);
+    assert_true(plx_list_empty(&rig.t->pauses));
+}
+
 static void a_target_can_be_stopped_while_it_is_paused(void **state)
 {
     (void)state;
@@ -689,7 +762,9 @@ int main(void)
         EACH(what_is_wrong_is_said),
         EACH(a_disk_that_hangs_is_not_paused),
         EACH(a_pause_that_is_under_way_can_be_called_off),
+        EACH(another_subsystem_goes_on),
         EACH(a_long_command_is_held_between_two_steps),
+        EACH(a_long_command_of_a_lost_connection_is_not_held),
         EACH(a_flush_of_all_stops_at_the_one_that_is_paused),
         EACH(a_fused_command_is_held_as_one),
         EACH(a_fused_command_whose_half_came_before_the_pause_is_held),
@@ -701,6 +776,7 @@ int main(void)
         EACH(a_namespace_can_be_removed_while_it_is_paused),
         EACH(a_namespace_can_be_removed_while_it_is_about_to_be_paused),
         EACH(a_subsystem_can_be_removed_while_it_is_paused),
+        EACH(a_paused_subsystem_without_hosts_can_be_removed),
         EACH(a_target_can_be_stopped_while_it_is_paused),
         cmocka_unit_test_setup(a_target_can_be_stopped_while_it_is_about_to_be_paused, begin),
     };
