@@ -225,6 +225,26 @@ PLX_API void plx_nvmf_target_start(struct plx_nvmf_target *t, plx_nvmf_done_fn d
 PLX_API void plx_nvmf_target_apply(struct plx_nvmf_target *t, plx_nvmf_done_fn done, void *arg);
 
 /**
+ * Holds the I/O commands of a subsystem's hosts, and calls done when its disks have none any more. Hosts see slow
+ * commands and no error, until those are held for longer than they wait; all else goes on. What is held ends with its
+ * connection, by an Abort, or when its namespace is removed. Errors, after which nothing is held:
+ * - -ENOENT: there is no such namespace;
+ * - -EALREADY: that is paused, or about to be; -EBUSY: that is being resumed;
+ * - -ETIMEDOUT: a disk has not ended what it has within 5 s. A host that does not read what it asked for for so long
+ *   loses its connection instead;
+ * - -ECANCELED: by plx_nvmf_subsystem_resume(), as the subsystem was removed, or as the target stops or does not run;
+ * - -ENOMEM.
+ * @param nsid a namespace identifier; or 0 for all, those to come included. A namespace may be paused by both, and is
+ * until both are over
+ */
+PLX_API void plx_nvmf_subsystem_pause(struct plx_nvmf_subsystem *s, uint32_t nsid, plx_nvmf_done_fn done, void *arg);
+/**
+ * Ends the pause of the same identifier, or what has begun of it: what was held goes on in its order, and done is
+ * called. -ENOENT: it is not paused; -EALREADY: it is being resumed.
+ */
+PLX_API void plx_nvmf_subsystem_resume(struct plx_nvmf_subsystem *s, uint32_t nsid, plx_nvmf_done_fn done, void *arg);
+
+/**
  * Stops accepting, lets what is in flight finish for at most grace_ms, closes all connections, flushes the disks, and
  * puts their channels back. From any thread, once, after the start was over. Ends with -EIO when a disk refused to be
  * flushed; with -ETIMEDOUT when a disk has not ended its requests in time, which is logged: the disk and the reactors

@@ -51,10 +51,15 @@ static void set_image(struct nvmf_qpair *qp, const struct nvmf_image *image)
     qp->last = NULL;
 }
 
+void nvmf_group_see(struct nvmf_group *g)
+{
+    g->in_place = g->snap->in_place && plx_list_empty(&g->pauses);
+}
+
 void nvmf_qpair_see(struct nvmf_qpair *qp)
 {
     set_image(qp, qp->group->snap->images[qp->ctrlr->subsys->index]);
-    qp->plain = qp->state == NVMF_QP_READY && all_accessible(qp->image, qp->portid);
+    qp->plain = qp->state == NVMF_QP_READY && all_accessible(qp->image, qp->portid) && !nvmf_paused(qp);
 }
 
 static bool same_discovery(const struct nvmf_snapshot *old, const struct nvmf_snapshot *new, struct nvmf_qpair *qp)
@@ -143,7 +148,7 @@ static void publish_here(struct plx_fan_leg *leg)
     struct plx_nvmf_target *t = plx_container_of(leg->fan, struct plx_nvmf_target, apply.fan);
     struct nvmf_group *g = &t->groups[leg - leg->fan->legs];
     g->snap = t->apply.next;
-    g->in_place = g->snap->in_place;
+    nvmf_group_see(g);
     plx_list_for_each_safe(it, &g->qpairs) {
         publish_to(plx_list_entry(it, struct nvmf_qpair, link), g->snap);
     }
@@ -203,6 +208,9 @@ static void all_have(struct plx_fan *fan, int result)
 /* What never was seen is gone at once. */
 static void let_go(struct plx_nvmf_target *t)
 {
+    plx_list_for_each(it, &t->apply.subsystems) {
+        nvmf_pauses_leave(plx_list_entry(it, struct plx_nvmf_subsystem, link));
+    }
     plx_list_for_each_safe(it, &t->apply.ns) {
         struct nvmf_ns *ns = plx_list_entry(it, struct nvmf_ns, link);
         if (ns->opened)
@@ -217,7 +225,7 @@ static bool all_gone(struct nvmf_apply *a)
 {
     plx_list_for_each_safe(it, &a->subsystems) {
         struct plx_nvmf_subsystem *s = plx_list_entry(it, struct plx_nvmf_subsystem, link);
-        if (!s->nctrlrs)
+        if (!s->nctrlrs && !nvmf_pauses_of(s))
             nvmf_subsystem_free(s);
     }
     return plx_list_empty(&a->ns) && plx_list_empty(&a->subsystems);

@@ -158,7 +158,7 @@ static void identify_ns(struct nvmf_req *req)
     if (of)
         fill_ns(of, &req->qp->group->target->opts, id);
     struct nvmf_nsref *ref = of ? nvmf_ref(req->qp, of->ns->nsid) : NULL;
-    if (!ref || !(ref->info->ops >> PLX_BDEV_ALLOCATED & 1) || nvmf_disk_full(ref)) {
+    if (!ref || !(ref->info->ops >> PLX_BDEV_ALLOCATED & 1) || nvmf_disk_full(ref) || nvmf_ns_paused(ref)) {
         nvmf_req_complete(req, PLX_SC_SUCCESS);
         return;
     }

@@ -69,8 +69,10 @@ static void submit(struct nvmf_req *req, enum plx_bdev_op op, uint64_t lba, uint
 static void io_go_on(struct plx_msg *msg)
 {
     struct nvmf_req *req = plx_container_of(msg, struct nvmf_req, u.later.msg);
+    nvmf_execute_fn fn = req->u.later.fn;
     req->between = false;
-    req->u.later.fn(req);
+    if (req->qp->plain || !nvmf_pause_hold(req, req->ns, fn))
+        fn(req);
 }
 
 /*
@@ -278,6 +280,10 @@ static void flush_next(struct nvmf_req *req)
         return;
     }
     nvmf_req_leave_ns(req);
+    if (!req->qp->plain && nvmf_pause_hold(req, ns, flush_next)) {
+        req->step--;
+        return;
+    }
     nvmf_req_enter_ns(req, ns);
     submit(req, PLX_BDEV_FLUSH, 0, 0, flush_done);
 }
@@ -451,6 +457,8 @@ static void execute_fused(struct nvmf_req *req)
     req->state = NVMF_REQ_HELD;
     if (!other || other->state != NVMF_REQ_HELD)
         return; /* the other half's data is still on its way */
+    if (!req->qp->plain && nvmf_pause_hold(req, req->ns, execute_fused))
+        return;
     first->state = second->state = NVMF_REQ_EXECUTING;
     first->iov[0] = (struct iovec){first->data, first->len};
     first->iov[1] = (struct iovec){second->data, second->len};
@@ -521,15 +529,10 @@ static uint16_t refusal(const struct nvmf_req *req, uint32_t nsid)
     return status;
 }
 
-uint16_t nvmf_parse_io(struct nvmf_req *req)
+static inline uint16_t parse_plain(struct nvmf_req *req)
 {
     struct nvmf_qpair *qp = req->qp;
     uint32_t nsid = plx_get32(req->cmd.nsid);
-    if (plx_unlikely(!qp->plain)) {
-        uint16_t status = refusal(req, nsid);
-        if (status)
-            return status;
-    }
     if (plx_unlikely(!(atomic_load_explicit(&qp->ctrlr->csts, memory_order_relaxed) & NVME_CSTS_RDY)))
         return PLX_SC_COMMAND_SEQUENCE_ERROR | DNR;
     if (plx_unlikely(nsid != qp->last_nsid)) {
@@ -576,4 +579,19 @@ uint16_t nvmf_parse_io(struct nvmf_req *req)
     default:
         return PLX_SC_INVALID_OPCODE | DNR;
     }
+}
+
+/* The same where commands have to be looked at. */
+static __attribute__((noinline, cold)) uint16_t parse_closely(struct nvmf_req *req)
+{
+    uint16_t status = refusal(req, plx_get32(req->cmd.nsid));
+    status = status ? status : parse_plain(req);
+    if (!status)
+        nvmf_pause_parsed(req);
+    return status;
+}
+
+uint16_t nvmf_parse_io(struct nvmf_req *req)
+{
+    return plx_likely(req->qp->plain) ? parse_plain(req) : parse_closely(req);
 }

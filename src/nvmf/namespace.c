@@ -70,6 +70,7 @@ static struct nvmf_ns *make_ns(struct plx_nvmf_subsystem *s, struct plx_bdev *bd
     plx_list_init(&ns->link);
     ns->target = t;
     ns->subsys = s;
+    ns->owner = s;
     ns->bdev = bdev;
     ns->anagrpid = o->anagrpid ? o->anagrpid : 1;
     memcpy(ns->uuid, o->uuid ? o->uuid : plx_bdev_info(bdev)->uuid, sizeof ns->uuid);

@@ -70,7 +70,8 @@ struct nvmf_nsref {
 struct nvmf_ns {
     struct plx_list link; /* once removed: in a list of what leaves; the control reactor's */
     struct plx_nvmf_target *target;
-    struct plx_nvmf_subsystem *subsys; /* the control reactor's; NULL once removed */
+    struct plx_nvmf_subsystem *subsys;      /* the control reactor's; NULL once removed */
+    const struct plx_nvmf_subsystem *owner; /* the same, to be compared only */
     struct plx_bdev *bdev;
     uint32_t nsid, anagrpid;
     uint8_t nguid[16], uuid[16], eui64[8];
@@ -173,7 +174,8 @@ struct nvmf_group {
     struct plx_list qpairs;
     struct nvmf_req *free_reqs;
     unsigned reqs_in_use;
-    bool in_place; /* see the snapshot */
+    bool in_place; /* see the snapshot; and nothing is paused */
+    struct plx_list pauses;
     struct nvmf_slab *slabs;
     size_t req_size;
     void *transport;         /* its transport's */
@@ -253,6 +255,7 @@ enum nvmf_dir {
 enum nvmf_req_state {
     NVMF_REQ_TRANSPORT, /* its transport: data is on its way, or it waits for memory */
     NVMF_REQ_HELD,      /* nobody: half of a fused command, waiting for the other */
+    NVMF_REQ_PAUSED,    /* the same: its namespace is paused */
     NVMF_REQ_EXECUTING, /* the core */
     NVMF_REQ_DONE,      /* its transport again: the response is on its way */
 };
@@ -296,6 +299,11 @@ struct nvmf_req {
             struct plx_msg msg;
             nvmf_execute_fn fn;
         } later; /* of commands that go on in another round */
+        struct {
+            struct plx_list link;    /* while it is held */
+            nvmf_execute_fn execute; /* what it is to do when that is over */
+            bool lent;               /* so it was parsed */
+        } held;                      /* of commands for a namespace that is paused */
     } u;
     struct iovec iov[2];
     struct plx_bdev_req bio;
@@ -469,6 +477,7 @@ struct plx_nvmf_target {
     /* Removed since the last apply; and what an apply did not wait for any longer. */
     struct plx_list removed_ns, removed_subsystems, removed_listeners;
     struct plx_list late_ns;
+    struct plx_list pauses;
 
     /* What they see. */
     struct nvmf_snapshot *snap; /* the latest that was published */
@@ -486,6 +495,17 @@ void nvmf_req_put(struct nvmf_req *req);
 void nvmf_slabs_free(struct nvmf_group *g);
 /* Calls fn for each request of a namespace. */
 void nvmf_reqs_of(struct nvmf_nsref *ref, void (*fn)(struct nvmf_req *req));
+/*
+ * A walk over all requests of a reactor, free ones included, but not those that are made while it goes on; `n` is
+ * counted up by whoever walks.
+ */
+struct nvmf_walk {
+    struct nvmf_slab *slab;
+    unsigned n;
+};
+struct nvmf_walk nvmf_walk_from(const struct nvmf_group *g);
+/* The request that it is at, or NULL at its end. */
+struct nvmf_req *nvmf_walk_req(const struct nvmf_group *g, struct nvmf_walk *w);
 /* Asks a request to end early, whoever has it. @return true if it was, or will be, without being executed */
 bool nvmf_req_abort(struct nvmf_req *req);
 
@@ -660,6 +680,31 @@ static inline void nvmf_req_leave_ns(struct nvmf_req *req)
         nvmf_ns_drained(ref);
 }
 
+/* ---- pause.c: on the control reactor ---- */
+
+/* Pauses of a subsystem that was removed, and has no hosts any more, end. */
+void nvmf_pauses_leave(const struct plx_nvmf_subsystem *s);
+bool nvmf_pauses_of(const struct plx_nvmf_subsystem *s);
+/* The target stops, and no pause waits for disks any longer. @return false: ends with nvmf_target_may_stop() */
+bool nvmf_pauses_stop(struct plx_nvmf_target *t);
+void nvmf_pauses_free(struct plx_nvmf_target *t);
+
+/* on the reactor of a request, or queue pair */
+
+/* Whether the disk is to be left alone. */
+bool nvmf_ns_paused(const struct nvmf_nsref *ref);
+/* Whether commands of a queue pair that has a controller are to be looked at for that. */
+bool nvmf_paused(const struct nvmf_qpair *qp);
+/* A command was parsed, of such a queue pair: it waits when its data is here, if its namespace is paused then. */
+void nvmf_pause_parsed(struct nvmf_req *req);
+/*
+ * A command is about to go to the disk of a namespace. @return false if it may; else it is held, unless it ends before
+ * that, until `execute` is called
+ */
+bool nvmf_pause_hold(struct nvmf_req *req, const struct nvmf_nsref *ref, nvmf_execute_fn execute);
+/* What may be held is to end. */
+void nvmf_pause_forget(struct nvmf_req *req);
+
 /* ---- snapshot.c ---- */
 
 /* What hosts are to see now, with namespaces whose channels are not open yet; or NULL. */
@@ -696,6 +741,8 @@ void nvmf_apply_late(struct plx_nvmf_target *t, struct nvmf_ns *ns);
 void nvmf_apply_opened(struct plx_nvmf_target *t, struct nvmf_ns *ns, int result);
 /* Something that was removed is gone for good. */
 void nvmf_apply_released(struct plx_nvmf_target *t);
+/* What of a group follows from its snapshot, and from what is paused. */
+void nvmf_group_see(struct nvmf_group *g);
 /* A queue pair has become one of a controller: it sees the group's snapshot. */
 void nvmf_qpair_see(struct nvmf_qpair *qp);
 
@@ -726,7 +773,7 @@ void nvmf_listeners_free(struct plx_nvmf_target *t);
 
 /* ---- target.c ---- */
 
-/* No apply is under way any more. */
+/* An apply or a pause is not under way any more. */
 void nvmf_target_may_stop(struct plx_nvmf_target *t);
 
 /* What hosts are to see is edited before the target runs, or on its control reactor. */

@@ -43,6 +43,20 @@ void nvmf_reqs_of(struct nvmf_nsref *ref, void (*fn)(struct nvmf_req *req))
         }
 }
 
+struct nvmf_walk nvmf_walk_from(const struct nvmf_group *g)
+{
+    return (struct nvmf_walk){.slab = g->slabs};
+}
+
+struct nvmf_req *nvmf_walk_req(const struct nvmf_group *g, struct nvmf_walk *w)
+{
+    if (w->n == SLAB_REQUESTS)
+        *w = (struct nvmf_walk){.slab = w->slab->next};
+    if (!w->slab)
+        return NULL;
+    return (struct nvmf_req *)(void *)(w->slab->requests + w->n * g->req_size + g->target->transport->req_prefix);
+}
+
 void nvmf_slabs_free(struct nvmf_group *g)
 {
     while (g->slabs) {
@@ -152,7 +166,9 @@ uint16_t nvmf_expect_data(struct nvmf_req *req, enum nvmf_dir dir, uint64_t len)
 static void end_half(struct nvmf_req *half, uint16_t status)
 {
     half->fused_first = false;
-    if (half->state == NVMF_REQ_HELD)
+    const bool held = half->state == NVMF_REQ_HELD || half->state == NVMF_REQ_PAUSED;
+    nvmf_pause_forget(half);
+    if (held)
         nvmf_req_complete(half, status);
     else
         half->abort_status = status;
@@ -259,6 +275,9 @@ bool nvmf_req_abort(struct nvmf_req *req)
     switch ((enum nvmf_req_state)req->state) {
     case NVMF_REQ_TRANSPORT:
         return nvmf_transport_of(req->qp)->abort(req);
+    case NVMF_REQ_PAUSED:
+        nvmf_pause_forget(req);
+        __attribute__((fallthrough));
     case NVMF_REQ_HELD:
         nvmf_req_complete(req, PLX_SC_ABORTED_BY_REQUEST);
         return true;
@@ -329,6 +348,7 @@ void nvmf_qpair_close(struct nvmf_qpair *qp, void (*put)(struct nvmf_req *req))
             next = req->chain;
             if (req->state == NVMF_REQ_EXECUTING)
                 continue;
+            nvmf_pause_forget(req);
             nvmf_pending_del(req);
             put(req);
         }

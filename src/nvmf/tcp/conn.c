@@ -251,7 +251,8 @@ static const char *overdue(const struct tcp_conn *c, uint64_t now, uint64_t limi
         for (struct nvmf_req *core = c->qp.pending[b]; core; core = core->chain) {
             if (tcp_req_of(core)->state == TCP_REQ_R2T && now - tcp_req_of(core)->since > limit)
                 return "left an R2T unanswered";
-            if (core->state == NVMF_REQ_HELD && now - tcp_req_of(core)->since > limit)
+            bool ours = core->mate && core->mate->state == NVMF_REQ_PAUSED;
+            if (core->state == NVMF_REQ_HELD && !ours && now - tcp_req_of(core)->since > limit)
                 return "left a fused command half done";
         }
     for (const struct tcp_req *req = c->abandoned.head; req; req = req->next)
