@@ -99,6 +99,9 @@ PLX_API int plx_nvmf_subsystem_add_ns(struct plx_nvmf_subsystem *s, struct plx_b
                                       const struct plx_nvmf_ns_opts *opts, struct plx_error *err);
 /** Removes a namespace; its commands in flight are aborted. @return 0 or -ENOENT with err filled */
 PLX_API int plx_nvmf_subsystem_remove_ns(struct plx_nvmf_subsystem *s, uint32_t nsid, struct plx_error *err);
+/** Moves a namespace to another ANA group, 1 to PLX_NVMF_ANA_GROUPS. @return 0, -ENOENT or -EINVAL with err filled */
+PLX_API int plx_nvmf_subsystem_set_ns_ana_group(struct plx_nvmf_subsystem *s, uint32_t nsid, uint32_t anagrpid,
+                                                struct plx_error *err);
 
 /**
  * Binds to an address; hosts can connect from plx_nvmf_target_start(), or the next apply, on. A discovery controller is

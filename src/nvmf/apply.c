@@ -39,7 +39,7 @@ static bool all_accessible(const struct nvmf_image *image, uint16_t portid)
 {
     const struct nvmf_port *port = nvmf_image_port(image, portid);
     for (uint32_t i = 0; i < image->nns; i++)
-        if (image->ns[i].ns && nvmf_ana_status(port, image->ns[i].ns->anagrpid))
+        if (image->ns[i].ns && nvmf_ana_status(port, image->ns[i].anagrpid))
             return false;
     return true;
 }
@@ -67,16 +67,18 @@ static bool same_discovery(const struct nvmf_snapshot *old, const struct nvmf_sn
     return same;
 }
 
-/* Whether no group that has namespaces has another state, or had none to have a state of. */
+/* Whether no group that has namespaces has another state, or had none to have a state of; and none has another group. */
 static bool same_ana(const struct nvmf_image *old, const struct nvmf_image *new, uint16_t portid)
 {
     bool had[PLX_NVMF_ANA_GROUPS + 1] = {false};
     for (uint32_t i = 0; i < old->nns; i++)
-        had[old->ns[i].ns ? old->ns[i].ns->anagrpid : 0] = true;
+        had[old->ns[i].ns ? old->ns[i].anagrpid : 0] = true;
     const struct nvmf_port *was = nvmf_image_port(old, portid), *is = nvmf_image_port(new, portid);
     for (uint32_t i = 0; i < new->nns; i++) {
-        uint32_t group = new->ns[i].ns ? new->ns[i].ns->anagrpid : 0;
+        uint32_t group = new->ns[i].ns ? new->ns[i].anagrpid : 0;
         if (group && (!had[group] || was->ana[group - 1] != is->ana[group - 1]))
+            return false;
+        if (group && i < old->nns && old->ns[i].ns == new->ns[i].ns && old->ns[i].anagrpid != group)
             return false;
     }
     return true;

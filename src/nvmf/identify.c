@@ -68,7 +68,7 @@ static void fill_ctrl(const struct nvmf_ctrlr *c, const struct nvmf_image *image
     id->wctemp = plx_put16(CELSIUS_70);
     id->cctemp = plx_put16(CELSIUS_80);
     id->anatt = 10;
-    id->anacap = 0x1f | 1 << 6; /* reports all states; a namespace stays in its group */
+    id->anacap = 0x1f; /* reports all states; a namespace may change its group */
     id->anagrpmax = plx_put32(PLX_NVMF_ANA_GROUPS);
     id->nanagrpid = plx_put32(PLX_NVMF_ANA_GROUPS);
     id->sqes = 0x66;
@@ -133,7 +133,7 @@ static void fill_ns(const struct nvmf_image_ns *of, const struct plx_nvmf_opts *
         id->mcl = plx_put32(plx_min_u64(blocks, UINT16_MAX) * NVMF_COPY_RANGES);
         id->msrc = NVMF_COPY_RANGES - 1;
     }
-    id->anagrpid = plx_put32(ns->anagrpid);
+    id->anagrpid = plx_put32(of->anagrpid);
     id->nsattr = info->read_only;
     memcpy(id->nguid, ns->nguid, sizeof id->nguid);
     memcpy(id->eui64, ns->eui64, sizeof id->eui64);
@@ -181,7 +181,7 @@ static void identify_independent_ns(struct nvmf_req *req)
         const struct plx_bdev_info *info = plx_bdev_info(of->ns->bdev);
         id->nsfeat = info->rotational ? 1 << 4 : 0;
         id->nmic = 1;
-        id->anagrpid = plx_put32(of->ns->anagrpid);
+        id->anagrpid = plx_put32(of->anagrpid);
         id->nsattr = info->read_only;
         id->nstat = 1; /* ready */
     }

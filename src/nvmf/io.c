@@ -516,7 +516,7 @@ static uint16_t refusal(const struct nvmf_req *req, uint32_t nsid)
     uint32_t first = nsid == NVME_NSID_ALL ? 1 : nsid, last = nsid == NVME_NSID_ALL ? qp->image->nns : nsid;
     for (uint32_t i = first; i <= last && !status; i++) {
         const struct nvmf_image_ns *of = nvmf_image_ns(qp->image, i);
-        status = of ? nvmf_ana_status(port, of->ns->anagrpid) : status;
+        status = of ? nvmf_ana_status(port, of->anagrpid) : status;
     }
     return status;
 }

@@ -178,11 +178,35 @@ void nvmf_ns_remove(struct nvmf_ns *ns)
     plx_list_add_tail(&ns->target->removed_ns, &ns->link);
 }
 
+struct nvmf_ns *nvmf_ns_find(const struct plx_nvmf_subsystem *s, uint32_t nsid, struct plx_error *err)
+{
+    struct nvmf_ns *ns = nsid && nsid <= s->nns ? s->ns[nsid - 1] : NULL;
+    if (!ns)
+        plx_fail(err, -ENOENT, "%s has no namespace %u", s->nqn, nsid);
+    return ns;
+}
+
 int plx_nvmf_subsystem_remove_ns(struct plx_nvmf_subsystem *s, uint32_t nsid, struct plx_error *err)
 {
-    if (!nsid || nsid > s->nns || !s->ns[nsid - 1])
-        return plx_fail(err, -ENOENT, "%s has no namespace %u", s->nqn, nsid);
-    nvmf_ns_remove(s->ns[nsid - 1]);
+    struct nvmf_ns *ns = nvmf_ns_find(s, nsid, err);
+    if (!ns)
+        return -ENOENT;
+    nvmf_ns_remove(ns);
+    return 0;
+}
+
+int plx_nvmf_subsystem_set_ns_ana_group(struct plx_nvmf_subsystem *s, uint32_t nsid, uint32_t anagrpid,
+                                        struct plx_error *err)
+{
+    struct nvmf_ns *ns = nvmf_ns_find(s, nsid, err);
+    if (!ns)
+        return -ENOENT;
+    if (!anagrpid || anagrpid > PLX_NVMF_ANA_GROUPS)
+        return plx_fail(err, -EINVAL, "ANA groups are 1 to %d, not %u", PLX_NVMF_ANA_GROUPS, anagrpid);
+    if (ns->anagrpid == anagrpid)
+        return 0;
+    ns->anagrpid = anagrpid;
+    ns_touch(s, nsid);
     return 0;
 }
 

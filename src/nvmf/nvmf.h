@@ -72,7 +72,8 @@ struct nvmf_ns {
     struct plx_nvmf_target *target;
     struct plx_nvmf_subsystem *subsys; /* the control reactor's; NULL once removed */
     struct plx_bdev *bdev;
-    uint32_t nsid, anagrpid;
+    uint32_t nsid;
+    uint32_t anagrpid; /* the control reactor's */
     uint8_t nguid[16], uuid[16], eui64[8];
     uint64_t before;             /* plx_nvmf_subsystem.changed, before it came; the control reactor's */
     bool seen;                   /* is in an image; the same */
@@ -143,6 +144,7 @@ struct nvmf_image {
         struct nvmf_ns *ns; /* NULL where there is none */
         uint64_t changed;   /* generation; of removed ones too */
         uint64_t blocks;
+        uint32_t anagrpid;
     } ns[]; /* by nsid - 1 */
 };
 
@@ -598,6 +600,9 @@ void nvmf_subsystems_forget_port(struct plx_nvmf_target *t, uint16_t portid);
 void nvmf_digest(const char *text, size_t len, uint8_t out[32]);
 
 /* ---- namespace.c ---- */
+
+/* On the control reactor; NULL with err filled when there is none. */
+struct nvmf_ns *nvmf_ns_find(const struct plx_nvmf_subsystem *s, uint32_t nsid, struct plx_error *err);
 
 /* Takes a namespace out of its subsystem: it leaves with the next apply, or at once if it never was visible. */
 void nvmf_ns_remove(struct nvmf_ns *ns);

@@ -57,6 +57,7 @@ static struct nvmf_image *image_make(struct plx_nvmf_subsystem *s)
         if (!s->ns[i])
             continue;
         s->ns[i]->seen = true;
+        image->ns[i].anagrpid = s->ns[i]->anagrpid;
         image->ns[i].blocks = plx_bdev_blocks(s->ns[i]->bdev);
         image->ops |= plx_bdev_info(s->ns[i]->bdev)->ops;
     }
