@@ -215,15 +215,37 @@ static void identify_ns_descriptors(struct nvmf_req *req)
 }
 
 /* Namespace identifiers greater than the command's, ascending. */
-static void identify_ns_list(struct nvmf_req *req)
+static void put_ns_list(struct nvmf_req *req, const struct nvmf_table *table)
 {
-    const struct nvmf_image *image = req->qp->image;
     plx_le32 *list = (void *)req->data;
     unsigned n = 0;
     memset(list, 0, req->len);
-    for (uint64_t nsid = (uint64_t)plx_get32(req->cmd.nsid) + 1; nsid <= image->nns && n < IDENTIFY_BYTES / 4; nsid++)
-        if (nvmf_image_ns(image, (uint32_t)nsid))
+    for (uint64_t nsid = (uint64_t)plx_get32(req->cmd.nsid) + 1; nsid <= table->nns && n < IDENTIFY_BYTES / 4; nsid++)
+        if (table->ns[nsid - 1].ns)
             list[n++] = plx_put32(nsid);
+    nvmf_req_complete(req, PLX_SC_SUCCESS);
+}
+
+static void identify_ns_list(struct nvmf_req *req)
+{
+    put_ns_list(req, req->qp->image->table);
+}
+
+/* ---- allocated namespaces: all there are, whether this host sees them or not (Base 3.2.1.5) ---- */
+
+static void identify_allocated_list(struct nvmf_req *req)
+{
+    put_ns_list(req, req->qp->image->whole->all);
+}
+
+static void identify_allocated_ns(struct nvmf_req *req)
+{
+    struct nvme_id_ns *id = (void *)req->data;
+    const struct nvmf_table *all = req->qp->image->whole->all;
+    uint32_t nsid = plx_get32(req->cmd.nsid);
+    memset(id, 0, sizeof *id);
+    if (nsid <= all->nns && all->ns[nsid - 1].ns)
+        fill_ns(&all->ns[nsid - 1], &req->qp->group->target->opts, id);
     nvmf_req_complete(req, PLX_SC_SUCCESS);
 }
 
@@ -285,6 +307,8 @@ static const struct page pages[] = {
     {NVME_CNS_CSI_CTRL, NS_NONE, true, false, identify_csi_ctrl},
     {NVME_CNS_CSI_ACTIVE_NS, NS_LIST, true, false, identify_ns_list},
     {NVME_CNS_CSI_INDEPENDENT_NS, NS_VALID, false, false, identify_independent_ns},
+    {NVME_CNS_ALLOCATED_NS, NS_LIST, false, false, identify_allocated_list},
+    {NVME_CNS_ALLOCATED_NS_DATA, NS_VALID, false, false, identify_allocated_ns},
     {NVME_CNS_CTRL_LIST_OF_NS, NS_ACTIVE, false, false, identify_ctrl_list},
     {NVME_CNS_CTRL_LIST, NS_NONE, false, false, identify_ctrl_list},
     {NVME_CNS_NS_GRANULARITY, NS_NONE, false, false, identify_zeroes},
