@@ -173,7 +173,10 @@ static int cmd_remove_subsystem(struct plx_nvmf_subsystem **s, char **word, stru
 
 static int cmd_add_ns(struct plx_nvmf_subsystem **s, char **word, struct plx_error *err)
 {
-    const struct plx_nvmf_ns_opts opts = {.nsid = number(word[3]), .anagrpid = word[3] ? number(word[4]) : 0};
+    const bool group = word[3] && word[4];
+    const struct plx_nvmf_ns_opts opts = {.nsid = number(word[3]),
+                                          .anagrpid = group ? number(word[4]) : 0,
+                                          .no_auto_visible = group && word[5] && strcmp(word[5], "masked") == 0};
     struct plx_bdev *disk = plx_bdev_find(word[2]);
     if (!disk)
         return plx_fail(err, -ENOENT, "there is no disk %.80s", word[2]);
@@ -183,6 +186,17 @@ static int cmd_add_ns(struct plx_nvmf_subsystem **s, char **word, struct plx_err
 static int cmd_remove_ns(struct plx_nvmf_subsystem **s, char **word, struct plx_error *err)
 {
     return plx_nvmf_subsystem_remove_ns(*s, number(word[2]), err);
+}
+
+static int cmd_attach(struct plx_nvmf_subsystem **s, char **word, struct plx_error *err)
+{
+    return strcmp(word[0], "attach") == 0 ? plx_nvmf_ns_add_host(*s, number(word[2]), word[3], err)
+                                          : plx_nvmf_ns_remove_host(*s, number(word[2]), word[3], err);
+}
+
+static int cmd_ns_group(struct plx_nvmf_subsystem **s, char **word, struct plx_error *err)
+{
+    return plx_nvmf_subsystem_set_ns_ana_group(*s, number(word[2]), number(word[3]), err);
 }
 
 static int cmd_allow(struct plx_nvmf_subsystem **s, char **word, struct plx_error *err)
@@ -263,8 +277,11 @@ static const struct command {
     {"listen", 2, 2, cmd_listen, NULL},                     /* ADDR[:PORT]: the port, which is its name from here on */
     {"unlisten", 2, 2, cmd_unlisten, NULL},                 /* PORT */
     {"remove-subsystem", 2, 2, NULL, cmd_remove_subsystem}, /* NQN */
-    {"add-ns", 3, 5, NULL, cmd_add_ns},                     /* NQN NAME [NSID [ANA-GROUP]]: the NSID */
+    {"add-ns", 3, 6, NULL, cmd_add_ns},                     /* NQN NAME [NSID [ANA-GROUP [masked]]]: the NSID */
     {"remove-ns", 3, 3, NULL, cmd_remove_ns},               /* NQN NSID */
+    {"attach", 4, 4, NULL, cmd_attach},                     /* NQN NSID HOSTNQN: of one that is masked */
+    {"detach", 4, 4, NULL, cmd_attach},                     /* the same */
+    {"ns-group", 4, 4, NULL, cmd_ns_group},                 /* NQN NSID ANA-GROUP */
     {"allow", 3, 3, NULL, cmd_allow},                       /* NQN HOSTNQN|any */
     {"disallow", 3, 3, NULL, cmd_allow},                    /* the same */
     {"add-listener", 3, 3, NULL, cmd_reach},                /* NQN PORT */

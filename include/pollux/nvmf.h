@@ -88,6 +88,7 @@ struct plx_nvmf_ns_opts {
     const uint8_t *uuid;  /**< 16 bytes */
     const uint8_t *nguid; /**< 16 bytes */
     const uint8_t *eui64; /**< 8 bytes; NULL for none */
+    bool no_auto_visible; /**< no host sees it, but those that plx_nvmf_ns_add_host() attaches it to */
 };
 
 /**
@@ -101,6 +102,28 @@ PLX_API int plx_nvmf_subsystem_add_ns(struct plx_nvmf_subsystem *s, struct plx_b
                                       const struct plx_nvmf_ns_opts *opts, struct plx_error *err);
 /** Removes a namespace; its commands in flight are aborted. @return 0 or -ENOENT with err filled */
 PLX_API int plx_nvmf_subsystem_remove_ns(struct plx_nvmf_subsystem *s, uint32_t nsid, struct plx_error *err);
+/**
+ * Attaches a namespace that was added with no_auto_visible to a host, which has it from the next apply on. That the
+ * host may connect is said apart from this: plx_nvmf_subsystem_allow_host().
+ * @return 0, -ENOENT without such a namespace, -EEXIST when it is attached already, -EINVAL when it is visible to all
+ * or the NQN is none, or -ENOMEM, with err filled
+ */
+PLX_API int plx_nvmf_ns_add_host(struct plx_nvmf_subsystem *s, uint32_t nsid, const char *hostnqn,
+                                 struct plx_error *err);
+/**
+ * Takes it from the host with the next apply, which aborts what the host has in flight for it, and ends when that has
+ * ended, as that of a removal does.
+ * @return 0, -ENOENT when it is not attached, or there is none, or -EINVAL, with err filled
+ */
+PLX_API int plx_nvmf_ns_remove_host(struct plx_nvmf_subsystem *s, uint32_t nsid, const char *hostnqn,
+                                    struct plx_error *err);
+/** Calls each for every host that a namespace is attached to, by name. */
+PLX_API void plx_nvmf_ns_each_host(const struct plx_nvmf_subsystem *s, uint32_t nsid,
+                                   void (*each)(void *arg, const char *hostnqn), void *arg);
+
+/** Moves a namespace to another ANA group, 1 to PLX_NVMF_ANA_GROUPS. @return 0, -ENOENT or -EINVAL with err filled */
+PLX_API int plx_nvmf_subsystem_set_ns_ana_group(struct plx_nvmf_subsystem *s, uint32_t nsid, uint32_t anagrpid,
+                                                struct plx_error *err);
 
 /**
  * Binds to an address; hosts can connect from plx_nvmf_target_start(), or the next apply, on. A discovery controller is

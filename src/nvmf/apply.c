@@ -39,7 +39,7 @@ static bool all_accessible(const struct nvmf_image *image, uint16_t portid)
 {
     const struct nvmf_port *port = nvmf_image_port(image, portid);
     for (uint32_t i = 0; i < image->nns; i++)
-        if (image->ns[i].ns && nvmf_ana_status(port, image->ns[i].ns->anagrpid))
+        if (image->ns[i].ns && nvmf_ana_status(port, image->ns[i].anagrpid))
             return false;
     return true;
 }
@@ -58,7 +58,7 @@ void nvmf_group_see(struct nvmf_group *g)
 
 void nvmf_qpair_see(struct nvmf_qpair *qp)
 {
-    set_image(qp, qp->group->snap->images[qp->ctrlr->subsys->index]);
+    set_image(qp, nvmf_image_seen_by(qp->group->snap->images[qp->ctrlr->subsys->index], qp->ctrlr->hostnqn));
     qp->plain = qp->state == NVMF_QP_READY && all_accessible(qp->image, qp->portid) && !nvmf_paused(qp);
 }
 
@@ -72,16 +72,18 @@ static bool same_discovery(const struct nvmf_snapshot *old, const struct nvmf_sn
     return same;
 }
 
-/* Whether no group that has namespaces has another state, or had none to have a state of. */
+/* Whether no group that has namespaces has another state, or had none to have one of; and none has another group. */
 static bool same_ana(const struct nvmf_image *old, const struct nvmf_image *new, uint16_t portid)
 {
     bool had[PLX_NVMF_ANA_GROUPS + 1] = {false};
     for (uint32_t i = 0; i < old->nns; i++)
-        had[old->ns[i].ns ? old->ns[i].ns->anagrpid : 0] = true;
+        had[old->ns[i].ns ? old->ns[i].anagrpid : 0] = true;
     const struct nvmf_port *was = nvmf_image_port(old, portid), *is = nvmf_image_port(new, portid);
     for (uint32_t i = 0; i < new->nns; i++) {
-        uint32_t group = new->ns[i].ns ? new->ns[i].ns->anagrpid : 0;
+        uint32_t group = new->ns[i].ns ? new->ns[i].anagrpid : 0;
         if (group && (!had[group] || was->ana[group - 1] != is->ana[group - 1]))
+            return false;
+        if (group && i < old->nns && old->ns[i].ns == new->ns[i].ns && old->ns[i].anagrpid != group)
             return false;
     }
     return true;
@@ -98,6 +100,7 @@ static void tell(struct nvmf_qpair *qp, const struct nvmf_snapshot *old, const s
         return;
     }
     const struct nvmf_image *before = c->subsys->index < old->nimages ? old->images[c->subsys->index] : NULL;
+    before = nvmf_image_seen_by(before, c->hostnqn);
     if (image == before)
         return;
     for (uint32_t i = 0; i < image->nns; i++) {
@@ -130,7 +133,7 @@ static void publish_to(struct nvmf_qpair *qp, const struct nvmf_snapshot *new)
     const char *why = has_listener(new, qp->portid) ? NULL : "its listener was removed";
     unsigned index = qp->ctrlr ? qp->ctrlr->subsys->index : 0;
     const struct nvmf_image *image = qp->ctrlr && index < new->nimages ? new->images[index] : NULL;
-    if (!why && image && image == qp->image)
+    if (!why && image && qp->image && image == qp->image->whole)
         return;
     if (!why && qp->ctrlr)
         why = unwelcome(qp, image);
@@ -202,6 +205,15 @@ static void all_have(struct plx_fan *fan, int result)
 {
     struct plx_nvmf_target *t = plx_container_of(fan, struct plx_nvmf_target, apply.fan);
     (void)result;
+    apply_step(t);
+}
+
+static void all_taken(struct plx_fan *fan, int result)
+{
+    struct plx_nvmf_target *t = plx_container_of(fan, struct plx_nvmf_target, apply.fan);
+    if (result)
+        plx_error("a disk has not ended what a host had in flight for a namespace that was taken from it");
+    t->apply.result = t->apply.result ? t->apply.result : result;
     apply_step(t);
 }
 
@@ -287,6 +299,8 @@ static bool apply_begin(struct plx_nvmf_target *t)
         a->result = -ENOMEM;
         return false;
     }
+    a->taking = t->taken;
+    t->taken = false;
     move_all(&a->ns, &t->removed_ns);
     move_all(&a->subsystems, &t->removed_subsystems);
     move_all(&a->listeners, &t->removed_listeners);
@@ -328,6 +342,13 @@ static void apply_step(struct plx_nvmf_target *t)
         nvmf_snapshot_free(a->old);
         a->old = NULL;
         nvmf_listeners_start(t, a->starting, &a->result);
+        a->step = NVMF_APPLY_TAKE;
+        if (a->taking) {
+            plx_fan_out(&a->fan, nvmf_mask_take_here, all_taken);
+            return;
+        }
+        __attribute__((fallthrough));
+    case NVMF_APPLY_TAKE:
         a->step = NVMF_APPLY_RELEASE;
         let_go(t);
         if (!all_gone(a))

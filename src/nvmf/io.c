@@ -257,9 +257,9 @@ static void flush_next(struct nvmf_req *req);
 static void flush_done(struct plx_bdev_req *bio)
 {
     struct nvmf_req *req = plx_container_of(bio, struct nvmf_req, bio);
-    bool removed = req->ns->gone && req->qp->image && req->abort_status == PLX_SC_ABORTED_BY_REQUEST;
+    bool removed = nvmf_req_lost(req) && req->qp->image && req->abort_status == PLX_SC_ABORTED_BY_REQUEST;
     if (removed)
-        req->abort_status = 0; /* those that are there are to be flushed */
+        req->abort_status = 0, req->taken = false; /* those that are there are to be flushed */
     if (bio->status && !removed)
         nvmf_req_complete(req, with_dnr(bio->status));
     else
@@ -524,7 +524,7 @@ static uint16_t refusal(const struct nvmf_req *req, uint32_t nsid)
     uint32_t first = nsid == NVME_NSID_ALL ? 1 : nsid, last = nsid == NVME_NSID_ALL ? qp->image->nns : nsid;
     for (uint32_t i = first; i <= last && !status; i++) {
         const struct nvmf_image_ns *of = nvmf_image_ns(qp->image, i);
-        status = of ? nvmf_ana_status(port, of->ns->anagrpid) : status;
+        status = of ? nvmf_ana_status(port, of->anagrpid) : status;
     }
     return status;
 }

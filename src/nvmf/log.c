@@ -142,7 +142,7 @@ static uint8_t *put_ana_group(uint8_t *p, const struct nvmf_image *image, const 
     uint32_t n = 0;
     uint64_t changed = port->changed;
     for (uint32_t i = 0; i < image->nns; i++) {
-        if (!image->ns[i].ns || image->ns[i].ns->anagrpid != group)
+        if (!image->ns[i].ns || image->ns[i].anagrpid != group)
             continue;
         nsids[n++] = plx_put32(i + 1);
         changed = plx_max_u64(changed, image->ns[i].changed);

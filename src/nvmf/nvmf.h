@@ -73,7 +73,8 @@ struct nvmf_ns {
     struct plx_nvmf_subsystem *subsys;      /* the control reactor's; NULL once removed */
     const struct plx_nvmf_subsystem *owner; /* the same, to be compared only */
     struct plx_bdev *bdev;
-    uint32_t nsid, anagrpid;
+    uint32_t nsid;
+    uint32_t anagrpid; /* the control reactor's */
     uint8_t nguid[16], uuid[16], eui64[8];
     uint64_t before;             /* plx_nvmf_subsystem.changed, before it came; the control reactor's */
     bool seen;                   /* is in an image; the same */
@@ -81,6 +82,7 @@ struct nvmf_ns {
     struct plx_bdev_hold *hold;  /* while it has; the same */
     struct plx_bdev_access disk; /* the control reactor's */
     struct plx_fan drain;
+    bool masked;              /* seen by those hosts alone that it is attached to */
     struct nvmf_nsref refs[]; /* by reactor */
 };
 
@@ -111,15 +113,18 @@ struct plx_nvmf_subsystem {
     bool discovery;
 
     bool allow_any_host;
-    bool everywhere; /* reachable at every listener */
-    bool dirty;      /* differs from its image */
+    bool everywhere;     /* reachable at every listener */
+    bool dirty;          /* differs from its image */
+    bool common_changed; /* so does what all its hosts see of namespaces */
     struct nvmf_host *hosts;
     unsigned nhosts;
     struct nvmf_port *ports; /* the first is for those that have none of their own */
     unsigned nports;
-    struct nvmf_ns **ns; /* by nsid - 1; NULL where there is none */
-    uint64_t *changed;   /* the same: generation in which it last did; NVMF_NEXT for the one to come */
-    uint32_t nns;        /* entries of both */
+    struct nvmf_ns **ns;          /* by nsid - 1; NULL where there is none */
+    uint64_t *changed;            /* the same: generation in which it last did; NVMF_NEXT for the one to come */
+    uint32_t nns;                 /* entries of both */
+    struct nvmf_viewer **viewers; /* hosts to which namespaces are attached, by name: mask.c */
+    unsigned nviewers;
     unsigned nctrlrs;
     uint16_t last_cntlid;
     struct nvmf_image *image; /* its latest */
@@ -127,12 +132,25 @@ struct plx_nvmf_subsystem {
 
 #define NVMF_NEXT UINT64_MAX
 
+/* Namespaces as hosts see them. Immutable as well, shared by images, and counted in the same way. */
+struct nvmf_table {
+    unsigned refs;
+    uint32_t nns;
+    struct nvmf_image_ns {
+        struct nvmf_ns *ns; /* NULL where there is none */
+        uint64_t changed;   /* generation; of removed ones too */
+        uint64_t blocks;
+        uint32_t anagrpid;
+    } ns[]; /* by nsid - 1 */
+};
+
 /*
  * A subsystem as hosts see it. Immutable, and shared by the snapshots between two of its changes; which those are is
- * counted by the control reactor alone.
+ * counted by the control reactor alone. Hosts to which namespaces are attached have an image of their own in it.
  */
 struct nvmf_image {
     unsigned refs;
+    const struct nvmf_image *whole; /* the subsystem's, of which this is one host's view; or itself */
     struct plx_nvmf_subsystem *subsys;
     bool allow_any_host, everywhere;
     uint32_t ops; /* that at least one of its disks can do: bit 1 << enum plx_bdev_op */
@@ -140,11 +158,17 @@ struct nvmf_image {
     struct nvmf_host *hosts;
     struct nvmf_port *ports;
     uint32_t nns;
-    struct nvmf_image_ns {
-        struct nvmf_ns *ns; /* NULL where there is none */
-        uint64_t changed;   /* generation; of removed ones too */
-        uint64_t blocks;
-    } ns[]; /* by nsid - 1 */
+    struct nvmf_image_ns *ns; /* the table's */
+    struct nvmf_table *table; /* what this host sees, or hosts that have no view of their own */
+    struct nvmf_table *all;   /* all that there is: the same, where nothing is attached to single hosts */
+    struct nvmf_view *views;  /* by name */
+    unsigned nviews;
+};
+
+/* How one host sees it; the arrays are the whole image's. */
+struct nvmf_view {
+    struct nvmf_image image;
+    char nqn[NVME_NQN_MAX + 1];
 };
 
 /* An address, as the discovery log has it. */
@@ -178,8 +202,11 @@ struct nvmf_group {
     struct plx_list pauses;
     struct nvmf_slab *slabs;
     size_t req_size;
-    void *transport;         /* its transport's */
-    struct plx_fan_leg *leg; /* of a stop under way */
+    void *transport;            /* its transport's */
+    struct plx_fan_leg *leg;    /* of a stop under way */
+    struct plx_fan_leg *taking; /* of an apply, while hosts have commands in flight that it takes from them: mask.c */
+    uint64_t taking_since;
+    struct plx_timer take;
 };
 
 /* For messages: some programs give their host no name. */
@@ -284,6 +311,7 @@ struct nvmf_req {
     bool between;  /* two requests to the disk: see u.later */
     bool fused_first;
     uint16_t abort_status; /* what it is to end with instead of being executed; 0 for nothing */
+    bool taken;            /* its host does not see its namespace any more */
     uint32_t capsule_off;  /* where in what came in the capsule the command's data begins */
     struct nvme_cqe cqe;
     uint32_t capsule_data; /* bytes of data that came in the capsule */
@@ -400,6 +428,7 @@ enum nvmf_apply_step {
     NVMF_APPLY_OPEN,    /* channels of new disks are opened */
     NVMF_APPLY_PUBLISH, /* the snapshot goes to every reactor */
     NVMF_APPLY_TELL,    /* hosts are told what it changes */
+    NVMF_APPLY_TAKE,    /* what hosts have in flight ends, for namespaces that others see yet */
     NVMF_APPLY_RELEASE, /* what was taken away is let go of */
 };
 
@@ -414,6 +443,7 @@ struct nvmf_caller {
 struct nvmf_apply {
     enum nvmf_apply_step step;
     bool starting; /* the target's first one, which fails as a whole */
+    bool taking;   /* a namespace was taken from a host */
     int result;
     unsigned opening;
     struct nvmf_snapshot *next, *old;
@@ -474,6 +504,7 @@ struct plx_nvmf_target {
     struct nvmf_where *referrals;
     unsigned nreferrals;
     bool discovery_changed;
+    bool taken; /* a namespace from a host, since the last apply */
     /* Removed since the last apply; and what an apply did not wait for any longer. */
     struct plx_list removed_ns, removed_subsystems, removed_listeners;
     struct plx_list late_ns;
@@ -506,6 +537,8 @@ struct nvmf_walk {
 struct nvmf_walk nvmf_walk_from(const struct nvmf_group *g);
 /* The request that it is at, or NULL at its end. */
 struct nvmf_req *nvmf_walk_req(const struct nvmf_group *g, struct nvmf_walk *w);
+/* The same for each there is memory for; those not in use have no namespace. */
+void nvmf_reqs_each(const struct nvmf_group *g, void (*fn)(struct nvmf_req *req, void *arg), void *arg);
 /* Asks a request to end early, whoever has it. @return true if it was, or will be, without being executed */
 bool nvmf_req_abort(struct nvmf_req *req);
 
@@ -620,6 +653,9 @@ void nvmf_digest(const char *text, size_t len, uint8_t out[32]);
 
 /* ---- namespace.c ---- */
 
+/* On the control reactor; NULL with err filled when there is none. */
+struct nvmf_ns *nvmf_ns_find(const struct plx_nvmf_subsystem *s, uint32_t nsid, struct plx_error *err);
+
 /* Takes a namespace out of its subsystem: it leaves with the next apply, or at once if it never was visible. */
 void nvmf_ns_remove(struct nvmf_ns *ns);
 /* It could not be opened for the snapshot under way: it never was there. */
@@ -669,6 +705,12 @@ static inline void nvmf_req_enter_ns(struct nvmf_req *req, struct nvmf_nsref *re
     ref->in_flight++;
 }
 
+/* Whether its namespace is not there any more for its host, and its end has to tell that. */
+static inline bool nvmf_req_lost(const struct nvmf_req *req)
+{
+    return req->ns && (req->ns->gone || req->taken);
+}
+
 /* and no more. */
 static inline void nvmf_req_leave_ns(struct nvmf_req *req)
 {
@@ -713,6 +755,10 @@ struct nvmf_snapshot *nvmf_snapshot_make(struct plx_nvmf_target *t);
 void nvmf_snapshot_omit(struct nvmf_snapshot *snap, const struct nvmf_ns *ns);
 void nvmf_snapshot_free(struct nvmf_snapshot *snap);
 void nvmf_image_put(struct nvmf_image *image);
+struct nvmf_table *nvmf_table_new(uint32_t nns);
+void nvmf_table_put(struct nvmf_table *table);
+/* A namespace as it is now. */
+void nvmf_image_show(struct nvmf_image_ns *entry, struct nvmf_ns *ns);
 /* The image of a subsystem by its NQN, or NULL. */
 const struct nvmf_image *nvmf_snapshot_find(const struct nvmf_snapshot *snap, const char *nqn);
 bool nvmf_image_allows(const struct nvmf_image *image, const char *hostnqn);
@@ -725,6 +771,25 @@ uint16_t nvmf_ana_status(const struct nvmf_port *port, uint32_t anagrpid);
 /* Sums up what went through all disks of a subsystem. */
 void nvmf_image_stats(const struct nvmf_image *image, uint64_t *blocks512_read, uint64_t *blocks512_written,
                       uint64_t *reads, uint64_t *writes);
+
+/* ---- mask.c ---- */
+
+/* A namespace that is attached to hosts has changed. */
+void nvmf_mask_touch(struct plx_nvmf_subsystem *s, uint32_t nsid);
+/* It is attached to none any more. */
+void nvmf_mask_forget(struct plx_nvmf_subsystem *s, uint32_t nsid);
+void nvmf_mask_free(struct plx_nvmf_subsystem *s);
+/* Hosts' views of an image that is otherwise whole. @return false without memory */
+bool nvmf_mask_make(struct plx_nvmf_subsystem *s, struct nvmf_image *image);
+/* Takes a namespace out of those, as nvmf_snapshot_omit() does. */
+void nvmf_mask_omit(struct nvmf_image *image, const struct nvmf_ns *ns);
+/* What a host sees of a subsystem; NULL of NULL. */
+const struct nvmf_image *nvmf_image_seen_by(const struct nvmf_image *image, const char *hostnqn);
+/*
+ * A leg of the apply: ends what hosts have in flight for namespaces that were taken from them, and answers when it has
+ * ended, or with -ETIMEDOUT.
+ */
+void nvmf_mask_take_here(struct plx_fan_leg *leg);
 
 /* ---- apply.c ---- */
 

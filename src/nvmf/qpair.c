@@ -31,18 +31,6 @@ static bool grow(struct nvmf_group *g)
     return true;
 }
 
-void nvmf_reqs_of(struct nvmf_nsref *ref, void (*fn)(struct nvmf_req *req))
-{
-    const struct nvmf_group *g = ref->group;
-    const size_t prefix = g->target->transport->req_prefix;
-    for (struct nvmf_slab *slab = g->slabs; slab; slab = slab->next) /* new ones are put in front */
-        for (unsigned i = 0; i < SLAB_REQUESTS; i++) {
-            struct nvmf_req *req = (struct nvmf_req *)(void *)(slab->requests + i * g->req_size + prefix);
-            if (req->ns == ref)
-                fn(req);
-        }
-}
-
 struct nvmf_walk nvmf_walk_from(const struct nvmf_group *g)
 {
     return (struct nvmf_walk){.slab = g->slabs};
@@ -55,6 +43,32 @@ struct nvmf_req *nvmf_walk_req(const struct nvmf_group *g, struct nvmf_walk *w)
     if (!w->slab)
         return NULL;
     return (struct nvmf_req *)(void *)(w->slab->requests + w->n * g->req_size + g->target->transport->req_prefix);
+}
+
+/* New slabs are put in front: what is made meanwhile is not walked over. */
+void nvmf_reqs_each(const struct nvmf_group *g, void (*fn)(struct nvmf_req *req, void *arg), void *arg)
+{
+    struct nvmf_walk w = nvmf_walk_from(g);
+    for (struct nvmf_req *req; (req = nvmf_walk_req(g, &w)); w.n++)
+        fn(req, arg);
+}
+
+struct of_ns {
+    struct nvmf_nsref *ref;
+    void (*fn)(struct nvmf_req *req);
+};
+
+static void if_of_ns(struct nvmf_req *req, void *arg)
+{
+    const struct of_ns *of = arg;
+    if (req->ns == of->ref)
+        of->fn(req);
+}
+
+void nvmf_reqs_of(struct nvmf_nsref *ref, void (*fn)(struct nvmf_req *req))
+{
+    struct of_ns of = {ref, fn};
+    nvmf_reqs_each(ref->group, if_of_ns, &of);
 }
 
 void nvmf_slabs_free(struct nvmf_group *g)
@@ -295,7 +309,7 @@ void nvmf_req_complete(struct nvmf_req *req, uint16_t status)
 {
     if (plx_unlikely(status)) {
         /* Aborted because its namespace went, which is what its host is told: it is inactive now (Base 3.2.1). */
-        if (req->ns && req->ns->gone && status == PLX_SC_ABORTED_BY_REQUEST)
+        if (nvmf_req_lost(req) && status == PLX_SC_ABORTED_BY_REQUEST)
             status = PLX_SC_INVALID_NAMESPACE_OR_FORMAT | NVME_STATUS_DNR;
         if (req->qp->ctrlr)
             nvmf_ctrlr_log_error(req, status);

@@ -101,7 +101,7 @@ bool tcp_abort(struct nvmf_req *core)
         return true;
     case TCP_REQ_R2T:
         /* A host that has not asked for it cannot see a response while it sends the data: Linux is lost then. */
-        if (!req->tx && c->rx_req != req && !(core->ns && core->ns->gone))
+        if (!req->tx && c->rx_req != req && !nvmf_req_lost(core))
             return abandon(c, req);
         core->abort_status = PLX_SC_ABORTED_BY_REQUEST; /* the PDU under way first; sent() or the core does the rest */
         return true;
