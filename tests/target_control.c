@@ -173,7 +173,9 @@ static int cmd_remove_subsystem(struct plx_nvmf_subsystem **s, char **word, stru
 
 static int cmd_add_ns(struct plx_nvmf_subsystem **s, char **word, struct plx_error *err)
 {
-    const struct plx_nvmf_ns_opts opts = {.nsid = number(word[3]), .anagrpid = word[3] ? number(word[4]) : 0};
+    const struct plx_nvmf_ns_opts opts = {.nsid = number(word[3]),
+                                          .anagrpid = word[3] ? number(word[4]) : 0,
+                                          .ptpl_file = word[3] && word[4] ? word[5] : NULL};
     struct plx_bdev *disk = plx_bdev_find(word[2]);
     if (!disk)
         return plx_fail(err, -ENOENT, "there is no disk %.80s", word[2]);
@@ -263,13 +265,13 @@ static const struct command {
     {"listen", 2, 2, cmd_listen, NULL},                     /* ADDR[:PORT]: the port, which is its name from here on */
     {"unlisten", 2, 2, cmd_unlisten, NULL},                 /* PORT */
     {"remove-subsystem", 2, 2, NULL, cmd_remove_subsystem}, /* NQN */
-    {"add-ns", 3, 5, NULL, cmd_add_ns},                     /* NQN NAME [NSID [ANA-GROUP]]: the NSID */
-    {"remove-ns", 3, 3, NULL, cmd_remove_ns},               /* NQN NSID */
-    {"allow", 3, 3, NULL, cmd_allow},                       /* NQN HOSTNQN|any */
-    {"disallow", 3, 3, NULL, cmd_allow},                    /* the same */
-    {"add-listener", 3, 3, NULL, cmd_reach},                /* NQN PORT */
-    {"remove-listener", 3, 3, NULL, cmd_reach},             /* NQN PORT */
-    {"ana", 5, 5, NULL, cmd_ana},                           /* NQN PORT|all ANA-GROUP STATE; group 0 is all */
+    {"add-ns", 3, 6, NULL, cmd_add_ns}, /* NQN NAME [NSID [ANA-GROUP [FILE]]]: the NSID; FILE keeps reservations */
+    {"remove-ns", 3, 3, NULL, cmd_remove_ns},   /* NQN NSID */
+    {"allow", 3, 3, NULL, cmd_allow},           /* NQN HOSTNQN|any */
+    {"disallow", 3, 3, NULL, cmd_allow},        /* the same */
+    {"add-listener", 3, 3, NULL, cmd_reach},    /* NQN PORT */
+    {"remove-listener", 3, 3, NULL, cmd_reach}, /* NQN PORT */
+    {"ana", 5, 5, NULL, cmd_ana},               /* NQN PORT|all ANA-GROUP STATE; group 0 is all */
     {"start", 1, 1, cmd_start, NULL},
     {"apply", 1, 1, cmd_apply, NULL},
     {"quit", 1, 1, cmd_quit, NULL}, /* as the end of the input does */
