@@ -34,6 +34,7 @@ class Control:
         self.words = [str(pathlib.Path(target.binary()).parent / "tests/target_control"), str(reactors)]
         self.process = self.out = self.err = self.line = None
         self.answered = 0
+        self.killed = False
 
     def __call__(self, *words):
         """Runs a command. The number that it answers, or None; Refused is raised with what it says is wrong."""
@@ -62,6 +63,12 @@ class Control:
         self("apply")
         return number
 
+    def kill(self):
+        """As a crash does, or a machine that loses its power."""
+        self.killed = True
+        self.process.kill()
+        self.process.wait()
+
     @property
     def stderr(self):
         return self.err.text
@@ -75,7 +82,10 @@ class Control:
         return self
 
     def __exit__(self, kind, value, trace):
-        self.process.stdin.close()
+        try:
+            self.process.stdin.close()
+        except BrokenPipeError:
+            pass
         try:
             status = self.process.wait(REPORT_LIMIT)
         except subprocess.TimeoutExpired:
@@ -85,5 +95,6 @@ class Control:
         RUNNING.discard(self.process)
         self.out.join(REPORT_LIMIT)
         self.err.join(REPORT_LIMIT)
+        status = 0 if self.killed else status
         if (status or SANITIZER.search(self.stderr)) and value is None:
             raise TargetError(f"{self.words}: exit status {status}\n{self.stderr}")

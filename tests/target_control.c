@@ -173,10 +173,11 @@ static int cmd_remove_subsystem(struct plx_nvmf_subsystem **s, char **word, stru
 
 static int cmd_add_ns(struct plx_nvmf_subsystem **s, char **word, struct plx_error *err)
 {
-    const bool group = word[3] && word[4];
+    const bool group = word[3] && word[4], masked = group && word[5] && strcmp(word[5], "masked") == 0;
     const struct plx_nvmf_ns_opts opts = {.nsid = number(word[3]),
                                           .anagrpid = group ? number(word[4]) : 0,
-                                          .no_auto_visible = group && word[5] && strcmp(word[5], "masked") == 0};
+                                          .ptpl_file = group && !masked ? word[5] : NULL,
+                                          .no_auto_visible = masked};
     struct plx_bdev *disk = plx_bdev_find(word[2]);
     if (!disk)
         return plx_fail(err, -ENOENT, "there is no disk %.80s", word[2]);
@@ -277,7 +278,7 @@ static const struct command {
     {"listen", 2, 2, cmd_listen, NULL},                     /* ADDR[:PORT]: the port, which is its name from here on */
     {"unlisten", 2, 2, cmd_unlisten, NULL},                 /* PORT */
     {"remove-subsystem", 2, 2, NULL, cmd_remove_subsystem}, /* NQN */
-    {"add-ns", 3, 6, NULL, cmd_add_ns},                     /* NQN NAME [NSID [ANA-GROUP [masked]]]: the NSID */
+    {"add-ns", 3, 6, NULL, cmd_add_ns},                     /* NQN NAME [NSID [ANA-GROUP [masked|PTPL-FILE]]]: NSID */
     {"remove-ns", 3, 3, NULL, cmd_remove_ns},               /* NQN NSID */
     {"attach", 4, 4, NULL, cmd_attach},                     /* NQN NSID HOSTNQN: of one that is masked */
     {"detach", 4, 4, NULL, cmd_attach},                     /* the same */

@@ -49,6 +49,7 @@ static void set_image(struct nvmf_qpair *qp, const struct nvmf_image *image)
     qp->image = image;
     qp->last_nsid = 0;
     qp->last = NULL;
+    qp->access_nsid = 0;
 }
 
 void nvmf_group_see(struct nvmf_group *g)
@@ -59,7 +60,8 @@ void nvmf_group_see(struct nvmf_group *g)
 void nvmf_qpair_see(struct nvmf_qpair *qp)
 {
     set_image(qp, nvmf_image_seen_by(qp->group->snap->images[qp->ctrlr->subsys->index], qp->ctrlr->hostnqn));
-    qp->plain = qp->state == NVMF_QP_READY && all_accessible(qp->image, qp->portid) && !nvmf_paused(qp);
+    qp->plain = qp->state == NVMF_QP_READY && all_accessible(qp->image, qp->portid) && !nvmf_paused(qp) &&
+                !nvmf_resv_concerns(qp);
 }
 
 static bool same_discovery(const struct nvmf_snapshot *old, const struct nvmf_snapshot *new, struct nvmf_qpair *qp)

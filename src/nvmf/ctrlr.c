@@ -146,6 +146,7 @@ static void forget_events(struct nvmf_ctrlr *c)
 {
     c->events = c->events_masked = 0;
     c->ns_seen = c->qpairs[0]->group->snap->generation;
+    memset(&c->resv_log, 0, sizeof c->resv_log);
 }
 
 void nvmf_ctrlr_start(struct nvmf_ctrlr *c)

@@ -23,7 +23,7 @@ static unsigned log2_of(uint32_t v)
 static unsigned oncs_of(uint32_t ops)
 {
     return (ops & 1u << PLX_BDEV_COMPARE ? 1u << 0 : 0) | (ops & 1u << PLX_BDEV_UNMAP ? 1u << 2 : 0) |
-           (ops & 1u << PLX_BDEV_WRITE_ZEROES ? 1u << 3 : 0) | 1u << 7 /* Verify */ |
+           (ops & 1u << PLX_BDEV_WRITE_ZEROES ? 1u << 3 : 0) | 1u << 5 /* reservations */ | 1u << 7 /* Verify */ |
            (ops & 1u << PLX_BDEV_COPY ? 1u << 8 : 0);
 }
 
@@ -116,6 +116,12 @@ static const struct nvmf_image_ns *ns_of(const struct nvmf_req *req)
     return nvmf_image_ns(req->qp->image, plx_get32(req->cmd.nsid));
 }
 
+/* RESCAP: persistence through power loss; all six types; the Ignore Existing Key of revision 1.3 or later */
+static uint8_t rescap_of(const struct nvmf_ns *ns)
+{
+    return (uint8_t)(ns->can_persist | 0x7e | 1 << 7);
+}
+
 static void fill_ns(const struct nvmf_image_ns *of, const struct plx_nvmf_opts *opts, struct nvme_id_ns *id)
 {
     const struct nvmf_ns *ns = of->ns;
@@ -123,7 +129,8 @@ static void fill_ns(const struct nvmf_image_ns *of, const struct plx_nvmf_opts *
     unsigned unit = info->write_unit > info->block_size ? info->write_unit / info->block_size : 1;
     id->nsze = id->ncap = id->nuse = plx_put64(of->blocks);
     id->nsfeat = (uint8_t)(1 << 4 | (info->ops >> PLX_BDEV_ALLOCATED & 1)); /* preferred sizes given; thin */
-    id->nmic = 1;                                                    /* may be reached through several controllers */
+    id->nmic = 1; /* may be reached through several controllers */
+    id->rescap = rescap_of(ns);
     id->dlfeat = (uint8_t)(info->unmap_reads_zero ? 1 | 1 << 3 : 0); /* deallocated blocks read as zeroes */
     id->npwg = id->npwa = id->nows = plx_put16(unit - 1);
     id->npdg = id->npda = plx_put16(info->unmap_granularity ? plx_min_u64(info->unmap_granularity - 1, UINT16_MAX) : 0);
@@ -181,6 +188,7 @@ static void identify_independent_ns(struct nvmf_req *req)
         const struct plx_bdev_info *info = plx_bdev_info(of->ns->bdev);
         id->nsfeat = info->rotational ? 1 << 4 : 0;
         id->nmic = 1;
+        id->rescap = rescap_of(of->ns);
         id->anagrpid = plx_put32(of->anagrpid);
         id->nsattr = info->read_only;
         id->nstat = 1; /* ready */

@@ -513,10 +513,10 @@ static bool writes(uint8_t opcode)
     return opcode == NVME_IO_WRITE || opcode == NVME_IO_WRITE_ZEROES || opcode == NVME_IO_DSM || opcode == NVME_IO_COPY;
 }
 
-/* What a command ends with because of its queue, or because of the state of the path that it came by. */
+/* What a command ends with because of its queue, of the state of the path that it came by, or of a reservation. */
 static uint16_t refusal(const struct nvmf_req *req, uint32_t nsid)
 {
-    const struct nvmf_qpair *qp = req->qp;
+    struct nvmf_qpair *qp = req->qp;
     if (qp->state != NVMF_QP_READY || !qp->image)
         return PLX_SC_COMMAND_SEQUENCE_ERROR | DNR;
     const struct nvmf_port *port = nvmf_image_port(qp->image, qp->portid);
@@ -525,6 +525,8 @@ static uint16_t refusal(const struct nvmf_req *req, uint32_t nsid)
     for (uint32_t i = first; i <= last && !status; i++) {
         const struct nvmf_image_ns *of = nvmf_image_ns(qp->image, i);
         status = of ? nvmf_ana_status(port, of->anagrpid) : status;
+        if (of && !status)
+            status = nvmf_resv_refusal(qp, nvmf_ref(qp, i), i, req->cmd.opcode);
     }
     return status;
 }
@@ -576,6 +578,11 @@ static inline uint16_t parse_plain(struct nvmf_req *req)
         return parse_verify(req);
     case NVME_IO_COPY:
         return parse_copy(req);
+    case NVME_IO_RESV_REGISTER:
+    case NVME_IO_RESV_REPORT:
+    case NVME_IO_RESV_ACQUIRE:
+    case NVME_IO_RESV_RELEASE:
+        return nvmf_parse_reservation(req);
     default:
         return PLX_SC_INVALID_OPCODE | DNR;
     }

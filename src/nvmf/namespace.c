@@ -133,6 +133,7 @@ void nvmf_ns_free(struct nvmf_ns *ns)
 {
     plx_list_del(&ns->link);
     plx_fan_destroy(&ns->drain);
+    nvmf_resv_close(ns);
     free(ns);
 }
 
@@ -150,6 +151,7 @@ int plx_nvmf_subsystem_add_ns(struct plx_nvmf_subsystem *s, struct plx_bdev *bde
     if (!ns)
         return plx_fail(err, -ENOMEM, "out of memory");
     ret = check_identities(s, ns, err);
+    ret = ret ? ret : nvmf_resv_open(ns, o->ptpl_file, err);
     if (ret) {
         nvmf_ns_free(ns);
         return ret;
@@ -248,6 +250,7 @@ static void ns_opened(struct plx_bdev_access *disk, int result)
                                           .bdev = ns->bdev,
                                           .info = info,
                                           .group = &t->groups[i],
+                                          .resv = nvmf_resv_seen(ns),
                                           .block_shift = (uint8_t)__builtin_ctz(info->block_size)};
     nvmf_apply_opened(t, ns, result);
 }

@@ -21,6 +21,7 @@
 #include "base/log.h"
 #include "bdev/access.h"
 #include "nvme/spec.h"
+#include "nvmf/reservation.h"
 #include "reactor/owner.h"
 
 #include <pthread.h>
@@ -61,6 +62,8 @@ struct nvmf_nsref {
     size_t bytes;            /* of buffers that those requests hold */
     struct plx_fan_leg *leg; /* of ns->drain: answered when nothing is in flight */
     struct plx_timer limit;
+    const struct nvmf_resv *resv;         /* NULL while the namespace is not reserved */
+    const struct nvmf_ns_resv *expelling; /* a Preempt and Abort, while commands are waited for that it ends */
 } __attribute__((aligned(64)));
 
 /*
@@ -76,6 +79,8 @@ struct nvmf_ns {
     uint32_t nsid;
     uint32_t anagrpid; /* the control reactor's */
     uint8_t nguid[16], uuid[16], eui64[8];
+    bool can_persist;            /* reservations do, through power loss */
+    struct nvmf_ns_resv *resv;   /* NULL until there is one; the control reactor's */
     uint64_t before;             /* plx_nvmf_subsystem.changed, before it came; the control reactor's */
     bool seen;                   /* is in an image; the same */
     bool opened;                 /* has channels; the same */
@@ -236,11 +241,13 @@ struct nvmf_ctrlr {
     struct plx_timer kato_timer;
     struct nvmf_req *aers[NVMF_AER_LIMIT];
     unsigned naers;
-    unsigned aborts;          /* under way */
-    uint32_t events;          /* that happened and wait for a request to be told by: bits of nvmf_events() */
-    uint32_t events_masked;   /* that were told, until the host has read their log page */
-    uint64_t ns_seen;         /* generation in which it read which namespaces have changed */
-    uint64_t last_keep_alive; /* reactor time */
+    unsigned aborts;        /* under way */
+    uint32_t events;        /* that happened and wait for a request to be told by: bits of nvmf_events() */
+    uint32_t events_masked; /* that were told, until the host has read their log page */
+    uint64_t ns_seen;       /* generation in which it read which namespaces have changed */
+    struct nvmf_resv_log resv_log;
+    uint8_t resv_mask[NVMF_MAX_NAMESPACES]; /* feature 82h, by nsid - 1: bits 1 << enum nvme_resv_notice */
+    uint64_t last_keep_alive;               /* reactor time */
     struct plx_msg reset_msg;
     _Atomic bool reset_sent;
     uint32_t feat_arbitration, feat_power, feat_error_recovery, feat_atomicity, feat_async_event;
@@ -260,6 +267,7 @@ struct nvmf_ctrlr {
 enum nvmf_event {
     NVMF_EVENT_NS = 1 << 8,                 /* Namespace Attribute Changed */
     NVMF_EVENT_ANA = 1 << 11,               /* Asymmetric Namespace Access Change */
+    NVMF_EVENT_RESERVATION = 1 << 30,       /* Reservation Log Page Available: feature 82h has it, and not 0Bh */
     NVMF_EVENT_DISCOVERY = (int)(1u << 31), /* Discovery Log Page Change */
 };
 
@@ -334,7 +342,10 @@ struct nvmf_req {
         } held;                      /* of commands for a namespace that is paused */
     } u;
     struct iovec iov[2];
-    struct plx_bdev_req bio;
+    union {
+        struct plx_bdev_req bio;
+        struct nvmf_resv_op resv; /* of commands that no disk sees */
+    };
 };
 
 /*
@@ -395,12 +406,14 @@ struct nvmf_qpair {
     uint16_t entries;
     uint16_t sqhd;
     uint8_t state; /* enum nvmf_qpair_state */
-    bool plain;    /* ready, and every namespace is accessible: I/O commands need no closer look */
+    bool plain;    /* ready, and every namespace accessible and not reserved: I/O commands need no closer look */
     bool no_sq_flow;
     uint32_t in_flight;     /* requests between capsule and response */
     struct nvmf_req *fused; /* first half of a fused command whose second half must come next */
     bool active;            /* a command came since the transport last told the controller */
     bool fused_failed;      /* the first half of a fused command was refused */
+    uint8_t access;         /* enum nvmf_resv_access, to the namespace access_nsid, which may be 0 */
+    uint32_t access_nsid;
     struct plx_msg kill_msg;
     _Atomic bool kill_sent;
     struct plx_msg detach_msg;

@@ -311,6 +311,8 @@ void nvmf_req_complete(struct nvmf_req *req, uint16_t status)
         /* Aborted because its namespace went, which is what its host is told: it is inactive now (Base 3.2.1). */
         if (nvmf_req_lost(req) && status == PLX_SC_ABORTED_BY_REQUEST)
             status = PLX_SC_INVALID_NAMESPACE_OR_FORMAT | NVME_STATUS_DNR;
+        else if (status == PLX_SC_ABORTED_BY_REQUEST && req->abort_status == PLX_SC_PREEMPTED_AND_ABORTED)
+            status = PLX_SC_PREEMPTED_AND_ABORTED;
         if (req->qp->ctrlr)
             nvmf_ctrlr_log_error(req, status);
     }
