@@ -244,7 +244,10 @@ bool plx_piece_cancel(struct plx_bdev_channel *ch, struct plx_piece *p);
 /* The NVMe status nearest to a negative errno value of a read (write = false) or anything else (true). */
 uint16_t plx_bdev_status(int64_t err, bool write);
 
-/* A disk's name taken apart: scheme:body?key=value&key=value. A plain path is file:path. */
+/*
+ * A disk's name taken apart: scheme:body?key=value&key=value. A plain path is file:path. A body that begins with a
+ * bracket, as a filter's may, ends with the one that closes it.
+ */
 struct plx_url {
     char scheme[16];
     char body[4096]; /* "1G" of ram:1G; a path, made absolute, for a file */
@@ -255,6 +258,10 @@ struct plx_url {
 };
 
 int plx_url_parse(const char *text, struct plx_url *url, struct plx_error *err);
+/* The full form of a filter's name without settings: "SCHEME:BELOW", or "SCHEME:[BELOW]". */
+void plx_url_over(const char *scheme, const char *below, char *text, size_t size);
+/* Has url->text name the disk below as that is known, which may not be how it was asked for. */
+void plx_url_restate(struct plx_url *url, const char *below);
 /* The value of a parameter, or NULL. */
 const char *plx_url_param(const struct plx_url *url, const char *key);
 /* Fails with a sentence that names the keys there are, when there is another one. `known` is "block ro uuid". */
