@@ -169,6 +169,7 @@ struct plx_bdev_driver {
 };
 
 extern const struct plx_bdev_driver plx_bdev_ram, plx_bdev_null, plx_bdev_file, plx_bdev_nvme_tcp;
+extern const struct plx_bdev_driver plx_bdev_filter_delay, plx_bdev_filter_error;
 
 /* All of them, NULL-terminated. */
 extern const struct plx_bdev_driver *const plx_bdev_drivers[];
@@ -202,6 +203,12 @@ void plx_bdev_filter_init(struct plx_bdev *filter, struct plx_bdev *below);
  * sees no more of it. Its lba may have been changed.
  */
 void plx_bdev_forward(struct plx_bdev_channel *below, struct plx_bdev_req *req);
+
+/*
+ * Keeps a request that submit() was given for later: from now on its channel lists it, so that abort and reset reach
+ * it. It is forwarded or completed in the end. Who asks for sub-requests keeps it by that.
+ */
+void plx_bdev_filter_keep(struct plx_bdev_channel *ch, struct plx_bdev_req *req);
 
 const void *plx_bdev_map_never(struct plx_bdev_channel *ch, uint64_t lba, uint32_t nlb);
 
