@@ -126,6 +126,29 @@ static int cmd_rescan(char **word, struct plx_error *err)
     return ret ? ret : LATER;
 }
 
+/* Of filters: numbers are those of <pollux/bdev_filter.h>. */
+
+static int cmd_delay(char **word, struct plx_error *err)
+{
+    struct plx_bdev *disk = plx_bdev_find(word[1]);
+    if (!disk)
+        return plx_fail(err, -ENOENT, "there is no disk %.80s", word[1]);
+    return plx_bdev_delay_set(disk, (enum plx_bdev_delay)number(word[2]), number(word[3]), err);
+}
+
+static int cmd_inject(char **word, struct plx_error *err)
+{
+    const struct plx_bdev_injection what = {.type = (enum plx_bdev_injection_type)number(word[2]),
+                                            .ops = 1u << number(word[3]),
+                                            .count = number(word[4]),
+                                            .status = PLX_SC_WRITE_FAULT,
+                                            .corrupt_value = 0xff};
+    struct plx_bdev *disk = plx_bdev_find(word[1]);
+    if (!disk)
+        return plx_fail(err, -ENOENT, "there is no disk %.80s", word[1]);
+    return plx_bdev_error_inject(disk, &what, err);
+}
+
 static int cmd_subsystem(char **word, struct plx_error *err)
 {
     struct plx_nvmf_subsystem_opts opts = {.nqn = word[1]};
@@ -274,6 +297,8 @@ static const struct command {
     {"close", 2, 2, cmd_close, NULL},                       /* NAME */
     {"resize", 3, 3, cmd_resize, NULL},                     /* NAME BYTES */
     {"rescan", 2, 2, cmd_rescan, NULL},                     /* NAME */
+    {"delay", 4, 4, cmd_delay, NULL},                       /* NAME WHICH US */
+    {"inject", 5, 5, cmd_inject, NULL},                     /* NAME TYPE OPERATION COUNT */
     {"subsystem", 2, 4, cmd_subsystem, NULL},               /* NQN [any-host] [some-listeners] */
     {"listen", 2, 2, cmd_listen, NULL},                     /* ADDR[:PORT]: the port, which is its name from here on */
     {"unlisten", 2, 2, cmd_unlisten, NULL},                 /* PORT */
@@ -400,7 +425,7 @@ static int clean_up(void)
     for (unsigned i = 0; i < nreactors; i++)
         plx_reactor_destroy(reactors[i]);
     plx_bdev_each(collect, disks);
-    for (unsigned i = 0; i < DISKS && disks[i]; i++)
+    for (unsigned i = 0; i < DISKS && disks[i]; i++) /* of filters that opened what is below them, none is left */
         if (plx_bdev_close(disks[i]))
             status = 1;
     return status;

@@ -12,8 +12,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-const struct plx_bdev_driver *const plx_bdev_drivers[] = {&plx_bdev_file, &plx_bdev_ram, &plx_bdev_null,
-                                                          &plx_bdev_nvme_tcp, NULL};
+const struct plx_bdev_driver *const plx_bdev_drivers[] = {
+    &plx_bdev_file,         &plx_bdev_ram, &plx_bdev_null, &plx_bdev_nvme_tcp, &plx_bdev_filter_delay,
+    &plx_bdev_filter_error, NULL};
 
 enum {
     NO_RANGE = 1 << PLX_BDEV_FLUSH | 1 << PLX_BDEV_RESET | 1 << PLX_BDEV_ALLOCATED,
@@ -36,13 +37,18 @@ const char *const *plx_bdev_kinds(void)
 
 /*
  * A random UUID for a disk that is another one at each start; and info->origin: the UUID, or for such a disk its name,
- * and all settings. That of a disk without settings is its UUID, so that they are no part of it.
+ * and all settings. That of a disk without settings is its UUID, so that they are no part of it; that of a filter
+ * which has the UUID of the disk below begins with what was asked for there.
  */
-static int fill_identity(struct plx_bdev_info *info, const struct plx_url *url)
+static int fill_identity(struct plx_bdev *bdev, const struct plx_url *url)
 {
+    struct plx_bdev_info *info = &bdev->info;
+    const struct plx_bdev_info *below = bdev->below ? &bdev->below->info : NULL;
     char text[sizeof info->origin + sizeof url->params[0]];
     int ret = 0;
     memcpy(info->origin, info->uuid, sizeof info->origin);
+    if (below && !memcmp(info->uuid, below->uuid, sizeof info->uuid))
+        memcpy(info->origin, below->origin, sizeof info->origin);
     if (plx_uuid_nil(info->uuid)) {
         ret = plx_uuid_random(info->uuid);
         if (!ret)
@@ -158,7 +164,9 @@ int plx_bdev_open_as(const char *text, const char *name, struct plx_bdev **out, 
     ret = (*driver)->open(url, &bdev, err);
     if (ret)
         goto free_url;
-    ret = fill_identity(&bdev->info, url);
+    if (bdev->below)
+        plx_url_restate(url, bdev->below->info.name);
+    ret = fill_identity(bdev, url);
     if (ret)
         plx_fail(err, ret, "cannot make a UUID for %s", url->name);
     else

@@ -169,6 +169,7 @@ struct plx_bdev_driver {
 };
 
 extern const struct plx_bdev_driver plx_bdev_ram, plx_bdev_null, plx_bdev_file, plx_bdev_nvme_tcp;
+extern const struct plx_bdev_driver plx_bdev_filter_delay, plx_bdev_filter_error;
 
 /* All of them, NULL-terminated. */
 extern const struct plx_bdev_driver *const plx_bdev_drivers[];
@@ -202,6 +203,12 @@ void plx_bdev_filter_init(struct plx_bdev *filter, struct plx_bdev *below);
  * sees no more of it. Its lba may have been changed.
  */
 void plx_bdev_forward(struct plx_bdev_channel *below, struct plx_bdev_req *req);
+
+/*
+ * Keeps a request that submit() was given for later: from now on its channel lists it, so that abort and reset reach
+ * it. It is forwarded or completed in the end. Who asks for sub-requests keeps it by that.
+ */
+void plx_bdev_filter_keep(struct plx_bdev_channel *ch, struct plx_bdev_req *req);
 
 const void *plx_bdev_map_never(struct plx_bdev_channel *ch, uint64_t lba, uint32_t nlb);
 
@@ -244,7 +251,10 @@ bool plx_piece_cancel(struct plx_bdev_channel *ch, struct plx_piece *p);
 /* The NVMe status nearest to a negative errno value of a read (write = false) or anything else (true). */
 uint16_t plx_bdev_status(int64_t err, bool write);
 
-/* A disk's name taken apart: scheme:body?key=value&key=value. A plain path is file:path. */
+/*
+ * A disk's name taken apart: scheme:body?key=value&key=value. A plain path is file:path. A body that begins with a
+ * bracket, as a filter's may, ends with the one that closes it.
+ */
 struct plx_url {
     char scheme[16];
     char body[4096]; /* "1G" of ram:1G; a path, made absolute, for a file */
@@ -255,6 +265,10 @@ struct plx_url {
 };
 
 int plx_url_parse(const char *text, struct plx_url *url, struct plx_error *err);
+/* The full form of a filter's name without settings: "SCHEME:BELOW", or "SCHEME:[BELOW]". */
+void plx_url_over(const char *scheme, const char *below, char *text, size_t size);
+/* Has url->text name the disk below as that is known, which may not be how it was asked for. */
+void plx_url_restate(struct plx_url *url, const char *below);
 /* The value of a parameter, or NULL. */
 const char *plx_url_param(const struct plx_url *url, const char *key);
 /* Fails with a sentence that names the keys there are, when there is another one. `known` is "block ro uuid". */
