@@ -210,6 +210,8 @@ struct plx_nvmf_ns_info {
     uint32_t nsid, anagrpid;
     struct plx_bdev *bdev;
     uint8_t uuid[16], nguid[16], eui64[8]; /**< zeroes: none */
+    bool no_auto_visible;
+    const char *ptpl_file; /**< or NULL; stays until it is removed */
 };
 /** @return false when there is no such namespace */
 PLX_API bool plx_nvmf_ns_info(const struct plx_nvmf_subsystem *s, uint32_t nsid, struct plx_nvmf_ns_info *out);

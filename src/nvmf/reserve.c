@@ -455,6 +455,11 @@ static int resv_restore(struct nvmf_ns_resv *v, struct plx_error *err)
     }
 }
 
+const char *nvmf_resv_file(const struct nvmf_ns *ns)
+{
+    return ns->resv ? ns->resv->file : NULL;
+}
+
 int nvmf_resv_open(struct nvmf_ns *ns, const char *file, struct plx_error *err)
 {
     if (!file)
