@@ -6,6 +6,7 @@
  */
 #include "nvmf/nvmf.h"
 
+#include "base/uuid.h"
 #include "reactor/aio.h"
 #include "reactor/keep.h"
 
@@ -552,6 +553,8 @@ uint16_t nvmf_parse_reservation(struct nvmf_req *req)
     uint16_t status = nvmf_resv_check(kind, cdw10);
     if (status)
         return status;
+    if (plx_uuid_nil(req->qp->ctrlr->hostid)) /* several hosts may have this one */
+        return PLX_SC_HOST_ID_NOT_INITIALIZED | DNR;
     /* Linux sends two keys always, where Release has one. */
     uint32_t need = kind == NVMF_RESV_RELEASE ? sizeof(plx_le64) : sizeof(struct nvme_resv_keys);
     uint32_t have = plx_get32(req->cmd.sgl.length);
