@@ -382,8 +382,11 @@ static struct nvmf_ns_resv *resv_create(struct nvmf_ns *ns, const char *file)
     struct nvmf_ns_resv *v = calloc(1, sizeof *v + t->nreactors * sizeof v->expelling[0]);
     if (!v)
         return NULL;
+    const size_t size = file ? strlen(file) + 1 : 0;
     v->ns = ns;
-    v->file = file ? strdup(file) : NULL;
+    v->file = file ? malloc(size) : NULL;
+    if (v->file)
+        memcpy(v->file, file, size);
     plx_list_init(&v->ops);
     if ((!file || v->file) && plx_fan_init(&v->fan, nvmf_control_reactor(t), t->reactors, t->nreactors) == 0)
         return v;
