@@ -197,7 +197,9 @@ struct nvmf_group {
     struct plx_list qpairs;
     struct nvmf_req *free_reqs;
     unsigned reqs_in_use;
-    bool in_place; /* see the snapshot */
+    bool in_place;         /* see the snapshot */
+    uint64_t connected[2]; /* admin and I/O queue pairs since the start, */
+    uint64_t completed[2]; /* and commands of those that have left */
     struct nvmf_slab *slabs;
     size_t req_size;
     void *transport;            /* its transport's */
@@ -221,7 +223,8 @@ struct nvmf_ctrlr {
     uint16_t cntlid;
     uint8_t hostid[16];
     char hostnqn[NVME_NQN_MAX + 1];
-    char name[64]; /* for logs: "controller 3" */
+    char name[64];  /* for logs: "controller 3" */
+    uint64_t since; /* reactor time */
 
     /* The control reactor's. */
     struct nvmf_qpair **qpairs; /* by qid; [0] is the admin queue */
@@ -290,7 +293,7 @@ typedef void (*nvmf_execute_fn)(struct nvmf_req *req);
 /* A command: allocated once, used again and again, embedded in its transport's. Hot members first. */
 struct nvmf_req {
     struct nvmf_req *next; /* free list, or a queue of the transport's */
-    struct nvmf_qpair *qp;
+    struct nvmf_qpair *qp; /* NULL while it is not in use */
     struct nvmf_nsref *ns; /* counted there */
 
     nvmf_execute_fn execute; /* from here to cqe.dw1: zero in a new one */
@@ -314,6 +317,7 @@ struct nvmf_req {
     uint32_t capsule_data; /* bytes of data that came in the capsule */
     struct nvme_cmd cmd;
     struct nvmf_req *chain; /* next in its bucket of pending requests */
+    uint64_t start;         /* reactor time at which the command came */
     union {
         struct {
             struct plx_msg msg;
@@ -359,6 +363,8 @@ struct nvmf_transport {
     bool (*abort)(struct nvmf_req *req);
     /* Ends the connection: no command comes from it any more. Ends later with nvmf_qpair_detach(). */
     void (*kill)(struct nvmf_qpair *qp, const char *why);
+    /* Where a request is that it has (NVMF_REQ_TRANSPORT). */
+    enum plx_nvmf_stage (*stage)(const struct nvmf_req *req);
     /* The local address, for the discovery log; AF_UNSPEC where there is none. */
     void (*local_addr)(struct nvmf_qpair *qp, struct sockaddr_storage *ss);
 };
@@ -389,15 +395,18 @@ struct nvmf_qpair {
     uint8_t state; /* enum nvmf_qpair_state */
     bool plain;    /* ready, and every namespace is accessible: I/O commands need no closer look */
     bool no_sq_flow;
-    uint32_t in_flight;     /* requests between capsule and response */
-    struct nvmf_req *fused; /* first half of a fused command whose second half must come next */
-    bool active;            /* a command came since the transport last told the controller */
-    bool fused_failed;      /* the first half of a fused command was refused */
+    uint32_t in_flight;              /* requests between capsule and response */
+    uint64_t completed;              /* commands */
+    uint64_t since;                  /* reactor time at which its connection came */
+    bool header_digest, data_digest; /* its transport's, to be told */
+    struct nvmf_req *fused;          /* first half of a fused command whose second half must come next */
+    bool active;                     /* a command came since the transport last told the controller */
+    bool fused_failed;               /* the first half of a fused command was refused */
     struct plx_msg kill_msg;
     _Atomic bool kill_sent;
     struct plx_msg detach_msg;
     void (*detached)(struct nvmf_qpair *qp); /* called on the queue pair's reactor */
-    char peer[PLX_ADDR_TEXT];
+    char peer[PLX_ADDR_TEXT], local[PLX_ADDR_TEXT];
     struct nvmf_req *pending[NVMF_PENDING_BUCKETS]; /* by command identifier */
 };
 
@@ -504,6 +513,7 @@ struct plx_nvmf_target {
     struct nvmf_snapshot *snap; /* the latest that was published */
     uint64_t generation, genctr;
     struct nvmf_apply apply;
+    unsigned queries; /* under way: query.c */
     enum nvmf_target_state state;
     struct nvmf_phase phase;
 };
@@ -518,6 +528,12 @@ void nvmf_slabs_free(struct nvmf_group *g);
 void nvmf_reqs_of(struct nvmf_nsref *ref, void (*fn)(struct nvmf_req *req));
 /* The same for each there is memory for; those not in use have no namespace. */
 void nvmf_reqs_each(const struct nvmf_group *g, void (*fn)(struct nvmf_req *req, void *arg), void *arg);
+/*
+ * Some of them: *at is NULL at first, and where to go on then, in another round if it is to be. Those that have come to
+ * be meanwhile are left out. @return whether there are more
+ */
+bool nvmf_reqs_some(const struct nvmf_group *g, const struct nvmf_slab **at,
+                    void (*fn)(struct nvmf_req *req, void *arg), void *arg);
 /* Asks a request to end early, whoever has it. @return true if it was, or will be, without being executed */
 bool nvmf_req_abort(struct nvmf_req *req);
 
@@ -790,7 +806,7 @@ void nvmf_listeners_free(struct plx_nvmf_target *t);
 
 /* ---- target.c ---- */
 
-/* No apply is under way any more. */
+/* No apply, or no query, is under way any more: a stop that has waited for that begins. */
 void nvmf_target_may_stop(struct plx_nvmf_target *t);
 
 /* What hosts are to see is edited before the target runs, or on its control reactor. */

@@ -2,11 +2,16 @@
 /* Queue pairs and the life of a request: parse, execute, complete. */
 #include "nvmf/nvmf.h"
 
+#include "reactor/now.h"
+
 #include <assert.h>
 #include <stdlib.h>
 #include <string.h>
 
-enum { SLAB_REQUESTS = 32 };
+enum {
+    SLAB_REQUESTS = 32,
+    SOME_SLABS = 8,
+};
 
 /* Requests come in slabs that are kept until the group ends: no more is received above NVMF_MAX_REQUESTS. */
 struct nvmf_slab {
@@ -25,20 +30,35 @@ static bool grow(struct nvmf_group *g)
     for (unsigned i = 0; i < SLAB_REQUESTS; i++) {
         struct nvmf_req *req = (struct nvmf_req *)(void *)(slab->requests + i * g->req_size + prefix);
         req->ns = NULL;
+        req->qp = NULL;
         req->next = g->free_reqs;
         g->free_reqs = req;
     }
     return true;
 }
 
-void nvmf_reqs_each(const struct nvmf_group *g, void (*fn)(struct nvmf_req *req, void *arg), void *arg)
+static void reqs_of_slab(const struct nvmf_group *g, const struct nvmf_slab *slab,
+                         void (*fn)(struct nvmf_req *req, void *arg), void *arg)
 {
     const size_t prefix = g->target->transport->req_prefix;
-    for (struct nvmf_slab *slab = g->slabs; slab; slab = slab->next) /* new ones are put in front */
-        for (unsigned i = 0; i < SLAB_REQUESTS; i++) {
-            struct nvmf_req *req = (struct nvmf_req *)(void *)(slab->requests + i * g->req_size + prefix);
-            fn(req, arg);
-        }
+    for (unsigned i = 0; i < SLAB_REQUESTS; i++)
+        fn((struct nvmf_req *)(void *)(uintptr_t)(slab->requests + i * g->req_size + prefix), arg);
+}
+
+void nvmf_reqs_each(const struct nvmf_group *g, void (*fn)(struct nvmf_req *req, void *arg), void *arg)
+{
+    for (const struct nvmf_slab *slab = g->slabs; slab; slab = slab->next) /* new ones are put in front */
+        reqs_of_slab(g, slab, fn, arg);
+}
+
+bool nvmf_reqs_some(const struct nvmf_group *g, const struct nvmf_slab **at,
+                    void (*fn)(struct nvmf_req *req, void *arg), void *arg)
+{
+    const struct nvmf_slab *slab = !g->slabs ? NULL : *at ? *at : g->slabs; /* they stay until the group ends */
+    for (unsigned n = 0; slab && n < SOME_SLABS; n++, slab = slab->next)
+        reqs_of_slab(g, slab, fn, arg);
+    *at = slab;
+    return slab != NULL;
 }
 
 struct of_ns {
@@ -80,6 +100,7 @@ struct nvmf_req *nvmf_req_get(struct nvmf_qpair *qp)
     req->qp = qp;
     _Static_assert(!NVMF_NONE && !NVMF_REQ_TRANSPORT, "what a new request is");
     memset(&req->execute, 0, offsetof(struct nvmf_req, cqe.sqhd) - offsetof(struct nvmf_req, execute));
+    req->start = plx_reactor_round_time(g->reactor);
     qp->in_flight++;
     return req;
 }
@@ -89,7 +110,9 @@ void nvmf_req_put(struct nvmf_req *req)
     struct nvmf_qpair *qp = req->qp;
     assert(!req->pending && qp->in_flight > 0);
     nvmf_req_leave_ns(req);
+    req->qp = NULL;
     qp->in_flight--;
+    qp->completed++;
     qp->group->reqs_in_use--;
     req->next = qp->group->free_reqs;
     qp->group->free_reqs = req;
@@ -320,6 +343,7 @@ void nvmf_reply(struct nvmf_req *req, const void *src, size_t len)
 void nvmf_qpair_init(struct nvmf_qpair *qp, struct nvmf_group *group)
 {
     qp->group = group;
+    qp->since = plx_reactor_now(group->reactor);
     qp->entries = NVMF_ADMIN_QUEUE_ENTRIES; /* until Connect says how many */
     qp->state = NVMF_QP_NEW;
     plx_list_add_tail(&group->qpairs, &qp->link);
@@ -386,6 +410,7 @@ void nvmf_qpair_kill_from_afar(struct nvmf_qpair *qp)
 static void let_qpair_go(struct nvmf_qpair *qp)
 {
     qp->ctrlr = NULL;
+    qp->group->completed[qp->qid != 0] += qp->completed;
     plx_list_del(&qp->link);
     qp->detached(qp);
 }

@@ -278,7 +278,8 @@ static void phase_step(struct plx_nvmf_target *t)
 
 void nvmf_target_may_stop(struct plx_nvmf_target *t)
 {
-    if (t->phase.step == NVMF_PHASE_DRAIN)
+    if (t->state == NVMF_STOPPING && t->phase.step == NVMF_PHASE_DRAIN && t->apply.step == NVMF_APPLY_IDLE &&
+        !t->queries)
         phase_step(t);
 }
 
@@ -295,8 +296,7 @@ static void stop_here(struct plx_msg *msg)
     t->state = NVMF_STOPPING;
     t->phase.stop_by =
         plx_reactor_now(nvmf_control_reactor(t)) + ((uint64_t)t->phase.grace_ms + NVMF_FLUSH_LIMIT_MS) * PLX_NS_PER_MS;
-    if (t->apply.step == NVMF_APPLY_IDLE) /* else when it is over */
-        phase_step(t);
+    nvmf_target_may_stop(t); /* else when what is under way is over */
 }
 
 static void phase_begin(struct plx_nvmf_target *t, enum nvmf_phase_step step, uint32_t grace_ms, plx_nvmf_done_fn done,
