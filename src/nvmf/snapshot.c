@@ -115,7 +115,7 @@ static bool copy_subsystems(struct nvmf_snapshot *snap, const struct plx_nvmf_ta
         struct plx_nvmf_subsystem *s = plx_list_entry(it, struct plx_nvmf_subsystem, link);
         struct nvmf_image *image = snap->images[s->index] = image_of(s);
         for (uint32_t i = 0; image && i < image->nns; i++)
-            if (image->ns[i].ns && !plx_bdev_info(image->ns[i].ns->bdev)->in_place)
+            if (image->ns[i].ns && !__atomic_load_n(&plx_bdev_info(image->ns[i].ns->bdev)->in_place, __ATOMIC_RELAXED))
                 snap->in_place = false;
         if (!image)
             return false;
