@@ -343,6 +343,7 @@ enum plx_nvmf_stage {
     PLX_NVMF_STAGE_BUFFER,  /**< waits for a buffer */
     PLX_NVMF_STAGE_DATA,    /**< waits for its data, which the host was asked for */
     PLX_NVMF_STAGE_HELD,    /**< half of a fused command, waits for the other */
+    PLX_NVMF_STAGE_PAUSED,  /**< waits for its subsystem, or its namespace, which is paused */
     PLX_NVMF_STAGE_TARGET,  /**< with the target itself */
     PLX_NVMF_STAGE_EVENT,   /**< waits for an event, as an Asynchronous Event Request does */
     PLX_NVMF_STAGE_DISK,    /**< at its disk */

@@ -18,6 +18,7 @@
 
 #include "base/list.h"
 #include "base/settings.h"
+#include "bdev/limit.h"
 
 #include <pthread.h>
 #include <stdatomic.h>
@@ -75,13 +76,15 @@ struct plx_bdev {
     const void *(*map)(struct plx_bdev_channel *ch, uint64_t lba, uint32_t nlb);
     unsigned block_shift;
     uint32_t native_ops; /* what the driver does itself */
-    /* Those of them that need no more than a look at range and iovec before the driver gets them; relaxed. */
+    /* Those of them that need no more than a look at range and iovec before the driver gets them. */
     _Atomic uint32_t plain_ops;
-    bool tracked;         /* channels list all of their requests in flight */
-    bool emulates;        /* some operations are done by emulate.c */
-    _Atomic bool gone;    /* requests end with Invalid Namespace */
-    bool named;           /* info.name was given, and is unique */
-    struct plx_list link; /* this and below: registry.c's */
+    _Atomic uint32_t limited_ops; /* subject to a rate limit of this disk */
+    bool in_place;                /* what info.in_place is while there is none */
+    bool tracked;                 /* channels list all of their requests in flight */
+    bool emulates;                /* some operations are done by emulate.c */
+    _Atomic bool gone;            /* requests end with Invalid Namespace */
+    bool named;                   /* info.name was given, and is unique */
+    struct plx_list link;         /* this and below: registry.c's */
     struct plx_list holds;
     struct plx_bdev_hold *below_hold;
     uint64_t below_blocks; /* when the filter took its size */
@@ -89,6 +92,8 @@ struct plx_bdev {
     struct plx_list channels;
     struct plx_bdev_stats past;
     struct plx_range_lock range_lock;
+    struct plx_bdev_limits limits;
+    struct plx_limiter *limiter; /* from the first time that limits are set; read after limited_ops */
 };
 
 /* A piece of memory for data on its way through the block layer: see piece.c. */
@@ -157,6 +162,7 @@ struct plx_bdev_channel {
     void *reserve;                  /* see piece.c */
     bool reserve_taken;
     struct plx_piece *pieces, **pieces_tail; /* waiting for the reserve */
+    struct plx_limit_lane lanes[2];          /* of reads, of writes */
     uint8_t driver[] __attribute__((aligned(16)));
 };
 

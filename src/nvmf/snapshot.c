@@ -186,7 +186,7 @@ static bool copy_subsystems(struct nvmf_snapshot *snap, const struct plx_nvmf_ta
         struct nvmf_image *image = snap->images[s->index] = image_of(s);
         const struct nvmf_table *all = image ? image->all : NULL;
         for (uint32_t i = 0; all && i < all->nns; i++)
-            if (all->ns[i].ns && !plx_bdev_info(all->ns[i].ns->bdev)->in_place)
+            if (all->ns[i].ns && !__atomic_load_n(&plx_bdev_info(all->ns[i].ns->bdev)->in_place, __ATOMIC_RELAXED))
                 snap->in_place = false;
         if (!image)
             return false;
