@@ -14,6 +14,7 @@ while hosts look at it.
 
 The commands are in the table of target_control.c. The program is beside the one under test, in a build with tests.
 """
+import json
 import pathlib
 import subprocess
 
@@ -34,9 +35,11 @@ class Control:
         self.words = [str(pathlib.Path(target.binary()).parent / "tests/target_control"), str(reactors)]
         self.process = self.out = self.err = self.line = None
         self.answered = 0
+        self.killed = False
 
     def __call__(self, *words):
-        """Runs a command. The number that it answers, or None; Refused is raised with what it says is wrong."""
+        """Runs a command. What it answers, a number or what is going on, or None; Refused is raised with what it says
+        is wrong."""
         self.begin(*words)
         return self.end()
 
@@ -54,13 +57,19 @@ class Control:
         self.answered += 1
         if verdict == "error":
             raise Refused(f"{self.line}: {rest}")
-        return int(rest) if rest else None
+        return json.loads(rest) if rest else None
 
     def change(self, *words):
         """Runs a command and makes known to hosts what it changed."""
         number = self(*words)
         self("apply")
         return number
+
+    def kill(self):
+        """As a crash does, or a machine that loses its power."""
+        self.killed = True
+        self.process.kill()
+        self.process.wait()
 
     @property
     def stderr(self):
@@ -75,7 +84,10 @@ class Control:
         return self
 
     def __exit__(self, kind, value, trace):
-        self.process.stdin.close()
+        try:
+            self.process.stdin.close()
+        except BrokenPipeError:
+            pass
         try:
             status = self.process.wait(REPORT_LIMIT)
         except subprocess.TimeoutExpired:
@@ -85,5 +97,6 @@ class Control:
         RUNNING.discard(self.process)
         self.out.join(REPORT_LIMIT)
         self.err.join(REPORT_LIMIT)
+        status = 0 if self.killed else status
         if (status or SANITIZER.search(self.stderr)) and value is None:
             raise TargetError(f"{self.words}: exit status {status}\n{self.stderr}")

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
  * target_control [REACTORS]: a target of the library, built and changed by commands, one a line on standard input. Each
- * is answered by one line, "ok", "ok NUMBER" or "error TEXT". For tests that change a target while hosts look at it:
- * tests/control.py runs it. The table below says what there is; hosts see changes after `apply`.
+ * is answered by one line, "ok", "ok NUMBER", "ok JSON" or "error TEXT". For tests that change a target while hosts
+ * look at it: tests/control.py runs it. The table below says what there is; hosts see changes after `apply`.
  */
-#include <pollux/pollux.h>
+#include "target_query.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -126,6 +126,29 @@ static int cmd_rescan(char **word, struct plx_error *err)
     return ret ? ret : LATER;
 }
 
+/* Of filters: numbers are those of <pollux/bdev_filter.h>. */
+
+static int cmd_delay(char **word, struct plx_error *err)
+{
+    struct plx_bdev *disk = plx_bdev_find(word[1]);
+    if (!disk)
+        return plx_fail(err, -ENOENT, "there is no disk %.80s", word[1]);
+    return plx_bdev_delay_set(disk, (enum plx_bdev_delay)number(word[2]), number(word[3]), err);
+}
+
+static int cmd_inject(char **word, struct plx_error *err)
+{
+    const struct plx_bdev_injection what = {.type = (enum plx_bdev_injection_type)number(word[2]),
+                                            .ops = 1u << number(word[3]),
+                                            .count = number(word[4]),
+                                            .status = PLX_SC_WRITE_FAULT,
+                                            .corrupt_value = 0xff};
+    struct plx_bdev *disk = plx_bdev_find(word[1]);
+    if (!disk)
+        return plx_fail(err, -ENOENT, "there is no disk %.80s", word[1]);
+    return plx_bdev_error_inject(disk, &what, err);
+}
+
 static int cmd_subsystem(char **word, struct plx_error *err)
 {
     struct plx_nvmf_subsystem_opts opts = {.nqn = word[1]};
@@ -173,7 +196,11 @@ static int cmd_remove_subsystem(struct plx_nvmf_subsystem **s, char **word, stru
 
 static int cmd_add_ns(struct plx_nvmf_subsystem **s, char **word, struct plx_error *err)
 {
-    const struct plx_nvmf_ns_opts opts = {.nsid = number(word[3]), .anagrpid = word[3] ? number(word[4]) : 0};
+    const bool group = word[3] && word[4], masked = group && word[5] && strcmp(word[5], "masked") == 0;
+    const struct plx_nvmf_ns_opts opts = {.nsid = number(word[3]),
+                                          .anagrpid = group ? number(word[4]) : 0,
+                                          .ptpl_file = group && !masked ? word[5] : NULL,
+                                          .no_auto_visible = masked};
     struct plx_bdev *disk = plx_bdev_find(word[2]);
     if (!disk)
         return plx_fail(err, -ENOENT, "there is no disk %.80s", word[2]);
@@ -183,6 +210,49 @@ static int cmd_add_ns(struct plx_nvmf_subsystem **s, char **word, struct plx_err
 static int cmd_remove_ns(struct plx_nvmf_subsystem **s, char **word, struct plx_error *err)
 {
     return plx_nvmf_subsystem_remove_ns(*s, number(word[2]), err);
+}
+
+static int cmd_attach(struct plx_nvmf_subsystem **s, char **word, struct plx_error *err)
+{
+    return strcmp(word[0], "attach") == 0 ? plx_nvmf_ns_add_host(*s, number(word[2]), word[3], err)
+                                          : plx_nvmf_ns_remove_host(*s, number(word[2]), word[3], err);
+}
+
+static int cmd_ns_group(struct plx_nvmf_subsystem **s, char **word, struct plx_error *err)
+{
+    return plx_nvmf_subsystem_set_ns_ana_group(*s, number(word[2]), number(word[3]), err);
+}
+
+/* What is going on. */
+
+static void printed(void)
+{
+    begun = false;
+    next_lines();
+}
+
+static int cmd_controllers(struct plx_nvmf_subsystem **s, char **word, struct plx_error *err)
+{
+    (void)word;
+    (void)err;
+    int ret = query_controllers(*s, printed);
+    return ret ? ret : LATER;
+}
+
+static int cmd_inflight(char **word, struct plx_error *err)
+{
+    (void)word;
+    (void)err;
+    int ret = query_inflight(target, printed);
+    return ret ? ret : LATER;
+}
+
+static int cmd_stats(char **word, struct plx_error *err)
+{
+    (void)word;
+    (void)err;
+    int ret = query_stats(target, printed);
+    return ret ? ret : LATER;
 }
 
 static int cmd_allow(struct plx_nvmf_subsystem **s, char **word, struct plx_error *err)
@@ -259,17 +329,25 @@ static const struct command {
     {"close", 2, 2, cmd_close, NULL},                       /* NAME */
     {"resize", 3, 3, cmd_resize, NULL},                     /* NAME BYTES */
     {"rescan", 2, 2, cmd_rescan, NULL},                     /* NAME */
+    {"delay", 4, 4, cmd_delay, NULL},                       /* NAME WHICH US */
+    {"inject", 5, 5, cmd_inject, NULL},                     /* NAME TYPE OPERATION COUNT */
     {"subsystem", 2, 4, cmd_subsystem, NULL},               /* NQN [any-host] [some-listeners] */
     {"listen", 2, 2, cmd_listen, NULL},                     /* ADDR[:PORT]: the port, which is its name from here on */
     {"unlisten", 2, 2, cmd_unlisten, NULL},                 /* PORT */
     {"remove-subsystem", 2, 2, NULL, cmd_remove_subsystem}, /* NQN */
-    {"add-ns", 3, 5, NULL, cmd_add_ns},                     /* NQN NAME [NSID [ANA-GROUP]]: the NSID */
+    {"add-ns", 3, 6, NULL, cmd_add_ns},                     /* NQN NAME [NSID [ANA-GROUP [masked|PTPL-FILE]]]: NSID */
     {"remove-ns", 3, 3, NULL, cmd_remove_ns},               /* NQN NSID */
+    {"attach", 4, 4, NULL, cmd_attach},                     /* NQN NSID HOSTNQN: of one that is masked */
+    {"detach", 4, 4, NULL, cmd_attach},                     /* the same */
+    {"ns-group", 4, 4, NULL, cmd_ns_group},                 /* NQN NSID ANA-GROUP */
     {"allow", 3, 3, NULL, cmd_allow},                       /* NQN HOSTNQN|any */
     {"disallow", 3, 3, NULL, cmd_allow},                    /* the same */
     {"add-listener", 3, 3, NULL, cmd_reach},                /* NQN PORT */
     {"remove-listener", 3, 3, NULL, cmd_reach},             /* NQN PORT */
     {"ana", 5, 5, NULL, cmd_ana},                           /* NQN PORT|all ANA-GROUP STATE; group 0 is all */
+    {"controllers", 2, 2, NULL, cmd_controllers},           /* NQN: as JSON, as the next two */
+    {"inflight", 1, 1, cmd_inflight, NULL},
+    {"stats", 1, 1, cmd_stats, NULL},
     {"start", 1, 1, cmd_start, NULL},
     {"apply", 1, 1, cmd_apply, NULL},
     {"quit", 1, 1, cmd_quit, NULL}, /* as the end of the input does */
@@ -382,7 +460,7 @@ static int clean_up(void)
     for (unsigned i = 0; i < nreactors; i++)
         plx_reactor_destroy(reactors[i]);
     plx_bdev_each(collect, disks);
-    for (unsigned i = 0; i < DISKS && disks[i]; i++)
+    for (unsigned i = 0; i < DISKS && disks[i]; i++) /* of filters that opened what is below them, none is left */
         if (plx_bdev_close(disks[i]))
             status = 1;
     return status;

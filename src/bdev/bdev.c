@@ -12,8 +12,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-const struct plx_bdev_driver *const plx_bdev_drivers[] = {&plx_bdev_file, &plx_bdev_ram, &plx_bdev_null,
-                                                          &plx_bdev_nvme_tcp, NULL};
+const struct plx_bdev_driver *const plx_bdev_drivers[] = {
+    &plx_bdev_file,         &plx_bdev_ram, &plx_bdev_null, &plx_bdev_nvme_tcp, &plx_bdev_filter_delay,
+    &plx_bdev_filter_error, NULL};
 
 enum {
     NO_RANGE = 1 << PLX_BDEV_FLUSH | 1 << PLX_BDEV_RESET | 1 << PLX_BDEV_ALLOCATED,
@@ -36,13 +37,18 @@ const char *const *plx_bdev_kinds(void)
 
 /*
  * A random UUID for a disk that is another one at each start; and info->origin: the UUID, or for such a disk its name,
- * and all settings. That of a disk without settings is its UUID, so that they are no part of it.
+ * and all settings. That of a disk without settings is its UUID, so that they are no part of it; that of a filter
+ * which has the UUID of the disk below begins with what was asked for there.
  */
-static int fill_identity(struct plx_bdev_info *info, const struct plx_url *url)
+static int fill_identity(struct plx_bdev *bdev, const struct plx_url *url)
 {
+    struct plx_bdev_info *info = &bdev->info;
+    const struct plx_bdev_info *below = bdev->below ? &bdev->below->info : NULL;
     char text[sizeof info->origin + sizeof url->params[0]];
     int ret = 0;
     memcpy(info->origin, info->uuid, sizeof info->origin);
+    if (below && !memcmp(info->uuid, below->uuid, sizeof info->uuid))
+        memcpy(info->origin, below->origin, sizeof info->origin);
     if (plx_uuid_nil(info->uuid)) {
         ret = plx_uuid_random(info->uuid);
         if (!ret)
@@ -83,7 +89,27 @@ static void finish_info(struct plx_bdev *bdev, const char *driver, const char *n
         info->ops &= ~(uint32_t)PLX_BDEV_WRITERS;
     if (!(info->ops & 1 << PLX_BDEV_UNMAP))
         info->unmap_granularity = info->max_unmap_blocks = 0;
-    bdev->plain_ops = bdev->native_ops & info->ops & PLAIN;
+    bdev->in_place = info->in_place;
+}
+
+/* What is read is to be what the disk holds, from here on down. */
+static void define_reads_of(struct plx_bdev *bdev)
+{
+    for (; bdev; bdev = bdev->below)
+        __atomic_store_n(&bdev->info.undefined_reads, false, __ATOMIC_RELAXED);
+}
+
+/*
+ * In this order: who finds that a disk does not lend reads what is defined. What is counted on being in place while
+ * that changes is as PLX_BDEV_IN_PLACE says.
+ */
+void plx_bdev_adapt(struct plx_bdev *bdev)
+{
+    uint32_t limited = plx_limited_ops(bdev), plain = bdev->native_ops & bdev->info.ops & PLAIN & ~limited;
+    if (limited & 1 << PLX_BDEV_READ)
+        define_reads_of(bdev);
+    __atomic_store_n(&bdev->info.in_place, bdev->in_place && !limited, __ATOMIC_RELAXED);
+    atomic_store_explicit(&bdev->plain_ops, bdev->gone ? 0 : plain, memory_order_release);
 }
 
 static void submit_below(struct plx_bdev_channel *ch, struct plx_bdev_req *req)
@@ -93,7 +119,7 @@ static void submit_below(struct plx_bdev_channel *ch, struct plx_bdev_req *req)
 
 static const void *map_below(struct plx_bdev_channel *ch, uint64_t lba, uint32_t nlb)
 {
-    return plx_bdev_map(ch->below, lba, nlb);
+    return plx_bdev_map_again(ch->below, lba, nlb); /* limits below have been looked at: see plx_bdev_adapt() */
 }
 
 const void *plx_bdev_map_never(struct plx_bdev_channel *ch, uint64_t lba, uint32_t nlb)
@@ -108,10 +134,8 @@ const void *plx_bdev_map_never(struct plx_bdev_channel *ch, uint64_t lba, uint32
  */
 static void define_reads(struct plx_bdev *bdev)
 {
-    if (!bdev->below || (!bdev->ops->map && !bdev->emulates))
-        return;
-    for (; bdev; bdev = bdev->below)
-        __atomic_store_n(&bdev->info.undefined_reads, false, __ATOMIC_RELAXED);
+    if (bdev->below && (bdev->ops->map || bdev->emulates))
+        define_reads_of(bdev);
 }
 
 int plx_bdev_register(struct plx_bdev *bdev, const char *driver, const char *text, const char *name,
@@ -139,6 +163,7 @@ void plx_bdev_filter_init(struct plx_bdev *filter, struct plx_bdev *below)
 {
     filter->below = below;
     filter->info = below->info;
+    filter->info.in_place = below->in_place; /* without limits */
     filter->below_blocks = filter->info.blocks;
 }
 
@@ -158,7 +183,9 @@ int plx_bdev_open_as(const char *text, const char *name, struct plx_bdev **out, 
     ret = (*driver)->open(url, &bdev, err);
     if (ret)
         goto free_url;
-    ret = fill_identity(&bdev->info, url);
+    if (bdev->below)
+        plx_url_restate(url, bdev->below->info.name);
+    ret = fill_identity(bdev, url);
     if (ret)
         plx_fail(err, ret, "cannot make a UUID for %s", url->name);
     else
@@ -183,6 +210,7 @@ int plx_bdev_close_checked(struct plx_bdev *bdev, struct plx_error *err)
     if (ret)
         return ret;
     assert(!bdev->range_lock.owner);
+    free(bdev->limiter);
     pthread_mutex_destroy(&bdev->lock);
     bdev->ops->close(bdev);
     return 0;
@@ -260,6 +288,7 @@ int plx_bdev_channel_get(struct plx_bdev *bdev, struct plx_reactor *r, struct pl
     ch->reactor = r;
     ch->refs = 1;
     plx_list_init(&ch->requests);
+    plx_lanes_init(ch);
     bool parts = bdev->tracked || bdev->emulates || bdev->below || bdev->info.max_unmap_blocks != UINT32_MAX;
     int ret = plx_pieces_init(ch);
     if (!ret)
@@ -409,7 +438,7 @@ static inline bool is_plain(const struct plx_bdev *bdev, const struct plx_bdev_r
            req->iov->iov_len == (size_t)req->nlb << bdev->block_shift && in_range(bdev, req->lba, req->nlb);
 }
 
-static uint16_t check_request(const struct plx_bdev *bdev, const struct plx_bdev_req *req)
+uint16_t plx_bdev_check_request(const struct plx_bdev *bdev, const struct plx_bdev_req *req)
 {
     uint16_t status = plx_bdev_check(bdev, req->op, req->lba, req->nlb);
     if (!status && req->op == PLX_BDEV_COPY && !in_range(bdev, req->src_lba, req->nlb))
@@ -530,7 +559,7 @@ static inline bool enter_list(struct plx_bdev_channel *ch, struct plx_bdev_req *
 static __attribute__((noinline)) void submit_odd(struct plx_bdev_channel *ch, struct plx_bdev_req *req)
 {
     struct plx_bdev *bdev = ch->bdev;
-    uint16_t status = check_request(bdev, req);
+    uint16_t status = plx_bdev_check_request(bdev, req);
     if (status) {
         stat_add(&ch->errors, 1);
         ch->in_flight--;
@@ -547,6 +576,9 @@ static __attribute__((noinline)) void submit_odd(struct plx_bdev_channel *ch, st
         return;
     }
     req->kept = false;
+    uint32_t limited = atomic_load_explicit(&bdev->limited_ops, memory_order_acquire);
+    if (limited >> req->op & 1 && plx_limit_hold(ch, req))
+        return;
     if (!bdev->tracked || enter_list(ch, req))
         plx_bdev_start(ch, req);
 }
@@ -634,6 +666,9 @@ void plx_bdev_abort(struct plx_bdev_channel *ch, struct plx_bdev_req *req)
     if (req->stage == PLX_STAGE_HELD) {
         plx_gate_release(ch, req);
         plx_bdev_complete(req, PLX_SC_ABORTED_BY_REQUEST);
+    } else if (req->stage == PLX_STAGE_LIMITED) {
+        plx_limit_release(ch, req);
+        plx_bdev_complete(req, PLX_SC_ABORTED_BY_REQUEST);
     } else if (req->stage == PLX_STAGE_EMULATED) {
         plx_emulate_abort(ch, req);
     } else if (ch->bdev->ops->abort && req->op != PLX_BDEV_RESET) {
@@ -645,8 +680,16 @@ const void *plx_bdev_map(struct plx_bdev_channel *ch, uint64_t lba, uint32_t nlb
 {
     struct plx_bdev *bdev = ch->bdev;
     plx_assert_here(ch->reactor);
-    uint32_t plain = atomic_load_explicit(&bdev->plain_ops, memory_order_relaxed);
+    uint32_t plain = atomic_load_explicit(&bdev->plain_ops, memory_order_acquire); /* see plx_bdev_adapt() */
     return plain >> PLX_BDEV_READ & 1 && in_range(bdev, lba, nlb) ? bdev->map(ch, lba, nlb) : NULL;
+}
+
+const void *plx_bdev_map_again(struct plx_bdev_channel *ch, uint64_t lba, uint32_t nlb)
+{
+    struct plx_bdev *bdev = ch->bdev;
+    bool reads = bdev->native_ops >> PLX_BDEV_READ & 1;
+    plx_assert_here(ch->reactor);
+    return reads && !bdev->gone && in_range(bdev, lba, nlb) ? bdev->map(ch, lba, nlb) : NULL;
 }
 
 /* ---- status ---- */

@@ -13,7 +13,8 @@ enum plx_stage {
     PLX_STAGE_DRIVER, /* it is the driver's */
     PLX_STAGE_HELD,   /* by the range lock */
     PLX_STAGE_EMULATED,
-    PLX_STAGE_ASKING, /* a reset that asks what is older to end */
+    PLX_STAGE_ASKING,  /* a reset that asks what is older to end */
+    PLX_STAGE_LIMITED, /* waits for its rate limit */
 };
 
 /* An operation that emulate.c does, in the context of its request. */
@@ -83,6 +84,20 @@ bool plx_gate_hold(struct plx_bdev_channel *ch, struct plx_bdev_req *req);
 void plx_gate_release(struct plx_bdev_channel *ch, struct plx_bdev_req *req);
 /* A write has ended while the gate is closed. */
 void plx_gate_passed(struct plx_bdev_channel *ch);
+
+/* bdev.c: what a request is refused with at present. */
+uint16_t plx_bdev_check_request(const struct plx_bdev *bdev, const struct plx_bdev_req *req);
+/* bdev.c: a disk is gone, or rate limits have changed, its own or of one below. */
+void plx_bdev_adapt(struct plx_bdev *bdev);
+
+/* limit.c */
+void plx_lanes_init(struct plx_bdev_channel *ch);
+/* The operations that are subject to a limit of the disk's, or of one below it. */
+uint32_t plx_limited_ops(const struct plx_bdev *bdev);
+/* Counts a request that is subject to a limit of the disk's. @return whether it has to wait, and is in the list */
+bool plx_limit_hold(struct plx_bdev_channel *ch, struct plx_bdev_req *req);
+/* Takes a waiting one back. */
+void plx_limit_release(struct plx_bdev_channel *ch, struct plx_bdev_req *req);
 
 int plx_bdev_close_checked(struct plx_bdev *bdev, struct plx_error *err);
 

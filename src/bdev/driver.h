@@ -18,6 +18,7 @@
 
 #include "base/list.h"
 #include "base/settings.h"
+#include "bdev/limit.h"
 
 #include <pthread.h>
 #include <stdatomic.h>
@@ -75,13 +76,15 @@ struct plx_bdev {
     const void *(*map)(struct plx_bdev_channel *ch, uint64_t lba, uint32_t nlb);
     unsigned block_shift;
     uint32_t native_ops; /* what the driver does itself */
-    /* Those of them that need no more than a look at range and iovec before the driver gets them; relaxed. */
+    /* Those of them that need no more than a look at range and iovec before the driver gets them. */
     _Atomic uint32_t plain_ops;
-    bool tracked;         /* channels list all of their requests in flight */
-    bool emulates;        /* some operations are done by emulate.c */
-    _Atomic bool gone;    /* requests end with Invalid Namespace */
-    bool named;           /* info.name was given, and is unique */
-    struct plx_list link; /* this and below: registry.c's */
+    _Atomic uint32_t limited_ops; /* subject to a rate limit of this disk */
+    bool in_place;                /* what info.in_place is while there is none */
+    bool tracked;                 /* channels list all of their requests in flight */
+    bool emulates;                /* some operations are done by emulate.c */
+    _Atomic bool gone;            /* requests end with Invalid Namespace */
+    bool named;                   /* info.name was given, and is unique */
+    struct plx_list link;         /* this and below: registry.c's */
     struct plx_list holds;
     struct plx_bdev_hold *below_hold;
     uint64_t below_blocks; /* when the filter took its size */
@@ -89,6 +92,8 @@ struct plx_bdev {
     struct plx_list channels;
     struct plx_bdev_stats past;
     struct plx_range_lock range_lock;
+    struct plx_bdev_limits limits;
+    struct plx_limiter *limiter; /* from the first time that limits are set; read after limited_ops */
 };
 
 /* A piece of memory for data on its way through the block layer: see piece.c. */
@@ -157,6 +162,7 @@ struct plx_bdev_channel {
     void *reserve;                  /* see piece.c */
     bool reserve_taken;
     struct plx_piece *pieces, **pieces_tail; /* waiting for the reserve */
+    struct plx_limit_lane lanes[2];          /* of reads, of writes */
     uint8_t driver[] __attribute__((aligned(16)));
 };
 
@@ -169,6 +175,7 @@ struct plx_bdev_driver {
 };
 
 extern const struct plx_bdev_driver plx_bdev_ram, plx_bdev_null, plx_bdev_file, plx_bdev_nvme_tcp;
+extern const struct plx_bdev_driver plx_bdev_filter_delay, plx_bdev_filter_error;
 
 /* All of them, NULL-terminated. */
 extern const struct plx_bdev_driver *const plx_bdev_drivers[];
@@ -202,6 +209,12 @@ void plx_bdev_filter_init(struct plx_bdev *filter, struct plx_bdev *below);
  * sees no more of it. Its lba may have been changed.
  */
 void plx_bdev_forward(struct plx_bdev_channel *below, struct plx_bdev_req *req);
+
+/*
+ * Keeps a request that submit() was given for later: from now on its channel lists it, so that abort and reset reach
+ * it. It is forwarded or completed in the end. Who asks for sub-requests keeps it by that.
+ */
+void plx_bdev_filter_keep(struct plx_bdev_channel *ch, struct plx_bdev_req *req);
 
 const void *plx_bdev_map_never(struct plx_bdev_channel *ch, uint64_t lba, uint32_t nlb);
 
@@ -244,7 +257,10 @@ bool plx_piece_cancel(struct plx_bdev_channel *ch, struct plx_piece *p);
 /* The NVMe status nearest to a negative errno value of a read (write = false) or anything else (true). */
 uint16_t plx_bdev_status(int64_t err, bool write);
 
-/* A disk's name taken apart: scheme:body?key=value&key=value. A plain path is file:path. */
+/*
+ * A disk's name taken apart: scheme:body?key=value&key=value. A plain path is file:path. A body that begins with a
+ * bracket, as a filter's may, ends with the one that closes it.
+ */
 struct plx_url {
     char scheme[16];
     char body[4096]; /* "1G" of ram:1G; a path, made absolute, for a file */
@@ -255,6 +271,10 @@ struct plx_url {
 };
 
 int plx_url_parse(const char *text, struct plx_url *url, struct plx_error *err);
+/* The full form of a filter's name without settings: "SCHEME:BELOW", or "SCHEME:[BELOW]". */
+void plx_url_over(const char *scheme, const char *below, char *text, size_t size);
+/* Has url->text name the disk below as that is known, which may not be how it was asked for. */
+void plx_url_restate(struct plx_url *url, const char *below);
 /* The value of a parameter, or NULL. */
 const char *plx_url_param(const struct plx_url *url, const char *key);
 /* Fails with a sentence that names the keys there are, when there is another one. `known` is "block ro uuid". */

@@ -97,11 +97,15 @@ bool plx_reserve_cancel(struct plx_bdev_reserve *r, struct plx_bdev_subs *s)
     return false;
 }
 
-void plx_bdev_subs_get(struct plx_bdev_channel *ch, struct plx_bdev_subs *s)
+void plx_bdev_filter_keep(struct plx_bdev_channel *ch, struct plx_bdev_req *req)
 {
-    struct plx_bdev_req *req = plx_bdev_req_of(s);
     if (!req->kept)
         plx_bdev_keep(ch, req);
+}
+
+void plx_bdev_subs_get(struct plx_bdev_channel *ch, struct plx_bdev_subs *s)
+{
+    plx_bdev_filter_keep(ch, plx_bdev_req_of(s));
     plx_reserve_get(&ch->subs, s);
 }
 

@@ -5,6 +5,9 @@
  * A plain path is taken as it is, whatever characters it has; it names no parameters. What begins with letters and a
  * colon is never a plain path, so that a misspelt kind of disk is told from a file; such a file is written
  * "./odd:name" or "file:odd:name". In a file URL, %XX stands for any byte.
+ *
+ * The body of a filter's name is the name of the disk below it. Settings are the filter's; those of the disk below
+ * stand with its name, in brackets: "delay:[ram:1G?block=4096]?read=2ms". In brackets there may be others.
  */
 #include "bdev/driver.h"
 
@@ -65,6 +68,27 @@ static int parse_file_body(const char **text, size_t *len, struct plx_error *err
     return 0;
 }
 
+/* How long a body is: to where settings begin, which they do not in what stands in brackets. */
+static int body_length(const char *text, size_t *len, struct plx_error *err)
+{
+    size_t n = 0;
+    int open = 0;
+    if (text[0] == '[') {
+        do
+            open += (text[n] == '[') - (text[n] == ']');
+        while (open && text[++n]);
+        if (open)
+            return plx_fail(err, -EINVAL, "'%.100s': a [ is not closed; in the name of a file it is written %%5b",
+                            text);
+        n++;
+        if (text[n] && text[n] != '?')
+            return plx_fail(err, -EINVAL, "'%.100s': after the ] come settings, as in [ram:1G]?uuid=UUID, or nothing",
+                            text);
+    }
+    *len = n + strcspn(text + n, "?");
+    return 0;
+}
+
 static int make_absolute(char *path, size_t size, struct plx_error *err)
 {
     char cwd[4096];
@@ -83,13 +107,16 @@ static int make_absolute(char *path, size_t size, struct plx_error *err)
     return 0;
 }
 
-/* Appends as much of s as there is room for, encoded so that it can be printed, and parsed again. */
-static void append(char *text, size_t size, const char *s, const char *also)
+/*
+ * Appends as much of s as there is room for, encoded so that it can be printed, and parsed again: what cannot be
+ * printed, and the characters that are named.
+ */
+static void append(char *text, size_t size, const char *s, const char *encoded)
 {
     size_t n = strlen(text);
     while (*s) {
         size_t len = plx_text_printable(s);
-        bool plain = len && *s != ' ' && !(also && strchr(also, *s));
+        bool plain = len && !strchr(encoded, *s);
         if (n + (plain ? len : 3) >= size)
             return;
         if (plain)
@@ -102,25 +129,46 @@ static void append(char *text, size_t size, const char *s, const char *also)
     }
 }
 
-static void write_text(struct plx_url *url)
+static void append_params(struct plx_url *url)
 {
-    bool file = !strcmp(url->scheme, "file");
-    char *text = url->text;
     const size_t size = sizeof url->text;
-    text[0] = 0;
-    append(text, size, url->scheme, NULL);
-    append(text, size, file ? "://" : ":", NULL);
-    append(text, size, url->body, file ? "%?" : NULL);
     const char *between = "?";
     for (int i = 0; i < url->nparams; i++) {
         if (!strcmp(url->params[i].key, "uuid"))
             continue;
-        append(text, size, between, NULL);
-        append(text, size, url->params[i].key, "%&");
-        append(text, size, "=", NULL);
-        append(text, size, url->params[i].value, "%&");
+        append(url->text, size, between, "");
+        append(url->text, size, url->params[i].key, " %&");
+        append(url->text, size, "=", "");
+        append(url->text, size, url->params[i].value, " %&");
         between = "&";
     }
+}
+
+static void write_text(struct plx_url *url)
+{
+    bool file = !strcmp(url->scheme, "file");
+    const size_t size = sizeof url->text;
+    url->text[0] = 0;
+    append(url->text, size, url->scheme, "");
+    append(url->text, size, file ? "://" : ":", "");
+    append(url->text, size, url->body, file ? " %?" : " ");
+    append_params(url);
+}
+
+void plx_url_over(const char *scheme, const char *below, char *text, size_t size)
+{
+    bool settings = strchr(below, '?') || below[0] == '[';
+    text[0] = 0;
+    append(text, size, scheme, "");
+    append(text, size, settings ? ":[" : ":", "");
+    append(text, size, below, "");
+    append(text, size, settings ? "]" : "", "");
+}
+
+void plx_url_restate(struct plx_url *url, const char *below)
+{
+    plx_url_over(url->scheme, below, url->text, sizeof url->text);
+    append_params(url);
 }
 
 int plx_url_parse(const char *text, struct plx_url *url, struct plx_error *err)
@@ -136,9 +184,11 @@ int plx_url_parse(const char *text, struct plx_url *url, struct plx_error *err)
             return ret;
         text += scheme + 1;
         len = strcspn(text, "?");
-        params = text + len + (text[len] == '?');
         file = !strcmp(url->scheme, "file");
-        ret = file ? parse_file_body(&text, &len, err) : 0;
+        ret = file ? 0 : body_length(text, &len, err);
+        params = text + len + (text[len] == '?');
+        if (file)
+            ret = parse_file_body(&text, &len, err);
     } else {
         memcpy(url->scheme, "file", 5);
     }

@@ -61,7 +61,10 @@ int cli_check_memory(struct plx_bdev *const *disks, unsigned n)
     struct sysinfo si;
     uint64_t wanted = 0;
     for (unsigned i = 0; i < n; i++) {
-        const struct plx_bdev_info *info = plx_bdev_info(disks[i]);
+        const struct plx_bdev *bdev = disks[i];
+        while (plx_bdev_below(bdev))
+            bdev = plx_bdev_below(bdev);
+        const struct plx_bdev_info *info = plx_bdev_info(bdev);
         if (strcmp(info->driver, "ram") == 0)
             wanted += info->blocks * info->block_size;
     }

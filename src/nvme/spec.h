@@ -78,6 +78,10 @@ enum nvme_io_opcode {
     NVME_IO_WRITE_ZEROES = 0x08,
     NVME_IO_DSM = 0x09,
     NVME_IO_VERIFY = 0x0c,
+    NVME_IO_RESV_REGISTER = 0x0d,
+    NVME_IO_RESV_REPORT = 0x0e,
+    NVME_IO_RESV_ACQUIRE = 0x11,
+    NVME_IO_RESV_RELEASE = 0x15,
     NVME_IO_COPY = 0x19,
 };
 
@@ -205,9 +209,15 @@ enum nvme_feature {
     NVME_FEAT_HOST_BEHAVIOR = 0x16,
     NVME_FEAT_COMMAND_SET_PROFILE = 0x19,
     NVME_FEAT_HOST_ID = 0x81,
+    NVME_FEAT_RESV_MASK = 0x82,
+    NVME_FEAT_RESV_PERSIST = 0x83,
 };
 
-enum { NVME_EVENT_NOTICE = 2 }; /* type of an asynchronous event */
+/* Types of asynchronous events: Base 5.1.2 */
+enum {
+    NVME_EVENT_NOTICE = 2,
+    NVME_EVENT_IO_SET = 6, /* specific to I/O command sets */
+};
 
 enum nvme_log_page {
     NVME_LOG_SUPPORTED = 0x00,
@@ -219,6 +229,7 @@ enum nvme_log_page {
     NVME_LOG_ANA = 0x0c,
     NVME_LOG_FEATURES = 0x12,
     NVME_LOG_DISCOVERY = 0x70,
+    NVME_LOG_RESERVATION = 0x80,
 };
 
 enum nvme_cns {
@@ -386,6 +397,77 @@ struct nvme_health_log {
 } __attribute__((packed));
 
 _Static_assert(sizeof(struct nvme_error_entry) == 64 && sizeof(struct nvme_health_log) == 512, "");
+
+/* ---- reservations: Base 7.5 to 7.8, 8.1.22 ---- */
+
+enum nvme_resv_type {
+    NVME_RESV_NONE = 0,
+    NVME_RESV_WRITE_EXCLUSIVE = 1,
+    NVME_RESV_EXCLUSIVE_ACCESS = 2,
+    NVME_RESV_WRITE_EXCLUSIVE_REGISTRANTS = 3,
+    NVME_RESV_EXCLUSIVE_ACCESS_REGISTRANTS = 4,
+    NVME_RESV_WRITE_EXCLUSIVE_ALL = 5,
+    NVME_RESV_EXCLUSIVE_ACCESS_ALL = 6,
+};
+
+/* Actions, in bits 2:0 of dword 10: RREGA, RACQA, RRELA. */
+enum {
+    NVME_RREGA_REGISTER = 0,
+    NVME_RREGA_UNREGISTER = 1,
+    NVME_RREGA_REPLACE = 2,
+    NVME_RACQA_ACQUIRE = 0,
+    NVME_RACQA_PREEMPT = 1,
+    NVME_RACQA_PREEMPT_AND_ABORT = 2,
+    NVME_RRELA_RELEASE = 0,
+    NVME_RRELA_CLEAR = 1,
+};
+
+/* CPTPL: bits 31:30 of a Reservation Register's dword 10 */
+enum {
+    NVME_CPTPL_KEEP = 0,
+    NVME_CPTPL_RESERVED = 1,
+    NVME_CPTPL_CLEAR = 2,
+    NVME_CPTPL_PERSIST = 3,
+};
+
+/* The data of Reservation Register, Acquire and, with the first of the keys alone, Release. */
+struct nvme_resv_keys {
+    plx_le64 current, other; /* CRKEY; NRKEY or PRKEY */
+};
+
+/* Reservation Status, extended: a header and its registrants (Base 7.8) */
+struct nvme_resv_status {
+    plx_le32 gen;
+    uint8_t rtype;
+    uint8_t registrants[2]; /* a number, not aligned */
+    uint8_t reserved7[2], ptpls, reserved10[54];
+};
+
+struct nvme_resv_registrant {
+    plx_le16 cntlid;
+    uint8_t rcsts; /* bit 0: holds the reservation */
+    uint8_t reserved3[5];
+    plx_le64 rkey;
+    uint8_t hostid[16], reserved32[32];
+};
+
+/* Reservation Notification log: Base 5.1.12, 8.1.22 */
+enum nvme_resv_notice {
+    NVME_RESV_NOTICE_EMPTY = 0,
+    NVME_RESV_NOTICE_REGISTRATION_PREEMPTED = 1,
+    NVME_RESV_NOTICE_RELEASED = 2,
+    NVME_RESV_NOTICE_PREEMPTED = 3,
+};
+
+struct nvme_resv_log {
+    plx_le64 count;
+    uint8_t type, available, reserved10[2];
+    plx_le32 nsid;
+    uint8_t reserved16[48];
+};
+
+_Static_assert(sizeof(struct nvme_resv_status) == 64 && offsetof(struct nvme_resv_status, ptpls) == 9, "");
+_Static_assert(sizeof(struct nvme_resv_registrant) == 64 && sizeof(struct nvme_resv_log) == 64, "");
 
 /* Discovery log: Base 5.1.12.3.1 */
 struct nvme_discovery_header {

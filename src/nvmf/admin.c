@@ -7,12 +7,13 @@
 /* What there is to tell, and the log page that says more. */
 static const struct event {
     enum nvmf_event bit;
-    uint8_t info; /* of the Notice type: Base 5.1.2.1 */
+    uint8_t type, info; /* Base 5.1.2.1 */
     uint8_t lid;
 } events[] = {
-    {NVMF_EVENT_NS, 0x00, NVME_LOG_CHANGED_NS},
-    {NVMF_EVENT_ANA, 0x03, NVME_LOG_ANA},
-    {NVMF_EVENT_DISCOVERY, 0xf0, NVME_LOG_DISCOVERY},
+    {NVMF_EVENT_NS, NVME_EVENT_NOTICE, 0x00, NVME_LOG_CHANGED_NS},
+    {NVMF_EVENT_ANA, NVME_EVENT_NOTICE, 0x03, NVME_LOG_ANA},
+    {NVMF_EVENT_DISCOVERY, NVME_EVENT_NOTICE, 0xf0, NVME_LOG_DISCOVERY},
+    {NVMF_EVENT_RESERVATION, NVME_EVENT_IO_SET, 0x00, NVME_LOG_RESERVATION},
 };
 
 static void send_events(struct nvmf_ctrlr *c)
@@ -23,14 +24,14 @@ static void send_events(struct nvmf_ctrlr *c)
         struct nvmf_req *req = c->aers[--c->naers];
         c->events &= ~(uint32_t)events[i].bit;
         c->events_masked |= (uint32_t)events[i].bit;
-        req->cqe.dw0 = plx_put32(NVME_EVENT_NOTICE | (uint32_t)events[i].info << 8 | (uint32_t)events[i].lid << 16);
+        req->cqe.dw0 = plx_put32(events[i].type | (uint32_t)events[i].info << 8 | (uint32_t)events[i].lid << 16);
         nvmf_req_complete(req, PLX_SC_SUCCESS);
     }
 }
 
 bool nvmf_event_wanted(const struct nvmf_ctrlr *c, enum nvmf_event event)
 {
-    return c->feat_async_event & ~(c->events | c->events_masked) & (uint32_t)event;
+    return (c->feat_async_event | NVMF_EVENT_RESERVATION) & ~(c->events | c->events_masked) & (uint32_t)event;
 }
 
 void nvmf_event(struct nvmf_ctrlr *c, enum nvmf_event event)

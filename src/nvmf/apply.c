@@ -39,7 +39,7 @@ static bool all_accessible(const struct nvmf_image *image, uint16_t portid)
 {
     const struct nvmf_port *port = nvmf_image_port(image, portid);
     for (uint32_t i = 0; i < image->nns; i++)
-        if (image->ns[i].ns && nvmf_ana_status(port, image->ns[i].ns->anagrpid))
+        if (image->ns[i].ns && nvmf_ana_status(port, image->ns[i].anagrpid))
             return false;
     return true;
 }
@@ -49,12 +49,19 @@ static void set_image(struct nvmf_qpair *qp, const struct nvmf_image *image)
     qp->image = image;
     qp->last_nsid = 0;
     qp->last = NULL;
+    qp->access_nsid = 0;
+}
+
+void nvmf_group_see(struct nvmf_group *g)
+{
+    g->in_place = g->snap->in_place && plx_list_empty(&g->pauses);
 }
 
 void nvmf_qpair_see(struct nvmf_qpair *qp)
 {
-    set_image(qp, qp->group->snap->images[qp->ctrlr->subsys->index]);
-    qp->plain = qp->state == NVMF_QP_READY && all_accessible(qp->image, qp->portid);
+    set_image(qp, nvmf_image_seen_by(qp->group->snap->images[qp->ctrlr->subsys->index], qp->ctrlr->hostnqn));
+    qp->plain = qp->state == NVMF_QP_READY && all_accessible(qp->image, qp->portid) && !nvmf_paused(qp) &&
+                !nvmf_resv_concerns(qp);
 }
 
 static bool same_discovery(const struct nvmf_snapshot *old, const struct nvmf_snapshot *new, struct nvmf_qpair *qp)
@@ -67,16 +74,18 @@ static bool same_discovery(const struct nvmf_snapshot *old, const struct nvmf_sn
     return same;
 }
 
-/* Whether no group that has namespaces has another state, or had none to have a state of. */
+/* Whether no group that has namespaces has another state, or had none to have one of; and none has another group. */
 static bool same_ana(const struct nvmf_image *old, const struct nvmf_image *new, uint16_t portid)
 {
     bool had[PLX_NVMF_ANA_GROUPS + 1] = {false};
     for (uint32_t i = 0; i < old->nns; i++)
-        had[old->ns[i].ns ? old->ns[i].ns->anagrpid : 0] = true;
+        had[old->ns[i].ns ? old->ns[i].anagrpid : 0] = true;
     const struct nvmf_port *was = nvmf_image_port(old, portid), *is = nvmf_image_port(new, portid);
     for (uint32_t i = 0; i < new->nns; i++) {
-        uint32_t group = new->ns[i].ns ? new->ns[i].ns->anagrpid : 0;
+        uint32_t group = new->ns[i].ns ? new->ns[i].anagrpid : 0;
         if (group && (!had[group] || was->ana[group - 1] != is->ana[group - 1]))
+            return false;
+        if (group && i < old->nns && old->ns[i].ns == new->ns[i].ns && old->ns[i].anagrpid != group)
             return false;
     }
     return true;
@@ -93,6 +102,7 @@ static void tell(struct nvmf_qpair *qp, const struct nvmf_snapshot *old, const s
         return;
     }
     const struct nvmf_image *before = c->subsys->index < old->nimages ? old->images[c->subsys->index] : NULL;
+    before = nvmf_image_seen_by(before, c->hostnqn);
     if (image == before)
         return;
     for (uint32_t i = 0; i < image->nns; i++) {
@@ -125,7 +135,7 @@ static void publish_to(struct nvmf_qpair *qp, const struct nvmf_snapshot *new)
     const char *why = has_listener(new, qp->portid) ? NULL : "its listener was removed";
     unsigned index = qp->ctrlr ? qp->ctrlr->subsys->index : 0;
     const struct nvmf_image *image = qp->ctrlr && index < new->nimages ? new->images[index] : NULL;
-    if (!why && image && image == qp->image)
+    if (!why && image && qp->image && image == qp->image->whole)
         return;
     if (!why && qp->ctrlr)
         why = unwelcome(qp, image);
@@ -143,7 +153,7 @@ static void publish_here(struct plx_fan_leg *leg)
     struct plx_nvmf_target *t = plx_container_of(leg->fan, struct plx_nvmf_target, apply.fan);
     struct nvmf_group *g = &t->groups[leg - leg->fan->legs];
     g->snap = t->apply.next;
-    g->in_place = g->snap->in_place;
+    nvmf_group_see(g);
     plx_list_for_each_safe(it, &g->qpairs) {
         publish_to(plx_list_entry(it, struct nvmf_qpair, link), g->snap);
     }
@@ -200,9 +210,21 @@ static void all_have(struct plx_fan *fan, int result)
     apply_step(t);
 }
 
+static void all_taken(struct plx_fan *fan, int result)
+{
+    struct plx_nvmf_target *t = plx_container_of(fan, struct plx_nvmf_target, apply.fan);
+    if (result)
+        plx_error("a disk has not ended what a host had in flight for a namespace that was taken from it");
+    t->apply.result = t->apply.result ? t->apply.result : result;
+    apply_step(t);
+}
+
 /* What never was seen is gone at once. */
 static void let_go(struct plx_nvmf_target *t)
 {
+    plx_list_for_each(it, &t->apply.subsystems) {
+        nvmf_pauses_leave(plx_list_entry(it, struct plx_nvmf_subsystem, link));
+    }
     plx_list_for_each_safe(it, &t->apply.ns) {
         struct nvmf_ns *ns = plx_list_entry(it, struct nvmf_ns, link);
         if (ns->opened)
@@ -217,7 +239,7 @@ static bool all_gone(struct nvmf_apply *a)
 {
     plx_list_for_each_safe(it, &a->subsystems) {
         struct plx_nvmf_subsystem *s = plx_list_entry(it, struct plx_nvmf_subsystem, link);
-        if (!s->nctrlrs)
+        if (!s->nctrlrs && !nvmf_pauses_of(s))
             nvmf_subsystem_free(s);
     }
     return plx_list_empty(&a->ns) && plx_list_empty(&a->subsystems);
@@ -279,6 +301,8 @@ static bool apply_begin(struct plx_nvmf_target *t)
         a->result = -ENOMEM;
         return false;
     }
+    a->taking = t->taken;
+    t->taken = false;
     move_all(&a->ns, &t->removed_ns);
     move_all(&a->subsystems, &t->removed_subsystems);
     move_all(&a->listeners, &t->removed_listeners);
@@ -320,6 +344,13 @@ static void apply_step(struct plx_nvmf_target *t)
         nvmf_snapshot_free(a->old);
         a->old = NULL;
         nvmf_listeners_start(t, a->starting, &a->result);
+        a->step = NVMF_APPLY_TAKE;
+        if (a->taking) {
+            plx_fan_out(&a->fan, nvmf_mask_take_here, all_taken);
+            return;
+        }
+        __attribute__((fallthrough));
+    case NVMF_APPLY_TAKE:
         a->step = NVMF_APPLY_RELEASE;
         let_go(t);
         if (!all_gone(a))

@@ -56,6 +56,7 @@ struct nvmf_ctrlr *nvmf_ctrlr_create(struct plx_nvmf_subsystem *s, const struct 
     c->subsys = s;
     c->cntlid = cntlid;
     c->kato_ms = kato_ms;
+    c->since = plx_reactor_now(nvmf_control_reactor(t));
     memcpy(c->hostid, host->hostid, sizeof c->hostid);
     snprintf(c->hostnqn, sizeof c->hostnqn, "%.*s", NVME_NQN_MAX, host->hostnqn);
     snprintf(c->name, sizeof c->name, "%scontroller %u", s->discovery ? "discovery " : "", cntlid);
@@ -146,6 +147,7 @@ static void forget_events(struct nvmf_ctrlr *c)
 {
     c->events = c->events_masked = 0;
     c->ns_seen = c->qpairs[0]->group->snap->generation;
+    memset(&c->resv_log, 0, sizeof c->resv_log);
 }
 
 void nvmf_ctrlr_start(struct nvmf_ctrlr *c)

@@ -10,6 +10,7 @@ enum {
     SELECT_SAVED = 2,
     SELECT_SUPPORTED = 3,
     CHANGEABLE = 1 << 2, /* of the attributes that SELECT_SUPPORTED reports */
+    BY_NAMESPACE = 1 << 1,
     HOST_BEHAVIOR_BYTES = 512,
     HOST_ID_BYTES = 16,
     TEMPERATURE_OVER = 343, /* Kelvin, like WCTEMP */
@@ -21,6 +22,7 @@ struct feature {
     bool changeable;
     bool discovery; /* a discovery controller has it too */
     uint16_t data;  /* bytes of data that go with it */
+    /* NULL, with set, of those that namespaces have: reserve.c's */
     uint32_t (*get)(const struct nvmf_ctrlr *c, uint32_t cdw11, bool defaults);
     uint16_t (*set)(struct nvmf_ctrlr *c, struct nvmf_req *req, uint32_t cdw11);
 };
@@ -141,7 +143,7 @@ static uint16_t set_async_event(struct nvmf_ctrlr *c, struct nvmf_req *req, uint
     if (cdw11 & ~(nvmf_events(c) | 0xff))
         return PLX_SC_INVALID_FIELD | NVME_STATUS_DNR;
     c->feat_async_event = cdw11;
-    c->events &= cdw11;
+    c->events &= cdw11 | NVMF_EVENT_RESERVATION;
     return PLX_SC_SUCCESS;
 }
 
@@ -184,6 +186,8 @@ static const struct feature features[] = {
     {NVME_FEAT_HOST_BEHAVIOR, true, false, HOST_BEHAVIOR_BYTES, get_nothing, set_host_behavior},
     {NVME_FEAT_COMMAND_SET_PROFILE, true, false, 0, get_nothing, set_command_sets},
     {NVME_FEAT_HOST_ID, false, false, HOST_ID_BYTES, get_nothing, set_host_id},
+    {NVME_FEAT_RESV_MASK, true, false, 0, NULL, NULL},
+    {NVME_FEAT_RESV_PERSIST, true, false, 0, NULL, NULL},
 };
 
 int nvmf_feature_id(unsigned n)
@@ -204,7 +208,8 @@ static const struct feature *feature_find(const struct nvmf_req *req)
 static bool ns_ok(const struct nvmf_req *req, const struct feature *f)
 {
     uint32_t nsid = plx_get32(req->cmd.nsid);
-    return f->id != NVME_FEAT_ERROR_RECOVERY || nsid == NVME_NSID_ALL || nvmf_image_ns(req->qp->image, nsid);
+    bool all = nsid == NVME_NSID_ALL && (f->get || req->cmd.opcode == NVME_ADMIN_SET_FEATURES);
+    return (f->id != NVME_FEAT_ERROR_RECOVERY && f->get) || all || nvmf_image_ns(req->qp->image, nsid);
 }
 
 void nvmf_features_reset(struct nvmf_ctrlr *c)
@@ -213,6 +218,7 @@ void nvmf_features_reset(struct nvmf_ctrlr *c)
     c->feat_temp_over = TEMPERATURE_OVER;
     c->feat_temp_under = 0;
     memset(c->host_behavior, 0, sizeof c->host_behavior);
+    memset(c->resv_mask, 0, sizeof c->resv_mask);
     c->nqueues = 0;
 }
 
@@ -231,6 +237,8 @@ uint16_t nvmf_parse_set_features(struct nvmf_req *req)
         return PLX_SC_INVALID_NAMESPACE_OR_FORMAT | NVME_STATUS_DNR;
     if (plx_get32(req->cmd.cdw10) & 0x80000000)
         return PLX_SC_FEATURE_NOT_SAVEABLE | NVME_STATUS_DNR;
+    if (!f->get)
+        return nvmf_parse_resv_feature(req);
     req->execute = execute_set;
     req->in_place = true;
     if (f->id == NVME_FEAT_HOST_ID)
@@ -254,7 +262,8 @@ static void execute_get(struct nvmf_req *req)
 
 static void execute_get_supported(struct nvmf_req *req)
 {
-    req->cqe.dw0 = plx_put32(feature_find(req)->changeable ? CHANGEABLE : 0);
+    const struct feature *f = feature_find(req);
+    req->cqe.dw0 = plx_put32((f->changeable ? CHANGEABLE : 0) | (f->get ? 0 : BY_NAMESPACE));
     nvmf_req_complete(req, PLX_SC_SUCCESS);
 }
 
@@ -270,6 +279,8 @@ uint16_t nvmf_parse_get_features(struct nvmf_req *req)
         req->execute = execute_get_supported;
         return nvmf_expect_no_data(req);
     }
+    if (!f->get)
+        return nvmf_parse_resv_feature(req);
     /* Host Identifier: the extended format of 16 bytes is the only one over Fabrics */
     if (f->id == NVME_FEAT_HOST_ID && !(plx_get32(req->cmd.cdw11) & 1))
         return PLX_SC_INVALID_FIELD | NVME_STATUS_DNR;

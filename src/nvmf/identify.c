@@ -23,7 +23,7 @@ static unsigned log2_of(uint32_t v)
 static unsigned oncs_of(uint32_t ops)
 {
     return (ops & 1u << PLX_BDEV_COMPARE ? 1u << 0 : 0) | (ops & 1u << PLX_BDEV_UNMAP ? 1u << 2 : 0) |
-           (ops & 1u << PLX_BDEV_WRITE_ZEROES ? 1u << 3 : 0) | 1u << 7 /* Verify */ |
+           (ops & 1u << PLX_BDEV_WRITE_ZEROES ? 1u << 3 : 0) | 1u << 5 /* reservations */ | 1u << 7 /* Verify */ |
            (ops & 1u << PLX_BDEV_COPY ? 1u << 8 : 0);
 }
 
@@ -68,7 +68,7 @@ static void fill_ctrl(const struct nvmf_ctrlr *c, const struct nvmf_image *image
     id->wctemp = plx_put16(CELSIUS_70);
     id->cctemp = plx_put16(CELSIUS_80);
     id->anatt = 10;
-    id->anacap = 0x1f | 1 << 6; /* reports all states; a namespace stays in its group */
+    id->anacap = 0x1f; /* reports all states; a namespace may change its group */
     id->anagrpmax = plx_put32(PLX_NVMF_ANA_GROUPS);
     id->nanagrpid = plx_put32(PLX_NVMF_ANA_GROUPS);
     id->sqes = 0x66;
@@ -116,6 +116,12 @@ static const struct nvmf_image_ns *ns_of(const struct nvmf_req *req)
     return nvmf_image_ns(req->qp->image, plx_get32(req->cmd.nsid));
 }
 
+/* RESCAP: persistence through power loss; all six types; the Ignore Existing Key of revision 1.3 or later */
+static uint8_t rescap_of(const struct nvmf_ns *ns)
+{
+    return (uint8_t)(ns->can_persist | 0x7e | 1 << 7);
+}
+
 static void fill_ns(const struct nvmf_image_ns *of, const struct plx_nvmf_opts *opts, struct nvme_id_ns *id)
 {
     const struct nvmf_ns *ns = of->ns;
@@ -123,7 +129,8 @@ static void fill_ns(const struct nvmf_image_ns *of, const struct plx_nvmf_opts *
     unsigned unit = info->write_unit > info->block_size ? info->write_unit / info->block_size : 1;
     id->nsze = id->ncap = id->nuse = plx_put64(of->blocks);
     id->nsfeat = (uint8_t)(1 << 4 | (info->ops >> PLX_BDEV_ALLOCATED & 1)); /* preferred sizes given; thin */
-    id->nmic = 1;                                                    /* may be reached through several controllers */
+    id->nmic = 1; /* may be reached through several controllers */
+    id->rescap = rescap_of(ns);
     id->dlfeat = (uint8_t)(info->unmap_reads_zero ? 1 | 1 << 3 : 0); /* deallocated blocks read as zeroes */
     id->npwg = id->npwa = id->nows = plx_put16(unit - 1);
     id->npdg = id->npda = plx_put16(info->unmap_granularity ? plx_min_u64(info->unmap_granularity - 1, UINT16_MAX) : 0);
@@ -133,7 +140,7 @@ static void fill_ns(const struct nvmf_image_ns *of, const struct plx_nvmf_opts *
         id->mcl = plx_put32(plx_min_u64(blocks, UINT16_MAX) * NVMF_COPY_RANGES);
         id->msrc = NVMF_COPY_RANGES - 1;
     }
-    id->anagrpid = plx_put32(ns->anagrpid);
+    id->anagrpid = plx_put32(of->anagrpid);
     id->nsattr = info->read_only;
     memcpy(id->nguid, ns->nguid, sizeof id->nguid);
     memcpy(id->eui64, ns->eui64, sizeof id->eui64);
@@ -158,7 +165,7 @@ static void identify_ns(struct nvmf_req *req)
     if (of)
         fill_ns(of, &req->qp->group->target->opts, id);
     struct nvmf_nsref *ref = of ? nvmf_ref(req->qp, of->ns->nsid) : NULL;
-    if (!ref || !(ref->info->ops >> PLX_BDEV_ALLOCATED & 1) || nvmf_disk_full(ref)) {
+    if (!ref || !(ref->info->ops >> PLX_BDEV_ALLOCATED & 1) || nvmf_disk_full(ref) || nvmf_ns_paused(ref)) {
         nvmf_req_complete(req, PLX_SC_SUCCESS);
         return;
     }
@@ -181,7 +188,8 @@ static void identify_independent_ns(struct nvmf_req *req)
         const struct plx_bdev_info *info = plx_bdev_info(of->ns->bdev);
         id->nsfeat = info->rotational ? 1 << 4 : 0;
         id->nmic = 1;
-        id->anagrpid = plx_put32(of->ns->anagrpid);
+        id->rescap = rescap_of(of->ns);
+        id->anagrpid = plx_put32(of->anagrpid);
         id->nsattr = info->read_only;
         id->nstat = 1; /* ready */
     }
@@ -215,15 +223,37 @@ static void identify_ns_descriptors(struct nvmf_req *req)
 }
 
 /* Namespace identifiers greater than the command's, ascending. */
-static void identify_ns_list(struct nvmf_req *req)
+static void put_ns_list(struct nvmf_req *req, const struct nvmf_table *table)
 {
-    const struct nvmf_image *image = req->qp->image;
     plx_le32 *list = (void *)req->data;
     unsigned n = 0;
     memset(list, 0, req->len);
-    for (uint64_t nsid = (uint64_t)plx_get32(req->cmd.nsid) + 1; nsid <= image->nns && n < IDENTIFY_BYTES / 4; nsid++)
-        if (nvmf_image_ns(image, (uint32_t)nsid))
+    for (uint64_t nsid = (uint64_t)plx_get32(req->cmd.nsid) + 1; nsid <= table->nns && n < IDENTIFY_BYTES / 4; nsid++)
+        if (table->ns[nsid - 1].ns)
             list[n++] = plx_put32(nsid);
+    nvmf_req_complete(req, PLX_SC_SUCCESS);
+}
+
+static void identify_ns_list(struct nvmf_req *req)
+{
+    put_ns_list(req, req->qp->image->table);
+}
+
+/* ---- allocated namespaces: all there are, whether this host sees them or not (Base 3.2.1.5) ---- */
+
+static void identify_allocated_list(struct nvmf_req *req)
+{
+    put_ns_list(req, req->qp->image->whole->all);
+}
+
+static void identify_allocated_ns(struct nvmf_req *req)
+{
+    struct nvme_id_ns *id = (void *)req->data;
+    const struct nvmf_table *all = req->qp->image->whole->all;
+    uint32_t nsid = plx_get32(req->cmd.nsid);
+    memset(id, 0, sizeof *id);
+    if (nsid <= all->nns && all->ns[nsid - 1].ns)
+        fill_ns(&all->ns[nsid - 1], &req->qp->group->target->opts, id);
     nvmf_req_complete(req, PLX_SC_SUCCESS);
 }
 
@@ -285,6 +315,8 @@ static const struct page pages[] = {
     {NVME_CNS_CSI_CTRL, NS_NONE, true, false, identify_csi_ctrl},
     {NVME_CNS_CSI_ACTIVE_NS, NS_LIST, true, false, identify_ns_list},
     {NVME_CNS_CSI_INDEPENDENT_NS, NS_VALID, false, false, identify_independent_ns},
+    {NVME_CNS_ALLOCATED_NS, NS_LIST, false, false, identify_allocated_list},
+    {NVME_CNS_ALLOCATED_NS_DATA, NS_VALID, false, false, identify_allocated_ns},
     {NVME_CNS_CTRL_LIST_OF_NS, NS_ACTIVE, false, false, identify_ctrl_list},
     {NVME_CNS_CTRL_LIST, NS_NONE, false, false, identify_ctrl_list},
     {NVME_CNS_NS_GRANULARITY, NS_NONE, false, false, identify_zeroes},

@@ -49,7 +49,7 @@ static void submit_flags(struct nvmf_req *req, enum plx_bdev_op op, uint8_t flag
     bio->iov = req->iov;
     bio->iovcnt = req->data ? 1 : 0;
     bio->op = (uint8_t)op;
-    bio->flags = flags;
+    bio->flags = flags | (req->in_place ? PLX_BDEV_IN_PLACE : 0);
     bio->lba = lba;
     bio->nlb = nlb;
     plx_bdev_submit(req->ns->ch, bio);
@@ -69,8 +69,10 @@ static void submit(struct nvmf_req *req, enum plx_bdev_op op, uint64_t lba, uint
 static void io_go_on(struct plx_msg *msg)
 {
     struct nvmf_req *req = plx_container_of(msg, struct nvmf_req, u.later.msg);
+    nvmf_execute_fn fn = req->u.later.fn;
     req->between = false;
-    req->u.later.fn(req);
+    if (req->qp->plain || !nvmf_pause_hold(req, req->ns, fn))
+        fn(req);
 }
 
 /*
@@ -112,7 +114,7 @@ static uint16_t parse_range(struct nvmf_req *req, enum plx_bdev_op op)
 
 static void execute_read(struct nvmf_req *req)
 {
-    const void *src = req->lent ? plx_bdev_map(req->ns->ch, lba_of(req), nlb_of(req)) : NULL;
+    const void *src = req->lent ? plx_bdev_map_again(req->ns->ch, lba_of(req), nlb_of(req)) : NULL;
     if (src) { /* wanted as a copy, because a digest will cover it */
         memcpy(req->data, src, req->len);
         req->lent = false;
@@ -143,7 +145,7 @@ static uint16_t parse_read(struct nvmf_req *req)
 
 const void *nvmf_io_map(struct nvmf_req *req)
 {
-    return plx_bdev_map(req->ns->ch, lba_of(req), nlb_of(req));
+    return plx_bdev_map_again(req->ns->ch, lba_of(req), nlb_of(req));
 }
 
 /*
@@ -178,7 +180,10 @@ static void execute_fused(struct nvmf_req *req);
 static uint16_t parse_from_host(struct nvmf_req *req, enum plx_bdev_op op, nvmf_execute_fn execute)
 {
     req->execute = execute;
-    req->in_place = req->ns->info->in_place && execute != execute_fused;
+    bool in_place = __atomic_load_n(&req->ns->info->in_place, __ATOMIC_RELAXED);
+    if (plx_unlikely(!in_place))
+        req->qp->group->in_place = false; /* it was, perhaps, when the snapshot was made, and has a rate limit now */
+    req->in_place = in_place && execute != execute_fused;
     uint16_t status = nvmf_expect_data(req, NVMF_FROM_HOST, (uint64_t)nlb_of(req) << req->ns->block_shift);
     if (plx_unlikely(status))
         return status;
@@ -255,9 +260,9 @@ static void flush_next(struct nvmf_req *req);
 static void flush_done(struct plx_bdev_req *bio)
 {
     struct nvmf_req *req = plx_container_of(bio, struct nvmf_req, bio);
-    bool removed = req->ns->gone && req->qp->image && req->abort_status == PLX_SC_ABORTED_BY_REQUEST;
+    bool removed = nvmf_req_lost(req) && req->qp->image && req->abort_status == PLX_SC_ABORTED_BY_REQUEST;
     if (removed)
-        req->abort_status = 0; /* those that are there are to be flushed */
+        req->abort_status = 0, req->taken = false; /* those that are there are to be flushed */
     if (bio->status && !removed)
         nvmf_req_complete(req, with_dnr(bio->status));
     else
@@ -278,6 +283,10 @@ static void flush_next(struct nvmf_req *req)
         return;
     }
     nvmf_req_leave_ns(req);
+    if (!req->qp->plain && nvmf_pause_hold(req, ns, flush_next)) {
+        req->step--;
+        return;
+    }
     nvmf_req_enter_ns(req, ns);
     submit(req, PLX_BDEV_FLUSH, 0, 0, flush_done);
 }
@@ -451,6 +460,8 @@ static void execute_fused(struct nvmf_req *req)
     req->state = NVMF_REQ_HELD;
     if (!other || other->state != NVMF_REQ_HELD)
         return; /* the other half's data is still on its way */
+    if (!req->qp->plain && nvmf_pause_hold(req, req->ns, execute_fused))
+        return;
     first->state = second->state = NVMF_REQ_EXECUTING;
     first->iov[0] = (struct iovec){first->data, first->len};
     first->iov[1] = (struct iovec){second->data, second->len};
@@ -505,10 +516,10 @@ static bool writes(uint8_t opcode)
     return opcode == NVME_IO_WRITE || opcode == NVME_IO_WRITE_ZEROES || opcode == NVME_IO_DSM || opcode == NVME_IO_COPY;
 }
 
-/* What a command ends with because of its queue, or because of the state of the path that it came by. */
+/* What a command ends with because of its queue, of the state of the path that it came by, or of a reservation. */
 static uint16_t refusal(const struct nvmf_req *req, uint32_t nsid)
 {
-    const struct nvmf_qpair *qp = req->qp;
+    struct nvmf_qpair *qp = req->qp;
     if (qp->state != NVMF_QP_READY || !qp->image)
         return PLX_SC_COMMAND_SEQUENCE_ERROR | DNR;
     const struct nvmf_port *port = nvmf_image_port(qp->image, qp->portid);
@@ -516,20 +527,17 @@ static uint16_t refusal(const struct nvmf_req *req, uint32_t nsid)
     uint32_t first = nsid == NVME_NSID_ALL ? 1 : nsid, last = nsid == NVME_NSID_ALL ? qp->image->nns : nsid;
     for (uint32_t i = first; i <= last && !status; i++) {
         const struct nvmf_image_ns *of = nvmf_image_ns(qp->image, i);
-        status = of ? nvmf_ana_status(port, of->ns->anagrpid) : status;
+        status = of ? nvmf_ana_status(port, of->anagrpid) : status;
+        if (of && !status)
+            status = nvmf_resv_refusal(qp, nvmf_ref(qp, i), i, req->cmd.opcode);
     }
     return status;
 }
 
-uint16_t nvmf_parse_io(struct nvmf_req *req)
+static inline uint16_t parse_plain(struct nvmf_req *req)
 {
     struct nvmf_qpair *qp = req->qp;
     uint32_t nsid = plx_get32(req->cmd.nsid);
-    if (plx_unlikely(!qp->plain)) {
-        uint16_t status = refusal(req, nsid);
-        if (status)
-            return status;
-    }
     if (plx_unlikely(!(atomic_load_explicit(&qp->ctrlr->csts, memory_order_relaxed) & NVME_CSTS_RDY)))
         return PLX_SC_COMMAND_SEQUENCE_ERROR | DNR;
     if (plx_unlikely(nsid != qp->last_nsid)) {
@@ -573,7 +581,27 @@ uint16_t nvmf_parse_io(struct nvmf_req *req)
         return parse_verify(req);
     case NVME_IO_COPY:
         return parse_copy(req);
+    case NVME_IO_RESV_REGISTER:
+    case NVME_IO_RESV_REPORT:
+    case NVME_IO_RESV_ACQUIRE:
+    case NVME_IO_RESV_RELEASE:
+        return nvmf_parse_reservation(req);
     default:
         return PLX_SC_INVALID_OPCODE | DNR;
     }
+}
+
+/* The same where commands have to be looked at. */
+static __attribute__((noinline, cold)) uint16_t parse_closely(struct nvmf_req *req)
+{
+    uint16_t status = refusal(req, plx_get32(req->cmd.nsid));
+    status = status ? status : parse_plain(req);
+    if (!status)
+        nvmf_pause_parsed(req);
+    return status;
+}
+
+uint16_t nvmf_parse_io(struct nvmf_req *req)
+{
+    return plx_likely(req->qp->plain) ? parse_plain(req) : parse_closely(req);
 }

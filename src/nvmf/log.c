@@ -123,6 +123,10 @@ static void *build_effects(struct nvmf_req *req, uint8_t *small, size_t *len)
         {NVME_IO_DSM, PLX_BDEV_UNMAP, CSUPP | LBCC},
         {NVME_IO_VERIFY, PLX_BDEV_READ, CSUPP},
         {NVME_IO_COPY, PLX_BDEV_COPY, CSUPP | LBCC},
+        {NVME_IO_RESV_REGISTER, PLX_BDEV_READ, CSUPP},
+        {NVME_IO_RESV_REPORT, PLX_BDEV_READ, CSUPP},
+        {NVME_IO_RESV_ACQUIRE, PLX_BDEV_READ, CSUPP},
+        {NVME_IO_RESV_RELEASE, PLX_BDEV_READ, CSUPP},
     };
     plx_le32 *page = (void *)small;
     for (size_t i = 0; i < sizeof admin; i++)
@@ -142,7 +146,7 @@ static uint8_t *put_ana_group(uint8_t *p, const struct nvmf_image *image, const 
     uint32_t n = 0;
     uint64_t changed = port->changed;
     for (uint32_t i = 0; i < image->nns; i++) {
-        if (!image->ns[i].ns || image->ns[i].ns->anagrpid != group)
+        if (!image->ns[i].ns || image->ns[i].anagrpid != group)
             continue;
         nsids[n++] = plx_put32(i + 1);
         changed = plx_max_u64(changed, image->ns[i].changed);
@@ -189,9 +193,20 @@ static void *build_features(struct nvmf_req *req, uint8_t *small, size_t *len)
 {
     (void)req;
     plx_le32 *page = (void *)small;
-    for (unsigned i = 0; nvmf_feature_id(i) >= 0; i++)
-        page[nvmf_feature_id(i)] = plx_put32(1u << 0 | 1u << 21); /* supported; scope: the controller */
+    for (unsigned i = 0; nvmf_feature_id(i) >= 0; i++) {
+        int id = nvmf_feature_id(i);
+        bool by_ns = id == NVME_FEAT_RESV_MASK || id == NVME_FEAT_RESV_PERSIST;
+        page[id] = plx_put32(1u << 0 | 1u << (by_ns ? 20 : 21)); /* supported; scope: a namespace, or the controller */
+    }
     *len = 1024;
+    return small;
+}
+
+/* One notification, the oldest that has not been read. */
+static void *build_reservation(struct nvmf_req *req, uint8_t *small, size_t *len)
+{
+    nvmf_resv_log_page(req->qp->ctrlr, (void *)small);
+    *len = sizeof(struct nvme_resv_log);
     return small;
 }
 
@@ -211,6 +226,7 @@ static const struct page pages[] = {
     {NVME_LOG_ANA, true, false, build_ana},
     {NVME_LOG_FEATURES, true, false, build_features},
     {NVME_LOG_DISCOVERY, false, true, build_discovery},
+    {NVME_LOG_RESERVATION, true, false, build_reservation},
 };
 
 static const struct page *log_find(uint8_t lid, bool discovery)
@@ -241,6 +257,8 @@ static void execute_get_log(struct nvmf_req *req)
         nvmf_event_clear(req->qp->ctrlr, p->lid);
         if (p->lid == NVME_LOG_CHANGED_NS)
             req->qp->ctrlr->ns_seen = req->qp->group->snap->generation;
+        if (p->lid == NVME_LOG_RESERVATION)
+            nvmf_resv_log_drop(req->qp->ctrlr);
     }
     nvmf_req_complete(req, status);
 }

@@ -31,11 +31,16 @@ static void make_nguid(struct nvmf_ns *ns, const struct plx_nvmf_subsystem *s)
 
 /* ---- in a subsystem ---- */
 
-static void ns_touch(struct plx_nvmf_subsystem *s, uint32_t nsid)
+static void ns_touch(struct plx_nvmf_subsystem *s, const struct nvmf_ns *ns)
 {
     nvmf_assert_control(s->target);
-    s->changed[nsid - 1] = NVMF_NEXT;
     s->dirty = true;
+    if (ns->masked) {
+        nvmf_mask_touch(s, ns->nsid);
+        return;
+    }
+    s->changed[ns->nsid - 1] = NVMF_NEXT;
+    s->common_changed = true;
 }
 
 static bool grow_table(struct plx_nvmf_subsystem *s, uint32_t nsid)
@@ -70,8 +75,10 @@ static struct nvmf_ns *make_ns(struct plx_nvmf_subsystem *s, struct plx_bdev *bd
     plx_list_init(&ns->link);
     ns->target = t;
     ns->subsys = s;
+    ns->owner = s;
     ns->bdev = bdev;
     ns->anagrpid = o->anagrpid ? o->anagrpid : 1;
+    ns->masked = o->no_auto_visible;
     memcpy(ns->uuid, o->uuid ? o->uuid : plx_bdev_info(bdev)->uuid, sizeof ns->uuid);
     if (o->eui64)
         memcpy(ns->eui64, o->eui64, sizeof ns->eui64);
@@ -126,6 +133,7 @@ void nvmf_ns_free(struct nvmf_ns *ns)
 {
     plx_list_del(&ns->link);
     plx_fan_destroy(&ns->drain);
+    nvmf_resv_close(ns);
     free(ns);
 }
 
@@ -143,6 +151,7 @@ int plx_nvmf_subsystem_add_ns(struct plx_nvmf_subsystem *s, struct plx_bdev *bde
     if (!ns)
         return plx_fail(err, -ENOMEM, "out of memory");
     ret = check_identities(s, ns, err);
+    ret = ret ? ret : nvmf_resv_open(ns, o->ptpl_file, err);
     if (ret) {
         nvmf_ns_free(ns);
         return ret;
@@ -150,7 +159,7 @@ int plx_nvmf_subsystem_add_ns(struct plx_nvmf_subsystem *s, struct plx_bdev *bde
     ns->nsid = nsid;
     ns->before = s->changed[nsid - 1];
     s->ns[nsid - 1] = ns;
-    ns_touch(s, nsid);
+    ns_touch(s, ns);
     return (int)nsid;
 }
 
@@ -161,7 +170,8 @@ void nvmf_ns_undo(struct nvmf_ns *ns)
     if (*changed == NVMF_NEXT || ns->before != NVMF_NEXT) /* else what was there before it left with that snapshot */
         *changed = ns->before;
     s->ns[ns->nsid - 1] = NULL;
-    s->dirty = true;
+    s->dirty = s->common_changed = true;
+    nvmf_mask_forget(s, ns->nsid);
     ns->subsys = NULL;
 }
 
@@ -173,16 +183,41 @@ void nvmf_ns_remove(struct nvmf_ns *ns)
     } else {
         s->ns[ns->nsid - 1] = NULL;
         ns->subsys = NULL;
-        ns_touch(s, ns->nsid);
+        ns_touch(s, ns);
+        nvmf_mask_forget(s, ns->nsid);
     }
     plx_list_add_tail(&ns->target->removed_ns, &ns->link);
 }
 
+struct nvmf_ns *nvmf_ns_find(const struct plx_nvmf_subsystem *s, uint32_t nsid, struct plx_error *err)
+{
+    struct nvmf_ns *ns = nsid && nsid <= s->nns ? s->ns[nsid - 1] : NULL;
+    if (!ns)
+        plx_fail(err, -ENOENT, "%s has no namespace %u", s->nqn, nsid);
+    return ns;
+}
+
 int plx_nvmf_subsystem_remove_ns(struct plx_nvmf_subsystem *s, uint32_t nsid, struct plx_error *err)
 {
-    if (!nsid || nsid > s->nns || !s->ns[nsid - 1])
-        return plx_fail(err, -ENOENT, "%s has no namespace %u", s->nqn, nsid);
-    nvmf_ns_remove(s->ns[nsid - 1]);
+    struct nvmf_ns *ns = nvmf_ns_find(s, nsid, err);
+    if (!ns)
+        return -ENOENT;
+    nvmf_ns_remove(ns);
+    return 0;
+}
+
+int plx_nvmf_subsystem_set_ns_ana_group(struct plx_nvmf_subsystem *s, uint32_t nsid, uint32_t anagrpid,
+                                        struct plx_error *err)
+{
+    struct nvmf_ns *ns = nvmf_ns_find(s, nsid, err);
+    if (!ns)
+        return -ENOENT;
+    if (!anagrpid || anagrpid > PLX_NVMF_ANA_GROUPS)
+        return plx_fail(err, -EINVAL, "ANA groups are 1 to %d, not %u", PLX_NVMF_ANA_GROUPS, anagrpid);
+    if (ns->anagrpid == anagrpid)
+        return 0;
+    ns->anagrpid = anagrpid;
+    ns_touch(s, ns);
     return 0;
 }
 
@@ -198,7 +233,7 @@ static void disk_event(void *arg, struct plx_bdev *bdev, enum plx_bdev_event wha
     if (what == PLX_BDEV_GONE)
         nvmf_ns_remove(ns);
     else
-        ns_touch(ns->subsys, ns->nsid);
+        ns_touch(ns->subsys, ns);
     nvmf_apply_unasked(ns->target);
 }
 
@@ -215,6 +250,7 @@ static void ns_opened(struct plx_bdev_access *disk, int result)
                                           .bdev = ns->bdev,
                                           .info = info,
                                           .group = &t->groups[i],
+                                          .resv = nvmf_resv_seen(ns),
                                           .block_shift = (uint8_t)__builtin_ctz(info->block_size)};
     nvmf_apply_opened(t, ns, result);
 }

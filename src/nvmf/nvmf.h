@@ -21,6 +21,7 @@
 #include "base/log.h"
 #include "bdev/access.h"
 #include "nvme/spec.h"
+#include "nvmf/reservation.h"
 #include "reactor/owner.h"
 
 #include <pthread.h>
@@ -61,6 +62,8 @@ struct nvmf_nsref {
     size_t bytes;            /* of buffers that those requests hold */
     struct plx_fan_leg *leg; /* of ns->drain: answered when nothing is in flight */
     struct plx_timer limit;
+    const struct nvmf_resv *resv;         /* NULL while the namespace is not reserved */
+    const struct nvmf_ns_resv *expelling; /* a Preempt and Abort, while commands are waited for that it ends */
 } __attribute__((aligned(64)));
 
 /*
@@ -70,16 +73,21 @@ struct nvmf_nsref {
 struct nvmf_ns {
     struct plx_list link; /* once removed: in a list of what leaves; the control reactor's */
     struct plx_nvmf_target *target;
-    struct plx_nvmf_subsystem *subsys; /* the control reactor's; NULL once removed */
+    struct plx_nvmf_subsystem *subsys;      /* the control reactor's; NULL once removed */
+    const struct plx_nvmf_subsystem *owner; /* the same, to be compared only */
     struct plx_bdev *bdev;
-    uint32_t nsid, anagrpid;
+    uint32_t nsid;
+    uint32_t anagrpid; /* the control reactor's */
     uint8_t nguid[16], uuid[16], eui64[8];
+    bool can_persist;            /* reservations do, through power loss */
+    struct nvmf_ns_resv *resv;   /* NULL until there is one; the control reactor's */
     uint64_t before;             /* plx_nvmf_subsystem.changed, before it came; the control reactor's */
     bool seen;                   /* is in an image; the same */
     bool opened;                 /* has channels; the same */
     struct plx_bdev_hold *hold;  /* while it has; the same */
     struct plx_bdev_access disk; /* the control reactor's */
     struct plx_fan drain;
+    bool masked;              /* seen by those hosts alone that it is attached to */
     struct nvmf_nsref refs[]; /* by reactor */
 };
 
@@ -110,15 +118,18 @@ struct plx_nvmf_subsystem {
     bool discovery;
 
     bool allow_any_host;
-    bool everywhere; /* reachable at every listener */
-    bool dirty;      /* differs from its image */
+    bool everywhere;     /* reachable at every listener */
+    bool dirty;          /* differs from its image */
+    bool common_changed; /* so does what all its hosts see of namespaces */
     struct nvmf_host *hosts;
     unsigned nhosts;
     struct nvmf_port *ports; /* the first is for those that have none of their own */
     unsigned nports;
-    struct nvmf_ns **ns; /* by nsid - 1; NULL where there is none */
-    uint64_t *changed;   /* the same: generation in which it last did; NVMF_NEXT for the one to come */
-    uint32_t nns;        /* entries of both */
+    struct nvmf_ns **ns;          /* by nsid - 1; NULL where there is none */
+    uint64_t *changed;            /* the same: generation in which it last did; NVMF_NEXT for the one to come */
+    uint32_t nns;                 /* entries of both */
+    struct nvmf_viewer **viewers; /* hosts to which namespaces are attached, by name: mask.c */
+    unsigned nviewers;
     unsigned nctrlrs;
     uint16_t last_cntlid;
     struct nvmf_image *image; /* its latest */
@@ -126,12 +137,25 @@ struct plx_nvmf_subsystem {
 
 #define NVMF_NEXT UINT64_MAX
 
+/* Namespaces as hosts see them. Immutable as well, shared by images, and counted in the same way. */
+struct nvmf_table {
+    unsigned refs;
+    uint32_t nns;
+    struct nvmf_image_ns {
+        struct nvmf_ns *ns; /* NULL where there is none */
+        uint64_t changed;   /* generation; of removed ones too */
+        uint64_t blocks;
+        uint32_t anagrpid;
+    } ns[]; /* by nsid - 1 */
+};
+
 /*
  * A subsystem as hosts see it. Immutable, and shared by the snapshots between two of its changes; which those are is
- * counted by the control reactor alone.
+ * counted by the control reactor alone. Hosts to which namespaces are attached have an image of their own in it.
  */
 struct nvmf_image {
     unsigned refs;
+    const struct nvmf_image *whole; /* the subsystem's, of which this is one host's view; or itself */
     struct plx_nvmf_subsystem *subsys;
     bool allow_any_host, everywhere;
     uint32_t ops; /* that at least one of its disks can do: bit 1 << enum plx_bdev_op */
@@ -139,11 +163,17 @@ struct nvmf_image {
     struct nvmf_host *hosts;
     struct nvmf_port *ports;
     uint32_t nns;
-    struct nvmf_image_ns {
-        struct nvmf_ns *ns; /* NULL where there is none */
-        uint64_t changed;   /* generation; of removed ones too */
-        uint64_t blocks;
-    } ns[]; /* by nsid - 1 */
+    struct nvmf_image_ns *ns; /* the table's */
+    struct nvmf_table *table; /* what this host sees, or hosts that have no view of their own */
+    struct nvmf_table *all;   /* all that there is: the same, where nothing is attached to single hosts */
+    struct nvmf_view *views;  /* by name */
+    unsigned nviews;
+};
+
+/* How one host sees it; the arrays are the whole image's. */
+struct nvmf_view {
+    struct nvmf_image image;
+    char nqn[NVME_NQN_MAX + 1];
 };
 
 /* An address, as the discovery log has it. */
@@ -173,11 +203,17 @@ struct nvmf_group {
     struct plx_list qpairs;
     struct nvmf_req *free_reqs;
     unsigned reqs_in_use;
-    bool in_place; /* see the snapshot */
+    bool in_place; /* see the snapshot; and nothing is paused */
+    struct plx_list pauses;
+    uint64_t connected[2]; /* admin and I/O queue pairs since the start, */
+    uint64_t completed[2]; /* and commands of those that have left */
     struct nvmf_slab *slabs;
     size_t req_size;
-    void *transport;         /* its transport's */
-    struct plx_fan_leg *leg; /* of a stop under way */
+    void *transport;            /* its transport's */
+    struct plx_fan_leg *leg;    /* of a stop under way */
+    struct plx_fan_leg *taking; /* of an apply, while hosts have commands in flight that it takes from them: mask.c */
+    uint64_t taking_since;
+    struct plx_timer take;
 };
 
 /* For messages: some programs give their host no name. */
@@ -194,7 +230,8 @@ struct nvmf_ctrlr {
     uint16_t cntlid;
     uint8_t hostid[16];
     char hostnqn[NVME_NQN_MAX + 1];
-    char name[64]; /* for logs: "controller 3" */
+    char name[64];  /* for logs: "controller 3" */
+    uint64_t since; /* reactor time */
 
     /* The control reactor's. */
     struct nvmf_qpair **qpairs; /* by qid; [0] is the admin queue */
@@ -207,11 +244,13 @@ struct nvmf_ctrlr {
     struct plx_timer kato_timer;
     struct nvmf_req *aers[NVMF_AER_LIMIT];
     unsigned naers;
-    unsigned aborts;          /* under way */
-    uint32_t events;          /* that happened and wait for a request to be told by: bits of nvmf_events() */
-    uint32_t events_masked;   /* that were told, until the host has read their log page */
-    uint64_t ns_seen;         /* generation in which it read which namespaces have changed */
-    uint64_t last_keep_alive; /* reactor time */
+    unsigned aborts;        /* under way */
+    uint32_t events;        /* that happened and wait for a request to be told by: bits of nvmf_events() */
+    uint32_t events_masked; /* that were told, until the host has read their log page */
+    uint64_t ns_seen;       /* generation in which it read which namespaces have changed */
+    struct nvmf_resv_log resv_log;
+    uint8_t resv_mask[NVMF_MAX_NAMESPACES]; /* feature 82h, by nsid - 1: bits 1 << enum nvme_resv_notice */
+    uint64_t last_keep_alive;               /* reactor time */
     struct plx_msg reset_msg;
     _Atomic bool reset_sent;
     uint32_t feat_arbitration, feat_power, feat_error_recovery, feat_atomicity, feat_async_event;
@@ -231,6 +270,7 @@ struct nvmf_ctrlr {
 enum nvmf_event {
     NVMF_EVENT_NS = 1 << 8,                 /* Namespace Attribute Changed */
     NVMF_EVENT_ANA = 1 << 11,               /* Asymmetric Namespace Access Change */
+    NVMF_EVENT_RESERVATION = 1 << 30,       /* Reservation Log Page Available: feature 82h has it, and not 0Bh */
     NVMF_EVENT_DISCOVERY = (int)(1u << 31), /* Discovery Log Page Change */
 };
 
@@ -253,6 +293,7 @@ enum nvmf_dir {
 enum nvmf_req_state {
     NVMF_REQ_TRANSPORT, /* its transport: data is on its way, or it waits for memory */
     NVMF_REQ_HELD,      /* nobody: half of a fused command, waiting for the other */
+    NVMF_REQ_PAUSED,    /* the same: its namespace is paused */
     NVMF_REQ_EXECUTING, /* the core */
     NVMF_REQ_DONE,      /* its transport again: the response is on its way */
 };
@@ -263,7 +304,7 @@ typedef void (*nvmf_execute_fn)(struct nvmf_req *req);
 /* A command: allocated once, used again and again, embedded in its transport's. Hot members first. */
 struct nvmf_req {
     struct nvmf_req *next; /* free list, or a queue of the transport's */
-    struct nvmf_qpair *qp;
+    struct nvmf_qpair *qp; /* NULL while it is not in use */
     struct nvmf_nsref *ns; /* counted there */
 
     nvmf_execute_fn execute; /* from here to cqe.dw1: zero in a new one */
@@ -281,11 +322,13 @@ struct nvmf_req {
     bool between;  /* two requests to the disk: see u.later */
     bool fused_first;
     uint16_t abort_status; /* what it is to end with instead of being executed; 0 for nothing */
+    bool taken;            /* its host does not see its namespace any more */
     uint32_t capsule_off;  /* where in what came in the capsule the command's data begins */
     struct nvme_cqe cqe;
     uint32_t capsule_data; /* bytes of data that came in the capsule */
     struct nvme_cmd cmd;
     struct nvmf_req *chain; /* next in its bucket of pending requests */
+    uint64_t start;         /* reactor time at which the command came */
     union {
         struct {
             struct plx_msg msg;
@@ -296,9 +339,17 @@ struct nvmf_req {
             struct plx_msg msg;
             nvmf_execute_fn fn;
         } later; /* of commands that go on in another round */
+        struct {
+            struct plx_list link;    /* while it is held */
+            nvmf_execute_fn execute; /* what it is to do when that is over */
+            bool lent;               /* so it was parsed */
+        } held;                      /* of commands for a namespace that is paused */
     } u;
     struct iovec iov[2];
-    struct plx_bdev_req bio;
+    union {
+        struct plx_bdev_req bio;
+        struct nvmf_resv_op resv; /* of commands that no disk sees */
+    };
 };
 
 /*
@@ -331,6 +382,8 @@ struct nvmf_transport {
     bool (*abort)(struct nvmf_req *req);
     /* Ends the connection: no command comes from it any more. Ends later with nvmf_qpair_detach(). */
     void (*kill)(struct nvmf_qpair *qp, const char *why);
+    /* Where a request is that it has (NVMF_REQ_TRANSPORT). */
+    enum plx_nvmf_stage (*stage)(const struct nvmf_req *req);
     /* The local address, for the discovery log; AF_UNSPEC where there is none. */
     void (*local_addr)(struct nvmf_qpair *qp, struct sockaddr_storage *ss);
 };
@@ -359,17 +412,22 @@ struct nvmf_qpair {
     uint16_t entries;
     uint16_t sqhd;
     uint8_t state; /* enum nvmf_qpair_state */
-    bool plain;    /* ready, and every namespace is accessible: I/O commands need no closer look */
+    bool plain;    /* ready, and every namespace accessible and not reserved: I/O commands need no closer look */
     bool no_sq_flow;
-    uint32_t in_flight;     /* requests between capsule and response */
-    struct nvmf_req *fused; /* first half of a fused command whose second half must come next */
-    bool active;            /* a command came since the transport last told the controller */
-    bool fused_failed;      /* the first half of a fused command was refused */
+    uint32_t in_flight;              /* requests between capsule and response */
+    uint64_t completed;              /* commands */
+    uint64_t since;                  /* reactor time at which its connection came */
+    bool header_digest, data_digest; /* its transport's, to be told */
+    struct nvmf_req *fused;          /* first half of a fused command whose second half must come next */
+    bool active;                     /* a command came since the transport last told the controller */
+    bool fused_failed;               /* the first half of a fused command was refused */
+    uint8_t access;                  /* enum nvmf_resv_access, to the namespace access_nsid, which may be 0 */
+    uint32_t access_nsid;
     struct plx_msg kill_msg;
     _Atomic bool kill_sent;
     struct plx_msg detach_msg;
     void (*detached)(struct nvmf_qpair *qp); /* called on the queue pair's reactor */
-    char peer[PLX_ADDR_TEXT];
+    char peer[PLX_ADDR_TEXT], local[PLX_ADDR_TEXT];
     struct nvmf_req *pending[NVMF_PENDING_BUCKETS]; /* by command identifier */
 };
 
@@ -392,6 +450,7 @@ enum nvmf_apply_step {
     NVMF_APPLY_OPEN,    /* channels of new disks are opened */
     NVMF_APPLY_PUBLISH, /* the snapshot goes to every reactor */
     NVMF_APPLY_TELL,    /* hosts are told what it changes */
+    NVMF_APPLY_TAKE,    /* what hosts have in flight ends, for namespaces that others see yet */
     NVMF_APPLY_RELEASE, /* what was taken away is let go of */
 };
 
@@ -406,6 +465,7 @@ struct nvmf_caller {
 struct nvmf_apply {
     enum nvmf_apply_step step;
     bool starting; /* the target's first one, which fails as a whole */
+    bool taking;   /* a namespace was taken from a host */
     int result;
     unsigned opening;
     struct nvmf_snapshot *next, *old;
@@ -466,14 +526,17 @@ struct plx_nvmf_target {
     struct nvmf_where *referrals;
     unsigned nreferrals;
     bool discovery_changed;
+    bool taken; /* a namespace from a host, since the last apply */
     /* Removed since the last apply; and what an apply did not wait for any longer. */
     struct plx_list removed_ns, removed_subsystems, removed_listeners;
     struct plx_list late_ns;
+    struct plx_list pauses;
 
     /* What they see. */
     struct nvmf_snapshot *snap; /* the latest that was published */
     uint64_t generation, genctr;
     struct nvmf_apply apply;
+    unsigned queries; /* under way: query.c */
     enum nvmf_target_state state;
     struct nvmf_phase phase;
 };
@@ -486,6 +549,22 @@ void nvmf_req_put(struct nvmf_req *req);
 void nvmf_slabs_free(struct nvmf_group *g);
 /* Calls fn for each request of a namespace. */
 void nvmf_reqs_of(struct nvmf_nsref *ref, void (*fn)(struct nvmf_req *req));
+/*
+ * A walk over all requests of a reactor, free ones included, but not those that are made while it goes on; `n` is
+ * counted up by whoever walks.
+ */
+struct nvmf_walk {
+    struct nvmf_slab *slab;
+    unsigned n;
+};
+struct nvmf_walk nvmf_walk_from(const struct nvmf_group *g);
+/* The request that it is at, or NULL at its end. */
+struct nvmf_req *nvmf_walk_req(const struct nvmf_group *g, struct nvmf_walk *w);
+/* The same for each there is memory for; those not in use have no namespace. */
+void nvmf_reqs_each(const struct nvmf_group *g, void (*fn)(struct nvmf_req *req, void *arg), void *arg);
+/* Goes on with a walk for a while. @return whether there are more: in another round */
+bool nvmf_reqs_some(const struct nvmf_group *g, struct nvmf_walk *w, void (*fn)(struct nvmf_req *req, void *arg),
+                    void *arg);
 /* Asks a request to end early, whoever has it. @return true if it was, or will be, without being executed */
 bool nvmf_req_abort(struct nvmf_req *req);
 
@@ -600,6 +679,9 @@ void nvmf_digest(const char *text, size_t len, uint8_t out[32]);
 
 /* ---- namespace.c ---- */
 
+/* On the control reactor; NULL with err filled when there is none. */
+struct nvmf_ns *nvmf_ns_find(const struct plx_nvmf_subsystem *s, uint32_t nsid, struct plx_error *err);
+
 /* Takes a namespace out of its subsystem: it leaves with the next apply, or at once if it never was visible. */
 void nvmf_ns_remove(struct nvmf_ns *ns);
 /* It could not be opened for the snapshot under way: it never was there. */
@@ -649,6 +731,12 @@ static inline void nvmf_req_enter_ns(struct nvmf_req *req, struct nvmf_nsref *re
     ref->in_flight++;
 }
 
+/* Whether its namespace is not there any more for its host, and its end has to tell that. */
+static inline bool nvmf_req_lost(const struct nvmf_req *req)
+{
+    return req->ns && (req->ns->gone || req->taken);
+}
+
 /* and no more. */
 static inline void nvmf_req_leave_ns(struct nvmf_req *req)
 {
@@ -660,6 +748,31 @@ static inline void nvmf_req_leave_ns(struct nvmf_req *req)
         nvmf_ns_drained(ref);
 }
 
+/* ---- pause.c: on the control reactor ---- */
+
+/* Pauses of a subsystem that was removed, and has no hosts any more, end. */
+void nvmf_pauses_leave(const struct plx_nvmf_subsystem *s);
+bool nvmf_pauses_of(const struct plx_nvmf_subsystem *s);
+/* The target stops, and no pause waits for disks any longer. @return false: ends with nvmf_target_may_stop() */
+bool nvmf_pauses_stop(struct plx_nvmf_target *t);
+void nvmf_pauses_free(struct plx_nvmf_target *t);
+
+/* on the reactor of a request, or queue pair */
+
+/* Whether the disk is to be left alone. */
+bool nvmf_ns_paused(const struct nvmf_nsref *ref);
+/* Whether commands of a queue pair that has a controller are to be looked at for that. */
+bool nvmf_paused(const struct nvmf_qpair *qp);
+/* A command was parsed, of such a queue pair: it waits when its data is here, if its namespace is paused then. */
+void nvmf_pause_parsed(struct nvmf_req *req);
+/*
+ * A command is about to go to the disk of a namespace. @return false if it may; else it is held, unless it ends before
+ * that, until `execute` is called
+ */
+bool nvmf_pause_hold(struct nvmf_req *req, const struct nvmf_nsref *ref, nvmf_execute_fn execute);
+/* What may be held is to end. */
+void nvmf_pause_forget(struct nvmf_req *req);
+
 /* ---- snapshot.c ---- */
 
 /* What hosts are to see now, with namespaces whose channels are not open yet; or NULL. */
@@ -668,6 +781,10 @@ struct nvmf_snapshot *nvmf_snapshot_make(struct plx_nvmf_target *t);
 void nvmf_snapshot_omit(struct nvmf_snapshot *snap, const struct nvmf_ns *ns);
 void nvmf_snapshot_free(struct nvmf_snapshot *snap);
 void nvmf_image_put(struct nvmf_image *image);
+struct nvmf_table *nvmf_table_new(uint32_t nns);
+void nvmf_table_put(struct nvmf_table *table);
+/* A namespace as it is now. */
+void nvmf_image_show(struct nvmf_image_ns *entry, struct nvmf_ns *ns);
 /* The image of a subsystem by its NQN, or NULL. */
 const struct nvmf_image *nvmf_snapshot_find(const struct nvmf_snapshot *snap, const char *nqn);
 bool nvmf_image_allows(const struct nvmf_image *image, const char *hostnqn);
@@ -680,6 +797,25 @@ uint16_t nvmf_ana_status(const struct nvmf_port *port, uint32_t anagrpid);
 /* Sums up what went through all disks of a subsystem. */
 void nvmf_image_stats(const struct nvmf_image *image, uint64_t *blocks512_read, uint64_t *blocks512_written,
                       uint64_t *reads, uint64_t *writes);
+
+/* ---- mask.c ---- */
+
+/* A namespace that is attached to hosts has changed. */
+void nvmf_mask_touch(struct plx_nvmf_subsystem *s, uint32_t nsid);
+/* It is attached to none any more. */
+void nvmf_mask_forget(struct plx_nvmf_subsystem *s, uint32_t nsid);
+void nvmf_mask_free(struct plx_nvmf_subsystem *s);
+/* Hosts' views of an image that is otherwise whole. @return false without memory */
+bool nvmf_mask_make(struct plx_nvmf_subsystem *s, struct nvmf_image *image);
+/* Takes a namespace out of those, as nvmf_snapshot_omit() does. */
+void nvmf_mask_omit(struct nvmf_image *image, const struct nvmf_ns *ns);
+/* What a host sees of a subsystem; NULL of NULL. */
+const struct nvmf_image *nvmf_image_seen_by(const struct nvmf_image *image, const char *hostnqn);
+/*
+ * A leg of the apply: ends what hosts have in flight for namespaces that were taken from them, and answers when it has
+ * ended, or with -ETIMEDOUT.
+ */
+void nvmf_mask_take_here(struct plx_fan_leg *leg);
 
 /* ---- apply.c ---- */
 
@@ -696,6 +832,8 @@ void nvmf_apply_late(struct plx_nvmf_target *t, struct nvmf_ns *ns);
 void nvmf_apply_opened(struct plx_nvmf_target *t, struct nvmf_ns *ns, int result);
 /* Something that was removed is gone for good. */
 void nvmf_apply_released(struct plx_nvmf_target *t);
+/* What of a group follows from its snapshot, and from what is paused. */
+void nvmf_group_see(struct nvmf_group *g);
 /* A queue pair has become one of a controller: it sees the group's snapshot. */
 void nvmf_qpair_see(struct nvmf_qpair *qp);
 
@@ -726,7 +864,7 @@ void nvmf_listeners_free(struct plx_nvmf_target *t);
 
 /* ---- target.c ---- */
 
-/* No apply is under way any more. */
+/* No apply, pause or query is under way any more: a stop that has waited for that begins. */
 void nvmf_target_may_stop(struct plx_nvmf_target *t);
 
 /* What hosts are to see is edited before the target runs, or on its control reactor. */

@@ -2,11 +2,16 @@
 /* Queue pairs and the life of a request: parse, execute, complete. */
 #include "nvmf/nvmf.h"
 
+#include "reactor/now.h"
+
 #include <assert.h>
 #include <stdlib.h>
 #include <string.h>
 
-enum { SLAB_REQUESTS = 32 };
+enum {
+    SLAB_REQUESTS = 32,
+    SOME_SLABS = 8,
+};
 
 /* Requests come in slabs that are kept until the group ends: no more is received above NVMF_MAX_REQUESTS. */
 struct nvmf_slab {
@@ -25,22 +30,63 @@ static bool grow(struct nvmf_group *g)
     for (unsigned i = 0; i < SLAB_REQUESTS; i++) {
         struct nvmf_req *req = (struct nvmf_req *)(void *)(slab->requests + i * g->req_size + prefix);
         req->ns = NULL;
+        req->qp = NULL;
         req->next = g->free_reqs;
         g->free_reqs = req;
     }
     return true;
 }
 
+struct nvmf_walk nvmf_walk_from(const struct nvmf_group *g)
+{
+    return (struct nvmf_walk){.slab = g->slabs};
+}
+
+struct nvmf_req *nvmf_walk_req(const struct nvmf_group *g, struct nvmf_walk *w)
+{
+    if (w->n == SLAB_REQUESTS)
+        *w = (struct nvmf_walk){.slab = w->slab->next};
+    if (!w->slab)
+        return NULL;
+    return (struct nvmf_req *)(void *)(w->slab->requests + w->n * g->req_size + g->target->transport->req_prefix);
+}
+
+/* New slabs are put in front: what is made meanwhile is not walked over. */
+void nvmf_reqs_each(const struct nvmf_group *g, void (*fn)(struct nvmf_req *req, void *arg), void *arg)
+{
+    struct nvmf_walk w = nvmf_walk_from(g);
+    for (struct nvmf_req *req; (req = nvmf_walk_req(g, &w)); w.n++)
+        fn(req, arg);
+}
+
+bool nvmf_reqs_some(const struct nvmf_group *g, struct nvmf_walk *w, void (*fn)(struct nvmf_req *req, void *arg),
+                    void *arg)
+{
+    struct nvmf_req *req = nvmf_walk_req(g, w);
+    for (unsigned n = 0; req && n < SOME_SLABS * SLAB_REQUESTS; n++) {
+        fn(req, arg);
+        w->n++;
+        req = nvmf_walk_req(g, w);
+    }
+    return req != NULL;
+}
+
+struct of_ns {
+    struct nvmf_nsref *ref;
+    void (*fn)(struct nvmf_req *req);
+};
+
+static void if_of_ns(struct nvmf_req *req, void *arg)
+{
+    const struct of_ns *of = arg;
+    if (req->ns == of->ref)
+        of->fn(req);
+}
+
 void nvmf_reqs_of(struct nvmf_nsref *ref, void (*fn)(struct nvmf_req *req))
 {
-    const struct nvmf_group *g = ref->group;
-    const size_t prefix = g->target->transport->req_prefix;
-    for (struct nvmf_slab *slab = g->slabs; slab; slab = slab->next) /* new ones are put in front */
-        for (unsigned i = 0; i < SLAB_REQUESTS; i++) {
-            struct nvmf_req *req = (struct nvmf_req *)(void *)(slab->requests + i * g->req_size + prefix);
-            if (req->ns == ref)
-                fn(req);
-        }
+    struct of_ns of = {ref, fn};
+    nvmf_reqs_each(ref->group, if_of_ns, &of);
 }
 
 void nvmf_slabs_free(struct nvmf_group *g)
@@ -64,6 +110,7 @@ struct nvmf_req *nvmf_req_get(struct nvmf_qpair *qp)
     req->qp = qp;
     _Static_assert(!NVMF_NONE && !NVMF_REQ_TRANSPORT, "what a new request is");
     memset(&req->execute, 0, offsetof(struct nvmf_req, cqe.sqhd) - offsetof(struct nvmf_req, execute));
+    req->start = plx_reactor_round_time(g->reactor);
     qp->in_flight++;
     return req;
 }
@@ -73,7 +120,9 @@ void nvmf_req_put(struct nvmf_req *req)
     struct nvmf_qpair *qp = req->qp;
     assert(!req->pending && qp->in_flight > 0);
     nvmf_req_leave_ns(req);
+    req->qp = NULL;
     qp->in_flight--;
+    qp->completed++;
     qp->group->reqs_in_use--;
     req->next = qp->group->free_reqs;
     qp->group->free_reqs = req;
@@ -152,7 +201,9 @@ uint16_t nvmf_expect_data(struct nvmf_req *req, enum nvmf_dir dir, uint64_t len)
 static void end_half(struct nvmf_req *half, uint16_t status)
 {
     half->fused_first = false;
-    if (half->state == NVMF_REQ_HELD)
+    const bool held = half->state == NVMF_REQ_HELD || half->state == NVMF_REQ_PAUSED;
+    nvmf_pause_forget(half);
+    if (held)
         nvmf_req_complete(half, status);
     else
         half->abort_status = status;
@@ -259,6 +310,9 @@ bool nvmf_req_abort(struct nvmf_req *req)
     switch ((enum nvmf_req_state)req->state) {
     case NVMF_REQ_TRANSPORT:
         return nvmf_transport_of(req->qp)->abort(req);
+    case NVMF_REQ_PAUSED:
+        nvmf_pause_forget(req);
+        __attribute__((fallthrough));
     case NVMF_REQ_HELD:
         nvmf_req_complete(req, PLX_SC_ABORTED_BY_REQUEST);
         return true;
@@ -276,8 +330,10 @@ void nvmf_req_complete(struct nvmf_req *req, uint16_t status)
 {
     if (plx_unlikely(status)) {
         /* Aborted because its namespace went, which is what its host is told: it is inactive now (Base 3.2.1). */
-        if (req->ns && req->ns->gone && status == PLX_SC_ABORTED_BY_REQUEST)
+        if (nvmf_req_lost(req) && status == PLX_SC_ABORTED_BY_REQUEST)
             status = PLX_SC_INVALID_NAMESPACE_OR_FORMAT | NVME_STATUS_DNR;
+        else if (status == PLX_SC_ABORTED_BY_REQUEST && req->abort_status == PLX_SC_PREEMPTED_AND_ABORTED)
+            status = PLX_SC_PREEMPTED_AND_ABORTED;
         if (req->qp->ctrlr)
             nvmf_ctrlr_log_error(req, status);
     }
@@ -304,6 +360,7 @@ void nvmf_reply(struct nvmf_req *req, const void *src, size_t len)
 void nvmf_qpair_init(struct nvmf_qpair *qp, struct nvmf_group *group)
 {
     qp->group = group;
+    qp->since = plx_reactor_now(group->reactor);
     qp->entries = NVMF_ADMIN_QUEUE_ENTRIES; /* until Connect says how many */
     qp->state = NVMF_QP_NEW;
     plx_list_add_tail(&group->qpairs, &qp->link);
@@ -329,6 +386,7 @@ void nvmf_qpair_close(struct nvmf_qpair *qp, void (*put)(struct nvmf_req *req))
             next = req->chain;
             if (req->state == NVMF_REQ_EXECUTING)
                 continue;
+            nvmf_pause_forget(req);
             nvmf_pending_del(req);
             put(req);
         }
@@ -370,6 +428,7 @@ void nvmf_qpair_kill_from_afar(struct nvmf_qpair *qp)
 static void let_qpair_go(struct nvmf_qpair *qp)
 {
     qp->ctrlr = NULL;
+    qp->group->completed[qp->qid != 0] += qp->completed;
     plx_list_del(&qp->link);
     qp->detached(qp);
 }

@@ -20,8 +20,37 @@ static bool copy_array(void *out, const void *from, size_t n, size_t size)
     return copy != NULL;
 }
 
+struct nvmf_table *nvmf_table_new(uint32_t nns)
+{
+    struct nvmf_table *table = calloc(1, sizeof *table + nns * sizeof table->ns[0]);
+    if (table) {
+        table->refs = 1;
+        table->nns = nns;
+    }
+    return table;
+}
+
+void nvmf_table_put(struct nvmf_table *table)
+{
+    if (table && --table->refs == 0)
+        free(table);
+}
+
+void nvmf_image_show(struct nvmf_image_ns *entry, struct nvmf_ns *ns)
+{
+    ns->seen = true;
+    entry->ns = ns;
+    entry->blocks = plx_bdev_blocks(ns->bdev);
+    entry->anagrpid = ns->anagrpid;
+}
+
 static void image_free(struct nvmf_image *image)
 {
+    for (unsigned i = 0; i < image->nviews; i++)
+        nvmf_table_put(image->views[i].image.table);
+    free(image->views);
+    nvmf_table_put(image->table);
+    nvmf_table_put(image->all);
     free(image->ports);
     free(image->hosts);
     free(image);
@@ -33,35 +62,76 @@ void nvmf_image_put(struct nvmf_image *image)
         image_free(image);
 }
 
+/* All namespaces, or only those that every host sees. */
+static struct nvmf_table *make_table(const struct plx_nvmf_subsystem *s, bool masked)
+{
+    struct nvmf_table *table = nvmf_table_new(s->nns);
+    for (uint32_t i = 0; table && i < s->nns; i++) {
+        table->ns[i].changed = s->changed[i];
+        if (s->ns[i] && (masked || !s->ns[i]->masked))
+            nvmf_image_show(&table->ns[i], s->ns[i]);
+    }
+    return table;
+}
+
+static bool any_masked(const struct plx_nvmf_subsystem *s)
+{
+    for (uint32_t i = 0; i < s->nns; i++)
+        if (s->ns[i] && s->ns[i]->masked)
+            return true;
+    return false;
+}
+
+/* What commands disks can do; hosts look when they connect, so this includes those that come to them later. */
+static uint32_t table_ops(const struct nvmf_table *table)
+{
+    uint32_t ops = 0;
+    for (uint32_t i = 0; i < table->nns; i++)
+        ops |= table->ns[i].ns ? plx_bdev_info(table->ns[i].ns->bdev)->ops : 0;
+    return ops;
+}
+
+static bool add_tables(struct nvmf_image *image, const struct plx_nvmf_subsystem *s)
+{
+    image->all = make_table(s, true);
+    if (!image->all)
+        return false;
+    image->ops = table_ops(image->all);
+    if (any_masked(s)) {
+        image->table = make_table(s, false);
+    } else {
+        image->table = image->all;
+        image->all->refs++;
+    }
+    if (!image->table)
+        return false;
+    image->ns = image->table->ns;
+    image->nns = image->table->nns;
+    return true;
+}
+
 static struct nvmf_image *image_make(struct plx_nvmf_subsystem *s)
 {
     const uint64_t generation = s->target->generation;
-    struct nvmf_image *image = calloc(1, sizeof *image + s->nns * sizeof image->ns[0]);
+    struct nvmf_image *image = calloc(1, sizeof *image);
     if (!image)
         return NULL;
     image->subsys = s;
+    image->whole = image;
     image->refs = 1;
     image->allow_any_host = s->allow_any_host;
     image->everywhere = s->everywhere;
     image->nhosts = s->nhosts;
     image->nports = s->nports;
-    image->nns = s->nns;
     for (unsigned i = 0; i < s->nports; i++)
         if (s->ports[i].changed == NVMF_NEXT)
             s->ports[i].changed = generation;
-    for (uint32_t i = 0; i < s->nns; i++) {
+    for (uint32_t i = 0; i < s->nns; i++)
         if (s->changed[i] == NVMF_NEXT)
             s->changed[i] = generation;
-        image->ns[i].changed = s->changed[i];
-        image->ns[i].ns = s->ns[i];
-        if (!s->ns[i])
-            continue;
-        s->ns[i]->seen = true;
-        image->ns[i].blocks = plx_bdev_blocks(s->ns[i]->bdev);
-        image->ops |= plx_bdev_info(s->ns[i]->bdev)->ops;
-    }
     if (copy_array(&image->hosts, s->hosts, s->nhosts, sizeof *s->hosts) &&
-        copy_array(&image->ports, s->ports, s->nports, sizeof *s->ports))
+        copy_array(&image->ports, s->ports, s->nports, sizeof *s->ports) && add_tables(image, s) &&
+        nvmf_mask_make(s, image))
         return image;
     image_free(image);
     return NULL;
@@ -114,8 +184,9 @@ static bool copy_subsystems(struct nvmf_snapshot *snap, const struct plx_nvmf_ta
     plx_list_for_each(it, &t->subsystems) {
         struct plx_nvmf_subsystem *s = plx_list_entry(it, struct plx_nvmf_subsystem, link);
         struct nvmf_image *image = snap->images[s->index] = image_of(s);
-        for (uint32_t i = 0; image && i < image->nns; i++)
-            if (image->ns[i].ns && !plx_bdev_info(image->ns[i].ns->bdev)->in_place)
+        const struct nvmf_table *all = image ? image->all : NULL;
+        for (uint32_t i = 0; all && i < all->nns; i++)
+            if (all->ns[i].ns && !__atomic_load_n(&plx_bdev_info(all->ns[i].ns->bdev)->in_place, __ATOMIC_RELAXED))
                 snap->in_place = false;
         if (!image)
             return false;
@@ -141,18 +212,27 @@ struct nvmf_snapshot *nvmf_snapshot_make(struct plx_nvmf_target *t)
     return NULL;
 }
 
+/* @return whether it was there */
+static bool omit(struct nvmf_table *table, const struct nvmf_ns *ns)
+{
+    struct nvmf_image_ns *entry = ns->nsid <= table->nns ? &table->ns[ns->nsid - 1] : NULL;
+    if (!entry || entry->ns != ns)
+        return false;
+    entry->ns = NULL;
+    entry->changed = ns->before == NVMF_NEXT ? entry->changed : ns->before;
+    return true;
+}
+
 void nvmf_snapshot_omit(struct nvmf_snapshot *snap, const struct nvmf_ns *ns)
 {
     for (unsigned i = 0; i < snap->nimages; i++) {
         struct nvmf_image *image = snap->images[i];
-        if (!image || ns->nsid > image->nns || image->ns[ns->nsid - 1].ns != ns)
+        if (!image || !omit(image->all, ns))
             continue;
-        struct nvmf_image_ns *entry = &image->ns[ns->nsid - 1];
-        entry->ns = NULL;
-        entry->changed = ns->before == NVMF_NEXT ? entry->changed : ns->before;
-        image->ops = 0;
-        for (uint32_t k = 0; k < image->nns; k++)
-            image->ops |= image->ns[k].ns ? plx_bdev_info(image->ns[k].ns->bdev)->ops : 0;
+        if (image->table != image->all)
+            omit(image->table, ns);
+        image->ops = table_ops(image->all);
+        nvmf_mask_omit(image, ns);
     }
 }
 

@@ -175,6 +175,7 @@ void nvmf_subsystem_free(struct plx_nvmf_subsystem *s)
 {
     if (s->image)
         nvmf_image_put(s->image);
+    nvmf_mask_free(s);
     plx_list_del(&s->link);
     free(s->hosts);
     free(s->ports);

@@ -95,8 +95,19 @@ int plx_nvmf_target_create(struct plx_nvmf_target **out, struct plx_reactor *con
     t->transport = &nvmf_transport_tcp;
     struct nvmf_apply *a = &t->apply;
     struct plx_list *const lists[] = {
-        &t->subsystems, &t->listeners, &t->ctrlrs, &t->removed_ns, &t->removed_subsystems, &t->removed_listeners,
-        &t->late_ns,    &a->callers,   &a->later,  &a->ns,         &a->subsystems,         &a->listeners,
+        &t->subsystems,
+        &t->listeners,
+        &t->ctrlrs,
+        &t->removed_ns,
+        &t->removed_subsystems,
+        &t->removed_listeners,
+        &t->late_ns,
+        &t->pauses,
+        &a->callers,
+        &a->later,
+        &a->ns,
+        &a->subsystems,
+        &a->listeners,
     };
     for (size_t i = 0; i < PLX_ARRAY_SIZE(lists); i++)
         plx_list_init(lists[i]);
@@ -114,6 +125,7 @@ int plx_nvmf_target_create(struct plx_nvmf_target **out, struct plx_reactor *con
         t->groups[i].index = i;
         t->groups[i].reactor = reactors[i];
         plx_list_init(&t->groups[i].qpairs);
+        plx_list_init(&t->groups[i].pauses);
     }
     *out = t;
     return 0;
@@ -178,6 +190,7 @@ static void close_here(struct plx_fan_leg *leg)
     struct nvmf_group *g = leg_group(leg);
     bool idle = !g->reqs_in_use; /* else a disk has some of its requests yet, and everything that they lead to stays */
     g->snap = NULL;
+    plx_list_init(&g->pauses); /* whose commands have ended with their connections */
     if (idle && g->transport)
         g->target->transport->group_free(g);
     if (idle)
@@ -251,6 +264,7 @@ static void phase_finish(struct plx_nvmf_target *t, enum nvmf_target_state state
     if (!plx_list_empty(&t->late_ns) && !t->phase.result)
         t->phase.result = -ETIMEDOUT;
     if (state == NVMF_STOPPED) {
+        nvmf_pauses_free(t);
         nvmf_snapshot_free(t->snap);
         t->snap = NULL;
     }
@@ -308,7 +322,8 @@ static void phase_step(struct plx_nvmf_target *t)
 
 void nvmf_target_may_stop(struct plx_nvmf_target *t)
 {
-    if (t->phase.step == NVMF_PHASE_DRAIN)
+    if (t->state == NVMF_STOPPING && t->phase.step == NVMF_PHASE_DRAIN && t->apply.step == NVMF_APPLY_IDLE &&
+        nvmf_pauses_stop(t) && !t->queries)
         phase_step(t);
 }
 
@@ -325,8 +340,7 @@ static void stop_here(struct plx_msg *msg)
     t->state = NVMF_STOPPING;
     t->phase.stop_by =
         plx_reactor_now(nvmf_control_reactor(t)) + ((uint64_t)t->phase.grace_ms + NVMF_FLUSH_LIMIT_MS) * PLX_NS_PER_MS;
-    if (t->apply.step == NVMF_APPLY_IDLE) /* else when it is over */
-        phase_step(t);
+    nvmf_target_may_stop(t); /* else when what is under way is over */
 }
 
 static void phase_begin(struct plx_nvmf_target *t, enum nvmf_phase_step step, uint32_t grace_ms, plx_nvmf_done_fn done,

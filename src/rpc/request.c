@@ -70,7 +70,7 @@ static void batch_add(struct rpc_batch *b, json_t *a)
     json_array_append(b->answers, a);
 }
 
-static void answer(struct rpc_client *client, struct rpc_batch *b, json_t *a)
+static void answer_to(struct rpc_client *client, struct rpc_batch *b, json_t *a)
 {
     if (b)
         batch_add(b, a);
@@ -86,7 +86,7 @@ void rpc_refuse(struct rpc_client *client, int code, const char *fmt, ...)
     va_start(ap, fmt);
     vsnprintf(text, sizeof text, fmt, ap);
     va_end(ap);
-    answer(client, NULL, answer_error(NULL, code, text));
+    answer_to(client, NULL, answer_error(NULL, code, text));
 }
 
 /* ---- a call's life ---- */
@@ -122,11 +122,7 @@ static void call_free(struct rpc_call *c)
     json_decref(c->result);
     free(c->state);
     free(c);
-    if (rpc->stopping && plx_list_empty(&rpc->calls) && !rpc->state.saving && rpc->stopped) {
-        void (*stopped)(void *arg) = rpc->stopped;
-        rpc->stopped = NULL;
-        stopped(rpc->stopped_arg);
-    }
+    rpc_may_stop(rpc);
 }
 
 static void call_answer(struct rpc_call *c)
@@ -135,11 +131,11 @@ static void call_answer(struct rpc_call *c)
     if (c->done) {
         c->done(c);
     } else if (c->code) {
-        answer(c->client, b, answer_error(c->id, c->code, c->error.text));
+        answer_to(c->client, b, answer_error(c->id, c->code, c->error.text));
     } else if (c->id && (c->client || b)) {
         json_t *a = answer_new(c->id);
         json_object_set(a, "result", c->result);
-        answer(c->client, b, a);
+        answer_to(c->client, b, a);
     }
     if (b) {
         b->open--;
@@ -351,7 +347,7 @@ static void request_begin(struct rpc_client *client, struct rpc_batch *b, const 
     if (!c) {
         char text[160];
         snprintf(text, sizeof text, "Invalid request: %s", problem ? problem : "out of memory");
-        answer(client, b, answer_error(NULL, problem ? RPC_INVALID_REQUEST : RPC_INTERNAL, text));
+        answer_to(client, b, answer_error(NULL, problem ? RPC_INVALID_REQUEST : RPC_INTERNAL, text));
         return;
     }
     c->client = client;
@@ -399,7 +395,7 @@ static void refuse_twice(struct rpc_client *client, const char *text, size_t len
     json_t *r = json_loadb(text, len, 0, NULL), *id = json_object_get(r, "id");
     char message[200];
     snprintf(message, sizeof message, "Invalid parameters: %.150s", what);
-    answer(client, NULL, answer_error(is_id(id) ? id : NULL, RPC_INVALID_PARAMS, message));
+    answer_to(client, NULL, answer_error(is_id(id) ? id : NULL, RPC_INVALID_PARAMS, message));
     json_decref(r);
 }
 

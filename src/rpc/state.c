@@ -5,7 +5,7 @@
  */
 #include "rpc/rpc.h"
 
-#include "reactor/replace.h"
+#include "reactor/keep.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -14,7 +14,7 @@
 static int64_t state_write(struct plx_aio *io)
 {
     struct plx_rpc *rpc = plx_container_of(io, struct plx_rpc, state.io);
-    return plx_file_replace(rpc->o.state, rpc->state.text, strlen(rpc->state.text), &rpc->state.err);
+    return plx_keep_write(rpc->o.state, rpc->state.text, strlen(rpc->state.text));
 }
 
 static void state_written(struct plx_aio *io)
@@ -23,7 +23,7 @@ static void state_written(struct plx_aio *io)
     struct rpc_state *s = &rpc->state;
     int ret = (int)io->res;
     uint64_t to = s->saving_to;
-    if (ret && !s->err.text[0])
+    if (ret)
         plx_fail(&s->err, ret, "%s: %s", rpc->o.state, strerror(-ret));
     free(s->text);
     s->text = NULL;
@@ -32,6 +32,7 @@ static void state_written(struct plx_aio *io)
         s->saved = to;
     rpc_state_begin(rpc);
     rpc_saved(rpc, to, ret, &s->err);
+    rpc_may_stop(rpc);
 }
 
 void rpc_state_begin(struct plx_rpc *rpc)

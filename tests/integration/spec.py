@@ -99,6 +99,9 @@ class Io(enum.IntEnum):
     DSM = 0x09
     VERIFY = 0x0C
     RESERVATION_REGISTER = 0x0D
+    RESERVATION_REPORT = 0x0E
+    RESERVATION_ACQUIRE = 0x11
+    RESERVATION_RELEASE = 0x15
     COPY = 0x19
 
 
@@ -125,6 +128,7 @@ class Log(enum.IntEnum):
     ANA = 0x0C
     FEATURES = 0x12
     DISCOVERY = 0x70
+    RESERVATION = 0x80
 
 
 class Feature(enum.IntEnum):
@@ -143,6 +147,8 @@ class Feature(enum.IntEnum):
     HOST_BEHAVIOR = 0x16
     COMMAND_SETS = 0x19
     HOST_ID = 0x81
+    RESERVATION_MASK = 0x82
+    RESERVATION_PERSISTENCE = 0x83
 
 
 # Fused operation (Base 4.1, bits 9:8 of dword 0) and data pointer (bits 15:14)
@@ -174,14 +180,18 @@ class Sc(enum.IntEnum):
     SGL_LENGTH = 0x00F
     SGL_TYPE = 0x011
     SGL_OFFSET = 0x016
+    HOST_ID_FORMAT = 0x018
     KEEP_ALIVE_EXPIRED = 0x019
     KEEP_ALIVE_INVALID = 0x01A
+    PREEMPTED_AND_ABORTED = 0x01B
     SGL_GRANULARITY = 0x01E
     WRITE_PROTECTED = 0x020
     INTERRUPTED = 0x021
     TRANSIENT_TRANSPORT = 0x022
+    HOST_ID_NOT_INITIALIZED = 0x027
     LBA_RANGE = 0x080
     CAPACITY = 0x081
+    RESERVATION_CONFLICT = 0x083
     INVALID_QID = 0x101
     ABORT_LIMIT = 0x103
     AER_LIMIT = 0x105
@@ -201,6 +211,7 @@ class Sc(enum.IntEnum):
     UNRECOVERED_READ = 0x281
     COMPARE = 0x285
     DEALLOCATED = 0x287
+    ANA_INACCESSIBLE = 0x302
 
 
 IO_CONFLICTING_ATTRIBUTES = 0x180

@@ -167,3 +167,27 @@ def copy(nsid, to, count, descriptor_format=0, **more):
 def copy_range(slba, blocks):
     """A source range entry of descriptor format 0h."""
     return struct.pack("<8xQH14x", slba, blocks - 1)
+
+
+# -- reservations (Base 7.5 to 7.8): their data is keys() -------------------------------------------------------------
+
+
+def keys(*numbers):
+    """CRKEY; and NRKEY or PRKEY, where there is one."""
+    return struct.pack(f"<{len(numbers)}Q", *numbers)
+
+
+def resv_register(nsid, action=0, iekey=False, cptpl=0):
+    return entry(Io.RESERVATION_REGISTER, nsid, action | int(iekey) << 3 | cptpl << 30)
+
+
+def resv_acquire(nsid, action=0, kind=1, iekey=False):
+    return entry(Io.RESERVATION_ACQUIRE, nsid, action | int(iekey) << 3 | kind << 8)
+
+
+def resv_release(nsid, action=0, kind=1, iekey=False):
+    return entry(Io.RESERVATION_RELEASE, nsid, action | int(iekey) << 3 | kind << 8)
+
+
+def resv_report(nsid, length, eds=True):
+    return entry(Io.RESERVATION_REPORT, nsid, length // 4 - 1, int(eds))

@@ -70,7 +70,7 @@ def test_optional_commands_are_those_that_the_disks_can(controller):
     assert identity.can(Id.COMPARE | Id.DSM | Id.WRITE_ZEROES | Id.VERIFY)
     assert identity.fuses == 1  # Compare and Write
     assert not identity.oncs & 1 << 1  # Write Uncorrectable
-    assert not identity.oncs & 1 << 5  # reservations
+    assert identity.oncs & 1 << 5  # reservations, which no disk has to be able to
 
 
 def test_no_optional_admin_command_is_announced(controller):
@@ -138,7 +138,7 @@ def test_identify_namespace_tells_size_and_format(controller, nsid, size):
     assert namespace.flbas & 0xF <= namespace.nlbaf
     assert namespace.mc == namespace.dpc == namespace.dps == 0
     assert namespace.nmic & 1  # may be attached to several controllers
-    assert namespace.rescap == 0
+    assert namespace.rescap == 0xFE  # all types of reservations; not through power loss
 
 
 def test_thin_provisioning_is_announced_where_the_namespace_utilization_moves(controller):

@@ -31,7 +31,10 @@ void calls_close(struct calls_qpair *q);
 void calls_send(struct calls_qpair *q, const struct nvme_cmd *cmd, void *data, uint32_t len, calls_done done,
                 void *arg);
 
-/* Connect: the response's cqe tells the controller's identifier, which an I/O queue's `cntlid` is. */
+/*
+ * Connect: the response's cqe tells the controller's identifier, which an I/O queue's `cntlid` is. Host identifiers
+ * differ where the last letters of the hosts' names do.
+ */
 void calls_fabrics_connect(struct calls_qpair *q, const char *subnqn, const char *hostnqn, uint16_t qid,
                            uint16_t cntlid, struct nvme_connect_data *data, calls_done done, void *arg);
 /* Sets CC.EN. */

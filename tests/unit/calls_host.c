@@ -15,7 +15,8 @@ void calls_fabrics_connect(struct calls_qpair *q, const char *subnqn, const char
                                        .sqsize = plx_put16(31)};
     struct nvme_cmd cmd;
     memcpy(&cmd, &connect, sizeof cmd);
-    *data = (struct nvme_connect_data){.hostid = {1}, .cntlid = plx_put16(qid ? cntlid : NVME_CNTLID_DYNAMIC)};
+    const uint8_t last = (uint8_t)(*hostnqn ? hostnqn[strlen(hostnqn) - 1] : 0);
+    *data = (struct nvme_connect_data){.hostid = {1, last}, .cntlid = plx_put16(qid ? cntlid : NVME_CNTLID_DYNAMIC)};
     snprintf(data->subnqn, sizeof data->subnqn, "%s", subnqn);
     snprintf(data->hostnqn, sizeof data->hostnqn, "%s", hostnqn);
     calls_send(q, &cmd, data, sizeof *data, done, arg);

@@ -62,9 +62,10 @@ static bool serve(void *url)
 
 static void opening_survives_every_failed_allocation(void **state)
 {
-    const char *const urls[] = {"ram:1M", "null:1T", path};
+    const char *const urls[] = {"ram:1M", "null:1T", path, "delay:error:null:1T?read=1ms",
+                                "error:[delay:[ram:1M]]?type=failure"};
     (void)state;
-    for (size_t i = 0; i < 3; i++) {
+    for (size_t i = 0; i < 5; i++) {
         char url[128];
         memcpy(url, urls[i], strlen(urls[i]) + 1);
         assert_true(serve(url)); /* what OpenSSL allocates once and for all */

@@ -116,6 +116,37 @@ static void other_kinds_have_a_body_and_parameters(void **state)
     assert_string_equal(url.text, "null:1T?block=4096"); /* who asks for the name knows the uuid */
 }
 
+/* As a filter's has, whose settings are not those of the disk below. */
+static void a_body_in_brackets_may_have_settings_of_its_own(void **state)
+{
+    (void)state;
+    char text[40], path[5000];
+    understood("ram:[null:1G?block=4096&x=1]?y=2", "ram", "[null:1G?block=4096&x=1]");
+    assert_int_equal(url.nparams, 1);
+    assert_string_equal(plx_url_param(&url, "y"), "2");
+    understood("ram:[a:[b?c=[d]]?e=f]", "ram", "[a:[b?c=[d]]?e=f]");
+    assert_int_equal(url.nparams, 0);
+    understood("ram:[]?y=2", "ram", "[]");
+    understood("ram:a[b?c=d]", "ram", "a[b"); /* in the midst they are nothing special */
+    understood("file:/[a?ro=1", "file", "/[a");
+    in_directory(path, sizeof path, "[a");
+    understood("file:[a?ro=1]", "file", path); /* nor in the name of a file */
+    refused("ram:[a?b=c", "'[a?b=c': a [ is not closed");
+    refused("ram:[a[b]?c=d", "a [ is not closed");
+    refused("ram:[a]b?c=d", "after the ] come settings");
+    refused("ram:[a]]", "after the ] come settings");
+
+    understood("ram:1G?x=%26&uuid=1", "ram", "1G");
+    plx_url_restate(&url, "null:1T");
+    assert_string_equal(url.text, "ram:null:1T?x=%26");
+    plx_url_restate(&url, "null:1T?block=4096");
+    assert_string_equal(url.text, "ram:[null:1T?block=4096]?x=%26");
+    plx_url_over("ram", "[a b]", text, sizeof text);
+    assert_string_equal(text, "ram:[[a b]]");
+    plx_url_over("ram", "a name that is longer than there is room?", text, sizeof text);
+    assert_string_equal(text, "ram:[a name that is longer than there i");
+}
+
 static void wrong_names_get_a_sentence(void **state)
 {
     (void)state;
@@ -280,6 +311,7 @@ int main(void)
         cmocka_unit_test(a_full_name_can_be_given_again),
         cmocka_unit_test(other_kinds_have_a_body_and_parameters),
         cmocka_unit_test(full_names_are_printable),
+        cmocka_unit_test(a_body_in_brackets_may_have_settings_of_its_own),
         cmocka_unit_test(wrong_names_get_a_sentence),
         cmocka_unit_test(parameters_are_checked),
         cmocka_unit_test(uuids_are_given_or_derived),

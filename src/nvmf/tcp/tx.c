@@ -189,7 +189,7 @@ static void sent(struct tcp_conn *c, struct tcp_req *req)
     req->tx = TCP_TX_NONE;
     if (plx_unlikely(asked)) {
         req->since = plx_reactor_now(c->group->reactor);
-        if (plx_unlikely(req->core.abort_status && req->state == TCP_REQ_R2T))
+        if (plx_unlikely(req->core.abort_status == PLX_SC_ABORTED_BY_REQUEST && req->state == TCP_REQ_R2T))
             tcp_abort(&req->core); /* could not be aborted before */
         return;
     }

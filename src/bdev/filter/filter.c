@@ -1,0 +1,170 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+#include "filter.h"
+
+#include "base/uuid.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* What goes through all of them does so by recursion. */
+enum { FILTERS_DEEP = 32 };
+
+struct plx_filter_bell {
+    struct plx_msg msg;
+    struct plx_list link;
+    struct plx_bdev_channel *ch; /* NULL when it has been put back */
+    bool sent;                   /* msg is on its way, and frees it when there is no channel any more */
+};
+
+/* Bells and lists of them. Control path; not the disk's, which may be closed before a message of its has arrived. */
+static pthread_mutex_t bells_lock = PTHREAD_MUTEX_INITIALIZER;
+
+/* ---- the disk below ---- */
+
+struct plx_bdev *plx_bdev_below(const struct plx_bdev *bdev)
+{
+    return bdev->below;
+}
+
+/* One that was opened without a name is not meant by what it was opened as: that is opened once more. */
+static struct plx_bdev *find_given(const char *name)
+{
+    uint8_t uuid[16];
+    struct plx_bdev *bdev = plx_bdev_find(name);
+    return bdev && (bdev->named || plx_uuid_parse(name, uuid)) ? bdev : NULL;
+}
+
+int plx_filter_find_below(const struct plx_url *url, struct plx_bdev **below, bool *opened, struct plx_error *err)
+{
+    size_t wrapped = url->body[0] == '[', len = strlen(url->body) - 2 * wrapped;
+    char *name = calloc(1, len + 1);
+    int ret = 0;
+    if (!name)
+        return plx_fail(err, -ENOMEM, "out of memory");
+    memcpy(name, url->body + wrapped, len);
+    *opened = false;
+    *below = find_given(name);
+    if (!name[0]) {
+        ret = plx_fail(err, -EINVAL, "%s names no disk to stand on; one is named as in %s:ram:1G", url->name,
+                       url->scheme);
+    } else if (!*below) {
+        ret = plx_bdev_open(name, below, err);
+        *opened = !ret;
+    }
+    free(name);
+    return ret;
+}
+
+int plx_filter_only(const struct plx_url *url, const char *known, struct plx_error *err)
+{
+    int ret = plx_url_only(url, known, err);
+    if (!ret || !err)
+        return ret;
+    struct plx_error what = *err;
+    return plx_fail(err, ret, "%s; those of the disk below stand in brackets with it, %s:[ram:1G?block=4096]",
+                    what.text, url->scheme);
+}
+
+int plx_filter_init(struct plx_filter *f, struct plx_bdev *below, const struct plx_bdev_ops *ops,
+                    void (*wake)(struct plx_bdev_channel *ch), const uint8_t *uuid, struct plx_error *err)
+{
+    int deep = 1;
+    for (const struct plx_bdev *b = below; b->below; b = b->below)
+        deep++;
+    if (deep > FILTERS_DEEP)
+        return plx_fail(err, -EINVAL, "%s: there are %d filters one upon the other already, which is the limit",
+                        below->info.name, FILTERS_DEEP);
+    plx_bdev_filter_init(&f->bdev, below);
+    f->bdev.ops = ops;
+    f->bdev.info.in_place = false;
+    f->wake = wake;
+    plx_list_init(&f->bells);
+    if (uuid && !plx_uuid_nil(uuid)) {
+        memcpy(f->bdev.info.uuid, uuid, sizeof f->bdev.info.uuid);
+        memcpy(f->bdev.info.origin, uuid, sizeof f->bdev.info.origin);
+    }
+    return 0;
+}
+
+int plx_filter_register(struct plx_filter *f, const char *scheme, const char *name, struct plx_error *err)
+{
+    char text[sizeof f->bdev.info.name];
+    plx_url_over(scheme, f->bdev.below->info.name, text, sizeof text);
+    int ret = plx_bdev_register(&f->bdev, scheme, text, name, err);
+    if (ret)
+        plx_filter_close(&f->bdev);
+    return ret;
+}
+
+void plx_filter_close(struct plx_bdev *bdev)
+{
+    struct plx_filter *f = (struct plx_filter *)bdev;
+    struct plx_bdev *opened = f->opened;
+    free(f);
+    if (opened)
+        plx_bdev_close(opened);
+}
+
+void plx_filter_event(struct plx_bdev *bdev, enum plx_bdev_event what)
+{
+    if (what == PLX_BDEV_RESIZED) {
+        plx_bdev_resized(bdev, plx_bdev_blocks(bdev->below));
+        return;
+    }
+    plx_bdev_gone(bdev, "the disk below it is");
+    plx_filter_ring((struct plx_filter *)bdev); /* what is kept does not get to the disk that ends requests */
+}
+
+/* ---- bells ---- */
+
+static void bell_told(struct plx_msg *msg)
+{
+    struct plx_filter_bell *bell = plx_container_of(msg, struct plx_filter_bell, msg);
+    pthread_mutex_lock(&bells_lock);
+    struct plx_bdev_channel *ch = bell->ch; /* which only this reactor puts back */
+    bell->sent = false;
+    pthread_mutex_unlock(&bells_lock);
+    if (ch)
+        plx_filter_of(ch)->wake(ch);
+    else
+        free(bell);
+}
+
+int plx_filter_bell_hang(struct plx_bdev_channel *ch, struct plx_filter_bell **out)
+{
+    struct plx_filter_bell *bell = calloc(1, sizeof *bell);
+    if (!bell)
+        return -ENOMEM;
+    bell->msg.fn = bell_told;
+    bell->ch = ch;
+    pthread_mutex_lock(&bells_lock);
+    plx_list_add_tail(&plx_filter_of(ch)->bells, &bell->link);
+    pthread_mutex_unlock(&bells_lock);
+    *out = bell;
+    return 0;
+}
+
+void plx_filter_bell_take(struct plx_filter_bell *bell)
+{
+    pthread_mutex_lock(&bells_lock);
+    plx_list_del(&bell->link);
+    bell->ch = NULL;
+    bool sent = bell->sent;
+    pthread_mutex_unlock(&bells_lock);
+    if (!sent)
+        free(bell);
+}
+
+void plx_filter_ring(struct plx_filter *f)
+{
+    pthread_mutex_lock(&bells_lock);
+    plx_list_for_each(it, &f->bells) {
+        struct plx_filter_bell *bell = plx_list_entry(it, struct plx_filter_bell, link);
+        if (!bell->sent)
+            plx_reactor_send(bell->ch->reactor, &bell->msg);
+        bell->sent = true;
+    }
+    pthread_mutex_unlock(&bells_lock);
+}
