@@ -220,6 +220,8 @@ struct plx_rpc {
     bool turning, started, stopping;
     void (*stopped)(void *arg);
     void *stopped_arg;
+    struct plx_msg kill; /* a client has asked for the end, by this signal */
+    int kill_sig;
 
     json_t *options;   /* by method: parameters */
     json_t *transport; /* that was created, or NULL */
