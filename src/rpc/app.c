@@ -327,6 +327,15 @@ static const struct rpc_param params_kill[] = {
     END,
 };
 
+/* Not from within the call, whose client would go meanwhile. */
+static void kill_due(struct plx_msg *msg)
+{
+    struct plx_rpc *rpc = plx_container_of(msg, struct plx_rpc, kill);
+    int sig = rpc->kill_sig;
+    rpc->kill_sig = 0;
+    rpc->o.kill(rpc->o.arg, sig);
+}
+
 static void kill_instance(struct rpc_call *c)
 {
     static const struct {
@@ -342,8 +351,11 @@ static void kill_instance(struct rpc_call *c)
             continue;
         struct plx_rpc *rpc = c->rpc;
         rpc_ok(c, NULL);
-        if (rpc->o.kill)
-            rpc->o.kill(rpc->o.arg, signals[i].sig);
+        if (rpc->o.kill && !rpc->kill_sig) {
+            rpc->kill_sig = signals[i].sig;
+            rpc->kill.fn = kill_due;
+            plx_reactor_send(rpc->reactor, &rpc->kill);
+        }
         return;
     }
     rpc_fail(c, RPC_INVALID_PARAMS,

@@ -102,8 +102,8 @@ static void take_turns(struct plx_rpc *rpc)
 /* A client that has a whole value, and may begin something, is ready. */
 static void client_look(struct rpc_client *c)
 {
-    bool has = c->batch ? rpc_batch_more(c->batch) : c->value != 0;
-    bool may = has && !c->begun && !c->ending && c->nout < RPC_ANSWER_BYTES && c->calls < RPC_CALLS;
+    bool has = c->batch ? rpc_batch_more(c->batch) : c->value && !c->ending;
+    bool may = has && !c->begun && c->nout < RPC_ANSWER_BYTES && c->calls < RPC_CALLS;
     if (may && plx_list_empty(&c->ready))
         plx_list_add_tail(&c->rpc->ready, &c->ready);
     take_turns(c->rpc);
@@ -206,9 +206,13 @@ static int client_in(struct plx_stream *s)
     struct rpc_client *c = client_of(s);
     uint8_t *rx = plx_stream_group_rx(s->group);
     struct iovec iov = {rx, plx_min_u64(PLX_STREAM_RX_BYTES, RPC_REQUEST_BYTES - c->nin)};
-    if (s->gone) {
+    if (s->gone && s->ended) {
         client_close(c);
         return 1;
+    }
+    if (s->gone) { /* it says no more than what was not received yet, but may wait for the answers to that */
+        s->gone = false;
+        s->ended = true;
     }
     if (!iov.iov_len)
         plx_stream_stall(s, true);
@@ -232,23 +236,15 @@ static int client_in(struct plx_stream *s)
     return 1;
 }
 
-static int client_out(struct plx_stream *s)
+/* Sends what it takes. @return 0 when that is all, or -errno */
+static int client_write(struct rpc_client *c)
 {
-    struct rpc_client *c = client_of(s);
-    int progress = 0;
     while (c->out) {
         struct answer_text *a = c->out;
         struct iovec iov = {a->text + c->sent, a->len - c->sent};
-        ssize_t n = plx_stream_send(s, &iov, 1);
-        if (n == -EAGAIN) {
-            s->blocked = true;
-            return progress;
-        }
-        if (n < 0) {
-            client_close(c);
-            return 1;
-        }
-        progress = 1;
+        ssize_t n = plx_stream_send(&c->stream, &iov, 1);
+        if (n < 0)
+            return (int)n;
         c->sent += (size_t)n;
         c->nout -= (size_t)n;
         if (c->sent < a->len)
@@ -259,12 +255,25 @@ static int client_out(struct plx_stream *s)
             c->out_tail = &c->out;
         free(a);
     }
-    bool all = c->ending || (c->eof && !c->value && !c->batch);
-    if (all && !c->calls)
+    return 0;
+}
+
+static int client_out(struct plx_stream *s)
+{
+    struct rpc_client *c = client_of(s);
+    size_t before = c->nout;
+    int ret = client_write(c);
+    if (ret == -EAGAIN) {
+        s->blocked = true;
+        return c->nout != before;
+    }
+    bool all = !c->batch && (c->ending || (c->eof && !c->value));
+    if (ret || (all && !c->calls)) {
         client_close(c);
-    else
-        client_look(c);
-    return progress;
+        return 1;
+    }
+    client_look(c);
+    return c->nout != before;
 }
 
 void rpc_client_send(struct rpc_client *c, const json_t *answer)
@@ -367,7 +376,9 @@ void rpc_clients_close(struct plx_rpc *rpc)
 {
     plx_listener_close(&rpc->listener);
     plx_list_for_each_safe(it, &rpc->clients) {
-        client_close(plx_list_entry(it, struct rpc_client, link));
+        struct rpc_client *c = plx_list_entry(it, struct rpc_client, link);
+        client_write(c); /* what was answered is to be read, spdk_kill_instance above all */
+        client_close(c);
     }
 }
 

@@ -87,8 +87,24 @@ static void disk_open_done(void *arg, struct plx_bdev *bdev, int result, const s
         rpc_disk_opened(c, m->kind, bdev);
 }
 
+/* Disks are called by their names and their UUIDs: either of a new one must be nobody's. */
+static bool name_is_taken(struct rpc_call *c, const char *name)
+{
+    const char *uuid = rpc_str(c, "uuid"), *taken = plx_bdev_find(name)           ? name
+                                                    : uuid && plx_bdev_find(uuid) ? uuid
+                                                                                  : NULL;
+    struct plx_error err;
+    if (!taken)
+        return false;
+    plx_fail(&err, -EEXIST, "disk %.100s is there already; choose another %s", taken, taken == name ? "name" : "UUID");
+    rpc_fail_errno(c, -EEXIST, &err);
+    return true;
+}
+
 void rpc_disk_open(struct rpc_call *c, const struct rpc_disk_kind *kind, const char *url, const char *name)
 {
+    if (name_is_taken(c, name))
+        return;
     struct disk_making *m = c->state = malloc(sizeof *m);
     int ret = -ENOMEM;
     if (m) {
@@ -103,8 +119,8 @@ void rpc_disk_open(struct rpc_call *c, const struct rpc_disk_kind *kind, const c
 
 /* The disk, and all that stands on it: no namespace has them any more, then they are closed, from the top down. */
 struct disk_deletion {
-    char name[RPC_NAME];
-    struct rpc_disk *top; /* that is being closed */
+    struct rpc_disk *base; /* that is to be deleted */
+    struct rpc_disk *top;  /* that is being closed */
 };
 
 static void deletion_step(struct rpc_call *c);
@@ -118,10 +134,10 @@ static bool stands_on(const struct plx_bdev *bdev, const struct rpc_disk *base)
 }
 
 /* What nothing stands on, of what is to be deleted. */
-static struct rpc_disk *deletion_top(struct plx_rpc *rpc, const char *name)
+static struct rpc_disk *deletion_top(struct plx_rpc *rpc, struct rpc_disk *base)
 {
-    struct rpc_disk *top = rpc_disk_find(rpc, name);
-    for (bool higher = top != NULL; higher;) {
+    struct rpc_disk *top = base;
+    for (bool higher = true; higher;) {
         higher = false;
         plx_list_for_each(it, &rpc->disks) {
             struct rpc_disk *d = plx_list_entry(it, struct rpc_disk, link);
@@ -158,6 +174,7 @@ static void disk_closed(void *arg, struct plx_bdev *bdev, int result, const stru
 {
     struct rpc_call *c = arg;
     const struct disk_deletion *del = c->state;
+    bool last = del->top == del->base;
     (void)bdev;
     del->top->closing = false;
     if (result) {
@@ -165,17 +182,16 @@ static void disk_closed(void *arg, struct plx_bdev *bdev, int result, const stru
         return;
     }
     disk_forget(c->rpc, del->top);
-    deletion_step(c);
+    if (last)
+        rpc_ok(c, NULL);
+    else
+        deletion_step(c);
 }
 
 static void deletion_step(struct rpc_call *c)
 {
     struct disk_deletion *del = c->state;
-    struct rpc_disk *top = del->top = deletion_top(c->rpc, del->name);
-    if (!top) {
-        rpc_ok(c, NULL);
-        return;
-    }
+    struct rpc_disk *top = del->top = deletion_top(c->rpc, del->base);
     int ret = plx_bdev_close_begin(c->rpc->reactor, top->bdev, disk_closed, c);
     if (ret)
         rpc_fail_errno(c, ret, NULL);
@@ -208,7 +224,7 @@ void rpc_disk_delete(struct rpc_call *c, const struct rpc_disk_kind *kind, const
         rpc_fail_errno(c, -ENOMEM, NULL);
         return;
     }
-    snprintf(del->name, sizeof del->name, "%s", d->name);
+    del->base = d;
     remove_namespaces(c->rpc, d);
     plx_nvmf_target_apply(c->rpc->o.target, namespaces_gone, c);
 }
@@ -217,7 +233,7 @@ void rpc_disks_close(struct plx_rpc *rpc)
 {
     while (!plx_list_empty(&rpc->disks)) {
         struct rpc_disk *first = plx_list_entry(rpc->disks.next, struct rpc_disk, link);
-        struct rpc_disk *top = deletion_top(rpc, first->name);
+        struct rpc_disk *top = deletion_top(rpc, first);
         plx_bdev_close(top->bdev);
         disk_forget(rpc, top);
     }

@@ -11,17 +11,13 @@
 #include <strings.h>
 
 #define DISCOVERY_NQN "nqn.2014-08.org.nvmexpress.discovery"
-#define TARGET TEXT("tgt_name", "of the target: nvmf_tgt, as there is one")
+#define TARGET ENUM("tgt_name", "nvmf_tgt", "of the target, of which there is one")
 
 /* ---- what methods here have in common ---- */
 
 struct plx_nvmf_subsystem *rpc_subsystem(struct rpc_call *c)
 {
-    const char *nqn = rpc_str(c, "nqn"), *target = rpc_str(c, "tgt_name");
-    if (target && strcmp(target, "nvmf_tgt") != 0) {
-        rpc_fail(c, RPC_INTERNAL, "Unable to find a target: there is none named '%.60s', only 'nvmf_tgt'", target);
-        return NULL;
-    }
+    const char *nqn = rpc_str(c, "nqn");
     struct plx_nvmf_subsystem *s = plx_nvmf_subsystem_find(c->rpc->o.target, nqn);
     if (!s)
         rpc_fail(c, RPC_INVALID_PARAMS, "Subsystem with NQN '%.223s' not found", nqn);

@@ -6,9 +6,12 @@
 #include "reactor/owner.h"
 
 #include <errno.h>
+#include <math.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
+
+enum { ERROR_BYTES = 400 };
 
 /* ---- answers ---- */
 
@@ -23,12 +26,24 @@ static json_t *answer_new(json_t *id)
     return a;
 }
 
+/* A text of an error: what was cut off in it, or came from elsewhere, is not UTF-8 always. */
+static json_t *error_text(const char *text)
+{
+    char out[ERROR_BYTES];
+    size_t n = 0;
+    while (*text && n + 4 < sizeof out) {
+        size_t len = plx_text_printable(text);
+        memcpy(out + n, len ? text : "?", len ? len : 1);
+        n += len ? len : 1;
+        text += len ? len : 1;
+    }
+    return json_stringn(out, n);
+}
+
 static json_t *answer_error(json_t *id, int code, const char *text)
 {
-    json_t *a = answer_new(id), *message = json_string(text);
-    if (!message) /* what came from elsewhere is not UTF-8 always */
-        message = json_string("the error cannot be told: its text is not UTF-8");
-    json_object_set_new(a, "error", json_pack("{s:i, s:o}", "code", code, "message", message));
+    json_t *a = answer_new(id);
+    json_object_set_new(a, "error", json_pack("{s:i, s:o}", "code", code, "message", error_text(text)));
     return a;
 }
 
@@ -81,7 +96,7 @@ static void answer_to(struct rpc_client *client, struct rpc_batch *b, json_t *a)
 
 void rpc_refuse(struct rpc_client *client, int code, const char *fmt, ...)
 {
-    char text[400];
+    char text[ERROR_BYTES];
     va_list ap;
     va_start(ap, fmt);
     vsnprintf(text, sizeof text, fmt, ap);
@@ -389,11 +404,18 @@ static void begin_batch(struct rpc_client *client, json_t *requests)
     rpc_client_busy(client, 0, 0);
 }
 
-/* A member that is there twice: the request is known all the same, but not what was meant. */
-static void refuse_twice(struct rpc_client *client, const char *text, size_t len, const char *what)
+/*
+ * A member that is there twice, or a number beyond those that a parameter can have: the request is known all the same,
+ * but not what was meant.
+ */
+static void refuse_meaning(struct rpc_client *client, const char *text, size_t len, const char *what)
 {
-    json_t *r = json_loadb(text, len, 0, NULL), *id = json_object_get(r, "id");
+    json_t *r = json_loadb(text, len, JSON_DECODE_INT_AS_REAL, NULL), *id = json_object_get(r, "id");
     char message[200];
+    if (json_is_real(id) && fabs(json_real_value(id)) < 9e15 && floor(json_real_value(id)) == json_real_value(id)) {
+        json_object_set_new(r, "id", json_integer((json_int_t)json_real_value(id)));
+        id = json_object_get(r, "id");
+    }
     snprintf(message, sizeof message, "Invalid parameters: %.150s", what);
     answer_to(client, NULL, answer_error(is_id(id) ? id : NULL, RPC_INVALID_PARAMS, message));
     json_decref(r);
@@ -407,8 +429,9 @@ void rpc_request(struct rpc_client *client, const char *text, size_t len)
         begin_batch(client, r);
     else if (r)
         request_begin(client, NULL, r);
-    else if (json_error_code(&problem) == json_error_duplicate_key)
-        refuse_twice(client, text, len, problem.text);
+    else if (json_error_code(&problem) == json_error_duplicate_key ||
+             json_error_code(&problem) == json_error_numeric_overflow)
+        refuse_meaning(client, text, len, problem.text);
     else
         rpc_refuse(client, RPC_PARSE_ERROR, "Parse error: line %d, column %d: %.120s", problem.line, problem.column,
                    problem.text);

@@ -221,6 +221,8 @@ struct plx_rpc {
     void (*stopped)(void *arg, int ret);
     void *stopped_arg;
     struct plx_timer stop_limit;
+    struct plx_msg kill; /* a client has asked for the end, by this signal */
+    int kill_sig;
 
     json_t *options;   /* by method: parameters */
     json_t *transport; /* that was created, or NULL */
