@@ -167,7 +167,7 @@ static int is_early(struct ctl *c, bool *early)
     return EXIT_OK;
 }
 
-static int load_calls(struct ctl *c, const json_t *calls, const char *path)
+static int ctl_load_calls(struct ctl *c, const json_t *calls, const char *path)
 {
     bool early;
     size_t made = 0, left = 0, i;
@@ -199,7 +199,7 @@ int ctl_load(struct ctl *c, char *const *words, int n)
     json_decref(config);
     if (!calls)
         return EXIT_USAGE;
-    int ret = load_calls(c, calls, words[0]);
+    int ret = ctl_load_calls(c, calls, words[0]);
     json_decref(calls);
     return ret;
 }

@@ -18,18 +18,18 @@ void ctl_usage(void)
         else
             printf("  %-28s  %s\n", head, v->help);
     }
-    puts(
-        "\nmethods are called as they are named, with parameters of the types they have: numbers as they are,\n"
-        "true or false, texts, lists as a,b,c, members of objects as namespace.bdev_name=disk0, and anything as JSON.\n\n"
-        "options:\n"
-        "  -s, --socket SOCKET           where the server listens ($POLLUX_SOCKET, or " CTL_SOCKET ")\n"
-        "      --json                    print JSON\n"
-        "      --timeout SECONDS         wait so long for an answer; 0: for ever (60)\n"
-        "      --nqn NQN                 the subsystem that is meant, where there are several\n"
-        "      --name NAME               add: what the disk is called there\n"
-        "      --nsid N                  add: the identifier of the namespace\n"
-        "      --listen ADDR[:PORT]      create: where hosts reach it; may be given later, by listen\n\n"
-        "\"pollux ctl help\" lists methods, and \"pollux ctl help METHOD\" explains one.");
+    puts("\nmethods are called as they are named, with parameters of the types they have: numbers as they are,\n"
+         "true or false, texts, lists as a,b,c, members of objects as namespace.bdev_name=disk0, and lists\n"
+         "and objects as JSON.\n\n"
+         "options:\n"
+         "  -s, --socket SOCKET           where the server listens ($POLLUX_SOCKET, or " CTL_SOCKET ")\n"
+         "      --json                    print JSON\n"
+         "      --timeout SECONDS         wait so long for an answer; 0: for ever (60)\n"
+         "      --nqn NQN                 the subsystem that is meant, where there are several\n"
+         "      --name NAME               add: what the disk is called there\n"
+         "      --nsid N                  add: the identifier of the namespace\n"
+         "      --listen ADDR[:PORT]      create: where hosts reach it; may be given later, by listen\n\n"
+         "\"pollux ctl help\" lists methods, and \"pollux ctl help METHOD\" explains one.");
 }
 
 /* ---- of methods ---- */
@@ -203,8 +203,8 @@ static void markdown(const struct ctl *c)
     size_t i;
     puts(
         "# Methods\n\n"
-        "What can be called over the control socket of `pollux serve -r SOCKET`, and with what. Made from the table that\n"
-        "the server checks calls by (`scripts/methods-doc`); [control.md](control.md) says how it is done, and\n"
+        "What can be called over the control socket of `pollux serve -r SOCKET`, and with what. Made from the table\n"
+        "that the server checks calls by, by `scripts/methods-doc`; [control.md](control.md) says how it is done, and\n"
         "`pollux ctl help METHOD` shows the same. Members of an object are written with a dot. What is taken without\n"
         "effect is there for clients that were written for others' servers: it is checked, and it is in dumps.\n");
     json_object_foreach(groups, name, group)

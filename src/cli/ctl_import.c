@@ -276,7 +276,7 @@ static json_t *import_address(const json_t *addr)
     return a;
 }
 
-/* Listens for a subsystem, and sets the states of the groups that its namespaces are in, where they are not as usual. */
+/* Listens for a subsystem, and sets the states of the groups of its namespaces, where they are not as usual. */
 static void import_listener(struct import *im, const char *where, const json_t *port, const char *nqn)
 {
     const json_t *s = json_object_get(im->subsystems, nqn), *ns;

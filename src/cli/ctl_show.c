@@ -31,7 +31,7 @@ static double bytes_of(const json_t *disk)
 /* ---- ls ---- */
 
 /* In the words that disks are named by, where there are some. */
-static const char *kind_of(const json_t *disk)
+static const char *disk_kind(const json_t *disk)
 {
     static const char *const kinds[][2] = {{"Malloc disk", "ram"},
                                            {"Null disk", "null"},
@@ -46,7 +46,7 @@ static const char *kind_of(const json_t *disk)
 }
 
 /* One row for each namespace that it is, or one for none. */
-static void list_disk(json_t *rows, const json_t *disk, const json_t *subsystems)
+static void list_one(json_t *rows, const json_t *disk, const json_t *subsystems)
 {
     const char *name = ctl_str(disk, "name");
     char size[40];
@@ -60,14 +60,14 @@ static void list_disk(json_t *rows, const json_t *disk, const json_t *subsystems
             if (strcmp(ctl_str(ns, "bdev_name"), name) != 0)
                 continue;
             found++;
-            json_array_append_new(rows, json_pack("[o, o, o, o, o, o]", ctl_text(name), ctl_text(kind_of(disk)),
+            json_array_append_new(rows, json_pack("[o, o, o, o, o, o]", ctl_text(name), ctl_text(disk_kind(disk)),
                                                   ctl_text(size), ctl_textf("%lld", ctl_int(disk, "block_size")),
                                                   ctl_textf("%lld", ctl_int(ns, "nsid")), ctl_text(ctl_str(s, "nqn"))));
         }
     }
     if (!found)
         json_array_append_new(rows,
-                              json_pack("[o, o, o, o, s, s]", ctl_text(name), ctl_text(kind_of(disk)), ctl_text(size),
+                              json_pack("[o, o, o, o, s, s]", ctl_text(name), ctl_text(disk_kind(disk)), ctl_text(size),
                                         ctl_textf("%lld", ctl_int(disk, "block_size")), "-", "-"));
 }
 
@@ -84,7 +84,7 @@ int ctl_list(struct ctl *c, char *const *words, int n)
     }
     json_array_foreach(disks, i, disk)
     {
-        list_disk(rows, disk, subsystems);
+        list_one(rows, disk, subsystems);
     }
     json_t *all = json_pack("{s:o, s:o}", "disks", disks, "subsystems", subsystems);
     if (c->json) {
