@@ -498,8 +498,8 @@ def test_what_has_no_equivalent_is_warned_of(nvmet):
     lines = ctl("import", "nvmet", nvmet).err.splitlines()
     assert all(line.startswith(f"pollux: warning: {nvmet}: ") for line in lines)
     wanted = ["version 1.3 has no", "firmware 6.12.9", "qid_max 128", 'host "hostnqn" does not begin',
-              "namespace 7: it is not enabled", "subsystem testnqn: its name", "subsystem testnqn is not there", 'transport is "rdma"',
-              "group 3 is persistent-loss", "referral off"]
+              "namespace 7: it is not enabled", "subsystem testnqn: its name", "subsystem testnqn is not there",
+              'transport is "rdma"', "group 3 is persistent-loss", "referral off"]
     for part in wanted:
         assert sum(part in line for line in lines) == 1, (part, lines)
     assert not any("pi_enable" in line for line in lines)  # which was off
