@@ -248,6 +248,6 @@ void rpc_config_disks(struct plx_rpc *rpc, json_t *list)
         if (d->closing)
             continue;
         rpc_config_add(list, d->method->name, json_incref(d->params));
-        rpc_config_disk_more(rpc, list, d);
+        rpc_config_disk_more(list, d);
     }
 }

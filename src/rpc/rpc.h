@@ -87,7 +87,8 @@ struct rpc_method {
 
 /* Each is ended by one without a name. */
 extern const struct rpc_method rpc_methods_app[], rpc_methods_bdev[], rpc_methods_filter[], rpc_methods_nvme[],
-    rpc_methods_options[], rpc_methods_nvmf[], rpc_methods_access[], rpc_methods_query[];
+    rpc_methods_options[], rpc_methods_nvmf[], rpc_methods_access[], rpc_methods_query[], rpc_methods_limit[],
+    rpc_methods_keyring[];
 
 const struct rpc_method *rpc_method_find(const char *name);
 /* Calls fn for each. */
@@ -179,6 +180,7 @@ struct rpc_disk {
     json_t *params;                  /* with these */
     const struct rpc_disk_kind *kind;
     bool closing;
+    uint32_t burst_ms; /* of its limits */
 };
 
 /* A kind of disk: what is different between the methods that make one, delete it, and tell what it is. */
@@ -297,7 +299,9 @@ json_t *rpc_listen_addresses(struct plx_rpc *rpc, const struct plx_nvmf_subsyste
 void rpc_listeners_tidy(struct plx_rpc *rpc);
 void rpc_listeners_forget(struct plx_rpc *rpc);
 
-/* app.c: the initialisation is over, or will never be. */
+/* app.c: the name that clients know a reactor by. */
+void rpc_reactor_name(const struct plx_rpc *rpc, unsigned i, char *out, size_t size);
+/* The initialisation is over, or will never be. */
 void rpc_waiters_wake(struct plx_rpc *rpc);
 
 /* disk.c: disks that calls make, and delete. */
@@ -317,8 +321,8 @@ struct rpc_disk *rpc_disk_find(struct plx_rpc *rpc, const char *name);
 struct rpc_disk *rpc_disk_of(struct plx_rpc *rpc, const struct plx_bdev *bdev);
 /* All of them, when nothing uses them any more. */
 void rpc_disks_close(struct plx_rpc *rpc);
-/* bdev.c: what else was said of a disk: its limits. */
-void rpc_config_disk_more(struct plx_rpc *rpc, json_t *list, const struct rpc_disk *d);
+/* limit.c: what else was said of a disk: its limits. */
+void rpc_config_disk_more(json_t *list, const struct rpc_disk *d);
 /* limit.c: the limits of a disk, as clients know them. */
 json_t *rpc_disk_limits(struct plx_bdev *bdev);
 /* "No such device: ..." */
