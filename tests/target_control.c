@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * target_control [REACTORS]: a target of the library, built and changed by commands, one a line on standard input. Each
- * is answered by one line, "ok", "ok NUMBER" or "error TEXT". For tests that change a target while hosts look at it:
- * tests/control.py runs it. The table below says what there is; hosts see changes after `apply`.
+ * target_control [REACTORS [apart]]: a target of the library, built and changed by commands, one a line on standard
+ * input, whose control path may have a reactor apart. Each is answered by one line, "ok", "ok NUMBER" or "error TEXT".
+ * For tests that change a target while hosts look at it: tests/control.py runs it. The table below says what there is;
+ * hosts see changes after `apply`.
  */
 #include <pollux/pollux.h>
 
@@ -185,6 +186,16 @@ static int cmd_remove_ns(struct plx_nvmf_subsystem **s, char **word, struct plx_
     return plx_nvmf_subsystem_remove_ns(*s, number(word[2]), err);
 }
 
+static int cmd_pause(struct plx_nvmf_subsystem **s, char **word, struct plx_error *err)
+{
+    (void)err;
+    if (strcmp(word[0], "pause") == 0)
+        plx_nvmf_subsystem_pause(*s, number(word[2]), over, NULL);
+    else
+        plx_nvmf_subsystem_resume(*s, number(word[2]), over, NULL);
+    return LATER;
+}
+
 static int cmd_allow(struct plx_nvmf_subsystem **s, char **word, struct plx_error *err)
 {
     bool allow = strcmp(word[0], "allow") == 0;
@@ -265,6 +276,8 @@ static const struct command {
     {"remove-subsystem", 2, 2, NULL, cmd_remove_subsystem}, /* NQN */
     {"add-ns", 3, 5, NULL, cmd_add_ns},                     /* NQN NAME [NSID [ANA-GROUP]]: the NSID */
     {"remove-ns", 3, 3, NULL, cmd_remove_ns},               /* NQN NSID */
+    {"pause", 3, 3, NULL, cmd_pause},                       /* NQN NSID; 0 is all */
+    {"resume", 3, 3, NULL, cmd_pause},                      /* the same */
     {"allow", 3, 3, NULL, cmd_allow},                       /* NQN HOSTNQN|any */
     {"disallow", 3, 3, NULL, cmd_allow},                    /* the same */
     {"add-listener", 3, 3, NULL, cmd_reach},                /* NQN PORT */
@@ -395,8 +408,9 @@ int main(int argc, char **argv)
     pthread_t threads[REACTORS_MAX];
     struct plx_error err = {""};
     unsigned wanted = argc > 1 ? (unsigned)strtoul(argv[1], NULL, 10) : 1;
-    if (argc > 2 || wanted < 1 || wanted > REACTORS_MAX) {
-        fprintf(stderr, "usage: target_control [REACTORS], of which there are 1 to %d\n", REACTORS_MAX);
+    const struct plx_nvmf_opts topts = {.control_apart = argc > 2 && strcmp(argv[2], "apart") == 0};
+    if (argc > 2 + topts.control_apart || wanted < 1 || wanted > REACTORS_MAX) {
+        fprintf(stderr, "usage: target_control [REACTORS [apart]], of which there are 1 to %d\n", REACTORS_MAX);
         return 2;
     }
     signal(SIGPIPE, SIG_IGN);
@@ -405,7 +419,7 @@ int main(int argc, char **argv)
     for (; nreactors < wanted; nreactors++)
         if (plx_reactor_create(&reactors[nreactors], &opts))
             return 1;
-    if (plx_nvmf_target_create(&target, reactors, nreactors, NULL, &err)) {
+    if (plx_nvmf_target_create(&target, reactors, nreactors, &topts, &err)) {
         fprintf(stderr, "target_control: %s\n", err.text);
         return 1;
     }
