@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
  * Hosts on several reactors connect and do I/O while namespaces, sizes, ANA states, allowed hosts, listeners and
- * subsystems change at random, and namespaces are paused. No command may end with what the history does not allow, and nothing may be left over.
- * STORM_SEED repeats a run.
+ * subsystems change at random, and namespaces are paused. No command may end with what the history does not allow, and
+ * nothing may be left over. STORM_SEED repeats a run.
  */
 #include "calls.h"
 
