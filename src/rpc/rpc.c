@@ -64,6 +64,15 @@ int plx_rpc_listen(struct plx_rpc *rpc, struct plx_error *err)
     return rpc->o.socket ? rpc_clients_listen(rpc, err) : 0;
 }
 
+void rpc_check_stopped(struct plx_rpc *rpc)
+{
+    void (*stopped)(void *arg) = rpc->stopped;
+    if (!stopped || !plx_list_empty(&rpc->calls) || rpc_state_busy(rpc))
+        return;
+    rpc->stopped = NULL;
+    stopped(rpc->stopped_arg);
+}
+
 void plx_rpc_stop(struct plx_rpc *rpc, void (*done)(void *arg), void *arg)
 {
     rpc->stopping = true;
@@ -76,12 +85,9 @@ void plx_rpc_stop(struct plx_rpc *rpc, void (*done)(void *arg), void *arg)
             rpc_fail(c, -ECANCELED, "Operation canceled: the process ends");
         }
     }
-    if (plx_list_empty(&rpc->calls) && !rpc->state.saving) {
-        done(arg);
-        return;
-    }
     rpc->stopped = done;
     rpc->stopped_arg = arg;
+    rpc_check_stopped(rpc);
 }
 
 void plx_rpc_destroy(struct plx_rpc *rpc)
@@ -179,6 +185,8 @@ static bool load_next(struct load *l)
         rpc_waiters_wake(l->rpc);
         l->next = 0;
     }
+    if (l->rpc->stopping && !l->ret)
+        l->ret = plx_fail(&l->err, -ECANCELED, "%.200s: the process ends", l->name);
     if (l->ret || l->next == json_array_size(l->calls))
         return false;
     const json_t *call = json_array_get(l->calls, l->next++);
