@@ -14,6 +14,7 @@ while hosts look at it.
 
 The commands are in the table of target_control.c. The program is beside the one under test, in a build with tests.
 """
+import json
 import pathlib
 import subprocess
 
@@ -37,7 +38,8 @@ class Control:
         self.killed = False
 
     def __call__(self, *words):
-        """Runs a command. The number that it answers, or None; Refused is raised with what it says is wrong."""
+        """Runs a command. What it answers, a number or what is going on, or None; Refused is raised with what it says
+        is wrong."""
         self.begin(*words)
         return self.end()
 
@@ -55,7 +57,7 @@ class Control:
         self.answered += 1
         if verdict == "error":
             raise Refused(f"{self.line}: {rest}")
-        return int(rest) if rest else None
+        return json.loads(rest) if rest else None
 
     def change(self, *words):
         """Runs a command and makes known to hosts what it changed."""

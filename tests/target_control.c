@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
  * target_control [REACTORS]: a target of the library, built and changed by commands, one a line on standard input. Each
- * is answered by one line, "ok", "ok NUMBER" or "error TEXT". For tests that change a target while hosts look at it:
- * tests/control.py runs it. The table below says what there is; hosts see changes after `apply`.
+ * is answered by one line, "ok", "ok NUMBER", "ok JSON" or "error TEXT". For tests that change a target while hosts
+ * look at it: tests/control.py runs it. The table below says what there is; hosts see changes after `apply`.
  */
-#include <pollux/pollux.h>
+#include "target_query.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -223,6 +223,38 @@ static int cmd_ns_group(struct plx_nvmf_subsystem **s, char **word, struct plx_e
     return plx_nvmf_subsystem_set_ns_ana_group(*s, number(word[2]), number(word[3]), err);
 }
 
+/* What is going on. */
+
+static void printed(void)
+{
+    begun = false;
+    next_lines();
+}
+
+static int cmd_controllers(struct plx_nvmf_subsystem **s, char **word, struct plx_error *err)
+{
+    (void)word;
+    (void)err;
+    int ret = query_controllers(*s, printed);
+    return ret ? ret : LATER;
+}
+
+static int cmd_inflight(char **word, struct plx_error *err)
+{
+    (void)word;
+    (void)err;
+    int ret = query_inflight(target, printed);
+    return ret ? ret : LATER;
+}
+
+static int cmd_stats(char **word, struct plx_error *err)
+{
+    (void)word;
+    (void)err;
+    int ret = query_stats(target, printed);
+    return ret ? ret : LATER;
+}
+
 static int cmd_allow(struct plx_nvmf_subsystem **s, char **word, struct plx_error *err)
 {
     bool allow = strcmp(word[0], "allow") == 0;
@@ -313,6 +345,9 @@ static const struct command {
     {"add-listener", 3, 3, NULL, cmd_reach},                /* NQN PORT */
     {"remove-listener", 3, 3, NULL, cmd_reach},             /* NQN PORT */
     {"ana", 5, 5, NULL, cmd_ana},                           /* NQN PORT|all ANA-GROUP STATE; group 0 is all */
+    {"controllers", 2, 2, NULL, cmd_controllers},           /* NQN: as JSON, as the next two */
+    {"inflight", 1, 1, cmd_inflight, NULL},
+    {"stats", 1, 1, cmd_stats, NULL},
     {"start", 1, 1, cmd_start, NULL},
     {"apply", 1, 1, cmd_apply, NULL},
     {"quit", 1, 1, cmd_quit, NULL}, /* as the end of the input does */

@@ -36,9 +36,11 @@ enum plx_bdev_op {
 enum plx_bdev_flag {
     PLX_BDEV_FUA = 1 << 0,      /**< write, write zeroes, compare and write: on stable storage when it completes */
     PLX_BDEV_UNMAP_OK = 1 << 1, /**< write zeroes: the space may be freed */
+    PLX_BDEV_IN_PLACE = 1 << 2, /**< its data was counted on as info->in_place says, and is gone when plx_bdev_submit()
+                                   returns: a rate limit that was set just now counts it, and does not hold it back */
 };
 
-/** What a disk is; constant while it is open, but for its size. */
+/** What a disk is; constant while it is open, but for its size, and what comes and goes with a rate limit. */
 struct plx_bdev_info {
     const char *driver;  /**< "ram", "file", ... */
     char name[256];      /**< the name that it was given, else what was opened, in its full form */
@@ -56,7 +58,9 @@ struct plx_bdev_info {
     bool unmap_reads_zero; /**< unmapped blocks read as zeroes */
     bool shared;           /**< others than this process may change it: what is done in several steps is not atomic */
     bool rotational;
-    bool in_place;        /**< every request completes within plx_bdev_submit(): its data is never needed afterwards */
+    /** Every request completes within plx_bdev_submit(): its data is never needed afterwards. Not while there is a rate
+     *  limit; who counts on it sets PLX_BDEV_IN_PLACE. */
+    bool in_place;
     bool undefined_reads; /**< a read may leave its iov as it was: what goes to others is to be mapped, if it can be */
 };
 
@@ -151,6 +155,29 @@ PLX_API int plx_bdev_hold(struct plx_bdev *bdev, const struct plx_bdev_hold_opts
 /** On its reactor, if it has one; after this event is not called. */
 PLX_API void plx_bdev_release(struct plx_bdev_hold *hold);
 
+/* ---- rate limits ---- */
+
+/**
+ * How much a disk does in a second, on all reactors together; 0 for no limit. What is more waits. Reads are reads and
+ * compares; writes are writes, copies, compare and writes, and write zeroes where these are done by writing. Others are
+ * not limited. A request counts as one, and as the bytes of its blocks.
+ */
+struct plx_bdev_limits {
+    uint64_t ios, read_ios, write_ios;
+    uint64_t bytes, read_bytes, write_bytes;
+    uint32_t burst_ms; /**< what was left unused in so many ms may be made up for; 0 for the default of 50 */
+};
+
+enum { PLX_BDEV_BURST_MS_MAX = 10000 };
+
+/**
+ * Sets its limits, from any thread, at any time; also for what waits already. They hold from within 50 ms. Whatever the
+ * limits that were set before had still to be paid for is forgiven.
+ * @return 0, or -EINVAL with err filled
+ */
+PLX_API int plx_bdev_set_limits(struct plx_bdev *bdev, const struct plx_bdev_limits *limits, struct plx_error *err);
+PLX_API void plx_bdev_get_limits(struct plx_bdev *bdev, struct plx_bdev_limits *out);
+
 PLX_API const struct plx_bdev_info *plx_bdev_info(const struct plx_bdev *bdev);
 
 /** For people: one line a kind of disk, NULL-terminated, such as "ram:SIZE[?block=N]  memory". */
@@ -191,6 +218,7 @@ struct plx_bdev_req {
     struct plx_bdev_channel *ch; /**< where it is at present: that of a disk below, perhaps */
     struct plx_bdev_req *next;   /**< free for whoever holds the request at the time */
     struct plx_list link;        /**< in the list */
+    uint64_t since;              /**< when it was entered there, in plx_reactor_now() time */
     /** The layer's that has the request at the time. */
     uint8_t context[PLX_BDEV_CONTEXT] __attribute__((aligned(16)));
 };
@@ -214,18 +242,38 @@ PLX_API void plx_bdev_abort(struct plx_bdev_channel *ch, struct plx_bdev_req *re
  */
 PLX_API const void *plx_bdev_map(struct plx_bdev_channel *ch, uint64_t lba, uint32_t nlb);
 
+/**
+ * Lends it once more, in a later round, to go on with a read that plx_bdev_map() lent it for: a rate limit that was set
+ * meanwhile does not stop that.
+ */
+PLX_API const void *plx_bdev_map_again(struct plx_bdev_channel *ch, uint64_t lba, uint32_t nlb);
+
 /** The status that a request for this range would be refused with, or PLX_SC_SUCCESS. */
 PLX_API uint16_t plx_bdev_check(const struct plx_bdev *bdev, enum plx_bdev_op op, uint64_t lba, uint32_t nlb);
 
-/** What went through a channel. Readable from any thread. */
+/**
+ * What went through a channel. Readable from any thread. Latencies are from submission to completion, as exact as a
+ * round of the reactor is short, of requests that did not complete in place; those that did took none, so that the mean
+ * of all is latency_ns / ops. What a filter forwards is measured below it.
+ */
 struct plx_bdev_stats {
-    uint64_t ops[PLX_BDEV_OPS];
+    uint64_t ops[PLX_BDEV_OPS]; /**< submitted */
     uint64_t blocks[PLX_BDEV_OPS];
     uint64_t errors;
+    uint64_t failed[PLX_BDEV_OPS];     /**< of errors, those of an operation that there is */
+    uint64_t latency_ns[PLX_BDEV_OPS]; /**< the sum */
+    uint64_t min_latency_ns[PLX_BDEV_OPS], max_latency_ns[PLX_BDEV_OPS]; /**< both 0 where there was none */
 };
 
-/** Adds what went through all channels of a disk, past and present, into out. From any thread. */
+/**
+ * Adds what went through all channels of a disk, past and present, since it was opened or plx_bdev_reset_stats() was
+ * called, into out, which begins as zeroes. From any thread.
+ */
 PLX_API void plx_bdev_get_stats(struct plx_bdev *bdev, struct plx_bdev_stats *out);
+/** The same since it was opened, but for the extremes of latencies. */
+PLX_API void plx_bdev_get_totals(struct plx_bdev *bdev, struct plx_bdev_stats *out);
+/** Begins anew: the extremes of latencies alone, or all. From any thread; what is counted meanwhile is not lost. */
+PLX_API void plx_bdev_reset_stats(struct plx_bdev *bdev, bool all);
 
 /** Counts a read that was served from lent memory. */
 PLX_API void plx_bdev_count_mapped(struct plx_bdev_channel *ch, uint32_t nlb);

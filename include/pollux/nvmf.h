@@ -210,6 +210,8 @@ struct plx_nvmf_ns_info {
     uint32_t nsid, anagrpid;
     struct plx_bdev *bdev;
     uint8_t uuid[16], nguid[16], eui64[8]; /**< zeroes: none */
+    bool no_auto_visible;
+    const char *ptpl_file; /**< or NULL; stays until it is removed */
 };
 /** @return false when there is no such namespace */
 PLX_API bool plx_nvmf_ns_info(const struct plx_nvmf_subsystem *s, uint32_t nsid, struct plx_nvmf_ns_info *out);
@@ -287,6 +289,115 @@ PLX_API void plx_nvmf_target_stop(struct plx_nvmf_target *t, uint32_t grace_ms, 
  * it, they are to be stopped, and this called again.
  */
 PLX_API void plx_nvmf_target_destroy(struct plx_nvmf_target *t);
+
+/* ---- what is going on: asked of every reactor, so the answer comes later ---- */
+
+/*
+ * On the first reactor, while the target runs. The answer comes there later, and what it points to is there until
+ * `done` returns; a stop that is asked for meanwhile begins after it. Each returns 0, or, without calling `done`,
+ * -ENOMEM, or -ECANCELED when the target does not run.
+ */
+
+/** One end of a connection; addr is "" where that is not known, as of a peer that has left. */
+struct plx_nvmf_end {
+    char addr[64];
+    uint16_t port;
+    bool ipv6;
+};
+
+/** A queue pair. */
+struct plx_nvmf_qpair_info {
+    uint16_t qid;
+    uint16_t entries;
+    int core;           /**< of its reactor, or -1 */
+    uint32_t in_flight; /**< commands: of an admin queue those too that wait for events */
+    uint64_t completed; /**< commands */
+    uint64_t age_ns;    /**< of its connection */
+    struct plx_nvmf_end peer, local;
+    bool header_digest, data_digest;
+};
+
+/** A controller: what one host has of a subsystem. */
+struct plx_nvmf_controller_info {
+    uint16_t cntlid;
+    char hostnqn[PLX_NVMF_NQN_SIZE]; /**< "" of a host that gave itself none */
+    uint8_t hostid[16];
+    uint32_t kato_ms;                         /**< keep-alive timeout; 0 for none */
+    uint64_t age_ns;                          /**< since its Connect */
+    struct plx_nvmf_end listener;             /**< that it came by; port 0 where that has been removed */
+    unsigned nio;                             /**< I/O queue pairs */
+    const struct plx_nvmf_qpair_info *qpairs; /**< the admin queue, then those, by qid */
+};
+
+/**
+ * The controllers of a subsystem, by identifier.
+ * @param done c is NULL where there was no memory for the answer
+ */
+PLX_API int plx_nvmf_query_controllers(struct plx_nvmf_subsystem *s,
+                                       void (*done)(void *arg, const struct plx_nvmf_controller_info *c, unsigned n),
+                                       void *arg);
+
+/** Where a command is. */
+enum plx_nvmf_stage {
+    PLX_NVMF_STAGE_CAPSULE, /**< its capsule is arriving */
+    PLX_NVMF_STAGE_BUFFER,  /**< waits for a buffer */
+    PLX_NVMF_STAGE_DATA,    /**< waits for its data, which the host was asked for */
+    PLX_NVMF_STAGE_HELD,    /**< half of a fused command, waits for the other */
+    PLX_NVMF_STAGE_PAUSED,  /**< waits for its subsystem, or its namespace, which is paused */
+    PLX_NVMF_STAGE_TARGET,  /**< with the target itself */
+    PLX_NVMF_STAGE_EVENT,   /**< waits for an event, as an Asynchronous Event Request does */
+    PLX_NVMF_STAGE_DISK,    /**< at its disk */
+    PLX_NVMF_STAGE_SOCKET,  /**< its answer, or what asks for its data, is being sent, and the host has not taken it */
+    PLX_NVMF_STAGE_ABORTED, /**< aborted and answered, but data that the host was asked for may still come */
+    PLX_NVMF_STAGES,
+};
+
+/** As people say it: "waiting for its data". */
+PLX_API const char *plx_nvmf_stage_text(enum plx_nvmf_stage stage);
+
+/** A command in flight. */
+struct plx_nvmf_command_info {
+    uint64_t age_ns; /**< since its capsule came */
+    enum plx_nvmf_stage stage;
+    int core;                        /**< of its reactor, or -1 */
+    char subnqn[PLX_NVMF_NQN_SIZE];  /**< "" before Connect, and of an orphan */
+    char hostnqn[PLX_NVMF_NQN_SIZE]; /**< the same */
+    bool orphan;                     /**< its connection is gone, and its disk has not ended it */
+    uint16_t cntlid, qid, cid;
+    uint8_t opcode;
+    uint32_t nsid;
+    bool range; /**< it is one of blocks: lba, nlb */
+    uint64_t lba;
+    uint32_t nlb;
+    char disk[64]; /**< the beginning of its name; "" of one that is for none */
+};
+
+enum { PLX_NVMF_INFLIGHT_MAX = 1024 }; /**< commands in an answer, the oldest ones */
+
+/**
+ * The commands in flight, oldest first.
+ * @param done c is NULL where there was no memory for the answer; left_out is how many younger ones there are
+ */
+PLX_API int plx_nvmf_query_inflight(struct plx_nvmf_target *t,
+                                    void (*done)(void *arg, const struct plx_nvmf_command_info *c, unsigned n,
+                                                 uint64_t left_out),
+                                    void *arg);
+
+/** What one reactor does for a target. */
+struct plx_nvmf_reactor_info {
+    int core;                                 /**< or -1 */
+    unsigned admin_qpairs, io_qpairs;         /**< connected now, */
+    uint64_t all_admin_qpairs, all_io_qpairs; /**< and since the start */
+    unsigned unassociated;                    /**< connections that have not done Connect */
+    uint64_t admin_commands, io_commands;     /**< completed since the start */
+    uint32_t in_flight;                       /**< commands, those that wait for events and orphans included */
+    uint32_t at_disks;                        /**< of these */
+    size_t buffer_bytes, buffer_free;         /**< of the reactor's pool */
+};
+
+/** Of each of the target's reactors, in their order. */
+PLX_API int plx_nvmf_query_stats(struct plx_nvmf_target *t,
+                                 void (*done)(void *arg, const struct plx_nvmf_reactor_info *r, unsigned n), void *arg);
 
 #ifdef __cplusplus
 }

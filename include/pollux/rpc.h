@@ -35,10 +35,11 @@ struct plx_rpc_opts {
 PLX_API int plx_rpc_create(struct plx_rpc **out, const struct plx_rpc_opts *opts, struct plx_error *err);
 
 /**
- * Ends it: clients are disconnected, nothing is begun any more, and done is called when what was begun is over. Disks
- * that were opened by calls stay open until plx_rpc_destroy().
+ * Ends it: clients are disconnected, nothing is begun any more, and done is called when what was begun is over, with 0;
+ * or after a second, with -ETIMEDOUT: then the server, its target and the reactors must stay as they are. Disks that
+ * were opened by calls stay open until plx_rpc_destroy().
  */
-PLX_API void plx_rpc_stop(struct plx_rpc *rpc, void (*done)(void *arg), void *arg);
+PLX_API void plx_rpc_stop(struct plx_rpc *rpc, void (*done)(void *arg, int ret), void *arg);
 
 /** Frees one that was stopped, and closes its disks. After plx_nvmf_target_stop(). */
 PLX_API void plx_rpc_destroy(struct plx_rpc *rpc);

@@ -4,6 +4,7 @@
 
 #include "base/log.h"
 #include "base/uuid.h"
+#include "reactor/clock.h"
 #include "reactor/owner.h"
 
 #include <assert.h>
@@ -89,7 +90,27 @@ static void finish_info(struct plx_bdev *bdev, const char *driver, const char *n
         info->ops &= ~(uint32_t)PLX_BDEV_WRITERS;
     if (!(info->ops & 1 << PLX_BDEV_UNMAP))
         info->unmap_granularity = info->max_unmap_blocks = 0;
-    bdev->plain_ops = bdev->native_ops & info->ops & PLAIN;
+    bdev->in_place = info->in_place;
+}
+
+/* What is read is to be what the disk holds, from here on down. */
+static void define_reads_of(struct plx_bdev *bdev)
+{
+    for (; bdev; bdev = bdev->below)
+        __atomic_store_n(&bdev->info.undefined_reads, false, __ATOMIC_RELAXED);
+}
+
+/*
+ * In this order: who finds that a disk does not lend reads what is defined. What is counted on being in place while
+ * that changes is as PLX_BDEV_IN_PLACE says.
+ */
+void plx_bdev_adapt(struct plx_bdev *bdev)
+{
+    uint32_t limited = plx_limited_ops(bdev), plain = bdev->native_ops & bdev->info.ops & PLAIN & ~limited;
+    if (limited & 1 << PLX_BDEV_READ)
+        define_reads_of(bdev);
+    __atomic_store_n(&bdev->info.in_place, bdev->in_place && !limited, __ATOMIC_RELAXED);
+    atomic_store_explicit(&bdev->plain_ops, bdev->gone ? 0 : plain, memory_order_release);
 }
 
 static void submit_below(struct plx_bdev_channel *ch, struct plx_bdev_req *req)
@@ -99,7 +120,7 @@ static void submit_below(struct plx_bdev_channel *ch, struct plx_bdev_req *req)
 
 static const void *map_below(struct plx_bdev_channel *ch, uint64_t lba, uint32_t nlb)
 {
-    return plx_bdev_map(ch->below, lba, nlb);
+    return plx_bdev_map_again(ch->below, lba, nlb); /* limits below have been looked at: see plx_bdev_adapt() */
 }
 
 const void *plx_bdev_map_never(struct plx_bdev_channel *ch, uint64_t lba, uint32_t nlb)
@@ -114,10 +135,8 @@ const void *plx_bdev_map_never(struct plx_bdev_channel *ch, uint64_t lba, uint32
  */
 static void define_reads(struct plx_bdev *bdev)
 {
-    if (!bdev->below || (!bdev->ops->map && !bdev->emulates))
-        return;
-    for (; bdev; bdev = bdev->below)
-        __atomic_store_n(&bdev->info.undefined_reads, false, __ATOMIC_RELAXED);
+    if (bdev->below && (bdev->ops->map || bdev->emulates))
+        define_reads_of(bdev);
 }
 
 int plx_bdev_register(struct plx_bdev *bdev, const char *driver, const char *text, const char *name,
@@ -132,6 +151,7 @@ int plx_bdev_register(struct plx_bdev *bdev, const char *driver, const char *tex
     bdev->named = name != NULL;
     pthread_mutex_init(&bdev->lock, NULL);
     plx_list_init(&bdev->channels);
+    plx_stats_init(bdev);
     plx_range_lock_init(bdev);
     ret = plx_registry_add(bdev, err);
     if (ret)
@@ -145,6 +165,7 @@ void plx_bdev_filter_init(struct plx_bdev *filter, struct plx_bdev *below)
 {
     filter->below = below;
     filter->info = below->info;
+    filter->info.in_place = below->in_place; /* without limits */
     filter->below_blocks = filter->info.blocks;
 }
 
@@ -191,6 +212,7 @@ int plx_bdev_close_checked(struct plx_bdev *bdev, struct plx_error *err)
     if (ret)
         return ret;
     assert(!bdev->range_lock.owner);
+    free(bdev->limiter);
     pthread_mutex_destroy(&bdev->lock);
     bdev->ops->close(bdev);
     return 0;
@@ -268,6 +290,9 @@ int plx_bdev_channel_get(struct plx_bdev *bdev, struct plx_reactor *r, struct pl
     ch->reactor = r;
     ch->refs = 1;
     plx_list_init(&ch->requests);
+    ch->now = plx_reactor_now_at(r);
+    plx_stats_begin(ch);
+    plx_lanes_init(ch);
     bool parts = bdev->tracked || bdev->emulates || bdev->below || bdev->info.max_unmap_blocks != UINT32_MAX;
     int ret = plx_pieces_init(ch);
     if (!ret)
@@ -300,20 +325,6 @@ void plx_bdev_channel_free(struct plx_bdev_channel *ch)
     free(ch);
 }
 
-static uint64_t stat_peek(const _Atomic uint64_t *n)
-{
-    return atomic_load_explicit(n, memory_order_relaxed);
-}
-
-static void stats_add(struct plx_bdev_stats *to, const struct plx_bdev_channel *ch)
-{
-    for (int op = 0; op < PLX_BDEV_OPS; op++) {
-        to->ops[op] += stat_peek(&ch->ops[op]);
-        to->blocks[op] += stat_peek(&ch->blocks[op]);
-    }
-    to->errors += stat_peek(&ch->errors);
-}
-
 void plx_bdev_channel_put(struct plx_bdev_channel *ch)
 {
     struct plx_bdev *bdev = ch->bdev;
@@ -327,7 +338,7 @@ void plx_bdev_channel_put(struct plx_bdev_channel *ch)
     if (ch->below)
         plx_bdev_channel_put(ch->below);
     pthread_mutex_lock(&bdev->lock);
-    stats_add(&bdev->past, ch);
+    plx_stats_keep(ch);
     plx_list_del(&ch->link);
     bool unused = plx_gate_close(ch);
     pthread_mutex_unlock(&bdev->lock);
@@ -340,32 +351,10 @@ struct plx_bdev *plx_bdev_channel_bdev(const struct plx_bdev_channel *ch)
     return ch->bdev;
 }
 
-void plx_bdev_get_stats(struct plx_bdev *bdev, struct plx_bdev_stats *out)
-{
-    pthread_mutex_lock(&bdev->lock);
-    for (int op = 0; op < PLX_BDEV_OPS; op++) {
-        out->ops[op] += bdev->past.ops[op];
-        out->blocks[op] += bdev->past.blocks[op];
-    }
-    out->errors += bdev->past.errors;
-    plx_list_for_each(it, &bdev->channels)
-        stats_add(out, plx_list_entry(it, struct plx_bdev_channel, link));
-    pthread_mutex_unlock(&bdev->lock);
-}
-
-/*
- * Only the channel's reactor adds to its statistics, so a plain load and store is enough, without a locked
- * instruction.
- */
-static inline void stat_add(_Atomic uint64_t *n, uint64_t by)
-{
-    atomic_store_explicit(n, stat_peek(n) + by, memory_order_relaxed);
-}
-
 void plx_bdev_count_mapped(struct plx_bdev_channel *ch, uint32_t nlb)
 {
-    stat_add(&ch->ops[PLX_BDEV_READ], 1);
-    stat_add(&ch->blocks[PLX_BDEV_READ], nlb);
+    plx_stat_add(&ch->ops[PLX_BDEV_READ], 1);
+    plx_stat_add(&ch->blocks[PLX_BDEV_READ], nlb);
 }
 
 /* ---- requests ---- */
@@ -417,7 +406,7 @@ static inline bool is_plain(const struct plx_bdev *bdev, const struct plx_bdev_r
            req->iov->iov_len == (size_t)req->nlb << bdev->block_shift && in_range(bdev, req->lba, req->nlb);
 }
 
-static uint16_t check_request(const struct plx_bdev *bdev, const struct plx_bdev_req *req)
+uint16_t plx_bdev_check_request(const struct plx_bdev *bdev, const struct plx_bdev_req *req)
 {
     uint16_t status = plx_bdev_check(bdev, req->op, req->lba, req->nlb);
     if (!status && req->op == PLX_BDEV_COPY && !in_range(bdev, req->src_lba, req->nlb))
@@ -534,27 +523,37 @@ static inline bool enter_list(struct plx_bdev_channel *ch, struct plx_bdev_req *
     return plx_likely(!ch->gate.closed) || !plx_gate_hold(ch, req);
 }
 
+static void count_failed(struct plx_bdev_channel *ch, const struct plx_bdev_req *req)
+{
+    plx_stat_add(&ch->errors, 1);
+    if (req->op < PLX_BDEV_OPS)
+        plx_stat_add(&ch->latency[req->op].failed, 1);
+}
+
 /* All but the plainest requests. Not inlined, as those would then save registers for it. */
 static __attribute__((noinline)) void submit_odd(struct plx_bdev_channel *ch, struct plx_bdev_req *req)
 {
     struct plx_bdev *bdev = ch->bdev;
-    uint16_t status = check_request(bdev, req);
+    uint16_t status = plx_bdev_check_request(bdev, req);
     if (status) {
-        stat_add(&ch->errors, 1);
+        count_failed(ch, req);
         ch->in_flight--;
         req->status = status;
         req->done(req);
         return;
     }
-    stat_add(&ch->ops[req->op], 1);
+    plx_stat_add(&ch->ops[req->op], 1);
     if (!(NO_RANGE >> req->op & 1))
-        stat_add(&ch->blocks[req->op], req->nlb);
+        plx_stat_add(&ch->blocks[req->op], req->nlb);
     if (req->op == PLX_BDEV_RESET) {
         plx_bdev_keep(ch, req);
         abort_older(ch, req);
         return;
     }
     req->kept = false;
+    uint32_t limited = atomic_load_explicit(&bdev->limited_ops, memory_order_acquire);
+    if (limited >> req->op & 1 && plx_limit_hold(ch, req))
+        return;
     if (!bdev->tracked || enter_list(ch, req))
         plx_bdev_start(ch, req);
 }
@@ -569,25 +568,45 @@ void plx_bdev_submit(struct plx_bdev_channel *ch, struct plx_bdev_req *req)
         submit_odd(ch, req);
         return;
     }
-    stat_add(&ch->ops[req->op], 1);
-    stat_add(&ch->blocks[req->op], req->nlb);
+    plx_stat_add(&ch->ops[req->op], 1);
+    plx_stat_add(&ch->blocks[req->op], req->nlb);
     req->kept = false;
     if (!bdev->tracked || enter_list(ch, req))
         bdev->submit(ch, req);
 }
 
+/* Of a part of one that is emulated on this channel, the whole counts. */
+static inline bool is_part(const struct plx_bdev_channel *ch, struct plx_bdev_req *req)
+{
+    return plx_unlikely(req->done == plx_emulate_part_done) && plx_emulate_is_part_of(ch, req);
+}
+
+static inline void count_latency(struct plx_bdev_channel *ch, const struct plx_bdev_req *req)
+{
+    struct plx_latency *l = &ch->latency[req->op];
+    uint64_t ns = *ch->now - req->since;
+    plx_stat_add(&l->sum, ns);
+    /* Others may set them back meanwhile: this request counts as one of before, or of after that. */
+    if (plx_unlikely(ns < plx_stat_peek(&l->min)))
+        atomic_store_explicit(&l->min, ns, memory_order_relaxed);
+    if (plx_unlikely(ns > plx_stat_peek(&l->max)))
+        atomic_store_explicit(&l->max, ns, memory_order_relaxed);
+}
+
 static __attribute__((noinline)) void complete_kept(struct plx_bdev_channel *ch, struct plx_bdev_req *req)
 {
     struct plx_bdev_req *resets = leave_list(ch, req);
+    if (plx_likely(!is_part(ch, req)))
+        count_latency(ch, req);
     ch->in_flight--;
     req->done(req);
     end_resets(resets);
 }
 
-static __attribute__((noinline)) void count_error(struct plx_bdev_channel *ch, const struct plx_bdev_req *req)
+static __attribute__((noinline)) void count_error(struct plx_bdev_channel *ch, struct plx_bdev_req *req)
 {
-    if (req->done != plx_emulate_part_done) /* else the whole counts */
-        stat_add(&ch->errors, 1);
+    if (!is_part(ch, req))
+        count_failed(ch, req);
 }
 
 void plx_bdev_complete(struct plx_bdev_req *req, uint16_t status)
@@ -642,6 +661,9 @@ void plx_bdev_abort(struct plx_bdev_channel *ch, struct plx_bdev_req *req)
     if (req->stage == PLX_STAGE_HELD) {
         plx_gate_release(ch, req);
         plx_bdev_complete(req, PLX_SC_ABORTED_BY_REQUEST);
+    } else if (req->stage == PLX_STAGE_LIMITED) {
+        plx_limit_release(ch, req);
+        plx_bdev_complete(req, PLX_SC_ABORTED_BY_REQUEST);
     } else if (req->stage == PLX_STAGE_EMULATED) {
         plx_emulate_abort(ch, req);
     } else if (ch->bdev->ops->abort && req->op != PLX_BDEV_RESET) {
@@ -653,8 +675,16 @@ const void *plx_bdev_map(struct plx_bdev_channel *ch, uint64_t lba, uint32_t nlb
 {
     struct plx_bdev *bdev = ch->bdev;
     plx_assert_here(ch->reactor);
-    uint32_t plain = atomic_load_explicit(&bdev->plain_ops, memory_order_relaxed);
+    uint32_t plain = atomic_load_explicit(&bdev->plain_ops, memory_order_acquire); /* see plx_bdev_adapt() */
     return plain >> PLX_BDEV_READ & 1 && in_range(bdev, lba, nlb) ? bdev->map(ch, lba, nlb) : NULL;
+}
+
+const void *plx_bdev_map_again(struct plx_bdev_channel *ch, uint64_t lba, uint32_t nlb)
+{
+    struct plx_bdev *bdev = ch->bdev;
+    bool reads = bdev->native_ops >> PLX_BDEV_READ & 1;
+    plx_assert_here(ch->reactor);
+    return reads && !bdev->gone && in_range(bdev, lba, nlb) ? bdev->map(ch, lba, nlb) : NULL;
 }
 
 /* ---- status ---- */

@@ -13,7 +13,8 @@ enum plx_stage {
     PLX_STAGE_DRIVER, /* it is the driver's */
     PLX_STAGE_HELD,   /* by the range lock */
     PLX_STAGE_EMULATED,
-    PLX_STAGE_ASKING, /* a reset that asks what is older to end */
+    PLX_STAGE_ASKING,  /* a reset that asks what is older to end */
+    PLX_STAGE_LIMITED, /* waits for its rate limit */
 };
 
 /* An operation that emulate.c does, in the context of its request. */
@@ -52,6 +53,7 @@ static inline void plx_bdev_keep(struct plx_bdev_channel *ch, struct plx_bdev_re
     req->kept = true;
     req->aborted = false;
     req->stage = PLX_STAGE_DRIVER;
+    req->since = *ch->now;
     plx_list_add_tail(&ch->requests, &req->link);
 }
 
@@ -63,6 +65,8 @@ uint32_t plx_emulate_ops(const struct plx_bdev *bdev);
 void plx_emulate_submit(struct plx_bdev_channel *ch, struct plx_bdev_req *req);
 void plx_emulate_abort(struct plx_bdev_channel *ch, struct plx_bdev_req *req);
 void plx_emulate_part_done(struct plx_bdev_req *part);
+/* Of a request that ends with that: whether it is part of one of this channel, or has been forwarded to it. */
+bool plx_emulate_is_part_of(const struct plx_bdev_channel *ch, struct plx_bdev_req *part);
 /* What a request waited for has come: takes its next steps. */
 void plx_emulate_wake(struct plx_bdev_req *req);
 
@@ -83,6 +87,39 @@ bool plx_gate_hold(struct plx_bdev_channel *ch, struct plx_bdev_req *req);
 void plx_gate_release(struct plx_bdev_channel *ch, struct plx_bdev_req *req);
 /* A write has ended while the gate is closed. */
 void plx_gate_passed(struct plx_bdev_channel *ch);
+
+/* bdev.c: what a request is refused with at present. */
+uint16_t plx_bdev_check_request(const struct plx_bdev *bdev, const struct plx_bdev_req *req);
+/* bdev.c: a disk is gone, or rate limits have changed, its own or of one below. */
+void plx_bdev_adapt(struct plx_bdev *bdev);
+
+/* stats.c */
+void plx_stats_init(struct plx_bdev *bdev);
+/* A channel goes, under the disk's lock. */
+void plx_stats_keep(struct plx_bdev_channel *ch);
+/* Extremes of latencies begin anew. From any thread. */
+void plx_stats_begin(struct plx_bdev_channel *ch);
+static inline uint64_t plx_stat_peek(const _Atomic uint64_t *n)
+{
+    return atomic_load_explicit(n, memory_order_relaxed);
+}
+/*
+ * Only the channel's reactor adds to its statistics, so a plain load and store is enough, without a locked
+ * instruction.
+ */
+static inline void plx_stat_add(_Atomic uint64_t *n, uint64_t by)
+{
+    atomic_store_explicit(n, plx_stat_peek(n) + by, memory_order_relaxed);
+}
+
+/* limit.c */
+void plx_lanes_init(struct plx_bdev_channel *ch);
+/* The operations that are subject to a limit of the disk's, or of one below it. */
+uint32_t plx_limited_ops(const struct plx_bdev *bdev);
+/* Counts a request that is subject to a limit of the disk's. @return whether it has to wait, and is in the list */
+bool plx_limit_hold(struct plx_bdev_channel *ch, struct plx_bdev_req *req);
+/* Takes a waiting one back. */
+void plx_limit_release(struct plx_bdev_channel *ch, struct plx_bdev_req *req);
 
 int plx_bdev_close_checked(struct plx_bdev *bdev, struct plx_error *err);
 

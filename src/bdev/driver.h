@@ -18,6 +18,7 @@
 
 #include "base/list.h"
 #include "base/settings.h"
+#include "bdev/limit.h"
 
 #include <pthread.h>
 #include <stdatomic.h>
@@ -75,20 +76,25 @@ struct plx_bdev {
     const void *(*map)(struct plx_bdev_channel *ch, uint64_t lba, uint32_t nlb);
     unsigned block_shift;
     uint32_t native_ops; /* what the driver does itself */
-    /* Those of them that need no more than a look at range and iovec before the driver gets them; relaxed. */
+    /* Those of them that need no more than a look at range and iovec before the driver gets them. */
     _Atomic uint32_t plain_ops;
-    bool tracked;         /* channels list all of their requests in flight */
-    bool emulates;        /* some operations are done by emulate.c */
-    _Atomic bool gone;    /* requests end with Invalid Namespace */
-    bool named;           /* info.name was given, and is unique */
-    struct plx_list link; /* this and below: registry.c's */
+    _Atomic uint32_t limited_ops; /* subject to a rate limit of this disk */
+    bool in_place;                /* what info.in_place is while there is none */
+    bool tracked;                 /* channels list all of their requests in flight */
+    bool emulates;                /* some operations are done by emulate.c */
+    _Atomic bool gone;            /* requests end with Invalid Namespace */
+    bool named;                   /* info.name was given, and is unique */
+    struct plx_list link;         /* this and below: registry.c's */
     struct plx_list holds;
     struct plx_bdev_hold *below_hold;
     uint64_t below_blocks; /* when the filter took its size */
     pthread_mutex_t lock;  /* control path: the list of channels, statistics of those that are gone, the range lock */
     struct plx_list channels;
-    struct plx_bdev_stats past;
+    struct plx_bdev_stats past;  /* of channels that are gone */
+    struct plx_bdev_stats reset; /* what there was when statistics were reset */
     struct plx_range_lock range_lock;
+    struct plx_bdev_limits limits;
+    struct plx_limiter *limiter; /* from the first time that limits are set; read after limited_ops */
 };
 
 /* A piece of memory for data on its way through the block layer: see piece.c. */
@@ -138,6 +144,12 @@ struct plx_channel_gate {
     bool orphaned; /* the channel was put back meanwhile: msg frees it */
 };
 
+/* Of one operation, as in plx_bdev_stats. */
+struct plx_latency {
+    _Atomic uint64_t sum, min, max; /* min is more than max where there is none */
+    _Atomic uint64_t failed;
+};
+
 struct plx_bdev_channel {
     struct plx_bdev *bdev;
     struct plx_reactor *reactor;
@@ -147,6 +159,8 @@ struct plx_bdev_channel {
     _Atomic uint64_t ops[PLX_BDEV_OPS];
     _Atomic uint64_t blocks[PLX_BDEV_OPS];
     _Atomic uint64_t errors;
+    struct plx_latency latency[PLX_BDEV_OPS];
+    const uint64_t *now;      /* the reactor's time */
     struct plx_list link;     /* in bdev->channels */
     struct plx_list requests; /* tracked disks: what is in flight, oldest first */
     uint32_t resets;          /* how many of those are PLX_BDEV_RESET */
@@ -157,6 +171,7 @@ struct plx_bdev_channel {
     void *reserve;                  /* see piece.c */
     bool reserve_taken;
     struct plx_piece *pieces, **pieces_tail; /* waiting for the reserve */
+    struct plx_limit_lane lanes[2];          /* of reads, of writes */
     uint8_t driver[] __attribute__((aligned(16)));
 };
 

@@ -51,6 +51,11 @@ void plx_emulate_part_done(struct plx_bdev_req *part)
     plx_emulate_wake(req);
 }
 
+bool plx_emulate_is_part_of(const struct plx_bdev_channel *ch, struct plx_bdev_req *part)
+{
+    return plx_bdev_req_of(((struct plx_bdev_sub *)part)->whole)->ch == ch;
+}
+
 /* Has the driver do a part, of its iovec as it is now. */
 static void begin_part(struct plx_bdev_req *req, enum plx_bdev_op op, uint64_t lba, uint32_t nlb)
 {

@@ -82,7 +82,7 @@ static void answer_if_idle(struct plx_bdev_channel *ch)
     struct plx_bdev *bdev = ch->bdev;
     plx_list_for_each(it, &ch->requests) {
         const struct plx_bdev_req *req = plx_list_entry(it, struct plx_bdev_req, link);
-        if (req->stage != PLX_STAGE_HELD && overlaps(&ch->gate, req))
+        if (req->stage != PLX_STAGE_HELD && req->stage != PLX_STAGE_LIMITED && overlaps(&ch->gate, req))
             return;
     }
     ch->gate.owes = false;

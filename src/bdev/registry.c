@@ -112,6 +112,7 @@ int plx_registry_add(struct plx_bdev *bdev, struct plx_error *err)
         ret = plx_bdev_hold(bdev->below, &o, &bdev->below_hold, err);
     if (!ret)
         plx_list_add_tail(&disks, &bdev->link);
+    plx_bdev_adapt(bdev);
     /* What happened to the disk below before it was held, nobody told. */
     if (!ret && bdev->below && plx_bdev_blocks(bdev->below) != bdev->below_blocks)
         below_event(bdev, bdev->below, PLX_BDEV_RESIZED);
@@ -257,7 +258,7 @@ void plx_bdev_gone(struct plx_bdev *bdev, const char *why)
     if (!bdev->gone) {
         plx_warn("%s is gone: %s", bdev->info.name, why);
         bdev->gone = true;
-        bdev->plain_ops = 0; /* has the dispatcher look closer */
+        plx_bdev_adapt(bdev); /* has the dispatcher look closer */
         tell_holders(bdev, PLX_BDEV_GONE);
     }
     pthread_mutex_unlock(&lock);

@@ -179,9 +179,10 @@ static void serve_give_up(int number)
     _exit(EXIT_RUNTIME);
 }
 
-static void stop_target(void *arg)
+static void stop_target(void *arg, int ret)
 {
     struct serve *s = arg;
+    s->unfinished = ret != 0;
     plx_nvmf_target_stop(s->target, GRACE_MS, stopped, s);
 }
 
@@ -194,7 +195,7 @@ void serve_begin_stop(struct serve *s)
     if (s->rpc)
         plx_rpc_stop(s->rpc, stop_target, s);
     else
-        stop_target(s);
+        stop_target(s, 0);
 }
 
 /* ---- disks that have another size ---- */
@@ -287,7 +288,7 @@ static int serve_run(struct serve *s)
 
 static void serve_clean_up(struct serve *s)
 {
-    if (s->late) {
+    if (s->late || s->unfinished) {
         cli_log_stop();
         _exit(s->result);
     }

@@ -22,7 +22,8 @@ struct serve {
     struct plx_nvmf_listener *listeners[SERVE_MAX_LISTENERS];
     struct plx_watch signals;
     atomic_bool stopping;
-    bool late; /* a disk has requests yet, whose memory must stay */
+    bool late;       /* a disk has requests yet, whose memory must stay */
+    bool unfinished; /* a call was not through, and what it uses must stay, too */
     int result;
     struct plx_rpc *rpc;                     /* the control server, if there is one */
     char *config;                            /* that is being loaded */

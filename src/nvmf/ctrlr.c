@@ -56,6 +56,7 @@ struct nvmf_ctrlr *nvmf_ctrlr_create(struct plx_nvmf_subsystem *s, const struct 
     c->subsys = s;
     c->cntlid = cntlid;
     c->kato_ms = kato_ms;
+    c->since = plx_reactor_now(nvmf_control_reactor(t));
     memcpy(c->hostid, host->hostid, sizeof c->hostid);
     snprintf(c->hostnqn, sizeof c->hostnqn, "%.*s", NVME_NQN_MAX, host->hostnqn);
     snprintf(c->name, sizeof c->name, "%scontroller %u", s->discovery ? "discovery " : "", cntlid);

@@ -101,6 +101,7 @@ static void connect_finish(struct plx_msg *msg)
         qp->sqhd %= qp->entries;
         qp->state = NVMF_QP_READY;
         nvmf_qpair_see(qp);
+        qp->group->connected[qp->qid != 0]++;
         if (!qp->qid)
             nvmf_ctrlr_start(qp->ctrlr);
         req->cqe.dw0 = plx_put32(qp->ctrlr->cntlid);

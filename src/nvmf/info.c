@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* For those who look at what they, or others, have made. */
 #include "nvmf/nvmf.h"
+#include "nvmf/reservation.h"
 
 #include <stdio.h>
 
@@ -61,7 +62,11 @@ bool plx_nvmf_ns_info(const struct plx_nvmf_subsystem *s, uint32_t nsid, struct 
     const struct nvmf_ns *ns = nsid - 1 < s->nns ? s->ns[nsid - 1] : NULL;
     if (!ns)
         return false;
-    *out = (struct plx_nvmf_ns_info){.nsid = nsid, .anagrpid = ns->anagrpid, .bdev = ns->bdev};
+    *out = (struct plx_nvmf_ns_info){.nsid = nsid,
+                                     .anagrpid = ns->anagrpid,
+                                     .bdev = ns->bdev,
+                                     .no_auto_visible = ns->masked,
+                                     .ptpl_file = nvmf_resv_file(ns)};
     memcpy(out->uuid, ns->uuid, sizeof ns->uuid);
     memcpy(out->nguid, ns->nguid, sizeof ns->nguid);
     memcpy(out->eui64, ns->eui64, sizeof ns->eui64);

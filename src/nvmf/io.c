@@ -49,7 +49,7 @@ static void submit_flags(struct nvmf_req *req, enum plx_bdev_op op, uint8_t flag
     bio->iov = req->iov;
     bio->iovcnt = req->data ? 1 : 0;
     bio->op = (uint8_t)op;
-    bio->flags = flags;
+    bio->flags = flags | (req->in_place ? PLX_BDEV_IN_PLACE : 0);
     bio->lba = lba;
     bio->nlb = nlb;
     plx_bdev_submit(req->ns->ch, bio);
@@ -114,7 +114,7 @@ static uint16_t parse_range(struct nvmf_req *req, enum plx_bdev_op op)
 
 static void execute_read(struct nvmf_req *req)
 {
-    const void *src = req->lent ? plx_bdev_map(req->ns->ch, lba_of(req), nlb_of(req)) : NULL;
+    const void *src = req->lent ? plx_bdev_map_again(req->ns->ch, lba_of(req), nlb_of(req)) : NULL;
     if (src) { /* wanted as a copy, because a digest will cover it */
         memcpy(req->data, src, req->len);
         req->lent = false;
@@ -145,7 +145,7 @@ static uint16_t parse_read(struct nvmf_req *req)
 
 const void *nvmf_io_map(struct nvmf_req *req)
 {
-    return plx_bdev_map(req->ns->ch, lba_of(req), nlb_of(req));
+    return plx_bdev_map_again(req->ns->ch, lba_of(req), nlb_of(req));
 }
 
 /*
@@ -180,7 +180,10 @@ static void execute_fused(struct nvmf_req *req);
 static uint16_t parse_from_host(struct nvmf_req *req, enum plx_bdev_op op, nvmf_execute_fn execute)
 {
     req->execute = execute;
-    req->in_place = req->ns->info->in_place && execute != execute_fused;
+    bool in_place = __atomic_load_n(&req->ns->info->in_place, __ATOMIC_RELAXED);
+    if (plx_unlikely(!in_place))
+        req->qp->group->in_place = false; /* it was, perhaps, when the snapshot was made, and has a rate limit now */
+    req->in_place = in_place && execute != execute_fused;
     uint16_t status = nvmf_expect_data(req, NVMF_FROM_HOST, (uint64_t)nlb_of(req) << req->ns->block_shift);
     if (plx_unlikely(status))
         return status;

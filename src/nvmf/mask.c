@@ -325,7 +325,7 @@ void nvmf_mask_omit(struct nvmf_image *image, const struct nvmf_ns *ns)
 
 /* ---- taking: what a host has in flight for a namespace that it sees no more ---- */
 
-static const struct nvmf_ns *ns_of_ref(const struct nvmf_nsref *ref)
+static const struct nvmf_ns *masked_ns_of(const struct nvmf_nsref *ref)
 {
     const uint8_t *first = (const uint8_t *)(ref - ref->group->index);
     return (const void *)(first - offsetof(struct nvmf_ns, refs));
@@ -337,13 +337,13 @@ static bool unseen_by_host(const struct nvmf_req *req)
     const struct nvmf_image *image = req->qp->image;
     if (!image || req->ns->gone)
         return false;
-    const struct nvmf_ns *ns = ns_of_ref(req->ns);
+    const struct nvmf_ns *ns = masked_ns_of(req->ns);
     const struct nvmf_image_ns *seen = nvmf_image_ns(image, ns->nsid);
     const struct nvmf_table *all = image->whole->all;
     return (!seen || seen->ns != ns) && ns->nsid <= all->nns && all->ns[ns->nsid - 1].ns == ns;
 }
 
-static void take(struct nvmf_req *req, void *arg)
+static void take_from_hosts(struct nvmf_req *req, void *arg)
 {
     (void)arg;
     if (!req->ns || !unseen_by_host(req))
@@ -391,6 +391,6 @@ void nvmf_mask_take_here(struct plx_fan_leg *leg)
     g->taking = leg;
     g->taking_since = plx_reactor_now(g->reactor);
     g->take.fn = taken_step;
-    nvmf_reqs_each(g, take, NULL);
+    nvmf_reqs_each(g, take_from_hosts, NULL);
     taken_step(&g->take);
 }

@@ -205,6 +205,8 @@ struct nvmf_group {
     unsigned reqs_in_use;
     bool in_place; /* see the snapshot; and nothing is paused */
     struct plx_list pauses;
+    uint64_t connected[2]; /* admin and I/O queue pairs since the start, */
+    uint64_t completed[2]; /* and commands of those that have left */
     struct nvmf_slab *slabs;
     size_t req_size;
     void *transport;            /* its transport's */
@@ -228,7 +230,8 @@ struct nvmf_ctrlr {
     uint16_t cntlid;
     uint8_t hostid[16];
     char hostnqn[NVME_NQN_MAX + 1];
-    char name[64]; /* for logs: "controller 3" */
+    char name[64];  /* for logs: "controller 3" */
+    uint64_t since; /* reactor time */
 
     /* The control reactor's. */
     struct nvmf_qpair **qpairs; /* by qid; [0] is the admin queue */
@@ -301,7 +304,7 @@ typedef void (*nvmf_execute_fn)(struct nvmf_req *req);
 /* A command: allocated once, used again and again, embedded in its transport's. Hot members first. */
 struct nvmf_req {
     struct nvmf_req *next; /* free list, or a queue of the transport's */
-    struct nvmf_qpair *qp;
+    struct nvmf_qpair *qp; /* NULL while it is not in use */
     struct nvmf_nsref *ns; /* counted there */
 
     nvmf_execute_fn execute; /* from here to cqe.dw1: zero in a new one */
@@ -325,6 +328,7 @@ struct nvmf_req {
     uint32_t capsule_data; /* bytes of data that came in the capsule */
     struct nvme_cmd cmd;
     struct nvmf_req *chain; /* next in its bucket of pending requests */
+    uint64_t start;         /* reactor time at which the command came */
     union {
         struct {
             struct plx_msg msg;
@@ -378,6 +382,8 @@ struct nvmf_transport {
     bool (*abort)(struct nvmf_req *req);
     /* Ends the connection: no command comes from it any more. Ends later with nvmf_qpair_detach(). */
     void (*kill)(struct nvmf_qpair *qp, const char *why);
+    /* Where a request is that it has (NVMF_REQ_TRANSPORT). */
+    enum plx_nvmf_stage (*stage)(const struct nvmf_req *req);
     /* The local address, for the discovery log; AF_UNSPEC where there is none. */
     void (*local_addr)(struct nvmf_qpair *qp, struct sockaddr_storage *ss);
 };
@@ -408,17 +414,20 @@ struct nvmf_qpair {
     uint8_t state; /* enum nvmf_qpair_state */
     bool plain;    /* ready, and every namespace accessible and not reserved: I/O commands need no closer look */
     bool no_sq_flow;
-    uint32_t in_flight;     /* requests between capsule and response */
-    struct nvmf_req *fused; /* first half of a fused command whose second half must come next */
-    bool active;            /* a command came since the transport last told the controller */
-    bool fused_failed;      /* the first half of a fused command was refused */
-    uint8_t access;         /* enum nvmf_resv_access, to the namespace access_nsid, which may be 0 */
+    uint32_t in_flight;              /* requests between capsule and response */
+    uint64_t completed;              /* commands */
+    uint64_t since;                  /* reactor time at which its connection came */
+    bool header_digest, data_digest; /* its transport's, to be told */
+    struct nvmf_req *fused;          /* first half of a fused command whose second half must come next */
+    bool active;                     /* a command came since the transport last told the controller */
+    bool fused_failed;               /* the first half of a fused command was refused */
+    uint8_t access;                  /* enum nvmf_resv_access, to the namespace access_nsid, which may be 0 */
     uint32_t access_nsid;
     struct plx_msg kill_msg;
     _Atomic bool kill_sent;
     struct plx_msg detach_msg;
     void (*detached)(struct nvmf_qpair *qp); /* called on the queue pair's reactor */
-    char peer[PLX_ADDR_TEXT];
+    char peer[PLX_ADDR_TEXT], local[PLX_ADDR_TEXT];
     struct nvmf_req *pending[NVMF_PENDING_BUCKETS]; /* by command identifier */
 };
 
@@ -527,6 +536,7 @@ struct plx_nvmf_target {
     struct nvmf_snapshot *snap; /* the latest that was published */
     uint64_t generation, genctr;
     struct nvmf_apply apply;
+    unsigned queries; /* under way: query.c */
     enum nvmf_target_state state;
     struct nvmf_phase phase;
 };
@@ -552,6 +562,9 @@ struct nvmf_walk nvmf_walk_from(const struct nvmf_group *g);
 struct nvmf_req *nvmf_walk_req(const struct nvmf_group *g, struct nvmf_walk *w);
 /* The same for each there is memory for; those not in use have no namespace. */
 void nvmf_reqs_each(const struct nvmf_group *g, void (*fn)(struct nvmf_req *req, void *arg), void *arg);
+/* Goes on with a walk for a while. @return whether there are more: in another round */
+bool nvmf_reqs_some(const struct nvmf_group *g, struct nvmf_walk *w, void (*fn)(struct nvmf_req *req, void *arg),
+                    void *arg);
 /* Asks a request to end early, whoever has it. @return true if it was, or will be, without being executed */
 bool nvmf_req_abort(struct nvmf_req *req);
 
@@ -851,7 +864,7 @@ void nvmf_listeners_free(struct plx_nvmf_target *t);
 
 /* ---- target.c ---- */
 
-/* An apply or a pause is not under way any more. */
+/* No apply, pause or query is under way any more: a stop that has waited for that begins. */
 void nvmf_target_may_stop(struct plx_nvmf_target *t);
 
 /* What hosts are to see is edited before the target runs, or on its control reactor. */

@@ -2,11 +2,16 @@
 /* Queue pairs and the life of a request: parse, execute, complete. */
 #include "nvmf/nvmf.h"
 
+#include "reactor/now.h"
+
 #include <assert.h>
 #include <stdlib.h>
 #include <string.h>
 
-enum { SLAB_REQUESTS = 32 };
+enum {
+    SLAB_REQUESTS = 32,
+    SOME_SLABS = 8,
+};
 
 /* Requests come in slabs that are kept until the group ends: no more is received above NVMF_MAX_REQUESTS. */
 struct nvmf_slab {
@@ -25,6 +30,7 @@ static bool grow(struct nvmf_group *g)
     for (unsigned i = 0; i < SLAB_REQUESTS; i++) {
         struct nvmf_req *req = (struct nvmf_req *)(void *)(slab->requests + i * g->req_size + prefix);
         req->ns = NULL;
+        req->qp = NULL;
         req->next = g->free_reqs;
         g->free_reqs = req;
     }
@@ -51,6 +57,18 @@ void nvmf_reqs_each(const struct nvmf_group *g, void (*fn)(struct nvmf_req *req,
     struct nvmf_walk w = nvmf_walk_from(g);
     for (struct nvmf_req *req; (req = nvmf_walk_req(g, &w)); w.n++)
         fn(req, arg);
+}
+
+bool nvmf_reqs_some(const struct nvmf_group *g, struct nvmf_walk *w, void (*fn)(struct nvmf_req *req, void *arg),
+                    void *arg)
+{
+    struct nvmf_req *req = nvmf_walk_req(g, w);
+    for (unsigned n = 0; req && n < SOME_SLABS * SLAB_REQUESTS; n++) {
+        fn(req, arg);
+        w->n++;
+        req = nvmf_walk_req(g, w);
+    }
+    return req != NULL;
 }
 
 struct of_ns {
@@ -92,6 +110,7 @@ struct nvmf_req *nvmf_req_get(struct nvmf_qpair *qp)
     req->qp = qp;
     _Static_assert(!NVMF_NONE && !NVMF_REQ_TRANSPORT, "what a new request is");
     memset(&req->execute, 0, offsetof(struct nvmf_req, cqe.sqhd) - offsetof(struct nvmf_req, execute));
+    req->start = plx_reactor_round_time(g->reactor);
     qp->in_flight++;
     return req;
 }
@@ -101,7 +120,9 @@ void nvmf_req_put(struct nvmf_req *req)
     struct nvmf_qpair *qp = req->qp;
     assert(!req->pending && qp->in_flight > 0);
     nvmf_req_leave_ns(req);
+    req->qp = NULL;
     qp->in_flight--;
+    qp->completed++;
     qp->group->reqs_in_use--;
     req->next = qp->group->free_reqs;
     qp->group->free_reqs = req;
@@ -339,6 +360,7 @@ void nvmf_reply(struct nvmf_req *req, const void *src, size_t len)
 void nvmf_qpair_init(struct nvmf_qpair *qp, struct nvmf_group *group)
 {
     qp->group = group;
+    qp->since = plx_reactor_now(group->reactor);
     qp->entries = NVMF_ADMIN_QUEUE_ENTRIES; /* until Connect says how many */
     qp->state = NVMF_QP_NEW;
     plx_list_add_tail(&group->qpairs, &qp->link);
@@ -406,6 +428,7 @@ void nvmf_qpair_kill_from_afar(struct nvmf_qpair *qp)
 static void let_qpair_go(struct nvmf_qpair *qp)
 {
     qp->ctrlr = NULL;
+    qp->group->completed[qp->qid != 0] += qp->completed;
     plx_list_del(&qp->link);
     qp->detached(qp);
 }

@@ -122,6 +122,8 @@ struct nvmf_resv_op {
  * @return 0 or a negative errno value with err filled
  */
 int nvmf_resv_open(struct nvmf_ns *ns, const char *file, struct plx_error *err);
+/* That file, or NULL. */
+const char *nvmf_resv_file(const struct nvmf_ns *ns);
 void nvmf_resv_close(struct nvmf_ns *ns);
 /* What reactors are to begin with. */
 const struct nvmf_resv *nvmf_resv_seen(const struct nvmf_ns *ns);

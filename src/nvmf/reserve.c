@@ -6,6 +6,7 @@
  */
 #include "nvmf/nvmf.h"
 
+#include "base/uuid.h"
 #include "reactor/aio.h"
 #include "reactor/keep.h"
 
@@ -381,8 +382,11 @@ static struct nvmf_ns_resv *resv_create(struct nvmf_ns *ns, const char *file)
     struct nvmf_ns_resv *v = calloc(1, sizeof *v + t->nreactors * sizeof v->expelling[0]);
     if (!v)
         return NULL;
+    const size_t size = file ? strlen(file) + 1 : 0;
     v->ns = ns;
-    v->file = file ? strdup(file) : NULL;
+    v->file = file ? malloc(size) : NULL;
+    if (v->file)
+        memcpy(v->file, file, size);
     plx_list_init(&v->ops);
     if ((!file || v->file) && plx_fan_init(&v->fan, nvmf_control_reactor(t), t->reactors, t->nreactors) == 0)
         return v;
@@ -453,6 +457,11 @@ static int resv_restore(struct nvmf_ns_resv *v, struct plx_error *err)
     default:
         return plx_fail(err, ret, "%.200s, which is to keep reservations, cannot be used: %s", v->file, strerror(-ret));
     }
+}
+
+const char *nvmf_resv_file(const struct nvmf_ns *ns)
+{
+    return ns->resv ? ns->resv->file : NULL;
 }
 
 int nvmf_resv_open(struct nvmf_ns *ns, const char *file, struct plx_error *err)
@@ -552,6 +561,8 @@ uint16_t nvmf_parse_reservation(struct nvmf_req *req)
     uint16_t status = nvmf_resv_check(kind, cdw10);
     if (status)
         return status;
+    if (plx_uuid_nil(req->qp->ctrlr->hostid)) /* several hosts may have this one */
+        return PLX_SC_HOST_ID_NOT_INITIALIZED | DNR;
     /* Linux sends two keys always, where Release has one. */
     uint32_t need = kind == NVMF_RESV_RELEASE ? sizeof(plx_le64) : sizeof(struct nvme_resv_keys);
     uint32_t have = plx_get32(req->cmd.sgl.length);

@@ -186,7 +186,7 @@ static bool copy_subsystems(struct nvmf_snapshot *snap, const struct plx_nvmf_ta
         struct nvmf_image *image = snap->images[s->index] = image_of(s);
         const struct nvmf_table *all = image ? image->all : NULL;
         for (uint32_t i = 0; all && i < all->nns; i++)
-            if (all->ns[i].ns && !plx_bdev_info(all->ns[i].ns->bdev)->in_place)
+            if (all->ns[i].ns && !__atomic_load_n(&plx_bdev_info(all->ns[i].ns->bdev)->in_place, __ATOMIC_RELAXED))
                 snap->in_place = false;
         if (!image)
             return false;
@@ -310,7 +310,7 @@ void nvmf_image_stats(const struct nvmf_image *image, uint64_t *blocks512_read, 
         struct plx_bdev_stats st = {0};
         if (!image->ns[i].ns)
             continue;
-        plx_bdev_get_stats(image->ns[i].ns->bdev, &st);
+        plx_bdev_get_totals(image->ns[i].ns->bdev, &st);
         uint64_t per_block = plx_bdev_info(image->ns[i].ns->bdev)->block_size / 512;
         *blocks512_read += st.blocks[PLX_BDEV_READ] * per_block;
         *blocks512_written += st.blocks[PLX_BDEV_WRITE] * per_block;

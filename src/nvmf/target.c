@@ -323,7 +323,7 @@ static void phase_step(struct plx_nvmf_target *t)
 void nvmf_target_may_stop(struct plx_nvmf_target *t)
 {
     if (t->state == NVMF_STOPPING && t->phase.step == NVMF_PHASE_DRAIN && t->apply.step == NVMF_APPLY_IDLE &&
-        nvmf_pauses_stop(t))
+        nvmf_pauses_stop(t) && !t->queries)
         phase_step(t);
 }
 

@@ -124,9 +124,16 @@ void plx_reactor_destroy(struct plx_reactor *r)
     free(r);
 }
 
+_Static_assert(offsetof(struct plx_reactor, now) == 0, "now.h");
+
 uint64_t plx_reactor_now(const struct plx_reactor *r)
 {
     return r->now;
+}
+
+const uint64_t *plx_reactor_now_at(const struct plx_reactor *r)
+{
+    return &r->now;
 }
 
 uint64_t plx_reactor_clock(const struct plx_reactor *r)

@@ -125,7 +125,7 @@ static void get_config(struct rpc_call *c)
                  rpc_str(c, "name"));
 }
 
-static void save(struct rpc_call *c)
+static void save_config(struct rpc_call *c)
 {
     rpc_ok(c, rpc_config(c->rpc));
 }
@@ -379,7 +379,7 @@ const struct rpc_method rpc_methods_app[] = {
      .startup = true, .run = get_groups},
     {"framework_get_config", "get_subsystem_config", "Lists the calls that make a group again as it is.",
      params_get_config, RPC_DUMPS, .startup = true, .run = get_config},
-    {"pollux_save", NULL, "The whole configuration, as -c takes it.", NULL, RPC_DUMPS, .run = save},
+    {"pollux_save", NULL, "The whole configuration, as -c takes it.", NULL, RPC_DUMPS, .run = save_config},
     {"framework_get_reactors", NULL, "Describes reactors.", NULL, RPC_READS, .run = get_reactors},
     {"framework_set_scheduler", NULL, "Chooses how threads are spread over reactors.", params_scheduler, RPC_READS,
      .startup = true, .run = set_scheduler},

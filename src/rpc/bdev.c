@@ -6,6 +6,7 @@
 
 #include <errno.h>
 #include <inttypes.h>
+#include <pollux/bdev_filter.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/sysinfo.h>
@@ -333,23 +334,35 @@ static json_t *io_types(const struct plx_bdev_info *info)
     return o;
 }
 
-/* Whether it has a user who has it alone: a filter. */
-static bool claimed(const struct plx_rpc *rpc, const struct rpc_disk *of)
+struct claim {
+    const struct plx_bdev *of;
+    bool found;
+};
+
+static bool stands_right_on(void *arg, struct plx_bdev *bdev)
 {
-    plx_list_for_each(it, &rpc->disks) {
-        if (of && plx_list_entry(it, struct rpc_disk, link)->below == of)
-            return true;
-    }
-    return false;
+    struct claim *claim = arg;
+    claim->found = plx_bdev_below(bdev) == claim->of;
+    return !claim->found;
+}
+
+/* Whether it has a user who has it alone: a filter. */
+static bool claimed(const struct plx_bdev *of)
+{
+    struct claim claim = {.of = of};
+    plx_bdev_each(stands_right_on, &claim);
+    return claim.found;
 }
 
 static const char *product_of(const struct rpc_disk *d, const struct plx_bdev_info *info)
 {
-    return d && d->kind != &kind_any       ? d->kind->product
-           : !strcmp(info->driver, "ram")  ? kind_malloc.product
-           : !strcmp(info->driver, "null") ? kind_null.product
-           : !strcmp(info->driver, "file") ? kind_aio.product
-                                           : "NVMe disk";
+    return d && d->kind != &kind_any        ? d->kind->product
+           : !strcmp(info->driver, "ram")   ? kind_malloc.product
+           : !strcmp(info->driver, "null")  ? kind_null.product
+           : !strcmp(info->driver, "file")  ? kind_aio.product
+           : !strcmp(info->driver, "delay") ? "delay"
+           : !strcmp(info->driver, "error") ? "Error Injection Disk"
+                                            : "NVMe disk";
 }
 
 static json_t *describe_disk(struct plx_rpc *rpc, struct plx_bdev *bdev)
@@ -365,7 +378,7 @@ static json_t *describe_disk(struct plx_rpc *rpc, struct plx_bdev *bdev)
                   unit, "optimal_write_size", unit, "preferred_unmap_alignment", (json_int_t)info->unmap_granularity,
                   "preferred_unmap_granularity", (json_int_t)info->unmap_granularity, "uuid", uuid, "numa_id", -1);
     json_object_set_new(o, "assigned_rate_limits", rpc_disk_limits(bdev));
-    json_object_set_new(o, "claimed", json_boolean(claimed(rpc, d)));
+    json_object_set_new(o, "claimed", json_boolean(claimed(bdev)));
     json_object_set_new(o, "zoned", json_false());
     json_object_set_new(o, "supported_io_types", io_types(info));
     json_object_set_new(o, "driver_specific", specific);
@@ -406,7 +419,7 @@ static void answer_disk(struct rpc_call *c, struct plx_bdev *bdev)
     rpc_ok(c, list);
 }
 
-static void look_again(struct plx_timer *timer)
+static void look_for_disk(struct plx_timer *timer)
 {
     struct disk_wait *w = plx_container_of(timer, struct disk_wait, timer);
     struct rpc_call *c = w->call;
@@ -438,10 +451,10 @@ static void get_bdevs(struct rpc_call *c)
             return;
         }
         w->call = c;
-        w->timer.fn = look_again;
+        w->timer.fn = look_for_disk;
         w->until = plx_reactor_now(c->rpc->reactor) + rpc_uint(c, "timeout") * PLX_NS_PER_MS;
         rpc_takes_long(c);
-        look_again(&w->timer);
+        look_for_disk(&w->timer);
     }
 }
 

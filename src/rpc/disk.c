@@ -5,6 +5,7 @@
 #include "base/uuid.h"
 
 #include <errno.h>
+#include <pollux/bdev_filter.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -54,8 +55,7 @@ static bool kind_keeps_uuid(const struct rpc_method *m)
     return false;
 }
 
-void rpc_disk_opened(struct rpc_call *c, const struct rpc_disk_kind *kind, struct plx_bdev *bdev,
-                     struct rpc_disk *below)
+void rpc_disk_opened(struct rpc_call *c, const struct rpc_disk_kind *kind, struct plx_bdev *bdev)
 {
     const struct plx_bdev_info *info = plx_bdev_info(bdev);
     struct rpc_disk *d = calloc(1, sizeof *d);
@@ -69,7 +69,6 @@ void rpc_disk_opened(struct rpc_call *c, const struct rpc_disk_kind *kind, struc
     d->method = c->method;
     d->params = json_copy(c->params);
     d->kind = kind;
-    d->below = below;
     json_object_set_new(d->params, "name", json_string(info->name));
     if (kind_keeps_uuid(c->method))
         json_object_set_new(d->params, "uuid", rpc_uuid_json(info->uuid));
@@ -85,7 +84,7 @@ static void disk_open_done(void *arg, struct plx_bdev *bdev, int result, const s
     if (result)
         rpc_fail_errno(c, result, err);
     else
-        rpc_disk_opened(c, m->kind, bdev, NULL);
+        rpc_disk_opened(c, m->kind, bdev);
 }
 
 /* Disks are called by their names and their UUIDs: either of a new one must be nobody's. */
@@ -126,10 +125,10 @@ struct disk_deletion {
 
 static void deletion_step(struct rpc_call *c);
 
-static bool stands_on(const struct rpc_disk *d, const struct rpc_disk *base)
+static bool stands_on(const struct plx_bdev *bdev, const struct rpc_disk *base)
 {
-    for (; d; d = d->below)
-        if (d == base)
+    for (; bdev; bdev = plx_bdev_below(bdev))
+        if (bdev == base->bdev)
             return true;
     return false;
 }
@@ -142,7 +141,7 @@ static struct rpc_disk *deletion_top(struct plx_rpc *rpc, struct rpc_disk *base)
         higher = false;
         plx_list_for_each(it, &rpc->disks) {
             struct rpc_disk *d = plx_list_entry(it, struct rpc_disk, link);
-            if (d != top && !d->closing && stands_on(d, top)) {
+            if (d != top && !d->closing && stands_on(d->bdev, top)) {
                 top = d;
                 higher = true;
                 break;
@@ -157,8 +156,7 @@ static void remove_namespaces(struct plx_rpc *rpc, const struct rpc_disk *base)
     for (struct plx_nvmf_subsystem *s = NULL; (s = plx_nvmf_subsystem_next(rpc->o.target, s));) {
         struct plx_nvmf_ns_info info;
         for (uint32_t nsid = 0; (nsid = plx_nvmf_ns_next(s, nsid));) {
-            const struct rpc_disk *d = plx_nvmf_ns_info(s, nsid, &info) ? rpc_disk_of(rpc, info.bdev) : NULL;
-            if (d && stands_on(d, base))
+            if (plx_nvmf_ns_info(s, nsid, &info) && stands_on(info.bdev, base))
                 plx_nvmf_subsystem_remove_ns(s, nsid, NULL);
         }
     }

@@ -238,8 +238,13 @@ static bool no_identifier(const uint8_t *id, size_t n)
     return true;
 }
 
+static void add_host_name(void *arg, const char *hostnqn)
+{
+    json_array_append_new(arg, json_string(hostnqn));
+}
+
 /* A namespace, as methods show it (`shown`), or as one takes it. */
-static json_t *ns_json(const struct plx_nvmf_ns_info *info, bool shown)
+static json_t *ns_json(const struct plx_nvmf_subsystem *s, const struct plx_nvmf_ns_info *info, bool shown)
 {
     const char *name = plx_bdev_info(info->bdev)->name;
     json_t *o = json_pack("{s:I, s:s}", "nsid", (json_int_t)info->nsid, "bdev_name", name);
@@ -250,6 +255,15 @@ static json_t *ns_json(const struct plx_nvmf_ns_info *info, bool shown)
         json_object_set_new(o, "eui64", hex_json(info->eui64, 8));
     json_object_set_new(o, "uuid", rpc_uuid_json(info->uuid));
     json_object_set_new(o, "anagrpid", json_integer(info->anagrpid));
+    if (info->ptpl_file)
+        json_object_set_new(o, "ptpl_file", json_string(info->ptpl_file));
+    if (info->no_auto_visible || !shown)
+        json_object_set_new(o, "no_auto_visible", json_boolean(info->no_auto_visible));
+    if (info->no_auto_visible && shown) {
+        json_t *hosts = json_array();
+        plx_nvmf_ns_each_host(s, info->nsid, add_host_name, hosts);
+        json_object_set_new(o, "hosts", hosts);
+    }
     return o;
 }
 
@@ -263,7 +277,7 @@ static json_t *subsystem_json(struct plx_rpc *rpc, const struct plx_nvmf_subsyst
         json_array_append_new(hosts, json_pack("{s:s}", "nqn", plx_nvmf_subsystem_host(s, i)));
     struct plx_nvmf_ns_info ns;
     for (uint32_t nsid = 0; (nsid = plx_nvmf_ns_next(s, nsid)) && plx_nvmf_ns_info(s, nsid, &ns);)
-        json_array_append_new(namespaces, ns_json(&ns, true));
+        json_array_append_new(namespaces, ns_json(s, &ns, true));
     json_t *o = json_pack("{s:s, s:s, s:o, s:b, s:o, s:s, s:s, s:I, s:b, s:i, s:i}", "nqn", info.nqn, "subtype", "NVMe",
                           "listen_addresses", rpc_listen_addresses(rpc, s), "allow_any_host", info.allow_any_host,
                           "hosts", hosts, "serial_number", info.serial, "model_number", info.model, "max_namespaces",
@@ -385,7 +399,9 @@ static void add_ns(struct rpc_call *c)
         return;
     const json_t *ns = rpc_param(c, "namespace");
     struct plx_nvmf_ns_opts o = {.nsid = (uint32_t)rpc_uint_in(ns, "nsid"),
-                                 .anagrpid = (uint32_t)rpc_uint_in(ns, "anagrpid")};
+                                 .anagrpid = (uint32_t)rpc_uint_in(ns, "anagrpid"),
+                                 .ptpl_file = rpc_str_in(ns, "ptpl_file"),
+                                 .no_auto_visible = rpc_bool_in(ns, "no_auto_visible")};
     struct plx_bdev *bdev = plx_bdev_find(rpc_str_in(ns, "bdev_name"));
     o.anagrpid = o.anagrpid ? o.anagrpid : own_group(s, o.nsid);
     int ret = parse_ids(ns, &ids, &o, &err);
@@ -419,7 +435,104 @@ static void remove_ns(struct rpc_call *c)
         rpc_apply(c, NULL);
 }
 
+static const struct rpc_param params_ns_host[] = {
+    TEXT("nqn", "of the subsystem", REQUIRED),
+    U32("nsid", "of the namespace", REQUIRED),
+    TEXT("host", "NQN of the host", REQUIRED),
+    TARGET,
+    END,
+};
+
+static void change_ns_host(struct rpc_call *c, int (*change)(struct plx_nvmf_subsystem *s, uint32_t nsid,
+                                                             const char *hostnqn, struct plx_error *err))
+{
+    struct plx_error err;
+    struct plx_nvmf_subsystem *s = rpc_subsystem(c);
+    if (!s)
+        return;
+    if (change(s, (uint32_t)rpc_uint(c, "nsid"), rpc_str(c, "host"), &err))
+        rpc_fail_params(c, &err);
+    else
+        rpc_apply(c, NULL);
+}
+
+static void ns_add_host(struct rpc_call *c)
+{
+    change_ns_host(c, plx_nvmf_ns_add_host);
+}
+
+static void ns_remove_host(struct rpc_call *c)
+{
+    change_ns_host(c, plx_nvmf_ns_remove_host);
+}
+
+static const struct rpc_param params_ns_group[] = {
+    TEXT("nqn", "of the subsystem", REQUIRED),
+    U32("nsid", "of the namespace", REQUIRED),
+    U32("anagrpid", "ANA group", REQUIRED, LIMITS(1, PLX_NVMF_ANA_GROUPS)),
+    TARGET,
+    END,
+};
+
+static void set_ns_group(struct rpc_call *c)
+{
+    struct plx_error err;
+    struct plx_nvmf_subsystem *s = rpc_subsystem(c);
+    if (!s)
+        return;
+    if (plx_nvmf_subsystem_set_ns_ana_group(s, (uint32_t)rpc_uint(c, "nsid"), (uint32_t)rpc_uint(c, "anagrpid"), &err))
+        rpc_fail_params(c, &err);
+    else
+        rpc_apply(c, NULL);
+}
+
+/* ---- pausing ---- */
+
+static const struct rpc_param params_pause[] = {
+    TEXT("nqn", "of the subsystem", REQUIRED),
+    U32("nsid", "of one namespace; 0 for all", INIT("0")),
+    TARGET,
+    END,
+};
+
+static void pause_over(void *arg, int ret)
+{
+    struct rpc_call *c = arg;
+    if (ret)
+        rpc_fail_errno(c, ret, NULL);
+    else
+        rpc_ok(c, NULL);
+}
+
+/* They are no changes of the configuration, and take as long as disks do. */
+static void subsystem_pause(struct rpc_call *c)
+{
+    struct plx_nvmf_subsystem *s = rpc_subsystem(c);
+    if (s)
+        plx_nvmf_subsystem_pause(s, (uint32_t)rpc_uint(c, "nsid"), pause_over, c);
+}
+
+static void subsystem_resume(struct rpc_call *c)
+{
+    struct plx_nvmf_subsystem *s = rpc_subsystem(c);
+    if (s)
+        plx_nvmf_subsystem_resume(s, (uint32_t)rpc_uint(c, "nsid"), pause_over, c);
+}
+
 /* ---- again ---- */
+
+struct host_listing {
+    json_t *list;
+    const char *nqn;
+    uint32_t nsid;
+};
+
+static void config_ns_host(void *arg, const char *hostnqn)
+{
+    const struct host_listing *h = arg;
+    rpc_config_add(h->list, "nvmf_ns_add_host",
+                   json_pack("{s:s, s:I, s:s}", "nqn", h->nqn, "nsid", (json_int_t)h->nsid, "host", hostnqn));
+}
 
 static void config_subsystem(struct plx_rpc *rpc, json_t *list, const struct plx_nvmf_subsystem *s)
 {
@@ -439,9 +552,13 @@ static void config_subsystem(struct plx_rpc *rpc, json_t *list, const struct plx
         rpc_config_add(list, "nvmf_subsystem_add_host",
                        json_pack("{s:s, s:s}", "nqn", info.nqn, "host", plx_nvmf_subsystem_host(s, i)));
     struct plx_nvmf_ns_info ns;
-    for (uint32_t nsid = 0; (nsid = plx_nvmf_ns_next(s, nsid)) && plx_nvmf_ns_info(s, nsid, &ns);)
+    for (uint32_t nsid = 0; (nsid = plx_nvmf_ns_next(s, nsid)) && plx_nvmf_ns_info(s, nsid, &ns);) {
+        struct host_listing h = {list, info.nqn, nsid};
         rpc_config_add(list, "nvmf_subsystem_add_ns",
-                       json_pack("{s:s, s:o}", "nqn", info.nqn, "namespace", ns_json(&ns, false)));
+                       json_pack("{s:s, s:o}", "nqn", info.nqn, "namespace", ns_json(s, &ns, false)));
+        if (ns.no_auto_visible)
+            plx_nvmf_ns_each_host(s, nsid, config_ns_host, &h);
+    }
 }
 
 void rpc_config_nvmf(struct plx_rpc *rpc, json_t *list)
@@ -469,5 +586,14 @@ const struct rpc_method rpc_methods_nvmf[] = {
      params_add_ns, RPC_CHANGES, .bad = RPC_INVALID_PARAMS, .run = add_ns},
     {"nvmf_subsystem_remove_ns", NULL, "Removes a namespace; what hosts have in flight there is aborted.", params_nsid,
      RPC_CHANGES, .bad = RPC_INVALID_PARAMS, .run = remove_ns},
+    {"nvmf_ns_add_host", NULL, "Attaches a namespace that is not visible by itself to a host.", params_ns_host,
+     RPC_CHANGES, .bad = RPC_INVALID_PARAMS, .run = ns_add_host},
+    {"nvmf_ns_remove_host", NULL, "Takes it from the host; what that has in flight there is aborted.", params_ns_host,
+     RPC_CHANGES, .bad = RPC_INVALID_PARAMS, .run = ns_remove_host},
+    {"nvmf_subsystem_set_ns_ana_group", NULL, "Moves a namespace to another ANA group.", params_ns_group, RPC_CHANGES,
+     .bad = RPC_INVALID_PARAMS, .run = set_ns_group},
+    {"pollux_subsystem_pause", NULL, "Holds new commands of hosts, and returns when disks have none any more.",
+     params_pause, RPC_READS, .run = subsystem_pause},
+    {"pollux_subsystem_resume", NULL, "Lets them go on.", params_pause, RPC_READS, .run = subsystem_resume},
     {.name = NULL},
 };

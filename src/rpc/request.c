@@ -85,7 +85,7 @@ static void batch_add(struct rpc_batch *b, json_t *a)
     json_array_append(b->answers, a);
 }
 
-static void answer(struct rpc_client *client, struct rpc_batch *b, json_t *a)
+static void answer_to(struct rpc_client *client, struct rpc_batch *b, json_t *a)
 {
     if (b)
         batch_add(b, a);
@@ -101,7 +101,7 @@ void rpc_refuse(struct rpc_client *client, int code, const char *fmt, ...)
     va_start(ap, fmt);
     vsnprintf(text, sizeof text, fmt, ap);
     va_end(ap);
-    answer(client, NULL, answer_error(NULL, code, text));
+    answer_to(client, NULL, answer_error(NULL, code, text));
 }
 
 /* ---- a call's life ---- */
@@ -138,7 +138,7 @@ static void call_free(struct rpc_call *c)
     json_decref(c->result);
     free(c->state);
     free(c);
-    rpc_check_stopped(rpc);
+    rpc_may_stop(rpc);
 }
 
 static void call_answer(struct rpc_call *c)
@@ -147,11 +147,11 @@ static void call_answer(struct rpc_call *c)
     if (c->done) {
         c->done(c);
     } else if (c->code) {
-        answer(c->client, b, answer_error(c->id, c->code, c->error.text));
+        answer_to(c->client, b, answer_error(c->id, c->code, c->error.text));
     } else if (c->id && (c->client || b)) {
         json_t *a = answer_new(c->id);
         json_object_set(a, "result", c->result);
-        answer(c->client, b, a);
+        answer_to(c->client, b, a);
     }
     if (b) {
         b->open--;
@@ -372,7 +372,7 @@ static void request_begin(struct rpc_client *client, struct rpc_batch *b, const 
     if (!c) {
         char text[160];
         snprintf(text, sizeof text, "Invalid request: %s", problem ? problem : "out of memory");
-        answer(client, b, answer_error(NULL, problem ? RPC_INVALID_REQUEST : RPC_INTERNAL, text));
+        answer_to(client, b, answer_error(NULL, problem ? RPC_INVALID_REQUEST : RPC_INTERNAL, text));
         return;
     }
     c->client = client;
@@ -427,7 +427,7 @@ static void refuse_meaning(struct rpc_client *client, const char *text, size_t l
         id = json_object_get(r, "id");
     }
     snprintf(message, sizeof message, "Invalid parameters: %.150s", what);
-    answer(client, NULL, answer_error(is_id(id) ? id : NULL, RPC_INVALID_PARAMS, message));
+    answer_to(client, NULL, answer_error(is_id(id) ? id : NULL, RPC_INVALID_PARAMS, message));
     json_decref(r);
 }
 

@@ -10,7 +10,7 @@
 /* ---- methods ---- */
 
 static const struct rpc_method *const tables[] = {
-    rpc_methods_app, rpc_methods_options, rpc_methods_bdev, rpc_methods_nvmf, rpc_methods_access,
+    rpc_methods_app, rpc_methods_options, rpc_methods_bdev, rpc_methods_filter, rpc_methods_nvmf, rpc_methods_access,
 };
 
 void rpc_methods_each(void (*fn)(void *arg, const struct rpc_method *m), void *arg)
@@ -64,18 +64,33 @@ int plx_rpc_listen(struct plx_rpc *rpc, struct plx_error *err)
     return rpc->o.socket ? rpc_clients_listen(rpc, err) : 0;
 }
 
-void rpc_check_stopped(struct plx_rpc *rpc)
+static void rpc_stopped(struct plx_rpc *rpc, int ret)
 {
-    void (*stopped)(void *arg) = rpc->stopped;
-    if (!stopped || !plx_list_empty(&rpc->calls) || rpc_state_busy(rpc))
-        return;
+    void (*stopped)(void *arg, int ret) = rpc->stopped;
     rpc->stopped = NULL;
-    stopped(rpc->stopped_arg);
+    plx_timer_cancel(rpc->reactor, &rpc->stop_limit);
+    if (stopped)
+        stopped(rpc->stopped_arg, ret);
 }
 
-void plx_rpc_stop(struct plx_rpc *rpc, void (*done)(void *arg), void *arg)
+void rpc_may_stop(struct plx_rpc *rpc)
+{
+    if (rpc->stopping && plx_list_empty(&rpc->calls) && !rpc_state_busy(rpc))
+        rpc_stopped(rpc, 0);
+}
+
+static void stop_overdue(struct plx_timer *timer)
+{
+    rpc_stopped(plx_container_of(timer, struct plx_rpc, stop_limit), -ETIMEDOUT);
+}
+
+void plx_rpc_stop(struct plx_rpc *rpc, void (*done)(void *arg, int ret), void *arg)
 {
     rpc->stopping = true;
+    rpc->stopped = done;
+    rpc->stopped_arg = arg;
+    rpc->stop_limit.fn = stop_overdue;
+    plx_timer_set(rpc->reactor, &rpc->stop_limit, RPC_STOP_MS * PLX_NS_PER_MS);
     rpc_clients_close(rpc);
     rpc_waiters_wake(rpc);
     plx_list_for_each_safe(it, &rpc->lane) {
@@ -85,9 +100,7 @@ void plx_rpc_stop(struct plx_rpc *rpc, void (*done)(void *arg), void *arg)
             rpc_fail(c, -ECANCELED, "Operation canceled: the process ends");
         }
     }
-    rpc->stopped = done;
-    rpc->stopped_arg = arg;
-    rpc_check_stopped(rpc);
+    rpc_may_stop(rpc);
 }
 
 void plx_rpc_destroy(struct plx_rpc *rpc)

@@ -36,6 +36,7 @@ enum {
     RPC_BATCH_BYTES = 32 << 20,  /* of the answers to a batch; results beyond it are left out */
     RPC_CLIENTS = 256,
     RPC_NAME = 256,
+    RPC_STOP_MS = 1000, /* for calls that were begun */
 };
 
 /* ---- methods ---- */
@@ -179,7 +180,6 @@ struct rpc_disk {
     const struct rpc_method *method; /* that makes it again, */
     json_t *params;                  /* with these */
     const struct rpc_disk_kind *kind;
-    struct rpc_disk *below; /* of a filter; or NULL */
     bool closing;
 };
 
@@ -205,7 +205,6 @@ struct rpc_state {
     bool on, is_due, saving;
     uint64_t changes, saving_to, saved; /* counts of changes */
     char *text;
-    struct plx_error err;
 };
 
 struct plx_rpc {
@@ -220,8 +219,9 @@ struct plx_rpc {
     struct plx_list calls;   /* all that are not answered */
     struct plx_msg turn;
     bool turning, started, stopping;
-    void (*stopped)(void *arg);
+    void (*stopped)(void *arg, int ret);
     void *stopped_arg;
+    struct plx_timer stop_limit;
     struct plx_msg kill; /* a client has asked for the end, by this signal */
     int kill_sig;
 
@@ -273,9 +273,6 @@ void rpc_state_begin(struct plx_rpc *rpc);
 void rpc_state_between(struct plx_rpc *rpc);
 bool rpc_state_busy(const struct plx_rpc *rpc);
 
-/* rpc.c: all that was begun before a stop is over, perhaps. */
-void rpc_check_stopped(struct plx_rpc *rpc);
-
 /* config.c: the calls that make again what there is, of a group of methods; NULL when there is no such group. */
 json_t *rpc_config_group(struct plx_rpc *rpc, const char *group);
 json_t *rpc_config_groups(void);
@@ -286,6 +283,9 @@ void rpc_config_disks(struct plx_rpc *rpc, json_t *list);
 void rpc_config_nvmf(struct plx_rpc *rpc, json_t *list);
 void rpc_config_access(struct plx_rpc *rpc, json_t *list);
 void rpc_config_sock(struct plx_rpc *rpc, json_t *list);
+
+/* rpc.c: one is over, or a write of the state: that may be all that a stop waits for. */
+void rpc_may_stop(struct plx_rpc *rpc);
 
 /* Something has happened: for notify_get_notifications. */
 void rpc_note(struct plx_rpc *rpc, const char *type, const char *ctx);
@@ -313,8 +313,7 @@ void rpc_waiters_wake(struct plx_rpc *rpc);
  */
 void rpc_disk_open(struct rpc_call *c, const struct rpc_disk_kind *kind, const char *url, const char *name);
 /* The same of one that is open. */
-void rpc_disk_opened(struct rpc_call *c, const struct rpc_disk_kind *kind, struct plx_bdev *bdev,
-                     struct rpc_disk *below);
+void rpc_disk_opened(struct rpc_call *c, const struct rpc_disk_kind *kind, struct plx_bdev *bdev);
 /* Deletes a disk of a kind, with what stands on it, whatever uses it. */
 void rpc_disk_delete(struct rpc_call *c, const struct rpc_disk_kind *kind, const char *name);
 /* A name that no disk has: prefix and the lowest number. */

@@ -5,7 +5,7 @@
  */
 #include "rpc/rpc.h"
 
-#include "reactor/replace.h"
+#include "reactor/keep.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -14,9 +14,8 @@
 static int64_t state_write(struct plx_aio *io)
 {
     struct plx_rpc *rpc = plx_container_of(io, struct plx_rpc, state.io);
-    if (!rpc->state.text)
-        return -ENOMEM;
-    return plx_file_replace(rpc->o.state, rpc->state.text, strlen(rpc->state.text), &rpc->state.err);
+    const char *text = rpc->state.text;
+    return text ? plx_keep_write(rpc->o.state, text, strlen(text)) : -ENOMEM;
 }
 
 static void state_written(struct plx_aio *io)
@@ -25,8 +24,8 @@ static void state_written(struct plx_aio *io)
     struct rpc_state *s = &rpc->state;
     int ret = (int)io->res;
     uint64_t to = s->saving_to;
-    struct plx_error err = s->err; /* as the next one may be under way before all are told */
-    if (ret && !err.text[0])
+    struct plx_error err = {{0}};
+    if (ret)
         plx_fail(&err, ret, "%s: %s", rpc->o.state, strerror(-ret));
     free(s->text);
     s->text = NULL;
@@ -35,7 +34,7 @@ static void state_written(struct plx_aio *io)
         s->saved = to;
     rpc_state_begin(rpc);
     rpc_saved(rpc, to, ret, &err);
-    rpc_check_stopped(rpc);
+    rpc_may_stop(rpc);
 }
 
 bool rpc_state_busy(const struct plx_rpc *rpc)
@@ -52,7 +51,6 @@ void rpc_state_begin(struct plx_rpc *rpc)
     json_t *config = rpc_config(rpc);
     s->text = json_dumps(config, JSON_INDENT(2));
     json_decref(config);
-    s->err.text[0] = 0;
     s->saving_to = s->changes;
     s->saving = true;
     s->io = (struct plx_aio){.done = state_written, .fd = -1, .op = PLX_AIO_CALL, .call = state_write};

@@ -171,6 +171,17 @@ def test_data_of_another_length_is_refused_but_for_more_than_is_needed(registran
     expect.status(a.io.execute(sqe.resv_register(3), out=sqe.keys(0, 1)), Sc.INVALID_NAMESPACE)
 
 
+def test_a_host_without_an_identifier_takes_no_part(control, registrants):
+    """Several hosts may have an identifier of 0."""
+    a = registrants[0]
+    ok(a.acquire(WE))
+    with Controller(control.address, NQN, hostid=bytes(16), io_queues=1) as nameless:
+        for entry in (sqe.resv_register(NS), sqe.resv_acquire(NS), sqe.resv_release(NS)):
+            expect.status(nameless.io.execute(entry, out=sqe.keys(0, 1)), Sc.HOST_ID_NOT_INITIALIZED)
+        nameless.read(NS, 0, 1)
+        conflict(nameless.io.execute(sqe.write(NS, 0, 1), out=ONE))
+
+
 # -- who may do what -------------------------------------------------------------------------------------------------
 
 COMMANDS = {

@@ -80,6 +80,11 @@ static bool calls_abort(struct nvmf_req *req __attribute__((unused)))
     return false; /* nothing waits here */
 }
 
+static enum plx_nvmf_stage calls_stage(const struct nvmf_req *req __attribute__((unused)))
+{
+    return PLX_NVMF_STAGE_CAPSULE;
+}
+
 static void calls_local_addr(struct nvmf_qpair *qp __attribute__((unused)), struct sockaddr_storage *ss)
 {
     ss->ss_family = AF_UNSPEC;
@@ -195,5 +200,6 @@ const struct nvmf_transport calls_transport = {
     .complete = calls_complete,
     .abort = calls_abort,
     .kill = calls_kill,
+    .stage = calls_stage,
     .local_addr = calls_local_addr,
 };

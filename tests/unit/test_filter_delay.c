@@ -233,6 +233,8 @@ static void what_waits_ends_when_the_disk_below_is_gone(void **state)
     struct tu_req q[3], after;
     slow_begin(&s, &delays);
     tu_join(&other, s.t.bdev);
+    tu_leave(&other); /* who has left is not told */
+    tu_join(&other, s.t.bdev);
     slow_start(&s, &q[0], PLX_BDEV_READ);
     slow_start(&s, &q[1], PLX_BDEV_READ);
     tu_req_init(&q[2]);
@@ -314,6 +316,9 @@ static void what_is_wrong_is_said(void **state)
     assert_int_equal(plx_bdev_delay_set(ram, PLX_BDEV_DELAY_AVG_READ, 1, &err), -EINVAL);
     assert_non_null(strstr(err.text, "ram:1M is of kind ram, and has no delays"));
     assert_int_equal(plx_bdev_delay_get(ram, &out, &err), -EINVAL);
+    assert_int_equal(plx_bdev_error_create(ram, NULL, NULL, &top, &err), 0);
+    assert_int_equal(plx_bdev_delay_set(top, PLX_BDEV_DELAY_AVG_READ, 1, &err), -EINVAL);
+    plx_bdev_close(top);
     assert_int_equal(plx_bdev_delay_create(ram, NULL, NULL, &much, &top, &err), -EINVAL);
     assert_non_null(strstr(err.text, "a day"));
     assert_int_equal(plx_bdev_delay_create(ram, "", NULL, &none, &top, &err), -EINVAL);
@@ -404,6 +409,12 @@ static void a_filter_stands_on_a_disk_that_is_open(void **state)
     assert_ptr_not_equal(plx_bdev_below(top), unnamed);
     plx_bdev_close(top);
     plx_bdev_close(unnamed);
+    /* Its UUID is one all the same. */
+    assert_int_equal(plx_bdev_open("ram:1M?uuid=01234567-89ab-cdef-0123-456789abcdef", &unnamed, NULL), 0);
+    assert_int_equal(plx_bdev_open("delay:01234567-89AB-CDEF-0123-456789abcdef", &top, NULL), 0);
+    assert_ptr_equal(plx_bdev_below(top), unnamed);
+    plx_bdev_close(top);
+    plx_bdev_close(unnamed);
 }
 
 static void identity(const char *name, const char *driver, struct plx_bdev_info *out)
@@ -449,8 +460,19 @@ static void wrong_names_of_filters_get_a_sentence(void **state)
     tu_refused("delay:error:rma:1G?read=1ms", "'rma' is no kind of disk");
     tu_refused("delay:ram:1G?block=4096", "delay:[ram:1G?block=4096]");
     tu_refused("delay:ram:1G?uuid=x", "uuid=x");
-    static const char *const times[] = {"",     "2",    "2h",     "ms",   "-1ms", "1.ms",
-                                        "0x1s", "1e3s", "90000s", "2 ms", "inf",  "99999999999999999999999s"};
+    static const char *const times[] = {"",
+                                        "2",
+                                        "2h",
+                                        "ms",
+                                        "-1ms",
+                                        "1.ms",
+                                        "0x1s",
+                                        "1e3s",
+                                        "90000s",
+                                        "2 ms",
+                                        "inf",
+                                        "99999999999999999999999s",
+                                        "18446744073710s"};
     for (size_t i = 0; i < PLX_ARRAY_SIZE(times); i++) {
         char name[80];
         snprintf(name, sizeof name, "delay:ram:1G?write_p99=%s", times[i]);

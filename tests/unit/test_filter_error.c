@@ -171,11 +171,14 @@ static void pending_requests_end_when_they_are_aborted_or_reset(void **state)
     struct frail s;
     struct tu_req q[4], reset;
     frail_begin(&s);
+    inject(s.t.bdev, PLX_BDEV_INJECT_NONE, PLX_BDEV_INJECT_ALL, 0); /* which was before that */
     inject(s.t.bdev, PLX_BDEV_INJECT_PENDING, 1 << PLX_BDEV_READ | 1 << PLX_BDEV_FLUSH, 3);
     for (int i = 0; i < 4; i++)
         frail_start(&s, &q[i], i == 1 ? PLX_BDEV_FLUSH : PLX_BDEV_READ);
-    passes(&s, PLX_BDEV_READ); /* the count is over */
+    passes(&s, PLX_BDEV_READ);                                      /* the count is over */
+    inject(s.t.bdev, PLX_BDEV_INJECT_NONE, 1 << PLX_BDEV_WRITE, 0); /* of another operation */
     frail_settle(s.t.reactor);
+    assert_int_equal(s.d->seen, 1);
     for (int i = 0; i < 4; i++)
         assert_int_equal(q[i].done, 0);
     plx_bdev_abort(s.t.ch, q[2].req);
@@ -216,7 +219,7 @@ static void pending_requests_go_on_when_that_is_taken_back(void **state)
     test_disk_end(s.d, 0);
     ended(&reads[0], 0);
     assert_int_equal(far.done + flush.done, 0);
-    inject(s.t.bdev, PLX_BDEV_INJECT_NONE, PLX_BDEV_INJECT_ALL, 0);
+    inject(s.t.bdev, PLX_BDEV_INJECT_PENDING, PLX_BDEV_INJECT_ALL, 0); /* into none is as nothing */
     frail_settle(s.t.reactor);
     assert_int_equal(s.d->first->op, PLX_BDEV_FLUSH);
     test_disk_end(s.d, 0);
@@ -250,6 +253,26 @@ static void pending_requests_end_when_the_disk_below_is_gone(void **state)
 }
 
 /* ---- requests that the disk below has ---- */
+
+static void the_disk_below_gets_requests_as_they_are(void **state)
+{
+    (void)state;
+    struct frail s;
+    struct tu_req q;
+    frail_begin(&s);
+    tu_req_init(&q);
+    q.req->flags = PLX_BDEV_FUA;
+    q.req->src_lba = 77;
+    tu_start(&s.t, &q, PLX_BDEV_WRITE, 3, 2, s.data);
+    assert_int_equal(s.d->first->flags, PLX_BDEV_FUA);
+    assert_int_equal(s.d->first->lba, 3);
+    assert_int_equal(s.d->first->src_lba, 77);
+    assert_int_equal(s.d->first->nlb, 2);
+    assert_ptr_equal(s.d->first->iov, q.iov);
+    test_disk_end(s.d, 0);
+    ended(&q, 0);
+    frail_end(&s);
+}
 
 static void what_the_disk_below_has_is_aborted_there(void **state)
 {
@@ -449,6 +472,10 @@ static void what_cannot_be_injected_is_refused(void **state)
     struct frail s;
     frail_begin(&s);
     not_injected(&s.d->bdev, (struct plx_bdev_injection){.type = F, .ops = 1, .count = 1}, "is of kind test");
+    struct plx_bdev *slow;
+    assert_int_equal(plx_bdev_open("delay:ram:1M", &slow, NULL), 0);
+    not_injected(slow, (struct plx_bdev_injection){.type = F, .ops = 1, .count = 1}, "is of kind delay");
+    plx_bdev_close(slow);
     not_injected(s.t.bdev, (struct plx_bdev_injection){.type = F, .count = 1}, "operations 0x0");
     not_injected(s.t.bdev, (struct plx_bdev_injection){.type = F, .ops = 1 << PLX_BDEV_RESET, .count = 1},
                  "operations");
@@ -506,6 +533,9 @@ static void wrong_settings_get_a_sentence(void **state)
     tu_refused("error:ram:1M?type=failure&queue_depth=4294967296", "queue_depth=4294967296: it is a number");
     tu_refused("error:ram:1M?type=corrupt&value=256", "value=256: it is a number from 1 to 255");
     tu_refused("error:ram:1M?type=corrupt&offset=99999999999999999999", "offset=99999999999999999999: it is a number");
+    tu_refused("error:ram:1M?type=corrupt&offset=-1", "offset=-1: it is a number");
+    tu_refused("error:ram:1M?type=corrupt&offset=", "offset=: it is a number");
+    tu_refused("error:ram:1M?type=corrupt&offset=0x", "offset=0x: it is a number");
     tu_refused("error:ram:1M?type=corrupt&io=flush,unmap", "only what is read and written can be corrupted");
     tu_refused("error:ram:1M?count=1&block=4096", "error:[ram:1G?block=4096]");
 }
@@ -519,6 +549,7 @@ int main(void)
         cmocka_unit_test(pending_requests_end_when_they_are_aborted_or_reset),
         cmocka_unit_test(pending_requests_go_on_when_that_is_taken_back),
         cmocka_unit_test(pending_requests_end_when_the_disk_below_is_gone),
+        cmocka_unit_test(the_disk_below_gets_requests_as_they_are),
         cmocka_unit_test(what_the_disk_below_has_is_aborted_there),
         cmocka_unit_test(more_requests_than_the_disk_below_is_given_wait_in_line),
         cmocka_unit_test(a_byte_of_what_is_read_is_another),

@@ -120,7 +120,7 @@ static void other_kinds_have_a_body_and_parameters(void **state)
 static void a_body_in_brackets_may_have_settings_of_its_own(void **state)
 {
     (void)state;
-    char text[40];
+    char text[40], path[5000];
     understood("ram:[null:1G?block=4096&x=1]?y=2", "ram", "[null:1G?block=4096&x=1]");
     assert_int_equal(url.nparams, 1);
     assert_string_equal(plx_url_param(&url, "y"), "2");
@@ -129,6 +129,8 @@ static void a_body_in_brackets_may_have_settings_of_its_own(void **state)
     understood("ram:[]?y=2", "ram", "[]");
     understood("ram:a[b?c=d]", "ram", "a[b"); /* in the midst they are nothing special */
     understood("file:/[a?ro=1", "file", "/[a");
+    in_directory(path, sizeof path, "[a");
+    understood("file:[a?ro=1]", "file", path); /* nor in the name of a file */
     refused("ram:[a?b=c", "'[a?b=c': a [ is not closed");
     refused("ram:[a[b]?c=d", "a [ is not closed");
     refused("ram:[a]b?c=d", "after the ] come settings");

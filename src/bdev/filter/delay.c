@@ -92,7 +92,7 @@ static void delay_submit(struct plx_bdev_channel *ch, struct plx_bdev_req *req)
 {
     struct delayed *w = (struct delayed *)(void *)req->context;
     uint64_t ns = choose_delay(ch, req);
-    if (!ns || ch->bdev->gone) { /* what is gone says so at once */
+    if (!ns) {
         plx_bdev_forward(ch->below, req);
         return;
     }

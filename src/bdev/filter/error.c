@@ -240,10 +240,6 @@ static void go_below(struct plx_bdev_channel *ch, struct plx_bdev_req *req, cons
 static void stay_pending(struct plx_bdev_channel *ch, struct plx_bdev_req *req, uint32_t which)
 {
     struct faulty *f = faulty_of(req);
-    if (ch->bdev->gone) {
-        plx_bdev_complete(req, PLX_SC_INVALID_NAMESPACE_OR_FORMAT);
-        return;
-    }
     f->stage = FAULTY_PENDING;
     f->which = which;
     plx_bdev_filter_keep(ch, req);
@@ -254,10 +250,6 @@ static void error_submit(struct plx_bdev_channel *ch, struct plx_bdev_req *req)
 {
     struct error_disk *d = (struct error_disk *)ch->bdev;
     struct drawn drawn = {0};
-    if (!(PLX_BDEV_INJECT_ALL >> req->op & 1)) {
-        plx_bdev_forward(ch->below, req);
-        return;
-    }
     fault_draw(&d->faults[req->op], error_channel_of(ch)->below, (uint64_t)req->nlb << ch->bdev->block_shift, &drawn);
     switch (drawn.type) {
     case PLX_BDEV_INJECT_FAILURE:

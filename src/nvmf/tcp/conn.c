@@ -115,6 +115,23 @@ bool tcp_abort(struct nvmf_req *core)
     return false;
 }
 
+enum plx_nvmf_stage tcp_stage(const struct nvmf_req *core)
+{
+    const struct tcp_req *req = plx_container_of(core, const struct tcp_req, core);
+    switch ((enum tcp_req_state)req->state) {
+    case TCP_REQ_NEW:
+    case TCP_REQ_DATA_IN:
+        break;
+    case TCP_REQ_WAIT_BUF:
+        return PLX_NVMF_STAGE_BUFFER;
+    case TCP_REQ_R2T:
+        return req->tx ? PLX_NVMF_STAGE_SOCKET : PLX_NVMF_STAGE_DATA;
+    case TCP_REQ_ABANDONED:
+        return PLX_NVMF_STAGE_ABORTED;
+    }
+    return PLX_NVMF_STAGE_CAPSULE;
+}
+
 void tcp_kill(struct nvmf_qpair *qp, const char *why)
 {
     tcp_conn_close(tcp_conn_of(qp), why);
@@ -129,7 +146,7 @@ void tcp_local_addr(struct nvmf_qpair *qp, struct sockaddr_storage *ss)
 
 void tcp_conn_adopt(struct tcp_group *g, struct tcp_conn *c)
 {
-    struct sockaddr_storage peer;
+    struct sockaddr_storage peer, local;
     c->group = g;
     c->born = plx_reactor_now(g->reactor);
     nvmf_qpair_init(&c->qp, g->core);
@@ -138,6 +155,9 @@ void tcp_conn_adopt(struct tcp_group *g, struct tcp_conn *c)
         snprintf(c->qp.peer, sizeof c->qp.peer, "a peer that has left");
     else
         plx_addr_format(&peer, c->qp.peer);
+    plx_stream_addr(&c->stream, false, &local);
+    if (local.ss_family != AF_UNSPEC)
+        plx_addr_format(&local, c->qp.local);
     plx_list_add_tail(&g->conns, &c->link);
     g->nconns++;
     if (g->nfresh == TCP_FRESH_MAX)

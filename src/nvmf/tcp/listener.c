@@ -132,5 +132,6 @@ const struct nvmf_transport nvmf_transport_tcp = {
     .complete = tcp_tx_complete,
     .abort = tcp_abort,
     .kill = tcp_kill,
+    .stage = tcp_stage,
     .local_addr = tcp_local_addr,
 };

@@ -251,6 +251,8 @@ static void icreq(struct tcp_conn *c, const uint8_t *hdr)
     rules->header_digest = ic.dgst & NVME_TCP_DGST_HEADER;
     rules->data_digest = ic.dgst & NVME_TCP_DGST_DATA;
     rules->initialized = true;
+    c->qp.header_digest = rules->header_digest;
+    c->qp.data_digest = rules->data_digest;
     nvme_tcp_frame_rules_changed(&c->frame);
     unsigned header = nvme_tcp_with_digest(rules, sizeof(struct nvme_tcp_data));
     unsigned align = 4 * (ic.pda + 1u);

@@ -194,6 +194,7 @@ bool tcp_queue_remove(struct tcp_queue *q, struct tcp_req *req);
 /* conn.c */
 /* Ends a request that waits, for the core. */
 bool tcp_abort(struct nvmf_req *core);
+enum plx_nvmf_stage tcp_stage(const struct nvmf_req *core);
 void tcp_kill(struct nvmf_qpair *qp, const char *why);
 void tcp_local_addr(struct nvmf_qpair *qp, struct sockaddr_storage *ss);
 /* A connection whose stream is to be opened, then adopted by a group. */
