@@ -225,6 +225,7 @@ void rpc_disk_delete(struct rpc_call *c, const struct rpc_disk_kind *kind, const
         return;
     }
     del->base = d;
+    c->tried = true;
     remove_namespaces(c->rpc, d);
     plx_nvmf_target_apply(c->rpc->o.target, namespaces_gone, c);
 }

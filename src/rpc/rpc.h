@@ -75,6 +75,7 @@ struct rpc_method {
     const struct rpc_param *params; /* NULL, or up to one without a name */
     enum {
         RPC_READS,
+        RPC_DUMPS,   /* reads what changes change, and stands in line for that */
         RPC_CHANGES, /* stands in line, and its effect is kept */
         RPC_OPTIONS, /* the same; its parameters are kept for dumps, and nothing else is done: run is NULL */
     } kind;
@@ -118,6 +119,7 @@ struct rpc_call {
     json_t *params;
     bool through;  /* its client's next one may begin */
     bool in_lane;  /* it is the change under way */
+    bool tried;    /* it has begun to change something, and may leave some of it behind when it fails */
     uint64_t kept; /* the change that it is, once it is done */
     json_t *result;
     int code; /* of an error, with its text */
@@ -205,7 +207,6 @@ struct rpc_state {
     bool on, is_due, saving;
     uint64_t changes, saving_to, saved; /* counts of changes */
     char *text;
-    struct plx_error err;
 };
 
 struct plx_rpc {
@@ -249,6 +250,8 @@ void rpc_batch_forget(struct rpc_batch *b);
 void rpc_calls_forget(struct plx_rpc *rpc, const struct rpc_client *client);
 void rpc_own_call(struct plx_rpc *rpc, const char *method, const json_t *params, void (*done)(struct rpc_call *c),
                   void *arg);
+/* Whether a change is under way. */
+bool rpc_changing(const struct plx_rpc *rpc);
 /* The change with this number, and all before it, are kept; or cannot be. */
 void rpc_saved(struct plx_rpc *rpc, uint64_t change, int ret, const struct plx_error *err);
 
@@ -268,6 +271,9 @@ void rpc_clients_close(struct plx_rpc *rpc);
 /* There was a change. @return its number, or 0 when nothing is kept */
 uint64_t rpc_state_changed(struct plx_rpc *rpc);
 void rpc_state_begin(struct plx_rpc *rpc);
+/* No change is under way, and another one may begin after this. */
+void rpc_state_between(struct plx_rpc *rpc);
+bool rpc_state_busy(const struct plx_rpc *rpc);
 
 /* config.c: the calls that make again what there is, of a group of methods; NULL when there is no such group. */
 json_t *rpc_config_group(struct plx_rpc *rpc, const char *group);
