@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
  * target_control [REACTORS [apart]]: a target of the library, built and changed by commands, one a line on standard
- * input, whose control path may have a reactor apart. Each is answered by one line, "ok", "ok NUMBER", "ok JSON" or "error TEXT".
- * For tests that change a target while hosts look at it: tests/control.py runs it. The table below says what there is;
- * hosts see changes after `apply`.
+ * input, whose control path may have a reactor apart. Each is answered by one line, "ok", "ok NUMBER", "ok JSON" or
+ * "error TEXT". For tests that change a target while hosts look at it: tests/control.py runs it. The table below says
+ * what there is; hosts see changes after `apply`.
  */
 #include "target_query.h"
 
