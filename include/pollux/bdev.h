@@ -278,6 +278,26 @@ PLX_API void plx_bdev_reset_stats(struct plx_bdev *bdev, bool all);
 /** Counts a read that was served from lent memory. */
 PLX_API void plx_bdev_count_mapped(struct plx_bdev_channel *ch, uint32_t nlb);
 
+/* ---- what is in flight ---- */
+
+/**
+ * Where a request in flight is, for people: "in disk0", or "waiting for the rate limit of disk0". On its reactor.
+ * @return where
+ */
+PLX_API const char *plx_bdev_where(const struct plx_bdev_req *req, char *where, size_t size);
+
+/**
+ * Calls fn for each request that is in flight on the channel, and then for those on the channels below it, which are
+ * those that were forwarded and those that filters have made; until fn returns false. The oldest of each channel first.
+ * On the channel's reactor; fn must not submit any, nor have any end.
+ * @param age_ns how long it has been on that channel
+ * @param where see plx_bdev_where(); valid during the call
+ */
+PLX_API void plx_bdev_channel_each(struct plx_bdev_channel *ch,
+                                   bool (*fn)(void *arg, const struct plx_bdev_req *req, uint64_t age_ns,
+                                              const char *where),
+                                   void *arg);
+
 #ifdef __cplusplus
 }
 #endif

@@ -67,6 +67,8 @@ void plx_emulate_abort(struct plx_bdev_channel *ch, struct plx_bdev_req *req);
 void plx_emulate_part_done(struct plx_bdev_req *part);
 /* Of a request that ends with that: whether it is part of one of this channel, or has been forwarded to it. */
 bool plx_emulate_is_part_of(const struct plx_bdev_channel *ch, struct plx_bdev_req *part);
+/* For people: what one that is emulated waits for; or the part of it that is under way. */
+const char *plx_emulate_waits(const struct plx_bdev_req *req, const struct plx_bdev_req **part);
 /* What a request waited for has come: takes its next steps. */
 void plx_emulate_wake(struct plx_bdev_req *req);
 

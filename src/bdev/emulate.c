@@ -259,3 +259,16 @@ void plx_emulate_abort(struct plx_bdev_channel *ch, struct plx_bdev_req *req)
              (e->step == READ && plx_piece_cancel(ch, &e->piece)))
         plx_emulate_wake(req);
 }
+
+const char *plx_emulate_waits(const struct plx_bdev_req *req, const struct plx_bdev_req **part)
+{
+    const struct plx_emulation *e = (const struct plx_emulation *)(const void *)req->context;
+    *part = e->part_busy ? &e->part.first->req : NULL;
+    if (e->locked && e->step == SUB)
+        return "waiting for its turn to compare and write in";
+    if (e->step == END)
+        return "ending a compare and write in";
+    if (!e->part.first)
+        return "waiting for a sub-request of";
+    return "waiting for memory in";
+}

@@ -114,6 +114,7 @@ static void call_through(struct rpc_call *c)
     if (c->in_lane) {
         c->in_lane = false;
         plx_list_del(&c->link);
+        rpc_state_between(c->rpc);
         lane_next(c->rpc);
     }
     if (c->through)
@@ -161,12 +162,18 @@ static void call_answer(struct rpc_call *c)
     call_free(c);
 }
 
+static bool is_change(const struct rpc_method *m)
+{
+    return m->kind == RPC_CHANGES || m->kind == RPC_OPTIONS;
+}
+
 /* It is answered when what it has changed is kept, if it is to be. */
 static void call_done(struct rpc_call *c)
 {
-    bool changed = !c->code && c->method && c->method->kind != RPC_READS;
-    if (changed)
+    if (!c->code && is_change(c->method))
         c->kept = rpc_state_changed(c->rpc);
+    else if (c->code && c->tried)
+        rpc_state_changed(c->rpc); /* what it has left behind */
     call_through(c);
     if (c->kept)
         plx_list_add_tail(&c->rpc->unsaved, &c->link);
@@ -232,7 +239,7 @@ static void log_change(const struct rpc_call *c)
 
 static void call_run(struct rpc_call *c)
 {
-    if (c->method->kind != RPC_READS)
+    if (is_change(c->method))
         log_change(c);
     if (c->method->kind == RPC_OPTIONS) {
         json_object_set(c->rpc->options, c->method->name, c->params);
@@ -242,14 +249,17 @@ static void call_run(struct rpc_call *c)
     }
 }
 
+bool rpc_changing(const struct plx_rpc *rpc)
+{
+    return !plx_list_empty(&rpc->lane) && plx_list_entry(rpc->lane.next, struct rpc_call, link)->in_lane;
+}
+
 /* The first in line is under way; the next one begins when it is through. */
 static void lane_next(struct plx_rpc *rpc)
 {
-    if (plx_list_empty(&rpc->lane))
+    if (plx_list_empty(&rpc->lane) || rpc_changing(rpc))
         return;
     struct rpc_call *c = plx_list_entry(rpc->lane.next, struct rpc_call, link);
-    if (c->in_lane)
-        return;
     c->in_lane = true;
     call_run(c);
 }

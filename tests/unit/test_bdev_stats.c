@@ -274,6 +274,154 @@ static void nothing_is_lost_that_is_counted_while_they_begin_anew(void **state)
     plx_bdev_close(below);
 }
 
+/* ---- what is in flight ---- */
+
+enum { SEEN = 16 };
+
+struct seen {
+    unsigned n, until;
+    const struct plx_bdev_req *req[SEEN];
+    uint64_t age[SEEN];
+    char where[SEEN][320];
+};
+
+static bool see(void *arg, const struct plx_bdev_req *req, uint64_t age_ns, const char *where)
+{
+    struct seen *s = arg;
+    assert_true(s->n < SEEN);
+    s->req[s->n] = req;
+    s->age[s->n] = age_ns;
+    snprintf(s->where[s->n], sizeof s->where[0], "%s", where);
+    return ++s->n != s->until;
+}
+
+static struct seen look(struct tu *t)
+{
+    struct seen s = {0};
+    plx_bdev_channel_each(t->ch, see, &s);
+    return s;
+}
+
+static void is_at(const struct seen *s, unsigned at, const struct tu_req *q, uint64_t age, const char *where)
+{
+    char told[320];
+    assert_true(at < s->n);
+    assert_ptr_equal(s->req[at], q->req);
+    assert_int_equal(s->age[at], age);
+    assert_string_equal(s->where[at], where);
+    assert_string_equal(plx_bdev_where(q->req, told, sizeof told), where);
+}
+
+static void what_is_in_flight_is_told_with_its_age(void **state)
+{
+    (void)state;
+    struct test_disk *d = test_disk_new();
+    struct tu_req q[4];
+    struct tu t;
+    tu_join(&t, &d->bdev);
+    d->ignores_aborts = true;
+    assert_int_equal(look(&t).n, 0);
+    assert_int_equal(plx_bdev_set_limits(&d->bdev, &(struct plx_bdev_limits){.ios = 1}, NULL), 0);
+    pass(&t, 0);
+    for (int i = 0; i < 4; i++)
+        tu_req_init(&q[i]);
+    tu_start(&t, &q[0], PLX_BDEV_WRITE, 0, 1, data);
+    pass(&t, 10 * MS);
+    tu_start(&t, &q[1], PLX_BDEV_WRITE, 0, 1, data);
+    pass(&t, 10 * MS);
+    tu_start(&t, &q[2], PLX_BDEV_FLUSH, 0, 0, NULL);
+    struct seen s = look(&t);
+    assert_int_equal(s.n, 3);
+    is_at(&s, 0, &q[0], 20 * MS, "in test:");
+    is_at(&s, 1, &q[1], 10 * MS, "waiting for the rate limit of test:");
+    is_at(&s, 2, &q[2], 0, "in test:");
+    s = (struct seen){.until = 2};
+    plx_bdev_channel_each(t.ch, see, &s);
+    assert_int_equal(s.n, 2);
+    tu_start(&t, &q[3], PLX_BDEV_RESET, 0, 0, NULL);
+    s = look(&t);
+    assert_int_equal(s.n, 3); /* what waited has ended */
+    is_at(&s, 2, &q[3], 0, "waiting for older requests to end in test:");
+    while (test_disk_end(d, 0))
+        ;
+    for (int i = 0; i < 4; i++) {
+        assert_int_equal(q[i].done, 1);
+        tu_req_free(&q[i]);
+    }
+    tu_leave(&t);
+    plx_bdev_close(&d->bdev);
+}
+
+static void who_waits_for_a_sub_request_is_told(void **state)
+{
+    (void)state;
+    enum { MANY = 65 }; /* a channel has one fewer */
+    struct test_disk *d = test_disk_new_limited(4);
+    struct tu_req q[MANY];
+    char where[64];
+    struct tu t;
+    tu_join(&t, &d->bdev);
+    for (int i = 0; i < MANY; i++) {
+        tu_req_init(&q[i]);
+        tu_start(&t, &q[i], PLX_BDEV_UNMAP, 0, 8, NULL);
+    }
+    assert_string_equal(plx_bdev_where(q[MANY - 2].req, where, sizeof where), "in test:");
+    assert_string_equal(plx_bdev_where(q[MANY - 1].req, where, sizeof where), "waiting for a sub-request of test:");
+    while (test_disk_end(d, 0))
+        ;
+    for (int i = 0; i < MANY; i++) {
+        assert_int_equal(q[i].done, 1);
+        tu_req_free(&q[i]);
+    }
+    tu_leave(&t);
+    plx_bdev_close(&d->bdev);
+}
+
+static void what_is_in_flight_is_found_in_the_layers_below(void **state)
+{
+    (void)state;
+    struct test_disk *d = test_disk_new();
+    struct plx_bdev *halve = filter_halve_new(&d->bdev, 2), *plain = filter_plain_new(halve);
+    struct tu_req q[4];
+    struct tu t;
+    tu_join(&t, plain);
+    for (int i = 0; i < 4; i++)
+        tu_req_init(&q[i]);
+    tu_start(&t, &q[0], PLX_BDEV_WRITE, 0, 2, data); /* takes both sub-requests */
+    pass(&t, 10 * MS);
+    tu_start(&t, &q[1], PLX_BDEV_COMPARE_AND_WRITE, 8, 1, data);
+    tu_start(&t, &q[2], PLX_BDEV_COMPARE_AND_WRITE, 8, 1, data);
+    pass(&t, 0);
+    tu_start(&t, &q[3], PLX_BDEV_WRITE, 8, 1, data);
+    pass(&t, 10 * MS);
+    struct seen s = look(&t);
+    /* Those of the top; what it forwarded; and what filters have made, or forwarded, at the bottom. */
+    assert_int_equal(s.n, 3 + 1 + 2);
+    is_at(&s, 0, &q[1], 10 * MS, "in test:"); /* its read */
+    is_at(&s, 1, &q[2], 10 * MS, "waiting for its turn to compare and write in pass:");
+    is_at(&s, 2, &q[3], 10 * MS, "held by a compare and write in pass:");
+    is_at(&s, 3, &q[0], 20 * MS, "in halve:");
+    for (int i = 4; i < 6; i++) {
+        assert_string_equal(s.where[i], "in test:");
+        assert_int_equal(s.age[i], 20 * MS);
+    }
+    s = (struct seen){.until = 2};
+    plx_bdev_channel_each(t.ch, see, &s);
+    assert_int_equal(s.n, 2);
+    for (bool all = false; !all;) {
+        while (test_disk_end(d, 0))
+            ;
+        pass(&t, MS);
+        all = q[0].done && q[1].done && q[2].done && q[3].done;
+    }
+    for (int i = 0; i < 4; i++)
+        tu_req_free(&q[i]);
+    tu_leave(&t);
+    plx_bdev_close(plain);
+    plx_bdev_close(halve);
+    plx_bdev_close(&d->bdev);
+}
+
 #define timed(test) cmocka_unit_test_setup_teardown(test, time_simulated, time_real)
 
 int main(void)
@@ -284,6 +432,9 @@ int main(void)
         timed(of_what_is_done_in_parts_the_whole_counts),
         timed(what_completes_in_place_takes_no_time),
         timed(statistics_begin_anew),
+        timed(what_is_in_flight_is_told_with_its_age),
+        timed(who_waits_for_a_sub_request_is_told),
+        timed(what_is_in_flight_is_found_in_the_layers_below),
         cmocka_unit_test(nothing_is_lost_that_is_counted_while_they_begin_anew),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
  * Hosts on several reactors connect and do I/O while namespaces, sizes, ANA states, allowed hosts, listeners and
- * subsystems change at random. No command may end with what the history does not allow, and nothing may be left over.
- * STORM_SEED repeats a run.
+ * subsystems change at random, and namespaces are paused. No command may end with what the history does not allow, and
+ * nothing may be left over. STORM_SEED repeats a run.
  */
 #include "calls.h"
 
+#include <errno.h>
 #include <inttypes.h>
 #include <pthread.h>
 #include <setjmp.h>
@@ -48,6 +49,10 @@ static struct storm {
     unsigned applies;
     bool present[NAMESPACES], allowed[HOSTS], accessible;
     struct plx_timer next;
+    bool paused, resuming; /* one namespace at a time, or all */
+    uint32_t paused_nsid;
+    unsigned pauses;
+    struct plx_timer breath;
 
     _Atomic unsigned seq;
     _Atomic uint8_t is_present[NAMESPACES], is_accessible, is_allowed[HOSTS], has_other, has_second;
@@ -254,6 +259,37 @@ static void applied(void *arg, int result)
     plx_timer_set(storm.reactors[0], &storm.next, 200 * 1000);
 }
 
+static void pause_over(void *arg, int result)
+{
+    (void)arg;
+    must(!result || result == -ECANCELED || result == -ENOENT);
+    storm.paused = result != -ENOENT;
+    storm.pauses += !result;
+}
+
+static void resume_over(void *arg, int result)
+{
+    (void)arg;
+    must(!result);
+    storm.paused = storm.resuming = false;
+}
+
+/* A pause may be called off before it is one. What is paused in the end remains so. */
+static void breathe(struct plx_timer *timer)
+{
+    if (storm.ending)
+        return;
+    plx_timer_set(storm.reactors[0], timer, draw(&storm.seed, 300) * 1000);
+    if (!storm.paused) {
+        storm.paused = true;
+        storm.paused_nsid = (uint32_t)draw(&storm.seed, NAMESPACES + 1);
+        plx_nvmf_subsystem_pause(storm.s, storm.paused_nsid, pause_over, NULL);
+    } else if (!storm.resuming) {
+        storm.resuming = true;
+        plx_nvmf_subsystem_resume(storm.s, storm.paused_nsid, resume_over, NULL);
+    }
+}
+
 static void edit_namespace(unsigned n)
 {
     const struct plx_nvmf_ns_opts opts = {.nsid = n + 1};
@@ -364,6 +400,8 @@ static void first_edit(struct plx_msg *msg)
 {
     (void)msg;
     edit(NULL);
+    storm.breath.fn = breathe;
+    breathe(&storm.breath);
 }
 
 static void open_storm(const char *file, bool apart)
@@ -437,9 +475,9 @@ static void rage(unsigned nreactors, bool apart)
         usleep(1000);
     close_storm();
     printf("%" PRIu64 " commands done, %" PRIu64 " without a namespace, %" PRIu64 " inaccessible; %" PRIu64
-           " hosts by the other listener, %" PRIu64 " refused\n",
-           storm.done, storm.absent, storm.refused, storm.by_other, storm.unwelcome);
-    must(storm.done && storm.absent && storm.refused && storm.by_other && storm.unwelcome);
+           " hosts by the other listener, %" PRIu64 " refused; %u pauses\n",
+           storm.done, storm.absent, storm.refused, storm.by_other, storm.unwelcome, storm.pauses);
+    must(storm.pauses && storm.done && storm.absent && storm.refused && storm.by_other && storm.unwelcome);
     unlink(file);
     close(fd);
 }
