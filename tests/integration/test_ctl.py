@@ -3,14 +3,16 @@
 
 import json
 import os
+import pathlib
 import stat
+import subprocess
 
 import pytest
 
 from ctl import Pretender, Server, ctl, results
 from disks import MIB
 from host import Controller, new_hostnqn
-from target import wait_until
+from target import binary, wait_until
 
 NQN = "nqn.2026-01.org.example:disk"
 OTHER = "nqn.2026-01.org.example:other"
@@ -450,6 +452,47 @@ def test_help_is_of_all_methods_that_the_server_has(server):
 
 def test_help_needs_no_server():
     assert "listen_address" in ctl("help", "nvmf_subsystem_add_listener", socket="/nowhere").out
+
+
+# -- completion -------------------------------------------------------------------------------------------------------
+
+
+def completed(line, server=None):
+    """What the shell is offered at the end of a line."""
+    script = pathlib.Path(__file__).resolve().parents[2] / "packaging" / "completion" / "pollux.bash"
+    line = line.replace("pollux", binary(), 1)
+    shell = ('source "$1"; compopt() { :; }; COMP_LINE=$2; COMP_POINT=${#2}; _pollux; printf "%s\\n" "${COMPREPLY[@]}"')
+    done = subprocess.run(["bash", "-c", shell, "-", script, line], capture_output=True, text=True, check=True,
+                          env={**os.environ, "POLLUX_SOCKET": server.socket if server else "/nowhere"})
+    assert not done.stderr
+    return done.stdout.split()
+
+
+@pytest.mark.parametrize("line, offers", [
+    ("pollux c", ["ctl", "cp"]),
+    ("pollux ctl sta", ["status", "stats"]),
+    ("pollux ctl nvmf_subsystem_add_h", ["nvmf_subsystem_add_host"]),
+    ("pollux ctl help nvmf_subsystem_add_h", ["nvmf_subsystem_add_host"]),
+    ("pollux ctl --timeout 5 -s x nvmf_subsystem_add_host ", ["nqn=", "host=", "tgt_name=", "psk=", "dhchap_key=",
+                                                            "dhchap_ctrlr_key="]),
+    ("pollux ctl nvmf_subsystem_add_listener nqn=x listen_address.tra", ["listen_address.traddr="]),
+    ("pollux ctl nvmf_subsystem_add_listener ana_state=non", ["non_optimized"]),
+    ("pollux ctl nvmf_subsystem_add_listener secure_channel=", ["true", "false"]),
+    ("pollux ctl --ti", ["--timeout"]),
+    ("pollux ctl import ", ["nvmet"]),
+    ("pollux ctl allow a", ["any"]),
+    ("pollux ctl rm ", []),
+    ("pollux serve --st", ["--state"]),
+])
+def test_completion_offers_what_the_table_has(line, offers):
+    assert completed(line) == offers
+
+
+def test_completion_offers_what_the_server_has(serving):
+    assert completed("pollux ctl resize d", serving) == ["disk.img"]
+    assert completed("pollux ctl bdev_get_bdevs name=d", serving) == ["disk.img"]
+    assert completed("pollux ctl nvmf_delete_subsystem nqn=nqn.2026-01.org.example:d", serving) == ["disk"]
+    assert completed("pollux ctl add x --nqn nqn.2026", serving) == [NQN]
 
 
 # -- import -----------------------------------------------------------------------------------------------------------
