@@ -388,7 +388,7 @@ static void told_commands(void *arg, const struct plx_nvmf_command_info *c, unsi
 static void told_stats(void *arg, const struct plx_nvmf_reactor_info *r, unsigned n)
 {
     (void)arg;
-    must(r && n == REACTORS);
+    must(r && n == storm.t->nreactors);
     storm.told++;
 }
 
