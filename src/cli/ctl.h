@@ -26,10 +26,10 @@ struct ctl {
 /*
  * Makes a call; connects first when that was not done. params is taken over, and NULL for none. The result is the
  * caller's; result may be NULL.
- * @return EXIT_OK, or EXIT_RUNTIME after having said what is wrong
+ * @return EXIT_OK; or EXIT_RUNTIME, or EXIT_USAGE for a socket that cannot be one, after having said what is wrong
  */
 int ctl_call(struct ctl *c, const char *method, json_t *params, json_t **result);
-/* The same, but that an error of the server is not said: *error is its message, to be freed, or NULL. */
+/* The same, but that an error of the server is not said: *error is its message, to be freed; or NULL. */
 int ctl_try(struct ctl *c, const char *method, json_t *params, json_t **result, char **error);
 /* The server's process, or 0 when it is not known. */
 long ctl_server_pid(const struct ctl *c);

@@ -115,6 +115,7 @@ static json_t *read_answer(const struct ctl *c, const char *method)
 
 int ctl_try(struct ctl *c, const char *method, json_t *params, json_t **result, char **error)
 {
+    *error = NULL;
     json_t *request = json_pack("{s:s, s:I, s:s}", "jsonrpc", "2.0", "id", (json_int_t)++c->id, "method", method);
     if (params)
         json_object_set_new(request, "params", params);
@@ -128,10 +129,9 @@ int ctl_try(struct ctl *c, const char *method, json_t *params, json_t **result, 
     free(text);
     json_t *answer = ret ? NULL : read_answer(c, method);
     if (!answer)
-        return EXIT_RUNTIME;
+        return ret ? ret : EXIT_RUNTIME;
     const json_t *problem = json_object_get(answer, "error"), *id = json_object_get(answer, "id");
     const char *message = json_string_value(json_object_get(problem, "message"));
-    *error = NULL;
     if (problem)
         *error = strdup(message ? message : "an error without a message");
     else if (json_integer_value(id) != c->id)

@@ -364,7 +364,7 @@ static void import_port(struct import *im, const json_t *port)
 
 /* ---- the transport, which is of all ports ---- */
 
-static json_int_t largest(const struct import *im, const json_t *ports, const char *name)
+static json_int_t largest_param(const struct import *im, const json_t *ports, const char *name)
 {
     json_int_t most = 0;
     bool differ = false;
@@ -387,7 +387,8 @@ static json_int_t largest(const struct import *im, const json_t *ports, const ch
 static void import_transport(struct import *im, const json_t *ports)
 {
     json_t *p = json_pack("{s:s}", "trtype", "TCP");
-    json_int_t capsule = largest(im, ports, "inline_data_size"), depth = largest(im, ports, "max_queue_size");
+    json_int_t capsule = largest_param(im, ports, "inline_data_size"),
+               depth = largest_param(im, ports, "max_queue_size");
     json_int_t fits = capsule > CAPSULE_MAX ? CAPSULE_MAX : capsule - capsule % BLOCK_MIN;
     json_int_t deep = depth > DEPTH_MAX ? DEPTH_MAX : depth < DEPTH_MIN ? DEPTH_MIN : depth;
     if (fits != capsule)

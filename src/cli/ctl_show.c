@@ -23,7 +23,7 @@ int ctl_look(struct ctl *c, json_t **disks, json_t **subsystems)
     return ret;
 }
 
-static double bytes_of(const json_t *disk)
+static double disk_bytes(const json_t *disk)
 {
     return (double)ctl_int(disk, "num_blocks") * (double)ctl_int(disk, "block_size");
 }
@@ -52,7 +52,7 @@ static void list_one(json_t *rows, const json_t *disk, const json_t *subsystems)
     char size[40];
     size_t i, k, found = 0;
     const json_t *s, *ns;
-    ctl_size(bytes_of(disk), size, sizeof size);
+    ctl_size(disk_bytes(disk), size, sizeof size);
     json_array_foreach(subsystems, i, s)
     {
         json_array_foreach(json_object_get(s, "namespaces"), k, ns)
@@ -214,7 +214,7 @@ static json_t *namespace_texts(const json_t *subsystem, const json_t *disks)
         json_array_foreach(disks, k, disk)
         {
             if (strcmp(ctl_str(disk, "name"), ctl_str(ns, "bdev_name")) == 0)
-                ctl_size(bytes_of(disk), size, sizeof size);
+                ctl_size(disk_bytes(disk), size, sizeof size);
         }
         json_array_append_new(out, ctl_textf("%lld: %s, %s", ctl_int(ns, "nsid"), ctl_str(ns, "bdev_name"), size));
     }
