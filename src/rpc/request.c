@@ -50,8 +50,18 @@ static json_t *answer_error(json_t *id, int code, const char *text)
 static void batch_free(struct rpc_batch *b)
 {
     json_decref(b->requests);
-    json_decref(b->answers);
+    free(b->answers);
     free(b);
+}
+
+static void batch_send(struct rpc_batch *b)
+{
+    if (b->short_of_memory || !rpc_text_end(&b->answers, "]\n")) {
+        rpc_client_end(b->client);
+        return;
+    }
+    rpc_client_send_text(b->client, b->answers);
+    b->answers = NULL;
 }
 
 /* All of a batch has been answered, or there is nobody to answer. */
@@ -61,8 +71,8 @@ static void batch_check(struct rpc_batch *b)
         return;
     if (b->client) {
         rpc_client_batch(b->client, NULL);
-        if (json_array_size(b->answers))
-            rpc_client_send(b->client, b->answers);
+        if (b->answers)
+            batch_send(b);
     }
     batch_free(b);
 }
@@ -75,14 +85,15 @@ void rpc_batch_forget(struct rpc_batch *b)
 
 static void batch_add(struct rpc_batch *b, json_t *a)
 {
-    b->bytes += json_dumpb(a, NULL, 0, JSON_COMPACT);
-    if (b->bytes > RPC_BATCH_BYTES && json_object_get(a, "result")) {
+    size_t before = b->answers ? b->answers->len : 0;
+    if (json_object_get(a, "result") && before + json_dumpb(a, NULL, 0, JSON_COMPACT) > RPC_BATCH_BYTES) {
         json_object_del(a, "result");
         json_object_set_new(a, "error",
                             json_pack("{s:i, s:s}", "code", RPC_INTERNAL, "message",
                                       "Internal error: the answers to this batch are too long; make several"));
     }
-    json_array_append(b->answers, a);
+    if (!rpc_text_end(&b->answers, before ? "," : "[") || !rpc_text_add(&b->answers, a))
+        b->short_of_memory = true;
 }
 
 static void answer_to(struct rpc_client *client, struct rpc_batch *b, json_t *a)
@@ -409,7 +420,6 @@ static void begin_batch(struct rpc_client *client, json_t *requests)
     }
     b->client = client;
     b->requests = json_incref(requests);
-    b->answers = json_array();
     rpc_client_batch(client, b);
     rpc_client_busy(client, 0, 0);
 }

@@ -99,13 +99,21 @@ void rpc_methods_each(void (*fn)(void *arg, const struct rpc_method *m), void *a
 
 struct rpc_client;
 
-/* A batch, until all of it is answered. */
+/* Bytes for a client. */
+struct rpc_text {
+    struct rpc_text *next;
+    size_t len, room;
+    char text[];
+};
+
+/* A batch, until all of it is answered. Answers are kept as text, which takes a tenth of what values take. */
 struct rpc_batch {
     struct rpc_client *client; /* or NULL: it has gone */
-    json_t *requests, *answers;
+    json_t *requests;
+    struct rpc_text *answers;
     size_t next;   /* request to begin */
     unsigned open; /* calls */
-    size_t bytes;  /* of answers */
+    bool short_of_memory;
 };
 
 struct rpc_call {
@@ -258,6 +266,11 @@ void rpc_saved(struct plx_rpc *rpc, uint64_t change, int ret, const struct plx_e
 /* client.c */
 struct plx_rpc *rpc_client_server(const struct rpc_client *c);
 void rpc_client_send(struct rpc_client *c, const json_t *answer);
+/* The same; text is taken over. */
+void rpc_client_send_text(struct rpc_client *c, struct rpc_text *text);
+/* Make a text longer, which is made when it is NULL: by a value, or by what is between them. @return false: no memory */
+bool rpc_text_add(struct rpc_text **text, const json_t *value);
+bool rpc_text_end(struct rpc_text **text, const char *bytes);
 /* A call of it was begun, is through, was answered. */
 void rpc_client_busy(struct rpc_client *c, int calls, int begun);
 void rpc_client_end(struct rpc_client *c); /* once it has read what was said */
