@@ -9,6 +9,7 @@ import subprocess
 
 import pytest
 
+import sqe
 from ctl import Pretender, Server, ctl, results
 from disks import MIB
 from host import Controller, new_hostnqn
@@ -361,6 +362,31 @@ def test_a_server_that_tells_no_connections_has_a_status_all_the_same(tmp_path):
     with Pretender(tmp_path / "s", answer) as pretender:
         text = ctl("-s", pretender.path, "status").out
         assert text.startswith("Other v1\nprocess 7") and f"subsystem {NQN}" in text and "connected" not in text
+
+
+def test_commands_in_flight_are_told_with_where_they_are(tmp_path):
+    command = {"nqn": NQN, "hostnqn": "nqn.a", "cntlid": 1, "cid": 3, "core": 0}
+    answer = results({"pollux_get_inflight": {"left_out": 2, "commands": [
+        command | {"age_us": 12_300_000, "where": "in its disk", "qid": 2, "opcode": 2, "nsid": 1, "lba": 64, "nlb": 8,
+                   "bdev_name": "disk.img"},
+        command | {"age_us": 1500, "where": "held", "qid": 0, "opcode": 2, "nsid": 0},
+        command | {"age_us": 7, "where": "held", "qid": 1, "opcode": 0xc5, "nsid": 1}]}})
+    with Pretender(tmp_path / "s", answer) as pretender:
+        assert ctl("-s", pretender.path, "inflight").out == (
+            "   AGE  COMMAND     LBA   NSID  DISK      QUEUE  HOST   WHERE\n"
+            "12.3 s  read        64+8     1  disk.img      2  nqn.a  in its disk\n"
+            "1.5 ms  admin 02h   -        0  -             0  nqn.a  held\n"
+            "  7 us  opcode c5h  -        1  -             1  nqn.a  held\n"
+            "2 younger ones are left out\n")
+
+
+def test_what_a_server_has_in_flight(serving):
+    with connect(serving, io_queues=1) as host:
+        host.io.answer_r2ts = False
+        host.io.wait_r2t(host.io.submit(sqe.write(1, 64, 256), out=bytes(128 << 10)))
+        row = serving.ctl("inflight").out.splitlines()[1]
+        assert "  write    64+256     1  disk.img      1  " in row and host.hostnqn in row
+    assert set(serving.call("inflight")) == {"commands", "left_out"}
 
 
 def iostat(ticks, reads, writes, rate=1000):
