@@ -86,6 +86,8 @@ def test_values_are_of_the_types_that_the_table_has(tmp_path, words, params):
 
 @pytest.mark.parametrize("words, says", [
     (["nvmf_get_subsytems"], "is nvmf_get_subsystems meant?"),
+    (["nvmf_getsubsytem"], "is nvmf_get_subsystems meant?"),
+    (["get_subsystem_conf"], "is get_subsystem_config meant?"),
     (["conections"], "is connections meant?"),
     (["frobnicate_everything"], "lists those there are"),
     (["nvmf_subsystem_add_ns", "nqm=x"], "is nqn meant?"),
@@ -151,6 +153,14 @@ def test_no_server_says_what_would_be_right(tmp_path):
         os.link(server.socket, nowhere)  # what a server that was killed leaves behind
     assert "the server there has ended" in ctl("-s", nowhere, "status", status=1).err
     assert "-s SOCKET" in ctl("-s", make_file(tmp_path / "file", 0), "status", status=1).err
+
+
+def test_a_socket_of_somebody_else_says_whose_calls_are_taken(server):
+    somebody = {"user": 65534, "group": 65534, "extra_groups": []} if os.geteuid() == 0 else {}
+    os.chmod(server.socket, 0o600 if somebody else 0)
+    done = subprocess.run([binary(), "ctl", "-s", server.socket, "status"], capture_output=True, text=True, check=False,
+                          cwd="/", **somebody)
+    assert done.returncode == 1 and "takes calls of root and of the user who started it" in done.stderr, done.stderr
 
 
 def test_the_socket_is_the_option_s_and_else_that_of_the_environment(server, tmp_path):
@@ -344,7 +354,7 @@ def test_connections_are_hosts_with_where_they_come_from(tmp_path):
     answer = results({
         "nvmf_get_subsystems": [DISCOVERY, {"nqn": NQN, "subtype": "NVMe"}],
         "nvmf_subsystem_get_controllers": [controller(1, "nqn.a"), controller(2, "nqn.bb")],
-        "nvmf_subsystem_get_qpairs": [qpair(1, 1, "9.9.9.9"), qpair(1, 0, "::1")]})
+        "nvmf_subsystem_get_qpairs": [qpair(1, 0, "::1"), qpair(1, 1, "9.9.9.9")]})
     with Pretender(tmp_path / "s", answer) as pretender:
         assert ctl("-s", pretender.path, "connections").out == (
             "HOST    FROM         CNTLID  QUEUES  SUBSYSTEM\n"
@@ -553,12 +563,12 @@ def test_what_nvmetcli_has_saved_becomes_calls(nvmet, tmp_path):
                      "min_cntlid": 7, "max_cntlid": 99}]
     spaces = [params["namespace"] for method, params in calls if method == "nvmf_subsystem_add_ns"]
     assert [(ns["nsid"], ns["bdev_name"], ns["anagrpid"]) for ns in spaces] == [
-        (1, "one.img", 1), (5, "two.img", 2), (6, "one.img", 3)]
+        (1, "one.img", 1), (5, "two.img", 2), (6, "one.img", 3), (8, "two.img", 4), (9, "two.img", 2)]
     assert spaces[0]["nguid"] == "ef90689c6c46d44c89c14067801309a8" and "nguid" not in spaces[1]
     assert spaces[1]["uuid"] == "2d1ac1f9-6a10-4a19-8b0f-3e1f2c6ff1aa"
     states = [(params["anagrpid"], params["ana_state"]) for method, params in calls
               if method == "nvmf_subsystem_listener_set_ana_state"]
-    assert states == [(2, "non_optimized"), (3, "inaccessible")]
+    assert states == [(2, "non_optimized"), (3, "inaccessible"), (4, "inaccessible")]  # 4 is at no port
     assert [params["address"]["traddr"] for method, params in calls
             if method == "nvmf_discovery_add_referral"] == ["192.0.2.7"]
 
@@ -586,7 +596,7 @@ def test_what_was_imported_is_served(nvmet, tmp_path):
         assert found["serial_number"] == "0123456789abcdef" and found["min_cntlid"] == 7
         server.address = ("127.0.0.1", int(found["listen_addresses"][0]["trsvcid"]))
         with connect(server, hostnqn=found["hosts"][0]["nqn"], io_queues=1) as host:
-            assert host.namespaces() == [1, 5, 6]
+            assert host.namespaces() == [1, 5, 6, 8, 9]
 
 
 @pytest.mark.parametrize("text, says", [("{}", "nvmetcli has not saved it"), ("{", "line 1")])
