@@ -2,11 +2,13 @@
 /*
  * Rate limits of hosts: those of a group share one limiter, over all subsystems, controllers and reactors.
  *
- * A queue pair of such a host is not `plain`, so that its commands are looked at; reads, writes and compares get another
- * `execute`, which asks the limiter once their data is here. What must wait is held as what is paused is (NVMF_REQ_PAUSED),
- * in a lane of its reactor, one for reads and one for writes, in order. Fused commands go on, and are charged for.
+ * A queue pair of such a host is not `plain`, so that its commands are looked at; reads, writes and compares get
+ * another `execute`, which asks the limiter once their data is here. What must wait is held as what is paused is
+ * (NVMF_REQ_PAUSED), in a lane of its reactor, one for reads and one for writes, in order. Fused commands go on, and
+ * are charged for.
  *
- * Other limits hold at once: lanes look every 50 ms at least. Other hosts make a group anew, in the place of the old one.
+ * Other limits hold at once: lanes look every 50 ms at least. Other hosts make a group anew, in the place of the old
+ * one.
  */
 #include "nvmf/nvmf.h"
 
@@ -156,7 +158,7 @@ static void part_may_leave(struct nvmf_host_part *part)
     plx_fan_answer(leg, 0);
 }
 
-static void lane_go_on(struct plx_timer *timer)
+static void host_lane_go_on(struct plx_timer *timer)
 {
     struct host_lane *lane = plx_container_of(timer, struct host_lane, timer);
     struct nvmf_host_part *part = lane->part;
@@ -204,9 +206,9 @@ static void change_here(struct plx_fan_leg *leg)
         return;
     }
     leaves->leg = leg;
-    lane_go_on(&leaves->lanes[0].timer);
+    host_lane_go_on(&leaves->lanes[0].timer);
     if (leaves->leg)
-        lane_go_on(&leaves->lanes[1].timer);
+        host_lane_go_on(&leaves->lanes[1].timer);
 }
 
 void nvmf_host_limits_close(struct nvmf_group *g)
@@ -273,7 +275,7 @@ static struct host_group *host_group_make(struct plx_nvmf_target *t, const char 
         plx_list_init(&part->link);
         for (unsigned k = 0; k < 2; k++) {
             part->lanes[k].part = part;
-            part->lanes[k].timer.fn = lane_go_on;
+            part->lanes[k].timer.fn = host_lane_go_on;
             plx_list_init(&part->lanes[k].held);
         }
     }
