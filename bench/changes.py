@@ -97,7 +97,8 @@ def changing():
     """(a target, what makes it ready to be disturbed)"""
     if not os.access(os.path.join(os.path.dirname(binary_path()), "tests", "target_control"), os.X_OK):
         raise Skip("this build is without its tests, of which target_control is one")
-    with subprocess.Popen([sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+    command = [sys.executable, __file__]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         try:
             pid, host, port = process.stdout.readline().split()
             yield SimpleNamespace(pid=int(pid), address=(host, int(port)), nqn=NQN, process=process), lambda: None
