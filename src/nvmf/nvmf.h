@@ -370,6 +370,7 @@ struct nvmf_qpair {
     bool plain;    /* ready, and every namespace is accessible: I/O commands need no closer look */
     bool no_sq_flow;
     uint32_t in_flight;     /* requests between capsule and response */
+    uint32_t paused;        /* of these */
     struct nvmf_req *fused; /* first half of a fused command whose second half must come next */
     bool active;            /* a command came since the transport last told the controller */
     bool fused_failed;      /* the first half of a fused command was refused */

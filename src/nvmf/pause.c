@@ -91,6 +91,7 @@ bool nvmf_pause_hold(struct nvmf_req *req, const struct nvmf_nsref *ref, nvmf_ex
     if (!part)
         return false;
     req->state = NVMF_REQ_PAUSED;
+    req->qp->paused++;
     req->u.held.execute = execute;
     plx_list_add_tail(&part->held, &req->u.held.link);
     return true;
@@ -98,8 +99,11 @@ bool nvmf_pause_hold(struct nvmf_req *req, const struct nvmf_nsref *ref, nvmf_ex
 
 void nvmf_pause_forget(struct nvmf_req *req)
 {
-    if (req->state == NVMF_REQ_PAUSED)
-        plx_list_del(&req->u.held.link);
+    if (req->state != NVMF_REQ_PAUSED)
+        return;
+    req->state = NVMF_REQ_EXECUTING;
+    req->qp->paused--;
+    plx_list_del(&req->u.held.link);
 }
 
 /* What a command does whose data, or memory, came after a pause had begun. */
