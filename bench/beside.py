@@ -17,6 +17,7 @@ import sys
 import time
 from typing import Callable, NamedTuple
 
+from changes import changed, changing
 from load import PACED_RATE, RAM, RAM_SIZE
 from tools import HOST_CORE, TARGET_CORE, fill, perf_on, remote, serve, url
 
@@ -149,13 +150,16 @@ class Beside(NamedTuple):
     what: str
     setup: Callable
     act: Callable
-    rate: int  # a second
+    rate: int  # a second; 0: as often as it can
+    disturb: Callable = disturbed
 
 
 ROWS = [
     Beside("beside-hung", "hosts that write to a hung disk and vanish", with_hung_disk, write_and_vanish, 10),
     Beside("beside-connections", "connections that come and go", healthy, come_and_go, 1000),
     Beside("beside-log", "peers that fill a log which nobody reads", with_unread_log, misbehave, 200),
+    Beside("beside-changes", "changes of the target, as fast as it can, on a control reactor apart", changing, None, 0,
+           changed),
 ]
 
 
@@ -173,7 +177,7 @@ def measure(row, seconds):
         result["quiet"] = paced(target, seconds)
         hurt()
         try:
-            with disturbed(target, row.act, row.rate, result):
+            with row.disturb(target, row.act, row.rate, result):
                 result["beside"] = paced(target, seconds)
         except (RuntimeError, subprocess.TimeoutExpired) as why:
             raise TargetError(f"not served beside {row.what}: {why}") from why

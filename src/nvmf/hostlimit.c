@@ -123,9 +123,7 @@ void nvmf_host_limit_execute(struct nvmf_req *req)
         go(req);
         return;
     }
-    req->state = NVMF_REQ_PAUSED;
-    req->u.held.execute = nvmf_host_limit_execute;
-    plx_list_add_tail(&lane->held, &req->u.held.link);
+    nvmf_req_hold(req, &lane->held, nvmf_host_limit_execute);
     if (until)
         lane_look(lane, until);
 }

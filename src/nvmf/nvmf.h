@@ -416,6 +416,7 @@ struct nvmf_qpair {
     bool plain;    /* ready, and every namespace accessible and not reserved: I/O commands need no closer look */
     bool no_sq_flow;
     uint32_t in_flight;               /* requests between capsule and response */
+    uint32_t paused;                  /* of these */
     uint64_t completed;               /* commands */
     uint64_t since;                   /* reactor time at which its connection came */
     bool header_digest, data_digest;  /* its transport's, to be told */
@@ -787,7 +788,9 @@ void nvmf_pause_parsed(struct nvmf_req *req);
  * that, until `execute` is called
  */
 bool nvmf_pause_hold(struct nvmf_req *req, const struct nvmf_nsref *ref, nvmf_execute_fn execute);
-/* What may be held is to end. */
+/* Holds a command (NVMF_REQ_PAUSED), in a list of whoever lets it go on later, by `execute`. */
+void nvmf_req_hold(struct nvmf_req *req, struct plx_list *held, nvmf_execute_fn execute);
+/* What may be held is to end, or goes on. */
 void nvmf_pause_forget(struct nvmf_req *req);
 
 /* ---- snapshot.c ---- */
