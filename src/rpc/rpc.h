@@ -264,6 +264,8 @@ bool rpc_changing(const struct plx_rpc *rpc);
 void rpc_saved(struct plx_rpc *rpc, uint64_t change, int ret, const struct plx_error *err);
 
 /* client.c */
+/* One that is connected, by a descriptor that is taken over. */
+void rpc_client_add(struct plx_rpc *rpc, int fd);
 struct plx_rpc *rpc_client_server(const struct rpc_client *c);
 void rpc_client_send(struct rpc_client *c, const json_t *answer);
 /* The same; text is taken over. */
