@@ -47,6 +47,7 @@ const struct ctl_verb ctl_verbs[] = {
     {"deny", "HOSTNQN|any [--nqn NQN]", "let it in no more, and disconnect it", 1, 1, CTL_NQN, ctl_deny},
     {"connections", "", "which hosts are connected", 0, 0, 0, ctl_connections},
     {"stats", "[SECONDS]", "what disks have done; with SECONDS: what they do", 0, 1, 0, ctl_stats},
+    {"inflight", "", "commands in flight, oldest first, and where each is", 0, 0, 0, ctl_inflight},
     {"save", "", "print the configuration, as \"pollux serve -c\" takes it", 0, 0, 0, ctl_save},
     {"load", "FILE", "make the calls of a configuration; - is standard input", 1, 1, 0, ctl_load},
     {"import", "nvmet FILE", "make a configuration of one that nvmetcli has saved", 2, 2, 0, ctl_import},

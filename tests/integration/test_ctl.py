@@ -3,14 +3,17 @@
 
 import json
 import os
+import pathlib
 import stat
+import subprocess
 
 import pytest
 
+import sqe
 from ctl import Pretender, Server, ctl, results
 from disks import MIB
 from host import Controller, new_hostnqn
-from target import wait_until
+from target import binary, wait_until
 
 NQN = "nqn.2026-01.org.example:disk"
 OTHER = "nqn.2026-01.org.example:other"
@@ -361,6 +364,31 @@ def test_a_server_that_tells_no_connections_has_a_status_all_the_same(tmp_path):
         assert text.startswith("Other v1\nprocess 7") and f"subsystem {NQN}" in text and "connected" not in text
 
 
+def test_commands_in_flight_are_told_with_where_they_are(tmp_path):
+    command = {"nqn": NQN, "hostnqn": "nqn.a", "cntlid": 1, "cid": 3, "core": 0}
+    answer = results({"pollux_get_inflight": {"left_out": 2, "commands": [
+        command | {"age_us": 12_300_000, "where": "in its disk", "qid": 2, "opcode": 2, "nsid": 1, "lba": 64, "nlb": 8,
+                   "bdev_name": "disk.img"},
+        command | {"age_us": 1500, "where": "held", "qid": 0, "opcode": 2, "nsid": 0},
+        command | {"age_us": 7, "where": "held", "qid": 1, "opcode": 0xc5, "nsid": 1}]}})
+    with Pretender(tmp_path / "s", answer) as pretender:
+        assert ctl("-s", pretender.path, "inflight").out == (
+            "   AGE  COMMAND     LBA   NSID  DISK      QUEUE  HOST   WHERE\n"
+            "12.3 s  read        64+8     1  disk.img      2  nqn.a  in its disk\n"
+            "1.5 ms  admin 02h   -        0  -             0  nqn.a  held\n"
+            "  7 us  opcode c5h  -        1  -             1  nqn.a  held\n"
+            "2 younger ones are left out\n")
+
+
+def test_what_a_server_has_in_flight(serving):
+    with connect(serving, io_queues=1) as host:
+        host.io.answer_r2ts = False
+        host.io.wait_r2t(host.io.submit(sqe.write(1, 64, 256), out=bytes(128 << 10)))
+        row = serving.ctl("inflight").out.splitlines()[1]
+        assert "  write    64+256     1  disk.img      1  " in row and host.hostnqn in row
+    assert set(serving.call("inflight")) == {"commands", "left_out"}
+
+
 def iostat(ticks, reads, writes, rate=1000):
     return {"tick_rate": rate, "ticks": ticks, "bdevs": [{
         "name": "disk.img", "num_read_ops": reads, "bytes_read": reads * 4096, "num_write_ops": writes,
@@ -450,6 +478,47 @@ def test_help_is_of_all_methods_that_the_server_has(server):
 
 def test_help_needs_no_server():
     assert "listen_address" in ctl("help", "nvmf_subsystem_add_listener", socket="/nowhere").out
+
+
+# -- completion -------------------------------------------------------------------------------------------------------
+
+
+def completed(line, server=None):
+    """What the shell is offered at the end of a line."""
+    script = pathlib.Path(__file__).resolve().parents[2] / "packaging" / "completion" / "pollux.bash"
+    line = line.replace("pollux", binary(), 1)
+    shell = ('source "$1"; compopt() { :; }; COMP_LINE=$2; COMP_POINT=${#2}; _pollux; printf "%s\\n" "${COMPREPLY[@]}"')
+    done = subprocess.run(["bash", "-c", shell, "-", script, line], capture_output=True, text=True, check=True,
+                          env={**os.environ, "POLLUX_SOCKET": server.socket if server else "/nowhere"})
+    assert not done.stderr
+    return done.stdout.split()
+
+
+@pytest.mark.parametrize("line, offers", [
+    ("pollux c", ["ctl", "cp"]),
+    ("pollux ctl sta", ["status", "stats"]),
+    ("pollux ctl nvmf_subsystem_add_h", ["nvmf_subsystem_add_host"]),
+    ("pollux ctl help nvmf_subsystem_add_h", ["nvmf_subsystem_add_host"]),
+    ("pollux ctl --timeout 5 -s x nvmf_subsystem_add_host ", ["nqn=", "host=", "tgt_name=", "psk=", "dhchap_key=",
+                                                            "dhchap_ctrlr_key="]),
+    ("pollux ctl nvmf_subsystem_add_listener nqn=x listen_address.tra", ["listen_address.traddr="]),
+    ("pollux ctl nvmf_subsystem_add_listener ana_state=non", ["non_optimized"]),
+    ("pollux ctl nvmf_subsystem_add_listener secure_channel=", ["true", "false"]),
+    ("pollux ctl --ti", ["--timeout"]),
+    ("pollux ctl import ", ["nvmet"]),
+    ("pollux ctl allow a", ["any"]),
+    ("pollux ctl rm ", []),
+    ("pollux serve --st", ["--state"]),
+])
+def test_completion_offers_what_the_table_has(line, offers):
+    assert completed(line) == offers
+
+
+def test_completion_offers_what_the_server_has(serving):
+    assert completed("pollux ctl resize d", serving) == ["disk.img"]
+    assert completed("pollux ctl bdev_get_bdevs name=d", serving) == ["disk.img"]
+    assert completed("pollux ctl nvmf_delete_subsystem nqn=nqn.2026-01.org.example:d", serving) == ["disk"]
+    assert completed("pollux ctl add x --nqn nqn.2026", serving) == [NQN]
 
 
 # -- import -----------------------------------------------------------------------------------------------------------
