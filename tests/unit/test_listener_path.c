@@ -172,15 +172,15 @@ static void paths_that_cannot_be_are_refused(void **state)
     plx_listener_close(&l);
 }
 
-enum { RACERS = 8, RACES = 300 };
+enum { RACERS = 8, RACES = 40 };
 
-static atomic_int inside, wins;
+static atomic_int inside;
 
-/* Whoever has the path is alone with it. flock() is of descriptors, so threads race as processes do. */
+/* Whoever has the path is alone with it, and everybody gets it in the end. flock() is of descriptors, so threads race as processes do. */
 static void *race(void *arg)
 {
     (void)arg;
-    for (int i = 0; i < RACES; i++) {
+    for (int i = 0; i < RACES;) {
         struct plx_listener l;
         struct plx_error err;
         int ret = plx_listener_bind_path(&l, path, &err);
@@ -189,7 +189,7 @@ static void *race(void *arg)
         assert_int_equal(ret, 0);
         assert_int_equal(atomic_fetch_add(&inside, 1), 0);
         assert_true(is_there(path) && is_there(lock));
-        atomic_fetch_add(&wins, 1);
+        i++;
         atomic_fetch_sub(&inside, 1);
         plx_listener_close(&l);
     }
@@ -204,7 +204,6 @@ static void of_many_that_come_and_go_one_has_it(void **state)
         assert_int_equal(pthread_create(&threads[i], NULL, race, NULL), 0);
     for (int i = 0; i < RACERS; i++)
         pthread_join(threads[i], NULL);
-    assert_true(atomic_load(&wins) >= RACES);
     assert_false(is_there(path) || is_there(lock));
 }
 
