@@ -270,7 +270,7 @@ struct plx_rpc *rpc_client_server(const struct rpc_client *c);
 void rpc_client_send(struct rpc_client *c, const json_t *answer);
 /* The same; text is taken over. */
 void rpc_client_send_text(struct rpc_client *c, struct rpc_text *text);
-/* Make a text longer, which is made when it is NULL: by a value, or by what is between them. @return false: no memory */
+/* Make a text longer, or a new one of NULL: by a value, or by what is between them. @return false: no memory */
 bool rpc_text_add(struct rpc_text **text, const json_t *value);
 bool rpc_text_end(struct rpc_text **text, const char *bytes);
 /* A call of it was begun, is through, was answered. */

@@ -186,18 +186,22 @@ static void check_answer(const char *line, size_t len)
     json_decref(a);
 }
 
-/* Reads what there is. @return whether the connection is open yet */
-static bool client_read(int fd)
+/* Reads what there is, and the rest of the last answer; after a stop that may be cut off. */
+static void client_read(int fd, bool stopped)
 {
     static char in[8 << 20];
-    static size_t n;
-    for (;;) {
+    size_t n = 0;
+    for (int vain = 0;;) {
         ssize_t got = recv(fd, in + n, sizeof in - n, 0);
         char *start = in, *end;
-        if (got <= 0) {
-            bool open = got < 0 && errno == EAGAIN;
-            assert(n == 0);
-            return open;
+        if (got == 0 || (got < 0 && (errno != EAGAIN || n == 0))) {
+            assert(n == 0 || stopped);
+            return;
+        }
+        if (got < 0) {
+            plx_reactor_poll(reactor);
+            assert(vain++ < ROUNDS_MAX);
+            continue;
         }
         n += (size_t)got;
         for (; (end = memchr(start, '\n', n - (size_t)(start - in))); start = end + 1)
@@ -205,8 +209,6 @@ static bool client_read(int fd)
         n -= (size_t)(start - in);
         memmove(in, start, n);
         assert(n < sizeof in);
-        if (n)
-            plx_reactor_poll(reactor); /* the rest of it */
     }
 }
 
@@ -216,7 +218,7 @@ static void settle(int fd, bool reads)
         quiet = plx_reactor_poll(reactor) ? 0 : quiet + 1;
         now_ns += PLX_NS_PER_MS;
         if (reads)
-            client_read(fd);
+            client_read(fd, false);
     }
 }
 
@@ -364,7 +366,7 @@ static void run(const uint8_t *data, size_t size, uint8_t options, uint8_t piece
         close(first);
     server_stop();
     if (!(options & GONE)) {
-        client_read(first);
+        client_read(first, true);
         close(first);
     }
 }

@@ -292,7 +292,7 @@ def test_who_listens_no_more_is_let_go(server):
 
 
 def slow_calls(number, folder):
-    """Calls that are under way for a while: a file is opened by a worker thread, hosts are told, a name is waited for."""
+    """Calls that take a while: a file is opened by a worker thread, hosts are told, a name is waited for."""
     disk = f"gone{number}"
     return [request("bdev_get_bdevs", {"name": "nothing", "timeout": 100}, id=0),
             request("bdev_aio_create", {"name": disk, "filename": str(folder / "disk.img")}, id=1),
