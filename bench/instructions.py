@@ -119,9 +119,9 @@ def _unit(name, *arguments):
     return collected(out)
 
 
-def _filters(layers, count):
-    """Reads of a null disk through so many filters that forward them."""
-    return _unit("filter_cost", "null:1T", layers, count)
+def _filters(layers, count, disk="null:1T"):
+    """Reads of a disk through so many filters that forward them."""
+    return _unit("filter_cost", disk, layers, count)
 
 
 def _core(what, count):
@@ -143,10 +143,16 @@ def filter_layer(count=20_000):
     return (deep - flat) / count / FILTERS
 
 
+def tracked_request(count=20_000):
+    """A read that its channel lists and measures, as of every disk that does not complete in place."""
+    return (_filters(0, 2 * count, "test") - _filters(0, count, "test")) / count
+
+
 # name, what it is, measure, goal: at most
 FIGURES = [
     ("block-layer", "block layer and load generator, null disk, QD128", block_layer, None),
     ("filter-layer", "a filter that forwards a request, of eight on a null disk", filter_layer, 60),
+    ("tracked-request", "block layer and a disk that does nothing later on", tracked_request, None),
     ("core-read-4k", "target without a transport, 4 KiB read from a null disk", core_read, None),
     ("core-write-4k", "target without a transport, 4 KiB write to a null disk", core_write, None),
     ("target-read-4k", "target, 4 KiB read from a RAM disk", target_read, 800),

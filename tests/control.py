@@ -31,8 +31,9 @@ class Refused(Exception):
 class Control:
     """The program, running from __enter__ to __exit__; it has to end well."""
 
-    def __init__(self, reactors=1):
+    def __init__(self, reactors=1, apart=False):
         self.words = [str(pathlib.Path(target.binary()).parent / "tests/target_control"), str(reactors)]
+        self.words += ["apart"] if apart else []
         self.process = self.out = self.err = self.line = None
         self.answered = 0
         self.killed = False
@@ -58,6 +59,10 @@ class Control:
         if verdict == "error":
             raise Refused(f"{self.line}: {rest}")
         return json.loads(rest) if rest else None
+
+    def ended(self):
+        """Whether what was begun has an answer."""
+        return len(self.out.lines) > self.answered
 
     def change(self, *words):
         """Runs a command and makes known to hosts what it changed."""

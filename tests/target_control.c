@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * target_control [REACTORS]: a target of the library, built and changed by commands, one a line on standard input. Each
- * is answered by one line, "ok", "ok NUMBER", "ok JSON" or "error TEXT". For tests that change a target while hosts
- * look at it: tests/control.py runs it. The table below says what there is; hosts see changes after `apply`.
+ * target_control [REACTORS [apart]]: a target of the library, built and changed by commands, one a line on standard
+ * input, whose control path may have a reactor apart. Each is answered by one line, "ok", "ok NUMBER", "ok JSON" or
+ * "error TEXT". For tests that change a target while hosts look at it: tests/control.py runs it. The table below says
+ * what there is; hosts see changes after `apply`.
  */
 #include "target_query.h"
 
@@ -255,6 +256,16 @@ static int cmd_stats(char **word, struct plx_error *err)
     return ret ? ret : LATER;
 }
 
+static int cmd_pause(struct plx_nvmf_subsystem **s, char **word, struct plx_error *err)
+{
+    (void)err;
+    if (strcmp(word[0], "pause") == 0)
+        plx_nvmf_subsystem_pause(*s, number(word[2]), over, NULL);
+    else
+        plx_nvmf_subsystem_resume(*s, number(word[2]), over, NULL);
+    return LATER;
+}
+
 static int cmd_allow(struct plx_nvmf_subsystem **s, char **word, struct plx_error *err)
 {
     bool allow = strcmp(word[0], "allow") == 0;
@@ -340,6 +351,8 @@ static const struct command {
     {"attach", 4, 4, NULL, cmd_attach},                     /* NQN NSID HOSTNQN: of one that is masked */
     {"detach", 4, 4, NULL, cmd_attach},                     /* the same */
     {"ns-group", 4, 4, NULL, cmd_ns_group},                 /* NQN NSID ANA-GROUP */
+    {"pause", 3, 3, NULL, cmd_pause},                       /* NQN NSID; 0 is all */
+    {"resume", 3, 3, NULL, cmd_pause},                      /* the same */
     {"allow", 3, 3, NULL, cmd_allow},                       /* NQN HOSTNQN|any */
     {"disallow", 3, 3, NULL, cmd_allow},                    /* the same */
     {"add-listener", 3, 3, NULL, cmd_reach},                /* NQN PORT */
@@ -473,8 +486,9 @@ int main(int argc, char **argv)
     pthread_t threads[REACTORS_MAX];
     struct plx_error err = {""};
     unsigned wanted = argc > 1 ? (unsigned)strtoul(argv[1], NULL, 10) : 1;
-    if (argc > 2 || wanted < 1 || wanted > REACTORS_MAX) {
-        fprintf(stderr, "usage: target_control [REACTORS], of which there are 1 to %d\n", REACTORS_MAX);
+    const struct plx_nvmf_opts topts = {.control_apart = argc > 2 && strcmp(argv[2], "apart") == 0};
+    if (argc > 2 + topts.control_apart || wanted < 1 || wanted > REACTORS_MAX) {
+        fprintf(stderr, "usage: target_control [REACTORS [apart]], of which there are 1 to %d\n", REACTORS_MAX);
         return 2;
     }
     signal(SIGPIPE, SIG_IGN);
@@ -483,7 +497,7 @@ int main(int argc, char **argv)
     for (; nreactors < wanted; nreactors++)
         if (plx_reactor_create(&reactors[nreactors], &opts))
             return 1;
-    if (plx_nvmf_target_create(&target, reactors, nreactors, NULL, &err)) {
+    if (plx_nvmf_target_create(&target, reactors, nreactors, &topts, &err)) {
         fprintf(stderr, "target_control: %s\n", err.text);
         return 1;
     }

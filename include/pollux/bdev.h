@@ -218,6 +218,7 @@ struct plx_bdev_req {
     struct plx_bdev_channel *ch; /**< where it is at present: that of a disk below, perhaps */
     struct plx_bdev_req *next;   /**< free for whoever holds the request at the time */
     struct plx_list link;        /**< in the list */
+    uint64_t since;              /**< when it was entered there, in plx_reactor_now() time */
     /** The layer's that has the request at the time. */
     uint8_t context[PLX_BDEV_CONTEXT] __attribute__((aligned(16)));
 };
@@ -250,18 +251,52 @@ PLX_API const void *plx_bdev_map_again(struct plx_bdev_channel *ch, uint64_t lba
 /** The status that a request for this range would be refused with, or PLX_SC_SUCCESS. */
 PLX_API uint16_t plx_bdev_check(const struct plx_bdev *bdev, enum plx_bdev_op op, uint64_t lba, uint32_t nlb);
 
-/** What went through a channel. Readable from any thread. */
+/**
+ * What went through a channel. Readable from any thread. Latencies are from submission to completion, as exact as a
+ * round of the reactor is short, of requests that did not complete in place; those that did took none, so that the mean
+ * of all is latency_ns / ops. What a filter forwards is measured below it.
+ */
 struct plx_bdev_stats {
-    uint64_t ops[PLX_BDEV_OPS];
+    uint64_t ops[PLX_BDEV_OPS]; /**< submitted */
     uint64_t blocks[PLX_BDEV_OPS];
     uint64_t errors;
+    uint64_t failed[PLX_BDEV_OPS];     /**< of errors, those of an operation that there is */
+    uint64_t latency_ns[PLX_BDEV_OPS]; /**< the sum */
+    uint64_t min_latency_ns[PLX_BDEV_OPS], max_latency_ns[PLX_BDEV_OPS]; /**< both 0 where there was none */
 };
 
-/** Adds what went through all channels of a disk, past and present, into out. From any thread. */
+/**
+ * Adds what went through all channels of a disk, past and present, since it was opened or plx_bdev_reset_stats() was
+ * called, into out, which begins as zeroes. From any thread.
+ */
 PLX_API void plx_bdev_get_stats(struct plx_bdev *bdev, struct plx_bdev_stats *out);
+/** The same since it was opened, but for the extremes of latencies. */
+PLX_API void plx_bdev_get_totals(struct plx_bdev *bdev, struct plx_bdev_stats *out);
+/** Begins anew: the extremes of latencies alone, or all. From any thread; what is counted meanwhile is not lost. */
+PLX_API void plx_bdev_reset_stats(struct plx_bdev *bdev, bool all);
 
 /** Counts a read that was served from lent memory. */
 PLX_API void plx_bdev_count_mapped(struct plx_bdev_channel *ch, uint32_t nlb);
+
+/* ---- what is in flight ---- */
+
+/**
+ * Where a request in flight is, for people: "in disk0", or "waiting for the rate limit of disk0". On its reactor.
+ * @return where
+ */
+PLX_API const char *plx_bdev_where(const struct plx_bdev_req *req, char *where, size_t size);
+
+/**
+ * Calls fn for each request that is in flight on the channel, and then for those on the channels below it, which are
+ * those that were forwarded and those that filters have made; until fn returns false. The oldest of each channel first.
+ * On the channel's reactor; fn must not submit any, nor have any end.
+ * @param age_ns how long it has been on that channel
+ * @param where see plx_bdev_where(); valid during the call
+ */
+PLX_API void plx_bdev_channel_each(struct plx_bdev_channel *ch,
+                                   bool (*fn)(void *arg, const struct plx_bdev_req *req, uint64_t age_ns,
+                                              const char *where),
+                                   void *arg);
 
 #ifdef __cplusplus
 }

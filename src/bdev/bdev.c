@@ -4,6 +4,7 @@
 
 #include "base/log.h"
 #include "base/uuid.h"
+#include "reactor/clock.h"
 #include "reactor/owner.h"
 
 #include <assert.h>
@@ -150,6 +151,7 @@ int plx_bdev_register(struct plx_bdev *bdev, const char *driver, const char *tex
     bdev->named = name != NULL;
     pthread_mutex_init(&bdev->lock, NULL);
     plx_list_init(&bdev->channels);
+    plx_stats_init(bdev);
     plx_range_lock_init(bdev);
     ret = plx_registry_add(bdev, err);
     if (ret)
@@ -288,6 +290,8 @@ int plx_bdev_channel_get(struct plx_bdev *bdev, struct plx_reactor *r, struct pl
     ch->reactor = r;
     ch->refs = 1;
     plx_list_init(&ch->requests);
+    ch->now = plx_reactor_now_at(r);
+    plx_stats_begin(ch);
     plx_lanes_init(ch);
     bool parts = bdev->tracked || bdev->emulates || bdev->below || bdev->info.max_unmap_blocks != UINT32_MAX;
     int ret = plx_pieces_init(ch);
@@ -321,20 +325,6 @@ void plx_bdev_channel_free(struct plx_bdev_channel *ch)
     free(ch);
 }
 
-static uint64_t stat_peek(const _Atomic uint64_t *n)
-{
-    return atomic_load_explicit(n, memory_order_relaxed);
-}
-
-static void stats_add(struct plx_bdev_stats *to, const struct plx_bdev_channel *ch)
-{
-    for (int op = 0; op < PLX_BDEV_OPS; op++) {
-        to->ops[op] += stat_peek(&ch->ops[op]);
-        to->blocks[op] += stat_peek(&ch->blocks[op]);
-    }
-    to->errors += stat_peek(&ch->errors);
-}
-
 void plx_bdev_channel_put(struct plx_bdev_channel *ch)
 {
     struct plx_bdev *bdev = ch->bdev;
@@ -348,7 +338,7 @@ void plx_bdev_channel_put(struct plx_bdev_channel *ch)
     if (ch->below)
         plx_bdev_channel_put(ch->below);
     pthread_mutex_lock(&bdev->lock);
-    stats_add(&bdev->past, ch);
+    plx_stats_keep(ch);
     plx_list_del(&ch->link);
     bool unused = plx_gate_close(ch);
     pthread_mutex_unlock(&bdev->lock);
@@ -361,32 +351,10 @@ struct plx_bdev *plx_bdev_channel_bdev(const struct plx_bdev_channel *ch)
     return ch->bdev;
 }
 
-void plx_bdev_get_stats(struct plx_bdev *bdev, struct plx_bdev_stats *out)
-{
-    pthread_mutex_lock(&bdev->lock);
-    for (int op = 0; op < PLX_BDEV_OPS; op++) {
-        out->ops[op] += bdev->past.ops[op];
-        out->blocks[op] += bdev->past.blocks[op];
-    }
-    out->errors += bdev->past.errors;
-    plx_list_for_each(it, &bdev->channels)
-        stats_add(out, plx_list_entry(it, struct plx_bdev_channel, link));
-    pthread_mutex_unlock(&bdev->lock);
-}
-
-/*
- * Only the channel's reactor adds to its statistics, so a plain load and store is enough, without a locked
- * instruction.
- */
-static inline void stat_add(_Atomic uint64_t *n, uint64_t by)
-{
-    atomic_store_explicit(n, stat_peek(n) + by, memory_order_relaxed);
-}
-
 void plx_bdev_count_mapped(struct plx_bdev_channel *ch, uint32_t nlb)
 {
-    stat_add(&ch->ops[PLX_BDEV_READ], 1);
-    stat_add(&ch->blocks[PLX_BDEV_READ], nlb);
+    plx_stat_add(&ch->ops[PLX_BDEV_READ], 1);
+    plx_stat_add(&ch->blocks[PLX_BDEV_READ], nlb);
 }
 
 /* ---- requests ---- */
@@ -555,21 +523,28 @@ static inline bool enter_list(struct plx_bdev_channel *ch, struct plx_bdev_req *
     return plx_likely(!ch->gate.closed) || !plx_gate_hold(ch, req);
 }
 
+static void count_failed(struct plx_bdev_channel *ch, const struct plx_bdev_req *req)
+{
+    plx_stat_add(&ch->errors, 1);
+    if (req->op < PLX_BDEV_OPS)
+        plx_stat_add(&ch->latency[req->op].failed, 1);
+}
+
 /* All but the plainest requests. Not inlined, as those would then save registers for it. */
 static __attribute__((noinline)) void submit_odd(struct plx_bdev_channel *ch, struct plx_bdev_req *req)
 {
     struct plx_bdev *bdev = ch->bdev;
     uint16_t status = plx_bdev_check_request(bdev, req);
     if (status) {
-        stat_add(&ch->errors, 1);
+        count_failed(ch, req);
         ch->in_flight--;
         req->status = status;
         req->done(req);
         return;
     }
-    stat_add(&ch->ops[req->op], 1);
+    plx_stat_add(&ch->ops[req->op], 1);
     if (!(NO_RANGE >> req->op & 1))
-        stat_add(&ch->blocks[req->op], req->nlb);
+        plx_stat_add(&ch->blocks[req->op], req->nlb);
     if (req->op == PLX_BDEV_RESET) {
         plx_bdev_keep(ch, req);
         abort_older(ch, req);
@@ -593,25 +568,45 @@ void plx_bdev_submit(struct plx_bdev_channel *ch, struct plx_bdev_req *req)
         submit_odd(ch, req);
         return;
     }
-    stat_add(&ch->ops[req->op], 1);
-    stat_add(&ch->blocks[req->op], req->nlb);
+    plx_stat_add(&ch->ops[req->op], 1);
+    plx_stat_add(&ch->blocks[req->op], req->nlb);
     req->kept = false;
     if (!bdev->tracked || enter_list(ch, req))
         bdev->submit(ch, req);
 }
 
+/* Of a part of one that is emulated on this channel, the whole counts. */
+static inline bool is_part(const struct plx_bdev_channel *ch, struct plx_bdev_req *req)
+{
+    return plx_unlikely(req->done == plx_emulate_part_done) && plx_emulate_is_part_of(ch, req);
+}
+
+static inline void count_latency(struct plx_bdev_channel *ch, const struct plx_bdev_req *req)
+{
+    struct plx_latency *l = &ch->latency[req->op];
+    uint64_t ns = *ch->now - req->since;
+    plx_stat_add(&l->sum, ns);
+    /* Others may set them back meanwhile: this request counts as one of before, or of after that. */
+    if (plx_unlikely(ns < plx_stat_peek(&l->min)))
+        atomic_store_explicit(&l->min, ns, memory_order_relaxed);
+    if (plx_unlikely(ns > plx_stat_peek(&l->max)))
+        atomic_store_explicit(&l->max, ns, memory_order_relaxed);
+}
+
 static __attribute__((noinline)) void complete_kept(struct plx_bdev_channel *ch, struct plx_bdev_req *req)
 {
     struct plx_bdev_req *resets = leave_list(ch, req);
+    if (plx_likely(!is_part(ch, req)))
+        count_latency(ch, req);
     ch->in_flight--;
     req->done(req);
     end_resets(resets);
 }
 
-static __attribute__((noinline)) void count_error(struct plx_bdev_channel *ch, const struct plx_bdev_req *req)
+static __attribute__((noinline)) void count_error(struct plx_bdev_channel *ch, struct plx_bdev_req *req)
 {
-    if (req->done != plx_emulate_part_done) /* else the whole counts */
-        stat_add(&ch->errors, 1);
+    if (!is_part(ch, req))
+        count_failed(ch, req);
 }
 
 void plx_bdev_complete(struct plx_bdev_req *req, uint16_t status)

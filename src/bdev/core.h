@@ -53,6 +53,7 @@ static inline void plx_bdev_keep(struct plx_bdev_channel *ch, struct plx_bdev_re
     req->kept = true;
     req->aborted = false;
     req->stage = PLX_STAGE_DRIVER;
+    req->since = *ch->now;
     plx_list_add_tail(&ch->requests, &req->link);
 }
 
@@ -64,6 +65,10 @@ uint32_t plx_emulate_ops(const struct plx_bdev *bdev);
 void plx_emulate_submit(struct plx_bdev_channel *ch, struct plx_bdev_req *req);
 void plx_emulate_abort(struct plx_bdev_channel *ch, struct plx_bdev_req *req);
 void plx_emulate_part_done(struct plx_bdev_req *part);
+/* Of a request that ends with that: whether it is part of one of this channel, or has been forwarded to it. */
+bool plx_emulate_is_part_of(const struct plx_bdev_channel *ch, struct plx_bdev_req *part);
+/* For people: what one that is emulated waits for; or the part of it that is under way. */
+const char *plx_emulate_waits(const struct plx_bdev_req *req, const struct plx_bdev_req **part);
 /* What a request waited for has come: takes its next steps. */
 void plx_emulate_wake(struct plx_bdev_req *req);
 
@@ -89,6 +94,25 @@ void plx_gate_passed(struct plx_bdev_channel *ch);
 uint16_t plx_bdev_check_request(const struct plx_bdev *bdev, const struct plx_bdev_req *req);
 /* bdev.c: a disk is gone, or rate limits have changed, its own or of one below. */
 void plx_bdev_adapt(struct plx_bdev *bdev);
+
+/* stats.c */
+void plx_stats_init(struct plx_bdev *bdev);
+/* A channel goes, under the disk's lock. */
+void plx_stats_keep(struct plx_bdev_channel *ch);
+/* Extremes of latencies begin anew. From any thread. */
+void plx_stats_begin(struct plx_bdev_channel *ch);
+static inline uint64_t plx_stat_peek(const _Atomic uint64_t *n)
+{
+    return atomic_load_explicit(n, memory_order_relaxed);
+}
+/*
+ * Only the channel's reactor adds to its statistics, so a plain load and store is enough, without a locked
+ * instruction.
+ */
+static inline void plx_stat_add(_Atomic uint64_t *n, uint64_t by)
+{
+    atomic_store_explicit(n, plx_stat_peek(n) + by, memory_order_relaxed);
+}
 
 /* limit.c */
 void plx_lanes_init(struct plx_bdev_channel *ch);

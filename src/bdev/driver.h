@@ -90,7 +90,8 @@ struct plx_bdev {
     uint64_t below_blocks; /* when the filter took its size */
     pthread_mutex_t lock;  /* control path: the list of channels, statistics of those that are gone, the range lock */
     struct plx_list channels;
-    struct plx_bdev_stats past;
+    struct plx_bdev_stats past;  /* of channels that are gone */
+    struct plx_bdev_stats reset; /* what there was when statistics were reset */
     struct plx_range_lock range_lock;
     struct plx_bdev_limits limits;
     struct plx_limiter *limiter; /* from the first time that limits are set; read after limited_ops */
@@ -143,6 +144,12 @@ struct plx_channel_gate {
     bool orphaned; /* the channel was put back meanwhile: msg frees it */
 };
 
+/* Of one operation, as in plx_bdev_stats. */
+struct plx_latency {
+    _Atomic uint64_t sum, min, max; /* min is more than max where there is none */
+    _Atomic uint64_t failed;
+};
+
 struct plx_bdev_channel {
     struct plx_bdev *bdev;
     struct plx_reactor *reactor;
@@ -152,6 +159,8 @@ struct plx_bdev_channel {
     _Atomic uint64_t ops[PLX_BDEV_OPS];
     _Atomic uint64_t blocks[PLX_BDEV_OPS];
     _Atomic uint64_t errors;
+    struct plx_latency latency[PLX_BDEV_OPS];
+    const uint64_t *now;      /* the reactor's time */
     struct plx_list link;     /* in bdev->channels */
     struct plx_list requests; /* tracked disks: what is in flight, oldest first */
     uint32_t resets;          /* how many of those are PLX_BDEV_RESET */

@@ -51,6 +51,11 @@ void plx_emulate_part_done(struct plx_bdev_req *part)
     plx_emulate_wake(req);
 }
 
+bool plx_emulate_is_part_of(const struct plx_bdev_channel *ch, struct plx_bdev_req *part)
+{
+    return plx_bdev_req_of(((struct plx_bdev_sub *)part)->whole)->ch == ch;
+}
+
 /* Has the driver do a part, of its iovec as it is now. */
 static void begin_part(struct plx_bdev_req *req, enum plx_bdev_op op, uint64_t lba, uint32_t nlb)
 {
@@ -253,4 +258,17 @@ void plx_emulate_abort(struct plx_bdev_channel *ch, struct plx_bdev_req *req)
              (!e->part.first && plx_reserve_cancel(&ch->parts, &e->part)) ||
              (e->step == READ && plx_piece_cancel(ch, &e->piece)))
         plx_emulate_wake(req);
+}
+
+const char *plx_emulate_waits(const struct plx_bdev_req *req, const struct plx_bdev_req **part)
+{
+    const struct plx_emulation *e = (const struct plx_emulation *)(const void *)req->context;
+    *part = e->part_busy ? &e->part.first->req : NULL;
+    if (e->locked && e->step == SUB)
+        return "waiting for its turn to compare and write in";
+    if (e->step == END)
+        return "ending a compare and write in";
+    if (!e->part.first)
+        return "waiting for a sub-request of";
+    return "waiting for memory in";
 }

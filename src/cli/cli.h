@@ -17,6 +17,9 @@ enum {
 /* Prints "pollux: ..." to standard error and returns status. */
 int cli_fail(int status, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 
+/* What came from elsewhere must not steer a terminal: what is not printable becomes '?', in place. @return text */
+char *cli_clean(char *text);
+
 /*
  * log.c: text for standard error. After cli_log_start(), which is called when reactors begin to run, it is queued and
  * never waited for, from any thread; what the queue has no room for is dropped, and told afterwards. cli_log_stop()
@@ -36,7 +39,7 @@ struct cli_command {
     void (*help)(void);
 };
 
-extern const struct cli_command cli_serve, cli_perf, cli_identify, cli_discover, cli_cp;
+extern const struct cli_command cli_serve, cli_ctl, cli_perf, cli_identify, cli_discover, cli_cp;
 
 /* ---- options.c ---- */
 

@@ -8,18 +8,19 @@
 #include <string.h>
 #include <sys/sysinfo.h>
 
-static const struct cli_command *const commands[] = {&cli_serve, &cli_perf, &cli_cp, &cli_identify, &cli_discover};
+static const struct cli_command *const commands[] = {&cli_serve, &cli_ctl,      &cli_perf,
+                                                     &cli_cp,    &cli_identify, &cli_discover};
 enum { COMMANDS = sizeof commands / sizeof commands[0] };
 
-/* What came from elsewhere must not steer a terminal. */
-static void clean_text(char *text)
+char *cli_clean(char *text)
 {
-    for (size_t n; *text; text += n) {
-        n = plx_text_printable(text);
+    for (size_t n, at = 0; text[at]; at += n) {
+        n = plx_text_printable(text + at);
         if (!n)
-            *text = '?';
+            text[at] = '?';
         n += !n;
     }
+    return text;
 }
 
 int cli_fail(int status, const char *fmt, ...)
@@ -31,8 +32,7 @@ int cli_fail(int status, const char *fmt, ...)
     va_end(ap);
     if (len < 0)
         return status;
-    clean_text(text);
-    cli_say("pollux: %s\n", text);
+    cli_say("pollux: %s\n", cli_clean(text));
     free(text);
     return status;
 }

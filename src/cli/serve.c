@@ -260,6 +260,7 @@ static int serve_open_signals(struct serve *s)
     sigaddset(&set, SIGTERM);
     sigaddset(&set, SIGHUP);
     signal(SIGPIPE, SIG_IGN);
+    signal(SIGXFSZ, SIG_IGN); /* a file that may not grow is an error of whoever writes to it */
     pthread_sigmask(SIG_BLOCK, &set, NULL);
     s->signals.ready = signal_ready;
     s->signals.fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);

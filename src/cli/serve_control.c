@@ -154,7 +154,8 @@ static void add_subsystem(struct serve *s, unsigned n, json_t *calls)
 static char *subsystems_text(struct serve *s)
 {
     json_t *calls = json_array(), *p = json_pack("{s:s}", "trtype", "TCP");
-    json_object_set_new(p, "max_io_size", json_integer(s->o.nvmf.max_io_size));
+    if (s->o.nvmf.max_io_size)
+        json_object_set_new(p, "max_io_size", json_integer(s->o.nvmf.max_io_size));
     if (s->o.nvmf.queue_depth)
         json_object_set_new(p, "max_queue_depth", json_integer(s->o.nvmf.queue_depth));
     if (s->o.nvmf.max_queues)

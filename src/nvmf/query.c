@@ -77,7 +77,7 @@ static void query_free(struct query *q)
     nvmf_target_may_stop(t);
 }
 
-static struct part *part_of(struct plx_fan_leg *leg)
+static struct part *query_part_of(struct plx_fan_leg *leg)
 {
     struct query *q = plx_container_of(leg->fan, struct query, fan);
     struct part *p = &q->parts[leg - leg->fan->legs];
@@ -178,7 +178,7 @@ static void find_qpair(struct part *p, const struct nvmf_qpair *qp)
 
 static void find_qpairs(struct plx_fan_leg *leg)
 {
-    struct part *p = part_of(leg);
+    struct part *p = query_part_of(leg);
     plx_list_for_each(it, &p->group->qpairs) {
         const struct nvmf_qpair *qp = plx_list_entry(it, struct nvmf_qpair, link);
         /* That of a detached one may be gone already. */
@@ -395,7 +395,7 @@ static void find_more_commands(struct plx_msg *msg)
 
 static void find_commands(struct plx_fan_leg *leg)
 {
-    struct part *p = part_of(leg);
+    struct part *p = query_part_of(leg);
     p->at = nvmf_walk_from(p->group);
     p->msg.fn = find_more_commands;
     find_more_commands(&p->msg);
@@ -472,7 +472,7 @@ static void count_qpair(struct plx_nvmf_reactor_info *r, const struct nvmf_qpair
 
 static void find_stats(struct plx_fan_leg *leg)
 {
-    struct part *p = part_of(leg);
+    struct part *p = query_part_of(leg);
     const struct nvmf_group *g = p->group;
     struct plx_nvmf_reactor_info *r = part_add(p, sizeof *r);
     if (!r) {

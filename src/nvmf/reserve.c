@@ -452,8 +452,7 @@ static int resv_restore(struct nvmf_ns_resv *v, struct plx_error *err)
         return plx_fail(err, ret, "%.200s is not what was written there of reservations: restore it, or remove it",
                         v->file);
     case -EXDEV:
-        return plx_fail(err, ret, "%.200s keeps the reservations of another namespace; give each a file of its own",
-                        v->file);
+        return plx_fail(err, ret, "%.200s has the reservations of another namespace; give each its own", v->file);
     default:
         return plx_fail(err, ret, "%.200s, which is to keep reservations, cannot be used: %s", v->file, strerror(-ret));
     }
@@ -469,7 +468,7 @@ int nvmf_resv_open(struct nvmf_ns *ns, const char *file, struct plx_error *err)
     if (!file)
         return 0;
     if (file_taken(ns->target, file))
-        return plx_fail(err, -EEXIST, "%.200s keeps the reservations of another namespace; give each a file of its own",
+        return plx_fail(err, -EEXIST, "%.200s is in use for the reservations of another namespace; give each its own",
                         file);
     int ret = plx_aio_prepare(nvmf_control_reactor(ns->target));
     if (ret)

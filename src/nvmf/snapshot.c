@@ -310,7 +310,7 @@ void nvmf_image_stats(const struct nvmf_image *image, uint64_t *blocks512_read, 
         struct plx_bdev_stats st = {0};
         if (!image->ns[i].ns)
             continue;
-        plx_bdev_get_stats(image->ns[i].ns->bdev, &st);
+        plx_bdev_get_totals(image->ns[i].ns->bdev, &st);
         uint64_t per_block = plx_bdev_info(image->ns[i].ns->bdev)->block_size / 512;
         *blocks512_read += st.blocks[PLX_BDEV_READ] * per_block;
         *blocks512_written += st.blocks[PLX_BDEV_WRITE] * per_block;

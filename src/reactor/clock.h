@@ -3,10 +3,12 @@
 #ifndef PLX_REACTOR_CLOCK_H
 #define PLX_REACTOR_CLOCK_H
 
-#include <stdbool.h>
-#include <stdint.h>
+#include <pollux/reactor.h>
 
 uint64_t plx_clock_ns(void);
+
+/* Where a reactor keeps plx_reactor_now(), for those who look at every request. */
+const uint64_t *plx_reactor_now_at(const struct plx_reactor *r);
 
 /*
  * For tests: from here on time is what `ns` says, for every reactor of the process; NULL makes it real again. While no

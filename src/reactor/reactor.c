@@ -131,6 +131,11 @@ uint64_t plx_reactor_now(const struct plx_reactor *r)
     return r->now;
 }
 
+const uint64_t *plx_reactor_now_at(const struct plx_reactor *r)
+{
+    return &r->now;
+}
+
 uint64_t plx_reactor_clock(const struct plx_reactor *r)
 {
     (void)r; /* the one clock that there is */

@@ -163,7 +163,7 @@ static void reactor_mask(const struct plx_reactor *r, char *out, size_t size)
              "00000000000000000000000000000000");
 }
 
-static void reactor_name(const struct plx_rpc *rpc, unsigned i, char *out, size_t size)
+void rpc_reactor_name(const struct plx_rpc *rpc, unsigned i, char *out, size_t size)
 {
     if (i == 0)
         snprintf(out, size, "app_thread");
@@ -179,7 +179,7 @@ static void thread_get_stats(struct rpc_call *c)
         struct plx_reactor_stats s;
         char name[40], mask[40];
         plx_reactor_get_stats(c->rpc->o.reactors[i], &s);
-        reactor_name(c->rpc, i, name, sizeof name);
+        rpc_reactor_name(c->rpc, i, name, sizeof name);
         reactor_mask(c->rpc->o.reactors[i], mask, sizeof mask);
         json_array_append_new(threads, json_pack("{s:s, s:i, s:s, s:I, s:I, s:i, s:i, s:i}", "name", name, "id",
                                                  (int)i + 1, "cpumask", mask, "busy", (json_int_t)s.busy_ns, "idle",
@@ -196,7 +196,7 @@ static void get_reactors(struct rpc_call *c)
         struct plx_reactor_stats s;
         char name[40], mask[40];
         plx_reactor_get_stats(c->rpc->o.reactors[i], &s);
-        reactor_name(c->rpc, i, name, sizeof name);
+        rpc_reactor_name(c->rpc, i, name, sizeof name);
         reactor_mask(c->rpc->o.reactors[i], mask, sizeof mask);
         json_array_append_new(
             reactors, json_pack("{s:i, s:i, s:i, s:I, s:I, s:b, s:i, s:I, s:I, s:[{s:s, s:i, s:s, s:I}]}", "lcore",
@@ -378,8 +378,8 @@ const struct rpc_method rpc_methods_app[] = {
     {"framework_get_subsystems", "get_subsystems", "Lists groups of methods that configurations have.", NULL, RPC_READS,
      .startup = true, .run = get_groups},
     {"framework_get_config", "get_subsystem_config", "Lists the calls that make a group again as it is.",
-     params_get_config, RPC_READS, .startup = true, .run = get_config},
-    {"pollux_save", NULL, "The whole configuration, as -c takes it.", NULL, RPC_READS, .run = save_config},
+     params_get_config, RPC_DUMPS, .startup = true, .run = get_config},
+    {"pollux_save", NULL, "The whole configuration, as -c takes it.", NULL, RPC_DUMPS, .run = save_config},
     {"framework_get_reactors", NULL, "Describes reactors.", NULL, RPC_READS, .run = get_reactors},
     {"framework_set_scheduler", NULL, "Chooses how threads are spread over reactors.", params_scheduler, RPC_READS,
      .startup = true, .run = set_scheduler},

@@ -15,12 +15,6 @@
 #include <string.h>
 #include <unistd.h>
 
-struct answer_text {
-    struct answer_text *next;
-    size_t len;
-    char text[];
-};
-
 struct rpc_client {
     struct plx_stream stream;
     struct plx_list link, ready; /* in rpc->clients, rpc->ready */
@@ -30,7 +24,7 @@ struct rpc_client {
     char *in;
     size_t nin, room, scanned, value; /* value: length of the first, once it is whole */
     struct rpc_scan scan;
-    struct answer_text *out, **out_tail;
+    struct rpc_text *out, **out_tail;
     size_t nout, sent; /* bytes in all, and of the first */
     int calls, begun;  /* not answered; not through */
     struct rpc_batch *batch;
@@ -74,7 +68,7 @@ static void client_close(struct rpc_client *c)
     plx_list_del(&c->link);
     plx_list_del(&c->ready);
     c->rpc->nclients--;
-    for (struct answer_text *a = c->out, *next; a; a = next) {
+    for (struct rpc_text *a = c->out, *next; a; a = next) {
         next = a->next;
         free(a);
     }
@@ -240,7 +234,7 @@ static int client_in(struct plx_stream *s)
 static int client_write(struct rpc_client *c)
 {
     while (c->out) {
-        struct answer_text *a = c->out;
+        struct rpc_text *a = c->out;
         struct iovec iov = {a->text + c->sent, a->len - c->sent};
         ssize_t n = plx_stream_send(&c->stream, &iov, 1);
         if (n < 0)
@@ -276,22 +270,57 @@ static int client_out(struct plx_stream *s)
     return c->nout != before;
 }
 
+static bool text_room(struct rpc_text **text, size_t more)
+{
+    enum { END = 2 }; /* what is to follow the last value */
+    struct rpc_text *t = *text;
+    size_t len = t ? t->len : 0, room = t ? t->room : 0;
+    if (len + more <= room)
+        return true;
+    room = plx_max_u64(2 * room, len + more + END);
+    t = realloc(t, sizeof *t + room);
+    if (!t)
+        return false;
+    *t = (struct rpc_text){.len = len, .room = room};
+    *text = t;
+    return true;
+}
+
+bool rpc_text_add(struct rpc_text **text, const json_t *value)
+{
+    size_t len = json_dumpb(value, NULL, 0, JSON_COMPACT);
+    if (!text_room(text, len))
+        return false;
+    json_dumpb(value, (*text)->text + (*text)->len, len, JSON_COMPACT);
+    (*text)->len += len;
+    return true;
+}
+
+bool rpc_text_end(struct rpc_text **text, const char *bytes)
+{
+    size_t len = strlen(bytes);
+    if (!text_room(text, len))
+        return false;
+    memcpy((*text)->text + (*text)->len, bytes, len);
+    (*text)->len += len;
+    return true;
+}
+
+void rpc_client_send_text(struct rpc_client *c, struct rpc_text *text)
+{
+    *c->out_tail = text;
+    c->out_tail = &text->next;
+    c->nout += text->len;
+    plx_stream_dirty(&c->stream);
+}
+
 void rpc_client_send(struct rpc_client *c, const json_t *answer)
 {
-    size_t len = json_dumpb(answer, NULL, 0, JSON_COMPACT);
-    struct answer_text *a = malloc(sizeof *a + len + 1);
-    if (!a) {
+    struct rpc_text *text = NULL;
+    if (rpc_text_add(&text, answer) && rpc_text_end(&text, "\n"))
+        rpc_client_send_text(c, text);
+    else
         rpc_client_end(c);
-        return;
-    }
-    a->next = NULL;
-    a->len = len + 1;
-    json_dumpb(answer, a->text, len, JSON_COMPACT);
-    a->text[len] = '\n';
-    *c->out_tail = a;
-    c->out_tail = &a->next;
-    c->nout += a->len;
-    plx_stream_dirty(&c->stream);
 }
 
 /* ---- coming ---- */

@@ -225,6 +225,7 @@ void rpc_disk_delete(struct rpc_call *c, const struct rpc_disk_kind *kind, const
         return;
     }
     del->base = d;
+    c->tried = true;
     remove_namespaces(c->rpc, d);
     plx_nvmf_target_apply(c->rpc->o.target, namespaces_gone, c);
 }
@@ -248,6 +249,6 @@ void rpc_config_disks(struct plx_rpc *rpc, json_t *list)
         if (d->closing)
             continue;
         rpc_config_add(list, d->method->name, json_incref(d->params));
-        rpc_config_disk_more(rpc, list, d);
+        rpc_config_disk_more(list, d);
     }
 }

@@ -45,6 +45,7 @@ static void applied(void *arg, int ret)
 void rpc_apply(struct rpc_call *c, json_t *result)
 {
     c->result = result;
+    c->tried = true;
     plx_nvmf_target_apply(c->rpc->o.target, applied, c);
 }
 

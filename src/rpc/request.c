@@ -50,8 +50,18 @@ static json_t *answer_error(json_t *id, int code, const char *text)
 static void batch_free(struct rpc_batch *b)
 {
     json_decref(b->requests);
-    json_decref(b->answers);
+    free(b->answers);
     free(b);
+}
+
+static void batch_send(struct rpc_batch *b)
+{
+    if (b->short_of_memory || !rpc_text_end(&b->answers, "]\n")) {
+        rpc_client_end(b->client);
+        return;
+    }
+    rpc_client_send_text(b->client, b->answers);
+    b->answers = NULL;
 }
 
 /* All of a batch has been answered, or there is nobody to answer. */
@@ -61,8 +71,8 @@ static void batch_check(struct rpc_batch *b)
         return;
     if (b->client) {
         rpc_client_batch(b->client, NULL);
-        if (json_array_size(b->answers))
-            rpc_client_send(b->client, b->answers);
+        if (b->answers)
+            batch_send(b);
     }
     batch_free(b);
 }
@@ -75,14 +85,15 @@ void rpc_batch_forget(struct rpc_batch *b)
 
 static void batch_add(struct rpc_batch *b, json_t *a)
 {
-    b->bytes += json_dumpb(a, NULL, 0, JSON_COMPACT);
-    if (b->bytes > RPC_BATCH_BYTES && json_object_get(a, "result")) {
+    size_t before = b->answers ? b->answers->len : 0;
+    if (json_object_get(a, "result") && before + json_dumpb(a, NULL, 0, JSON_COMPACT) > RPC_BATCH_BYTES) {
         json_object_del(a, "result");
         json_object_set_new(a, "error",
                             json_pack("{s:i, s:s}", "code", RPC_INTERNAL, "message",
                                       "Internal error: the answers to this batch are too long; make several"));
     }
-    json_array_append(b->answers, a);
+    if (!rpc_text_end(&b->answers, before ? "," : "[") || !rpc_text_add(&b->answers, a))
+        b->short_of_memory = true;
 }
 
 static void answer_to(struct rpc_client *client, struct rpc_batch *b, json_t *a)
@@ -114,6 +125,7 @@ static void call_through(struct rpc_call *c)
     if (c->in_lane) {
         c->in_lane = false;
         plx_list_del(&c->link);
+        rpc_state_between(c->rpc);
         lane_next(c->rpc);
     }
     if (c->through)
@@ -161,12 +173,18 @@ static void call_answer(struct rpc_call *c)
     call_free(c);
 }
 
+static bool is_change(const struct rpc_method *m)
+{
+    return m->kind == RPC_CHANGES || m->kind == RPC_OPTIONS;
+}
+
 /* It is answered when what it has changed is kept, if it is to be. */
 static void call_done(struct rpc_call *c)
 {
-    bool changed = !c->code && c->method && c->method->kind != RPC_READS;
-    if (changed)
+    if (!c->code && is_change(c->method))
         c->kept = rpc_state_changed(c->rpc);
+    else if (c->code && c->tried)
+        rpc_state_changed(c->rpc); /* what it has left behind */
     call_through(c);
     if (c->kept)
         plx_list_add_tail(&c->rpc->unsaved, &c->link);
@@ -232,7 +250,7 @@ static void log_change(const struct rpc_call *c)
 
 static void call_run(struct rpc_call *c)
 {
-    if (c->method->kind != RPC_READS)
+    if (is_change(c->method))
         log_change(c);
     if (c->method->kind == RPC_OPTIONS) {
         json_object_set(c->rpc->options, c->method->name, c->params);
@@ -242,14 +260,17 @@ static void call_run(struct rpc_call *c)
     }
 }
 
+bool rpc_changing(const struct plx_rpc *rpc)
+{
+    return !plx_list_empty(&rpc->lane) && plx_list_entry(rpc->lane.next, struct rpc_call, link)->in_lane;
+}
+
 /* The first in line is under way; the next one begins when it is through. */
 static void lane_next(struct plx_rpc *rpc)
 {
-    if (plx_list_empty(&rpc->lane))
+    if (plx_list_empty(&rpc->lane) || rpc_changing(rpc))
         return;
     struct rpc_call *c = plx_list_entry(rpc->lane.next, struct rpc_call, link);
-    if (c->in_lane)
-        return;
     c->in_lane = true;
     call_run(c);
 }
@@ -399,7 +420,6 @@ static void begin_batch(struct rpc_client *client, json_t *requests)
     }
     b->client = client;
     b->requests = json_incref(requests);
-    b->answers = json_array();
     rpc_client_batch(client, b);
     rpc_client_busy(client, 0, 0);
 }

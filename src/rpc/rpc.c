@@ -10,7 +10,8 @@
 /* ---- methods ---- */
 
 static const struct rpc_method *const tables[] = {
-    rpc_methods_app, rpc_methods_options, rpc_methods_bdev, rpc_methods_filter, rpc_methods_nvmf, rpc_methods_access,
+    rpc_methods_app,  rpc_methods_options, rpc_methods_keyring, rpc_methods_bdev,  rpc_methods_filter,
+    rpc_methods_nvmf, rpc_methods_access,  rpc_methods_query,   rpc_methods_limit,
 };
 
 void rpc_methods_each(void (*fn)(void *arg, const struct rpc_method *m), void *arg)
@@ -75,7 +76,7 @@ static void rpc_stopped(struct plx_rpc *rpc, int ret)
 
 void rpc_may_stop(struct plx_rpc *rpc)
 {
-    if (rpc->stopping && plx_list_empty(&rpc->calls) && !rpc->state.saving)
+    if (rpc->stopping && plx_list_empty(&rpc->calls) && !rpc_state_busy(rpc))
         rpc_stopped(rpc, 0);
 }
 
@@ -198,6 +199,8 @@ static bool load_next(struct load *l)
         rpc_waiters_wake(l->rpc);
         l->next = 0;
     }
+    if (l->rpc->stopping && !l->ret)
+        l->ret = plx_fail(&l->err, -ECANCELED, "%.200s: the process ends", l->name);
     if (l->ret || l->next == json_array_size(l->calls))
         return false;
     const json_t *call = json_array_get(l->calls, l->next++);

@@ -75,6 +75,7 @@ struct rpc_method {
     const struct rpc_param *params; /* NULL, or up to one without a name */
     enum {
         RPC_READS,
+        RPC_DUMPS,   /* reads what changes change, and stands in line for that */
         RPC_CHANGES, /* stands in line, and its effect is kept */
         RPC_OPTIONS, /* the same; its parameters are kept for dumps, and nothing else is done: run is NULL */
     } kind;
@@ -87,7 +88,8 @@ struct rpc_method {
 
 /* Each is ended by one without a name. */
 extern const struct rpc_method rpc_methods_app[], rpc_methods_bdev[], rpc_methods_filter[], rpc_methods_nvme[],
-    rpc_methods_options[], rpc_methods_nvmf[], rpc_methods_access[], rpc_methods_query[];
+    rpc_methods_options[], rpc_methods_nvmf[], rpc_methods_access[], rpc_methods_query[], rpc_methods_limit[],
+    rpc_methods_keyring[];
 
 const struct rpc_method *rpc_method_find(const char *name);
 /* Calls fn for each. */
@@ -97,13 +99,21 @@ void rpc_methods_each(void (*fn)(void *arg, const struct rpc_method *m), void *a
 
 struct rpc_client;
 
-/* A batch, until all of it is answered. */
+/* Bytes for a client. */
+struct rpc_text {
+    struct rpc_text *next;
+    size_t len, room;
+    char text[];
+};
+
+/* A batch, until all of it is answered. Answers are kept as text, which takes a tenth of what values take. */
 struct rpc_batch {
     struct rpc_client *client; /* or NULL: it has gone */
-    json_t *requests, *answers;
+    json_t *requests;
+    struct rpc_text *answers;
     size_t next;   /* request to begin */
     unsigned open; /* calls */
-    size_t bytes;  /* of answers */
+    bool short_of_memory;
 };
 
 struct rpc_call {
@@ -117,6 +127,7 @@ struct rpc_call {
     json_t *params;
     bool through;  /* its client's next one may begin */
     bool in_lane;  /* it is the change under way */
+    bool tried;    /* it has begun to change something, and may leave some of it behind when it fails */
     uint64_t kept; /* the change that it is, once it is done */
     json_t *result;
     int code; /* of an error, with its text */
@@ -179,6 +190,7 @@ struct rpc_disk {
     json_t *params;                  /* with these */
     const struct rpc_disk_kind *kind;
     bool closing;
+    uint32_t burst_ms; /* of its limits */
 };
 
 /* A kind of disk: what is different between the methods that make one, delete it, and tell what it is. */
@@ -203,7 +215,6 @@ struct rpc_state {
     bool on, is_due, saving;
     uint64_t changes, saving_to, saved; /* counts of changes */
     char *text;
-    struct plx_error err;
 };
 
 struct plx_rpc {
@@ -247,12 +258,19 @@ void rpc_batch_forget(struct rpc_batch *b);
 void rpc_calls_forget(struct plx_rpc *rpc, const struct rpc_client *client);
 void rpc_own_call(struct plx_rpc *rpc, const char *method, const json_t *params, void (*done)(struct rpc_call *c),
                   void *arg);
+/* Whether a change is under way. */
+bool rpc_changing(const struct plx_rpc *rpc);
 /* The change with this number, and all before it, are kept; or cannot be. */
 void rpc_saved(struct plx_rpc *rpc, uint64_t change, int ret, const struct plx_error *err);
 
 /* client.c */
 struct plx_rpc *rpc_client_server(const struct rpc_client *c);
 void rpc_client_send(struct rpc_client *c, const json_t *answer);
+/* The same; text is taken over. */
+void rpc_client_send_text(struct rpc_client *c, struct rpc_text *text);
+/* Make a text longer, which is made when it is NULL: by a value, or by what is between them. @return false: no memory */
+bool rpc_text_add(struct rpc_text **text, const json_t *value);
+bool rpc_text_end(struct rpc_text **text, const char *bytes);
 /* A call of it was begun, is through, was answered. */
 void rpc_client_busy(struct rpc_client *c, int calls, int begun);
 void rpc_client_end(struct rpc_client *c); /* once it has read what was said */
@@ -266,6 +284,9 @@ void rpc_clients_close(struct plx_rpc *rpc);
 /* There was a change. @return its number, or 0 when nothing is kept */
 uint64_t rpc_state_changed(struct plx_rpc *rpc);
 void rpc_state_begin(struct plx_rpc *rpc);
+/* No change is under way, and another one may begin after this. */
+void rpc_state_between(struct plx_rpc *rpc);
+bool rpc_state_busy(const struct plx_rpc *rpc);
 
 /* config.c: the calls that make again what there is, of a group of methods; NULL when there is no such group. */
 json_t *rpc_config_group(struct plx_rpc *rpc, const char *group);
@@ -297,7 +318,9 @@ json_t *rpc_listen_addresses(struct plx_rpc *rpc, const struct plx_nvmf_subsyste
 void rpc_listeners_tidy(struct plx_rpc *rpc);
 void rpc_listeners_forget(struct plx_rpc *rpc);
 
-/* app.c: the initialisation is over, or will never be. */
+/* app.c: the name that clients know a reactor by. */
+void rpc_reactor_name(const struct plx_rpc *rpc, unsigned i, char *out, size_t size);
+/* The initialisation is over, or will never be. */
 void rpc_waiters_wake(struct plx_rpc *rpc);
 
 /* disk.c: disks that calls make, and delete. */
@@ -317,8 +340,8 @@ struct rpc_disk *rpc_disk_find(struct plx_rpc *rpc, const char *name);
 struct rpc_disk *rpc_disk_of(struct plx_rpc *rpc, const struct plx_bdev *bdev);
 /* All of them, when nothing uses them any more. */
 void rpc_disks_close(struct plx_rpc *rpc);
-/* bdev.c: what else was said of a disk: its limits. */
-void rpc_config_disk_more(struct plx_rpc *rpc, json_t *list, const struct rpc_disk *d);
+/* limit.c: what else was said of a disk: its limits. */
+void rpc_config_disk_more(json_t *list, const struct rpc_disk *d);
 /* limit.c: the limits of a disk, as clients know them. */
 json_t *rpc_disk_limits(struct plx_bdev *bdev);
 /* "No such device: ..." */

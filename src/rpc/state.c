@@ -14,7 +14,8 @@
 static int64_t state_write(struct plx_aio *io)
 {
     struct plx_rpc *rpc = plx_container_of(io, struct plx_rpc, state.io);
-    return plx_keep_write(rpc->o.state, rpc->state.text, strlen(rpc->state.text));
+    const char *text = rpc->state.text;
+    return text ? plx_keep_write(rpc->o.state, text, strlen(text)) : -ENOMEM;
 }
 
 static void state_written(struct plx_aio *io)
@@ -23,36 +24,44 @@ static void state_written(struct plx_aio *io)
     struct rpc_state *s = &rpc->state;
     int ret = (int)io->res;
     uint64_t to = s->saving_to;
+    struct plx_error err = {{0}};
     if (ret)
-        plx_fail(&s->err, ret, "%s: %s", rpc->o.state, strerror(-ret));
+        plx_fail(&err, ret, "%s: %s", rpc->o.state, strerror(-ret));
     free(s->text);
     s->text = NULL;
     s->saving = false;
     if (!ret)
         s->saved = to;
     rpc_state_begin(rpc);
-    rpc_saved(rpc, to, ret, &s->err);
+    rpc_saved(rpc, to, ret, &err);
     rpc_may_stop(rpc);
+}
+
+bool rpc_state_busy(const struct plx_rpc *rpc)
+{
+    const struct rpc_state *s = &rpc->state;
+    return s->saving || s->is_due || s->saving_to != s->changes;
 }
 
 void rpc_state_begin(struct plx_rpc *rpc)
 {
     struct rpc_state *s = &rpc->state;
-    if (!rpc->o.state || s->saving || s->saving_to == s->changes)
+    if (!rpc->o.state || s->saving || s->saving_to == s->changes || rpc_changing(rpc))
         return;
     json_t *config = rpc_config(rpc);
     s->text = json_dumps(config, JSON_INDENT(2));
     json_decref(config);
-    s->err.text[0] = 0;
     s->saving_to = s->changes;
     s->saving = true;
     s->io = (struct plx_aio){.done = state_written, .fd = -1, .op = PLX_AIO_CALL, .call = state_write};
-    if (s->text) {
-        plx_aio_submit(rpc->reactor, &s->io);
-        return;
-    }
-    s->io.res = -ENOMEM;
-    state_written(&s->io);
+    plx_aio_submit(rpc->reactor, &s->io);
+}
+
+/* Half of a change is never kept: it may fail yet. */
+void rpc_state_between(struct plx_rpc *rpc)
+{
+    if (!rpc->state.is_due)
+        rpc_state_begin(rpc);
 }
 
 static void state_due(struct plx_msg *msg)

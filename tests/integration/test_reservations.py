@@ -335,6 +335,25 @@ def test_a_write_whose_data_comes_after_the_preempt_is_not_done(registrants, act
     assert b.read(NS, 0, 64) == before
 
 
+def test_a_write_that_is_still_to_be_asked_for_its_data_is_asked_for_it(registrants):
+    """Its R2T stands behind data that its host does not read while it is preempted."""
+    a, b, _ = registrants
+    ok(a.acquire(WE))
+    queue = a.add_queue(3, receive_buffer=4096)
+    queue.answer_r2ts = False
+    for _ in range(24):
+        queue.submit(sqe.read(NS, 0, 2048), read=MIB)
+    write = queue.submit(sqe.write(NS, 0, 64), out=os.urandom(64 * 512))
+    for each in b.queues * 20:  # meanwhile it is taken in
+        each.must(sqe.read(NS, 0, 1), read=512)
+    ok(b.acquire(WE, action=PREEMPT, preempted=a.key))
+    r2t = queue.wait_r2t(write)
+    expect.status(queue.execute(sqe.flush(NS)), Sc.RESERVATION_CONFLICT)
+    assert not write.completion, "answered before its data was here"
+    queue.answer(write, r2t)
+    expect.status(queue.wait(write), Sc.RESERVATION_CONFLICT)
+
+
 @pytest.mark.parametrize("late", ["compare", "write"])
 def test_a_fused_write_whose_data_comes_after_the_preempt_is_not_done(registrants, late):
     a, b, _ = registrants
@@ -590,10 +609,11 @@ def test_each_namespace_has_a_file_of_its_own(machine):
     with machine.start() as control, Host(control, "a") as a:
         ok(a.register(cptpl=PERSIST))
         control("open", "disk3", "ram:8M")
-        with pytest.raises(Refused, match="keeps the reservations of another namespace"):
-            control("add-ns", NQN, "disk3", 3, 1, machine.kept())
+        for nsid in (NS, OTHER):  # of which the second has written nothing there yet
+            with pytest.raises(Refused, match="is in use for the reservations of another namespace"):
+                control("add-ns", NQN, "disk3", 3, 1, machine.kept(nsid))
         control.change("remove-ns", NQN, NS)
-        with pytest.raises(Refused, match="keeps the reservations of another namespace"):
+        with pytest.raises(Refused, match="has the reservations of another namespace"):
             control("add-ns", NQN, "disk3", 3, 1, machine.kept())
         with pytest.raises(Refused, match="cannot be used: No such file or directory"):
             control("add-ns", NQN, "disk3", 3, 1, machine.path / "nowhere" / "kept")

@@ -25,6 +25,17 @@ static int use_channel(struct plx_bdev *bdev, struct plx_reactor *r)
     return ret;
 }
 
+/* Limits that cannot be set are not. */
+static int limit(struct plx_bdev *bdev)
+{
+    const struct plx_bdev_limits limits = {.ios = 1000};
+    struct plx_bdev_limits are;
+    struct plx_error err = {""};
+    int ret = plx_bdev_set_limits(bdev, &limits, &err);
+    plx_bdev_get_limits(bdev, &are);
+    return are.ios != (ret ? 0 : limits.ios) || (ret && !err.text[0]) ? -EIO : ret;
+}
+
 static int use_disk(struct plx_bdev *bdev, struct plx_reactor *r)
 {
     const struct plx_bdev_hold_opts o = {.who = "a test", .claim = PLX_BDEV_READS};
@@ -34,7 +45,9 @@ static int use_disk(struct plx_bdev *bdev, struct plx_reactor *r)
         return -ENOMEM;
     int ret = plx_bdev_hold(filter, &o, &hold, NULL);
     if (!ret) {
-        ret = use_channel(filter, r);
+        ret = limit(filter);
+        if (!ret)
+            ret = use_channel(filter, r);
         plx_bdev_release(hold);
     }
     return plx_bdev_close(filter) ? -EIO : ret;

@@ -188,6 +188,24 @@ static void writes_that_are_in_place_already_do_not_wait(void **state)
     end(&s);
 }
 
+/* SMART / Health Information is of all time, however often an operator begins anew. */
+static void what_hosts_are_told_of_a_disk_is_of_all_time(void **state)
+{
+    (void)state;
+    struct served s;
+    uint64_t read, written, reads, writes;
+    serve(&s);
+    send_writes(&s);
+    received(&s);
+    plx_bdev_reset_stats(s.rig.disk, true);
+    const struct plx_nvmf_subsystem *of =
+        plx_list_entry(s.rig.target->subsystems.prev, struct plx_nvmf_subsystem, link);
+    nvmf_image_stats(s.rig.target->groups[0].snap->images[of->index], &read, &written, &reads, &writes);
+    assert_int_equal(writes, N);
+    assert_int_equal(written, N * SMALL / 512);
+    end(&s);
+}
+
 #define timed(test) cmocka_unit_test_setup_teardown(test, begin_time, end_time)
 
 int main(void)
@@ -197,6 +215,7 @@ int main(void)
         timed(reads_are_lent_nothing_while_they_are_limited),
         timed(data_of_writes_that_wait_is_kept),
         timed(writes_that_are_in_place_already_do_not_wait),
+        timed(what_hosts_are_told_of_a_disk_is_of_all_time),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * Hosts on several reactors connect and do I/O while namespaces, sizes, ANA states, allowed hosts, listeners and
- * subsystems change at random. No command may end with what the history does not allow, and nothing may be left over.
- * STORM_SEED repeats a run.
+ * Hosts on several reactors connect and do I/O while namespaces, who sees them, sizes, ANA states and groups, allowed
+ * hosts, listeners and subsystems change at random, while namespaces are paused, and while it is asked what is going on.
+ * No command may end with what the history does not allow, and nothing may be left over. STORM_SEED repeats a run.
  */
 #include "calls.h"
 
+#include <errno.h>
 #include <inttypes.h>
 #include <pthread.h>
 #include <setjmp.h>
@@ -46,11 +47,16 @@ static struct storm {
     struct plx_bdev *disks[NAMESPACES];
     uint64_t seed;
     unsigned applies;
-    bool present[NAMESPACES], allowed[HOSTS], accessible;
+    bool present[NAMESPACES], masked[NAMESPACES], attached[HOSTS][NAMESPACES], allowed[HOSTS], accessible;
     struct plx_timer next;
+    bool paused, resuming; /* one namespace at a time, or all */
+    uint32_t paused_nsid;
+    unsigned pauses;
+    struct plx_timer breath;
+    unsigned asked, told;
 
     _Atomic unsigned seq;
-    _Atomic uint8_t is_present[NAMESPACES], is_accessible, is_allowed[HOSTS], has_other, has_second;
+    _Atomic uint8_t is_present[HOSTS][NAMESPACES], is_accessible, is_allowed[HOSTS], has_other, has_second;
     _Atomic uint16_t port, other_port;
     _Atomic bool ending, over;
     _Atomic int result;
@@ -131,7 +137,7 @@ static void begin_io(struct host *h)
         s->host = h;
         s->busy = true;
         s->seq = storm.seq;
-        s->present = storm.is_present[s->nsid - 1];
+        s->present = storm.is_present[h->n][s->nsid - 1];
         s->accessible = storm.is_accessible;
         s->allowed = storm.is_allowed[h->n];
         s->has_other = storm.has_other;
@@ -230,8 +236,9 @@ static void edit(struct plx_timer *timer);
 
 static void tell_truth(void)
 {
-    for (unsigned i = 0; i < NAMESPACES; i++)
-        storm.is_present[i] = storm.present[i] ? YES : NO;
+    for (unsigned h = 0; h < HOSTS; h++)
+        for (unsigned i = 0; i < NAMESPACES; i++)
+            storm.is_present[h][i] = storm.present[i] && (!storm.masked[i] || storm.attached[h][i]) ? YES : NO;
     for (unsigned i = 0; i < HOSTS; i++)
         storm.is_allowed[i] = storm.allowed[i] ? YES : NO;
     storm.is_accessible = storm.accessible ? YES : NO;
@@ -254,16 +261,72 @@ static void applied(void *arg, int result)
     plx_timer_set(storm.reactors[0], &storm.next, 200 * 1000);
 }
 
+static void pause_over(void *arg, int result)
+{
+    (void)arg;
+    must(!result || result == -ECANCELED || result == -ENOENT);
+    storm.paused = result != -ENOENT;
+    storm.pauses += !result;
+}
+
+static void resume_over(void *arg, int result)
+{
+    (void)arg;
+    must(!result);
+    storm.paused = storm.resuming = false;
+}
+
+/* A pause may be called off before it is one. What is paused in the end remains so. */
+static void breathe(struct plx_timer *timer)
+{
+    if (storm.ending)
+        return;
+    plx_timer_set(storm.reactors[0], timer, draw(&storm.seed, 300) * 1000);
+    if (!storm.paused) {
+        storm.paused = true;
+        storm.paused_nsid = (uint32_t)draw(&storm.seed, NAMESPACES + 1);
+        plx_nvmf_subsystem_pause(storm.s, storm.paused_nsid, pause_over, NULL);
+    } else if (!storm.resuming) {
+        storm.resuming = true;
+        plx_nvmf_subsystem_resume(storm.s, storm.paused_nsid, resume_over, NULL);
+    }
+}
+
 static void edit_namespace(unsigned n)
 {
-    const struct plx_nvmf_ns_opts opts = {.nsid = n + 1};
-    storm.is_present[n] = UNSURE;
+    const struct plx_nvmf_ns_opts opts = {.nsid = n + 1, .no_auto_visible = draw(&storm.seed, 3) == 0};
+    for (unsigned h = 0; h < HOSTS; h++) {
+        storm.is_present[h][n] = UNSURE;
+        storm.attached[h][n] = false;
+    }
     storm.seq++;
     if (storm.present[n])
         must(plx_nvmf_subsystem_remove_ns(storm.s, n + 1, NULL) == 0);
     else
         must((plx_nvmf_subsystem_add_ns(storm.s, storm.disks[n], &opts, NULL)) == (int)n + 1);
     storm.present[n] = !storm.present[n];
+    storm.masked[n] = opts.no_auto_visible;
+}
+
+static void edit_attachment(unsigned h, unsigned n)
+{
+    char nqn[64];
+    snprintf(nqn, sizeof nqn, HOST, h);
+    if (!storm.present[n] || !storm.masked[n]) {
+        must(plx_nvmf_ns_add_host(storm.s, n + 1, nqn, NULL) == (storm.present[n] ? -EINVAL : -ENOENT));
+        return;
+    }
+    storm.is_present[h][n] = UNSURE;
+    storm.seq++;
+    must((storm.attached[h][n] ? plx_nvmf_ns_remove_host : plx_nvmf_ns_add_host)(storm.s, n + 1, nqn, NULL) == 0);
+    storm.attached[h][n] = !storm.attached[h][n];
+}
+
+/* All groups have one state at a listener. */
+static void edit_group(unsigned n)
+{
+    int ret = plx_nvmf_subsystem_set_ns_ana_group(storm.s, n + 1, (uint32_t)draw(&storm.seed, 3) + 1, NULL);
+    must(ret == (storm.present[n] ? 0 : -ENOENT));
 }
 
 static void edit_host(unsigned n)
@@ -304,11 +367,44 @@ static void edit_subsystem(void)
         must(plx_nvmf_subsystem_create(storm.t, &opts, &storm.second, NULL) == 0);
 }
 
+/* ---- what is going on ---- */
+
+static void told_controllers(void *arg, const struct plx_nvmf_controller_info *c, unsigned n)
+{
+    (void)arg;
+    must(c && n <= HOSTS);
+    for (unsigned i = 0; i < n; i++)
+        must(c[i].nio <= 1 && c[i].qpairs[0].qid == 0 && strncmp(c[i].hostnqn, HOST, sizeof HOST - 3) == 0);
+    storm.told++;
+}
+
+static void told_commands(void *arg, const struct plx_nvmf_command_info *c, unsigned n, uint64_t left_out)
+{
+    (void)arg;
+    must(c && !left_out && n <= HOSTS * (DEPTH + 2));
+    storm.told++;
+}
+
+static void told_stats(void *arg, const struct plx_nvmf_reactor_info *r, unsigned n)
+{
+    (void)arg;
+    must(r && n == storm.t->nreactors);
+    storm.told++;
+}
+
+static void ask(void)
+{
+    must(plx_nvmf_query_controllers(storm.s, told_controllers, NULL) == 0);
+    must(plx_nvmf_query_inflight(storm.t, told_commands, NULL) == 0);
+    must(plx_nvmf_query_stats(storm.t, told_stats, NULL) == 0);
+    storm.asked += 3;
+}
+
 static void edit(struct plx_timer *timer)
 {
     (void)timer;
     for (uint64_t n = draw(&storm.seed, 3) + 1; n; n--) {
-        switch (draw(&storm.seed, 8)) {
+        switch (draw(&storm.seed, 11)) {
         case 0:
             edit_host((unsigned)draw(&storm.seed, HOSTS));
             break;
@@ -330,10 +426,19 @@ static void edit(struct plx_timer *timer)
         case 4:
             edit_subsystem();
             break;
+        case 5:
+            edit_group((unsigned)draw(&storm.seed, NAMESPACES));
+            break;
+        case 6:
+        case 7:
+            edit_attachment((unsigned)draw(&storm.seed, HOSTS), (unsigned)draw(&storm.seed, NAMESPACES));
+            break;
         default:
             edit_namespace((unsigned)draw(&storm.seed, NAMESPACES));
         }
     }
+    if (draw(&storm.seed, 4) == 0)
+        ask();
     plx_nvmf_target_apply(storm.t, applied, NULL);
 }
 
@@ -364,6 +469,8 @@ static void first_edit(struct plx_msg *msg)
 {
     (void)msg;
     edit(NULL);
+    storm.breath.fn = breathe;
+    breathe(&storm.breath);
 }
 
 static void open_storm(const char *file, bool apart)
@@ -437,9 +544,10 @@ static void rage(unsigned nreactors, bool apart)
         usleep(1000);
     close_storm();
     printf("%" PRIu64 " commands done, %" PRIu64 " without a namespace, %" PRIu64 " inaccessible; %" PRIu64
-           " hosts by the other listener, %" PRIu64 " refused\n",
-           storm.done, storm.absent, storm.refused, storm.by_other, storm.unwelcome);
-    must(storm.done && storm.absent && storm.refused && storm.by_other && storm.unwelcome);
+           " hosts by the other listener, %" PRIu64 " refused; %u pauses\n",
+           storm.done, storm.absent, storm.refused, storm.by_other, storm.unwelcome, storm.pauses);
+    must(storm.asked && storm.told == storm.asked);
+    must(storm.pauses && storm.done && storm.absent && storm.refused && storm.by_other && storm.unwelcome);
     unlink(file);
     close(fd);
 }

@@ -111,6 +111,27 @@ def test_namespaces_come_and_go(host, target, load):
         load.goes_on()
 
 
+def test_a_namespace_is_attached_to_this_host_and_taken_from_it(host, target, load):
+    """As one that comes and goes; what is attached to a stranger is none of this host's."""
+    host.expect(OTHERS_GO)
+    target("open", "second", "ram:8M")
+    target.change("add-ns", NQN, "second", 2, 1, "masked")
+    target.change("attach", NQN, 2, STRANGER)
+    load.goes_on()
+    wait_namespaces(host, 1)
+    for _ in range(2):
+        target.change("attach", NQN, 2, HOST)
+        device = wait_namespaces(host, 1, 2)[2]
+        writer = host.guest.spawn(
+            f"while dd if=/dev/zero of={device} bs=1M count=8 oflag=direct status=none; do :; done")
+        host.wait_progress(device, 1024, writer)
+        load.goes_on()
+        target.change("detach", NQN, 2, HOST)
+        wait_namespaces(host, 1)
+        writer.wait()
+        load.goes_on()
+
+
 def test_many_changes_in_a_row(host, target, load):
     """The host need not have noticed one before the next is made; in the end it has what there is."""
     host.expect(OTHERS_GO)
@@ -214,6 +235,19 @@ def test_ana_states(host, target, load, second_path):
     host.guest.wait_until("dmesg | grep -q 'no usable path - requeuing I/O'")
     set_states("optimized", "optimized")
     load.goes_on()
+
+
+def test_a_namespace_changes_its_ana_group(host, target, load, second_path):
+    """By the second path group 2 is better; the host goes there with its namespace."""
+    target("ana", NQN, target.port, 2, "inaccessible")
+    for group, states in ((2, "inaccessible optimized"), (1, "optimized optimized")):
+        target.change("ns-group", NQN, 1, group)
+        host.guest.wait_until(f"""
+            cd /sys/class/nvme
+            [ "$(cat nvme0/nvme0c0n1/ana_grpid)" = {group} ]
+            [ "$(cat nvme0/nvme0c0n1/ana_state) $(cat nvme1/nvme0c1n1/ana_state)" = "{states}" ]""")
+        load.goes_on()
+    assert second_path
 
 
 def test_a_subsystem_is_removed(host, target, load):
