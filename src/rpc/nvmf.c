@@ -568,6 +568,7 @@ void rpc_config_nvmf(struct plx_rpc *rpc, json_t *list)
         rpc_config_add(list, "nvmf_create_transport", json_incref(rpc->transport));
     while ((s = plx_nvmf_subsystem_next(rpc->o.target, s)))
         config_subsystem(rpc, list, s);
+    rpc_config_host_limits(rpc, list);
     rpc_config_access(rpc, list);
 }
 

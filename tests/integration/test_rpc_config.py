@@ -280,7 +280,7 @@ MISTAKES = {
     "a parameter that there is not": (a_call("bdev_null_create", name="x", num_blocks=8, block_size=512, y=1), "y"),
     "of another type": (a_call("bdev_null_create", name="x", num_blocks="8", block_size=512), "num_blocks"),
     "beyond a limit": (a_call("bdev_null_create", name="x", num_blocks=8, block_size=511), "block_size"),
-    "a file that there is not": (a_call("bdev_aio_create", name="x", filename="/nowhere/disk.img"), "/nowhere/disk.img"),
+    "a file that there is not": (a_call("bdev_aio_create", name="x", filename="/nowhere/x.img"), "/nowhere/x.img"),
     "a disk that there is not": (a_call("bdev_null_delete", name="nothing"), "nothing"),
     "no transport": (a_call("nvmf_subsystem_add_listener", nqn=DISCOVERY, listen_address=address(4420)),
                      "nvmf_create_transport"),
