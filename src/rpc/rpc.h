@@ -347,6 +347,8 @@ void rpc_disks_close(struct plx_rpc *rpc);
 void rpc_config_disk_more(json_t *list, const struct rpc_disk *d);
 /* limit.c: the limits of a disk, as clients know them. */
 json_t *rpc_disk_limits(struct plx_bdev *bdev);
+/* Whether it has a user who has it alone: a filter. */
+bool rpc_disk_claimed(const struct plx_bdev *of);
 /* "No such device: ..." */
 void rpc_fail_no_disk(struct rpc_call *c, const char *name);
 

@@ -210,6 +210,20 @@ def test_the_command_line_is_saved_as_calls(tmp_path):
         assert client.dump() == saved
 
 
+def test_one_group_that_differs_is_one_line_of_a_dump():
+    with Server() as server, server.client() as client:
+        client.call("nvmf_create_transport", trtype="TCP")
+        client.call("nvmf_create_subsystem", nqn=NQN)
+        where = address(listen(client, NQN, ana_state="non_optimized"))
+        for group in (1, 5, 128):
+            client.call("nvmf_subsystem_listener_set_ana_state", nqn=NQN, listen_address=where, anagrpid=group,
+                        ana_state="inaccessible")
+        lines = [call["params"] for call in client.call("framework_get_config", name="nvmf")
+                 if "ana_state" in call.get("params", {})]
+        assert [(line.get("anagrpid"), line["ana_state"]) for line in lines] == \
+            [(None, "non_optimized"), (1, "inaccessible"), (5, "inaccessible"), (128, "inaccessible")]
+
+
 # ---- what a configuration may look like
 
 COMMENTED = """// a comment first
