@@ -2,8 +2,9 @@
 """What a host feels of others' trouble on the same reactor: the p99.9 of paced reads, quiet and beside a disturbance.
 
 As a program, beside.py ACT HOST PORT NQN RATE SOCKET is the disturbance: it acts RATE times a second until its input
-ends (SOCKET is where the target is controlled), says when it is under way, and at the end how many times a second it acted. It is a process of its own, because it shall
-have a core of its own, or only what the measuring host leaves of its core.
+ends (SOCKET is where the target is controlled), says when it is under way, and at the end how many times it acted a
+second. It is a process of its own, because it shall have a core of its own, or only what the measuring host leaves of
+its core.
 """
 
 import contextlib

@@ -163,8 +163,14 @@ static int server_url(const char *disk, char *url, char file[PATH_MAX])
     }
     const char *settings = strncmp(disk, "file:", 5) == 0 ? strchr(disk, '?') : NULL;
     size_t n = (size_t)snprintf(url, URL_MAX, "file:");
-    for (const char *p = file; *p; p++)
-        n += (size_t)snprintf(url + n, URL_MAX - n, strchr("%?", *p) ? "%%%02x" : "%c", (unsigned char)*p);
+    for (const char *p = file; *p;) {
+        int plain = *p == '%' || *p == '?' ? 0 : (int)plx_text_printable(p); /* JSON takes no other bytes */
+        if (plain)
+            n += (size_t)snprintf(url + n, URL_MAX - n, "%.*s", plain, p);
+        else
+            n += (size_t)snprintf(url + n, URL_MAX - n, "%%%02x", (unsigned char)*p);
+        p += plain ? plain : 1;
+    }
     snprintf(url + n, URL_MAX - n, "%s", settings ? settings : "");
     return EXIT_OK;
 }
@@ -206,7 +212,7 @@ static int open_disk(struct ctl *c, const char *disk, char name[DISK_NAME], bool
     if (!ret && c->name)
         snprintf(name, DISK_NAME, "%s", c->name);
     else if (!ret)
-        short_name(disks, disk, file, name);
+        short_name(disks, disk, cli_clean(file), name);
     json_decref(disks);
     return ret ? ret : ctl_call(c, "pollux_disk_open", json_pack("{s:s, s:s}", "url", url, "name", name), NULL);
 }

@@ -369,6 +369,24 @@ static void remove_host(struct rpc_call *c)
         rpc_apply(c, NULL);
 }
 
+static const struct rpc_param params_set_keys[] = {
+    NQN,
+    TEXT("host", "NQN of the host", REQUIRED),
+    TARGET,
+    TEXT("dhchap_key", "key of in-band authentication"),
+    TEXT("dhchap_ctrlr_key", "the target's"),
+    END,
+};
+
+static void set_keys(struct rpc_call *c)
+{
+    struct plx_error err;
+    if (!rpc_subsystem(c))
+        return;
+    plx_fail(&err, -EOPNOTSUPP, "in-band authentication is not built in");
+    rpc_fail_errno(c, -EOPNOTSUPP, &err);
+}
+
 static const struct rpc_param params_allow_any[] = {
     NQN,
     BOOL("allow_any_host", "whether every host may connect", REQUIRED),
@@ -451,6 +469,14 @@ static void get_referrals(struct rpc_call *c)
     rpc_ok(c, out);
 }
 
+/* Others' discovery by multicast DNS. */
+static void no_mdns(struct rpc_call *c)
+{
+    struct plx_error err;
+    plx_fail(&err, -EOPNOTSUPP, "multicast DNS is not built in; name the discovery controller to hosts");
+    rpc_fail_errno(c, -EOPNOTSUPP, &err);
+}
+
 /* ---- again ---- */
 
 /* That of most groups. */
@@ -524,6 +550,8 @@ const struct rpc_method rpc_methods_access[] = {
      .run = subsystem_add_host},
     {"nvmf_subsystem_remove_host", NULL, "Lets a host in no more, and disconnects it.", params_remove_host, RPC_CHANGES,
      .bad = RPC_INVALID_PARAMS, .run = remove_host},
+    {"nvmf_subsystem_set_keys", NULL, "Is refused: there is no in-band authentication yet.", params_set_keys, RPC_READS,
+     .run = set_keys},
     {"nvmf_subsystem_allow_any_host", NULL, "Lets every host in, or only those that were added.", params_allow_any,
      RPC_CHANGES, .bad = RPC_INVALID_PARAMS, .run = allow_any_host},
     {"nvmf_discovery_add_referral", NULL, "Refers hosts to another discovery controller.", params_add_referral,
@@ -531,5 +559,8 @@ const struct rpc_method rpc_methods_access[] = {
     {"nvmf_discovery_remove_referral", NULL, "Refers them there no more.", params_remove_referral, RPC_CHANGES,
      .bad = RPC_INVALID_PARAMS, .run = remove_referral},
     {"nvmf_discovery_get_referrals", NULL, "Lists referrals.", params_target, RPC_READS, .run = get_referrals},
+    {"nvmf_publish_mdns_prr", NULL, "Is refused: discovery controllers are not told of by multicast DNS.",
+     params_target, RPC_READS, .run = no_mdns},
+    {"nvmf_stop_mdns_prr", NULL, "Is refused, too.", params_target, RPC_READS, .run = no_mdns},
     {.name = NULL},
 };

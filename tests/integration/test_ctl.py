@@ -4,6 +4,7 @@
 import json
 import os
 import pathlib
+import random
 import stat
 import subprocess
 
@@ -13,7 +14,7 @@ import sqe
 from ctl import Pretender, Server, ctl, results
 from disks import MIB
 from host import Controller, new_hostnqn
-from target import binary, wait_until
+from target import SANITIZER, binary, wait_until
 
 NQN = "nqn.2026-01.org.example:disk"
 OTHER = "nqn.2026-01.org.example:other"
@@ -86,6 +87,8 @@ def test_values_are_of_the_types_that_the_table_has(tmp_path, words, params):
 
 @pytest.mark.parametrize("words, says", [
     (["nvmf_get_subsytems"], "is nvmf_get_subsystems meant?"),
+    (["nvmf_getsubsytem"], "is nvmf_get_subsystems meant?"),
+    (["get_subsystem_conf"], "is get_subsystem_config meant?"),
     (["conections"], "is connections meant?"),
     (["frobnicate_everything"], "lists those there are"),
     (["nvmf_subsystem_add_ns", "nqm=x"], "is nqn meant?"),
@@ -153,6 +156,14 @@ def test_no_server_says_what_would_be_right(tmp_path):
     assert "-s SOCKET" in ctl("-s", make_file(tmp_path / "file", 0), "status", status=1).err
 
 
+def test_a_socket_of_somebody_else_says_whose_calls_are_taken(server):
+    somebody = {"user": 65534, "group": 65534, "extra_groups": []} if os.geteuid() == 0 else {}
+    os.chmod(server.socket, 0o600 if somebody else 0)
+    done = subprocess.run([binary(), "ctl", "-s", server.socket, "status"], capture_output=True, text=True, check=False,
+                          cwd="/", **somebody)
+    assert done.returncode == 1 and "takes calls of root and of the user who started it" in done.stderr, done.stderr
+
+
 def test_the_socket_is_the_option_s_and_else_that_of_the_environment(server, tmp_path):
     assert ctl("spdk_get_version", "-s", server.socket, socket=tmp_path / "none").out
     assert ctl("spdk_get_version", socket=server.socket).out
@@ -218,6 +229,20 @@ def test_a_file_is_found_from_where_it_was_named(serving, tmp_path):
     urls = {call["params"]["url"] for call in serving.call("framework_get_config", "name=bdev")
             if call["method"] == "pollux_disk_open"}
     assert f"file:{folder}/b.img?ro=1" in urls
+
+
+def test_a_file_may_have_any_name_and_what_is_told_to_the_server_may_not(serving, tmp_path):
+    make_file(os.fsencode(tmp_path) + b"/caf\xe9.img")
+    make_file(tmp_path / "ähnlich.img")
+    assert serving.ctl("add", os.fsdecode(b"caf\xe9.img")).out == f"caf?.img is namespace 2 of {NQN}\n"
+    serving.ctl("add", "ähnlich.img")
+    urls = [call["params"].get("url", "") for call in serving.call("framework_get_config", "name=bdev")]
+    assert f"file:{tmp_path}/caf%e9.img" in urls and f"file:{tmp_path}/ähnlich.img" in urls
+    for words in (["rm", b"\xff"], ["allow", b"\xff"], ["add", "ram:1M", "--name", b"\xff"],
+                  ["listen", "::1", "--nqn", b"\xff"]):
+        words = [os.fsdecode(word) for word in words]
+        assert "is not UTF-8" in serving.ctl(*words, status=2).err
+    assert "it takes a text" in serving.ctl("bdev_get_bdevs", os.fsdecode(b"name=\xff"), status=2).err
 
 
 def test_add_names_disks_and_takes_those_that_are_open(serving, tmp_path):
@@ -344,7 +369,7 @@ def test_connections_are_hosts_with_where_they_come_from(tmp_path):
     answer = results({
         "nvmf_get_subsystems": [DISCOVERY, {"nqn": NQN, "subtype": "NVMe"}],
         "nvmf_subsystem_get_controllers": [controller(1, "nqn.a"), controller(2, "nqn.bb")],
-        "nvmf_subsystem_get_qpairs": [qpair(1, 1, "9.9.9.9"), qpair(1, 0, "::1")]})
+        "nvmf_subsystem_get_qpairs": [qpair(1, 0, "::1"), qpair(1, 1, "9.9.9.9")]})
     with Pretender(tmp_path / "s", answer) as pretender:
         assert ctl("-s", pretender.path, "connections").out == (
             "HOST    FROM         CNTLID  QUEUES  SUBSYSTEM\n"
@@ -426,7 +451,7 @@ def test_what_was_saved_makes_the_same_again(serving, tmp_path):
     (tmp_path / "saved.json").write_text("/* what was */ " + saved.replace("{", "// and is\n{", 1), encoding="utf-8")
     with Server(tmp_path) as server:
         err = server.ctl("load", "saved.json").err
-        assert "calls that set options are left out" in err
+        assert "calls that set options are left out, " in err
         assert server.call("save") == json.loads(saved)
     with Server(tmp_path, "--wait-for-rpc") as server:
         assert not server.ctl("load", "-", stdin=saved).err
@@ -444,7 +469,8 @@ def test_a_load_ends_with_the_first_call_that_fails(server, tmp_path):
              call("bdev_null_create", name="c", num_blocks=8, block_size=512)]
     (tmp_path / "c.json").write_text(json.dumps({"subsystems": [{"subsystem": "bdev", "config": calls}]}))
     err = server.ctl("load", "c.json", status=1).err
-    assert err.startswith("pollux: c.json: bdev_null_delete: No such device") and "1 calls before it were made" in err
+    assert err.startswith("pollux: c.json: bdev_null_delete: No such device")
+    assert err.endswith("calls that were made before it: 1\n")
     assert [disk["name"] for disk in server.call("bdev_get_bdevs")] == ["a"]
 
 
@@ -553,12 +579,12 @@ def test_what_nvmetcli_has_saved_becomes_calls(nvmet, tmp_path):
                      "min_cntlid": 7, "max_cntlid": 99}]
     spaces = [params["namespace"] for method, params in calls if method == "nvmf_subsystem_add_ns"]
     assert [(ns["nsid"], ns["bdev_name"], ns["anagrpid"]) for ns in spaces] == [
-        (1, "one.img", 1), (5, "two.img", 2), (6, "one.img", 3)]
+        (1, "one.img", 1), (5, "two.img", 2), (6, "one.img", 3), (8, "two.img", 4), (9, "two.img", 2)]
     assert spaces[0]["nguid"] == "ef90689c6c46d44c89c14067801309a8" and "nguid" not in spaces[1]
     assert spaces[1]["uuid"] == "2d1ac1f9-6a10-4a19-8b0f-3e1f2c6ff1aa"
     states = [(params["anagrpid"], params["ana_state"]) for method, params in calls
               if method == "nvmf_subsystem_listener_set_ana_state"]
-    assert states == [(2, "non_optimized"), (3, "inaccessible")]
+    assert states == [(2, "non_optimized"), (3, "inaccessible"), (4, "inaccessible")]  # 4 is at no port
     assert [params["address"]["traddr"] for method, params in calls
             if method == "nvmf_discovery_add_referral"] == ["192.0.2.7"]
 
@@ -586,7 +612,51 @@ def test_what_was_imported_is_served(nvmet, tmp_path):
         assert found["serial_number"] == "0123456789abcdef" and found["min_cntlid"] == 7
         server.address = ("127.0.0.1", int(found["listen_addresses"][0]["trsvcid"]))
         with connect(server, hostnqn=found["hosts"][0]["nqn"], io_queues=1) as host:
-            assert host.namespaces() == [1, 5, 6]
+            assert host.namespaces() == [1, 5, 6, 8, 9]
+
+
+ODD = (None, True, -1, 2**62, "", "x", "\x1b%s%n", [], {}, [None], {"nsid": "x"}, "y" * 5000)
+
+
+def changed(seed, value, depth=0):
+    """A value, of which some members are something else."""
+    if depth and seed.random() < 0.06:
+        return seed.choice(ODD)
+    if isinstance(value, dict):
+        return {name: changed(seed, member, depth + 1) for name, member in value.items() if seed.random() > 0.03}
+    if isinstance(value, list):
+        return [changed(seed, member, depth + 1) for member in value]
+    return value
+
+
+def test_whatever_is_in_a_file_import_ends(nvmet, tmp_path):
+    saved = json.loads(nvmet.read_text(encoding="utf-8"))
+    path = tmp_path / "c.json"
+    for number in range(40):
+        path.write_text(json.dumps(changed(random.Random(number), saved)), encoding="utf-8")
+        done = subprocess.run([binary(), "ctl", "import", "nvmet", path], capture_output=True, text=True, check=False)
+        assert done.returncode in (0, 2) and not SANITIZER.search(done.stderr), (number, done.stderr)
+        assert done.returncode or calls_of(done.stdout), number
+
+
+def test_whatever_a_server_answers_verbs_end(serving, tmp_path):
+    with connect(serving, io_queues=1):
+        answers = {method: serving.call(method, *words) for method, *words in (
+            ["bdev_get_bdevs"], ["nvmf_get_subsystems"], ["spdk_get_version"], ["framework_get_reactors"],
+            ["bdev_get_iostat"], ["pollux_get_inflight"], ["nvmf_subsystem_get_controllers", f"nqn={NQN}"],
+            ["nvmf_subsystem_get_qpairs", f"nqn={NQN}"], ["framework_get_config", "name=bdev"],
+            ["nvmf_get_transports"], ["rpc_get_methods"])}
+    for number in range(12):
+        seed = random.Random(number)
+        table = {method: changed(seed, answer, 1) for method, answer in answers.items()}
+        os.makedirs(tmp_path / str(number))
+        with Pretender(tmp_path / str(number) / "s", results(table)) as pretender:
+            for words in (["status"], ["ls"], ["connections"], ["stats"], ["inflight"], ["add", "ram:1M"],
+                          ["resize", "disk.img", "1G"], ["create", NQN], ["allow", "any"], ["load", "c.json"]):
+                (tmp_path / "c.json").write_text('{"subsystems": []}', encoding="utf-8")
+                done = subprocess.run([binary(), "ctl", "-s", pretender.path, *words], capture_output=True, text=True,
+                                      check=False, cwd=tmp_path)
+                assert done.returncode in (0, 1, 2) and not SANITIZER.search(done.stderr), (number, words, done.stderr)
 
 
 @pytest.mark.parametrize("text, says", [("{}", "nvmetcli has not saved it"), ("{", "line 1")])
