@@ -11,7 +11,6 @@
 
 #define DISCOVERY_NQN "nqn.2014-08.org.nvmexpress.discovery"
 #define NQN TEXT("nqn", "of the subsystem", REQUIRED)
-#define TARGET ENUM("tgt_name", "nvmf_tgt", "of the target, of which there is one")
 
 /* ---- addresses ---- */
 

@@ -72,7 +72,6 @@ void rpc_disk_opened(struct rpc_call *c, const struct rpc_disk_kind *kind, struc
     json_object_set_new(d->params, "name", json_string(info->name));
     if (kind_keeps_uuid(c->method))
         json_object_set_new(d->params, "uuid", rpc_uuid_json(info->uuid));
-    d->params = rpc_params_in_order(c->method, d->params);
     plx_list_add_tail(&c->rpc->disks, &d->link);
     rpc_note(c->rpc, "bdev_register", d->name);
     rpc_ok(c, json_string(d->name));

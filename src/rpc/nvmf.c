@@ -11,7 +11,6 @@
 #include <strings.h>
 
 #define DISCOVERY_NQN "nqn.2014-08.org.nvmexpress.discovery"
-#define TARGET ENUM("tgt_name", "nvmf_tgt", "of the target, of which there is one")
 
 /* ---- what methods here have in common ---- */
 
@@ -126,7 +125,6 @@ static void create_transport(struct rpc_call *c)
     json_object_del(c->rpc->transport, "tgt_name");
     json_object_set_new(c->rpc->transport, "trtype", json_string("TCP"));
     json_object_set_new(c->rpc->transport, "max_io_size", json_integer(o.max_io_size));
-    c->rpc->transport = rpc_params_in_order(c->method, c->rpc->transport);
     rpc_ok(c, NULL);
 }
 
@@ -409,6 +407,9 @@ static void add_ns(struct rpc_call *c)
     if (!ret && !bdev)
         ret =
             plx_fail(&err, -ENODEV, "there is no disk %.100s; bdev_get_bdevs lists disks", rpc_str_in(ns, "bdev_name"));
+    if (!ret && rpc_disk_claimed(bdev))
+        ret = plx_fail(&err, -EBUSY, "%.100s is used exclusively by a disk that stands on it; add that one",
+                       plx_bdev_info(bdev)->name);
     if (!ret)
         ret = plx_nvmf_subsystem_add_ns(s, bdev, &o, &err);
     if (ret < 0)
@@ -548,7 +549,6 @@ static void config_subsystem(struct plx_rpc *rpc, json_t *list, const struct plx
     json_object_set_new(made, "allow_any_host", json_boolean(info.allow_any_host));
     json_object_set_new(made, "min_cntlid", json_integer(info.min_cntlid));
     json_object_set_new(made, "max_cntlid", json_integer(info.max_cntlid));
-    made = rpc_params_in_order(rpc_method_find("nvmf_create_subsystem"), made);
     rpc_config_add(list, "nvmf_create_subsystem", made);
     for (unsigned i = 0; plx_nvmf_subsystem_host(s, i); i++)
         rpc_config_add(list, "nvmf_subsystem_add_host",

@@ -268,16 +268,6 @@ json_t *rpc_params_check(const struct rpc_method *m, const json_t *given, int *c
     return out;
 }
 
-json_t *rpc_params_in_order(const struct rpc_method *m, json_t *params)
-{
-    json_t *out = json_object();
-    for (const struct rpc_param *p = m->params; p->name; p++)
-        if (json_object_get(params, p->name))
-            json_object_set(out, p->name, json_object_get(params, p->name));
-    json_decref(params);
-    return out;
-}
-
 /* ---- describing ---- */
 
 static json_t *describe_params(const struct rpc_param *members)

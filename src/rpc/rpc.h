@@ -164,8 +164,6 @@ bool rpc_bool_in(const json_t *o, const char *name);
  * Checks parameters by a table. @return new ones, complete and in the table's order; or NULL with *code and err filled
  */
 json_t *rpc_params_check(const struct rpc_method *m, const json_t *given, int *code, struct plx_error *err);
-/* The same, after some were added, in the table's order: dumps are the same text then. Takes params over. */
-json_t *rpc_params_in_order(const struct rpc_method *m, json_t *params);
 json_t *rpc_describe_method(const struct rpc_method *m);
 
 /* ---- frame.c: where a value ends ---- */
@@ -349,6 +347,8 @@ void rpc_disks_close(struct plx_rpc *rpc);
 void rpc_config_disk_more(json_t *list, const struct rpc_disk *d);
 /* limit.c: the limits of a disk, as clients know them. */
 json_t *rpc_disk_limits(struct plx_bdev *bdev);
+/* Whether it has a user who has it alone: a filter. */
+bool rpc_disk_claimed(const struct plx_bdev *of);
 /* "No such device: ..." */
 void rpc_fail_no_disk(struct rpc_call *c, const char *name);
 
