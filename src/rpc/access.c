@@ -11,7 +11,6 @@
 
 #define DISCOVERY_NQN "nqn.2014-08.org.nvmexpress.discovery"
 #define NQN TEXT("nqn", "of the subsystem", REQUIRED)
-#define TARGET ENUM("tgt_name", "nvmf_tgt", "of the target, of which there is one")
 
 /* ---- addresses ---- */
 
@@ -479,15 +478,31 @@ static void no_mdns(struct rpc_call *c)
 
 /* ---- again ---- */
 
+/* That of most groups. */
+static enum plx_nvmf_ana usual_ana(const struct plx_nvmf_subsystem *s, const struct rpc_listener *l)
+{
+    static const enum plx_nvmf_ana states[] = {PLX_NVMF_ANA_OPTIMIZED, PLX_NVMF_ANA_NON_OPTIMIZED,
+                                               PLX_NVMF_ANA_INACCESSIBLE};
+    unsigned most = 0, found = 0;
+    for (unsigned i = 0; i < PLX_ARRAY_SIZE(states); i++) {
+        unsigned n = 0;
+        for (uint32_t g = 1; g <= PLX_NVMF_ANA_GROUPS; g++)
+            n += plx_nvmf_subsystem_ana(s, l->l, g) == states[i];
+        found = n > most ? i : found;
+        most = n > most ? n : most;
+    }
+    return states[found];
+}
+
 /* The state of most groups at once, then of each that differs. */
 static void config_ana(json_t *list, const struct plx_nvmf_subsystem *s, const char *nqn, const struct rpc_listener *l)
 {
-    enum plx_nvmf_ana all = plx_nvmf_subsystem_ana(s, l->l, PLX_NVMF_ANA_GROUPS);
+    enum plx_nvmf_ana all = usual_ana(s, l);
     json_t *p = json_pack("{s:s, s:o, s:b}", "nqn", nqn, "listen_address", address_json(l), "secure_channel", false);
     if (all != PLX_NVMF_ANA_OPTIMIZED)
         json_object_set_new(p, "ana_state", json_string(ana_text(all)));
     rpc_config_add(list, "nvmf_subsystem_add_listener", p);
-    for (uint32_t g = 1; g < PLX_NVMF_ANA_GROUPS; g++) {
+    for (uint32_t g = 1; g <= PLX_NVMF_ANA_GROUPS; g++) {
         enum plx_nvmf_ana state = plx_nvmf_subsystem_ana(s, l->l, g);
         if (state != all)
             rpc_config_add(list, "nvmf_subsystem_listener_set_ana_state",

@@ -176,7 +176,10 @@ enum { RACERS = 8, RACES = 40 };
 
 static atomic_int inside;
 
-/* Whoever has the path is alone with it, and everybody gets it in the end. flock() is of descriptors, so threads race as processes do. */
+/*
+ * Whoever has the path is alone with it, and everybody gets it in the end. flock() is of descriptors, so threads race
+ * as processes do.
+ */
 static void *race(void *arg)
 {
     (void)arg;
