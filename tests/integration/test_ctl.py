@@ -413,13 +413,13 @@ def test_commands_in_flight_are_told_with_where_they_are(tmp_path):
     answer = results({"pollux_get_inflight": {"left_out": 2, "commands": [
         command | {"age_us": 12_300_000, "where": "in its disk", "qid": 2, "opcode": 2, "nsid": 1, "lba": 64, "nlb": 8,
                    "bdev_name": "disk.img"},
-        command | {"age_us": 1500, "where": "held", "qid": 0, "opcode": 2, "nsid": 0},
+        command | {"age_us": 1500, "where": "held", "qid": 0, "opcode": 2, "nsid": 1},
         command | {"age_us": 7, "where": "held", "qid": 1, "opcode": 0xc5, "nsid": 1}]}})
     with Pretender(tmp_path / "s", answer) as pretender:
         assert ctl("-s", pretender.path, "inflight").out == (
             "   AGE  COMMAND     LBA   NSID  DISK      QUEUE  HOST   WHERE\n"
             "12.3 s  read        64+8     1  disk.img      2  nqn.a  in its disk\n"
-            "1.5 ms  admin 02h   -        0  -             0  nqn.a  held\n"
+            "1.5 ms  admin 02h   -        1  -             0  nqn.a  held\n"
             "  7 us  opcode c5h  -        1  -             1  nqn.a  held\n"
             "2 younger ones are left out\n")
 
