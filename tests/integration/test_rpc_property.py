@@ -230,7 +230,7 @@ def in_dump(dump):
         elif method == "nvmf_discovery_add_referral":
             model.referrals.add(p["address"]["trsvcid"])
         else:
-            assert method.endswith(("_options", "_transport", "_impl", "_config", "_subsystems", "_crdt")), method
+            assert method.endswith(("_options", "_transport", "_impl", "_config", "_subsystems", "_crdt", "_hotplug")), method
     del model.subsystems[STABLE]
     del model.disks["Malloc0"]
     return model.seen()
