@@ -571,8 +571,8 @@ def test_what_nvmetcli_has_saved_becomes_calls(nvmet, tmp_path):
     calls = calls_of(ctl("import", "nvmet", nvmet).out)
     block = min(os.stat(tmp_path / "one.img").st_blksize, 4096)  # as the kernel serves a file
     disks = [params for method, params in calls if method == "bdev_aio_create"]
-    assert disks == [{"name": "one.img", "filename": str(tmp_path / "one.img"), "block_size": block}]
-    assert ("pollux_disk_open", {"url": f"file:{tmp_path}/two.img?direct=0&block={block}", "name": "two.img"}) in calls
+    assert disks == [{"name": name, "filename": str(tmp_path / name), "block_size": block}
+                     for name in ("one.img", "two.img")]
     assert ("nvmf_create_transport", {"trtype": "TCP", "in_capsule_data_size": 16384, "max_queue_depth": 64}) in calls
     made = [params for method, params in calls if method == "nvmf_create_subsystem"]
     assert made == [{"nqn": NQN, "allow_any_host": False, "serial_number": "0123456789abcdef", "model_number": "Linux",
@@ -592,12 +592,13 @@ def test_what_nvmetcli_has_saved_becomes_calls(nvmet, tmp_path):
 def test_what_has_no_equivalent_is_warned_of(nvmet):
     lines = ctl("import", "nvmet", nvmet).err.splitlines()
     assert all(line.startswith(f"pollux: warning: {nvmet}: ") for line in lines)
-    wanted = ["version 1.3 has no", "firmware 6.12.9", "qid_max 128", 'host "hostnqn" does not begin',
+    wanted = ["version 1.3 has no", "firmware 6.12.9", 'host "hostnqn" does not begin',
               "namespace 7: it is not enabled", "subsystem testnqn: its name", "subsystem testnqn is not there",
-              'transport is "rdma"', "group 3 is persistent-loss", "referral off"]
+              "uuid:11111111-2222-4333-8444-555555555555 has a key", "port 3: it wants TLS", 'transport is "rdma"',
+              "group 3 is persistent-loss", "referral off"]
     for part in wanted:
         assert sum(part in line for line in lines) == 1, (part, lines)
-    assert not any("pi_enable" in line for line in lines)  # which was off
+    assert len(lines) == len(wanted), lines  # and what was off, or not set, is not warned of
 
 
 def test_what_was_imported_is_served(nvmet, tmp_path):
@@ -669,12 +670,14 @@ def test_what_nvmetcli_has_not_saved_is_not_imported(tmp_path, text, says):
 
 def test_odd_members_of_a_configuration_are_let_be(tmp_path):
     path = tmp_path / "c.json"
-    path.write_text(json.dumps({"subsystems": [{}, 7, {"nqn": NQN, "namespaces": [{}, {"nsid": 1, "enable": 1}],
+    path.write_text(json.dumps({"subsystems": [{}, 7, {"nqn": NQN, "passthru": [{"enable": 1}],
+                                                       "namespaces": [{}, {"nsid": 1, "enable": 1}],
                                                        "allowed_hosts": [3]}],
-                                "ports": [{}, {"portid": 1, "addr": {"trtype": "tcp", "traddr": "::"},
+                                "ports": [{}, {"portid": 1, "addr": {"trtype": "tcp", "traddr": "::", "tsas": "tls1.3"},
                                                "subsystems": [NQN, 5], "param": {"inline_data_size": "99999"}}],
-                                "hosts": [1], "other": {"a": 1}}), encoding="utf-8")
+                                "hosts": [1], "other": {"a": 1}, "discovery": {"nqn": NQN}}), encoding="utf-8")
     result = ctl("import", "nvmet", path)
     assert "nvmf_subsystem_add_listener" in [method for method, _ in calls_of(result.out)]
-    for part in ("inline_data_size 99999 becomes 65536", "[::] is all of IPv6 alone", "other"):
+    for part in ("inline_data_size 99999 becomes 65536", "[::] is all of IPv6 alone", "other", "passthru",
+                 "it offers TLS", "the discovery subsystem is called"):
         assert part in result.err
