@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Remote controllers by calls: a gateway attaches what another server serves, and hosts use it through that while paths,
-namespaces and subsystems come and go."""
+"""Remote controllers by calls: a gateway attaches what another server serves, and hosts use it through that while
+paths, namespaces and subsystems come and go."""
 import json
 import socket
 import uuid
