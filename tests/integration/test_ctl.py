@@ -5,6 +5,7 @@ import json
 import os
 import pathlib
 import random
+import socket
 import stat
 import subprocess
 
@@ -254,6 +255,24 @@ def test_add_names_disks_and_takes_those_that_are_open(serving, tmp_path):
     make_file(tmp_path / "sub" / "disk.img")
     assert serving.ctl("add", "sub/disk.img").out == f"disk.img1 is namespace 4 of {NQN}\n"
     assert serving.ctl("add", "ram:1M", "--name", "mine").out == f"mine is namespace 5 of {NQN}\n"
+
+
+def test_a_subsystem_that_cannot_be_reached_is_not_made(server):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        where = "127.0.0.1:%d" % taken.getsockname()[1]
+        assert "nvmf_subsystem_add_listener: " in server.ctl("create", NQN, "--listen", where, status=1).err
+    assert "--listen: " in server.ctl("create", NQN, "--listen", "here", status=2).err
+    assert [found["subtype"] for found in server.call("nvmf_get_subsystems")] == ["Discovery"]
+
+
+@pytest.mark.parametrize("name, shown", [(b"caf\xe9.img", "caf?.img"), ("ä" * 120, "ä" * 57 + "?")])
+def test_a_server_that_is_controlled_begins_with_files_of_any_name(tmp_path, name, shown):
+    path = os.fsdecode(os.fsencode(tmp_path) + b"/" + os.fsencode(name))
+    make_file(path)
+    with Server(tmp_path, "-l", "127.0.0.1:0", path) as server:
+        assert [disk["name"] for disk in server.call("bdev_get_bdevs")] == [shown]
 
 
 def test_a_disk_that_cannot_be_added_is_closed_again(serving):
