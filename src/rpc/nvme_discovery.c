@@ -408,7 +408,7 @@ static const struct nvme_ctrlr_ops discovery_ops = {.live = discovery_live,
                                                     .ana = discovery_ana,
                                                     .event = discovery_event};
 
-static int connect_discovery(struct remote_discovery *d, struct plx_error *err)
+static int connect_discovery(struct remote_discovery *d, bool quiet, struct plx_error *err)
 {
     struct nvme_where w;
     nvme_where_init(&w);
@@ -423,6 +423,7 @@ static int connect_discovery(struct remote_discovery *d, struct plx_error *err)
     struct nvme_opts o = nvme_where_opts(&w, 0);
     o.queues = 0;
     o.nsid = NVME_NSID_ALL;
+    o.quiet = quiet;
     o.kato_ms = DISCOVERY_KATO_S * 1000;
     ret = nvme_ctrlr_create(d->rpc->reactor, &o, &discovery_ops, d, &d->c);
     return ret ? plx_fail(err, ret, "%s: %s", d->addr.name, strerror(-ret)) : 0;
@@ -482,12 +483,12 @@ int remote_discovery_start(struct plx_rpc *rpc, struct rpc_call *c, const struct
     d->retry.fn = retry_log;
     snprintf(d->settings, sizeof d->settings, "%s", settings);
     plx_list_add_tail(&rpc->discoveries, &d->link);
-    ret = connect_discovery(d, err);
+    bool wait = rpc_bool(c, "wait_for_attach") || rpc_uint(c, "attach_timeout_ms");
+    ret = connect_discovery(d, wait, err);
     if (ret) {
         discovery_free(d);
         return ret;
     }
-    bool wait = rpc_bool(c, "wait_for_attach") || rpc_uint(c, "attach_timeout_ms");
     uint64_t limit = rpc_uint(c, "attach_timeout_ms");
     d->starting = wait ? c : NULL;
     if (limit)

@@ -491,6 +491,7 @@ static int watch_create(struct remote_path *p, struct plx_error *err)
     struct nvme_opts o = nvme_where_opts(&w, 0);
     o.queues = 0;
     o.nsid = NVME_NSID_ALL;
+    o.quiet = true;
     snprintf(r->hostnqn, sizeof r->hostnqn, "%s", o.hostnqn);
     ret = nvme_ctrlr_create(r->rpc->reactor, &o, &watch_ops, p, &p->watch);
     return ret ? plx_fail(err, ret, "%s: %s", p->addr.name, strerror(-ret)) : 0;
