@@ -686,7 +686,7 @@ void rpc_remotes_close(struct plx_rpc *rpc)
 
 /* ---- again ---- */
 
-static void config_policies(const struct remote *r, json_t *list)
+static void config_policies(const struct remote *r, struct rpc_config *list)
 {
     plx_list_for_each(it, &r->namespaces) {
         const struct remote_ns *ns = plx_list_entry(it, struct remote_ns, link);
@@ -699,7 +699,7 @@ static void config_policies(const struct remote *r, json_t *list)
 }
 
 /* What is attached by calls; then what discovery finds; then what was said of the disks of either. */
-void rpc_config_remotes(struct plx_rpc *rpc, json_t *list)
+void rpc_config_remotes(struct plx_rpc *rpc, struct rpc_config *list)
 {
     plx_list_for_each(it, &rpc->remotes) {
         const struct remote *r = plx_list_entry(it, struct remote, link);
