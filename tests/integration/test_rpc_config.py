@@ -10,6 +10,7 @@ import time
 import pytest
 
 from host import Controller
+from nvmetcp import CommandError
 from rpc import DISCOVERY, RpcError, Server, describe, free_port, listen, prepare, refused_start
 from target import sanitized, wait_until
 
@@ -635,3 +636,17 @@ def test_data_is_there_after_a_restart(tmp_path):
             assert host.read(7, 8, 8) == data and host.namespace(7).nsze == size
             again = host.identify(0x00, nsid=7)
             assert (again[:16], again[24:]) == (identity[:16], identity[24:])  # NUSE is what has been written
+
+
+def test_a_disk_that_may_not_be_written_is_an_error_of_the_write(tmp_path):
+    """Beyond the size that its files may have: the process is not killed for it."""
+    with Server(prefix=("prlimit", "--fsize=1048576")) as server, server.client() as client:
+        where = prepare(client, NQN)
+        client.call("bdev_aio_create", name="file", filename=make_file(tmp_path / "disk.img"))
+        client.call("nvmf_subsystem_add_ns", nqn=NQN, namespace={"bdev_name": "file", "nsid": 7})
+        with Controller(where, NQN, io_queues=1) as host:
+            host.write(7, 0, bytes(4096))
+            for slba in (4096, 2048 * 4):
+                with pytest.raises(CommandError):
+                    host.write(7, slba, bytes(4096))
+            assert host.read(7, 4096, 8) == bytes(4096)
