@@ -156,7 +156,7 @@ static void note_why(struct nvme_ctrlr *c, const char *why)
 /* A reason is said once, however often it is met. */
 static void tell_why(struct nvme_ctrlr *c, const char *why)
 {
-    if (strcmp(c->told, why) == 0) {
+    if (strcmp(c->told, why) == 0 || (c->o.quiet && !c->was_live)) {
         plx_info("%s: cannot connect: %s", nvme_ctrlr_name(c), why);
         return;
     }

@@ -95,6 +95,7 @@ struct nvme_opts {
     char hostnqn[NVME_NQN_FIELD];
     uint8_t hostid[16];
     bool hdgst, ddgst;           /* ask for digests */
+    bool quiet;                  /* why it could not be connected to at first is for failed() to tell */
     bool sq_flow;                /* do not ask to do without SQ flow control */
     uint32_t nsid;               /* the namespace to look at; 0 for the first, NVME_NSID_ALL for none */
     uint32_t queues;             /* I/O queue pairs; 0 for none */

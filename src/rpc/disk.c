@@ -55,25 +55,32 @@ static bool kind_keeps_uuid(const struct rpc_method *m)
     return false;
 }
 
+struct rpc_disk *rpc_disk_add(struct plx_rpc *rpc, const struct rpc_disk_kind *kind, struct plx_bdev *bdev)
+{
+    struct rpc_disk *d = calloc(1, sizeof *d);
+    if (!d)
+        return NULL;
+    snprintf(d->name, sizeof d->name, "%s", plx_bdev_info(bdev)->name);
+    d->bdev = bdev;
+    d->kind = kind;
+    plx_list_add_tail(&rpc->disks, &d->link);
+    rpc_note(rpc, "bdev_register", d->name);
+    return d;
+}
+
 void rpc_disk_opened(struct rpc_call *c, const struct rpc_disk_kind *kind, struct plx_bdev *bdev)
 {
-    const struct plx_bdev_info *info = plx_bdev_info(bdev);
-    struct rpc_disk *d = calloc(1, sizeof *d);
+    struct rpc_disk *d = rpc_disk_add(c->rpc, kind, bdev);
     if (!d) {
         plx_bdev_close(bdev);
         rpc_fail_errno(c, -ENOMEM, NULL);
         return;
     }
-    snprintf(d->name, sizeof d->name, "%s", info->name);
-    d->bdev = bdev;
     d->method = c->method;
     d->params = json_copy(c->params);
-    d->kind = kind;
-    json_object_set_new(d->params, "name", json_string(info->name));
+    json_object_set_new(d->params, "name", json_string(d->name));
     if (kind_keeps_uuid(c->method))
-        json_object_set_new(d->params, "uuid", rpc_uuid_json(info->uuid));
-    plx_list_add_tail(&c->rpc->disks, &d->link);
-    rpc_note(c->rpc, "bdev_register", d->name);
+        json_object_set_new(d->params, "uuid", rpc_uuid_json(plx_bdev_info(bdev)->uuid));
     rpc_ok(c, json_string(d->name));
 }
 
@@ -244,11 +251,13 @@ void rpc_disks_close(struct plx_rpc *rpc)
 
 void rpc_config_disks(struct plx_rpc *rpc, json_t *list)
 {
+    rpc_config_remotes(rpc, list);
     plx_list_for_each(it, &rpc->disks) {
         const struct rpc_disk *d = plx_list_entry(it, struct rpc_disk, link);
         if (d->closing)
             continue;
-        rpc_config_add(list, d->method->name, json_incref(d->params));
+        if (d->method)
+            rpc_config_add(list, d->method->name, json_incref(d->params));
         rpc_config_disk_more(list, d);
     }
 }

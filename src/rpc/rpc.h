@@ -186,7 +186,7 @@ struct rpc_disk {
     struct plx_list link; /* in rpc->disks, in the order in which they were made */
     char name[RPC_NAME];
     struct plx_bdev *bdev;
-    const struct rpc_method *method; /* that makes it again, */
+    const struct rpc_method *method; /* that makes it again, or NULL: it comes with its controller; */
     json_t *params;                  /* with these */
     const struct rpc_disk_kind *kind;
     bool closing;
@@ -238,9 +238,11 @@ struct plx_rpc {
     json_t *options;   /* by method: parameters */
     json_t *transport; /* that was created, or NULL */
     struct plx_list disks, listeners;
-    struct plx_list waiters; /* for the initialisation */
-    json_t *subsystems;      /* by NQN: what they were made with */
-    json_t *keys;            /* by name: the path of its file */
+    struct plx_list remotes, discoveries; /* see nvme.h */
+    unsigned remote_tasks;                /* of theirs, on worker threads */
+    struct plx_list waiters;              /* for the initialisation */
+    json_t *subsystems;                   /* by NQN: what they were made with */
+    json_t *keys;                         /* by name: the path of its file */
     json_t *log_flags;
     json_t *notes; /* what has happened, for notify_get_notifications; the first of them is the notes_from-th */
     uint64_t notes_from;
@@ -334,6 +336,8 @@ void rpc_waiters_wake(struct plx_rpc *rpc);
 void rpc_disk_open(struct rpc_call *c, const struct rpc_disk_kind *kind, const char *url, const char *name);
 /* The same of one that is open. */
 void rpc_disk_opened(struct rpc_call *c, const struct rpc_disk_kind *kind, struct plx_bdev *bdev);
+/* One that no call made by itself. @return NULL without memory */
+struct rpc_disk *rpc_disk_add(struct plx_rpc *rpc, const struct rpc_disk_kind *kind, struct plx_bdev *bdev);
 /* Deletes a disk of a kind, with what stands on it, whatever uses it. */
 void rpc_disk_delete(struct rpc_call *c, const struct rpc_disk_kind *kind, const char *name);
 /* A name that no disk has: prefix and the lowest number. */
@@ -351,6 +355,15 @@ json_t *rpc_disk_limits(struct plx_bdev *bdev);
 bool rpc_disk_claimed(const struct plx_bdev *of);
 /* "No such device: ..." */
 void rpc_fail_no_disk(struct rpc_call *c, const char *name);
+
+/* nvme_remote.c, nvme_discovery.c: controllers that are attached. */
+void rpc_config_remotes(struct plx_rpc *rpc, json_t *list);
+void rpc_config_discoveries(struct plx_rpc *rpc, json_t *list);
+/* The process ends: what waits for a controller is over. */
+void rpc_remotes_stop(struct plx_rpc *rpc);
+/* All of them; their disks stay. */
+void rpc_remotes_close(struct plx_rpc *rpc);
+void rpc_discoveries_close(struct plx_rpc *rpc);
 
 /* A UUID as text. */
 json_t *rpc_uuid_json(const uint8_t uuid[16]);

@@ -5,6 +5,7 @@ import json
 import os
 import pathlib
 import random
+import socket
 import stat
 import subprocess
 
@@ -256,6 +257,24 @@ def test_add_names_disks_and_takes_those_that_are_open(serving, tmp_path):
     assert serving.ctl("add", "ram:1M", "--name", "mine").out == f"mine is namespace 5 of {NQN}\n"
 
 
+def test_a_subsystem_that_cannot_be_reached_is_not_made(server):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        where = "127.0.0.1:%d" % taken.getsockname()[1]
+        assert "nvmf_subsystem_add_listener: " in server.ctl("create", NQN, "--listen", where, status=1).err
+    assert "--listen: " in server.ctl("create", NQN, "--listen", "here", status=2).err
+    assert [found["subtype"] for found in server.call("nvmf_get_subsystems")] == ["Discovery"]
+
+
+@pytest.mark.parametrize("name, shown", [(b"caf\xe9.img", "caf?.img"), ("ä" * 120, "ä" * 57 + "?")])
+def test_a_server_that_is_controlled_begins_with_files_of_any_name(tmp_path, name, shown):
+    path = os.fsdecode(os.fsencode(tmp_path) + b"/" + os.fsencode(name))
+    make_file(path)
+    with Server(tmp_path, "-l", "127.0.0.1:0", path) as server:
+        assert [disk["name"] for disk in server.call("bdev_get_bdevs")] == [shown]
+
+
 def test_a_disk_that_cannot_be_added_is_closed_again(serving):
     before = serving.call("bdev_get_bdevs")
     assert "nvmf_subsystem_add_ns: Invalid parameters" in serving.ctl("add", "ram:8M", "--nsid", 1, status=1).err
@@ -394,13 +413,13 @@ def test_commands_in_flight_are_told_with_where_they_are(tmp_path):
     answer = results({"pollux_get_inflight": {"left_out": 2, "commands": [
         command | {"age_us": 12_300_000, "where": "in its disk", "qid": 2, "opcode": 2, "nsid": 1, "lba": 64, "nlb": 8,
                    "bdev_name": "disk.img"},
-        command | {"age_us": 1500, "where": "held", "qid": 0, "opcode": 2, "nsid": 0},
+        command | {"age_us": 1500, "where": "held", "qid": 0, "opcode": 2, "nsid": 1},
         command | {"age_us": 7, "where": "held", "qid": 1, "opcode": 0xc5, "nsid": 1}]}})
     with Pretender(tmp_path / "s", answer) as pretender:
         assert ctl("-s", pretender.path, "inflight").out == (
             "   AGE  COMMAND     LBA   NSID  DISK      QUEUE  HOST   WHERE\n"
             "12.3 s  read        64+8     1  disk.img      2  nqn.a  in its disk\n"
-            "1.5 ms  admin 02h   -        0  -             0  nqn.a  held\n"
+            "1.5 ms  admin 02h   -        1  -             0  nqn.a  held\n"
             "  7 us  opcode c5h  -        1  -             1  nqn.a  held\n"
             "2 younger ones are left out\n")
 
@@ -571,8 +590,8 @@ def test_what_nvmetcli_has_saved_becomes_calls(nvmet, tmp_path):
     calls = calls_of(ctl("import", "nvmet", nvmet).out)
     block = min(os.stat(tmp_path / "one.img").st_blksize, 4096)  # as the kernel serves a file
     disks = [params for method, params in calls if method == "bdev_aio_create"]
-    assert disks == [{"name": "one.img", "filename": str(tmp_path / "one.img"), "block_size": block}]
-    assert ("pollux_disk_open", {"url": f"file:{tmp_path}/two.img?direct=0&block={block}", "name": "two.img"}) in calls
+    assert disks == [{"name": name, "filename": str(tmp_path / name), "block_size": block}
+                     for name in ("one.img", "two.img")]
     assert ("nvmf_create_transport", {"trtype": "TCP", "in_capsule_data_size": 16384, "max_queue_depth": 64}) in calls
     made = [params for method, params in calls if method == "nvmf_create_subsystem"]
     assert made == [{"nqn": NQN, "allow_any_host": False, "serial_number": "0123456789abcdef", "model_number": "Linux",
@@ -592,12 +611,13 @@ def test_what_nvmetcli_has_saved_becomes_calls(nvmet, tmp_path):
 def test_what_has_no_equivalent_is_warned_of(nvmet):
     lines = ctl("import", "nvmet", nvmet).err.splitlines()
     assert all(line.startswith(f"pollux: warning: {nvmet}: ") for line in lines)
-    wanted = ["version 1.3 has no", "firmware 6.12.9", "qid_max 128", 'host "hostnqn" does not begin',
+    wanted = ["version 1.3 has no", "firmware 6.12.9", 'host "hostnqn" does not begin',
               "namespace 7: it is not enabled", "subsystem testnqn: its name", "subsystem testnqn is not there",
-              'transport is "rdma"', "group 3 is persistent-loss", "referral off"]
+              "uuid:11111111-2222-4333-8444-555555555555 has a key", "port 3: it wants TLS", 'transport is "rdma"',
+              "group 3 is persistent-loss", "referral off"]
     for part in wanted:
         assert sum(part in line for line in lines) == 1, (part, lines)
-    assert not any("pi_enable" in line for line in lines)  # which was off
+    assert len(lines) == len(wanted), lines  # and what was off, or not set, is not warned of
 
 
 def test_what_was_imported_is_served(nvmet, tmp_path):
@@ -669,12 +689,14 @@ def test_what_nvmetcli_has_not_saved_is_not_imported(tmp_path, text, says):
 
 def test_odd_members_of_a_configuration_are_let_be(tmp_path):
     path = tmp_path / "c.json"
-    path.write_text(json.dumps({"subsystems": [{}, 7, {"nqn": NQN, "namespaces": [{}, {"nsid": 1, "enable": 1}],
+    path.write_text(json.dumps({"subsystems": [{}, 7, {"nqn": NQN, "passthru": [{"enable": 1}],
+                                                       "namespaces": [{}, {"nsid": 1, "enable": 1}],
                                                        "allowed_hosts": [3]}],
-                                "ports": [{}, {"portid": 1, "addr": {"trtype": "tcp", "traddr": "::"},
+                                "ports": [{}, {"portid": 1, "addr": {"trtype": "tcp", "traddr": "::", "tsas": "tls1.3"},
                                                "subsystems": [NQN, 5], "param": {"inline_data_size": "99999"}}],
-                                "hosts": [1], "other": {"a": 1}}), encoding="utf-8")
+                                "hosts": [1], "other": {"a": 1}, "discovery": {"nqn": NQN}}), encoding="utf-8")
     result = ctl("import", "nvmet", path)
     assert "nvmf_subsystem_add_listener" in [method for method, _ in calls_of(result.out)]
-    for part in ("inline_data_size 99999 becomes 65536", "[::] is all of IPv6 alone", "other"):
+    for part in ("inline_data_size 99999 becomes 65536", "[::] is all of IPv6 alone", "other", "passthru",
+                 "it offers TLS", "the discovery subsystem is called"):
         assert part in result.err
