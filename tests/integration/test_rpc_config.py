@@ -10,6 +10,7 @@ import time
 import pytest
 
 from host import Controller
+from nvmetcp import CommandError
 from rpc import DISCOVERY, RpcError, Server, describe, free_port, listen, prepare, refused_start
 from target import sanitized, wait_until
 
@@ -407,24 +408,43 @@ def test_a_state_goes_before_a_configuration_and_disks():
             assert [d["name"] for d in client.call("bdev_get_bdevs")] == ["other"]
 
 
-def test_a_change_that_fails_is_never_seen_or_kept():
-    """A listener that cannot listen, while another client's change is written, and another one dumps."""
+def whole(config, disk):
+    """Whether a disk is there with the namespaces that it is, or neither is there."""
+    calls = [(call["method"], call.get("params", {})) for group in config["subsystems"] for call in group["config"]]
+    made = any(p.get("name") == disk for _, p in calls)
+    used = sum(p["namespace"]["bdev_name"] == disk for method, p in calls if method == "nvmf_subsystem_add_ns")
+    return (made, used) in ((True, 2), (False, 0))
+
+
+def test_half_of_a_change_is_never_seen_or_kept():
+    """A disk is deleted, and its namespaces before it, while another client's change is written, and a third dumps."""
+    with Kept() as server, server.client() as client, server.client() as other, server.client() as third:
+        for end in ("", "2"):
+            client.call("nvmf_create_subsystem", nqn=NQN + end)
+        for i in range(40):
+            client.call("bdev_null_create", name="whole", num_blocks=8, block_size=512)
+            for end in ("", "2"):
+                client.call("nvmf_subsystem_add_ns", nqn=NQN + end, namespace={"bdev_name": "whole"})
+            other.send("bdev_null_create", {"name": f"n{i}", "num_blocks": 8, "block_size": 512})
+            client.send("bdev_null_delete", {"name": "whole"})
+            third.send("pollux_save")
+            assert other.receive()["result"] == f"n{i}"
+            assert whole(server.kept(), "whole"), i
+            assert whole(third.receive()["result"], "whole"), i
+            assert client.receive()["result"] is True
+            assert server.kept() == client.dump()
+
+
+def test_a_change_that_fails_is_not_kept():
     taken = free_port()
-    with Kept() as server, server.client() as client, server.client() as other, server.client() as third, \
-            Server() as blocker, blocker.client() as occupant:
+    with Kept() as server, server.client() as client, Server() as blocker, blocker.client() as occupant:
         occupant.call("nvmf_create_transport", trtype="TCP")
         occupant.call("nvmf_subsystem_add_listener", nqn=DISCOVERY, listen_address=address(taken))
         client.call("nvmf_create_transport", trtype="TCP")
         client.call("nvmf_create_subsystem", nqn=NQN)
-        for i in range(25):
-            client.send("bdev_null_create", {"name": f"n{i}", "num_blocks": 8, "block_size": 512})
-            other.send("nvmf_subsystem_add_listener", {"nqn": NQN, "listen_address": address(taken)})
-            third.send("pollux_save")
-            assert client.receive()["result"] == f"n{i}"
-            assert str(taken) not in server.state.read_text()
-            assert str(taken) not in json.dumps(third.receive())
-            assert "in use" in other.receive()["error"]["message"]
-            assert server.kept() == client.dump()
+        before = client.dump()
+        assert "in use" in client.refused("nvmf_subsystem_add_listener", nqn=NQN, listen_address=address(taken))[1]
+        assert client.dump() == before == server.kept()
 
 
 # ---- kill -9
@@ -616,3 +636,17 @@ def test_data_is_there_after_a_restart(tmp_path):
             assert host.read(7, 8, 8) == data and host.namespace(7).nsze == size
             again = host.identify(0x00, nsid=7)
             assert (again[:16], again[24:]) == (identity[:16], identity[24:])  # NUSE is what has been written
+
+
+def test_a_disk_that_may_not_be_written_is_an_error_of_the_write(tmp_path):
+    """Beyond the size that its files may have: the process is not killed for it."""
+    with Server(prefix=("prlimit", "--fsize=1048576")) as server, server.client() as client:
+        where = prepare(client, NQN)
+        client.call("bdev_aio_create", name="file", filename=make_file(tmp_path / "disk.img"))
+        client.call("nvmf_subsystem_add_ns", nqn=NQN, namespace={"bdev_name": "file", "nsid": 7})
+        with Controller(where, NQN, io_queues=1) as host:
+            host.write(7, 0, bytes(4096))
+            for slba in (4096, 2048 * 4):
+                with pytest.raises(CommandError):
+                    host.write(7, slba, bytes(4096))
+            assert host.read(7, 4096, 8) == bytes(4096)

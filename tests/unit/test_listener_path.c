@@ -22,6 +22,17 @@
 #include <cmocka.h>
 
 static char folder[64], path[96], lock[112];
+static int removals; /* so often the lock's file is removed just before somebody has the lock */
+
+int __real_flock(int fd, int operation);
+int __wrap_flock(int fd, int operation);
+
+int __wrap_flock(int fd, int operation)
+{
+    if (removals && removals--)
+        unlink(lock);
+    return __real_flock(fd, operation);
+}
 
 static int setup(void **state)
 {
@@ -144,6 +155,20 @@ static void what_is_no_socket_is_let_be(void **state)
     assert_true(is_there(path));
 }
 
+/* By one that ends in that moment: what was locked then is nobody's, and another process would not see it. */
+static void a_lock_that_was_removed_meanwhile_is_none(void **state)
+{
+    struct plx_listener l, second;
+    struct plx_error err;
+    (void)state;
+    removals = 3;
+    assert_int_equal(plx_listener_bind_path(&l, path, &err), 0);
+    assert_int_equal(removals, 0);
+    assert_true(is_there(lock));
+    assert_int_equal(plx_listener_bind_path(&second, path, &err), -EBUSY);
+    plx_listener_close(&l);
+}
+
 static void links_in_the_place_of_the_lock_are_not_followed(void **state)
 {
     char target[112];
@@ -219,6 +244,7 @@ int main(void)
         TEST(a_second_one_is_refused_and_disturbs_nothing),
         TEST(what_is_stale_is_replaced),
         TEST(what_is_no_socket_is_let_be),
+        TEST(a_lock_that_was_removed_meanwhile_is_none),
         TEST(links_in_the_place_of_the_lock_are_not_followed),
         TEST(paths_that_cannot_be_are_refused),
         TEST(of_many_that_come_and_go_one_has_it),
