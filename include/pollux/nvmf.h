@@ -275,6 +275,37 @@ PLX_API void plx_nvmf_subsystem_pause(struct plx_nvmf_subsystem *s, uint32_t nsi
  */
 PLX_API void plx_nvmf_subsystem_resume(struct plx_nvmf_subsystem *s, uint32_t nsid, plx_nvmf_done_fn done, void *arg);
 
+enum { PLX_NVMF_HOST_GROUP_NAME = 64 }; /**< with the terminating zero */
+
+/**
+ * Limits the rate of a group of hosts together, over all subsystems: their reads, compares and writes wait. At once,
+ * for those that are connected too; other limits of the same hosts hold within 50 ms.
+ * @param name of the group; another group of that name is replaced
+ * @param hosts NQNs, of which each is in one group
+ * @param done called when every reactor works by it
+ * @return 0; or -EINVAL, -EEXIST, -EBUSY (it is being changed, or the target does not run) or -ENOMEM with err filled,
+ * and done is not called
+ */
+PLX_API int plx_nvmf_host_limits_set(struct plx_nvmf_target *t, const char *name, const char *const *hosts, unsigned n,
+                                     const struct plx_bdev_limits *limits, plx_nvmf_done_fn done, void *arg,
+                                     struct plx_error *err);
+/** Takes them away. @return as above; -ENOENT when there is no such group */
+PLX_API int plx_nvmf_host_limits_remove(struct plx_nvmf_target *t, const char *name, plx_nvmf_done_fn done, void *arg,
+                                        struct plx_error *err);
+
+/** A group of hosts; its texts stay until groups are changed. */
+struct plx_nvmf_host_group_info {
+    const char *name;
+    const char *hosts; /**< see plx_nvmf_host_group_host() */
+    unsigned nhosts;
+    struct plx_bdev_limits limits;
+};
+/** The i-th group. @return false when there is none */
+PLX_API bool plx_nvmf_host_limits_get(const struct plx_nvmf_target *t, unsigned i,
+                                      struct plx_nvmf_host_group_info *out);
+/** The i-th host of a group, or NULL. */
+PLX_API const char *plx_nvmf_host_group_host(const struct plx_nvmf_host_group_info *info, unsigned i);
+
 /**
  * Stops accepting, lets what is in flight finish for at most grace_ms, closes all connections, flushes the disks, and
  * puts their channels back. From any thread, once, after the start was over. Ends with -EIO when a disk refused to be
@@ -344,6 +375,7 @@ enum plx_nvmf_stage {
     PLX_NVMF_STAGE_DATA,    /**< waits for its data, which the host was asked for */
     PLX_NVMF_STAGE_HELD,    /**< half of a fused command, waits for the other */
     PLX_NVMF_STAGE_PAUSED,  /**< waits for its subsystem, or its namespace, which is paused */
+    PLX_NVMF_STAGE_LIMITED, /**< waits for the rate limit of its host */
     PLX_NVMF_STAGE_TARGET,  /**< with the target itself */
     PLX_NVMF_STAGE_EVENT,   /**< waits for an event, as an Asynchronous Event Request does */
     PLX_NVMF_STAGE_DISK,    /**< at its disk */

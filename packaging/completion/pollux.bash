@@ -65,11 +65,97 @@ _pollux_perf()
     esac
 }
 
+# Names that a server which runs can tell: of disks, or of subsystems.
+_pollux_ctl_ask()
+{
+    case $1 in
+    disks) timeout 1 "$2" ctl ls 2>/dev/null | sed -n '2,$s/ .*//p' ;;
+    subsystems) timeout 1 "$2" ctl status 2>/dev/null | sed -n 's/^subsystem //p' ;;
+    esac
+}
+
+# A value, of which the part before the last ':' or '=' stands on the line already.
+_pollux_ctl_value()
+{
+    local value=$1
+    shift
+    mapfile -t COMPREPLY < <(compgen -W "$*" -- "$value")
+    [[ $value == *:* ]] && COMPREPLY=("${COMPREPLY[@]#"${value%:*}":}")
+}
+
+_pollux_ctl_method()
+{
+    local pollux=$1 method=$2 word=$3 key=${3%%=*} value=${3#*=} values
+    if [[ $word != *=* ]]; then
+        compopt -o nospace
+        values=$("$pollux" ctl help --keys "$method" 2>/dev/null | cut -d ' ' -f 1)
+        mapfile -t COMPREPLY < <(compgen -W "$values" -- "$word")
+        return
+    fi
+    values=$("$pollux" ctl help --keys "$method" 2>/dev/null | sed -n "s/^$key= //p")
+    case $key in
+    nqn) values=$(_pollux_ctl_ask subsystems "$pollux") ;;
+    name | bdev_name | *.bdev_name | base_bdev_name) values=$(_pollux_ctl_ask disks "$pollux") ;;
+    esac
+    _pollux_ctl_value "$value" "$values"
+}
+
+_pollux_ctl()
+{
+    local pollux=$1 previous=$2 word=$3 verb='' i
+    shift 3
+    local options='-s --socket --json --timeout --nqn --name --nsid --listen -h --help'
+    for ((i = 1; i <= $#; i++)); do # the first word that is no option, nor the value of one
+        case ${!i} in
+        -s | --socket | --timeout | --nqn | --name | --nsid | --listen) i=$((i + 1)) ;;
+        -*) ;;
+        *)
+            verb=${!i}
+            break
+            ;;
+        esac
+    done
+    case $previous in
+    -s | --socket)
+        compopt -o filenames
+        mapfile -t COMPREPLY < <(compgen -f -- "$word")
+        return
+        ;;
+    --nqn)
+        _pollux_ctl_value "$word" "$(_pollux_ctl_ask subsystems "$pollux")"
+        return
+        ;;
+    --timeout | --name | --nsid | --listen) return ;;
+    esac
+    if [[ $word == -* ]]; then
+        mapfile -t COMPREPLY < <(compgen -W "$options" -- "$word")
+        return
+    fi
+    case $verb in
+    '' | help) mapfile -t COMPREPLY < <(compgen -W "$("$pollux" ctl help --names 2>/dev/null)" -- "$word") ;;
+    add) _pollux_disks "$word" ;;
+    rm | resize) _pollux_ctl_value "$word" "$(_pollux_ctl_ask disks "$pollux")" ;;
+    allow | deny)
+        local hosts=any
+        [[ -r /etc/nvme/hostnqn ]] && hosts="any $(< /etc/nvme/hostnqn)"
+        _pollux_ctl_value "$word" "$hosts"
+        ;;
+    load | import)
+        compopt -o filenames
+        mapfile -t COMPREPLY < <(compgen -f -- "$word")
+        [[ $verb == import && $previous == import ]] && COMPREPLY=(nvmet)
+        ;;
+    status | ls | create | listen | connections | stats | inflight | save) ;;
+    *) _pollux_ctl_method "$pollux" "$verb" "$word" ;;
+    esac
+}
+
 _pollux()
 {
-    local commands='serve perf cp identify discover help'
+    local commands='serve ctl perf cp identify discover help'
     local options='-l --listen -n --nqn -m --cores --allow --allow-any-host --poll --max-io-size --queue-depth
-        --max-queues --in-capsule --peer-timeout --serial -v --verbose -q --quiet -h --help'
+        --max-queues --in-capsule --peer-timeout --serial -r --rpc -c --config --state --wait-for-rpc
+        -v --verbose -q --quiet -h --help'
     local line word previous words
     # The words as the shell splits them at spaces: 'ram:1G' is one.
     line=${COMP_LINE:0:COMP_POINT}
@@ -93,10 +179,18 @@ _pollux()
         _pollux_perf "$previous" "$word"
         return
         ;;
+    ctl)
+        _pollux_ctl "${words[0]}" "$previous" "$word" "${words[@]:2}"
+        return
+        ;;
     *) return ;;
     esac
 
     case $previous in
+    -r | --rpc | -c | --config | --state)
+        compopt -o filenames
+        mapfile -t COMPREPLY < <(compgen -f -- "$word")
+        ;;
     -l | --listen) mapfile -t COMPREPLY < <(compgen -W '127.0.0.1 0.0.0.0 [::1] [::]' -- "$word") ;;
     -m | --cores) _pollux_cores "$word" ;;
     --poll) mapfile -t COMPREPLY < <(compgen -W 'busy adaptive sleep' -- "$word") ;;

@@ -603,10 +603,22 @@ static __attribute__((noinline)) void complete_kept(struct plx_bdev_channel *ch,
     end_resets(resets);
 }
 
-static __attribute__((noinline)) void count_error(struct plx_bdev_channel *ch, struct plx_bdev_req *req)
+static inline void complete_any(struct plx_bdev_channel *ch, struct plx_bdev_req *req)
+{
+    if (req->kept) {
+        complete_kept(ch, req);
+        return;
+    }
+    ch->in_flight--;
+    req->done(req);
+}
+
+/* To the end: after a call that comes back the others would save registers for it. */
+static __attribute__((noinline)) void complete_failed(struct plx_bdev_channel *ch, struct plx_bdev_req *req)
 {
     if (!is_part(ch, req))
         count_failed(ch, req);
+    complete_any(ch, req);
 }
 
 void plx_bdev_complete(struct plx_bdev_req *req, uint16_t status)
@@ -615,14 +627,10 @@ void plx_bdev_complete(struct plx_bdev_req *req, uint16_t status)
     plx_assert_here(ch->reactor);
     assert(ch->in_flight > 0);
     req->status = status;
-    if (plx_unlikely(status != PLX_SC_SUCCESS))
-        count_error(ch, req);
-    if (req->kept) {
-        complete_kept(ch, req);
-        return;
-    }
-    ch->in_flight--;
-    req->done(req);
+    if (plx_likely(status == PLX_SC_SUCCESS))
+        complete_any(ch, req);
+    else
+        complete_failed(ch, req);
 }
 
 /* The rest of plx_bdev_forward(), where there is a list. */

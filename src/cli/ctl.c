@@ -47,6 +47,7 @@ const struct ctl_verb ctl_verbs[] = {
     {"deny", "HOSTNQN|any [--nqn NQN]", "let it in no more, and disconnect it", 1, 1, CTL_NQN, ctl_deny},
     {"connections", "", "which hosts are connected", 0, 0, 0, ctl_connections},
     {"stats", "[SECONDS]", "what disks have done; with SECONDS: what they do", 0, 1, 0, ctl_stats},
+    {"inflight", "", "commands in flight, oldest first, and where each is", 0, 0, 0, ctl_inflight},
     {"save", "", "print the configuration, as \"pollux serve -c\" takes it", 0, 0, 0, ctl_save},
     {"load", "FILE", "make the calls of a configuration; - is standard input", 1, 1, 0, ctl_load},
     {"import", "nvmet FILE", "make a configuration of one that nvmetcli has saved", 2, 2, 0, ctl_import},
@@ -131,9 +132,29 @@ static int check_options(const struct ctl_line *l, const char *word, unsigned ta
     return EXIT_OK;
 }
 
+/* Texts of JSON are UTF-8. */
+static int check_utf8(const char *text)
+{
+    json_t *v = text ? json_string(text) : NULL;
+    if (text && !v)
+        return cli_fail(EXIT_USAGE, "\"%s\" is not UTF-8, and so cannot be told to a server", text);
+    json_decref(v);
+    return EXIT_OK;
+}
+
+/* What is told to a server; names of files that are opened here are not, and those of disks are told otherwise. */
+static int check_words(const struct ctl_line *l, const struct ctl_verb *v, char *const *words, int n)
+{
+    bool files = v->run == ctl_load || v->run == ctl_import || v->run == ctl_add;
+    for (int i = 0; i < n && !files; i++)
+        if (check_utf8(words[i]))
+            return EXIT_USAGE;
+    return check_utf8(l->c.nqn) || check_utf8(l->c.name) ? EXIT_USAGE : EXIT_OK;
+}
+
 static int run_verb(struct ctl_line *l, const struct ctl_verb *v, char *const *words, int n)
 {
-    if (check_options(l, v->name, v->options))
+    if (check_options(l, v->name, v->options) || check_words(l, v, words, n))
         return EXIT_USAGE;
     if (n < v->min)
         return cli_fail(EXIT_USAGE, "%s takes %s: something is missing", v->name, v->args);

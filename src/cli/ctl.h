@@ -96,6 +96,7 @@ const struct ctl_verb *ctl_find_verb(const char *name);
 int ctl_status(struct ctl *c, char *const *words, int n);
 int ctl_list(struct ctl *c, char *const *words, int n);
 int ctl_connections(struct ctl *c, char *const *words, int n);
+int ctl_inflight(struct ctl *c, char *const *words, int n);
 int ctl_stats(struct ctl *c, char *const *words, int n);
 /* All disks there are, and all subsystems. @return EXIT_OK, or EXIT_RUNTIME after having said what is wrong */
 int ctl_look(struct ctl *c, json_t **disks, json_t **subsystems);

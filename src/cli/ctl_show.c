@@ -172,6 +172,65 @@ int ctl_connections(struct ctl *c, char *const *words, int n)
     return ret;
 }
 
+/* ---- commands in flight ---- */
+
+static json_t *age_text(double us)
+{
+    return us < 1e3   ? ctl_textf("%.0f us", us)
+           : us < 1e6 ? ctl_textf("%.1f ms", us / 1e3)
+                      : ctl_textf("%.1f s", us / 1e6);
+}
+
+/* In the terms of the NVM Command Set; of the admin queue, and what we do not know, its number alone. */
+static json_t *command_text(const json_t *command)
+{
+    static const struct {
+        int opcode;
+        const char *name;
+    } names[] = {{0x00, "flush"},   {0x01, "write"},        {0x02, "read"},    {0x04, "write uncorrectable"},
+                 {0x05, "compare"}, {0x08, "write zeroes"}, {0x09, "DSM"},     {0x0c, "verify"},
+                 {0x0d, "reserve"}, {0x11, "reserve"},      {0x15, "reserve"}, {0x19, "copy"}};
+    json_int_t opcode = ctl_int(command, "opcode");
+    for (size_t i = 0; ctl_int(command, "qid") && i < sizeof names / sizeof names[0]; i++)
+        if (names[i].opcode == opcode)
+            return ctl_text(names[i].name);
+    return ctl_textf("%s %02llxh", ctl_int(command, "qid") ? "opcode" : "admin", opcode);
+}
+
+static json_t *lba_text(const json_t *command)
+{
+    if (!json_object_get(command, "lba"))
+        return ctl_text(NULL);
+    return ctl_textf("%lld+%lld", ctl_int(command, "lba"), ctl_int(command, "nlb"));
+}
+
+int ctl_inflight(struct ctl *c, char *const *words, int n)
+{
+    static const char *const heads[] = {"AGE", "COMMAND", "LBA", "NSID", "DISK", "QUEUE", "HOST", "WHERE"};
+    json_t *found, *rows = json_array();
+    const json_t *k;
+    size_t i;
+    (void)words, (void)n;
+    int ret = ctl_call(c, "pollux_get_inflight", NULL, &found);
+    json_array_foreach(ret ? NULL : json_object_get(found, "commands"), i, k)
+    {
+        json_array_append_new(rows, json_pack("[o, o, o, o, o, o, o, o]", age_text((double)ctl_int(k, "age_us")),
+                                              command_text(k), lba_text(k), ctl_textf("%lld", ctl_int(k, "nsid")),
+                                              ctl_text(ctl_str(k, "bdev_name")), ctl_textf("%lld", ctl_int(k, "qid")),
+                                              ctl_text(ctl_str(k, "hostnqn")), ctl_text(ctl_str(k, "where"))));
+    }
+    if (!ret && c->json)
+        ctl_print_json(found);
+    else if (!ret)
+        ctl_print_table(heads, "rllrlrll", json_incref(rows));
+    if (!ret && !c->json && ctl_int(found, "left_out"))
+        printf("%lld younger ones are left out\n", ctl_int(found, "left_out"));
+    if (!ret)
+        json_decref(found);
+    json_decref(rows);
+    return ret;
+}
+
 /* ---- status ---- */
 
 static void print_member(const char *name, const json_t *text)

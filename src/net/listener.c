@@ -100,16 +100,10 @@ static int take_lock(const char *path)
     }
 }
 
-static int bind_path(struct plx_listener *l, const char *path, const struct sockaddr_un *at, struct plx_error *err)
+/* With the lock held. */
+static int bind_locked(struct plx_listener *l, const char *path, const struct sockaddr_un *at, struct plx_error *err)
 {
     struct stat there;
-    char lock[sizeof at->sun_path + 8];
-    snprintf(lock, sizeof lock, "%s.lock", path);
-    l->lock_fd = take_lock(lock);
-    if (l->lock_fd == -EWOULDBLOCK)
-        return plx_fail(err, -EBUSY, "another process listens at %s already; choose another path, or stop it", path);
-    if (l->lock_fd < 0)
-        return plx_fail(err, l->lock_fd, "%s: %s", lock, strerror(-l->lock_fd));
     if (lstat(path, &there) == 0 && !S_ISSOCK(there.st_mode))
         return plx_fail(err, -EEXIST, "%s is there and no socket; choose another path", path);
     unlink(path); /* of one that died */
@@ -118,6 +112,21 @@ static int bind_path(struct plx_listener *l, const char *path, const struct sock
         return plx_fail(err, -errno, "cannot listen at %s: %s", path, strerror(errno));
     l->path = strdup(path);
     return l->path ? 0 : plx_fail(err, -ENOMEM, "out of memory");
+}
+
+static int bind_path(struct plx_listener *l, const char *path, const struct sockaddr_un *at, struct plx_error *err)
+{
+    char lock[sizeof at->sun_path + 8];
+    snprintf(lock, sizeof lock, "%s.lock", path);
+    l->lock_fd = take_lock(lock);
+    if (l->lock_fd == -EWOULDBLOCK)
+        return plx_fail(err, -EBUSY, "another process listens at %s already; choose another path, or stop it", path);
+    if (l->lock_fd < 0)
+        return plx_fail(err, l->lock_fd, "%s: %s", lock, strerror(-l->lock_fd));
+    int ret = bind_locked(l, path, at, err);
+    if (ret)
+        unlink(lock);
+    return ret;
 }
 
 int plx_listener_bind_path(struct plx_listener *l, const char *path, struct plx_error *err)

@@ -54,14 +54,15 @@ static void set_image(struct nvmf_qpair *qp, const struct nvmf_image *image)
 
 void nvmf_group_see(struct nvmf_group *g)
 {
-    g->in_place = g->snap->in_place && plx_list_empty(&g->pauses);
+    g->in_place = g->snap->in_place && plx_list_empty(&g->pauses) && plx_list_empty(&g->host_parts);
 }
 
 void nvmf_qpair_see(struct nvmf_qpair *qp)
 {
     set_image(qp, nvmf_image_seen_by(qp->group->snap->images[qp->ctrlr->subsys->index], qp->ctrlr->hostnqn));
+    qp->host_part = nvmf_host_part(qp);
     qp->plain = qp->state == NVMF_QP_READY && all_accessible(qp->image, qp->portid) && !nvmf_paused(qp) &&
-                !nvmf_resv_concerns(qp);
+                !nvmf_resv_concerns(qp) && !qp->host_part;
 }
 
 static bool same_discovery(const struct nvmf_snapshot *old, const struct nvmf_snapshot *new, struct nvmf_qpair *qp)

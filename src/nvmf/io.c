@@ -596,8 +596,10 @@ static __attribute__((noinline, cold)) uint16_t parse_closely(struct nvmf_req *r
 {
     uint16_t status = refusal(req, plx_get32(req->cmd.nsid));
     status = status ? status : parse_plain(req);
-    if (!status)
+    if (!status) {
+        nvmf_host_limit_parsed(req);
         nvmf_pause_parsed(req);
+    }
     return status;
 }
 

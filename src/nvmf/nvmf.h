@@ -204,7 +204,7 @@ struct nvmf_group {
     struct nvmf_req *free_reqs;
     unsigned reqs_in_use;
     bool in_place; /* see the snapshot; and nothing is paused */
-    struct plx_list pauses;
+    struct plx_list pauses, host_parts;
     uint64_t connected[2]; /* admin and I/O queue pairs since the start, */
     uint64_t completed[2]; /* and commands of those that have left */
     struct nvmf_slab *slabs;
@@ -343,7 +343,8 @@ struct nvmf_req {
             struct plx_list link;    /* while it is held */
             nvmf_execute_fn execute; /* what it is to do when that is over */
             bool lent;               /* so it was parsed */
-        } held;                      /* of commands for a namespace that is paused */
+            nvmf_execute_fn limited; /* what it is to do when its host's rate limit lets it: hostlimit.c */
+        } held;                      /* of commands for a namespace that is paused, or of a host that is limited */
     } u;
     struct iovec iov[2];
     union {
@@ -414,14 +415,16 @@ struct nvmf_qpair {
     uint8_t state; /* enum nvmf_qpair_state */
     bool plain;    /* ready, and every namespace accessible and not reserved: I/O commands need no closer look */
     bool no_sq_flow;
-    uint32_t in_flight;              /* requests between capsule and response */
-    uint64_t completed;              /* commands */
-    uint64_t since;                  /* reactor time at which its connection came */
-    bool header_digest, data_digest; /* its transport's, to be told */
-    struct nvmf_req *fused;          /* first half of a fused command whose second half must come next */
-    bool active;                     /* a command came since the transport last told the controller */
-    bool fused_failed;               /* the first half of a fused command was refused */
-    uint8_t access;                  /* enum nvmf_resv_access, to the namespace access_nsid, which may be 0 */
+    uint32_t in_flight;               /* requests between capsule and response */
+    uint32_t paused;                  /* of these */
+    uint64_t completed;               /* commands */
+    uint64_t since;                   /* reactor time at which its connection came */
+    bool header_digest, data_digest;  /* its transport's, to be told */
+    struct nvmf_req *fused;           /* first half of a fused command whose second half must come next */
+    bool active;                      /* a command came since the transport last told the controller */
+    bool fused_failed;                /* the first half of a fused command was refused */
+    struct nvmf_host_part *host_part; /* its host's rate limits here, or NULL */
+    uint8_t access;                   /* enum nvmf_resv_access, to the namespace access_nsid, which may be 0 */
     uint32_t access_nsid;
     struct plx_msg kill_msg;
     _Atomic bool kill_sent;
@@ -537,6 +540,8 @@ struct plx_nvmf_target {
     uint64_t generation, genctr;
     struct nvmf_apply apply;
     unsigned queries; /* under way: query.c */
+    struct plx_list host_groups;
+    unsigned host_changes; /* of them, under way: hostlimit.c */
     enum nvmf_target_state state;
     struct nvmf_phase phase;
 };
@@ -757,6 +762,19 @@ bool nvmf_pauses_of(const struct plx_nvmf_subsystem *s);
 bool nvmf_pauses_stop(struct plx_nvmf_target *t);
 void nvmf_pauses_free(struct plx_nvmf_target *t);
 
+/* ---- hostlimit.c ---- */
+
+/* The limits of a queue pair's host on its reactor, or NULL. */
+struct nvmf_host_part *nvmf_host_part(const struct nvmf_qpair *qp);
+/* A command of a queue pair that has them was parsed: it may have to wait before it is executed, by this. */
+void nvmf_host_limit_parsed(struct nvmf_req *req);
+void nvmf_host_limit_execute(struct nvmf_req *req);
+/* Whether it waits for them. */
+bool nvmf_host_limited(const struct nvmf_req *req);
+/* A reactor has no connections any more. */
+void nvmf_host_limits_close(struct nvmf_group *g);
+void nvmf_host_limits_free(struct plx_nvmf_target *t);
+
 /* on the reactor of a request, or queue pair */
 
 /* Whether the disk is to be left alone. */
@@ -770,7 +788,9 @@ void nvmf_pause_parsed(struct nvmf_req *req);
  * that, until `execute` is called
  */
 bool nvmf_pause_hold(struct nvmf_req *req, const struct nvmf_nsref *ref, nvmf_execute_fn execute);
-/* What may be held is to end. */
+/* Holds a command (NVMF_REQ_PAUSED), in a list of whoever lets it go on later, by `execute`. */
+void nvmf_req_hold(struct nvmf_req *req, struct plx_list *held, nvmf_execute_fn execute);
+/* What may be held is to end, or goes on. */
 void nvmf_pause_forget(struct nvmf_req *req);
 
 /* ---- snapshot.c ---- */

@@ -85,21 +85,30 @@ bool nvmf_paused(const struct nvmf_qpair *qp)
     return false;
 }
 
+void nvmf_req_hold(struct nvmf_req *req, struct plx_list *held, nvmf_execute_fn execute)
+{
+    req->state = NVMF_REQ_PAUSED;
+    req->qp->paused++;
+    req->u.held.execute = execute;
+    plx_list_add_tail(held, &req->u.held.link);
+}
+
 bool nvmf_pause_hold(struct nvmf_req *req, const struct nvmf_nsref *ref, nvmf_execute_fn execute)
 {
     struct pause_part *part = ref && !req->abort_status ? part_of(ref) : NULL;
     if (!part)
         return false;
-    req->state = NVMF_REQ_PAUSED;
-    req->u.held.execute = execute;
-    plx_list_add_tail(&part->held, &req->u.held.link);
+    nvmf_req_hold(req, &part->held, execute);
     return true;
 }
 
 void nvmf_pause_forget(struct nvmf_req *req)
 {
-    if (req->state == NVMF_REQ_PAUSED)
-        plx_list_del(&req->u.held.link);
+    if (req->state != NVMF_REQ_PAUSED)
+        return;
+    req->state = NVMF_REQ_EXECUTING;
+    req->qp->paused--;
+    plx_list_del(&req->u.held.link);
 }
 
 /* What a command does whose data, or memory, came after a pause had begun. */

@@ -267,6 +267,7 @@ const char *plx_nvmf_stage_text(enum plx_nvmf_stage stage)
         [PLX_NVMF_STAGE_DATA] = "waiting for its data",
         [PLX_NVMF_STAGE_HELD] = "waiting for the other half of a fused command",
         [PLX_NVMF_STAGE_PAUSED] = "held, as its subsystem is paused",
+        [PLX_NVMF_STAGE_LIMITED] = "waiting for the rate limit of its host",
         [PLX_NVMF_STAGE_TARGET] = "in the target",
         [PLX_NVMF_STAGE_EVENT] = "waiting for an event",
         [PLX_NVMF_STAGE_DISK] = "at the disk",
@@ -284,7 +285,7 @@ static enum plx_nvmf_stage stage_of(const struct nvmf_req *req)
     case NVMF_REQ_HELD:
         return PLX_NVMF_STAGE_HELD;
     case NVMF_REQ_PAUSED:
-        return PLX_NVMF_STAGE_PAUSED;
+        return nvmf_host_limited(req) ? PLX_NVMF_STAGE_LIMITED : PLX_NVMF_STAGE_PAUSED;
     case NVMF_REQ_EXECUTING:
         if (req->ns && !req->between)
             return PLX_NVMF_STAGE_DISK;

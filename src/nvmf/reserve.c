@@ -116,7 +116,8 @@ static bool has_steps(const struct nvmf_req *req)
 
 /*
  * Who may not any more what was allowed when the command came: it ends instead of beginning, once its data is here
- * (Linux is lost when a command ends that it sends data for), and what has several steps ends before the next one.
+ * (Linux is lost when a command ends that it sends data for) and no pause holds it; and what has several steps ends
+ * before the next one.
  */
 static void hold_back(struct nvmf_req *req)
 {
@@ -126,7 +127,7 @@ static void hold_back(struct nvmf_req *req)
         return;
     if (req->state == NVMF_REQ_HELD)
         nvmf_req_complete(req, PLX_SC_RESERVATION_CONFLICT | DNR);
-    else if (!req->abort_status && (req->state == NVMF_REQ_TRANSPORT || has_steps(req)))
+    else if (!req->abort_status && (req->state != NVMF_REQ_EXECUTING || has_steps(req)))
         req->abort_status = PLX_SC_RESERVATION_CONFLICT | DNR;
 }
 

@@ -95,19 +95,10 @@ int plx_nvmf_target_create(struct plx_nvmf_target **out, struct plx_reactor *con
     t->transport = &nvmf_transport_tcp;
     struct nvmf_apply *a = &t->apply;
     struct plx_list *const lists[] = {
-        &t->subsystems,
-        &t->listeners,
-        &t->ctrlrs,
-        &t->removed_ns,
-        &t->removed_subsystems,
-        &t->removed_listeners,
-        &t->late_ns,
-        &t->pauses,
-        &a->callers,
-        &a->later,
-        &a->ns,
-        &a->subsystems,
-        &a->listeners,
+        &t->subsystems,         &t->listeners,         &t->ctrlrs,  &t->removed_ns,
+        &t->removed_subsystems, &t->removed_listeners, &t->late_ns, &t->pauses,
+        &t->host_groups,        &a->callers,           &a->later,   &a->ns,
+        &a->subsystems,         &a->listeners,
     };
     for (size_t i = 0; i < PLX_ARRAY_SIZE(lists); i++)
         plx_list_init(lists[i]);
@@ -126,6 +117,7 @@ int plx_nvmf_target_create(struct plx_nvmf_target **out, struct plx_reactor *con
         t->groups[i].reactor = reactors[i];
         plx_list_init(&t->groups[i].qpairs);
         plx_list_init(&t->groups[i].pauses);
+        plx_list_init(&t->groups[i].host_parts);
     }
     *out = t;
     return 0;
@@ -191,6 +183,7 @@ static void close_here(struct plx_fan_leg *leg)
     bool idle = !g->reqs_in_use; /* else a disk has some of its requests yet, and everything that they lead to stays */
     g->snap = NULL;
     plx_list_init(&g->pauses); /* whose commands have ended with their connections */
+    nvmf_host_limits_close(g);
     if (idle && g->transport)
         g->target->transport->group_free(g);
     if (idle)
@@ -265,6 +258,7 @@ static void phase_finish(struct plx_nvmf_target *t, enum nvmf_target_state state
         t->phase.result = -ETIMEDOUT;
     if (state == NVMF_STOPPED) {
         nvmf_pauses_free(t);
+        nvmf_host_limits_free(t);
         nvmf_snapshot_free(t->snap);
         t->snap = NULL;
     }
@@ -323,7 +317,7 @@ static void phase_step(struct plx_nvmf_target *t)
 void nvmf_target_may_stop(struct plx_nvmf_target *t)
 {
     if (t->state == NVMF_STOPPING && t->phase.step == NVMF_PHASE_DRAIN && t->apply.step == NVMF_APPLY_IDLE &&
-        nvmf_pauses_stop(t) && !t->queries)
+        nvmf_pauses_stop(t) && !t->queries && !t->host_changes)
         phase_step(t);
 }
 

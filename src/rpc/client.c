@@ -361,9 +361,8 @@ static bool make_place(struct plx_rpc *rpc, struct rpc_client *c)
     return true;
 }
 
-static void client_accepted(struct plx_listener *l, int fd)
+void rpc_client_add(struct plx_rpc *rpc, int fd)
 {
-    struct plx_rpc *rpc = plx_container_of(l, struct plx_rpc, listener);
     struct rpc_client *c = calloc(1, sizeof *c);
     if (!c) {
         close(fd);
@@ -387,6 +386,11 @@ static void client_accepted(struct plx_listener *l, int fd)
         rpc_refuse(c, -EBUSY, "Device or resource busy: there are %d clients, and more are not served", RPC_CLIENTS);
         rpc_client_end(c);
     }
+}
+
+static void client_accepted(struct plx_listener *l, int fd)
+{
+    rpc_client_add(plx_container_of(l, struct plx_rpc, listener), fd);
 }
 
 int rpc_clients_listen(struct plx_rpc *rpc, struct plx_error *err)

@@ -55,40 +55,48 @@ void rpc_config_disk_more(json_t *list, const struct rpc_disk *d)
         json_decref(o);
 }
 
+#define LIMIT_PARAMS                                                                                                   \
+    U64("rw_ios_per_sec", "reads and writes a second; 0: no limit", LIMITS(0, UINT32_MAX)),                            \
+        U64("rw_mbytes_per_sec", "MiB of them a second; 0: no limit", LIMITS(0, UINT32_MAX)),                          \
+        U64("r_mbytes_per_sec", "MiB read a second; 0: no limit", LIMITS(0, UINT32_MAX)),                              \
+        U64("w_mbytes_per_sec", "MiB written a second; 0: no limit", LIMITS(0, UINT32_MAX)),                           \
+        U64("r_ios_per_sec", "reads a second; 0: no limit", LIMITS(0, UINT32_MAX)),                                    \
+        U64("w_ios_per_sec", "writes a second; 0: no limit", LIMITS(0, UINT32_MAX)),                                   \
+        U32("burst_ms", "what was left unused in so many milliseconds may be made up for; 0 for 50", LIMITS(0, 10000))
+
 static const struct rpc_param params_qos[] = {
     TEXT("name", "of the disk", REQUIRED),
-    U64("rw_ios_per_sec", "reads and writes a second; 0: no limit", LIMITS(0, UINT32_MAX)),
-    U64("rw_mbytes_per_sec", "MiB of them a second; 0: no limit", LIMITS(0, UINT32_MAX)),
-    U64("r_mbytes_per_sec", "MiB read a second; 0: no limit", LIMITS(0, UINT32_MAX)),
-    U64("w_mbytes_per_sec", "MiB written a second; 0: no limit", LIMITS(0, UINT32_MAX)),
-    U64("r_ios_per_sec", "reads a second; 0: no limit", LIMITS(0, UINT32_MAX)),
-    U64("w_ios_per_sec", "writes a second; 0: no limit", LIMITS(0, UINT32_MAX)),
-    U32("burst_ms", "what was left unused in so many milliseconds may be made up for; 0 for 50", LIMITS(0, 10000)),
+    LIMIT_PARAMS,
     END,
 };
 
 /* Limits that are not named stay as they are. */
+static int limits_of_call(const struct rpc_call *c, struct plx_bdev_limits *l, struct plx_error *err)
+{
+    bool any = rpc_param(c, "burst_ms") != NULL;
+    for (size_t i = 0; i < PLX_ARRAY_SIZE(members); i++)
+        if (rpc_param(c, members[i].name)) {
+            *limit_at(l, i) = rpc_uint(c, members[i].name) * members[i].unit;
+            any = true;
+        }
+    l->burst_ms = rpc_param(c, "burst_ms") ? (uint32_t)rpc_uint(c, "burst_ms") : l->burst_ms;
+    return any ? 0 : plx_fail(err, -EINVAL, "no limit is named, such as rw_ios_per_sec; 0 takes one away");
+}
+
 static void set_qos_limit(struct rpc_call *c)
 {
     struct plx_error err;
     struct plx_bdev_limits l;
     struct plx_bdev *bdev = plx_bdev_find(rpc_str(c, "name"));
     struct rpc_disk *d = rpc_disk_of(c->rpc, bdev);
-    bool any = false;
     if (!bdev) {
         rpc_fail_no_disk(c, rpc_str(c, "name"));
         return;
     }
     plx_bdev_get_limits(bdev, &l);
-    for (size_t i = 0; i < PLX_ARRAY_SIZE(members); i++)
-        if (rpc_param(c, members[i].name)) {
-            *limit_at(&l, i) = rpc_uint(c, members[i].name) * members[i].unit;
-            any = true;
-        }
-    l.burst_ms = rpc_param(c, "burst_ms") ? (uint32_t)rpc_uint(c, "burst_ms") : l.burst_ms;
-    int ret = any || rpc_param(c, "burst_ms")
-                  ? plx_bdev_set_limits(bdev, &l, &err)
-                  : plx_fail(&err, -EINVAL, "no limit is named, such as rw_ios_per_sec; 0 takes one away");
+    int ret = limits_of_call(c, &l, &err);
+    if (!ret)
+        ret = plx_bdev_set_limits(bdev, &l, &err);
     if (ret) {
         rpc_fail_errno(c, ret, &err);
         return;
@@ -96,6 +104,85 @@ static void set_qos_limit(struct rpc_call *c)
     if (d)
         d->burst_ms = l.burst_ms;
     rpc_ok(c, NULL);
+}
+
+/* ---- limits of hosts ---- */
+
+static const struct rpc_param params_host_limits[] = {
+    TEXT("group", "a name for these hosts", REQUIRED, LIMITS(1, PLX_NVMF_HOST_GROUP_NAME - 1)),
+    {.name = "hosts", .type = RPC_STRINGS, .required = true, .help = "their NQNs; each is in one group"},
+    LIMIT_PARAMS,
+    END,
+};
+
+static void host_limits_done(void *arg, int ret)
+{
+    struct rpc_call *c = arg;
+    if (ret)
+        rpc_fail_errno(c, ret, NULL);
+    else
+        rpc_ok(c, NULL);
+}
+
+/* All limits of a group are named at once: those that are not named are none. */
+static void set_host_limits(struct rpc_call *c)
+{
+    struct plx_error err;
+    struct plx_bdev_limits l = {0};
+    const json_t *names = rpc_param(c, "hosts");
+    size_t n = json_array_size(names);
+    const char **hosts = calloc(n + 1, sizeof *hosts);
+    int ret = hosts ? limits_of_call(c, &l, &err) : plx_fail(&err, -ENOMEM, "out of memory");
+    for (size_t i = 0; hosts && i < n; i++)
+        hosts[i] = json_string_value(json_array_get(names, i));
+    if (!ret)
+        ret = plx_nvmf_host_limits_set(c->rpc->o.target, rpc_str(c, "group"), hosts, (unsigned)n, &l, host_limits_done,
+                                       c, &err);
+    free(hosts);
+    if (ret)
+        rpc_fail_errno(c, ret, &err);
+}
+
+static const struct rpc_param params_host_group[] = {
+    TEXT("group", "its name", REQUIRED),
+    END,
+};
+
+static void remove_host_limits(struct rpc_call *c)
+{
+    struct plx_error err;
+    int ret = plx_nvmf_host_limits_remove(c->rpc->o.target, rpc_str(c, "group"), host_limits_done, c, &err);
+    if (ret)
+        rpc_fail_errno(c, ret, &err);
+}
+
+static json_t *host_group_json(struct plx_nvmf_host_group_info *info)
+{
+    json_t *hosts = json_array();
+    for (unsigned i = 0; i < info->nhosts; i++)
+        json_array_append_new(hosts, json_string(plx_nvmf_host_group_host(info, i)));
+    json_t *o = json_pack("{s:s, s:o}", "group", info->name, "hosts", hosts);
+    for (size_t i = 0; i < PLX_ARRAY_SIZE(members); i++)
+        json_object_set_new(o, members[i].name,
+                            json_integer((json_int_t)(*limit_at(&info->limits, i) / members[i].unit)));
+    json_object_set_new(o, "burst_ms", json_integer(info->limits.burst_ms));
+    return o;
+}
+
+static void get_host_limits(struct rpc_call *c)
+{
+    json_t *out = json_array();
+    struct plx_nvmf_host_group_info info;
+    for (unsigned i = 0; plx_nvmf_host_limits_get(c->rpc->o.target, i, &info); i++)
+        json_array_append_new(out, host_group_json(&info));
+    rpc_ok(c, out);
+}
+
+void rpc_config_host_limits(struct plx_rpc *rpc, json_t *list)
+{
+    struct plx_nvmf_host_group_info info;
+    for (unsigned i = 0; plx_nvmf_host_limits_get(rpc->o.target, i, &info); i++)
+        rpc_config_add(list, "pollux_set_host_limits", host_group_json(&info));
 }
 
 /* ---- what went through ---- */
@@ -198,6 +285,12 @@ static void get_iostat(struct rpc_call *c)
 const struct rpc_method rpc_methods_limit[] = {
     {"bdev_set_qos_limit", "set_bdev_qos_limit", "Limits the rate of a disk, at once and under load.", params_qos,
      RPC_CHANGES, .run = set_qos_limit},
+    {"pollux_set_host_limits", NULL, "Limits the rate of a group of hosts together, at once and under load.",
+     params_host_limits, RPC_CHANGES, .group = "nvmf", .run = set_host_limits},
+    {"pollux_remove_host_limits", NULL, "Takes these limits away.", params_host_group, RPC_CHANGES,
+     .run = remove_host_limits},
+    {"pollux_get_host_limits", NULL, "Lists groups of hosts, and their limits.", NULL, RPC_READS,
+     .run = get_host_limits},
     {"bdev_get_iostat", "get_bdevs_iostat", "Tells what went through one disk, or all; a tick is a nanosecond.",
      params_iostat, RPC_READS, .run = get_iostat},
     {.name = NULL},

@@ -11,7 +11,6 @@
 #include <strings.h>
 
 #define DISCOVERY_NQN "nqn.2014-08.org.nvmexpress.discovery"
-#define TARGET ENUM("tgt_name", "nvmf_tgt", "of the target, of which there is one")
 
 /* ---- what methods here have in common ---- */
 
@@ -408,6 +407,9 @@ static void add_ns(struct rpc_call *c)
     if (!ret && !bdev)
         ret =
             plx_fail(&err, -ENODEV, "there is no disk %.100s; bdev_get_bdevs lists disks", rpc_str_in(ns, "bdev_name"));
+    if (!ret && rpc_disk_claimed(bdev))
+        ret = plx_fail(&err, -EBUSY, "%.100s is used exclusively by a disk that stands on it; add that one",
+                       plx_bdev_info(bdev)->name);
     if (!ret)
         ret = plx_nvmf_subsystem_add_ns(s, bdev, &o, &err);
     if (ret < 0)
@@ -568,6 +570,7 @@ void rpc_config_nvmf(struct plx_rpc *rpc, json_t *list)
         rpc_config_add(list, "nvmf_create_transport", json_incref(rpc->transport));
     while ((s = plx_nvmf_subsystem_next(rpc->o.target, s)))
         config_subsystem(rpc, list, s);
+    rpc_config_host_limits(rpc, list);
     rpc_config_access(rpc, list);
 }
 

@@ -176,12 +176,20 @@ static void load_over(struct load *l)
     copy.done(copy.arg, copy.ret, NULL, &copy.err);
 }
 
+/* Of a name that is too long for a message, the end says more than the beginning. */
+static const char *end_of(const char *name)
+{
+    enum { SHOWN = 120 };
+    size_t len = strlen(name);
+    return len > SHOWN ? name + len - SHOWN : name;
+}
+
 static void load_called(struct rpc_call *c)
 {
     struct load *l = c->arg;
     if (c->code) {
         const char *method = rpc_str_in(json_array_get(l->calls, l->next - 1), "method");
-        l->ret = plx_fail(&l->err, c->code, "%.80s: %.60s: %.160s", l->name, method, c->error.text);
+        l->ret = plx_fail(&l->err, c->code, "%s: %.50s: %.140s", end_of(l->name), method, c->error.text);
     }
     load_step(l);
 }

@@ -266,11 +266,13 @@ bool rpc_changing(const struct plx_rpc *rpc);
 void rpc_saved(struct plx_rpc *rpc, uint64_t change, int ret, const struct plx_error *err);
 
 /* client.c */
+/* One that is connected, by a descriptor that is taken over. */
+void rpc_client_add(struct plx_rpc *rpc, int fd);
 struct plx_rpc *rpc_client_server(const struct rpc_client *c);
 void rpc_client_send(struct rpc_client *c, const json_t *answer);
 /* The same; text is taken over. */
 void rpc_client_send_text(struct rpc_client *c, struct rpc_text *text);
-/* Make a text longer, which is made when it is NULL: by a value, or by what is between them. @return false: no memory */
+/* Make a text longer, or a new one of NULL: by a value, or by what is between them. @return false: no memory */
 bool rpc_text_add(struct rpc_text **text, const json_t *value);
 bool rpc_text_end(struct rpc_text **text, const char *bytes);
 /* A call of it was begun, is through, was answered. */
@@ -300,6 +302,7 @@ void rpc_config_disks(struct plx_rpc *rpc, json_t *list);
 void rpc_config_nvmf(struct plx_rpc *rpc, json_t *list);
 void rpc_config_access(struct plx_rpc *rpc, json_t *list);
 void rpc_config_sock(struct plx_rpc *rpc, json_t *list);
+void rpc_config_host_limits(struct plx_rpc *rpc, json_t *list);
 
 /* rpc.c: one is over, or a write of the state: that may be all that a stop waits for. */
 void rpc_may_stop(struct plx_rpc *rpc);
@@ -348,6 +351,8 @@ void rpc_disks_close(struct plx_rpc *rpc);
 void rpc_config_disk_more(json_t *list, const struct rpc_disk *d);
 /* limit.c: the limits of a disk, as clients know them. */
 json_t *rpc_disk_limits(struct plx_bdev *bdev);
+/* Whether it has a user who has it alone: a filter. */
+bool rpc_disk_claimed(const struct plx_bdev *of);
 /* "No such device: ..." */
 void rpc_fail_no_disk(struct rpc_call *c, const char *name);
 

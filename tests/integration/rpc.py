@@ -50,8 +50,8 @@ class Client:
         self.socket = socket.socket(socket.AF_UNIX)
         if receive_buffer:
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+        self.socket.connect(str(path))  # waits while too many others do: with a limit of time it would fail
         self.socket.settimeout(ANSWER_LIMIT)
-        self.socket.connect(str(path))
         self.ids = 0
         self._lines = []
         self._rest = []

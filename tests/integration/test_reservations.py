@@ -479,7 +479,8 @@ def test_notifications_can_be_masked_by_namespace(registrants):
 
 
 class Machine:
-    """A target whose namespaces are files, and keep their reservations in files."""
+    """A target whose namespaces are files, and keep their reservations in files. Its control path has a reactor
+    apart."""
 
     def __init__(self, path):
         self.path = path
@@ -492,7 +493,7 @@ class Machine:
 
     @contextlib.contextmanager
     def start(self):
-        with Control(reactors=2) as program:
+        with Control(reactors=2, apart=True) as program:
             program("subsystem", NQN, "any-host")
             for nsid in (NS, OTHER):
                 program("open", f"disk{nsid}", self.path / f"disk{nsid}")

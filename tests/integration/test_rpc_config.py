@@ -210,6 +210,20 @@ def test_the_command_line_is_saved_as_calls(tmp_path):
         assert client.dump() == saved
 
 
+def test_one_group_that_differs_is_one_line_of_a_dump():
+    with Server() as server, server.client() as client:
+        client.call("nvmf_create_transport", trtype="TCP")
+        client.call("nvmf_create_subsystem", nqn=NQN)
+        where = address(listen(client, NQN, ana_state="non_optimized"))
+        for group in (1, 5, 128):
+            client.call("nvmf_subsystem_listener_set_ana_state", nqn=NQN, listen_address=where, anagrpid=group,
+                        ana_state="inaccessible")
+        lines = [call["params"] for call in client.call("framework_get_config", name="nvmf")
+                 if "ana_state" in call.get("params", {})]
+        assert [(line.get("anagrpid"), line["ana_state"]) for line in lines] == \
+            [(None, "non_optimized"), (1, "inaccessible"), (5, "inaccessible"), (128, "inaccessible")]
+
+
 # ---- what a configuration may look like
 
 COMMENTED = """// a comment first
@@ -280,7 +294,7 @@ MISTAKES = {
     "a parameter that there is not": (a_call("bdev_null_create", name="x", num_blocks=8, block_size=512, y=1), "y"),
     "of another type": (a_call("bdev_null_create", name="x", num_blocks="8", block_size=512), "num_blocks"),
     "beyond a limit": (a_call("bdev_null_create", name="x", num_blocks=8, block_size=511), "block_size"),
-    "a file that there is not": (a_call("bdev_aio_create", name="x", filename="/nowhere/disk.img"), "/nowhere/disk.img"),
+    "a file that there is not": (a_call("bdev_aio_create", name="x", filename="/nowhere/x.img"), "/nowhere/x.img"),
     "a disk that there is not": (a_call("bdev_null_delete", name="nothing"), "nothing"),
     "no transport": (a_call("nvmf_subsystem_add_listener", nqn=DISCOVERY, listen_address=address(4420)),
                      "nvmf_create_transport"),
@@ -393,11 +407,11 @@ def test_a_state_goes_before_a_configuration_and_disks():
             assert [d["name"] for d in client.call("bdev_get_bdevs")] == ["other"]
 
 
-def test_a_change_that_fails_is_never_kept():
-    """A listener that cannot listen, while another client's change is written."""
+def test_a_change_that_fails_is_never_seen_or_kept():
+    """A listener that cannot listen, while another client's change is written, and another one dumps."""
     taken = free_port()
-    with Kept() as server, server.client() as client, server.client() as other, Server() as blocker, \
-            blocker.client() as occupant:
+    with Kept() as server, server.client() as client, server.client() as other, server.client() as third, \
+            Server() as blocker, blocker.client() as occupant:
         occupant.call("nvmf_create_transport", trtype="TCP")
         occupant.call("nvmf_subsystem_add_listener", nqn=DISCOVERY, listen_address=address(taken))
         client.call("nvmf_create_transport", trtype="TCP")
@@ -405,8 +419,10 @@ def test_a_change_that_fails_is_never_kept():
         for i in range(25):
             client.send("bdev_null_create", {"name": f"n{i}", "num_blocks": 8, "block_size": 512})
             other.send("nvmf_subsystem_add_listener", {"nqn": NQN, "listen_address": address(taken)})
+            third.send("pollux_save")
             assert client.receive()["result"] == f"n{i}"
             assert str(taken) not in server.state.read_text()
+            assert str(taken) not in json.dumps(third.receive())
             assert "in use" in other.receive()["error"]["message"]
             assert server.kept() == client.dump()
 

@@ -226,7 +226,9 @@ static void commands_are_held_until_it_is_over_and_go_on_in_order(void **state)
         assert_int_equal(do_io(i % 2 ? NVME_IO_READ : NVME_IO_WRITE, 1, &a[i]), PENDING);
     pass(60000);
     assert_int_equal(rig.disk->seen, seen);
+    assert_int_equal(rig.io.qp.paused, MANY);
     assert_int_equal(resume(ALL), 0);
+    assert_int_equal(rig.io.qp.paused, 0);
     assert_int_equal(rig.disk->seen, seen + MANY);
     end_all(rig.disk);
     for (unsigned i = 0; i < MANY; i++) {

@@ -150,6 +150,29 @@ static void half_of_a_fused_command_that_came_in_a_pause_is_not_waited_for_longe
     assert_true(closed());
 }
 
+/* In vain. */
+static void a_stop_does_not_wait_for_what_is_held(void **state)
+{
+    (void)state;
+    static const uint8_t zeroes[512];
+    const struct nvme_cmd cmd = {.opcode = NVME_IO_WRITE,
+                                 .flags = NVME_PSDT_SGL,
+                                 .nsid = plx_put32(1),
+                                 .sgl = {.length = plx_put32(512), .type = NVME_SGL_DATA_BLOCK_OFFSET}};
+    assert_int_equal(pause_it(), 0);
+    assert_int_equal(rig_command(&rig, io, &cmd, zeroes, sizeof zeroes), NOTHING);
+    result = -EINPROGRESS;
+    plx_nvmf_target_stop(rig.target, PEER_MS, over, NULL);
+    pass(100);
+    assert_int_equal(result, 0);
+    plx_nvmf_target_destroy(rig.target);
+    plx_reactor_destroy(rig.reactor);
+    assert_int_equal(plx_bdev_close(rig.disk), 0);
+    close(admin);
+    close(io);
+    plx_clock_simulate(NULL);
+}
+
 int main(void)
 {
 #define EACH(f) cmocka_unit_test_setup_teardown(f, begin, end)
@@ -157,6 +180,7 @@ int main(void)
         EACH(a_host_that_does_not_read_what_was_lent_keeps_nobody_from_pausing),
         EACH(a_fused_command_that_is_held_is_not_its_hosts_fault),
         EACH(half_of_a_fused_command_that_came_in_a_pause_is_not_waited_for_longer),
+        cmocka_unit_test_setup(a_stop_does_not_wait_for_what_is_held, begin),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -341,6 +341,40 @@ static void a_target_may_stop_while_a_preempt_and_abort_waits(void **state)
     plx_clock_simulate(NULL);
 }
 
+/* ---- pauses ---- */
+
+/* A Preempt on its way when a pause begins is done while that goes on; what is held does not begin after it. */
+static void what_a_pause_holds_of_a_preempted_host_does_not_begin(void **state)
+{
+    struct table t;
+    struct reply hung, first, second, write;
+    (void)state;
+    set_table(&t);
+    t.disk->ignores_aborts = true;
+    assert_int_equal(begin(&t, A, NVME_IO_WRITE, &hung), PENDING);
+    assert_int_equal(preempt_by(&t, C, NVME_RACQA_PREEMPT_AND_ABORT, A, &first), PENDING);
+    assert_int_equal(preempt_by(&t, B, NVME_RACQA_PREEMPT, C, &second), PENDING); /* when the first is done */
+    t.done = false;
+    plx_nvmf_subsystem_pause(t.s, 1, finished, &t);
+    calm(&t);
+    assert_int_equal(begin(&t, C, NVME_IO_WRITE, &write), PENDING); /* which holds the namespace yet */
+    test_disk_end(t.disk, 0);
+    let_pass(&t, 5);
+    assert_true(t.done && !t.result);
+    assert_int_equal(status_in(&first), 0);
+    assert_int_equal(status_in(&second), 0);
+    assert_int_equal(status_in(&write), PENDING);
+    t.done = false;
+    plx_nvmf_subsystem_resume(t.s, 1, finished, &t);
+    calm(&t);
+    assert_true(t.done && !t.result);
+    assert_int_equal(status_in(&write), CONFLICT);
+    assert_int_equal(t.disk->seen, 1);
+    assert_int_equal(begin(&t, B, NVME_IO_WRITE, &write), PENDING);
+    assert_int_equal(t.disk->seen, 2);
+    clear_table(&t);
+}
+
 /* ---- commands of several steps ---- */
 
 static void a_command_of_several_steps_takes_no_more_of_them(void **state)
@@ -413,6 +447,7 @@ int main(void)
         cmocka_unit_test(a_namespace_may_be_removed_while_a_preempt_and_abort_waits),
         cmocka_unit_test(a_target_may_stop_while_a_preempt_and_abort_waits),
         cmocka_unit_test(a_command_for_which_there_is_no_memory_fails),
+        cmocka_unit_test(what_a_pause_holds_of_a_preempted_host_does_not_begin),
         cmocka_unit_test(a_command_of_several_steps_takes_no_more_of_them),
         cmocka_unit_test(a_namespace_that_is_not_reserved_costs_commands_nothing),
     };

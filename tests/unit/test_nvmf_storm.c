@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
  * Hosts on several reactors connect and do I/O while namespaces, who sees them, sizes, ANA states and groups, allowed
- * hosts, listeners and subsystems change at random, while namespaces are paused, and while it is asked what is going on.
- * No command may end with what the history does not allow, and nothing may be left over. STORM_SEED repeats a run.
+ * hosts, listeners and subsystems change at random, while namespaces are paused, and while it is asked what is going
+ * on. No command may end with what the history does not allow, and nothing may be left over. STORM_SEED repeats a run.
  */
 #include "calls.h"
 

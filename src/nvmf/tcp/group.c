@@ -129,6 +129,7 @@ void tcp_group_free(struct nvmf_group *core)
 
 /* ---- stopping: quiet connections close at once, the others when they are quiet or when time is up ---- */
 
+/* What a pause holds is not waited for. */
 static bool quiet(const struct tcp_conn *c)
 {
     bool admin = c->qp.ctrlr && !c->qp.qid;
@@ -136,7 +137,7 @@ static bool quiet(const struct tcp_conn *c)
     if (admin && atomic_load(&c->qp.ctrlr->nqpairs) > 1)
         return false; /* its end would take the I/O queues along */
     bool between = c->frame.state == NVME_TCP_FRAME_HEADER || (c->frame.discard && !c->rx_req);
-    return c->qp.in_flight <= held && !c->tx.head && !c->ctrl_len && between;
+    return c->qp.in_flight <= held + c->qp.paused && !c->tx.head && !c->ctrl_len && between;
 }
 
 static void stop_step(struct plx_timer *t)
