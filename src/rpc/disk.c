@@ -47,12 +47,24 @@ struct disk_making {
     const struct rpc_disk_kind *kind;
 };
 
-static bool kind_keeps_uuid(const struct rpc_method *m)
+/*
+ * Whether its UUID, which was not given, is to be the same when it is made again. That of memory is not: its data is
+ * gone then, and hosts are to find another disk rather than zeroes. A filter has that of what it stands on.
+ */
+static bool keeps_uuid(const struct rpc_method *m, const struct plx_bdev *bdev)
 {
     for (const struct rpc_param *p = m->params; p->name; p++)
         if (strcmp(p->name, "uuid") == 0)
-            return true;
+            return !plx_bdev_below(bdev) && strcmp(plx_bdev_info(bdev)->driver, "ram") != 0;
     return false;
+}
+
+bool rpc_disk_is_volatile(struct plx_rpc *rpc, const struct plx_bdev *bdev)
+{
+    while (plx_bdev_below(bdev))
+        bdev = plx_bdev_below(bdev);
+    const struct rpc_disk *d = rpc_disk_of(rpc, bdev);
+    return strcmp(plx_bdev_info(bdev)->driver, "ram") == 0 && !(d && json_object_get(d->params, "uuid"));
 }
 
 struct rpc_disk *rpc_disk_add(struct plx_rpc *rpc, const struct rpc_disk_kind *kind, struct plx_bdev *bdev)
@@ -79,7 +91,7 @@ void rpc_disk_opened(struct rpc_call *c, const struct rpc_disk_kind *kind, struc
     d->method = c->method;
     d->params = json_copy(c->params);
     json_object_set_new(d->params, "name", json_string(d->name));
-    if (kind_keeps_uuid(c->method))
+    if (keeps_uuid(c->method, bdev))
         json_object_set_new(d->params, "uuid", rpc_uuid_json(plx_bdev_info(bdev)->uuid));
     rpc_ok(c, json_string(d->name));
 }

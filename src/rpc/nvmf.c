@@ -244,16 +244,20 @@ static void add_host_name(void *arg, const char *hostnqn)
 }
 
 /* A namespace, as methods show it (`shown`), or as one takes it. */
-static json_t *ns_json(const struct plx_nvmf_subsystem *s, const struct plx_nvmf_ns_info *info, bool shown)
+static json_t *ns_json(struct plx_rpc *rpc, const struct plx_nvmf_subsystem *s, const struct plx_nvmf_ns_info *info,
+                       bool shown)
 {
+    bool all = shown || !rpc_disk_is_volatile(rpc, info->bdev); /* else what is derived will be another */
     const char *name = plx_bdev_info(info->bdev)->name;
     json_t *o = json_pack("{s:I, s:s}", "nsid", (json_int_t)info->nsid, "bdev_name", name);
     if (shown)
         json_object_set_new(o, "name", json_string(name));
-    json_object_set_new(o, "nguid", hex_json(info->nguid, 16));
+    if (all || info->own_nguid)
+        json_object_set_new(o, "nguid", hex_json(info->nguid, 16));
     if (!no_identifier(info->eui64, 8))
         json_object_set_new(o, "eui64", hex_json(info->eui64, 8));
-    json_object_set_new(o, "uuid", rpc_uuid_json(info->uuid));
+    if (all || info->own_uuid)
+        json_object_set_new(o, "uuid", rpc_uuid_json(info->uuid));
     json_object_set_new(o, "anagrpid", json_integer(info->anagrpid));
     if (info->ptpl_file)
         json_object_set_new(o, "ptpl_file", json_string(info->ptpl_file));
@@ -277,7 +281,7 @@ static json_t *subsystem_json(struct plx_rpc *rpc, const struct plx_nvmf_subsyst
         json_array_append_new(hosts, json_pack("{s:s}", "nqn", plx_nvmf_subsystem_host(s, i)));
     struct plx_nvmf_ns_info ns;
     for (uint32_t nsid = 0; (nsid = plx_nvmf_ns_next(s, nsid)) && plx_nvmf_ns_info(s, nsid, &ns);)
-        json_array_append_new(namespaces, ns_json(s, &ns, true));
+        json_array_append_new(namespaces, ns_json(rpc, s, &ns, true));
     json_t *o = json_pack("{s:s, s:s, s:o, s:b, s:o, s:s, s:s, s:I, s:b, s:i, s:i}", "nqn", info.nqn, "subtype", "NVMe",
                           "listen_addresses", rpc_listen_addresses(rpc, s), "allow_any_host", info.allow_any_host,
                           "hosts", hosts, "serial_number", info.serial, "model_number", info.model, "max_namespaces",
@@ -607,7 +611,7 @@ static bool ns_text_is(const struct ns_text *t, const struct plx_nvmf_ns_info *i
            !strcmp(t->disk, disk);
 }
 
-static void config_ns(struct rpc_config *list, const struct plx_nvmf_subsystem *s, const char *nqn,
+static void config_ns(struct plx_rpc *rpc, struct rpc_config *list, const struct plx_nvmf_subsystem *s, const char *nqn,
                       const struct plx_nvmf_ns_info *info, struct ns_text *kept)
 {
     const char *disk = plx_bdev_info(info->bdev)->name;
@@ -616,7 +620,7 @@ static void config_ns(struct rpc_config *list, const struct plx_nvmf_subsystem *
         return;
     }
     char *text = rpc_config_keep(list, "nvmf_subsystem_add_ns",
-                                 json_pack("{s:s, s:o}", "nqn", nqn, "namespace", ns_json(s, info, false)));
+                                 json_pack("{s:s, s:o}", "nqn", nqn, "namespace", ns_json(rpc, s, info, false)));
     if (!kept) {
         free(text);
         return;
@@ -648,7 +652,7 @@ static void config_subsystem(struct plx_rpc *rpc, struct rpc_config *list, const
     struct plx_nvmf_ns_info ns;
     for (uint32_t nsid = 0; (nsid = plx_nvmf_ns_next(s, nsid)) && plx_nvmf_ns_info(s, nsid, &ns);) {
         struct host_listing h = {list, info.nqn, nsid};
-        config_ns(list, s, info.nqn, &ns, ns_text_of(texts, nsid));
+        config_ns(rpc, list, s, info.nqn, &ns, ns_text_of(texts, nsid));
         if (ns.no_auto_visible)
             plx_nvmf_ns_each_host(s, nsid, config_ns_host, &h);
     }

@@ -366,6 +366,8 @@ void rpc_disk_free_name(const char *prefix, char out[RPC_NAME]);
 /* One that a call made, by its name or UUID; or NULL. */
 struct rpc_disk *rpc_disk_find(struct plx_rpc *rpc, const char *name);
 struct rpc_disk *rpc_disk_of(struct plx_rpc *rpc, const struct plx_bdev *bdev);
+/* Whether its data, and with that its UUID, is gone when it is made again. */
+bool rpc_disk_is_volatile(struct plx_rpc *rpc, const struct plx_bdev *bdev);
 /* All of them, when nothing uses them any more. */
 void rpc_disks_close(struct plx_rpc *rpc);
 /* limit.c: what else was said of a disk: its limits. */

@@ -131,16 +131,32 @@ def configure_all(client, folder):
     return ports
 
 
+VOLATILE = ("m0", "p0", "below", "slow", "EEbase", "EE_EEbase")
+
+
 def shown(client):
-    """What methods show of it, without what is chosen anew at each start: UUIDs of disks that hold nothing for long."""
-    disks = client.call("bdev_get_bdevs")
+    """What methods show of it, without what is chosen anew at each start: UUIDs of disks of memory, whose data is
+    gone, unless they were given one."""
+    disks, subsystems = client.call("bdev_get_bdevs"), client.call("nvmf_get_subsystems")
+    namespaces = [namespace for subsystem in subsystems for namespace in subsystem.get("namespaces", [])]
     for disk in disks:
-        if disk["name"] in ("p0", "slow", "EE_EEbase"):
+        if disk["name"] in VOLATILE:
             del disk["uuid"], disk["aliases"]
+    for namespace in namespaces:
+        if namespace["bdev_name"] in VOLATILE:
+            del namespace["uuid"], namespace["nguid"]
     listeners = [client.call("nvmf_subsystem_get_listeners", nqn=NQN + end) for end in ("", "2", "3")]
-    return {"disks": disks, "subsystems": client.call("nvmf_get_subsystems"), "listeners": listeners,
+    return {"disks": disks, "subsystems": subsystems, "listeners": listeners,
             "transports": client.call("nvmf_get_transports"), "referrals": client.call("nvmf_discovery_get_referrals"),
             "sock": client.call("sock_impl_get_options", impl_name="posix")}
+
+
+def uuids(client, names):
+    """Of disks, and of namespaces that are such disks."""
+    namespaces = [namespace for subsystem in client.call("nvmf_get_subsystems")
+                  for namespace in subsystem.get("namespaces", []) if namespace["bdev_name"] in names]
+    return {disk["uuid"] for disk in client.call("bdev_get_bdevs") if disk["name"] in names} | {
+        namespace[key] for namespace in namespaces for key in ("uuid", "nguid")}
 
 
 @pytest.mark.parametrize("way", ["dump", "groups"])
@@ -148,7 +164,7 @@ def test_all_there_is_comes_back(way, tmp_path):
     """Saved by the one call, or group by group as clients do it; begun with again; saved again: the same."""
     with Server(options=["--wait-for-rpc"]) as server, server.client() as client:
         first, second = configure_all(client, tmp_path)
-        saved, before = getattr(client, way)(), shown(client)
+        saved, before, volatile = getattr(client, way)(), shown(client), uuids(client, VOLATILE)
         assert client.dump() == client.groups()
     with open(tmp_path / "config.json", "w", encoding="utf-8") as file:
         json.dump(saved, file, indent=2)
@@ -157,6 +173,7 @@ def test_all_there_is_comes_back(way, tmp_path):
         assert shown(client) == before
         options = {call["method"]: call["params"] for group in saved["subsystems"] for call in group["config"]}
         assert options["iobuf_set_options"]["small_pool_count"] == 9000
+        assert uuids(client, VOLATILE).isdisjoint(volatile)  # so no host goes on with what is gone
         assert options["nvmf_set_crdt"] == {"crdt1": 1, "crdt2": 2, "crdt3": 3}
         for port in (first, second):
             with Controller(("127.0.0.1", port), NQN, hostnqn=HOST) as host:
