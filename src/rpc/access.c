@@ -495,7 +495,8 @@ static enum plx_nvmf_ana usual_ana(const struct plx_nvmf_subsystem *s, const str
 }
 
 /* The state of most groups at once, then of each that differs. */
-static void config_ana(json_t *list, const struct plx_nvmf_subsystem *s, const char *nqn, const struct rpc_listener *l)
+static void config_ana(struct rpc_config *list, const struct plx_nvmf_subsystem *s, const char *nqn,
+                       const struct rpc_listener *l)
 {
     enum plx_nvmf_ana all = usual_ana(s, l);
     json_t *p = json_pack("{s:s, s:o, s:b}", "nqn", nqn, "listen_address", address_json(l), "secure_channel", false);
@@ -511,7 +512,7 @@ static void config_ana(json_t *list, const struct plx_nvmf_subsystem *s, const c
     }
 }
 
-void rpc_config_access(struct plx_rpc *rpc, json_t *list)
+void rpc_config_access(struct plx_rpc *rpc, struct rpc_config *list)
 {
     struct plx_nvmf_subsystem *s = NULL;
     plx_list_for_each(it, &rpc->listeners) {

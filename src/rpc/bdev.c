@@ -166,6 +166,7 @@ static void null_new_size(struct rpc_call *c)
         return;
     }
     json_object_set_new(d->params, "num_blocks", json_integer((json_int_t)blocks));
+    rpc_disk_changed(d);
     rpc_ok(c, NULL);
 }
 

@@ -174,6 +174,7 @@ static void disk_forget(struct plx_rpc *rpc, struct rpc_disk *d)
     rpc_note(rpc, "bdev_unregister", d->name);
     plx_list_del(&d->link);
     json_decref(d->params);
+    free(d->text);
     free(d);
 }
 
@@ -249,15 +250,23 @@ void rpc_disks_close(struct plx_rpc *rpc)
 
 /* ---- again ---- */
 
-void rpc_config_disks(struct plx_rpc *rpc, json_t *list)
+void rpc_disk_changed(struct rpc_disk *d)
+{
+    free(d->text);
+    d->text = NULL;
+}
+
+void rpc_config_disks(struct plx_rpc *rpc, struct rpc_config *list)
 {
     rpc_config_remotes(rpc, list);
     plx_list_for_each(it, &rpc->disks) {
-        const struct rpc_disk *d = plx_list_entry(it, struct rpc_disk, link);
+        struct rpc_disk *d = plx_list_entry(it, struct rpc_disk, link);
         if (d->closing)
             continue;
-        if (d->method)
-            rpc_config_add(list, d->method->name, json_incref(d->params));
+        if (d->method && d->text)
+            rpc_config_add_kept(list, d->text);
+        else if (d->method)
+            d->text = rpc_config_keep(list, d->method->name, json_incref(d->params));
         rpc_config_disk_more(list, d);
     }
 }

@@ -39,7 +39,7 @@ json_t *rpc_disk_limits(struct plx_bdev *bdev)
     return o;
 }
 
-void rpc_config_disk_more(json_t *list, const struct rpc_disk *d)
+void rpc_config_disk_more(struct rpc_config *list, const struct rpc_disk *d)
 {
     struct plx_bdev_limits l;
     plx_bdev_get_limits(d->bdev, &l);
@@ -178,7 +178,7 @@ static void get_host_limits(struct rpc_call *c)
     rpc_ok(c, out);
 }
 
-void rpc_config_host_limits(struct plx_rpc *rpc, json_t *list)
+void rpc_config_host_limits(struct plx_rpc *rpc, struct rpc_config *list)
 {
     struct plx_nvmf_host_group_info info;
     for (unsigned i = 0; plx_nvmf_host_limits_get(rpc->o.target, i, &info); i++)

@@ -580,7 +580,7 @@ json_t *remote_discoveries_json(struct plx_rpc *rpc)
 }
 
 /* What comes after it in a dump may be of what it finds: it is waited for. */
-void rpc_config_discoveries(struct plx_rpc *rpc, json_t *list)
+void rpc_config_discoveries(struct plx_rpc *rpc, struct rpc_config *list)
 {
     plx_list_for_each(it, &rpc->discoveries) {
         const struct remote_discovery *d = plx_list_entry(it, struct remote_discovery, link);

@@ -631,6 +631,17 @@ static void leaving_over(void *arg)
     free(l);
 }
 
+/* Whether disks would have no path left without it, or nobody would be attaching any more. */
+static bool last_path(const struct remote_path *p)
+{
+    plx_list_for_each(it, &p->r->paths) {
+        const struct remote_path *other = plx_list_entry(it, struct remote_path, link);
+        if (other != p && (other->attached || !p->attached))
+            return false;
+    }
+    return true;
+}
+
 int remote_detach_path(struct remote *r, const struct remote_addr *addr, remote_done_fn done, void *arg,
                        struct plx_error *err)
 {
@@ -638,7 +649,7 @@ int remote_detach_path(struct remote *r, const struct remote_addr *addr, remote_
     struct plx_error why;
     if (!p)
         return plx_fail(err, -ENXIO, "controller %.100s has no path by %s", r->name, addr->name);
-    if (r->paths.next->next == &r->paths)
+    if (last_path(p))
         return remote_detach(r, done, arg, err);
     if (r->detaching)
         return plx_fail(err, -EBUSY, "controller %.100s is being detached", r->name);
@@ -686,7 +697,7 @@ void rpc_remotes_close(struct plx_rpc *rpc)
 
 /* ---- again ---- */
 
-static void config_policies(const struct remote *r, json_t *list)
+static void config_policies(const struct remote *r, struct rpc_config *list)
 {
     plx_list_for_each(it, &r->namespaces) {
         const struct remote_ns *ns = plx_list_entry(it, struct remote_ns, link);
@@ -699,7 +710,7 @@ static void config_policies(const struct remote *r, json_t *list)
 }
 
 /* What is attached by calls; then what discovery finds; then what was said of the disks of either. */
-void rpc_config_remotes(struct plx_rpc *rpc, json_t *list)
+void rpc_config_remotes(struct plx_rpc *rpc, struct rpc_config *list)
 {
     plx_list_for_each(it, &rpc->remotes) {
         const struct remote *r = plx_list_entry(it, struct remote, link);

@@ -215,6 +215,7 @@ static void delete_subsystem(struct rpc_call *c)
     if (!s)
         return;
     json_object_del(c->rpc->subsystems, rpc_str(c, "nqn"));
+    rpc_ns_texts_forget(c->rpc, rpc_str(c, "nqn"));
     plx_nvmf_subsystem_remove(s);
     rpc_listeners_tidy(c->rpc);
     rpc_apply(c, NULL);
@@ -524,7 +525,7 @@ static void subsystem_resume(struct rpc_call *c)
 /* ---- again ---- */
 
 struct host_listing {
-    json_t *list;
+    struct rpc_config *list;
     const char *nqn;
     uint32_t nsid;
 };
@@ -536,7 +537,97 @@ static void config_ns_host(void *arg, const char *hostnqn)
                    json_pack("{s:s, s:I, s:s}", "nqn", h->nqn, "nsid", (json_int_t)h->nsid, "host", hostnqn));
 }
 
-static void config_subsystem(struct plx_rpc *rpc, json_t *list, const struct plx_nvmf_subsystem *s)
+/* What a dump says of a namespace, for as long as it is this one. */
+struct ns_text {
+    struct plx_nvmf_ns_info info;
+    char disk[RPC_NAME];
+    char *text;
+};
+
+struct ns_texts {
+    struct plx_list link; /* in rpc->ns_texts */
+    char nqn[PLX_NVMF_NQN_SIZE];
+    uint32_t n;
+    struct ns_text *of; /* by nsid - 1 */
+};
+
+static void ns_texts_free(struct ns_texts *t)
+{
+    for (uint32_t i = 0; i < t->n; i++)
+        free(t->of[i].text);
+    plx_list_del(&t->link);
+    free(t->of);
+    free(t);
+}
+
+void rpc_ns_texts_forget(struct plx_rpc *rpc, const char *nqn)
+{
+    plx_list_for_each_safe(it, &rpc->ns_texts) {
+        struct ns_texts *t = plx_list_entry(it, struct ns_texts, link);
+        if (!nqn || strcmp(t->nqn, nqn) == 0)
+            ns_texts_free(t);
+    }
+}
+
+static struct ns_texts *ns_texts_find(struct plx_rpc *rpc, const char *nqn)
+{
+    plx_list_for_each(it, &rpc->ns_texts) {
+        struct ns_texts *t = plx_list_entry(it, struct ns_texts, link);
+        if (strcmp(t->nqn, nqn) == 0)
+            return t;
+    }
+    struct ns_texts *t = calloc(1, sizeof *t);
+    if (!t)
+        return NULL;
+    snprintf(t->nqn, sizeof t->nqn, "%s", nqn);
+    plx_list_add_tail(&rpc->ns_texts, &t->link);
+    return t;
+}
+
+/* Where the text of a namespace is kept; NULL without memory. */
+static struct ns_text *ns_text_of(struct ns_texts *t, uint32_t nsid)
+{
+    if (t && nsid > t->n) {
+        struct ns_text *of = realloc(t->of, nsid * sizeof *of);
+        if (!of)
+            return NULL;
+        memset(of + t->n, 0, (nsid - t->n) * sizeof *of);
+        t->of = of;
+        t->n = nsid;
+    }
+    return t ? &t->of[nsid - 1] : NULL;
+}
+
+static bool ns_text_is(const struct ns_text *t, const struct plx_nvmf_ns_info *i, const char *disk)
+{
+    const struct plx_nvmf_ns_info *was = &t->info;
+    return t->text && was->bdev == i->bdev && was->anagrpid == i->anagrpid && was->ptpl_file == i->ptpl_file &&
+           was->no_auto_visible == i->no_auto_visible && !memcmp(was->uuid, i->uuid, sizeof i->uuid) &&
+           !memcmp(was->nguid, i->nguid, sizeof i->nguid) && !memcmp(was->eui64, i->eui64, sizeof i->eui64) &&
+           !strcmp(t->disk, disk);
+}
+
+static void config_ns(struct rpc_config *list, const struct plx_nvmf_subsystem *s, const char *nqn,
+                      const struct plx_nvmf_ns_info *info, struct ns_text *kept)
+{
+    const char *disk = plx_bdev_info(info->bdev)->name;
+    if (kept && ns_text_is(kept, info, disk)) {
+        rpc_config_add_kept(list, kept->text);
+        return;
+    }
+    char *text = rpc_config_keep(list, "nvmf_subsystem_add_ns",
+                                 json_pack("{s:s, s:o}", "nqn", nqn, "namespace", ns_json(s, info, false)));
+    if (!kept) {
+        free(text);
+        return;
+    }
+    free(kept->text);
+    kept->text = text;
+    kept->info = *info;
+    snprintf(kept->disk, sizeof kept->disk, "%s", disk);
+}
+
+static void config_subsystem(struct plx_rpc *rpc, struct rpc_config *list, const struct plx_nvmf_subsystem *s)
 {
     struct plx_nvmf_subsystem_info info;
     plx_nvmf_subsystem_info(s, &info);
@@ -553,17 +644,17 @@ static void config_subsystem(struct plx_rpc *rpc, json_t *list, const struct plx
     for (unsigned i = 0; plx_nvmf_subsystem_host(s, i); i++)
         rpc_config_add(list, "nvmf_subsystem_add_host",
                        json_pack("{s:s, s:s}", "nqn", info.nqn, "host", plx_nvmf_subsystem_host(s, i)));
+    struct ns_texts *texts = ns_texts_find(rpc, info.nqn);
     struct plx_nvmf_ns_info ns;
     for (uint32_t nsid = 0; (nsid = plx_nvmf_ns_next(s, nsid)) && plx_nvmf_ns_info(s, nsid, &ns);) {
         struct host_listing h = {list, info.nqn, nsid};
-        rpc_config_add(list, "nvmf_subsystem_add_ns",
-                       json_pack("{s:s, s:o}", "nqn", info.nqn, "namespace", ns_json(s, &ns, false)));
+        config_ns(list, s, info.nqn, &ns, ns_text_of(texts, nsid));
         if (ns.no_auto_visible)
             plx_nvmf_ns_each_host(s, nsid, config_ns_host, &h);
     }
 }
 
-void rpc_config_nvmf(struct plx_rpc *rpc, json_t *list)
+void rpc_config_nvmf(struct plx_rpc *rpc, struct rpc_config *list)
 {
     struct plx_nvmf_subsystem *s = NULL;
     if (rpc->transport)

@@ -191,7 +191,11 @@ struct rpc_disk {
     const struct rpc_disk_kind *kind;
     bool closing;
     uint32_t burst_ms; /* of its limits */
+    char *text;        /* of the call, in dumps; NULL: to be made */
 };
+
+/* Its parameters have changed. */
+void rpc_disk_changed(struct rpc_disk *d);
 
 /* A kind of disk: what is different between the methods that make one, delete it, and tell what it is. */
 struct rpc_disk_kind {
@@ -214,7 +218,7 @@ struct rpc_state {
     struct plx_msg due;
     bool on, is_due, saving;
     uint64_t changes, saving_to, saved; /* counts of changes */
-    char *text;
+    struct rpc_text *text;
 };
 
 struct plx_rpc {
@@ -241,6 +245,7 @@ struct plx_rpc {
     struct plx_list remotes, discoveries; /* see nvme.h */
     unsigned remote_tasks;                /* of theirs, on worker threads */
     struct plx_list waiters;              /* for the initialisation */
+    struct plx_list ns_texts;             /* nvmf.c: what dumps say of namespaces */
     json_t *subsystems;                   /* by NQN: what they were made with */
     json_t *keys;                         /* by name: the path of its file */
     json_t *log_flags;
@@ -292,17 +297,31 @@ void rpc_state_begin(struct plx_rpc *rpc);
 void rpc_state_between(struct plx_rpc *rpc);
 bool rpc_state_busy(const struct plx_rpc *rpc);
 
-/* config.c: the calls that make again what there is, of a group of methods; NULL when there is no such group. */
+/*
+ * config.c: the calls that make again what there is, as text. It is written at every change where a state is kept, so
+ * what there may be many of, and rarely changes, keeps its own.
+ */
+struct rpc_config {
+    struct rpc_text *text;
+    unsigned calls;
+    bool short_of_memory;
+};
+/* All groups: an object; NULL without memory. To be freed. */
+struct rpc_text *rpc_config_text(struct plx_rpc *rpc);
+/* The same, or of a group: NULL when there is no such group. */
+json_t *rpc_config(struct plx_rpc *rpc);
 json_t *rpc_config_group(struct plx_rpc *rpc, const char *group);
 json_t *rpc_config_groups(void);
-json_t *rpc_config(struct plx_rpc *rpc);
-/* By file: what is to be called again. Appended to a list of calls. */
-void rpc_config_add(json_t *list, const char *method, json_t *params);
-void rpc_config_disks(struct plx_rpc *rpc, json_t *list);
-void rpc_config_nvmf(struct plx_rpc *rpc, json_t *list);
-void rpc_config_access(struct plx_rpc *rpc, json_t *list);
-void rpc_config_sock(struct plx_rpc *rpc, json_t *list);
-void rpc_config_host_limits(struct plx_rpc *rpc, json_t *list);
+/* By file: what is to be called again. Appended to a list of calls; params is taken over. */
+void rpc_config_add(struct rpc_config *list, const char *method, json_t *params);
+/* The same, and returns its text, to be freed, or NULL; and of such a text. */
+char *rpc_config_keep(struct rpc_config *list, const char *method, json_t *params);
+void rpc_config_add_kept(struct rpc_config *list, const char *text);
+void rpc_config_disks(struct plx_rpc *rpc, struct rpc_config *list);
+void rpc_config_nvmf(struct plx_rpc *rpc, struct rpc_config *list);
+void rpc_config_access(struct plx_rpc *rpc, struct rpc_config *list);
+void rpc_config_sock(struct plx_rpc *rpc, struct rpc_config *list);
+void rpc_config_host_limits(struct plx_rpc *rpc, struct rpc_config *list);
 
 /* rpc.c: one is over, or a write of the state: that may be all that a stop waits for. */
 void rpc_may_stop(struct plx_rpc *rpc);
@@ -313,6 +332,8 @@ void rpc_note(struct plx_rpc *rpc, const char *type, const char *ctx);
 /* nvmf.c */
 /* The subsystem that parameter nqn names; or NULL, and the call has failed. */
 struct plx_nvmf_subsystem *rpc_subsystem(struct rpc_call *c);
+/* A subsystem goes; NULL: all. */
+void rpc_ns_texts_forget(struct plx_rpc *rpc, const char *nqn);
 /* Has hosts see what was changed; then answers with result, which is taken over. */
 void rpc_apply(struct rpc_call *c, json_t *result);
 
@@ -348,7 +369,7 @@ struct rpc_disk *rpc_disk_of(struct plx_rpc *rpc, const struct plx_bdev *bdev);
 /* All of them, when nothing uses them any more. */
 void rpc_disks_close(struct plx_rpc *rpc);
 /* limit.c: what else was said of a disk: its limits. */
-void rpc_config_disk_more(json_t *list, const struct rpc_disk *d);
+void rpc_config_disk_more(struct rpc_config *list, const struct rpc_disk *d);
 /* limit.c: the limits of a disk, as clients know them. */
 json_t *rpc_disk_limits(struct plx_bdev *bdev);
 /* Whether it has a user who has it alone: a filter. */
@@ -357,8 +378,8 @@ bool rpc_disk_claimed(const struct plx_bdev *of);
 void rpc_fail_no_disk(struct rpc_call *c, const char *name);
 
 /* nvme_remote.c, nvme_discovery.c: controllers that are attached. */
-void rpc_config_remotes(struct plx_rpc *rpc, json_t *list);
-void rpc_config_discoveries(struct plx_rpc *rpc, json_t *list);
+void rpc_config_remotes(struct plx_rpc *rpc, struct rpc_config *list);
+void rpc_config_discoveries(struct plx_rpc *rpc, struct rpc_config *list);
 /* The process ends: what waits for a controller is over. */
 void rpc_remotes_stop(struct plx_rpc *rpc);
 /* All of them; their disks stay. */

@@ -112,6 +112,11 @@ def serve_on(gateway, *names):
     return "127.0.0.1", listen(gateway, GATEWAY)
 
 
+def mp_policies(client):
+    return {disk["name"]: disk["driver_specific"]["mp_policy"] for disk in client.call("bdev_get_bdevs")
+            if "nvme" in disk["driver_specific"]}
+
+
 def config_of(client, method):
     return [call["params"] for call in client.call("framework_get_config", name="bdev") if call["method"] == method]
 
@@ -284,9 +289,13 @@ def test_an_inaccessible_path_is_not_used(up, gateway):
     attach(gateway, second)
     host = Bystander(serve_on(gateway, "Nvme0n1"), GATEWAY, blocks=BLOCKS)
     up.call("nvmf_subsystem_listener_set_ana_state", nqn=NQN, listen_address=where(first), ana_state="inaccessible")
-    assert wait_until(lambda: current(gateway) == {second})
-    [path] = [path for path in io_paths(gateway) if path["transport"]["trsvcid"] == str(first)]
-    assert path["connected"] and not path["accessible"]
+
+    def accessible():
+        return {int(path["transport"]["trsvcid"]): path["accessible"] for path in io_paths(gateway)
+                if path["connected"]}
+
+    assert wait_until(lambda: accessible() == {first: False, second: True})
+    assert current(gateway) == {second}
     host.close()
 
 
@@ -427,6 +436,29 @@ def test_detaching_ends_an_attach(gateway, silent):
     assert answer["id"] == asked and answer["error"]["code"] == ECANCELED
 
 
+def test_the_last_path_that_disks_have_takes_the_controller_along(up, gateway, silent):
+    """Whatever is being attached beside it."""
+    port = prepare(up, NQN)[1]
+    attach(gateway, port)
+    gateway.send("bdev_nvme_attach_controller", where(silent, name="Nvme0", subnqn=NQN))
+    with gateway.server.client() as other:
+        assert wait_until(lambda: len(states(other)) == 2)
+        detach_path(other, port)
+        assert controllers(other) == disks(other) == []
+    assert gateway.receive()["error"]["code"] == ECANCELED
+
+
+def test_a_path_that_is_being_attached_is_detached_alone(up, gateway, silent):
+    port = prepare(up, NQN)[1]
+    attach(gateway, port)
+    gateway.send("bdev_nvme_attach_controller", where(silent, name="Nvme0", subnqn=NQN))
+    with gateway.server.client() as other:
+        assert wait_until(lambda: len(states(other)) == 2)
+        detach_path(other, silent)
+        assert states(other) == {port: "enabled"} and disks(other) == ["Nvme0n1"]
+    assert gateway.receive()["error"]["code"] == ECANCELED
+
+
 def test_the_server_ends_while_attaching(up, silent):
     with Server() as server, server.client() as client, server.client() as other:
         attach(client, prepare(up, NQN)[1], name="there")
@@ -521,11 +553,14 @@ def test_a_configuration_comes_back_as_it_was(up, gateway, tmp_path):
     gateway.call("bdev_nvme_set_multipath_policy", name="Nvme0n1", policy="active_passive")
     discover(gateway, other, wait_for_attach=True)
     gateway.call("bdev_nvme_set_multipath_policy", name="Passive", policy="active_active")
+    gateway.call("bdev_nvme_set_multipath_policy", name="d1", policy="active_active")
     make_slow(gateway)
     address = serve_on(gateway, "slow", "Passiven1", "d1n1")
     with Controller(address, GATEWAY, io_queues=1) as controller:
         controller.write(1, 0, b"kept" * 128)
-    dump = gateway.dump()
+    dump, policies = gateway.dump(), mp_policies(gateway)
+    assert policies == {"Nvme0n1": "active_passive", "Passiven1": "active_active", "d0n1": "active_passive",
+                        "d1n1": "active_active"}
     names = [call["method"] for call in gateway.call("framework_get_config", name="bdev")]
     assert names.index("bdev_nvme_attach_controller") < names.index("bdev_nvme_start_discovery") \
         < names.index("bdev_delay_create")
@@ -533,7 +568,7 @@ def test_a_configuration_comes_back_as_it_was(up, gateway, tmp_path):
     saved = tmp_path / "saved.json"
     saved.write_text(json.dumps(dump))
     with Server(options=("-c", saved)) as again, again.client() as client:
-        assert client.dump() == dump
+        assert client.dump() == dump and mp_policies(client) == policies
         with Controller(address, GATEWAY, io_queues=1) as controller:
             assert controller.namespaces() == [1, 2, 3]
             assert controller.read(1, 0, 1) == b"kept" * 128

@@ -95,16 +95,16 @@ def test_a_namespace_is_attached_to_this_host_and_taken_from_it(host, target, lo
     target.change("add-ns", NQN, "second", 2, 1, "masked")
     target.change("attach", NQN, 2, STRANGER)
     load.goes_on()
-    wait_namespaces(host, 1)
+    host.wait_namespaces(NQN, 1)
     for _ in range(2):
         target.change("attach", NQN, 2, HOST)
-        device = wait_namespaces(host, 1, 2)[2]
+        device = host.wait_namespaces(NQN, 1, 2)[2]
         writer = host.guest.spawn(
             f"while dd if=/dev/zero of={device} bs=1M count=8 oflag=direct status=none; do :; done")
         host.wait_progress(device, 1024, writer)
         load.goes_on()
         target.change("detach", NQN, 2, HOST)
-        wait_namespaces(host, 1)
+        host.wait_namespaces(NQN, 1)
         writer.wait()
         load.goes_on()
 
