@@ -117,7 +117,7 @@ static json_t *config_value(struct rpc_text *text)
 
 json_t *rpc_config_group(struct plx_rpc *rpc, const char *group)
 {
-    struct rpc_config list = {NULL};
+    struct rpc_config list = {.text = NULL};
     for (size_t i = 0; i < PLX_ARRAY_SIZE(groups); i++)
         if (strcmp(groups[i].name, group) == 0) {
             add_group(rpc, &list, i);
@@ -128,7 +128,7 @@ json_t *rpc_config_group(struct plx_rpc *rpc, const char *group)
 
 struct rpc_text *rpc_config_text(struct plx_rpc *rpc)
 {
-    struct rpc_config list = {NULL};
+    struct rpc_config list = {.text = NULL};
     for (size_t i = 0; i < PLX_ARRAY_SIZE(groups); i++) {
         config_end(&list, i ? ",\n{\"subsystem\":\"" : "{\"subsystems\":[\n{\"subsystem\":\"");
         config_end(&list, groups[i].name);
