@@ -182,6 +182,7 @@ static void see_hosts(struct nvmf_group *g)
     nvmf_group_see(g);
     plx_list_for_each(it, &g->qpairs) {
         struct nvmf_qpair *qp = plx_list_entry(it, struct nvmf_qpair, link);
+        qp->host_part = NULL; /* of those too that are about to end */
         if (qp->image && qp->state == NVMF_QP_READY)
             nvmf_qpair_see(qp);
     }
