@@ -35,7 +35,7 @@ int plx_fds_connect(const char *path, struct plx_error *err)
 
 int plx_fds_pair(int fds[2])
 {
-    return socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, fds) < 0 ? -errno : 0;
+    return socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds) < 0 ? -errno : 0;
 }
 
 ssize_t plx_fds_send(int sock, const struct iovec *iov, unsigned niov, const int *fds, unsigned nfds)

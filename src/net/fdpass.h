@@ -15,7 +15,7 @@ enum { PLX_FDS_MAX = 253 }; /* that the kernel takes with one message (SCM_MAX_F
  */
 int plx_fds_connect(const char *path, struct plx_error *err);
 
-/* Two that are connected to each other. @return 0 or -errno */
+/* Two that are connected to each other; whoever gets one of them may wait at it. @return 0 or -errno */
 int plx_fds_pair(int fds[2]);
 
 /*

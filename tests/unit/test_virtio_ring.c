@@ -259,6 +259,29 @@ static void test_a_packed_device_is_kicked_where_it_asked_to_be(void **state)
     device_close();
 }
 
+/* The batch goes over the end of the ring, and the entry lies before that. */
+static void test_a_packed_device_is_kicked_for_an_entry_of_the_lap_before(void **state)
+{
+    (void)state;
+    device_open(16, true, true, true);
+    for (unsigned i = 0; i < 15; i++)
+        add(i);
+    vio_ring_show(&dev.ring);
+    device_take_all();
+    for (unsigned i = 0; i < 15; i++)
+        device_use(i);
+    while (reap_slot() >= 0)
+        ;
+    dev.ring.device_event->flags = plx_put16(VIO_EVENT_DESC);
+    dev.ring.device_event->off_wrap = plx_put16(15 | 1 << 15);
+    for (unsigned i = 0; i < 3; i++)
+        add(i);
+    assert_true(vio_ring_show(&dev.ring));
+    add(3);
+    assert_false(vio_ring_show(&dev.ring));
+    device_close();
+}
+
 static void check_calls(bool packed, bool event_idx)
 {
     device_open(16, true, packed, event_idx);
@@ -388,6 +411,7 @@ int main(void)
         cmocka_unit_test(test_the_device_is_kicked_where_it_asked_to_be),
         cmocka_unit_test(test_the_device_is_not_kicked_while_it_says_so),
         cmocka_unit_test(test_a_packed_device_is_kicked_where_it_asked_to_be),
+        cmocka_unit_test(test_a_packed_device_is_kicked_for_an_entry_of_the_lap_before),
         cmocka_unit_test(test_the_device_calls_who_sleeps_and_nobody_else),
         cmocka_unit_test(test_what_was_not_sent_does_not_come_back),
         cmocka_unit_test(test_an_index_that_jumps_ahead_is_found_out),

@@ -38,6 +38,11 @@ static void set_entry(const struct vio_disk *d, struct vio_desc *table, unsigned
                       uint64_t bytes, unsigned flags)
 {
     unsigned base = d->ring.indirect ? 0 : slot * VIO_DIRECT;
+    if (plx_unlikely(d->ring.packed)) { /* flags stand elsewhere, and entries follow each other: 2.8.8 */
+        table[i] = (struct vio_desc){
+            .addr = plx_put64((uintptr_t)memory), .len = plx_put32(bytes), .next = plx_put16(flags & VIO_DESC_WRITE)};
+        return;
+    }
     table[i] =
         (struct vio_desc){plx_put64((uintptr_t)memory), plx_put32(bytes), plx_put16(flags), plx_put16(base + i + 1)};
 }

@@ -85,7 +85,7 @@ struct vio_desc {
     plx_le64 addr;
     plx_le32 len;
     plx_le16 flags;
-    plx_le16 next; /* packed: the buffer ID stands here, and flags behind it */
+    plx_le16 next; /* packed: the buffer ID stands where flags are here, and flags where this is */
 };
 
 enum {
