@@ -161,6 +161,37 @@ def test_two_reactors_have_a_queue_each(backend):
     must("perf", "-w", "randrw", "--verify", "-m", ",".join(map(str, cores)), "--count", 2000, backend().url)
 
 
+# ---- memory
+
+
+def test_data_is_left_where_it_is_once_the_back_end_has_that_memory(backend):
+    disk = backend()
+    must("perf", "-w", "randrw", "--verify", "--count", 2000, disk.url)
+    assert [line for line in disk.journal if line in ("bounced", "direct", "memory 2")][-1] == "direct"
+    assert "memory 2" in disk.journal
+
+
+@pytest.mark.parametrize("options", [{"slots": 1}, {"without_protocol": [vb.P_MEM_SLOTS]}], ids=str)
+def test_data_is_bounced_where_the_back_end_takes_no_more_memory(backend, options):
+    disk = backend(**options)
+    must("perf", "-w", "randrw", "--verify", "--count", 2000, disk.url)
+    assert "bounced" in disk.journal and "direct" not in disk.journal
+
+
+def test_memory_of_before_is_there_again_after_a_death(backend, tmp_path):
+    """The next one may have to do what the last one had begun, from there."""
+    disk = backend(die="fetched", die_after=40, hold=5)
+    copy_beside_deaths(disk, tmp_path, [{"die_after": n} for n in (9, 13, 21)])
+    assert "direct" in disk.journal
+
+
+def test_a_gateway_s_buffers_are_shared(backend):
+    disk = backend()
+    with Target(disk.url) as target, Controller(target.address, target.nqn, io_queues=1) as c:
+        until(lambda: c.write(1, 8, b"x" * 65536) and "direct" in disk.journal)
+        assert c.read(1, 8, 128) == b"x" * 65536
+
+
 # ---- what it is refused with
 
 
@@ -176,7 +207,8 @@ def test_wrong_names_are_told_of_in_one_line(name, words):
 
 
 @pytest.mark.parametrize("options, words", [
-    ({"lie": "capacity"}, "0 sectors"), ({"lie": "block"}, "blocks of 1000 bytes"), ({"lie": "config"}, "configuration"),
+    ({"lie": "capacity"}, "0 sectors"), ({"lie": "block"}, "blocks of 1000 bytes"),
+    ({"lie": "config"}, "configuration"),
     ({"lie": "version"}, "version 2"), ({"lie": "request"}, "was not asked"), ({"lie": "size"}, "1048576 bytes"),
     ({"lie": "refuse"}, "refuses message"), ({"without": [vb.F_VERSION_1]}, "VERSION_1"),
     ({"without": [vb.F_PROTOCOL]}, "PROTOCOL_FEATURES"), ({"without_protocol": [vb.P_CONFIG]}, "CONFIG"),

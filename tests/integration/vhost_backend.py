@@ -8,6 +8,7 @@ JSON are the members of Options. What it does is appended to IMAGE.journal, a li
 """
 
 import dataclasses
+import fcntl
 import json
 import mmap
 import os
@@ -19,7 +20,7 @@ import sys
 
 F_RO, F_BLK_SIZE, F_FLUSH, F_CONFIG_WCE, F_MQ, F_DISCARD, F_WRITE_ZEROES = 5, 6, 9, 11, 12, 13, 14
 F_SIZE_MAX, F_SEG_MAX, F_INDIRECT, F_EVENT_IDX, F_PROTOCOL, F_VERSION_1, F_PACKED = 1, 2, 28, 29, 30, 32, 34
-P_MQ, P_REPLY_ACK, P_BACKEND_REQ, P_CONFIG, P_INFLIGHT = 0, 3, 5, 9, 12
+P_MQ, P_REPLY_ACK, P_BACKEND_REQ, P_CONFIG, P_INFLIGHT, P_MEM_SLOTS = 0, 3, 5, 9, 12, 15
 T_IN, T_OUT, T_FLUSH, T_DISCARD, T_WRITE_ZEROES = 0, 1, 4, 11, 13
 S_OK, S_IOERR, S_UNSUPP = 0, 1, 2
 NEXT, WRITE, INDIRECT = 1, 2, 4
@@ -44,11 +45,13 @@ class Options:
     lies: int = 1 << 30  # how often
     fail_sector: int = -1  # I/O errors there
     unsupported: tuple = ()  # kinds of requests
+    slots: int = 8  # regions of memory
 
 
 class Region:
     def __init__(self, gpa, size, uva, offset, fd):
         self.gpa, self.size, self.uva = gpa, size, uva
+        assert fcntl.fcntl(fd, fcntl.F_GET_SEALS) & fcntl.F_SEAL_SHRINK
         self.memory = mmap.mmap(fd, size + offset)
         self.offset = offset
         os.close(fd)
@@ -217,7 +220,7 @@ class Backend:
         return sum(1 << b for b in bits - set(self.options.without))
 
     def protocol(self):
-        bits = {P_MQ, P_REPLY_ACK, P_BACKEND_REQ, P_CONFIG, P_INFLIGHT}
+        bits = {P_MQ, P_REPLY_ACK, P_BACKEND_REQ, P_CONFIG, P_INFLIGHT, P_MEM_SLOTS}
         return sum(1 << b for b in bits - set(self.options.without_protocol))
 
     def config(self):
@@ -248,6 +251,29 @@ class Backend:
 
     def put16(self, gpa, value):
         self.put(gpa, struct.pack("<H", value))
+
+    def add_region(self, payload, fds):
+        region = Region(*struct.unpack_from("<QQQQ", payload, 8), fds[0])
+        if len(self.regions) == self.options.slots:
+            return False
+        assert not any(r.gpa < region.gpa + region.size and region.gpa < r.gpa + r.size for r in self.regions)
+        self.regions.append(region)
+        self.journal.write(f"memory {len(self.regions)}\n")
+        return True
+
+    def remove_region(self, payload):
+        gpa, size = struct.unpack_from("<QQ", payload, 8)
+        left = [r for r in self.regions if (r.gpa, r.size) != (gpa, size)]
+        assert len(left) == len(self.regions) - 1
+        self.regions = left
+        self.journal.write(f"memory {len(self.regions)}\n")
+
+    def seen(self, addr):
+        """Whether data goes through memory of the disk's, or is where the request has it."""
+        where = "bounced" if self.regions[0].gpa <= addr < self.regions[0].gpa + self.regions[0].size else "direct"
+        if where != self.where:
+            self.journal.write(where + "\n")
+        self.where = where
 
     def of_user(self, uva):
         for r in self.regions:
@@ -297,6 +323,7 @@ class Backend:
         if kind in (T_IN, T_OUT):
             assert total % o.block == 0 and at % o.block == 0
             for addr, length, writable in data:
+                self.seen(addr)
                 assert writable == (kind == T_IN)
                 if kind == T_IN:
                     self.put(addr, os.pread(self.file, length, at))
@@ -376,9 +403,9 @@ class Backend:
         request, flags, size = struct.unpack("<III", head)
         payload, more = self.receive(size) if size else (b"", [])
         fds += more
-        self.act(request, payload, fds)
+        good = self.act(request, payload, fds)
         if flags & 8 and request not in REPLIED:
-            self.reply(request, struct.pack("<Q", self.options.lie == "refuse"))
+            self.reply(request, struct.pack("<Q", self.options.lie == "refuse" or good is False))
 
     def ring(self, index):
         if index not in self.rings:
@@ -423,6 +450,10 @@ class Backend:
             self.reply(request, struct.pack("<Q", self.options.queues))
         elif request == 18:
             self.ring(index).enabled = bool(num)
+        elif request == 37:
+            return self.add_region(payload, fds)
+        elif request == 38:
+            self.remove_region(payload)
         elif request == 21:
             self.requests_socket = socket.socket(fileno=fds[0])
         elif request == GET_CONFIG:
@@ -433,6 +464,7 @@ class Backend:
             size, offset, _, num = struct.unpack_from("<QQHH", payload)
             self.record, self.record_size = mmap.mmap(fds[0], size + offset), (16 + 16 * num + 63) // 64 * 64
             os.close(fds[0])
+        return True
 
     def get_config(self, payload):
         offset, size, flags = struct.unpack_from("<III", payload)
@@ -461,7 +493,7 @@ class Backend:
         while True:
             self.connection, _ = self.listener.accept()
             self.rings, self.regions, self.record, self.requests_socket = {}, [], None, None
-            self.accepted, self.event_idx = 0, False
+            self.accepted, self.event_idx, self.where = 0, False, None
             self.journal.write("connected\n")
             try:
                 self.serve_connection()

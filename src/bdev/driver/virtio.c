@@ -84,6 +84,7 @@ static void vio_fill_info(struct vio_disk *d)
     info->read_only = vio_has(d, VIO_F_RO);
     info->write_cache = vio_has(d, VIO_F_FLUSH) && (!vio_has(d, VIO_F_CONFIG_WCE) || config->writeback);
     info->shared = true;
+    info->shares_memory = true;
 }
 
 static int learn_ring(struct vio_disk *d, struct plx_error *err)
@@ -207,6 +208,8 @@ static void vio_disk_close(struct plx_bdev *bdev)
     free(d->queues);
     if (d->mem)
         munmap(d->mem, d->mem_bytes);
+    for (unsigned i = 0; i < d->regions.n; i++)
+        close_fd(d->regions.list[i].fd);
     close_fd(d->mem_fd);
     close_fd(d->inflight_fd);
     close_fd(d->ask_fd);

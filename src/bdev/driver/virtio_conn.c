@@ -14,12 +14,14 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-enum { STEP_NEXT = 0, STEP_WAIT = 1 };
+enum { STEP_NEXT = 0, STEP_WAIT = 1, STEP_AGAIN = 2 };
+
+enum { STEP_DOWN = 0, STEP_FIRST = 1, STEP_RESETS = 9, STEP_UP = 15, STEP_SIZE = 16, STEP_REGIONS = 17 };
 
 struct vio_step {
     /* @return STEP_NEXT, STEP_WAIT for an answer, or -errno with c->err filled */
     int (*go)(struct vio_disk *d);
-    /* It is in c->in. NULL: it says whether that was right. @return 0 or -errno */
+    /* It is in c->in. NULL: it says whether that was right. @return STEP_NEXT, STEP_AGAIN, or -errno */
     int (*got)(struct vio_disk *d);
 };
 
@@ -43,10 +45,11 @@ static int vu_ask(struct vio_conn *c, enum vu_request request, const void *paylo
 }
 
 /* Where the back-end can (REPLY_ACK), it says whether that was right. */
-static int vu_tell(struct vio_conn *c, enum vu_request request, const void *payload, uint32_t size, int fd)
+static int vu_tell(struct vio_conn *c, enum vu_request request, const void *payload, uint32_t size, const int *fds,
+                   unsigned nfds)
 {
     bool ack = speaks(c, VU_P_REPLY_ACK);
-    int ret = vu_send(c, request, ack ? VU_NEED_REPLY : 0, payload, size, &fd, fd >= 0);
+    int ret = vu_send(c, request, ack ? VU_NEED_REPLY : 0, payload, size, fds, nfds);
     c->awaiting = ack ? request : 0;
     return ret ? ret : ack ? STEP_WAIT : STEP_NEXT;
 }
@@ -106,7 +109,7 @@ static int go_protocol(struct vio_disk *d)
 static int got_protocol(struct vio_disk *d)
 {
     const uint64_t known = VIO_BIT(VU_P_MQ) | VIO_BIT(VU_P_REPLY_ACK) | VIO_BIT(VU_P_CONFIG) |
-                           VIO_BIT(VU_P_BACKEND_REQ) | VIO_BIT(VU_P_INFLIGHT);
+                           VIO_BIT(VU_P_BACKEND_REQ) | VIO_BIT(VU_P_INFLIGHT) | VIO_BIT(VU_P_MEM_SLOTS);
     struct vio_conn *c = &d->conn;
     uint64_t offered;
     int ret = got_u64(c, &offered);
@@ -158,7 +161,7 @@ static int go_requests(struct vio_disk *d)
     int ret = plx_fds_pair(ends);
     if (ret)
         return plx_fail(&c->err, ret, "cannot make a socket: %s", strerror(-ret));
-    ret = vu_tell(c, VU_SET_BACKEND_REQ_FD, NULL, 0, ends[1]);
+    ret = vu_tell(c, VU_SET_BACKEND_REQ_FD, NULL, 0, &ends[1], 1);
     close(ends[1]);
     c->requests = c->requests_watch.fd = ends[0];
     int added = plx_watch_add(c->reactor, &c->requests_watch);
@@ -226,7 +229,7 @@ static int got_config(struct vio_disk *d)
 
 static int go_set_features(struct vio_disk *d)
 {
-    return vu_tell(&d->conn, VU_SET_FEATURES, &d->features, sizeof d->features, -1);
+    return vu_tell(&d->conn, VU_SET_FEATURES, &d->features, sizeof d->features, NULL, 0);
 }
 
 static void drop_inflight(struct vio_disk *d)
@@ -296,15 +299,121 @@ static int go_set_inflight(struct vio_disk *d)
 {
     if (d->inflight_fd < 0)
         return STEP_NEXT;
-    return vu_tell(&d->conn, VU_SET_INFLIGHT_FD, &d->inflight, sizeof d->inflight, d->inflight_fd);
+    return vu_tell(&d->conn, VU_SET_INFLIGHT_FD, &d->inflight, sizeof d->inflight, &d->inflight_fd, 1);
 }
 
 /* Addresses of guests are our own. */
+static struct vu_region region_of(const struct plx_shared_region *r)
+{
+    return (struct vu_region){(uintptr_t)r->base, r->bytes, (uintptr_t)r->base, 0};
+}
+
+/* With what data of requests may be in that the last back-end had: this one may be about to do these. */
 static int go_memory(struct vio_disk *d)
 {
-    struct vu_mem_table table = {.n = 1, .regions = {{(uintptr_t)d->mem, d->mem_bytes, (uintptr_t)d->mem, 0}}};
-    uint32_t size = offsetof(struct vu_mem_table, regions) + table.n * sizeof table.regions[0];
-    return vu_tell(&d->conn, VU_SET_MEM_TABLE, &table, size, d->mem_fd);
+    struct vu_mem_table table = {.n = d->regions.n + 1,
+                                 .regions = {{(uintptr_t)d->mem, d->mem_bytes, (uintptr_t)d->mem, 0}}};
+    int fds[VU_TABLE_MAX] = {d->mem_fd};
+    if (d->conn.settled)
+        table.n = 1 + (d->regions.n = plx_shared_list(d->regions.list, VIO_REGIONS, &d->regions.freed));
+    for (unsigned i = 0; i < d->regions.n; i++) {
+        table.regions[i + 1] = region_of(&d->regions.list[i]);
+        fds[i + 1] = d->regions.list[i].fd;
+    }
+    uint32_t size = (uint32_t)(offsetof(struct vu_mem_table, regions) + table.n * sizeof table.regions[0]);
+    return vu_tell(&d->conn, VU_SET_MEM_TABLE, &table, size, fds, table.n);
+}
+
+/* ---- memory that comes and goes while it is up ---- */
+
+static bool has_region(const struct vio_regions *r, uint64_t id)
+{
+    for (unsigned i = 0; i < r->n; i++)
+        if (r->list[i].id == id)
+            return true;
+    return false;
+}
+
+static void region_drop(struct vio_disk *d, unsigned i)
+{
+    close(d->regions.list[i].fd);
+    pthread_mutex_lock(&d->lock);
+    d->regions.list[i] = d->regions.list[--d->regions.n];
+    pthread_mutex_unlock(&d->lock);
+}
+
+static void region_take(struct vio_disk *d, unsigned i)
+{
+    struct plx_shared_region *r = &d->conn.next.list[i];
+    pthread_mutex_lock(&d->lock);
+    d->regions.list[d->regions.n++] = *r;
+    pthread_mutex_unlock(&d->lock);
+    r->fd = -1;
+}
+
+static void regions_taken(struct vio_disk *d)
+{
+    struct vio_conn *c = &d->conn;
+    for (unsigned i = 0; i < c->next.n; i++)
+        if (c->next.list[i].fd >= 0)
+            close(c->next.list[i].fd);
+    c->next.n = 0;
+    c->taking = false;
+}
+
+static int region_message(struct vio_conn *c, enum vu_request request, const struct plx_shared_region *r)
+{
+    struct vu_mem_reg reg = {.region = region_of(r)};
+    return vu_tell(c, request, &reg, sizeof reg, &r->fd, request == VU_ADD_MEM_REG);
+}
+
+/*
+ * The back-end gives back what is gone, before it is given what is new and may have the same addresses. One that cannot
+ * (CONFIGURE_MEM_SLOTS) has what there was when it was connected to: a new table, while there are requests, would have
+ * it lose memory that it is using.
+ */
+static int go_regions(struct vio_disk *d)
+{
+    struct vio_conn *c = &d->conn;
+    bool slots = speaks(c, VU_P_MEM_SLOTS) && speaks(c, VU_P_REPLY_ACK);
+    if (!c->taking)
+        c->next.n = plx_shared_list(c->next.list, VIO_REGIONS, &c->next.freed);
+    c->taking = true;
+    for (unsigned i = 0; i < d->regions.n;) {
+        c->region = i;
+        if (has_region(&c->next, d->regions.list[i].id))
+            i++;
+        else if (slots)
+            return region_message(c, VU_REM_MEM_REG, &d->regions.list[i]);
+        else
+            region_drop(d, i);
+    }
+    for (c->region = 0; slots && c->region < c->next.n && d->regions.n < VIO_REGIONS; c->region++)
+        if (!has_region(&d->regions, c->next.list[c->region].id))
+            return region_message(c, VU_ADD_MEM_REG, &c->next.list[c->region]);
+    pthread_mutex_lock(&d->lock);
+    d->regions.freed = c->next.freed;
+    for (unsigned i = 0; i < d->nqueues; i++)
+        vio_ask_queue(&d->queues[i], VIO_ASK_MEMORY);
+    pthread_mutex_unlock(&d->lock);
+    regions_taken(d);
+    c->step = STEP_UP - 1;
+    return STEP_NEXT;
+}
+
+static int got_regions(struct vio_disk *d)
+{
+    struct vio_conn *c = &d->conn;
+    int ret = got_ack(c);
+    if (ret && c->in.header.request == VU_REM_MEM_REG)
+        return ret;
+    if (ret)
+        c->protocol &= ~VIO_BIT(VU_P_MEM_SLOTS); /* it has no room for more: what it has is enough */
+    else if (c->in.header.request == VU_REM_MEM_REG)
+        region_drop(d, c->region);
+    else
+        region_take(d, c->region);
+    return STEP_AGAIN;
 }
 
 /* What a message about a ring is to say. */
@@ -363,8 +472,6 @@ static int got_size(struct vio_disk *d)
     return ret;
 }
 
-enum { STEP_DOWN = 0, STEP_FIRST = 1, STEP_RESETS = 9, STEP_UP = 15, STEP_SIZE = 16 };
-
 static const struct vio_step vio_steps[] = {
     [STEP_FIRST] = {go_owner, NULL},
     {go_features, got_features},
@@ -382,6 +489,7 @@ static const struct vio_step vio_steps[] = {
     {go_features, got_fence},
     [STEP_UP] = {go_up, NULL},
     [STEP_SIZE] = {go_config, got_size},
+    [STEP_REGIONS] = {go_regions, got_regions},
 };
 
 /* ---- going on, and failing ---- */
@@ -409,24 +517,33 @@ static int go_up(struct vio_disk *d)
     return STEP_WAIT;
 }
 
+/* What there is to do while it is up. */
+static bool next_task(struct vio_conn *c)
+{
+    if (c->step != STEP_UP || !(c->changed || c->remap))
+        return false;
+    c->step = c->changed ? STEP_SIZE : STEP_REGIONS;
+    if (c->changed)
+        c->changed = false;
+    else
+        c->remap = false;
+    plx_timer_set(c->reactor, &c->timer, VIO_CALL_MS * PLX_NS_PER_MS);
+    return true;
+}
+
 static void conn_go_on(struct vio_disk *d)
 {
     struct vio_conn *c = &d->conn;
     for (;;) {
-        if (c->step == STEP_UP && c->changed) {
-            c->changed = false;
-            c->step = STEP_SIZE;
-            plx_timer_set(c->reactor, &c->timer, VIO_CALL_MS * PLX_NS_PER_MS);
-        }
         int ret = vio_steps[c->step].go(d);
         if (ret < 0) {
             conn_fail(d, ret);
             return;
         }
-        if (ret == STEP_WAIT && !(c->step == STEP_UP && c->changed))
-            return;
         if (ret == STEP_NEXT)
             c->step++;
+        else if (!next_task(c))
+            return;
     }
 }
 
@@ -440,11 +557,12 @@ static void conn_answered(struct vio_disk *d)
                                   c->in.header.request);
     vu_inbox_clear(&c->in);
     c->awaiting = 0;
-    if (ret) {
+    if (ret < 0) {
         conn_fail(d, ret);
         return;
     }
-    c->step = c->step == STEP_SIZE ? STEP_UP : c->step + 1;
+    if (ret == STEP_NEXT)
+        c->step = c->step == STEP_SIZE ? STEP_UP : c->step + 1;
     conn_go_on(d);
 }
 
@@ -494,7 +612,7 @@ static void requests_ready(struct plx_watch *w)
         close(c->requests);
         c->requests = -1;
     }
-    if (c->step == STEP_UP && c->changed)
+    if (next_task(c))
         conn_go_on(d);
 }
 
@@ -511,6 +629,7 @@ static void hang_up(struct vio_conn *c)
     c->sock = c->requests = -1;
     vu_inbox_clear(&c->in);
     vu_inbox_clear(&c->request);
+    regions_taken(disk_of_conn(c));
     c->step = STEP_DOWN;
     c->awaiting = 0;
 }
@@ -614,6 +733,9 @@ static void home_asked(struct plx_watch *w)
         drop_inflight(d); /* is not to be believed either */
         conn_fail(d, plx_fail(&c->err, -EPROTO, "the back-end has ended requests that it was not sent"));
     }
+    c->remap |= bits & VIO_HOME_MEMORY;
+    if (next_task(c))
+        conn_go_on(d);
     if (bits & VIO_HOME_RESET && c->step == STEP_RESETS && !resets_pending(d)) {
         c->step++;
         conn_go_on(d);
@@ -690,4 +812,5 @@ void vio_conn_close(struct vio_conn *c)
         close(c->requests);
     vu_inbox_clear(&c->in);
     vu_inbox_clear(&c->request);
+    regions_taken(disk_of_conn(c));
 }

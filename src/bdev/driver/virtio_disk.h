@@ -30,6 +30,7 @@
 #include "base/iov.h"
 #include "bdev/driver.h"
 #include "bdev/driver/virtio_ring.h"
+#include "reactor/shared.h"
 
 #include <pthread.h>
 #include <sys/un.h>
@@ -37,17 +38,18 @@
 enum {
     VIO_QUEUES_MAX = 128,
     VIO_DEPTH_DEFAULT = 128,
-    VIO_SEGS = 14,             /* pieces of memory of a request to the back-end */
-    VIO_SMALL = 4096,          /* bytes that each slot can bounce by itself */
-    VIO_LARGE = 64 << 10,      /* bytes of each of the buffers that larger ones are bounced through */
-    VIO_LARGES = 16,           /* buffers of a queue */
-    VIO_PART_MAX = 1 << 20,    /* bytes of a request to the back-end */
-    VIO_FDS = 4,               /* descriptors that a message to us may have */
-    VIO_CALL_MS = 10000,       /* for an answer */
-    VIO_RETRY_MS = 20,         /* between attempts to connect, at first */
-    VIO_RETRIES = 250,         /* of these */
-    VIO_RETRY_LATER_MS = 500,  /* after that, */
-    VIO_RETRY_WRONG_MS = 1000, /* and where the back-end is not what it should be */
+    VIO_SEGS = 14,                  /* pieces of memory of a request to the back-end */
+    VIO_SMALL = 4096,               /* bytes that each slot can bounce by itself */
+    VIO_LARGE = 64 << 10,           /* bytes of each of the buffers that larger ones are bounced through */
+    VIO_LARGES = 16,                /* buffers of a queue */
+    VIO_PART_MAX = 1 << 20,         /* bytes of a request to the back-end */
+    VIO_REGIONS = VU_TABLE_MAX - 1, /* of memory of others that the back-end is given */
+    VIO_FDS = 4,                    /* descriptors that a message to us may have */
+    VIO_CALL_MS = 10000,            /* for an answer */
+    VIO_RETRY_MS = 20,              /* between attempts to connect, at first */
+    VIO_RETRIES = 250,              /* of these */
+    VIO_RETRY_LATER_MS = 500,       /* after that, */
+    VIO_RETRY_WRONG_MS = 1000,      /* and where the back-end is not what it should be */
 };
 
 struct vio_disk;
@@ -81,6 +83,14 @@ enum {
     VIO_ASK_RESET = 1 << 1,   /* begin the ring anew */
     VIO_ASK_GIVE_UP = 1 << 2, /* end what there is, and what comes */
     VIO_ASK_UP = 1 << 3,      /* no more of that */
+    VIO_ASK_MEMORY = 1 << 4,  /* there is another list of memory that the back-end has */
+};
+
+/* Memory for data that the back-end has, beside that of the disk. */
+struct vio_regions {
+    unsigned n;
+    uint64_t freed; /* when this was true: see plx_shared_freed */
+    struct plx_shared_region list[VIO_REGIONS];
 };
 
 struct vio_queue {
@@ -107,6 +117,8 @@ struct vio_channel {
     struct plx_bdev_req *line, **line_tail; /* requests that wait for slots or buffers, in order */
     bool home;                              /* the connection is on this reactor, */
     bool failing;                           /* has been given up: requests fail */
+    struct vio_regions regions;             /* that data can be left in; without their descriptors */
+    uint64_t asked;                         /* for more; plx_shared_made and _freed were that then, together */
 };
 
 /* The driver's context of a request. */
@@ -123,7 +135,7 @@ struct vio_io {
 PLX_BDEV_FITS(struct vio_io);
 
 /* vio_disk.ask: a channel asks the connection's home. */
-enum { VIO_HOME_BROKEN = 1 << 0, VIO_HOME_RESET = 1 << 1 };
+enum { VIO_HOME_BROKEN = 1 << 0, VIO_HOME_RESET = 1 << 1, VIO_HOME_MEMORY = 1 << 2 };
 
 enum vio_state {
     VIO_DOWN,     /* there is no back-end */
@@ -149,12 +161,16 @@ struct vio_conn {
     unsigned step;     /* what it does, or waits for an answer to */
     unsigned awaiting; /* enum vu_request: an answer; 0 for none */
     uint64_t features, protocol;
-    uint32_t attempts; /* in vain, since it was up */
-    bool lost;         /* has been told of */
-    bool wrong;        /* the last one was not what it should be; the same */
-    bool given_up;     /* requests fail */
-    bool changed;      /* the configuration is to be read again */
-    int ret;           /* why it has failed, */
+    uint32_t attempts;       /* in vain, since it was up */
+    bool lost;               /* has been told of */
+    bool wrong;              /* the last one was not what it should be; the same */
+    bool given_up;           /* requests fail */
+    bool changed;            /* the configuration is to be read again */
+    bool remap;              /* memory for data is to be looked at again */
+    bool taking;             /* is being: */
+    struct vio_regions next; /* what it is to be; descriptors that d->regions has taken are -1 here */
+    unsigned region;         /* that the back-end is asked to take or give back */
+    int ret;                 /* why it has failed, */
     struct plx_error err;
     void (*settled)(struct vio_conn *c); /* while the disk is being opened: it is up, or has failed */
 };
@@ -182,7 +198,8 @@ struct vio_disk {
     int mem_fd;
     uint8_t *mem;
     size_t mem_bytes;
-    int inflight_fd; /* the back-end's record of what is in flight; -1 where it keeps none */
+    struct vio_regions regions; /* under the lock */
+    int inflight_fd;            /* the back-end's record of what is in flight; -1 where it keeps none */
     struct vu_inflight inflight;
     unsigned nqueues;
     struct vio_queue *queues;

@@ -83,32 +83,105 @@ static uint8_t *bounce_take(struct vio_queue *q, unsigned slot, size_t bytes)
     return s->bounce;
 }
 
-static bool issue_data(struct vio_channel *vc, struct plx_bdev_req *req)
+/* Through memory of the disk's. @return entries of the table, or 0: there is no such memory now */
+static unsigned bounce_data(struct vio_channel *vc, struct vio_io *io, unsigned slot, size_t bytes)
 {
     struct vio_disk *d = vc->disk;
-    struct vio_queue *q = vc->q;
-    struct vio_io *io = vio_io_of(req);
+    struct vio_slot *s = &vc->q->slots[slot];
     bool read = io->type == VIO_T_IN;
-    size_t left = (size_t)(req->nlb - io->at) << d->shift;
-    size_t bytes = plx_min_u64(plx_min_u64(left, d->part_bytes), VIO_LARGE);
-    unsigned slot, n = 0;
-    slot_take(q, &slot, req);
-    uint8_t *memory = bounce_take(q, slot, bytes);
-    if (!memory) {
-        vio_slot_free(q, slot);
-        return false;
-    }
+    unsigned n = 0;
+    uint8_t *memory = bounce_take(vc->q, slot, bytes);
+    if (!memory)
+        return 0;
     if (read) {
-        q->slots[slot].to = io->where;
-        q->slots[slot].bytes = (uint32_t)bytes;
+        s->to = io->where;
+        s->bytes = (uint32_t)bytes;
         plx_iov_skip(&io->where, bytes);
     } else {
         plx_iov_gather(&io->where, memory, bytes);
     }
-    struct vio_desc *table = vio_table(d, q, slot);
+    struct vio_desc *table = vio_table(d, vc->q, slot);
     for (size_t at = 0, len; at < bytes; at += len) {
         len = plx_min_u64(bytes - at, d->seg_bytes);
         set_entry(d, table, slot, ++n, memory + at, len, VIO_DESC_NEXT | (read ? VIO_DESC_WRITE : 0));
+    }
+    return n;
+}
+
+/*
+ * Whether what the channel knows of shared memory is true: what the back-end has may be gone, and other memory there.
+ * When there is other memory than there was, the home is asked for another list.
+ */
+static bool regions_true(struct vio_channel *vc)
+{
+    uint64_t made = atomic_load_explicit(&plx_shared_made, memory_order_relaxed);
+    uint64_t freed = atomic_load_explicit(&plx_shared_freed, memory_order_relaxed);
+    if (plx_unlikely(made + freed != vc->asked)) {
+        vc->asked = made + freed;
+        vio_ask_home(vc->disk, VIO_HOME_MEMORY);
+    }
+    return freed == vc->regions.freed;
+}
+
+static bool has_memory(const struct vio_channel *vc, const uint8_t *p, size_t bytes)
+{
+    for (unsigned i = 0; i < vc->regions.n; i++) {
+        const struct plx_shared_region *r = &vc->regions.list[i];
+        size_t at = (uintptr_t)p - (uintptr_t)r->base;
+        if (at < r->bytes && bytes <= r->bytes - at)
+            return true;
+    }
+    return false;
+}
+
+/*
+ * Where the request has it, as much of *bytes as a table takes. @return entries of the table, or 0: the back-end does
+ * not see it
+ */
+static unsigned direct_data(struct vio_channel *vc, struct vio_io *io, unsigned slot, size_t *bytes)
+{
+    struct vio_disk *d = vc->disk;
+    struct vio_desc *table = vio_table(d, vc->q, slot);
+    const unsigned flags = VIO_DESC_NEXT | (io->type == VIO_T_IN ? VIO_DESC_WRITE : 0);
+    if (!regions_true(vc) || !vc->regions.n)
+        return 0;
+    while (*bytes) {
+        struct plx_iov_at at = io->where;
+        unsigned n = 0;
+        size_t sum = 0;
+        while (sum < *bytes && n < d->segs) {
+            uint8_t *p;
+            size_t len = plx_iov_next(&at, plx_min_u64(*bytes - sum, d->seg_bytes), &p);
+            if (!has_memory(vc, p, len))
+                return 0;
+            set_entry(d, table, slot, ++n, p, len, flags);
+            sum += len;
+        }
+        if (plx_likely(sum == *bytes)) {
+            io->where = at;
+            return n;
+        }
+        *bytes = sum >> d->shift << d->shift; /* whole blocks of it, once more */
+    }
+    return 0;
+}
+
+static bool issue_data(struct vio_channel *vc, struct plx_bdev_req *req)
+{
+    struct vio_disk *d = vc->disk;
+    struct vio_io *io = vio_io_of(req);
+    const size_t most = plx_min_u64((size_t)(req->nlb - io->at) << d->shift, d->part_bytes);
+    size_t bytes = most;
+    unsigned slot;
+    slot_take(vc->q, &slot, req);
+    unsigned n = direct_data(vc, io, slot, &bytes);
+    if (!n) {
+        bytes = plx_min_u64(most, VIO_LARGE);
+        n = bounce_data(vc, io, slot, bytes);
+    }
+    if (plx_unlikely(!n)) {
+        vio_slot_free(vc->q, slot);
+        return false;
     }
     slot_send(vc, slot, io->type, (req->lba + io->at) << sector_shift(d), n);
     io->at += (uint32_t)(bytes >> d->shift);

@@ -109,9 +109,10 @@ static void vio_asked(struct vio_channel *vc)
     }
     if (take_bit(q, VIO_ASK_GIVE_UP))
         vio_fail_all(vc);
-    if (take_bit(q, VIO_ASK_UP)) {
+    if (take_bit(q, VIO_ASK_UP | VIO_ASK_MEMORY)) {
         pthread_mutex_lock(&d->lock);
         vc->failing = d->state == VIO_GIVEN_UP;
+        vc->regions = d->regions;
         pthread_mutex_unlock(&d->lock);
     }
 }
@@ -231,6 +232,7 @@ int vio_channel_open(struct plx_bdev_channel *ch)
     if (!ret) {
         vc->q->ch = ch;
         vc->failing = d->state == VIO_GIVEN_UP;
+        vc->regions = d->regions;
         vio_adopt(vc);
     }
     pthread_mutex_unlock(&d->lock);
