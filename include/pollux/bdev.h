@@ -61,6 +61,7 @@ struct plx_bdev_info {
     /** Every request completes within plx_bdev_submit(): its data is never needed afterwards. Not while there is a rate
      *  limit; who counts on it sets PLX_BDEV_IN_PLACE. */
     bool in_place;
+    bool shares_memory;   /**< data in memory of plx_shared_alloc() is not copied on its way */
     bool undefined_reads; /**< a read may leave its iov as it was: what goes to others is to be mapped, if it can be */
 };
 

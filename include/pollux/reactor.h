@@ -32,6 +32,7 @@ struct plx_reactor_opts {
     size_t
         buffer_bytes; /**< size of the buffer pool; 0 for the default of 16 MiB. Memory is used only as it is needed. */
     size_t buffer_max; /**< the largest single buffer; 0 for the default of 1 MiB */
+    bool shared;       /**< buffers are in memory that other processes can be given: see plx_shared_alloc() */
 };
 
 /**
@@ -173,6 +174,16 @@ PLX_API size_t plx_buf_free_bytes(const struct plx_reactor *r);
 PLX_API size_t plx_buf_total_bytes(const struct plx_reactor *r);
 /** The largest size that plx_buf_get() may be asked for. */
 PLX_API size_t plx_buf_max_bytes(const struct plx_reactor *r);
+
+/**
+ * Memory that other processes can be given: those that disks are in (plx_bdev_info.shares_memory) read and write data
+ * there, and it need not be copied on its way. Whole pages, zeroed, and used as they are touched. From any thread; no
+ * disk may be given any of it again once it is freed.
+ * @return NULL without memory
+ */
+PLX_API void *plx_shared_alloc(size_t bytes);
+/** Frees all of what that returned. NULL is none. */
+PLX_API void plx_shared_free(void *mem);
 
 #ifdef __cplusplus
 }

@@ -184,6 +184,7 @@ struct plx_bdev_driver {
 };
 
 extern const struct plx_bdev_driver plx_bdev_ram, plx_bdev_null, plx_bdev_file, plx_bdev_nvme_tcp;
+extern const struct plx_bdev_driver plx_bdev_vhost_user;
 extern const struct plx_bdev_driver plx_bdev_filter_delay, plx_bdev_filter_error;
 
 /* All of them, NULL-terminated. */

@@ -39,6 +39,7 @@ struct cp_job {
     uint64_t next; /* the first byte that nobody has begun with */
     unsigned busy;
     uint8_t *memory;
+    bool shared; /* that is of plx_shared_alloc() */
     struct cp_slot *ready;
     bool beginning;
 };

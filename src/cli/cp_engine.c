@@ -220,7 +220,9 @@ int cp_begin(struct cp_job *job)
     job->slots = aligned_alloc(16, job->depth * sizeof *job->slots);
     if (job->slots)
         memset(job->slots, 0, job->depth * sizeof *job->slots);
-    job->memory = aligned_alloc(4096, (size_t)job->depth * job->chunk);
+    job->shared = plx_bdev_info(job->src)->shares_memory || plx_bdev_info(job->dst)->shares_memory;
+    const size_t bytes = (size_t)job->depth * job->chunk;
+    job->memory = job->shared ? plx_shared_alloc(bytes) : aligned_alloc(4096, bytes);
     ret = job->slots && job->memory ? 0 : -ENOMEM;
     for (unsigned i = 0; i < job->depth && !ret; i++) {
         job->slots[i].job = job;
@@ -234,7 +236,10 @@ int cp_begin(struct cp_job *job)
 void cp_end(struct cp_job *job)
 {
     free(job->slots);
-    free(job->memory);
+    if (job->shared)
+        plx_shared_free(job->memory);
+    else
+        free(job->memory);
     if (job->to)
         plx_bdev_channel_put(job->to);
     if (job->from)

@@ -130,6 +130,7 @@ struct perf_job {
     uint32_t nslots;
     void *slot_memory, *buffers;
     size_t buffer_bytes;
+    bool shared; /* buffers are of plx_shared_alloc() */
 };
 
 enum perf_order { PERF_PROBE, PERF_START, PERF_STOP, PERF_ABORT, PERF_CLOSE, PERF_ORDERS };

@@ -454,6 +454,17 @@ static void fill_buffers(struct perf_job *job)
         words[i] = next_random(&state);
 }
 
+static void *make_buffers(const struct perf_job *job)
+{
+    if (job->shared)
+        return plx_shared_alloc(job->buffer_bytes);
+    void *m = mmap(NULL, job->buffer_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (m == MAP_FAILED)
+        return NULL;
+    madvise(m, job->buffer_bytes, MADV_HUGEPAGE);
+    return m;
+}
+
 static int make_slots(struct perf_job *job)
 {
     size_t stride = align_up(sizeof(struct perf_slot), LINE);
@@ -461,12 +472,9 @@ static int make_slots(struct perf_job *job)
     job->free = calloc(job->nslots, sizeof(struct perf_slot *));
     job->slot_memory = aligned_alloc(LINE, job->nslots * stride);
     job->buffer_bytes = align_up((size_t)job->nslots * job->size * (job->apart ? 2 : 1), PAGE);
-    job->buffers = mmap(NULL, job->buffer_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (job->buffers == MAP_FAILED)
-        job->buffers = NULL;
+    job->buffers = make_buffers(job);
     if (!job->slots || !job->free || !job->slot_memory || !job->buffers)
         return -ENOMEM;
-    madvise(job->buffers, job->buffer_bytes, MADV_HUGEPAGE);
     fill_buffers(job);
     memset(job->slot_memory, 0, job->nslots * stride);
     for (uint32_t i = 0; i < job->nslots; i++)
@@ -507,6 +515,7 @@ int perf_job_open(struct perf_job *job, const struct perf_options *o, struct plx
     job->read_below = o->read_percent * 65536 / 100;
     job->apart = o->read_percent > 0 && o->read_percent < 100 && !o->verify;
     job->random = (job->disk * PERF_MAX_QPAIRS + index + 1) * UINT64_C(0x9e3779b97f4a7c15);
+    job->shared = info->shares_memory;
     job->timer.fn = timer_due;
     histogram_init(&job->latency);
     int status = share_out(job, o, info, index);
@@ -526,7 +535,9 @@ int perf_job_open(struct perf_job *job, const struct perf_options *o, struct plx
 void perf_job_close(struct perf_job *job)
 {
     perf_verify_free(job->verify);
-    if (job->buffers)
+    if (job->shared)
+        plx_shared_free(job->buffers);
+    else if (job->buffers)
         munmap(job->buffers, job->buffer_bytes);
     free(job->slot_memory);
     free(job->free);

@@ -34,6 +34,15 @@ static int serve_open_disks(struct serve *s)
     return cli_check_memory(s->disks, s->nopen);
 }
 
+/* Whether a disk is in another process, which can have our buffers to read from and write to. */
+static bool memory_shared(const struct serve *s)
+{
+    for (unsigned i = 0; i < s->nopen; i++)
+        if (plx_bdev_info(s->disks[i])->shares_memory)
+            return true;
+    return false;
+}
+
 static int make_reactors(struct serve *s)
 {
     size_t pool = (size_t)POOL_LARGEST * s->o.nvmf.max_io_size;
@@ -47,7 +56,8 @@ static int make_reactors(struct serve *s)
         const struct plx_reactor_opts opts = {.core = s->o.cores[i],
                                               .mode = s->o.poll,
                                               .buffer_max = s->o.nvmf.max_io_size,
-                                              .buffer_bytes = pool > POOL ? pool : POOL};
+                                              .buffer_bytes = pool > POOL ? pool : POOL,
+                                              .shared = memory_shared(s)};
         ret = plx_reactor_create(&s->reactors[s->nreactors++], &opts);
     }
     if (!ret)

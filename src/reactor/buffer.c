@@ -6,6 +6,7 @@
  */
 #include "reactor/owner.h"
 #include "reactor/reactor.h"
+#include "reactor/shared.h"
 
 #include <assert.h>
 #include <errno.h>
@@ -64,7 +65,7 @@ static uint8_t *map_region(size_t bytes, size_t align)
     return aligned;
 }
 
-int plx_buf_pool_init(struct plx_buf_pool *p, size_t bytes, size_t largest)
+int plx_buf_pool_init(struct plx_buf_pool *p, size_t bytes, size_t largest, bool shared)
 {
     p->max_order = order_of(largest);
     size_t top = (size_t)PLX_BUF_MIN << p->max_order;
@@ -74,7 +75,10 @@ int plx_buf_pool_init(struct plx_buf_pool *p, size_t bytes, size_t largest)
     p->next = malloc(p->blocks * sizeof *p->next);
     p->prev = malloc(p->blocks * sizeof *p->prev);
     p->state = calloc(p->blocks, 1);
-    p->base = p->free_head && p->next && p->prev && p->state ? map_region(p->bytes, plx_max_u64(top, 2 << 20)) : NULL;
+    p->shared = shared;
+    size_t align = plx_max_u64(top, 2 << 20);
+    if (p->free_head && p->next && p->prev && p->state)
+        p->base = shared ? plx_shared_alloc_aligned(p->bytes, align) : map_region(p->bytes, align);
     if (!p->base) {
         plx_buf_pool_destroy(p);
         return -ENOMEM;
@@ -90,7 +94,9 @@ int plx_buf_pool_init(struct plx_buf_pool *p, size_t bytes, size_t largest)
 
 void plx_buf_pool_destroy(struct plx_buf_pool *p)
 {
-    if (p->base)
+    if (p->shared)
+        plx_shared_free(p->base);
+    else if (p->base)
         munmap(p->base, p->bytes);
     free(p->free_head);
     free(p->next);

@@ -74,7 +74,7 @@ int plx_reactor_create(struct plx_reactor **out, const struct plx_reactor_opts *
     r->now = r->born = plx_clock_ns();
 
     int ret = plx_buf_pool_init(&r->buf, opts->buffer_bytes ? opts->buffer_bytes : BUFFER_BYTES,
-                                plx_max_u64(opts->buffer_max, BUFFER_MAX));
+                                plx_max_u64(opts->buffer_max, BUFFER_MAX), opts->shared);
     if (ret)
         goto free_reactor;
     r->epoll_fd = epoll_create1(EPOLL_CLOEXEC);

@@ -22,6 +22,7 @@ struct plx_buf_pool {
     uint8_t *base;
     size_t bytes;
     size_t free_bytes;
+    bool shared;          /* of plx_shared_alloc() */
     uint32_t blocks;      /* of PLX_BUF_MIN bytes */
     unsigned max_order;   /* the largest buffer is PLX_BUF_MIN << max_order */
     int32_t *free_head;   /* per order: first free block, or -1 */
@@ -81,7 +82,7 @@ bool plx_messages_waiting(struct plx_reactor *r);
 
 int plx_timers_run(struct plx_reactor *r);
 
-int plx_buf_pool_init(struct plx_buf_pool *p, size_t bytes, size_t largest);
+int plx_buf_pool_init(struct plx_buf_pool *p, size_t bytes, size_t largest, bool shared);
 void plx_buf_pool_destroy(struct plx_buf_pool *p);
 
 #endif
