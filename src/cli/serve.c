@@ -80,6 +80,14 @@ static int make_subsystem(struct serve *s, unsigned n)
     return ret < 0 ? cli_fail(ret == -ENOMEM ? EXIT_RUNTIME : EXIT_USAGE, "%s", err.text) : EXIT_OK;
 }
 
+static int make_vhost(struct serve *s)
+{
+    struct plx_error err;
+    const struct plx_vhost_opts opts = {.control_apart = true};
+    int ret = plx_vhost_create(&s->vhost, s->reactors, s->nreactors, &opts, &err);
+    return ret ? cli_fail(EXIT_RUNTIME, "%s", err.text) : EXIT_OK;
+}
+
 static int make_target(struct serve *s)
 {
     struct plx_error err;
@@ -88,7 +96,7 @@ static int make_target(struct serve *s)
     if (ret)
         return cli_fail(ret == -ENOMEM ? EXIT_RUNTIME : EXIT_USAGE, "%s", err.text);
     if (serve_controlled(&s->o))
-        return EXIT_OK; /* calls make the rest */
+        return make_vhost(s); /* calls make the rest */
     for (unsigned i = 0; i < s->o.nsubsystems; i++) {
         ret = make_subsystem(s, i);
         if (ret)
@@ -140,12 +148,32 @@ static void announce_listener(const struct serve *s, const struct plx_nvmf_liste
     }
 }
 
+static void announce_vhost(const struct serve *s)
+{
+    for (struct plx_vhost_ctrlr *c = NULL; (c = plx_vhost_next(s->vhost, c));) {
+        struct plx_vhost_info v;
+        char size[32], path[4 * 108]; /* quoted, at most */
+        plx_vhost_get_info(c, &v);
+        const struct plx_bdev_info *info = plx_bdev_info(v.bdev);
+        print_size(plx_bdev_blocks(v.bdev) * info->block_size, size, sizeof size);
+        printf("vhost-user at %s: %s, %s, blocks of %u bytes%s\n", v.path, info->name, size, info->block_size,
+               v.read_only ? ", read-only" : "");
+        if (plx_text_quote(v.path, path, sizeof path))
+            printf(
+                "  qemu-system-x86_64 -m 1G -object memory-backend-memfd,id=mem,size=1G,share=on -M memory-backend=mem "
+                "-chardev socket,id=c0,path=%s,reconnect=1 -device vhost-user-blk-pci,chardev=c0\n",
+                path);
+    }
+}
+
 void serve_announce(const struct serve *s)
 {
     for (struct plx_nvmf_subsystem *sub = NULL; (sub = plx_nvmf_subsystem_next(s->target, sub));)
         announce_subsystem(sub);
     for (struct plx_nvmf_listener *l = NULL; (l = plx_nvmf_listener_next(s->target, l));)
         announce_listener(s, l);
+    if (s->o.vhost)
+        announce_vhost(s);
     if (s->o.rpc)
         printf("controlled at %s\n", s->o.rpc);
 }
@@ -182,8 +210,15 @@ static void serve_give_up(int number)
 static void stop_target(void *arg, int ret)
 {
     struct serve *s = arg;
-    s->unfinished = ret != 0;
+    s->unfinished |= ret != 0;
     plx_nvmf_target_stop(s->target, GRACE_MS, stopped, s);
+}
+
+static void stop_vhost(void *arg, int ret)
+{
+    struct serve *s = arg;
+    s->unfinished = ret != 0;
+    plx_vhost_stop(s->vhost, GRACE_MS / 2, stop_target, s);
 }
 
 void serve_begin_stop(struct serve *s)
@@ -193,7 +228,7 @@ void serve_begin_stop(struct serve *s)
     signal(SIGALRM, serve_give_up); /* a disk that does not answer any more must not keep us */
     alarm(DEADLINE_S);
     if (s->rpc)
-        plx_rpc_stop(s->rpc, stop_target, s);
+        plx_rpc_stop(s->rpc, stop_vhost, s);
     else
         stop_target(s, 0);
 }
@@ -294,6 +329,8 @@ static void serve_clean_up(struct serve *s)
     }
     if (s->target)
         plx_nvmf_target_destroy(s->target);
+    if (s->vhost)
+        plx_vhost_destroy(s->vhost);
     if (s->rpc)
         plx_rpc_destroy(s->rpc);
     free(s->config);
