@@ -54,14 +54,16 @@ static void ring_in_trouble(struct vhost_ring *r)
 {
     struct vhost_device *d = r->owner;
     const uint64_t one = 1;
-    if (r->broken) {
+    if (d->dying)
+        return;
+    if (atomic_load(&d->halted)) {
+        plx_warn("%s: memory that it shares has become shorter; the connection ends", d->name);
+        vhost_device_close(d);
+    } else if (r->broken && !r->told) {
         r->told = r->why;
         plx_warn("%s: ring %u: %s; nothing more is taken off it", d->name, r->index, r->why);
         ssize_t ignored = r->err_fd < 0 ? 0 : write(r->err_fd, &one, sizeof one);
         (void)ignored;
-    } else if (!d->dying) {
-        plx_warn("%s: memory that it shares has become shorter; the connection ends", d->name);
-        vhost_device_close(d);
     }
 }
 

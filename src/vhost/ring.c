@@ -56,14 +56,14 @@ void vhost_ring_free_memory(struct vhost_ring *r)
 static void trouble_there(struct plx_msg *msg)
 {
     struct vhost_ring *r = plx_container_of(msg, struct vhost_ring, trouble);
+    atomic_store(&r->troubled, false);
     r->in_trouble(r);
 }
 
 static void ring_tell(struct vhost_ring *r)
 {
-    if (r->troubled)
+    if (atomic_exchange(&r->troubled, true))
         return;
-    r->troubled = true;
     r->trouble.fn = trouble_there;
     plx_reactor_send(r->control, &r->trouble);
 }
@@ -217,19 +217,28 @@ void vhost_ring_signal(struct vhost_ring *r)
 
 static void ring_stopped(struct vhost_ring *r);
 
+/* @return whether it is to be looked at */
+static bool ring_goes(struct vhost_ring *r)
+{
+    if (plx_unlikely(r->stopping))
+        return false;
+    if (plx_unlikely(atomic_load_explicit(r->halted, memory_order_relaxed))) {
+        ring_tell(r); /* the control reactor, which may not know: see plx_vhost_fault() */
+        return false;
+    }
+    return r->is.enabled && !r->broken;
+}
+
 static int ring_poll(struct plx_source *source)
 {
     struct vhost_ring *r = ring_of(source);
-    const bool halted = atomic_load_explicit(r->halted, memory_order_relaxed);
     int work = r->ndone;
     if (work)
         ring_publish(r);
-    if (plx_likely(r->is.enabled && !r->broken && !r->stopping && !halted))
+    if (plx_likely(ring_goes(r)))
         work += ring_fetch(r);
     if (r->ndone)
         ring_publish(r);
-    if (plx_unlikely(halted && !r->stopping))
-        ring_tell(r);
     if (plx_unlikely(r->stopping && !r->in_flight))
         ring_stopped(r);
     return work;
@@ -255,7 +264,7 @@ static int ring_arm(struct plx_source *source)
         r->wakes = 0;
         hear_kick(r);
     }
-    if (!r->is.enabled || r->broken || r->stopping || atomic_load_explicit(r->halted, memory_order_relaxed))
+    if (!ring_goes(r))
         return 0;
     if (r->is.kick < 0)
         return 1; /* nobody would wake us */
@@ -305,7 +314,7 @@ static int ring_start(struct vhost_ring *r)
     r->event_idx = r->is.features & VHOST_BIT(VIRTIO_F_EVENT_IDX);
     r->size = (uint16_t)r->num;
     r->ndone = r->nagain = r->again_next = 0;
-    r->broken = r->stopping = r->quiet = r->signalled = r->troubled = false;
+    r->broken = r->stopping = r->quiet = r->signalled = false;
     r->why = NULL;
     r->view = (struct vhost_view){.table = r->is.table};
     if (!ring_kind(r)->locate(r))

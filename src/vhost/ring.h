@@ -102,7 +102,7 @@ struct vhost_ring {
     /* Between the two: each side's in turn. */
     struct vhost_setup want;
     struct plx_msg order, drained, trouble;
-    bool troubled; /* the last one is under way */
+    atomic_bool troubled; /* the last one is under way */
     int result;
     uint32_t base; /* where to begin, and where it ended */
 
