@@ -12,5 +12,6 @@
 #include <pollux/nvmf.h>
 #include <pollux/reactor.h>
 #include <pollux/rpc.h>
+#include <pollux/vhost.h>
 
 #endif

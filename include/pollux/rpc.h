@@ -8,6 +8,7 @@
 #define POLLUX_RPC_H
 
 #include <pollux/nvmf.h>
+#include <pollux/vhost.h>
 
 #ifdef __cplusplus
 extern "C" {
@@ -19,9 +20,11 @@ struct plx_rpc_opts {
     struct plx_nvmf_target *target;
     struct plx_reactor *const *reactors; /**< the target's, of which the first is the control reactor */
     unsigned nreactors;
-    const char *socket; /**< where to listen; NULL: calls come by plx_rpc_call() and plx_rpc_load() alone */
-    const char *state;  /**< the file that the configuration is kept in at every change; NULL for none */
-    bool wait;          /**< is not initialised before framework_start_init was called */
+    struct plx_vhost *vhost; /**< that is changed, too, or NULL */
+    const char *vhost_dir;   /**< where its sockets are; NULL: in the working directory */
+    const char *socket;      /**< where to listen; NULL: calls come by plx_rpc_call() and plx_rpc_load() alone */
+    const char *state;       /**< the file that the configuration is kept in at every change; NULL for none */
+    bool wait;               /**< is not initialised before framework_start_init was called */
     /** A client asks the process to end, by spdk_kill_instance; sig is the signal that it names. */
     void (*kill)(void *arg, int sig);
     void *arg;

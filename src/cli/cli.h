@@ -156,6 +156,7 @@ struct serve_options {
     enum plx_poll_mode poll;
     const char *serial;
     const char *rpc, *config, *state;
+    const char *vhost; /* directory of sockets */
     bool wait;
     enum plx_log_level log_level;
     bool quiet;

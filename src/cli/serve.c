@@ -90,6 +90,14 @@ static int make_subsystem(struct serve *s, unsigned n)
     return ret < 0 ? cli_fail(ret == -ENOMEM ? EXIT_RUNTIME : EXIT_USAGE, "%s", err.text) : EXIT_OK;
 }
 
+static int make_vhost(struct serve *s)
+{
+    struct plx_error err;
+    const struct plx_vhost_opts opts = {.control_apart = true};
+    int ret = plx_vhost_create(&s->vhost, s->reactors, s->nreactors, &opts, &err);
+    return ret ? cli_fail(EXIT_RUNTIME, "%s", err.text) : EXIT_OK;
+}
+
 static int make_target(struct serve *s)
 {
     struct plx_error err;
@@ -98,7 +106,7 @@ static int make_target(struct serve *s)
     if (ret)
         return cli_fail(ret == -ENOMEM ? EXIT_RUNTIME : EXIT_USAGE, "%s", err.text);
     if (serve_controlled(&s->o))
-        return EXIT_OK; /* calls make the rest */
+        return make_vhost(s); /* calls make the rest */
     for (unsigned i = 0; i < s->o.nsubsystems; i++) {
         ret = make_subsystem(s, i);
         if (ret)
@@ -150,12 +158,32 @@ static void announce_listener(const struct serve *s, const struct plx_nvmf_liste
     }
 }
 
+static void announce_vhost(const struct serve *s)
+{
+    for (struct plx_vhost_ctrlr *c = NULL; (c = plx_vhost_next(s->vhost, c));) {
+        struct plx_vhost_info v;
+        char size[32], path[4 * 108]; /* quoted, at most */
+        plx_vhost_get_info(c, &v);
+        const struct plx_bdev_info *info = plx_bdev_info(v.bdev);
+        print_size(plx_bdev_blocks(v.bdev) * info->block_size, size, sizeof size);
+        printf("vhost-user at %s: %s, %s, blocks of %u bytes%s\n", v.path, info->name, size, info->block_size,
+               v.read_only ? ", read-only" : "");
+        if (plx_text_quote(v.path, path, sizeof path))
+            printf(
+                "  qemu-system-x86_64 -m 1G -object memory-backend-memfd,id=mem,size=1G,share=on -M memory-backend=mem "
+                "-chardev socket,id=c0,path=%s,reconnect=1 -device vhost-user-blk-pci,chardev=c0\n",
+                path);
+    }
+}
+
 void serve_announce(const struct serve *s)
 {
     for (struct plx_nvmf_subsystem *sub = NULL; (sub = plx_nvmf_subsystem_next(s->target, sub));)
         announce_subsystem(sub);
     for (struct plx_nvmf_listener *l = NULL; (l = plx_nvmf_listener_next(s->target, l));)
         announce_listener(s, l);
+    if (s->o.vhost)
+        announce_vhost(s);
     if (s->o.rpc)
         printf("controlled at %s\n", s->o.rpc);
 }
@@ -192,8 +220,15 @@ static void serve_give_up(int number)
 static void stop_target(void *arg, int ret)
 {
     struct serve *s = arg;
-    s->unfinished = ret != 0;
+    s->unfinished |= ret != 0;
     plx_nvmf_target_stop(s->target, GRACE_MS, stopped, s);
+}
+
+static void stop_vhost(void *arg, int ret)
+{
+    struct serve *s = arg;
+    s->unfinished = ret != 0;
+    plx_vhost_stop(s->vhost, GRACE_MS / 2, stop_target, s);
 }
 
 void serve_begin_stop(struct serve *s)
@@ -203,7 +238,7 @@ void serve_begin_stop(struct serve *s)
     signal(SIGALRM, serve_give_up); /* a disk that does not answer any more must not keep us */
     alarm(DEADLINE_S);
     if (s->rpc)
-        plx_rpc_stop(s->rpc, stop_target, s);
+        plx_rpc_stop(s->rpc, stop_vhost, s);
     else
         stop_target(s, 0);
 }
@@ -261,6 +296,22 @@ static void *reactor_thread(void *arg)
     return NULL;
 }
 
+/* Memory that a front-end shares, and has made shorter, costs it its connection. Any other fault ends us, as always. */
+static void serve_fault(int number, siginfo_t *info, void *context)
+{
+    (void)context;
+    if (!plx_vhost_fault(info->si_addr))
+        signal(number, SIG_DFL);
+}
+
+static void serve_open_faults(void)
+{
+    struct sigaction act = {.sa_flags = SA_SIGINFO};
+    act.sa_sigaction = serve_fault;
+    sigemptyset(&act.sa_mask);
+    sigaction(SIGBUS, &act, NULL);
+}
+
 /* Signals are taken by the first reactor through a descriptor; they are blocked before any thread exists. */
 static int serve_open_signals(struct serve *s)
 {
@@ -271,6 +322,7 @@ static int serve_open_signals(struct serve *s)
     sigaddset(&set, SIGHUP);
     signal(SIGPIPE, SIG_IGN);
     signal(SIGXFSZ, SIG_IGN); /* a file that may not grow is an error of whoever writes to it */
+    serve_open_faults();
     pthread_sigmask(SIG_BLOCK, &set, NULL);
     s->signals.ready = signal_ready;
     s->signals.fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
@@ -304,6 +356,8 @@ static void serve_clean_up(struct serve *s)
     }
     if (s->target)
         plx_nvmf_target_destroy(s->target);
+    if (s->vhost)
+        plx_vhost_destroy(s->vhost);
     if (s->rpc)
         plx_rpc_destroy(s->rpc);
     free(s->config);

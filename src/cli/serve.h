@@ -16,6 +16,7 @@ struct serve {
     pthread_t threads[SERVE_MAX_CORES + 1];
     unsigned nreactors, nthreads;
     struct plx_nvmf_target *target;
+    struct plx_vhost *vhost;
     struct plx_nvmf_subsystem *subsystems[SERVE_MAX_SUBSYSTEMS];
     struct plx_nvmf_listener *listeners[SERVE_MAX_LISTENERS];
     struct plx_watch signals;

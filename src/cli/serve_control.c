@@ -16,11 +16,11 @@
 
 enum { CONFIG_BYTES = 256 << 20 };
 
-enum step { STEP_STATE, STEP_CONFIG, STEP_DISKS, STEP_SUBSYSTEMS, STEP_LISTEN };
+enum step { STEP_STATE, STEP_CONFIG, STEP_DISKS, STEP_SUBSYSTEMS, STEP_VHOST, STEP_LISTEN };
 
 bool serve_controlled(const struct serve_options *o)
 {
-    return o->rpc || o->config || o->state;
+    return o->rpc || o->config || o->state || o->vhost;
 }
 
 static void control_fail(struct serve *s, int status, const char *text)
@@ -163,6 +163,18 @@ static char *subsystems_text(struct serve *s)
     return config_text(calls);
 }
 
+static char *vhost_text(struct serve *s)
+{
+    json_t *calls = json_array();
+    for (unsigned i = 0; i < s->o.ndisks; i++) {
+        json_t *p = json_pack("{s:s, s:s, s:b}", "ctrlr", s->names[i], "dev_name", s->names[i], "packed_ring", 1);
+        if (s->o.serial)
+            json_object_set_new(p, "serial", json_string(s->o.serial));
+        add_call(calls, "vhost_create_blk_controller", p);
+    }
+    return config_text(calls);
+}
+
 /* ---- one after the other ---- */
 
 static void control_step(struct serve *s);
@@ -241,15 +253,25 @@ static void control_step(struct serve *s)
                 load_text(s, text, "command line");
             return;
         }
-        s->step = STEP_LISTEN + 1;
+        s->step = STEP_LISTEN;
+        break;
+    case STEP_SUBSYSTEMS:
+        if (s->o.nlisteners) {
+            load_text(s, subsystems_text(s), "command line");
+            return;
+        }
+        s->step++;
+        __attribute__((fallthrough));
+    case STEP_VHOST:
+        if (s->o.vhost) {
+            load_text(s, vhost_text(s), "command line");
+            return;
+        }
         __attribute__((fallthrough));
     case STEP_LISTEN:
-        control_listen(s);
-        return;
-    case STEP_SUBSYSTEMS:
-        load_text(s, subsystems_text(s), "command line");
-        return;
+        break;
     }
+    control_listen(s);
 }
 
 static void control_kill(void *arg, int sig)
@@ -268,6 +290,8 @@ void serve_control_begin(struct serve *s)
         .target = s->target,
         .reactors = s->reactors,
         .nreactors = s->nreactors,
+        .vhost = s->vhost,
+        .vhost_dir = s->o.vhost,
         .socket = s->o.rpc,
         .state = s->o.state,
         .wait = s->o.wait,

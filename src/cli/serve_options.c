@@ -38,6 +38,7 @@ static const struct option table[] = {
     {"rpc", required_argument, NULL, 'r'},
     {"config", required_argument, NULL, 'c'},
     {"state", required_argument, NULL, OPT_STATE},
+    {"vhost", required_argument, NULL, 'S'},
     {"wait-for-rpc", no_argument, NULL, OPT_WAIT},
     {"interrupt-mode", no_argument, NULL, OPT_SLEEP},
     {"mem-size", required_argument, NULL, 's'},
@@ -76,6 +77,7 @@ void serve_help(void)
         "  -r, --rpc SOCKET          be controlled by JSON-RPC there, as `pollux ctl` does; no disk needs to be named\n"
         "  -c, --config FILE         begin with this configuration, as `pollux ctl save` prints one\n"
         "      --state FILE          keep the configuration there at every change, and begin with it if it is there\n"
+        "  -S, --vhost DIR           serve disks over vhost-user too, each by a socket in this directory\n"
         "      --wait-for-rpc        begin before the initialisation, until framework_start_init is called\n"
         "  -v, --verbose             say more; twice for debugging\n"
         "  -q, --quiet               no warnings, only errors");
@@ -166,6 +168,9 @@ static void parse_control(int opt, const char *arg, struct serve_options *o)
         break;
     case OPT_WAIT:
         o->wait = true;
+        break;
+    case 'S':
+        o->vhost = arg;
         break;
     case OPT_SLEEP:
         o->poll = PLX_POLL_SLEEP;
@@ -279,7 +284,7 @@ static int serve_check(struct serve_options *o)
     if (o->serial && o->nsubsystems > 1)
         return cli_fail(EXIT_USAGE, "--serial %s: one serial number cannot be that of %u subsystems; leave it out",
                         o->serial, o->nsubsystems);
-    if (!o->nlisteners && parse_listen("127.0.0.1", o))
+    if (!o->nlisteners && !o->vhost && parse_listen("127.0.0.1", o))
         return EXIT_USAGE;
     return check_access(o);
 }
@@ -289,7 +294,7 @@ int serve_parse(int argc, char **argv, struct serve_options *o)
     *o = (struct serve_options){.nsubsystems = 1, .log_level = PLX_LOG_WARN};
     /* '-': disks come in order, between options; ':': missing arguments are told apart */
     static const int several[] = {'l', 'n', 'L', OPT_ALLOW, 0};
-    struct cli_options options = {"serve", "-:l:n:m:r:c:s:i:e:L:uvqh", table, several, 0};
+    struct cli_options options = {"serve", "-:l:n:m:r:c:s:i:e:L:S:uvqh", table, several, 0};
     for (int opt; (opt = cli_next_option(&options, argc, argv)) != -1;)
         if (opt == CLI_WRONG || serve_parse_one(opt, optarg, o))
             return EXIT_USAGE;

@@ -73,6 +73,7 @@ static const struct {
     {"sock", {NULL}, rpc_config_sock},
     {"bdev", {"keyring", "sock", "iobuf"}, rpc_config_disks},
     {"nvmf", {"bdev", "keyring", "sock", "iobuf"}, rpc_config_nvmf},
+    {"vhost_blk", {"bdev"}, rpc_config_vhost},
 };
 
 json_t *rpc_config_groups(void)

@@ -10,8 +10,9 @@
 /* ---- methods ---- */
 
 static const struct rpc_method *const tables[] = {
-    rpc_methods_app,  rpc_methods_options, rpc_methods_keyring, rpc_methods_bdev,  rpc_methods_filter,
-    rpc_methods_nvmf, rpc_methods_access,  rpc_methods_query,   rpc_methods_limit, rpc_methods_nvme,
+    rpc_methods_app,    rpc_methods_options, rpc_methods_keyring, rpc_methods_bdev,
+    rpc_methods_filter, rpc_methods_nvmf,    rpc_methods_access,  rpc_methods_query,
+    rpc_methods_limit,  rpc_methods_nvme,    rpc_methods_vhost,
 };
 
 void rpc_methods_each(void (*fn)(void *arg, const struct rpc_method *m), void *arg)
@@ -45,7 +46,7 @@ int plx_rpc_create(struct plx_rpc **out, const struct plx_rpc_opts *opts, struct
                                       &rpc->waiters, &rpc->ns_texts, &rpc->remotes, &rpc->discoveries};
     for (size_t i = 0; i < PLX_ARRAY_SIZE(lists); i++)
         plx_list_init(lists[i]);
-    json_t **const objects[] = {&rpc->options, &rpc->subsystems, &rpc->keys, &rpc->log_flags};
+    json_t **const objects[] = {&rpc->options, &rpc->subsystems, &rpc->vhost, &rpc->keys, &rpc->log_flags};
     for (size_t i = 0; i < PLX_ARRAY_SIZE(objects); i++)
         *objects[i] = json_object();
     rpc->notes = json_array();
@@ -107,7 +108,8 @@ void plx_rpc_stop(struct plx_rpc *rpc, void (*done)(void *arg, int ret), void *a
 
 void plx_rpc_destroy(struct plx_rpc *rpc)
 {
-    json_t *const objects[] = {rpc->options, rpc->subsystems, rpc->keys, rpc->log_flags, rpc->notes, rpc->transport};
+    json_t *const objects[] = {rpc->options,   rpc->subsystems, rpc->vhost,    rpc->keys,
+                               rpc->log_flags, rpc->notes,      rpc->transport};
     rpc_discoveries_close(rpc);
     rpc_remotes_close(rpc);
     rpc_disks_close(rpc);

@@ -89,7 +89,7 @@ struct rpc_method {
 /* Each is ended by one without a name. */
 extern const struct rpc_method rpc_methods_app[], rpc_methods_bdev[], rpc_methods_filter[], rpc_methods_nvme[],
     rpc_methods_options[], rpc_methods_nvmf[], rpc_methods_access[], rpc_methods_query[], rpc_methods_limit[],
-    rpc_methods_keyring[];
+    rpc_methods_keyring[], rpc_methods_vhost[];
 
 const struct rpc_method *rpc_method_find(const char *name);
 /* Calls fn for each. */
@@ -248,6 +248,7 @@ struct plx_rpc {
     struct plx_list ns_texts;             /* nvmf.c: what dumps say of namespaces */
     json_t *subsystems;                   /* by NQN: what they were made with */
     json_t *keys;                         /* by name: the path of its file */
+    json_t *vhost;                        /* by name of a controller: what it was made with */
     json_t *log_flags;
     json_t *notes; /* what has happened, for notify_get_notifications; the first of them is the notes_from-th */
     uint64_t notes_from;
@@ -322,6 +323,7 @@ void rpc_config_nvmf(struct plx_rpc *rpc, struct rpc_config *list);
 void rpc_config_access(struct plx_rpc *rpc, struct rpc_config *list);
 void rpc_config_sock(struct plx_rpc *rpc, struct rpc_config *list);
 void rpc_config_host_limits(struct plx_rpc *rpc, struct rpc_config *list);
+void rpc_config_vhost(struct plx_rpc *rpc, struct rpc_config *list);
 
 /* rpc.c: one is over, or a write of the state: that may be all that a stop waits for. */
 void rpc_may_stop(struct plx_rpc *rpc);

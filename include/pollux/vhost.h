@@ -1,0 +1,118 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/**
+ * @file The vhost-user server: disks for virtual machines, and for other processes that share their memory. Each disk
+ * is a virtio block device behind a local socket, whose messages are handled on the first reactor; its rings are spread
+ * over the others.
+ */
+#ifndef POLLUX_VHOST_H
+#define POLLUX_VHOST_H
+
+#include <pollux/bdev.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+struct plx_vhost;
+struct plx_vhost_ctrlr;
+
+enum {
+    PLX_VHOST_QUEUES_MAX = 256,
+    PLX_VHOST_QUEUE_SIZE_MAX = 1024,
+    PLX_VHOST_DELAY_MAX_US = 1000,
+    PLX_VHOST_SERIAL_SIZE = 21, /**< with the zero at its end */
+};
+
+struct plx_vhost_opts {
+    bool control_apart; /**< the first of several reactors has no rings */
+};
+
+/**
+ * Makes a server. Reactors stay the caller's, and outlive it; the first is the control reactor. opts may be NULL.
+ * Everything here is called on that one, or before it runs.
+ * @return 0, or -errno with err filled
+ */
+PLX_API int plx_vhost_create(struct plx_vhost **out, struct plx_reactor *const *reactors, unsigned n,
+                             const struct plx_vhost_opts *opts, struct plx_error *err);
+
+typedef void (*plx_vhost_done_fn)(void *arg, int ret);
+
+/**
+ * Ends all connections, and closes all devices. done is called with 0, or with -ETIMEDOUT after grace_ms, when disks
+ * have requests yet: then the server and its reactors must stay as they are.
+ */
+PLX_API void plx_vhost_stop(struct plx_vhost *vhost, uint32_t grace_ms, plx_vhost_done_fn done, void *arg);
+/** Frees one that was stopped, or never had a device. */
+PLX_API void plx_vhost_destroy(struct plx_vhost *vhost);
+
+/* ---- devices ---- */
+
+struct plx_vhost_blk_opts {
+    bool read_only;
+    bool packed;         /**< packed rings are offered besides split ones */
+    uint32_t queues;     /**< at most; 0 for 128 */
+    uint32_t queue_size; /**< that requests are to fit in without indirect descriptors; 0 for 128 */
+    const char *serial;  /**< at most 20 characters; NULL: made of the disk's UUID */
+    const int *cores;    /**< rings are on the reactors of these; NULL for all */
+    unsigned ncores;
+};
+
+/**
+ * Makes a block device of a disk, behind a socket at a path, for the socket's owner alone. done is called with 0 when
+ * front-ends can connect, or with -errno: then there is no device. Not before this returns.
+ * @return 0, or -errno with err filled: then done is not called. -EBUSY: another process, or device, has that path
+ */
+PLX_API int plx_vhost_blk_create(struct plx_vhost *vhost, const char *path, struct plx_bdev *bdev,
+                                 const struct plx_vhost_blk_opts *opts, plx_vhost_done_fn done, void *arg,
+                                 struct plx_vhost_ctrlr **out, struct plx_error *err);
+
+/**
+ * Ends a device: its connections are closed, and done is called with 0 when the disk is through with all requests and
+ * is not used any more; until then it is there. @return 0, or -EALREADY: then done is not called
+ */
+PLX_API int plx_vhost_remove(struct plx_vhost_ctrlr *ctrlr, plx_vhost_done_fn done, void *arg);
+
+/**
+ * While a ring has more than this many requests a second, the guest is told of the end of some at most so often.
+ * @param delay_us 0: always at once
+ * @return 0, or -EINVAL with err filled
+ */
+PLX_API int plx_vhost_set_coalescing(struct plx_vhost_ctrlr *ctrlr, uint32_t delay_us, uint32_t iops_threshold,
+                                     struct plx_error *err);
+
+/* ---- what there is ---- */
+
+/** The device after this one, or the first; NULL at the end. */
+PLX_API struct plx_vhost_ctrlr *plx_vhost_next(struct plx_vhost *vhost, struct plx_vhost_ctrlr *ctrlr);
+/** The one that has this socket, or NULL. */
+PLX_API struct plx_vhost_ctrlr *plx_vhost_find(struct plx_vhost *vhost, const char *path);
+
+struct plx_vhost_info {
+    const char *path;
+    struct plx_bdev *bdev;
+    bool read_only, packed;
+    uint32_t queues, queue_size;
+    char serial[PLX_VHOST_SERIAL_SIZE];
+    uint32_t delay_us, iops_threshold;
+    unsigned connections; /**< of front-ends */
+    unsigned draining;    /**< that have ended, whose requests disks have yet */
+    unsigned rings;       /**< running */
+    unsigned broken;      /**< of them, those whose guest has done what must not be */
+};
+PLX_API void plx_vhost_get_info(const struct plx_vhost_ctrlr *ctrlr, struct plx_vhost_info *out);
+
+/* ---- memory that vanishes ---- */
+
+/**
+ * Whoever shares memory with us may make its file shorter, and what touches it then gets SIGBUS. The library owns no
+ * signal: a program that serves front-ends it does not trust has a handler, with SA_SIGINFO, that calls this. The
+ * connection whose memory it was ends, and the instruction is to be tried again.
+ * @param at siginfo_t.si_addr
+ * @return whether it was such memory; if not, the handler should do what it otherwise would
+ */
+PLX_API bool plx_vhost_fault(const void *at);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

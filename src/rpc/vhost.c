@@ -1,0 +1,253 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* Methods for vhost-user: disks behind sockets, for virtual machines. */
+#include "rpc/table.h"
+
+#include <errno.h>
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define CTRLR TEXT("ctrlr", "its name, which is that of its socket", REQUIRED, LIMITS(1, 100))
+
+enum { CORES = 1024 };
+
+/* ---- names and sockets ---- */
+
+static bool vhost_is_served(struct rpc_call *c)
+{
+    if (!c->rpc->o.vhost)
+        rpc_fail(c, RPC_INTERNAL, "vhost-user is not served by this process");
+    return c->rpc->o.vhost != NULL;
+}
+
+/* Beside its directory a socket's name is all of the path: it must not lead elsewhere. */
+static int socket_path(const struct plx_rpc *rpc, const char *name, char out[PATH_MAX], struct plx_error *err)
+{
+    const char *dir = rpc->o.vhost_dir ? rpc->o.vhost_dir : "";
+    const size_t len = strlen(dir);
+    if (strchr(name, '/') || name[0] == '.')
+        return plx_fail(err, -EINVAL, "%.100s: the name of a controller is that of a file, without directories", name);
+    snprintf(out, PATH_MAX, "%s%s%s", dir, len && dir[len - 1] != '/' ? "/" : "", name);
+    return 0;
+}
+
+/* The controller that parameter ctrlr names; or NULL, and the call has failed. */
+static struct plx_vhost_ctrlr *named_ctrlr(struct rpc_call *c, const char *name)
+{
+    char path[PATH_MAX];
+    struct plx_error err;
+    int ret = socket_path(c->rpc, name, path, &err);
+    struct plx_vhost_ctrlr *found = ret ? NULL : plx_vhost_find(c->rpc->o.vhost, path);
+    if (found && json_object_get(c->rpc->vhost, name))
+        return found;
+    plx_fail(&err, -ENODEV, "there is no controller %.100s; vhost_get_controllers lists them", name);
+    rpc_fail_errno(c, -ENODEV, &err);
+    return NULL;
+}
+
+/* ---- creation ---- */
+
+static const struct rpc_param params_create_blk[] = {
+    CTRLR,
+    TEXT("dev_name", "the disk", REQUIRED, LIMITS(1, 255)),
+    TEXT("cpumask", "cores that its rings are on: a list or a hex mask; all without it"),
+    BOOL("readonly", "the guest cannot write", INIT("false")),
+    BOOL("packed_ring", "packed rings are offered besides split ones", INIT("false")),
+    BOOL("packed_ring_recovery", "what was in flight is found again, which it always is", INERT),
+    ENUM("transport", "vhost_user_blk", "kind", INIT("\"vhost_user_blk\"")),
+    U32("num_queues", "at most", INIT("128"), LIMITS(1, PLX_VHOST_QUEUES_MAX)),
+    U32("queue_size", "that requests fit in without indirect descriptors", INIT("128"),
+        LIMITS(2, PLX_VHOST_QUEUE_SIZE_MAX)),
+    TEXT("serial", "serial number; made of the disk's UUID without it", LIMITS(0, PLX_VHOST_SERIAL_SIZE - 1)),
+    END,
+};
+
+static void blk_created(void *arg, int ret)
+{
+    struct rpc_call *c = arg;
+    if (ret) {
+        rpc_fail_errno(c, ret, NULL);
+        return;
+    }
+    json_t *params = json_copy(c->params);
+    json_object_set_new(c->rpc->vhost, rpc_str(c, "ctrlr"), json_pack("{s:o}", "create", params));
+    rpc_ok(c, NULL);
+}
+
+static int create_blk(struct rpc_call *c, struct plx_bdev *bdev, struct plx_error *err)
+{
+    char path[PATH_MAX];
+    int cores[CORES];
+    const char *mask = rpc_str(c, "cpumask");
+    struct plx_vhost_ctrlr *ctrlr;
+    const int n = mask ? plx_parse_cores(mask, cores, CORES, err) : 0;
+    int ret = n < 0 ? n : socket_path(c->rpc, rpc_str(c, "ctrlr"), path, err);
+    if (ret < 0)
+        return ret;
+    const struct plx_vhost_blk_opts opts = {
+        .read_only = rpc_bool(c, "readonly"),
+        .packed = rpc_bool(c, "packed_ring"),
+        .queues = (uint32_t)rpc_uint(c, "num_queues"),
+        .queue_size = (uint32_t)rpc_uint(c, "queue_size"),
+        .serial = rpc_str(c, "serial"),
+        .cores = mask ? cores : NULL,
+        .ncores = (unsigned)n,
+    };
+    return plx_vhost_blk_create(c->rpc->o.vhost, path, bdev, &opts, blk_created, c, &ctrlr, err);
+}
+
+static void blk_create(struct rpc_call *c)
+{
+    const char *name = rpc_str(c, "dev_name");
+    struct plx_error err;
+    if (!vhost_is_served(c))
+        return;
+    struct plx_bdev *bdev = plx_bdev_find(name);
+    if (!bdev) {
+        rpc_fail_no_disk(c, name);
+        return;
+    }
+    int ret = create_blk(c, bdev, &err);
+    if (ret)
+        rpc_fail_errno(c, ret, &err);
+}
+
+/* ---- end ---- */
+
+static const struct rpc_param params_ctrlr[] = {
+    CTRLR,
+    END,
+};
+
+static void ctrlr_deleted(void *arg, int ret)
+{
+    struct rpc_call *c = arg;
+    if (ret)
+        rpc_fail_errno(c, ret, NULL);
+    else
+        rpc_ok(c, NULL);
+}
+
+static void ctrlr_delete(struct rpc_call *c)
+{
+    const char *name = rpc_str(c, "ctrlr");
+    struct plx_vhost_ctrlr *ctrlr = vhost_is_served(c) ? named_ctrlr(c, name) : NULL;
+    if (!ctrlr)
+        return;
+    json_object_del(c->rpc->vhost, name);
+    c->tried = true;
+    int ret = plx_vhost_remove(ctrlr, ctrlr_deleted, c);
+    if (ret)
+        rpc_fail_errno(c, ret, NULL);
+}
+
+/* ---- coalescing ---- */
+
+static const struct rpc_param params_coalescing[] = {
+    CTRLR,
+    U32("delay_base_us", "microseconds that the guest may wait for the end of a request; 0: none", REQUIRED,
+        LIMITS(0, PLX_VHOST_DELAY_MAX_US)),
+    U32("iops_threshold", "only while a ring has more requests than this a second", REQUIRED),
+    END,
+};
+
+static void set_coalescing(struct rpc_call *c)
+{
+    struct plx_error err;
+    const char *name = rpc_str(c, "ctrlr");
+    struct plx_vhost_ctrlr *ctrlr = vhost_is_served(c) ? named_ctrlr(c, name) : NULL;
+    if (!ctrlr)
+        return;
+    int ret = plx_vhost_set_coalescing(ctrlr, (uint32_t)rpc_uint(c, "delay_base_us"),
+                                       (uint32_t)rpc_uint(c, "iops_threshold"), &err);
+    if (ret) {
+        rpc_fail_errno(c, ret, &err);
+        return;
+    }
+    json_object_set_new(json_object_get(c->rpc->vhost, name), "coalescing", json_copy(c->params));
+    rpc_ok(c, NULL);
+}
+
+/* ---- what there is ---- */
+
+static const struct rpc_param params_get[] = {
+    TEXT("name", "of one alone"),
+    END,
+};
+
+static json_t *describe_ctrlr(const char *name, const json_t *params, const struct plx_vhost_ctrlr *ctrlr)
+{
+    struct plx_vhost_info info;
+    const char *mask = rpc_str_in(params, "cpumask");
+    plx_vhost_get_info(ctrlr, &info);
+    return json_pack("{s:s, s:s, s:I, s:I, s:s, s:i, s:i, s:i, s:i, s:{s:{s:s, s:b, s:s, s:b, s:i, s:i, s:s}}}",
+                     "ctrlr", name, "cpumask", mask ? mask : "", "delay_base_us", (json_int_t)info.delay_us,
+                     "iops_threshold", (json_int_t)info.iops_threshold, "socket", info.path, "connections",
+                     (int)info.connections, "draining", (int)info.draining, "rings", (int)info.rings, "broken_rings",
+                     (int)info.broken, "backend_specific", "block", "bdev", plx_bdev_info(info.bdev)->name, "readonly",
+                     (int)info.read_only, "transport", "vhost_user_blk", "packed_ring", (int)info.packed, "num_queues",
+                     (int)info.queues, "queue_size", (int)info.queue_size, "serial", info.serial);
+}
+
+static json_t *describe_named(struct plx_rpc *rpc, const char *name, json_t *kept)
+{
+    char path[PATH_MAX];
+    const struct plx_vhost_ctrlr *ctrlr =
+        socket_path(rpc, name, path, NULL) ? NULL : plx_vhost_find(rpc->o.vhost, path);
+    return ctrlr ? describe_ctrlr(name, json_object_get(kept, "create"), ctrlr) : NULL;
+}
+
+static void vhost_list(struct rpc_call *c)
+{
+    const char *only = rpc_str(c, "name"), *name;
+    json_t *kept, *out;
+    if (!vhost_is_served(c) || (only && !named_ctrlr(c, only)))
+        return;
+    out = json_array();
+    json_object_foreach(c->rpc->vhost, name, kept)
+    {
+        if (!only || strcmp(only, name) == 0)
+            json_array_append_new(out, describe_named(c->rpc, name, kept));
+    }
+    rpc_ok(c, out);
+}
+
+/* ---- dumps ---- */
+
+void rpc_config_vhost(struct plx_rpc *rpc, struct rpc_config *list)
+{
+    const char *name;
+    json_t *kept;
+    json_object_foreach(rpc->vhost, name, kept)
+    {
+        json_t *coalescing = json_object_get(kept, "coalescing");
+        rpc_config_add(list, "vhost_create_blk_controller", json_incref(json_object_get(kept, "create")));
+        if (coalescing)
+            rpc_config_add(list, "vhost_controller_set_coalescing", json_incref(coalescing));
+    }
+}
+
+const struct rpc_method rpc_methods_vhost[] = {
+    {.name = "vhost_create_blk_controller",
+     .help = "A disk becomes a block device of virtual machines, behind a vhost-user socket.",
+     .params = params_create_blk,
+     .kind = RPC_CHANGES,
+     .run = blk_create},
+    {.name = "vhost_delete_controller",
+     .help = "Ends a device: its virtual machines see no answers any more.",
+     .params = params_ctrlr,
+     .kind = RPC_CHANGES,
+     .run = ctrlr_delete},
+    {.name = "vhost_controller_set_coalescing",
+     .help = "How long a guest may wait to be told of the end of a request, while there are many.",
+     .params = params_coalescing,
+     .kind = RPC_CHANGES,
+     .run = set_coalescing},
+    {.name = "vhost_get_controllers",
+     .help = "Devices, and who is connected.",
+     .params = params_get,
+     .kind = RPC_READS,
+     .run = vhost_list},
+    {.name = NULL},
+};

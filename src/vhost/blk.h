@@ -1,0 +1,24 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* A block device: what rings and the control side know of its disk (virtio 1.2, 5.2). */
+#ifndef PLX_VHOST_BLK_H
+#define PLX_VHOST_BLK_H
+
+#include <pollux/bdev.h>
+
+#include "vhost/spec.h"
+
+enum { VHOST_RANGES = 256, VHOST_RANGE_SECTORS = 1 << 22 }; /* of a discard, and of one of its ranges */
+
+struct vhost_blk {
+    struct plx_bdev *bdev;
+    unsigned sector_shift; /* 512-byte sectors of a block, as a power of two */
+    bool read_only, packed;
+    unsigned queues, queue_size;
+    char serial[VIRTIO_BLK_ID]; /* without a zero at its end, when it is that long */
+};
+
+/* Features of the device, and of its rings; without those of the protocol. */
+uint64_t vhost_blk_features(const struct vhost_blk *blk);
+void vhost_blk_config(const struct vhost_blk *blk, bool writeback, struct virtio_blk_config *out);
+
+#endif

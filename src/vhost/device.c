@@ -1,0 +1,277 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* A front-end's connection: messages in, one after the other, and answers out. */
+#include "vhost/vhost.h"
+
+#include "base/log.h"
+#include "net/fds.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+static struct vhost_device *device_of(struct plx_stream *s)
+{
+    return plx_container_of(s, struct vhost_device, stream);
+}
+
+/* ---- its end ---- */
+
+static void device_release(struct plx_stream *s)
+{
+    free(device_of(s));
+}
+
+static void device_free(struct vhost_device *d)
+{
+    struct plx_vhost_ctrlr *c = d->ctrlr;
+    vhost_device_clean(d);
+    plx_list_del(&d->link);
+    c->ndevices--;
+    c->dying--;
+    plx_stream_free(&d->stream, device_release);
+    vhost_ctrlr_left(c);
+}
+
+static void drop_fds(struct vhost_device *d)
+{
+    while (d->msg.nfds)
+        close(d->msg.fds[--d->msg.nfds]);
+}
+
+static void stop_dying(struct vhost_device *d)
+{
+    d->stopping = true;
+    vhost_rings_stop(d, device_free);
+}
+
+void vhost_device_close(struct vhost_device *d)
+{
+    if (d->dying)
+        return;
+    d->dying = true;
+    d->held = false;
+    d->ctrlr->dying++;
+    atomic_store(&d->halted, true);
+    drop_fds(d);
+    plx_stream_close(&d->stream);
+    if (!d->pending)
+        stop_dying(d);
+}
+
+/* ---- rings' answers ---- */
+
+static void device_go_on(struct vhost_device *d)
+{
+    void (*then)(struct vhost_device * d) = d->then;
+    d->then = NULL;
+    if (d->dying && !d->stopping)
+        stop_dying(d);
+    else
+        then(d);
+}
+
+static void device_answered(struct vhost_ring *r)
+{
+    struct vhost_device *d = r->owner;
+    if (--d->pending == 0)
+        device_go_on(d);
+}
+
+void vhost_device_order(struct vhost_device *d, struct vhost_ring *r)
+{
+    d->pending++;
+    r->answered = device_answered;
+    vhost_ring_order(r);
+}
+
+void vhost_device_then(struct vhost_device *d, void (*then)(struct vhost_device *d))
+{
+    d->then = then;
+    if (!d->pending)
+        device_go_on(d);
+}
+
+/* ---- answers ---- */
+
+static void device_next(struct vhost_device *d)
+{
+    drop_fds(d);
+    d->busy = d->held = false;
+    d->got = 0;
+    memset(&d->msg, 0, sizeof d->msg);
+    if (!d->dying)
+        plx_stream_stall(&d->stream, false);
+}
+
+/* Answers are short, and one is sent before the next message is looked at: a socket that takes none is broken. */
+void vhost_device_answer(struct vhost_device *d, const void *body, size_t len, int fd)
+{
+    const struct vhost_header header = {d->msg.header.request, VHOST_VERSION | VHOST_REPLY, (uint32_t)len};
+    uint8_t out[sizeof header + sizeof(union vhost_body)];
+    const size_t bytes = sizeof header + len;
+    memcpy(out, &header, sizeof header);
+    if (len)
+        memcpy(out + sizeof header, body, len);
+    ssize_t n = plx_fds_send(d->stream.fd, out, bytes, fd);
+    device_next(d);
+    if (n != (ssize_t)bytes)
+        vhost_device_close(d);
+}
+
+static bool wants_ack(const struct vhost_device *d)
+{
+    return d->msg.header.flags & VHOST_NEED_REPLY && d->protocol & VHOST_BIT(VHOST_PROTOCOL_REPLY_ACK);
+}
+
+void vhost_device_ok(struct vhost_device *d)
+{
+    const uint64_t ok = 0;
+    if (wants_ack(d))
+        vhost_device_answer(d, &ok, sizeof ok, -1);
+    else
+        device_next(d);
+}
+
+/* Who does not ask for an answer would go on as if it were done, so that the connection ends. */
+void vhost_device_refuse(struct vhost_device *d, const char *why)
+{
+    const uint64_t failed = 1;
+    const uint32_t request = d->msg.header.request;
+    plx_warn("%s: %s: %s", d->name, vhost_msg_name(request), why);
+    if (request == VHOST_GET_CONFIG) /* which says so by an answer without a body */
+        vhost_device_answer(d, NULL, 0, -1);
+    else if (wants_ack(d) && !vhost_msg_answers(&d->msg))
+        vhost_device_answer(d, &failed, sizeof failed, -1);
+    else
+        vhost_device_close(d);
+}
+
+void vhost_device_hold(struct vhost_device *d)
+{
+    d->held = true;
+}
+
+void vhost_device_resume(struct vhost_device *d)
+{
+    if (!d->held)
+        return;
+    d->held = false;
+    vhost_handle(d);
+}
+
+void vhost_device_tell(struct vhost_device *d)
+{
+    const struct vhost_header h = {VHOST_BACKEND_CONFIG_CHANGE, VHOST_VERSION, 0};
+    if (d->backend >= 0 && !d->dying && plx_fds_send(d->backend, &h, sizeof h, -1) != sizeof h)
+        plx_warn("%s: cannot be told that the disk has changed", d->name);
+}
+
+/* ---- messages ---- */
+
+static void device_got_message(struct vhost_device *d)
+{
+    const struct vhost_terms terms = {
+        .protocol = d->protocol,
+        .offered = vhost_offered(d->ctrlr),
+        .offered_protocol = vhost_offered_protocol(),
+        .rings = d->ctrlr->blk.queues,
+        .packed = d->features & VHOST_BIT(VIRTIO_F_RING_PACKED),
+    };
+    const char *why;
+    enum vhost_verdict verdict = vhost_msg_check(&d->msg, &terms, &why);
+    plx_debug("%s: %s", d->name, vhost_msg_name(d->msg.header.request));
+    d->busy = true;
+    plx_stream_stall(&d->stream, true);
+    if (verdict == VHOST_TAKE) {
+        vhost_handle(d);
+    } else if (verdict == VHOST_REFUSE) {
+        vhost_device_refuse(d, why);
+    } else {
+        plx_warn("%s: %s: %s; the connection ends", d->name, vhost_msg_name(d->msg.header.request), why);
+        vhost_device_close(d);
+    }
+}
+
+/* Receives the rest of the header, with which descriptors come, or of what is behind it. @return as recv */
+static ssize_t device_receive(struct vhost_device *d)
+{
+    struct vhost_msg *m = &d->msg;
+    unsigned n = 0;
+    if (d->got < sizeof m->header) {
+        ssize_t ret = plx_fds_recv(d->stream.fd, (uint8_t *)&m->header + d->got, sizeof m->header - d->got,
+                                   m->fds + m->nfds, VHOST_MSG_FDS - m->nfds, &n);
+        m->nfds += n;
+        return ret;
+    }
+    const size_t at = d->got - sizeof m->header;
+    struct iovec iov = {(uint8_t *)&m->body + at, m->header.size - at};
+    return plx_stream_recv(&d->stream, &iov, 1);
+}
+
+static int device_in(struct plx_stream *s)
+{
+    struct vhost_device *d = device_of(s);
+    if (d->busy) {
+        if (s->gone)
+            vhost_device_close(d);
+        return s->gone;
+    }
+    ssize_t n = device_receive(d);
+    if (n == -EAGAIN)
+        return 0;
+    if (n <= 0) {
+        if (n == -EMSGSIZE)
+            plx_warn("%s: a message with more descriptors than any has; the connection ends", d->name);
+        else
+            plx_info("%s: disconnected", d->name);
+        vhost_device_close(d);
+        return 1;
+    }
+    d->got += (size_t)n;
+    if (d->got < sizeof d->msg.header)
+        return 1;
+    if (d->got == sizeof d->msg.header && vhost_msg_header(&d->msg.header) != VHOST_TAKE) {
+        plx_warn("%s: a message that is none of vhost-user; the connection ends", d->name);
+        vhost_device_close(d);
+    } else if (d->got == sizeof d->msg.header + d->msg.header.size) {
+        device_got_message(d);
+    }
+    return 1;
+}
+
+static int device_out(struct plx_stream *s)
+{
+    (void)s; /* answers are sent at once */
+    return 0;
+}
+
+static const struct plx_stream_user device_user = {.in = device_in, .out = device_out};
+
+/* ---- its beginning ---- */
+
+void vhost_device_add(struct plx_vhost_ctrlr *c, int fd)
+{
+    uid_t uid = 0;
+    pid_t pid = 0;
+    struct vhost_device *d = c->ndevices < VHOST_DEVICES ? calloc(1, sizeof *d) : NULL;
+    if (!d) {
+        plx_warn("%s: has %u connections, and no room for another", c->path, c->ndevices);
+        close(fd);
+        return;
+    }
+    d->ctrlr = c;
+    d->backend = -1;
+    d->writeback = true;
+    plx_list_add_tail(&c->devices, &d->link);
+    c->ndevices++;
+    plx_stream_init(&d->stream, &device_user);
+    plx_stream_socket(&d->stream, fd);
+    plx_stream_user_id(&d->stream, &uid, &pid);
+    const char *slash = strrchr(c->path, '/');
+    snprintf(d->name, sizeof d->name, "%.40s, process %ld", slash ? slash + 1 : c->path, (long)pid);
+    plx_info("%s: connected", d->name);
+    if (plx_stream_add(c->vhost->group, &d->stream))
+        vhost_device_close(d);
+}

@@ -1,0 +1,271 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* Packed rings: virtio 1.2, 2.8. */
+#include "vhost/ring.h"
+
+#include <string.h>
+
+static inline uint16_t packed_get(const plx_le16 *p, int order)
+{
+    return le16toh(__atomic_load_n(&p->raw, order));
+}
+
+static inline void packed_put(plx_le16 *p, uint16_t v, int order)
+{
+    __atomic_store_n(&p->raw, htole16(v), order);
+}
+
+/* ---- where it is ---- */
+
+/* The driver's area is where the available ring of a split ring is, and the device's where its used ring is. */
+static bool packed_locate(struct vhost_ring *r)
+{
+    const struct vhost_setup *s = &r->is;
+    r->at.packed.desc = vhost_user_at(s->table, s->desc, r->num * sizeof(struct virtq_packed_desc), 16);
+    r->at.packed.driver = vhost_user_at(s->table, s->avail, sizeof(struct virtq_event), 4);
+    r->at.packed.device = vhost_user_at(s->table, s->used, sizeof(struct virtq_event), 4);
+    return r->at.packed.desc && r->at.packed.driver && r->at.packed.device;
+}
+
+static void packed_begin(struct vhost_ring *r)
+{
+    r->last_avail = r->base & 0x7fff;
+    r->avail_wrap = r->base >> 15 & 1;
+    r->used_idx = r->base >> 16 & 0x7fff;
+    r->used_wrap = r->base >> 31;
+    if (r->last_avail >= r->size || r->used_idx >= r->size)
+        vhost_ring_break(r, "an index to begin at that is beyond the end of the ring");
+    else if (r->inflight.packed && !vhost_inflight_begin_packed(r))
+        vhost_ring_break(r, "a region of requests in flight that says what cannot be");
+}
+
+static uint32_t packed_base(const struct vhost_ring *r)
+{
+    return r->last_avail | (uint32_t)r->avail_wrap << 15 | (uint32_t)r->used_idx << 16 | (uint32_t)r->used_wrap << 31;
+}
+
+static inline void packed_advance(const struct vhost_ring *r, uint16_t *idx, bool *wrap, unsigned n)
+{
+    unsigned next = *idx + n;
+    *wrap ^= next >= r->size;
+    *idx = (uint16_t)(next >= r->size ? next - r->size : next);
+}
+
+/* ---- fetching ---- */
+
+static bool packed_waiting(struct vhost_ring *r)
+{
+    const uint16_t flags = packed_get(&r->at.packed.desc[r->last_avail].flags, __ATOMIC_ACQUIRE);
+    return !!(flags & VIRTQ_PACKED_AVAIL) == r->avail_wrap && !!(flags & VIRTQ_PACKED_USED) != r->avail_wrap;
+}
+
+static void copy_desc(struct virtq_packed_desc *out, const struct virtq_packed_desc *from)
+{
+    memcpy(out, from, sizeof *out); /* once: the guest may write it meanwhile */
+    __asm__ volatile("" : : : "memory");
+}
+
+static const struct virtq_packed_desc *desc_at(const struct vhost_ring *r, unsigned from, unsigned i)
+{
+    return &r->at.packed.desc[from + i < r->size ? from + i : from + i - r->size];
+}
+
+static const char *add_one(struct vhost_ring *r, struct vhost_slot *s, const struct virtq_packed_desc *d)
+{
+    return vhost_slot_add(r, s, plx_get64(d->addr), plx_get32(d->len), plx_get16(d->flags) & VIRTQ_DESC_WRITE)
+               ? NULL
+               : "a descriptor with an address, a length or a direction that cannot be, or too many of them";
+}
+
+/* All descriptors of an indirect table belong to it, whatever their flags say of a next one (2.8.8). */
+static const char *add_table(struct vhost_ring *r, struct vhost_slot *s, const struct virtq_packed_desc *d)
+{
+    const uint64_t bytes = plx_get32(d->len);
+    uint64_t together = bytes;
+    const uint8_t *table = vhost_at(&r->view, plx_get64(d->addr), &together);
+    const char *why = NULL;
+    if (!(r->is.features & VHOST_BIT(VIRTIO_F_INDIRECT_DESC)))
+        return "an indirect descriptor, which was not agreed on";
+    if (!bytes || bytes % sizeof *d || bytes > VHOST_RING_MAX * sizeof *d)
+        return "an indirect table with a length that is none";
+    if (!table || together < bytes)
+        return "an indirect table that is not in guest memory";
+    for (uint64_t at = 0; at < bytes && !why; at += sizeof *d) {
+        struct virtq_packed_desc e;
+        copy_desc(&e, (const struct virtq_packed_desc *)(const void *)(table + at));
+        why = plx_get16(e.flags) & VIRTQ_DESC_INDIRECT ? "an indirect descriptor in an indirect table"
+                                                       : add_one(r, s, &e);
+    }
+    return why;
+}
+
+static const char *add_desc(struct vhost_ring *r, struct vhost_slot *s, const struct virtq_packed_desc *d,
+                            unsigned ndescs)
+{
+    if (!(plx_get16(d->flags) & VIRTQ_DESC_INDIRECT))
+        return add_one(r, s, d);
+    return ndescs == 1 ? add_table(r, s, d) : "an indirect descriptor in a chain";
+}
+
+/* How many descriptors follow each other; the last has the number of the buffer. @return 0 when there is no end */
+static unsigned chain_length(const struct vhost_ring *r, uint16_t *id)
+{
+    for (unsigned n = 0; n < r->size; n++) {
+        const struct virtq_packed_desc *d = desc_at(r, r->last_avail, n);
+        if (packed_get(&d->flags, __ATOMIC_RELAXED) & VIRTQ_DESC_NEXT)
+            continue;
+        *id = packed_get(&d->id, __ATOMIC_RELAXED);
+        return n + 1;
+    }
+    return 0;
+}
+
+static struct vhost_slot *packed_pop(struct vhost_ring *r)
+{
+    uint16_t id;
+    if (!packed_waiting(r))
+        return NULL;
+    const unsigned n = chain_length(r, &id);
+    if (plx_unlikely(!n)) {
+        vhost_ring_break(r, "a chain of descriptors that has no end");
+        return NULL;
+    }
+    struct vhost_slot *s = vhost_slot_take(r, id);
+    if (plx_unlikely(!s))
+        return NULL;
+    s->ndescs = (uint16_t)n;
+    for (unsigned i = 0; i < n; i++) {
+        struct virtq_packed_desc d;
+        copy_desc(&d, desc_at(r, r->last_avail, i));
+        d.id = plx_put16(id);
+        const char *why = add_desc(r, s, &d, n);
+        if (plx_unlikely(why != NULL)) {
+            vhost_ring_break(r, why);
+            return NULL;
+        }
+        if (r->inflight.packed)
+            vhost_inflight_fetched_packed(r, s, &d, i == n - 1);
+    }
+    packed_advance(r, &r->last_avail, &r->avail_wrap, n);
+    return r->broken ? NULL : s;
+}
+
+/* From the copies in the region, as the ring's own descriptors may have been written over since. */
+static struct vhost_slot *packed_pop_again(struct vhost_ring *r, uint16_t head)
+{
+    const struct vhost_inflight_packed *in = r->inflight.packed;
+    const unsigned n = in->desc[head].num;
+    const uint16_t last = in->desc[head].last;
+    struct vhost_slot *s = vhost_slot_take(r, last < r->size ? in->desc[last].id : UINT32_MAX);
+    const char *why = n && n <= r->size ? NULL : "a region of requests in flight that says what cannot be";
+    if (!s)
+        return NULL;
+    s->ndescs = (uint16_t)n;
+    s->entry = head;
+    uint16_t at = head;
+    for (unsigned i = 0; i < n && !why; i++) {
+        if (at >= r->size) {
+            why = "a region of requests in flight that says what cannot be";
+            break;
+        }
+        const struct vhost_inflight_packed_entry e = in->desc[at];
+        const struct virtq_packed_desc d = {
+            .addr = plx_put64(e.addr), .len = plx_put32(e.len), .flags = plx_put16(e.flags)};
+        why = add_desc(r, s, &d, n);
+        at = e.next;
+    }
+    if (!why)
+        return s;
+    vhost_ring_break(r, why);
+    return NULL;
+}
+
+/* ---- publishing ---- */
+
+/* Whether the guest wants to know of the last n descriptors (2.8.10). */
+static bool packed_wants_signal(const struct vhost_ring *r, unsigned n)
+{
+    atomic_thread_fence(memory_order_seq_cst); /* between the store of the flags, and this look */
+    const uint16_t flags = packed_get(&r->at.packed.driver->flags, __ATOMIC_ACQUIRE);
+    if (flags == VIRTQ_EVENT_DISABLE)
+        return false;
+    if (flags != VIRTQ_EVENT_DESC || !r->event_idx || !r->signalled)
+        return true;
+    const uint16_t off_wrap = packed_get(&r->at.packed.driver->off_wrap, __ATOMIC_RELAXED);
+    uint16_t event = off_wrap & 0x7fff;
+    if (!!(off_wrap & VIRTQ_WRAP) != r->used_wrap)
+        event = (uint16_t)(event - r->size);
+    return (uint16_t)(r->used_idx - event - 1) < n;
+}
+
+static uint16_t used_flags(const struct vhost_ring *r, const struct vhost_slot *s)
+{
+    return (uint16_t)((r->used_wrap ? VIRTQ_PACKED_AVAIL | VIRTQ_PACKED_USED : 0) |
+                      (s->written ? VIRTQ_DESC_WRITE : 0));
+}
+
+/* All of a batch but the flags of its first: the driver looks at no other before that. */
+static unsigned write_batch(struct vhost_ring *r, uint16_t *first_flags)
+{
+    unsigned descs = 0;
+    for (unsigned i = 0; i < r->ndone; i++) {
+        const struct vhost_slot *s = &r->slots[r->done[i]];
+        struct virtq_packed_desc *d = &r->at.packed.desc[r->used_idx];
+        const uint16_t flags = used_flags(r, s);
+        d->id = plx_put16(s->id);
+        d->len = plx_put32(s->written);
+        if (i)
+            packed_put(&d->flags, flags, __ATOMIC_RELAXED);
+        else
+            *first_flags = flags;
+        if (r->inflight.packed)
+            vhost_inflight_done_packed(r, s);
+        packed_advance(r, &r->used_idx, &r->used_wrap, s->ndescs);
+        descs += s->ndescs;
+    }
+    return descs;
+}
+
+/* After they were written, lest they be copied before that. */
+static void log_descs(const struct vhost_ring *r, const struct virtq_packed_desc *first)
+{
+    const unsigned from = (unsigned)(first - r->at.packed.desc);
+    for (unsigned i = 0, at = from; i < r->ndone; i++) {
+        const struct virtq_packed_desc *d = &r->at.packed.desc[at];
+        vhost_log_memory(r->is.log, r->is.table, d, sizeof *d);
+        at = (at + r->slots[r->done[i]].ndescs) % r->size;
+    }
+}
+
+static void packed_publish(struct vhost_ring *r)
+{
+    struct virtq_packed_desc *first = &r->at.packed.desc[r->used_idx];
+    uint16_t flags = 0;
+    const unsigned descs = write_batch(r, &flags);
+    if (r->inflight.packed) { /* step 6, before the batch can be seen */
+        r->inflight.packed->used_idx = r->used_idx;
+        __atomic_store_n(&r->inflight.packed->used_wrap, r->used_wrap, __ATOMIC_RELEASE);
+    }
+    packed_put(&first->flags, flags, __ATOMIC_RELEASE);
+    if (r->inflight.packed)
+        vhost_inflight_published_packed(r);
+    if (plx_unlikely(r->is.log && r->is.logs_used))
+        log_descs(r, first);
+    if (packed_wants_signal(r, descs))
+        vhost_ring_signal(r);
+}
+
+static void packed_notify(struct vhost_ring *r, bool on)
+{
+    packed_put(&r->at.packed.device->flags, on ? VIRTQ_EVENT_ENABLE : VIRTQ_EVENT_DISABLE, __ATOMIC_RELAXED);
+}
+
+const struct vhost_ring_kind vhost_packed = {
+    .locate = packed_locate,
+    .begin = packed_begin,
+    .pop = packed_pop,
+    .pop_again = packed_pop_again,
+    .publish = packed_publish,
+    .waiting = packed_waiting,
+    .notify = packed_notify,
+    .base = packed_base,
+};

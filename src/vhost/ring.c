@@ -1,0 +1,395 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* What both kinds of rings have in common: their life, and whose turn it is. */
+#include "vhost/ring.h"
+
+#include "base/log.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+enum {
+    RING_BUDGET = 32, /* requests of a ring in a round */
+    RING_LISTENS = 8, /* wake-ups in vain before a quiet ring looks whether it was kicked for nothing */
+};
+
+static struct vhost_ring *ring_of(struct plx_source *s)
+{
+    return plx_container_of(s, struct vhost_ring, source);
+}
+
+static const struct vhost_ring_kind *ring_kind(const struct vhost_ring *r)
+{
+    return r->packed ? &vhost_packed : &vhost_split;
+}
+
+/* ---- memory ---- */
+
+int vhost_ring_alloc(struct vhost_ring *r)
+{
+    const size_t slots = plx_align_up(r->num * sizeof r->slots[0], 64), ids = r->num * sizeof r->done[0];
+    if (r->memory)
+        return 0;
+    r->memory_bytes = slots + 2 * ids;
+    r->memory = mmap(NULL, r->memory_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (r->memory == MAP_FAILED) {
+        r->memory = NULL;
+        return -ENOMEM;
+    }
+    r->slots = r->memory;
+    r->done = (uint16_t *)(void *)((uint8_t *)r->memory + slots);
+    r->again = r->done + r->num;
+    return 0;
+}
+
+void vhost_ring_free_memory(struct vhost_ring *r)
+{
+    if (r->memory)
+        munmap(r->memory, r->memory_bytes);
+    r->memory = NULL;
+}
+
+/* ---- trouble ---- */
+
+static void trouble_there(struct plx_msg *msg)
+{
+    struct vhost_ring *r = plx_container_of(msg, struct vhost_ring, trouble);
+    atomic_store(&r->troubled, false);
+    r->in_trouble(r);
+}
+
+static void ring_tell(struct vhost_ring *r)
+{
+    if (atomic_exchange(&r->troubled, true))
+        return;
+    r->trouble.fn = trouble_there;
+    plx_reactor_send(r->control, &r->trouble);
+}
+
+void vhost_ring_break(struct vhost_ring *r, const char *why)
+{
+    if (r->broken)
+        return;
+    r->broken = true;
+    r->why = why;
+    ring_tell(r);
+}
+
+/* ---- requests ---- */
+
+struct vhost_slot *vhost_slot_take(struct vhost_ring *r, uint32_t id)
+{
+    if (plx_unlikely(id >= r->size)) {
+        vhost_ring_break(r, "a request whose number is beyond the size of the ring");
+        return NULL;
+    }
+    struct vhost_slot *s = &r->slots[id];
+    if (plx_unlikely(s->busy)) {
+        vhost_ring_break(r, "a request with the number of one that is not through yet");
+        return NULL;
+    }
+    s->ring = r;
+    s->id = (uint16_t)id;
+    s->nout = s->nin = 0;
+    return s;
+}
+
+/* A segment that goes over from one region to the next has an entry for each. */
+bool vhost_slot_add(struct vhost_ring *r, struct vhost_slot *s, uint64_t guest, uint32_t len, bool in)
+{
+    uint64_t left = len;
+    if (plx_unlikely(!len || (!in && s->nin)))
+        return false;
+    while (left) {
+        uint64_t n = left;
+        uint8_t *at = vhost_at(&r->view, guest, &n);
+        unsigned i = s->nout + (unsigned)s->nin;
+        if (plx_unlikely(!at || i == VHOST_IOVS))
+            return false;
+        s->iov[i] = (struct iovec){at, n};
+        s->nout = (uint16_t)(s->nout + !in);
+        s->nin = (uint16_t)(s->nin + in);
+        left -= n;
+        guest += n;
+    }
+    return true;
+}
+
+static void slot_begin(struct vhost_ring *r, struct vhost_slot *s)
+{
+    s->busy = true;
+    s->epoch = r->epoch;
+    r->in_flight++;
+    r->fetched++;
+    vhost_blk_start(s);
+}
+
+static int ring_fetch(struct vhost_ring *r)
+{
+    const struct vhost_ring_kind *kind = ring_kind(r);
+    int n = 0;
+    struct vhost_slot *s;
+    while (plx_unlikely(r->again_next < r->nagain) && n < RING_BUDGET && !r->broken) {
+        s = kind->pop_again(r, r->again[r->again_next++]);
+        if (s)
+            slot_begin(r, s);
+        n++;
+    }
+    while (n < RING_BUDGET && !r->broken && (s = kind->pop(r))) {
+        if (plx_unlikely(r->quiet)) {
+            r->quiet = false;
+            kind->notify(r, false);
+        }
+        slot_begin(r, s);
+        n++;
+    }
+    return n;
+}
+
+/* ---- completions ---- */
+
+static void old_done_there(struct plx_msg *msg)
+{
+    struct vhost_ring *r = plx_container_of(msg, struct vhost_ring, drained);
+    r->old_done(r);
+}
+
+static void tell_old_done(struct vhost_ring *r)
+{
+    r->drained.fn = old_done_there;
+    plx_reactor_send(r->control, &r->drained);
+}
+
+static void release_done(struct vhost_ring *r)
+{
+    unsigned old = 0;
+    for (unsigned i = 0; i < r->ndone; i++) {
+        struct vhost_slot *s = &r->slots[r->done[i]];
+        s->busy = false;
+        old += s->epoch != r->epoch;
+    }
+    r->in_flight -= r->ndone;
+    r->ndone = 0;
+    if (plx_likely(!old))
+        return;
+    r->old_left -= old;
+    if (!r->old_left)
+        tell_old_done(r);
+}
+
+/* Pages that were written to: those of what the guest reads, whether all of it has come or not. */
+static void log_done(struct vhost_ring *r)
+{
+    for (unsigned i = 0; i < r->ndone; i++) {
+        const struct vhost_slot *s = &r->slots[r->done[i]];
+        for (unsigned k = s->nout; k < (unsigned)s->nout + s->nin; k++)
+            vhost_log_memory(r->is.log, r->is.table, s->iov[k].iov_base, s->iov[k].iov_len);
+        if (s->status)
+            vhost_log_memory(r->is.log, r->is.table, s->status, 1);
+    }
+}
+
+static void ring_publish(struct vhost_ring *r)
+{
+    if (plx_unlikely(atomic_load_explicit(r->halted, memory_order_relaxed))) {
+        release_done(r); /* and a front-end that comes back has them done once more */
+        return;
+    }
+    if (plx_unlikely(r->is.log != NULL))
+        log_done(r);
+    ring_kind(r)->publish(r);
+    release_done(r);
+}
+
+void vhost_ring_signal(struct vhost_ring *r)
+{
+    const uint64_t one = 1;
+    r->signalled = true;
+    if (r->is.call < 0)
+        return;
+    ssize_t ignored = write(r->is.call, &one, sizeof one);
+    (void)ignored; /* EAGAIN means that it is as readable as can be */
+}
+
+/* ---- the source ---- */
+
+static void ring_stopped(struct vhost_ring *r);
+
+/* @return whether it is to be looked at */
+static bool ring_goes(struct vhost_ring *r)
+{
+    if (plx_unlikely(r->stopping))
+        return false;
+    if (plx_unlikely(atomic_load_explicit(r->halted, memory_order_relaxed))) {
+        ring_tell(r); /* the control reactor, which may not know: see plx_vhost_fault() */
+        return false;
+    }
+    return r->is.enabled && !r->broken;
+}
+
+static int ring_poll(struct plx_source *source)
+{
+    struct vhost_ring *r = ring_of(source);
+    int work = r->ndone;
+    if (work)
+        ring_publish(r);
+    if (plx_likely(ring_goes(r)))
+        work += ring_fetch(r);
+    if (r->ndone)
+        ring_publish(r);
+    if (plx_unlikely(r->stopping && !r->in_flight))
+        ring_stopped(r);
+    return work;
+}
+
+static void hear_kick(struct vhost_ring *r)
+{
+    uint64_t ignored;
+    ssize_t n = r->is.kick < 0 ? 0 : read(r->is.kick, &ignored, sizeof ignored);
+    (void)n;
+}
+
+/*
+ * Notifications stay on while nothing comes, so that a ring that is quiet costs a sleeping reactor one look at its
+ * memory, and not a system call.
+ */
+static int ring_arm(struct plx_source *source)
+{
+    struct vhost_ring *r = ring_of(source);
+    if (r->ndone)
+        return 1;
+    if (!r->quiet || r->wakes >= RING_LISTENS) {
+        r->wakes = 0;
+        hear_kick(r);
+    }
+    if (!ring_goes(r))
+        return 0;
+    if (r->is.kick < 0)
+        return 1; /* nobody would wake us */
+    if (!r->quiet) {
+        r->quiet = true;
+        ring_kind(r)->notify(r, true);
+        /* Pairs with the guest's, between what it makes available and its look whether to notify (2.7.13) */
+        atomic_thread_fence(memory_order_seq_cst);
+    }
+    return ring_kind(r)->waiting(r);
+}
+
+static void ring_disarm(struct plx_source *source)
+{
+    struct vhost_ring *r = ring_of(source);
+    r->wakes = (uint8_t)(r->wakes + (r->wakes < RING_LISTENS));
+}
+
+static const struct plx_source_ops ring_ops = {.poll = ring_poll, .arm = ring_arm, .disarm = ring_disarm};
+
+/* ---- orders ---- */
+
+static void ring_answered(struct plx_msg *msg)
+{
+    struct vhost_ring *r = plx_container_of(msg, struct vhost_ring, order);
+    r->answered(r);
+}
+
+static void ring_answer(struct vhost_ring *r, int result)
+{
+    r->result = result;
+    r->order.fn = ring_answered;
+    plx_reactor_send(r->control, &r->order);
+}
+
+static void ring_stopped(struct vhost_ring *r)
+{
+    r->stopping = r->is.running = false;
+    plx_source_remove(r->home, &r->source);
+    r->base = ring_kind(r)->base(r);
+    ring_answer(r, 0);
+}
+
+static int ring_start(struct vhost_ring *r)
+{
+    r->packed = r->is.features & VHOST_BIT(VIRTIO_F_RING_PACKED);
+    r->event_idx = r->is.features & VHOST_BIT(VIRTIO_F_EVENT_IDX);
+    r->size = (uint16_t)r->num;
+    r->ndone = r->nagain = r->again_next = 0;
+    r->broken = r->stopping = r->quiet = r->signalled = false;
+    r->why = NULL;
+    r->view = (struct vhost_view){.table = r->is.table};
+    if (!ring_kind(r)->locate(r))
+        return -EFAULT;
+    ring_kind(r)->begin(r);
+    if (!r->broken)
+        ring_kind(r)->notify(r, false);
+    r->source.ops = &ring_ops;
+    r->source.fd = r->is.kick;
+    int ret = plx_source_add(r->home, &r->source);
+    if (!ret)
+        vhost_ring_signal(r); /* the last that was published may not have been told */
+    return ret;
+}
+
+static int change_kick(struct vhost_ring *r)
+{
+    plx_source_remove(r->home, &r->source);
+    r->source.fd = r->is.kick;
+    r->quiet = false;
+    return plx_source_add(r->home, &r->source);
+}
+
+/* It goes over to another table: what was translated by the old one is waited for elsewhere. */
+static void change_table(struct vhost_ring *r)
+{
+    r->view = (struct vhost_view){.table = r->is.table};
+    r->epoch ^= 1;
+    r->old_left = r->in_flight;
+    if (!r->old_left)
+        tell_old_done(r);
+}
+
+static bool moved(const struct vhost_setup *a, const struct vhost_setup *b)
+{
+    return a->desc != b->desc || a->avail != b->avail || a->used != b->used;
+}
+
+static int ring_adopt(struct vhost_ring *r)
+{
+    const struct vhost_setup was = r->is;
+    int ret = 0;
+    if (was.running && !r->want.running) {
+        r->stopping = true;
+        if (!r->in_flight)
+            ring_stopped(r);
+        return -EINPROGRESS;
+    }
+    r->is = r->want;
+    if (!was.running) {
+        ret = r->is.running ? ring_start(r) : 0;
+        r->is.running = r->is.running && !ret;
+        return ret;
+    }
+    if (was.table != r->is.table)
+        change_table(r);
+    if ((was.table != r->is.table || moved(&was, &r->is)) && !ring_kind(r)->locate(r))
+        vhost_ring_break(r, "a ring that is not in memory any more");
+    if (was.kick != r->is.kick)
+        ret = change_kick(r);
+    if (was.call != r->is.call)
+        vhost_ring_signal(r);
+    return ret;
+}
+
+static void ring_ordered(struct plx_msg *msg)
+{
+    struct vhost_ring *r = plx_container_of(msg, struct vhost_ring, order);
+    int ret = ring_adopt(r);
+    if (ret != -EINPROGRESS)
+        ring_answer(r, ret);
+}
+
+void vhost_ring_order(struct vhost_ring *r)
+{
+    r->order.fn = ring_ordered;
+    plx_reactor_send(r->home, &r->order);
+}

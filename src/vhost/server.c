@@ -1,0 +1,367 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* The server, and its controllers: disks behind sockets, from their making to their end. */
+#include "vhost/vhost.h"
+
+#include "base/log.h"
+#include "base/uuid.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+enum { QUEUES = 128, QUEUE_SIZE = 128 };
+
+/* ---- the server ---- */
+
+int plx_vhost_create(struct plx_vhost **out, struct plx_reactor *const *reactors, unsigned n,
+                     const struct plx_vhost_opts *opts, struct plx_error *err)
+{
+    const unsigned apart = opts && opts->control_apart && n > 1;
+    struct plx_vhost *v = calloc(1, sizeof *v);
+    struct plx_reactor **rings = v ? calloc(n, sizeof(struct plx_reactor *)) : NULL;
+    struct plx_stream_group *group = rings ? plx_stream_group_get(reactors[0]) : NULL;
+    if (!group) {
+        free(rings);
+        free(v);
+        return plx_fail(err, -ENOMEM, "out of memory");
+    }
+    v->control = reactors[0];
+    v->reactors = rings;
+    v->n = n - apart;
+    memcpy(rings, reactors + apart, v->n * sizeof(struct plx_reactor *));
+    v->group = group;
+    plx_list_init(&v->ctrlrs);
+    *out = v;
+    return 0;
+}
+
+void plx_vhost_destroy(struct plx_vhost *v)
+{
+    assert(plx_list_empty(&v->ctrlrs));
+    plx_stream_group_put(v->group);
+    free(v->reactors);
+    free(v);
+}
+
+static void server_stopped(struct plx_vhost *v, int ret)
+{
+    plx_vhost_done_fn stopped = v->stopped;
+    v->stopped = NULL;
+    plx_timer_cancel(v->control, &v->limit);
+    if (stopped)
+        stopped(v->stopped_arg, ret);
+}
+
+static void server_overdue(struct plx_timer *t)
+{
+    server_stopped(plx_container_of(t, struct plx_vhost, limit), -ETIMEDOUT);
+}
+
+void plx_vhost_stop(struct plx_vhost *v, uint32_t grace_ms, plx_vhost_done_fn done, void *arg)
+{
+    v->stopped = done;
+    v->stopped_arg = arg;
+    v->limit.fn = server_overdue;
+    plx_timer_set(v->control, &v->limit, grace_ms * PLX_NS_PER_MS);
+    plx_list_for_each_safe(it, &v->ctrlrs) {
+        plx_vhost_remove(plx_list_entry(it, struct plx_vhost_ctrlr, link), NULL, NULL);
+    }
+    if (plx_list_empty(&v->ctrlrs))
+        server_stopped(v, 0);
+}
+
+/* ---- a controller's end ---- */
+
+static void ctrlr_free(struct plx_vhost_ctrlr *c)
+{
+    struct plx_vhost *v = c->vhost;
+    if (c->hold)
+        plx_bdev_release(c->hold);
+    plx_list_del(&c->link);
+    free(c->path);
+    free(c);
+    if (v->stopped && plx_list_empty(&v->ctrlrs))
+        server_stopped(v, 0);
+}
+
+static void ctrlr_closed(struct plx_bdev_access *a, int result)
+{
+    struct plx_vhost_ctrlr *c = plx_container_of(a, struct plx_vhost_ctrlr, access);
+    plx_vhost_done_fn done = c->done;
+    void *arg = c->arg;
+    (void)result;
+    ctrlr_free(c);
+    if (done)
+        done(arg, 0);
+}
+
+static void ctrlr_flushed(struct plx_bdev_access *a, int result)
+{
+    const struct plx_vhost_ctrlr *c = plx_container_of(a, struct plx_vhost_ctrlr, access);
+    if (result)
+        plx_error("%s: disk %s: its last flush has failed, or is not answered", c->path, plx_bdev_info(a->bdev)->name);
+    plx_bdev_access_close(a, ctrlr_closed);
+}
+
+void vhost_ctrlr_left(struct plx_vhost_ctrlr *c)
+{
+    plx_list_for_each_safe(it, &c->devices) {
+        vhost_device_resume(plx_list_entry(it, struct vhost_device, link));
+    }
+    if (c->removing && c->opened && !c->ndevices) {
+        c->opened = false;
+        plx_bdev_access_flush(&c->access, VHOST_FLUSH_MS, ctrlr_flushed);
+    }
+}
+
+int plx_vhost_remove(struct plx_vhost_ctrlr *c, plx_vhost_done_fn done, void *arg)
+{
+    if (c->removing)
+        return -EALREADY;
+    c->removing = true;
+    c->done = done;
+    c->arg = arg;
+    plx_listener_close(&c->listener);
+    c->ndevices++; /* this function */
+    plx_list_for_each_safe(it, &c->devices) {
+        vhost_device_close(plx_list_entry(it, struct vhost_device, link));
+    }
+    c->ndevices--;
+    vhost_ctrlr_left(c); /* else when it was opened: see ctrlr_opened() */
+    return 0;
+}
+
+/* ---- its beginning ---- */
+
+static void ctrlr_accepted(struct plx_listener *l, int fd)
+{
+    vhost_device_add(plx_container_of(l, struct plx_vhost_ctrlr, listener), fd);
+}
+
+static void backing_event(void *arg, struct plx_bdev *bdev, enum plx_bdev_event what)
+{
+    struct plx_vhost_ctrlr *c = arg;
+    (void)bdev;
+    if (what != PLX_BDEV_RESIZED)
+        return; /* requests of one that is gone end with errors */
+    plx_list_for_each(it, &c->devices) {
+        vhost_device_tell(plx_list_entry(it, struct vhost_device, link));
+    }
+}
+
+static void ctrlr_undone(struct plx_vhost_ctrlr *c, int ret)
+{
+    plx_vhost_done_fn done = c->done;
+    void *arg = c->arg;
+    plx_listener_close(&c->listener);
+    ctrlr_free(c);
+    if (done)
+        done(arg, ret);
+}
+
+static void ctrlr_closed_again(struct plx_bdev_access *a, int result)
+{
+    (void)result;
+    ctrlr_undone(plx_container_of(a, struct plx_vhost_ctrlr, access), -EIO);
+}
+
+static void ctrlr_opened(struct plx_bdev_access *a, int result)
+{
+    struct plx_vhost_ctrlr *c = plx_container_of(a, struct plx_vhost_ctrlr, access);
+    if (result) {
+        ctrlr_undone(c, result);
+        return;
+    }
+    c->opened = true;
+    if (c->removing) {
+        vhost_ctrlr_left(c);
+        return;
+    }
+    if (plx_listener_accept(&c->listener, c->vhost->control)) {
+        plx_bdev_access_close(a, ctrlr_closed_again);
+        return;
+    }
+    plx_vhost_done_fn done = c->done;
+    c->done = NULL;
+    if (done)
+        done(c->arg, 0);
+}
+
+/* The reactors that rings are to be on. @return how many */
+static unsigned choose_reactors(const struct plx_vhost *v, const struct plx_vhost_blk_opts *o, struct plx_reactor **out)
+{
+    unsigned n = 0;
+    for (unsigned i = 0; i < v->n; i++) {
+        bool named = !o->cores;
+        for (unsigned k = 0; k < o->ncores && !named; k++)
+            named = plx_reactor_core(v->reactors[i]) == o->cores[k];
+        if (named)
+            out[n++] = v->reactors[i];
+    }
+    return n;
+}
+
+static int check_blk_opts(const struct plx_vhost_blk_opts *o, struct plx_error *err)
+{
+    if (o->queues > PLX_VHOST_QUEUES_MAX)
+        return plx_fail(err, -EINVAL, "a device has 1 to %d queues", PLX_VHOST_QUEUES_MAX);
+    if (o->queue_size > PLX_VHOST_QUEUE_SIZE_MAX || o->queue_size & (o->queue_size - 1))
+        return plx_fail(err, -EINVAL, "the size of a queue is a power of two, up to %d", PLX_VHOST_QUEUE_SIZE_MAX);
+    if (o->serial && strlen(o->serial) >= PLX_VHOST_SERIAL_SIZE)
+        return plx_fail(err, -EINVAL, "a serial number has at most %d characters", PLX_VHOST_SERIAL_SIZE - 1);
+    return 0;
+}
+
+/* 20 characters of a UUID are not all of it, but enough to tell disks of one machine apart. */
+static void fill_serial(struct vhost_blk *blk, const char *serial)
+{
+    char text[PLX_UUID_TEXT];
+    if (!serial) {
+        plx_uuid_format(plx_bdev_info(blk->bdev)->uuid, text);
+        serial = text;
+    }
+    memcpy(blk->serial, serial, strnlen(serial, sizeof blk->serial));
+}
+
+static int ctrlr_hold(struct plx_vhost_ctrlr *c, struct plx_error *err)
+{
+    char who[128];
+    snprintf(who, sizeof who, "vhost-user at %.100s", c->path);
+    const struct plx_bdev_hold_opts hold = {
+        .who = who,
+        .claim = c->blk.read_only ? PLX_BDEV_READS : PLX_BDEV_SHARED,
+        .event = backing_event,
+        .arg = c,
+        .reactor = c->vhost->control,
+    };
+    return plx_bdev_hold(c->blk.bdev, &hold, &c->hold, err);
+}
+
+static void fill_blk(struct vhost_blk *blk, struct plx_bdev *bdev, const struct plx_vhost_blk_opts *o)
+{
+    const struct plx_bdev_info *info = plx_bdev_info(bdev);
+    *blk = (struct vhost_blk){
+        .bdev = bdev,
+        .sector_shift = (unsigned)__builtin_ctz(info->block_size / VIRTIO_BLK_SECTOR),
+        .read_only = o->read_only || info->read_only,
+        .packed = o->packed,
+        .queues = o->queues ? o->queues : QUEUES,
+        .queue_size = o->queue_size ? o->queue_size : QUEUE_SIZE,
+    };
+    fill_serial(blk, o->serial);
+}
+
+static int ctrlr_open(struct plx_vhost_ctrlr *c, const struct plx_vhost_blk_opts *o, struct plx_error *err)
+{
+    struct plx_vhost *v = c->vhost;
+    struct plx_reactor **reactors = calloc(v->n, sizeof(struct plx_reactor *));
+    int ret = reactors ? 0 : plx_fail(err, -ENOMEM, "out of memory");
+    const unsigned n = ret ? 0 : choose_reactors(v, o, reactors);
+    if (!ret && !n)
+        ret = plx_fail(err, -EINVAL, "no reactor that can have rings runs on any of these cores");
+    if (!ret)
+        ret = ctrlr_hold(c, err);
+    if (!ret)
+        ret = plx_listener_bind_path(&c->listener, c->path, err);
+    if (!ret) {
+        c->listener.accepted = ctrlr_accepted;
+        c->first = v->next++ % n;
+        ret = plx_bdev_access_open(&c->access, c->blk.bdev, reactors, n, v->control, ctrlr_opened);
+        if (ret) {
+            plx_fail(err, ret, "out of memory");
+            plx_listener_close(&c->listener);
+        }
+    }
+    free(reactors);
+    return ret;
+}
+
+int plx_vhost_blk_create(struct plx_vhost *v, const char *path, struct plx_bdev *bdev,
+                         const struct plx_vhost_blk_opts *opts, plx_vhost_done_fn done, void *arg,
+                         struct plx_vhost_ctrlr **out, struct plx_error *err)
+{
+    static const struct plx_vhost_blk_opts none;
+    const struct plx_vhost_blk_opts *o = opts ? opts : &none;
+    int ret = check_blk_opts(o, err);
+    if (ret)
+        return ret;
+    if (plx_vhost_find(v, path))
+        return plx_fail(err, -EEXIST, "there is a device at %s already; choose another path", path);
+    struct plx_vhost_ctrlr *c = calloc(1, sizeof *c);
+    if (!c || !(c->path = strdup(path))) {
+        free(c);
+        return plx_fail(err, -ENOMEM, "out of memory");
+    }
+    c->vhost = v;
+    c->done = done;
+    c->arg = arg;
+    plx_list_init(&c->devices);
+    plx_list_add_tail(&v->ctrlrs, &c->link);
+    fill_blk(&c->blk, bdev, o);
+    ret = ctrlr_open(c, o, err);
+    if (ret)
+        ctrlr_free(c);
+    else
+        *out = c;
+    return ret;
+}
+
+int plx_vhost_set_coalescing(struct plx_vhost_ctrlr *c, uint32_t delay_us, uint32_t iops_threshold,
+                             struct plx_error *err)
+{
+    if (delay_us > PLX_VHOST_DELAY_MAX_US)
+        return plx_fail(err, -EINVAL, "a guest is to wait for at most %d microseconds", PLX_VHOST_DELAY_MAX_US);
+    c->delay_us = delay_us;
+    c->iops_threshold = iops_threshold;
+    return 0;
+}
+
+/* ---- what there is ---- */
+
+struct plx_vhost_ctrlr *plx_vhost_next(struct plx_vhost *v, struct plx_vhost_ctrlr *c)
+{
+    const struct plx_list *next = c ? c->link.next : v->ctrlrs.next;
+    return next == &v->ctrlrs ? NULL : plx_list_entry(next, struct plx_vhost_ctrlr, link);
+}
+
+struct plx_vhost_ctrlr *plx_vhost_find(struct plx_vhost *v, const char *path)
+{
+    struct plx_vhost_ctrlr *c = NULL;
+    while ((c = plx_vhost_next(v, c)) && strcmp(c->path, path) != 0)
+        ;
+    return c;
+}
+
+static void count_rings(const struct vhost_device *d, struct plx_vhost_info *out)
+{
+    for (unsigned i = 0; i < VHOST_RINGS; i++) {
+        const struct vhost_ring *r = d->rings[i];
+        if (!r || !r->want.running)
+            continue;
+        out->rings++;
+        out->broken += r->told != NULL;
+    }
+}
+
+void plx_vhost_get_info(const struct plx_vhost_ctrlr *c, struct plx_vhost_info *out)
+{
+    *out = (struct plx_vhost_info){
+        .path = c->path,
+        .bdev = c->blk.bdev,
+        .read_only = c->blk.read_only,
+        .packed = c->blk.packed,
+        .queues = c->blk.queues,
+        .queue_size = c->blk.queue_size,
+        .delay_us = c->delay_us,
+        .iops_threshold = c->iops_threshold,
+        .connections = c->ndevices - c->dying,
+        .draining = c->dying,
+    };
+    memcpy(out->serial, c->blk.serial, sizeof c->blk.serial);
+    plx_list_for_each(it, &c->devices) {
+        count_rings(plx_list_entry(it, struct vhost_device, link), out);
+    }
+}

@@ -1,0 +1,230 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* Split rings: virtio 1.2, 2.7. */
+#include "vhost/ring.h"
+
+#include <string.h>
+
+/* ---- shared integers: each is read, or written, once ---- */
+
+static inline uint16_t shared_get(const plx_le16 *p, int order)
+{
+    return le16toh(__atomic_load_n(&p->raw, order));
+}
+
+static inline void shared_put(plx_le16 *p, uint16_t v, int order)
+{
+    __atomic_store_n(&p->raw, htole16(v), order);
+}
+
+static const plx_le16 *used_event(const struct vhost_ring *r)
+{
+    return &r->at.split.avail->ring[r->size];
+}
+
+static plx_le16 *avail_event(struct vhost_ring *r)
+{
+    return (plx_le16 *)(void *)&r->at.split.used->ring[r->size];
+}
+
+/* ---- where it is ---- */
+
+static bool split_locate(struct vhost_ring *r)
+{
+    const struct vhost_setup *s = &r->is;
+    const uint64_t n = r->num;
+    r->at.split.desc = vhost_user_at(s->table, s->desc, n * sizeof(struct virtq_desc), 16);
+    r->at.split.avail = vhost_user_at(s->table, s->avail, 6 + 2 * n, 2);
+    r->at.split.used = vhost_user_at(s->table, s->used, 6 + 8 * n, 4);
+    return r->at.split.desc && r->at.split.avail && r->at.split.used;
+}
+
+/* With a region of what is in flight, the base that the front-end sends means nothing: some send one, some another. */
+static void split_begin(struct vhost_ring *r)
+{
+    r->used_idx = shared_get(&r->at.split.used->idx, __ATOMIC_ACQUIRE);
+    r->last_avail = (uint16_t)r->base;
+    if (r->inflight.split && !vhost_inflight_begin_split(r))
+        vhost_ring_break(r, "a region of requests in flight that says what cannot be");
+}
+
+static uint32_t split_base(const struct vhost_ring *r)
+{
+    return r->last_avail;
+}
+
+/* ---- fetching ---- */
+
+static void read_desc(struct virtq_desc *out, const struct virtq_desc *from)
+{
+    memcpy(out, from, sizeof *out); /* once: the guest may write it meanwhile */
+    __asm__ volatile("" : : : "memory");
+}
+
+/*
+ * Adds the chain that begins at `i` of a table of n descriptors. What is in guest memory may change at any time, so
+ * each descriptor is copied, and the copy is looked at. @return what is wrong with it, or NULL
+ */
+static const char *add_chain(struct vhost_ring *r, struct vhost_slot *s, const struct virtq_desc *table, uint32_t n,
+                             uint32_t i, bool indirect);
+
+static const char *add_indirect(struct vhost_ring *r, struct vhost_slot *s, const struct virtq_desc *d)
+{
+    const uint64_t bytes = plx_get32(d->len);
+    uint64_t together = bytes;
+    const uint8_t *table = vhost_at(&r->view, plx_get64(d->addr), &together);
+    if (!(r->is.features & VHOST_BIT(VIRTIO_F_INDIRECT_DESC)))
+        return "an indirect descriptor, which was not agreed on";
+    if (plx_get16(d->flags) & VIRTQ_DESC_NEXT)
+        return "an indirect descriptor with a next one";
+    if (!bytes || bytes % sizeof *d || bytes > VHOST_RING_MAX * sizeof *d)
+        return "an indirect table with a length that is none";
+    if (!table || together < bytes)
+        return "an indirect table that is not in guest memory";
+    return add_chain(r, s, (const struct virtq_desc *)(const void *)table, (uint32_t)(bytes / sizeof *d), 0, true);
+}
+
+static const char *add_chain(struct vhost_ring *r, struct vhost_slot *s, const struct virtq_desc *table, uint32_t n,
+                             uint32_t i, bool indirect)
+{
+    for (uint32_t left = n; left; left--) {
+        struct virtq_desc d;
+        read_desc(&d, &table[i]);
+        const uint16_t flags = plx_get16(d.flags);
+        if (flags & VIRTQ_DESC_INDIRECT)
+            return indirect ? "an indirect descriptor in an indirect table" : add_indirect(r, s, &d);
+        if (plx_unlikely(!vhost_slot_add(r, s, plx_get64(d.addr), plx_get32(d.len), flags & VIRTQ_DESC_WRITE)))
+            return "a descriptor with an address, a length or a direction that cannot be, or too many of them";
+        if (!(flags & VIRTQ_DESC_NEXT))
+            return NULL;
+        i = plx_get16(d.next);
+        if (plx_unlikely(i >= n))
+            return "a descriptor whose next one is beyond the end";
+    }
+    return "a chain of descriptors that has no end";
+}
+
+static struct vhost_slot *split_take(struct vhost_ring *r, uint16_t head)
+{
+    struct vhost_slot *s = vhost_slot_take(r, head);
+    if (plx_unlikely(!s))
+        return NULL;
+    const char *why = add_chain(r, s, r->at.split.desc, r->size, head, false);
+    if (plx_likely(!why))
+        return s;
+    vhost_ring_break(r, why);
+    return NULL;
+}
+
+static struct vhost_slot *split_pop(struct vhost_ring *r)
+{
+    const uint16_t ready = (uint16_t)(shared_get(&r->at.split.avail->idx, __ATOMIC_ACQUIRE) - r->last_avail);
+    if (!ready)
+        return NULL;
+    if (plx_unlikely(ready > r->size)) {
+        vhost_ring_break(r, "more requests than the ring has descriptors");
+        return NULL;
+    }
+    const uint16_t head = shared_get(&r->at.split.avail->ring[r->last_avail & (r->size - 1)], __ATOMIC_RELAXED);
+    struct vhost_slot *s = split_take(r, head);
+    if (plx_unlikely(!s))
+        return NULL;
+    r->last_avail++;
+    if (r->inflight.split)
+        vhost_inflight_fetched_split(r, head);
+    return s;
+}
+
+static struct vhost_slot *split_pop_again(struct vhost_ring *r, uint16_t head)
+{
+    return split_take(r, head);
+}
+
+static bool split_waiting(struct vhost_ring *r)
+{
+    return shared_get(&r->at.split.avail->idx, __ATOMIC_ACQUIRE) != r->last_avail;
+}
+
+/* ---- publishing ---- */
+
+/* Whether the guest wants to know of what was published since `old` (virtio 1.2, 2.7.7). */
+static bool wants_signal(const struct vhost_ring *r, uint16_t old)
+{
+    atomic_thread_fence(memory_order_seq_cst); /* between the store of the index, and this look */
+    if (!r->event_idx)
+        return !(shared_get(&r->at.split.avail->flags, __ATOMIC_RELAXED) & VIRTQ_AVAIL_NO_INTERRUPT);
+    const uint16_t event = shared_get(used_event(r), __ATOMIC_RELAXED);
+    return !r->signalled || (uint16_t)(r->used_idx - event - 1) < (uint16_t)(r->used_idx - old);
+}
+
+static void log_used(const struct vhost_ring *r, uint16_t from)
+{
+    const uint64_t at = r->is.log_used;
+    for (uint16_t i = from; i != r->used_idx; i++)
+        vhost_log_guest(r->is.log, at + offsetof(struct virtq_used, ring[i & (r->size - 1)]),
+                        sizeof(struct virtq_used_elem));
+    vhost_log_guest(r->is.log, at, sizeof(struct virtq_used));
+}
+
+/* The batch that is being published can be found from now on: a process that comes after us clears it. */
+static void chain_batch(struct vhost_ring *r)
+{
+    struct vhost_inflight_split *in = r->inflight.split;
+    uint16_t head = in->last_batch_head;
+    for (unsigned i = 0; i < r->ndone; i++) {
+        in->desc[r->done[i]].next = head;
+        head = r->done[i];
+        __atomic_store_n(&in->last_batch_head, head, __ATOMIC_RELEASE);
+    }
+}
+
+static void clear_batch(struct vhost_ring *r)
+{
+    struct vhost_inflight_split *in = r->inflight.split;
+    for (unsigned i = 0; i < r->ndone; i++)
+        __atomic_store_n(&in->desc[r->done[i]].inflight, 0, __ATOMIC_RELEASE);
+    __atomic_store_n(&in->used_idx, r->used_idx, __ATOMIC_RELEASE);
+}
+
+/*
+ * Publishes all that is done with one store of the index. Of the steps of the inflight region (vhost-user, "Inflight
+ * I/O tracking"), 2 and 3 come before that store, and 6 and 7 after it.
+ */
+static void split_publish(struct vhost_ring *r)
+{
+    const uint16_t old = r->used_idx;
+    struct virtq_used *used = r->at.split.used;
+    if (r->inflight.split)
+        chain_batch(r);
+    for (unsigned i = 0; i < r->ndone; i++) {
+        const struct vhost_slot *s = &r->slots[r->done[i]];
+        used->ring[r->used_idx & (r->size - 1)] =
+            (struct virtq_used_elem){.id = plx_put32(s->id), .len = plx_put32(s->written)};
+        r->used_idx++;
+    }
+    shared_put(&used->idx, r->used_idx, __ATOMIC_RELEASE);
+    if (r->inflight.split)
+        clear_batch(r);
+    if (plx_unlikely(r->is.log && r->is.logs_used))
+        log_used(r, old);
+    if (wants_signal(r, old))
+        vhost_ring_signal(r);
+}
+
+static void split_notify(struct vhost_ring *r, bool on)
+{
+    if (!r->event_idx)
+        shared_put(&r->at.split.used->flags, on ? 0 : VIRTQ_USED_NO_NOTIFY, __ATOMIC_RELAXED);
+    else if (on)
+        shared_put(avail_event(r), r->last_avail, __ATOMIC_RELAXED);
+}
+
+const struct vhost_ring_kind vhost_split = {
+    .locate = split_locate,
+    .begin = split_begin,
+    .pop = split_pop,
+    .pop_again = split_pop_again,
+    .publish = split_publish,
+    .waiting = split_waiting,
+    .notify = split_notify,
+    .base = split_base,
+};
