@@ -3,7 +3,7 @@
 #include "vhost/vhost.h"
 
 #include "base/log.h"
-#include "net/fds.h"
+#include "net/fdpass.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -114,7 +114,8 @@ void vhost_device_answer(struct vhost_device *d, const void *body, size_t len, i
     memcpy(out, &header, sizeof header);
     if (len)
         memcpy(out + sizeof header, body, len);
-    ssize_t n = plx_fds_send(d->stream.fd, out, bytes, fd);
+    struct iovec iov = {out, bytes};
+    ssize_t n = plx_fds_send(d->stream.fd, &iov, 1, &fd, fd >= 0);
     device_next(d);
     if (n != (ssize_t)bytes)
         vhost_device_close(d);
@@ -163,8 +164,9 @@ void vhost_device_resume(struct vhost_device *d)
 
 void vhost_device_tell(struct vhost_device *d)
 {
-    const struct vhost_header h = {VHOST_BACKEND_CONFIG_CHANGE, VHOST_VERSION, 0};
-    if (d->backend >= 0 && !d->dying && plx_fds_send(d->backend, &h, sizeof h, -1) != sizeof h)
+    struct vhost_header h = {VHOST_BACKEND_CONFIG_CHANGE, VHOST_VERSION, 0};
+    struct iovec iov = {&h, sizeof h};
+    if (d->backend >= 0 && !d->dying && plx_fds_send(d->backend, &iov, 1, NULL, 0) != sizeof h)
         plx_warn("%s: cannot be told that the disk has changed", d->name);
 }
 
@@ -198,10 +200,10 @@ static void device_got_message(struct vhost_device *d)
 static ssize_t device_receive(struct vhost_device *d)
 {
     struct vhost_msg *m = &d->msg;
-    unsigned n = 0;
     if (d->got < sizeof m->header) {
-        ssize_t ret = plx_fds_recv(d->stream.fd, (uint8_t *)&m->header + d->got, sizeof m->header - d->got,
-                                   m->fds + m->nfds, VHOST_MSG_FDS - m->nfds, &n);
+        struct iovec header = {(uint8_t *)&m->header + d->got, sizeof m->header - d->got};
+        unsigned n = VHOST_MSG_FDS - m->nfds;
+        ssize_t ret = plx_fds_recv(d->stream.fd, &header, 1, m->fds + m->nfds, &n);
         m->nfds += n;
         return ret;
     }

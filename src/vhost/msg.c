@@ -127,9 +127,16 @@ static bool ring_is_there(const struct vhost_msg *m, enum body body, unsigned ri
         return m->body.addr.index < rings;
     case RING_FD:
         return (m->body.u64 & ~(uint64_t)VHOST_NO_FD) < rings;
-    default:
-        return true;
+    case NOTHING:
+    case U64:
+    case TABLE:
+    case SINGLE:
+    case LOG:
+    case CONFIG:
+    case INFLIGHT:
+        break;
     }
+    return true;
 }
 
 static const char *region_problem(const struct vhost_mem_region *r)
