@@ -3,6 +3,7 @@
 #include "vhost/ring.h"
 
 #include "base/log.h"
+#include "vhost/blk.h"
 
 #include <assert.h>
 #include <errno.h>
@@ -203,14 +204,42 @@ static void ring_publish(struct vhost_ring *r)
     release_done(r);
 }
 
-void vhost_ring_signal(struct vhost_ring *r)
+static void signal_now(struct vhost_ring *r)
 {
     const uint64_t one = 1;
     r->signalled = true;
+    r->owes = false;
+    r->pace.signalled = plx_reactor_now(r->home);
     if (r->is.call < 0)
         return;
     ssize_t ignored = write(r->is.call, &one, sizeof one);
     (void)ignored; /* EAGAIN means that it is as readable as can be */
+}
+
+static bool put_off(struct vhost_ring *r)
+{
+    const uint64_t delay = atomic_load_explicit(&r->blk->delay_us, memory_order_relaxed) * PLX_NS_PER_US;
+    return delay && plx_reactor_now(r->home) - r->pace.signalled < delay;
+}
+
+/* Requests a second, found out anew ten times in one. */
+static uint64_t ring_iops(struct vhost_ring *r)
+{
+    const uint64_t now = plx_reactor_now(r->home), ns = now - r->pace.since;
+    if (ns >= PLX_NS_PER_S / 10) {
+        r->pace.iops = (r->fetched - r->pace.fetched) * PLX_NS_PER_S / ns;
+        r->pace.since = now;
+        r->pace.fetched = r->fetched;
+    }
+    return r->pace.iops;
+}
+
+void vhost_ring_signal(struct vhost_ring *r)
+{
+    if (plx_unlikely(put_off(r)) && ring_iops(r) > atomic_load(&r->blk->iops_threshold))
+        r->owes = true; /* until the delay is over, or the reactor would sleep */
+    else
+        signal_now(r);
 }
 
 /* ---- the source ---- */
@@ -239,6 +268,8 @@ static int ring_poll(struct plx_source *source)
         work += ring_fetch(r);
     if (r->ndone)
         ring_publish(r);
+    if (plx_unlikely(r->owes) && !put_off(r))
+        signal_now(r);
     if (plx_unlikely(r->stopping && !r->in_flight))
         ring_stopped(r);
     return work;
@@ -260,6 +291,8 @@ static int ring_arm(struct plx_source *source)
     struct vhost_ring *r = ring_of(source);
     if (r->ndone)
         return 1;
+    if (r->owes)
+        signal_now(r);
     if (!r->quiet || r->wakes >= RING_LISTENS) {
         r->wakes = 0;
         hear_kick(r);
@@ -303,6 +336,8 @@ static void ring_answer(struct vhost_ring *r, int result)
 static void ring_stopped(struct vhost_ring *r)
 {
     r->stopping = r->is.running = false;
+    if (r->owes)
+        signal_now(r);
     plx_source_remove(r->home, &r->source);
     r->base = ring_kind(r)->base(r);
     ring_answer(r, 0);
@@ -326,7 +361,7 @@ static int ring_start(struct vhost_ring *r)
     r->source.fd = r->is.kick;
     int ret = plx_source_add(r->home, &r->source);
     if (!ret)
-        vhost_ring_signal(r); /* the last that was published may not have been told */
+        signal_now(r); /* the last that was published may not have been told */
     return ret;
 }
 
@@ -376,7 +411,7 @@ static int ring_adopt(struct vhost_ring *r)
     if (was.kick != r->is.kick)
         ret = change_kick(r);
     if (was.call != r->is.call)
-        vhost_ring_signal(r);
+        signal_now(r);
     return ret;
 }
 

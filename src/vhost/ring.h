@@ -97,7 +97,12 @@ struct vhost_ring {
     uint16_t nagain, again_next;
     struct vhost_setup is;
     uint64_t fetched; /* requests, since it began */
-    const char *why;  /* it is broken */
+    bool owes;        /* a signal that was put off */
+    struct {
+        uint64_t since, fetched, iops; /* what it was of late, and when and from where that is counted */
+        uint64_t signalled;
+    } pace;
+    const char *why; /* it is broken */
 
     /* Between the two: each side's in turn. */
     struct vhost_setup want;
@@ -141,7 +146,7 @@ static inline void vhost_ring_done(struct vhost_slot *slot, uint32_t written)
 
 /* Nothing more is fetched: the guest, or the front-end, has done what must not be. */
 void vhost_ring_break(struct vhost_ring *r, const char *why);
-/* Something was published since `old`: tells the guest, if it wants to know. */
+/* Something was published that the guest wants to know of: tells it, or puts that off. */
 void vhost_ring_signal(struct vhost_ring *r);
 /*
  * Adds what a descriptor says to a slot.

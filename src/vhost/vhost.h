@@ -46,7 +46,6 @@ struct plx_vhost_ctrlr {
     bool opened, removing;
     struct plx_list devices;
     unsigned ndevices, dying;
-    uint32_t delay_us, iops_threshold;
     plx_vhost_done_fn done;
     void *arg;
 };
