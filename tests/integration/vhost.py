@@ -8,6 +8,7 @@ virtio 1.2. It shares a memfd as the memory of a guest that it is, too.
         status, data = front.read(0, 4096)
 """
 import array
+import ctypes
 import mmap
 import os
 import select
@@ -77,6 +78,13 @@ class Memory:
     def pack(self, layout, guest, *values):
         struct.pack_into(layout, self.map, guest - self.guest, *values)
 
+    def get16(self, guest):
+        """Two bytes by one load, as both sides write them; struct takes one byte after the other."""
+        return ctypes.c_uint16.from_buffer(self.map, guest - self.guest).value
+
+    def put16(self, guest, value):
+        ctypes.c_uint16.from_buffer(self.map, guest - self.guest).value = value
+
     def to_user(self, guest):
         return guest - self.guest + self.user
 
@@ -119,7 +127,7 @@ class SplitRing:
         for head in heads:
             self.memory.pack("<H", self.avail + 4 + 2 * (self.next_avail % self.size), head)
             self.next_avail = (self.next_avail + 1) & 0xffff
-        self.memory.pack("<H", self.avail + 2, self.next_avail)
+        self.memory.put16(self.avail + 2, self.next_avail)
 
     def add(self, parts):
         head = self.put_chain(parts)
@@ -127,7 +135,7 @@ class SplitRing:
         return head
 
     def used_idx(self):
-        return self.memory.unpack("<H", self.used + 2)[0]
+        return self.memory.get16(self.used + 2)
 
     def take_used(self):
         """The next one that is through, as (id, length), or None."""
@@ -151,10 +159,10 @@ class SplitRing:
         self.memory.pack("<H", self.avail, 1 if off else 0)
 
     def set_used_event(self, index):
-        self.memory.pack("<H", self.avail + 4 + 2 * self.size, index)
+        self.memory.put16(self.avail + 4 + 2 * self.size, index)
 
     def avail_event(self):
-        return self.memory.unpack("<H", self.used + 4 + 8 * self.size)[0]
+        return self.memory.get16(self.used + 4 + 8 * self.size)
 
 
 class PackedRing:
@@ -186,7 +194,7 @@ class PackedRing:
             self.place += 1
             if self.place == self.size:
                 self.place, self.wrap = 0, self.wrap ^ 1
-        self.memory.pack("<H", self.desc + 16 * first[0] + 14, first[1])
+        self.memory.put16(self.desc + 16 * first[0] + 14, first[1])
         self.chains[ident] = len(parts)
         return ident
 
