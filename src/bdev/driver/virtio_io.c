@@ -249,7 +249,7 @@ static void vio_end(struct vio_channel *vc, struct plx_bdev_req *req, uint16_t s
     plx_bdev_complete(req, status);
 }
 
-static uint16_t status_of(uint8_t status, const struct plx_bdev_req *req)
+static uint16_t virtio_status(uint8_t status, const struct plx_bdev_req *req)
 {
     switch (status) {
     case VIO_S_OK:
@@ -301,7 +301,7 @@ void vio_slot_done(struct vio_channel *vc, unsigned slot)
         vio_slot_free(q, slot);
         return;
     }
-    uint16_t status = status_of(q->cmds[slot].status, req);
+    uint16_t status = virtio_status(q->cmds[slot].status, req);
     if (s->bounce && req->op == PLX_BDEV_READ && plx_likely(!status))
         plx_iov_scatter(&s->to, s->bounce, s->bytes);
     vio_slot_free(q, slot);
