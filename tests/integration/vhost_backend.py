@@ -317,6 +317,8 @@ class Backend:
         if kind in o.unsupported or kind not in (T_IN, T_OUT, T_FLUSH, T_DISCARD, T_WRITE_ZEROES):
             self.journal.write(f"unsupported {kind}\n")
             return S_UNSUPP
+        needed = {T_FLUSH: F_FLUSH, T_DISCARD: F_DISCARD, T_WRITE_ZEROES: F_WRITE_ZEROES}.get(kind, F_VERSION_1)
+        assert self.accepted >> needed & 1, kind
         if sector <= o.fail_sector < sector + total // SECTOR:
             return S_IOERR
         at = sector * SECTOR
