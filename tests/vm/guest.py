@@ -193,9 +193,10 @@ class Guest:
         said = qemu_log.read_text(errors="replace") if qemu_log.exists() else ""
         return GuestError(message + self.console_tail() + (f"--- qemu ---\n{said}" if said else ""))
 
-    def qmp(self, command):
-        """Ask QEMU itself, in the QEMU Machine Protocol: what it returns."""
-        self._monitor.write(json.dumps({"execute": command}) + "\n")
+    def qmp(self, command, **arguments):
+        """Ask QEMU itself, in the QEMU Machine Protocol: what it returns. An underscore stands for a dash."""
+        named = {name.replace("_", "-"): value for name, value in arguments.items()}
+        self._monitor.write(json.dumps({"execute": command, "arguments": named}) + "\n")
         self._monitor.flush()
         while True:
             answer = json.loads(self._monitor.readline())
