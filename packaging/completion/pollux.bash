@@ -154,7 +154,7 @@ _pollux()
 {
     local commands='serve ctl perf cp identify discover help'
     local options='-l --listen -n --nqn -m --cores --allow --allow-any-host --poll --max-io-size --queue-depth
-        --max-queues --in-capsule --peer-timeout --serial -r --rpc -c --config --state --wait-for-rpc
+        --max-queues --in-capsule --peer-timeout --serial -r --rpc -c --config --state -S --vhost --wait-for-rpc
         -v --verbose -q --quiet -h --help'
     local line word previous words
     # The words as the shell splits them at spaces: 'ram:1G' is one.
@@ -190,6 +190,10 @@ _pollux()
     -r | --rpc | -c | --config | --state)
         compopt -o filenames
         mapfile -t COMPREPLY < <(compgen -f -- "$word")
+        ;;
+    -S | --vhost)
+        compopt -o filenames
+        mapfile -t COMPREPLY < <(compgen -d -- "$word")
         ;;
     -l | --listen) mapfile -t COMPREPLY < <(compgen -W '127.0.0.1 0.0.0.0 [::1] [::]' -- "$word") ;;
     -m | --cores) _pollux_cores "$word" ;;

@@ -2,9 +2,11 @@
 /* The command line of `pollux serve`. */
 #include "cli.h"
 
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 enum {
     OPT_ALLOW = 256,
@@ -266,6 +268,9 @@ static int check_control(const struct serve_options *o)
     if (o->wait && (o->config || o->ndisks))
         return cli_fail(EXIT_USAGE, "--wait-for-rpc and %s contradict each other; give one of them",
                         o->config ? "--config" : "a disk");
+    if (o->vhost && access(o->vhost, W_OK | X_OK) < 0)
+        return cli_fail(EXIT_USAGE, "--vhost %s: %s; name a directory that sockets can be made in", o->vhost,
+                        strerror(errno));
     return EXIT_OK;
 }
 

@@ -4,6 +4,7 @@
 #define PLX_VHOST_BLK_H
 
 #include <pollux/bdev.h>
+#include <stdatomic.h>
 
 #include "vhost/spec.h"
 
@@ -14,7 +15,8 @@ struct vhost_blk {
     unsigned sector_shift; /* 512-byte sectors of a block, as a power of two */
     bool read_only, packed;
     unsigned queues, queue_size;
-    char serial[VIRTIO_BLK_ID]; /* without a zero at its end, when it is that long */
+    _Atomic uint32_t delay_us, iops_threshold; /* see plx_vhost_set_coalescing() */
+    char serial[VIRTIO_BLK_ID];                /* without a zero at its end, when it is that long */
 };
 
 /* Features of the device, and of its rings; without those of the protocol. */

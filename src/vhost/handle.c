@@ -61,14 +61,16 @@ static void ring_in_trouble(struct vhost_ring *r)
 {
     struct vhost_device *d = r->owner;
     const uint64_t one = 1;
-    if (r->broken) {
+    if (d->dying)
+        return;
+    if (atomic_load(&d->halted)) {
+        plx_warn("%s: memory that it shares has become shorter; the connection ends", d->name);
+        vhost_device_close(d);
+    } else if (r->broken && !r->told) {
         r->told = r->why;
         plx_warn("%s: ring %u: %s; nothing more is taken off it", d->name, r->index, r->why);
         ssize_t ignored = r->err_fd < 0 ? 0 : write(r->err_fd, &one, sizeof one);
         (void)ignored;
-    } else if (!d->dying) {
-        plx_warn("%s: memory that it shares has become shorter; the connection ends", d->name);
-        vhost_device_close(d);
     }
 }
 
@@ -105,13 +107,13 @@ static int ring_place(struct vhost_ring *r, struct vhost_device *d)
 {
     const struct plx_vhost_ctrlr *c = d->ctrlr;
     const unsigned n = c->scsi ? vhost_scsi_reactors(c->scsi) : c->access.fan.n, leg = (c->first + r->index) % n;
+    r->blk = &c->blk; /* of a host, what interrupts are put off by */
     if (c->scsi) {
         r->home = vhost_scsi_reactor(c->scsi, leg);
         return vhost_scsi_ring_init(r, c->scsi, leg, d);
     }
     r->home = c->access.fan.legs[leg].reactor;
     r->channel = plx_bdev_access_channel(&c->access, leg);
-    r->blk = &c->blk;
     return 0;
 }
 

@@ -3,6 +3,7 @@
 #include "vhost/ring.h"
 
 #include "base/log.h"
+#include "vhost/blk.h"
 #include "vhost/scsi_ring.h"
 
 #include <assert.h>
@@ -57,14 +58,14 @@ void vhost_ring_free_memory(struct vhost_ring *r)
 static void trouble_there(struct plx_msg *msg)
 {
     struct vhost_ring *r = plx_container_of(msg, struct vhost_ring, trouble);
+    atomic_store(&r->troubled, false);
     r->in_trouble(r);
 }
 
 static void ring_tell(struct vhost_ring *r)
 {
-    if (r->troubled)
+    if (atomic_exchange(&r->troubled, true))
         return;
-    r->troubled = true;
     r->trouble.fn = trouble_there;
     plx_reactor_send(r->control, &r->trouble);
 }
@@ -98,7 +99,7 @@ struct vhost_slot *vhost_slot_take(struct vhost_ring *r, uint32_t id)
 }
 
 /* A segment that goes over from one region to the next has an entry for each. */
-bool vhost_slot_add(struct vhost_ring *r, struct vhost_slot *s, uint64_t guest, uint32_t len, bool in)
+bool vhost_slot_add_odd(struct vhost_ring *r, struct vhost_slot *s, uint64_t guest, uint32_t len, bool in)
 {
     uint64_t left = len;
     if (plx_unlikely(!len || (!in && s->nin)))
@@ -208,35 +209,74 @@ static void ring_publish(struct vhost_ring *r)
     release_done(r);
 }
 
-void vhost_ring_signal(struct vhost_ring *r)
+static void signal_now(struct vhost_ring *r)
 {
     const uint64_t one = 1;
     r->signalled = true;
+    r->owes = false;
+    r->pace.signalled = plx_reactor_now(r->home);
     if (r->is.call < 0)
         return;
     ssize_t ignored = write(r->is.call, &one, sizeof one);
     (void)ignored; /* EAGAIN means that it is as readable as can be */
 }
 
+static bool put_off(struct vhost_ring *r)
+{
+    const uint64_t delay = atomic_load_explicit(&r->blk->delay_us, memory_order_relaxed) * PLX_NS_PER_US;
+    return delay && plx_reactor_now(r->home) - r->pace.signalled < delay;
+}
+
+/* Requests a second, found out anew ten times in one. */
+static uint64_t ring_iops(struct vhost_ring *r)
+{
+    const uint64_t now = plx_reactor_now(r->home), ns = now - r->pace.since;
+    if (ns >= PLX_NS_PER_S / 10) {
+        r->pace.iops = (r->fetched - r->pace.fetched) * PLX_NS_PER_S / ns;
+        r->pace.since = now;
+        r->pace.fetched = r->fetched;
+    }
+    return r->pace.iops;
+}
+
+void vhost_ring_signal(struct vhost_ring *r)
+{
+    if (plx_unlikely(put_off(r)) && ring_iops(r) > atomic_load(&r->blk->iops_threshold))
+        r->owes = true; /* until the delay is over, or the reactor would sleep */
+    else
+        signal_now(r);
+}
+
 /* ---- the source ---- */
 
 static void ring_stopped(struct vhost_ring *r);
 
+/* @return whether it is to be looked at */
+static bool ring_goes(struct vhost_ring *r)
+{
+    if (plx_unlikely(r->stopping))
+        return false;
+    if (plx_unlikely(atomic_load_explicit(r->halted, memory_order_relaxed))) {
+        ring_tell(r); /* the control reactor, which may not know: see plx_vhost_fault() */
+        return false;
+    }
+    return r->is.enabled && !r->broken;
+}
+
 static int ring_poll(struct plx_source *source)
 {
     struct vhost_ring *r = ring_of(source);
-    const bool halted = atomic_load_explicit(r->halted, memory_order_relaxed);
     int work = r->ndone;
     if (work)
         ring_publish(r);
-    if (plx_likely(r->is.enabled && !r->broken && !r->stopping && !halted))
+    if (plx_likely(ring_goes(r)))
         work += ring_fetch(r);
     if (r->ndone)
         ring_publish(r);
     if (plx_unlikely(r->scsi != NULL))
         vhost_scsi_published(r);
-    if (plx_unlikely(halted && !r->stopping))
-        ring_tell(r);
+    if (plx_unlikely(r->owes) && !put_off(r))
+        signal_now(r);
     if (plx_unlikely(r->stopping && !r->in_flight))
         ring_stopped(r);
     return work;
@@ -258,11 +298,13 @@ static int ring_arm(struct plx_source *source)
     struct vhost_ring *r = ring_of(source);
     if (r->ndone)
         return 1;
+    if (r->owes)
+        signal_now(r);
     if (!r->quiet || r->wakes >= RING_LISTENS) {
         r->wakes = 0;
         hear_kick(r);
     }
-    if (!r->is.enabled || r->broken || r->stopping || atomic_load_explicit(r->halted, memory_order_relaxed))
+    if (!ring_goes(r))
         return 0;
     if (r->scsi && !vhost_scsi_wanted(r, 1))
         return 0;
@@ -303,6 +345,8 @@ static void ring_answer(struct vhost_ring *r, int result)
 static void ring_stopped(struct vhost_ring *r)
 {
     r->stopping = r->is.running = false;
+    if (r->owes)
+        signal_now(r);
     plx_source_remove(r->home, &r->source);
     if (r->scsi)
         vhost_scsi_stopped(r);
@@ -316,7 +360,7 @@ static int ring_start(struct vhost_ring *r)
     r->event_idx = r->is.features & VHOST_BIT(VIRTIO_F_EVENT_IDX);
     r->size = (uint16_t)r->num;
     r->ndone = r->nagain = r->again_next = 0;
-    r->broken = r->stopping = r->quiet = r->signalled = r->troubled = false;
+    r->broken = r->stopping = r->quiet = r->signalled = false;
     r->why = NULL;
     r->view = (struct vhost_view){.table = r->is.table};
     if (!ring_kind(r)->locate(r))
@@ -330,7 +374,7 @@ static int ring_start(struct vhost_ring *r)
     if (!ret && r->scsi)
         vhost_scsi_started(r);
     if (!ret)
-        vhost_ring_signal(r); /* the last that was published may not have been told */
+        signal_now(r); /* the last that was published may not have been told */
     return ret;
 }
 
@@ -380,7 +424,7 @@ static int ring_adopt(struct vhost_ring *r)
     if (was.kick != r->is.kick)
         ret = change_kick(r);
     if (was.call != r->is.call)
-        vhost_ring_signal(r);
+        signal_now(r);
     return ret;
 }
 

@@ -259,14 +259,12 @@ static int ctrlr_hold(struct plx_vhost_ctrlr *c, struct plx_error *err)
 static void fill_blk(struct vhost_blk *blk, struct plx_bdev *bdev, const struct plx_vhost_blk_opts *o)
 {
     const struct plx_bdev_info *info = plx_bdev_info(bdev);
-    *blk = (struct vhost_blk){
-        .bdev = bdev,
-        .sector_shift = (unsigned)__builtin_ctz(info->block_size / VIRTIO_BLK_SECTOR),
-        .read_only = o->read_only || info->read_only,
-        .packed = o->packed,
-        .queues = o->queues ? o->queues : QUEUES,
-        .queue_size = o->queue_size ? o->queue_size : QUEUE_SIZE,
-    };
+    blk->bdev = bdev;
+    blk->sector_shift = (unsigned)__builtin_ctz(info->block_size / VIRTIO_BLK_SECTOR);
+    blk->read_only = o->read_only || info->read_only;
+    blk->packed = o->packed;
+    blk->queues = o->queues ? o->queues : QUEUES;
+    blk->queue_size = o->queue_size ? o->queue_size : QUEUE_SIZE;
     fill_serial(blk, o->serial);
 }
 
@@ -385,8 +383,8 @@ int plx_vhost_set_coalescing(struct plx_vhost_ctrlr *c, uint32_t delay_us, uint3
 {
     if (delay_us > PLX_VHOST_DELAY_MAX_US)
         return plx_fail(err, -EINVAL, "a guest is to wait for at most %d microseconds", PLX_VHOST_DELAY_MAX_US);
-    c->delay_us = delay_us;
-    c->iops_threshold = iops_threshold;
+    atomic_store(&c->blk.iops_threshold, iops_threshold);
+    atomic_store(&c->blk.delay_us, delay_us);
     return 0;
 }
 
@@ -427,8 +425,8 @@ void plx_vhost_get_info(const struct plx_vhost_ctrlr *c, struct plx_vhost_info *
         .packed = c->scsi ? vhost_scsi_packed(c->scsi) : c->blk.packed,
         .queues = c->scsi ? vhost_scsi_queues(c->scsi) : c->blk.queues,
         .queue_size = c->blk.queue_size,
-        .delay_us = c->delay_us,
-        .iops_threshold = c->iops_threshold,
+        .delay_us = atomic_load(&c->blk.delay_us),
+        .iops_threshold = atomic_load(&c->blk.iops_threshold),
         .connections = c->ndevices - c->dying,
         .draining = c->dying,
     };

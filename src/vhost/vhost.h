@@ -50,7 +50,6 @@ struct plx_vhost_ctrlr {
     struct plx_list devices;
     unsigned ndevices, dying;
     unsigned nexuses; /* a bit for each number that a device has */
-    uint32_t delay_us, iops_threshold;
     plx_vhost_done_fn done;
     void *arg;
 };

@@ -84,7 +84,9 @@ class Memory:
         return struct.pack("<4Q", self.guest, self.size, self.user, offset)
 
     def close(self):
-        os.close(self.fd)
+        if self.fd >= 0:
+            os.close(self.fd)
+        self.fd = -1
 
 
 class SplitRing:
@@ -209,6 +211,13 @@ class PackedRing:
         self.memory.pack("<HH", self.avail, 0, 1 if off else 0)
 
 
+def readable(fd, limit=LIMIT):
+    """Waits for that. Not by select(), which knows the first 1,024 descriptors alone."""
+    poll = select.poll()
+    poll.register(fd, select.POLLIN)
+    return bool(poll.poll(1000 * limit))
+
+
 class Queue:
     """A ring and the descriptors that it is told of by."""
 
@@ -229,7 +238,7 @@ class Queue:
         """The next request that is through; looks without waiting to be told, and then waits."""
         used = self.ring.take_used()
         while used is None:
-            ready, _, _ = select.select([self.call], [], [], limit)
+            ready = readable(self.call, limit)
             self.called()  # before the look: what comes after it tells again
             used = self.ring.take_used()
             if not ready and used is None:
@@ -238,11 +247,12 @@ class Queue:
 
     def failed(self, limit=LIMIT):
         """Waits for the back-end to say that it has given the ring up."""
-        return bool(select.select([self.err], [], [], limit)[0])
+        return readable(self.err, limit)
 
     def close(self):
         for fd in (self.kick, self.call, self.err):
             os.close(fd)
+        self.kick = self.call = self.err = -1
 
 
 class Frontend:
@@ -275,6 +285,10 @@ class Frontend:
 
     def close(self):
         self.socket.close()
+        for queue in self.queues:
+            queue.close()
+        self.queues.clear()
+        self.memory.close()
 
     # -- messages ---------------------------------------------------------------------------------------------------
 
@@ -397,7 +411,7 @@ class Frontend:
 
     def reconnect(self, base=None):
         """To another process, as QEMU does it: the same memory, rings and region."""
-        self.close()
+        self.socket.close()
         self.connect()
         self.handshake()
         if self.inflight:
