@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /**
  * @file The vhost-user server: disks for virtual machines, and for other processes that share their memory. Each disk
- * is a virtio block device behind a local socket, whose messages are handled on the first reactor; its rings are spread
+ * is a virtio block device behind a local socket, or a unit of a SCSI host behind one; the socket's messages are handled on the first reactor; its rings are spread
  * over the others.
  */
 #ifndef POLLUX_VHOST_H
@@ -20,7 +20,8 @@ enum {
     PLX_VHOST_QUEUES_MAX = 256,
     PLX_VHOST_QUEUE_SIZE_MAX = 1024,
     PLX_VHOST_DELAY_MAX_US = 1000,
-    PLX_VHOST_SERIAL_SIZE = 21, /**< with the zero at its end */
+    PLX_VHOST_SERIAL_SIZE = 21,                           /**< with the zero at its end */
+    PLX_VHOST_SCSI_QUEUES_MAX = PLX_VHOST_QUEUES_MAX - 2, /**< besides those of control and of events */
 };
 
 struct plx_vhost_opts {
@@ -66,6 +67,44 @@ PLX_API int plx_vhost_blk_create(struct plx_vhost *vhost, const char *path, stru
                                  const struct plx_vhost_blk_opts *opts, plx_vhost_done_fn done, void *arg,
                                  struct plx_vhost_ctrlr **out, struct plx_error *err);
 
+struct plx_vhost_scsi_opts {
+    bool packed;     /**< packed rings are offered besides split ones */
+    uint32_t queues; /**< of requests, at most; 0 for 126 */
+    const int *cores;
+    unsigned ncores;
+};
+
+/** The same for a SCSI host, which has no units yet. */
+PLX_API int plx_vhost_scsi_create(struct plx_vhost *vhost, const char *path, const struct plx_vhost_scsi_opts *opts,
+                                  plx_vhost_done_fn done, void *arg, struct plx_vhost_ctrlr **out,
+                                  struct plx_error *err);
+
+/** A logical unit of a SCSI host, by its target, 0 to 255, and its number there, 0 to 255. */
+struct plx_vhost_lun {
+    unsigned target, lun;
+    struct plx_bdev *bdev;
+    bool read_only;
+};
+
+/**
+ * Gives a host a unit, whose guests are told, where they want to be. done is called with 0 when the unit is there, or
+ * with -errno; not before this returns. A disk that goes away takes its unit with it.
+ * @return 0, or -errno with err filled: then done is not called
+ */
+PLX_API int plx_vhost_scsi_add(struct plx_vhost_ctrlr *ctrlr, const struct plx_vhost_lun *what, plx_vhost_done_fn done,
+                               void *arg, struct plx_error *err);
+/**
+ * Takes a unit away: guests are told, its requests come to their ends, and done is called with 0 when the disk is not
+ * used any more. @return 0; -ENODEV, or -EBUSY when it is coming or going, with err filled: then done is not called
+ */
+PLX_API int plx_vhost_scsi_remove(struct plx_vhost_ctrlr *ctrlr, unsigned target, unsigned lun, plx_vhost_done_fn done,
+                                  void *arg, struct plx_error *err);
+/**
+ * The unit after this one, by target and number; the first when at->bdev is NULL. @return false at the end, and of what
+ * is no SCSI host
+ */
+PLX_API bool plx_vhost_scsi_next(const struct plx_vhost_ctrlr *ctrlr, struct plx_vhost_lun *at);
+
 /**
  * Ends a device: its connections are closed, and done is called with 0 when the disk is through with all requests and
  * is not used any more; until then it is there. @return 0, or -EALREADY: then done is not called
@@ -89,7 +128,8 @@ PLX_API struct plx_vhost_ctrlr *plx_vhost_find(struct plx_vhost *vhost, const ch
 
 struct plx_vhost_info {
     const char *path;
-    struct plx_bdev *bdev;
+    bool scsi;             /**< a host, whose units plx_vhost_scsi_next() lists */
+    struct plx_bdev *bdev; /**< NULL for a host, which has no size of queues nor serial number either */
     bool read_only, packed;
     uint32_t queues, queue_size;
     char serial[PLX_VHOST_SERIAL_SIZE];

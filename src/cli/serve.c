@@ -164,6 +164,8 @@ static void announce_vhost(const struct serve *s)
         struct plx_vhost_info v;
         char size[32], path[4 * 108]; /* quoted, at most */
         plx_vhost_get_info(c, &v);
+        if (!v.bdev)
+            continue; /* a SCSI host, made by a call */
         const struct plx_bdev_info *info = plx_bdev_info(v.bdev);
         print_size(plx_bdev_blocks(v.bdev) * info->block_size, size, sizeof size);
         printf("vhost-user at %s: %s, %s, blocks of %u bytes%s\n", v.path, info->name, size, info->block_size,

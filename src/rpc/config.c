@@ -74,6 +74,7 @@ static const struct {
     {"bdev", {"keyring", "sock", "iobuf"}, rpc_config_disks},
     {"nvmf", {"bdev", "keyring", "sock", "iobuf"}, rpc_config_nvmf},
     {"vhost_blk", {"bdev"}, rpc_config_vhost},
+    {"vhost_scsi", {"bdev"}, rpc_config_vhost_scsi},
 };
 
 json_t *rpc_config_groups(void)

@@ -89,7 +89,7 @@ struct rpc_method {
 /* Each is ended by one without a name. */
 extern const struct rpc_method rpc_methods_app[], rpc_methods_bdev[], rpc_methods_filter[], rpc_methods_nvme[],
     rpc_methods_options[], rpc_methods_nvmf[], rpc_methods_access[], rpc_methods_query[], rpc_methods_limit[],
-    rpc_methods_keyring[], rpc_methods_vhost[];
+    rpc_methods_keyring[], rpc_methods_vhost[], rpc_methods_vhost_scsi[];
 
 const struct rpc_method *rpc_method_find(const char *name);
 /* Calls fn for each. */
@@ -324,6 +324,7 @@ void rpc_config_access(struct plx_rpc *rpc, struct rpc_config *list);
 void rpc_config_sock(struct plx_rpc *rpc, struct rpc_config *list);
 void rpc_config_host_limits(struct plx_rpc *rpc, struct rpc_config *list);
 void rpc_config_vhost(struct plx_rpc *rpc, struct rpc_config *list);
+void rpc_config_vhost_scsi(struct plx_rpc *rpc, struct rpc_config *list);
 
 /* rpc.c: one is over, or a write of the state: that may be all that a stop waits for. */
 void rpc_may_stop(struct plx_rpc *rpc);

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* Methods for vhost-user: disks behind sockets, for virtual machines. */
+#include "rpc/vhost.h"
 #include "rpc/table.h"
 
 #include <errno.h>
@@ -8,13 +9,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define CTRLR TEXT("ctrlr", "its name, which is that of its socket", REQUIRED, LIMITS(1, 100))
-
-enum { CORES = 1024 };
-
 /* ---- names and sockets ---- */
 
-static bool vhost_is_served(struct rpc_call *c)
+bool rpc_vhost_served(struct rpc_call *c)
 {
     if (!c->rpc->o.vhost)
         rpc_fail(c, RPC_INTERNAL, "vhost-user is not served by this process");
@@ -22,7 +19,7 @@ static bool vhost_is_served(struct rpc_call *c)
 }
 
 /* Beside its directory a socket's name is all of the path: it must not lead elsewhere. */
-static int socket_path(const struct plx_rpc *rpc, const char *name, char out[PATH_MAX], struct plx_error *err)
+int rpc_vhost_path(const struct plx_rpc *rpc, const char *name, char out[PATH_MAX], struct plx_error *err)
 {
     const char *dir = rpc->o.vhost_dir ? rpc->o.vhost_dir : "";
     const size_t len = strlen(dir);
@@ -33,11 +30,11 @@ static int socket_path(const struct plx_rpc *rpc, const char *name, char out[PAT
 }
 
 /* The controller that parameter ctrlr names; or NULL, and the call has failed. */
-static struct plx_vhost_ctrlr *named_ctrlr(struct rpc_call *c, const char *name)
+struct plx_vhost_ctrlr *rpc_vhost_named(struct rpc_call *c, const char *name)
 {
     char path[PATH_MAX];
     struct plx_error err;
-    int ret = socket_path(c->rpc, name, path, &err);
+    int ret = rpc_vhost_path(c->rpc, name, path, &err);
     struct plx_vhost_ctrlr *found = ret ? NULL : plx_vhost_find(c->rpc->o.vhost, path);
     if (found && json_object_get(c->rpc->vhost, name))
         return found;
@@ -49,7 +46,7 @@ static struct plx_vhost_ctrlr *named_ctrlr(struct rpc_call *c, const char *name)
 /* ---- creation ---- */
 
 static const struct rpc_param params_create_blk[] = {
-    CTRLR,
+    VHOST_CTRLR,
     TEXT("dev_name", "the disk", REQUIRED, LIMITS(1, 255)),
     TEXT("cpumask", "cores that its rings are on: a list or a hex mask; all without it"),
     BOOL("readonly", "the guest cannot write", INIT("false")),
@@ -78,11 +75,11 @@ static void blk_created(void *arg, int ret)
 static int create_blk(struct rpc_call *c, struct plx_bdev *bdev, struct plx_error *err)
 {
     char path[PATH_MAX];
-    int cores[CORES];
+    int cores[RPC_CORES];
     const char *mask = rpc_str(c, "cpumask");
     struct plx_vhost_ctrlr *ctrlr;
-    const int n = mask ? plx_parse_cores(mask, cores, CORES, err) : 0;
-    int ret = n < 0 ? n : socket_path(c->rpc, rpc_str(c, "ctrlr"), path, err);
+    const int n = mask ? plx_parse_cores(mask, cores, RPC_CORES, err) : 0;
+    int ret = n < 0 ? n : rpc_vhost_path(c->rpc, rpc_str(c, "ctrlr"), path, err);
     if (ret < 0)
         return ret;
     const struct plx_vhost_blk_opts opts = {
@@ -101,7 +98,7 @@ static void blk_create(struct rpc_call *c)
 {
     const char *name = rpc_str(c, "dev_name");
     struct plx_error err;
-    if (!vhost_is_served(c))
+    if (!rpc_vhost_served(c))
         return;
     struct plx_bdev *bdev = plx_bdev_find(name);
     if (!bdev) {
@@ -116,7 +113,7 @@ static void blk_create(struct rpc_call *c)
 /* ---- end ---- */
 
 static const struct rpc_param params_ctrlr[] = {
-    CTRLR,
+    VHOST_CTRLR,
     END,
 };
 
@@ -132,7 +129,7 @@ static void ctrlr_deleted(void *arg, int ret)
 static void ctrlr_delete(struct rpc_call *c)
 {
     const char *name = rpc_str(c, "ctrlr");
-    struct plx_vhost_ctrlr *ctrlr = vhost_is_served(c) ? named_ctrlr(c, name) : NULL;
+    struct plx_vhost_ctrlr *ctrlr = rpc_vhost_served(c) ? rpc_vhost_named(c, name) : NULL;
     if (!ctrlr)
         return;
     json_object_del(c->rpc->vhost, name);
@@ -145,7 +142,7 @@ static void ctrlr_delete(struct rpc_call *c)
 /* ---- coalescing ---- */
 
 static const struct rpc_param params_coalescing[] = {
-    CTRLR,
+    VHOST_CTRLR,
     U32("delay_base_us", "microseconds that the guest may wait for the end of a request; 0: none", REQUIRED,
         LIMITS(0, PLX_VHOST_DELAY_MAX_US)),
     U32("iops_threshold", "only while a ring has more requests than this a second", REQUIRED),
@@ -156,7 +153,7 @@ static void set_coalescing(struct rpc_call *c)
 {
     struct plx_error err;
     const char *name = rpc_str(c, "ctrlr");
-    struct plx_vhost_ctrlr *ctrlr = vhost_is_served(c) ? named_ctrlr(c, name) : NULL;
+    struct plx_vhost_ctrlr *ctrlr = rpc_vhost_served(c) ? rpc_vhost_named(c, name) : NULL;
     if (!ctrlr)
         return;
     int ret = plx_vhost_set_coalescing(ctrlr, (uint32_t)rpc_uint(c, "delay_base_us"),
@@ -176,25 +173,32 @@ static const struct rpc_param params_get[] = {
     END,
 };
 
+static json_t *describe_backend(const struct plx_vhost_ctrlr *ctrlr, const struct plx_vhost_info *info)
+{
+    if (info->scsi)
+        return json_pack("{s:o}", "scsi", rpc_vhost_targets(ctrlr));
+    return json_pack("{s:{s:s, s:b, s:s, s:b, s:i, s:i, s:s}}", "block", "bdev", plx_bdev_info(info->bdev)->name,
+                     "readonly", (int)info->read_only, "transport", "vhost_user_blk", "packed_ring", (int)info->packed,
+                     "num_queues", (int)info->queues, "queue_size", (int)info->queue_size, "serial", info->serial);
+}
+
 static json_t *describe_ctrlr(const char *name, const json_t *params, const struct plx_vhost_ctrlr *ctrlr)
 {
     struct plx_vhost_info info;
     const char *mask = rpc_str_in(params, "cpumask");
     plx_vhost_get_info(ctrlr, &info);
-    return json_pack("{s:s, s:s, s:I, s:I, s:s, s:i, s:i, s:i, s:i, s:{s:{s:s, s:b, s:s, s:b, s:i, s:i, s:s}}}",
-                     "ctrlr", name, "cpumask", mask ? mask : "", "delay_base_us", (json_int_t)info.delay_us,
-                     "iops_threshold", (json_int_t)info.iops_threshold, "socket", info.path, "connections",
-                     (int)info.connections, "draining", (int)info.draining, "rings", (int)info.rings, "broken_rings",
-                     (int)info.broken, "backend_specific", "block", "bdev", plx_bdev_info(info.bdev)->name, "readonly",
-                     (int)info.read_only, "transport", "vhost_user_blk", "packed_ring", (int)info.packed, "num_queues",
-                     (int)info.queues, "queue_size", (int)info.queue_size, "serial", info.serial);
+    return json_pack("{s:s, s:s, s:I, s:I, s:s, s:i, s:i, s:i, s:i, s:o}", "ctrlr", name, "cpumask", mask ? mask : "",
+                     "delay_base_us", (json_int_t)info.delay_us, "iops_threshold", (json_int_t)info.iops_threshold,
+                     "socket", info.path, "connections", (int)info.connections, "draining", (int)info.draining, "rings",
+                     (int)info.rings, "broken_rings", (int)info.broken, "backend_specific",
+                     describe_backend(ctrlr, &info));
 }
 
 static json_t *describe_named(struct plx_rpc *rpc, const char *name, json_t *kept)
 {
     char path[PATH_MAX];
     const struct plx_vhost_ctrlr *ctrlr =
-        socket_path(rpc, name, path, NULL) ? NULL : plx_vhost_find(rpc->o.vhost, path);
+        rpc_vhost_path(rpc, name, path, NULL) ? NULL : plx_vhost_find(rpc->o.vhost, path);
     return ctrlr ? describe_ctrlr(name, json_object_get(kept, "create"), ctrlr) : NULL;
 }
 
@@ -202,7 +206,7 @@ static void vhost_list(struct rpc_call *c)
 {
     const char *only = rpc_str(c, "name"), *name;
     json_t *kept, *out;
-    if (!vhost_is_served(c) || (only && !named_ctrlr(c, only)))
+    if (!rpc_vhost_served(c) || (only && !rpc_vhost_named(c, only)))
         return;
     out = json_array();
     json_object_foreach(c->rpc->vhost, name, kept)
@@ -215,16 +219,35 @@ static void vhost_list(struct rpc_call *c)
 
 /* ---- dumps ---- */
 
+static void config_ctrlr(struct rpc_config *list, json_t *kept, const char *method)
+{
+    json_t *coalescing = json_object_get(kept, "coalescing");
+    rpc_config_add(list, method, json_incref(json_object_get(kept, "create")));
+    if (coalescing)
+        rpc_config_add(list, "vhost_controller_set_coalescing", json_incref(coalescing));
+}
+
 void rpc_config_vhost(struct plx_rpc *rpc, struct rpc_config *list)
 {
     const char *name;
     json_t *kept;
     json_object_foreach(rpc->vhost, name, kept)
     {
-        json_t *coalescing = json_object_get(kept, "coalescing");
-        rpc_config_add(list, "vhost_create_blk_controller", json_incref(json_object_get(kept, "create")));
-        if (coalescing)
-            rpc_config_add(list, "vhost_controller_set_coalescing", json_incref(coalescing));
+        if (!json_object_get(kept, "units"))
+            config_ctrlr(list, kept, "vhost_create_blk_controller");
+    }
+}
+
+void rpc_config_vhost_scsi(struct plx_rpc *rpc, struct rpc_config *list)
+{
+    const char *name;
+    json_t *kept;
+    json_object_foreach(rpc->vhost, name, kept)
+    {
+        if (!json_object_get(kept, "units"))
+            continue;
+        config_ctrlr(list, kept, "vhost_create_scsi_controller");
+        rpc_vhost_config_units(rpc, name, kept, list);
     }
 }
 

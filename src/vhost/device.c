@@ -30,6 +30,7 @@ static void device_free(struct vhost_device *d)
     plx_list_del(&d->link);
     c->ndevices--;
     c->dying--;
+    c->nexuses &= ~(1u << d->nexus);
     plx_stream_free(&d->stream, device_release);
     vhost_ctrlr_left(c);
 }
@@ -178,7 +179,7 @@ static void device_got_message(struct vhost_device *d)
         .protocol = d->protocol,
         .offered = vhost_offered(d->ctrlr),
         .offered_protocol = vhost_offered_protocol(),
-        .rings = d->ctrlr->blk.queues,
+        .rings = vhost_rings_of(d->ctrlr),
         .packed = d->features & VHOST_BIT(VIRTIO_F_RING_PACKED),
     };
     const char *why;
@@ -268,6 +269,10 @@ void vhost_device_add(struct plx_vhost_ctrlr *c, int fd)
     d->writeback = true;
     plx_list_add_tail(&c->devices, &d->link);
     c->ndevices++;
+    d->nexus = (unsigned)__builtin_ctz(~c->nexuses);
+    c->nexuses |= 1u << d->nexus;
+    if (c->scsi)
+        vhost_scsi_connected(c->scsi, d->nexus);
     plx_stream_init(&d->stream, &device_user);
     plx_stream_socket(&d->stream, fd);
     plx_stream_user_id(&d->stream, &uid, &pid);

@@ -3,6 +3,7 @@
 #include "vhost/vhost.h"
 
 #include "base/log.h"
+#include "vhost/scsi_spec.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -14,7 +15,8 @@
 
 uint64_t vhost_offered(const struct plx_vhost_ctrlr *c)
 {
-    return vhost_blk_features(&c->blk) | VHOST_BIT(VHOST_USER_F_PROTOCOL_FEATURES) | VHOST_BIT(VHOST_F_LOG_ALL);
+    return (c->scsi ? vhost_scsi_features(c->scsi) : vhost_blk_features(&c->blk)) |
+           VHOST_BIT(VHOST_USER_F_PROTOCOL_FEATURES) | VHOST_BIT(VHOST_F_LOG_ALL);
 }
 
 uint64_t vhost_offered_protocol(void)
@@ -23,6 +25,11 @@ uint64_t vhost_offered_protocol(void)
            VHOST_BIT(VHOST_PROTOCOL_BACKEND_REQ) | VHOST_BIT(VHOST_PROTOCOL_CONFIG) |
            VHOST_BIT(VHOST_PROTOCOL_INFLIGHT_SHMFD) | VHOST_BIT(VHOST_PROTOCOL_RESET_DEVICE) |
            VHOST_BIT(VHOST_PROTOCOL_CONFIGURE_MEM_SLOTS) | VHOST_BIT(VHOST_PROTOCOL_STATUS);
+}
+
+unsigned vhost_rings_of(const struct plx_vhost_ctrlr *c)
+{
+    return c->scsi ? vhost_scsi_rings(c->scsi) : c->blk.queues;
 }
 
 static void handle_answer_u64(struct vhost_device *d, uint64_t v)
@@ -80,7 +87,7 @@ static void ring_old_done(struct vhost_ring *r)
 
 static bool wants_fua(const struct vhost_device *d)
 {
-    if (!plx_bdev_info(d->ctrlr->blk.bdev)->write_cache)
+    if (d->ctrlr->scsi || !plx_bdev_info(d->ctrlr->blk.bdev)->write_cache)
         return false;
     return d->features & VHOST_BIT(VIRTIO_BLK_F_CONFIG_WCE) ? !d->writeback
                                                             : !(d->features & VHOST_BIT(VIRTIO_BLK_F_FLUSH));
@@ -95,26 +102,38 @@ static void want_common(const struct vhost_device *d, struct vhost_ring *r)
     r->want.fua = wants_fua(d);
 }
 
+/* Which reactor it is on, and by what it gets to the disk. @return 0 or -ENOMEM */
+static int ring_place(struct vhost_ring *r, struct vhost_device *d)
+{
+    const struct plx_vhost_ctrlr *c = d->ctrlr;
+    const unsigned n = c->scsi ? vhost_scsi_reactors(c->scsi) : c->access.fan.n, leg = (c->first + r->index) % n;
+    r->blk = &c->blk; /* of a host, what interrupts are put off by */
+    if (c->scsi) {
+        r->home = vhost_scsi_reactor(c->scsi, leg);
+        return vhost_scsi_ring_init(r, c->scsi, leg, d);
+    }
+    r->home = c->access.fan.legs[leg].reactor;
+    r->channel = plx_bdev_access_channel(&c->access, leg);
+    return 0;
+}
+
 /* The ring that a message is about, made when it is first heard of; or NULL, and the message is refused. */
 static struct vhost_ring *ring_get(struct vhost_device *d)
 {
-    const struct plx_vhost_ctrlr *c = d->ctrlr;
     const unsigned i = (unsigned)vhost_msg_ring(&d->msg);
     struct vhost_ring *r = d->rings[i];
     if (r)
         return r;
     r = calloc(1, sizeof *r);
-    if (!r) {
+    if (r)
+        r->index = i;
+    if (!r || ring_place(r, d)) {
+        free(r);
         vhost_device_refuse(d, "out of memory");
         return NULL;
     }
-    const unsigned leg = (c->first + i) % c->access.fan.n;
-    r->home = c->access.fan.legs[leg].reactor;
-    r->channel = plx_bdev_access_channel(&c->access, leg);
-    r->control = c->vhost->control;
-    r->blk = &c->blk;
+    r->control = d->ctrlr->vhost->control;
     r->halted = &d->halted;
-    r->index = i;
     r->owner = d;
     r->old_done = ring_old_done;
     r->in_trouble = ring_in_trouble;
@@ -178,6 +197,7 @@ void vhost_device_clean(struct vhost_device *d)
         for (unsigned i = 0; i < PLX_ARRAY_SIZE(fds); i++)
             replace_fd(fds[i], -1);
         vhost_ring_free_memory(r);
+        vhost_scsi_ring_free(r);
         free(r);
     }
     memset(d->rings, 0, sizeof d->rings);
@@ -337,28 +357,38 @@ static void read_config(struct vhost_device *d)
 {
     struct vhost_config out = d->msg.body.config;
     uint8_t all[VHOST_CONFIG_BYTES] = {0};
-    struct virtio_blk_config config;
+    struct virtio_blk_config blk;
+    struct virtio_scsi_config scsi;
     if (!out.size || out.offset > sizeof all || out.size > sizeof all - out.offset) {
         vhost_device_refuse(d, "a piece of the configuration beyond its end");
         return;
     }
-    vhost_blk_config(&d->ctrlr->blk, d->writeback, &config);
-    memcpy(all, &config, sizeof config);
+    if (d->ctrlr->scsi) {
+        vhost_scsi_config(d->ctrlr->scsi, &scsi);
+        memcpy(all, &scsi, sizeof scsi);
+    } else {
+        vhost_blk_config(&d->ctrlr->blk, d->writeback, &blk);
+        memcpy(all, &blk, sizeof blk);
+    }
     memcpy(out.data, all + out.offset, out.size);
     vhost_device_answer(d, &out, VHOST_CONFIG_HEADER + out.size, -1);
 }
 
-/* The one field that a driver may write: whether writes may stay in the disk's cache. */
+/*
+ * The one field that a driver may write: whether writes may stay in the disk's cache. Of a SCSI host none has to be, as
+ * the lengths of sense and of CDBs are what there can be.
+ */
 static void write_config(struct vhost_device *d)
 {
     const struct vhost_config *c = &d->msg.body.config;
     const uint32_t at = offsetof(struct virtio_blk_config, writeback);
-    const bool migration = c->flags & 1, has = c->offset <= at && c->size > at - c->offset;
-    if (c->offset > VHOST_CONFIG_BYTES || (!migration && (c->offset != at || c->size != 1))) {
+    const bool migration = c->flags & 1, scsi = d->ctrlr->scsi != NULL,
+               has = c->offset <= at && c->size > at - c->offset;
+    if (c->offset > VHOST_CONFIG_BYTES || (!migration && (scsi || c->offset != at || c->size != 1))) {
         vhost_device_refuse(d, "a field of the configuration that is not to be written");
         return;
     }
-    if (has)
+    if (has && !scsi)
         d->writeback = c->data[at - c->offset] != 0;
     tell_rings(d, vhost_device_ok);
 }
@@ -600,7 +630,7 @@ static void get_protocol_features(struct vhost_device *d)
 
 static void get_queue_num(struct vhost_device *d)
 {
-    handle_answer_u64(d, d->ctrlr->blk.queues);
+    handle_answer_u64(d, vhost_rings_of(d->ctrlr));
 }
 
 static void get_mem_slots(struct vhost_device *d)

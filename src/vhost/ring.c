@@ -4,6 +4,7 @@
 
 #include "base/log.h"
 #include "vhost/blk.h"
+#include "vhost/scsi_ring.h"
 
 #include <assert.h>
 #include <errno.h>
@@ -124,21 +125,25 @@ static void slot_begin(struct vhost_ring *r, struct vhost_slot *s)
     s->epoch = r->epoch;
     r->in_flight++;
     r->fetched++;
-    vhost_blk_start(s);
+    if (plx_likely(!r->scsi))
+        vhost_blk_start(s);
+    else
+        vhost_scsi_start(s);
 }
 
 static int ring_fetch(struct vhost_ring *r)
 {
     const struct vhost_ring_kind *kind = ring_kind(r);
+    const int most = plx_likely(!r->scsi) ? RING_BUDGET : vhost_scsi_wanted(r, RING_BUDGET);
     int n = 0;
     struct vhost_slot *s;
-    while (plx_unlikely(r->again_next < r->nagain) && n < RING_BUDGET && !r->broken) {
+    while (plx_unlikely(r->again_next < r->nagain) && n < most && !r->broken) {
         s = kind->pop_again(r, r->again[r->again_next++]);
         if (s)
             slot_begin(r, s);
         n++;
     }
-    while (n < RING_BUDGET && !r->broken && (s = kind->pop(r))) {
+    while (n < most && !r->broken && (s = kind->pop(r))) {
         if (plx_unlikely(r->quiet)) {
             r->quiet = false;
             kind->notify(r, false);
@@ -268,6 +273,8 @@ static int ring_poll(struct plx_source *source)
         work += ring_fetch(r);
     if (r->ndone)
         ring_publish(r);
+    if (plx_unlikely(r->scsi != NULL))
+        vhost_scsi_published(r);
     if (plx_unlikely(r->owes) && !put_off(r))
         signal_now(r);
     if (plx_unlikely(r->stopping && !r->in_flight))
@@ -298,6 +305,8 @@ static int ring_arm(struct plx_source *source)
         hear_kick(r);
     }
     if (!ring_goes(r))
+        return 0;
+    if (r->scsi && !vhost_scsi_wanted(r, 1))
         return 0;
     if (r->is.kick < 0)
         return 1; /* nobody would wake us */
@@ -339,6 +348,8 @@ static void ring_stopped(struct vhost_ring *r)
     if (r->owes)
         signal_now(r);
     plx_source_remove(r->home, &r->source);
+    if (r->scsi)
+        vhost_scsi_stopped(r);
     r->base = ring_kind(r)->base(r);
     ring_answer(r, 0);
 }
@@ -360,6 +371,8 @@ static int ring_start(struct vhost_ring *r)
     r->source.ops = &ring_ops;
     r->source.fd = r->is.kick;
     int ret = plx_source_add(r->home, &r->source);
+    if (!ret && r->scsi)
+        vhost_scsi_started(r);
     if (!ret)
         signal_now(r); /* the last that was published may not have been told */
     return ret;

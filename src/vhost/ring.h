@@ -11,6 +11,7 @@
 
 #include "vhost/log.h"
 #include "vhost/memory.h"
+#include "vhost/scsi_task.h"
 
 enum {
     VHOST_SEGS = 126,         /* of data, in a request */
@@ -20,6 +21,7 @@ enum {
 };
 
 struct vhost_ring;
+struct scsi_ring;
 
 /* A request that was taken off a ring; the ring has one for each that can be in it. */
 struct vhost_slot {
@@ -36,6 +38,7 @@ struct vhost_slot {
     uint8_t *status;
     uint16_t range, nranges; /* of a discard */
     bool stepping, again;    /* see blk.c */
+    struct scsi_task task;
     struct plx_bdev_req req;
     struct iovec iov[VHOST_IOVS];
 };
@@ -88,7 +91,8 @@ struct vhost_ring {
     unsigned old_left; /* of them, of the epoch before */
     struct plx_bdev_channel *channel;
     const struct vhost_blk *blk;
-    uint64_t counter; /* of the inflight region */
+    struct scsi_ring *scsi; /* NULL: of a block device */
+    uint64_t counter;       /* of the inflight region */
     union {
         struct vhost_inflight_split *split;
         struct vhost_inflight_packed *packed;

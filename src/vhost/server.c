@@ -80,6 +80,7 @@ static void ctrlr_free(struct plx_vhost_ctrlr *c)
     struct plx_vhost *v = c->vhost;
     if (c->hold)
         plx_bdev_release(c->hold);
+    vhost_scsi_free(c->scsi);
     plx_list_del(&c->link);
     free(c->path);
     free(c);
@@ -106,13 +107,25 @@ static void ctrlr_flushed(struct plx_bdev_access *a, int result)
     plx_bdev_access_close(a, ctrlr_closed);
 }
 
+static void scsi_ended(struct plx_msg *msg)
+{
+    ctrlr_closed(&plx_container_of(msg, struct plx_vhost_ctrlr, msg)->access, 0);
+}
+
 void vhost_ctrlr_left(struct plx_vhost_ctrlr *c)
 {
     plx_list_for_each_safe(it, &c->devices) {
         vhost_device_resume(plx_list_entry(it, struct vhost_device, link));
     }
     if (c->removing && c->opened && !c->ndevices) {
+        if (c->scsi && vhost_scsi_clear(c->scsi))
+            return; /* until they are gone */
         c->opened = false;
+        if (c->scsi) {
+            c->msg.fn = scsi_ended;
+            plx_reactor_send(c->vhost->control, &c->msg);
+            return;
+        }
         plx_bdev_access_flush(&c->access, VHOST_FLUSH_MS, ctrlr_flushed);
     }
 }
@@ -181,7 +194,10 @@ static void ctrlr_opened(struct plx_bdev_access *a, int result)
         return;
     }
     if (plx_listener_accept(&c->listener, c->vhost->control)) {
-        plx_bdev_access_close(a, ctrlr_closed_again);
+        if (c->scsi)
+            ctrlr_undone(c, -EIO);
+        else
+            plx_bdev_access_close(a, ctrlr_closed_again);
         return;
     }
     plx_vhost_done_fn done = c->done;
@@ -191,13 +207,13 @@ static void ctrlr_opened(struct plx_bdev_access *a, int result)
 }
 
 /* The reactors that rings are to be on. @return how many */
-static unsigned choose_reactors(const struct plx_vhost *v, const struct plx_vhost_blk_opts *o, struct plx_reactor **out)
+static unsigned choose_reactors(const struct plx_vhost *v, const int *cores, unsigned ncores, struct plx_reactor **out)
 {
     unsigned n = 0;
     for (unsigned i = 0; i < v->n; i++) {
-        bool named = !o->cores;
-        for (unsigned k = 0; k < o->ncores && !named; k++)
-            named = plx_reactor_core(v->reactors[i]) == o->cores[k];
+        bool named = !cores;
+        for (unsigned k = 0; k < ncores && !named; k++)
+            named = plx_reactor_core(v->reactors[i]) == cores[k];
         if (named)
             out[n++] = v->reactors[i];
     }
@@ -257,7 +273,7 @@ static int ctrlr_open(struct plx_vhost_ctrlr *c, const struct plx_vhost_blk_opts
     struct plx_vhost *v = c->vhost;
     struct plx_reactor **reactors = calloc(v->n, sizeof(struct plx_reactor *));
     int ret = reactors ? 0 : plx_fail(err, -ENOMEM, "out of memory");
-    const unsigned n = ret ? 0 : choose_reactors(v, o, reactors);
+    const unsigned n = ret ? 0 : choose_reactors(v, o->cores, o->ncores, reactors);
     if (!ret && !n)
         ret = plx_fail(err, -EINVAL, "no reactor that can have rings runs on any of these cores");
     if (!ret)
@@ -277,6 +293,21 @@ static int ctrlr_open(struct plx_vhost_ctrlr *c, const struct plx_vhost_blk_opts
     return ret;
 }
 
+static struct plx_vhost_ctrlr *ctrlr_new(struct plx_vhost *v, const char *path, plx_vhost_done_fn done, void *arg)
+{
+    struct plx_vhost_ctrlr *c = calloc(1, sizeof *c);
+    if (!c || !(c->path = strdup(path))) {
+        free(c);
+        return NULL;
+    }
+    c->vhost = v;
+    c->done = done;
+    c->arg = arg;
+    plx_list_init(&c->devices);
+    plx_list_add_tail(&v->ctrlrs, &c->link);
+    return c;
+}
+
 int plx_vhost_blk_create(struct plx_vhost *v, const char *path, struct plx_bdev *bdev,
                          const struct plx_vhost_blk_opts *opts, plx_vhost_done_fn done, void *arg,
                          struct plx_vhost_ctrlr **out, struct plx_error *err)
@@ -288,18 +319,58 @@ int plx_vhost_blk_create(struct plx_vhost *v, const char *path, struct plx_bdev 
         return ret;
     if (plx_vhost_find(v, path))
         return plx_fail(err, -EEXIST, "there is a device at %s already; choose another path", path);
-    struct plx_vhost_ctrlr *c = calloc(1, sizeof *c);
-    if (!c || !(c->path = strdup(path))) {
-        free(c);
+    struct plx_vhost_ctrlr *c = ctrlr_new(v, path, done, arg);
+    if (!c)
         return plx_fail(err, -ENOMEM, "out of memory");
-    }
-    c->vhost = v;
-    c->done = done;
-    c->arg = arg;
-    plx_list_init(&c->devices);
-    plx_list_add_tail(&v->ctrlrs, &c->link);
     fill_blk(&c->blk, bdev, o);
     ret = ctrlr_open(c, o, err);
+    if (ret)
+        ctrlr_free(c);
+    else
+        *out = c;
+    return ret;
+}
+
+static void scsi_begun(struct plx_msg *msg)
+{
+    ctrlr_opened(&plx_container_of(msg, struct plx_vhost_ctrlr, msg)->access, 0);
+}
+
+static int scsi_open(struct plx_vhost_ctrlr *c, const struct plx_vhost_scsi_opts *o, struct plx_error *err)
+{
+    struct plx_vhost *v = c->vhost;
+    struct plx_reactor **reactors = calloc(v->n, sizeof(struct plx_reactor *));
+    int ret = reactors ? 0 : plx_fail(err, -ENOMEM, "out of memory");
+    const unsigned n = ret ? 0 : choose_reactors(v, o->cores, o->ncores, reactors);
+    if (!ret && !n)
+        ret = plx_fail(err, -EINVAL, "no reactor that can have rings runs on any of these cores");
+    if (!ret && vhost_scsi_new(&c->scsi, c, o, reactors, n))
+        ret = plx_fail(err, -ENOMEM, "out of memory");
+    if (!ret)
+        ret = plx_listener_bind_path(&c->listener, c->path, err);
+    free(reactors);
+    if (ret)
+        return ret;
+    c->listener.accepted = ctrlr_accepted;
+    c->first = v->next++ % n;
+    c->msg.fn = scsi_begun;
+    plx_reactor_send(v->control, &c->msg);
+    return 0;
+}
+
+int plx_vhost_scsi_create(struct plx_vhost *v, const char *path, const struct plx_vhost_scsi_opts *opts,
+                          plx_vhost_done_fn done, void *arg, struct plx_vhost_ctrlr **out, struct plx_error *err)
+{
+    static const struct plx_vhost_scsi_opts none;
+    const struct plx_vhost_scsi_opts *o = opts ? opts : &none;
+    if (o->queues > PLX_VHOST_SCSI_QUEUES_MAX)
+        return plx_fail(err, -EINVAL, "a SCSI host has 1 to %d queues of requests", PLX_VHOST_SCSI_QUEUES_MAX);
+    if (plx_vhost_find(v, path))
+        return plx_fail(err, -EEXIST, "there is a device at %s already; choose another path", path);
+    struct plx_vhost_ctrlr *c = ctrlr_new(v, path, done, arg);
+    if (!c)
+        return plx_fail(err, -ENOMEM, "out of memory");
+    int ret = scsi_open(c, o, err);
     if (ret)
         ctrlr_free(c);
     else
@@ -348,10 +419,11 @@ void plx_vhost_get_info(const struct plx_vhost_ctrlr *c, struct plx_vhost_info *
 {
     *out = (struct plx_vhost_info){
         .path = c->path,
+        .scsi = c->scsi != NULL,
         .bdev = c->blk.bdev,
         .read_only = c->blk.read_only,
-        .packed = c->blk.packed,
-        .queues = c->blk.queues,
+        .packed = c->scsi ? vhost_scsi_packed(c->scsi) : c->blk.packed,
+        .queues = c->scsi ? vhost_scsi_queues(c->scsi) : c->blk.queues,
         .queue_size = c->blk.queue_size,
         .delay_us = atomic_load(&c->blk.delay_us),
         .iops_threshold = atomic_load(&c->blk.iops_threshold),

@@ -20,6 +20,7 @@
 #include "vhost/blk.h"
 #include "vhost/msg.h"
 #include "vhost/ring.h"
+#include "vhost/scsi_ring.h"
 
 enum { VHOST_DEVICES = 16, VHOST_FLUSH_MS = 1500 };
 
@@ -39,6 +40,8 @@ struct plx_vhost_ctrlr {
     struct plx_vhost *vhost;
     char *path;
     struct vhost_blk blk;
+    struct vhost_scsi *scsi;       /* instead; then `access` and `hold` are its units' */
+    struct plx_msg msg;            /* of one, which has begun, or has no units any more */
     struct plx_bdev_access access; /* legs are the reactors that its rings are on */
     struct plx_bdev_hold *hold;
     struct plx_listener listener;
@@ -46,6 +49,7 @@ struct plx_vhost_ctrlr {
     bool opened, removing;
     struct plx_list devices;
     unsigned ndevices, dying;
+    unsigned nexuses; /* a bit for each number that a device has */
     plx_vhost_done_fn done;
     void *arg;
 };
@@ -55,7 +59,8 @@ struct vhost_device {
     struct plx_stream stream;
     struct plx_list link;
     struct plx_vhost_ctrlr *ctrlr;
-    char name[64]; /* for people */
+    char name[64];  /* for people */
+    unsigned nexus; /* the lowest number that no other device of the controller had when it came */
 
     struct vhost_msg msg;
     size_t got;       /* bytes of it */
@@ -105,6 +110,7 @@ void vhost_device_then(struct vhost_device *d, void (*then)(struct vhost_device 
 void vhost_handle(struct vhost_device *d);
 uint64_t vhost_offered(const struct plx_vhost_ctrlr *c);
 uint64_t vhost_offered_protocol(void);
+unsigned vhost_rings_of(const struct plx_vhost_ctrlr *c);
 /* Has all rings stop; `then` is called when they have. */
 void vhost_rings_stop(struct vhost_device *d, void (*then)(struct vhost_device *d));
 void vhost_device_clean(struct vhost_device *d);
