@@ -22,7 +22,8 @@ struct rpc_client {
     uid_t uid;
     pid_t pid;
     char *in;
-    size_t nin, room, scanned, value; /* value: length of the first, once it is whole */
+    size_t at, nin, room;  /* what was received and not begun yet: nin bytes, from `at` on */
+    size_t scanned, value; /* of these; of the first value, once it is whole */
     struct rpc_scan scan;
     struct rpc_text *out, **out_tail;
     size_t nout, sent; /* bytes in all, and of the first */
@@ -108,13 +109,13 @@ static void client_scan(struct rpc_client *c)
 {
     if (c->value || c->ending)
         return;
-    ssize_t n = rpc_scan(&c->scan, c->in + c->scanned, c->nin - c->scanned);
+    ssize_t n = rpc_scan(&c->scan, c->in + c->at + c->scanned, c->nin - c->scanned);
     if (n > 0)
         c->value = c->scanned + (size_t)n;
     else if (n == 0)
         c->scanned = c->nin;
     if (n == 0 && !c->scan.depth)
-        c->nin = c->scanned = 0; /* blanks */
+        c->at = c->nin = c->scanned = 0; /* blanks */
     if (n == -EBADMSG)
         rpc_refuse(c, RPC_PARSE_ERROR, "Parse error: a request begins with { or [");
     else if (n < 0)
@@ -135,9 +136,9 @@ static void client_begin(struct rpc_client *c)
         rpc_client_end(c);
         return;
     }
-    memcpy(text, c->in, len);
+    memcpy(text, c->in + c->at, len);
     c->nin -= len;
-    memmove(c->in, c->in + len, c->nin);
+    c->at = c->nin ? c->at + len : 0;
     c->value = c->scanned = 0;
     c->scan = (struct rpc_scan){0};
     client_scan(c);
@@ -175,6 +176,10 @@ void rpc_client_busy(struct rpc_client *c, int calls, int begun)
 
 static bool client_room(struct rpc_client *c, size_t more)
 {
+    if (c->at && c->at + c->nin + more > c->room) { /* not at every request: many may have come at once */
+        memmove(c->in, c->in + c->at, c->nin);
+        c->at = 0;
+    }
     size_t room = c->room ? c->room : 4096;
     while (room < c->nin + more)
         room *= 2;
@@ -223,7 +228,7 @@ static int client_in(struct plx_stream *s)
     }
     if (c->ending)
         return 1;
-    memcpy(c->in + c->nin, rx, (size_t)n);
+    memcpy(c->in + c->at + c->nin, rx, (size_t)n);
     c->nin += (size_t)n;
     client_scan(c);
     client_look(c);
