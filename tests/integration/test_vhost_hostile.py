@@ -523,6 +523,8 @@ def test_memory_that_is_taken_away_under_requests(connect):
     front.submit([parts[0], (other.guest, 512, 0), parts[-1]])
     front.share(front.memory)
     assert front.status(status) == 0xff
+    front.share(front.memory, vhost.Memory(MIB, GUEST + 32 * MIB, USER + (2 << 40)))
+    assert front.status(status) != 0xff, "one change after the other"
     front.queues[0].wait()
     assert front.status(status) == OK and front.read(0, 512) == (OK, b"o" * 512)
 
