@@ -142,8 +142,8 @@ def test_an_index_that_jumps(connect):
     ring = front.queues[0].ring
     for n in range(64):
         parts, _, _ = front.request(FLUSH)
-        front.memory.pack("<H", ring.avail + 4 + 2 * n, ring.put_chain([front.indirect(parts)]))
-    front.memory.pack("<H", ring.avail + 2, 65)
+        front.memory.put16(ring.avail + 4 + 2 * n, ring.put_chain([front.indirect(parts)]))
+    front.memory.put16(ring.avail + 2, 65)
     assert breaks(front)
 
 
