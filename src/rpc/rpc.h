@@ -247,8 +247,8 @@ struct plx_rpc {
     struct plx_list waiters;              /* for the initialisation */
     struct plx_list ns_texts;             /* nvmf.c: what dumps say of namespaces */
     json_t *subsystems;                   /* by NQN: what they were made with */
-    json_t *keys;                         /* by name: the path of its file */
     json_t *vhost;                        /* by name of a controller: what it was made with */
+    json_t *keys;                         /* by name: the path of its file */
     json_t *log_flags;
     json_t *notes; /* what has happened, for notify_get_notifications; the first of them is the notes_from-th */
     uint64_t notes_from;
@@ -322,8 +322,8 @@ void rpc_config_disks(struct plx_rpc *rpc, struct rpc_config *list);
 void rpc_config_nvmf(struct plx_rpc *rpc, struct rpc_config *list);
 void rpc_config_access(struct plx_rpc *rpc, struct rpc_config *list);
 void rpc_config_sock(struct plx_rpc *rpc, struct rpc_config *list);
-void rpc_config_host_limits(struct plx_rpc *rpc, struct rpc_config *list);
 void rpc_config_vhost(struct plx_rpc *rpc, struct rpc_config *list);
+void rpc_config_host_limits(struct plx_rpc *rpc, struct rpc_config *list);
 void rpc_config_vhost_scsi(struct plx_rpc *rpc, struct rpc_config *list);
 
 /* rpc.c: one is over, or a write of the state: that may be all that a stop waits for. */
