@@ -23,6 +23,9 @@
 static bool read_all(int sock, void *to, size_t bytes, int *fds, unsigned *nfds)
 {
     unsigned had = 0;
+    int unwanted[1];
+    if (!fds)
+        fds = unwanted;
     for (size_t at = 0; at < bytes;) {
         struct pollfd p = {.fd = sock, .events = POLLIN};
         poll(&p, 1, -1);
@@ -113,7 +116,7 @@ static void told(struct fake *f, uint32_t request, const union vu_payload *p, in
         fake_add(f, &p->reg.region);
     } else if (request == VU_REM_MEM_REG) {
         fake_remove(f, &p->reg.region);
-    } else if (request >= VU_SET_VRING_NUM && request <= VU_SET_VRING_ENABLE && request != VU_GET_QUEUE_NUM) {
+    } else if ((request >= VU_SET_VRING_NUM && request <= VU_SET_VRING_CALL) || request == VU_SET_VRING_ENABLE) {
         ring_told(f, request, p, fds);
     }
 }

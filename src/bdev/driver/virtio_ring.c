@@ -25,12 +25,12 @@ static inline void vring_release(plx_le16 *p, uint16_t v)
     __atomic_store_n(&p->raw, htole16(v), __ATOMIC_RELEASE);
 }
 
-static plx_le16 *driver_used_event(const struct vio_ring *r)
+static plx_le16 *vring_used_event(const struct vio_ring *r)
 {
     return &r->avail->ring[r->size];
 }
 
-static plx_le16 *driver_avail_event(const struct vio_ring *r)
+static plx_le16 *vring_avail_event(const struct vio_ring *r)
 {
     return (plx_le16 *)(void *)&r->used->ring[r->size];
 }
@@ -185,7 +185,7 @@ bool vio_ring_show(struct vio_ring *r)
     r->shown = r->added;
     __atomic_thread_fence(__ATOMIC_SEQ_CST); /* the index is there before we look whether the device sleeps */
     if (r->event_idx)
-        return event_passed(vring_load(driver_avail_event(r)), r->added, (uint16_t)(r->added - pending));
+        return event_passed(vring_load(vring_avail_event(r)), r->added, (uint16_t)(r->added - pending));
     return !(vring_load(&r->used->flags) & VIO_NO_NOTIFY);
 }
 
@@ -240,7 +240,7 @@ bool vio_ring_arm(struct vio_ring *r)
     if (r->packed)
         vring_store(&r->driver_event->flags, VIO_EVENT_ENABLE);
     else if (r->event_idx)
-        vring_store(driver_used_event(r), r->reaped);
+        vring_store(vring_used_event(r), r->reaped);
     else
         vring_store(&r->avail->flags, 0);
     __atomic_thread_fence(__ATOMIC_SEQ_CST); /* the device sees this, or we see what it did before */
@@ -256,7 +256,7 @@ void vio_ring_disarm(struct vio_ring *r)
     if (r->packed)
         vring_store(&r->driver_event->flags, VIO_EVENT_DISABLE);
     else if (r->event_idx)
-        vring_store(driver_used_event(r), (uint16_t)(r->reaped - 1));
+        vring_store(vring_used_event(r), (uint16_t)(r->reaped - 1));
     else
         vring_store(&r->avail->flags, VIO_NO_INTERRUPT);
 }
