@@ -12,7 +12,8 @@ from vhost import GET_QUEUE_NUM, MIB, WRITE
 from vhost_scsi import ILLEGAL, REQUESTS, ScsiFrontend, inquiry, rw6, rw10, rw12, rw16, rw32, unmap, unmap_list
 
 KINDS = pytest.mark.parametrize("packed", [False, True], ids=["split", "packed"])
-DISKS = {(0, 0): ("m", 512, False), (0, 5): ("big", 4096, False), (3, 200): ("m", 512, True), (255, 255): ("n", 512, False)}
+DISKS = {(0, 0): ("m", 512, False), (0, 5): ("big", 4096, False), (3, 200): ("m", 512, True),
+         (255, 255): ("n", 512, False)}
 
 
 @pytest.fixture(scope="module")
@@ -249,7 +250,8 @@ def test_compare_and_write(front):
 # -- commands that are wrong ----------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("cdb,field", [
-    (rw10(0x28, 0, 1, 0x20), 1), (rw10(0x28, 0, 1)[:9] + b"\x04", 9), (bytes([0, 1]), 1), (rw32(9, 0, 1)[:7] + b"\x10" + rw32(9, 0, 1)[8:], 7),
+    (rw10(0x28, 0, 1, 0x20), 1), (rw10(0x28, 0, 1)[:9] + b"\x04", 9), (bytes([0, 1]), 1),
+    (rw32(9, 0, 1)[:7] + b"\x10" + rw32(9, 0, 1)[8:], 7),
     (rw32(10, 0, 1), 8), (bytes([0x9e, 0x1f]), 1), (bytes([0xa3, 0x0d]), 1), (rw32(9, 0, 1)[:20] + b"\1", 20),
     (bytes([0x12, 0, 1, 0, 36, 0]), 2), (bytes([0x1b, 0, 0, 0, 2, 0]), 4), (rw10(0x42, 0, 8, 1), 1)])
 def test_fields_that_are_not_known(front, cdb, field):
@@ -262,8 +264,9 @@ def test_commands_that_there_are_not(front, opcode):
     assert front.command(bytes([opcode]), into=64).code == (ILLEGAL, 0x2000)
 
 
-@pytest.mark.parametrize("cdb", [rw6(0x08, 32767, 2), rw10(0x28, 32768, 1), rw10(0x28, 32769, 0), rw16(0x88, 1 << 63, 1),
-                                 rw16(0x88, (1 << 64) - 1, 1), rw10(0x2f, 32767, 2), rw10(0x35, 32768, 1)])
+@pytest.mark.parametrize("cdb", [
+    rw6(0x08, 32767, 2), rw10(0x28, 32768, 1), rw10(0x28, 32769, 0), rw16(0x88, 1 << 63, 1),
+    rw16(0x88, (1 << 64) - 1, 1), rw10(0x2f, 32767, 2), rw10(0x35, 32768, 1)])
 def test_blocks_beyond_the_end(front, cdb):
     assert front.command(cdb, into=4096).code == (ILLEGAL, 0x2100)
 
@@ -314,7 +317,8 @@ def test_requests_that_are_none(connect, client):
     front.submit([parts[0], (response, 107, WRITE)], REQUESTS)
     assert front.queues[REQUESTS].failed()
     assert front.command(bytes(6), queue=1).good
-    for queue, parts in ((scsi.CONTROL, [(response, 3, 0), (response, 1, WRITE)]), (scsi.EVENTS, [(response, 15, WRITE)])):
+    for queue, parts in ((scsi.CONTROL, [(response, 3, 0), (response, 1, WRITE)]),
+                         (scsi.EVENTS, [(response, 15, WRITE)])):
         front = connect().start()
         front.submit(parts, queue)
         if queue == scsi.EVENTS:  # of which one is taken when there is something to say
