@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* Units of a SCSI host as they come and go: with disks that are gone, reactors that refuse, hosts that end meanwhile. */
+/* Units of a SCSI host, which come and go: disks that are gone, reactors that refuse, hosts that end meanwhile. */
 #include "test_disk.h"
 
 #include <setjmp.h>
