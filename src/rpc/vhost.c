@@ -219,7 +219,7 @@ static void vhost_list(struct rpc_call *c)
 
 /* ---- dumps ---- */
 
-static void config_ctrlr(json_t *list, json_t *kept, const char *method)
+static void config_ctrlr(struct rpc_config *list, json_t *kept, const char *method)
 {
     json_t *coalescing = json_object_get(kept, "coalescing");
     rpc_config_add(list, method, json_incref(json_object_get(kept, "create")));
@@ -227,7 +227,7 @@ static void config_ctrlr(json_t *list, json_t *kept, const char *method)
         rpc_config_add(list, "vhost_controller_set_coalescing", json_incref(coalescing));
 }
 
-void rpc_config_vhost(struct plx_rpc *rpc, json_t *list)
+void rpc_config_vhost(struct plx_rpc *rpc, struct rpc_config *list)
 {
     const char *name;
     json_t *kept;
@@ -238,7 +238,7 @@ void rpc_config_vhost(struct plx_rpc *rpc, json_t *list)
     }
 }
 
-void rpc_config_vhost_scsi(struct plx_rpc *rpc, json_t *list)
+void rpc_config_vhost_scsi(struct plx_rpc *rpc, struct rpc_config *list)
 {
     const char *name;
     json_t *kept;

@@ -22,6 +22,6 @@ struct plx_vhost_ctrlr *rpc_vhost_named(struct rpc_call *c, const char *name);
 
 json_t *rpc_vhost_targets(const struct plx_vhost_ctrlr *ctrlr);
 /* The calls that make the units that there are. */
-void rpc_vhost_config_units(struct plx_rpc *rpc, const char *name, const json_t *kept, json_t *list);
+void rpc_vhost_config_units(struct plx_rpc *rpc, const char *name, const json_t *kept, struct rpc_config *list);
 
 #endif

@@ -217,7 +217,7 @@ json_t *rpc_vhost_targets(const struct plx_vhost_ctrlr *ctrlr)
 }
 
 /* Those that are there: one whose disk has gone is not made again. */
-void rpc_vhost_config_units(struct plx_rpc *rpc, const char *name, const json_t *kept, json_t *list)
+void rpc_vhost_config_units(struct plx_rpc *rpc, const char *name, const json_t *kept, struct rpc_config *list)
 {
     char path[PATH_MAX], key[UNIT_KEY];
     const struct plx_vhost_ctrlr *ctrlr =

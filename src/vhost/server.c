@@ -295,11 +295,14 @@ static int ctrlr_open(struct plx_vhost_ctrlr *c, const struct plx_vhost_blk_opts
 
 static struct plx_vhost_ctrlr *ctrlr_new(struct plx_vhost *v, const char *path, plx_vhost_done_fn done, void *arg)
 {
+    const size_t size = strlen(path) + 1;
     struct plx_vhost_ctrlr *c = calloc(1, sizeof *c);
-    if (!c || !(c->path = strdup(path))) {
+    char *copy = c ? malloc(size) : NULL;
+    if (!copy) {
         free(c);
         return NULL;
     }
+    c->path = memcpy(copy, path, size);
     c->vhost = v;
     c->done = done;
     c->arg = arg;

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * A guest and a front-end that do anything. The first byte of the input says which: then the rest is what is in a ring's
- * memory, and in its region of requests in flight; or it is messages to a server, with descriptors of files and of
- * events, of which memory may get shorter.
+ * A guest and a front-end that do anything. The first byte of the input says which: then the rest is what is in the
+ * memory of a ring, and in its region of requests in flight; or it is messages to a server, with
+ * descriptors of files and of events.
  */
 #include "vhost/msg.h"
 #include "vhost_rig.h"
