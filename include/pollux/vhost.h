@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /**
  * @file The vhost-user server: disks for virtual machines, and for other processes that share their memory. Each disk
- * is a virtio block device behind a local socket, or a unit of a SCSI host behind one; the socket's messages are handled on the first reactor; its rings are spread
- * over the others.
+ * is a virtio block device behind a local socket, or a unit of a SCSI host behind one. Messages are handled on the
+ * first reactor; rings are spread over the others.
  */
 #ifndef POLLUX_VHOST_H
 #define POLLUX_VHOST_H

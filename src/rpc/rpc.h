@@ -323,8 +323,8 @@ void rpc_config_nvmf(struct plx_rpc *rpc, struct rpc_config *list);
 void rpc_config_access(struct plx_rpc *rpc, struct rpc_config *list);
 void rpc_config_sock(struct plx_rpc *rpc, struct rpc_config *list);
 void rpc_config_vhost(struct plx_rpc *rpc, struct rpc_config *list);
-void rpc_config_host_limits(struct plx_rpc *rpc, struct rpc_config *list);
 void rpc_config_vhost_scsi(struct plx_rpc *rpc, struct rpc_config *list);
+void rpc_config_host_limits(struct plx_rpc *rpc, struct rpc_config *list);
 
 /* rpc.c: one is over, or a write of the state: that may be all that a stop waits for. */
 void rpc_may_stop(struct plx_rpc *rpc);

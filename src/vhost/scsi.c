@@ -92,7 +92,7 @@ static void task_failed(struct vhost_slot *s, uint16_t status)
     }
 }
 
-static void task_done(struct plx_bdev_req *req)
+static void task_finished(struct plx_bdev_req *req)
 {
     struct vhost_slot *s = plx_container_of(req, struct vhost_slot, req);
     if (plx_likely(req->status == PLX_SC_SUCCESS))
@@ -105,7 +105,7 @@ static void task_done(struct plx_bdev_req *req)
 
 static void task_submit(struct vhost_slot *s, uint8_t op, uint8_t flags)
 {
-    s->req.done = task_done;
+    s->req.done = task_finished;
     s->req.op = op;
     s->req.flags = flags;
     plx_bdev_submit(lun_leg(s)->channel, &s->req);
@@ -123,7 +123,7 @@ static uint32_t task_trim(struct iovec *iov, uint32_t n, uint64_t have, uint64_t
     return i + 1;
 }
 
-static bool in_range(struct vhost_slot *s, uint64_t lba, uint64_t blocks)
+static bool task_in_range(struct vhost_slot *s, uint64_t lba, uint64_t blocks)
 {
     const uint64_t all = plx_bdev_blocks(s->task.lun->bdev);
     if (plx_likely(lba <= all && blocks <= all - lba))
@@ -137,7 +137,7 @@ static void task_transfer(struct vhost_slot *s, const struct scsi_command *cmd, 
     struct scsi_task *t = &s->task;
     const bool in = op == PLX_BDEV_READ;
     const uint64_t bytes = ((uint64_t)cmd->len << t->lun->shift) * times, have = in ? t->in_bytes : t->out_bytes;
-    if (plx_unlikely(!in_range(s, cmd->lba, cmd->len)))
+    if (plx_unlikely(!task_in_range(s, cmd->lba, cmd->len)))
         return;
     if (plx_unlikely(bytes > have || bytes > UINT32_MAX - RESPONSE)) {
         task_answer(s, VIRTIO_SCSI_OVERRUN);
@@ -169,7 +169,7 @@ static void task_verify(struct vhost_slot *s, const struct scsi_command *cmd)
 {
     if (cmd->cdb[1] & 2)
         task_transfer(s, cmd, PLX_BDEV_COMPARE, 1);
-    else if (in_range(s, cmd->lba, cmd->len))
+    else if (task_in_range(s, cmd->lba, cmd->len))
         task_good(s, 0, false);
 }
 
@@ -256,7 +256,7 @@ static bool unmap_check(struct vhost_slot *s)
         uint32_t blocks;
         unmap_read(s, i, &lba, &blocks);
         all += blocks;
-        if (!in_range(s, lba, blocks))
+        if (!task_in_range(s, lba, blocks))
             return false;
     }
     if (all <= SCSI_RANGE_BYTES >> s->task.lun->shift)
@@ -297,7 +297,7 @@ static void task_unmap(struct vhost_slot *s, const struct scsi_command *cmd)
 
 enum { SAME_UNMAP = 8, SAME_NO_DATA = 1 };
 
-static bool all_zeroes(const struct iovec *iov, uint32_t n)
+static bool only_zeroes(const struct iovec *iov, uint32_t n)
 {
     for (uint32_t i = 0; i < n; i++) {
         const uint8_t *p = iov[i].iov_base;
@@ -364,7 +364,7 @@ static void task_write_same(struct vhost_slot *s, const struct scsi_command *cmd
         task_bad_field(s, 1);
         return;
     }
-    if (!in_range(s, cmd->lba, cmd->len))
+    if (!task_in_range(s, cmd->lba, cmd->len))
         return;
     if (!none && t->out_bytes < block) {
         task_answer(s, VIRTIO_SCSI_OVERRUN);
@@ -372,7 +372,7 @@ static void task_write_same(struct vhost_slot *s, const struct scsi_command *cmd
     }
     if (!none)
         t->nout = task_trim(t->out, t->nout, t->out_bytes, block);
-    if (none || all_zeroes(t->out, t->nout)) {
+    if (none || only_zeroes(t->out, t->nout)) {
         same_zeroes(s, cmd, none ? 0 : block);
         return;
     }
@@ -477,7 +477,7 @@ static void task_odd(struct vhost_slot *s, const struct scsi_command *cmd, const
         task_transfer(s, cmd, PLX_BDEV_COMPARE_AND_WRITE, 2);
         break;
     case SCSI_FLUSH:
-        if (in_range(s, cmd->lba, cmd->len))
+        if (task_in_range(s, cmd->lba, cmd->len))
             task_flush(s);
         break;
     case SCSI_START_STOP: /* a unit that is stopped has its data on stable storage, unless it need not */
@@ -491,7 +491,7 @@ static void task_odd(struct vhost_slot *s, const struct scsi_command *cmd, const
     }
 }
 
-static void task_run(struct vhost_slot *s, const struct scsi_command *cmd, const struct scsi_target *target)
+static void task_execute(struct vhost_slot *s, const struct scsi_command *cmd, const struct scsi_target *target)
 {
     const uint8_t kind = cmd->rule->kind;
     if (plx_unlikely(cmd->rule->traits && s->task.lun && !scsi_has(&s->task.lun->unit, cmd->rule)))
@@ -522,7 +522,7 @@ static bool passes(struct vhost_slot *s, const struct scsi_command *cmd)
     return true;
 }
 
-static void task_begin(struct vhost_slot *s, const struct virtio_scsi_request *request)
+static void task_find(struct vhost_slot *s, const struct virtio_scsi_request *request)
 {
     const struct vhost_scsi *h = s->ring->scsi->scsi;
     struct scsi_target *target = NULL;
@@ -547,7 +547,7 @@ static void task_begin(struct vhost_slot *s, const struct virtio_scsi_request *r
     if (!passes(s, &cmd))
         return;
     if (plx_likely(known))
-        task_run(s, &cmd, target);
+        task_execute(s, &cmd, target);
     else
         task_check(s, &sense);
 }
@@ -601,7 +601,7 @@ static void task_start(struct vhost_slot *s)
     t->in_bytes = in - RESPONSE;
     t->out_bytes = out - sizeof request;
     memcpy(&t->tag, request.tag, sizeof t->tag);
-    task_begin(s, &request);
+    task_find(s, &request);
 }
 
 void vhost_scsi_start(struct vhost_slot *s)

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * A SCSI host: targets with logical units, each of which is a disk (virtio 1.2, 5.6). Units come and go while rings run.
- * They are found in a table that the control reactor writes and all others read; who takes a unit out of it asks every
- * reactor to say when nothing there uses it any more.
+ * A SCSI host: targets with logical units, each of which is a disk (virtio 1.2, 5.6). Units come and go while rings
+ * run. They are found in a table that the control reactor writes and all others read; who takes a unit out of it asks
+ * every reactor to say when nothing there uses it any more.
  *
  * Ring 0 has task management (scsi_tmf.c), ring 1 events (scsi_event.c), the others requests (scsi.c).
  */

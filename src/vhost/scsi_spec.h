@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * SCSI as it is laid down: requests of a virtio SCSI host (virtio 1.2, 5.6), and what commands are made of (SAM-5, SPC-5,
- * SBC-4), whose integers are big-endian.
+ * SCSI as it is laid down: requests of a virtio SCSI host (virtio 1.2, 5.6), and what commands are made of (SAM-5,
+ * SPC-5, SBC-4), whose integers are big-endian.
  */
 #ifndef PLX_VHOST_SCSI_SPEC_H
 #define PLX_VHOST_SCSI_SPEC_H
