@@ -110,8 +110,14 @@ static int bind_locked(struct plx_listener *l, const char *path, const struct so
     /* The mode is the file's from its beginning: nobody slips in between. */
     if (fchmod(l->watch.fd, 0600) < 0 || bind(l->watch.fd, (const struct sockaddr *)at, sizeof *at) < 0)
         return plx_fail(err, -errno, "cannot listen at %s: %s", path, strerror(errno));
-    l->path = strdup(path);
-    return l->path ? 0 : plx_fail(err, -ENOMEM, "out of memory");
+    const size_t size = strlen(path) + 1;
+    l->path = malloc(size);
+    if (!l->path) {
+        unlink(path);
+        return plx_fail(err, -ENOMEM, "out of memory");
+    }
+    memcpy(l->path, path, size);
+    return 0;
 }
 
 static int bind_path(struct plx_listener *l, const char *path, const struct sockaddr_un *at, struct plx_error *err)

@@ -172,8 +172,7 @@ bool vhost_inflight_begin_packed(struct vhost_ring *r)
     return true;
 }
 
-void vhost_inflight_fetched_packed(struct vhost_ring *r, struct vhost_slot *s, const struct virtq_packed_desc *d,
-                                   bool last)
+void vhost_inflight_fetched_packed(struct vhost_ring *r, struct vhost_slot *s, const struct vhost_desc *d, bool last)
 {
     struct vhost_inflight_packed *in = r->inflight.packed;
     const uint16_t head = in->old_free_head, at = in->free_head;
@@ -191,10 +190,10 @@ void vhost_inflight_fetched_packed(struct vhost_ring *r, struct vhost_slot *s, c
     if (last)
         h->last = at;
     h->num++;
-    e->addr = plx_get64(d->addr);
-    e->len = plx_get32(d->len);
-    e->flags = plx_get16(d->flags);
-    e->id = plx_get16(d->id);
+    e->addr = d->addr;
+    e->len = d->len;
+    e->flags = d->end;
+    e->id = d->mid;
     __atomic_store_n(&in->free_head, e->next, __ATOMIC_RELEASE);
     if (last)
         __atomic_store_n(&in->old_free_head, in->free_head, __ATOMIC_RELEASE);

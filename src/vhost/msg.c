@@ -105,7 +105,7 @@ static bool size_fits(const struct vhost_msg *m, enum body body)
 int vhost_msg_ring(const struct vhost_msg *m)
 {
     const struct rule *r = rule_of(m->header.request);
-    switch (r ? r->body : NOTHING) {
+    switch (r ? (int)r->body : NOTHING) {
     case STATE:
         return (int)m->body.state.index;
     case ADDR:
@@ -120,7 +120,7 @@ int vhost_msg_ring(const struct vhost_msg *m)
 /* All of the field is looked at: an index that was cut to the bits that count would be another ring's. */
 static bool ring_is_there(const struct vhost_msg *m, enum body body, unsigned rings)
 {
-    switch (body) {
+    switch ((int)body) {
     case STATE:
         return m->body.state.index < rings;
     case ADDR:

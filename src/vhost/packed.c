@@ -58,50 +58,42 @@ static bool packed_waiting(struct vhost_ring *r)
     return !!(flags & VIRTQ_PACKED_AVAIL) == r->avail_wrap && !!(flags & VIRTQ_PACKED_USED) != r->avail_wrap;
 }
 
-static void copy_desc(struct virtq_packed_desc *out, const struct virtq_packed_desc *from)
-{
-    memcpy(out, from, sizeof *out); /* once: the guest may write it meanwhile */
-    __asm__ volatile("" : : : "memory");
-}
-
 static const struct virtq_packed_desc *desc_at(const struct vhost_ring *r, unsigned from, unsigned i)
 {
     return &r->at.packed.desc[from + i < r->size ? from + i : from + i - r->size];
 }
 
-static const char *add_one(struct vhost_ring *r, struct vhost_slot *s, const struct virtq_packed_desc *d)
+static const char *add_one(struct vhost_ring *r, struct vhost_slot *s, const struct vhost_desc *d)
 {
-    return vhost_slot_add(r, s, plx_get64(d->addr), plx_get32(d->len), plx_get16(d->flags) & VIRTQ_DESC_WRITE)
+    return vhost_slot_add(r, s, d->addr, d->len, d->end & VIRTQ_DESC_WRITE)
                ? NULL
                : "a descriptor with an address, a length or a direction that cannot be, or too many of them";
 }
 
 /* All descriptors of an indirect table belong to it, whatever their flags say of a next one (2.8.8). */
-static const char *add_table(struct vhost_ring *r, struct vhost_slot *s, const struct virtq_packed_desc *d)
+static const char *add_table(struct vhost_ring *r, struct vhost_slot *s, const struct vhost_desc *d)
 {
-    const uint64_t bytes = plx_get32(d->len);
+    const size_t size = sizeof(struct virtq_packed_desc);
+    const uint64_t bytes = d->len;
     uint64_t together = bytes;
-    const uint8_t *table = vhost_at(&r->view, plx_get64(d->addr), &together);
+    const uint8_t *table = vhost_at(&r->view, d->addr, &together);
     const char *why = NULL;
     if (!(r->is.features & VHOST_BIT(VIRTIO_F_INDIRECT_DESC)))
         return "an indirect descriptor, which was not agreed on";
-    if (!bytes || bytes % sizeof *d || bytes > VHOST_RING_MAX * sizeof *d)
+    if (!bytes || bytes % size || bytes > VHOST_RING_MAX * size)
         return "an indirect table with a length that is none";
     if (!table || together < bytes)
         return "an indirect table that is not in guest memory";
-    for (uint64_t at = 0; at < bytes && !why; at += sizeof *d) {
-        struct virtq_packed_desc e;
-        copy_desc(&e, (const struct virtq_packed_desc *)(const void *)(table + at));
-        why = plx_get16(e.flags) & VIRTQ_DESC_INDIRECT ? "an indirect descriptor in an indirect table"
-                                                       : add_one(r, s, &e);
+    for (uint64_t at = 0; at < bytes && !why; at += size) {
+        const struct vhost_desc e = vhost_read_desc(table + at);
+        why = e.end & VIRTQ_DESC_INDIRECT ? "an indirect descriptor in an indirect table" : add_one(r, s, &e);
     }
     return why;
 }
 
-static const char *add_desc(struct vhost_ring *r, struct vhost_slot *s, const struct virtq_packed_desc *d,
-                            unsigned ndescs)
+static const char *add_desc(struct vhost_ring *r, struct vhost_slot *s, const struct vhost_desc *d, unsigned ndescs)
 {
-    if (!(plx_get16(d->flags) & VIRTQ_DESC_INDIRECT))
+    if (!(d->end & VIRTQ_DESC_INDIRECT))
         return add_one(r, s, d);
     return ndescs == 1 ? add_table(r, s, d) : "an indirect descriptor in a chain";
 }
@@ -134,9 +126,8 @@ static struct vhost_slot *packed_pop(struct vhost_ring *r)
         return NULL;
     s->ndescs = (uint16_t)n;
     for (unsigned i = 0; i < n; i++) {
-        struct virtq_packed_desc d;
-        copy_desc(&d, desc_at(r, r->last_avail, i));
-        d.id = plx_put16(id);
+        struct vhost_desc d = vhost_read_desc(desc_at(r, r->last_avail, i));
+        d.mid = id;
         const char *why = add_desc(r, s, &d, n);
         if (plx_unlikely(why != NULL)) {
             vhost_ring_break(r, why);
@@ -168,8 +159,7 @@ static struct vhost_slot *packed_pop_again(struct vhost_ring *r, uint16_t head)
             break;
         }
         const struct vhost_inflight_packed_entry e = in->desc[at];
-        const struct virtq_packed_desc d = {
-            .addr = plx_put64(e.addr), .len = plx_put32(e.len), .flags = plx_put16(e.flags)};
+        const struct vhost_desc d = {e.addr, e.len, e.id, e.flags};
         why = add_desc(r, s, &d, n);
         at = e.next;
     }

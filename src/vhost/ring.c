@@ -98,7 +98,7 @@ struct vhost_slot *vhost_slot_take(struct vhost_ring *r, uint32_t id)
 }
 
 /* A segment that goes over from one region to the next has an entry for each. */
-bool vhost_slot_add(struct vhost_ring *r, struct vhost_slot *s, uint64_t guest, uint32_t len, bool in)
+bool vhost_slot_add_odd(struct vhost_ring *r, struct vhost_slot *s, uint64_t guest, uint32_t len, bool in)
 {
     uint64_t left = len;
     if (plx_unlikely(!len || (!in && s->nin)))

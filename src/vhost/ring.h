@@ -152,9 +152,45 @@ void vhost_ring_signal(struct vhost_ring *r);
  * Adds what a descriptor says to a slot.
  * @return false when it is nowhere in guest memory, in the wrong order, or there are too many
  */
-bool vhost_slot_add(struct vhost_ring *r, struct vhost_slot *s, uint64_t guest, uint32_t len, bool in);
+bool vhost_slot_add_odd(struct vhost_ring *r, struct vhost_slot *s, uint64_t guest, uint32_t len, bool in);
+
+/* Most are in the region of the one before. */
+static inline bool vhost_slot_add(struct vhost_ring *r, struct vhost_slot *s, uint64_t guest, uint32_t len, bool in)
+{
+    const struct vhost_span *span = r->view.last;
+    const unsigned i = s->nout + (unsigned)s->nin;
+    if (plx_unlikely(!span || guest - span->guest >= span->size || len > span->size - (guest - span->guest) || !len ||
+                     i == VHOST_IOVS || (!in && s->nin)))
+        return vhost_slot_add_odd(r, s, guest, len, in);
+    s->iov[i] = (struct iovec){span->at + (guest - span->guest), len};
+    if (in)
+        s->nin++;
+    else
+        s->nout++;
+    return true;
+}
+
 /* Takes the slot with an id. @return NULL, and the ring is broken, when there is none or it is in use */
 struct vhost_slot *vhost_slot_take(struct vhost_ring *r, uint32_t id);
+
+/* A descriptor of either kind, as it was read. */
+struct vhost_desc {
+    uint64_t addr;
+    uint32_t len;
+    uint16_t mid, end; /* flags and next of a split one, id and flags of a packed one */
+};
+
+/*
+ * Each byte is read once, as the guest may write it meanwhile: what is looked at is what is used. An indirect table
+ * may begin anywhere.
+ */
+static inline struct vhost_desc vhost_read_desc(const void *from)
+{
+    typedef uint64_t __attribute__((aligned(1), may_alias)) word;
+    const volatile word *w = from;
+    const uint64_t addr = le64toh(w[0]), rest = le64toh(w[1]);
+    return (struct vhost_desc){addr, (uint32_t)rest, (uint16_t)(rest >> 32), (uint16_t)(rest >> 48)};
+}
 
 /* A request begins: blk.c. */
 void vhost_blk_start(struct vhost_slot *slot);
@@ -186,8 +222,7 @@ bool vhost_inflight_begin_split(struct vhost_ring *r);
 bool vhost_inflight_begin_packed(struct vhost_ring *r);
 void vhost_inflight_fetched_split(struct vhost_ring *r, uint16_t head);
 /* Of a batch of packed descriptors: see packed.c. */
-void vhost_inflight_fetched_packed(struct vhost_ring *r, struct vhost_slot *s, const struct virtq_packed_desc *d,
-                                   bool last);
+void vhost_inflight_fetched_packed(struct vhost_ring *r, struct vhost_slot *s, const struct vhost_desc *d, bool last);
 void vhost_inflight_done_packed(struct vhost_ring *r, const struct vhost_slot *s);
 void vhost_inflight_published_packed(struct vhost_ring *r);
 

@@ -288,11 +288,14 @@ int plx_vhost_blk_create(struct plx_vhost *v, const char *path, struct plx_bdev 
         return ret;
     if (plx_vhost_find(v, path))
         return plx_fail(err, -EEXIST, "there is a device at %s already; choose another path", path);
+    const size_t size = strlen(path) + 1;
     struct plx_vhost_ctrlr *c = calloc(1, sizeof *c);
-    if (!c || !(c->path = strdup(path))) {
+    char *copy = c ? malloc(size) : NULL;
+    if (!copy) {
         free(c);
         return plx_fail(err, -ENOMEM, "out of memory");
     }
+    c->path = memcpy(copy, path, size);
     c->vhost = v;
     c->done = done;
     c->arg = arg;

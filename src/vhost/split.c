@@ -54,12 +54,6 @@ static uint32_t split_base(const struct vhost_ring *r)
 
 /* ---- fetching ---- */
 
-static void read_desc(struct virtq_desc *out, const struct virtq_desc *from)
-{
-    memcpy(out, from, sizeof *out); /* once: the guest may write it meanwhile */
-    __asm__ volatile("" : : : "memory");
-}
-
 /*
  * Adds the chain that begins at `i` of a table of n descriptors. What is in guest memory may change at any time, so
  * each descriptor is copied, and the copy is looked at. @return what is wrong with it, or NULL
@@ -67,36 +61,36 @@ static void read_desc(struct virtq_desc *out, const struct virtq_desc *from)
 static const char *add_chain(struct vhost_ring *r, struct vhost_slot *s, const struct virtq_desc *table, uint32_t n,
                              uint32_t i, bool indirect);
 
-static const char *add_indirect(struct vhost_ring *r, struct vhost_slot *s, const struct virtq_desc *d)
+static const char *add_indirect(struct vhost_ring *r, struct vhost_slot *s, const struct vhost_desc *d)
 {
-    const uint64_t bytes = plx_get32(d->len);
+    const uint64_t bytes = d->len;
     uint64_t together = bytes;
-    const uint8_t *table = vhost_at(&r->view, plx_get64(d->addr), &together);
+    const uint8_t *table = vhost_at(&r->view, d->addr, &together);
     if (!(r->is.features & VHOST_BIT(VIRTIO_F_INDIRECT_DESC)))
         return "an indirect descriptor, which was not agreed on";
-    if (plx_get16(d->flags) & VIRTQ_DESC_NEXT)
+    if (d->mid & VIRTQ_DESC_NEXT)
         return "an indirect descriptor with a next one";
-    if (!bytes || bytes % sizeof *d || bytes > VHOST_RING_MAX * sizeof *d)
+    if (!bytes || bytes % sizeof(struct virtq_desc) || bytes > VHOST_RING_MAX * sizeof(struct virtq_desc))
         return "an indirect table with a length that is none";
     if (!table || together < bytes)
         return "an indirect table that is not in guest memory";
-    return add_chain(r, s, (const struct virtq_desc *)(const void *)table, (uint32_t)(bytes / sizeof *d), 0, true);
+    return add_chain(r, s, (const struct virtq_desc *)(const void *)table,
+                     (uint32_t)(bytes / sizeof(struct virtq_desc)), 0, true);
 }
 
 static const char *add_chain(struct vhost_ring *r, struct vhost_slot *s, const struct virtq_desc *table, uint32_t n,
                              uint32_t i, bool indirect)
 {
     for (uint32_t left = n; left; left--) {
-        struct virtq_desc d;
-        read_desc(&d, &table[i]);
-        const uint16_t flags = plx_get16(d.flags);
+        const struct vhost_desc d = vhost_read_desc(&table[i]);
+        const uint16_t flags = d.mid;
         if (flags & VIRTQ_DESC_INDIRECT)
             return indirect ? "an indirect descriptor in an indirect table" : add_indirect(r, s, &d);
-        if (plx_unlikely(!vhost_slot_add(r, s, plx_get64(d.addr), plx_get32(d.len), flags & VIRTQ_DESC_WRITE)))
+        if (plx_unlikely(!vhost_slot_add(r, s, d.addr, d.len, flags & VIRTQ_DESC_WRITE)))
             return "a descriptor with an address, a length or a direction that cannot be, or too many of them";
         if (!(flags & VIRTQ_DESC_NEXT))
             return NULL;
-        i = plx_get16(d.next);
+        i = d.end;
         if (plx_unlikely(i >= n))
             return "a descriptor whose next one is beyond the end";
     }

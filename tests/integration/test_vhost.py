@@ -305,7 +305,7 @@ def test_a_sleeping_ring_is_woken(connect, target):
     """Requests that come when the reactor has long fallen asleep; and idle rings cost nothing."""
     front = connect().start()
     for _ in range(20):
-        wait_until(lambda: not front.memory.unpack("<H", front.queues[0].ring.used)[0])
+        wait_until(lambda: not front.memory.get16(front.queues[0].ring.used))
         assert front.write(0, bytes(512)) == OK
 
 

@@ -137,8 +137,13 @@ def test_a_packed_buffer_number_beyond_the_end(connect):
 
 
 def test_an_index_that_jumps(connect):
+    """By one more than the ring has descriptors, each of which would make a good request."""
     front = connect().start()
-    front.memory.pack("<H", front.queues[0].ring.avail + 2, 65)
+    ring = front.queues[0].ring
+    for n in range(64):
+        parts, _, _ = front.request(FLUSH)
+        front.memory.put16(ring.avail + 4 + 2 * n, ring.put_chain([front.indirect(parts)]))
+    front.memory.put16(ring.avail + 2, 65)
     assert breaks(front)
 
 
@@ -518,6 +523,8 @@ def test_memory_that_is_taken_away_under_requests(connect):
     front.submit([parts[0], (other.guest, 512, 0), parts[-1]])
     front.share(front.memory)
     assert front.status(status) == 0xff
+    front.share(front.memory, vhost.Memory(MIB, GUEST + 32 * MIB, USER + (2 << 40)))
+    assert front.status(status) != 0xff, "one change after the other"
     front.queues[0].wait()
     assert front.status(status) == OK and front.read(0, 512) == (OK, b"o" * 512)
 

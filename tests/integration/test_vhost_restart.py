@@ -5,6 +5,7 @@ import struct
 
 import pytest
 import vhost
+from rpc import Server
 from target import Target, wait_until
 from vhost import FLUSH, GET_STATUS, IN, MIB, OK, OUT, Frontend
 
@@ -178,12 +179,13 @@ def test_a_ring_that_was_used_before_it_had_a_region(tmp_path):
 @KINDS
 def test_nothing_is_written_after_a_connection_has_ended(tmp_path, image, packed):
     """The guest's memory may be another's then. What comes back does them again, when they are through."""
-    with Target(f"delay:[{image}]?write=1s", options=["--vhost", tmp_path]):
+    with Server(f"delay:[{image}]?write=1s", options=["--vhost", tmp_path]) as server:
         front = Frontend(tmp_path / "delay0", packed=packed)
         pending = begin(front, 3)
         assert wait_until(lambda: in_flight(front) == 3)
         front.reconnect()
         assert in_flight(front) == 3
+        assert server.client().call("vhost_get_controllers")[0]["draining"] == 0, "rings wait for those before"
         collect(front, pending)
 
 
