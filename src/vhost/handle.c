@@ -534,7 +534,7 @@ static const char *start_problem(const struct vhost_device *d, const struct vhos
 {
     const bool packed = d->features & VHOST_BIT(VIRTIO_F_RING_PACKED);
     if (!d->table || !d->table->n)
-        return "there is no memory yet";
+        return "no memory of the guest is shared; QEMU shares it with memory-backend-memfd,share=on";
     if (!r->num || !r->addressed)
         return "its size, or where it is, was not said yet";
     if (!packed && r->num & (r->num - 1))

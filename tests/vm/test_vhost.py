@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from conftest import VerifiedLoad, vm_image
-from guest import Guest
+from guest import QEMU, Guest, GuestError
 from target import wait_until
 
 MIB = 1 << 20
@@ -72,11 +72,21 @@ class Machine:
         name = name or next(iter(self.plugged))
         self.qmp("device_del", id=name)
         assert wait_until(lambda: not self.has(name), 120, 0.2), f"the guest does not let {name} go"
-        self.qmp("chardev-remove", id=name)
+        assert wait_until(lambda: self.chardev_removed(name)), f"QEMU does not let the chardev of {name} go"
         self.plugged.pop(name)
 
     def has(self, name):
         return name in [each["name"] for each in self.qmp("qom-list", path="/machine/peripheral")]
+
+    def chardev_removed(self, name):
+        """A device that is gone may have its chardev for a moment yet."""
+        try:
+            self.qmp("chardev-remove", id=name)
+        except GuestError as error:
+            if "is busy" not in str(error):
+                raise
+            return False
+        return True
 
     def unplug_all(self):
         while self.plugged:
@@ -141,6 +151,11 @@ def sysfs(machine, device, attribute):
 
 def agreed(machine, device, feature):
     return sysfs(machine, device, "device/features")[feature] == "1"
+
+
+def held(target):
+    """What a process has of its front-ends: descriptors, and maps of the memory that they share."""
+    return target.descriptors(), Path(f"/proc/{target.pid}/maps").read_text().count("/memfd:")
 
 
 # --- what the guest sees ---
@@ -236,6 +251,18 @@ def test_hosts_and_guests_have_the_same_disk(machine, host, served, disk):
     assert digest_seen(machine, of_guest) == digest_seen(machine, of_host) == digest_of(disk)
 
 
+def test_memory_that_is_not_shared(served, disk):
+    """QEMU only says that it cannot restore a ring; so it is said here what is missing. It is the BIOS that asks."""
+    target = served(disk)
+    plugged = ("-chardev", f"socket,id=c,path={target.sockets[0]}", "-device", "vhost-user-blk-pci,chardev=c")
+    with subprocess.Popen([*QEMU, *plugged], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as qemu:
+        try:
+            assert wait_until(lambda: "no memory of the guest is shared" in target.stderr, 60), target.stderr
+        finally:
+            qemu.kill()
+    assert "memory-backend-memfd,share=on" in target.stderr
+
+
 # --- what changes while it runs ---
 
 @KINDS
@@ -256,10 +283,10 @@ def test_unplug_and_replug(machine, served, disk):
     before = None
     for _ in range(3):
         device = machine.plug(target.sockets[0])
-        before = before or target.descriptors()
+        before = before or held(target)
         with VerifiedLoad(machine.host, device):
             pass
-        assert target.descriptors() == before, "something of the front-end before this one was kept"
+        assert held(target) == before, "something of the front-end before this one was kept"
         machine.unplug()
         machine.wait_until(f"[ ! -e /sys/block/{os.path.basename(device)} ]")
     assert disk.read_bytes() != bytes(64 * MIB)
@@ -316,13 +343,13 @@ def test_stopped_in_mid_write(machine, served, disk):
 def test_a_guest_is_killed_in_mid_io(machine, served, disk, tmp_path):
     """The disk is there for the next one, and nothing is kept of the one that is gone."""
     target = served(disk)
-    before = target.descriptors()
+    before = held(target)
     plugged = ("-chardev", f"socket,id=c,path={target.sockets[0]}",
                "-device", "vhost-user-blk-pci,chardev=c,num-queues=2")
     with Guest(vm_image(), tmp_path, cpus=2, devices=(*SHARED, *plugged)) as other:
         load = other.spawn(f"{VerifiedLoad.FIO} --filename=/dev/vda --size=16M")
         other.wait_until("read -r _ _ _ _ _ _ out _ </sys/block/vda/stat; [ $out -gt 4096 ]", during=[load])
-    assert wait_until(lambda: target.descriptors() == before), "memory of the guest that is gone is kept"
+    assert wait_until(lambda: held(target) == before), "something of the guest that is gone is kept"
     device = machine.plug(target.sockets[0])
     with VerifiedLoad(machine.host, device):
         pass
