@@ -126,8 +126,14 @@ def test_coalescing(client, tmp_path):
     with Frontend(tmp_path / "d0") as front:
         front.start()
         client.call("vhost_controller_set_coalescing", ctrlr="d0", delay_base_us=1000, iops_threshold=0)
-        for _ in range(50):
-            assert front.write(0, bytes(512)) == OK, "none is lost"
+        queue, (parts, _, _) = front.queues[0], front.request(FLUSH)
+        queue.called()
+        for _ in range(3000):  # until it is known that they are many
+            front.submit(parts)
+            assert vhost.readable(queue.call), "the guest is told before the reactor sleeps"
+            queue.called()
+            while queue.ring.take_used():
+                pass
         assert client.call("vhost_get_controllers")[0]["delay_base_us"] == 1000
 
 

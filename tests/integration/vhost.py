@@ -251,8 +251,8 @@ class Queue:
             ready = readable(self.call, limit)
             self.called()  # before the look: what comes after it tells again
             used = self.ring.take_used()
-            if not ready and used is None:
-                raise AssertionError("no request was done in time")
+            if not ready:
+                raise AssertionError("no request was done in time" if used is None else "the guest was not told")
         return used
 
     def failed(self, limit=LIMIT):
