@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """What a host feels of others' trouble on the same reactor: the p99.9 of paced reads, quiet and beside a disturbance.
 
-As a program, beside.py ACT HOST PORT NQN RATE is the disturbance: it acts RATE times a second until its input ends,
-says when it is under way, and at the end how many times a second it acted. It is a process of its own, because it shall
-have a core of its own, or only what the measuring host leaves of its core.
+As a program, beside.py ACT HOST PORT NQN RATE SOCKET is the disturbance: it acts RATE times a second until its input
+ends (SOCKET is where the target is controlled), says when it is under way, and at the end how many times it acted a
+second. It is a process of its own, because it shall have a core of its own, or only what the measuring host leaves of
+its core.
 """
 
 import contextlib
@@ -25,6 +26,7 @@ import pdu
 import sqe
 from host import Controller
 from nvmetcp import Closed, CommandError, Terminated
+from rpc import Client, Server, request
 from target import Target, TargetError
 
 HEALTHY, HUNG = 1, 2
@@ -34,7 +36,11 @@ UNSERVED_SECONDS = 5  # without an answer, after which a disk counts as not serv
 UPSTREAM_TIMEOUT = 120  # seconds that a gateway waits for its upstream; longer than a measurement
 UNDER_WAY = 20  # times that a disturbance has acted before it is measured beside it
 LONGER = 2  # times what other measurements take: of 1,000 reads, p99.9 is the worst but one
-ALLOWANCE_US = 100  # the goal is twice the quiet value and this
+ALLOWANCE_US = 100  # the goal is twice the quiet value and this,
+CONTROL_ALLOWANCE_US = 200  # or this where the target is controlled meanwhile
+NAMESPACES, OPERATORS, PIPELINED = 1000, 64, 1024
+DISKS, ANSWERS = 300, 90  # which are about 30 MiB
+OTHER = "nqn.2026-01.example:changed"
 
 
 # -- the disturbances ------------------------------------------------------------------------------------------------
@@ -62,7 +68,48 @@ def misbehave(address, _nqn, n):
             pass
 
 
-ACTS = {act.__name__: act for act in (write_and_vanish, come_and_go, misbehave)}
+class Operators:
+    """Those who control the target: connections to its control socket, made when they are first needed."""
+    socket = None
+    clients = {}
+
+    @classmethod
+    def client(cls, n):
+        if n not in cls.clients:
+            cls.clients[n] = Client(cls.socket)
+        return cls.clients[n]
+
+
+def come_and_leave(_address, _nqn, n):
+    """A disk and its namespace, of which there are a thousand before they go again."""
+    which, adds = n % (2 * NAMESPACES), n % (2 * NAMESPACES) < NAMESPACES
+    name = f"extra{which % NAMESPACES}"
+    if adds:
+        Operators.client(0).call("bdev_null_create", name=name, num_blocks=8, block_size=512)
+        Operators.client(0).call("nvmf_subsystem_add_ns", nqn=OTHER, namespace={"bdev_name": name})
+    else:
+        Operators.client(0).call("bdev_null_delete", name=name)
+
+
+def pipeline(_address, _nqn, n):
+    """One of many clients reads what it has asked for, and asks for as much again."""
+    client = Operators.client(n % OPERATORS)
+    if n >= OPERATORS:
+        for _ in range(PIPELINED):
+            client.receive()
+    client.send_raw("".join(request("nvmf_get_subsystems" if k % 64 == 0 else "log_get_level", id=k)
+                            for k in range(PIPELINED)))
+
+
+def ask_and_not_read(_address, _nqn, _n):
+    """An answer of about 30 MiB."""
+    with Client(Operators.socket) as client:
+        client.send_raw("[" + ",".join(request("bdev_get_bdevs", id=k) for k in range(ANSWERS)) + "]")
+        time.sleep(0.1)
+
+
+ACTS = {act.__name__: act
+        for act in (write_and_vanish, come_and_go, misbehave, come_and_leave, pipeline, ask_and_not_read)}
 
 
 def step_aside():
@@ -88,7 +135,8 @@ def act_until_told(act, address, nqn, rate):
 def disturbed(target, act, rate, result):
     """Acts so often on a target meanwhile; result gets "rate", what became of that."""
     host, port = target.address
-    command = [sys.executable, __file__, act.__name__, host, str(port), target.nqn, str(rate)]
+    command = [sys.executable, __file__, act.__name__, host, str(port), target.nqn, str(rate),
+               str(getattr(target, "path", ""))]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                           text=True) as process:
         try:
@@ -109,6 +157,17 @@ def disturbed(target, act, rate, result):
 def healthy():
     """(a target, what makes it ready to be disturbed)"""
     with serve(RAM) as target:
+        yield target, lambda: None
+
+
+@contextlib.contextmanager
+def controlled(disks=0):
+    """It is controlled by JSON-RPC, and has so many disks more."""
+    with Server(RAM, options=("-l", "127.0.0.1:0", "-q", "-m", TARGET_CORE, "--poll", "adaptive")) as target:
+        with target.client() as client:
+            client.call("nvmf_create_subsystem", nqn=OTHER, allow_any_host=True)
+            for n in range(disks):
+                client.call("bdev_null_create", name=f"more{n}", num_blocks=8, block_size=512)
         yield target, lambda: None
 
 
@@ -160,6 +219,10 @@ ROWS = [
     Beside("beside-log", "peers that fill a log which nobody reads", with_unread_log, misbehave, 200),
     Beside("beside-changes", "changes of the target, as fast as it can, on a control reactor apart", changing, None, 0,
            changed),
+    Beside("beside-namespaces", "1,000 namespaces that are created and deleted by JSON-RPC", controlled, come_and_leave,
+           2000),
+    Beside("beside-calls", "64 clients that pipeline 1,024 calls each", controlled, pipeline, 1000),
+    Beside("beside-unread", "answers of 30 MiB that are not read", lambda: controlled(DISKS), ask_and_not_read, 5),
 ]
 
 
@@ -184,8 +247,9 @@ def measure(row, seconds):
     return result
 
 
-def allowed(quiet):
-    return 2 * quiet + ALLOWANCE_US
+def allowed(row, quiet):
+    return 2 * quiet + (CONTROL_ALLOWANCE_US if row.setup not in (healthy, with_hung_disk, with_unread_log)
+                        else ALLOWANCE_US)
 
 
 def hosts_until_unserved():
@@ -204,4 +268,5 @@ def hosts_until_unserved():
 
 
 if __name__ == "__main__":
+    Operators.socket = sys.argv[6]
     act_until_told(ACTS[sys.argv[1]], (sys.argv[2], int(sys.argv[3])), sys.argv[4], float(sys.argv[5]))

@@ -210,6 +210,7 @@ struct plx_nvmf_ns_info {
     uint32_t nsid, anagrpid;
     struct plx_bdev *bdev;
     uint8_t uuid[16], nguid[16], eui64[8]; /**< zeroes: none */
+    bool own_uuid, own_nguid;              /**< that it was given, and not derived */
     bool no_auto_visible;
     const char *ptpl_file; /**< or NULL; stays until it is removed */
 };

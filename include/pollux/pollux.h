@@ -6,6 +6,7 @@
 #include <pollux/base.h>
 #include <pollux/bdev.h>
 #include <pollux/bdev_filter.h>
+#include <pollux/bdev_nvme.h>
 #include <pollux/nvme.h>
 #include <pollux/nvme_status.h>
 #include <pollux/nvmf.h>

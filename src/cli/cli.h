@@ -4,6 +4,7 @@
 #define PLX_CLI_CLI_H
 
 #include <getopt.h>
+#include <limits.h>
 #include <netinet/in.h>
 #include <pollux/pollux.h>
 
@@ -102,6 +103,22 @@ void cli_text(const void *wire, size_t size, char *out);
 
 /* For JSON: numbers that its integers have no room for, from 2^63 on, are text. */
 struct json_t *cli_json_number(uint64_t v);
+
+/* ---- disk_name.c ---- */
+
+enum {
+    CLI_DISK_NAME = 128,
+    CLI_URL = 4 * PATH_MAX, /* every byte of a path may be written as %XX, and then there are settings */
+};
+
+/*
+ * A disk's name for a call: a file's path begins with a slash, and JSON takes all of it. *file is the path, or "".
+ * @return EXIT_OK, or EXIT_USAGE after having said what is wrong
+ */
+int cli_disk_url(const char *disk, char url[CLI_URL], char file[PATH_MAX]);
+/* A short name for it: that of its file, or of its kind, with a number where it is taken. */
+void cli_disk_name(const char *disk, const char *file, char name[CLI_DISK_NAME],
+                   bool (*taken)(void *arg, const char *name), void *arg);
 
 /* --poll. @return EXIT_OK, or EXIT_USAGE after having said what is wrong */
 int cli_parse_poll(const char *text, enum plx_poll_mode *mode);

@@ -132,9 +132,29 @@ static int check_options(const struct ctl_line *l, const char *word, unsigned ta
     return EXIT_OK;
 }
 
+/* Texts of JSON are UTF-8. */
+static int check_utf8(const char *text)
+{
+    json_t *v = text ? json_string(text) : NULL;
+    if (text && !v)
+        return cli_fail(EXIT_USAGE, "\"%s\" is not UTF-8, and so cannot be told to a server", text);
+    json_decref(v);
+    return EXIT_OK;
+}
+
+/* What is told to a server; names of files that are opened here are not, and those of disks are told otherwise. */
+static int check_words(const struct ctl_line *l, const struct ctl_verb *v, char *const *words, int n)
+{
+    bool files = v->run == ctl_load || v->run == ctl_import || v->run == ctl_add;
+    for (int i = 0; i < n && !files; i++)
+        if (check_utf8(words[i]))
+            return EXIT_USAGE;
+    return check_utf8(l->c.nqn) || check_utf8(l->c.name) ? EXIT_USAGE : EXIT_OK;
+}
+
 static int run_verb(struct ctl_line *l, const struct ctl_verb *v, char *const *words, int n)
 {
-    if (check_options(l, v->name, v->options))
+    if (check_options(l, v->name, v->options) || check_words(l, v, words, n))
         return EXIT_USAGE;
     if (n < v->min)
         return cli_fail(EXIT_USAGE, "%s takes %s: something is missing", v->name, v->args);

@@ -10,11 +10,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-enum {
-    PORT = 4420,
-    DISK_NAME = 128,
-    URL_MAX = 4 * PATH_MAX + 16, /* every byte of a path may be written as %XX, and then there are settings */
-};
+enum { PORT = 4420 };
 
 /* ---- which subsystem ---- */
 
@@ -110,6 +106,7 @@ static int listen_at(struct ctl *c, const char *nqn, const char *where)
 
 int ctl_create(struct ctl *c, char *const *words, int n)
 {
+    char *error = NULL;
     struct sockaddr_storage addr;
     struct plx_error err;
     (void)n;
@@ -118,7 +115,14 @@ int ctl_create(struct ctl *c, char *const *words, int n)
     int ret = need_transport(c);
     if (!ret)
         ret = ctl_call(c, "nvmf_create_subsystem", json_pack("{s:s}", "nqn", words[0]), NULL);
-    return ret || !c->listen ? ret : listen_at(c, words[0], c->listen);
+    if (ret || !c->listen)
+        return ret;
+    ret = listen_at(c, words[0], c->listen);
+    if (ret) { /* it is as if nothing had been */
+        ctl_try(c, "nvmf_delete_subsystem", json_pack("{s:s}", "nqn", words[0]), NULL, &error);
+        free(error);
+    }
+    return ret;
 }
 
 int ctl_listen(struct ctl *c, char *const *words, int n)
@@ -131,10 +135,10 @@ int ctl_listen(struct ctl *c, char *const *words, int n)
 
 /* ---- add ---- */
 
-static bool is_open(const json_t *disks, const char *name)
+static bool is_open(void *arg, const char *name)
 {
     size_t i;
-    const json_t *disk;
+    const json_t *disks = arg, *disk;
     json_array_foreach(disks, i, disk)
     {
         if (strcmp(ctl_str(disk, "name"), name) == 0)
@@ -143,82 +147,37 @@ static bool is_open(const json_t *disks, const char *name)
     return false;
 }
 
-/*
- * A disk's name as the server understands it, which runs in another folder: a file's path begins with a slash.
- * *file is the path, or "".
- */
-static int server_url(const char *disk, char *url, char file[PATH_MAX])
-{
-    struct plx_error err;
-    int is_file = plx_bdev_path(disk, file, PATH_MAX, &err);
-    if (is_file < 0)
-        return cli_fail(EXIT_USAGE, "%s", err.text);
-    if (!is_file)
-        file[0] = 0;
-    if (strlen(disk) >= PATH_MAX)
-        return cli_fail(EXIT_USAGE, "the name of the disk is too long");
-    if (!is_file || disk[0] == '/') {
-        snprintf(url, URL_MAX, "%s", disk);
-        return EXIT_OK;
-    }
-    const char *settings = strncmp(disk, "file:", 5) == 0 ? strchr(disk, '?') : NULL;
-    size_t n = (size_t)snprintf(url, URL_MAX, "file:");
-    for (const char *p = file; *p; p++)
-        n += (size_t)snprintf(url + n, URL_MAX - n, strchr("%?", *p) ? "%%%02x" : "%c", (unsigned char)*p);
-    snprintf(url + n, URL_MAX - n, "%s", settings ? settings : "");
-    return EXIT_OK;
-}
-
-/* That of its file, or its kind, with a number where there are several: as "pollux serve" names disks. */
-static void short_name(const json_t *disks, const char *disk, const char *file, char name[DISK_NAME])
-{
-    char base[DISK_NAME - 12];
-    const char *slash = strrchr(file, '/');
-    if (file[0])
-        snprintf(base, sizeof base, "%s", slash ? slash + 1 : file);
-    else
-        snprintf(base, sizeof base, "%.*s", (int)strspn(disk, "abcdefghijklmnopqrstuvwxyz"), disk);
-    for (unsigned i = 0;; i++) {
-        if (file[0] && !i)
-            snprintf(name, DISK_NAME, "%s", base);
-        else
-            snprintf(name, DISK_NAME, "%s%u", base, i);
-        if (!is_open(disks, name))
-            return;
-    }
-}
-
 /* Opens it, unless it is the name of one that is open. *opened tells which. */
-static int open_disk(struct ctl *c, const char *disk, char name[DISK_NAME], bool *opened)
+static int open_disk(struct ctl *c, const char *disk, char name[CLI_DISK_NAME], bool *opened)
 {
-    char url[URL_MAX], file[PATH_MAX];
+    char url[CLI_URL], file[PATH_MAX];
     json_t *disks;
     int ret = ctl_call(c, "bdev_get_bdevs", NULL, &disks);
     if (ret)
         return ret;
     *opened = c->name || !is_open(disks, disk);
     if (!*opened) {
-        snprintf(name, DISK_NAME, "%s", disk);
+        snprintf(name, CLI_DISK_NAME, "%s", disk);
         json_decref(disks);
         return EXIT_OK;
     }
-    ret = server_url(disk, url, file);
+    ret = cli_disk_url(disk, url, file);
     if (!ret && c->name)
-        snprintf(name, DISK_NAME, "%s", c->name);
+        snprintf(name, CLI_DISK_NAME, "%s", c->name);
     else if (!ret)
-        short_name(disks, disk, file, name);
+        cli_disk_name(disk, file, name, is_open, disks);
     json_decref(disks);
     return ret ? ret : ctl_call(c, "pollux_disk_open", json_pack("{s:s, s:s}", "url", url, "name", name), NULL);
 }
 
 int ctl_add(struct ctl *c, char *const *words, int n)
 {
-    char nqn[PLX_NVMF_NQN_SIZE], name[DISK_NAME], *error = NULL;
+    char nqn[PLX_NVMF_NQN_SIZE], name[CLI_DISK_NAME], *error = NULL;
     bool opened;
     json_t *nsid = NULL;
     (void)n;
-    if (c->name && strlen(c->name) >= DISK_NAME)
-        return cli_fail(EXIT_USAGE, "--name %s: takes a name of up to %d bytes", c->name, DISK_NAME - 1);
+    if (c->name && strlen(c->name) >= CLI_DISK_NAME)
+        return cli_fail(EXIT_USAGE, "--name %s: takes a name of up to %d bytes", c->name, CLI_DISK_NAME - 1);
     int ret = which_one(c, nqn);
     if (!ret)
         ret = open_disk(c, words[0], name, &opened);

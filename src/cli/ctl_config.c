@@ -139,7 +139,7 @@ static int make_calls(struct ctl *c, const json_t *calls, bool early, const char
             continue;
         int ret = ctl_try(c, method, json_incref(json_object_get(call, "params")), NULL, &error);
         if (error)
-            cli_fail(EXIT_RUNTIME, "%s: %s: %s; %zu calls before it were made", path, method, error, *made);
+            cli_fail(EXIT_RUNTIME, "%s: %s: %s; calls that were made before it: %zu", path, method, error, *made);
         free(error);
         if (ret)
             return ret;
@@ -186,9 +186,10 @@ static int ctl_load_calls(struct ctl *c, const json_t *calls, const char *path)
         left += comes_early(c, call);
     }
     if (left)
-        cli_say("pollux: %s: %zu calls that set options are left out: they can be made before the initialisation "
-                "alone, as \"pollux serve -c\" does\n",
-                path, left);
+        cli_fail(EXIT_OK,
+                 "%s: calls that set options are left out, %zu of them: they can be made before the initialisation "
+                 "alone, as \"pollux serve -c\" does",
+                 path, left);
     return EXIT_OK;
 }
 

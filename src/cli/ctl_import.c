@@ -28,6 +28,7 @@ struct import {
     json_t *disks;       /* by path: the name of the disk */
     json_t *subsystems;  /* by NQN: those that are made, as they are in the file */
     json_t *referrals;   /* that are made, by address */
+    json_t *secret;      /* by NQN: hosts that have to prove who they are */
 };
 
 static void import_warn(const struct import *im, const char *where, const char *fmt, ...)
@@ -75,7 +76,19 @@ static bool in_list(const char *list, const char *name)
     return false;
 }
 
-/* What is known has been taken care of; what is off, or at its default, needs none. */
+/* What is off, was not set, or is as it is here anyway. */
+static bool is_usual(const json_t *group, const char *name)
+{
+    char number[32];
+    const json_t *v = json_object_get(group, name);
+    const char *text = attr(group, name, number);
+    if (!json_is_string(v) && !json_is_integer(v))
+        return !json_object_size(v) && !json_array_size(v);
+    return !text[0] || !strcmp(text, "0") || !strcmp(text, "-1") || !strcmp(text, "0x000000") ||
+           (!strcmp(name, "qid_max") && !strcmp(text, "128"));
+}
+
+/* What is known has been taken care of. */
 static void warn_of_rest(const struct import *im, const char *where, const json_t *group, const char *known)
 {
     const char *name;
@@ -84,9 +97,7 @@ static void warn_of_rest(const struct import *im, const char *where, const json_
     {
         char number[32];
         const char *text = attr(group, name, number);
-        bool off = json_is_string(v) || json_is_integer(v) ? !text[0] || !strcmp(text, "0") || !strcmp(text, "-1")
-                                                           : !json_object_size(v) && !json_array_size(v);
-        if (!off && !in_list(known, name))
+        if (!is_usual(group, name) && !in_list(known, name))
             import_warn(im, where, "%s%s%s has no equivalent, and is left out", name, text[0] ? " " : "", text);
     }
 }
@@ -135,37 +146,37 @@ static bool disk_name_taken(const struct import *im, const char *name)
 }
 
 /* Opens it, once: several namespaces may be one file. @return its name */
-static const char *import_disk(struct import *im, const char *where, const char *path, bool buffered)
+static const char *import_disk(struct import *im, const char *where, const char *path)
 {
     const json_t *known = json_object_get(im->disks, path);
-    char name[160], url[4300];
+    char name[160];
     const char *slash = strrchr(path, '/'), *base = slash ? slash + 1 : path;
     if (known)
         return json_string_value(known);
     for (unsigned i = 0; !i || disk_name_taken(im, name); i++)
         snprintf(name, sizeof name, i ? "%.120s_%u" : "%.120s", base, i);
-    json_int_t block = served_block(im, where, path);
-    if (buffered) {
-        char size[32] = "";
-        if (block)
-            snprintf(size, sizeof size, "&block=%lld", (long long)block);
-        snprintf(url, sizeof url, "file:%.4000s?direct=0%s", path, size);
-        import_call(im->bdev, "pollux_disk_open", json_pack("{s:s, s:s}", "url", url, "name", name));
-    } else {
-        import_call(im->bdev, "bdev_aio_create",
-                    json_pack("{s:s, s:s, s:I}", "name", name, "filename", path, "block_size", block));
-    }
+    import_call(
+        im->bdev, "bdev_aio_create",
+        json_pack("{s:s, s:s, s:I}", "name", name, "filename", path, "block_size", served_block(im, where, path)));
     json_object_set_new(im->disks, path, json_string(name));
     return json_string_value(json_object_get(im->disks, path));
 }
 
 /* ---- subsystems ---- */
 
+/* Older versions have it in "ana_grpid", newer ones among the attributes besides. */
+static json_int_t group_of_ns(const json_t *ns)
+{
+    json_int_t group = attr_int(ns, "ana_grpid");
+    group = group ? group : attr_int(json_object_get(ns, "ana"), "grpid");
+    return group ? group : GROUP_DEFAULT;
+}
+
 static void import_namespace(struct import *im, const char *nqn, const json_t *ns)
 {
     char where[WHERE], nguid[40], number[32];
     const json_t *device = json_object_get(ns, "device");
-    json_int_t nsid = attr_int(ns, "nsid"), group = attr_int(ns, "ana_grpid");
+    json_int_t nsid = attr_int(ns, "nsid");
     const char *path = ctl_str(device, "path"), *id = attr(device, "nguid", number);
     snprintf(where, sizeof where, "subsystem %s, namespace %lld", nqn, (long long)nsid);
     if (nsid < 1 || nsid > NSID_MAX) {
@@ -176,14 +187,13 @@ static void import_namespace(struct import *im, const char *nqn, const json_t *n
         import_warn(im, where, "it is not enabled: it is left out");
         return;
     }
-    if (path[0] != '/' || strpbrk(path, "%?")) {
+    if (path[0] != '/') {
         import_warn(im, where, "its path \"%s\" is none that can be taken: it is left out", path);
         return;
     }
-    warn_of_rest(im, where, ns, "nsid enable device ana ana_grpid");
-    warn_of_rest(im, where, device, "path nguid uuid buffered_io resv_enable revalidate_size");
-    json_t *p = json_pack("{s:I, s:s}", "nsid", nsid, "bdev_name",
-                          import_disk(im, where, path, attr_int(json_object_get(ns, "device"), "buffered_io") != 0));
+    warn_of_rest(im, where, ns, "nsid enable device ana ana_grpid resv");
+    warn_of_rest(im, where, device, "path nguid uuid");
+    json_t *p = json_pack("{s:I, s:s}", "nsid", nsid, "bdev_name", import_disk(im, where, path));
     size_t n = 0;
     for (; *id && n + 1 < sizeof nguid; id++)
         if (*id != '-')
@@ -193,7 +203,7 @@ static void import_namespace(struct import *im, const char *nqn, const json_t *n
         json_object_set_new(p, "nguid", json_string(nguid));
     if (is_set(ctl_str(device, "uuid")))
         json_object_set(p, "uuid", json_object_get(device, "uuid"));
-    json_object_set_new(p, "anagrpid", json_integer(group ? group : GROUP_DEFAULT));
+    json_object_set_new(p, "anagrpid", json_integer(group_of_ns(ns)));
     import_call(im->nvmf, "nvmf_subsystem_add_ns", json_pack("{s:s, s:o}", "nqn", nqn, "namespace", p));
 }
 
@@ -204,7 +214,12 @@ static void import_hosts(struct import *im, const char *where, const char *nqn, 
     json_array_foreach(hosts, i, v)
     {
         const char *host = json_string_value(v), *problem = plx_nvme_nqn_problem(host ? host : "");
-        if (problem)
+        if (host && json_object_get(im->secret, host))
+            import_warn(im, where,
+                        "allowed host %s has a key, and in-band authentication is not built in: it is left out, as it "
+                        "would be let in without having proved who it is",
+                        host);
+        else if (problem)
             import_warn(im, where, "allowed host \"%s\" %s: it is left out", host ? host : "", problem);
         else
             import_call(im->nvmf, "nvmf_subsystem_add_host", json_pack("{s:s, s:s}", "nqn", nqn, "host", host));
@@ -232,7 +247,9 @@ static void import_subsystem(struct import *im, const json_t *s)
     for (i = 0; i < 2; i++)
         if (attr_int(a, numbers[i][0]))
             json_object_set_new(p, numbers[i][1], json_integer(attr_int(a, numbers[i][0])));
-    warn_of_rest(im, where, s, "nqn attr namespaces allowed_hosts");
+    warn_of_rest(im, where, s, "nqn attr namespaces allowed_hosts passthru");
+    if (attr_int(json_array_get(json_object_get(s, "passthru"), 0), "enable"))
+        import_warn(im, where, "passthru of a controller has no equivalent, and is left out");
     warn_of_rest(im, where, a, "allow_any_host serial model cntlid_min cntlid_max");
     json_object_set(im->subsystems, nqn, (json_t *)(uintptr_t)s);
     import_call(im->nvmf, "nvmf_create_subsystem", p);
@@ -292,7 +309,7 @@ static void import_listener(struct import *im, const char *where, const json_t *
                 json_pack("{s:s, s:O}", "nqn", nqn, "listen_address", address));
     json_array_foreach(json_object_get(s, "namespaces"), i, ns)
     {
-        json_int_t group = attr_int(ns, "ana_grpid") ? attr_int(ns, "ana_grpid") : GROUP_DEFAULT;
+        json_int_t group = group_of_ns(ns);
         char key[32];
         snprintf(key, sizeof key, "%lld", (long long)group);
         if (json_object_get(done, key))
@@ -347,8 +364,13 @@ static void import_port(struct import *im, const json_t *port)
     }
     if (strcmp(ctl_str(addr, "traddr"), "::") == 0)
         import_warn(im, where, "[::] is all of IPv6 alone here: listen at 0.0.0.0 besides, for IPv4");
-    if (strcmp(ctl_str(addr, "treq"), "required") == 0 || strncmp(ctl_str(addr, "tsas"), "tls", 3) == 0)
-        import_warn(im, where, "it has TLS, which is not built in: it becomes one without");
+    if (strcmp(ctl_str(addr, "treq"), "required") == 0) {
+        import_warn(im, where,
+                    "it wants TLS, which is not built in: it is left out, as what it serves would be readable");
+        return;
+    }
+    if (strncmp(ctl_str(addr, "tsas"), "tls", 3) == 0)
+        import_warn(im, where, "it offers TLS, which is not built in: hosts have to come without");
     warn_of_rest(im, where, port, "addr param portid subsystems ana_groups referrals enable");
     warn_of_rest(im, where, addr, "adrfam traddr treq trsvcid trtype tsas");
     warn_of_rest(im, where, json_object_get(port, "param"), "inline_data_size max_queue_size");
@@ -408,13 +430,19 @@ static void import_all(struct import *im, const json_t *config)
 {
     size_t i;
     const json_t *v;
-    warn_of_rest(im, "the file", config, "hosts subsystems ports");
+    const char *discovery = ctl_str(json_object_get(config, "discovery"), "nqn");
+    warn_of_rest(im, "the file", config, "hosts subsystems ports discovery");
+    if (discovery[0] && strcmp(discovery, "nqn.2014-08.org.nvmexpress.discovery") != 0)
+        import_warn(im, "the file", "the discovery subsystem is called %s: hosts find it by its well-known name here",
+                    discovery);
     import_transport(im, json_object_get(config, "ports"));
     json_array_foreach(json_object_get(config, "hosts"), i, v)
     {
         char where[WHERE];
         snprintf(where, sizeof where, "host %s", ctl_str(v, "nqn"));
-        warn_of_rest(im, where, v, "nqn");
+        warn_of_rest(im, where, v, "nqn dhchap");
+        if (ctl_str(json_object_get(v, "dhchap"), "key")[0])
+            json_object_set_new(im->secret, ctl_str(v, "nqn"), json_true());
     }
     json_array_foreach(json_object_get(config, "subsystems"), i, v)
     {
@@ -445,7 +473,8 @@ int ctl_import(struct ctl *c, char *const *words, int n)
                         .nvmf = json_array(),
                         .disks = json_object(),
                         .subsystems = json_object(),
-                        .referrals = json_object()};
+                        .referrals = json_object(),
+                        .secret = json_object()};
     import_all(&im, config);
     json_t *out = json_pack("{s:[{s:s, s:o}, {s:s, s:o}]}", "subsystems", "subsystem", "bdev", "config", im.bdev,
                             "subsystem", "nvmf", "config", im.nvmf);
@@ -454,6 +483,7 @@ int ctl_import(struct ctl *c, char *const *words, int n)
     json_decref(im.disks);
     json_decref(im.subsystems);
     json_decref(im.referrals);
+    json_decref(im.secret);
     json_decref(config);
     return EXIT_OK;
 }

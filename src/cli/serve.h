@@ -8,8 +8,6 @@
 #include <pthread.h>
 #include <stdatomic.h>
 
-enum { SERVE_NAME = 128 };
-
 struct serve {
     struct serve_options o;
     struct plx_bdev *disks[SERVE_MAX_DISKS];
@@ -26,10 +24,10 @@ struct serve {
     bool late;       /* a disk has requests yet, whose memory must stay */
     bool unfinished; /* a call was not through, and what it uses must stay, too */
     int result;
-    struct plx_rpc *rpc;                     /* the control server, if there is one */
-    char *config;                            /* that is being loaded */
-    int step;                                /* of what it begins with */
-    char names[SERVE_MAX_DISKS][SERVE_NAME]; /* of disks of the command line */
+    struct plx_rpc *rpc;                        /* the control server, if there is one */
+    char *config;                               /* that is being loaded */
+    int step;                                   /* of what it begins with */
+    char names[SERVE_MAX_DISKS][CLI_DISK_NAME]; /* of disks of the command line */
 };
 
 /* Stops, once. */

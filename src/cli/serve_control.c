@@ -71,42 +71,37 @@ static char *config_text(json_t *calls)
     return text;
 }
 
-static bool name_taken(const struct serve *s, unsigned n, const char *name)
+struct names {
+    const struct serve *s;
+    unsigned n;
+};
+
+static bool name_taken(void *arg, const char *name)
 {
-    for (unsigned i = 0; i < n; i++)
-        if (strcmp(s->names[i], name) == 0)
+    const struct names *names = arg;
+    for (unsigned i = 0; i < names->n; i++)
+        if (strcmp(names->s->names[i], name) == 0)
             return true;
     return plx_bdev_find(name) != NULL;
 }
 
-/* A short name for a disk: that of its file, or of its kind, with a number where there are several. */
-static void choose_name(struct serve *s, unsigned n)
-{
-    char path[4096], base[SERVE_NAME - 12];
-    struct plx_error err;
-    const char *url = s->o.disks[n].url;
-    bool file = plx_bdev_path(url, path, sizeof path, &err) == 1;
-    const char *slash = file ? strrchr(path, '/') : NULL;
-    if (slash)
-        snprintf(base, sizeof base, "%.100s", slash + 1);
-    else
-        snprintf(base, sizeof base, "%.*s", (int)(strspn(url, "abcdefghijklmnopqrstuvwxyz")), url);
-    for (unsigned i = 0;; i++) {
-        if (file && !i)
-            snprintf(s->names[n], SERVE_NAME, "%s", base);
-        else
-            snprintf(s->names[n], SERVE_NAME, "%s%u", base, i);
-        if (!name_taken(s, n, s->names[n]))
-            return;
-    }
-}
-
+/* s->result is set after having said what is wrong with a disk's name. */
 static char *disks_text(struct serve *s)
 {
     json_t *calls = json_array();
     for (unsigned i = 0; i < s->o.ndisks; i++) {
-        choose_name(s, i);
-        add_call(calls, "pollux_disk_open", json_pack("{s:s, s:s}", "url", s->o.disks[i].url, "name", s->names[i]));
+        const char *disk = s->o.disks[i].url;
+        struct names names = {s, i};
+        char url[CLI_URL], file[PATH_MAX];
+        s->result = cli_disk_url(disk, url, file);
+        if (s->result) {
+            json_decref(calls);
+            return NULL;
+        }
+        cli_disk_name(disk, file, s->names[i], name_taken, &names);
+        json_t *as_given = json_string(disk); /* it is in dumps */
+        add_call(calls, "pollux_disk_open",
+                 json_pack("{s:o, s:s}", "url", as_given ? as_given : json_string(url), "name", s->names[i]));
     }
     return config_text(calls);
 }
@@ -232,6 +227,7 @@ static void control_listen(struct serve *s)
 /* What it begins with, in order; with a state that was kept, with that alone. */
 static void control_step(struct serve *s)
 {
+    char *text;
     switch ((enum step)s->step++) {
     case STEP_STATE:
         if (s->o.state && access(s->o.state, F_OK) == 0) {
@@ -250,7 +246,11 @@ static void control_step(struct serve *s)
         __attribute__((fallthrough));
     case STEP_DISKS:
         if (s->o.ndisks) {
-            load_text(s, disks_text(s), "command line");
+            text = disks_text(s);
+            if (s->result)
+                serve_begin_stop(s);
+            else
+                load_text(s, text, "command line");
             return;
         }
         s->step = STEP_LISTEN;

@@ -156,7 +156,7 @@ static void note_why(struct nvme_ctrlr *c, const char *why)
 /* A reason is said once, however often it is met. */
 static void tell_why(struct nvme_ctrlr *c, const char *why)
 {
-    if (strcmp(c->told, why) == 0) {
+    if (strcmp(c->told, why) == 0 || (c->o.quiet && !c->was_live)) {
         plx_info("%s: cannot connect: %s", nvme_ctrlr_name(c), why);
         return;
     }
@@ -208,6 +208,18 @@ void nvme_ctrlr_lost(struct nvme_ctrlr *c, const char *why)
     nvme_ctrlr_release(c);
 }
 
+void nvme_ctrlr_reset(struct nvme_ctrlr *c)
+{
+    c->holds++;
+    if (c->state == NVME_CTRLR_LIVE)
+        nvme_ctrlr_lost(c, "it is reset");
+    if (!c->destroyed && c->state == NVME_CTRLR_WAITING) {
+        c->backoff_ms = NVME_BACKOFF_MIN_MS;
+        plx_timer_set(c->reactor, &c->retry, c->backoff_ms * PLX_NS_PER_MS);
+    }
+    nvme_ctrlr_release(c);
+}
+
 void nvme_ctrlr_destroy(struct nvme_ctrlr *c)
 {
     if (c->destroyed)
@@ -247,6 +259,19 @@ uint64_t nvme_ctrlr_cap(const struct nvme_ctrlr *c)
 uint32_t nvme_ctrlr_max_transfer(const struct nvme_ctrlr *c)
 {
     return c->max_transfer;
+}
+
+uint16_t nvme_ctrlr_cntlid(const struct nvme_ctrlr *c)
+{
+    return c->cntlid;
+}
+
+bool nvme_ctrlr_idle(const struct nvme_ctrlr *c)
+{
+    for (unsigned i = 0; i < c->nio; i++)
+        if (c->io[i]->in_flight || c->io[i]->backlog.head)
+            return false;
+    return true;
 }
 
 unsigned nvme_ctrlr_ana(const struct nvme_ctrlr *c)

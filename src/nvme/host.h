@@ -95,6 +95,7 @@ struct nvme_opts {
     char hostnqn[NVME_NQN_FIELD];
     uint8_t hostid[16];
     bool hdgst, ddgst;           /* ask for digests */
+    bool quiet;                  /* why it could not be connected to at first is for failed() to tell */
     bool sq_flow;                /* do not ask to do without SQ flow control */
     uint32_t nsid;               /* the namespace to look at; 0 for the first, NVME_NSID_ALL for none */
     uint32_t queues;             /* I/O queue pairs; 0 for none */
@@ -192,6 +193,11 @@ int nvme_ctrlr_create(struct plx_reactor *r, const struct nvme_opts *opts, const
                       struct nvme_ctrlr **out);
 /* Begins to connect. `once`: does not try again when it fails or is lost. */
 void nvme_ctrlr_start(struct nvme_ctrlr *c, bool once);
+/*
+ * Gives the association up, for another one: what is in flight comes back as lost. After the same pause as when the
+ * connection is lost, so that the controller has ended what it was asked for before.
+ */
+void nvme_ctrlr_reset(struct nvme_ctrlr *c);
 /* Ends the association and frees it; what is in flight comes back as lost first. Allowed from within any callback. */
 void nvme_ctrlr_destroy(struct nvme_ctrlr *c);
 
@@ -209,6 +215,10 @@ const struct nvme_ns *nvme_ctrlr_ns(const struct nvme_ctrlr *c);
 uint64_t nvme_ctrlr_cap(const struct nvme_ctrlr *c);
 /* Bytes of the largest transfer of one command. */
 uint32_t nvme_ctrlr_max_transfer(const struct nvme_ctrlr *c);
+/* The identifier that the controller has, or had when it was live last. */
+uint16_t nvme_ctrlr_cntlid(const struct nvme_ctrlr *c);
+/* Whether no I/O command is under way. */
+bool nvme_ctrlr_idle(const struct nvme_ctrlr *c);
 /* enum nvme_ana_state of the namespace; optimized where the controller has no ANA. */
 unsigned nvme_ctrlr_ana(const struct nvme_ctrlr *c);
 

@@ -182,6 +182,7 @@ static void see_hosts(struct nvmf_group *g)
     nvmf_group_see(g);
     plx_list_for_each(it, &g->qpairs) {
         struct nvmf_qpair *qp = plx_list_entry(it, struct nvmf_qpair, link);
+        qp->host_part = NULL; /* of those too that are about to end */
         if (qp->image && qp->state == NVMF_QP_READY)
             nvmf_qpair_see(qp);
     }
@@ -203,10 +204,10 @@ static void change_here(struct plx_fan_leg *leg)
         plx_fan_answer(leg, 0);
         return;
     }
+    /* By their timers: whichever of them is through last answers, and the part may be gone then. */
     leaves->leg = leg;
-    host_lane_go_on(&leaves->lanes[0].timer);
-    if (leaves->leg)
-        host_lane_go_on(&leaves->lanes[1].timer);
+    plx_timer_set(leaves->on->reactor, &leaves->lanes[0].timer, 0);
+    plx_timer_set(leaves->on->reactor, &leaves->lanes[1].timer, 0);
 }
 
 void nvmf_host_limits_close(struct nvmf_group *g)

@@ -65,6 +65,8 @@ bool plx_nvmf_ns_info(const struct plx_nvmf_subsystem *s, uint32_t nsid, struct 
     *out = (struct plx_nvmf_ns_info){.nsid = nsid,
                                      .anagrpid = ns->anagrpid,
                                      .bdev = ns->bdev,
+                                     .own_uuid = ns->own_uuid,
+                                     .own_nguid = ns->own_nguid,
                                      .no_auto_visible = ns->masked,
                                      .ptpl_file = nvmf_resv_file(ns)};
     memcpy(out->uuid, ns->uuid, sizeof ns->uuid);

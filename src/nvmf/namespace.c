@@ -78,6 +78,8 @@ static struct nvmf_ns *make_ns(struct plx_nvmf_subsystem *s, struct plx_bdev *bd
     ns->owner = s;
     ns->bdev = bdev;
     ns->anagrpid = o->anagrpid ? o->anagrpid : 1;
+    ns->own_uuid = o->uuid != NULL;
+    ns->own_nguid = o->nguid != NULL;
     ns->masked = o->no_auto_visible;
     memcpy(ns->uuid, o->uuid ? o->uuid : plx_bdev_info(bdev)->uuid, sizeof ns->uuid);
     if (o->eui64)

@@ -87,6 +87,7 @@ struct nvmf_ns {
     struct plx_bdev_hold *hold;  /* while it has; the same */
     struct plx_bdev_access disk; /* the control reactor's */
     struct plx_fan drain;
+    bool own_uuid, own_nguid; /* given, and not derived */
     bool masked;              /* seen by those hosts alone that it is attached to */
     struct nvmf_nsref refs[]; /* by reactor */
 };

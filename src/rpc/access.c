@@ -11,7 +11,6 @@
 
 #define DISCOVERY_NQN "nqn.2014-08.org.nvmexpress.discovery"
 #define NQN TEXT("nqn", "of the subsystem", REQUIRED)
-#define TARGET ENUM("tgt_name", "nvmf_tgt", "of the target, of which there is one")
 
 /* ---- addresses ---- */
 
@@ -369,6 +368,24 @@ static void remove_host(struct rpc_call *c)
         rpc_apply(c, NULL);
 }
 
+static const struct rpc_param params_set_keys[] = {
+    NQN,
+    TEXT("host", "NQN of the host", REQUIRED),
+    TARGET,
+    TEXT("dhchap_key", "key of in-band authentication"),
+    TEXT("dhchap_ctrlr_key", "the target's"),
+    END,
+};
+
+static void set_keys(struct rpc_call *c)
+{
+    struct plx_error err;
+    if (!rpc_subsystem(c))
+        return;
+    plx_fail(&err, -EOPNOTSUPP, "in-band authentication is not built in");
+    rpc_fail_errno(c, -EOPNOTSUPP, &err);
+}
+
 static const struct rpc_param params_allow_any[] = {
     NQN,
     BOOL("allow_any_host", "whether every host may connect", REQUIRED),
@@ -451,17 +468,42 @@ static void get_referrals(struct rpc_call *c)
     rpc_ok(c, out);
 }
 
+/* Others' discovery by multicast DNS. */
+static void no_mdns(struct rpc_call *c)
+{
+    struct plx_error err;
+    plx_fail(&err, -EOPNOTSUPP, "multicast DNS is not built in; name the discovery controller to hosts");
+    rpc_fail_errno(c, -EOPNOTSUPP, &err);
+}
+
 /* ---- again ---- */
 
-/* The state of most groups at once, then of each that differs. */
-static void config_ana(json_t *list, const struct plx_nvmf_subsystem *s, const char *nqn, const struct rpc_listener *l)
+/* That of most groups. */
+static enum plx_nvmf_ana usual_ana(const struct plx_nvmf_subsystem *s, const struct rpc_listener *l)
 {
-    enum plx_nvmf_ana all = plx_nvmf_subsystem_ana(s, l->l, PLX_NVMF_ANA_GROUPS);
+    static const enum plx_nvmf_ana states[] = {PLX_NVMF_ANA_OPTIMIZED, PLX_NVMF_ANA_NON_OPTIMIZED,
+                                               PLX_NVMF_ANA_INACCESSIBLE};
+    unsigned most = 0, found = 0;
+    for (unsigned i = 0; i < PLX_ARRAY_SIZE(states); i++) {
+        unsigned n = 0;
+        for (uint32_t g = 1; g <= PLX_NVMF_ANA_GROUPS; g++)
+            n += plx_nvmf_subsystem_ana(s, l->l, g) == states[i];
+        found = n > most ? i : found;
+        most = n > most ? n : most;
+    }
+    return states[found];
+}
+
+/* The state of most groups at once, then of each that differs. */
+static void config_ana(struct rpc_config *list, const struct plx_nvmf_subsystem *s, const char *nqn,
+                       const struct rpc_listener *l)
+{
+    enum plx_nvmf_ana all = usual_ana(s, l);
     json_t *p = json_pack("{s:s, s:o, s:b}", "nqn", nqn, "listen_address", address_json(l), "secure_channel", false);
     if (all != PLX_NVMF_ANA_OPTIMIZED)
         json_object_set_new(p, "ana_state", json_string(ana_text(all)));
     rpc_config_add(list, "nvmf_subsystem_add_listener", p);
-    for (uint32_t g = 1; g < PLX_NVMF_ANA_GROUPS; g++) {
+    for (uint32_t g = 1; g <= PLX_NVMF_ANA_GROUPS; g++) {
         enum plx_nvmf_ana state = plx_nvmf_subsystem_ana(s, l->l, g);
         if (state != all)
             rpc_config_add(list, "nvmf_subsystem_listener_set_ana_state",
@@ -470,7 +512,7 @@ static void config_ana(json_t *list, const struct plx_nvmf_subsystem *s, const c
     }
 }
 
-void rpc_config_access(struct plx_rpc *rpc, json_t *list)
+void rpc_config_access(struct plx_rpc *rpc, struct rpc_config *list)
 {
     struct plx_nvmf_subsystem *s = NULL;
     plx_list_for_each(it, &rpc->listeners) {
@@ -508,6 +550,8 @@ const struct rpc_method rpc_methods_access[] = {
      .run = subsystem_add_host},
     {"nvmf_subsystem_remove_host", NULL, "Lets a host in no more, and disconnects it.", params_remove_host, RPC_CHANGES,
      .bad = RPC_INVALID_PARAMS, .run = remove_host},
+    {"nvmf_subsystem_set_keys", NULL, "Is refused: there is no in-band authentication yet.", params_set_keys, RPC_READS,
+     .run = set_keys},
     {"nvmf_subsystem_allow_any_host", NULL, "Lets every host in, or only those that were added.", params_allow_any,
      RPC_CHANGES, .bad = RPC_INVALID_PARAMS, .run = allow_any_host},
     {"nvmf_discovery_add_referral", NULL, "Refers hosts to another discovery controller.", params_add_referral,
@@ -515,5 +559,8 @@ const struct rpc_method rpc_methods_access[] = {
     {"nvmf_discovery_remove_referral", NULL, "Refers them there no more.", params_remove_referral, RPC_CHANGES,
      .bad = RPC_INVALID_PARAMS, .run = remove_referral},
     {"nvmf_discovery_get_referrals", NULL, "Lists referrals.", params_target, RPC_READS, .run = get_referrals},
+    {"nvmf_publish_mdns_prr", NULL, "Is refused: discovery controllers are not told of by multicast DNS.",
+     params_target, RPC_READS, .run = no_mdns},
+    {"nvmf_stop_mdns_prr", NULL, "Is refused, too.", params_target, RPC_READS, .run = no_mdns},
     {.name = NULL},
 };

@@ -127,7 +127,11 @@ static void get_config(struct rpc_call *c)
 
 static void save_config(struct rpc_call *c)
 {
-    rpc_ok(c, rpc_config(c->rpc));
+    json_t *config = rpc_config(c->rpc);
+    if (config)
+        rpc_ok(c, config);
+    else
+        rpc_fail_errno(c, -ENOMEM, NULL);
 }
 
 static const struct rpc_param params_scheduler[] = {

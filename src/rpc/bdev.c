@@ -166,6 +166,7 @@ static void null_new_size(struct rpc_call *c)
         return;
     }
     json_object_set_new(d->params, "num_blocks", json_integer((json_int_t)blocks));
+    rpc_disk_changed(d);
     rpc_ok(c, NULL);
 }
 
@@ -346,8 +347,7 @@ static bool stands_right_on(void *arg, struct plx_bdev *bdev)
     return !claim->found;
 }
 
-/* Whether it has a user who has it alone: a filter. */
-static bool claimed(const struct plx_bdev *of)
+bool rpc_disk_claimed(const struct plx_bdev *of)
 {
     struct claim claim = {.of = of};
     plx_bdev_each(stands_right_on, &claim);
@@ -378,7 +378,7 @@ static json_t *describe_disk(struct plx_rpc *rpc, struct plx_bdev *bdev)
                   unit, "optimal_write_size", unit, "preferred_unmap_alignment", (json_int_t)info->unmap_granularity,
                   "preferred_unmap_granularity", (json_int_t)info->unmap_granularity, "uuid", uuid, "numa_id", -1);
     json_object_set_new(o, "assigned_rate_limits", rpc_disk_limits(bdev));
-    json_object_set_new(o, "claimed", json_boolean(claimed(bdev)));
+    json_object_set_new(o, "claimed", json_boolean(rpc_disk_claimed(bdev)));
     json_object_set_new(o, "zoned", json_false());
     json_object_set_new(o, "supported_io_types", io_types(info));
     json_object_set_new(o, "driver_specific", specific);

@@ -47,33 +47,52 @@ struct disk_making {
     const struct rpc_disk_kind *kind;
 };
 
-static bool kind_keeps_uuid(const struct rpc_method *m)
+/*
+ * Whether its UUID, which was not given, is to be the same when it is made again. That of memory is not: its data is
+ * gone then, and hosts are to find another disk rather than zeroes. A filter has that of what it stands on.
+ */
+static bool keeps_uuid(const struct rpc_method *m, const struct plx_bdev *bdev)
 {
     for (const struct rpc_param *p = m->params; p->name; p++)
         if (strcmp(p->name, "uuid") == 0)
-            return true;
+            return !plx_bdev_below(bdev) && strcmp(plx_bdev_info(bdev)->driver, "ram") != 0;
     return false;
+}
+
+bool rpc_disk_is_volatile(struct plx_rpc *rpc, const struct plx_bdev *bdev)
+{
+    while (plx_bdev_below(bdev))
+        bdev = plx_bdev_below(bdev);
+    const struct rpc_disk *d = rpc_disk_of(rpc, bdev);
+    return strcmp(plx_bdev_info(bdev)->driver, "ram") == 0 && !(d && json_object_get(d->params, "uuid"));
+}
+
+struct rpc_disk *rpc_disk_add(struct plx_rpc *rpc, const struct rpc_disk_kind *kind, struct plx_bdev *bdev)
+{
+    struct rpc_disk *d = calloc(1, sizeof *d);
+    if (!d)
+        return NULL;
+    snprintf(d->name, sizeof d->name, "%s", plx_bdev_info(bdev)->name);
+    d->bdev = bdev;
+    d->kind = kind;
+    plx_list_add_tail(&rpc->disks, &d->link);
+    rpc_note(rpc, "bdev_register", d->name);
+    return d;
 }
 
 void rpc_disk_opened(struct rpc_call *c, const struct rpc_disk_kind *kind, struct plx_bdev *bdev)
 {
-    const struct plx_bdev_info *info = plx_bdev_info(bdev);
-    struct rpc_disk *d = calloc(1, sizeof *d);
+    struct rpc_disk *d = rpc_disk_add(c->rpc, kind, bdev);
     if (!d) {
         plx_bdev_close(bdev);
         rpc_fail_errno(c, -ENOMEM, NULL);
         return;
     }
-    snprintf(d->name, sizeof d->name, "%s", info->name);
-    d->bdev = bdev;
     d->method = c->method;
     d->params = json_copy(c->params);
-    d->kind = kind;
-    json_object_set_new(d->params, "name", json_string(info->name));
-    if (kind_keeps_uuid(c->method))
-        json_object_set_new(d->params, "uuid", rpc_uuid_json(info->uuid));
-    plx_list_add_tail(&c->rpc->disks, &d->link);
-    rpc_note(c->rpc, "bdev_register", d->name);
+    json_object_set_new(d->params, "name", json_string(d->name));
+    if (keeps_uuid(c->method, bdev))
+        json_object_set_new(d->params, "uuid", rpc_uuid_json(plx_bdev_info(bdev)->uuid));
     rpc_ok(c, json_string(d->name));
 }
 
@@ -167,6 +186,7 @@ static void disk_forget(struct plx_rpc *rpc, struct rpc_disk *d)
     rpc_note(rpc, "bdev_unregister", d->name);
     plx_list_del(&d->link);
     json_decref(d->params);
+    free(d->text);
     free(d);
 }
 
@@ -242,13 +262,23 @@ void rpc_disks_close(struct plx_rpc *rpc)
 
 /* ---- again ---- */
 
-void rpc_config_disks(struct plx_rpc *rpc, json_t *list)
+void rpc_disk_changed(struct rpc_disk *d)
 {
+    free(d->text);
+    d->text = NULL;
+}
+
+void rpc_config_disks(struct plx_rpc *rpc, struct rpc_config *list)
+{
+    rpc_config_remotes(rpc, list);
     plx_list_for_each(it, &rpc->disks) {
-        const struct rpc_disk *d = plx_list_entry(it, struct rpc_disk, link);
+        struct rpc_disk *d = plx_list_entry(it, struct rpc_disk, link);
         if (d->closing)
             continue;
-        rpc_config_add(list, d->method->name, json_incref(d->params));
+        if (d->method && d->text)
+            rpc_config_add_kept(list, d->text);
+        else if (d->method)
+            d->text = rpc_config_keep(list, d->method->name, json_incref(d->params));
         rpc_config_disk_more(list, d);
     }
 }

@@ -101,6 +101,7 @@ static void delay_update(struct rpc_call *c)
             return;
         }
         json_object_set(d->params, key, rpc_param(c, "latency_us"));
+        rpc_disk_changed(d);
     }
     rpc_ok(c, NULL);
 }

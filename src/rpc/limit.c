@@ -39,7 +39,7 @@ json_t *rpc_disk_limits(struct plx_bdev *bdev)
     return o;
 }
 
-void rpc_config_disk_more(json_t *list, const struct rpc_disk *d)
+void rpc_config_disk_more(struct rpc_config *list, const struct rpc_disk *d)
 {
     struct plx_bdev_limits l;
     plx_bdev_get_limits(d->bdev, &l);
@@ -71,7 +71,7 @@ static const struct rpc_param params_qos[] = {
 };
 
 /* Limits that are not named stay as they are. */
-static int take_limits(const struct rpc_call *c, struct plx_bdev_limits *l, struct plx_error *err)
+static int limits_of_call(const struct rpc_call *c, struct plx_bdev_limits *l, struct plx_error *err)
 {
     bool any = rpc_param(c, "burst_ms") != NULL;
     for (size_t i = 0; i < PLX_ARRAY_SIZE(members); i++)
@@ -94,7 +94,7 @@ static void set_qos_limit(struct rpc_call *c)
         return;
     }
     plx_bdev_get_limits(bdev, &l);
-    int ret = take_limits(c, &l, &err);
+    int ret = limits_of_call(c, &l, &err);
     if (!ret)
         ret = plx_bdev_set_limits(bdev, &l, &err);
     if (ret) {
@@ -132,7 +132,7 @@ static void set_host_limits(struct rpc_call *c)
     const json_t *names = rpc_param(c, "hosts");
     size_t n = json_array_size(names);
     const char **hosts = calloc(n + 1, sizeof *hosts);
-    int ret = hosts ? take_limits(c, &l, &err) : plx_fail(&err, -ENOMEM, "out of memory");
+    int ret = hosts ? limits_of_call(c, &l, &err) : plx_fail(&err, -ENOMEM, "out of memory");
     for (size_t i = 0; hosts && i < n; i++)
         hosts[i] = json_string_value(json_array_get(names, i));
     if (!ret)
@@ -178,7 +178,7 @@ static void get_host_limits(struct rpc_call *c)
     rpc_ok(c, out);
 }
 
-void rpc_config_host_limits(struct plx_rpc *rpc, json_t *list)
+void rpc_config_host_limits(struct plx_rpc *rpc, struct rpc_config *list)
 {
     struct plx_nvmf_host_group_info info;
     for (unsigned i = 0; plx_nvmf_host_limits_get(rpc->o.target, i, &info); i++)

@@ -11,7 +11,6 @@
 #include <strings.h>
 
 #define DISCOVERY_NQN "nqn.2014-08.org.nvmexpress.discovery"
-#define TARGET ENUM("tgt_name", "nvmf_tgt", "of the target, of which there is one")
 
 /* ---- what methods here have in common ---- */
 
@@ -216,6 +215,7 @@ static void delete_subsystem(struct rpc_call *c)
     if (!s)
         return;
     json_object_del(c->rpc->subsystems, rpc_str(c, "nqn"));
+    rpc_ns_texts_forget(c->rpc, rpc_str(c, "nqn"));
     plx_nvmf_subsystem_remove(s);
     rpc_listeners_tidy(c->rpc);
     rpc_apply(c, NULL);
@@ -244,16 +244,20 @@ static void add_host_name(void *arg, const char *hostnqn)
 }
 
 /* A namespace, as methods show it (`shown`), or as one takes it. */
-static json_t *ns_json(const struct plx_nvmf_subsystem *s, const struct plx_nvmf_ns_info *info, bool shown)
+static json_t *ns_json(struct plx_rpc *rpc, const struct plx_nvmf_subsystem *s, const struct plx_nvmf_ns_info *info,
+                       bool shown)
 {
+    bool all = shown || !rpc_disk_is_volatile(rpc, info->bdev); /* else what is derived will be another */
     const char *name = plx_bdev_info(info->bdev)->name;
     json_t *o = json_pack("{s:I, s:s}", "nsid", (json_int_t)info->nsid, "bdev_name", name);
     if (shown)
         json_object_set_new(o, "name", json_string(name));
-    json_object_set_new(o, "nguid", hex_json(info->nguid, 16));
+    if (all || info->own_nguid)
+        json_object_set_new(o, "nguid", hex_json(info->nguid, 16));
     if (!no_identifier(info->eui64, 8))
         json_object_set_new(o, "eui64", hex_json(info->eui64, 8));
-    json_object_set_new(o, "uuid", rpc_uuid_json(info->uuid));
+    if (all || info->own_uuid)
+        json_object_set_new(o, "uuid", rpc_uuid_json(info->uuid));
     json_object_set_new(o, "anagrpid", json_integer(info->anagrpid));
     if (info->ptpl_file)
         json_object_set_new(o, "ptpl_file", json_string(info->ptpl_file));
@@ -277,7 +281,7 @@ static json_t *subsystem_json(struct plx_rpc *rpc, const struct plx_nvmf_subsyst
         json_array_append_new(hosts, json_pack("{s:s}", "nqn", plx_nvmf_subsystem_host(s, i)));
     struct plx_nvmf_ns_info ns;
     for (uint32_t nsid = 0; (nsid = plx_nvmf_ns_next(s, nsid)) && plx_nvmf_ns_info(s, nsid, &ns);)
-        json_array_append_new(namespaces, ns_json(s, &ns, true));
+        json_array_append_new(namespaces, ns_json(rpc, s, &ns, true));
     json_t *o = json_pack("{s:s, s:s, s:o, s:b, s:o, s:s, s:s, s:I, s:b, s:i, s:i}", "nqn", info.nqn, "subtype", "NVMe",
                           "listen_addresses", rpc_listen_addresses(rpc, s), "allow_any_host", info.allow_any_host,
                           "hosts", hosts, "serial_number", info.serial, "model_number", info.model, "max_namespaces",
@@ -408,6 +412,9 @@ static void add_ns(struct rpc_call *c)
     if (!ret && !bdev)
         ret =
             plx_fail(&err, -ENODEV, "there is no disk %.100s; bdev_get_bdevs lists disks", rpc_str_in(ns, "bdev_name"));
+    if (!ret && rpc_disk_claimed(bdev))
+        ret = plx_fail(&err, -EBUSY, "%.100s is used exclusively by a disk that stands on it; add that one",
+                       plx_bdev_info(bdev)->name);
     if (!ret)
         ret = plx_nvmf_subsystem_add_ns(s, bdev, &o, &err);
     if (ret < 0)
@@ -522,7 +529,7 @@ static void subsystem_resume(struct rpc_call *c)
 /* ---- again ---- */
 
 struct host_listing {
-    json_t *list;
+    struct rpc_config *list;
     const char *nqn;
     uint32_t nsid;
 };
@@ -534,7 +541,97 @@ static void config_ns_host(void *arg, const char *hostnqn)
                    json_pack("{s:s, s:I, s:s}", "nqn", h->nqn, "nsid", (json_int_t)h->nsid, "host", hostnqn));
 }
 
-static void config_subsystem(struct plx_rpc *rpc, json_t *list, const struct plx_nvmf_subsystem *s)
+/* What a dump says of a namespace, for as long as it is this one. */
+struct ns_text {
+    struct plx_nvmf_ns_info info;
+    char disk[RPC_NAME];
+    char *text;
+};
+
+struct ns_texts {
+    struct plx_list link; /* in rpc->ns_texts */
+    char nqn[PLX_NVMF_NQN_SIZE];
+    uint32_t n;
+    struct ns_text *of; /* by nsid - 1 */
+};
+
+static void ns_texts_free(struct ns_texts *t)
+{
+    for (uint32_t i = 0; i < t->n; i++)
+        free(t->of[i].text);
+    plx_list_del(&t->link);
+    free(t->of);
+    free(t);
+}
+
+void rpc_ns_texts_forget(struct plx_rpc *rpc, const char *nqn)
+{
+    plx_list_for_each_safe(it, &rpc->ns_texts) {
+        struct ns_texts *t = plx_list_entry(it, struct ns_texts, link);
+        if (!nqn || strcmp(t->nqn, nqn) == 0)
+            ns_texts_free(t);
+    }
+}
+
+static struct ns_texts *ns_texts_find(struct plx_rpc *rpc, const char *nqn)
+{
+    plx_list_for_each(it, &rpc->ns_texts) {
+        struct ns_texts *t = plx_list_entry(it, struct ns_texts, link);
+        if (strcmp(t->nqn, nqn) == 0)
+            return t;
+    }
+    struct ns_texts *t = calloc(1, sizeof *t);
+    if (!t)
+        return NULL;
+    snprintf(t->nqn, sizeof t->nqn, "%s", nqn);
+    plx_list_add_tail(&rpc->ns_texts, &t->link);
+    return t;
+}
+
+/* Where the text of a namespace is kept; NULL without memory. */
+static struct ns_text *ns_text_of(struct ns_texts *t, uint32_t nsid)
+{
+    if (t && nsid > t->n) {
+        struct ns_text *of = realloc(t->of, nsid * sizeof *of);
+        if (!of)
+            return NULL;
+        memset(of + t->n, 0, (nsid - t->n) * sizeof *of);
+        t->of = of;
+        t->n = nsid;
+    }
+    return t ? &t->of[nsid - 1] : NULL;
+}
+
+static bool ns_text_is(const struct ns_text *t, const struct plx_nvmf_ns_info *i, const char *disk)
+{
+    const struct plx_nvmf_ns_info *was = &t->info;
+    return t->text && was->bdev == i->bdev && was->anagrpid == i->anagrpid && was->ptpl_file == i->ptpl_file &&
+           was->no_auto_visible == i->no_auto_visible && !memcmp(was->uuid, i->uuid, sizeof i->uuid) &&
+           !memcmp(was->nguid, i->nguid, sizeof i->nguid) && !memcmp(was->eui64, i->eui64, sizeof i->eui64) &&
+           !strcmp(t->disk, disk);
+}
+
+static void config_ns(struct plx_rpc *rpc, struct rpc_config *list, const struct plx_nvmf_subsystem *s, const char *nqn,
+                      const struct plx_nvmf_ns_info *info, struct ns_text *kept)
+{
+    const char *disk = plx_bdev_info(info->bdev)->name;
+    if (kept && ns_text_is(kept, info, disk)) {
+        rpc_config_add_kept(list, kept->text);
+        return;
+    }
+    char *text = rpc_config_keep(list, "nvmf_subsystem_add_ns",
+                                 json_pack("{s:s, s:o}", "nqn", nqn, "namespace", ns_json(rpc, s, info, false)));
+    if (!kept) {
+        free(text);
+        return;
+    }
+    free(kept->text);
+    kept->text = text;
+    kept->info = *info;
+    snprintf(kept->disk, sizeof kept->disk, "%s", disk);
+}
+
+static void config_subsystem(struct plx_rpc *rpc, struct rpc_config *list, const struct plx_nvmf_subsystem *s)
 {
     struct plx_nvmf_subsystem_info info;
     plx_nvmf_subsystem_info(s, &info);
@@ -551,17 +648,17 @@ static void config_subsystem(struct plx_rpc *rpc, json_t *list, const struct plx
     for (unsigned i = 0; plx_nvmf_subsystem_host(s, i); i++)
         rpc_config_add(list, "nvmf_subsystem_add_host",
                        json_pack("{s:s, s:s}", "nqn", info.nqn, "host", plx_nvmf_subsystem_host(s, i)));
+    struct ns_texts *texts = ns_texts_find(rpc, info.nqn);
     struct plx_nvmf_ns_info ns;
     for (uint32_t nsid = 0; (nsid = plx_nvmf_ns_next(s, nsid)) && plx_nvmf_ns_info(s, nsid, &ns);) {
         struct host_listing h = {list, info.nqn, nsid};
-        rpc_config_add(list, "nvmf_subsystem_add_ns",
-                       json_pack("{s:s, s:o}", "nqn", info.nqn, "namespace", ns_json(s, &ns, false)));
+        config_ns(rpc, list, s, info.nqn, &ns, ns_text_of(texts, nsid));
         if (ns.no_auto_visible)
             plx_nvmf_ns_each_host(s, nsid, config_ns_host, &h);
     }
 }
 
-void rpc_config_nvmf(struct plx_rpc *rpc, json_t *list)
+void rpc_config_nvmf(struct plx_rpc *rpc, struct rpc_config *list)
 {
     struct plx_nvmf_subsystem *s = NULL;
     if (rpc->transport)

@@ -95,7 +95,7 @@ static void sock_get_default(struct rpc_call *c)
     rpc_ok(c, json_pack("{s:o}", "impl_name", set ? json_incref(set) : json_string("posix")));
 }
 
-void rpc_config_sock(struct plx_rpc *rpc, json_t *list)
+void rpc_config_sock(struct plx_rpc *rpc, struct rpc_config *list)
 {
     const char *name;
     json_t *params;

@@ -7,7 +7,6 @@
 #include <string.h>
 
 #define DISCOVERY_NQN "nqn.2014-08.org.nvmexpress.discovery"
-#define TARGET TEXT("tgt_name", "of the target: nvmf_tgt, as there is one")
 
 static const struct rpc_param params_subsystem[] = {
     TEXT("nqn", "of the subsystem", REQUIRED),

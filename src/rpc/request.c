@@ -245,7 +245,7 @@ static void log_change(const struct rpc_call *c)
         rpc_client_describe(c->client, who, sizeof who);
     const char *name = json_string_value(json_object_get(c->params, "nqn"));
     name = name ? name : json_string_value(json_object_get(c->params, "name"));
-    plx_log_each(PLX_LOG_INFO, "%s: %s%s%.200s", who, c->method->name, name ? " " : "", name ? name : "");
+    plx_log_each(c->client ? PLX_LOG_INFO : PLX_LOG_DEBUG, "%s: %s%s%.200s", who, c->method->name, name ? " " : "", name ? name : "");
 }
 
 static void call_run(struct rpc_call *c)

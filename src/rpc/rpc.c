@@ -10,8 +10,9 @@
 /* ---- methods ---- */
 
 static const struct rpc_method *const tables[] = {
-    rpc_methods_app,  rpc_methods_options, rpc_methods_keyring, rpc_methods_bdev,  rpc_methods_filter,
-    rpc_methods_nvmf, rpc_methods_access,  rpc_methods_query,   rpc_methods_limit, rpc_methods_vhost,
+    rpc_methods_app,    rpc_methods_options, rpc_methods_keyring, rpc_methods_bdev,
+    rpc_methods_filter, rpc_methods_nvmf,    rpc_methods_access,  rpc_methods_query,
+    rpc_methods_limit,  rpc_methods_nvme,    rpc_methods_vhost,
 };
 
 void rpc_methods_each(void (*fn)(void *arg, const struct rpc_method *m), void *arg)
@@ -41,8 +42,8 @@ int plx_rpc_create(struct plx_rpc **out, const struct plx_rpc_opts *opts, struct
     rpc->reactor = opts->reactors[0];
     rpc->started = !opts->wait;
     rpc_clients_init(rpc);
-    struct plx_list *const lists[] = {&rpc->lane,  &rpc->unsaved,   &rpc->calls,
-                                      &rpc->disks, &rpc->listeners, &rpc->waiters};
+    struct plx_list *const lists[] = {&rpc->lane,    &rpc->unsaved,  &rpc->calls,   &rpc->disks,      &rpc->listeners,
+                                      &rpc->waiters, &rpc->ns_texts, &rpc->remotes, &rpc->discoveries};
     for (size_t i = 0; i < PLX_ARRAY_SIZE(lists); i++)
         plx_list_init(lists[i]);
     json_t **const objects[] = {&rpc->options, &rpc->subsystems, &rpc->vhost, &rpc->keys, &rpc->log_flags};
@@ -76,7 +77,7 @@ static void rpc_stopped(struct plx_rpc *rpc, int ret)
 
 void rpc_may_stop(struct plx_rpc *rpc)
 {
-    if (rpc->stopping && plx_list_empty(&rpc->calls) && !rpc_state_busy(rpc))
+    if (rpc->stopping && plx_list_empty(&rpc->calls) && !rpc_state_busy(rpc) && !rpc->remote_tasks)
         rpc_stopped(rpc, 0);
 }
 
@@ -101,6 +102,7 @@ void plx_rpc_stop(struct plx_rpc *rpc, void (*done)(void *arg, int ret), void *a
             rpc_fail(c, -ECANCELED, "Operation canceled: the process ends");
         }
     }
+    rpc_remotes_stop(rpc);
     rpc_may_stop(rpc);
 }
 
@@ -108,8 +110,11 @@ void plx_rpc_destroy(struct plx_rpc *rpc)
 {
     json_t *const objects[] = {rpc->options,   rpc->subsystems, rpc->vhost,    rpc->keys,
                                rpc->log_flags, rpc->notes,      rpc->transport};
+    rpc_discoveries_close(rpc);
+    rpc_remotes_close(rpc);
     rpc_disks_close(rpc);
     rpc_listeners_forget(rpc);
+    rpc_ns_texts_forget(rpc, NULL);
     for (size_t i = 0; i < PLX_ARRAY_SIZE(objects); i++)
         json_decref(objects[i]);
     if (rpc->group)
@@ -174,12 +179,20 @@ static void load_over(struct load *l)
     copy.done(copy.arg, copy.ret, NULL, &copy.err);
 }
 
+/* Of a name that is too long for a message, the end says more than the beginning. */
+static const char *end_of(const char *name)
+{
+    enum { SHOWN = 120 };
+    size_t len = strlen(name);
+    return len > SHOWN ? name + len - SHOWN : name;
+}
+
 static void load_called(struct rpc_call *c)
 {
     struct load *l = c->arg;
     if (c->code) {
         const char *method = rpc_str_in(json_array_get(l->calls, l->next - 1), "method");
-        l->ret = plx_fail(&l->err, c->code, "%.80s: %.60s: %.160s", l->name, method, c->error.text);
+        l->ret = plx_fail(&l->err, c->code, "%s: %.50s: %.140s", end_of(l->name), method, c->error.text);
     }
     load_step(l);
 }

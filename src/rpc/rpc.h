@@ -186,12 +186,16 @@ struct rpc_disk {
     struct plx_list link; /* in rpc->disks, in the order in which they were made */
     char name[RPC_NAME];
     struct plx_bdev *bdev;
-    const struct rpc_method *method; /* that makes it again, */
+    const struct rpc_method *method; /* that makes it again, or NULL: it comes with its controller; */
     json_t *params;                  /* with these */
     const struct rpc_disk_kind *kind;
     bool closing;
     uint32_t burst_ms; /* of its limits */
+    char *text;        /* of the call, in dumps; NULL: to be made */
 };
+
+/* Its parameters have changed. */
+void rpc_disk_changed(struct rpc_disk *d);
 
 /* A kind of disk: what is different between the methods that make one, delete it, and tell what it is. */
 struct rpc_disk_kind {
@@ -214,7 +218,7 @@ struct rpc_state {
     struct plx_msg due;
     bool on, is_due, saving;
     uint64_t changes, saving_to, saved; /* counts of changes */
-    char *text;
+    struct rpc_text *text;
 };
 
 struct plx_rpc {
@@ -238,10 +242,13 @@ struct plx_rpc {
     json_t *options;   /* by method: parameters */
     json_t *transport; /* that was created, or NULL */
     struct plx_list disks, listeners;
-    struct plx_list waiters; /* for the initialisation */
-    json_t *subsystems;      /* by NQN: what they were made with */
-    json_t *vhost;           /* by name of a controller: what it was made with */
-    json_t *keys;            /* by name: the path of its file */
+    struct plx_list remotes, discoveries; /* see nvme.h */
+    unsigned remote_tasks;                /* of theirs, on worker threads */
+    struct plx_list waiters;              /* for the initialisation */
+    struct plx_list ns_texts;             /* nvmf.c: what dumps say of namespaces */
+    json_t *subsystems;                   /* by NQN: what they were made with */
+    json_t *vhost;                        /* by name of a controller: what it was made with */
+    json_t *keys;                         /* by name: the path of its file */
     json_t *log_flags;
     json_t *notes; /* what has happened, for notify_get_notifications; the first of them is the notes_from-th */
     uint64_t notes_from;
@@ -271,7 +278,7 @@ struct plx_rpc *rpc_client_server(const struct rpc_client *c);
 void rpc_client_send(struct rpc_client *c, const json_t *answer);
 /* The same; text is taken over. */
 void rpc_client_send_text(struct rpc_client *c, struct rpc_text *text);
-/* Make a text longer, which is made when it is NULL: by a value, or by what is between them. @return false: no memory */
+/* Make a text longer, or a new one of NULL: by a value, or by what is between them. @return false: no memory */
 bool rpc_text_add(struct rpc_text **text, const json_t *value);
 bool rpc_text_end(struct rpc_text **text, const char *bytes);
 /* A call of it was begun, is through, was answered. */
@@ -291,18 +298,32 @@ void rpc_state_begin(struct plx_rpc *rpc);
 void rpc_state_between(struct plx_rpc *rpc);
 bool rpc_state_busy(const struct plx_rpc *rpc);
 
-/* config.c: the calls that make again what there is, of a group of methods; NULL when there is no such group. */
+/*
+ * config.c: the calls that make again what there is, as text. It is written at every change where a state is kept, so
+ * what there may be many of, and rarely changes, keeps its own.
+ */
+struct rpc_config {
+    struct rpc_text *text;
+    unsigned calls;
+    bool short_of_memory;
+};
+/* All groups: an object; NULL without memory. To be freed. */
+struct rpc_text *rpc_config_text(struct plx_rpc *rpc);
+/* The same, or of a group: NULL when there is no such group. */
+json_t *rpc_config(struct plx_rpc *rpc);
 json_t *rpc_config_group(struct plx_rpc *rpc, const char *group);
 json_t *rpc_config_groups(void);
-json_t *rpc_config(struct plx_rpc *rpc);
-/* By file: what is to be called again. Appended to a list of calls. */
-void rpc_config_add(json_t *list, const char *method, json_t *params);
-void rpc_config_disks(struct plx_rpc *rpc, json_t *list);
-void rpc_config_nvmf(struct plx_rpc *rpc, json_t *list);
-void rpc_config_access(struct plx_rpc *rpc, json_t *list);
-void rpc_config_sock(struct plx_rpc *rpc, json_t *list);
-void rpc_config_vhost(struct plx_rpc *rpc, json_t *list);
-void rpc_config_host_limits(struct plx_rpc *rpc, json_t *list);
+/* By file: what is to be called again. Appended to a list of calls; params is taken over. */
+void rpc_config_add(struct rpc_config *list, const char *method, json_t *params);
+/* The same, and returns its text, to be freed, or NULL; and of such a text. */
+char *rpc_config_keep(struct rpc_config *list, const char *method, json_t *params);
+void rpc_config_add_kept(struct rpc_config *list, const char *text);
+void rpc_config_disks(struct plx_rpc *rpc, struct rpc_config *list);
+void rpc_config_nvmf(struct plx_rpc *rpc, struct rpc_config *list);
+void rpc_config_access(struct plx_rpc *rpc, struct rpc_config *list);
+void rpc_config_sock(struct plx_rpc *rpc, struct rpc_config *list);
+void rpc_config_vhost(struct plx_rpc *rpc, struct rpc_config *list);
+void rpc_config_host_limits(struct plx_rpc *rpc, struct rpc_config *list);
 
 /* rpc.c: one is over, or a write of the state: that may be all that a stop waits for. */
 void rpc_may_stop(struct plx_rpc *rpc);
@@ -313,6 +334,8 @@ void rpc_note(struct plx_rpc *rpc, const char *type, const char *ctx);
 /* nvmf.c */
 /* The subsystem that parameter nqn names; or NULL, and the call has failed. */
 struct plx_nvmf_subsystem *rpc_subsystem(struct rpc_call *c);
+/* A subsystem goes; NULL: all. */
+void rpc_ns_texts_forget(struct plx_rpc *rpc, const char *nqn);
 /* Has hosts see what was changed; then answers with result, which is taken over. */
 void rpc_apply(struct rpc_call *c, json_t *result);
 
@@ -336,6 +359,8 @@ void rpc_waiters_wake(struct plx_rpc *rpc);
 void rpc_disk_open(struct rpc_call *c, const struct rpc_disk_kind *kind, const char *url, const char *name);
 /* The same of one that is open. */
 void rpc_disk_opened(struct rpc_call *c, const struct rpc_disk_kind *kind, struct plx_bdev *bdev);
+/* One that no call made by itself. @return NULL without memory */
+struct rpc_disk *rpc_disk_add(struct plx_rpc *rpc, const struct rpc_disk_kind *kind, struct plx_bdev *bdev);
 /* Deletes a disk of a kind, with what stands on it, whatever uses it. */
 void rpc_disk_delete(struct rpc_call *c, const struct rpc_disk_kind *kind, const char *name);
 /* A name that no disk has: prefix and the lowest number. */
@@ -343,14 +368,27 @@ void rpc_disk_free_name(const char *prefix, char out[RPC_NAME]);
 /* One that a call made, by its name or UUID; or NULL. */
 struct rpc_disk *rpc_disk_find(struct plx_rpc *rpc, const char *name);
 struct rpc_disk *rpc_disk_of(struct plx_rpc *rpc, const struct plx_bdev *bdev);
+/* Whether its data, and with that its UUID, is gone when it is made again. */
+bool rpc_disk_is_volatile(struct plx_rpc *rpc, const struct plx_bdev *bdev);
 /* All of them, when nothing uses them any more. */
 void rpc_disks_close(struct plx_rpc *rpc);
 /* limit.c: what else was said of a disk: its limits. */
-void rpc_config_disk_more(json_t *list, const struct rpc_disk *d);
+void rpc_config_disk_more(struct rpc_config *list, const struct rpc_disk *d);
 /* limit.c: the limits of a disk, as clients know them. */
 json_t *rpc_disk_limits(struct plx_bdev *bdev);
+/* Whether it has a user who has it alone: a filter. */
+bool rpc_disk_claimed(const struct plx_bdev *of);
 /* "No such device: ..." */
 void rpc_fail_no_disk(struct rpc_call *c, const char *name);
+
+/* nvme_remote.c, nvme_discovery.c: controllers that are attached. */
+void rpc_config_remotes(struct plx_rpc *rpc, struct rpc_config *list);
+void rpc_config_discoveries(struct plx_rpc *rpc, struct rpc_config *list);
+/* The process ends: what waits for a controller is over. */
+void rpc_remotes_stop(struct plx_rpc *rpc);
+/* All of them; their disks stay. */
+void rpc_remotes_close(struct plx_rpc *rpc);
+void rpc_discoveries_close(struct plx_rpc *rpc);
 
 /* A UUID as text. */
 json_t *rpc_uuid_json(const uint8_t uuid[16]);

@@ -14,8 +14,8 @@
 static int64_t state_write(struct plx_aio *io)
 {
     struct plx_rpc *rpc = plx_container_of(io, struct plx_rpc, state.io);
-    const char *text = rpc->state.text;
-    return text ? plx_keep_write(rpc->o.state, text, strlen(text)) : -ENOMEM;
+    const struct rpc_text *text = rpc->state.text;
+    return text ? plx_keep_write(rpc->o.state, text->text, text->len) : -ENOMEM;
 }
 
 static void state_written(struct plx_aio *io)
@@ -48,9 +48,7 @@ void rpc_state_begin(struct plx_rpc *rpc)
     struct rpc_state *s = &rpc->state;
     if (!rpc->o.state || s->saving || s->saving_to == s->changes || rpc_changing(rpc))
         return;
-    json_t *config = rpc_config(rpc);
-    s->text = json_dumps(config, JSON_INDENT(2));
-    json_decref(config);
+    s->text = rpc_config_text(rpc);
     s->saving_to = s->changes;
     s->saving = true;
     s->io = (struct plx_aio){.done = state_written, .fd = -1, .op = PLX_AIO_CALL, .call = state_write};

@@ -49,6 +49,8 @@
     {                                                                                                                  \
         .name = (n), .type = RPC_OBJECT, .members = (m), .help = (h), ##__VA_ARGS__                                    \
     }
+/* What methods of the target have in common. */
+#define TARGET ENUM("tgt_name", "nvmf_tgt", "of the target, of which there is one")
 #define REQUIRED .required = true
 #define INERT .inert = true
 #define INIT(v) .init = (v)

@@ -215,7 +215,7 @@ static void vhost_list(struct rpc_call *c)
 
 /* ---- dumps ---- */
 
-void rpc_config_vhost(struct plx_rpc *rpc, json_t *list)
+void rpc_config_vhost(struct plx_rpc *rpc, struct rpc_config *list)
 {
     const char *name;
     json_t *kept;

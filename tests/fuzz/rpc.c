@@ -26,7 +26,7 @@ enum {
     SCRIPT = 16,     /* the rest is a script */
     METHODS_MAX = 256,
     QUIET_ROUNDS = 20,
-    YIELD_US = 10,
+    SOON = 100, /* milliseconds in which timers end what waits for them */
     ROUNDS_MAX = 1000000,
 };
 
@@ -110,9 +110,10 @@ static void is_over(void *arg, int ret)
 
 static void wait_over(void)
 {
-    for (int rounds = 0; !over; rounds++) {
+    for (int rounds = 0, idle = 0; !over; rounds++) {
         if (!plx_reactor_poll(reactor)) {
-            usleep(YIELD_US); /* a worker thread may open a disk */
+            /* Threads that open disks, and write the state, take as long as they do: limits of time are theirs, too. */
+            usleep(idle++ < SOON ? 10 : 1000);
             now_ns += PLX_NS_PER_MS;
         }
         assert(rounds < ROUNDS_MAX);
@@ -186,18 +187,22 @@ static void check_answer(const char *line, size_t len)
     json_decref(a);
 }
 
-/* Reads what there is. @return whether the connection is open yet */
-static bool client_read(int fd)
+/* Reads what there is, and the rest of the last answer; after a stop that may be cut off. */
+static void client_read(int fd, bool stopped)
 {
     static char in[8 << 20];
-    static size_t n;
-    for (;;) {
+    size_t n = 0;
+    for (int vain = 0;;) {
         ssize_t got = recv(fd, in + n, sizeof in - n, 0);
         char *start = in, *end;
-        if (got <= 0) {
-            bool open = got < 0 && errno == EAGAIN;
-            assert(n == 0);
-            return open;
+        if (got == 0 || (got < 0 && (errno != EAGAIN || n == 0))) {
+            assert(n == 0 || stopped);
+            return;
+        }
+        if (got < 0) {
+            plx_reactor_poll(reactor);
+            assert(vain++ < ROUNDS_MAX);
+            continue;
         }
         n += (size_t)got;
         for (; (end = memchr(start, '\n', n - (size_t)(start - in))); start = end + 1)
@@ -205,8 +210,6 @@ static bool client_read(int fd)
         n -= (size_t)(start - in);
         memmove(in, start, n);
         assert(n < sizeof in);
-        if (n)
-            plx_reactor_poll(reactor); /* the rest of it */
     }
 }
 
@@ -216,7 +219,7 @@ static void settle(int fd, bool reads)
         quiet = plx_reactor_poll(reactor) ? 0 : quiet + 1;
         now_ns += PLX_NS_PER_MS;
         if (reads)
-            client_read(fd);
+            client_read(fd, false);
     }
 }
 
@@ -364,7 +367,7 @@ static void run(const uint8_t *data, size_t size, uint8_t options, uint8_t piece
         close(first);
     server_stop();
     if (!(options & GONE)) {
-        client_read(first);
+        client_read(first, true);
         close(first);
     }
 }

@@ -20,7 +20,8 @@ from target import Target  # noqa: E402
 # Modules that are worth their time under ThreadSanitizer: queues on both reactors, and associations that come and go.
 TSAN = ("test_admin_async", "test_connect", "test_connect_property", "test_hostile_cut", "test_hostile_data",
         "test_hostile_flood", "test_io_data", "test_io_flow", "test_io_fused", "test_reservations",
-        "test_serve_where", "test_vhost", "test_vhost_hostile", "test_vhost_restart", "test_vhost_rpc")
+        "test_rpc_config", "test_rpc_property", "test_serve_where", "test_vhost", "test_vhost_hostile",
+        "test_vhost_restart", "test_vhost_rpc")
 
 
 def pytest_configure(config):

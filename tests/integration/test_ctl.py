@@ -4,6 +4,8 @@
 import json
 import os
 import pathlib
+import random
+import socket
 import stat
 import subprocess
 
@@ -13,7 +15,7 @@ import sqe
 from ctl import Pretender, Server, ctl, results
 from disks import MIB
 from host import Controller, new_hostnqn
-from target import binary, wait_until
+from target import SANITIZER, binary, wait_until
 
 NQN = "nqn.2026-01.org.example:disk"
 OTHER = "nqn.2026-01.org.example:other"
@@ -86,6 +88,8 @@ def test_values_are_of_the_types_that_the_table_has(tmp_path, words, params):
 
 @pytest.mark.parametrize("words, says", [
     (["nvmf_get_subsytems"], "is nvmf_get_subsystems meant?"),
+    (["nvmf_getsubsytem"], "is nvmf_get_subsystems meant?"),
+    (["get_subsystem_conf"], "is get_subsystem_config meant?"),
     (["conections"], "is connections meant?"),
     (["frobnicate_everything"], "lists those there are"),
     (["nvmf_subsystem_add_ns", "nqm=x"], "is nqn meant?"),
@@ -151,6 +155,14 @@ def test_no_server_says_what_would_be_right(tmp_path):
         os.link(server.socket, nowhere)  # what a server that was killed leaves behind
     assert "the server there has ended" in ctl("-s", nowhere, "status", status=1).err
     assert "-s SOCKET" in ctl("-s", make_file(tmp_path / "file", 0), "status", status=1).err
+
+
+def test_a_socket_of_somebody_else_says_whose_calls_are_taken(server):
+    somebody = {"user": 65534, "group": 65534, "extra_groups": []} if os.geteuid() == 0 else {}
+    os.chmod(server.socket, 0o600 if somebody else 0)
+    done = subprocess.run([binary(), "ctl", "-s", server.socket, "status"], capture_output=True, text=True, check=False,
+                          cwd="/", **somebody)
+    assert done.returncode == 1 and "takes calls of root and of the user who started it" in done.stderr, done.stderr
 
 
 def test_the_socket_is_the_option_s_and_else_that_of_the_environment(server, tmp_path):
@@ -220,6 +232,20 @@ def test_a_file_is_found_from_where_it_was_named(serving, tmp_path):
     assert f"file:{folder}/b.img?ro=1" in urls
 
 
+def test_a_file_may_have_any_name_and_what_is_told_to_the_server_may_not(serving, tmp_path):
+    make_file(os.fsencode(tmp_path) + b"/caf\xe9.img")
+    make_file(tmp_path / "ähnlich.img")
+    assert serving.ctl("add", os.fsdecode(b"caf\xe9.img")).out == f"caf?.img is namespace 2 of {NQN}\n"
+    serving.ctl("add", "ähnlich.img")
+    urls = [call["params"].get("url", "") for call in serving.call("framework_get_config", "name=bdev")]
+    assert f"file:{tmp_path}/caf%e9.img" in urls and f"file:{tmp_path}/ähnlich.img" in urls
+    for words in (["rm", b"\xff"], ["allow", b"\xff"], ["add", "ram:1M", "--name", b"\xff"],
+                  ["listen", "::1", "--nqn", b"\xff"]):
+        words = [os.fsdecode(word) for word in words]
+        assert "is not UTF-8" in serving.ctl(*words, status=2).err
+    assert "it takes a text" in serving.ctl("bdev_get_bdevs", os.fsdecode(b"name=\xff"), status=2).err
+
+
 def test_add_names_disks_and_takes_those_that_are_open(serving, tmp_path):
     serving.ctl("bdev_malloc_create", "name=Malloc0", "num_blocks=8192", "block_size=512")
     assert serving.ctl("add", "Malloc0", "--nsid", 9).out == f"Malloc0 is namespace 9 of {NQN}\n"
@@ -229,6 +255,24 @@ def test_add_names_disks_and_takes_those_that_are_open(serving, tmp_path):
     make_file(tmp_path / "sub" / "disk.img")
     assert serving.ctl("add", "sub/disk.img").out == f"disk.img1 is namespace 4 of {NQN}\n"
     assert serving.ctl("add", "ram:1M", "--name", "mine").out == f"mine is namespace 5 of {NQN}\n"
+
+
+def test_a_subsystem_that_cannot_be_reached_is_not_made(server):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        where = "127.0.0.1:%d" % taken.getsockname()[1]
+        assert "nvmf_subsystem_add_listener: " in server.ctl("create", NQN, "--listen", where, status=1).err
+    assert "--listen: " in server.ctl("create", NQN, "--listen", "here", status=2).err
+    assert [found["subtype"] for found in server.call("nvmf_get_subsystems")] == ["Discovery"]
+
+
+@pytest.mark.parametrize("name, shown", [(b"caf\xe9.img", "caf?.img"), ("ä" * 120, "ä" * 57 + "?")])
+def test_a_server_that_is_controlled_begins_with_files_of_any_name(tmp_path, name, shown):
+    path = os.fsdecode(os.fsencode(tmp_path) + b"/" + os.fsencode(name))
+    make_file(path)
+    with Server(tmp_path, "-l", "127.0.0.1:0", path) as server:
+        assert [disk["name"] for disk in server.call("bdev_get_bdevs")] == [shown]
 
 
 def test_a_disk_that_cannot_be_added_is_closed_again(serving):
@@ -344,7 +388,7 @@ def test_connections_are_hosts_with_where_they_come_from(tmp_path):
     answer = results({
         "nvmf_get_subsystems": [DISCOVERY, {"nqn": NQN, "subtype": "NVMe"}],
         "nvmf_subsystem_get_controllers": [controller(1, "nqn.a"), controller(2, "nqn.bb")],
-        "nvmf_subsystem_get_qpairs": [qpair(1, 1, "9.9.9.9"), qpair(1, 0, "::1")]})
+        "nvmf_subsystem_get_qpairs": [qpair(1, 0, "::1"), qpair(1, 1, "9.9.9.9")]})
     with Pretender(tmp_path / "s", answer) as pretender:
         assert ctl("-s", pretender.path, "connections").out == (
             "HOST    FROM         CNTLID  QUEUES  SUBSYSTEM\n"
@@ -369,13 +413,13 @@ def test_commands_in_flight_are_told_with_where_they_are(tmp_path):
     answer = results({"pollux_get_inflight": {"left_out": 2, "commands": [
         command | {"age_us": 12_300_000, "where": "in its disk", "qid": 2, "opcode": 2, "nsid": 1, "lba": 64, "nlb": 8,
                    "bdev_name": "disk.img"},
-        command | {"age_us": 1500, "where": "held", "qid": 0, "opcode": 2, "nsid": 0},
+        command | {"age_us": 1500, "where": "held", "qid": 0, "opcode": 2, "nsid": 1},
         command | {"age_us": 7, "where": "held", "qid": 1, "opcode": 0xc5, "nsid": 1}]}})
     with Pretender(tmp_path / "s", answer) as pretender:
         assert ctl("-s", pretender.path, "inflight").out == (
             "   AGE  COMMAND     LBA   NSID  DISK      QUEUE  HOST   WHERE\n"
             "12.3 s  read        64+8     1  disk.img      2  nqn.a  in its disk\n"
-            "1.5 ms  admin 02h   -        0  -             0  nqn.a  held\n"
+            "1.5 ms  admin 02h   -        1  -             0  nqn.a  held\n"
             "  7 us  opcode c5h  -        1  -             1  nqn.a  held\n"
             "2 younger ones are left out\n")
 
@@ -426,7 +470,7 @@ def test_what_was_saved_makes_the_same_again(serving, tmp_path):
     (tmp_path / "saved.json").write_text("/* what was */ " + saved.replace("{", "// and is\n{", 1), encoding="utf-8")
     with Server(tmp_path) as server:
         err = server.ctl("load", "saved.json").err
-        assert "calls that set options are left out" in err
+        assert "calls that set options are left out, " in err
         assert server.call("save") == json.loads(saved)
     with Server(tmp_path, "--wait-for-rpc") as server:
         assert not server.ctl("load", "-", stdin=saved).err
@@ -444,7 +488,8 @@ def test_a_load_ends_with_the_first_call_that_fails(server, tmp_path):
              call("bdev_null_create", name="c", num_blocks=8, block_size=512)]
     (tmp_path / "c.json").write_text(json.dumps({"subsystems": [{"subsystem": "bdev", "config": calls}]}))
     err = server.ctl("load", "c.json", status=1).err
-    assert err.startswith("pollux: c.json: bdev_null_delete: No such device") and "1 calls before it were made" in err
+    assert err.startswith("pollux: c.json: bdev_null_delete: No such device")
+    assert err.endswith("calls that were made before it: 1\n")
     assert [disk["name"] for disk in server.call("bdev_get_bdevs")] == ["a"]
 
 
@@ -545,20 +590,20 @@ def test_what_nvmetcli_has_saved_becomes_calls(nvmet, tmp_path):
     calls = calls_of(ctl("import", "nvmet", nvmet).out)
     block = min(os.stat(tmp_path / "one.img").st_blksize, 4096)  # as the kernel serves a file
     disks = [params for method, params in calls if method == "bdev_aio_create"]
-    assert disks == [{"name": "one.img", "filename": str(tmp_path / "one.img"), "block_size": block}]
-    assert ("pollux_disk_open", {"url": f"file:{tmp_path}/two.img?direct=0&block={block}", "name": "two.img"}) in calls
+    assert disks == [{"name": name, "filename": str(tmp_path / name), "block_size": block}
+                     for name in ("one.img", "two.img")]
     assert ("nvmf_create_transport", {"trtype": "TCP", "in_capsule_data_size": 16384, "max_queue_depth": 64}) in calls
     made = [params for method, params in calls if method == "nvmf_create_subsystem"]
     assert made == [{"nqn": NQN, "allow_any_host": False, "serial_number": "0123456789abcdef", "model_number": "Linux",
                      "min_cntlid": 7, "max_cntlid": 99}]
     spaces = [params["namespace"] for method, params in calls if method == "nvmf_subsystem_add_ns"]
     assert [(ns["nsid"], ns["bdev_name"], ns["anagrpid"]) for ns in spaces] == [
-        (1, "one.img", 1), (5, "two.img", 2), (6, "one.img", 3)]
+        (1, "one.img", 1), (5, "two.img", 2), (6, "one.img", 3), (8, "two.img", 4), (9, "two.img", 2)]
     assert spaces[0]["nguid"] == "ef90689c6c46d44c89c14067801309a8" and "nguid" not in spaces[1]
     assert spaces[1]["uuid"] == "2d1ac1f9-6a10-4a19-8b0f-3e1f2c6ff1aa"
     states = [(params["anagrpid"], params["ana_state"]) for method, params in calls
               if method == "nvmf_subsystem_listener_set_ana_state"]
-    assert states == [(2, "non_optimized"), (3, "inaccessible")]
+    assert states == [(2, "non_optimized"), (3, "inaccessible"), (4, "inaccessible")]  # 4 is at no port
     assert [params["address"]["traddr"] for method, params in calls
             if method == "nvmf_discovery_add_referral"] == ["192.0.2.7"]
 
@@ -566,12 +611,13 @@ def test_what_nvmetcli_has_saved_becomes_calls(nvmet, tmp_path):
 def test_what_has_no_equivalent_is_warned_of(nvmet):
     lines = ctl("import", "nvmet", nvmet).err.splitlines()
     assert all(line.startswith(f"pollux: warning: {nvmet}: ") for line in lines)
-    wanted = ["version 1.3 has no", "firmware 6.12.9", "qid_max 128", 'host "hostnqn" does not begin',
+    wanted = ["version 1.3 has no", "firmware 6.12.9", 'host "hostnqn" does not begin',
               "namespace 7: it is not enabled", "subsystem testnqn: its name", "subsystem testnqn is not there",
-              'transport is "rdma"', "group 3 is persistent-loss", "referral off"]
+              "uuid:11111111-2222-4333-8444-555555555555 has a key", "port 3: it wants TLS", 'transport is "rdma"',
+              "group 3 is persistent-loss", "referral off"]
     for part in wanted:
         assert sum(part in line for line in lines) == 1, (part, lines)
-    assert not any("pi_enable" in line for line in lines)  # which was off
+    assert len(lines) == len(wanted), lines  # and what was off, or not set, is not warned of
 
 
 def test_what_was_imported_is_served(nvmet, tmp_path):
@@ -586,7 +632,51 @@ def test_what_was_imported_is_served(nvmet, tmp_path):
         assert found["serial_number"] == "0123456789abcdef" and found["min_cntlid"] == 7
         server.address = ("127.0.0.1", int(found["listen_addresses"][0]["trsvcid"]))
         with connect(server, hostnqn=found["hosts"][0]["nqn"], io_queues=1) as host:
-            assert host.namespaces() == [1, 5, 6]
+            assert host.namespaces() == [1, 5, 6, 8, 9]
+
+
+ODD = (None, True, -1, 2**62, "", "x", "\x1b%s%n", [], {}, [None], {"nsid": "x"}, "y" * 5000)
+
+
+def changed(seed, value, depth=0):
+    """A value, of which some members are something else."""
+    if depth and seed.random() < 0.06:
+        return seed.choice(ODD)
+    if isinstance(value, dict):
+        return {name: changed(seed, member, depth + 1) for name, member in value.items() if seed.random() > 0.03}
+    if isinstance(value, list):
+        return [changed(seed, member, depth + 1) for member in value]
+    return value
+
+
+def test_whatever_is_in_a_file_import_ends(nvmet, tmp_path):
+    saved = json.loads(nvmet.read_text(encoding="utf-8"))
+    path = tmp_path / "c.json"
+    for number in range(40):
+        path.write_text(json.dumps(changed(random.Random(number), saved)), encoding="utf-8")
+        done = subprocess.run([binary(), "ctl", "import", "nvmet", path], capture_output=True, text=True, check=False)
+        assert done.returncode in (0, 2) and not SANITIZER.search(done.stderr), (number, done.stderr)
+        assert done.returncode or calls_of(done.stdout), number
+
+
+def test_whatever_a_server_answers_verbs_end(serving, tmp_path):
+    with connect(serving, io_queues=1):
+        answers = {method: serving.call(method, *words) for method, *words in (
+            ["bdev_get_bdevs"], ["nvmf_get_subsystems"], ["spdk_get_version"], ["framework_get_reactors"],
+            ["bdev_get_iostat"], ["pollux_get_inflight"], ["nvmf_subsystem_get_controllers", f"nqn={NQN}"],
+            ["nvmf_subsystem_get_qpairs", f"nqn={NQN}"], ["framework_get_config", "name=bdev"],
+            ["nvmf_get_transports"], ["rpc_get_methods"])}
+    for number in range(12):
+        seed = random.Random(number)
+        table = {method: changed(seed, answer, 1) for method, answer in answers.items()}
+        os.makedirs(tmp_path / str(number))
+        with Pretender(tmp_path / str(number) / "s", results(table)) as pretender:
+            for words in (["status"], ["ls"], ["connections"], ["stats"], ["inflight"], ["add", "ram:1M"],
+                          ["resize", "disk.img", "1G"], ["create", NQN], ["allow", "any"], ["load", "c.json"]):
+                (tmp_path / "c.json").write_text('{"subsystems": []}', encoding="utf-8")
+                done = subprocess.run([binary(), "ctl", "-s", pretender.path, *words], capture_output=True, text=True,
+                                      check=False, cwd=tmp_path)
+                assert done.returncode in (0, 1, 2) and not SANITIZER.search(done.stderr), (number, words, done.stderr)
 
 
 @pytest.mark.parametrize("text, says", [("{}", "nvmetcli has not saved it"), ("{", "line 1")])
@@ -599,12 +689,14 @@ def test_what_nvmetcli_has_not_saved_is_not_imported(tmp_path, text, says):
 
 def test_odd_members_of_a_configuration_are_let_be(tmp_path):
     path = tmp_path / "c.json"
-    path.write_text(json.dumps({"subsystems": [{}, 7, {"nqn": NQN, "namespaces": [{}, {"nsid": 1, "enable": 1}],
+    path.write_text(json.dumps({"subsystems": [{}, 7, {"nqn": NQN, "passthru": [{"enable": 1}],
+                                                       "namespaces": [{}, {"nsid": 1, "enable": 1}],
                                                        "allowed_hosts": [3]}],
-                                "ports": [{}, {"portid": 1, "addr": {"trtype": "tcp", "traddr": "::"},
+                                "ports": [{}, {"portid": 1, "addr": {"trtype": "tcp", "traddr": "::", "tsas": "tls1.3"},
                                                "subsystems": [NQN, 5], "param": {"inline_data_size": "99999"}}],
-                                "hosts": [1], "other": {"a": 1}}), encoding="utf-8")
+                                "hosts": [1], "other": {"a": 1}, "discovery": {"nqn": NQN}}), encoding="utf-8")
     result = ctl("import", "nvmet", path)
     assert "nvmf_subsystem_add_listener" in [method for method, _ in calls_of(result.out)]
-    for part in ("inline_data_size 99999 becomes 65536", "[::] is all of IPv6 alone", "other"):
+    for part in ("inline_data_size 99999 becomes 65536", "[::] is all of IPv6 alone", "other", "passthru",
+                 "it offers TLS", "the discovery subsystem is called"):
         assert part in result.err

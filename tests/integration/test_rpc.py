@@ -140,6 +140,29 @@ def test_what_is_named_for_the_caller_never_collides(client):
         client.call("bdev_malloc_delete", name=name)
 
 
+def test_disks_are_called_by_name_and_uuid_and_each_is_one(client):
+    """A name that is another's UUID, or another's UUID, would have one called and another one deleted."""
+    client.call("bdev_null_create", name="one", num_blocks=8, block_size=512)
+    uuid = client.call("bdev_get_bdevs", name="one")[0]["uuid"]
+    for name, more in ((uuid, {}), ("two", {"uuid": uuid}), ("two", {"uuid": uuid.upper()}), ("one", {})):
+        code, message = client.refused("bdev_null_create", name=name, num_blocks=8, block_size=512, **more)
+        assert code == -17 and "File exists" in message
+    assert client.call("bdev_get_bdevs", name=uuid)[0]["name"] == "one"
+    client.call("bdev_null_delete", name=uuid)
+    assert client.call("bdev_get_bdevs") == []
+
+
+def test_there_is_one_target(client):
+    """Whoever names another one is not answered by what this one has."""
+    for method in client.call("pollux_describe_methods"):
+        if any(p["name"] == "tgt_name" for p in method["params"]) and method["when"] != "before initialisation":
+            code, message = client.refused(method["name"], tgt_name="other")
+            assert code == INTERNAL and ("nvmf_tgt" in message or "is missing" in message)
+    assert client.refused("nvmf_get_subsystems", tgt_name="other")[0] == INTERNAL
+    assert client.refused("nvmf_create_subsystem", nqn="nqn.2001-01.x:a", tgt_name="other")[0] == INTERNAL
+    assert len(client.call("nvmf_get_subsystems", tgt_name="nvmf_tgt")) == 1
+
+
 # ---- ids and notifications
 
 @pytest.mark.parametrize("wanted", ["text", "", "\u00e4\U0001f600\"\\", 0, -1, 2 ** 53, 1.5, None],

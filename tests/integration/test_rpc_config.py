@@ -10,6 +10,7 @@ import time
 import pytest
 
 from host import Controller
+from nvmetcp import CommandError
 from rpc import DISCOVERY, RpcError, Server, describe, free_port, listen, prepare, refused_start
 from target import sanitized, wait_until
 
@@ -130,16 +131,32 @@ def configure_all(client, folder):
     return ports
 
 
+VOLATILE = ("m0", "p0", "below", "slow", "EEbase", "EE_EEbase")
+
+
 def shown(client):
-    """What methods show of it, without what is chosen anew at each start: UUIDs of disks that hold nothing for long."""
-    disks = client.call("bdev_get_bdevs")
+    """What methods show of it, without what is chosen anew at each start: UUIDs of disks of memory, whose data is
+    gone, unless they were given one."""
+    disks, subsystems = client.call("bdev_get_bdevs"), client.call("nvmf_get_subsystems")
+    namespaces = [namespace for subsystem in subsystems for namespace in subsystem.get("namespaces", [])]
     for disk in disks:
-        if disk["name"] in ("p0", "slow", "EE_EEbase"):
+        if disk["name"] in VOLATILE:
             del disk["uuid"], disk["aliases"]
+    for namespace in namespaces:
+        if namespace["bdev_name"] in VOLATILE:
+            del namespace["uuid"], namespace["nguid"]
     listeners = [client.call("nvmf_subsystem_get_listeners", nqn=NQN + end) for end in ("", "2", "3")]
-    return {"disks": disks, "subsystems": client.call("nvmf_get_subsystems"), "listeners": listeners,
+    return {"disks": disks, "subsystems": subsystems, "listeners": listeners,
             "transports": client.call("nvmf_get_transports"), "referrals": client.call("nvmf_discovery_get_referrals"),
             "sock": client.call("sock_impl_get_options", impl_name="posix")}
+
+
+def uuids(client, names):
+    """Of disks, and of namespaces that are such disks."""
+    namespaces = [namespace for subsystem in client.call("nvmf_get_subsystems")
+                  for namespace in subsystem.get("namespaces", []) if namespace["bdev_name"] in names]
+    return {disk["uuid"] for disk in client.call("bdev_get_bdevs") if disk["name"] in names} | {
+        namespace[key] for namespace in namespaces for key in ("uuid", "nguid")}
 
 
 @pytest.mark.parametrize("way", ["dump", "groups"])
@@ -147,7 +164,7 @@ def test_all_there_is_comes_back(way, tmp_path):
     """Saved by the one call, or group by group as clients do it; begun with again; saved again: the same."""
     with Server(options=["--wait-for-rpc"]) as server, server.client() as client:
         first, second = configure_all(client, tmp_path)
-        saved, before = getattr(client, way)(), shown(client)
+        saved, before, volatile = getattr(client, way)(), shown(client), uuids(client, VOLATILE)
         assert client.dump() == client.groups()
     with open(tmp_path / "config.json", "w", encoding="utf-8") as file:
         json.dump(saved, file, indent=2)
@@ -156,6 +173,7 @@ def test_all_there_is_comes_back(way, tmp_path):
         assert shown(client) == before
         options = {call["method"]: call["params"] for group in saved["subsystems"] for call in group["config"]}
         assert options["iobuf_set_options"]["small_pool_count"] == 9000
+        assert uuids(client, VOLATILE).isdisjoint(volatile)  # so no host goes on with what is gone
         assert options["nvmf_set_crdt"] == {"crdt1": 1, "crdt2": 2, "crdt3": 3}
         for port in (first, second):
             with Controller(("127.0.0.1", port), NQN, hostnqn=HOST) as host:
@@ -208,6 +226,20 @@ def test_the_command_line_is_saved_as_calls(tmp_path):
         (tmp_path / "config").write_text(json.dumps(saved))
     with Server(options=["-c", tmp_path / "config"]) as server, server.client() as client:
         assert client.dump() == saved
+
+
+def test_one_group_that_differs_is_one_line_of_a_dump():
+    with Server() as server, server.client() as client:
+        client.call("nvmf_create_transport", trtype="TCP")
+        client.call("nvmf_create_subsystem", nqn=NQN)
+        where = address(listen(client, NQN, ana_state="non_optimized"))
+        for group in (1, 5, 128):
+            client.call("nvmf_subsystem_listener_set_ana_state", nqn=NQN, listen_address=where, anagrpid=group,
+                        ana_state="inaccessible")
+        lines = [call["params"] for call in client.call("framework_get_config", name="nvmf")
+                 if "ana_state" in call.get("params", {})]
+        assert [(line.get("anagrpid"), line["ana_state"]) for line in lines] == \
+            [(None, "non_optimized"), (1, "inaccessible"), (5, "inaccessible"), (128, "inaccessible")]
 
 
 # ---- what a configuration may look like
@@ -280,7 +312,7 @@ MISTAKES = {
     "a parameter that there is not": (a_call("bdev_null_create", name="x", num_blocks=8, block_size=512, y=1), "y"),
     "of another type": (a_call("bdev_null_create", name="x", num_blocks="8", block_size=512), "num_blocks"),
     "beyond a limit": (a_call("bdev_null_create", name="x", num_blocks=8, block_size=511), "block_size"),
-    "a file that there is not": (a_call("bdev_aio_create", name="x", filename="/nowhere/disk.img"), "/nowhere/disk.img"),
+    "a file that there is not": (a_call("bdev_aio_create", name="x", filename="/nowhere/x.img"), "/nowhere/x.img"),
     "a disk that there is not": (a_call("bdev_null_delete", name="nothing"), "nothing"),
     "no transport": (a_call("nvmf_subsystem_add_listener", nqn=DISCOVERY, listen_address=address(4420)),
                      "nvmf_create_transport"),
@@ -393,22 +425,43 @@ def test_a_state_goes_before_a_configuration_and_disks():
             assert [d["name"] for d in client.call("bdev_get_bdevs")] == ["other"]
 
 
-def test_a_change_that_fails_is_never_kept():
-    """A listener that cannot listen, while another client's change is written."""
+def whole(config, disk):
+    """Whether a disk is there with the namespaces that it is, or neither is there."""
+    calls = [(call["method"], call.get("params", {})) for group in config["subsystems"] for call in group["config"]]
+    made = any(p.get("name") == disk for _, p in calls)
+    used = sum(p["namespace"]["bdev_name"] == disk for method, p in calls if method == "nvmf_subsystem_add_ns")
+    return (made, used) in ((True, 2), (False, 0))
+
+
+def test_half_of_a_change_is_never_seen_or_kept():
+    """A disk is deleted, and its namespaces before it, while another client's change is written, and a third dumps."""
+    with Kept() as server, server.client() as client, server.client() as other, server.client() as third:
+        for end in ("", "2"):
+            client.call("nvmf_create_subsystem", nqn=NQN + end)
+        for i in range(40):
+            client.call("bdev_null_create", name="whole", num_blocks=8, block_size=512)
+            for end in ("", "2"):
+                client.call("nvmf_subsystem_add_ns", nqn=NQN + end, namespace={"bdev_name": "whole"})
+            other.send("bdev_null_create", {"name": f"n{i}", "num_blocks": 8, "block_size": 512})
+            client.send("bdev_null_delete", {"name": "whole"})
+            third.send("pollux_save")
+            assert other.receive()["result"] == f"n{i}"
+            assert whole(server.kept(), "whole"), i
+            assert whole(third.receive()["result"], "whole"), i
+            assert client.receive()["result"] is True
+            assert server.kept() == client.dump()
+
+
+def test_a_change_that_fails_is_not_kept():
     taken = free_port()
-    with Kept() as server, server.client() as client, server.client() as other, Server() as blocker, \
-            blocker.client() as occupant:
+    with Kept() as server, server.client() as client, Server() as blocker, blocker.client() as occupant:
         occupant.call("nvmf_create_transport", trtype="TCP")
         occupant.call("nvmf_subsystem_add_listener", nqn=DISCOVERY, listen_address=address(taken))
         client.call("nvmf_create_transport", trtype="TCP")
         client.call("nvmf_create_subsystem", nqn=NQN)
-        for i in range(25):
-            client.send("bdev_null_create", {"name": f"n{i}", "num_blocks": 8, "block_size": 512})
-            other.send("nvmf_subsystem_add_listener", {"nqn": NQN, "listen_address": address(taken)})
-            assert client.receive()["result"] == f"n{i}"
-            assert str(taken) not in server.state.read_text()
-            assert "in use" in other.receive()["error"]["message"]
-            assert server.kept() == client.dump()
+        before = client.dump()
+        assert "in use" in client.refused("nvmf_subsystem_add_listener", nqn=NQN, listen_address=address(taken))[1]
+        assert client.dump() == before == server.kept()
 
 
 # ---- kill -9
@@ -600,3 +653,17 @@ def test_data_is_there_after_a_restart(tmp_path):
             assert host.read(7, 8, 8) == data and host.namespace(7).nsze == size
             again = host.identify(0x00, nsid=7)
             assert (again[:16], again[24:]) == (identity[:16], identity[24:])  # NUSE is what has been written
+
+
+def test_a_disk_that_may_not_be_written_is_an_error_of_the_write(tmp_path):
+    """Beyond the size that its files may have: the process is not killed for it."""
+    with Server(prefix=("prlimit", "--fsize=1048576")) as server, server.client() as client:
+        where = prepare(client, NQN)
+        client.call("bdev_aio_create", name="file", filename=make_file(tmp_path / "disk.img"))
+        client.call("nvmf_subsystem_add_ns", nqn=NQN, namespace={"bdev_name": "file", "nsid": 7})
+        with Controller(where, NQN, io_queues=1) as host:
+            host.write(7, 0, bytes(4096))
+            for slba in (4096, 2048 * 4):
+                with pytest.raises(CommandError):
+                    host.write(7, slba, bytes(4096))
+            assert host.read(7, 4096, 8) == bytes(4096)

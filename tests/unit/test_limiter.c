@@ -6,6 +6,7 @@
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdlib.h>
+#include <unistd.h>
 
 #include <cmocka.h>
 
@@ -253,41 +254,54 @@ static void who_cannot_wait_is_paid_for_by_those_who_can(void **state)
 
 /* ---- several threads ---- */
 
+enum { THREADS = 3, CHANGES = 20000, ASKED = 1000 };
+
 static struct {
     struct plx_limiter *l;
     _Atomic bool over;
+    _Atomic unsigned asked[THREADS];
 } storm;
 
 /* Time stands still, so that each books once for each change of the limits. */
 static void *ask_all_the_time(void *arg)
 {
     struct plx_limit_user u = {0};
-    uint64_t *count = arg;
-    while (!atomic_load_explicit(&storm.over, memory_order_relaxed))
-        *count += !plx_limiter_ask(storm.l, &u, false, 4096, START);
+    while (!atomic_load_explicit(&storm.over, memory_order_relaxed)) {
+        plx_limiter_ask(storm.l, &u, false, 4096, START);
+        atomic_fetch_add_explicit((_Atomic unsigned *)arg, 1, memory_order_relaxed);
+    }
     return NULL;
+}
+
+static bool all_asked(unsigned times)
+{
+    bool all = true;
+    for (int i = 0; i < THREADS; i++)
+        all = all && atomic_load_explicit(&storm.asked[i], memory_order_relaxed) >= times;
+    return all;
 }
 
 static void limits_change_while_others_ask(void **state)
 {
     (void)state;
-    uint64_t counts[3] = {0};
-    pthread_t threads[3];
+    pthread_t threads[THREADS];
     storm.l = limiter_new();
-    for (int i = 0; i < 3; i++)
-        assert_int_equal(pthread_create(&threads[i], NULL, ask_all_the_time, &counts[i]), 0);
-    for (unsigned i = 0; i < 20000; i++) {
-        struct plx_bdev_limits limits = {.ios = i % 3 ? 1 + i * 100 : 0, .read_bytes = i % 2 ? 1 : UINT64_MAX};
+    alarm(60); /* ends the test: it hangs */
+    for (int i = 0; i < THREADS; i++)
+        assert_int_equal(pthread_create(&threads[i], NULL, ask_all_the_time, &storm.asked[i]), 0);
+    for (unsigned i = 0; i < CHANGES || !all_asked(ASKED); i++) {
+        struct plx_bdev_limits limits = {.ios = i % 3 ? 1 + i % CHANGES * 100 : 0,
+                                         .read_bytes = i % 2 ? 1 : UINT64_MAX};
         plx_limiter_set(storm.l, &limits, START);
     }
     plx_limiter_set(storm.l, &(struct plx_bdev_limits){.read_bytes = 1 << 30}, START);
     atomic_store(&storm.over, true);
-    for (int i = 0; i < 3; i++)
+    for (int i = 0; i < THREADS; i++)
         pthread_join(threads[i], NULL);
+    alarm(0);
     /* Nobody has booked by limits that no longer are: 4096 bytes at one a second. */
     struct plx_limit_user u = {0};
     assert_true(plx_limiter_ask(storm.l, &u, false, 4096, START) < START + SECOND);
-    assert_true(counts[0] + counts[1] + counts[2] > 0);
     free(storm.l);
 }
 

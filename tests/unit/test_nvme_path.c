@@ -11,6 +11,7 @@
 #include "reactor/clock.h"
 
 #include <errno.h>
+#include <pollux/bdev_nvme.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -20,8 +21,9 @@
 enum {
     BLOCK = 512,
     BLOCKS = 1 << 20,
-    PATHS = 2,
+    PATHS = 3,
     MAX_TRANSFER = 64 << 10,
+    DRAINS = 200, /* of 10 ms */
     MANY = 20000,
     STACK_MAX = 16 << 10, /* between the ends of one request and of another */
 };
@@ -33,6 +35,8 @@ void __wrap_nvme_ctrlr_destroy(struct nvme_ctrlr *c);
 void __wrap_nvme_submit(struct nvme_ctrlr *c, struct nvme_req *req);
 void __wrap_nvme_submit_fused(struct nvme_ctrlr *c, struct nvme_req *first);
 void __wrap_nvme_ctrlr_refresh_ana(struct nvme_ctrlr *c);
+void __wrap_nvme_ctrlr_reset(struct nvme_ctrlr *c);
+bool __wrap_nvme_ctrlr_idle(const struct nvme_ctrlr *c);
 
 /* What the controller at a path says of itself, and what was submitted to it. */
 static struct path {
@@ -42,6 +46,7 @@ static struct path {
     uint32_t max_transfer;
     struct nvme_queue sent;
     unsigned nsent, looks; /* at its ANA state */
+    unsigned resets;
 } paths[PATHS];
 
 static uint64_t now_ns;
@@ -72,7 +77,8 @@ int __wrap_nvme_ctrlr_create(struct plx_reactor *r, const struct nvme_opts *opts
     c->ops = ops;
     c->arg = arg;
     c->ana = NVME_ANA_OPTIMIZED;
-    c->vs = (uint32_t)(strstr(c->addr->name, "127.0.0.2") != NULL); /* which of paths[] */
+    c->vs = (uint32_t)(c->addr->name[strlen("127.0.0.")] - '1') % PATHS; /* which of paths[] */
+    c->cntlid = (uint16_t)(c->vs + 10);
     return 0;
 }
 
@@ -141,6 +147,20 @@ void __wrap_nvme_submit_fused(struct nvme_ctrlr *c, struct nvme_req *first)
 void __wrap_nvme_ctrlr_refresh_ana(struct nvme_ctrlr *c)
 {
     path_of(c)->looks++;
+}
+
+void __wrap_nvme_ctrlr_reset(struct nvme_ctrlr *c)
+{
+    struct path *p = path_of(c);
+    p->resets++;
+    c->state = NVME_CTRLR_WAITING;
+    c->ops->down(c, c->arg);
+    lose(p);
+}
+
+bool __wrap_nvme_ctrlr_idle(const struct nvme_ctrlr *c)
+{
+    return !path_of(c)->nsent;
 }
 
 /* ---- what the test does ---- */
@@ -461,6 +481,304 @@ static void large_requests_that_are_given_up_end_one_behind_the_other(void **sta
     free(q);
 }
 
+/* ---- paths that come and go ---- */
+
+#define FIRST "127.0.0.1:1"
+#define SECOND "127.0.0.2:1"
+#define THIRD "127.0.0.3:1"
+
+static unsigned overs;
+
+static void count_over(void *arg)
+{
+    (void)arg;
+    overs++;
+}
+
+static struct plx_bdev_nvme_wait waits(void)
+{
+    overs = 0;
+    return (struct plx_bdev_nvme_wait){.reactor = t.reactor, .done = count_over};
+}
+
+static void a_path_that_is_added_is_used_when_the_others_go(void **state)
+{
+    const struct plx_bdev_nvme_wait wait = waits();
+    struct tu_req q;
+    (void)state;
+    goes_up(0);
+    begin_read(&q, 1);
+    assert_int_equal(plx_bdev_nvme_add_path(t.bdev, THIRD, &wait, NULL), 0);
+    assert_null(paths[2].c);
+    assert_int_equal(overs, 0);
+    settle();
+    assert_int_equal(overs, 1);
+    goes_up(2);
+    assert_sent(1, 0);
+    assert_int_equal(paths[2].nsent, 0);
+    goes_down(0);
+    assert_int_equal(paths[2].nsent, 1);
+    answer(2, PLX_SC_SUCCESS);
+    assert_ended(&q, PLX_SC_SUCCESS);
+}
+
+static void nothing_new_is_sent_to_a_path_that_is_removed(void **state)
+{
+    const struct plx_bdev_nvme_wait wait = waits();
+    struct tu_req q, next;
+    (void)state;
+    goes_up(0);
+    goes_up(1);
+    begin_read(&q, 1);
+    assert_int_equal(plx_bdev_nvme_remove_path(t.bdev, FIRST, &wait, NULL), 0);
+    settle();
+    begin_read(&next, 1);
+    assert_sent(1, 1);
+    pass(100);
+    assert_int_equal(overs, 0); /* it has something in flight */
+    answer(0, PLX_SC_SUCCESS);
+    assert_ended(&q, PLX_SC_SUCCESS);
+    assert_non_null(paths[0].c);
+    pass(20);
+    assert_int_equal(overs, 1);
+    assert_null(paths[0].c);
+    answer(1, PLX_SC_SUCCESS);
+    assert_ended(&next, PLX_SC_SUCCESS);
+}
+
+static void what_a_removed_path_does_not_answer_is_sent_elsewhere(void **state)
+{
+    struct tu_req q;
+    (void)state;
+    goes_up(0);
+    goes_up(1);
+    begin_read(&q, 1);
+    assert_int_equal(plx_bdev_nvme_remove_path(t.bdev, FIRST, NULL, NULL), 0);
+    settle();
+    for (unsigned i = 0; i < DRAINS - 1; i++)
+        pass(10);
+    assert_sent(1, 0);
+    pass(20);
+    assert_sent(0, 1);
+    assert_null(paths[0].c);
+    answer(1, PLX_SC_SUCCESS);
+    assert_ended(&q, PLX_SC_SUCCESS);
+}
+
+static void a_path_that_is_down_goes_at_once(void **state)
+{
+    struct tu_req q;
+    (void)state;
+    begin_read(&q, 1);
+    assert_int_equal(plx_bdev_nvme_remove_path(t.bdev, FIRST, NULL, NULL), 0);
+    settle();
+    assert_null(paths[0].c);
+    goes_up(1);
+    answer(1, PLX_SC_SUCCESS);
+    assert_ended(&q, PLX_SC_SUCCESS);
+}
+
+static void a_path_that_leaves_may_be_added_again(void **state)
+{
+    const struct plx_bdev_nvme_wait wait = waits();
+    struct nvme_ctrlr *was;
+    struct tu_req q;
+    (void)state;
+    goes_up(0);
+    goes_up(1);
+    begin_read(&q, 1);
+    was = paths[0].c;
+    assert_int_equal(plx_bdev_nvme_remove_path(t.bdev, FIRST, &wait, NULL), 0);
+    settle();
+    assert_int_equal(plx_bdev_nvme_add_path(t.bdev, FIRST, &wait, NULL), 0);
+    settle();
+    assert_ptr_not_equal(paths[0].c, was); /* both are there for a while */
+    assert_int_equal(overs, 0);
+    answer(0, PLX_SC_SUCCESS);
+    assert_ended(&q, PLX_SC_SUCCESS);
+    pass(20);
+    assert_int_equal(overs, 2);
+}
+
+static void the_last_path_stays(void **state)
+{
+    struct plx_error err = {{0}};
+    (void)state;
+    assert_int_equal(plx_bdev_nvme_remove_path(t.bdev, THIRD, NULL, &err), -ENOENT);
+    assert_int_equal(plx_bdev_nvme_add_path(t.bdev, SECOND, NULL, &err), -EEXIST);
+    assert_int_equal(plx_bdev_nvme_add_path(t.bdev, "localhost:1", NULL, &err), -EINVAL);
+    assert_int_equal(plx_bdev_nvme_add_path(t.bdev, "224.0.0.1:1", NULL, &err), -EINVAL);
+    assert_int_equal(plx_bdev_nvme_add_path(t.bdev, "127.0.0.3:0", NULL, &err), -EINVAL);
+    assert_int_equal(plx_bdev_nvme_remove_path(t.bdev, FIRST, NULL, &err), 0);
+    settle();
+    assert_int_equal(plx_bdev_nvme_remove_path(t.bdev, SECOND, NULL, &err), -EBUSY);
+    assert_non_null(strstr(err.text, SECOND));
+    goes_up(1);
+    for (unsigned i = 1; i < PLX_BDEV_NVME_PATHS_MAX; i++) {
+        char addr[32];
+        snprintf(addr, sizeof addr, "127.0.0.9:%u", i);
+        assert_int_equal(plx_bdev_nvme_add_path(t.bdev, addr, NULL, &err), 0);
+    }
+    assert_int_equal(plx_bdev_nvme_add_path(t.bdev, FIRST, NULL, &err), -ENOSPC);
+    settle();
+}
+
+static void what_a_reset_takes_back_is_sent_again(void **state)
+{
+    const struct plx_bdev_nvme_wait wait = waits();
+    struct tu_req q;
+    (void)state;
+    goes_up(0);
+    goes_up(1);
+    begin_read(&q, 1);
+    assert_int_equal(plx_bdev_nvme_reset(t.bdev, FIRST, &wait, NULL), 0);
+    settle();
+    assert_int_equal(overs, 1);
+    assert_int_equal(paths[0].resets, 1);
+    assert_int_equal(paths[1].resets, 0);
+    assert_sent(0, 1);
+    assert_int_equal(plx_bdev_nvme_reset(t.bdev, NULL, &wait, NULL), 0);
+    settle();
+    assert_int_equal(paths[0].resets, 2);
+    assert_int_equal(paths[1].resets, 1);
+    assert_sent(0, 0);
+    goes_up(0);
+    assert_sent(1, 0);
+    answer(0, PLX_SC_SUCCESS);
+    assert_ended(&q, PLX_SC_SUCCESS);
+    assert_int_equal(plx_bdev_nvme_add_path(t.bdev, THIRD, &wait, NULL), 0);
+    settle();
+    assert_int_equal(paths[0].resets, 2); /* once for each time that it was asked for */
+    plx_bdev_channel_put(t.ch);
+    assert_int_equal(plx_bdev_channel_get(t.bdev, t.reactor, &t.ch), 0);
+    goes_up(0);
+    assert_int_equal(plx_bdev_nvme_set_policy(t.bdev, true, &wait, NULL), 0);
+    settle();
+    assert_int_equal(paths[0].resets, 2); /* those before its channel came */
+}
+
+static void the_policy_changes_while_paths_are_in_use(void **state)
+{
+    struct tu_req q[4];
+    (void)state;
+    goes_up(0);
+    goes_up(1);
+    assert_false(plx_bdev_nvme_policy(t.bdev));
+    assert_int_equal(plx_bdev_nvme_set_policy(t.bdev, true, NULL, NULL), 0);
+    assert_true(plx_bdev_nvme_policy(t.bdev));
+    settle();
+    begin_read(&q[0], 1);
+    begin_read(&q[1], 1);
+    assert_sent(1, 1);
+    assert_int_equal(plx_bdev_nvme_set_policy(t.bdev, false, NULL, NULL), 0);
+    settle();
+    begin_read(&q[2], 1);
+    begin_read(&q[3], 1);
+    assert_sent(3, 1);
+    for (unsigned i = 0; i < 4; i++)
+        answer(i == 3, PLX_SC_SUCCESS);
+    for (unsigned i = 0; i < 4; i++)
+        assert_ended(&q[i], PLX_SC_SUCCESS);
+}
+
+static void a_change_nobody_is_there_for_is_over_at_once(void **state)
+{
+    const struct plx_bdev_nvme_wait wait = waits();
+    char addr[64];
+    (void)state;
+    assert_int_equal(plx_bdev_nvme_add_path(t.bdev, THIRD, &wait, NULL), 0);
+    plx_bdev_channel_put(t.ch); /* before the message arrives */
+    t.ch = NULL;
+    settle();
+    assert_int_equal(overs, 1);
+    assert_int_equal(plx_bdev_nvme_remove_path(t.bdev, FIRST, &wait, NULL), 0);
+    settle();
+    assert_int_equal(overs, 2);
+    assert_true(plx_bdev_nvme_address(t.bdev, 0, addr, sizeof addr));
+    assert_string_equal(addr, SECOND);
+    assert_true(plx_bdev_nvme_address(t.bdev, 1, addr, sizeof addr));
+    assert_string_equal(addr, THIRD);
+    assert_false(plx_bdev_nvme_address(t.bdev, 2, addr, sizeof addr));
+    assert_int_equal(plx_bdev_channel_get(t.bdev, t.reactor, &t.ch), 0); /* which has those */
+    assert_null(paths[0].c);
+    assert_non_null(paths[1].c);
+    assert_non_null(paths[2].c);
+}
+
+static struct plx_bdev_nvme_path told[8];
+static unsigned ntold;
+
+static void take_path(void *arg, const struct plx_bdev_nvme_path *path)
+{
+    (void)arg;
+    assert_ptr_equal(path->reactor, t.reactor);
+    assert_true(ntold < PLX_ARRAY_SIZE(told));
+    told[ntold++] = *path;
+}
+
+static void look_at_paths(void)
+{
+    ntold = 0;
+    plx_bdev_nvme_each_path(t.bdev, take_path, NULL);
+}
+
+static void paths_are_told_of_as_they_are(void **state)
+{
+    (void)state;
+    goes_up(0);
+    paths[1].ns.uuid[0] ^= 1; /* another disk */
+    goes_up(1);
+    look_at_paths();
+    assert_int_equal(ntold, 2);
+    assert_string_equal(told[0].address, FIRST);
+    assert_true(told[0].connected && told[0].usable && told[0].in_use);
+    assert_int_equal(told[0].cntlid, 10);
+    assert_int_equal(told[0].ana_state, NVME_ANA_OPTIMIZED);
+    assert_string_equal(told[1].address, SECOND);
+    assert_true(told[1].connected);
+    assert_false(told[1].usable || told[1].in_use);
+    goes_down(1);
+    paths[0].c->ana = NVME_ANA_INACCESSIBLE;
+    paths[0].c->ops->ana(paths[0].c, paths[0].c->arg);
+    look_at_paths();
+    assert_true(told[0].connected);
+    assert_false(told[0].usable || told[0].in_use || told[1].connected);
+    assert_int_equal(told[0].ana_state, NVME_ANA_INACCESSIBLE);
+}
+
+static void a_removed_path_may_end_the_last_request_of_the_channel(void **state)
+{
+    struct tu_req q;
+    (void)state;
+    goes_up(0);
+    goes_up(1);
+    tu_req_init(&q);
+    q.req->done = put_channel;
+    tu_start(&t, &q, PLX_BDEV_COMPARE_AND_WRITE, 0, 1, data); /* which is not sent again */
+    assert_int_equal(plx_bdev_nvme_reset(t.bdev, NULL, NULL, NULL), 0);
+    settle();
+    assert_null(t.ch);
+    assert_int_equal(q.req->status, PLX_SC_TRANSIENT_TRANSPORT_ERROR);
+    tu_req_free(&q);
+}
+
+static void a_disk_of_another_kind_has_no_paths(void **state)
+{
+    struct plx_bdev *ram;
+    struct plx_error err;
+    char addr[64];
+    (void)state;
+    assert_true(plx_bdev_is_nvme(t.bdev));
+    assert_int_equal(plx_bdev_open("ram:1M", &ram, &err), 0);
+    assert_false(plx_bdev_is_nvme(ram));
+    assert_int_equal(plx_bdev_nvme_add_path(ram, FIRST, NULL, &err), -EINVAL);
+    assert_int_equal(plx_bdev_nvme_set_policy(ram, true, NULL, &err), -EINVAL);
+    assert_false(plx_bdev_nvme_address(ram, 0, addr, sizeof addr));
+    assert_false(plx_bdev_nvme_policy(ram));
+    plx_bdev_nvme_each_path(ram, take_path, NULL);
+    assert_int_equal(plx_bdev_close(ram), 0);
+}
+
 int main(void)
 {
 #define PATH(test) cmocka_unit_test_setup_teardown(test, set_up, tear_down)
@@ -473,6 +791,18 @@ int main(void)
         PATH(a_command_that_is_to_be_tried_again_holds_up_no_other),
         PATH(what_ends_as_a_path_comes_may_be_the_last_of_the_channel),
         PATH(large_requests_that_are_given_up_end_one_behind_the_other),
+        PATH(a_path_that_is_added_is_used_when_the_others_go),
+        PATH(nothing_new_is_sent_to_a_path_that_is_removed),
+        PATH(what_a_removed_path_does_not_answer_is_sent_elsewhere),
+        PATH(a_path_that_is_down_goes_at_once),
+        PATH(a_path_that_leaves_may_be_added_again),
+        PATH(the_last_path_stays),
+        PATH(what_a_reset_takes_back_is_sent_again),
+        PATH(the_policy_changes_while_paths_are_in_use),
+        PATH(a_change_nobody_is_there_for_is_over_at_once),
+        PATH(paths_are_told_of_as_they_are),
+        PATH(a_removed_path_may_end_the_last_request_of_the_channel),
+        PATH(a_disk_of_another_kind_has_no_paths),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
  * Hosts on several reactors connect and do I/O while namespaces, who sees them, sizes, ANA states and groups, allowed
- * hosts, listeners and subsystems change at random, while namespaces are paused, and while it is asked what is going
- * on. No command may end with what the history does not allow, and nothing may be left over. STORM_SEED repeats a run.
+ * hosts, listeners and subsystems change at random, while namespaces are paused and hosts limited, and while it is
+ * asked what is going on. No command may end with what the history does not allow, and nothing may be left over.
+ * STORM_SEED repeats a run.
  */
 #include "calls.h"
 
@@ -52,6 +53,7 @@ static struct storm {
     bool paused, resuming; /* one namespace at a time, or all */
     uint32_t paused_nsid;
     unsigned pauses;
+    _Atomic unsigned limits;
     struct plx_timer breath;
     unsigned asked, told;
 
@@ -276,12 +278,36 @@ static void resume_over(void *arg, int result)
     storm.paused = storm.resuming = false;
 }
 
+static void limits_over(void *arg, int result)
+{
+    (void)arg;
+    must(!result);
+    storm.limits++;
+}
+
+/* One or two hosts get limits that hold them up a little, or lose them; one change at a time. */
+static void limit_hosts(void)
+{
+    const struct plx_bdev_limits l = {.ios = 20000 + draw(&storm.seed, 100000), .write_bytes = 64 << 20};
+    char names[2][64];
+    const char *nqns[2] = {names[0], names[1]};
+    unsigned first = (unsigned)draw(&storm.seed, HOSTS - 1);
+    for (unsigned i = 0; i < 2; i++)
+        snprintf(names[i], sizeof names[i], HOST, first + i);
+    int ret = draw(&storm.seed, 3) ? plx_nvmf_host_limits_set(storm.t, "group", nqns, 1 + draw(&storm.seed, 2), &l,
+                                                              limits_over, NULL, NULL)
+                                   : plx_nvmf_host_limits_remove(storm.t, "group", limits_over, NULL, NULL);
+    must(!ret || ret == -EBUSY || ret == -ENOENT);
+}
+
 /* A pause may be called off before it is one. What is paused in the end remains so. */
 static void breathe(struct plx_timer *timer)
 {
     if (storm.ending)
         return;
     plx_timer_set(storm.reactors[0], timer, draw(&storm.seed, 300) * 1000);
+    if (draw(&storm.seed, 4) == 0)
+        limit_hosts();
     if (!storm.paused) {
         storm.paused = true;
         storm.paused_nsid = (uint32_t)draw(&storm.seed, NAMESPACES + 1);
@@ -547,7 +573,8 @@ static void rage(unsigned nreactors, bool apart)
            " hosts by the other listener, %" PRIu64 " refused; %u pauses\n",
            storm.done, storm.absent, storm.refused, storm.by_other, storm.unwelcome, storm.pauses);
     must(storm.asked && storm.told == storm.asked);
-    must(storm.pauses && storm.done && storm.absent && storm.refused && storm.by_other && storm.unwelcome);
+    must(storm.limits && storm.pauses && storm.done && storm.absent && storm.refused && storm.by_other &&
+         storm.unwelcome);
     unlink(file);
     close(fd);
 }

@@ -16,6 +16,7 @@ sys.path[:0] = [str(HERE), str(HERE.parent)]  # guest.py here, target.py above
 
 import target as pollux  # noqa: E402
 from control import Control  # noqa: E402
+from controlled import Controlled  # noqa: E402
 from guest import HOST_ADDRESS, LIMIT, Guest  # noqa: E402
 
 IMAGE_MISSING_TOOLS = 77  # scripts/vm-image: this machine lacks a program
@@ -110,6 +111,27 @@ class Host:
             [ $(wc -l </tmp/found) = {namespaces} ]""").splitlines()
         return [line.split()[1] for line in lines]
 
+    def wait_namespaces(self, nqn, *nsids):
+        """Waits until the subsystem has just these. {identifier: block device}"""
+        found = self.guest.wait_until(f"""
+            for each in /sys/block/nvme*n*; do
+                [ "$(cat $each/device/subsysnqn)" = {nqn} ] && [ -b /dev/${{each##*/}} ] &&
+                    echo $(cat $each/nsid) ${{each##*/}}
+            done 2>/dev/null | sort -n >/tmp/found
+            cat /tmp/found
+            [ "$(cut -d' ' -f1 /tmp/found | xargs)" = "{' '.join(map(str, nsids))}" ]""")
+        return {int(nsid): f"/dev/{name}" for nsid, name in map(str.split, found.splitlines())}
+
+    def wait_controllers(self, **states):
+        """Waits until there are just these controllers, in these states."""
+        lines = "".join(f"{name} {state}\n" for name, state in states.items())
+        self.guest.wait_until(f"""
+            for each in /sys/class/nvme/nvme*; do
+                [ -e $each/state ] && echo ${{each##*/}} $(cat $each/state)
+            done >/tmp/found
+            cat /tmp/found
+            [ "$(cat /tmp/found)" = "{lines.strip()}" ]""")
+
     def wait_progress(self, device, kib, during, before="", after=""):
         """Waits until the disk has moved that much more, unless the load ends by itself. before, after: what is to be
         done then. What that prints."""
@@ -197,6 +219,16 @@ def control():
 
         start.made = made
         yield start
+
+
+@pytest.fixture
+def controlled(serve):
+    """controlled(nqn): a running target that serves nothing yet and waits for calls, and keeps what they make of it."""
+    def start(nqn):
+        serve.targets.append(Controlled(nqn))
+        return serve.targets[-1].__enter__()
+
+    return start
 
 
 @pytest.fixture

@@ -55,29 +55,6 @@ def load(host, device):
         yield running
 
 
-def wait_namespaces(host, *nsids):
-    """Waits until the host has just these. {identifier: block device}"""
-    found = host.guest.wait_until(f"""
-        for each in /sys/block/nvme*n*; do
-            [ "$(cat $each/device/subsysnqn)" = {NQN} ] && [ -b /dev/${{each##*/}} ] &&
-                echo $(cat $each/nsid) ${{each##*/}}
-        done 2>/dev/null | sort -n >/tmp/found
-        cat /tmp/found
-        [ "$(cut -d' ' -f1 /tmp/found | xargs)" = "{' '.join(map(str, nsids))}" ]""")
-    return {int(nsid): f"/dev/{name}" for nsid, name in map(str.split, found.splitlines())}
-
-
-def wait_controllers(host, **states):
-    """Waits until the host has just these controllers, in these states."""
-    lines = "".join(f"{name} {state}\n" for name, state in states.items())
-    host.guest.wait_until(f"""
-        for each in /sys/class/nvme/nvme*; do
-            [ -e $each/state ] && echo ${{each##*/}} $(cat $each/state)
-        done >/tmp/found
-        cat /tmp/found
-        [ "$(cat /tmp/found)" = "{lines.strip()}" ]""")
-
-
 def test_the_load_notices_what_is_wrong(host, device, disk):
     """Blocks that change behind the target's back are what fio has to complain of."""
     load = VerifiedLoad(host, device)
@@ -98,14 +75,14 @@ def test_namespaces_come_and_go(host, target, load):
     for size in (8, 16):
         target("open", "second", f"ram:{size}M")
         assert target.change("add-ns", NQN, "second") == 2
-        device = wait_namespaces(host, 1, 2)[2]
+        device = host.wait_namespaces(NQN, 1, 2)[2]
         assert int(host.sh(f"blockdev --getsize64 {device}")) == size * MIB
         writer = host.guest.spawn(
             f"while dd if=/dev/zero of={device} bs=1M count=8 oflag=direct status=none; do :; done")
         host.wait_progress(device, 1024, writer)
         load.goes_on()
         target.change("remove-ns", NQN, 2)
-        wait_namespaces(host, 1)
+        host.wait_namespaces(NQN, 1)
         writer.wait()
         target("close", "second")
         load.goes_on()
@@ -118,16 +95,16 @@ def test_a_namespace_is_attached_to_this_host_and_taken_from_it(host, target, lo
     target.change("add-ns", NQN, "second", 2, 1, "masked")
     target.change("attach", NQN, 2, STRANGER)
     load.goes_on()
-    wait_namespaces(host, 1)
+    host.wait_namespaces(NQN, 1)
     for _ in range(2):
         target.change("attach", NQN, 2, HOST)
-        device = wait_namespaces(host, 1, 2)[2]
+        device = host.wait_namespaces(NQN, 1, 2)[2]
         writer = host.guest.spawn(
             f"while dd if=/dev/zero of={device} bs=1M count=8 oflag=direct status=none; do :; done")
         host.wait_progress(device, 1024, writer)
         load.goes_on()
         target.change("detach", NQN, 2, HOST)
-        wait_namespaces(host, 1)
+        host.wait_namespaces(NQN, 1)
         writer.wait()
         load.goes_on()
 
@@ -149,7 +126,7 @@ def test_many_changes_in_a_row(host, target, load):
         if source.randrange(3):
             target("apply")
     target("apply")
-    devices = wait_namespaces(host, 1, *sorted(there))
+    devices = host.wait_namespaces(NQN, 1, *sorted(there))
     for nsid in there:
         assert int(host.sh(f"blockdev --getsize64 {devices[nsid]}")) == nsid * MIB
 
@@ -176,10 +153,10 @@ def test_hosts_are_let_in_and_shut_out(host, target, load):
     assert "is not allowed, hostnqn" in host.log(), "the kernel knows this from the status Connect Invalid Host"
     target.change("allow", NQN, STRANGER)
     host.sh(connect)
-    wait_controllers(host, nvme0="live", nvme1="live")
+    host.wait_controllers(nvme0="live", nvme1="live")
     load.goes_on()
     target.change("disallow", NQN, STRANGER)
-    wait_controllers(host, nvme0="live")
+    host.wait_controllers(nvme0="live")
     load.goes_on()
     assert host.run(connect)[0] != 0
 
@@ -190,7 +167,7 @@ def second_path(host, target, load):
     host.expect(r"nvme nvme\d+: ")
     port = target.change("listen", "127.0.0.1:0")
     host.sh(f"nvme connect -t tcp -a {HOST_ADDRESS} -s {port} -n {NQN} {CONNECT}")
-    wait_controllers(host, nvme0="live", nvme1="live")
+    host.wait_controllers(nvme0="live", nvme1="live")
     load.goes_on()
     return port
 
@@ -201,10 +178,10 @@ def test_listeners_come_and_go(host, target, load, second_path):
     for port, name in ((target.port, "nvme0"), (second_path, "nvme1"), (target.port, "nvme0")):
         states = {"nvme0": "live", "nvme1": "live"}
         target.change("unlisten", port)
-        wait_controllers(host, **states | {name: "connecting"})
+        host.wait_controllers(**states | {name: "connecting"})
         load.goes_on()
         assert target.change("listen", f"127.0.0.1:{port}") == port
-        wait_controllers(host, **states)
+        host.wait_controllers(**states)
         load.goes_on()
 
 
@@ -259,7 +236,7 @@ def test_a_subsystem_is_removed(host, target, load):
     target("add-ns", other, "other")
     target("apply")
     host.sh(f"nvme connect {host.address(target)} -n {other} {CONNECT}")
-    wait_controllers(host, nvme0="live", nvme1="live")
+    host.wait_controllers(nvme0="live", nvme1="live")
     target.change("remove-subsystem", other)
     target("close", "other")
     host.guest.wait_until("[ ! -e /sys/class/nvme/nvme1 ] || [ $(cat /sys/class/nvme/nvme1/state) = connecting ]")

@@ -5,7 +5,9 @@ import re
 import sys
 
 import conftest
+import guest
 import pytest
+from target import wait_until
 
 sys.path.append(str(conftest.HERE.parent / "integration"))
 
@@ -166,13 +168,25 @@ def test_what_may_get_right_is_tried_for_ever(service, connect):
         assert host.namespaces() == [1]
 
 
-def test_reload_is_refused(service, connect):
-    """There is nothing to load again, and SIGHUP would end it."""
+def test_reload_looks_at_sizes(service, connect):
+    """It goes on as it is, and so do its hosts, who see the size that the disk has now."""
     service.start()
     pid = service.wait_serving()
-    status, output = service.machine.run("systemctl reload pollux")
-    assert status != 0 and "not applicable" in output, output
+    with connect() as host:
+        for mib in (32, 8):
+            service.sh(f"truncate -s {mib}M /var/lib/pollux/disk.img && systemctl reload pollux")
+            assert wait_until(lambda blocks=mib << 11: host.namespace(1).nsze == blocks, guest.LIMIT)
+            assert host.read(1, (mib << 11) - 8, 8) == bytes(4096)
     assert service.show()["MainPID"] == str(pid)
+
+
+def test_a_reload_that_comes_too_early_does_no_harm(service, connect):
+    """Before the program waits for signals."""
+    service.drop_in(f"""[Service]
+ExecStart=
+ExecStart=sh -c '[ -e early ] || {{ touch early; kill -HUP $$$$; }}; exec pollux serve {OPEN} disk.img'""")
+    service.start()
+    service.wait_serving(restarts=1)
     with connect() as host:
         assert host.namespaces() == [1]
 

@@ -215,6 +215,11 @@ static const struct plx_bdev_ops nvme_ops = {
     .abort = nvme_bio_abort,
 };
 
+bool nvme_is_disk(const struct plx_bdev *bdev)
+{
+    return bdev->ops == &nvme_ops;
+}
+
 static int nvme_open(const struct plx_url *url, struct plx_bdev **out, struct plx_error *err)
 {
     uint8_t uuid[16];
@@ -241,6 +246,7 @@ static int nvme_open(const struct plx_url *url, struct plx_bdev **out, struct pl
     if (!plx_uuid_nil(uuid))
         memcpy(d->bdev.info.uuid, uuid, sizeof uuid);
     d->bdev.ops = &nvme_ops;
+    nvme_control_init(d);
     d->bdev.channel_size = sizeof(struct nvme_channel);
     *out = &d->bdev;
     return 0;

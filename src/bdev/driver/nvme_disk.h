@@ -10,6 +10,7 @@
  *   nvme.c          the disk: opened, described
  *   nvme_channel.c  requests into commands
  *   nvme_path.c     commands to a path that works, and again to another one
+ *   nvme_control.c  paths that come and go while it is open
  */
 #ifndef PLX_BDEV_DRIVER_NVME_DISK_H
 #define PLX_BDEV_DRIVER_NVME_DISK_H
@@ -18,10 +19,13 @@
 #include "nvme/host.h"
 
 enum {
+    NVME_PORT = 4420, /* of an address without one */
     NVME_PIECES = 32, /* commands of a channel that requests share that are larger than one, or fused */
     NVME_RETRIES = 5, /* of a command that the controller asks to be tried again; lost connections do not count */
     NVME_RETRY_MS = 20,
     NVME_REST_MS = 1000,     /* of a path that answered with a path related status, while there is another one */
+    NVME_DRAIN_MS = 10,      /* a path that is to go is looked at whether it has anything in flight, */
+    NVME_DRAIN_TIMES = 200,  /* so often at most; then that is sent again elsewhere */
     NVME_TOO_LARGE = 0xffff, /* in place of a status: larger than the path takes, and has not been sent */
 };
 
@@ -33,15 +37,36 @@ struct nvme_limits {
     uint32_t unmap; /* of a range that is deallocated */
 };
 
+/* What the paths of a disk are to be. Channels take it over, each on its reactor. */
+struct nvme_plan {
+    struct nvme_addrs addrs[NVME_PATHS_MAX];
+    uint32_t ids[NVME_PATHS_MAX];    /* of paths: one that is removed and added again is another */
+    uint32_t resets[NVME_PATHS_MAX]; /* how often they were to be reset */
+    unsigned npaths;
+    bool round_robin;
+    uint64_t change; /* counted */
+};
+
+/* The control side of a disk: nvme_control.c's, as is the lock that guards it. */
+struct nvme_control {
+    struct nvme_plan plan;
+    uint32_t last_id;
+    struct plx_list links;   /* to channels */
+    struct plx_list changes; /* that not all of them have taken over, and somebody waits for */
+};
+
+struct nvme_link;
+
 struct nvme_disk {
     struct plx_bdev bdev;
-    struct nvme_where where;
+    struct nvme_where where; /* as it was opened: the paths there are now are those of control.plan */
     struct nvme_ns ns;
     unsigned shift;              /* of the block size */
     uint32_t max_blocks;         /* of a read or write command, on the path that the disk was opened through */
     struct nvme_limits limits;   /* the same */
     bool deallocates;            /* Write Zeroes with the DEAC bit */
     _Atomic bool refuses_zeroes; /* Write Zeroes, though it is offered */
+    struct nvme_control control;
 };
 
 struct nvme_channel;
@@ -60,11 +85,14 @@ struct nvme_try {
 
 struct nvme_path {
     struct nvme_channel *nc;
-    struct nvme_ctrlr *c;
-    bool tried; /* to connect, to an end */
-    bool up;
-    bool foreign; /* when it was up last, it led to another disk */
-    bool shunned; /* until it has rested, or its ANA state has changed */
+    struct nvme_ctrlr *c; /* NULL: there is no such path */
+    uint32_t id, resets;  /* of the plan */
+    bool leaving;         /* once nothing is in flight there */
+    bool tried;           /* to connect, to an end */
+    bool live;            /* connected */
+    bool up;              /* and leads to the disk */
+    bool foreign;         /* when it was up last, it led to another disk */
+    bool shunned;         /* until it has rested, or its ANA state has changed */
 };
 
 struct nvme_io;
@@ -79,8 +107,12 @@ struct nvme_piece {
 struct nvme_channel {
     struct plx_bdev_channel *ch;
     struct nvme_disk *disk;
-    struct nvme_path paths[NVME_PATHS_MAX], *usable[NVME_PATHS_MAX];
+    struct nvme_path slots[NVME_PATHS_MAX];
+    struct nvme_path *paths[NVME_PATHS_MAX], *usable[NVME_PATHS_MAX]; /* without those that leave */
     unsigned npaths, nusable;
+    bool round_robin;
+    unsigned drains; /* left, until paths that leave are cut off */
+    struct nvme_link *link;
     uint32_t max_blocks;       /* of a read or write command, on any path that was up so far */
     struct nvme_limits limits; /* the least of all paths, but for unmap */
     unsigned turn;             /* round robin */
@@ -88,7 +120,7 @@ struct nvme_channel {
     struct nvme_req **waiting_tail;
     bool given_up; /* no path for longer than reconnect_deadline: nothing waits any more */
     bool told;     /* that no path is accessible; until one connects, or its ANA state changes for the better */
-    struct plx_timer retry, rest, deadline;
+    struct plx_timer retry, rest, deadline, drain;
 
     struct nvme_piece *free_pieces;
     struct nvme_io *split, **split_tail; /* requests that wait for pieces, in order */
@@ -151,11 +183,26 @@ void nvme_pieces_init(struct nvme_channel *nc);
 /* nvme_path.c */
 int nvme_paths_open(struct nvme_channel *nc);
 void nvme_paths_close(struct nvme_channel *nc);
+/* Has the paths be as they are planned; the channel may be gone afterwards. */
+void nvme_paths_change(struct nvme_channel *nc);
 /* Sends a command to a path, or has it wait for one. */
 void nvme_try_begin(struct nvme_channel *nc, struct nvme_try *t);
 /* The same for a fused command; t->req.next is its second half. */
 void nvme_try_begin_fused(struct nvme_channel *nc, struct nvme_try *t);
 /* Has it end soon; may end it before it returns. */
 void nvme_try_abort(struct nvme_try *t);
+
+/* nvme_control.c */
+/* Before a disk is known: its plan is what it was opened as. */
+void nvme_control_init(struct nvme_disk *d);
+/* A channel comes, and goes. @return 0 or -ENOMEM */
+int nvme_link_make(struct nvme_channel *nc);
+void nvme_link_cut(struct nvme_channel *nc);
+void nvme_link_get_plan(const struct nvme_channel *nc, struct nvme_plan *out);
+/* The paths of a channel are as they were planned, by that change. */
+void nvme_link_planned(struct nvme_channel *nc, uint64_t change);
+/* The state of its paths has changed: tells whoever looks. */
+void nvme_link_tell(struct nvme_channel *nc);
+bool nvme_is_disk(const struct plx_bdev *bdev);
 
 #endif

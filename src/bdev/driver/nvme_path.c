@@ -33,9 +33,9 @@ static void send_waiting(struct nvme_channel *nc);
 static bool all_foreign(const struct nvme_channel *nc)
 {
     for (unsigned i = 0; i < nc->npaths; i++)
-        if (!nc->paths[i].foreign)
+        if (!nc->paths[i]->foreign)
             return false;
-    return true;
+    return nc->npaths;
 }
 
 /* Connections are told of as they go; that they are there and lead nowhere has to be said, once all have been tried. */
@@ -43,9 +43,9 @@ static void tell_inaccessible(struct nvme_channel *nc)
 {
     bool up = false;
     for (unsigned i = 0; i < nc->npaths; i++) {
-        if (!nc->paths[i].tried)
+        if (!nc->paths[i]->tried)
             return;
-        up |= nc->paths[i].up;
+        up |= nc->paths[i]->up;
     }
     if (up && !nc->told)
         plx_warn("%s: no path is accessible; requests wait", nc->disk->bdev.info.name);
@@ -60,13 +60,14 @@ static void choose_paths(struct nvme_channel *nc)
     nc->nusable = nc->turn = 0;
     for (unsigned i = 0; i < PLX_ARRAY_SIZE(order) && !nc->nusable; i++) {
         for (unsigned p = 0; p < nc->npaths; p++) {
-            struct nvme_path *path = &nc->paths[p];
+            struct nvme_path *path = nc->paths[p];
             if (path->up && !path->shunned && nvme_ctrlr_ana(path->c) == order[i])
                 nc->usable[nc->nusable++] = path;
         }
     }
-    if (nc->nusable > 1 && !nc->disk->where.round_robin)
+    if (nc->nusable > 1 && !nc->round_robin)
         nc->nusable = 1;
+    nvme_link_tell(nc);
     if (nc->nusable) {
         nc->given_up = false;
         plx_timer_cancel(r, &nc->deadline);
@@ -163,7 +164,7 @@ static void send_waiting(struct nvme_channel *nc)
 static void shun_none(struct nvme_channel *nc)
 {
     for (unsigned i = 0; i < nc->npaths; i++)
-        nc->paths[i].shunned = false;
+        nc->paths[i]->shunned = false;
     choose_paths(nc);
 }
 
@@ -390,7 +391,7 @@ static void path_live(struct nvme_ctrlr *c, void *arg)
     struct nvme_path *path = path_of(arg);
     struct nvme_channel *nc = path->nc;
     const char *why = unusable(nc->disk, c);
-    path->tried = true;
+    path->tried = path->live = true;
     path->foreign = why != NULL;
     path->up = !why;
     path_is_new(path);
@@ -413,7 +414,7 @@ static void path_down(struct nvme_ctrlr *c, void *arg)
 {
     struct nvme_path *path = path_of(arg);
     (void)c;
-    path->up = false;
+    path->live = path->up = false;
     choose_paths(path->nc);
 }
 
@@ -439,37 +440,175 @@ static void path_ana(struct nvme_ctrlr *c, void *arg)
 static const struct nvme_ctrlr_ops ctrlr_ops = {
     .live = path_live, .down = path_down, .failed = path_failed, .ana = path_ana, .event = path_event};
 
+/* ---- as they are planned ---- */
+
+static struct nvme_path *find_path(struct nvme_channel *nc, uint32_t id)
+{
+    for (unsigned i = 0; i < NVME_PATHS_MAX; i++)
+        if (nc->slots[i].c && !nc->slots[i].leaving && nc->slots[i].id == id)
+            return &nc->slots[i];
+    return NULL;
+}
+
+/* One that is the i-th of the plan, to be started. @return 0 with *out NULL while there is no room */
+static int new_path(struct nvme_channel *nc, const struct nvme_plan *plan, unsigned i, struct nvme_path **out)
+{
+    struct nvme_path *path = nc->slots;
+    struct nvme_opts o = nc->disk->where.o;
+    *out = NULL;
+    while (path != nc->slots + NVME_PATHS_MAX && path->c)
+        path++;
+    if (path == nc->slots + NVME_PATHS_MAX)
+        return 0; /* until one that leaves is gone */
+    o.nsid = nc->disk->ns.nsid;
+    o.addrs = plan->addrs[i];
+    *path = (struct nvme_path){.nc = nc, .id = plan->ids[i], .resets = plan->resets[i]};
+    int ret = nvme_ctrlr_create(nc->ch->reactor, &o, &ctrlr_ops, path, &path->c);
+    if (ret)
+        path->c = NULL;
+    else
+        *out = path;
+    return ret;
+}
+
+/* Lists the paths that are planned, in that order; those that are not there yet are made. @return 0 or -errno */
+static int list_paths(struct nvme_channel *nc, const struct nvme_plan *plan)
+{
+    struct nvme_path *fresh[NVME_PATHS_MAX];
+    unsigned nfresh = 0;
+    int result = 0;
+    nc->npaths = 0;
+    for (unsigned i = 0; i < plan->npaths; i++) {
+        struct nvme_path *path = find_path(nc, plan->ids[i]);
+        if (!path) {
+            int ret = new_path(nc, plan, i, &path);
+            result = result ? result : ret;
+            fresh[nfresh] = path;
+            nfresh += path != NULL;
+        }
+        if (path)
+            nc->paths[nc->npaths++] = path;
+    }
+    for (unsigned i = 0; i < nfresh; i++)
+        nvme_ctrlr_start(fresh[i]->c, false);
+    return result;
+}
+
+static bool is_planned(const struct nvme_plan *plan, uint32_t id)
+{
+    for (unsigned i = 0; i < plan->npaths; i++)
+        if (plan->ids[i] == id)
+            return true;
+    return false;
+}
+
+/*
+ * Cuts paths off that leave and have nothing in flight any more, or have had their time: what comes back from there is
+ * sent elsewhere. @return whether some are left
+ */
+static bool cut_paths(struct nvme_channel *nc)
+{
+    bool left = false;
+    for (unsigned i = 0; i < NVME_PATHS_MAX; i++) {
+        struct nvme_path *path = &nc->slots[i];
+        if (!path->c || !path->leaving)
+            continue;
+        if (path->up && nc->drains && !nvme_ctrlr_idle(path->c)) {
+            left = true;
+            continue;
+        }
+        nvme_ctrlr_destroy(path->c);
+        path->c = NULL;
+    }
+    return left;
+}
+
+static void reset_paths(struct nvme_channel *nc, const struct nvme_plan *plan)
+{
+    for (unsigned i = 0; i < plan->npaths; i++) {
+        struct nvme_path *path = find_path(nc, plan->ids[i]);
+        if (!path || path->resets == plan->resets[i])
+            continue;
+        path->resets = plan->resets[i];
+        nvme_ctrlr_reset(path->c);
+    }
+}
+
+/* From now on nothing is sent to those that are not planned any more. */
+static void part_with_paths(struct nvme_channel *nc, const struct nvme_plan *plan)
+{
+    unsigned kept = 0;
+    for (unsigned i = 0; i < nc->npaths; i++) {
+        struct nvme_path *path = nc->paths[i];
+        path->leaving = !is_planned(plan, path->id);
+        if (path->leaving)
+            nc->drains = NVME_DRAIN_TIMES;
+        else
+            nc->paths[kept++] = path;
+    }
+    nc->npaths = kept;
+}
+
+void nvme_paths_change(struct nvme_channel *nc)
+{
+    struct nvme_plan plan;
+    nvme_link_get_plan(nc, &plan);
+    nc->ch->refs++; /* what comes back may end, and a callback put the channel back */
+    nc->round_robin = plan.round_robin;
+    part_with_paths(nc, &plan);
+    bool left = cut_paths(nc);
+    int ret = list_paths(nc, &plan);
+    if (ret)
+        plx_error("%s: cannot make a path: %s", nc->disk->bdev.info.name, strerror(-ret));
+    choose_paths(nc);
+    reset_paths(nc, &plan);
+    if (left)
+        plx_timer_set(nc->ch->reactor, &nc->drain, NVME_DRAIN_MS * PLX_NS_PER_MS);
+    else
+        nvme_link_planned(nc, plan.change);
+    plx_bdev_channel_put(nc->ch);
+}
+
+static void drain_due(struct plx_timer *timer)
+{
+    struct nvme_channel *nc = plx_container_of(timer, struct nvme_channel, drain);
+    nc->drains -= nc->drains > 0;
+    nvme_paths_change(nc);
+}
+
 int nvme_paths_open(struct nvme_channel *nc)
 {
-    const struct nvme_where *w = &nc->disk->where;
+    struct nvme_plan plan;
     nc->waiting_tail = &nc->waiting;
     nc->max_blocks = nc->disk->max_blocks;
     nc->limits = nc->disk->limits;
     nc->retry.fn = retry_due;
     nc->rest.fn = rest_due;
     nc->deadline.fn = deadline_due;
-    for (nc->npaths = 0; nc->npaths < w->npaths; nc->npaths++) {
-        struct nvme_path *path = &nc->paths[nc->npaths];
-        struct nvme_opts o = nvme_where_opts(w, nc->npaths);
-        o.nsid = nc->disk->ns.nsid;
-        path->nc = nc;
-        int ret = nvme_ctrlr_create(nc->ch->reactor, &o, &ctrlr_ops, path, &path->c);
-        if (ret) {
-            nvme_paths_close(nc);
-            return ret;
-        }
-    }
-    for (unsigned i = 0; i < nc->npaths; i++)
-        nvme_ctrlr_start(nc->paths[i].c, false);
-    return 0;
+    nc->drain.fn = drain_due;
+    int ret = nvme_link_make(nc);
+    if (ret)
+        return ret;
+    nvme_link_get_plan(nc, &plan);
+    nc->round_robin = plan.round_robin;
+    ret = list_paths(nc, &plan);
+    if (ret)
+        nvme_paths_close(nc);
+    else
+        nvme_link_planned(nc, plan.change);
+    return ret;
 }
 
 void nvme_paths_close(struct nvme_channel *nc)
 {
+    struct plx_timer *const timers[] = {&nc->retry, &nc->rest, &nc->deadline, &nc->drain};
     assert(!nc->waiting);
-    plx_timer_cancel(nc->ch->reactor, &nc->retry);
-    plx_timer_cancel(nc->ch->reactor, &nc->rest);
-    plx_timer_cancel(nc->ch->reactor, &nc->deadline);
-    while (nc->npaths)
-        nvme_ctrlr_destroy(nc->paths[--nc->npaths].c);
+    for (size_t i = 0; i < PLX_ARRAY_SIZE(timers); i++)
+        plx_timer_cancel(nc->ch->reactor, timers[i]);
+    for (unsigned i = 0; i < NVME_PATHS_MAX; i++) {
+        if (nc->slots[i].c)
+            nvme_ctrlr_destroy(nc->slots[i].c);
+        nc->slots[i].c = NULL;
+    }
+    nvme_link_cut(nc);
 }

@@ -1,0 +1,731 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* Remote controllers that are attached: their paths, and a disk for each of their namespaces. */
+#include "rpc/nvme.h"
+
+#include "base/addr.h"
+#include "base/log.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+
+enum {
+    WATCH_NOTICE = 2,
+    WATCH_NS_CHANGED = 0x00,
+};
+
+/* ---- addresses ---- */
+
+static int check_transport(const char *trtype, struct plx_error *err)
+{
+    if (strcasecmp(trtype, "TCP") == 0)
+        return 0;
+    if (strcasecmp(trtype, "PCIe") == 0)
+        return plx_fail(err, -ENODEV, "there are no PCIe devices here: trtype is TCP");
+    return plx_fail(err, -EINVAL, "Failed to parse trtype: %.40s; there is TCP alone", trtype);
+}
+
+int remote_addr_parse(struct remote_addr *out, const char *trtype, const char *adrfam, const char *traddr,
+                      const char *trsvcid, uint16_t port, struct plx_error *err)
+{
+    struct sockaddr_storage ss;
+    char *rest = NULL;
+    unsigned long n = trsvcid && trsvcid[0] ? strtoul(trsvcid, &rest, 10) : port;
+    int ret = check_transport(trtype, err);
+    if (ret)
+        return ret;
+    if (!n || n > 65535 || (rest && (*rest || trsvcid[0] < '0' || trsvcid[0] > '9')))
+        return plx_fail(err, -EINVAL, "trsvcid %.40s is no port: a number from 1 to 65535", trsvcid);
+    if (traddr[0] == '[' || strlen(traddr) >= sizeof out->traddr || plx_parse_addr(traddr, (uint16_t)n, &ss, err))
+        return plx_fail(err, -EINVAL, "traddr %.80s is no address, such as 192.0.2.1 or 2001:db8::1", traddr);
+    const char *is = ss.ss_family == AF_INET ? "IPv4" : "IPv6";
+    if (adrfam && adrfam[0] && strcasecmp(adrfam, is) != 0)
+        return plx_fail(err, -EINVAL, "Failed to parse adrfam: %.20s, where traddr %.60s is %s", adrfam, traddr, is);
+    plx_addr_host(&ss, out->traddr);
+    snprintf(out->trsvcid, sizeof out->trsvcid, "%u", plx_addr_port(&ss));
+    snprintf(out->adrfam, sizeof out->adrfam, "%s", is);
+    plx_addr_format(&ss, out->name);
+    return 0;
+}
+
+bool remote_addr_same(const struct remote_addr *a, const struct remote_addr *b)
+{
+    return strcmp(a->name, b->name) == 0;
+}
+
+/* ---- finding ---- */
+
+struct remote *remote_find(struct plx_rpc *rpc, const char *name)
+{
+    plx_list_for_each(it, &rpc->remotes) {
+        struct remote *r = plx_list_entry(it, struct remote, link);
+        if (strcmp(r->name, name) == 0)
+            return r;
+    }
+    return NULL;
+}
+
+struct remote_path *remote_path_find(struct remote *r, const struct remote_addr *addr)
+{
+    plx_list_for_each(it, &r->paths) {
+        struct remote_path *p = plx_list_entry(it, struct remote_path, link);
+        if (remote_addr_same(&p->addr, addr))
+            return p;
+    }
+    return NULL;
+}
+
+static struct remote_ns *remote_ns_find(struct remote *r, uint32_t nsid)
+{
+    plx_list_for_each(it, &r->namespaces) {
+        struct remote_ns *ns = plx_list_entry(it, struct remote_ns, link);
+        if (ns->nsid == nsid)
+            return ns;
+    }
+    return NULL;
+}
+
+static json_t *describe_remote(const struct rpc_disk *d)
+{
+    char addr[64];
+    json_t *paths = json_array();
+    for (unsigned i = 0; plx_bdev_nvme_address(d->bdev, i, addr, sizeof addr); i++)
+        json_array_append_new(paths, json_pack("{s:s}", "address", addr));
+    return json_pack("{s:o, s:s}", "nvme", paths, "mp_policy",
+                     plx_bdev_nvme_policy(d->bdev) ? "active_active" : "active_passive");
+}
+
+const struct rpc_disk_kind rpc_kind_remote = {.product = "NVMe disk", .describe = describe_remote};
+
+struct rpc_disk *remote_ns_disk(const struct remote_ns *ns)
+{
+    struct rpc_disk *d = ns->state == REMOTE_NS_OPEN ? rpc_disk_find(ns->r->rpc, ns->name) : NULL;
+    return d && d->kind == &rpc_kind_remote ? d : NULL;
+}
+
+/* ---- ends ---- */
+
+static void path_free(struct remote_path *p)
+{
+    if (p->watch)
+        nvme_ctrlr_destroy(p->watch);
+    plx_list_del(&p->link);
+    json_decref(p->params);
+    free(p);
+}
+
+static void remote_free(struct remote *r)
+{
+    while (!plx_list_empty(&r->paths))
+        path_free(plx_list_entry(r->paths.next, struct remote_path, link));
+    plx_list_for_each_safe(it, &r->namespaces)
+        free(plx_list_entry(it, struct remote_ns, link));
+    plx_list_del(&r->link);
+    free(r);
+}
+
+/* A path's attachment is over. */
+static void path_tell(struct remote_path *p, int ret, const struct plx_error *err)
+{
+    remote_done_fn done = p->done;
+    p->done = NULL;
+    if (done)
+        done(p->arg, ret ? NULL : p->r, ret, err);
+}
+
+/* It could not be attached. With its first path a controller is gone, too. */
+static void path_give_up(struct remote_path *p, int ret, const struct plx_error *err)
+{
+    struct remote *r = p->r;
+    remote_done_fn done = p->done;
+    void *arg = p->arg;
+    path_free(p);
+    if (plx_list_empty(&r->paths) && plx_list_empty(&r->namespaces) && !r->detaching)
+        remote_free(r);
+    if (done)
+        done(arg, NULL, ret, err);
+}
+
+/* ---- disks have the paths that the controller has ---- */
+
+static bool disk_has_path(const struct plx_bdev *bdev, const char *name)
+{
+    char addr[80];
+    for (unsigned i = 0; plx_bdev_nvme_address(bdev, i, addr, sizeof addr); i++)
+        if (strcmp(addr, name) == 0)
+            return true;
+    return false;
+}
+
+static void ns_sync(struct remote_ns *ns)
+{
+    struct plx_error err;
+    char addr[80];
+    struct rpc_disk *d = remote_ns_disk(ns);
+    if (!d)
+        return;
+    plx_list_for_each(it, &ns->r->paths) {
+        const struct remote_path *p = plx_list_entry(it, struct remote_path, link);
+        if (p->attached && !disk_has_path(d->bdev, p->addr.name) &&
+            plx_bdev_nvme_add_path(d->bdev, p->addr.name, NULL, &err))
+            plx_error("%s", err.text);
+    }
+    for (unsigned i = 0; plx_bdev_nvme_address(d->bdev, i, addr, sizeof addr);) {
+        bool wanted = false;
+        plx_list_for_each(it, &ns->r->paths)
+            wanted |= !strcmp(plx_list_entry(it, struct remote_path, link)->addr.name, addr);
+        if (wanted || plx_bdev_nvme_remove_path(d->bdev, addr, NULL, &err))
+            i++;
+    }
+}
+
+/* ---- namespaces become disks, one after the other ---- */
+
+static void open_next(struct remote *r);
+static void detach_step(struct remote *r);
+
+static struct remote_path *settled_path(const struct remote *r)
+{
+    plx_list_for_each(it, &r->paths) {
+        struct remote_path *p = plx_list_entry(it, struct remote_path, link);
+        if (p->attached && p->done)
+            return p;
+    }
+    return NULL;
+}
+
+/* All that was listed is open: those who wait for a path to be attached are told. */
+static void remote_settled(struct remote *r)
+{
+    struct plx_error err = r->open_err;
+    int ret = plx_list_empty(&r->namespaces) ? r->open_ret : 0;
+    r->open_ret = 0;
+    for (struct remote_path *p; (p = settled_path(r));) {
+        bool last = r->paths.next->next == &r->paths;
+        if (!ret) {
+            path_tell(p, 0, NULL);
+            continue;
+        }
+        path_give_up(p, ret, &err);
+        if (last)
+            return; /* r is gone */
+    }
+}
+
+static void ns_disk_opened(void *arg, struct plx_bdev *bdev, int result, const struct plx_error *err)
+{
+    struct remote_ns *ns = arg;
+    struct remote *r = ns->r;
+    struct plx_rpc *rpc = r->rpc;
+    rpc->remote_tasks--;
+    ns->state = REMOTE_NS_OPEN;
+    if (!result && !rpc_disk_add(rpc, &rpc_kind_remote, bdev)) {
+        plx_bdev_close(bdev);
+        result = -ENOMEM; /* with nothing in err */
+    }
+    if (result) {
+        plx_warn("%s: namespace %u is not attached: %s", r->name, ns->nsid, err->text);
+        if (!r->open_ret)
+            r->open_err = *err;
+        r->open_ret = r->open_ret ? r->open_ret : result;
+        plx_list_del(&ns->link);
+        free(ns);
+    } else {
+        ns_sync(ns);
+    }
+    if (r->detaching)
+        detach_step(r);
+    else
+        open_next(r);
+    rpc_may_stop(rpc);
+}
+
+/* nvme+tcp://ADDR:PORT,ADDR:PORT/NQN?nsid=N&... */
+static void remote_url(const struct remote *r, uint32_t nsid, char *out, size_t size)
+{
+    size_t n = (size_t)snprintf(out, size, "nvme+tcp://");
+    const char *comma = "";
+    plx_list_for_each(it, &r->paths) {
+        const struct remote_path *p = plx_list_entry(it, struct remote_path, link);
+        if (!p->attached)
+            continue;
+        n += (size_t)snprintf(out + n, size - n, "%s%s", comma, p->addr.name);
+        comma = ",";
+    }
+    snprintf(out + n, size - n, "/%s?nsid=%u%s%s", r->subnqn, nsid, r->settings,
+             r->round_robin ? "&policy=round-robin" : "");
+}
+
+static void open_next(struct remote *r)
+{
+    char url[4096];
+    struct remote_ns *next = NULL;
+    plx_list_for_each(it, &r->namespaces) {
+        struct remote_ns *ns = plx_list_entry(it, struct remote_ns, link);
+        if (ns->state == REMOTE_NS_OPENING)
+            return;
+        if (ns->state == REMOTE_NS_WANTED && !next)
+            next = ns;
+    }
+    if (r->detaching || r->rpc->stopping)
+        return;
+    if (!next) {
+        remote_settled(r);
+        return;
+    }
+    remote_url(r, next->nsid, url, sizeof url);
+    next->state = REMOTE_NS_OPENING;
+    r->rpc->remote_tasks++;
+    int ret = plx_bdev_open_begin(r->rpc->reactor, url, next->name, ns_disk_opened, next);
+    if (ret) {
+        struct plx_error err;
+        plx_fail(&err, ret, "%s: %s", next->name, strerror(-ret));
+        ns_disk_opened(next, NULL, ret, &err);
+    }
+}
+
+static void ns_disk_closed(struct rpc_call *c)
+{
+    struct remote_ns *ns = c->arg;
+    struct remote *r = ns->r;
+    if (c->code && c->code != -ENODEV) {
+        plx_warn("%s: %s", ns->name, c->error.text);
+        ns->state = REMOTE_NS_OPEN;
+    } else {
+        plx_list_del(&ns->link);
+        free(ns);
+        c->code = 0;
+    }
+    if (!r->detaching)
+        return;
+    if (!c->code) {
+        detach_step(r);
+        return;
+    }
+    remote_done_fn done = r->detached;
+    r->detaching = false;
+    if (done)
+        done(r->detached_arg, r, c->code, &c->error);
+}
+
+/* Its disk goes, with the namespaces of ours that it is. */
+static void ns_close(struct remote_ns *ns)
+{
+    json_t *params = json_pack("{s:s}", "name", ns->name);
+    ns->state = REMOTE_NS_GOING;
+    rpc_own_call(ns->r->rpc, "pollux_disk_close", params, ns_disk_closed, ns);
+    json_decref(params);
+}
+
+/* ---- what a controller lists ---- */
+
+static bool listed_by(const struct remote_path *p, uint32_t nsid)
+{
+    for (unsigned i = 0; i < REMOTE_NAMESPACES && plx_get32(p->list[i]); i++)
+        if (plx_get32(p->list[i]) == nsid)
+            return true;
+    return false;
+}
+
+/* Whether some path has it, as far as is known. */
+static bool ns_somewhere(const struct remote *r, uint32_t nsid)
+{
+    plx_list_for_each(it, &r->paths) {
+        const struct remote_path *p = plx_list_entry(it, struct remote_path, link);
+        if (p->live && p->attached && (p->listing || !p->listed || listed_by(p, nsid)))
+            return true;
+    }
+    return false;
+}
+
+static void add_namespaces(struct remote_path *p)
+{
+    struct remote *r = p->r;
+    unsigned n = 0;
+    plx_list_for_each(it, &r->namespaces)
+        n++;
+    for (unsigned i = 0; i < REMOTE_NAMESPACES && plx_get32(p->list[i]); i++) {
+        uint32_t nsid = plx_get32(p->list[i]);
+        struct remote_ns *ns = remote_ns_find(r, nsid);
+        if (ns)
+            continue;
+        if (n++ >= r->max_namespaces || !(ns = calloc(1, sizeof *ns))) {
+            plx_warn("%s: namespaces from %u on are not attached: %u is the limit, by max_bdevs", r->name, nsid,
+                     r->max_namespaces);
+            return;
+        }
+        ns->r = r;
+        ns->nsid = nsid;
+        snprintf(ns->name, sizeof ns->name, "%.200sn%u", r->name, nsid);
+        plx_list_add_tail(&r->namespaces, &ns->link);
+    }
+}
+
+/* Closing one may fail at once, and change nothing. */
+static void remove_namespaces_gone(struct remote *r)
+{
+    plx_list_for_each_safe(it, &r->namespaces) {
+        struct remote_ns *ns = plx_list_entry(it, struct remote_ns, link);
+        if (ns->state == REMOTE_NS_OPEN && !ns_somewhere(r, ns->nsid)) {
+            plx_warn("%s: namespace %u is gone", r->name, ns->nsid);
+            ns_close(ns);
+        }
+    }
+}
+
+static void path_list(struct remote_path *p);
+
+static void took_list(struct nvme_req *req)
+{
+    struct remote_path *p = plx_container_of(req, struct remote_path, req);
+    struct remote *r = p->r;
+    struct plx_error err;
+    p->listing = false;
+    if (req->lost || r->detaching)
+        return; /* when it is connected again, it lists again */
+    if (p->list_again) {
+        path_list(p);
+        return;
+    }
+    if (req->status) {
+        plx_fail(&err, -EIO, "%s: Identify, the list of namespaces, failed: status %03x", p->addr.name,
+                 req->status & 0x7ff);
+        if (!p->attached)
+            path_give_up(p, -EIO, &err);
+        else
+            plx_warn("%s", err.text);
+        return;
+    }
+    bool first = !p->attached, changed = p->changed;
+    p->listed = p->attached = true;
+    p->changed = false;
+    plx_list_for_each(it, &r->namespaces) {
+        if (first)
+            ns_sync(plx_list_entry(it, struct remote_ns, link));
+    }
+    add_namespaces(p);
+    if (changed)
+        remove_namespaces_gone(r);
+    open_next(r);
+}
+
+/* Identify, CNS 02h: Base 5.1.13.2.2 */
+static void path_list(struct remote_path *p)
+{
+    p->list_again = p->listing;
+    if (p->listing)
+        return;
+    p->listing = true;
+    p->iov = (struct iovec){p->list, sizeof p->list};
+    p->req = (struct nvme_req){
+        .done = took_list,
+        .data = {&p->iov, 0},
+        .len = sizeof p->list,
+        .dir = NVME_TO_HOST,
+        .cmd = {.opcode = NVME_ADMIN_IDENTIFY, .cdw10 = plx_put32(NVME_CNS_ACTIVE_NS)},
+    };
+    nvme_submit_admin(p->watch, &p->req);
+}
+
+/* ---- the association of a path ---- */
+
+static void watch_live(struct nvme_ctrlr *c, void *arg)
+{
+    struct remote_path *p = arg;
+    (void)c;
+    p->live = true;
+    path_list(p);
+}
+
+static void watch_down(struct nvme_ctrlr *c, void *arg)
+{
+    struct remote_path *p = arg;
+    (void)c;
+    p->live = false;
+}
+
+static void watch_failed(struct nvme_ctrlr *c, void *arg, int ret, const char *why, bool again)
+{
+    struct remote_path *p = arg;
+    struct plx_error err;
+    (void)c, (void)ret, (void)again;
+    if (p->attached || p->r->detaching)
+        return;
+    plx_fail(&err, -EIO, "%s: %.200s", p->addr.name, why);
+    path_give_up(p, -EIO, &err);
+}
+
+static void watch_ana(struct nvme_ctrlr *c, void *arg)
+{
+    (void)c, (void)arg; /* of no namespace in particular */
+}
+
+static void watch_event(struct nvme_ctrlr *c, void *arg, uint32_t dw0)
+{
+    struct remote_path *p = arg;
+    (void)c;
+    if ((dw0 & 7) != WATCH_NOTICE || (dw0 >> 8 & 0xff) != WATCH_NS_CHANGED || !p->live)
+        return;
+    p->changed = true;
+    path_list(p);
+}
+
+static const struct nvme_ctrlr_ops watch_ops = {
+    .live = watch_live, .down = watch_down, .failed = watch_failed, .ana = watch_ana, .event = watch_event};
+
+static int watch_create(struct remote_path *p, struct plx_error *err)
+{
+    struct nvme_where w;
+    struct remote *r = p->r;
+    nvme_where_init(&w);
+    snprintf(w.o.subnqn, sizeof w.o.subnqn, "%s", r->subnqn);
+    int ret = nvme_where_query(&w, r->settings + (r->settings[0] == '&'), err);
+    if (!ret)
+        ret = nvme_where_addr(&w, p->addr.name, strlen(p->addr.name), 0, err);
+    if (!ret)
+        ret = nvme_where_finish(&w, err);
+    if (ret)
+        return ret;
+    struct nvme_opts o = nvme_where_opts(&w, 0);
+    o.queues = 0;
+    o.nsid = NVME_NSID_ALL;
+    o.quiet = true;
+    snprintf(r->hostnqn, sizeof r->hostnqn, "%s", o.hostnqn);
+    ret = nvme_ctrlr_create(r->rpc->reactor, &o, &watch_ops, p, &p->watch);
+    return ret ? plx_fail(err, ret, "%s: %s", p->addr.name, strerror(-ret)) : 0;
+}
+
+/* ---- attaching ---- */
+
+static struct remote *remote_new(struct plx_rpc *rpc, const struct remote_spec *spec)
+{
+    struct remote *r = calloc(1, sizeof *r);
+    if (!r)
+        return NULL;
+    r->rpc = rpc;
+    plx_list_init(&r->paths);
+    plx_list_init(&r->namespaces);
+    snprintf(r->name, sizeof r->name, "%s", spec->name);
+    snprintf(r->subnqn, sizeof r->subnqn, "%s", spec->subnqn);
+    snprintf(r->settings, sizeof r->settings, "%s", spec->settings);
+    r->max_namespaces = spec->max_namespaces;
+    r->round_robin = spec->round_robin;
+    r->found_by = spec->found_by;
+    plx_list_add_tail(&rpc->remotes, &r->link);
+    return r;
+}
+
+/* Whether a path may be added to what is there. */
+static int check_path(struct remote *r, const struct remote_spec *spec, struct plx_error *err)
+{
+    unsigned n = 0;
+    if (r->detaching)
+        return plx_fail(err, -EBUSY, "controller %.100s is being detached", r->name);
+    if (remote_path_find(r, spec->addr))
+        return plx_fail(err, -EALREADY, "A controller named %.100s already exists with the specified network path",
+                        r->name);
+    if (strcmp(r->subnqn, spec->subnqn) != 0)
+        return plx_fail(err, -EINVAL, "A controller named %.60s already exists, but uses a different subnqn (%.100s)",
+                        r->name, r->subnqn);
+    if (spec->hostnqn && strcmp(r->hostnqn, spec->hostnqn) != 0)
+        return plx_fail(err, -EINVAL, "A controller named %.60s already exists, but uses a different hostnqn (%.100s)",
+                        r->name, r->hostnqn);
+    plx_list_for_each(it, &r->paths)
+        n++;
+    return n < REMOTE_PATHS
+               ? 0
+               : plx_fail(err, -ENOSPC, "controller %.100s has %d paths, which is the limit", r->name, REMOTE_PATHS);
+}
+
+int remote_attach(struct plx_rpc *rpc, const struct remote_spec *spec, remote_done_fn done, void *arg,
+                  struct plx_error *err)
+{
+    struct remote *was = remote_find(rpc, spec->name), *r = was;
+    int ret = was ? check_path(was, spec, err) : 0;
+    if (ret)
+        return ret;
+    struct remote_path *p = calloc(1, sizeof *p);
+    r = r || !p ? r : remote_new(rpc, spec);
+    if (!p || !r) {
+        free(p);
+        return plx_fail(err, -ENOMEM, "out of memory");
+    }
+    p->r = r;
+    p->addr = *spec->addr;
+    p->params = json_incref(spec->params);
+    plx_list_add_tail(&r->paths, &p->link);
+    ret = watch_create(p, err);
+    if (ret) {
+        path_free(p);
+        if (!was)
+            remote_free(r);
+        return ret;
+    }
+    p->done = done;
+    p->arg = arg;
+    nvme_ctrlr_start(p->watch, false);
+    return 0;
+}
+
+/* ---- detaching ---- */
+
+/* The next disk is closed; when there is none, it is over. */
+static void detach_step(struct remote *r)
+{
+    struct remote_ns *open = NULL;
+    plx_list_for_each_safe(it, &r->namespaces) {
+        struct remote_ns *ns = plx_list_entry(it, struct remote_ns, link);
+        if (ns->state == REMOTE_NS_OPENING || ns->state == REMOTE_NS_GOING)
+            return; /* goes on when that is over */
+        if (ns->state == REMOTE_NS_OPEN && !open)
+            open = ns;
+        if (ns->state == REMOTE_NS_WANTED) {
+            plx_list_del(&ns->link);
+            free(ns);
+        }
+    }
+    if (open) {
+        ns_close(open);
+        return;
+    }
+    remote_done_fn done = r->detached;
+    void *arg = r->detached_arg;
+    remote_free(r);
+    if (done)
+        done(arg, NULL, 0, NULL);
+}
+
+int remote_detach(struct remote *r, remote_done_fn done, void *arg, struct plx_error *err)
+{
+    struct plx_error why;
+    if (r->detaching)
+        return plx_fail(err, -EBUSY, "controller %.100s is being detached already", r->name);
+    r->detaching = true;
+    r->detached = done;
+    r->detached_arg = arg;
+    plx_fail(&why, -ECANCELED, "controller %.100s is detached", r->name);
+    plx_list_for_each_safe(it, &r->paths) {
+        struct remote_path *p = plx_list_entry(it, struct remote_path, link);
+        path_tell(p, -ECANCELED, &why);
+    }
+    detach_step(r);
+    return 0;
+}
+
+/* A path that leaves: over when all disks have let go of it. */
+struct path_leaving {
+    remote_done_fn done;
+    void *arg;
+    unsigned left;
+};
+
+static void leaving_over(void *arg)
+{
+    struct path_leaving *l = arg;
+    if (--l->left)
+        return;
+    if (l->done)
+        l->done(l->arg, NULL, 0, NULL);
+    free(l);
+}
+
+/* Whether disks would have no path left without it, or nobody would be attaching any more. */
+static bool last_path(const struct remote_path *p)
+{
+    plx_list_for_each(it, &p->r->paths) {
+        const struct remote_path *other = plx_list_entry(it, struct remote_path, link);
+        if (other != p && (other->attached || !p->attached))
+            return false;
+    }
+    return true;
+}
+
+int remote_detach_path(struct remote *r, const struct remote_addr *addr, remote_done_fn done, void *arg,
+                       struct plx_error *err)
+{
+    struct remote_path *p = remote_path_find(r, addr);
+    struct plx_error why;
+    if (!p)
+        return plx_fail(err, -ENXIO, "controller %.100s has no path by %s", r->name, addr->name);
+    if (last_path(p))
+        return remote_detach(r, done, arg, err);
+    if (r->detaching)
+        return plx_fail(err, -EBUSY, "controller %.100s is being detached", r->name);
+    struct path_leaving *l = calloc(1, sizeof *l);
+    if (!l)
+        return plx_fail(err, -ENOMEM, "out of memory");
+    *l = (struct path_leaving){.done = done, .arg = arg, .left = 1};
+    const struct plx_bdev_nvme_wait wait = {.reactor = r->rpc->reactor, .done = leaving_over, .arg = l};
+    plx_list_for_each(it, &r->namespaces) {
+        struct rpc_disk *d = remote_ns_disk(plx_list_entry(it, struct remote_ns, link));
+        if (d && !plx_bdev_nvme_remove_path(d->bdev, addr->name, &wait, &why))
+            l->left++;
+    }
+    plx_fail(&why, -ECANCELED, "%s is detached", addr->name);
+    path_give_up(p, -ECANCELED, &why);
+    leaving_over(l);
+    return 0;
+}
+
+/* ---- the process ---- */
+
+void rpc_remotes_stop(struct plx_rpc *rpc)
+{
+    struct plx_error err;
+    plx_fail(&err, -ECANCELED, "the process ends");
+    remote_discoveries_stop(rpc);
+    plx_list_for_each(it, &rpc->remotes) {
+        struct remote *r = plx_list_entry(it, struct remote, link);
+        plx_list_for_each(at, &r->paths) {
+            struct remote_path *p = plx_list_entry(at, struct remote_path, link);
+            if (p->watch)
+                nvme_ctrlr_destroy(p->watch);
+            p->watch = NULL;
+            p->live = false;
+            path_tell(p, -ECANCELED, &err);
+        }
+    }
+}
+
+void rpc_remotes_close(struct plx_rpc *rpc)
+{
+    while (!plx_list_empty(&rpc->remotes))
+        remote_free(plx_list_entry(rpc->remotes.next, struct remote, link));
+}
+
+/* ---- again ---- */
+
+static void config_policies(const struct remote *r, struct rpc_config *list)
+{
+    plx_list_for_each(it, &r->namespaces) {
+        const struct remote_ns *ns = plx_list_entry(it, struct remote_ns, link);
+        const struct rpc_disk *d = remote_ns_disk(ns);
+        if (d && plx_bdev_nvme_policy(d->bdev) != r->round_robin)
+            rpc_config_add(list, "bdev_nvme_set_multipath_policy",
+                           json_pack("{s:s, s:s}", "name", ns->name, "policy",
+                                     r->round_robin ? "active_passive" : "active_active"));
+    }
+}
+
+/* What is attached by calls; then what discovery finds; then what was said of the disks of either. */
+void rpc_config_remotes(struct plx_rpc *rpc, struct rpc_config *list)
+{
+    plx_list_for_each(it, &rpc->remotes) {
+        const struct remote *r = plx_list_entry(it, struct remote, link);
+        if (r->detaching)
+            continue;
+        plx_list_for_each(at, &r->paths) {
+            const struct remote_path *p = plx_list_entry(at, struct remote_path, link);
+            if (p->attached && !p->done && p->params)
+                rpc_config_add(list, "bdev_nvme_attach_controller", json_incref(p->params));
+        }
+    }
+    rpc_config_discoveries(rpc, list);
+    plx_list_for_each(it, &rpc->remotes) {
+        const struct remote *r = plx_list_entry(it, struct remote, link);
+        if (!r->detaching)
+            config_policies(r, list);
+    }
+}
