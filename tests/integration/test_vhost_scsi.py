@@ -356,6 +356,7 @@ def test_a_reset_ends_all_and_is_told(connect):
     assert wait_until(lambda: all(front.function(scsi.QUERY_TASK, target=7, tag=20 + n) == scsi.FUNCTION_SUCCEEDED
                            for n in range(3)) and other.function(scsi.QUERY_TASK_SET, target=7))
     assert front.function(scsi.NEXUS_RESET, target=0) == scsi.RESP_OK, "of another target"
+    assert all(front.queues[REQUESTS + n].ring.take_used() is None for n in range(3))
     assert front.function(scsi.LUN_RESET, target=7) == scsi.RESP_OK
     for n in range(3):
         assert front.queues[REQUESTS + n].ring.take_used()[0] == begun[n][0]
