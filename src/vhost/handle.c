@@ -545,8 +545,8 @@ static const char *start_problem(const struct vhost_device *d, const struct vhos
 }
 
 /*
- * Whether what is in flight of a ring is kept in the region. Front-ends that keep one from a driver with split rings to the
- * next with packed ones, as QEMU's SCSI host does after its firmware, have one that is too small, and of nothing.
+ * Whether what is in flight of a ring is kept in the region. Front-ends that keep one from a driver with split rings to
+ * the next with packed ones, as QEMU's SCSI host does after its firmware, have one that is too small, and of nothing.
  */
 static bool region_covers(const struct vhost_device *d, const struct vhost_ring *r)
 {
