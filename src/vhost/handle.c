@@ -544,6 +544,22 @@ static const char *start_problem(const struct vhost_device *d, const struct vhos
     return NULL;
 }
 
+/*
+ * Whether what is in flight of a ring is kept in the region. Front-ends that keep one from a driver with split rings to
+ * the next with packed ones, as QEMU's SCSI host does after its firmware, have one that is too small, and of nothing.
+ */
+static bool region_covers(const struct vhost_device *d, const struct vhost_ring *r)
+{
+    if (!d->inflight.base || r->index >= d->inflight_queues)
+        return false;
+    const uint64_t begin = (uint64_t)(d->inflight.at - (uint8_t *)d->inflight.base);
+    if (d->inflight_queues * region_bytes(d, d->inflight_size) <= d->inflight.bytes - begin)
+        return true;
+    plx_warn("%s: ring %u: the region of requests in flight is that of another kind of ring, and is not used", d->name,
+             r->index);
+    return false;
+}
+
 /* A ring starts with this message, whether there is a kick or not. */
 static void start_ring(struct vhost_device *d, struct vhost_ring *r)
 {
@@ -555,7 +571,7 @@ static void start_ring(struct vhost_device *d, struct vhost_ring *r)
         return;
     }
     r->inflight.split = NULL;
-    if (d->inflight.base && r->index < d->inflight_queues)
+    if (region_covers(d, r))
         r->inflight.split = (void *)(d->inflight.at + r->index * region_bytes(d, d->inflight_size));
     want_common(d, r);
     r->told = NULL;

@@ -218,6 +218,6 @@ void scsi_lun_format(unsigned target, unsigned unit, uint8_t out[SCSI_LUN_BYTES]
     memset(out, 0, SCSI_LUN_BYTES);
     out[0] = 1;
     out[1] = (uint8_t)target;
-    out[2] = (uint8_t)(LUN_FLAT << 6 | unit >> 8);
+    out[2] = (uint8_t)(unit < 256 ? 0 : LUN_FLAT << 6 | unit >> 8); /* as REPORT LUNS has it, which Linux wants */
     out[3] = (uint8_t)unit;
 }

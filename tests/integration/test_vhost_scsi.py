@@ -8,7 +8,7 @@ import pytest
 import vhost_scsi as scsi
 from rpc import Server
 from target import wait_until
-from vhost import GET_QUEUE_NUM, MIB, WRITE
+from vhost import F_PACKED, GET_QUEUE_NUM, MIB, SET_FEATURES, WRITE
 from vhost_scsi import ILLEGAL, REQUESTS, ScsiFrontend, inquiry, rw6, rw10, rw12, rw16, rw32, unmap, unmap_list
 
 KINDS = pytest.mark.parametrize("packed", [False, True], ids=["split", "packed"])
@@ -356,6 +356,7 @@ def test_a_reset_ends_all_and_is_told(connect):
     assert wait_until(lambda: all(front.function(scsi.QUERY_TASK, target=7, tag=20 + n) == scsi.FUNCTION_SUCCEEDED
                            for n in range(3)) and other.function(scsi.QUERY_TASK_SET, target=7))
     assert front.function(scsi.NEXUS_RESET, target=0) == scsi.RESP_OK, "of another target"
+    assert all(front.queues[REQUESTS + n].ring.take_used() is None for n in range(3))
     assert front.function(scsi.LUN_RESET, target=7) == scsi.RESP_OK
     for n in range(3):
         assert front.queues[REQUESTS + n].ring.take_used()[0] == begun[n][0]
@@ -608,3 +609,16 @@ def test_what_was_in_flight_is_done_by_the_next_process(tmp_path):
         assert front.answer_at(response, 0, 0, 0).good
         assert front.command(rw10(0x28, 3, 1), into=512).data == b"F" * 512
         front.close()
+
+
+def test_a_region_of_another_kind_of_ring_is_not_used(connect):
+    """QEMU keeps what it got while firmware had split rings, when the driver that follows has packed ones."""
+    front = connect(packed=True, features=ScsiFrontend.FEATURES)
+    front.u64(SET_FEATURES, front.features & ~F_PACKED)
+    front.get_inflight(6, 128)
+    front.set_inflight()
+    front.u64(SET_FEATURES, front.features)
+    front.start(queues=4, size=128)
+    assert front.command(rw10(0x28, 0, 1), into=512, queue=3).good
+    size, _, _, _, fd = front.inflight
+    assert os.pread(fd, size, 0) == bytes(size)

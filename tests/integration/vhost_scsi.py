@@ -156,5 +156,5 @@ class ScsiFrontend(Frontend):
         """The event in the next buffer, which is to be this one: (event, target, lun, reason)."""
         assert self.queues[EVENTS].wait()[1] == 16
         event, address, reason = struct.unpack("<I8sI", self.memory.get(at, 16))
-        assert address[0] in (0, 1)
-        return event, address[1], (address[2] & 0x3f) << 8 | address[3], reason
+        assert address[0] in (0, 1) and address[2] == 0, "as REPORT LUNS has it, which Linux wants"
+        return event, address[1], address[3], reason

@@ -48,6 +48,7 @@ def test_units_are_disks_of_a_linux_guest(client, tmp_path, packed):
                  "e2fsck -fn /dev/sda")
         add(client, 5, "late")
         guest.wait_until("test -b /dev/sdc")
+        assert guest.sh("lsblk -dno HCTL /dev/sdc").strip().endswith(":0:5:0")
         client.call("vhost_scsi_controller_remove_target", ctrlr="s", scsi_target_num=5)
         guest.wait_until("! test -e /sys/block/sdc")
         assert "I/O error" not in guest.dmesg()
