@@ -525,14 +525,12 @@ def test_a_unit_is_removed_with_requests_in_flight(hot, client, server):
         assert removing.receive()["result"] is True
 
 
-def test_a_host_is_deleted_with_requests_in_flight(hot, client, server):
+def test_a_host_is_deleted_with_functions_under_way(hot, client):
     front = hot("hot").start()
-    add(client, 3, "slow")
-    begun = front.begin(rw10(0x2a, 0, 1), target=3, out=bytes(512), tag=1)
-    assert wait_until(lambda: front.function(scsi.QUERY_TASK, target=3, tag=1) == scsi.FUNCTION_SUCCEEDED)
-    front.begin_function(scsi.LUN_RESET, target=3)
+    for _ in range(3):
+        front.begin_function(scsi.LUN_RESET)
     assert client.call("vhost_delete_controller", ctrlr="hot") is True
-    assert front.ended() and begun
+    assert front.ended()
     client.call("vhost_create_scsi_controller", ctrlr="hot")
 
 
