@@ -155,7 +155,7 @@ def test_a_device_goes_while_its_disk_is_slow(client, tmp_path):
 def test_one_disk_over_both(tmp_path):
     """NVMe/TCP and vhost-user serve the same disk from one process."""
     with Target("ram:16M", options=["--vhost", tmp_path]) as running:
-        assert "qemu-system" in running.stdout and "vhost-user-blk-pci" in running.stdout
+        assert wait_until(lambda: "qemu-system" in running.stdout and "vhost-user-blk-pci" in running.stdout)
         with Frontend(tmp_path / "ram0") as front, host.Controller(running.address, running.nqn, io_queues=1) as nvme:
             front.start()
             assert front.write(3, b"v" * 512) == OK
