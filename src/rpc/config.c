@@ -26,7 +26,13 @@ char *rpc_config_keep(struct rpc_config *list, const char *method, json_t *param
 {
     size_t before = list->text ? list->text->len + (list->calls ? 2 : 1) : 1;
     rpc_config_add(list, method, params);
-    return list->short_of_memory ? NULL : strndup(list->text->text + before, list->text->len - before);
+    const size_t len = list->short_of_memory ? 0 : list->text->len - before; /* and no zero behind it */
+    char *kept = len ? malloc(len + 1) : NULL;
+    if (!kept)
+        return NULL;
+    memcpy(kept, list->text->text + before, len);
+    kept[len] = '\0';
+    return kept;
 }
 
 void rpc_config_add_kept(struct rpc_config *list, const char *text)
