@@ -13,9 +13,10 @@
 
 bool rpc_vhost_served(struct rpc_call *c)
 {
-    if (!c->rpc->o.vhost)
-        rpc_fail(c, RPC_INTERNAL, "vhost-user is not served by this process");
-    return c->rpc->o.vhost != NULL;
+    if (c->rpc->o.vhost)
+        return true;
+    rpc_fail(c, RPC_INTERNAL, "vhost-user is not served by this process");
+    return false;
 }
 
 /* Beside its directory a socket's name is all of the path: it must not lead elsewhere. */
