@@ -7,8 +7,8 @@ import struct
 import pytest
 import vhost
 from target import Target, wait_until
-from vhost import (ADD_MEM_REG, DISCARD, FLUSH, GET_FEATURES, GET_INFLIGHT_FD, GET_STATUS, GET_VRING_BASE, GUEST, IN,
-                   INDIRECT, MIB, NEXT, OK, OUT, SET_CONFIG, SET_FEATURES, SET_INFLIGHT_FD, SET_LOG_BASE, SET_MEM_TABLE,
+from vhost import (ADD_MEM_REG, DISCARD, FLUSH, GET_FEATURES, GET_ID, GET_INFLIGHT_FD, GET_STATUS, GET_VRING_BASE, GUEST,
+                   IN, INDIRECT, MIB, NEXT, OK, OUT, SET_CONFIG, SET_FEATURES, SET_INFLIGHT_FD, SET_LOG_BASE, SET_MEM_TABLE,
                    SET_PROTOCOL_FEATURES, SET_VRING_ADDR, SET_VRING_BASE, SET_VRING_CALL, SET_VRING_ENABLE,
                    SET_VRING_KICK, SET_VRING_NUM, USER, WRITE, Frontend, Gone)
 
@@ -521,6 +521,7 @@ def test_memory_that_is_taken_away_under_requests(connect):
     other.map[:512] = b"o" * 512
     parts, _, status = front.request(OUT)
     front.submit([parts[0], (other.guest, 512, 0), parts[-1]])
+    assert front.run(GET_ID, into=20)[0] == OK, "so that the one before has been taken off the ring, too"
     front.share(front.memory)
     assert front.status(status) == 0xff
     front.share(front.memory, vhost.Memory(MIB, GUEST + 32 * MIB, USER + (2 << 40)))
