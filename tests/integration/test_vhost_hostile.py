@@ -7,10 +7,10 @@ import struct
 import pytest
 import vhost
 from target import Target, wait_until
-from vhost import (ADD_MEM_REG, DISCARD, FLUSH, GET_FEATURES, GET_ID, GET_INFLIGHT_FD, GET_STATUS, GET_VRING_BASE, GUEST,
-                   IN, INDIRECT, MIB, NEXT, OK, OUT, SET_CONFIG, SET_FEATURES, SET_INFLIGHT_FD, SET_LOG_BASE, SET_MEM_TABLE,
-                   SET_PROTOCOL_FEATURES, SET_VRING_ADDR, SET_VRING_BASE, SET_VRING_CALL, SET_VRING_ENABLE,
-                   SET_VRING_KICK, SET_VRING_NUM, USER, WRITE, Frontend, Gone)
+from vhost import (ADD_MEM_REG, DISCARD, FLUSH, GET_FEATURES, GET_ID, GET_INFLIGHT_FD, GET_STATUS, GET_VRING_BASE,
+                   GUEST, IN, INDIRECT, MIB, NEXT, OK, OUT, SET_CONFIG, SET_FEATURES, SET_INFLIGHT_FD, SET_LOG_BASE,
+                   SET_MEM_TABLE, SET_PROTOCOL_FEATURES, SET_VRING_ADDR, SET_VRING_BASE, SET_VRING_CALL,
+                   SET_VRING_ENABLE, SET_VRING_KICK, SET_VRING_NUM, USER, WRITE, Frontend, Gone)
 
 KINDS = pytest.mark.parametrize("packed", [False, True], ids=["split", "packed"])
 
