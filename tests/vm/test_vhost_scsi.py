@@ -29,6 +29,13 @@ def client(tmp_path):
         yield made
 
 
+def unit(guest, target, lun):
+    """The block device that the guest has of a unit; which gets which name depends on which is looked at first."""
+    block = f"/sys/class/scsi_device/*:0:{target}:{lun}/device/block"
+    guest.wait_until(f"test -b /dev/$(ls {block})")
+    return f"/dev/{guest.sh(f'ls {block}').strip()}"
+
+
 @pytest.mark.parametrize("packed", ["off", "on"])
 def test_units_are_disks_of_a_linux_guest(client, tmp_path, packed):
     devices = ["-object", "memory-backend-memfd,id=mem,size=1G,share=on", "-M", "memory-backend=mem",
@@ -36,19 +43,18 @@ def test_units_are_disks_of_a_linux_guest(client, tmp_path, packed):
                "-device", f"vhost-user-scsi-pci,chardev=c0,num_queues=2,packed={packed}"]
     with Guest(vm_image(), tmp_path, cpus=2, devices=devices) as guest:
         guest.sh("modprobe virtio_scsi; modprobe sd_mod; modprobe ext4")
-        guest.wait_until("test -b /dev/sda && test -b /dev/sdb")
-        seen = guest.sh("lsblk -bdno HCTL,SIZE,LOG-SEC,DISC-MAX /dev/sda /dev/sdb").split()
-        assert seen[1:] == ["67108864", "512", "2147483648", seen[4], "67108864", "4096", "2147483648"]
-        assert seen[0].endswith(":0:0:0") and seen[4].endswith(":0:0:1")
-        guest.sh(VERIFY.format("/dev/sda", "512-64k"))
-        guest.sh(VERIFY.format("/dev/sdb", "4k-256k"))
-        guest.sh("blkdiscard /dev/sdb && blkdiscard -z /dev/sdb && cmp -n 1048576 /dev/sdb /dev/zero")
-        guest.sh("mkfs.ext4 -q /dev/sda && mkdir -p /mnt && mount -t ext4 /dev/sda /mnt && "
+        one, two = unit(guest, 0, 0), unit(guest, 0, 1)
+        for disk, block_size in ((one, "512"), (two, "4096")):
+            seen = guest.sh(f"lsblk -bdno SIZE,LOG-SEC,DISC-MAX {disk}").split()
+            assert seen == ["67108864", block_size, "2147483648"]
+        guest.sh(VERIFY.format(one, "512-64k"))
+        guest.sh(VERIFY.format(two, "4k-256k"))
+        guest.sh(f"blkdiscard {two} && blkdiscard -z {two} && cmp -n 1048576 {two} /dev/zero")
+        guest.sh(f"mkfs.ext4 -q {one} && mkdir -p /mnt && mount -t ext4 {one} /mnt && "
                  "dd if=/dev/urandom of=/mnt/f bs=1M count=4 && sync && fstrim /mnt && umount /mnt && "
-                 "e2fsck -fn /dev/sda")
+                 f"e2fsck -fn {one}")
         add(client, 5, "late")
-        guest.wait_until("test -b /dev/sdc")
-        assert guest.sh("lsblk -dno HCTL /dev/sdc").strip().endswith(":0:5:0")
+        late = unit(guest, 5, 0)
         client.call("vhost_scsi_controller_remove_target", ctrlr="s", scsi_target_num=5)
-        guest.wait_until("! test -e /sys/block/sdc")
+        guest.wait_until(f"! test -e {late}")
         assert "I/O error" not in guest.dmesg()
