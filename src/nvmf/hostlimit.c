@@ -162,9 +162,9 @@ static void host_lane_go_on(struct plx_timer *timer)
     struct nvmf_host_part *part = lane->part;
     for (int n = 0; !plx_list_empty(&lane->held); n++) {
         struct nvmf_req *req = plx_list_entry(lane->held.next, struct nvmf_req, u.held.link);
-        uint64_t until = part->leg ? 0 : lane_asks(lane, req);
-        if (n == LANE_STEP)
-            until = plx_reactor_now(part->on->reactor) + 1; /* in the next round */
+        uint64_t until = n == LANE_STEP ? plx_reactor_now(part->on->reactor) + 1 /* in the next round */
+                         : part->leg    ? 0
+                                        : lane_asks(lane, req);
         if (until) {
             lane_look(lane, until);
             return;
