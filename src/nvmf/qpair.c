@@ -371,7 +371,8 @@ static void abort_at_disks(struct nvmf_qpair *qp)
 {
     for (unsigned b = 0; b < NVMF_PENDING_BUCKETS; b++)
         for (struct nvmf_req *req = qp->pending[b]; req;) {
-            bool asked = req->state != NVMF_REQ_EXECUTING || req->abort_status || !req->ns;
+            bool told = req->abort_status && req->abort_status != NVMF_HELD_BACK;
+            bool asked = req->state != NVMF_REQ_EXECUTING || told || !req->ns;
             req->abort_status = PLX_SC_ABORTED_SQ_DELETION; /* heeded between two requests to the disk */
             if (!asked)
                 nvmf_io_abort(req);

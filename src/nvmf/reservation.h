@@ -135,6 +135,9 @@ uint16_t nvmf_parse_resv_feature(struct nvmf_req *req);
 
 /* Whether a namespace is reserved that a queue pair sees, so that its commands have to be looked at. */
 bool nvmf_resv_concerns(const struct nvmf_qpair *qp);
+/* The status of what a reservation has held back in the middle; no disk was asked to abort it. */
+enum { NVMF_HELD_BACK = PLX_SC_RESERVATION_CONFLICT | NVME_STATUS_DNR };
+
 /* What a command to a namespace ends with because of a reservation, or PLX_SC_SUCCESS. */
 uint16_t nvmf_resv_refusal(struct nvmf_qpair *qp, const struct nvmf_nsref *ref, uint32_t nsid, uint8_t opcode);
 

@@ -101,10 +101,12 @@ static bool sees(const struct nvmf_qpair *qp, const struct nvmf_ns *ns)
     return image && qp->state != NVMF_QP_DETACHED && ns->nsid <= image->nns && image->ns[ns->nsid - 1].ns == ns;
 }
 
+static void execute_persist(struct nvmf_req *req);
+
 /* An I/O command that a reservation may concern, and that has not ended; or what a closed connection has left. */
 static bool begun(const struct nvmf_req *req)
 {
-    bool io = req->qp->qid || !req->qp->ctrlr;
+    bool io = (req->qp->qid || !req->qp->ctrlr) && req->execute != execute_persist; /* which is in our own line */
     return req->state != NVMF_REQ_DONE && io && nvmf_resv_need(req->cmd.opcode);
 }
 
@@ -126,19 +128,23 @@ static void hold_back(struct nvmf_req *req)
     if (!begun(req) || !c || (nvmf_resv_access(req->ns->resv, c->hostid) & need) == need)
         return;
     if (req->state == NVMF_REQ_HELD)
-        nvmf_req_complete(req, PLX_SC_RESERVATION_CONFLICT | DNR);
+        nvmf_req_complete(req, NVMF_HELD_BACK);
     else if (!req->abort_status && (req->state != NVMF_REQ_EXECUTING || has_steps(req)))
-        req->abort_status = PLX_SC_RESERVATION_CONFLICT | DNR;
+        req->abort_status = NVMF_HELD_BACK;
 }
 
 static void show_here(struct plx_fan_leg *leg)
 {
     struct nvmf_nsref *ref;
     struct nvmf_ns_resv *v = resv_leg(leg, &ref);
+    const bool was = ref->resv;
     ref->resv = shown(resv_next(v));
     plx_list_for_each(it, &ref->group->qpairs) {
         struct nvmf_qpair *qp = plx_list_entry(it, struct nvmf_qpair, link);
-        if (sees(qp, v->ns))
+        if (!sees(qp, v->ns))
+            continue;
+        qp->access_nsid = 0;
+        if (was != (ref->resv != NULL)) /* else it concerns the same queue pairs */
             nvmf_qpair_see(qp);
     }
     if (ref->resv && ref->in_flight)
@@ -163,7 +169,7 @@ static void end_expelled(struct nvmf_req *req)
         nvmf_req_complete(req, PLX_SC_PREEMPTED_AND_ABORTED);
         return;
     }
-    if (!req->abort_status || req->abort_status == (PLX_SC_RESERVATION_CONFLICT | DNR))
+    if (!req->abort_status || req->abort_status == NVMF_HELD_BACK)
         req->abort_status = PLX_SC_PREEMPTED_AND_ABORTED;
     if (req->state == NVMF_REQ_EXECUTING)
         nvmf_io_abort(req);
