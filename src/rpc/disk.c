@@ -181,6 +181,21 @@ static void remove_namespaces(struct plx_rpc *rpc, const struct rpc_disk *base)
     }
 }
 
+/* Virtual machines' disks are not taken away from them by the way, as namespaces are from hosts. */
+static int check_no_vhost(struct plx_rpc *rpc, const struct rpc_disk *base, struct plx_error *err)
+{
+    struct plx_vhost_info v;
+    for (struct plx_vhost_ctrlr *k = NULL; rpc->o.vhost && (k = plx_vhost_next(rpc->o.vhost, k));) {
+        plx_vhost_get_info(k, &v);
+        bool used = stands_on(v.bdev, base);
+        for (struct plx_vhost_lun at = {0}; v.scsi && !used && plx_vhost_scsi_next(k, &at);)
+            used = stands_on(at.bdev, base);
+        if (used)
+            return plx_fail(err, -EBUSY, "%.80s is used by %.120s, which is to be deleted before", base->name, v.path);
+    }
+    return 0;
+}
+
 static void disk_forget(struct plx_rpc *rpc, struct rpc_disk *d)
 {
     rpc_note(rpc, "bdev_unregister", d->name);
@@ -239,9 +254,11 @@ void rpc_disk_delete(struct rpc_call *c, const struct rpc_disk_kind *kind, const
         rpc_fail_errno(c, -ENODEV, &err);
         return;
     }
-    struct disk_deletion *del = c->state = malloc(sizeof *del);
+    int ret = check_no_vhost(c->rpc, d, &err);
+    struct disk_deletion *del = ret ? NULL : malloc(sizeof *del);
+    c->state = del;
     if (!del) {
-        rpc_fail_errno(c, -ENOMEM, NULL);
+        rpc_fail_errno(c, ret ? ret : -ENOMEM, ret ? &err : NULL);
         return;
     }
     del->base = d;
