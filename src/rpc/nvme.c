@@ -111,6 +111,15 @@ static int check_patience(json_int_t loss, json_int_t delay, json_int_t fast, st
     return 0;
 }
 
+static const char *const patience[] = {"ctrlr_loss_timeout_sec", "reconnect_delay_sec", "fast_io_fail_timeout_sec"};
+
+/* What holds by the options of now is kept with the call: made again, it may come after others. */
+static void keep_patience(struct rpc_call *c)
+{
+    for (size_t i = 0; i < PLX_ARRAY_SIZE(patience); i++)
+        json_object_set_new(c->params, patience[i], json_integer(param_or_option(c->rpc, c->params, patience[i])));
+}
+
 static uint64_t whole_seconds(uint64_t n, uint64_t per_second, uint64_t most)
 {
     return plx_min_u64(most, n / per_second + (n % per_second != 0));
@@ -280,6 +289,7 @@ static void attach_controller(struct rpc_call *c)
         fail_attach(c, ret, &err);
         return;
     }
+    keep_patience(c);
     const struct remote_spec spec = {
         .name = name,
         .subnqn = rpc_str(c, "subnqn"),
@@ -512,12 +522,14 @@ static void set_policy_of(struct remote *r, bool round_robin)
         if (d)
             plx_bdev_nvme_set_policy(d->bdev, round_robin, NULL, &err);
     }
-    struct remote_path *first = plx_list_entry(r->paths.next, struct remote_path, link);
-    if (plx_list_empty(&r->paths) || !first->params)
-        return; /* of one that discovery found, the disks remember it */
+    if (r->found_by)
+        return; /* the disks remember it */
     r->round_robin = round_robin;
-    json_object_set_new(first->params, "multipath_opts",
-                        json_pack("{s:s}", "policy", round_robin ? "active_active" : "active_passive"));
+    plx_list_for_each(it, &r->paths) {
+        const struct remote_path *p = plx_list_entry(it, struct remote_path, link);
+        json_object_set_new(p->params, "multipath_opts",
+                            json_pack("{s:s}", "policy", round_robin ? "active_active" : "active_passive"));
+    }
 }
 
 static void set_multipath_policy(struct rpc_call *c)
@@ -570,6 +582,8 @@ static void start_discovery(struct rpc_call *c)
     if (!ret)
         ret = remote_settings(c->rpc, c->params, settings, &err);
     rpc_takes_long(c);
+    if (!ret)
+        keep_patience(c);
     if (!ret)
         ret = remote_discovery_start(c->rpc, c, &addr, settings, &err);
     if (ret)

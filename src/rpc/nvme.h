@@ -93,7 +93,7 @@ struct remote_spec {
     const char *settings;
     unsigned max_namespaces;
     bool round_robin;
-    json_t *params; /* a reference is taken */
+    json_t *params; /* are copied */
     const struct remote_discovery *found_by;
 };
 

@@ -290,7 +290,7 @@ static void ns_disk_closed(struct rpc_call *c)
 {
     struct remote_ns *ns = c->arg;
     struct remote *r = ns->r;
-    if (c->code && c->code != -ENODEV) {
+    if (c->code && c->code != -ENODEV && !c->kept) {
         plx_warn("%s: %s", ns->name, c->error.text);
         ns->state = REMOTE_NS_OPEN;
     } else {
@@ -539,6 +539,35 @@ static int check_path(struct remote *r, const struct remote_spec *spec, struct p
                : plx_fail(err, -ENOSPC, "controller %.100s has %d paths, which is the limit", r->name, REMOTE_PATHS);
 }
 
+/*
+ * The call that makes a path again. What is the controller's, and not the path's, was said by the first: it may be the
+ * one that leaves before.
+ */
+static json_t *path_params(const struct remote *was, json_t *params)
+{
+    static const char *const shared[] = {"hostnqn",
+                                         "hdgst",
+                                         "ddgst",
+                                         "ctrlr_loss_timeout_sec",
+                                         "reconnect_delay_sec",
+                                         "fast_io_fail_timeout_sec",
+                                         "multipath_opts",
+                                         "max_bdevs",
+                                         "num_io_queues",
+                                         "fabrics_connect_timeout_us"};
+    const struct remote_path *first =
+        was && !plx_list_empty(&was->paths) ? plx_list_entry(was->paths.next, struct remote_path, link) : NULL;
+    json_t *out = json_copy(params);
+    for (size_t i = 0; out && first && first->params && i < PLX_ARRAY_SIZE(shared); i++) {
+        json_t *of_first = json_object_get(first->params, shared[i]);
+        if (of_first)
+            json_object_set(out, shared[i], of_first);
+        else
+            json_object_del(out, shared[i]);
+    }
+    return out;
+}
+
 int remote_attach(struct plx_rpc *rpc, const struct remote_spec *spec, remote_done_fn done, void *arg,
                   struct plx_error *err)
 {
@@ -554,7 +583,7 @@ int remote_attach(struct plx_rpc *rpc, const struct remote_spec *spec, remote_do
     }
     p->r = r;
     p->addr = *spec->addr;
-    p->params = json_incref(spec->params);
+    p->params = path_params(was, spec->params);
     plx_list_add_tail(&r->paths, &p->link);
     ret = watch_create(p, err);
     if (ret) {
