@@ -605,8 +605,9 @@ static struct ns_text *ns_text_of(struct ns_texts *t, uint32_t nsid)
 static bool ns_text_is(const struct ns_text *t, const struct plx_nvmf_ns_info *i, const char *disk)
 {
     const struct plx_nvmf_ns_info *was = &t->info;
-    return t->text && was->bdev == i->bdev && was->anagrpid == i->anagrpid && was->ptpl_file == i->ptpl_file &&
-           was->no_auto_visible == i->no_auto_visible && !memcmp(was->uuid, i->uuid, sizeof i->uuid) &&
+    return t->text && was->bdev == i->bdev && was->anagrpid == i->anagrpid && !was->ptpl_file && !i->ptpl_file &&
+           was->no_auto_visible == i->no_auto_visible && was->own_uuid == i->own_uuid &&
+           was->own_nguid == i->own_nguid && !memcmp(was->uuid, i->uuid, sizeof i->uuid) &&
            !memcmp(was->nguid, i->nguid, sizeof i->nguid) && !memcmp(was->eui64, i->eui64, sizeof i->eui64) &&
            !strcmp(t->disk, disk);
 }
