@@ -144,16 +144,16 @@ static const char *ana_text(enum plx_nvmf_ana state)
                                                  : "persistent_loss";
 }
 
-/* It could not listen, and is no more: the target has removed it. */
+/* It could not listen: the target has removed it then, or has not looked at it yet. */
 static void undo_listener(struct rpc_call *c)
 {
-    struct rpc_listener where;
-    uint16_t port;
-    if (parse_address(rpc_param(c, "listen_address"), &where, &port, NULL))
-        return;
-    struct rpc_listener *l = find_rpc_listener(c->rpc, &where);
-    if (l)
-        listener_forget(l);
+    struct rpc_listener *made = c->prepared;
+    for (struct plx_nvmf_listener *l = NULL; (l = plx_nvmf_listener_next(c->rpc->o.target, l));)
+        if (l == made->l) {
+            plx_nvmf_listener_remove(l);
+            break;
+        }
+    listener_forget(made);
 }
 
 static int make_listener(struct rpc_call *c, const struct rpc_listener *where, uint16_t port, struct rpc_listener **out,
@@ -172,6 +172,7 @@ static int make_listener(struct rpc_call *c, const struct rpc_listener *where, u
     snprintf(l->trsvcid, sizeof l->trsvcid, "%u", plx_nvmf_listener_port(l->l));
     plx_list_add_tail(&c->rpc->listeners, &l->link);
     c->undo = undo_listener;
+    c->prepared = l;
     *out = l;
     return 0;
 }
@@ -215,6 +216,8 @@ static void add_listener(struct rpc_call *c)
         ret = make_listener(c, &where, port, &l, &err);
     if (!ret)
         ret = add_to_listener(c, s, l, &err);
+    if (ret && c->undo)
+        c->undo(c);
     if (ret)
         rpc_fail_params(c, &err);
     else

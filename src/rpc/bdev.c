@@ -426,7 +426,7 @@ static void look_for_disk(struct plx_timer *timer)
     struct plx_bdev *bdev = plx_bdev_find(rpc_str(c, "name"));
     if (bdev)
         answer_disk(c, bdev);
-    else if (plx_reactor_now(c->rpc->reactor) >= w->until || c->rpc->stopping)
+    else if (plx_reactor_now(c->rpc->reactor) >= w->until || c->rpc->stopping || rpc_nobody_waits(c))
         rpc_fail_no_disk(c, rpc_str(c, "name"));
     else
         plx_timer_set(c->rpc->reactor, timer, LOOK_AGAIN_MS * PLX_NS_PER_MS);

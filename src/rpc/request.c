@@ -414,6 +414,11 @@ void rpc_batch_next(struct rpc_batch *b)
 
 static void begin_batch(struct rpc_client *client, json_t *requests)
 {
+    enum { BATCH_CALLS = 262144 }; /* the errors of so many are within what answers may take */
+    if (json_array_size(requests) > BATCH_CALLS) {
+        rpc_refuse(client, RPC_INVALID_REQUEST, "Invalid request: a batch has at most %d calls", BATCH_CALLS);
+        return;
+    }
     struct rpc_batch *b = json_array_size(requests) ? calloc(1, sizeof *b) : NULL;
     if (!b) {
         rpc_refuse(client, RPC_INVALID_REQUEST, "Invalid request: the batch is empty");

@@ -133,6 +133,7 @@ struct rpc_call {
     int code; /* of an error, with its text */
     struct plx_error error;
     void (*undo)(struct rpc_call *c); /* what it had prepared, when an apply fails */
+    void *prepared;                   /* undo's */
     void (*done)(struct rpc_call *c); /* the process's own calls */
     void *arg;
     void *state; /* the method's: freed with the call */
@@ -145,6 +146,12 @@ void rpc_fail(struct rpc_call *c, int code, const char *fmt, ...) __attribute__(
 void rpc_fail_errno(struct rpc_call *c, int ret, const struct plx_error *err);
 /* "Invalid parameters: ..." */
 void rpc_fail_params(struct rpc_call *c, const struct plx_error *err);
+/* Its client has gone, and it is none of our own. */
+static inline bool rpc_nobody_waits(const struct rpc_call *c)
+{
+    return !c->client && !c->done;
+}
+
 /* It waits for something outside: others need not wait for it. */
 void rpc_takes_long(struct rpc_call *c);
 
