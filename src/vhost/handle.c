@@ -176,7 +176,7 @@ void vhost_rings_stop(struct vhost_device *d, void (*then)(struct vhost_device *
     {
         if (!r->want.running)
             continue;
-        r->want.running = false;
+        r->want.running = r->started = false;
         vhost_device_order(d, r);
     }
     vhost_device_then(d, then);
@@ -497,7 +497,7 @@ static void base_known(struct vhost_device *d)
 static void get_base(struct vhost_device *d, struct vhost_ring *r)
 {
     if (r->want.running) {
-        r->want.running = false;
+        r->want.running = r->started = false;
         vhost_device_order(d, r);
     }
     vhost_device_then(d, base_known);
@@ -523,7 +523,9 @@ static bool event_fd(int fd)
 static void ring_started(struct vhost_device *d)
 {
     struct vhost_ring *r = d->rings[d->msg.body.u64 & 0xff];
-    r->want.running = !r->result;
+    r->want.running = r->started = !r->result;
+    if (r->started && r->scsi)
+        vhost_scsi_ring_runs(r);
     if (r->result)
         vhost_device_refuse(d, r->result == -EFAULT ? "the ring is not in memory that is shared" : "it cannot start");
     else

@@ -3,6 +3,7 @@
 #include "vhost/ring.h"
 
 #include "base/log.h"
+#include "reactor/shared.h"
 #include "vhost/blk.h"
 #include "vhost/scsi_ring.h"
 
@@ -199,7 +200,7 @@ static void log_done(struct vhost_ring *r)
 
 static void ring_publish(struct vhost_ring *r)
 {
-    if (plx_unlikely(atomic_load_explicit(r->halted, memory_order_relaxed))) {
+    if (plx_unlikely(r->lost || atomic_load_explicit(r->halted, memory_order_relaxed))) {
         release_done(r); /* and a front-end that comes back has them done once more */
         return;
     }
@@ -284,9 +285,8 @@ static int ring_poll(struct plx_source *source)
 
 static void hear_kick(struct vhost_ring *r)
 {
-    uint64_t ignored;
-    ssize_t n = r->is.kick < 0 ? 0 : read(r->is.kick, &ignored, sizeof ignored);
-    (void)n;
+    if (r->is.kick >= 0)
+        plx_eventfd_hear(r->is.kick);
 }
 
 /*
@@ -360,7 +360,7 @@ static int ring_start(struct vhost_ring *r)
     r->event_idx = r->is.features & VHOST_BIT(VIRTIO_F_EVENT_IDX);
     r->size = (uint16_t)r->num;
     r->ndone = r->nagain = r->again_next = 0;
-    r->broken = r->stopping = r->quiet = r->signalled = false;
+    r->broken = r->lost = r->stopping = r->quiet = r->signalled = false;
     r->why = NULL;
     r->view = (struct vhost_view){.table = r->is.table};
     if (!ring_kind(r)->locate(r))
@@ -383,7 +383,13 @@ static int change_kick(struct vhost_ring *r)
     plx_source_remove(r->home, &r->source);
     r->source.fd = r->is.kick;
     r->quiet = false;
-    return plx_source_add(r->home, &r->source);
+    int ret = plx_source_add(r->home, &r->source);
+    if (ret) { /* it has to be polled even so, till it has been stopped */
+        r->source.fd = -1;
+        plx_source_add(r->home, &r->source);
+        vhost_ring_break(r, "a kick that cannot be waited for");
+    }
+    return ret;
 }
 
 /* It goes over to another table: what was translated by the old one is waited for elsewhere. */
@@ -419,8 +425,10 @@ static int ring_adopt(struct vhost_ring *r)
     }
     if (was.table != r->is.table)
         change_table(r);
-    if ((was.table != r->is.table || moved(&was, &r->is)) && !ring_kind(r)->locate(r))
+    if ((was.table != r->is.table || moved(&was, &r->is)) && !ring_kind(r)->locate(r)) {
+        r->lost = true;
         vhost_ring_break(r, "a ring that is not in memory any more");
+    }
     if (was.kick != r->is.kick)
         ret = change_kick(r);
     if (was.call != r->is.call)

@@ -62,6 +62,7 @@ struct vhost_ring {
     /* The ring reactor's. */
     const atomic_bool *halted; /* nothing may be written to guest memory any more, or read from it */
     bool broken;               /* the guest has done what must not be; nothing more is fetched */
+    bool lost;                 /* nor published: it is not in memory any more */
     bool stopping;
     bool packed, event_idx;
     bool quiet; /* notifications are on, and nothing was fetched since */
@@ -119,6 +120,7 @@ struct vhost_ring {
     struct plx_reactor *home, *control;
     unsigned index, num;
     bool addressed;
+    bool started; /* it runs, and has said so */
     int err_fd;
     const char *told; /* why it is broken, once that is known here */
     void (*answered)(struct vhost_ring *r);

@@ -88,7 +88,7 @@ static void events_there(struct plx_msg *msg)
 static void events_send(struct vhost_ring *r)
 {
     struct scsi_ring *ring = r->scsi;
-    if (ring->under_way || !r->want.running || (!ring->told.n && !ring->told.lost))
+    if (ring->under_way || !r->started || (!ring->told.n && !ring->told.lost))
         return;
     ring->under_way = true;
     ring->moving = ring->told;
@@ -98,6 +98,11 @@ static void events_send(struct vhost_ring *r)
 }
 
 /* ---- on the control reactor ---- */
+
+void vhost_scsi_ring_runs(struct vhost_ring *r)
+{
+    events_send(r);
+}
 
 static bool wants_event(const struct vhost_device *d, uint32_t event)
 {

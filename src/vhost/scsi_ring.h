@@ -25,6 +25,8 @@ void vhost_scsi_published(struct vhost_ring *r);
 /* @return 0 or -ENOMEM */
 int vhost_scsi_ring_init(struct vhost_ring *r, struct vhost_scsi *h, unsigned leg, const struct vhost_device *d);
 void vhost_scsi_ring_free(struct vhost_ring *r);
+/* It has said that it runs: what was to be told meanwhile goes out. */
+void vhost_scsi_ring_runs(struct vhost_ring *r);
 /* A front-end has come, by whose number units know what it was told. */
 void vhost_scsi_connected(struct vhost_scsi *h, unsigned nexus);
 

@@ -3,6 +3,7 @@
 import os
 import socket
 import struct
+import time
 
 import pytest
 import vhost
@@ -535,6 +536,37 @@ def test_a_ring_whose_memory_is_taken_away(connect):
     other = vhost.Memory(MIB, GUEST + 64 * MIB, USER + (1 << 40))
     front.share(other)
     assert front.queues[0].failed()
+    front.stop_ring(0)
+
+
+@KINDS
+@pytest.mark.parametrize("by", ["table", "addresses"])
+def test_a_ring_whose_memory_is_taken_away_under_requests(connect, packed, by):
+    """They end at the disk, and are told to nobody: there is nowhere to say it."""
+    front = connect("delay0", packed=packed).start()
+    parts, _, _ = front.request(OUT, 0, bytes(512))
+    front.submit(parts)
+    assert front.run(GET_ID, into=20)[0] == OK, "so that the one before has been taken off the ring, too"
+    if by == "table":
+        front.share(vhost.Memory(MIB, GUEST + 64 * MIB, USER + (1 << 40)))
+    else:
+        front.do(SET_VRING_ADDR, struct.pack("<IIQQQQ", 0, 0, 0, 0, 0, 0))
+    assert front.queues[0].failed()
+    front.stop_ring(0)
+    assert connect().start().read(0, 512)[0] == OK
+
+
+def test_kicks_that_block(connect):
+    """Who shares an eventfd shares whether it blocks."""
+    front = connect().start()
+    os.set_blocking(front.queues[0].kick, True)
+    for _ in range(50):
+        assert front.read(0, 512)[0] == OK
+        try:
+            os.preadv(front.queues[0].kick, [bytearray(8)], -1, os.RWF_NOWAIT)
+        except BlockingIOError:
+            pass  # the reactor was there before
+        time.sleep(0.002)  # it sleeps
     front.stop_ring(0)
 
 

@@ -3,6 +3,7 @@
 #include "bdev/driver/virtio_disk.h"
 
 #include "base/log.h"
+#include "reactor/shared.h"
 
 #include <assert.h>
 #include <errno.h>
@@ -193,9 +194,8 @@ static int vio_arm(struct plx_source *s)
 static void vio_disarm(struct plx_source *s)
 {
     struct vio_queue *q = channel_of_source(s)->q;
-    eventfd_t ignored;
     vio_ring_disarm(&q->ring);
-    eventfd_read(q->call_fd, &ignored);
+    plx_eventfd_hear(q->call_fd);
 }
 
 static const struct plx_source_ops vio_source = {.poll = vio_poll, .arm = vio_arm, .disarm = vio_disarm};
