@@ -50,11 +50,12 @@ static void guard_give(struct vhost_guard *g)
 /* In a signal handler: mmap() is a system call and nothing else. */
 static bool guard_replace(struct vhost_guard *g, uintptr_t at)
 {
-    uintptr_t base = atomic_load(&g->base);
-    if (!base || at - base >= atomic_load(&g->bytes))
+    const uintptr_t base = atomic_load(&g->base);
+    const size_t bytes = atomic_load(&g->bytes);
+    if (!base || at - base >= bytes || atomic_load(&g->base) != base) /* else it may be another mapping's size */
         return false;
     /* All of it: of huge pages no part can be replaced. */
-    void *empty = mmap((void *)base, atomic_load(&g->bytes), PROT_READ | PROT_WRITE,
+    void *empty = mmap((void *)base, bytes, PROT_READ | PROT_WRITE,
                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_NORESERVE, -1, 0);
     atomic_store(atomic_load(&g->fault), true);
     return empty != MAP_FAILED;

@@ -124,24 +124,32 @@ static void keep_packed(struct vhost_inflight_packed *in)
 static bool settle_packed(struct vhost_ring *r)
 {
     struct vhost_inflight_packed *in = r->inflight.packed;
-    if (in->used_idx >= r->size || in->old_used_idx >= r->size)
+    const volatile struct vhost_inflight_packed *shared = in; /* each is read once, and used as it was read */
+    const uint16_t used_idx = shared->used_idx;
+    const bool used_wrap = shared->used_wrap;
+    uint16_t idx = shared->old_used_idx;
+    bool wrap = shared->old_used_wrap;
+    if (used_idx >= r->size || idx >= r->size)
         return false;
-    if (in->used_idx != in->old_used_idx || in->used_wrap != in->old_used_wrap) {
-        const uint16_t flags = plx_get16(r->at.packed.desc[in->old_used_idx].flags);
-        const uint16_t available = in->old_used_wrap ? VIRTQ_PACKED_AVAIL : VIRTQ_PACKED_USED;
-        if ((flags & (VIRTQ_PACKED_AVAIL | VIRTQ_PACKED_USED)) != available)
+    if (used_idx != idx || used_wrap != wrap) {
+        const uint16_t flags = plx_get16(r->at.packed.desc[idx].flags);
+        const uint16_t available = wrap ? VIRTQ_PACKED_AVAIL : VIRTQ_PACKED_USED;
+        if ((flags & (VIRTQ_PACKED_AVAIL | VIRTQ_PACKED_USED)) != available) {
             keep_packed(in);
+            idx = used_idx;
+            wrap = used_wrap;
+        }
     }
     in->free_head = in->old_free_head;
-    in->used_idx = in->old_used_idx;
-    in->used_wrap = in->old_used_wrap;
+    in->used_idx = idx;
+    in->used_wrap = wrap;
     uint16_t i = in->free_head;
     for (unsigned left = r->size; left && i < r->size; left--) {
         in->desc[i].inflight = 0;
         i = in->desc[i].next;
     }
-    r->used_idx = in->used_idx;
-    r->used_wrap = in->used_wrap;
+    r->used_idx = idx;
+    r->used_wrap = wrap;
     return true;
 }
 
