@@ -41,8 +41,10 @@ static void drop_fds(struct vhost_device *d)
         close(d->msg.fds[--d->msg.nfds]);
 }
 
+/* With no order under way: till then a ring may use what came with the message. */
 static void stop_dying(struct vhost_device *d)
 {
+    drop_fds(d);
     d->stopping = true;
     vhost_rings_stop(d, device_free);
 }
@@ -55,7 +57,6 @@ void vhost_device_close(struct vhost_device *d)
     d->held = false;
     d->ctrlr->dying++;
     atomic_store(&d->halted, true);
-    drop_fds(d);
     plx_stream_close(&d->stream);
     if (!d->pending)
         stop_dying(d);

@@ -114,8 +114,13 @@ static void scsi_ended(struct plx_msg *msg)
 
 void vhost_ctrlr_left(struct plx_vhost_ctrlr *c)
 {
-    plx_list_for_each_safe(it, &c->devices) {
-        vhost_device_resume(plx_list_entry(it, struct vhost_device, link));
+    /* From the beginning again each time: who goes on may end, and take others along. */
+    for (struct plx_list *it = c->devices.next; !c->dying && it != &c->devices;) {
+        struct vhost_device *d = plx_list_entry(it, struct vhost_device, link);
+        const bool starts = d->held && d->msg.header.request == VHOST_SET_VRING_KICK;
+        if (starts)
+            vhost_device_resume(d);
+        it = starts ? c->devices.next : it->next;
     }
     if (c->removing && c->opened && !c->ndevices) {
         if (c->scsi && vhost_scsi_clear(c->scsi))
@@ -139,8 +144,11 @@ int plx_vhost_remove(struct plx_vhost_ctrlr *c, plx_vhost_done_fn done, void *ar
     c->arg = arg;
     plx_listener_close(&c->listener);
     c->ndevices++; /* this function */
-    plx_list_for_each_safe(it, &c->devices) {
-        vhost_device_close(plx_list_entry(it, struct vhost_device, link));
+    for (struct plx_list *it = c->devices.next; it != &c->devices;) {
+        struct vhost_device *d = plx_list_entry(it, struct vhost_device, link);
+        const bool lives = !d->dying;
+        vhost_device_close(d);
+        it = lives ? c->devices.next : it->next;
     }
     c->ndevices--;
     vhost_ctrlr_left(c); /* else when it was opened: see ctrlr_opened() */
