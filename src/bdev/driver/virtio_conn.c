@@ -596,8 +596,9 @@ static void requests_ready(struct plx_watch *w)
 {
     struct vio_conn *c = plx_container_of(w, struct vio_conn, requests_watch);
     struct vio_disk *d = disk_of_conn(c);
-    int ret;
-    while ((ret = vu_receive(c->requests, &c->request, &c->err)) > 0) {
+    enum { AT_ONCE = 16 };
+    int ret = 0;
+    for (int n = 0; n < AT_ONCE && (ret = vu_receive(c->requests, &c->request, &c->err)) > 0; n++) {
         const struct vu_header *h = &c->request.header;
         bool known = h->request == VU_BACKEND_CONFIG_CHANGE;
         c->changed |= known;
@@ -729,8 +730,9 @@ static void home_asked(struct plx_watch *w)
     eventfd_t ignored;
     eventfd_read(d->ask_fd, &ignored);
     uint32_t bits = atomic_exchange(&d->ask, 0);
+    if (bits & VIO_HOME_BROKEN)
+        drop_inflight(d); /* is not to be believed either, whether the connection has just ended or not */
     if (bits & VIO_HOME_BROKEN && c->step != STEP_DOWN) {
-        drop_inflight(d); /* is not to be believed either */
         conn_fail(d, plx_fail(&c->err, -EPROTO, "the back-end has ended requests that it was not sent"));
     }
     c->remap |= bits & VIO_HOME_MEMORY;
