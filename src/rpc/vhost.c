@@ -135,6 +135,7 @@ static void ctrlr_delete(struct rpc_call *c)
         return;
     json_object_del(c->rpc->vhost, name);
     c->tried = true;
+    rpc_takes_long(c); /* until disks have answered, which others need not wait for */
     int ret = plx_vhost_remove(ctrlr, ctrlr_deleted, c);
     if (ret)
         rpc_fail_errno(c, ret, NULL);

@@ -11,7 +11,7 @@ import pytest
 import vhost
 from rpc import Server, refused_start
 from target import Target, wait_until
-from vhost import FLUSH, GET_STATUS, IN, IOERR, MIB, OK, OUT, SET_BACKEND_REQ_FD, Frontend
+from vhost import FLUSH, GET_ID, GET_STATUS, IN, IOERR, MIB, OK, OUT, SET_BACKEND_REQ_FD, Frontend
 
 NO_DEVICE, EXISTS, BUSY = -19, -17, -16
 
@@ -160,6 +160,19 @@ def test_one_disk_over_both(tmp_path):
             front.start()
             assert front.write(3, b"v" * 512) == OK
             assert nvme.read(1, 3, 1) == b"v" * 512
+
+
+def test_a_device_that_waits_for_its_disk_delays_no_other_change(tmp_path):
+    with Server("delay:[ram:8M]?write=60s", options=["--vhost", tmp_path]) as server:
+        client, other = server.client(), server.client()
+        with Frontend(tmp_path / "delay0") as front:
+            front.start()
+            front.submit(front.request(OUT, 0, bytes(512))[0])
+            assert front.run(GET_ID, into=20)[0] == OK, "so that the write has been taken off the ring, too"
+            client.send("vhost_delete_controller", {"ctrlr": "delay0"})
+            assert wait_until(lambda: other.call("vhost_get_controllers") == [] or front.ended())
+            assert other.call("bdev_null_create", name="n", num_blocks=8, block_size=512) == "n"
+            client.close()
 
 
 def test_rings_are_spread(tmp_path):
