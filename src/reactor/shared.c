@@ -41,20 +41,24 @@ static int shared_file(size_t bytes, bool huge)
     return -1;
 }
 
-/* Where the kernel puts it, aligned. */
+/*
+ * Where the kernel puts it, or in room that is made for it. When the kernel cannot put it there, that room may be gone
+ * already, and somebody else's: it is left to whoever has it.
+ */
 static uint8_t *map_aligned(int fd, size_t bytes, size_t align)
 {
+    uint8_t *at = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    if (at == MAP_FAILED || (uintptr_t)at % align == 0)
+        return at == MAP_FAILED ? NULL : at;
+    munmap(at, bytes);
     uint8_t *room = mmap(NULL, bytes + align, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (room == MAP_FAILED)
         return NULL;
-    uint8_t *at = (uint8_t *)plx_align_up((uintptr_t)room, align);
+    at = (uint8_t *)plx_align_up((uintptr_t)room, align);
     if (at != room)
         munmap(room, (size_t)(at - room));
     munmap(at + bytes, align - (size_t)(at - room));
-    if (mmap(at, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, fd, 0) != MAP_FAILED)
-        return at;
-    munmap(at, bytes);
-    return NULL;
+    return mmap(at, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, fd, 0) == MAP_FAILED ? NULL : at;
 }
 
 static bool shared_make(struct plx_shared_region *r, size_t bytes, size_t align)

@@ -11,6 +11,7 @@
 #include <stdint.h>
 
 #include <cmocka.h>
+#include <errno.h>
 #include <fcntl.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -114,6 +115,43 @@ static void test_more_than_there_is_room_for_are_left_out(void **state)
         plx_shared_free(mem[i]);
 }
 
+/* ---- the kernel cannot map it where there was room, and the room is somebody else's by then ---- */
+
+void *__real_mmap64(void *at, size_t bytes, int prot, int flags, int fd, off_t offset);
+void *__wrap_mmap64(void *at, size_t bytes, int prot, int flags, int fd, off_t offset);
+
+static bool somebody_is_there;
+static char *somebody;
+
+void *__wrap_mmap64(void *at, size_t bytes, int prot, int flags, int fd, off_t offset)
+{
+    if (!somebody_is_there || !(flags & MAP_FIXED))
+        return __real_mmap64(at, bytes, prot, flags, fd, offset);
+    somebody_is_there = false;
+    somebody = __real_mmap64(at, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
+    assert_ptr_equal(somebody, at);
+    memcpy(somebody, "hello", 6);
+    errno = ENOMEM;
+    return MAP_FAILED;
+}
+
+static void test_others_are_left_alone(void **state)
+{
+    const size_t align = (size_t)64 * MIB;
+    (void)state;
+    somebody_is_there = true;
+    void *mem = plx_shared_alloc_aligned(MIB, align); /* one that the kernel does not hit by itself */
+    assert_false(somebody_is_there);
+    assert_null(mem);
+    assert_string_equal(somebody, "hello");
+    munmap(somebody, MIB);
+    mem = plx_shared_alloc_aligned(MIB, align);
+    assert_non_null(mem);
+    assert_int_equal((uintptr_t)mem % align, 0);
+    memset(mem, 1, MIB);
+    plx_shared_free(mem);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -122,6 +160,7 @@ int main(void)
         cmocka_unit_test(test_what_is_gone_is_counted_and_not_listed),
         cmocka_unit_test(test_a_reactor_s_buffers_are_shared_where_that_is_wanted),
         cmocka_unit_test(test_more_than_there_is_room_for_are_left_out),
+        cmocka_unit_test(test_others_are_left_alone),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
