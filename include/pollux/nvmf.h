@@ -90,14 +90,15 @@ struct plx_nvmf_ns_opts {
     const uint8_t *eui64; /**< 8 bytes; NULL for none */
     bool no_auto_visible; /**< no host sees it, but those that plx_nvmf_ns_add_host() attaches it to */
     /**
-     * Keeps reservations of the namespace through power loss, where hosts ask for that (PTPL: Base 8.1.22): a file of
-     * its own, which is made when it is not there. NULL: hosts that ask for it are refused.
+     * Keeps reservations of the disk through power loss, where hosts ask for that (PTPL: Base 8.1.22): a file of its
+     * own, which is made when it is not there. All servers of the disk share what is reserved, and name the same file,
+     * or none. NULL: hosts that ask for it are refused, unless another one has named a file.
      */
     const char *ptpl_file;
 };
 
 /**
- * Adds a disk as a namespace. Its ptpl_file is read now, and what it has of another namespace (another UUID), or is
+ * Adds a disk as a namespace. Its ptpl_file is read now, and what it has of another one (another UUID), or is
  * damaged, is an error.
  * @param bdev stays the caller's, and must stay open until the target has stopped, or an apply of the namespace's
  * removal has ended with 0

@@ -247,12 +247,14 @@ static void ns_opened(struct plx_bdev_access *disk, int result)
     ns->opened = !result;
     if (result)
         plx_bdev_release(ns->hold);
+    if (!result)
+        nvmf_resv_begin(ns);
     for (unsigned i = 0; !result && i < t->nreactors; i++)
         ns->refs[i] = (struct nvmf_nsref){.ch = plx_bdev_access_channel(disk, i),
                                           .bdev = ns->bdev,
                                           .info = info,
                                           .group = &t->groups[i],
-                                          .resv = nvmf_resv_seen(ns),
+                                          .resv = plx_resv_shown(&ns->resv),
                                           .block_shift = (uint8_t)__builtin_ctz(info->block_size)};
     nvmf_apply_opened(t, ns, result);
 }
@@ -358,7 +360,12 @@ static void all_drained(struct plx_fan *fan, int result)
     if (result)
         plx_fan_out(fan, ns_drain_here, all_drained);
     else
-        plx_bdev_access_close(&ns->disk, ns_closed);
+        nvmf_resv_end(ns);
+}
+
+void nvmf_resv_left(struct nvmf_ns *ns)
+{
+    plx_bdev_access_close(&ns->disk, ns_closed);
 }
 
 void nvmf_ns_leave(struct nvmf_ns *ns)

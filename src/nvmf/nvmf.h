@@ -62,8 +62,12 @@ struct nvmf_nsref {
     size_t bytes;            /* of buffers that those requests hold */
     struct plx_fan_leg *leg; /* of ns->drain: answered when nothing is in flight */
     struct plx_timer limit;
-    const struct nvmf_resv *resv;         /* NULL while the namespace is not reserved */
-    const struct nvmf_ns_resv *expelling; /* a Preempt and Abort, while commands are waited for that it ends */
+    const struct plx_resv *resv; /* NULL while the namespace is not reserved */
+    struct {                     /* a Preempt and Abort, while commands are waited for that it ends */
+        struct plx_fan_leg *leg;
+        struct plx_timer timer;
+        unsigned left;
+    } expel;
 } __attribute__((aligned(64)));
 
 /*
@@ -79,8 +83,8 @@ struct nvmf_ns {
     uint32_t nsid;
     uint32_t anagrpid; /* the control reactor's */
     uint8_t nguid[16], uuid[16], eui64[8];
-    bool can_persist;            /* reservations do, through power loss */
-    struct nvmf_ns_resv *resv;   /* NULL until there is one; the control reactor's */
+    bool can_persist; /* reservations do, through power loss */
+    struct plx_resv_party resv;
     uint64_t before;             /* plx_nvmf_subsystem.changed, before it came; the control reactor's */
     bool seen;                   /* is in an image; the same */
     bool opened;                 /* has channels; the same */
@@ -350,7 +354,7 @@ struct nvmf_req {
     struct iovec iov[2];
     union {
         struct plx_bdev_req bio;
-        struct nvmf_resv_op resv; /* of commands that no disk sees */
+        struct plx_resv_op resv; /* of commands that no disk sees */
     };
 };
 
@@ -425,7 +429,7 @@ struct nvmf_qpair {
     bool active;                      /* a command came since the transport last told the controller */
     bool fused_failed;                /* the first half of a fused command was refused */
     struct nvmf_host_part *host_part; /* its host's rate limits here, or NULL */
-    uint8_t access;                   /* enum nvmf_resv_access, to the namespace access_nsid, which may be 0 */
+    uint8_t access;                   /* enum plx_resv_access, to the namespace access_nsid, which may be 0 */
     uint32_t access_nsid;
     struct plx_msg kill_msg;
     _Atomic bool kill_sent;
@@ -702,6 +706,8 @@ void nvmf_ns_leave(struct nvmf_ns *ns);
 /* Nothing is in flight on a reactor any more. */
 void nvmf_ns_drained(struct nvmf_nsref *ref);
 void nvmf_ns_free(struct nvmf_ns *ns);
+/* Nobody asks its reactors about reservations any more. */
+void nvmf_resv_left(struct nvmf_ns *ns);
 
 /*
  * A disk that is slow, or hangs, holds what its requests are made of. It may hold twice as much of it as is left over

@@ -1,76 +1,21 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/*
- * Reservation commands (Base 7.5 to 7.8), each from its queue to the control reactor, where it is decided, and back.
- * What it changes is on stable storage, where hosts asked for that, and every reactor has gone over to it before it is
- * answered: from then on no command begins that it forbids.
- */
+/* A namespace as a party to the reservations of its disk; and reservation commands, on their way there and back. */
 #include "nvmf/nvmf.h"
 
 #include "base/uuid.h"
-#include "reactor/aio.h"
-#include "reactor/keep.h"
-
-#include <errno.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <unistd.h>
 
 #define DNR NVME_STATUS_DNR
-
-enum resv_step {
-    RESV_IDLE,
-    RESV_SAVE,    /* to its file */
-    RESV_PUBLISH, /* every reactor goes over to it */
-    RESV_EXPEL,   /* commands end of hosts that a Preempt and Abort has thrown out */
-    RESV_TELL,    /* hosts are notified */
-};
-
-/* Reservations of a namespace, once there was a command that concerns them: the control reactor's. */
-struct nvmf_ns_resv {
-    struct nvmf_ns *ns;
-    enum resv_step step;
-    struct plx_list ops; /* of nvmf_resv_op: the first is under way */
-    struct nvmf_resv states[2];
-    unsigned current; /* of these; the other is what the command under way makes of it */
-    struct nvmf_notices notices;
-    struct plx_fan fan;
-    char *file; /* or NULL */
-    struct plx_aio aio;
-    size_t text_len;
-    char text[NVMF_RESV_TEXT];
-    struct expelling { /* by reactor */
-        struct plx_fan_leg *leg;
-        struct plx_timer timer;
-        unsigned left;
-    } expelling[];
-};
-
-static struct nvmf_resv *resv_now(struct nvmf_ns_resv *v)
-{
-    return &v->states[v->current];
-}
-
-static struct nvmf_resv *resv_next(struct nvmf_ns_resv *v)
-{
-    return &v->states[!v->current];
-}
-
-/* As reactors have it. */
-static const struct nvmf_resv *shown(const struct nvmf_resv *r)
-{
-    return r->type ? r : NULL;
-}
 
 static struct nvmf_ns *ns_of_ref(struct nvmf_nsref *ref)
 {
     return plx_container_of(ref - ref->group->index, struct nvmf_ns, refs);
 }
 
-static struct nvmf_ns_resv *resv_leg(const struct plx_fan_leg *leg, struct nvmf_nsref **ref)
+static struct nvmf_ns *resv_leg(const struct plx_fan_leg *leg, struct nvmf_nsref **ref)
 {
-    struct nvmf_ns_resv *v = plx_container_of(leg->fan, struct nvmf_ns_resv, fan);
-    *ref = &v->ns->refs[leg - leg->fan->legs];
-    return v;
+    struct nvmf_ns *ns = plx_container_of(plx_resv_party_of(leg), struct nvmf_ns, resv);
+    *ref = &ns->refs[leg - leg->fan->legs];
+    return ns;
 }
 
 /* ---- on each reactor: it goes over to another state ---- */
@@ -89,7 +34,7 @@ uint16_t nvmf_resv_refusal(struct nvmf_qpair *qp, const struct nvmf_nsref *ref, 
     if (!ref->resv)
         return PLX_SC_SUCCESS;
     if (nsid != qp->access_nsid) { /* kept until either changes: see nvmf_qpair_see() */
-        qp->access = (uint8_t)nvmf_resv_access(ref->resv, qp->ctrlr->hostid);
+        qp->access = (uint8_t)plx_resv_access(ref->resv, qp->ctrlr->hostid);
         qp->access_nsid = nsid;
     }
     return (qp->access & need) == need ? PLX_SC_SUCCESS : PLX_SC_RESERVATION_CONFLICT | DNR;
@@ -125,7 +70,7 @@ static void hold_back(struct nvmf_req *req)
 {
     const struct nvmf_ctrlr *c = req->qp->ctrlr;
     unsigned need = nvmf_resv_need(req->cmd.opcode);
-    if (!begun(req) || !c || (nvmf_resv_access(req->ns->resv, c->hostid) & need) == need)
+    if (!begun(req) || !c || (plx_resv_access(req->ns->resv, c->hostid) & need) == need)
         return;
     if (req->state == NVMF_REQ_HELD)
         nvmf_req_complete(req, NVMF_HELD_BACK);
@@ -136,12 +81,12 @@ static void hold_back(struct nvmf_req *req)
 static void show_here(struct plx_fan_leg *leg)
 {
     struct nvmf_nsref *ref;
-    struct nvmf_ns_resv *v = resv_leg(leg, &ref);
+    const struct nvmf_ns *ns = resv_leg(leg, &ref);
     const bool was = ref->resv;
-    ref->resv = shown(resv_next(v));
+    ref->resv = plx_resv_shown(&ns->resv);
     plx_list_for_each(it, &ref->group->qpairs) {
         struct nvmf_qpair *qp = plx_list_entry(it, struct nvmf_qpair, link);
-        if (!sees(qp, v->ns))
+        if (!sees(qp, ns))
             continue;
         qp->access_nsid = 0;
         if (was != (ref->resv != NULL)) /* else it concerns the same queue pairs */
@@ -158,7 +103,7 @@ static void show_here(struct plx_fan_leg *leg)
 static bool of_expelled(const struct nvmf_req *req)
 {
     const struct nvmf_ctrlr *c = req->qp->ctrlr;
-    return begun(req) && (!c || nvmf_resv_expelled(&req->ns->expelling->notices, c->hostid));
+    return begun(req) && (!c || plx_resv_expelled(plx_resv_notices(&ns_of_ref(req->ns)->resv), c->hostid));
 }
 
 static void end_expelled(struct nvmf_req *req)
@@ -177,39 +122,32 @@ static void end_expelled(struct nvmf_req *req)
 
 static void count_expelled(struct nvmf_req *req)
 {
-    struct nvmf_ns_resv *v = ns_of_ref(req->ns)->resv;
     if (req->state == NVMF_REQ_EXECUTING && of_expelled(req))
-        v->expelling[req->ns->group->index].left++;
+        req->ns->expel.left++;
 }
 
 /* Looked for from time to time, so that commands need not say whose they were when they end. */
 static void look_for_expelled(struct plx_timer *timer)
 {
-    struct expelling *e = plx_container_of(timer, struct expelling, timer);
-    struct nvmf_nsref *ref;
-    resv_leg(e->leg, &ref);
-    e->left = 0;
+    struct nvmf_nsref *ref = plx_container_of(timer, struct nvmf_nsref, expel.timer);
+    ref->expel.left = 0;
     if (ref->in_flight)
         nvmf_reqs_of(ref, count_expelled);
-    if (e->left) {
+    if (ref->expel.left)
         plx_timer_set(ref->group->reactor, timer, NVMF_PREEMPT_LOOK_MS * PLX_NS_PER_MS);
-        return;
-    }
-    ref->expelling = NULL;
-    plx_fan_answer(e->leg, 0);
+    else
+        plx_fan_answer(ref->expel.leg, 0);
 }
 
 static void expel_here(struct plx_fan_leg *leg)
 {
     struct nvmf_nsref *ref;
-    struct nvmf_ns_resv *v = resv_leg(leg, &ref);
-    struct expelling *e = &v->expelling[leg - leg->fan->legs];
-    e->leg = leg;
-    e->timer.fn = look_for_expelled;
-    ref->expelling = v;
+    resv_leg(leg, &ref);
+    ref->expel.leg = leg;
+    ref->expel.timer.fn = look_for_expelled;
     if (ref->in_flight)
         nvmf_reqs_of(ref, end_expelled);
-    look_for_expelled(&e->timer);
+    look_for_expelled(&ref->expel.timer);
 }
 
 /* ---- notifications ---- */
@@ -230,14 +168,15 @@ static void note(struct nvmf_ctrlr *c, uint32_t nsid, uint8_t type)
 static void resv_tell_here(struct plx_fan_leg *leg)
 {
     struct nvmf_nsref *ref;
-    struct nvmf_ns_resv *v = resv_leg(leg, &ref);
+    const struct nvmf_ns *ns = resv_leg(leg, &ref);
+    const struct plx_resv_notices *notices = plx_resv_notices(&ns->resv);
     plx_list_for_each(it, &ref->group->qpairs) {
         struct nvmf_qpair *qp = plx_list_entry(it, struct nvmf_qpair, link);
-        if (!sees(qp, v->ns) || qp->qid || qp->state != NVMF_QP_READY)
+        if (!sees(qp, ns) || qp->qid || qp->state != NVMF_QP_READY)
             continue;
-        for (unsigned i = 0; i < v->notices.n; i++)
-            if (memcmp(v->notices.of[i].hostid, qp->ctrlr->hostid, sizeof qp->ctrlr->hostid) == 0)
-                note(qp->ctrlr, v->ns->nsid, v->notices.of[i].type);
+        for (unsigned i = 0; i < notices->n; i++)
+            if (memcmp(notices->of[i].name, qp->ctrlr->hostid, sizeof qp->ctrlr->hostid) == 0)
+                note(qp->ctrlr, ns->nsid, notices->of[i].news);
     }
     plx_fan_answer(leg, 0);
 }
@@ -260,317 +199,119 @@ void nvmf_resv_log_drop(struct nvmf_ctrlr *c)
         c->resv_log.n--;
 }
 
-/* ---- on the control reactor: one command after the other ---- */
-
-static void resv_finish(struct plx_msg *msg);
-
-static void answer(struct nvmf_resv_op *op, uint16_t status)
-{
-    op->status = status;
-    op->msg.fn = resv_finish;
-    plx_list_del(&op->link);
-    plx_reactor_send(op->group->reactor, &op->msg);
-}
-
-static struct nvmf_resv_op *op_under_way(const struct nvmf_ns_resv *v)
-{
-    return plx_list_entry(v->ops.next, struct nvmf_resv_op, link);
-}
-
-static struct nvmf_req *op_req(struct nvmf_resv_op *op)
-{
-    return plx_container_of(op, struct nvmf_req, resv);
-}
-
-/* Commands that only ask, or fail, or change nothing, are answered. @return whether there is one that does */
-static bool resv_decide(struct nvmf_ns_resv *v)
-{
-    while (!plx_list_empty(&v->ops)) {
-        struct nvmf_resv_op *op = op_under_way(v);
-        struct nvmf_req *req = op_req(op);
-        *resv_next(v) = *resv_now(v);
-        op->status = nvmf_resv_execute(resv_next(v), &op->cmd, &v->notices);
-        if (!op->status && !nvmf_resv_same(resv_now(v), resv_next(v)))
-            return true;
-        if (op->cmd.kind == NVMF_RESV_REPORT)
-            nvmf_resv_report(resv_now(v), req->data, req->len);
-        if (op->cmd.kind == NVMF_RESV_GET_PERSIST)
-            req->cqe.dw0 = plx_put32(resv_now(v)->persist);
-        answer(op, op->status);
-    }
-    return false;
-}
-
-static int64_t save_call(struct plx_aio *io)
-{
-    const struct nvmf_ns_resv *v = plx_container_of(io, struct nvmf_ns_resv, aio);
-    return plx_keep_write(v->file, v->text, v->text_len);
-}
-
-static bool resv_step(struct nvmf_ns_resv *v);
-
-static void resv_go_on(struct nvmf_ns_resv *v)
-{
-    while (resv_step(v))
-        ;
-}
-
-static void resv_saved(struct plx_aio *io)
-{
-    struct nvmf_ns_resv *v = plx_container_of(io, struct nvmf_ns_resv, aio);
-    if (io->res < 0)
-        plx_error("%s: reservations cannot be kept there: %s", v->file, strerror((int)-io->res));
-    resv_go_on(v);
-}
-
-static void reactors_have(struct plx_fan *fan, int result)
-{
-    (void)result;
-    resv_go_on(plx_container_of(fan, struct nvmf_ns_resv, fan));
-}
-
-static void save(struct nvmf_ns_resv *v)
-{
-    v->text_len = nvmf_resv_format(resv_next(v), v->ns->uuid, v->text);
-    v->aio = (struct plx_aio){.op = PLX_AIO_CALL, .fd = -1, .call = save_call, .done = resv_saved};
-    plx_aio_submit(nvmf_control_reactor(v->ns->target), &v->aio);
-}
-
-/* The sequence of a command that changes something, whole. @return whether to go on at once */
-static bool resv_step(struct nvmf_ns_resv *v)
-{
-    switch (v->step) {
-    case RESV_IDLE:
-        if (!resv_decide(v))
-            return false;
-        v->step = RESV_SAVE;
-        v->aio.res = 0;
-        if (!resv_now(v)->persist && !resv_next(v)->persist)
-            return true;
-        save(v);
-        return false;
-    case RESV_SAVE:
-        v->step = RESV_PUBLISH;
-        if (v->aio.res < 0) { /* nobody has seen it */
-            v->step = RESV_IDLE;
-            answer(op_under_way(v), PLX_SC_INTERNAL_ERROR | DNR);
-            return true;
-        }
-        if (!resv_now(v)->type && !resv_next(v)->type)
-            return true;
-        plx_fan_out(&v->fan, show_here, reactors_have);
-        return false;
-    case RESV_PUBLISH: {
-        const struct nvmf_resv_cmd *cmd = &op_under_way(v)->cmd;
-        v->step = RESV_EXPEL;
-        if (cmd->kind != NVMF_RESV_ACQUIRE || cmd->action != NVME_RACQA_PREEMPT_AND_ABORT)
-            return true;
-        plx_fan_out(&v->fan, expel_here, reactors_have);
-        return false;
-    }
-    case RESV_EXPEL:
-        v->step = RESV_TELL;
-        if (!v->notices.n)
-            return true;
-        plx_fan_out(&v->fan, resv_tell_here, reactors_have);
-        return false;
-    case RESV_TELL:
-        v->step = RESV_IDLE;
-        v->current = !v->current;
-        answer(op_under_way(v), PLX_SC_SUCCESS);
-        return true;
-    }
-    return false;
-}
-
-static struct nvmf_ns_resv *resv_create(struct nvmf_ns *ns, const char *file)
-{
-    const struct plx_nvmf_target *t = ns->target;
-    struct nvmf_ns_resv *v = calloc(1, sizeof *v + t->nreactors * sizeof v->expelling[0]);
-    if (!v)
-        return NULL;
-    const size_t size = file ? strlen(file) + 1 : 0;
-    v->ns = ns;
-    v->file = file ? malloc(size) : NULL;
-    if (v->file)
-        memcpy(v->file, file, size);
-    plx_list_init(&v->ops);
-    if ((!file || v->file) && plx_fan_init(&v->fan, nvmf_control_reactor(t), t->reactors, t->nreactors) == 0)
-        return v;
-    free(v->file);
-    free(v);
-    return NULL;
-}
-
-static void resv_on_control(struct plx_msg *msg)
-{
-    struct nvmf_resv_op *op = plx_container_of(msg, struct nvmf_resv_op, msg);
-    if (!op->ns->resv)
-        op->ns->resv = resv_create(op->ns, NULL);
-    struct nvmf_ns_resv *v = op->ns->resv;
-    plx_list_init(&op->link);
-    if (!v) {
-        answer(op, PLX_SC_INTERNAL_ERROR);
-        return;
-    }
-    plx_list_add_tail(&v->ops, &op->link);
-    if (v->step == RESV_IDLE)
-        resv_go_on(v);
-}
-
 /* ---- namespaces that come and go ---- */
 
-static bool file_taken(const struct plx_nvmf_target *t, const char *file)
+int nvmf_resv_open(struct nvmf_ns *ns, const char *file, struct plx_error *err)
 {
-    plx_list_for_each(it, &t->subsystems) {
-        const struct plx_nvmf_subsystem *s = plx_list_entry(it, struct plx_nvmf_subsystem, link);
-        for (uint32_t i = 0; i < s->nns; i++)
-            if (s->ns[i] && s->ns[i]->resv && s->ns[i]->resv->file && strcmp(s->ns[i]->resv->file, file) == 0)
-                return true;
-    }
-    return false;
-}
-
-/* Nothing was kept yet: so that nobody is told of this only when a host asks, it must be possible. */
-static int may_be_made(const char *file)
-{
-    char dir[4096];
-    const char *slash = strrchr(file, '/');
-    if (slash && (size_t)(slash - file) + 2 > sizeof dir)
-        return -ENAMETOOLONG;
-    snprintf(dir, sizeof dir, "%.*s", slash ? (int)(slash - file) + 1 : 1, slash ? file : ".");
-    return access(dir, W_OK | X_OK) ? -errno : 0;
-}
-
-static int resv_restore(struct nvmf_ns_resv *v, struct plx_error *err)
-{
-    long len = plx_keep_read(v->file, v->text, sizeof v->text);
-    int ret = len == -ENOENT ? may_be_made(v->file) : len == -EFBIG ? -EINVAL : len < 0 ? (int)len : 0;
-    if (len == -ENOENT && !ret)
-        return 0;
-    if (len >= 0) {
-        v->text[len] = 0;
-        ret = nvmf_resv_parse(v->text, (size_t)len, v->ns->uuid, &v->states[0]);
-    }
-    switch (ret) {
-    case 0:
-        return 0;
-    case -EINVAL:
-        return plx_fail(err, ret, "%.200s is not what was written there of reservations: restore it, or remove it",
-                        v->file);
-    case -EXDEV:
-        return plx_fail(err, ret, "%.200s has the reservations of another namespace; give each its own", v->file);
-    default:
-        return plx_fail(err, ret, "%.200s, which is to keep reservations, cannot be used: %s", v->file, strerror(-ret));
-    }
+    static const struct plx_resv_party_ops ops = {.show = show_here, .expel = expel_here, .tell = resv_tell_here};
+    const struct plx_nvmf_target *t = ns->target;
+    int ret = plx_resv_party_init(&ns->resv, ns->bdev, file, ns->uuid, nvmf_control_reactor(t), t->reactors,
+                                  t->nreactors, &ops, err);
+    ns->can_persist = nvmf_resv_file(ns);
+    return ret;
 }
 
 const char *nvmf_resv_file(const struct nvmf_ns *ns)
 {
-    return ns->resv ? ns->resv->file : NULL;
-}
-
-int nvmf_resv_open(struct nvmf_ns *ns, const char *file, struct plx_error *err)
-{
-    if (!file)
-        return 0;
-    if (file_taken(ns->target, file))
-        return plx_fail(err, -EEXIST, "%.200s is in use for the reservations of another namespace; give each its own",
-                        file);
-    int ret = plx_aio_prepare(nvmf_control_reactor(ns->target));
-    if (ret)
-        return plx_fail(err, ret, "reservations cannot be kept in a file: %s", strerror(-ret));
-    ns->resv = resv_create(ns, file);
-    if (!ns->resv)
-        return plx_fail(err, -ENOMEM, "out of memory");
-    ns->can_persist = true;
-    return resv_restore(ns->resv, err);
+    return plx_resv_file(&ns->resv);
 }
 
 void nvmf_resv_close(struct nvmf_ns *ns)
 {
-    if (!ns->resv)
-        return;
-    plx_fan_destroy(&ns->resv->fan);
-    free(ns->resv->file);
-    free(ns->resv);
+    plx_resv_party_destroy(&ns->resv);
 }
 
-const struct nvmf_resv *nvmf_resv_seen(const struct nvmf_ns *ns)
+void nvmf_resv_begin(struct nvmf_ns *ns)
 {
-    return ns->resv ? shown(resv_now(ns->resv)) : NULL;
+    plx_resv_join(&ns->resv);
 }
 
-/* ---- on the reactor of the command ---- */
+static void resv_left(struct plx_resv_party *p)
+{
+    plx_resv_party_destroy(p);
+    nvmf_resv_left(plx_container_of(p, struct nvmf_ns, resv));
+}
+
+void nvmf_resv_end(struct nvmf_ns *ns)
+{
+    plx_resv_leave(&ns->resv, resv_left);
+}
+
+/* ---- commands, on their reactor ---- */
+
+static struct nvmf_req *op_req(struct plx_resv_op *op)
+{
+    return plx_container_of(op, struct nvmf_req, resv);
+}
 
 static bool persist_next(struct nvmf_req *req);
 
-static void resv_finish(struct plx_msg *msg)
+static void resv_finish(struct plx_resv_op *op)
 {
-    struct nvmf_resv_op *op = plx_container_of(msg, struct nvmf_resv_op, msg);
     struct nvmf_req *req = op_req(op);
     req->between = false;
-    if (!op->status && op->cmd.kind == NVMF_RESV_SET_PERSIST && plx_get32(req->cmd.nsid) == NVME_NSID_ALL)
+    if (!op->answer && op->cmd.kind == PLX_RESV_SET_PERSIST && plx_get32(req->cmd.nsid) == NVME_NSID_ALL)
         if (persist_next(req))
             return;
-    nvmf_req_complete(req, op->status);
+    nvmf_req_complete(req, nvmf_resv_status(op->answer));
 }
 
 /* A command goes on its way. Its namespace is counted in already, and no disk has it. */
 static void resv_send(struct nvmf_req *req)
 {
-    struct nvmf_resv_op *op = &req->resv;
-    op->ns = ns_of_ref(req->ns);
-    op->group = req->qp->group;
-    op->cmd.can_persist = op->ns->can_persist;
-    memcpy(op->cmd.hostid, req->qp->ctrlr->hostid, sizeof op->cmd.hostid);
-    op->msg.fn = resv_on_control;
+    struct plx_resv_op *op = &req->resv;
+    op->reactor = req->qp->group->reactor;
+    op->done = resv_finish;
+    memcpy(op->cmd.name, req->qp->ctrlr->hostid, sizeof op->cmd.name);
     req->between = true; /* nothing to abort at a disk */
-    plx_reactor_send(nvmf_control_reactor(op->group->target), &op->msg);
+    plx_resv_submit(&ns_of_ref(req->ns)->resv, op);
 }
 
-static enum nvmf_resv_kind kind_of(uint8_t opcode)
+static void report(struct plx_resv_op *op, const struct plx_resv *r)
 {
-    return opcode == NVME_IO_RESV_REGISTER  ? NVMF_RESV_REGISTER
-           : opcode == NVME_IO_RESV_ACQUIRE ? NVMF_RESV_ACQUIRE
-           : opcode == NVME_IO_RESV_RELEASE ? NVMF_RESV_RELEASE
-                                            : NVMF_RESV_REPORT;
+    struct nvmf_req *req = op_req(op);
+    nvmf_resv_report(r, req->data, req->len);
+}
+
+static void get_persist(struct plx_resv_op *op, const struct plx_resv *r)
+{
+    op_req(op)->cqe.dw0 = plx_put32(r->persist);
 }
 
 static void execute_reservation(struct nvmf_req *req)
 {
-    const uint32_t cdw10 = plx_get32(req->cmd.cdw10);
-    const enum nvmf_resv_kind kind = kind_of(req->cmd.opcode);
+    const uint8_t opcode = req->cmd.opcode;
     struct nvme_resv_keys keys = {0};
-    if (kind != NVMF_RESV_REPORT)
-        memcpy(&keys, req->data, kind == NVMF_RESV_RELEASE ? sizeof keys.current : sizeof keys);
-    req->resv.cmd = (struct nvmf_resv_cmd){.kind = (uint8_t)kind,
-                                           .action = cdw10 & 7,
-                                           .type = (uint8_t)(cdw10 >> 8),
-                                           .cptpl = (uint8_t)(cdw10 >> 30),
-                                           .ignore_key = cdw10 & 1 << 3,
-                                           .current = plx_get64(keys.current),
-                                           .other = plx_get64(keys.other)};
+    struct plx_resv_cmd *cmd = &req->resv.cmd;
+    if (opcode == NVME_IO_RESV_REPORT) {
+        *cmd = (struct plx_resv_cmd){.kind = PLX_RESV_LOOK};
+        req->resv.look = report;
+    } else {
+        nvmf_resv_parse(opcode, plx_get32(req->cmd.cdw10), cmd);
+        memcpy(&keys, req->data, opcode == NVME_IO_RESV_RELEASE ? sizeof keys.current : sizeof keys);
+        cmd->current = plx_get64(keys.current);
+        cmd->other = plx_get64(keys.other);
+    }
     resv_send(req);
 }
 
 uint16_t nvmf_parse_reservation(struct nvmf_req *req)
 {
     const uint32_t cdw10 = plx_get32(req->cmd.cdw10);
-    const enum nvmf_resv_kind kind = kind_of(req->cmd.opcode);
+    struct plx_resv_cmd cmd;
     req->execute = execute_reservation;
-    if (kind == NVMF_RESV_REPORT) {
+    if (req->cmd.opcode == NVME_IO_RESV_REPORT) {
         if (!(plx_get32(req->cmd.cdw11) & 1)) /* EDS: host identifiers are of 128 bits */
             return PLX_SC_HOST_ID_INCONSISTENT_FORMAT | DNR;
         return nvmf_expect_data(req, NVMF_TO_HOST, ((uint64_t)cdw10 + 1) * 4);
     }
-    uint16_t status = nvmf_resv_check(kind, cdw10);
+    uint16_t status = nvmf_resv_parse(req->cmd.opcode, cdw10, &cmd);
     if (status)
         return status;
     if (plx_uuid_nil(req->qp->ctrlr->hostid)) /* several hosts may have this one */
         return PLX_SC_HOST_ID_NOT_INITIALIZED | DNR;
     /* Linux sends two keys always, where Release has one. */
-    uint32_t need = kind == NVMF_RESV_RELEASE ? sizeof(plx_le64) : sizeof(struct nvme_resv_keys);
+    uint32_t need = req->cmd.opcode == NVME_IO_RESV_RELEASE ? sizeof(plx_le64) : sizeof(struct nvme_resv_keys);
     uint32_t have = plx_get32(req->cmd.sgl.length);
     return nvmf_expect_data(req, NVMF_FROM_HOST, have >= need && have <= NVMF_RESV_DATA_MAX ? have : need);
 }
@@ -612,8 +353,10 @@ static void execute_persist(struct nvmf_req *req)
 {
     uint32_t nsid = plx_get32(req->cmd.nsid);
     bool get = req->cmd.opcode == NVME_ADMIN_GET_FEATURES;
-    req->resv.cmd = (struct nvmf_resv_cmd){.kind = get ? NVMF_RESV_GET_PERSIST : NVMF_RESV_SET_PERSIST,
-                                           .persist = plx_get32(req->cmd.cdw11) & 1};
+    const bool persist = plx_get32(req->cmd.cdw11) & 1;
+    req->resv.look = get_persist;
+    req->resv.cmd = (struct plx_resv_cmd){.kind = get ? PLX_RESV_LOOK : PLX_RESV_SET_PERSIST,
+                                          .persist = persist ? PLX_RESV_PERSISTENT : PLX_RESV_TRANSIENT};
     struct nvmf_nsref *ref = nsid == NVME_NSID_ALL ? NULL : nvmf_ref(req->qp, nsid);
     if (nsid == NVME_NSID_ALL) {
         if (!persist_next(req))

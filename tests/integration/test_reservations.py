@@ -611,10 +611,10 @@ def test_each_namespace_has_a_file_of_its_own(machine):
         ok(a.register(cptpl=PERSIST))
         control("open", "disk3", "ram:8M")
         for nsid in (NS, OTHER):  # of which the second has written nothing there yet
-            with pytest.raises(Refused, match="is in use for the reservations of another namespace"):
+            with pytest.raises(Refused, match="is in use for the reservations of another disk"):
                 control("add-ns", NQN, "disk3", 3, 1, machine.kept(nsid))
         control.change("remove-ns", NQN, NS)
-        with pytest.raises(Refused, match="has the reservations of another namespace"):
+        with pytest.raises(Refused, match="has the reservations of another disk"):
             control("add-ns", NQN, "disk3", 3, 1, machine.kept())
         with pytest.raises(Refused, match="cannot be used: No such file or directory"):
             control("add-ns", NQN, "disk3", 3, 1, machine.path / "nowhere" / "kept")

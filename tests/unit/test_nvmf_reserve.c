@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* Reservations, and commands that a disk has: what is waited for, what ends, and what does not begin. */
 #include "calls.h"
-#include "failalloc.h"
 #include "reactor/clock.h"
 #include "test_disk.h"
 
@@ -411,30 +410,6 @@ static void a_namespace_that_is_not_reserved_costs_commands_nothing(void **state
     clear_table(&t);
 }
 
-/* What is needed for a namespace's reservations is there from the first command on that concerns them. */
-static void a_command_for_which_there_is_no_memory_fails(void **state)
-{
-    struct table t;
-    struct reply r;
-    struct nvmf_ns_resv *v;
-    unsigned n = 0;
-    (void)state;
-    set_table(&t);
-    v = t.s->ns[0]->resv; /* as in a new namespace */
-    t.s->ns[0]->resv = NULL;
-    do {
-        failalloc_at(++n);
-        uint16_t status = reserve(&t, B, NVME_IO_RESV_REGISTER, NVME_RREGA_REGISTER, B + 1, &r);
-        assert_int_equal(status, failalloc_failed() ? PLX_SC_INTERNAL_ERROR : 0);
-        assert_int_equal(failalloc_live(), failalloc_failed() ? 0 : 2);
-    } while (failalloc_failed());
-    failalloc_at(0);
-    assert_int_equal(n, 3);
-    nvmf_resv_close(t.s->ns[0]);
-    t.s->ns[0]->resv = v;
-    clear_table(&t);
-}
-
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -446,7 +421,6 @@ int main(void)
         cmocka_unit_test(a_reservation_command_outlives_its_connection),
         cmocka_unit_test(a_namespace_may_be_removed_while_a_preempt_and_abort_waits),
         cmocka_unit_test(a_target_may_stop_while_a_preempt_and_abort_waits),
-        cmocka_unit_test(a_command_for_which_there_is_no_memory_fails),
         cmocka_unit_test(what_a_pause_holds_of_a_preempted_host_does_not_begin),
         cmocka_unit_test(a_command_of_several_steps_takes_no_more_of_them),
         cmocka_unit_test(a_namespace_that_is_not_reserved_costs_commands_nothing),
