@@ -22,6 +22,7 @@ enum {
     PLX_VHOST_DELAY_MAX_US = 1000,
     PLX_VHOST_SERIAL_SIZE = 21,                           /**< with the zero at its end */
     PLX_VHOST_SCSI_QUEUES_MAX = PLX_VHOST_QUEUES_MAX - 2, /**< besides those of control and of events */
+    PLX_VHOST_INITIATOR_SIZE = 256,                       /**< with the zero at its end */
 };
 
 struct plx_vhost_opts {
@@ -72,6 +73,8 @@ struct plx_vhost_scsi_opts {
     uint32_t queues; /**< of requests, at most; 0 for 126 */
     const int *cores;
     unsigned ncores;
+    /** Who its front-ends are, together, where disks are reserved (SPC-5, 5.14). NULL: the name of the socket's file */
+    const char *initiator;
 };
 
 /** The same for a SCSI host, which has no units yet. */
@@ -84,6 +87,11 @@ struct plx_vhost_lun {
     unsigned target, lun;
     struct plx_bdev *bdev;
     bool read_only;
+    /**
+     * Keeps reservations of the disk through power loss, where guests ask for that (APTPL). All servers of the disk
+     * share what is reserved, and name the same file, or none.
+     */
+    const char *ptpl_file;
 };
 
 /**

@@ -18,6 +18,8 @@ static const struct rpc_param params_create_scsi[] = {
     BOOL("delay", "it begins when it is asked to, which it always does by itself", INERT),
     U32("num_queues", "of requests, at most", INIT("126"), LIMITS(1, PLX_VHOST_SCSI_QUEUES_MAX)),
     BOOL("packed_ring", "packed rings are offered besides split ones", INIT("false")),
+    TEXT("initiator", "who its guest is where disks are reserved; its name without it",
+         LIMITS(1, PLX_VHOST_INITIATOR_SIZE - 1)),
     END,
 };
 
@@ -49,6 +51,7 @@ static int create_scsi(struct rpc_call *c, struct plx_error *err)
         .queues = (uint32_t)rpc_uint(c, "num_queues"),
         .cores = mask ? cores : NULL,
         .ncores = (unsigned)n,
+        .initiator = rpc_str(c, "initiator"),
     };
     return plx_vhost_scsi_create(c->rpc->o.vhost, path, &opts, scsi_created, c, &ctrlr, err);
 }
@@ -69,6 +72,7 @@ static const struct rpc_param params_add_target[] = {
     TEXT("bdev_name", "the disk", REQUIRED, LIMITS(1, 255)),
     U32("lun", "number of the unit within the target", INIT("0"), LIMITS(0, TARGETS - 1)),
     BOOL("readonly", "the guest cannot write", INIT("false")),
+    TEXT("ptpl_file", "where reservations are kept through a loss of power", LIMITS(1, 4000)),
     END,
 };
 
@@ -113,7 +117,9 @@ static void target_add(struct rpc_call *c)
     struct plx_vhost_ctrlr *ctrlr = rpc_vhost_served(c) ? rpc_vhost_named(c, rpc_str(c, "ctrlr")) : NULL;
     if (!ctrlr)
         return;
-    struct plx_vhost_lun what = {.lun = (unsigned)rpc_uint(c, "lun"), .read_only = rpc_bool(c, "readonly")};
+    struct plx_vhost_lun what = {.lun = (unsigned)rpc_uint(c, "lun"),
+                                 .read_only = rpc_bool(c, "readonly"),
+                                 .ptpl_file = rpc_str(c, "ptpl_file")};
     what.bdev = plx_bdev_find(name);
     if (!what.bdev) {
         rpc_fail_no_disk(c, name);

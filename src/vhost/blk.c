@@ -6,6 +6,7 @@
 #include "vhost/blk.h"
 
 #include "base/iov.h"
+#include "bdev/reservation.h"
 #include "vhost/ring.h"
 
 /* ---- ends ---- */
@@ -35,6 +36,11 @@ static void blk_done(struct plx_bdev_req *req)
         blk_end(s, VIRTIO_BLK_OK, req->op == PLX_BDEV_READ ? s->in_bytes : 0);
     else
         blk_fail(s, status_of(req->status));
+}
+
+static inline bool blk_may(const struct vhost_slot *s, enum plx_resv_access what)
+{
+    return plx_likely(!(atomic_load_explicit(&s->ring->blk->forbidden, memory_order_relaxed) & what));
 }
 
 /* ---- reads and writes ---- */
@@ -113,7 +119,7 @@ static bool range_submit(struct vhost_slot *s)
 {
     struct virtio_blk_range range;
     const bool known = read_range(s, s->req.iov, s->range, &range);
-    if (!known || plx_get32(range.sectors) > VHOST_RANGE_SECTORS ||
+    if (!known || !blk_may(s, PLX_MAY_WRITE) || plx_get32(range.sectors) > VHOST_RANGE_SECTORS ||
         !blk_place(s, plx_get64(range.sector), plx_get32(range.sectors))) {
         blk_fail(s, known ? VIRTIO_BLK_IOERR : VIRTIO_BLK_UNSUPP);
         return false;
@@ -188,7 +194,7 @@ static bool agreed(const struct vhost_slot *s, enum vhost_feature f)
 static void blk_start_odd(struct vhost_slot *s, uint32_t type, struct iovec *iov, unsigned n, struct iovec *in)
 {
     const bool writes = type == VIRTIO_BLK_OUT || type == VIRTIO_BLK_DISCARD || type == VIRTIO_BLK_WRITE_ZEROES;
-    if (writes && s->ring->blk->read_only)
+    if (type == VIRTIO_BLK_IN || (writes && (s->ring->blk->read_only || !blk_may(s, PLX_MAY_WRITE))))
         blk_fail(s, VIRTIO_BLK_IOERR);
     else if (type == VIRTIO_BLK_FLUSH)
         blk_flush(s);
@@ -243,9 +249,9 @@ void vhost_blk_start(struct vhost_slot *s)
         return;
     }
     const uint32_t type = plx_get32(head.type);
-    if (plx_likely(type == VIRTIO_BLK_IN))
+    if (plx_likely(type == VIRTIO_BLK_IN && blk_may(s, PLX_MAY_READ)))
         blk_transfer(s, PLX_BDEV_READ, plx_get64(head.sector), in, s->nin);
-    else if (type == VIRTIO_BLK_OUT && !s->ring->blk->read_only)
+    else if (type == VIRTIO_BLK_OUT && !s->ring->blk->read_only && blk_may(s, PLX_MAY_WRITE))
         blk_transfer(s, PLX_BDEV_WRITE, plx_get64(head.sector), out, nout);
     else
         blk_start_odd(s, type, out, nout, in);

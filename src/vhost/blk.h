@@ -14,6 +14,11 @@ struct vhost_blk {
     struct plx_bdev *bdev;
     unsigned sector_shift; /* 512-byte sectors of a block, as a power of two */
     bool read_only, packed;
+    /*
+     * PLX_MAY_READ, PLX_MAY_WRITE: what a reservation forbids, as guests of block devices do not register. Every ring's
+     * reactor has heard of a change before that is answered.
+     */
+    _Atomic uint8_t forbidden;
     unsigned queues, queue_size;
     _Atomic uint32_t delay_us, iops_threshold; /* see plx_vhost_set_coalescing() */
     char serial[VIRTIO_BLK_ID];                /* without a zero at its end, when it is that long */

@@ -5,7 +5,10 @@
  */
 #include "vhost/scsi.h"
 
+#include "vhost/scsi_resv.h"
 #include "vhost/scsi_ring.h"
+
+#include <stdlib.h>
 
 enum { RESPONSE = sizeof(struct virtio_scsi_response) };
 
@@ -77,15 +80,29 @@ static void task_bad_field(struct vhost_slot *s, unsigned field)
     task_check(s, &sense);
 }
 
+static void task_status(struct vhost_slot *s, enum scsi_status status)
+{
+    const struct virtio_scsi_response r = {.status = (uint8_t)status,
+                                           .residual = plx_put32(s->task.in_bytes + s->task.out_bytes)};
+    task_end(s, &r, 0);
+}
+
+/* It was asked to end early, and has done so. */
+static void task_ended(struct vhost_slot *s)
+{
+    if (s->task.ended)
+        task_answer(s, (enum virtio_scsi_answer)s->task.ended);
+    else
+        task_status(s, SCSI_TASK_ABORTED);
+}
+
 static void task_failed(struct vhost_slot *s, uint16_t status)
 {
     struct scsi_sense sense;
-    if (status == PLX_SC_ABORTED_BY_REQUEST && s->task.ended) {
-        task_answer(s, (enum virtio_scsi_answer)s->task.ended);
+    if (status == PLX_SC_ABORTED_BY_REQUEST && (s->task.ended || s->task.expelled)) {
+        task_ended(s);
     } else if (status == PLX_SC_RESERVATION_CONFLICT) {
-        const struct virtio_scsi_response r = {.status = SCSI_RESERVATION_CONFLICT,
-                                               .residual = plx_put32(s->task.in_bytes + s->task.out_bytes)};
-        task_end(s, &r, 0);
+        task_status(s, SCSI_RESERVATION_CONFLICT);
     } else {
         scsi_sense_of(status, &sense);
         task_check(s, &sense);
@@ -99,6 +116,14 @@ static void task_finished(struct plx_bdev_req *req)
         task_good(s, s->in_bytes, req->op == PLX_BDEV_READ);
     else
         task_failed(s, req->status);
+}
+
+/* Whether a reservation allows it. */
+static bool task_may(const struct vhost_slot *s)
+{
+    const struct plx_resv *resv = lun_leg(s)->resv;
+    const unsigned needs = s->task.needs;
+    return plx_likely(!resv) || (plx_resv_access(resv, s->ring->scsi->scsi->initiator) & needs) == needs;
 }
 
 /* ---- reads, writes, and what else is one request to the disk ---- */
@@ -180,8 +205,12 @@ static void task_steps(struct vhost_slot *s, bool (*next)(struct vhost_slot *s))
 {
     do {
         s->again = false;
-        if (s->task.ended) {
-            task_answer(s, (enum virtio_scsi_answer)s->task.ended);
+        if (s->task.ended || s->task.expelled) {
+            task_ended(s);
+            return;
+        }
+        if (!task_may(s)) {
+            task_status(s, SCSI_RESERVATION_CONFLICT);
             return;
         }
         s->stepping = true;
@@ -388,6 +417,9 @@ static bool take_attention(const struct vhost_slot *s, struct scsi_sense *sense)
 {
     static const uint16_t ascs[SCSI_ATTENTIONS] = {
         [SCSI_ATTENTION_RESET] = SCSI_ASC_RESET,
+        [SCSI_ATTENTION_RESERVATIONS_PREEMPTED] = SCSI_ASC_RESERVATIONS_PREEMPTED,
+        [SCSI_ATTENTION_RESERVATIONS_RELEASED] = SCSI_ASC_RESERVATIONS_RELEASED,
+        [SCSI_ATTENTION_REGISTRATIONS_PREEMPTED] = SCSI_ASC_REGISTRATIONS_PREEMPTED,
         [SCSI_ATTENTION_CAPACITY] = SCSI_ASC_CAPACITY,
         [SCSI_ATTENTION_LUNS] = SCSI_ASC_LUNS,
     };
@@ -407,16 +439,21 @@ void scsi_unit_now(const struct scsi_lun *l, struct scsi_unit *out)
     out->blocks = plx_bdev_blocks(l->bdev);
 }
 
-static void task_reply(struct vhost_slot *s, const struct scsi_command *cmd, const uint8_t *reply, uint32_t bytes)
+static void task_give(struct vhost_slot *s, const uint8_t *reply, uint32_t n)
 {
     struct plx_iov_at at = {.iov = s->task.in};
-    const uint32_t n = (uint32_t)plx_min_u64(bytes, cmd->len ? cmd->len : cmd->rule->len_bytes ? 0 : bytes);
     if (n > s->task.in_bytes) {
         task_answer(s, VIRTIO_SCSI_OVERRUN);
         return;
     }
-    plx_iov_scatter(&at, reply, n);
+    if (plx_likely(!atomic_load_explicit(s->ring->halted, memory_order_relaxed)))
+        plx_iov_scatter(&at, reply, n);
     task_good(s, n, true);
+}
+
+static void task_reply(struct vhost_slot *s, const struct scsi_command *cmd, const uint8_t *reply, uint32_t bytes)
+{
+    task_give(s, reply, (uint32_t)plx_min_u64(bytes, cmd->rule->len_bytes ? cmd->len : bytes));
 }
 
 static void task_sense(struct vhost_slot *s, const struct scsi_command *cmd)
@@ -453,6 +490,89 @@ static void task_known(struct vhost_slot *s, const struct scsi_command *cmd, con
         task_check(s, &sense);
 }
 
+/* ---- reservations ---- */
+
+/* A command on its way to the control reactor and back; in the context of the request, which no disk has. */
+struct scsi_reserve {
+    struct plx_resv_op op;
+    uint8_t action;
+    uint32_t len; /* of what an IN reads, at most */
+    uint8_t *reply;
+};
+_Static_assert(sizeof(struct scsi_reserve) <= PLX_BDEV_CONTEXT, "it fits");
+
+static struct vhost_slot *reserve_slot(struct plx_resv_op *op)
+{
+    void *context = plx_container_of(op, struct scsi_reserve, op);
+    return plx_container_of((uint8_t(*)[PLX_BDEV_CONTEXT])context, struct vhost_slot, req.context);
+}
+
+static void reserve_look(struct plx_resv_op *op, const struct plx_resv *r)
+{
+    struct scsi_reserve *v = plx_container_of(op, struct scsi_reserve, op);
+    v->reply = malloc(SCSI_RESV_REPLY);
+    if (v->reply)
+        v->len = (uint32_t)plx_min_u64(v->len, scsi_resv_reply(v->action, r, op->cmd.can_persist, v->reply));
+}
+
+static void reserve_looked(struct plx_resv_op *op)
+{
+    const struct scsi_reserve *v = plx_container_of(op, struct scsi_reserve, op);
+    struct vhost_slot *s = reserve_slot(op);
+    uint8_t *reply = v->reply; /* what it is in is the ring's as soon as the task has ended */
+    if (reply)
+        task_give(s, reply, v->len);
+    else
+        task_status(s, SCSI_BUSY);
+    free(reply);
+}
+
+static void reserve_done(struct plx_resv_op *op)
+{
+    struct vhost_slot *s = reserve_slot(op);
+    struct scsi_sense sense;
+    if (op->answer == PLX_RESV_DONE) {
+        task_good(s, SCSI_RESV_LIST, false);
+    } else if (op->answer == PLX_RESV_CONFLICT) {
+        task_status(s, SCSI_RESERVATION_CONFLICT);
+    } else if (op->answer == PLX_RESV_NO_MEMORY) {
+        task_status(s, SCSI_BUSY);
+    } else {
+        scsi_resv_sense(op->answer, &sense);
+        task_check(s, &sense);
+    }
+}
+
+static void task_reserve(struct vhost_slot *s, const struct scsi_command *cmd)
+{
+    struct plx_iov_at at = {.iov = s->task.out};
+    struct scsi_reserve *v = (struct scsi_reserve *)(void *)s->req.context;
+    uint8_t list[SCSI_RESV_LIST];
+    struct scsi_sense sense;
+    *v = (struct scsi_reserve){.action = (uint8_t)cmd->rule->action, .len = cmd->len};
+    v->op.reactor = s->ring->home;
+    if (cmd->rule->kind == SCSI_RESERVE_IN) {
+        v->op.cmd.kind = PLX_RESV_LOOK;
+        v->op.look = reserve_look;
+        v->op.done = reserve_looked;
+    } else if (cmd->len != sizeof list) {
+        task_illegal(s, SCSI_ASC_PARAMETER_LENGTH);
+        return;
+    } else if (s->task.out_bytes < sizeof list) {
+        task_answer(s, VIRTIO_SCSI_OVERRUN);
+        return;
+    } else {
+        plx_iov_gather(&at, list, sizeof list);
+        v->op.done = reserve_done;
+        if (!scsi_resv_parse(cmd, list, &v->op.cmd, &sense)) {
+            task_check(s, &sense);
+            return;
+        }
+    }
+    memcpy(v->op.cmd.name, s->ring->scsi->scsi->initiator, sizeof v->op.cmd.name);
+    plx_resv_submit(&s->task.lun->resv, &v->op);
+}
+
 /* ---- beginnings ---- */
 
 static void task_odd(struct vhost_slot *s, const struct scsi_command *cmd, const struct scsi_target *target)
@@ -476,6 +596,10 @@ static void task_odd(struct vhost_slot *s, const struct scsi_command *cmd, const
     case SCSI_COMPARE_AND_WRITE:
         task_transfer(s, cmd, PLX_BDEV_COMPARE_AND_WRITE, 2);
         break;
+    case SCSI_RESERVE_IN:
+    case SCSI_RESERVE_OUT:
+        task_reserve(s, cmd);
+        break;
     case SCSI_FLUSH:
         if (task_in_range(s, cmd->lba, cmd->len))
             task_flush(s);
@@ -494,7 +618,7 @@ static void task_odd(struct vhost_slot *s, const struct scsi_command *cmd, const
 static void task_execute(struct vhost_slot *s, const struct scsi_command *cmd, const struct scsi_target *target)
 {
     const uint8_t kind = cmd->rule->kind;
-    if (plx_unlikely(cmd->rule->traits && s->task.lun && !scsi_has(&s->task.lun->unit, cmd->rule)))
+    if (plx_unlikely(cmd->rule->traits & (SCSI_UNMAPS | SCSI_COMPARES) && !scsi_has(&s->task.lun->unit, cmd->rule)))
         task_illegal(s, SCSI_ASC_OPCODE);
     else if (plx_unlikely(cmd->rule->traits & SCSI_WRITES && s->task.lun->unit.read_only))
         task_failed(s, PLX_SC_NAMESPACE_WRITE_PROTECTED);
@@ -519,7 +643,11 @@ static bool passes(struct vhost_slot *s, const struct scsi_command *cmd)
         task_check(s, &sense);
         return false;
     }
-    return true;
+    s->task.needs = (uint8_t)(cmd->rule ? scsi_resv_need(cmd) : 0);
+    if (plx_likely(task_may(s)))
+        return true;
+    task_status(s, SCSI_RESERVATION_CONFLICT);
+    return false;
 }
 
 static void task_find(struct vhost_slot *s, const struct virtio_scsi_request *request)

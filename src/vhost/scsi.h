@@ -11,6 +11,7 @@
 
 #include <stdatomic.h>
 
+#include "bdev/reserve.h"
 #include "vhost/ring.h"
 #include "vhost/scsi_page.h"
 #include "vhost/vhost.h"
@@ -18,13 +19,34 @@
 enum { SCSI_EVENTS = 16 }; /* that wait for buffers of the guest; more are missed */
 
 /* Unit attentions that a nexus, which is a front-end's connection, is to be told of. The first is told first. */
-enum scsi_attention { SCSI_ATTENTION_RESET, SCSI_ATTENTION_CAPACITY, SCSI_ATTENTION_LUNS, SCSI_ATTENTIONS };
+enum scsi_attention {
+    SCSI_ATTENTION_RESET,
+    SCSI_ATTENTION_RESERVATIONS_PREEMPTED,
+    SCSI_ATTENTION_RESERVATIONS_RELEASED,
+    SCSI_ATTENTION_REGISTRATIONS_PREEMPTED,
+    SCSI_ATTENTION_CAPACITY,
+    SCSI_ATTENTION_LUNS,
+    SCSI_ATTENTIONS
+};
+
+/* A reactor's part of what waits for requests there to end. */
+struct scsi_wait {
+    struct plx_list link;
+    struct plx_fan_leg *leg;
+    struct scsi_leg *at;
+    struct scsi_tmf *tmf;       /* a function; NULL: */
+    const struct scsi_lun *lun; /* a preempt and abort, for those of this unit */
+    uint64_t seq;               /* requests before this one */
+    bool found;
+};
 
 /* A reactor's part of a unit. */
 struct scsi_lun_leg {
     struct plx_bdev_channel *channel;
+    const struct plx_resv *resv; /* NULL while it is not reserved */
     unsigned in_flight;
     struct plx_fan_leg *leaving; /* is to be answered when there is nothing in flight */
+    struct scsi_wait expel;
 } __attribute__((aligned(PLX_CACHE_ALIGN)));
 
 struct scsi_lun {
@@ -35,6 +57,7 @@ struct scsi_lun {
     struct plx_bdev *bdev;
     struct plx_bdev_access access;
     struct plx_bdev_hold *hold;
+    struct plx_resv_party resv;
     struct plx_fan fan; /* by which it leaves */
     bool there, leaving;
     plx_vhost_done_fn done;
@@ -51,13 +74,14 @@ struct scsi_target {
 /* A reactor's part of a host. */
 struct scsi_leg {
     struct plx_list rings; /* of requests, that run there */
-    struct plx_list waits; /* functions that wait for requests there to end */
+    struct plx_list waits; /* of scsi_wait */
     uint64_t seq;          /* requests that have begun there */
 } __attribute__((aligned(PLX_CACHE_ALIGN)));
 
 struct vhost_scsi {
     struct plx_vhost_ctrlr *ctrlr;
     bool packed;
+    uint8_t initiator[PLX_RESV_NAME];
     unsigned queues, n; /* queues of requests; reactors */
     struct plx_list luns;
     struct plx_reactor **reactors;
@@ -69,15 +93,6 @@ struct scsi_events {
     unsigned n;
     bool lost;
     struct virtio_scsi_event at[SCSI_EVENTS];
-};
-
-/* A reactor's part of a function. */
-struct scsi_wait {
-    struct plx_list link;
-    struct plx_fan_leg *leg;
-    struct scsi_tmf *tmf;
-    uint64_t seq; /* requests before this one */
-    bool found;
 };
 
 /* Task management of a device: one function at a time. */
@@ -127,8 +142,14 @@ void scsi_unit_now(const struct scsi_lun *l, struct scsi_unit *out);
 int scsi_tmf_init(struct scsi_tmf **out, struct vhost_ring *r);
 void scsi_tmf_free(struct scsi_tmf *t);
 void scsi_control_start(struct vhost_slot *s);
-/* Requests were published: some function may be done. */
-void scsi_tmf_look(struct vhost_ring *r);
+/* Requests were published: some of what waits for them may be done. */
+void scsi_tmf_look(struct scsi_leg *leg);
+/* Has a unit's requests end on this reactor that a reservation could concern; the leg is answered when they have. */
+void scsi_expel(struct scsi_wait *w, struct plx_fan_leg *leg);
+
+/* ---- scsi_party.c ---- */
+
+extern const struct plx_resv_party_ops scsi_party_ops;
 
 /* ---- scsi_event.c ---- */
 

@@ -16,22 +16,22 @@ enum { DPO_FUA = 0x18, GROUP = 0x1f, GROUP6 = 0x3f, VARIABLE = 0x7f };
  * WRITE (32) have no protection information, so that what they expect of it is zero.
  */
 static const struct scsi_rule cdb_rules[] = {
-    {0x28, -1, 10, SCSI_READ, 0, 2, 4, 7, 2, {0x28, DPO_FUA, B4, GROUP, 0xff, 0xff, 0}},
+    {0x28, -1, 10, SCSI_READ, SCSI_READS, 2, 4, 7, 2, {0x28, DPO_FUA, B4, GROUP, 0xff, 0xff, 0}},
     {0x2a, -1, 10, SCSI_WRITE, SCSI_WRITES, 2, 4, 7, 2, {0x2a, DPO_FUA, B4, GROUP, 0xff, 0xff, 0}},
-    {0x88, -1, 16, SCSI_READ, 0, 2, 8, 10, 4, {0x88, DPO_FUA, B8, B4, GROUP6, 0}},
+    {0x88, -1, 16, SCSI_READ, SCSI_READS, 2, 8, 10, 4, {0x88, DPO_FUA, B8, B4, GROUP6, 0}},
     {0x8a, -1, 16, SCSI_WRITE, SCSI_WRITES, 2, 8, 10, 4, {0x8a, DPO_FUA, B8, B4, GROUP6, 0}},
     {0x35, -1, 10, SCSI_FLUSH, 0, 2, 4, 7, 2, {0x35, 2, B4, GROUP, 0xff, 0xff, 0}},
     {0x91, -1, 16, SCSI_FLUSH, 0, 2, 8, 10, 4, {0x91, 2, B8, B4, GROUP6, 0}},
     {0x42, -1, 10, SCSI_UNMAP, SCSI_WRITES | SCSI_UNMAPS, 0, 0, 7, 2, {0x42, 0, Z4, GROUP, 0xff, 0xff, 0}},
-    {0x08, -1, 6, SCSI_READ, 0, 1, 3, 4, 1, {0x08, 0x1f, 0xff, 0xff, 0xff, 0}},
+    {0x08, -1, 6, SCSI_READ, SCSI_READS, 1, 3, 4, 1, {0x08, 0x1f, 0xff, 0xff, 0xff, 0}},
     {0x0a, -1, 6, SCSI_WRITE, SCSI_WRITES, 1, 3, 4, 1, {0x0a, 0x1f, 0xff, 0xff, 0xff, 0}},
-    {0xa8, -1, 12, SCSI_READ, 0, 2, 4, 6, 4, {0xa8, DPO_FUA, B4, B4, GROUP, 0}},
+    {0xa8, -1, 12, SCSI_READ, SCSI_READS, 2, 4, 6, 4, {0xa8, DPO_FUA, B4, B4, GROUP, 0}},
     {0xaa, -1, 12, SCSI_WRITE, SCSI_WRITES, 2, 4, 6, 4, {0xaa, DPO_FUA, B4, B4, GROUP, 0}},
     {VARIABLE,
      0x09,
      32,
      SCSI_READ,
-     0,
+     SCSI_READS,
      12,
      8,
      28,
@@ -59,21 +59,41 @@ static const struct scsi_rule cdb_rules[] = {
      13,
      1,
      {0x89, DPO_FUA, B8, 0, 0, 0, 0xff, GROUP6, 0}},
-    {0x2f, -1, 10, SCSI_VERIFY, 0, 2, 4, 7, 2, {0x2f, 0x12, B4, GROUP, 0xff, 0xff, 0}},
-    {0xaf, -1, 12, SCSI_VERIFY, 0, 2, 4, 6, 4, {0xaf, 0x12, B4, B4, GROUP, 0}},
-    {0x8f, -1, 16, SCSI_VERIFY, 0, 2, 8, 10, 4, {0x8f, 0x12, B8, B4, GROUP6, 0}},
-    {0x00, -1, 6, SCSI_NOTHING, 0, 0, 0, 0, 0, {0}},
-    {0x03, -1, 6, SCSI_REQUEST_SENSE, SCSI_CALM | SCSI_ANY_LUN, 0, 0, 4, 1, {0x03, 1, 0, 0, 0xff, 0}},
-    {0x12, -1, 6, SCSI_INQUIRY, SCSI_CALM | SCSI_ANY_LUN, 0, 0, 3, 2, {0x12, 1, 0xff, 0xff, 0xff, 0}},
-    {0x25, -1, 10, SCSI_CAPACITY10, 0, 0, 0, 0, 0, {0x25, 0, Z4, 0, 0, 0, 0}},
-    {0x9e, 0x10, 16, SCSI_CAPACITY16, 0, 0, 0, 10, 4, {0x9e, 0x10, Z4, Z4, B4, 0, 0}},
-    {0xa0, -1, 12, SCSI_REPORT_LUNS, SCSI_CALM | SCSI_ANY_LUN, 0, 0, 6, 4, {0xa0, 0, 0xff, 0, 0, 0, B4, 0, 0}},
+    {0x2f, -1, 10, SCSI_VERIFY, SCSI_READS, 2, 4, 7, 2, {0x2f, 0x12, B4, GROUP, 0xff, 0xff, 0}},
+    {0xaf, -1, 12, SCSI_VERIFY, SCSI_READS, 2, 4, 6, 4, {0xaf, 0x12, B4, B4, GROUP, 0}},
+    {0x8f, -1, 16, SCSI_VERIFY, SCSI_READS, 2, 8, 10, 4, {0x8f, 0x12, B8, B4, GROUP6, 0}},
+    {0x00, -1, 6, SCSI_NOTHING, SCSI_FREE, 0, 0, 0, 0, {0}},
+    {0x03, -1, 6, SCSI_REQUEST_SENSE, SCSI_CALM | SCSI_ANY_LUN | SCSI_FREE, 0, 0, 4, 1, {0x03, 1, 0, 0, 0xff, 0}},
+    {0x12, -1, 6, SCSI_INQUIRY, SCSI_CALM | SCSI_ANY_LUN | SCSI_FREE, 0, 0, 3, 2, {0x12, 1, 0xff, 0xff, 0xff, 0}},
+    {0x25, -1, 10, SCSI_CAPACITY10, SCSI_FREE, 0, 0, 0, 0, {0x25, 0, Z4, 0, 0, 0, 0}},
+    {0x9e, 0x10, 16, SCSI_CAPACITY16, SCSI_FREE, 0, 0, 10, 4, {0x9e, 0x10, Z4, Z4, B4, 0, 0}},
+    {0xa0,
+     -1,
+     12,
+     SCSI_REPORT_LUNS,
+     SCSI_CALM | SCSI_ANY_LUN | SCSI_FREE,
+     0,
+     0,
+     6,
+     4,
+     {0xa0, 0, 0xff, 0, 0, 0, B4, 0, 0}},
     {0x1a, -1, 6, SCSI_MODE6, 0, 0, 0, 4, 1, {0x1a, 8, 0xff, 0xff, 0xff, 0}},
     {0x5a, -1, 10, SCSI_MODE10, 0, 0, 0, 7, 2, {0x5a, 0x18, 0xff, 0xff, 0, 0, 0, 0xff, 0xff, 0}},
     {0xa3, 0x0c, 12, SCSI_OPCODES, 0, 0, 0, 6, 4, {0xa3, 0x0c, 0x87, 0xff, 0xff, 0xff, B4, 0, 0}},
     {0x1b, -1, 6, SCSI_START_STOP, 0, 0, 0, 0, 0, {0x1b, 1, 0, 0x0f, 0xf5, 0}},
     {0x1e, -1, 6, SCSI_NOTHING, 0, 0, 0, 0, 0, {0x1e, 0, 0, 0, 3, 0}},
     {0x1d, -1, 6, SCSI_NOTHING, 0, 0, 0, 0, 0, {0x1d, 4, 0, 0, 0, 0}}, /* a self-test, which passes */
+    {0x5e, 0, 10, SCSI_RESERVE_IN, SCSI_FREE, 0, 0, 7, 2, {0x5e, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 0}},
+    {0x5e, 1, 10, SCSI_RESERVE_IN, SCSI_FREE, 0, 0, 7, 2, {0x5e, 1, 0, 0, 0, 0, 0, 0xff, 0xff, 0}},
+    {0x5e, 2, 10, SCSI_RESERVE_IN, SCSI_FREE, 0, 0, 7, 2, {0x5e, 2, 0, 0, 0, 0, 0, 0xff, 0xff, 0}},
+    {0x5e, 3, 10, SCSI_RESERVE_IN, SCSI_FREE, 0, 0, 7, 2, {0x5e, 3, 0, 0, 0, 0, 0, 0xff, 0xff, 0}},
+    {0x5f, 0, 10, SCSI_RESERVE_OUT, SCSI_FREE, 0, 0, 5, 4, {0x5f, 0, 0xff, 0, 0, B4, 0}},
+    {0x5f, 1, 10, SCSI_RESERVE_OUT, SCSI_FREE, 0, 0, 5, 4, {0x5f, 1, 0xff, 0, 0, B4, 0}},
+    {0x5f, 2, 10, SCSI_RESERVE_OUT, SCSI_FREE, 0, 0, 5, 4, {0x5f, 2, 0xff, 0, 0, B4, 0}},
+    {0x5f, 3, 10, SCSI_RESERVE_OUT, SCSI_FREE, 0, 0, 5, 4, {0x5f, 3, 0xff, 0, 0, B4, 0}},
+    {0x5f, 4, 10, SCSI_RESERVE_OUT, SCSI_FREE, 0, 0, 5, 4, {0x5f, 4, 0xff, 0, 0, B4, 0}},
+    {0x5f, 5, 10, SCSI_RESERVE_OUT, SCSI_FREE, 0, 0, 5, 4, {0x5f, 5, 0xff, 0, 0, B4, 0}},
+    {0x5f, 6, 10, SCSI_RESERVE_OUT, SCSI_FREE, 0, 0, 5, 4, {0x5f, 6, 0xff, 0, 0, B4, 0}},
 };
 
 const struct scsi_rule *scsi_rule_next(const struct scsi_rule *rule)
@@ -94,7 +114,7 @@ const struct scsi_rule *scsi_rule_find(uint8_t opcode, uint16_t action)
 
 bool scsi_has_actions(uint8_t opcode)
 {
-    return opcode == VARIABLE || opcode == 0x9e || opcode == 0xa3;
+    return opcode == VARIABLE || opcode == 0x9e || opcode == 0xa3 || opcode == 0x5e || opcode == 0x5f;
 }
 
 bool scsi_illegal(struct scsi_sense *sense, enum scsi_asc asc)

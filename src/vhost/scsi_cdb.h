@@ -25,6 +25,8 @@ enum scsi_kind {
     SCSI_COMPARE_AND_WRITE,
     SCSI_FLUSH,
     SCSI_START_STOP,
+    SCSI_RESERVE_IN,
+    SCSI_RESERVE_OUT,
 };
 
 enum scsi_trait {
@@ -33,6 +35,8 @@ enum scsi_trait {
     SCSI_ANY_LUN = 1 << 2, /* and by a target without such a logical unit */
     SCSI_UNMAPS = 1 << 3,  /* there only for disks that can unmap */
     SCSI_COMPARES = 1 << 4,
+    SCSI_READS = 1 << 5, /* the disk, or looks at what is on it */
+    SCSI_FREE = 1 << 6,  /* is done whatever is reserved */
 };
 
 struct scsi_rule {

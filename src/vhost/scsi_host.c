@@ -4,6 +4,7 @@
 
 #include "base/log.h"
 #include "base/uuid.h"
+#include "vhost/scsi_resv.h"
 #include "vhost/scsi_ring.h"
 
 #include <assert.h>
@@ -100,7 +101,7 @@ void vhost_scsi_stopped(struct vhost_ring *r)
 void vhost_scsi_published(struct vhost_ring *r)
 {
     if (plx_unlikely(!plx_list_empty(&r->scsi->scsi->legs[r->scsi->leg].waits)))
-        scsi_tmf_look(r);
+        scsi_tmf_look(&r->scsi->scsi->legs[r->scsi->leg]);
 }
 
 void vhost_scsi_connected(struct vhost_scsi *h, unsigned nexus)
@@ -126,6 +127,12 @@ int vhost_scsi_new(struct vhost_scsi **out, struct plx_vhost_ctrlr *c, const str
     }
     memcpy(h->reactors, reactors, n * sizeof(struct plx_reactor *));
     h->ctrlr = c;
+    const char *slash = strrchr(c->path, '/');
+    if (scsi_resv_name(o->initiator ? o->initiator : slash ? slash + 1 : c->path, h->initiator)) {
+        free(h->reactors);
+        free(h);
+        return -EIO;
+    }
     h->n = n;
     h->packed = o->packed;
     h->queues = o->queues ? o->queues : SCSI_QUEUES;
@@ -157,6 +164,7 @@ static void lun_free(struct scsi_lun *l)
     void *arg = l->arg;
     if (l->hold)
         plx_bdev_release(l->hold);
+    plx_resv_party_destroy(&l->resv);
     plx_fan_destroy(&l->fan);
     plx_list_del(&l->link);
     free(l);
@@ -180,10 +188,17 @@ static void lun_flushed(struct plx_bdev_access *a, int result)
     plx_bdev_access_close(a, lun_closed);
 }
 
+static void lun_unasked(struct plx_resv_party *p)
+{
+    struct scsi_lun *l = plx_container_of(p, struct scsi_lun, resv);
+    plx_resv_party_destroy(p);
+    plx_bdev_access_flush(&l->access, VHOST_FLUSH_MS, lun_flushed);
+}
+
 static void lun_left(struct plx_fan *fan, int result)
 {
     (void)result;
-    plx_bdev_access_flush(&plx_container_of(fan, struct scsi_lun, fan)->access, VHOST_FLUSH_MS, lun_flushed);
+    plx_resv_leave(&plx_container_of(fan, struct scsi_lun, fan)->resv, lun_unasked);
 }
 
 static void lun_leaves(struct plx_fan_leg *fan)
@@ -277,8 +292,11 @@ static void lun_opened(struct plx_bdev_access *a, int result)
         plx_bdev_access_close(a, lun_closed_again);
         return;
     }
-    for (unsigned i = 0; i < l->fan.n; i++)
+    plx_resv_join(&l->resv);
+    for (unsigned i = 0; i < l->fan.n; i++) {
         l->legs[i].channel = plx_bdev_access_channel(a, i);
+        l->legs[i].resv = plx_resv_shown(&l->resv);
+    }
     l->there = true;
     atomic_store_explicit(&t->units[l->number], l, memory_order_release);
     atomic_fetch_add(&t->n, 1);
@@ -338,6 +356,10 @@ static struct scsi_lun *lun_new(struct vhost_scsi *h, const struct plx_vhost_lun
     l->shift = (unsigned)__builtin_ctz(plx_bdev_info(l->bdev)->block_size);
     fill_unit(&l->unit, l->bdev, what->read_only);
     plx_list_init(&l->link);
+    for (unsigned i = 0; i < h->n; i++) {
+        l->legs[i].expel = (struct scsi_wait){.at = &h->legs[i], .lun = l};
+        plx_list_init(&l->legs[i].expel.link);
+    }
     if (!plx_fan_init(&l->fan, h->ctrlr->vhost->control, h->reactors, h->n))
         return l;
     free(l);
@@ -388,6 +410,9 @@ int plx_vhost_scsi_add(struct plx_vhost_ctrlr *c, const struct plx_vhost_lun *wh
     if (!l)
         return plx_fail(err, -ENOMEM, "out of memory");
     ret = lun_hold(l, err);
+    if (!ret)
+        ret = plx_resv_party_init(&l->resv, l->bdev, what->ptpl_file, l->unit.uuid, c->vhost->control,
+                                  c->scsi->reactors, c->scsi->n, &scsi_party_ops, err);
     if (!ret) {
         ret = plx_bdev_access_open(&l->access, l->bdev, c->scsi->reactors, c->scsi->n, c->vhost->control, lun_opened);
         if (ret)
@@ -401,6 +426,7 @@ int plx_vhost_scsi_add(struct plx_vhost_ctrlr *c, const struct plx_vhost_lun *wh
     }
     if (l->hold)
         plx_bdev_release(l->hold);
+    plx_resv_party_destroy(&l->resv);
     plx_fan_destroy(&l->fan);
     free(l);
     return ret;
@@ -440,6 +466,10 @@ bool plx_vhost_scsi_next(const struct plx_vhost_ctrlr *c, struct plx_vhost_lun *
         }
     }
     if (best)
-        *at = (struct plx_vhost_lun){best->target, best->number, best->bdev, best->unit.read_only};
+        *at = (struct plx_vhost_lun){.target = best->target,
+                                     .lun = best->number,
+                                     .bdev = best->bdev,
+                                     .read_only = best->unit.read_only,
+                                     .ptpl_file = plx_resv_file(&best->resv)};
     return best;
 }

@@ -170,6 +170,7 @@ static uint32_t mode_control(const struct scsi_unit *u, bool changeable, uint8_t
     out[0] = 0x0a;
     out[1] = 10;
     out[3] = changeable ? 0 : 0x10; /* commands are done in any order */
+    out[5] = changeable ? 0 : 0x40; /* TAS: those of others that a preempt ends say so */
     return 12;
 }
 

@@ -87,7 +87,13 @@ enum { VIRTIO_SCSI_RESCAN = 1, VIRTIO_SCSI_REMOVED = 2 }; /* of a transport rese
 
 /* ---- SAM, SPC, SBC ---- */
 
-enum scsi_status { SCSI_GOOD = 0, SCSI_CHECK_CONDITION = 2, SCSI_RESERVATION_CONFLICT = 0x18 };
+enum scsi_status {
+    SCSI_GOOD = 0,
+    SCSI_CHECK_CONDITION = 2,
+    SCSI_BUSY = 8,
+    SCSI_RESERVATION_CONFLICT = 0x18,
+    SCSI_TASK_ABORTED = 0x40, /* by another initiator: see TAS in the control mode page */
+};
 
 enum scsi_key {
     SCSI_NO_SENSE = 0,
@@ -116,13 +122,18 @@ enum scsi_asc {
     SCSI_ASC_CDB_FIELD = 0x2400,
     SCSI_ASC_NO_LUN = 0x2500,
     SCSI_ASC_PARAMETER_FIELD = 0x2600,
+    SCSI_ASC_RELEASE = 0x2604,
     SCSI_ASC_WRITE_PROTECTED = 0x2700,
     SCSI_ASC_SPACE = 0x2707,
     SCSI_ASC_RESET = 0x2903,
+    SCSI_ASC_RESERVATIONS_PREEMPTED = 0x2a03,
+    SCSI_ASC_RESERVATIONS_RELEASED = 0x2a04,
+    SCSI_ASC_REGISTRATIONS_PREEMPTED = 0x2a05,
     SCSI_ASC_CAPACITY = 0x2a09,
     SCSI_ASC_SAVING = 0x3900,
     SCSI_ASC_LUNS = 0x3f0e,
     SCSI_ASC_INTERNAL = 0x4400,
+    SCSI_ASC_REGISTRATIONS = 0x5504,
 };
 
 static inline uint16_t scsi_get16(const uint8_t *p)

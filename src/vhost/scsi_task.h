@@ -19,7 +19,9 @@ struct scsi_task {
     uint32_t list;      /* bytes of the parameter list of an unmap */
     uint16_t number;    /* of the unit that it is for, of this target */
     uint8_t target;
-    uint8_t ended; /* it was asked to end early, which this response then says */
+    uint8_t needs; /* enum plx_resv_access */
+    uint8_t ended; /* it was asked to end early, which this response then says, */
+    bool expelled; /* or this status: its initiator has lost its registration */
 };
 
 #endif

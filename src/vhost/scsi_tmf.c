@@ -26,6 +26,8 @@ static bool asks_only(const struct scsi_tmf *t)
 /* Those of other front-ends are meant by functions that are about the unit, and not about a nexus. */
 static bool meant_ring(const struct scsi_tmf *t, const struct scsi_ring *r)
 {
+    if (!t)
+        return true;
     const enum virtio_scsi_function f = function_of(t);
     return f == VIRTIO_SCSI_LUN_RESET || f == VIRTIO_SCSI_CLEAR_TASK_SET || r->device == t->ring->scsi->device;
 }
@@ -33,6 +35,8 @@ static bool meant_ring(const struct scsi_tmf *t, const struct scsi_ring *r)
 static bool meant(const struct scsi_wait *w, const struct vhost_slot *s)
 {
     const struct scsi_tmf *t = w->tmf;
+    if (!t)
+        return s->busy && s->task.seq < w->seq && s->task.lun == w->lun && s->task.needs;
     const enum virtio_scsi_function f = function_of(t);
     if (!s->busy || s->task.seq >= w->seq || s->task.target != t->target)
         return false;
@@ -45,11 +49,10 @@ static bool meant(const struct scsi_wait *w, const struct vhost_slot *s)
 }
 
 /* Calls fn for each request on this reactor that is meant. @return how many there are */
-static unsigned each_meant(struct scsi_wait *w, struct scsi_leg *leg,
-                           void (*fn)(struct scsi_wait *w, struct vhost_slot *s))
+static unsigned each_meant(struct scsi_wait *w, void (*fn)(struct scsi_wait *w, struct vhost_slot *s))
 {
     unsigned n = 0;
-    plx_list_for_each(it, &leg->rings) {
+    plx_list_for_each(it, &w->at->rings) {
         struct scsi_ring *ring = plx_list_entry(it, struct scsi_ring, link);
         struct vhost_ring *r = ring->ring;
         for (unsigned i = 0; i < r->size && meant_ring(w->tmf, ring); i++) {
@@ -65,10 +68,12 @@ static unsigned each_meant(struct scsi_wait *w, struct scsi_leg *leg,
 
 /* ---- on each reactor ---- */
 
-static struct scsi_leg *wait_leg(const struct scsi_wait *w)
+/* @return whether there are any */
+static bool wait_begin(struct scsi_wait *w, struct plx_fan_leg *leg)
 {
-    const struct scsi_tmf *t = w->tmf;
-    return &t->ring->scsi->scsi->legs[w - t->waits];
+    w->leg = leg;
+    w->seq = w->at->seq;
+    return each_meant(w, NULL) != 0;
 }
 
 static void end_early(struct scsi_wait *w, struct vhost_slot *s)
@@ -83,24 +88,37 @@ static void end_early(struct scsi_wait *w, struct vhost_slot *s)
 static void tmf_here(struct plx_fan_leg *fan)
 {
     struct scsi_wait *w = fan->arg;
-    struct scsi_leg *leg = wait_leg(w);
-    w->leg = fan;
-    w->seq = leg->seq;
-    w->found = each_meant(w, leg, NULL) != 0;
+    w->found = wait_begin(w, fan);
     if (!w->found || asks_only(w->tmf)) {
         plx_fan_answer(fan, 0);
         return;
     }
-    plx_list_add_tail(&leg->waits, &w->link);
-    each_meant(w, leg, end_early);
+    plx_list_add_tail(&w->at->waits, &w->link);
+    each_meant(w, end_early);
 }
 
-void scsi_tmf_look(struct vhost_ring *r)
+static void expel_early(struct scsi_wait *w, struct vhost_slot *s)
 {
-    struct scsi_leg *leg = &r->scsi->scsi->legs[r->scsi->leg];
+    (void)w;
+    s->task.expelled = true;
+    plx_bdev_abort(s->task.lun->legs[s->ring->scsi->leg].channel, &s->req);
+}
+
+void scsi_expel(struct scsi_wait *w, struct plx_fan_leg *leg)
+{
+    if (!wait_begin(w, leg)) {
+        plx_fan_answer(leg, 0);
+        return;
+    }
+    plx_list_add_tail(&w->at->waits, &w->link);
+    each_meant(w, expel_early);
+}
+
+void scsi_tmf_look(struct scsi_leg *leg)
+{
     plx_list_for_each_safe(it, &leg->waits) {
         struct scsi_wait *w = plx_list_entry(it, struct scsi_wait, link);
-        if (each_meant(w, leg, NULL))
+        if (each_meant(w, NULL))
             continue;
         plx_list_del(&w->link);
         plx_fan_answer(w->leg, 0);
@@ -246,6 +264,7 @@ int scsi_tmf_init(struct scsi_tmf **out, struct vhost_ring *r)
     }
     for (unsigned i = 0; i < h->n; i++) {
         t->waits[i].tmf = t;
+        t->waits[i].at = &r->scsi->scsi->legs[i];
         plx_list_init(&t->waits[i].link);
     }
     *out = t;

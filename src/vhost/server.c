@@ -78,6 +78,7 @@ void plx_vhost_stop(struct plx_vhost *v, uint32_t grace_ms, plx_vhost_done_fn do
 static void ctrlr_free(struct plx_vhost_ctrlr *c)
 {
     struct plx_vhost *v = c->vhost;
+    plx_resv_party_destroy(&c->resv);
     if (c->hold)
         plx_bdev_release(c->hold);
     vhost_scsi_free(c->scsi);
@@ -107,6 +108,13 @@ static void ctrlr_flushed(struct plx_bdev_access *a, int result)
     plx_bdev_access_close(a, ctrlr_closed);
 }
 
+static void ctrlr_unasked(struct plx_resv_party *p)
+{
+    struct plx_vhost_ctrlr *c = plx_container_of(p, struct plx_vhost_ctrlr, resv);
+    plx_resv_party_destroy(p);
+    plx_bdev_access_flush(&c->access, VHOST_FLUSH_MS, ctrlr_flushed);
+}
+
 static void scsi_ended(struct plx_msg *msg)
 {
     ctrlr_closed(&plx_container_of(msg, struct plx_vhost_ctrlr, msg)->access, 0);
@@ -131,7 +139,7 @@ void vhost_ctrlr_left(struct plx_vhost_ctrlr *c)
             plx_reactor_send(c->vhost->control, &c->msg);
             return;
         }
-        plx_bdev_access_flush(&c->access, VHOST_FLUSH_MS, ctrlr_flushed);
+        plx_resv_leave(&c->resv, ctrlr_unasked);
     }
 }
 
@@ -154,6 +162,28 @@ int plx_vhost_remove(struct plx_vhost_ctrlr *c, plx_vhost_done_fn done, void *ar
     vhost_ctrlr_left(c); /* else when it was opened: see ctrlr_opened() */
     return 0;
 }
+
+/* ---- what others have reserved ---- */
+
+static void blk_forbid(struct plx_vhost_ctrlr *c)
+{
+    const unsigned all = PLX_MAY_READ | PLX_MAY_WRITE;
+    atomic_store(&c->blk.forbidden, (uint8_t)(all & ~plx_resv_access(plx_resv_shown(&c->resv), NULL)));
+}
+
+static void blk_show(struct plx_fan_leg *leg)
+{
+    blk_forbid(plx_container_of(plx_resv_party_of(leg), struct plx_vhost_ctrlr, resv));
+    plx_fan_answer(leg, 0);
+}
+
+/* Who is no registrant is expelled from nothing, and told of nothing. */
+static void blk_none(struct plx_fan_leg *leg)
+{
+    plx_fan_answer(leg, 0);
+}
+
+static const struct plx_resv_party_ops blk_party_ops = {.show = blk_show, .expel = blk_none, .tell = blk_none};
 
 /* ---- its beginning ---- */
 
@@ -189,6 +219,11 @@ static void ctrlr_closed_again(struct plx_bdev_access *a, int result)
     ctrlr_undone(plx_container_of(a, struct plx_vhost_ctrlr, access), -EIO);
 }
 
+static void ctrlr_unasked_again(struct plx_resv_party *p)
+{
+    plx_bdev_access_close(&plx_container_of(p, struct plx_vhost_ctrlr, resv)->access, ctrlr_closed_again);
+}
+
 static void ctrlr_opened(struct plx_bdev_access *a, int result)
 {
     struct plx_vhost_ctrlr *c = plx_container_of(a, struct plx_vhost_ctrlr, access);
@@ -197,6 +232,10 @@ static void ctrlr_opened(struct plx_bdev_access *a, int result)
         return;
     }
     c->opened = true;
+    if (!c->scsi) {
+        plx_resv_join(&c->resv);
+        blk_forbid(c);
+    }
     if (c->removing) {
         vhost_ctrlr_left(c);
         return;
@@ -205,7 +244,7 @@ static void ctrlr_opened(struct plx_bdev_access *a, int result)
         if (c->scsi)
             ctrlr_undone(c, -EIO);
         else
-            plx_bdev_access_close(a, ctrlr_closed_again);
+            plx_resv_leave(&c->resv, ctrlr_unasked_again);
         return;
     }
     plx_vhost_done_fn done = c->done;
@@ -287,6 +326,8 @@ static int ctrlr_open(struct plx_vhost_ctrlr *c, const struct plx_vhost_blk_opts
     if (!ret)
         ret = ctrlr_hold(c, err);
     if (!ret)
+        ret = plx_resv_party_init(&c->resv, c->blk.bdev, NULL, NULL, v->control, reactors, n, &blk_party_ops, err);
+    if (!ret)
         ret = plx_listener_bind_path(&c->listener, c->path, err);
     if (!ret) {
         c->listener.accepted = ctrlr_accepted;
@@ -355,6 +396,9 @@ static int scsi_open(struct plx_vhost_ctrlr *c, const struct plx_vhost_scsi_opts
     const unsigned n = ret ? 0 : choose_reactors(v, o->cores, o->ncores, reactors);
     if (!ret && !n)
         ret = plx_fail(err, -EINVAL, "no reactor that can have rings runs on any of these cores");
+    if (!ret && o->initiator && strlen(o->initiator) >= PLX_VHOST_INITIATOR_SIZE)
+        ret =
+            plx_fail(err, -EINVAL, "the name of an initiator has at most %d characters", PLX_VHOST_INITIATOR_SIZE - 1);
     if (!ret && vhost_scsi_new(&c->scsi, c, o, reactors, n))
         ret = plx_fail(err, -ENOMEM, "out of memory");
     if (!ret)

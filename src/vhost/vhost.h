@@ -16,6 +16,7 @@
 
 #include "base/list.h"
 #include "bdev/access.h"
+#include "bdev/reserve.h"
 #include "net/stream.h"
 #include "vhost/blk.h"
 #include "vhost/msg.h"
@@ -44,6 +45,7 @@ struct plx_vhost_ctrlr {
     struct plx_msg msg;            /* of one, which has begun, or has no units any more */
     struct plx_bdev_access access; /* legs are the reactors that its rings are on */
     struct plx_bdev_hold *hold;
+    struct plx_resv_party resv;
     struct plx_listener listener;
     unsigned first; /* leg of ring 0 */
     bool opened, removing;
