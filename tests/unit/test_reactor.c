@@ -14,6 +14,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
+#include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -38,6 +39,41 @@ static void *run(void *arg)
 {
     plx_reactor_run(arg);
     return NULL;
+}
+
+/* ---- what the thread gets of its core ---- */
+
+struct slice {
+    struct plx_msg msg;
+    struct plx_reactor *r;
+    uint64_t runtime;
+};
+
+/* 0 before Linux 6.12. */
+static uint64_t slice_now(void)
+{
+    uint64_t attr[6] = {sizeof attr};
+    return syscall(SYS_sched_getattr, 0, attr, sizeof attr, 0) ? 0 : attr[3];
+}
+
+static void note_slice(struct plx_msg *msg)
+{
+    struct slice *s = plx_container_of(msg, struct slice, msg);
+    s->runtime = slice_now();
+    plx_reactor_stop(s->r);
+}
+
+static void test_a_reactor_takes_its_core_in_small_pieces(void **state)
+{
+    struct slice s = {.r = make(PLX_POLL_SLEEP)};
+    const uint64_t before = slice_now();
+    (void)state;
+    s.msg.fn = note_slice;
+    plx_reactor_send(s.r, &s.msg);
+    plx_reactor_run(s.r);
+    assert_int_equal(s.runtime, before ? 100000 : 0);
+    assert_int_equal(slice_now(), before); /* the thread is the caller's again */
+    plx_reactor_destroy(s.r);
 }
 
 /* ---- messages ---- */
@@ -820,6 +856,7 @@ int main(void)
 #f " (sleep)", f, NULL, NULL, &modes[2]                                                                        \
     }
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_a_reactor_takes_its_core_in_small_pieces),
         EACH_MODE(messages_of_each_thread_arrive_once_and_in_order),
         EACH_MODE(two_reactors_wake_each_other),
         cmocka_unit_test(a_message_wakes_a_sleeping_reactor),
