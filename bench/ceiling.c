@@ -13,6 +13,13 @@
  *             [-s SERVER_CORE] [-c CLIENT_CORE]
  *
  * DEPTH is over all connections. Prints one line of JSON.
+ *
+ *     ceiling -m ...
+ *
+ * is what shared memory leaves to any vhost-user back-end and its client: the client asks by one counter, the server
+ * copies SIZE bytes from random places of its data to the client's buffers (with -w write the other way), and answers
+ * by another counter. With -R RATE the client asks so many times a second, one at a time, and wakes the server by an
+ * eventfd on which that sleeps; the client spins. The answer then has percentiles in the place of the average.
  */
 #include <arpa/inet.h>
 #include <errno.h>
@@ -20,12 +27,15 @@
 #include <netinet/tcp.h>
 #include <sched.h>
 #include <signal.h>
+#include <stdalign.h>
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
+#include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
@@ -45,10 +55,10 @@ enum {
 #define WARM_UP 0.2 /* seconds before measuring begins: TCP's windows open */
 
 static struct {
-    bool write;
+    bool write, memory;
     size_t bytes, data_bytes, chunk;
     unsigned depth, connections;
-    double seconds;
+    double seconds, rate;
     int server_core, client_core;
 } o = {.bytes = 4096,
        .data_bytes = 1 << 20,
@@ -324,6 +334,99 @@ static double load(void)
     return (double)(done - before) / (end - start);
 }
 
+/* ---- shared memory ---- */
+
+/* Each counter is written by one side alone, and lies two cache lines from the other. */
+static struct shared {
+    alignas(128) _Atomic uint64_t asked;
+    alignas(128) _Atomic uint64_t done;
+    alignas(128) char first[];
+} * shared;
+
+static int bell; /* eventfd that the server sleeps on, with -R */
+
+static struct {
+    double p50, p99;
+} paced; /* us, with -R */
+
+static void copy_one(uint64_t n)
+{
+    char *buffer = client_data + n % o.depth * o.bytes, *place = somewhere();
+    memcpy(o.write ? place : buffer, o.write ? buffer : place, o.bytes);
+}
+
+_Noreturn static void serve_memory(int ready_fd)
+{
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    pin(o.server_core);
+    data = memory(o.data_bytes + o.bytes);
+    if (write(ready_fd, "", 1) != 1)
+        die("pipe");
+    for (uint64_t done = 0;;) {
+        eventfd_t ignored;
+        if (o.rate > 0 && eventfd_read(bell, &ignored))
+            die("eventfd");
+        uint64_t asked = atomic_load_explicit(&shared->asked, memory_order_acquire);
+        while (done < asked) {
+            copy_one(done++);
+            atomic_store_explicit(&shared->done, done, memory_order_release);
+        }
+    }
+}
+
+/* @return requests a second */
+static double load_memory(void)
+{
+    double start = now(), end = start, warm = 0;
+    uint64_t before = 0, done = 0;
+    for (unsigned rounds = 1; !warm || end - warm < o.seconds; rounds++) {
+        atomic_store_explicit(&shared->asked, done + o.depth, memory_order_release);
+        uint64_t was = done;
+        while ((done = atomic_load_explicit(&shared->done, memory_order_acquire)) == was)
+            ;
+        if (rounds & 255)
+            continue;
+        end = now();
+        if (!warm && end - start > WARM_UP) {
+            warm = end;
+            before = done;
+        }
+    }
+    return (double)(done - before) / (end - warm);
+}
+
+static int by_size(const void *a, const void *b)
+{
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+/* One request at a time, by schedule, to a server that sleeps meanwhile. @return requests a second */
+static double load_paced(void)
+{
+    unsigned count = (unsigned)(o.rate * o.seconds) + 1;
+    double *took = calloc(count, sizeof *took);
+    if (!took)
+        die("no memory");
+    double start = now();
+    for (unsigned i = 0; i < count; i++) {
+        while (now() < start + i / o.rate)
+            ;
+        double begin = now();
+        atomic_store_explicit(&shared->asked, i + 1, memory_order_release);
+        if (eventfd_write(bell, 1))
+            die("eventfd");
+        while (atomic_load_explicit(&shared->done, memory_order_acquire) <= i)
+            ;
+        took[i] = (now() - begin) * 1e6;
+    }
+    qsort(took, count, sizeof *took, by_size);
+    paced.p50 = took[count / 2];
+    paced.p99 = took[(unsigned)(count * 0.99)];
+    free(took);
+    return count / (now() - start);
+}
+
 /* ---- options ---- */
 
 static double number(const char *text, double min, double max)
@@ -345,7 +448,7 @@ _Noreturn static void usage(const char *what)
 
 static void parse(int argc, char **argv)
 {
-    for (int opt; (opt = getopt(argc, argv, "w:o:q:P:d:r:t:s:c:")) >= 0;) {
+    for (int opt; (opt = getopt(argc, argv, "w:o:q:P:d:r:t:s:c:mR:")) >= 0;) {
         switch (opt) {
         case 'w':
             o.write = strcmp(optarg, "write") == 0;
@@ -376,6 +479,12 @@ static void parse(int argc, char **argv)
         case 'c':
             o.client_core = (int)number(optarg, 0, CPU_SETSIZE - 1);
             break;
+        case 'm':
+            o.memory = true;
+            break;
+        case 'R':
+            o.rate = number(optarg, 1, 1e6);
+            break;
         default:
             exit(2);
         }
@@ -386,41 +495,77 @@ static void parse(int argc, char **argv)
         usage("the depth is over all connections, so it must not be below their number");
 }
 
+/* ---- both ---- */
+
+static int listen_somewhere(struct sockaddr_in *sa)
+{
+    *sa = (struct sockaddr_in){.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    socklen_t len = sizeof *sa;
+    int listener = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    if (listener < 0 || bind(listener, (struct sockaddr *)sa, sizeof *sa) < 0 ||
+        listen(listener, MAX_CONNECTIONS) < 0 || getsockname(listener, (struct sockaddr *)sa, &len) < 0)
+        die("cannot listen");
+    return listener;
+}
+
+static void share_memory(void)
+{
+    size_t bytes = sizeof *shared + o.depth * o.bytes;
+    shared = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    bell = eventfd(0, EFD_CLOEXEC);
+    if (shared == MAP_FAILED || bell < 0)
+        die("no memory");
+    memset(shared->first, 1, o.depth * o.bytes);
+    client_data = shared->first;
+}
+
+/* @return requests a second */
+static double run(const struct sockaddr_in *sa)
+{
+    if (o.memory)
+        return o.rate > 0 ? load_paced() : load_memory();
+    client_data = memory(o.depth * o.bytes);
+    connect_all(sa);
+    return load();
+}
+
 int main(int argc, char **argv)
 {
     parse(argc, argv);
-    int listener = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    struct sockaddr_in sa = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
-    socklen_t len = sizeof sa;
-    if (listener < 0 || bind(listener, (struct sockaddr *)&sa, sizeof sa) < 0 ||
-        listen(listener, MAX_CONNECTIONS) < 0 || getsockname(listener, (struct sockaddr *)&sa, &len) < 0)
-        die("cannot listen");
-    int ready_pipe[2];
+    struct sockaddr_in sa;
+    int listener = -1, ready_pipe[2];
+    if (o.memory)
+        share_memory();
+    else
+        listener = listen_somewhere(&sa);
     char go;
     if (pipe2(ready_pipe, O_CLOEXEC) < 0)
         die("pipe");
     pid_t pid = fork();
+    if (pid == 0 && o.memory)
+        serve_memory(ready_pipe[1]);
     if (pid == 0)
         serve(listener, ready_pipe[1]);
     close(ready_pipe[1]);
     if (pid < 0 || read(ready_pipe[0], &go, 1) != 1)
         die("no server");
     pin(o.client_core);
-    client_data = memory(o.depth * o.bytes);
-    connect_all(&sa);
     clockid_t server_clock;
     if (clock_getcpuclockid(pid, &server_clock))
         die("no clock of the server");
     double start = now(), client = seconds_of(CLOCK_PROCESS_CPUTIME_ID), server = seconds_of(server_clock),
-           iops = load();
+           iops = run(&sa);
     double wall = now() - start;
     client = seconds_of(CLOCK_PROCESS_CPUTIME_ID) - client;
     server = seconds_of(server_clock) - server;
     kill(pid, SIGKILL);
     waitpid(pid, NULL, 0);
+    printf("{\"iops\": %.1f, \"mib_s\": %.1f, ", iops, iops * (double)o.bytes / 1048576);
+    if (o.rate > 0)
+        printf("\"latency_us\": {\"p50\": %.3f, \"p99\": %.3f}, ", paced.p50, paced.p99);
+    else
+        printf("\"latency_us\": {\"avg\": %.3f}, ", o.depth / iops * 1e6);
     /* The shares of their cores that both got tell a measurement that was disturbed. */
-    printf("{\"iops\": %.1f, \"mib_s\": %.1f, \"latency_us\": {\"avg\": %.3f}, "
-           "\"client_cpu\": %.3f, \"server_cpu\": %.3f}\n",
-           iops, iops * (double)o.bytes / 1048576, o.depth / iops * 1e6, client / wall, server / wall);
+    printf("\"client_cpu\": %.3f, \"server_cpu\": %.3f}\n", client / wall, server / wall);
     return 0;
 }

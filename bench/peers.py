@@ -65,29 +65,29 @@ def tolerant(skipped, what):
     try:
         yield
     except (Skip, OSError, RuntimeError, subprocess.SubprocessError) as why:
-        skipped[f"peers: {what}"] = str(why)
+        skipped[what] = str(why)
 
 
 def cross(load, targets, hosts, seconds, skipped):
     """One round of a load: {(target, host): IOPS}; pairs that failed are left out, and told of in skipped."""
     result = {}
     for target in targets:
-        with tolerant(skipped, f"{target}'s target"), TARGETS[target]() as (port, nqn):
+        with tolerant(skipped, f"peers: {target}'s target"), TARGETS[target]() as (port, nqn):
             fill(remote(port, nqn), RAM_SIZE)
             for host in hosts:
-                with tolerant(skipped, f"{host}'s host on {target}'s target"):
+                with tolerant(skipped, f"peers: {host}'s host on {target}'s target"):
                     result[target, host] = HOSTS[host](port, nqn, load, seconds)
     return result
 
 
-def comparisons(targets, hosts):
-    """(peer, what, ours, theirs): pairs of (target, host) whose ratio says how we stand to a peer."""
-    for peer in sorted(set(targets + hosts) - {"pollux"}):
-        if peer in targets and peer in hosts:
+def comparisons(servers, clients, server="target", client="host"):
+    """(peer, what, ours, theirs): pairs of (server, client) whose ratio says how we stand to a peer."""
+    for peer in sorted(set(servers + clients) - {"pollux"}):
+        if peer in servers and peer in clients:
             yield peer, "both ends", ("pollux", "pollux"), (peer, peer)
-            yield peer, "the target", ("pollux", peer), (peer, peer)
-            yield peer, "the host", (peer, "pollux"), (peer, peer)
-        elif peer in targets:
-            yield peer, "the target, under our host", ("pollux", "pollux"), (peer, "pollux")
+            yield peer, f"the {server}", ("pollux", peer), (peer, peer)
+            yield peer, f"the {client}", (peer, "pollux"), (peer, peer)
+        elif peer in servers:
+            yield peer, f"the {server}, under our {client}", ("pollux", "pollux"), (peer, "pollux")
         else:
-            yield peer, "the host, on our target", ("pollux", "pollux"), ("pollux", peer)
+            yield peer, f"the {client}, on our {server}", ("pollux", "pollux"), ("pollux", peer)
