@@ -303,7 +303,7 @@ static bool apply_begin(struct plx_nvmf_target *t)
         return false;
     }
     a->taking = t->taken;
-    t->taken = false;
+    t->taken = 0;
     move_all(&a->ns, &t->removed_ns);
     move_all(&a->subsystems, &t->removed_subsystems);
     move_all(&a->listeners, &t->removed_listeners);

@@ -182,14 +182,17 @@ int plx_nvmf_ns_remove_host(struct plx_nvmf_subsystem *s, uint32_t nsid, const c
 {
     int ret;
     nvmf_assert_control(s->target);
-    if (!find_masked(s, nsid, &ret, err))
+    struct nvmf_ns *ns = find_masked(s, nsid, &ret, err);
+    if (!ns)
         return ret;
     struct nvmf_viewer *v = find_viewer(s, hostnqn);
     struct nvmf_attachment *a = find_attachment(v, nsid);
     if (!a || !a->attached)
         return plx_fail(err, -ENOENT, "namespace %u is not attached to host %.223s", nsid, hostnqn);
     a->attached = false;
-    v->dirty = s->dirty = s->target->taken = true;
+    v->dirty = s->dirty = true;
+    ns->taken = s->target->generation + 1;
+    s->target->taken = s->target->taken ? s->target->taken : ns->taken;
     return 0;
 }
 
@@ -331,22 +334,38 @@ static const struct nvmf_ns *masked_ns_of(const struct nvmf_nsref *ref)
     return (const void *)(first - offsetof(struct nvmf_ns, refs));
 }
 
-/* Whether its host sees its namespace no more, and others do; what nobody sees leaves by itself. */
-static bool unseen_by_host(const struct nvmf_req *req)
+/* A namespace that this apply takes from a host, and others see yet: what nobody sees leaves by itself. */
+static bool is_being_taken(const struct nvmf_group *g, const struct nvmf_ns *ns, const struct nvmf_image *image)
 {
-    const struct nvmf_image *image = req->qp->image;
-    if (!image || req->ns->gone)
+    const struct nvmf_table *all = image ? image->all : NULL;
+    const struct nvmf_image_ns *of = all && ns->nsid <= all->nns ? &all->ns[ns->nsid - 1] : NULL;
+    return of && of->ns == ns && of->taken >= g->target->apply.taking;
+}
+
+/*
+ * Whether it is for a namespace that is being taken, and of a host that does not see that. A connection that is not
+ * welcome any more has no image; whose it was that a closed one has left to a disk is not known, so that is waited for
+ * in any case, and for that namespace alone.
+ */
+static bool taken_from_host(const struct nvmf_req *req)
+{
+    if (!req->ns || req->ns->gone)
         return false;
+    const struct nvmf_group *g = req->ns->group;
     const struct nvmf_ns *ns = masked_ns_of(req->ns);
-    const struct nvmf_image_ns *seen = nvmf_image_ns(image, ns->nsid);
-    const struct nvmf_table *all = image->whole->all;
-    return (!seen || seen->ns != ns) && ns->nsid <= all->nns && all->ns[ns->nsid - 1].ns == ns;
+    const unsigned index = ns->owner->index;
+    const struct nvmf_image *image = index < g->snap->nimages ? g->snap->images[index] : NULL;
+    if (!is_being_taken(g, ns, image))
+        return false;
+    const struct nvmf_ctrlr *c = req->qp->ctrlr;
+    const struct nvmf_image_ns *seen = c ? nvmf_image_ns(nvmf_image_seen_by(image, c->hostnqn), ns->nsid) : NULL;
+    return !seen || seen->ns != ns;
 }
 
 static void take_from_hosts(struct nvmf_req *req, void *arg)
 {
     (void)arg;
-    if (!req->ns || !unseen_by_host(req))
+    if (!taken_from_host(req))
         return;
     req->taken = true;
     nvmf_req_abort(req);
@@ -355,13 +374,13 @@ static void take_from_hosts(struct nvmf_req *req, void *arg)
 static void count_taken(struct nvmf_req *req, void *arg)
 {
     unsigned *n = arg;
-    *n += req->ns && req->taken;
+    *n += req->ns && req->taken && taken_from_host(req);
 }
 
 static void end_taken(struct nvmf_req *req, void *arg)
 {
     (void)arg;
-    if (req->ns && req->taken && req->state != NVMF_REQ_EXECUTING)
+    if (req->ns && req->taken && req->state != NVMF_REQ_EXECUTING && taken_from_host(req))
         nvmf_transport_of(req->qp)->kill(req->qp, "it holds on to a namespace that was taken from its host");
 }
 

@@ -78,7 +78,7 @@ struct nvmf_ns {
     struct plx_list link; /* once removed: in a list of what leaves; the control reactor's */
     struct plx_nvmf_target *target;
     struct plx_nvmf_subsystem *subsys;      /* the control reactor's; NULL once removed */
-    const struct plx_nvmf_subsystem *owner; /* the same, to be compared only */
+    const struct plx_nvmf_subsystem *owner; /* the same, which may go once a reactor knows that this is gone */
     struct plx_bdev *bdev;
     uint32_t nsid;
     uint32_t anagrpid; /* the control reactor's */
@@ -86,6 +86,7 @@ struct nvmf_ns {
     bool can_persist; /* reservations do, through power loss */
     struct plx_resv_party resv;
     uint64_t before;             /* plx_nvmf_subsystem.changed, before it came; the control reactor's */
+    uint64_t taken;              /* from a host, last in this generation; the same */
     bool seen;                   /* is in an image; the same */
     bool opened;                 /* has channels; the same */
     struct plx_bdev_hold *hold;  /* while it has; the same */
@@ -149,6 +150,7 @@ struct nvmf_table {
     struct nvmf_image_ns {
         struct nvmf_ns *ns; /* NULL where there is none */
         uint64_t changed;   /* generation; of removed ones too */
+        uint64_t taken;     /* generation in which a host last lost it, 0 for never */
         uint64_t blocks;
         uint32_t anagrpid;
     } ns[]; /* by nsid - 1 */
@@ -472,8 +474,8 @@ struct nvmf_caller {
 
 struct nvmf_apply {
     enum nvmf_apply_step step;
-    bool starting; /* the target's first one, which fails as a whole */
-    bool taking;   /* a namespace was taken from a host */
+    bool starting;   /* the target's first one, which fails as a whole */
+    uint64_t taking; /* the first generation since the last apply in which a namespace was taken from a host, or 0 */
     int result;
     unsigned opening;
     struct nvmf_snapshot *next, *old;
@@ -534,7 +536,7 @@ struct plx_nvmf_target {
     struct nvmf_where *referrals;
     unsigned nreferrals;
     bool discovery_changed;
-    bool taken; /* a namespace from a host, since the last apply */
+    uint64_t taken; /* what the next apply's `taking` is to be */
     /* Removed since the last apply; and what an apply did not wait for any longer. */
     struct plx_list removed_ns, removed_subsystems, removed_listeners;
     struct plx_list late_ns;

@@ -42,6 +42,7 @@ void nvmf_image_show(struct nvmf_image_ns *entry, struct nvmf_ns *ns)
     entry->ns = ns;
     entry->blocks = plx_bdev_blocks(ns->bdev);
     entry->anagrpid = ns->anagrpid;
+    entry->taken = ns->taken;
 }
 
 static void image_free(struct nvmf_image *image)

@@ -645,6 +645,86 @@ static void an_apply_waits_for_what_the_disk_does_for_a_host_that_lost_it(void *
     close_rig(&rig);
 }
 
+/* Of a host that is not let in any more, before that or with it, or has left: the connection does not say. */
+static void an_apply_waits_for_what_closed_connections_have_left_at_the_disk(void **state)
+{
+    (void)state;
+    enum { NOT_ALLOWED_BEFORE, NOT_ALLOWED_NOW, LEFT, WAYS };
+    for (int way = 0; way < WAYS; way++) {
+        struct rig rig;
+        struct answer mine;
+        open_rig(&rig);
+        attach(&rig, HOST_A);
+        assert_int_equal(apply(&rig), 0);
+        rig.disk->ignores_aborts = true;
+        command(&rig, &rig.a, &rig.a.io, io(NVME_IO_WRITE, SECRET), IO_BYTES, &mine);
+        if (way == LEFT) {
+            calls_close(&rig.a.admin);
+            pass(&rig, NVMF_ORPHAN_MS + 20);
+            assert_true(rig.a.admin.gone && rig.a.io.gone);
+        } else {
+            assert_int_equal(plx_nvmf_subsystem_allow_host(rig.s, HOST_B, NULL), 0);
+            plx_nvmf_subsystem_allow_any_host(rig.s, false);
+        }
+        if (way == NOT_ALLOWED_BEFORE)
+            assert_int_equal(apply(&rig), 0);
+        detach(&rig, HOST_A);
+        attach(&rig, HOST_B);
+        assert_int_equal(apply(&rig), -EINPROGRESS);
+        pass(&rig, 100);
+        assert_int_equal(outcome(&rig), -EINPROGRESS);
+        assert_true(test_disk_end(rig.disk, PLX_SC_SUCCESS));
+        pass(&rig, 20);
+        assert_int_equal(outcome(&rig), 0);
+        sees_both(&rig, &rig.b);
+        close_rig(&rig);
+    }
+}
+
+/* What a hung disk has of a host that lost it, or left, is waited for where that disk is taken, and nowhere else. */
+static void an_apply_waits_for_no_other_namespace_than_those_that_are_taken(void **state)
+{
+    (void)state;
+    struct rig rig;
+    struct answer mine, theirs;
+    struct test_disk *more = test_disk_new();
+    const uint8_t uuid[16] = {3};
+    const struct plx_nvmf_ns_opts opts = {.nsid = 3, .uuid = uuid, .no_auto_visible = true};
+    open_rig(&rig);
+    assert_int_equal(plx_nvmf_subsystem_add_ns(rig.s, &more->bdev, &opts, NULL), 3);
+    attach(&rig, HOST_A);
+    attach(&rig, HOST_B);
+    assert_int_equal(plx_nvmf_ns_add_host(rig.s, 3, HOST_A, NULL), 0);
+    assert_int_equal(plx_nvmf_ns_add_host(rig.s, 3, HOST_B, NULL), 0);
+    assert_int_equal(apply(&rig), 0);
+    rig.disk->ignores_aborts = true;
+    command(&rig, &rig.a, &rig.a.io, io(NVME_IO_WRITE, SECRET), IO_BYTES, &mine);
+    command(&rig, &rig.b, &rig.b.io, io(NVME_IO_WRITE, SECRET), IO_BYTES, &theirs);
+    detach(&rig, HOST_A);
+    assert_int_equal(apply(&rig), -EINPROGRESS);
+    pass(&rig, LEAVE_MS + LATE_MS + 20);
+    assert_int_equal(outcome(&rig), -ETIMEDOUT);
+    calls_close(&rig.b.admin);
+    pass(&rig, NVMF_ORPHAN_MS + 20);
+    assert_true(rig.b.io.gone);
+
+    assert_int_equal(plx_nvmf_ns_remove_host(rig.s, 3, HOST_A, NULL), 0);
+    assert_int_equal(apply(&rig), 0);
+    assert_int_equal(status_of(&mine), PENDING);
+
+    detach(&rig, HOST_B); /* as the write of A is there yet, too */
+    assert_int_equal(apply(&rig), -EINPROGRESS);
+    assert_true(test_disk_end(rig.disk, PLX_SC_SUCCESS));
+    pass(&rig, 20);
+    assert_int_equal(outcome(&rig), -EINPROGRESS);
+    assert_true(test_disk_end(rig.disk, PLX_SC_SUCCESS));
+    pass(&rig, 20);
+    assert_int_equal(outcome(&rig), 0);
+    more->bdev.info.write_cache = false;
+    close_rig(&rig);
+    plx_bdev_close(&more->bdev);
+}
+
 /* ---- ANA groups ---- */
 
 static void a_namespace_that_changes_its_group_is_told_of_by_both_events(void **state)
@@ -699,6 +779,8 @@ int main(void)
         cmocka_unit_test(mistakes_are_told_in_a_sentence),
         cmocka_unit_test(commands_of_a_host_that_loses_a_namespace_end_and_those_of_others_go_on),
         cmocka_unit_test(an_apply_waits_for_what_the_disk_does_for_a_host_that_lost_it),
+        cmocka_unit_test(an_apply_waits_for_what_closed_connections_have_left_at_the_disk),
+        cmocka_unit_test(an_apply_waits_for_no_other_namespace_than_those_that_are_taken),
         cmocka_unit_test(a_namespace_that_changes_its_group_is_told_of_by_both_events),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
