@@ -384,6 +384,64 @@ static void a_path_that_takes_less_at_once_is_sent_less(void **state)
     assert_ended(&q, PLX_SC_SUCCESS);
 }
 
+/* Commands as long as the path takes that the disk was opened through, and one that takes half of each. */
+enum { ZEROES = 65536, COPIED = 64, FUSED = 2 };
+static struct tu_req whole, pieces, copy, fused;
+
+static void begin_largest(void)
+{
+    begin_op(&whole, PLX_BDEV_WRITE_ZEROES, ZEROES);
+    begin_op(&pieces, PLX_BDEV_WRITE_ZEROES, 2 * ZEROES);
+    begin_op(&copy, PLX_BDEV_COPY, COPIED);
+    begin_op(&fused, PLX_BDEV_COMPARE_AND_WRITE, FUSED);
+}
+
+static void half_goes_up(struct path *p)
+{
+    p->ns.limits.wzsl = 12; /* 16 MiB */
+    p->ns.id.mcl = plx_put32(COPIED / 2);
+    p->id.acwu = plx_put16(FUSED / 2 - 1);
+    connected(p->c);
+}
+
+static void assert_halved(unsigned i)
+{
+    unsigned zeroes = 0;
+    assert_ended(&fused, PLX_SC_COMMAND_SIZE_LIMIT_EXCEEDED); /* two of them would not be one */
+    for (; paths[i].nsent; answer(i, PLX_SC_SUCCESS)) {
+        const struct nvme_words *cmd = &paths[i].sent.head->cmd;
+        assert_int_not_equal(cmd->opcode, NVME_IO_COPY); /* read and written instead */
+        if (cmd->opcode != NVME_IO_WRITE_ZEROES)
+            continue;
+        assert_int_equal(plx_get32(cmd->cdw12), ZEROES / 2 - 1);
+        zeroes++;
+    }
+    assert_int_equal(zeroes, 2 + 4);
+    assert_ended(&whole, PLX_SC_SUCCESS);
+    assert_ended(&pieces, PLX_SC_SUCCESS);
+    assert_ended(&copy, PLX_SC_SUCCESS);
+}
+
+static void what_waits_for_a_path_is_sent_as_that_takes_it(void **state)
+{
+    (void)state;
+    begin_largest();
+    half_goes_up(&paths[0]);
+    assert_halved(0);
+}
+
+static void what_another_path_is_to_do_is_sent_as_that_takes_it(void **state)
+{
+    (void)state;
+    goes_up(0);
+    begin_largest();
+    assert_sent(6, 0);
+    half_goes_up(&paths[1]);
+    for (int n = 6; n--;)
+        answer(0, PLX_SC_ANA_INACCESSIBLE);
+    assert_halved(1);
+}
+
 static void a_size_that_cannot_be_is_not_believed(void **state)
 {
     struct tu_req q;
@@ -787,6 +845,8 @@ int main(void)
         PATH(when_the_other_path_goes_one_that_rests_is_used),
         PATH(that_no_path_is_accessible_is_said_once),
         PATH(a_path_that_takes_less_at_once_is_sent_less),
+        PATH(what_waits_for_a_path_is_sent_as_that_takes_it),
+        PATH(what_another_path_is_to_do_is_sent_as_that_takes_it),
         PATH(a_size_that_cannot_be_is_not_believed),
         PATH(a_command_that_is_to_be_tried_again_holds_up_no_other),
         PATH(what_ends_as_a_path_comes_may_be_the_last_of_the_channel),

@@ -33,10 +33,13 @@ static void bio_split(struct nvme_channel *nc, struct nvme_io *io);
 static void io_end(struct nvme_try *t, uint16_t status)
 {
     struct nvme_io *io = plx_container_of(t, struct nvme_io, t);
-    if (plx_unlikely(status == NVME_TOO_LARGE))
-        bio_split(t->nc, io);
+    struct plx_bdev_req *bio = plx_bdev_req_of(io);
+    if (plx_likely(status != NVME_TOO_LARGE))
+        bio_end(t->nc, bio, status);
+    else if (bio->op == PLX_BDEV_COPY)
+        plx_bdev_emulate(bio);
     else
-        bio_end(t->nc, plx_bdev_req_of(io), status);
+        bio_split(t->nc, io);
 }
 
 /* ---- commands ---- */

@@ -120,10 +120,28 @@ static void remove_waiting(struct nvme_channel *nc, struct nvme_try *t)
     t->waiting = false;
 }
 
+/* It was made for a path with higher limits. */
+static bool too_large(const struct nvme_channel *nc, struct nvme_try *t)
+{
+    const uint32_t nlb = (plx_get32(t->req.cmd.cdw12) & 0xffff) + 1;
+    if (plx_unlikely(t->req.len > nc->max_blocks << nc->disk->shift))
+        return true;
+    switch (t->req.cmd.opcode) {
+    case NVME_IO_COMPARE:
+        return t->req.fused && nlb > nc->limits.fused;
+    case NVME_IO_WRITE_ZEROES:
+        return nlb > nc->limits.zero;
+    case NVME_IO_COPY:
+        return plx_get16(plx_container_of(t, struct nvme_io, t)->copy.nlb) >= nc->limits.copy;
+    default:
+        return false;
+    }
+}
+
 static void hand_out(struct nvme_channel *nc, struct nvme_try *t)
 {
-    if (plx_unlikely(t->req.len > nc->max_blocks << nc->disk->shift)) {
-        /* It was made for a path with a higher limit. Two halves in pieces would not be one any more. */
+    if (plx_unlikely(too_large(nc, t))) {
+        /* Two halves in pieces would not be one any more. */
         t->end(t, t->req.fused ? PLX_SC_COMMAND_SIZE_LIMIT_EXCEEDED : NVME_TOO_LARGE);
         return;
     }
