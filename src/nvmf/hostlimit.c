@@ -4,8 +4,8 @@
  *
  * A queue pair of such a host is not `plain`, so that its commands are looked at; reads, writes and compares get
  * another `execute`, which asks the limiter once their data is here. What must wait is held as what is paused is
- * (NVMF_REQ_PAUSED), in a lane of its reactor, one for reads and one for writes, in order. Fused commands go on, and
- * are charged for.
+ * (NVMF_REQ_LIMITED), in a lane of its reactor, one for reads and one for writes, in order. Fused commands go on, and
+ * are charged for. When the target stops, what waits goes on at once.
  *
  * Other limits hold at once: lanes look every 50 ms at least. Other hosts make a group anew, in the place of the old
  * one.
@@ -39,6 +39,7 @@ struct nvmf_host_part {
     struct nvmf_group *on;
     struct host_lane lanes[2]; /* reads, writes */
     struct plx_fan_leg *leg;   /* answered when nothing is held any more */
+    bool open;                 /* its lanes let everything go: it leaves, or the target stops */
 };
 
 /* The control reactor's, but for what never changes, and the limiter. */
@@ -89,19 +90,16 @@ static uint64_t range_bytes(const struct nvmf_req *req)
 
 static uint64_t lane_asks(struct host_lane *lane, const struct nvmf_req *req)
 {
-    return plx_limiter_ask(lane->part->group->limiter, &lane->user, lane != lane->part->lanes, range_bytes(req),
-                           plx_reactor_now(lane->part->on->reactor));
+    const struct nvmf_host_part *part = lane->part;
+    return part->open ? 0
+                      : plx_limiter_ask(part->group->limiter, &lane->user, lane != part->lanes, range_bytes(req),
+                                        plx_reactor_now(part->on->reactor));
 }
 
 static void lane_look(struct host_lane *lane, uint64_t until)
 {
     struct plx_reactor *r = lane->part->on->reactor;
     plx_timer_set(r, &lane->timer, plx_min_u64(until - plx_reactor_now(r), LOOK_MS * PLX_NS_PER_MS));
-}
-
-bool nvmf_host_limited(const struct nvmf_req *req)
-{
-    return req->state == NVMF_REQ_PAUSED && req->u.held.execute == nvmf_host_limit_execute;
 }
 
 /* It may go: but its subsystem may be paused meanwhile. */
@@ -123,7 +121,7 @@ void nvmf_host_limit_execute(struct nvmf_req *req)
         go(req);
         return;
     }
-    nvmf_req_hold(req, &lane->held, nvmf_host_limit_execute);
+    nvmf_req_hold(req, NVMF_REQ_LIMITED, &lane->held, nvmf_host_limit_execute);
     if (until)
         lane_look(lane, until);
 }
@@ -163,7 +161,6 @@ static void host_lane_go_on(struct plx_timer *timer)
     for (int n = 0; !plx_list_empty(&lane->held); n++) {
         struct nvmf_req *req = plx_list_entry(lane->held.next, struct nvmf_req, u.held.link);
         uint64_t until = n == LANE_STEP ? plx_reactor_now(part->on->reactor) + 1 /* in the next round */
-                         : part->leg    ? 0
                                         : lane_asks(lane, req);
         if (until) {
             lane_look(lane, until);
@@ -175,6 +172,14 @@ static void host_lane_go_on(struct plx_timer *timer)
             nvmf_req_execute(req);
     }
     part_may_leave(part);
+}
+
+/* By their timers: whichever of them is through last answers, and the part may be gone then. */
+static void open_lanes(struct nvmf_host_part *part)
+{
+    part->open = true;
+    plx_timer_set(part->on->reactor, &part->lanes[0].timer, 0);
+    plx_timer_set(part->on->reactor, &part->lanes[1].timer, 0);
 }
 
 static void see_hosts(struct nvmf_group *g)
@@ -204,10 +209,15 @@ static void change_here(struct plx_fan_leg *leg)
         plx_fan_answer(leg, 0);
         return;
     }
-    /* By their timers: whichever of them is through last answers, and the part may be gone then. */
     leaves->leg = leg;
-    plx_timer_set(leaves->on->reactor, &leaves->lanes[0].timer, 0);
-    plx_timer_set(leaves->on->reactor, &leaves->lanes[1].timer, 0);
+    open_lanes(leaves);
+}
+
+void nvmf_host_limits_stop(struct nvmf_group *g)
+{
+    plx_list_for_each(it, &g->host_parts) {
+        open_lanes(plx_list_entry(it, struct nvmf_host_part, link));
+    }
 }
 
 void nvmf_host_limits_close(struct nvmf_group *g)

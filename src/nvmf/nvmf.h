@@ -301,6 +301,7 @@ enum nvmf_req_state {
     NVMF_REQ_TRANSPORT, /* its transport: data is on its way, or it waits for memory */
     NVMF_REQ_HELD,      /* nobody: half of a fused command, waiting for the other */
     NVMF_REQ_PAUSED,    /* the same: its namespace is paused */
+    NVMF_REQ_LIMITED,   /* the same: it waits for the rate limit of its host */
     NVMF_REQ_EXECUTING, /* the core */
     NVMF_REQ_DONE,      /* its transport again: the response is on its way */
 };
@@ -423,7 +424,7 @@ struct nvmf_qpair {
     bool plain;    /* ready, and every namespace accessible and not reserved: I/O commands need no closer look */
     bool no_sq_flow;
     uint32_t in_flight;               /* requests between capsule and response */
-    uint32_t paused;                  /* of these */
+    uint32_t paused;                  /* of these: NVMF_REQ_PAUSED */
     uint64_t completed;               /* commands */
     uint64_t since;                   /* reactor time at which its connection came */
     bool header_digest, data_digest;  /* its transport's, to be told */
@@ -778,9 +779,9 @@ struct nvmf_host_part *nvmf_host_part(const struct nvmf_qpair *qp);
 /* A command of a queue pair that has them was parsed: it may have to wait before it is executed, by this. */
 void nvmf_host_limit_parsed(struct nvmf_req *req);
 void nvmf_host_limit_execute(struct nvmf_req *req);
-/* Whether it waits for them. */
-bool nvmf_host_limited(const struct nvmf_req *req);
-/* A reactor has no connections any more. */
+/* A reactor's connections are to end: nothing waits for limits any more. */
+void nvmf_host_limits_stop(struct nvmf_group *g);
+/* It has none any more. */
 void nvmf_host_limits_close(struct nvmf_group *g);
 void nvmf_host_limits_free(struct plx_nvmf_target *t);
 
@@ -797,9 +798,12 @@ void nvmf_pause_parsed(struct nvmf_req *req);
  * that, until `execute` is called
  */
 bool nvmf_pause_hold(struct nvmf_req *req, const struct nvmf_nsref *ref, nvmf_execute_fn execute);
-/* Holds a command (NVMF_REQ_PAUSED), in a list of whoever lets it go on later, by `execute`. */
-void nvmf_req_hold(struct nvmf_req *req, struct plx_list *held, nvmf_execute_fn execute);
-/* What may be held is to end, or goes on. */
+/*
+ * Holds a command (NVMF_REQ_PAUSED, NVMF_REQ_LIMITED), in a list of whoever lets it go on later, by `execute`. A stop
+ * does not wait for what is paused.
+ */
+void nvmf_req_hold(struct nvmf_req *req, enum nvmf_req_state state, struct plx_list *held, nvmf_execute_fn execute);
+/* What may be held, by either, is to end, or goes on. */
 void nvmf_pause_forget(struct nvmf_req *req);
 
 /* ---- snapshot.c ---- */

@@ -85,10 +85,10 @@ bool nvmf_paused(const struct nvmf_qpair *qp)
     return false;
 }
 
-void nvmf_req_hold(struct nvmf_req *req, struct plx_list *held, nvmf_execute_fn execute)
+void nvmf_req_hold(struct nvmf_req *req, enum nvmf_req_state state, struct plx_list *held, nvmf_execute_fn execute)
 {
-    req->state = NVMF_REQ_PAUSED;
-    req->qp->paused++;
+    req->state = (uint8_t)state;
+    req->qp->paused += state == NVMF_REQ_PAUSED;
     req->u.held.execute = execute;
     plx_list_add_tail(held, &req->u.held.link);
 }
@@ -98,16 +98,16 @@ bool nvmf_pause_hold(struct nvmf_req *req, const struct nvmf_nsref *ref, nvmf_ex
     struct pause_part *part = ref && !req->abort_status ? part_of(ref) : NULL;
     if (!part)
         return false;
-    nvmf_req_hold(req, &part->held, execute);
+    nvmf_req_hold(req, NVMF_REQ_PAUSED, &part->held, execute);
     return true;
 }
 
 void nvmf_pause_forget(struct nvmf_req *req)
 {
-    if (req->state != NVMF_REQ_PAUSED)
+    if (req->state != NVMF_REQ_PAUSED && req->state != NVMF_REQ_LIMITED)
         return;
+    req->qp->paused -= req->state == NVMF_REQ_PAUSED;
     req->state = NVMF_REQ_EXECUTING;
-    req->qp->paused--;
     plx_list_del(&req->u.held.link);
 }
 

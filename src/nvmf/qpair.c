@@ -311,6 +311,7 @@ bool nvmf_req_abort(struct nvmf_req *req)
     case NVMF_REQ_TRANSPORT:
         return nvmf_transport_of(req->qp)->abort(req);
     case NVMF_REQ_PAUSED:
+    case NVMF_REQ_LIMITED:
         nvmf_pause_forget(req);
         __attribute__((fallthrough));
     case NVMF_REQ_HELD:

@@ -285,7 +285,9 @@ static enum plx_nvmf_stage stage_of(const struct nvmf_req *req)
     case NVMF_REQ_HELD:
         return PLX_NVMF_STAGE_HELD;
     case NVMF_REQ_PAUSED:
-        return nvmf_host_limited(req) ? PLX_NVMF_STAGE_LIMITED : PLX_NVMF_STAGE_PAUSED;
+        return PLX_NVMF_STAGE_PAUSED;
+    case NVMF_REQ_LIMITED:
+        return PLX_NVMF_STAGE_LIMITED;
     case NVMF_REQ_EXECUTING:
         if (req->ns && !req->between)
             return PLX_NVMF_STAGE_DISK;

@@ -174,6 +174,7 @@ static void group_drain_here(struct plx_fan_leg *leg)
 {
     struct nvmf_group *g = leg_group(leg);
     g->leg = leg;
+    nvmf_host_limits_stop(g);
     g->target->transport->group_stop(g, g->target->phase.grace_ms, drained);
 }
 

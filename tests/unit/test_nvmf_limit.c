@@ -312,6 +312,60 @@ static void what_waits_may_be_paused_then(void **state)
     end(&s);
 }
 
+static void count_stages(void *arg, const struct plx_nvmf_command_info *c, unsigned n, uint64_t left_out)
+{
+    unsigned *stages = arg;
+    (void)left_out;
+    for (; n--; c++)
+        stages[c->stage]++;
+}
+
+static void what_is_paused_and_limited_waits_for_one_at_a_time(void **state)
+{
+    (void)state;
+    struct served s;
+    int result = 1;
+    unsigned paused[PLX_NVMF_STAGES] = {0}, limited[PLX_NVMF_STAGES] = {0};
+    serve(&s);
+    struct plx_nvmf_subsystem *of = plx_nvmf_subsystem_next(s.rig.target, NULL);
+    limit_host(&s, "slow", RIG_HOST, 1);
+    plx_nvmf_subsystem_pause(of, 0, done, &result);
+    rig_settle(&s.rig);
+    send_reads(&s, SMALL);
+    assert_int_equal(plx_nvmf_query_inflight(s.rig.target, count_stages, paused), 0);
+    rig_settle(&s.rig);
+    assert_int_equal(paused[PLX_NVMF_STAGE_PAUSED], N);
+    plx_nvmf_subsystem_resume(of, 0, done, &result);
+    assert_int_equal(received(&s), answers(1));
+    assert_int_equal(plx_nvmf_query_inflight(s.rig.target, count_stages, limited), 0);
+    rig_settle(&s.rig);
+    assert_int_equal(limited[PLX_NVMF_STAGE_LIMITED], N - 1);
+    end(&s);
+}
+
+/* As all that is in flight is; it would take half a minute else. */
+static void what_waits_is_done_before_the_target_stops(void **state)
+{
+    (void)state;
+    enum { GRACE_MS = 2000 };
+    struct served s;
+    int result = 1;
+    serve(&s);
+    limit_host(&s, "slow", RIG_HOST, 1);
+    send_writes(&s, N);
+    assert_int_equal(received(&s), sizeof(struct nvme_tcp_resp));
+    plx_nvmf_target_stop(s.rig.target, GRACE_MS, done, &result);
+    pass_time(&s, GRACE_MS);
+    assert_int_equal(result, 0);
+    assert_int_equal(received(&s), (N - 1) * sizeof(struct nvme_tcp_resp));
+    check_written(&s);
+    plx_nvmf_target_destroy(s.rig.target);
+    plx_reactor_destroy(s.rig.reactor);
+    plx_bdev_close(s.rig.disk);
+    close(s.queue);
+    close(s.admin);
+}
+
 static void reads_and_writes_wait_apart(void **state)
 {
     (void)state;
@@ -390,6 +444,8 @@ int main(void)
         timed(another_host_is_not_limited),
         timed(what_waits_ends_with_its_connection_and_with_the_target),
         timed(what_waits_may_be_paused_then),
+        timed(what_is_paused_and_limited_waits_for_one_at_a_time),
+        timed(what_waits_is_done_before_the_target_stops),
         timed(reads_and_writes_wait_apart),
         timed(wrong_groups_are_refused),
     };
