@@ -50,6 +50,15 @@ enum {
     NVMF_LATE_MS = 500,    /* after that, or at a stop: until its disk, which was told to abort, is late */
 };
 
+/*
+ * A walk over all requests of a reactor, free ones included, but not those that are made while it goes on; `n` is
+ * counted up by whoever walks.
+ */
+struct nvmf_walk {
+    struct nvmf_slab *slab;
+    unsigned n;
+};
+
 /* What one reactor needs of one namespace; its alone. */
 struct nvmf_nsref {
     struct plx_bdev_channel *ch;
@@ -66,7 +75,7 @@ struct nvmf_nsref {
     struct {                     /* a Preempt and Abort, while commands are waited for that it ends */
         struct plx_fan_leg *leg;
         struct plx_timer timer;
-        unsigned left;
+        struct nvmf_walk at; /* no request before this one is waited for */
     } expel;
 } __attribute__((aligned(64)));
 
@@ -562,14 +571,6 @@ void nvmf_req_put(struct nvmf_req *req);
 void nvmf_slabs_free(struct nvmf_group *g);
 /* Calls fn for each request of a namespace. */
 void nvmf_reqs_of(struct nvmf_nsref *ref, void (*fn)(struct nvmf_req *req));
-/*
- * A walk over all requests of a reactor, free ones included, but not those that are made while it goes on; `n` is
- * counted up by whoever walks.
- */
-struct nvmf_walk {
-    struct nvmf_slab *slab;
-    unsigned n;
-};
 struct nvmf_walk nvmf_walk_from(const struct nvmf_group *g);
 /* The request that it is at, or NULL at its end. */
 struct nvmf_req *nvmf_walk_req(const struct nvmf_group *g, struct nvmf_walk *w);

@@ -120,20 +120,19 @@ static void end_expelled(struct nvmf_req *req)
         nvmf_io_abort(req);
 }
 
-static void count_expelled(struct nvmf_req *req)
-{
-    if (req->state == NVMF_REQ_EXECUTING && of_expelled(req))
-        req->ns->expel.left++;
-}
-
-/* Looked for from time to time, so that commands need not say whose they were when they end. */
+/*
+ * Looked for from time to time, so that commands need not say whose they were when they end. None begins any more
+ * behind our back, so each request is looked at until it is none of these.
+ */
 static void look_for_expelled(struct plx_timer *timer)
 {
     struct nvmf_nsref *ref = plx_container_of(timer, struct nvmf_nsref, expel.timer);
-    ref->expel.left = 0;
-    if (ref->in_flight)
-        nvmf_reqs_of(ref, count_expelled);
-    if (ref->expel.left)
+    struct nvmf_walk *at = &ref->expel.at;
+    const struct nvmf_req *req = NULL;
+    while (ref->in_flight && (req = nvmf_walk_req(ref->group, at)) &&
+           !(req->ns == ref && req->state == NVMF_REQ_EXECUTING && of_expelled(req)))
+        at->n++;
+    if (req)
         plx_timer_set(ref->group->reactor, timer, NVMF_PREEMPT_LOOK_MS * PLX_NS_PER_MS);
     else
         plx_fan_answer(ref->expel.leg, 0);
@@ -145,6 +144,7 @@ static void expel_here(struct plx_fan_leg *leg)
     resv_leg(leg, &ref);
     ref->expel.leg = leg;
     ref->expel.timer.fn = look_for_expelled;
+    ref->expel.at = nvmf_walk_from(ref->group);
     if (ref->in_flight)
         nvmf_reqs_of(ref, end_expelled);
     look_for_expelled(&ref->expel.timer);

@@ -232,6 +232,35 @@ static void a_preempt_and_abort_waits_for_what_cannot_be_aborted(void **state)
     clear_table(&t);
 }
 
+/* Commands of others among them, which come and end meanwhile. */
+static void a_preempt_and_abort_waits_for_all_that_there_are(void **state)
+{
+    enum { MANY = 100 };
+    static struct reply writes[MANY], others[MANY], preempted;
+    struct table t;
+    (void)state;
+    set_table(&t);
+    t.disk->ignores_aborts = true;
+    for (int i = 0; i < MANY; i++) {
+        assert_int_equal(begin(&t, A, NVME_IO_WRITE, &writes[i]), PENDING);
+        assert_int_equal(begin(&t, B, NVME_IO_WRITE, &others[i]), PENDING);
+    }
+    assert_int_equal(preempt_by(&t, B, NVME_RACQA_PREEMPT_AND_ABORT, A, &preempted), PENDING);
+    for (int i = 0; i < MANY; i++) {
+        let_pass(&t, 2);
+        assert_int_equal(status_in(&preempted), PENDING);
+        assert_true(test_disk_end(t.disk, 0));
+        assert_int_equal(status_in(&writes[i]), 0);
+        if (i < MANY - 1) /* one of others is left to the end */
+            assert_true(test_disk_end(t.disk, 0));
+        if (i % 2)
+            begin(&t, B, NVME_IO_WRITE, &others[i]);
+    }
+    let_pass(&t, 2);
+    assert_int_equal(status_in(&preempted), 0);
+    clear_table(&t);
+}
+
 static void what_a_closed_connection_has_left_at_the_disk_is_waited_for(void **state)
 {
     struct table t;
@@ -416,6 +445,7 @@ int main(void)
         cmocka_unit_test(a_preempt_leaves_alone_what_the_disk_has),
         cmocka_unit_test(a_preempt_and_abort_ends_what_the_disk_has_of_that_host),
         cmocka_unit_test(a_preempt_and_abort_waits_for_what_cannot_be_aborted),
+        cmocka_unit_test(a_preempt_and_abort_waits_for_all_that_there_are),
         cmocka_unit_test(what_a_closed_connection_has_left_at_the_disk_is_waited_for),
         cmocka_unit_test(a_reservation_command_that_waits_can_be_aborted_by_nobody),
         cmocka_unit_test(a_reservation_command_outlives_its_connection),
