@@ -371,35 +371,36 @@ static void take_from_hosts(struct nvmf_req *req, void *arg)
     nvmf_req_abort(req);
 }
 
-static void count_taken(struct nvmf_req *req, void *arg)
+static bool ends_yet(const struct nvmf_req *req)
 {
-    unsigned *n = arg;
-    *n += req->ns && req->taken && taken_from_host(req);
+    return req->ns && req->taken && taken_from_host(req);
 }
 
-static void end_taken(struct nvmf_req *req, void *arg)
+static void end_holders(struct nvmf_group *g)
 {
-    (void)arg;
-    if (req->ns && req->taken && req->state != NVMF_REQ_EXECUTING && taken_from_host(req))
-        nvmf_transport_of(req->qp)->kill(req->qp, "it holds on to a namespace that was taken from its host");
+    struct nvmf_walk w = g->taking_at;
+    for (struct nvmf_req *req; (req = nvmf_walk_req(g, &w)); w.n++)
+        if (ends_yet(req) && req->state != NVMF_REQ_EXECUTING)
+            nvmf_transport_of(req->qp)->kill(req->qp, "it holds on to a namespace that was taken from its host");
 }
 
 /*
- * Looked at again and again, as nothing is counted where commands end. The limits are those of a namespace that
- * leaves.
+ * Looked at again and again, as nothing is counted where commands end; each until it has. The limits are those of a
+ * namespace that leaves.
  */
 static void taken_step(struct plx_timer *timer)
 {
     struct nvmf_group *g = plx_container_of(timer, struct nvmf_group, take);
     uint64_t passed = plx_reactor_now(g->reactor) - g->taking_since;
-    unsigned left = 0;
-    nvmf_reqs_each(g, count_taken, &left);
+    const struct nvmf_req *left;
+    while ((left = nvmf_walk_req(g, &g->taking_at)) && !ends_yet(left))
+        g->taking_at.n++;
     if (!left || passed >= (NVMF_LEAVE_MS + NVMF_LATE_MS) * PLX_NS_PER_MS) {
         plx_fan_answer(g->taking, left ? -ETIMEDOUT : 0);
         return;
     }
     if (passed >= NVMF_LEAVE_MS * PLX_NS_PER_MS)
-        nvmf_reqs_each(g, end_taken, NULL);
+        end_holders(g);
     plx_timer_set(g->reactor, timer, TAKE_STEP_MS * PLX_NS_PER_MS);
 }
 
@@ -410,6 +411,7 @@ void nvmf_mask_take_here(struct plx_fan_leg *leg)
     g->taking = leg;
     g->taking_since = plx_reactor_now(g->reactor);
     g->take.fn = taken_step;
+    g->taking_at = nvmf_walk_from(g);
     nvmf_reqs_each(g, take_from_hosts, NULL);
     taken_step(&g->take);
 }

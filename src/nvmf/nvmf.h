@@ -228,6 +228,7 @@ struct nvmf_group {
     void *transport;            /* its transport's */
     struct plx_fan_leg *leg;    /* of a stop under way */
     struct plx_fan_leg *taking; /* of an apply, while hosts have commands in flight that it takes from them: mask.c */
+    struct nvmf_walk taking_at; /* no request before this one is one of them */
     uint64_t taking_since;
     struct plx_timer take;
 };
