@@ -94,9 +94,11 @@ static void wait_init(struct rpc_call *c)
 
 void rpc_waiters_wake(struct plx_rpc *rpc)
 {
-    while (!plx_list_empty(&rpc->waiters)) {
-        struct rpc_call *c = plx_list_entry(rpc->waiters.next, struct rpc_call, link);
-        plx_list_del(&c->link);
+    plx_list_for_each_safe(it, &rpc->waiters) {
+        struct rpc_call *c = plx_list_entry(it, struct rpc_call, link);
+        if (!rpc->started && !rpc->stopping && !rpc_nobody_waits(c))
+            continue;
+        plx_list_del(it);
         if (rpc->started)
             rpc_ok(c, NULL);
         else

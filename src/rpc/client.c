@@ -66,6 +66,7 @@ static void client_close(struct rpc_client *c)
     rpc_calls_forget(c->rpc, c);
     if (c->batch)
         rpc_batch_forget(c->batch);
+    rpc_waiters_wake(c->rpc);
     plx_list_del(&c->link);
     plx_list_del(&c->ready);
     c->rpc->nclients--;

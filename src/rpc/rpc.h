@@ -356,7 +356,7 @@ void rpc_listeners_forget(struct plx_rpc *rpc);
 
 /* app.c: the name that clients know a reactor by. */
 void rpc_reactor_name(const struct plx_rpc *rpc, unsigned i, char *out, size_t size);
-/* The initialisation is over, or will never be. */
+/* The initialisation is over, or will never be; or those who wait for it have gone. */
 void rpc_waiters_wake(struct plx_rpc *rpc);
 
 /* disk.c: disks that calls make, and delete. */

@@ -469,6 +469,24 @@ def test_64_clients_with_1024_calls_each_get_all_answers(server, bystander, stat
             assert json.loads((keeper.folder / "state").read_text()) == client.dump()
 
 
+def test_calls_that_wait_go_with_their_client():
+    """One by one, and in a batch."""
+    many = [request("framework_wait_init", id=i) for i in range(450)]
+    with Server(options=["--wait-for-rpc"]) as server, server.client() as stays:
+        stays.send("framework_wait_init", id="waits")
+        before = server.rss()
+        for i in range(small(100)):
+            last = request("log_clear_flag" if i % 2 else "log_set_flag", {"flag": "rpc"}, id="last")
+            with server.client() as gone:
+                gone.send_raw("".join([*many, "[", ",".join([*many, last]), "]"]))
+                assert wait_until(lambda i=i: stays.call("log_get_flags")["rpc"] == (i % 2 == 0))
+        assert wait_until(lambda: connections(server) == 1)
+        assert grown(server, before) < 16
+        stays.send("framework_start_init", id="starts")
+        assert {stays.receive()["id"], stays.receive()["id"]} == {"waits", "starts"}
+        assert stays.call("bdev_get_bdevs") == []
+
+
 def test_who_sends_much_keeps_nobody_waiting(server):
     """While one client has thousands of calls waiting, another one's are answered in turn."""
     count, served = small(40000), 0
