@@ -133,6 +133,8 @@ PLX_API int plx_vhost_set_coalescing(struct plx_vhost_ctrlr *ctrlr, uint32_t del
 PLX_API struct plx_vhost_ctrlr *plx_vhost_next(struct plx_vhost *vhost, struct plx_vhost_ctrlr *ctrlr);
 /** The one that has this socket, or NULL. */
 PLX_API struct plx_vhost_ctrlr *plx_vhost_find(struct plx_vhost *vhost, const char *path);
+/** Whether it uses a disk: also by a unit that is going, which plx_vhost_scsi_next() does not list any more. */
+PLX_API bool plx_vhost_uses(const struct plx_vhost_ctrlr *ctrlr, const struct plx_bdev *bdev);
 
 struct plx_vhost_info {
     const char *path;

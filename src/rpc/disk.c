@@ -186,10 +186,12 @@ static int check_no_vhost(struct plx_rpc *rpc, const struct rpc_disk *base, stru
 {
     struct plx_vhost_info v;
     for (struct plx_vhost_ctrlr *k = NULL; rpc->o.vhost && (k = plx_vhost_next(rpc->o.vhost, k));) {
+        bool used = false;
+        plx_list_for_each(it, &rpc->disks) {
+            const struct rpc_disk *d = plx_list_entry(it, struct rpc_disk, link);
+            used = used || (stands_on(d->bdev, base) && plx_vhost_uses(k, d->bdev));
+        }
         plx_vhost_get_info(k, &v);
-        bool used = stands_on(v.bdev, base);
-        for (struct plx_vhost_lun at = {0}; v.scsi && !used && plx_vhost_scsi_next(k, &at);)
-            used = stands_on(at.bdev, base);
         if (used)
             return plx_fail(err, -EBUSY, "%.80s is used by %.120s, which is to be deleted before", base->name, v.path);
     }

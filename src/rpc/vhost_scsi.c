@@ -6,6 +6,7 @@
 
 #include <errno.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 enum { TARGETS = 256, UNIT_KEY = 16 };
@@ -86,12 +87,11 @@ static json_int_t target_num(const struct rpc_call *c)
     return json_integer_value(rpc_param(c, "scsi_target_num"));
 }
 
-/* The first target without units. @return TARGETS when all have some */
-static unsigned free_target(const struct plx_vhost_ctrlr *ctrlr)
+/* The first target without units, of `next` and those behind it. @return TARGETS when all have some */
+static unsigned free_target(const struct plx_vhost_ctrlr *ctrlr, unsigned next)
 {
-    unsigned next = 0;
     for (struct plx_vhost_lun at = {0}; plx_vhost_scsi_next(ctrlr, &at) && at.target <= next;)
-        next = at.target + 1;
+        next = at.target == next ? next + 1 : next;
     return next;
 }
 
@@ -110,6 +110,13 @@ static void unit_added(void *arg, int ret)
     rpc_ok(c, json_integer(target_num(c)));
 }
 
+static int add_unit(struct rpc_call *c, struct plx_vhost_ctrlr *ctrlr, struct plx_vhost_lun *what,
+                    struct plx_error *err)
+{
+    json_object_set_new(c->params, "scsi_target_num", json_integer(what->target));
+    return plx_vhost_scsi_add(ctrlr, what, unit_added, c, err);
+}
+
 static void target_add(struct rpc_call *c)
 {
     const char *name = rpc_str(c, "bdev_name");
@@ -126,9 +133,12 @@ static void target_add(struct rpc_call *c)
         return;
     }
     const json_int_t target = target_num(c);
-    what.target = target == -1 ? free_target(ctrlr) : (unsigned)plx_min_u64((uint64_t)target, TARGETS);
-    json_object_set_new(c->params, "scsi_target_num", json_integer(what.target));
-    int ret = plx_vhost_scsi_add(ctrlr, &what, unit_added, c, &err);
+    what.target = target == -1 ? free_target(ctrlr, 0) : (unsigned)plx_min_u64((uint64_t)target, TARGETS);
+    int ret = add_unit(c, ctrlr, &what, &err);
+    while (ret == -EEXIST && target == -1) { /* one that is being removed */
+        what.target = free_target(ctrlr, what.target + 1);
+        ret = add_unit(c, ctrlr, &what, &err);
+    }
     if (ret)
         rpc_fail_errno(c, ret, &err);
 }
@@ -150,32 +160,36 @@ static bool unit_to_remove(struct rpc_call *c, const struct plx_vhost_ctrlr *ctr
     return false;
 }
 
-static void unit_removed(void *arg, int ret);
-
-static void target_remove_next(struct rpc_call *c, const struct plx_vhost_lun *at, struct plx_vhost_ctrlr *ctrlr)
-{
-    struct plx_error err;
-    char key[UNIT_KEY];
-    unit_key(at->target, at->lun, key);
-    json_object_del(json_object_get(json_object_get(c->rpc->vhost, rpc_str(c, "ctrlr")), "units"), key);
-    int ret = plx_vhost_scsi_remove(ctrlr, at->target, at->lun, unit_removed, c, &err);
-    if (ret)
-        rpc_fail_errno(c, ret, &err);
-}
+/* Units that go, all at once: over when the last of their disks has answered. */
+struct units_removal {
+    unsigned left;
+    int ret;
+};
 
 static void unit_removed(void *arg, int ret)
 {
     struct rpc_call *c = arg;
-    char path[PATH_MAX];
-    struct plx_vhost_lun at;
-    struct plx_vhost_ctrlr *ctrlr =
-        rpc_vhost_path(c->rpc, rpc_str(c, "ctrlr"), path, NULL) ? NULL : plx_vhost_find(c->rpc->o.vhost, path);
-    if (ret)
-        rpc_fail_errno(c, ret, NULL);
-    else if (ctrlr && unit_to_remove(c, ctrlr, &at))
-        target_remove_next(c, &at, ctrlr);
+    struct units_removal *r = c->state;
+    r->ret = r->ret ? r->ret : ret;
+    if (--r->left)
+        return;
+    if (r->ret)
+        rpc_fail_errno(c, r->ret, NULL);
     else
         rpc_ok(c, NULL);
+}
+
+static int remove_unit(struct rpc_call *c, struct plx_vhost_ctrlr *ctrlr, const struct plx_vhost_lun *at)
+{
+    struct units_removal *r = c->state;
+    char key[UNIT_KEY];
+    int ret = plx_vhost_scsi_remove(ctrlr, at->target, at->lun, unit_removed, c, NULL);
+    if (ret)
+        return ret;
+    r->left++;
+    unit_key(at->target, at->lun, key);
+    json_object_del(json_object_get(json_object_get(c->rpc->vhost, rpc_str(c, "ctrlr")), "units"), key);
+    return 0;
 }
 
 static void target_remove(struct rpc_call *c)
@@ -185,14 +199,24 @@ static void target_remove(struct rpc_call *c)
     struct plx_vhost_ctrlr *ctrlr = rpc_vhost_served(c) ? rpc_vhost_named(c, rpc_str(c, "ctrlr")) : NULL;
     if (!ctrlr)
         return;
-    if (unit_to_remove(c, ctrlr, &at)) {
-        c->tried = true;
-        target_remove_next(c, &at, ctrlr);
+    if (!unit_to_remove(c, ctrlr, &at)) {
+        plx_fail(&err, -ENODEV, "%s has no such target, or that has no such unit; vhost_get_controllers lists them",
+                 rpc_str(c, "ctrlr"));
+        rpc_fail_errno(c, -ENODEV, &err);
         return;
     }
-    plx_fail(&err, -ENODEV, "%s has no such target, or that has no such unit; vhost_get_controllers lists them",
-             rpc_str(c, "ctrlr"));
-    rpc_fail_errno(c, -ENODEV, &err);
+    struct units_removal *r = c->state = malloc(sizeof *r);
+    if (!r) {
+        rpc_fail_errno(c, -ENOMEM, NULL);
+        return;
+    }
+    *r = (struct units_removal){.left = 1}; /* this function */
+    c->tried = true;
+    int ret = 0;
+    while (!ret && unit_to_remove(c, ctrlr, &at))
+        ret = remove_unit(c, ctrlr, &at);
+    rpc_takes_long(c); /* until disks have answered, which others need not wait for */
+    unit_removed(c, ret);
 }
 
 /* ---- what there is ---- */

@@ -387,6 +387,15 @@ static struct scsi_lun *lun_of(const struct vhost_scsi *h, unsigned target, int 
     return NULL;
 }
 
+bool vhost_scsi_uses(const struct vhost_scsi *h, const struct plx_bdev *bdev)
+{
+    plx_list_for_each(it, &h->luns) {
+        if (plx_list_entry(it, struct scsi_lun, link)->bdev == bdev)
+            return true;
+    }
+    return false;
+}
+
 static int check_lun(const struct plx_vhost_ctrlr *c, const struct plx_vhost_lun *what, struct plx_error *err)
 {
     if (!c->scsi)

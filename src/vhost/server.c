@@ -459,6 +459,11 @@ struct plx_vhost_ctrlr *plx_vhost_find(struct plx_vhost *v, const char *path)
     return c;
 }
 
+bool plx_vhost_uses(const struct plx_vhost_ctrlr *c, const struct plx_bdev *bdev)
+{
+    return c->scsi ? vhost_scsi_uses(c->scsi, bdev) : c->blk.bdev == bdev;
+}
+
 static void count_rings(const struct vhost_device *d, struct plx_vhost_info *out)
 {
     for (unsigned i = 0; i < VHOST_RINGS; i++) {

@@ -443,6 +443,12 @@ def remove(client, target, **more):
     return client.call("vhost_scsi_controller_remove_target", ctrlr="hot", scsi_target_num=target, **more)
 
 
+def units(client):
+    """(target, LUN) of those there are."""
+    scsi_host, = client.call("vhost_get_controllers", name="hot")
+    return [(t["id"], u["id"]) for t in scsi_host["backend_specific"]["scsi"] for u in t["luns"]]
+
+
 @KINDS
 def test_guests_are_told_of_units(hot, client, packed):
     client.call("vhost_delete_controller", ctrlr="hot")
@@ -523,6 +529,33 @@ def test_a_unit_is_removed_with_requests_in_flight(hot, client, server):
         assert front.function(scsi.NEXUS_RESET, target=3) == scsi.RESP_OK
         assert front.queues[REQUESTS].ring.take_used()[0] == begun[0]
         assert removing.receive()["result"] is True
+
+
+def test_a_unit_that_waits_for_its_disk_delays_no_other_change(hot, client, server):
+    """Nor does it stand in the way of another unit; and the disk is not deleted under it."""
+    front = hot("hot").start()
+    client.call("bdev_malloc_create", name="hung0", num_blocks=2048, block_size=512)
+    client.call("bdev_delay_create", name="hung", base_bdev_name="hung0", avg_read_latency=0, p99_read_latency=0,
+                avg_write_latency=60_000_000, p99_write_latency=60_000_000)
+    add(client, 1)
+    add(client, 1, "hung", lun=7)
+    front.begin(rw10(0x2a, 0, 1), target=1, lun=7, out=bytes(512), tag=1)
+    assert wait_until(lambda: front.function(scsi.QUERY_TASK, target=1, lun=7, tag=1) == scsi.FUNCTION_SUCCEEDED)
+    with server.client() as removing:
+        removing.send("vhost_scsi_controller_remove_target", {"ctrlr": "hot", "scsi_target_num": 1})
+        assert wait_until(lambda: units(client) == [(0, 0)])
+        assert add(client, -1, "n", lun=7) == 2, "as that of target 1 has not gone"
+        assert add(client, -1, "n", lun=3) == 1
+        assert client.refused("vhost_scsi_controller_add_target", ctrlr="hot", scsi_target_num=1, bdev_name="n",
+                              lun=7)[0] == -17
+        for method, disk in (("bdev_delay_delete", "hung"), ("bdev_malloc_delete", "hung0")):
+            code, message = client.refused(method, name=disk)
+            assert code == -16 and "hot" in message and "to be deleted before" in message
+        assert not select.select([removing.socket], [], [], 0)[0]
+        assert front.function(scsi.NEXUS_RESET, target=1) == scsi.RESP_OK
+        assert removing.receive()["result"] is True
+        assert units(client) == [(0, 0), (1, 3), (2, 7)]
+    client.call("bdev_malloc_delete", name="hung0")
 
 
 def test_a_host_is_deleted_with_functions_under_way(hot, client):
