@@ -213,6 +213,16 @@ static void load_file(struct serve *s, const char *path)
     control_fail(s, EXIT_USAGE, message);
 }
 
+/* Who meant to set options first is refused that. */
+static void tell_nothing_waits(const struct serve *s)
+{
+    char text[400];
+    snprintf(text, sizeof text, "--wait-for-rpc: %.200s is there, so nothing waits for framework_start_init",
+             s->o.state);
+    if (s->o.wait && !s->o.quiet)
+        cli_log(NULL, PLX_LOG_WARN, cli_clean(text));
+}
+
 static void control_listen(struct serve *s)
 {
     struct plx_error err;
@@ -232,6 +242,7 @@ static void control_step(struct serve *s)
     case STEP_STATE:
         if (s->o.state && access(s->o.state, F_OK) == 0) {
             s->step = STEP_LISTEN;
+            tell_nothing_waits(s);
             load_file(s, s->o.state);
             return;
         }

@@ -69,11 +69,14 @@ static void state_due(struct plx_msg *msg)
     rpc_state_begin(rpc);
 }
 
-/* Not at once: what changes in one round is written together. */
+/*
+ * Not at once: what changes in one round is written together. Nor before the initialisation: a state that is there has
+ * it behind it.
+ */
 uint64_t rpc_state_changed(struct plx_rpc *rpc)
 {
     struct rpc_state *s = &rpc->state;
-    if (!rpc->o.state || !s->on)
+    if (!rpc->o.state || !s->on || !rpc->started)
         return 0;
     s->changes++;
     if (!s->is_due) {

@@ -11,7 +11,8 @@ import pytest
 
 from host import Controller
 from nvmetcp import CommandError
-from rpc import DISCOVERY, RpcError, Server, describe, free_port, listen, prepare, refused_start
+from rpc import (DISCOVERY, WRONG_STATE, RpcError, Server, describe, free_port, listen, prepare,
+                 refused_start)
 from target import sanitized, wait_until
 
 NQN = "nqn.2001-01.example:config"
@@ -423,6 +424,30 @@ def test_a_state_goes_before_a_configuration_and_disks():
         server.start()
         with server.client() as client:
             assert [d["name"] for d in client.call("bdev_get_bdevs")] == ["other"]
+
+
+def test_a_state_begins_with_the_initialisation():
+    """Who is killed before that waits for it again; afterwards the state is there, and nothing waits."""
+    options = {"small_pool_count": 9000}
+    with Kept() as server:
+        server.options += ["--wait-for-rpc"]
+        server.restart()
+        for _ in range(2):
+            with server.client() as client:
+                client.call_with("iobuf_set_options", options)
+                assert client.refused("bdev_get_bdevs")[0] == WRONG_STATE
+            assert not server.state.exists()
+            server.restart(kill=True)
+        with server.client() as client:
+            client.call_with("iobuf_set_options", options)
+            client.call("framework_start_init")
+            assert server.kept() == client.dump()
+        server.restart(kill=True)
+        said = f"{server.state} is there, so nothing waits for framework_start_init"
+        assert wait_until(lambda: said in server.stderr)
+        with server.client() as client:
+            assert client.call("bdev_get_bdevs") == []
+            assert options.items() <= client.call("framework_get_config", name="iobuf")[0]["params"].items()
 
 
 def whole(config, disk):
