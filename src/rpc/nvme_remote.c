@@ -286,41 +286,6 @@ static void open_next(struct remote *r)
     }
 }
 
-static void ns_disk_closed(struct rpc_call *c)
-{
-    struct remote_ns *ns = c->arg;
-    struct remote *r = ns->r;
-    if (c->code && c->code != -ENODEV && !c->kept) {
-        plx_warn("%s: %s", ns->name, c->error.text);
-        ns->state = REMOTE_NS_OPEN;
-    } else {
-        plx_list_del(&ns->link);
-        free(ns);
-        c->code = 0;
-    }
-    if (!r->detaching)
-        return;
-    if (!c->code) {
-        detach_step(r);
-        return;
-    }
-    remote_done_fn done = r->detached;
-    r->detaching = false;
-    if (done)
-        done(r->detached_arg, r, c->code, &c->error);
-}
-
-/* Its disk goes, with the namespaces of ours that it is. */
-static void ns_close(struct remote_ns *ns)
-{
-    json_t *params = json_pack("{s:s}", "name", ns->name);
-    ns->state = REMOTE_NS_GOING;
-    rpc_own_call(ns->r->rpc, "pollux_disk_close", params, ns_disk_closed, ns);
-    json_decref(params);
-}
-
-/* ---- what a controller lists ---- */
-
 static bool listed_by(const struct remote_path *p, uint32_t nsid)
 {
     for (unsigned i = 0; i < REMOTE_NAMESPACES && plx_get32(p->list[i]); i++)
@@ -328,6 +293,73 @@ static bool listed_by(const struct remote_path *p, uint32_t nsid)
             return true;
     return false;
 }
+
+/* Whether a namespace was listed again while its disk was being closed. A list that is on its way finds that out. */
+static bool ns_is_back(const struct remote_ns *ns)
+{
+    plx_list_for_each(it, &ns->r->paths) {
+        const struct remote_path *p = plx_list_entry(it, struct remote_path, link);
+        if (p->live && p->attached && p->listed && !p->listing && listed_by(p, ns->nsid))
+            return !ns->r->detaching;
+    }
+    return false;
+}
+
+static void path_list(struct remote_path *p);
+
+/* A disk is in use otherwise. What was closed before it, or found meanwhile, is looked for again. */
+static void detach_failed(struct remote *r, int ret, const struct plx_error *err)
+{
+    remote_done_fn done = r->detached;
+    r->detaching = false;
+    plx_list_for_each(it, &r->paths) {
+        struct remote_path *p = plx_list_entry(it, struct remote_path, link);
+        if (p->live)
+            path_list(p);
+    }
+    if (done)
+        done(r->detached_arg, r, ret, err);
+}
+
+/* What is done, and could not be kept, is done. */
+static void ns_disk_closed(struct rpc_call *c)
+{
+    struct remote_ns *ns = c->arg;
+    struct remote *r = ns->r;
+    const int ret = c->kept || c->code == -ENODEV ? 0 : c->code;
+    if (c->code && c->code != -ENODEV)
+        plx_warn("%s: %s", ns->name, c->error.text);
+    if (ret) {
+        ns->state = REMOTE_NS_OPEN;
+    } else if (ns_is_back(ns)) {
+        ns->state = REMOTE_NS_WANTED;
+        open_next(r);
+        return;
+    } else {
+        plx_list_del(&ns->link);
+        free(ns);
+    }
+    if (r->detaching && ret)
+        detach_failed(r, ret, &c->error);
+    else if (r->detaching)
+        detach_step(r);
+}
+
+/* Its disk goes, with the namespaces of ours that it is; unless another one has taken its name since it was closed. */
+static void ns_close(struct remote_ns *ns)
+{
+    json_t *params = json_pack("{s:s}", "name", ns->name);
+    const bool there = remote_ns_disk(ns);
+    struct rpc_call none = {.code = -ENODEV, .arg = ns};
+    ns->state = REMOTE_NS_GOING;
+    if (there)
+        rpc_own_call(ns->r->rpc, "pollux_disk_close", params, ns_disk_closed, ns);
+    else
+        ns_disk_closed(&none);
+    json_decref(params);
+}
+
+/* ---- what a controller lists ---- */
 
 /* Whether some path has it, as far as is known. */
 static bool ns_somewhere(const struct remote *r, uint32_t nsid)
@@ -374,8 +406,6 @@ static void remove_namespaces_gone(struct remote *r)
         }
     }
 }
-
-static void path_list(struct remote_path *p);
 
 static void took_list(struct nvme_req *req)
 {

@@ -7,6 +7,7 @@ import uuid
 
 import pytest
 
+import sqe
 from host import Bystander, Controller, new_hostnqn
 from nvmetcp import CommandError
 from rpc import DISCOVERY, Server, free_port, listen, prepare, refused_start
@@ -389,6 +390,44 @@ def test_a_namespace_is_let_go_when_an_event_tells_so(up, gateway):
     assert wait_until(lambda: disks(gateway) == ["Nvme0n7"])
 
 
+def comings(gateway, name):
+    """What has been told of a disk: whether it came, in order."""
+    return [note["type"] == "bdev_register" for note in gateway.call("notify_get_notifications") if note["ctx"] == name]
+
+
+def test_a_namespace_that_comes_back_while_its_disk_is_closed(up, gateway):
+    """Which takes as long as a host holds on to it."""
+    port = prepare(up, NQN)[1]
+    nsid = add_disk(up, "second")
+    attach(gateway, port)
+    address = serve_on(gateway, "Nvme0n1", f"Nvme0n{nsid}")
+    with Controller(address, GATEWAY, io_queues=1) as host:
+        host.io.answer_r2ts = False
+        host.io.wait_r2t(host.io.submit(sqe.write(2, 0, 64), out=bytes(64 * 512)))
+        up.call("nvmf_subsystem_remove_ns", nqn=NQN, nsid=nsid)
+        assert wait_until(lambda: host.namespaces() == [1])
+        up.call("nvmf_subsystem_add_ns", nqn=NQN, namespace={"bdev_name": "second", "nsid": nsid})
+        assert wait_until(lambda: comings(gateway, f"Nvme0n{nsid}") == [True, False, True])
+    assert disks(gateway) == ["Nvme0n1", f"Nvme0n{nsid}"]
+
+
+def test_that_a_disk_that_is_gone_was_not_kept_is_told(up, gateway, tmp_path):
+    port = prepare(up, NQN)[1]
+    nsid = add_disk(up, "second")
+    (tmp_path / "kept").mkdir()
+    with Server(options=["--state", tmp_path / "kept" / "state"]) as server, server.client() as client:
+        attach(client, port)
+        (tmp_path / "kept" / "state").unlink()
+        (tmp_path / "kept").rmdir()
+        up.call("nvmf_subsystem_remove_ns", nqn=NQN, nsid=nsid)
+        assert wait_until(lambda: f"Nvme0n{nsid}: No such file or directory: it is done, but will be forgotten"
+                          in server.stderr)
+        assert disks(client) == ["Nvme0n1"]
+        code, text = client.refused("bdev_nvme_detach_controller", name="Nvme0")
+        assert code == ENOENT and "it is done, but will be forgotten" in text
+        assert disks(client) == controllers(client) == []
+
+
 def test_health(up, gateway):
     attach(gateway, prepare(up, NQN)[1])
     health = gateway.call("bdev_nvme_get_controller_health_info", name="Nvme0")
@@ -420,6 +459,30 @@ def test_detaching_under_load_takes_all_that_stands_on_it(up, gateway):
     assert isinstance(loaded.error, CommandError)
     healthy.close()
     assert config_of(gateway, "bdev_delay_create") == []
+
+
+def test_detaching_leaves_alone_what_has_the_name_of_its_disk(up, gateway):
+    port = prepare(up, NQN)[1]
+    attach(gateway, port)
+    gateway.call("pollux_disk_close", name="Nvme0n1")
+    gateway.call("bdev_null_create", name="Nvme0n1", num_blocks=8, block_size=512)
+    assert gateway.call("bdev_nvme_detach_controller", name="Nvme0")
+    assert controllers(gateway) == [] and disks(gateway) == ["Nvme0n1"]
+
+
+def test_a_controller_that_is_not_detached_has_its_disks(up, tmp_path):
+    """One is in use by a virtual machine."""
+    port = prepare(up, NQN)[1]
+    add_disk(up, "second")
+    with Server(options=["--vhost", tmp_path]) as server, server.client() as client:
+        assert attach(client, port) == ["Nvme0n1", "Nvme0n2"]
+        client.call("vhost_create_blk_controller", ctrlr="vm", dev_name="Nvme0n2")
+        code, text = client.refused("bdev_nvme_detach_controller", name="Nvme0")
+        assert code == EBUSY and "Nvme0n2 is used by" in text
+        assert wait_until(lambda: sorted(disks(client)) == ["Nvme0n1", "Nvme0n2"])
+        client.call("vhost_delete_controller", ctrlr="vm")
+        assert client.call("bdev_nvme_detach_controller", name="Nvme0")
+        assert disks(client) == controllers(client) == []
 
 
 def test_detaching_ends_an_attach(gateway, silent):
