@@ -27,10 +27,12 @@ BLOCKS = 8  # of 512 bytes
 DISK_BLOCKS = 64 << 11  # of a 64 MiB disk
 
 
-def callgrind(out):
+def callgrind(out, within=None):
+    """The beginning of a command whose instructions are to be counted: all of them, or those of a function."""
     if not shutil.which("valgrind"):
         raise Skip("valgrind is not installed")
-    return ("valgrind", "--tool=callgrind", f"--callgrind-out-file={out}")
+    only = [f"--toggle-collect={within}"] if within else []
+    return ("valgrind", "--tool=callgrind", f"--callgrind-out-file={out}", *only)
 
 
 def collected(out):
@@ -109,13 +111,13 @@ def host_read(count=20_000):
 FILTERS = 8
 
 
-def _unit(name, *arguments):
+def _unit(name, *arguments, within=None):
     """A program of the unit tests'."""
     program = pathlib.Path(binary_path()).parent / "tests/unit" / name
     if not program.exists():
         raise Skip("this build has no tests (meson -Dtests=true)")
     out = _output(name)
-    subprocess.run([*callgrind(out), program, *map(str, arguments)], check=True, capture_output=True)
+    subprocess.run([*callgrind(out, within), program, *map(str, arguments)], check=True, capture_output=True)
     return collected(out)
 
 
@@ -135,6 +137,17 @@ def core_read(count=20_000):
 
 def core_write(count=20_000):
     return _core("write", count)
+
+
+VHOST_BATCH = 32
+
+
+def vhost(ring, what):
+    """The back-end alone: requests of 4 KiB, 32 at a time, that a ring takes and publishes; of a null disk."""
+    def measure(count=640):
+        more, less = (_unit("vhost_cost", ring, what, n, within="ring_poll") for n in (2 * count, count))
+        return (more - less) / count / VHOST_BATCH
+    return measure
 
 
 def filter_layer(count=20_000):
@@ -157,6 +170,10 @@ FIGURES = [
     ("core-write-4k", "target without a transport, 4 KiB write to a null disk", core_write, None),
     ("target-read-4k", "target, 4 KiB read from a RAM disk", target_read, 800),
     ("target-write-4k", "target, 4 KiB write to a RAM disk", target_write, 1000),
+    ("vhost-read-4k", "vhost-user back-end alone, null disk, split ring, 4 KiB read", vhost("split", "read"), 400),
+    ("vhost-write-4k", "the same, 4 KiB write", vhost("split", "write"), None),
+    ("vhost-packed-read-4k", "the same, packed ring, 4 KiB read", vhost("packed", "read"), None),
+    ("vhost-packed-write-4k", "the same, packed ring, 4 KiB write", vhost("packed", "write"), None),
     ("host-read-4k", "host and load generator, 4 KiB read, QD32", host_read, 950),
 ]
 
