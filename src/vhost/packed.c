@@ -111,11 +111,10 @@ static unsigned chain_length(const struct vhost_ring *r, uint16_t *id)
     return 0;
 }
 
-static struct vhost_slot *packed_pop(struct vhost_ring *r)
+/* @return the next request, or NULL, and the ring is broken */
+static struct vhost_slot *packed_take(struct vhost_ring *r)
 {
     uint16_t id;
-    if (!packed_waiting(r))
-        return NULL;
     const unsigned n = chain_length(r, &id);
     if (plx_unlikely(!n)) {
         vhost_ring_break(r, "a chain of descriptors that has no end");
@@ -140,8 +139,20 @@ static struct vhost_slot *packed_pop(struct vhost_ring *r)
     return r->broken ? NULL : s;
 }
 
+static unsigned packed_fetch(struct vhost_ring *r, unsigned most)
+{
+    unsigned n = 0;
+    for (; n < most && !r->broken && packed_waiting(r); n++) {
+        struct vhost_slot *s = packed_take(r);
+        if (plx_unlikely(!s))
+            break;
+        vhost_slot_begin(r, s);
+    }
+    return n;
+}
+
 /* From the copies in the region, as the ring's own descriptors may have been written over since. */
-static struct vhost_slot *packed_pop_again(struct vhost_ring *r, uint16_t head)
+static struct vhost_slot *packed_take_again(struct vhost_ring *r, uint16_t head)
 {
     const struct vhost_inflight_packed *in = r->inflight.packed;
     const unsigned n = in->desc[head].num;
@@ -252,8 +263,8 @@ static void packed_notify(struct vhost_ring *r, bool on)
 const struct vhost_ring_kind vhost_packed = {
     .locate = packed_locate,
     .begin = packed_begin,
-    .pop = packed_pop,
-    .pop_again = packed_pop_again,
+    .fetch = packed_fetch,
+    .take_again = packed_take_again,
     .publish = packed_publish,
     .waiting = packed_waiting,
     .notify = packed_notify,

@@ -82,23 +82,6 @@ void vhost_ring_break(struct vhost_ring *r, const char *why)
 
 /* ---- requests ---- */
 
-struct vhost_slot *vhost_slot_take(struct vhost_ring *r, uint32_t id)
-{
-    if (plx_unlikely(id >= r->size)) {
-        vhost_ring_break(r, "a request whose number is beyond the size of the ring");
-        return NULL;
-    }
-    struct vhost_slot *s = &r->slots[id];
-    if (plx_unlikely(s->busy)) {
-        vhost_ring_break(r, "a request with the number of one that is not through yet");
-        return NULL;
-    }
-    s->ring = r;
-    s->id = (uint16_t)id;
-    s->nout = s->nin = 0;
-    return s;
-}
-
 /* A segment that goes over from one region to the next has an entry for each. */
 bool vhost_slot_add_odd(struct vhost_ring *r, struct vhost_slot *s, uint64_t guest, uint32_t len, bool in)
 {
@@ -120,37 +103,32 @@ bool vhost_slot_add_odd(struct vhost_ring *r, struct vhost_slot *s, uint64_t gue
     return true;
 }
 
-static void slot_begin(struct vhost_ring *r, struct vhost_slot *s)
+/* What was in flight when a process ended before. */
+static unsigned fetch_again(struct vhost_ring *r, unsigned most)
 {
-    s->busy = true;
-    s->epoch = r->epoch;
-    r->in_flight++;
-    r->fetched++;
-    if (plx_likely(!r->scsi))
-        vhost_blk_start(s);
-    else
-        vhost_scsi_start(s);
+    unsigned n = 0;
+    while (n < most && r->again_next < r->nagain && !r->broken) {
+        struct vhost_slot *s = ring_kind(r)->take_again(r, r->again[r->again_next++]);
+        if (s) {
+            vhost_slot_begin(r, s);
+            n++;
+        }
+    }
+    return n;
 }
 
-static int ring_fetch(struct vhost_ring *r)
+static unsigned ring_fetch(struct vhost_ring *r)
 {
     const struct vhost_ring_kind *kind = ring_kind(r);
-    const int most = plx_likely(!r->scsi) ? RING_BUDGET : vhost_scsi_wanted(r, RING_BUDGET);
-    int n = 0;
-    struct vhost_slot *s;
-    while (plx_unlikely(r->again_next < r->nagain) && n < most && !r->broken) {
-        s = kind->pop_again(r, r->again[r->again_next++]);
-        if (s)
-            slot_begin(r, s);
-        n++;
-    }
-    while (n < most && !r->broken && (s = kind->pop(r))) {
-        if (plx_unlikely(r->quiet)) {
-            r->quiet = false;
-            kind->notify(r, false);
-        }
-        slot_begin(r, s);
-        n++;
+    const unsigned most = plx_likely(!r->scsi) ? RING_BUDGET : vhost_scsi_wanted(r, RING_BUDGET);
+    unsigned n = plx_unlikely(r->again_next < r->nagain) ? fetch_again(r, most) : 0;
+    if (plx_likely(n < most && !r->broken))
+        n += kind->fetch(r, most - n);
+    r->in_flight += n;
+    r->fetched += n;
+    if (plx_unlikely(r->quiet) && n) {
+        r->quiet = false;
+        kind->notify(r, false);
     }
     return n;
 }
@@ -267,7 +245,7 @@ static bool ring_goes(struct vhost_ring *r)
 static int ring_poll(struct plx_source *source)
 {
     struct vhost_ring *r = ring_of(source);
-    int work = r->ndone;
+    unsigned work = r->ndone;
     if (work)
         ring_publish(r);
     if (plx_likely(ring_goes(r)))
@@ -280,7 +258,7 @@ static int ring_poll(struct plx_source *source)
         signal_now(r);
     if (plx_unlikely(r->stopping && !r->in_flight))
         ring_stopped(r);
-    return work;
+    return (int)work;
 }
 
 static void hear_kick(struct vhost_ring *r)

@@ -11,6 +11,7 @@
 
 #include "vhost/log.h"
 #include "vhost/memory.h"
+#include "vhost/scsi_ring.h"
 #include "vhost/scsi_task.h"
 
 enum {
@@ -177,7 +178,22 @@ static inline bool vhost_slot_add(struct vhost_ring *r, struct vhost_slot *s, ui
 }
 
 /* Takes the slot with an id. @return NULL, and the ring is broken, when there is none or it is in use */
-struct vhost_slot *vhost_slot_take(struct vhost_ring *r, uint32_t id);
+static inline struct vhost_slot *vhost_slot_take(struct vhost_ring *r, uint32_t id)
+{
+    if (plx_unlikely(id >= r->size)) {
+        vhost_ring_break(r, "a request whose number is beyond the size of the ring");
+        return NULL;
+    }
+    struct vhost_slot *s = &r->slots[id];
+    if (plx_unlikely(s->busy)) {
+        vhost_ring_break(r, "a request with the number of one that is not through yet");
+        return NULL;
+    }
+    s->ring = r;
+    s->id = (uint16_t)id;
+    s->nout = s->nin = 0;
+    return s;
+}
 
 /* A descriptor of either kind, as it was read. */
 struct vhost_desc {
@@ -201,14 +217,26 @@ static inline struct vhost_desc vhost_read_desc(const void *from)
 /* A request begins: blk.c. */
 void vhost_blk_start(struct vhost_slot *slot);
 
+/* One that was taken, with all that its descriptors say. */
+static inline void vhost_slot_begin(struct vhost_ring *r, struct vhost_slot *s)
+{
+    s->busy = true;
+    s->epoch = r->epoch;
+    if (plx_likely(!r->scsi))
+        vhost_blk_start(s);
+    else
+        vhost_scsi_start(s);
+}
+
 /* ---- split.c and packed.c ---- */
 
 struct vhost_ring_kind {
     /* Finds the three areas. @return false when they are not in guest memory */
     bool (*locate)(struct vhost_ring *r);
-    void (*begin)(struct vhost_ring *r);             /* at r->base */
-    struct vhost_slot *(*pop)(struct vhost_ring *r); /* NULL: none, or it is broken */
-    struct vhost_slot *(*pop_again)(struct vhost_ring *r, uint16_t which);
+    void (*begin)(struct vhost_ring *r); /* at r->base */
+    /* Takes requests off the ring and begins them, till it is empty or broken. @return how many, at most so many */
+    unsigned (*fetch)(struct vhost_ring *r, unsigned most);
+    struct vhost_slot *(*take_again)(struct vhost_ring *r, uint16_t which); /* NULL: it is broken */
     void (*publish)(struct vhost_ring *r);
     bool (*waiting)(struct vhost_ring *r);         /* there is something to pop */
     void (*notify)(struct vhost_ring *r, bool on); /* by the guest */

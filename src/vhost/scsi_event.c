@@ -12,12 +12,12 @@
 
 /* ---- on the ring's reactor ---- */
 
-int vhost_scsi_wanted(const struct vhost_ring *r, int most)
+unsigned vhost_scsi_wanted(const struct vhost_ring *r, unsigned most)
 {
     const struct scsi_events *due = &r->scsi->due;
     if (plx_likely(r->index != VIRTIO_SCSI_EVENT))
         return most;
-    return due->n ? (int)due->n : due->lost;
+    return due->n ? due->n : due->lost;
 }
 
 static void events_add(struct scsi_events *to, const struct virtio_scsi_event *e)

@@ -15,7 +15,7 @@ struct virtio_scsi_config;
 
 void vhost_scsi_start(struct vhost_slot *s);
 /* How many requests may be taken off the ring now: all but that of events have no limit. */
-int vhost_scsi_wanted(const struct vhost_ring *r, int most);
+unsigned vhost_scsi_wanted(const struct vhost_ring *r, unsigned most);
 void vhost_scsi_started(struct vhost_ring *r);
 void vhost_scsi_stopped(struct vhost_ring *r);
 void vhost_scsi_published(struct vhost_ring *r);

@@ -54,38 +54,21 @@ static uint32_t split_base(const struct vhost_ring *r)
 
 /* ---- fetching ---- */
 
+/* What to do with an indirect descriptor. @return what is wrong with it, or NULL */
+typedef const char *indirect_fn(struct vhost_ring *r, struct vhost_slot *s, struct vhost_desc d);
+
 /*
  * Adds the chain that begins at `i` of a table of n descriptors. What is in guest memory may change at any time, so
  * each descriptor is copied, and the copy is looked at. @return what is wrong with it, or NULL
  */
-static const char *add_chain(struct vhost_ring *r, struct vhost_slot *s, const struct virtq_desc *table, uint32_t n,
-                             uint32_t i, bool indirect);
-
-static const char *add_indirect(struct vhost_ring *r, struct vhost_slot *s, const struct vhost_desc *d)
-{
-    const uint64_t bytes = d->len;
-    uint64_t together = bytes;
-    const uint8_t *table = vhost_at(&r->view, d->addr, &together);
-    if (!(r->is.features & VHOST_BIT(VIRTIO_F_INDIRECT_DESC)))
-        return "an indirect descriptor, which was not agreed on";
-    if (d->mid & VIRTQ_DESC_NEXT)
-        return "an indirect descriptor with a next one";
-    if (!bytes || bytes % sizeof(struct virtq_desc) || bytes > VHOST_RING_MAX * sizeof(struct virtq_desc))
-        return "an indirect table with a length that is none";
-    if (!table || together < bytes)
-        return "an indirect table that is not in guest memory";
-    return add_chain(r, s, (const struct virtq_desc *)(const void *)table,
-                     (uint32_t)(bytes / sizeof(struct virtq_desc)), 0, true);
-}
-
-static const char *add_chain(struct vhost_ring *r, struct vhost_slot *s, const struct virtq_desc *table, uint32_t n,
-                             uint32_t i, bool indirect)
+static inline const char *add_chain(struct vhost_ring *r, struct vhost_slot *s, const struct virtq_desc *table,
+                                    uint32_t n, uint32_t i, indirect_fn *indirect)
 {
     for (uint32_t left = n; left; left--) {
         const struct vhost_desc d = vhost_read_desc(&table[i]);
         const uint16_t flags = d.mid;
-        if (flags & VIRTQ_DESC_INDIRECT)
-            return indirect ? "an indirect descriptor in an indirect table" : add_indirect(r, s, &d);
+        if (plx_unlikely(flags & VIRTQ_DESC_INDIRECT))
+            return indirect(r, s, d);
         if (plx_unlikely(!vhost_slot_add(r, s, d.addr, d.len, flags & VIRTQ_DESC_WRITE)))
             return "a descriptor with an address, a length or a direction that cannot be, or too many of them";
         if (!(flags & VIRTQ_DESC_NEXT))
@@ -97,38 +80,65 @@ static const char *add_chain(struct vhost_ring *r, struct vhost_slot *s, const s
     return "a chain of descriptors that has no end";
 }
 
-static struct vhost_slot *split_take(struct vhost_ring *r, uint16_t head)
+static const char *refuse_nested(struct vhost_ring *r, struct vhost_slot *s, struct vhost_desc d)
+{
+    (void)r, (void)s, (void)d;
+    return "an indirect descriptor in an indirect table";
+}
+
+static const char *add_indirect(struct vhost_ring *r, struct vhost_slot *s, struct vhost_desc d)
+{
+    const uint64_t bytes = d.len;
+    uint64_t together = bytes;
+    const uint8_t *table = vhost_at(&r->view, d.addr, &together);
+    if (!(r->is.features & VHOST_BIT(VIRTIO_F_INDIRECT_DESC)))
+        return "an indirect descriptor, which was not agreed on";
+    if (d.mid & VIRTQ_DESC_NEXT)
+        return "an indirect descriptor with a next one";
+    if (!bytes || bytes % sizeof(struct virtq_desc) || bytes > VHOST_RING_MAX * sizeof(struct virtq_desc))
+        return "an indirect table with a length that is none";
+    if (!table || together < bytes)
+        return "an indirect table that is not in guest memory";
+    return add_chain(r, s, (const struct virtq_desc *)(const void *)table,
+                     (uint32_t)(bytes / sizeof(struct virtq_desc)), 0, refuse_nested);
+}
+
+static inline struct vhost_slot *split_take(struct vhost_ring *r, uint16_t head)
 {
     struct vhost_slot *s = vhost_slot_take(r, head);
     if (plx_unlikely(!s))
         return NULL;
-    const char *why = add_chain(r, s, r->at.split.desc, r->size, head, false);
+    const char *why = add_chain(r, s, r->at.split.desc, r->size, head, add_indirect);
     if (plx_likely(!why))
         return s;
     vhost_ring_break(r, why);
     return NULL;
 }
 
-static struct vhost_slot *split_pop(struct vhost_ring *r)
+/* What the guest adds meanwhile is for the next round. */
+static unsigned split_fetch(struct vhost_ring *r, unsigned most)
 {
-    const uint16_t ready = (uint16_t)(shared_get(&r->at.split.avail->idx, __ATOMIC_ACQUIRE) - r->last_avail);
-    if (!ready)
-        return NULL;
-    if (plx_unlikely(ready > r->size)) {
+    const struct virtq_avail *avail = r->at.split.avail;
+    const uint16_t ready = (uint16_t)(shared_get(&avail->idx, __ATOMIC_ACQUIRE) - r->last_avail);
+    const unsigned end = ready < most ? ready : most;
+    unsigned n = 0;
+    if (plx_unlikely(ready > r->size))
         vhost_ring_break(r, "more requests than the ring has descriptors");
-        return NULL;
+    while (n < end && !r->broken) {
+        const uint16_t head = shared_get(&avail->ring[r->last_avail & (r->size - 1)], __ATOMIC_RELAXED);
+        struct vhost_slot *s = split_take(r, head);
+        if (plx_unlikely(!s))
+            break;
+        r->last_avail++;
+        if (r->inflight.split)
+            vhost_inflight_fetched_split(r, head);
+        vhost_slot_begin(r, s);
+        n++;
     }
-    const uint16_t head = shared_get(&r->at.split.avail->ring[r->last_avail & (r->size - 1)], __ATOMIC_RELAXED);
-    struct vhost_slot *s = split_take(r, head);
-    if (plx_unlikely(!s))
-        return NULL;
-    r->last_avail++;
-    if (r->inflight.split)
-        vhost_inflight_fetched_split(r, head);
-    return s;
+    return n;
 }
 
-static struct vhost_slot *split_pop_again(struct vhost_ring *r, uint16_t head)
+static struct vhost_slot *split_take_again(struct vhost_ring *r, uint16_t head)
 {
     return split_take(r, head);
 }
@@ -215,8 +225,8 @@ static void split_notify(struct vhost_ring *r, bool on)
 const struct vhost_ring_kind vhost_split = {
     .locate = split_locate,
     .begin = split_begin,
-    .pop = split_pop,
-    .pop_again = split_pop_again,
+    .fetch = split_fetch,
+    .take_again = split_take_again,
     .publish = split_publish,
     .waiting = split_waiting,
     .notify = split_notify,
