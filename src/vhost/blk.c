@@ -199,7 +199,7 @@ static void blk_start_odd(struct vhost_slot *s, uint32_t type, struct iovec *iov
     else if (type == VIRTIO_BLK_FLUSH)
         blk_flush(s);
     else if (type == VIRTIO_BLK_GET_ID)
-        blk_id(s, in, s->nin);
+        blk_id(s, in, s->niov - s->nout);
     else if (type == VIRTIO_BLK_DISCARD && agreed(s, VIRTIO_BLK_F_DISCARD))
         blk_ranges(s, PLX_BDEV_UNMAP, iov, n);
     else if (type == VIRTIO_BLK_WRITE_ZEROES && agreed(s, VIRTIO_BLK_F_WRITE_ZEROES))
@@ -235,14 +235,14 @@ void vhost_blk_start(struct vhost_slot *s)
     unsigned nout;
     struct iovec *in = s->iov + s->nout, *out;
     s->status = NULL;
-    if (plx_unlikely(!s->nin)) { /* no place to say anything */
+    if (plx_unlikely(s->niov == s->nout)) { /* no place to say anything */
         vhost_ring_break(s->ring, "a request without room for its status");
         vhost_ring_done(s, 0);
         return;
     }
-    struct iovec *last = &in[s->nin - 1];
+    struct iovec *last = &s->iov[s->niov - 1];
     s->status = (uint8_t *)last->iov_base + --last->iov_len;
-    s->nin = (uint16_t)(s->nin - !last->iov_len);
+    s->niov -= !last->iov_len;
     out = take_header(s, &head, &nout);
     if (plx_unlikely(!out)) {
         blk_fail(s, VIRTIO_BLK_IOERR);
@@ -250,7 +250,7 @@ void vhost_blk_start(struct vhost_slot *s)
     }
     const uint32_t type = plx_get32(head.type);
     if (plx_likely(type == VIRTIO_BLK_IN && blk_may(s, PLX_MAY_READ)))
-        blk_transfer(s, PLX_BDEV_READ, plx_get64(head.sector), in, s->nin);
+        blk_transfer(s, PLX_BDEV_READ, plx_get64(head.sector), in, s->niov - s->nout);
     else if (type == VIRTIO_BLK_OUT && !s->ring->blk->read_only && blk_may(s, PLX_MAY_WRITE))
         blk_transfer(s, PLX_BDEV_WRITE, plx_get64(head.sector), out, nout);
     else

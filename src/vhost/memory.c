@@ -167,6 +167,8 @@ int vhost_table_remove(struct vhost_table **out, const struct vhost_table *old, 
 
 /* ---- translation ---- */
 
+const struct vhost_span vhost_nowhere;
+
 const struct vhost_span *vhost_span_find(const struct vhost_table *t, uint64_t guest)
 {
     unsigned low = 0, high = t ? t->n : 0;

@@ -73,13 +73,18 @@ void vhost_table_free(struct vhost_table *t);
 /* @return the span that has a guest address, or NULL */
 const struct vhost_span *vhost_span_find(const struct vhost_table *t, uint64_t guest);
 
-/*
- * A table as a ring sees it, which remembers where it found the last address.
- */
+/* A table as a ring sees it, which remembers where it found the last address: at first nowhere, a span of no bytes. */
 struct vhost_view {
     const struct vhost_table *table;
     const struct vhost_span *last;
 };
+
+extern const struct vhost_span vhost_nowhere;
+
+static inline struct vhost_view vhost_view_of(const struct vhost_table *t)
+{
+    return (struct vhost_view){t, &vhost_nowhere};
+}
 
 /*
  * Where a guest address is.
@@ -89,7 +94,7 @@ struct vhost_view {
 static inline uint8_t *vhost_at(struct vhost_view *v, uint64_t guest, uint64_t *len)
 {
     const struct vhost_span *s = v->last;
-    if (plx_unlikely(!s || guest - s->guest >= s->size)) {
+    if (plx_unlikely(guest - s->guest >= s->size)) {
         s = vhost_span_find(v->table, guest);
         if (!s)
             return NULL;

@@ -86,17 +86,15 @@ void vhost_ring_break(struct vhost_ring *r, const char *why)
 bool vhost_slot_add_odd(struct vhost_ring *r, struct vhost_slot *s, uint64_t guest, uint32_t len, bool in)
 {
     uint64_t left = len;
-    if (plx_unlikely(!len || (!in && s->nin)))
+    if (plx_unlikely(!len || (!in && s->niov != s->nout)))
         return false;
     while (left) {
         uint64_t n = left;
         uint8_t *at = vhost_at(&r->view, guest, &n);
-        unsigned i = s->nout + (unsigned)s->nin;
-        if (plx_unlikely(!at || i == VHOST_IOVS))
+        if (plx_unlikely(!at || s->niov == VHOST_IOVS))
             return false;
-        s->iov[i] = (struct iovec){at, n};
-        s->nout = (uint16_t)(s->nout + !in);
-        s->nin = (uint16_t)(s->nin + in);
+        s->iov[s->niov++] = (struct iovec){at, n};
+        s->nout += !in;
         left -= n;
         guest += n;
     }
@@ -169,7 +167,7 @@ static void log_done(struct vhost_ring *r)
 {
     for (unsigned i = 0; i < r->ndone; i++) {
         const struct vhost_slot *s = &r->slots[r->done[i]];
-        for (unsigned k = s->nout; k < (unsigned)s->nout + s->nin; k++)
+        for (unsigned k = s->nout; k < s->niov; k++)
             vhost_log_memory(r->is.log, r->is.table, s->iov[k].iov_base, s->iov[k].iov_len);
         if (s->status)
             vhost_log_memory(r->is.log, r->is.table, s->status, 1);
@@ -340,7 +338,7 @@ static int ring_start(struct vhost_ring *r)
     r->ndone = r->nagain = r->again_next = 0;
     r->broken = r->lost = r->stopping = r->quiet = r->signalled = false;
     r->why = NULL;
-    r->view = (struct vhost_view){.table = r->is.table};
+    r->view = vhost_view_of(r->is.table);
     if (!ring_kind(r)->locate(r))
         return -EFAULT;
     ring_kind(r)->begin(r);
@@ -373,7 +371,7 @@ static int change_kick(struct vhost_ring *r)
 /* It goes over to another table: what was translated by the old one is waited for elsewhere. */
 static void change_table(struct vhost_ring *r)
 {
-    r->view = (struct vhost_view){.table = r->is.table};
+    r->view = vhost_view_of(r->is.table);
     r->epoch ^= 1;
     r->old_left = r->in_flight;
     if (!r->old_left)

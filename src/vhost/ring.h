@@ -32,8 +32,8 @@ struct vhost_slot {
     uint16_t id;       /* of the head descriptor, or of the buffer in a packed ring; its place in ring->slots */
     uint16_t ndescs;   /* packed: that it takes of the ring */
     uint16_t entry;    /* packed: of the inflight region */
-    uint16_t nout;     /* iovec entries that the guest wrote, */
-    uint16_t nin;      /* and behind them those that it reads */
+    uint32_t niov;     /* entries of the iovec, */
+    uint32_t nout;     /* of which those that the guest wrote come first */
     uint32_t written;  /* bytes, for the used ring */
     uint32_t in_bytes; /* of those without the status, when it was begun */
     uint8_t *status;
@@ -165,15 +165,15 @@ bool vhost_slot_add_odd(struct vhost_ring *r, struct vhost_slot *s, uint64_t gue
 static inline bool vhost_slot_add(struct vhost_ring *r, struct vhost_slot *s, uint64_t guest, uint32_t len, bool in)
 {
     const struct vhost_span *span = r->view.last;
-    const unsigned i = s->nout + (unsigned)s->nin;
-    if (plx_unlikely(!span || guest - span->guest >= span->size || len > span->size - (guest - span->guest) || !len ||
-                     i == VHOST_IOVS || (!in && s->nin)))
+    const unsigned n = s->niov;
+    const uint64_t offset = guest - span->guest;
+    if (plx_unlikely(offset >= span->size || len - UINT64_C(1) >= span->size - offset || n == VHOST_IOVS ||
+                     (!in && n != s->nout)))
         return vhost_slot_add_odd(r, s, guest, len, in);
-    s->iov[i] = (struct iovec){span->at + (guest - span->guest), len};
-    if (in)
-        s->nin++;
-    else
-        s->nout++;
+    s->iov[n] = (struct iovec){span->at + offset, len};
+    s->niov = n + 1;
+    if (!in)
+        s->nout = n + 1;
     return true;
 }
 
@@ -191,7 +191,7 @@ static inline struct vhost_slot *vhost_slot_take(struct vhost_ring *r, uint32_t 
     }
     s->ring = r;
     s->id = (uint16_t)id;
-    s->nout = s->nin = 0;
+    s->niov = s->nout = 0;
     return s;
 }
 

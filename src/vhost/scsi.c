@@ -350,13 +350,13 @@ static void same_done(struct plx_bdev_req *req)
 static bool same_next(struct vhost_slot *s)
 {
     struct scsi_task *t = &s->task;
-    const unsigned used = s->nout + (unsigned)s->nin, room = (VHOST_IOVS - used) / t->nout;
+    const unsigned room = (VHOST_IOVS - s->niov) / t->nout;
     const uint32_t blocks = (uint32_t)plx_min_u64(t->left, room ? room : 1);
     if (!blocks) {
         task_good(s, UINT64_C(1) << t->lun->shift, false);
         return false;
     }
-    s->req.iov = room ? s->iov + used : t->out;
+    s->req.iov = room ? s->iov + s->niov : t->out;
     for (unsigned i = 0; room && i < blocks; i++)
         memcpy(s->req.iov + i * t->nout, t->out, t->nout * sizeof *t->out);
     s->req.done = same_done;
@@ -709,7 +709,7 @@ static void task_start(struct vhost_slot *s)
     struct scsi_task *t = &s->task;
     struct plx_iov_at at = {.iov = s->iov};
     struct plx_iov_tail header;
-    const uint64_t out = part_bytes(s->iov, s->nout), in = part_bytes(s->iov + s->nout, s->nin);
+    const uint64_t out = part_bytes(s->iov, s->nout), in = part_bytes(s->iov + s->nout, s->niov - s->nout);
     s->status = NULL;
     *t = (struct scsi_task){.seq = r->scsi->scsi->legs[r->scsi->leg].seq++};
     if (plx_unlikely(in < RESPONSE)) { /* no place to say anything */
@@ -717,7 +717,7 @@ static void task_start(struct vhost_slot *s)
         vhost_ring_done(s, 0);
         return;
     }
-    t->nin = s->nin;
+    t->nin = s->niov - s->nout;
     t->in = behind(s->iov + s->nout, &t->nin, in, RESPONSE, &t->tail);
     if (plx_unlikely(out < sizeof request)) {
         task_answer(s, VIRTIO_SCSI_FAILURE);

@@ -47,8 +47,8 @@ void scsi_event_start(struct vhost_slot *s)
     struct plx_iov_at at = {.iov = s->iov + s->nout};
     uint64_t room = 0;
     s->status = NULL;
-    for (unsigned i = 0; i < s->nin; i++)
-        room += s->iov[s->nout + i].iov_len;
+    for (unsigned i = s->nout; i < s->niov; i++)
+        room += s->iov[i].iov_len;
     if (room < sizeof(struct virtio_scsi_event)) {
         vhost_ring_break(s->ring, "a buffer that an event does not fit into");
         vhost_ring_done(s, 0);

@@ -227,7 +227,7 @@ void scsi_control_start(struct vhost_slot *s)
 {
     struct vhost_ring *r = s->ring;
     struct scsi_tmf *t = r->scsi->tmf;
-    const uint64_t out = control_bytes(s->iov, s->nout), in = control_bytes(s->iov + s->nout, s->nin);
+    const uint64_t out = control_bytes(s->iov, s->nout), in = control_bytes(s->iov + s->nout, s->niov - s->nout);
     const uint8_t none[5] = {0}; /* no asynchronous event there is */
     struct plx_iov_at at = {.iov = s->iov};
     plx_le32 type = plx_put32(UINT32_MAX);

@@ -59,12 +59,13 @@ typedef const char *indirect_fn(struct vhost_ring *r, struct vhost_slot *s, stru
 
 /*
  * Adds the chain that begins at `i` of a table of n descriptors. What is in guest memory may change at any time, so
- * each descriptor is copied, and the copy is looked at. @return what is wrong with it, or NULL
+ * each descriptor is copied, and the copy is looked at. A chain without an end has too many. @return what is wrong with
+ * it, or NULL
  */
 static inline const char *add_chain(struct vhost_ring *r, struct vhost_slot *s, const struct virtq_desc *table,
                                     uint32_t n, uint32_t i, indirect_fn *indirect)
 {
-    for (uint32_t left = n; left; left--) {
+    for (;;) {
         const struct vhost_desc d = vhost_read_desc(&table[i]);
         const uint16_t flags = d.mid;
         if (plx_unlikely(flags & VIRTQ_DESC_INDIRECT))
@@ -77,7 +78,6 @@ static inline const char *add_chain(struct vhost_ring *r, struct vhost_slot *s, 
         if (plx_unlikely(i >= n))
             return "a descriptor whose next one is beyond the end";
     }
-    return "a chain of descriptors that has no end";
 }
 
 static const char *refuse_nested(struct vhost_ring *r, struct vhost_slot *s, struct vhost_desc d)

@@ -113,7 +113,7 @@ static void addresses(void **state)
     (void)state;
     assert_int_equal(ftruncate(fd, 0x8000), 0);
     struct vhost_table *t = table_of(r, 3, fd);
-    struct vhost_view v = {.table = t};
+    struct vhost_view v = vhost_view_of(t);
     for (uint64_t guest = 0; guest < 0x104000; guest += 0x400) {
         uint64_t len = 0x800, back;
         uint8_t *at = vhost_at(&v, guest, &len);
