@@ -222,6 +222,6 @@ void vhost_inflight_published_packed(struct vhost_ring *r)
 {
     struct vhost_inflight_packed *in = r->inflight.packed;
     for (unsigned i = 0; i < r->ndone; i++)
-        __atomic_store_n(&in->desc[r->slots[r->done[i]].entry].inflight, 0, __ATOMIC_RELEASE);
+        __atomic_store_n(&in->desc[r->done[i]->entry].inflight, 0, __ATOMIC_RELEASE);
     keep_packed(in);
 }

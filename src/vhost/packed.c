@@ -209,7 +209,7 @@ static unsigned write_batch(struct vhost_ring *r, uint16_t *first_flags)
 {
     unsigned descs = 0;
     for (unsigned i = 0; i < r->ndone; i++) {
-        const struct vhost_slot *s = &r->slots[r->done[i]];
+        const struct vhost_slot *s = r->done[i];
         struct virtq_packed_desc *d = &r->at.packed.desc[r->used_idx];
         const uint16_t flags = used_flags(r, s);
         d->id = plx_put16(s->id);
@@ -233,7 +233,7 @@ static void log_descs(const struct vhost_ring *r, const struct virtq_packed_desc
     for (unsigned i = 0, at = from; i < r->ndone; i++) {
         const struct virtq_packed_desc *d = &r->at.packed.desc[at];
         vhost_log_memory(r->is.log, r->is.table, d, sizeof *d);
-        at = (at + r->slots[r->done[i]].ndescs) % r->size;
+        at = (at + r->done[i]->ndescs) % r->size;
     }
 }
 

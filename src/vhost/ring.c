@@ -32,18 +32,18 @@ static const struct vhost_ring_kind *ring_kind(const struct vhost_ring *r)
 
 int vhost_ring_alloc(struct vhost_ring *r)
 {
-    const size_t slots = plx_align_up(r->num * sizeof r->slots[0], 64), ids = r->num * sizeof r->done[0];
+    const size_t slots = r->num * sizeof r->slots[0], done = r->num * sizeof(struct vhost_slot *);
     if (r->memory)
         return 0;
-    r->memory_bytes = slots + 2 * ids;
+    r->memory_bytes = slots + done + r->num * sizeof r->again[0];
     r->memory = mmap(NULL, r->memory_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (r->memory == MAP_FAILED) {
         r->memory = NULL;
         return -ENOMEM;
     }
     r->slots = r->memory;
-    r->done = (uint16_t *)(void *)((uint8_t *)r->memory + slots);
-    r->again = r->done + r->num;
+    r->done = (struct vhost_slot **)(void *)((uint8_t *)r->memory + slots);
+    r->again = (uint16_t *)(void *)((uint8_t *)r->memory + slots + done);
     return 0;
 }
 
@@ -147,13 +147,14 @@ static void tell_old_done(struct vhost_ring *r)
 
 static void release_done(struct vhost_ring *r)
 {
+    const unsigned n = r->ndone;
     unsigned old = 0;
-    for (unsigned i = 0; i < r->ndone; i++) {
-        struct vhost_slot *s = &r->slots[r->done[i]];
+    for (unsigned i = 0; i < n; i++) {
+        struct vhost_slot *s = r->done[i];
         s->busy = false;
         old += s->epoch != r->epoch;
     }
-    r->in_flight -= r->ndone;
+    r->in_flight -= n;
     r->ndone = 0;
     if (plx_likely(!old))
         return;
@@ -166,7 +167,7 @@ static void release_done(struct vhost_ring *r)
 static void log_done(struct vhost_ring *r)
 {
     for (unsigned i = 0; i < r->ndone; i++) {
-        const struct vhost_slot *s = &r->slots[r->done[i]];
+        const struct vhost_slot *s = r->done[i];
         for (unsigned k = s->nout; k < s->niov; k++)
             vhost_log_memory(r->is.log, r->is.table, s->iov[k].iov_base, s->iov[k].iov_len);
         if (s->status)

@@ -88,7 +88,7 @@ struct vhost_ring {
     } at;
     struct vhost_view view;
     struct vhost_slot *slots;
-    uint16_t *done; /* slots that are through, and not published */
+    struct vhost_slot **done; /* what is through, and not published */
     unsigned in_flight;
     unsigned old_left; /* of them, of the epoch before */
     struct plx_bdev_channel *channel;
@@ -148,7 +148,7 @@ static inline void vhost_ring_done(struct vhost_slot *slot, uint32_t written)
 {
     struct vhost_ring *r = slot->ring;
     slot->written = written;
-    r->done[r->ndone++] = slot->id;
+    r->done[r->ndone++] = slot;
 }
 
 /* Nothing more is fetched: the guest, or the front-end, has done what must not be. */

@@ -173,19 +173,22 @@ static void log_used(const struct vhost_ring *r, uint16_t from)
 static void chain_batch(struct vhost_ring *r)
 {
     struct vhost_inflight_split *in = r->inflight.split;
+    const unsigned n = r->ndone;
     uint16_t head = in->last_batch_head;
-    for (unsigned i = 0; i < r->ndone; i++) {
-        in->desc[r->done[i]].next = head;
-        head = r->done[i];
-        __atomic_store_n(&in->last_batch_head, head, __ATOMIC_RELEASE);
+    for (unsigned i = 0; i < n; i++) {
+        in->desc[r->done[i]->id].next = head;
+        head = r->done[i]->id;
     }
+    __atomic_store_n(&in->last_batch_head, head, __ATOMIC_RELEASE);
 }
 
 static void clear_batch(struct vhost_ring *r)
 {
     struct vhost_inflight_split *in = r->inflight.split;
-    for (unsigned i = 0; i < r->ndone; i++)
-        __atomic_store_n(&in->desc[r->done[i]].inflight, 0, __ATOMIC_RELEASE);
+    struct vhost_slot *const *done = r->done;
+    const unsigned n = r->ndone;
+    for (unsigned i = 0; i < n; i++)
+        __atomic_store_n(&in->desc[done[i]->id].inflight, 0, __ATOMIC_RELEASE);
     __atomic_store_n(&in->used_idx, r->used_idx, __ATOMIC_RELEASE);
 }
 
@@ -195,16 +198,16 @@ static void clear_batch(struct vhost_ring *r)
  */
 static void split_publish(struct vhost_ring *r)
 {
-    const uint16_t old = r->used_idx;
+    const uint16_t old = r->used_idx, mask = (uint16_t)(r->size - 1);
+    const unsigned n = r->ndone;
     struct virtq_used *used = r->at.split.used;
     if (r->inflight.split)
         chain_batch(r);
-    for (unsigned i = 0; i < r->ndone; i++) {
-        const struct vhost_slot *s = &r->slots[r->done[i]];
-        used->ring[r->used_idx & (r->size - 1)] =
-            (struct virtq_used_elem){.id = plx_put32(s->id), .len = plx_put32(s->written)};
-        r->used_idx++;
+    for (unsigned i = 0; i < n; i++) {
+        const struct vhost_slot *s = r->done[i];
+        used->ring[(old + i) & mask] = (struct virtq_used_elem){.id = plx_put32(s->id), .len = plx_put32(s->written)};
     }
+    r->used_idx = (uint16_t)(old + n);
     shared_put(&used->idx, r->used_idx, __ATOMIC_RELEASE);
     if (r->inflight.split)
         clear_batch(r);
