@@ -90,13 +90,6 @@ bool vhost_inflight_begin_split(struct vhost_ring *r)
     return true;
 }
 
-void vhost_inflight_fetched_split(struct vhost_ring *r, uint16_t head)
-{
-    struct vhost_inflight_split_entry *e = &r->inflight.split->desc[head];
-    e->counter = r->counter++;
-    __atomic_store_n(&e->inflight, 1, __ATOMIC_RELEASE);
-}
-
 /* ---- packed ---- */
 
 static void fresh_packed(struct vhost_ring *r)

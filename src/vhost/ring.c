@@ -145,22 +145,23 @@ static void tell_old_done(struct vhost_ring *r)
     plx_reactor_send(r->control, &r->drained);
 }
 
+static void release_old(struct vhost_ring *r)
+{
+    for (unsigned i = 0; i < r->ndone; i++)
+        r->old_left -= r->done[i]->epoch != r->epoch;
+    if (!r->old_left)
+        tell_old_done(r);
+}
+
 static void release_done(struct vhost_ring *r)
 {
     const unsigned n = r->ndone;
-    unsigned old = 0;
-    for (unsigned i = 0; i < n; i++) {
-        struct vhost_slot *s = r->done[i];
-        s->busy = false;
-        old += s->epoch != r->epoch;
-    }
+    if (plx_unlikely(r->old_left > 0))
+        release_old(r);
+    for (unsigned i = 0; i < n; i++)
+        r->done[i]->busy = false;
     r->in_flight -= n;
     r->ndone = 0;
-    if (plx_likely(!old))
-        return;
-    r->old_left -= old;
-    if (!r->old_left)
-        tell_old_done(r);
 }
 
 /* Pages that were written to: those of what the guest reads, whether all of it has come or not. */

@@ -254,7 +254,6 @@ uint64_t vhost_inflight_bytes(unsigned queue_size, bool packed);
  */
 bool vhost_inflight_begin_split(struct vhost_ring *r);
 bool vhost_inflight_begin_packed(struct vhost_ring *r);
-void vhost_inflight_fetched_split(struct vhost_ring *r, uint16_t head);
 /* Of a batch of packed descriptors: see packed.c. */
 void vhost_inflight_fetched_packed(struct vhost_ring *r, struct vhost_slot *s, const struct vhost_desc *d, bool last);
 void vhost_inflight_done_packed(struct vhost_ring *r, const struct vhost_slot *s);

@@ -115,6 +115,14 @@ static inline struct vhost_slot *split_take(struct vhost_ring *r, uint16_t head)
     return NULL;
 }
 
+/* What comes before a request is begun (vhost-user, "Inflight I/O tracking"). */
+static void mark_fetched(struct vhost_ring *r, const struct vhost_slot *s)
+{
+    struct vhost_inflight_split_entry *e = &r->inflight.split->desc[s->id];
+    e->counter = r->counter++;
+    __atomic_store_n(&e->inflight, 1, __ATOMIC_RELEASE);
+}
+
 /* What the guest adds meanwhile is for the next round. */
 static unsigned split_fetch(struct vhost_ring *r, unsigned most)
 {
@@ -131,7 +139,7 @@ static unsigned split_fetch(struct vhost_ring *r, unsigned most)
             break;
         r->last_avail++;
         if (r->inflight.split)
-            vhost_inflight_fetched_split(r, head);
+            mark_fetched(r, s);
         vhost_slot_begin(r, s);
         n++;
     }
