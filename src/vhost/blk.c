@@ -33,7 +33,7 @@ static void blk_done(struct plx_bdev_req *req)
 {
     struct vhost_slot *s = plx_container_of(req, struct vhost_slot, req);
     if (plx_likely(req->status == PLX_SC_SUCCESS))
-        blk_end(s, VIRTIO_BLK_OK, req->op == PLX_BDEV_READ ? s->in_bytes : 0);
+        blk_end(s, VIRTIO_BLK_OK, s->in_bytes);
     else
         blk_fail(s, status_of(req->status));
 }
@@ -45,7 +45,8 @@ static inline bool blk_may(const struct vhost_slot *s, enum plx_resv_access what
 
 /* ---- reads and writes ---- */
 
-static uint64_t iov_bytes(const struct iovec *iov, unsigned n)
+/* Not inlined: most requests have one entry, for which it would save registers. */
+static __attribute__((noinline)) uint64_t iov_bytes(const struct iovec *iov, unsigned n)
 {
     uint64_t bytes = 0;
     for (unsigned i = 0; i < n; i++)
@@ -65,7 +66,7 @@ static inline bool blk_place(struct vhost_slot *s, uint64_t sector, uint64_t sec
     return true;
 }
 
-static void blk_transfer(struct vhost_slot *s, uint8_t op, uint64_t sector, struct iovec *iov, unsigned n)
+static inline void blk_transfer(struct vhost_slot *s, uint8_t op, uint64_t sector, struct iovec *iov, unsigned n)
 {
     struct vhost_ring *r = s->ring;
     const uint64_t bytes = n == 1 ? iov->iov_len : iov_bytes(iov, n);
@@ -74,7 +75,7 @@ static void blk_transfer(struct vhost_slot *s, uint8_t op, uint64_t sector, stru
         blk_fail(s, VIRTIO_BLK_IOERR);
         return;
     }
-    s->in_bytes = (uint32_t)bytes;
+    s->in_bytes = op == PLX_BDEV_READ ? (uint32_t)bytes : 0;
     s->req.done = blk_done;
     s->req.op = op;
     s->req.flags = op == PLX_BDEV_WRITE && r->is.fua ? PLX_BDEV_FUA : 0;
@@ -86,6 +87,7 @@ static void blk_transfer(struct vhost_slot *s, uint8_t op, uint64_t sector, stru
 static void blk_flush(struct vhost_slot *s)
 {
     s->req.done = blk_done;
+    s->in_bytes = 0;
     s->req.op = PLX_BDEV_FLUSH;
     s->req.flags = 0;
     s->req.iovcnt = 0;
@@ -191,7 +193,7 @@ static bool agreed(const struct vhost_slot *s, enum vhost_feature f)
 }
 
 /* Others than the plainest: what was not agreed on is not supported. Data to be written is iov[0..n-1]. */
-static void blk_start_odd(struct vhost_slot *s, uint32_t type, struct iovec *iov, unsigned n, struct iovec *in)
+static void blk_execute_odd(struct vhost_slot *s, uint32_t type, struct iovec *iov, unsigned n)
 {
     const bool writes = type == VIRTIO_BLK_OUT || type == VIRTIO_BLK_DISCARD || type == VIRTIO_BLK_WRITE_ZEROES;
     if (type == VIRTIO_BLK_IN || (writes && (s->ring->blk->read_only || !blk_may(s, PLX_MAY_WRITE))))
@@ -199,7 +201,7 @@ static void blk_start_odd(struct vhost_slot *s, uint32_t type, struct iovec *iov
     else if (type == VIRTIO_BLK_FLUSH)
         blk_flush(s);
     else if (type == VIRTIO_BLK_GET_ID)
-        blk_id(s, in, s->niov - s->nout);
+        blk_id(s, s->iov + s->nout, s->niov - s->nout);
     else if (type == VIRTIO_BLK_DISCARD && agreed(s, VIRTIO_BLK_F_DISCARD))
         blk_ranges(s, PLX_BDEV_UNMAP, iov, n);
     else if (type == VIRTIO_BLK_WRITE_ZEROES && agreed(s, VIRTIO_BLK_F_WRITE_ZEROES))
@@ -208,51 +210,53 @@ static void blk_start_odd(struct vhost_slot *s, uint32_t type, struct iovec *iov
         blk_fail(s, VIRTIO_BLK_UNSUPP);
 }
 
-/* @return where the data behind the header begins, with *n entries left; NULL when the guest wrote less than one */
-static inline struct iovec *take_header(struct vhost_slot *s, struct virtio_blk_head *head, unsigned *n)
+static inline void blk_execute(struct vhost_slot *s, uint32_t type, uint64_t sector, struct iovec *iov, unsigned n)
 {
-    struct iovec *iov = s->iov;
-    *n = s->nout;
-    if (plx_likely(*n && iov->iov_len == sizeof *head)) {
-        memcpy(head, iov->iov_base, sizeof *head);
-        --*n;
-        return iov + 1;
-    }
-    if (iov_bytes(iov, *n) < sizeof *head)
-        return NULL;
-    struct plx_iov_at at = {.iov = iov};
+    if (plx_likely(type == VIRTIO_BLK_IN && blk_may(s, PLX_MAY_READ)))
+        blk_transfer(s, PLX_BDEV_READ, sector, s->iov + s->nout, s->niov - s->nout);
+    else if (type == VIRTIO_BLK_OUT && !s->ring->blk->read_only && blk_may(s, PLX_MAY_WRITE))
+        blk_transfer(s, PLX_BDEV_WRITE, sector, iov, n);
+    else
+        blk_execute_odd(s, type, iov, n);
+}
+
+/* The guest wrote the header in pieces, or with data behind it, or not all of it. */
+static __attribute__((noinline)) void blk_start_odd(struct vhost_slot *s)
+{
+    struct virtio_blk_head head;
+    struct plx_iov_at at = {.iov = s->iov};
     struct plx_iov_tail tail;
-    uint32_t left = *n;
-    plx_iov_gather(&at, head, sizeof *head);
-    iov = plx_iov_cut(&tail, iov, &left, sizeof *head);
-    *n = left;
-    return iov;
+    uint32_t left = s->nout;
+    if (iov_bytes(s->iov, left) < sizeof head) {
+        blk_fail(s, VIRTIO_BLK_IOERR);
+        return;
+    }
+    plx_iov_gather(&at, &head, sizeof head);
+    struct iovec *iov = plx_iov_cut(&tail, s->iov, &left, sizeof head);
+    blk_execute(s, plx_get32(head.type), plx_get64(head.sector), iov, left);
+}
+
+static __attribute__((noinline)) void blk_start_mute(struct vhost_slot *s)
+{
+    s->status = NULL;
+    vhost_ring_break(s->ring, "a request without room for its status");
+    vhost_ring_done(s, 0);
 }
 
 void vhost_blk_start(struct vhost_slot *s)
 {
-    struct virtio_blk_head head;
-    unsigned nout;
-    struct iovec *in = s->iov + s->nout, *out;
-    s->status = NULL;
     if (plx_unlikely(s->niov == s->nout)) { /* no place to say anything */
-        vhost_ring_break(s->ring, "a request without room for its status");
-        vhost_ring_done(s, 0);
+        blk_start_mute(s);
         return;
     }
     struct iovec *last = &s->iov[s->niov - 1];
     s->status = (uint8_t *)last->iov_base + --last->iov_len;
     s->niov -= !last->iov_len;
-    out = take_header(s, &head, &nout);
-    if (plx_unlikely(!out)) {
-        blk_fail(s, VIRTIO_BLK_IOERR);
+    if (plx_unlikely(!s->nout || s->iov->iov_len != sizeof(struct virtio_blk_head))) {
+        blk_start_odd(s);
         return;
     }
-    const uint32_t type = plx_get32(head.type);
-    if (plx_likely(type == VIRTIO_BLK_IN && blk_may(s, PLX_MAY_READ)))
-        blk_transfer(s, PLX_BDEV_READ, plx_get64(head.sector), in, s->niov - s->nout);
-    else if (type == VIRTIO_BLK_OUT && !s->ring->blk->read_only && blk_may(s, PLX_MAY_WRITE))
-        blk_transfer(s, PLX_BDEV_WRITE, plx_get64(head.sector), out, nout);
-    else
-        blk_start_odd(s, type, out, nout, in);
+    const void *head = s->iov->iov_base;
+    const uint32_t type = (uint32_t)vhost_read_once(head, 0);
+    blk_execute(s, type, vhost_read_once(head, 1), s->iov + 1, s->nout - 1);
 }

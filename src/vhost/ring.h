@@ -35,7 +35,7 @@ struct vhost_slot {
     uint32_t niov;     /* entries of the iovec, */
     uint32_t nout;     /* of which those that the guest wrote come first */
     uint32_t written;  /* bytes, for the used ring */
-    uint32_t in_bytes; /* of those without the status, when it was begun */
+    uint32_t in_bytes; /* of those without the status, if it goes well */
     uint8_t *status;
     uint16_t range, nranges; /* of a discard */
     bool stepping, again;    /* see blk.c */
@@ -203,14 +203,19 @@ struct vhost_desc {
 };
 
 /*
- * Each byte is read once, as the guest may write it meanwhile: what is looked at is what is used. An indirect table
- * may begin anywhere.
+ * The i-th 8 bytes of what the guest wrote, which may begin anywhere. They are read once, as they may be written
+ * meanwhile: what is looked at is what is used.
  */
-static inline struct vhost_desc vhost_read_desc(const void *from)
+static inline uint64_t vhost_read_once(const void *from, unsigned i)
 {
     typedef uint64_t __attribute__((aligned(1), may_alias)) word;
     const volatile word *w = from;
-    const uint64_t addr = le64toh(w[0]), rest = le64toh(w[1]);
+    return le64toh(w[i]);
+}
+
+static inline struct vhost_desc vhost_read_desc(const void *from)
+{
+    const uint64_t addr = vhost_read_once(from, 0), rest = vhost_read_once(from, 1);
     return (struct vhost_desc){addr, (uint32_t)rest, (uint16_t)(rest >> 32), (uint16_t)(rest >> 48)};
 }
 
