@@ -353,8 +353,7 @@ struct plx_bdev *plx_bdev_channel_bdev(const struct plx_bdev_channel *ch)
 
 void plx_bdev_count_mapped(struct plx_bdev_channel *ch, uint32_t nlb)
 {
-    plx_stat_add(&ch->ops[PLX_BDEV_READ], 1);
-    plx_stat_add(&ch->blocks[PLX_BDEV_READ], nlb);
+    plx_stat_count(ch, PLX_BDEV_READ, nlb);
 }
 
 /* ---- requests ---- */
@@ -542,9 +541,7 @@ static __attribute__((noinline)) void submit_odd(struct plx_bdev_channel *ch, st
         req->done(req);
         return;
     }
-    plx_stat_add(&ch->ops[req->op], 1);
-    if (!(NO_RANGE >> req->op & 1))
-        plx_stat_add(&ch->blocks[req->op], req->nlb);
+    plx_stat_count(ch, req->op, NO_RANGE >> req->op & 1 ? 0 : req->nlb);
     if (req->op == PLX_BDEV_RESET) {
         plx_bdev_keep(ch, req);
         abort_older(ch, req);
@@ -558,9 +555,16 @@ static __attribute__((noinline)) void submit_odd(struct plx_bdev_channel *ch, st
         plx_bdev_start(ch, req);
 }
 
+/* Not inlined, for the same reason. */
+static __attribute__((noinline)) void submit_tracked(struct plx_bdev_channel *ch, struct plx_bdev_req *req)
+{
+    if (enter_list(ch, req))
+        ch->bdev->submit(ch, req);
+}
+
 void plx_bdev_submit(struct plx_bdev_channel *ch, struct plx_bdev_req *req)
 {
-    struct plx_bdev *bdev = ch->bdev;
+    const struct plx_bdev *bdev = ch->bdev;
     plx_assert_here(ch->reactor);
     req->ch = ch;
     ch->in_flight++;
@@ -568,11 +572,13 @@ void plx_bdev_submit(struct plx_bdev_channel *ch, struct plx_bdev_req *req)
         submit_odd(ch, req);
         return;
     }
-    plx_stat_add(&ch->ops[req->op], 1);
-    plx_stat_add(&ch->blocks[req->op], req->nlb);
+    plx_stat_count(ch, req->op, req->nlb);
+    if (bdev->tracked) {
+        submit_tracked(ch, req);
+        return;
+    }
     req->kept = false;
-    if (!bdev->tracked || enter_list(ch, req))
-        bdev->submit(ch, req);
+    bdev->submit(ch, req);
 }
 
 /* Of a part of one that is emulated on this channel, the whole counts. */

@@ -114,6 +114,12 @@ static inline void plx_stat_add(_Atomic uint64_t *n, uint64_t by)
     atomic_store_explicit(n, plx_stat_peek(n) + by, memory_order_relaxed);
 }
 
+static inline void plx_stat_count(struct plx_bdev_channel *ch, uint8_t op, uint32_t blocks)
+{
+    plx_stat_add(&ch->moved[op].ops, 1);
+    plx_stat_add(&ch->moved[op].blocks, blocks);
+}
+
 /* limit.c */
 void plx_lanes_init(struct plx_bdev_channel *ch);
 /* The operations that are subject to a limit of the disk's, or of one below it. */

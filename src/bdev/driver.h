@@ -145,6 +145,10 @@ struct plx_channel_gate {
 };
 
 /* Of one operation, as in plx_bdev_stats. */
+struct plx_moved {
+    _Atomic uint64_t ops, blocks;
+};
+
 struct plx_latency {
     _Atomic uint64_t sum, min, max; /* min is more than max where there is none */
     _Atomic uint64_t failed;
@@ -156,8 +160,7 @@ struct plx_bdev_channel {
     uint32_t in_flight;
     uint32_t refs; /* how often it was asked for on its reactor */
     /* Written by this reactor alone, read by others: relaxed atomics. */
-    _Atomic uint64_t ops[PLX_BDEV_OPS];
-    _Atomic uint64_t blocks[PLX_BDEV_OPS];
+    struct plx_moved moved[PLX_BDEV_OPS];
     _Atomic uint64_t errors;
     struct plx_latency latency[PLX_BDEV_OPS];
     const uint64_t *now;      /* the reactor's time */

@@ -33,8 +33,8 @@ static void add_channel(struct plx_bdev_stats *to, const struct plx_bdev_channel
 {
     for (int op = 0; op < PLX_BDEV_OPS; op++) {
         const struct plx_latency *l = &ch->latency[op];
-        to->ops[op] += plx_stat_peek(&ch->ops[op]);
-        to->blocks[op] += plx_stat_peek(&ch->blocks[op]);
+        to->ops[op] += plx_stat_peek(&ch->moved[op].ops);
+        to->blocks[op] += plx_stat_peek(&ch->moved[op].blocks);
         to->failed[op] += plx_stat_peek(&l->failed);
         to->latency_ns[op] += plx_stat_peek(&l->sum);
         to->min_latency_ns[op] = plx_min_u64(to->min_latency_ns[op], plx_stat_peek(&l->min));
