@@ -177,19 +177,6 @@ static void log_used(const struct vhost_ring *r, uint16_t from)
     vhost_log_guest(r->is.log, at, sizeof(struct virtq_used));
 }
 
-/* The batch that is being published can be found from now on: a process that comes after us clears it. */
-static void chain_batch(struct vhost_ring *r)
-{
-    struct vhost_inflight_split *in = r->inflight.split;
-    const unsigned n = r->ndone;
-    uint16_t head = in->last_batch_head;
-    for (unsigned i = 0; i < n; i++) {
-        in->desc[r->done[i]->id].next = head;
-        head = r->done[i]->id;
-    }
-    __atomic_store_n(&in->last_batch_head, head, __ATOMIC_RELEASE);
-}
-
 static void clear_batch(struct vhost_ring *r)
 {
     struct vhost_inflight_split *in = r->inflight.split;
@@ -202,22 +189,28 @@ static void clear_batch(struct vhost_ring *r)
 
 /*
  * Publishes all that is done with one store of the index. Of the steps of the inflight region (vhost-user, "Inflight
- * I/O tracking"), 2 and 3 come before that store, and 6 and 7 after it.
+ * I/O tracking"), 2 and 3 come before that store: a process that comes after us finds the batch then, and clears it.
+ * 6 and 7 come after it.
  */
 static void split_publish(struct vhost_ring *r)
 {
     const uint16_t old = r->used_idx, mask = (uint16_t)(r->size - 1);
     const unsigned n = r->ndone;
     struct virtq_used *used = r->at.split.used;
-    if (r->inflight.split)
-        chain_batch(r);
+    struct vhost_inflight_split *in = r->inflight.split;
+    uint16_t last = in ? in->last_batch_head : 0;
     for (unsigned i = 0; i < n; i++) {
         const struct vhost_slot *s = r->done[i];
         used->ring[(old + i) & mask] = (struct virtq_used_elem){.id = plx_put32(s->id), .len = plx_put32(s->written)};
+        if (in)
+            in->desc[s->id].next = last;
+        last = s->id;
     }
+    if (in)
+        __atomic_store_n(&in->last_batch_head, last, __ATOMIC_RELEASE);
     r->used_idx = (uint16_t)(old + n);
     shared_put(&used->idx, r->used_idx, __ATOMIC_RELEASE);
-    if (r->inflight.split)
+    if (in)
         clear_batch(r);
     if (plx_unlikely(r->is.log && r->is.logs_used))
         log_used(r, old);
