@@ -54,15 +54,15 @@ static __attribute__((noinline)) uint64_t iov_bytes(const struct iovec *iov, uns
     return bytes;
 }
 
-/* @return whether it is whole blocks, as many as can be */
-static inline bool blk_place(struct vhost_slot *s, uint64_t sector, uint64_t sectors)
+/* @return whether it is whole blocks, and so many bytes that they and the status can be told */
+static inline bool blk_place(struct vhost_slot *s, uint64_t sector, uint64_t bytes)
 {
     const unsigned shift = s->ring->blk->sector_shift;
-    const uint64_t mask = (UINT64_C(1) << shift) - 1;
-    if (plx_unlikely((sector | sectors) & mask || !sectors || sectors >> shift > UINT32_MAX))
+    const uint64_t mask = ((uint64_t)VIRTIO_BLK_SECTOR << shift) - 1;
+    if (plx_unlikely((sector * VIRTIO_BLK_SECTOR | bytes) & mask || !bytes || bytes >= UINT32_MAX))
         return false;
     s->req.lba = sector >> shift;
-    s->req.nlb = (uint32_t)(sectors >> shift);
+    s->req.nlb = (uint32_t)(bytes / VIRTIO_BLK_SECTOR >> shift);
     return true;
 }
 
@@ -70,8 +70,7 @@ static inline void blk_transfer(struct vhost_slot *s, uint8_t op, uint64_t secto
 {
     struct vhost_ring *r = s->ring;
     const uint64_t bytes = n == 1 ? iov->iov_len : iov_bytes(iov, n);
-    if (plx_unlikely(bytes % VIRTIO_BLK_SECTOR || bytes > UINT32_MAX - 1 ||
-                     !blk_place(s, sector, bytes / VIRTIO_BLK_SECTOR))) {
+    if (plx_unlikely(!blk_place(s, sector, bytes))) {
         blk_fail(s, VIRTIO_BLK_IOERR);
         return;
     }
@@ -122,7 +121,7 @@ static bool range_submit(struct vhost_slot *s)
     struct virtio_blk_range range;
     const bool known = read_range(s, s->req.iov, s->range, &range);
     if (!known || !blk_may(s, PLX_MAY_WRITE) || plx_get32(range.sectors) > VHOST_RANGE_SECTORS ||
-        !blk_place(s, plx_get64(range.sector), plx_get32(range.sectors))) {
+        !blk_place(s, plx_get64(range.sector), (uint64_t)plx_get32(range.sectors) * VIRTIO_BLK_SECTOR)) {
         blk_fail(s, known ? VIRTIO_BLK_IOERR : VIRTIO_BLK_UNSUPP);
         return false;
     }
