@@ -63,7 +63,7 @@ static const struct virtq_packed_desc *desc_at(const struct vhost_ring *r, unsig
     return &r->at.packed.desc[from + i < r->size ? from + i : from + i - r->size];
 }
 
-static const char *add_one(struct vhost_ring *r, struct vhost_slot *s, const struct vhost_desc *d)
+static inline const char *add_one(struct vhost_ring *r, struct vhost_slot *s, const struct vhost_desc *d)
 {
     return vhost_slot_add(r, s, d->addr, d->len, d->end & VIRTQ_DESC_WRITE)
                ? NULL
@@ -91,7 +91,8 @@ static const char *add_table(struct vhost_ring *r, struct vhost_slot *s, const s
     return why;
 }
 
-static const char *add_desc(struct vhost_ring *r, struct vhost_slot *s, const struct vhost_desc *d, unsigned ndescs)
+static inline const char *add_desc(struct vhost_ring *r, struct vhost_slot *s, const struct vhost_desc *d,
+                                   unsigned ndescs)
 {
     if (!(d->end & VIRTQ_DESC_INDIRECT))
         return add_one(r, s, d);
