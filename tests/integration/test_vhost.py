@@ -123,6 +123,8 @@ def test_lengths_of_what_was_written(connect):
     assert front.run(IN, 0, into=4096)[2] == 4097
     assert front.run(OUT, 0, out=bytes(4096))[2] == 1
     assert front.run(IN, 1 << 40, into=4096)[2] == 1, "nothing was read"
+    for _ in range(64):  # whatever a request of that number did before
+        assert (front.run(IN, 0, into=4096)[2], front.run(FLUSH)[2]) == (4097, 1)
 
 
 def test_requests_that_cannot_be(connect):
@@ -135,6 +137,10 @@ def test_requests_that_cannot_be(connect):
     front.submit([(parts[0][0], 15, 0), parts[-1]])
     front.queues[0].wait()
     assert front.status(status) == IOERR, "a short header"
+    into = front.memory.take(17)
+    front.memory.put(into, struct.pack("<IIQ", GET_ID, 0, 0) + b"\xff")
+    front.submit([(into, 17, WRITE)])
+    assert front.queues[0].wait()[1] == 1 and front.status(into + 16) == IOERR, "no header"
     assert connect("ram1").start().run(IN, 1, into=4096)[0] == IOERR, "not whole blocks"
     assert front.write(0, bytes(512)) == OK
 

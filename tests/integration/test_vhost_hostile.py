@@ -117,11 +117,26 @@ def test_a_packed_chain_without_an_end(connect):
 
 
 def test_a_next_one_beyond_the_end(connect):
+    """Where it would make a good request."""
     front = connect().start()
-    ring, head = front.queues[0].ring, front.memory.take(16)
-    ring.set_desc(0, head, 16, NEXT, 64)
+    ring = front.queues[0].ring
+    (head, _, _), (status, _, _) = front.request(FLUSH)[0]
+    front.memory.take(16384)
+    ring.set_desc(0, head, 16, NEXT, 500)
+    ring.set_desc(500, status, 1, WRITE)
     ring.offer(0)
-    assert breaks(front)
+    assert breaks(front) and front.status(status) == 0xff
+
+
+def test_a_next_one_beyond_the_end_of_a_table(connect):
+    front = connect().start()
+    ring, table = front.queues[0].ring, front.memory.take(48)
+    (head, _, _), (status, _, _) = front.request(FLUSH)[0]
+    front.memory.pack("<QIHH", table, head, 16, NEXT, 2)
+    front.memory.pack("<QIHH", table + 32, status, 1, WRITE, 0)
+    ring.set_desc(0, table, 32, INDIRECT)
+    ring.offer(0)
+    assert breaks(front) and front.status(status) == 0xff
 
 
 def test_a_head_beyond_the_end(connect):

@@ -29,11 +29,14 @@ struct rig {
     atomic_bool halted;
     bool answered;
     int troubles;
+    int old_done; /* tables that it has left behind */
 };
 
 /* Sets up memory and a reactor, for a ring of a disk; not running. */
 void rig_begin(struct rig *rig, struct plx_bdev *bdev, unsigned size, uint64_t features, bool with_region);
 void rig_end(struct rig *rig);
+/* Has the ring go over to what is wanted of it. */
+void rig_order(struct rig *rig);
 /* @return what the ring says of it */
 int rig_start(struct rig *rig, uint32_t base);
 /* Waits for what is in flight, if that ends by itself. @return the base */
