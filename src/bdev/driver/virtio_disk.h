@@ -54,15 +54,19 @@ enum {
 
 struct vio_disk;
 
-/* What a slot has in memory that the back-end sees. */
+/*
+ * What a slot has in memory that the back-end sees. Of most requests that is one cache line which goes there, with the
+ * header and three entries of the table, and one which comes back.
+ */
 struct vio_cmd {
     struct vio_header header;
-    struct vio_range range;
-    uint8_t status;
-    uint8_t unused[31];
     struct vio_desc table[VIO_SEGS + 2];
+    struct vio_range range;
+    uint8_t unused[32];
+    uint8_t status;
+    uint8_t unused_too[63];
 };
-_Static_assert(sizeof(struct vio_cmd) % 64 == 0, "aligned");
+_Static_assert(sizeof(struct vio_cmd) % 64 == 0 && offsetof(struct vio_cmd, status) % 64 == 0, "aligned");
 
 /* A request to the back-end: a request to the disk, or a part of one. */
 struct vio_slot {

@@ -136,6 +136,16 @@ static void packed_add(struct vio_ring *r, unsigned slot, const struct vio_desc 
     }
 }
 
+/* What is the same as before is left alone, so that the device still has it in its cache. */
+static void split_point(struct vio_desc *d, const struct vio_desc *indirect, unsigned n)
+{
+    const struct vio_desc to = {.addr = plx_put64((uintptr_t)indirect),
+                                .len = plx_put32(n * sizeof *indirect),
+                                .flags = plx_put16(VIO_DESC_INDIRECT)};
+    if (plx_unlikely(memcmp(d, &to, sizeof to) != 0))
+        *d = to;
+}
+
 void vio_ring_add(struct vio_ring *r, unsigned slot, const struct vio_desc *indirect, unsigned n)
 {
     r->out[slot / 64] |= UINT64_C(1) << slot % 64;
@@ -144,9 +154,7 @@ void vio_ring_add(struct vio_ring *r, unsigned slot, const struct vio_desc *indi
         packed_add(r, slot, indirect, n);
     } else {
         if (indirect)
-            r->desc[slot] = (struct vio_desc){.addr = plx_put64((uintptr_t)indirect),
-                                              .len = plx_put32(n * sizeof *indirect),
-                                              .flags = plx_put16(VIO_DESC_INDIRECT)};
+            split_point(&r->desc[slot], indirect, n);
         vring_store(&r->avail->ring[r->added & (r->size - 1u)], (uint16_t)(slot * r->stride));
         r->added++;
     }
