@@ -120,6 +120,7 @@ void plx_reactor_destroy(struct plx_reactor *r)
         if (s->ops->destroy)
             s->ops->destroy(s);
     }
+    plx_teller_destroy(r);
     close(r->wake_fd);
     close(r->epoll_fd);
     plx_buf_pool_destroy(&r->buf);

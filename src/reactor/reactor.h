@@ -39,6 +39,12 @@ struct plx_spin {
     uint64_t slept;      /* which began then */
 };
 
+/* A context of aio(7), 0 for none; from the first use on. See eventfd.c. */
+struct plx_teller {
+    unsigned long context;
+    bool tried;
+};
+
 struct plx_reactor {
     uint64_t now;
     struct plx_source *sources;
@@ -46,8 +52,9 @@ struct plx_reactor {
     struct plx_buf_pool buf;
     struct plx_spin spin;
     struct plx_rhythm rhythm;
-    struct plx_aio_engine *aio;  /* made on first use */
-    bool aio_threads;            /* plx_aio_force_threads() */
+    struct plx_aio_engine *aio; /* made on first use */
+    bool aio_threads;           /* plx_aio_force_threads() */
+    struct plx_teller teller;
     unsigned threaded;           /* operations that threads of the kernel are doing for it */
     struct plx_source **polling; /* where the round is in the list of sources: removal keeps it right */
     enum plx_poll_mode mode;
@@ -81,6 +88,8 @@ int plx_messages_run(struct plx_reactor *r);
 bool plx_messages_waiting(struct plx_reactor *r);
 
 int plx_timers_run(struct plx_reactor *r);
+
+void plx_teller_destroy(struct plx_reactor *r);
 
 int plx_buf_pool_init(struct plx_buf_pool *p, size_t bytes, size_t largest, bool shared);
 void plx_buf_pool_destroy(struct plx_buf_pool *p);

@@ -9,12 +9,10 @@
 #include "base/util.h"
 
 #include <assert.h>
-#include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
 #include <stdlib.h>
 #include <sys/mman.h>
-#include <sys/uio.h>
 #include <unistd.h>
 
 enum { HUGE_2M = 2 << 20 };
@@ -136,14 +134,4 @@ unsigned plx_shared_list(struct plx_shared_region *regions, unsigned max, uint64
     }
     pthread_mutex_unlock(&shared_lock);
     return n;
-}
-
-void plx_eventfd_hear(int fd)
-{
-    uint64_t ignored;
-    const struct iovec iov = {&ignored, sizeof ignored};
-    ssize_t n = preadv2(fd, &iov, 1, -1, RWF_NOWAIT);
-    if (n < 0 && errno == EOPNOTSUPP) /* before Linux 5.8 */
-        n = read(fd, &ignored, sizeof ignored);
-    (void)n;
 }

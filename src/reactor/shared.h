@@ -31,7 +31,4 @@ unsigned plx_shared_list(struct plx_shared_region *regions, unsigned max, uint64
 /* The same as plx_shared_alloc(), aligned to a power of two. */
 void *plx_shared_alloc_aligned(size_t bytes, size_t align);
 
-/* Takes what an eventfd holds that another process has too, which may have made it one that blocks. */
-void plx_eventfd_hear(int fd);
-
 #endif

@@ -3,6 +3,7 @@
 #include "vhost/vhost.h"
 
 #include "base/log.h"
+#include "reactor/eventfd.h"
 #include "vhost/scsi_spec.h"
 
 #include <errno.h>
@@ -60,7 +61,6 @@ static void replace_fd(int *fd, int by)
 static void ring_in_trouble(struct vhost_ring *r)
 {
     struct vhost_device *d = r->owner;
-    const uint64_t one = 1;
     if (d->dying)
         return;
     if (atomic_load(&d->halted)) {
@@ -69,8 +69,8 @@ static void ring_in_trouble(struct vhost_ring *r)
     } else if (r->broken && !r->told) {
         r->told = r->why;
         plx_warn("%s: ring %u: %s; nothing more is taken off it", d->name, r->index, r->why);
-        ssize_t ignored = r->err_fd < 0 ? 0 : write(r->err_fd, &one, sizeof one);
-        (void)ignored;
+        if (r->err_fd >= 0)
+            plx_eventfd_tell(r->control, r->err_fd);
     }
 }
 
@@ -510,8 +510,8 @@ static void set_enable(struct vhost_device *d, struct vhost_ring *r)
 }
 
 /*
- * Descriptors to wake by are eventfds, which have no type of file; and never block, as who holds the other end could
- * fill one.
+ * Descriptors to wake by are eventfds, which have no type of file. They do not wait; should the front-end change that,
+ * see reactor/eventfd.h.
  */
 static bool event_fd(int fd)
 {

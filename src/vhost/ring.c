@@ -3,7 +3,7 @@
 #include "vhost/ring.h"
 
 #include "base/log.h"
-#include "reactor/shared.h"
+#include "reactor/eventfd.h"
 #include "vhost/blk.h"
 #include "vhost/scsi_ring.h"
 
@@ -11,7 +11,6 @@
 #include <errno.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <unistd.h>
 
 enum {
     RING_BUDGET = 32, /* requests of a ring in a round */
@@ -190,14 +189,11 @@ static void ring_publish(struct vhost_ring *r)
 
 static void signal_now(struct vhost_ring *r)
 {
-    const uint64_t one = 1;
     r->signalled = true;
     r->owes = false;
     r->pace.signalled = plx_reactor_now(r->home);
-    if (r->is.call < 0)
-        return;
-    ssize_t ignored = write(r->is.call, &one, sizeof one);
-    (void)ignored; /* EAGAIN means that it is as readable as can be */
+    if (r->is.call >= 0)
+        plx_eventfd_tell(r->home, r->is.call);
 }
 
 static bool put_off(struct vhost_ring *r)

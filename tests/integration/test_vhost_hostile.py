@@ -585,6 +585,40 @@ def test_kicks_that_block(connect):
     front.stop_ring(0)
 
 
+def fill(fd):
+    """As full as can be, so that writing to it waits."""
+    os.set_blocking(fd, False)
+    while True:
+        try:
+            os.eventfd_write(fd, 2**64 - 2)
+            break
+        except BlockingIOError:
+            os.eventfd_read(fd)
+    os.set_blocking(fd, True)
+
+
+def test_calls_that_would_block(connect):
+    """Its own ring goes on as well, and it may look for itself what is through."""
+    front = connect().start()
+    queue = front.queues[0]
+    fill(queue.call)
+    for _ in range(50):
+        front.submit(front.request(FLUSH)[0])
+        assert wait_until(queue.ring.take_used)
+    front.stop_ring(0)
+
+
+def test_an_error_that_would_block(connect, sockets):
+    """It is written by who handles all messages."""
+    front = connect().start()
+    queue = front.queues[0]
+    fill(queue.err)
+    queue.ring.add([(0, 512, 0)])
+    queue.notify()
+    assert wait_until(lambda: front.ask_u64(GET_STATUS) & 0x40)
+    assert connect().start().read(0, 512)[0] == OK
+
+
 def test_connections_come_and_go_in_the_middle_of_requests(connect, target):
     for n in range(20):
         front = connect("delay0" if n % 2 else "ram0", packed=n % 4 < 2).start(queues=2)

@@ -4,8 +4,10 @@
 #include "vu_fake.h"
 
 #include "base/util.h"
+#include "reactor/eventfd.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -558,6 +560,42 @@ static void test_the_device_wakes_a_reactor_that_sleeps(void **state)
     tu_close(&t);
 }
 
+/* As full as can be: who writes to it waits, for that is how the device has it. */
+static void fill(int fd)
+{
+    const uint64_t full = UINT64_MAX - 1;
+    fcntl(fd, F_SETFL, O_NONBLOCK);
+    plx_eventfd_hear(fd);
+    assert_int_equal(write(fd, &full, sizeof full), sizeof full);
+    fcntl(fd, F_SETFL, 0);
+}
+
+static void test_a_device_that_fills_our_descriptors_holds_nobody_up(void **state)
+{
+    struct fake_req req;
+    struct tu_req q;
+    static uint8_t data[4096];
+    (void)state;
+    open_with("");
+    plx_reactor_poll(t.reactor);
+    fill(fake.rings[0].kick);
+    start_read(&q, 0, 8, data);
+    take(&req); /* it was kicked, or would have been */
+    fake_finish(&fake, &req, VIO_S_OK);
+    assert_int_equal(tu_finish(&t, &q), 0);
+    tu_req_free(&q);
+    uint8_t *mem = plx_shared_alloc(64 * KIB);
+    start_read(&q, 0, 8, mem); /* the channel is told of this memory by the other one */
+    fill(fake.rings[0].call);
+    take(&req);
+    until_given(mem);
+    fake_finish(&fake, &req, VIO_S_OK);
+    assert_int_equal(tu_finish(&t, &q), 0);
+    tu_req_free(&q);
+    tu_close(&t);
+    plx_shared_free(mem);
+}
+
 #define IT(name) cmocka_unit_test_setup_teardown(test_##name, fake_up, fake_down)
 
 int main(void)
@@ -581,6 +619,7 @@ int main(void)
         IT(more_memory_than_the_device_is_given_is_bounced),
         IT(memory_is_there_again_when_the_connection_is),
         IT(the_device_wakes_a_reactor_that_sleeps),
+        IT(a_device_that_fills_our_descriptors_holds_nobody_up),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -7,6 +7,7 @@
 
 #include "base/log.h"
 #include "net/fdpass.h"
+#include "reactor/eventfd.h"
 
 #include <errno.h>
 #include <string.h>
@@ -259,7 +260,7 @@ static int go_resets(struct vio_disk *d)
     d->state = VIO_UP;
     for (unsigned i = 0; i < d->nqueues && !keep; i++) {
         if (d->queues[i].ch)
-            vio_ask_queue(&d->queues[i], VIO_ASK_RESET);
+            vio_ask_queue(c->reactor, &d->queues[i], VIO_ASK_RESET);
         else
             vio_queue_reset(d, &d->queues[i]);
     }
@@ -394,7 +395,7 @@ static int go_regions(struct vio_disk *d)
     pthread_mutex_lock(&d->lock);
     d->regions.freed = c->next.freed;
     for (unsigned i = 0; i < d->nqueues; i++)
-        vio_ask_queue(&d->queues[i], VIO_ASK_MEMORY);
+        vio_ask_queue(c->reactor, &d->queues[i], VIO_ASK_MEMORY);
     pthread_mutex_unlock(&d->lock);
     regions_taken(d);
     c->step = STEP_UP - 1;
@@ -503,9 +504,9 @@ static int go_up(struct vio_disk *d)
     plx_timer_cancel(c->reactor, &c->timer);
     plx_timer_cancel(c->reactor, &c->deadline);
     for (unsigned i = 0; i < d->nqueues; i++) {
-        eventfd_write(d->queues[i].kick_fd, 1);
+        plx_eventfd_tell(c->reactor, d->queues[i].kick_fd);
         if (c->given_up)
-            vio_ask_queue(&d->queues[i], VIO_ASK_UP);
+            vio_ask_queue(c->reactor, &d->queues[i], VIO_ASK_UP);
     }
     if (c->lost)
         plx_info("%s: the back-end is there again%s", d->bdev.info.name,
@@ -712,7 +713,7 @@ static void deadline_over(struct plx_timer *timer)
         d->state = VIO_GIVEN_UP;
         c->given_up = true;
         for (unsigned i = 0; i < d->nqueues; i++)
-            vio_ask_queue(&d->queues[i], VIO_ASK_GIVE_UP);
+            vio_ask_queue(c->reactor, &d->queues[i], VIO_ASK_GIVE_UP);
     }
     pthread_mutex_unlock(&d->lock);
     if (now)

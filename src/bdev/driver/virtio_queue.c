@@ -3,12 +3,11 @@
 #include "bdev/driver/virtio_disk.h"
 
 #include "base/log.h"
-#include "reactor/shared.h"
+#include "reactor/eventfd.h"
 
 #include <assert.h>
 #include <errno.h>
 #include <string.h>
-#include <sys/eventfd.h>
 
 enum { VIO_BUDGET = 64 }; /* slots taken back in a round */
 
@@ -73,10 +72,10 @@ void vio_queue_reset(struct vio_disk *d, struct vio_queue *q)
 
 /* ---- asked ---- */
 
-void vio_ask_queue(struct vio_queue *q, uint32_t bits)
+void vio_ask_queue(struct plx_reactor *from, struct vio_queue *q, uint32_t bits)
 {
     atomic_fetch_or(&q->ask, bits);
-    eventfd_write(q->call_fd, 1);
+    plx_eventfd_tell(from, q->call_fd);
 }
 
 static bool take_bit(struct vio_queue *q, uint32_t bit)
@@ -125,10 +124,11 @@ static struct vio_channel *channel_of_source(struct plx_source *s)
     return plx_container_of(s, struct vio_channel, source);
 }
 
-static void vio_show(struct vio_queue *q)
+static void vio_show(struct vio_channel *vc)
 {
+    struct vio_queue *q = vc->q;
     if (vio_ring_hides(&q->ring) && vio_ring_show(&q->ring))
-        eventfd_write(q->kick_fd, 1);
+        plx_eventfd_tell(vc->ch->reactor, q->kick_fd);
 }
 
 static void vio_break(struct vio_channel *vc)
@@ -152,7 +152,7 @@ static int vio_reap(struct vio_channel *vc, int slot)
         vio_break(vc);
     if (vc->line)
         vio_line_issue(vc);
-    vio_show(q);
+    vio_show(vc);
     plx_bdev_channel_put(ch);
     return n;
 }
@@ -162,7 +162,7 @@ static int vio_poll_odd(struct vio_channel *vc)
     struct plx_bdev_channel *ch = vc->ch;
     ch->refs++;
     vio_asked(vc);
-    vio_show(vc->q);
+    vio_show(vc);
     plx_bdev_channel_put(ch);
     return 1;
 }
@@ -180,14 +180,15 @@ static int vio_poll(struct plx_source *s)
         return vio_reap(vc, slot);
     if (plx_unlikely(slot == VIO_RING_BROKEN))
         vio_break(vc);
-    vio_show(q);
+    vio_show(vc);
     return 0;
 }
 
 static int vio_arm(struct plx_source *s)
 {
-    struct vio_queue *q = channel_of_source(s)->q;
-    vio_show(q);
+    struct vio_channel *vc = channel_of_source(s);
+    struct vio_queue *q = vc->q;
+    vio_show(vc);
     return (vio_ring_arm(&q->ring) && !q->broken) || atomic_load(&q->ask);
 }
 
@@ -240,12 +241,12 @@ int vio_channel_open(struct plx_bdev_channel *ch)
 }
 
 /* Another channel is to be the connection's home. Under the lock. */
-static void pass_on(struct vio_disk *d)
+static void pass_on(struct vio_disk *d, struct plx_reactor *from)
 {
     for (unsigned i = 0; i < d->nqueues; i++) {
         if (!d->queues[i].ch)
             continue;
-        vio_ask_queue(&d->queues[i], VIO_ASK_ADOPT);
+        vio_ask_queue(from, &d->queues[i], VIO_ASK_ADOPT);
         return;
     }
 }
@@ -257,7 +258,7 @@ void vio_channel_close(struct plx_bdev_channel *ch)
     struct vio_queue *q = vc->q;
     assert(!vc->line);
     plx_source_remove(ch->reactor, &vc->source);
-    vio_show(q); /* of what was given up there may be something left */
+    vio_show(vc); /* of what was given up there may be something left */
     pthread_mutex_lock(&d->lock);
     q->ch = NULL;
     if (atomic_exchange(&q->ask, 0) & VIO_ASK_RESET) {
@@ -267,6 +268,6 @@ void vio_channel_close(struct plx_bdev_channel *ch)
     if (vc->home)
         vio_conn_detach(d);
     if (!d->conn.reactor)
-        pass_on(d);
+        pass_on(d, ch->reactor);
     pthread_mutex_unlock(&d->lock);
 }
