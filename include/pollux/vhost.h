@@ -8,6 +8,7 @@
 #define POLLUX_VHOST_H
 
 #include <pollux/bdev.h>
+#include <sys/types.h>
 
 #ifdef __cplusplus
 extern "C" {
@@ -27,6 +28,8 @@ enum {
 
 struct plx_vhost_opts {
     bool control_apart; /**< the first of several reactors has no rings */
+    bool has_group; /**< sockets are a group's, whose members may connect (0660), and not their owner's alone (0600) */
+    gid_t group;    /**< which; the process has to be in it, or be privileged */
 };
 
 /**
@@ -60,8 +63,8 @@ struct plx_vhost_blk_opts {
 };
 
 /**
- * Makes a block device of a disk, behind a socket at a path, for the socket's owner alone. done is called with 0 when
- * front-ends can connect, or with -errno: then there is no device. Not before this returns.
+ * Makes a block device of a disk, behind a socket at a path. done is called with 0 when front-ends can connect, or with
+ * -errno: then there is no device. Not before this returns.
  * @return 0, or -errno with err filled: then done is not called. -EBUSY: another process, or device, has that path
  */
 PLX_API int plx_vhost_blk_create(struct plx_vhost *vhost, const char *path, struct plx_bdev *bdev,

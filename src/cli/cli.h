@@ -157,6 +157,8 @@ struct serve_options {
     const char *serial;
     const char *rpc, *config, *state;
     const char *vhost; /* directory of sockets */
+    const char *group; /* theirs, or NULL; */
+    gid_t gid;         /* its number */
     bool wait;
     enum plx_log_level log_level;
     bool quiet;
@@ -169,5 +171,12 @@ int serve_parse(int argc, char **argv, struct serve_options *o);
 void serve_help(void);
 /* Whether it is controlled by calls. */
 bool serve_controlled(const struct serve_options *o);
+
+/* ---- serve_vhost.c ---- */
+
+/* --socket-group. @return EXIT_OK, or EXIT_USAGE after having said what is wrong */
+int serve_parse_group(const char *text, struct serve_options *o);
+/* Whether sockets can be made as they are to be; the same. */
+int serve_check_vhost(const struct serve_options *o);
 
 #endif

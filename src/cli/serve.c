@@ -93,7 +93,7 @@ static int make_subsystem(struct serve *s, unsigned n)
 static int make_vhost(struct serve *s)
 {
     struct plx_error err;
-    const struct plx_vhost_opts opts = {.control_apart = true};
+    const struct plx_vhost_opts opts = {.control_apart = true, .has_group = s->o.group, .group = s->o.gid};
     int ret = plx_vhost_create(&s->vhost, s->reactors, s->nreactors, &opts, &err);
     return ret ? cli_fail(EXIT_RUNTIME, "%s", err.text) : EXIT_OK;
 }

@@ -2,11 +2,9 @@
 /* The command line of `pollux serve`. */
 #include "cli.h"
 
-#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 enum {
     OPT_ALLOW = 256,
@@ -21,6 +19,7 @@ enum {
     OPT_STATE,
     OPT_WAIT,
     OPT_SLEEP,
+    OPT_GROUP,
     OPT_NOTHING, /* for others' start scripts */
 };
 
@@ -41,6 +40,7 @@ static const struct option table[] = {
     {"config", required_argument, NULL, 'c'},
     {"state", required_argument, NULL, OPT_STATE},
     {"vhost", required_argument, NULL, 'S'},
+    {"socket-group", required_argument, NULL, OPT_GROUP},
     {"wait-for-rpc", no_argument, NULL, OPT_WAIT},
     {"interrupt-mode", no_argument, NULL, OPT_SLEEP},
     {"mem-size", required_argument, NULL, 's'},
@@ -80,6 +80,7 @@ void serve_help(void)
         "  -c, --config FILE         begin with this configuration, as `pollux ctl save` prints one\n"
         "      --state FILE          keep the configuration there at every change, and begin with it if it is there\n"
         "  -S, --vhost DIR           serve disks over vhost-user too, each by a socket in this directory\n"
+        "      --socket-group GROUP  have members of this group, by name or number, use these sockets as well\n"
         "      --wait-for-rpc        begin before the initialisation, until framework_start_init is called\n"
         "  -v, --verbose             say more; twice for debugging\n"
         "  -q, --quiet               no warnings, only errors");
@@ -156,7 +157,7 @@ static int serve_add_disk(struct serve_options *o, const char *url)
 }
 
 /* Options of being controlled, and those of others' start scripts that mean nothing here. */
-static void parse_control(int opt, const char *arg, struct serve_options *o)
+static int parse_control(int opt, const char *arg, struct serve_options *o)
 {
     switch (opt) {
     case 'r':
@@ -174,12 +175,15 @@ static void parse_control(int opt, const char *arg, struct serve_options *o)
     case 'S':
         o->vhost = arg;
         break;
+    case OPT_GROUP:
+        return serve_parse_group(arg, o);
     case OPT_SLEEP:
         o->poll = PLX_POLL_SLEEP;
         break;
     default:
         break;
     }
+    return EXIT_OK;
 }
 
 static int serve_parse_one(int opt, const char *arg, struct serve_options *o)
@@ -231,8 +235,7 @@ static int serve_parse_one(int opt, const char *arg, struct serve_options *o)
         o->help = true;
         return EXIT_OK;
     default:
-        parse_control(opt, arg, o);
-        return EXIT_OK;
+        return parse_control(opt, arg, o);
     }
 }
 
@@ -268,10 +271,7 @@ static int check_control(const struct serve_options *o)
     if (o->wait && (o->config || o->ndisks))
         return cli_fail(EXIT_USAGE, "--wait-for-rpc and %s contradict each other; give one of them",
                         o->config ? "--config" : "a disk");
-    if (o->vhost && access(o->vhost, W_OK | X_OK) < 0)
-        return cli_fail(EXIT_USAGE, "--vhost %s: %s; name a directory that sockets can be made in", o->vhost,
-                        strerror(errno));
-    return EXIT_OK;
+    return serve_check_vhost(o);
 }
 
 static int serve_check(struct serve_options *o)

@@ -100,8 +100,19 @@ static int take_lock(const char *path)
     }
 }
 
+/* Others may connect from here on: the group first, as the mode is for whichever group it has. */
+static int give_to_group(const char *path, gid_t group, struct plx_error *err)
+{
+    if (lchown(path, (uid_t)-1, group) == 0 && chmod(path, 0660) == 0)
+        return 0;
+    int ret = -errno;
+    unlink(path);
+    return plx_fail(err, ret, "%s cannot be given to group %lu: %s", path, (unsigned long)group, strerror(-ret));
+}
+
 /* With the lock held. */
-static int bind_locked(struct plx_listener *l, const char *path, const struct sockaddr_un *at, struct plx_error *err)
+static int bind_locked(struct plx_listener *l, const char *path, const struct sockaddr_un *at, const gid_t *group,
+                       struct plx_error *err)
 {
     struct stat there;
     if (lstat(path, &there) == 0 && !S_ISSOCK(there.st_mode))
@@ -110,6 +121,9 @@ static int bind_locked(struct plx_listener *l, const char *path, const struct so
     /* The mode is the file's from its beginning: nobody slips in between. */
     if (fchmod(l->watch.fd, 0600) < 0 || bind(l->watch.fd, (const struct sockaddr *)at, sizeof *at) < 0)
         return plx_fail(err, -errno, "cannot listen at %s: %s", path, strerror(errno));
+    int ret = group ? give_to_group(path, *group, err) : 0;
+    if (ret)
+        return ret;
     const size_t size = strlen(path) + 1;
     l->path = malloc(size);
     if (!l->path) {
@@ -120,7 +134,8 @@ static int bind_locked(struct plx_listener *l, const char *path, const struct so
     return 0;
 }
 
-static int bind_path(struct plx_listener *l, const char *path, const struct sockaddr_un *at, struct plx_error *err)
+static int bind_path(struct plx_listener *l, const char *path, const struct sockaddr_un *at, const gid_t *group,
+                     struct plx_error *err)
 {
     char lock[sizeof at->sun_path + 8];
     snprintf(lock, sizeof lock, "%s.lock", path);
@@ -129,13 +144,13 @@ static int bind_path(struct plx_listener *l, const char *path, const struct sock
         return plx_fail(err, -EBUSY, "another process listens at %s already; choose another path, or stop it", path);
     if (l->lock_fd < 0)
         return plx_fail(err, l->lock_fd, "%s: %s", lock, strerror(-l->lock_fd));
-    int ret = bind_locked(l, path, at, err);
+    int ret = bind_locked(l, path, at, group, err);
     if (ret)
         unlink(lock);
     return ret;
 }
 
-int plx_listener_bind_path(struct plx_listener *l, const char *path, struct plx_error *err)
+int plx_listener_bind_path(struct plx_listener *l, const char *path, const gid_t *group, struct plx_error *err)
 {
     struct sockaddr_un at = {.sun_family = AF_UNIX};
     size_t len = strlen(path);
@@ -146,7 +161,7 @@ int plx_listener_bind_path(struct plx_listener *l, const char *path, struct plx_
     memcpy(at.sun_path, path, len);
     l->watch.fd = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
     int ret = l->watch.fd < 0 ? plx_fail(err, -errno, "cannot make a socket: %s", strerror(errno))
-                              : bind_path(l, path, &at, err);
+                              : bind_path(l, path, &at, group, err);
     if (ret)
         plx_listener_close(l);
     return ret;

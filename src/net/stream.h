@@ -159,10 +159,12 @@ int plx_listener_bind(struct plx_listener *l, struct sockaddr_storage *at);
 /* Begins to accept, on a reactor. @return 0 or -errno */
 int plx_listener_accept(struct plx_listener *l, struct plx_reactor *r);
 /*
- * A local socket, for its owner alone, at a path. PATH.lock sees to it that there is one at a time, also over processes
- * that die: what they leave behind is replaced. At a close both are removed. @return 0, or -errno with err filled
+ * A local socket at a path, for its owner alone, or for a group as well. PATH.lock sees to it that there is one at a
+ * time, also over processes that die: what they leave behind is replaced. At a close both are removed.
+ * @param group NULL for none
+ * @return 0, or -errno with err filled
  */
-int plx_listener_bind_path(struct plx_listener *l, const char *path, struct plx_error *err);
+int plx_listener_bind_path(struct plx_listener *l, const char *path, const gid_t *group, struct plx_error *err);
 /* What was not accepted yet is refused, and the address is free at once. */
 void plx_listener_close(struct plx_listener *l);
 /* The address that this machine would be reached at from another one, or loopback. `family` is AF_INET or AF_INET6. */

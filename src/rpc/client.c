@@ -401,7 +401,7 @@ static void client_accepted(struct plx_listener *l, int fd)
 
 int rpc_clients_listen(struct plx_rpc *rpc, struct plx_error *err)
 {
-    int ret = plx_listener_bind_path(&rpc->listener, rpc->o.socket, err);
+    int ret = plx_listener_bind_path(&rpc->listener, rpc->o.socket, NULL, err);
     if (ret)
         return ret;
     rpc->listener.accepted = client_accepted;

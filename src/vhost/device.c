@@ -280,6 +280,6 @@ void vhost_device_add(struct plx_vhost_ctrlr *c, int fd)
     const char *slash = strrchr(c->path, '/');
     snprintf(d->name, sizeof d->name, "%.40s, process %ld", slash ? slash + 1 : c->path, (long)pid);
     plx_info("%s: connected", d->name);
-    if (plx_stream_add(c->vhost->group, &d->stream))
+    if (plx_stream_add(c->vhost->streams, &d->stream))
         vhost_device_close(d);
 }

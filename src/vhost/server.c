@@ -22,8 +22,8 @@ int plx_vhost_create(struct plx_vhost **out, struct plx_reactor *const *reactors
     const unsigned apart = opts && opts->control_apart && n > 1;
     struct plx_vhost *v = calloc(1, sizeof *v);
     struct plx_reactor **rings = v ? calloc(n, sizeof(struct plx_reactor *)) : NULL;
-    struct plx_stream_group *group = rings ? plx_stream_group_get(reactors[0]) : NULL;
-    if (!group) {
+    struct plx_stream_group *streams = rings ? plx_stream_group_get(reactors[0]) : NULL;
+    if (!streams) {
         free(rings);
         free(v);
         return plx_fail(err, -ENOMEM, "out of memory");
@@ -32,7 +32,9 @@ int plx_vhost_create(struct plx_vhost **out, struct plx_reactor *const *reactors
     v->reactors = rings;
     v->n = n - apart;
     memcpy(rings, reactors + apart, v->n * sizeof(struct plx_reactor *));
-    v->group = group;
+    v->streams = streams;
+    v->has_group = opts && opts->has_group;
+    v->group = opts ? opts->group : 0;
     plx_list_init(&v->ctrlrs);
     *out = v;
     return 0;
@@ -41,7 +43,7 @@ int plx_vhost_create(struct plx_vhost **out, struct plx_reactor *const *reactors
 void plx_vhost_destroy(struct plx_vhost *v)
 {
     assert(plx_list_empty(&v->ctrlrs));
-    plx_stream_group_put(v->group);
+    plx_stream_group_put(v->streams);
     free(v->reactors);
     free(v);
 }
@@ -303,6 +305,11 @@ static int ctrlr_hold(struct plx_vhost_ctrlr *c, struct plx_error *err)
     return plx_bdev_hold(c->blk.bdev, &hold, &c->hold, err);
 }
 
+static int ctrlr_bind(struct plx_vhost_ctrlr *c, struct plx_error *err)
+{
+    return plx_listener_bind_path(&c->listener, c->path, c->vhost->has_group ? &c->vhost->group : NULL, err);
+}
+
 static void fill_blk(struct vhost_blk *blk, struct plx_bdev *bdev, const struct plx_vhost_blk_opts *o)
 {
     const struct plx_bdev_info *info = plx_bdev_info(bdev);
@@ -328,7 +335,7 @@ static int ctrlr_open(struct plx_vhost_ctrlr *c, const struct plx_vhost_blk_opts
     if (!ret)
         ret = plx_resv_party_init(&c->resv, c->blk.bdev, NULL, NULL, v->control, reactors, n, &blk_party_ops, err);
     if (!ret)
-        ret = plx_listener_bind_path(&c->listener, c->path, err);
+        ret = ctrlr_bind(c, err);
     if (!ret) {
         c->listener.accepted = ctrlr_accepted;
         c->first = v->next++ % n;
@@ -402,7 +409,7 @@ static int scsi_open(struct plx_vhost_ctrlr *c, const struct plx_vhost_scsi_opts
     if (!ret && vhost_scsi_new(&c->scsi, c, o, reactors, n))
         ret = plx_fail(err, -ENOMEM, "out of memory");
     if (!ret)
-        ret = plx_listener_bind_path(&c->listener, c->path, err);
+        ret = ctrlr_bind(c, err);
     free(reactors);
     if (ret)
         return ret;

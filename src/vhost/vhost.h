@@ -29,7 +29,9 @@ struct plx_vhost {
     struct plx_reactor *control;
     struct plx_reactor **reactors; /* that rings are on */
     unsigned n, next;
-    struct plx_stream_group *group;
+    struct plx_stream_group *streams;
+    bool has_group; /* of sockets: see struct plx_vhost_opts */
+    gid_t group;
     struct plx_list ctrlrs;
     plx_vhost_done_fn stopped;
     void *stopped_arg;

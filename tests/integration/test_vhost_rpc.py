@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Devices of virtual machines, made and changed by calls, and by the command line."""
+import grp
 import json
 import os
 import socket
@@ -194,6 +195,65 @@ def test_rings_are_spread(tmp_path):
 def test_a_directory_that_is_none(tmp_path):
     status, text = refused_start("--vhost", tmp_path / "nowhere", "ram:1M")
     assert status == 2 and "nowhere" in text and text.count("\n") == 1
+
+
+GROUP = os.getegid() if os.geteuid() else 4711
+
+
+def whose(path):
+    st = os.stat(path)
+    return st.st_gid, stat.S_IMODE(st.st_mode)
+
+
+def test_sockets_of_a_group(tmp_path):
+    """All of them, also those that are made later; and nothing else."""
+    with Server("ram:1M", options=["--vhost", tmp_path, "--socket-group", GROUP]) as server:
+        client = server.client()
+        client.call("bdev_null_create", name="n", num_blocks=8, block_size=512)
+        client.call("vhost_create_blk_controller", ctrlr="d0", dev_name="n")
+        client.call("vhost_create_scsi_controller", ctrlr="s0")
+        for name in ("ram0", "d0", "s0"):
+            assert whose(tmp_path / name) == (GROUP, 0o660), name
+            assert whose(tmp_path / f"{name}.lock")[1] == 0o600
+        assert whose(server.path)[1] == 0o600, "the control socket is nobody else's"
+        assert Frontend(tmp_path / "d0").start().run(IN, into=512)[0] == OK
+
+
+def test_a_group_by_its_name(tmp_path):
+    name = grp.getgrgid(os.getegid()).gr_name
+    with Server("ram:1M", options=["--vhost", tmp_path, "--socket-group", name]):
+        assert whose(tmp_path / "ram0") == (os.getegid(), 0o660)
+
+
+@pytest.mark.parametrize("group", ["no-such-group", "-1", "4294967295", "12x", ""])
+def test_a_group_that_is_none(tmp_path, group):
+    status, text = refused_start("--vhost", tmp_path, f"--socket-group={group}", "ram:1M")
+    assert status == 2 and "there is no such group" in text and text.count("\n") == 1
+
+
+@pytest.mark.parametrize("disks", [["ram:1M"], []], ids=["disk", "later"])
+def test_a_group_that_the_user_is_not_in(tmp_path, disks):
+    """It is said at the start, also where there is no socket yet."""
+    prefix = ()
+    if not os.geteuid():
+        prefix = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--inh-caps=-all")
+        for folder in (tmp_path, *tmp_path.parents[:-2]):
+            folder.chmod(0o777 if folder == tmp_path else 0o755)
+    words = ("--vhost", tmp_path, "--socket-group", "0", "-r", tmp_path / "c", *disks)
+    status, text = refused_start(*words, prefix=prefix)
+    assert status == 2 and "--socket-group 0: Operation not permitted" in text and text.count("\n") == 1
+    assert not os.listdir(tmp_path)
+
+
+def test_a_group_of_no_sockets():
+    status, text = refused_start("--socket-group", GROUP, "ram:1M")
+    assert status == 2 and "--vhost" in text and text.count("\n") == 1
+
+
+def test_a_file_is_no_directory(tmp_path):
+    (tmp_path / "f").touch(0o777)
+    status, text = refused_start("--vhost", tmp_path / "f", "ram:1M")
+    assert status == 2 and "Not a directory" in text and text.count("\n") == 1
 
 
 def test_a_second_process_on_the_same_sockets(tmp_path):

@@ -4,6 +4,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <grp.h>
 #include <pthread.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -78,7 +79,7 @@ static void refused(const char *where, int want, const char *word)
 {
     struct plx_listener l;
     struct plx_error err = {""};
-    int ret = plx_listener_bind_path(&l, where, &err);
+    int ret = plx_listener_bind_path(&l, where, NULL, &err);
     if (ret != want || !strstr(err.text, word))
         fail_msg("%s: %d for '%s', not %d with '%s'", where, ret, err.text, want, word);
     assert_int_equal(l.watch.fd, -1);
@@ -95,7 +96,7 @@ static void it_is_its_owners_and_goes_with_the_listener(void **state)
     (void)state;
     const mode_t before = umask(0);
     assert_int_equal(plx_reactor_create(&r, &(struct plx_reactor_opts){.core = -1}), 0);
-    assert_int_equal(plx_listener_bind_path(&l, path, &err), 0);
+    assert_int_equal(plx_listener_bind_path(&l, path, NULL, &err), 0);
     umask(before);
     assert_true(stat(path, &st) == 0 && S_ISSOCK(st.st_mode) && (st.st_mode & 07777) == 0600);
     assert_true(stat(lock, &st) == 0 && S_ISREG(st.st_mode) && (st.st_mode & 07777) == 0600);
@@ -109,16 +110,63 @@ static void it_is_its_owners_and_goes_with_the_listener(void **state)
     plx_reactor_destroy(r);
 }
 
+/* Its group only: the lock stays the owner's, and so does the next one without a group. */
+static void it_is_given_to_a_group(void **state)
+{
+    struct plx_listener l;
+    struct plx_error err;
+    struct stat st;
+    const gid_t group = geteuid() ? getegid() : 4711;
+    (void)state;
+    const mode_t before = umask(077);
+    assert_int_equal(plx_listener_bind_path(&l, path, &group, &err), 0);
+    umask(before);
+    assert_true(stat(path, &st) == 0 && S_ISSOCK(st.st_mode) && (st.st_mode & 07777) == 0660);
+    assert_true(st.st_gid == group && st.st_uid == geteuid());
+    assert_true(stat(lock, &st) == 0 && (st.st_mode & 07777) == 0600);
+    plx_listener_close(&l);
+    assert_false(is_there(path) || is_there(lock));
+    assert_int_equal(plx_listener_bind_path(&l, path, NULL, &err), 0);
+    assert_true(stat(path, &st) == 0 && (st.st_mode & 07777) == 0600);
+    plx_listener_close(&l);
+}
+
+/* By somebody without privileges. @return 0 when it was refused as it should be */
+static int try_a_group_of_others(void)
+{
+    struct plx_listener l;
+    struct plx_error err = {""};
+    const gid_t group = 4711;
+    if (!geteuid() && (setgroups(0, NULL) || setgid(4712) || setuid(4712)))
+        return 1;
+    const int ret = plx_listener_bind_path(&l, path, &group, &err);
+    if (ret != -EPERM || !strstr(err.text, path) || !strstr(err.text, "4711"))
+        return 2;
+    return is_there(path) || is_there(lock) ? 3 : l.watch.fd != -1;
+}
+
+static void a_group_of_others_is_refused(void **state)
+{
+    int status;
+    (void)state;
+    assert_int_equal(chmod(folder, 0777), 0);
+    pid_t child = fork();
+    if (child == 0)
+        _exit(try_a_group_of_others());
+    assert_true(waitpid(child, &status, 0) == child);
+    assert_int_equal(status, 0);
+}
+
 static void a_second_one_is_refused_and_disturbs_nothing(void **state)
 {
     struct plx_listener l;
     struct plx_error err;
     (void)state;
-    assert_int_equal(plx_listener_bind_path(&l, path, &err), 0);
+    assert_int_equal(plx_listener_bind_path(&l, path, NULL, &err), 0);
     refused(path, -EBUSY, "another process");
     assert_true(is_there(path) && is_there(lock));
     plx_listener_close(&l);
-    assert_int_equal(plx_listener_bind_path(&l, path, &err), 0);
+    assert_int_equal(plx_listener_bind_path(&l, path, NULL, &err), 0);
     plx_listener_close(&l);
 }
 
@@ -130,11 +178,11 @@ static void what_is_stale_is_replaced(void **state)
     (void)state;
     pid_t child = fork();
     if (child == 0)
-        _exit(plx_listener_bind_path(&l, path, &err) != 0); /* nothing is closed, or removed */
+        _exit(plx_listener_bind_path(&l, path, NULL, &err) != 0); /* nothing is closed, or removed */
     int status;
     assert_true(waitpid(child, &status, 0) == child && status == 0);
     assert_true(is_there(path) && is_there(lock));
-    assert_int_equal(plx_listener_bind_path(&l, path, &err), 0);
+    assert_int_equal(plx_listener_bind_path(&l, path, NULL, &err), 0);
     plx_listener_close(&l);
     assert_false(is_there(path) || is_there(lock));
 }
@@ -162,10 +210,10 @@ static void a_lock_that_was_removed_meanwhile_is_none(void **state)
     struct plx_error err;
     (void)state;
     removals = 3;
-    assert_int_equal(plx_listener_bind_path(&l, path, &err), 0);
+    assert_int_equal(plx_listener_bind_path(&l, path, NULL, &err), 0);
     assert_int_equal(removals, 0);
     assert_true(is_there(lock));
-    assert_int_equal(plx_listener_bind_path(&second, path, &err), -EBUSY);
+    assert_int_equal(plx_listener_bind_path(&second, path, NULL, &err), -EBUSY);
     plx_listener_close(&l);
 }
 
@@ -193,7 +241,7 @@ static void paths_that_cannot_be_are_refused(void **state)
     size_t n = (size_t)snprintf(text, sizeof text, "%s/", folder);
     memset(text + n, 'x', sizeof text - n);
     text[sizeof text - 2] = 0; /* 107 bytes: the longest */
-    assert_int_equal(plx_listener_bind_path(&l, text, &err), 0);
+    assert_int_equal(plx_listener_bind_path(&l, text, NULL, &err), 0);
     plx_listener_close(&l);
 }
 
@@ -211,7 +259,7 @@ static void *race(void *arg)
     for (int i = 0; i < RACES;) {
         struct plx_listener l;
         struct plx_error err;
-        int ret = plx_listener_bind_path(&l, path, &err);
+        int ret = plx_listener_bind_path(&l, path, NULL, &err);
         if (ret == -EBUSY)
             continue;
         assert_int_equal(ret, 0);
@@ -241,6 +289,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         TEST(it_is_its_owners_and_goes_with_the_listener),
+        TEST(it_is_given_to_a_group),
+        TEST(a_group_of_others_is_refused),
         TEST(a_second_one_is_refused_and_disturbs_nothing),
         TEST(what_is_stale_is_replaced),
         TEST(what_is_no_socket_is_let_be),

@@ -227,6 +227,23 @@ def test_files_elsewhere_need_a_drop_in(service, connect):
         host.write(1, 0, os.urandom(512))
 
 
+def test_sockets_of_virtual_machines_for_a_group(service):
+    """The drop-in of docs/vm.md. The service has no privilege for it: the group is one that it is in."""
+    drop_in = (conftest.HERE.parent.parent / "docs/vm.md").read_text().partition("[Service]\n")[2].partition("```")[0]
+    assert "SupplementaryGroups=kvm" in drop_in
+    service.sh("getent group kvm || echo kvm:x:1001: >>/etc/group")
+    service.configure("disk.img", f"{OPEN} --vhost /run/pollux --socket-group kvm")
+    service.drop_in(f"[Service]\n{drop_in}")
+    for _ in range(2):
+        service.start()
+        service.wait_serving()
+        assert service.sh("stat -c '%G %a %F' /run/pollux/disk.img").strip() == "kvm 660 socket"
+        service.sh("systemctl stop pollux")
+    service.drop_in(f"[Service]\n{drop_in}SupplementaryGroups=\n")
+    service.start()
+    assert "--socket-group kvm: Operation not permitted" in service.wait_failed()
+
+
 def test_block_device(service, connect):
     service.sh("chgrp disk /dev/vda && chmod 660 /dev/vda")  # as udev does
     service.configure("/dev/vda")
