@@ -61,9 +61,15 @@ struct plx_bdev_info {
     /** Every request completes within plx_bdev_submit(): its data is never needed afterwards. Not while there is a rate
      *  limit; who counts on it sets PLX_BDEV_IN_PLACE. */
     bool in_place;
-    bool shares_memory;   /**< data in memory of plx_shared_alloc() is not copied on its way */
-    bool undefined_reads; /**< a read may leave its iov as it was: what goes to others is to be mapped, if it can be */
+    bool shares_memory;    /**< data in memory of plx_shared_alloc() is not copied on its way */
+    bool undefined_reads;  /**< a read may leave its iov as it was: what goes to others is to be mapped, if it can be */
+    uint32_t max_reactors; /**< that can have a channel at a time, as each takes a queue; 0: any number */
 };
+
+/**
+ * Whether so many reactors can have a channel, if no others have. @return 0, or -EBUSY with err filled: how many can
+ */
+PLX_API int plx_bdev_check_reactors(const struct plx_bdev *bdev, unsigned reactors, struct plx_error *err);
 
 /**
  * Opens a disk by path or URL: "disk.img", "/dev/sdb", "file:///path?ro=1&block=4096", "ram:1G?block=4096", "null:1T".

@@ -272,6 +272,17 @@ static struct plx_bdev_channel *channel_find(struct plx_bdev *bdev, const struct
     return found;
 }
 
+int plx_bdev_check_reactors(const struct plx_bdev *bdev, unsigned reactors, struct plx_error *err)
+{
+    const unsigned most = bdev->info.max_reactors;
+    if (!most || reactors <= most)
+        return 0;
+    return plx_fail(err, -EBUSY,
+                    "%.120s: has %u queue%s, one for each core that uses it, and not %u; use no more cores than that "
+                    "(--cores), or have its back-end offer more queues",
+                    bdev->info.name, most, most == 1 ? "" : "s", reactors);
+}
+
 int plx_bdev_channel_get(struct plx_bdev *bdev, struct plx_reactor *r, struct plx_bdev_channel **out)
 {
     plx_assert_here(r);

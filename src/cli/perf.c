@@ -145,13 +145,21 @@ static int make_workers(struct perf *p)
     return EXIT_OK;
 }
 
-/* Queue pairs go round the workers. */
+static int check_workers(const struct perf *p, const struct plx_bdev *bdev)
+{
+    struct plx_error err;
+    return plx_bdev_check_reactors(bdev, p->nworkers, &err) ? cli_fail(EXIT_USAGE, "%s", err.text) : EXIT_OK;
+}
+
+/* Queue pairs go round the workers, of which all have some. */
 static int make_jobs(struct perf *p)
 {
     p->jobs = calloc((size_t)p->o.ndisks * p->o.qpairs, sizeof *p->jobs);
     if (!p->jobs)
         return cli_fail(EXIT_RUNTIME, "out of memory");
     for (unsigned disk = 0; disk < p->nopen; disk++) {
+        if (check_workers(p, p->disks[disk]))
+            return EXIT_USAGE;
         for (uint32_t i = 0; i < p->o.qpairs; i++) {
             struct perf_job *job = calloc(1, sizeof *job);
             if (!job)

@@ -116,9 +116,10 @@ static int check_identities(const struct plx_nvmf_subsystem *s, const struct nvm
     return 0;
 }
 
-static int ns_check(const struct plx_nvmf_subsystem *s, const struct plx_bdev_info *info, uint32_t nsid,
-                    uint32_t anagrpid, struct plx_error *err)
+static int ns_check(const struct plx_nvmf_subsystem *s, const struct plx_bdev *bdev, uint32_t nsid, uint32_t anagrpid,
+                    struct plx_error *err)
 {
+    const struct plx_bdev_info *info = plx_bdev_info(bdev);
     if (nsid > s->max_namespaces)
         return plx_fail(err, -EINVAL, "namespace identifier %u is above %u", nsid, s->max_namespaces);
     if (nsid <= s->nns && s->ns[nsid - 1])
@@ -128,7 +129,7 @@ static int ns_check(const struct plx_nvmf_subsystem *s, const struct plx_bdev_in
                         info->block_size, s->target->opts.max_io_size);
     if (anagrpid > PLX_NVMF_ANA_GROUPS)
         return plx_fail(err, -EINVAL, "ANA groups are 1 to %d, not %u", PLX_NVMF_ANA_GROUPS, anagrpid);
-    return 0;
+    return plx_bdev_check_reactors(bdev, s->target->nreactors, err);
 }
 
 void nvmf_ns_free(struct nvmf_ns *ns)
@@ -145,8 +146,7 @@ int plx_nvmf_subsystem_add_ns(struct plx_nvmf_subsystem *s, struct plx_bdev *bde
     static const struct plx_nvmf_ns_opts defaults;
     const struct plx_nvmf_ns_opts *o = opts ? opts : &defaults;
     uint32_t nsid = o->nsid ? o->nsid : free_nsid(s);
-    const struct plx_bdev_info *info = plx_bdev_info(bdev);
-    int ret = ns_check(s, info, nsid, o->anagrpid, err);
+    int ret = ns_check(s, bdev, nsid, o->anagrpid, err);
     if (ret)
         return ret;
     struct nvmf_ns *ns = grow_table(s, nsid) ? make_ns(s, bdev, o) : NULL;

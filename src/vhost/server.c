@@ -331,6 +331,8 @@ static int ctrlr_open(struct plx_vhost_ctrlr *c, const struct plx_vhost_blk_opts
     if (!ret && !n)
         ret = plx_fail(err, -EINVAL, "no reactor that can have rings runs on any of these cores");
     if (!ret)
+        ret = plx_bdev_check_reactors(c->blk.bdev, n, err);
+    if (!ret)
         ret = ctrlr_hold(c, err);
     if (!ret)
         ret = plx_resv_party_init(&c->resv, c->blk.bdev, NULL, NULL, v->control, reactors, n, &blk_party_ops, err);

@@ -17,8 +17,10 @@ import pytest
 import sqe
 import vhost_backend as vb
 from host import Controller
+from rpc import Server
 from spec import Sc
 from target import Target, binary, wait_until
+from vhost import Frontend
 
 LIMIT = 60
 MIB = 1 << 20
@@ -226,6 +228,51 @@ def test_back_ends_that_are_no_disk_are_told_of_in_one_line(backend, options, wo
 def test_more_queues_than_there_are_cannot_be_used(backend):
     result = pollux("perf", "--count", 1, backend(queues=2).url + "?queues=3")
     assert result.returncode != 0 and "2 queues, not 3" in result.stderr, result.stderr
+
+
+CORES = sorted(os.sched_getaffinity(0))[:2]
+TOO_FEW = "has 1 queue, one for each core that uses it, and not 2; use no more cores than that (--cores), or have its"
+needs_cores = pytest.mark.skipif(len(CORES) < 2, reason="needs two cores")
+
+
+@needs_cores
+@pytest.mark.parametrize("command", [
+    ("perf", "--count", "2"), ("serve", "-l", "127.0.0.1:0"), ("serve", "-r", "{0}/c", "-l", "127.0.0.1:0"),
+    ("serve", "--vhost", "{0}"), ("serve", "-l", "127.0.0.1:0", "delay:[vhost-user:{0}/d0]?read=1us")], ids=" ".join)
+def test_more_cores_than_queues_are_told_of_in_one_line(backend, tmp_path, command):
+    """Not that something is busy."""
+    disk = backend(queues=1)
+    words = [str(word).format(disk.socket.parent) for word in command]
+    result = pollux(*words, "-m", ",".join(map(str, CORES)), *([] if "delay" in words[-1] else [disk.url]))
+    errors = [line for line in result.stderr.splitlines() if ": info: " not in line]
+    assert result.returncode == 2 and len(errors) == 1 and TOO_FEW in errors[0], result.stderr
+
+
+@needs_cores
+def test_so_many_cores_as_queues_and_no_more(backend):
+    disk = backend(queues=2)
+    must("perf", "--count", 100, "-m", ",".join(map(str, CORES)), disk.url)
+    must("perf", "--count", 100, "-m", CORES[0], disk.url + "?queues=1")
+
+
+@needs_cores
+def test_more_cores_than_queues_are_told_of_when_it_is_added_by_a_call(backend, tmp_path):
+    disk = backend(queues=1)
+    with Server(options=["-m", ",".join(map(str, CORES)), "--vhost", tmp_path]) as server:
+        client = server.client()
+        client.call("pollux_disk_open", url=disk.url, name="d")
+        client.call("nvmf_create_transport", trtype="TCP")
+        client.call("nvmf_create_subsystem", nqn="nqn.2026-01.x:y")
+        client.call("vhost_create_scsi_controller", ctrlr="s0")
+        for method, params in (
+                ("nvmf_subsystem_add_ns", {"nqn": "nqn.2026-01.x:y", "namespace": {"bdev_name": "d"}}),
+                ("vhost_create_blk_controller", {"ctrlr": "c0", "dev_name": "d"}),
+                ("vhost_scsi_controller_add_target", {"ctrlr": "s0", "bdev_name": "d", "scsi_target_num": 0})):
+            code, text = client.refused(method, **params)
+            assert code in (-16, -32602) and "has 1 queue, one for each core" in text, (method, text)
+        client.call("vhost_create_blk_controller", ctrlr="c0", dev_name="d", cpumask=f"[{CORES[0]}]")
+        with Frontend(tmp_path / "c0") as front:
+            assert front.start().read(0, 512)[0] == 0
 
 
 # ---- back-ends that die

@@ -424,9 +424,13 @@ static void test_there_are_no_more_reactors_than_queues(void **state)
 {
     struct plx_bdev_channel *ch;
     struct plx_reactor *r;
+    struct plx_error err;
     struct tu second;
     (void)state;
     open_with("?queues=2");
+    assert_int_equal(plx_bdev_check_reactors(t.bdev, 2, &err), 0);
+    assert_int_equal(plx_bdev_check_reactors(t.bdev, 3, &err), -EBUSY);
+    assert_non_null(strstr(err.text, "has 2 queues, one for each core that uses it, and not 3"));
     tu_join(&second, t.bdev);
     assert_int_equal(plx_reactor_create(&r, NULL), 0);
     assert_int_equal(plx_bdev_channel_get(t.bdev, r, &ch), -EBUSY);

@@ -291,6 +291,7 @@ static int vio_connect(struct vio_disk *d, const struct plx_url *url, struct plx
     vio_conn_open(d, r, vio_settled);
     plx_reactor_run(r);
     ret = d->conn.ret;
+    d->bdev.info.max_reactors = d->nqueues;
     vio_conn_detach(d);
     plx_reactor_destroy(r);
     return ret ? plx_fail(err, ret, "%s: %s", url->name, d->conn.err.text) : 0;

@@ -138,8 +138,8 @@ static int check_queues(struct vio_disk *d, uint64_t there)
     uint64_t want = d->mem ? d->nqueues : d->want_queues ? d->want_queues : 1;
     if (there >= want && there)
         return 0;
-    return plx_fail(&d->conn.err, d->mem ? -ESTALE : -EINVAL, "the back-end has %llu queues, not %llu",
-                    (unsigned long long)there, (unsigned long long)want);
+    return plx_fail(&d->conn.err, d->mem ? -ESTALE : -EINVAL, "the back-end has %llu queue%s, not %llu",
+                    (unsigned long long)there, there == 1 ? "" : "s", (unsigned long long)want);
 }
 
 static int got_queues(struct vio_disk *d)

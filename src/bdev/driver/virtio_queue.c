@@ -222,8 +222,8 @@ int vio_channel_open(struct plx_bdev_channel *ch)
     int ret = 0;
     vc->q = free_queue(d);
     if (!vc->q) {
-        plx_error("%s: has %u queues, one for each reactor that uses it: use fewer reactors, or give it more queues",
-                  d->bdev.info.name, d->nqueues);
+        plx_error("%s: has %u queue%s, one for each reactor that uses it, and others use %s already", d->bdev.info.name,
+                  d->nqueues, d->nqueues == 1 ? "" : "s", d->nqueues == 1 ? "it" : "them");
         ret = -EBUSY;
     } else {
         vc->source.ops = &vio_source;
