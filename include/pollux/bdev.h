@@ -293,6 +293,9 @@ PLX_API void plx_bdev_count_mapped(struct plx_bdev_channel *ch, uint32_t nlb);
  */
 PLX_API const char *plx_bdev_where(const struct plx_bdev_req *req, char *where, size_t size);
 
+/** How long it has been there; 0 when it is not in flight, or on its way. On its reactor. */
+PLX_API uint64_t plx_bdev_age(const struct plx_bdev_req *req);
+
 /**
  * Calls fn for each request that is in flight on the channel, and then for those on the channels below it, which are
  * those that were forwarded and those that filters have made; until fn returns false. The oldest of each channel first.

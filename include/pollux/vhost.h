@@ -147,12 +147,61 @@ struct plx_vhost_info {
     uint32_t queues, queue_size;
     char serial[PLX_VHOST_SERIAL_SIZE];
     uint32_t delay_us, iops_threshold;
+    uint64_t alone_ns;    /**< for so long no front-end is connected; 0 while one is */
     unsigned connections; /**< of front-ends */
     unsigned draining;    /**< that have ended, whose requests disks have yet */
     unsigned rings;       /**< running */
     unsigned broken;      /**< of them, those whose guest has done what must not be */
 };
 PLX_API void plx_vhost_get_info(const struct plx_vhost_ctrlr *ctrlr, struct plx_vhost_info *out);
+
+/* In the order of how far they have come. */
+enum plx_vhost_state {
+    PLX_VHOST_WAITING,   /**< of a device: no front-end is connected */
+    PLX_VHOST_DRAINING,  /**< the connection has ended, and requests of it are waited for */
+    PLX_VHOST_CONNECTED, /**< no ring has begun yet, or all were stopped */
+    PLX_VHOST_HELD,      /**< none may begin yet: requests of connections that have ended come first */
+    PLX_VHOST_STOPPING,  /**< the front-end stops a ring, whose requests are waited for */
+    PLX_VHOST_STARTED,   /**< rings run */
+};
+
+enum { PLX_VHOST_WHERE = 320 };
+
+struct plx_vhost_ring_info {
+    unsigned index, size;
+    bool packed;
+    int core;           /**< of its reactor, or -1 */
+    const char *broken; /**< why nothing is taken off it any more, or NULL */
+    unsigned in_flight; /**< requests that were taken off it, and are not published */
+    uint64_t oldest_ns; /**< how long the one has been where it is that has been so for longest; 0: none is at a disk */
+    char where[PLX_VHOST_WHERE]; /**< that is, for people: see plx_bdev_where() */
+    uint64_t requests;           /**< that were taken off it, since the front-end connected, */
+    uint64_t kicks;              /**< by which it has woken us, as far as that was looked at, */
+    uint64_t calls;              /**< by which it was told */
+};
+
+/** A front-end's connection. */
+struct plx_vhost_connection_info {
+    const struct plx_vhost_ctrlr *ctrlr;
+    char name[64];  /**< for people */
+    unsigned index; /**< among those of the device at the time */
+    int32_t pid;    /**< of its process, where that can be known, or 0 */
+    uint32_t uid;
+    enum plx_vhost_state state;
+    uint64_t state_ns;                       /**< for so long */
+    uint64_t age_ns;                         /**< since it has connected */
+    unsigned nrings;                         /**< that run, */
+    const struct plx_vhost_ring_info *rings; /**< in their order */
+};
+
+/** What is found is valid during the call. */
+typedef void (*plx_vhost_found_fn)(void *arg, const struct plx_vhost_connection_info *found, unsigned n);
+
+/**
+ * Finds out about all connections, those included that have ended and are waited for. done is called when all reactors
+ * have answered, perhaps before this returns. @return 0, or -ENOMEM: then done is not called
+ */
+PLX_API int plx_vhost_query(struct plx_vhost *vhost, plx_vhost_found_fn done, void *arg);
 
 /* ---- memory that vanishes ---- */
 

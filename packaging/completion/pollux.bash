@@ -145,7 +145,7 @@ _pollux_ctl()
         mapfile -t COMPREPLY < <(compgen -f -- "$word")
         [[ $verb == import && $previous == import ]] && COMPREPLY=(nvmet)
         ;;
-    status | ls | create | listen | connections | stats | inflight | save) ;;
+    status | ls | create | listen | connections | stats | inflight | vms | save) ;;
     *) _pollux_ctl_method "$pollux" "$verb" "$word" ;;
     esac
 }

@@ -38,6 +38,11 @@ const char *plx_bdev_where(const struct plx_bdev_req *req, char *where, size_t s
     return where;
 }
 
+uint64_t plx_bdev_age(const struct plx_bdev_req *req)
+{
+    return req->kept ? *req->ch->now - req->since : 0;
+}
+
 void plx_bdev_channel_each(struct plx_bdev_channel *ch,
                            bool (*fn)(void *arg, const struct plx_bdev_req *req, uint64_t age_ns, const char *where),
                            void *arg)
@@ -49,7 +54,7 @@ void plx_bdev_channel_each(struct plx_bdev_channel *ch,
             const struct plx_bdev_req *req = plx_list_entry(it, struct plx_bdev_req, link);
             if (req->done == plx_emulate_part_done)
                 continue; /* the whole is told of */
-            if (!fn(arg, req, *ch->now - req->since, plx_bdev_where(req, where, sizeof where)))
+            if (!fn(arg, req, plx_bdev_age(req), plx_bdev_where(req, where, sizeof where)))
                 return;
         }
     }

@@ -48,6 +48,7 @@ const struct ctl_verb ctl_verbs[] = {
     {"connections", "", "which hosts are connected", 0, 0, 0, ctl_connections},
     {"stats", "[SECONDS]", "what disks have done; with SECONDS: what they do", 0, 1, 0, ctl_stats},
     {"inflight", "", "commands in flight, oldest first, and where each is", 0, 0, 0, ctl_inflight},
+    {"vms", "", "virtual machines (vhost-user): who is connected, since when, and what waits", 0, 0, 0, ctl_vms},
     {"save", "", "print the configuration, as \"pollux serve -c\" takes it", 0, 0, 0, ctl_save},
     {"load", "FILE", "make the calls of a configuration; - is standard input", 1, 1, 0, ctl_load},
     {"import", "nvmet FILE", "make a configuration of one that nvmetcli has saved", 2, 2, 0, ctl_import},

@@ -103,6 +103,9 @@ int ctl_look(struct ctl *c, json_t **disks, json_t **subsystems);
 /* Whether it is one with namespaces. */
 bool ctl_is_nvm(const json_t *subsystem);
 
+/* ctl_vms.c */
+int ctl_vms(struct ctl *c, char *const *words, int n);
+
 /* ctl_change.c */
 int ctl_create(struct ctl *c, char *const *words, int n);
 int ctl_listen(struct ctl *c, char *const *words, int n);

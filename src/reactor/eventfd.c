@@ -26,10 +26,9 @@ enum { AIO_RING_MAGIC = 0xa10a10a1, SPARES = 256 };
 
 /* ---- reading ---- */
 
-static ssize_t hear_now(int fd)
+static ssize_t hear_now(int fd, uint64_t *value)
 {
-    uint64_t ignored;
-    const struct iovec iov = {&ignored, sizeof ignored};
+    const struct iovec iov = {value, sizeof *value};
     return preadv2(fd, &iov, 1, -1, RWF_NOWAIT);
 }
 
@@ -37,23 +36,24 @@ static ssize_t hear_now(int fd)
 static bool kernel_waits(void)
 {
     static _Atomic int waits; /* 1: yes, -1: no */
+    uint64_t one;
     if (!atomic_load(&waits)) {
         int own = eventfd(1, EFD_CLOEXEC | EFD_NONBLOCK);
         if (own < 0)
             return false;
-        atomic_store(&waits, hear_now(own) < 0 ? 1 : -1);
+        atomic_store(&waits, hear_now(own, &one) < 0 ? 1 : -1);
         close(own);
     }
     return atomic_load(&waits) > 0;
 }
 
-void plx_eventfd_hear(int fd)
+uint64_t plx_eventfd_hear(int fd)
 {
-    uint64_t ignored;
-    if (plx_unlikely(hear_now(fd) < 0 && errno == EOPNOTSUPP) && kernel_waits()) {
-        ssize_t n = read(fd, &ignored, sizeof ignored);
-        (void)n;
-    }
+    uint64_t value = 0;
+    ssize_t n = hear_now(fd, &value);
+    if (plx_unlikely(n < 0 && errno == EOPNOTSUPP) && kernel_waits())
+        n = read(fd, &value, sizeof value);
+    return n == sizeof value ? value : 0;
 }
 
 /* ---- writing ---- */

@@ -8,8 +8,8 @@
 
 #include <pollux/reactor.h>
 
-/* Takes what it holds. */
-void plx_eventfd_hear(int fd);
+/* Takes what it holds. @return that */
+uint64_t plx_eventfd_hear(int fd);
 
 /*
  * Adds one to what it holds; not where it is as full as can be, nor to what is no eventfd. On the reactor. It may wait

@@ -168,56 +168,12 @@ static void set_coalescing(struct rpc_call *c)
     rpc_ok(c, NULL);
 }
 
-/* ---- what there is ---- */
+/* ---- what there is: vhost_query.c ---- */
 
 static const struct rpc_param params_get[] = {
     TEXT("name", "of one alone"),
     END,
 };
-
-static json_t *describe_backend(const struct plx_vhost_ctrlr *ctrlr, const struct plx_vhost_info *info)
-{
-    if (info->scsi)
-        return json_pack("{s:o}", "scsi", rpc_vhost_targets(ctrlr));
-    return json_pack("{s:{s:s, s:b, s:s, s:b, s:i, s:i, s:s}}", "block", "bdev", plx_bdev_info(info->bdev)->name,
-                     "readonly", (int)info->read_only, "transport", "vhost_user_blk", "packed_ring", (int)info->packed,
-                     "num_queues", (int)info->queues, "queue_size", (int)info->queue_size, "serial", info->serial);
-}
-
-static json_t *describe_ctrlr(const char *name, const json_t *params, const struct plx_vhost_ctrlr *ctrlr)
-{
-    struct plx_vhost_info info;
-    const char *mask = rpc_str_in(params, "cpumask");
-    plx_vhost_get_info(ctrlr, &info);
-    return json_pack("{s:s, s:s, s:I, s:I, s:s, s:i, s:i, s:i, s:i, s:o}", "ctrlr", name, "cpumask", mask ? mask : "",
-                     "delay_base_us", (json_int_t)info.delay_us, "iops_threshold", (json_int_t)info.iops_threshold,
-                     "socket", info.path, "connections", (int)info.connections, "draining", (int)info.draining, "rings",
-                     (int)info.rings, "broken_rings", (int)info.broken, "backend_specific",
-                     describe_backend(ctrlr, &info));
-}
-
-static json_t *describe_named(struct plx_rpc *rpc, const char *name, json_t *kept)
-{
-    char path[PATH_MAX];
-    const struct plx_vhost_ctrlr *ctrlr =
-        rpc_vhost_path(rpc, name, path, NULL) ? NULL : plx_vhost_find(rpc->o.vhost, path);
-    return ctrlr ? describe_ctrlr(name, json_object_get(kept, "create"), ctrlr) : NULL;
-}
-
-static void vhost_list(struct rpc_call *c)
-{
-    const char *only = rpc_str(c, "name"), *name;
-    json_t *kept, *out;
-    if (!rpc_vhost_served(c) || (only && !rpc_vhost_named(c, only)))
-        return;
-    out = json_array();
-    json_object_foreach(c->rpc->vhost, name, kept)
-    {
-        if (!only || strcmp(only, name) == 0)
-            json_array_append_new(out, describe_named(c->rpc, name, kept));
-    }
-    rpc_ok(c, out);
-}
 
 /* ---- dumps ---- */
 
@@ -270,9 +226,9 @@ const struct rpc_method rpc_methods_vhost[] = {
      .kind = RPC_CHANGES,
      .run = set_coalescing},
     {.name = "vhost_get_controllers",
-     .help = "Devices, and who is connected.",
+     .help = "Devices, who is connected, and what is in flight there.",
      .params = params_get,
      .kind = RPC_READS,
-     .run = vhost_list},
+     .run = rpc_vhost_list},
     {.name = NULL},
 };

@@ -18,6 +18,10 @@ int rpc_vhost_path(const struct plx_rpc *rpc, const char *name, char out[PATH_MA
 /* The controller that is called this; or NULL, and the call has failed. */
 struct plx_vhost_ctrlr *rpc_vhost_named(struct rpc_call *c, const char *name);
 
+/* ---- vhost_query.c ---- */
+
+void rpc_vhost_list(struct rpc_call *c);
+
 /* ---- vhost_scsi.c ---- */
 
 json_t *rpc_vhost_targets(const struct plx_vhost_ctrlr *ctrlr);

@@ -16,6 +16,29 @@ static struct vhost_device *device_of(struct plx_stream *s)
     return plx_container_of(s, struct vhost_device, stream);
 }
 
+/* ---- what it does, for people ---- */
+
+static enum plx_vhost_state device_state(const struct vhost_device *d)
+{
+    const uint32_t request = d->msg.header.request;
+    if (d->dying)
+        return PLX_VHOST_DRAINING;
+    if (d->pending && (request == VHOST_GET_VRING_BASE || request == VHOST_RESET_DEVICE))
+        return PLX_VHOST_STOPPING;
+    if (vhost_rings_run(d))
+        return PLX_VHOST_STARTED;
+    return d->held ? PLX_VHOST_HELD : PLX_VHOST_CONNECTED;
+}
+
+/* Something has happened that may have changed that. */
+static void device_note(struct vhost_device *d)
+{
+    const enum plx_vhost_state now = device_state(d);
+    if (now != d->state)
+        d->since = plx_reactor_now(d->ctrlr->vhost->control);
+    d->state = now;
+}
+
 /* ---- its end ---- */
 
 static void device_release(struct plx_stream *s)
@@ -26,6 +49,9 @@ static void device_release(struct plx_stream *s)
 static void device_free(struct vhost_device *d)
 {
     struct plx_vhost_ctrlr *c = d->ctrlr;
+    d->gone = true;
+    if (d->asked)
+        return;
     vhost_device_clean(d);
     plx_list_del(&d->link);
     c->ndevices--;
@@ -33,6 +59,12 @@ static void device_free(struct vhost_device *d)
     c->nexuses &= ~(1u << d->nexus);
     plx_stream_free(&d->stream, device_release);
     vhost_ctrlr_left(c);
+}
+
+void vhost_device_let_go(struct vhost_device *d)
+{
+    if (!--d->asked && d->gone)
+        device_free(d);
 }
 
 static void drop_fds(struct vhost_device *d)
@@ -56,6 +88,8 @@ void vhost_device_close(struct vhost_device *d)
     d->dying = true;
     d->held = false;
     d->ctrlr->dying++;
+    d->ctrlr->alone = plx_reactor_now(d->ctrlr->vhost->control);
+    device_note(d);
     atomic_store(&d->halted, true);
     plx_stream_close(&d->stream);
     if (!d->pending)
@@ -91,6 +125,7 @@ void vhost_device_order(struct vhost_device *d, struct vhost_ring *r)
 void vhost_device_then(struct vhost_device *d, void (*then)(struct vhost_device *d))
 {
     d->then = then;
+    device_note(d);
     if (!d->pending)
         device_go_on(d);
 }
@@ -103,6 +138,7 @@ static void device_next(struct vhost_device *d)
     d->busy = d->held = false;
     d->got = 0;
     memset(&d->msg, 0, sizeof d->msg);
+    device_note(d);
     if (!d->dying)
         plx_stream_stall(&d->stream, false);
 }
@@ -154,6 +190,7 @@ void vhost_device_refuse(struct vhost_device *d, const char *why)
 void vhost_device_hold(struct vhost_device *d)
 {
     d->held = true;
+    device_note(d);
 }
 
 void vhost_device_resume(struct vhost_device *d)
@@ -257,8 +294,6 @@ static const struct plx_stream_user device_user = {.in = device_in, .out = devic
 
 void vhost_device_add(struct plx_vhost_ctrlr *c, int fd)
 {
-    uid_t uid = 0;
-    pid_t pid = 0;
     struct vhost_device *d = c->ndevices < VHOST_DEVICES ? calloc(1, sizeof *d) : NULL;
     if (!d) {
         plx_warn("%s: has %u connections, and no room for another", c->path, c->ndevices);
@@ -268,6 +303,8 @@ void vhost_device_add(struct plx_vhost_ctrlr *c, int fd)
     d->ctrlr = c;
     d->backend = -1;
     d->writeback = true;
+    d->born = plx_reactor_now(c->vhost->control);
+    device_note(d);
     plx_list_add_tail(&c->devices, &d->link);
     c->ndevices++;
     d->nexus = (unsigned)__builtin_ctz(~c->nexuses);
@@ -276,9 +313,9 @@ void vhost_device_add(struct plx_vhost_ctrlr *c, int fd)
         vhost_scsi_connected(c->scsi, d->nexus);
     plx_stream_init(&d->stream, &device_user);
     plx_stream_socket(&d->stream, fd);
-    plx_stream_user_id(&d->stream, &uid, &pid);
+    plx_stream_user_id(&d->stream, &d->uid, &d->pid);
     const char *slash = strrchr(c->path, '/');
-    snprintf(d->name, sizeof d->name, "%.40s, process %ld", slash ? slash + 1 : c->path, (long)pid);
+    snprintf(d->name, sizeof d->name, "%.40s, process %ld", slash ? slash + 1 : c->path, (long)d->pid);
     plx_info("%s: connected", d->name);
     if (plx_stream_add(c->vhost->streams, &d->stream))
         vhost_device_close(d);

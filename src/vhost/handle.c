@@ -148,7 +148,7 @@ static struct vhost_ring *ring_get(struct vhost_device *d)
     for (unsigned i_ = 0; i_ < VHOST_RINGS; i_++)                                                                      \
         for (struct vhost_ring *r = (d)->rings[i_]; r; r = NULL)
 
-static bool any_running(const struct vhost_device *d)
+bool vhost_rings_run(const struct vhost_device *d)
 {
     for_each_ring(d, r)
     {
@@ -219,7 +219,7 @@ static void set_features(struct vhost_device *d)
         vhost_device_refuse(d, "only devices of virtio 1.0 and newer are served (VIRTIO_F_VERSION_1)");
         return;
     }
-    if ((f ^ d->features) & ~may && any_running(d)) {
+    if ((f ^ d->features) & ~may && vhost_rings_run(d)) {
         vhost_device_refuse(d, "features change while rings run");
         return;
     }
@@ -422,7 +422,7 @@ static void take_inflight(struct vhost_device *d)
     const struct vhost_inflight *i = &d->msg.body.inflight;
     struct vhost_map map = {0};
     struct plx_error err;
-    if (any_running(d)) {
+    if (vhost_rings_run(d)) {
         vhost_device_refuse(d, "the region changes while rings run");
         return;
     }

@@ -192,8 +192,10 @@ static void signal_now(struct vhost_ring *r)
     r->signalled = true;
     r->owes = false;
     r->pace.signalled = plx_reactor_now(r->home);
-    if (r->is.call >= 0)
-        plx_eventfd_tell(r->home, r->is.call);
+    if (r->is.call < 0)
+        return;
+    r->calls++;
+    plx_eventfd_tell(r->home, r->is.call);
 }
 
 static bool put_off(struct vhost_ring *r)
@@ -260,7 +262,7 @@ static int ring_poll(struct plx_source *source)
 static void hear_kick(struct vhost_ring *r)
 {
     if (r->is.kick >= 0)
-        plx_eventfd_hear(r->is.kick);
+        r->kicks += plx_eventfd_hear(r->is.kick);
 }
 
 /*

@@ -102,8 +102,9 @@ struct vhost_ring {
     uint16_t *again; /* what was in flight when a process ended before, in order */
     uint16_t nagain, again_next;
     struct vhost_setup is;
-    uint64_t fetched; /* requests, since it began */
-    bool owes;        /* a signal that was put off */
+    uint64_t fetched; /* requests, since it was made */
+    uint64_t kicks, calls;
+    bool owes; /* a signal that was put off */
     struct {
         uint64_t since, fetched, iops; /* what it was of late, and when and from where that is counted */
         uint64_t signalled;

@@ -364,6 +364,7 @@ static struct plx_vhost_ctrlr *ctrlr_new(struct plx_vhost *v, const char *path, 
     c->vhost = v;
     c->done = done;
     c->arg = arg;
+    c->alone = plx_reactor_now(v->control);
     plx_list_init(&c->devices);
     plx_list_add_tail(&v->ctrlrs, &c->link);
     return c;
@@ -496,6 +497,7 @@ void plx_vhost_get_info(const struct plx_vhost_ctrlr *c, struct plx_vhost_info *
         .queue_size = c->blk.queue_size,
         .delay_us = atomic_load(&c->blk.delay_us),
         .iops_threshold = atomic_load(&c->blk.iops_threshold),
+        .alone_ns = c->ndevices > c->dying ? 0 : plx_reactor_now(c->vhost->control) - c->alone,
         .connections = c->ndevices - c->dying,
         .draining = c->dying,
     };

@@ -54,6 +54,7 @@ struct plx_vhost_ctrlr {
     struct plx_list devices;
     unsigned ndevices, dying;
     unsigned nexuses; /* a bit for each number that a device has */
+    uint64_t alone;   /* since then no front-end is connected */
     plx_vhost_done_fn done;
     void *arg;
 };
@@ -63,8 +64,14 @@ struct vhost_device {
     struct plx_stream stream;
     struct plx_list link;
     struct plx_vhost_ctrlr *ctrlr;
-    char name[64];  /* for people */
-    unsigned nexus; /* the lowest number that no other device of the controller had when it came */
+    char name[64]; /* for people */
+    uid_t uid;
+    pid_t pid;
+    enum plx_vhost_state state; /* for people as well: */
+    uint64_t since, born;       /* it is that, and it is there */
+    unsigned asked;             /* questions under way that look into it (query.c): it stays */
+    bool gone;                  /* but for these */
+    unsigned nexus;             /* the lowest number that no other device of the controller had when it came */
 
     struct vhost_msg msg;
     size_t got;       /* bytes of it */
@@ -99,6 +106,9 @@ void vhost_device_resume(struct vhost_device *d);
 /* The configuration has changed. */
 void vhost_device_tell(struct vhost_device *d);
 
+/* Nobody looks into it any more who has; it may have waited for that. */
+void vhost_device_let_go(struct vhost_device *d);
+
 /* The end of a message's handling, once: it was done; it cannot be; or an answer of its own. */
 void vhost_device_ok(struct vhost_device *d);
 void vhost_device_refuse(struct vhost_device *d, const char *why);
@@ -117,6 +127,7 @@ uint64_t vhost_offered_protocol(void);
 unsigned vhost_rings_of(const struct plx_vhost_ctrlr *c);
 /* Has all rings stop; `then` is called when they have. */
 void vhost_rings_stop(struct vhost_device *d, void (*then)(struct vhost_device *d));
+bool vhost_rings_run(const struct vhost_device *d);
 void vhost_device_clean(struct vhost_device *d);
 
 /* ---- server.c ---- */

@@ -433,6 +433,27 @@ def test_what_a_server_has_in_flight(serving):
     assert set(serving.call("inflight")) == {"commands", "left_out"}
 
 
+RING = {"size": 128, "layout": "packed"}
+VMS = [
+    {"ctrlr": "d0", "backend_specific": {"block": {"bdev": "disk.img"}}, "state": "started", "sessions": [
+        {"state": "started", "state_ms": 90_000, "pid": 4711, "in_flight": 3, "oldest_ms": 7_300_000,
+         "oldest_where": "in disk.img", "rings": [RING, RING | {"broken": "why"}]},
+        {"state": "draining", "state_ms": 600_000, "in_flight": 1, "oldest_ms": 0, "rings": [RING]}]},
+    {"ctrlr": "s0", "state": "waiting", "state_ms": 12, "in_flight": 0, "oldest_ms": 0, "rings": 0, "sessions": [],
+     "backend_specific": {"scsi": [{"luns": [{}, {}]}, {"luns": [{}]}]}}]
+
+
+def test_virtual_machines(tmp_path):
+    """A row for each connection, and one for each device that has none."""
+    answer = results({"vhost_get_controllers": VMS})
+    with Pretender(tmp_path / "s", answer) as pretender:
+        assert ctl("-s", pretender.path, "vms").out == (
+            "DEVICE  DISK      STATE        FOR  PROCESS  QUEUES                     IN FLIGHT  OLDEST  WHERE\n"
+            "d0      disk.img  started   90.0 s     4711  2 packed of 128, 1 broken          3   2.0 h  in disk.img\n"
+            "d0      disk.img  draining  10 min        -  1 packed of 128                    1       -  -\n"
+            "s0      3 units   waiting    12 ms        -  -                                  0       -  -\n")
+
+
 def iostat(ticks, reads, writes, rate=1000):
     return {"tick_rate": rate, "ticks": ticks, "bdevs": [{
         "name": "disk.img", "num_read_ops": reads, "bytes_read": reads * 4096, "num_write_ops": writes,
@@ -666,12 +687,13 @@ def test_whatever_a_server_answers_verbs_end(serving, tmp_path):
             ["bdev_get_iostat"], ["pollux_get_inflight"], ["nvmf_subsystem_get_controllers", f"nqn={NQN}"],
             ["nvmf_subsystem_get_qpairs", f"nqn={NQN}"], ["framework_get_config", "name=bdev"],
             ["nvmf_get_transports"], ["rpc_get_methods"])}
+    answers["vhost_get_controllers"] = VMS
     for number in range(12):
         seed = random.Random(number)
         table = {method: changed(seed, answer, 1) for method, answer in answers.items()}
         os.makedirs(tmp_path / str(number))
         with Pretender(tmp_path / str(number) / "s", results(table)) as pretender:
-            for words in (["status"], ["ls"], ["connections"], ["stats"], ["inflight"], ["add", "ram:1M"],
+            for words in (["status"], ["ls"], ["connections"], ["stats"], ["inflight"], ["vms"], ["add", "ram:1M"],
                           ["resize", "disk.img", "1G"], ["create", NQN], ["allow", "any"], ["load", "c.json"]):
                 (tmp_path / "c.json").write_text('{"subsystems": []}', encoding="utf-8")
                 done = subprocess.run([binary(), "ctl", "-s", pretender.path, *words], capture_output=True, text=True,
