@@ -64,7 +64,8 @@ struct plx_vhost_blk_opts {
 
 /**
  * Makes a block device of a disk, behind a socket at a path. done is called with 0 when front-ends can connect, or with
- * -errno: then there is no device. Not before this returns.
+ * -errno: then there is no device. Not before this returns. A disk that goes away leaves a device behind whose requests
+ * fail, and that has no capacity, until it is removed.
  * @return 0, or -errno with err filled: then done is not called. -EBUSY: another process, or device, has that path
  */
 PLX_API int plx_vhost_blk_create(struct plx_vhost *vhost, const char *path, struct plx_bdev *bdev,
@@ -123,6 +124,16 @@ PLX_API bool plx_vhost_scsi_next(const struct plx_vhost_ctrlr *ctrlr, struct plx
 PLX_API int plx_vhost_remove(struct plx_vhost_ctrlr *ctrlr, plx_vhost_done_fn done, void *arg);
 
 /**
+ * Has all devices let go of a disk that is to be closed, and of those that stand on it: units of SCSI hosts are taken
+ * away; block devices stay, without a disk, as when it goes away by itself. Requests in flight are asked to end, and
+ * fail. done is called with 0 when nobody uses the disk any more, perhaps before this returns; or with -ETIMEDOUT after
+ * grace_ms, when requests are in flight yet: they are waited for all the same.
+ * @return 0, or -ENOMEM: then done is not called
+ */
+PLX_API int plx_vhost_drop(struct plx_vhost *vhost, const struct plx_bdev *bdev, uint32_t grace_ms,
+                           plx_vhost_done_fn done, void *arg);
+
+/**
  * While a ring has more than this many requests a second, the guest is told of the end of some at most so often.
  * @param delay_us 0: always at once
  * @return 0, or -EINVAL with err filled
@@ -136,13 +147,11 @@ PLX_API int plx_vhost_set_coalescing(struct plx_vhost_ctrlr *ctrlr, uint32_t del
 PLX_API struct plx_vhost_ctrlr *plx_vhost_next(struct plx_vhost *vhost, struct plx_vhost_ctrlr *ctrlr);
 /** The one that has this socket, or NULL. */
 PLX_API struct plx_vhost_ctrlr *plx_vhost_find(struct plx_vhost *vhost, const char *path);
-/** Whether it uses a disk: also by a unit that is going, which plx_vhost_scsi_next() does not list any more. */
-PLX_API bool plx_vhost_uses(const struct plx_vhost_ctrlr *ctrlr, const struct plx_bdev *bdev);
 
 struct plx_vhost_info {
     const char *path;
     bool scsi;             /**< a host, whose units plx_vhost_scsi_next() lists */
-    struct plx_bdev *bdev; /**< NULL for a host, which has no size of queues nor serial number either */
+    struct plx_bdev *bdev; /**< NULL when it is gone; and for a host, which has no size of queues nor serial number */
     bool read_only, packed;
     uint32_t queues, queue_size;
     char serial[PLX_VHOST_SERIAL_SIZE];

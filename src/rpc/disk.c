@@ -136,7 +136,10 @@ void rpc_disk_open(struct rpc_call *c, const struct rpc_disk_kind *kind, const c
 
 /* ---- deleting ---- */
 
-/* The disk, and all that stands on it: no namespace has them any more, then they are closed, from the top down. */
+/*
+ * The disk, and all that stands on it: no virtual machine and no namespace has them any more, then they are closed,
+ * from the top down.
+ */
 struct disk_deletion {
     struct rpc_disk *base; /* that is to be deleted */
     struct rpc_disk *top;  /* that is being closed */
@@ -179,23 +182,6 @@ static void remove_namespaces(struct plx_rpc *rpc, const struct rpc_disk *base)
                 plx_nvmf_subsystem_remove_ns(s, nsid, NULL);
         }
     }
-}
-
-/* Virtual machines' disks are not taken away from them by the way, as namespaces are from hosts. */
-static int check_no_vhost(struct plx_rpc *rpc, const struct rpc_disk *base, struct plx_error *err)
-{
-    struct plx_vhost_info v;
-    for (struct plx_vhost_ctrlr *k = NULL; rpc->o.vhost && (k = plx_vhost_next(rpc->o.vhost, k));) {
-        bool used = false;
-        plx_list_for_each(it, &rpc->disks) {
-            const struct rpc_disk *d = plx_list_entry(it, struct rpc_disk, link);
-            used = used || (stands_on(d->bdev, base) && plx_vhost_uses(k, d->bdev));
-        }
-        plx_vhost_get_info(k, &v);
-        if (used)
-            return plx_fail(err, -EBUSY, "%.80s is used by %.120s, which is to be deleted before", base->name, v.path);
-    }
-    return 0;
 }
 
 static void disk_forget(struct plx_rpc *rpc, struct rpc_disk *d)
@@ -245,6 +231,15 @@ static void namespaces_gone(void *arg, int ret)
         deletion_step(c);
 }
 
+static void guests_have_not(void *arg, int ret)
+{
+    struct rpc_call *c = arg;
+    const struct disk_deletion *del = c->state;
+    (void)ret; /* when it is late closing says who uses it yet */
+    remove_namespaces(c->rpc, del->base);
+    plx_nvmf_target_apply(c->rpc->o.target, namespaces_gone, c);
+}
+
 void rpc_disk_delete(struct rpc_call *c, const struct rpc_disk_kind *kind, const char *name)
 {
     struct rpc_disk *d = rpc_disk_find(c->rpc, name);
@@ -256,17 +251,17 @@ void rpc_disk_delete(struct rpc_call *c, const struct rpc_disk_kind *kind, const
         rpc_fail_errno(c, -ENODEV, &err);
         return;
     }
-    int ret = check_no_vhost(c->rpc, d, &err);
-    struct disk_deletion *del = ret ? NULL : malloc(sizeof *del);
-    c->state = del;
+    struct disk_deletion *del = c->state = malloc(sizeof *del);
     if (!del) {
-        rpc_fail_errno(c, ret ? ret : -ENOMEM, ret ? &err : NULL);
+        rpc_fail_errno(c, -ENOMEM, NULL);
         return;
     }
     del->base = d;
     c->tried = true;
-    remove_namespaces(c->rpc, d);
-    plx_nvmf_target_apply(c->rpc->o.target, namespaces_gone, c);
+    if (!c->rpc->o.vhost)
+        guests_have_not(c, 0);
+    else if (plx_vhost_drop(c->rpc->o.vhost, d->bdev, RPC_DROP_MS, guests_have_not, c))
+        rpc_fail_errno(c, -ENOMEM, NULL);
 }
 
 void rpc_disks_close(struct plx_rpc *rpc)

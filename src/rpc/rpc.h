@@ -37,6 +37,7 @@ enum {
     RPC_CLIENTS = 256,
     RPC_NAME = 256,
     RPC_STOP_MS = 1000, /* for calls that were begun */
+    RPC_DROP_MS = 2500, /* for requests of virtual machines to a disk that is deleted, and the flush after them */
 };
 
 /* ---- methods ---- */

@@ -185,13 +185,25 @@ static void config_ctrlr(struct rpc_config *list, json_t *kept, const char *meth
         rpc_config_add(list, "vhost_controller_set_coalescing", json_incref(coalescing));
 }
 
+/* One without a disk could not be made. */
+static bool has_disk(const struct plx_rpc *rpc, const char *name)
+{
+    struct plx_vhost_info info = {0};
+    char path[PATH_MAX];
+    const struct plx_vhost_ctrlr *ctrlr =
+        rpc_vhost_path(rpc, name, path, NULL) ? NULL : plx_vhost_find(rpc->o.vhost, path);
+    if (ctrlr)
+        plx_vhost_get_info(ctrlr, &info);
+    return info.bdev;
+}
+
 void rpc_config_vhost(struct plx_rpc *rpc, struct rpc_config *list)
 {
     const char *name;
     json_t *kept;
     json_object_foreach(rpc->vhost, name, kept)
     {
-        if (!json_object_get(kept, "units"))
+        if (!json_object_get(kept, "units") && has_disk(rpc, name))
             config_ctrlr(list, kept, "vhost_create_blk_controller");
     }
 }

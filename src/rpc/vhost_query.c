@@ -119,9 +119,10 @@ static json_t *describe_backend(const struct plx_vhost_ctrlr *ctrlr, const struc
 {
     if (info->scsi)
         return json_pack("{s:o}", "scsi", rpc_vhost_targets(ctrlr));
-    return json_pack("{s:{s:s, s:b, s:s, s:b, s:i, s:i, s:s}}", "block", "bdev", plx_bdev_info(info->bdev)->name,
-                     "readonly", (int)info->read_only, "transport", "vhost_user_blk", "packed_ring", (int)info->packed,
-                     "num_queues", (int)info->queues, "queue_size", (int)info->queue_size, "serial", info->serial);
+    return json_pack("{s:{s:s?, s:b, s:s, s:b, s:i, s:i, s:s}}", "block", "bdev",
+                     info->bdev ? plx_bdev_info(info->bdev)->name : NULL, "readonly", (int)info->read_only, "transport",
+                     "vhost_user_blk", "packed_ring", (int)info->packed, "num_queues", (int)info->queues, "queue_size",
+                     (int)info->queue_size, "serial", info->serial);
 }
 
 static json_t *describe_ctrlr(const char *name, const json_t *params, const struct plx_vhost_ctrlr *ctrlr,

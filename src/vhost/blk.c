@@ -120,7 +120,7 @@ static bool range_submit(struct vhost_slot *s)
 {
     struct virtio_blk_range range;
     const bool known = read_range(s, s->req.iov, s->range, &range);
-    if (!known || !blk_may(s, PLX_MAY_WRITE) || plx_get32(range.sectors) > VHOST_RANGE_SECTORS ||
+    if (!s->ring->channel || !known || !blk_may(s, PLX_MAY_WRITE) || plx_get32(range.sectors) > VHOST_RANGE_SECTORS ||
         !blk_place(s, plx_get64(range.sector), (uint64_t)plx_get32(range.sectors) * VIRTIO_BLK_SECTOR)) {
         blk_fail(s, known ? VIRTIO_BLK_IOERR : VIRTIO_BLK_UNSUPP);
         return false;
@@ -242,15 +242,23 @@ static __attribute__((noinline)) void blk_start_mute(struct vhost_slot *s)
     vhost_ring_done(s, 0);
 }
 
-void vhost_blk_start(struct vhost_slot *s)
+/* @return false when it has ended, as there is no place for it */
+static inline bool blk_take_status(struct vhost_slot *s)
 {
-    if (plx_unlikely(s->niov == s->nout)) { /* no place to say anything */
+    if (plx_unlikely(s->niov == s->nout)) {
         blk_start_mute(s);
-        return;
+        return false;
     }
     struct iovec *last = &s->iov[s->niov - 1];
     s->status = (uint8_t *)last->iov_base + --last->iov_len;
     s->niov -= !last->iov_len;
+    return true;
+}
+
+void vhost_blk_start(struct vhost_slot *s)
+{
+    if (plx_unlikely(!blk_take_status(s)))
+        return;
     if (plx_unlikely(!s->nout || s->iov->iov_len != sizeof(struct virtio_blk_head))) {
         blk_start_odd(s);
         return;
@@ -258,4 +266,19 @@ void vhost_blk_start(struct vhost_slot *s)
     const void *head = s->iov->iov_base;
     const uint32_t type = (uint32_t)vhost_read_once(head, 0);
     blk_execute(s, type, vhost_read_once(head, 1), s->iov + 1, s->nout - 1);
+}
+
+/* It is still called what it was. */
+void vhost_blk_start_gone(struct vhost_slot *s)
+{
+    struct virtio_blk_head head = {.type = plx_put32(UINT32_MAX)};
+    struct plx_iov_at at = {.iov = s->iov};
+    if (!blk_take_status(s))
+        return;
+    if (iov_bytes(s->iov, s->nout) >= sizeof head)
+        plx_iov_gather(&at, &head, sizeof head);
+    if (plx_get32(head.type) == VIRTIO_BLK_GET_ID)
+        blk_id(s, s->iov + s->nout, s->niov - s->nout);
+    else
+        blk_fail(s, VIRTIO_BLK_IOERR);
 }

@@ -11,7 +11,7 @@
 enum { VHOST_RANGES = 256, VHOST_RANGE_SECTORS = 1 << 22 }; /* of a discard, and of one of its ranges */
 
 struct vhost_blk {
-    struct plx_bdev *bdev;
+    struct plx_bdev *bdev; /* NULL: it is gone */
     unsigned sector_shift; /* 512-byte sectors of a block, as a power of two */
     bool read_only, packed;
     /*
@@ -22,6 +22,8 @@ struct vhost_blk {
     unsigned queues, queue_size;
     _Atomic uint32_t delay_us, iops_threshold; /* see plx_vhost_set_coalescing() */
     char serial[VIRTIO_BLK_ID];                /* without a zero at its end, when it is that long */
+    struct plx_bdev_info info; /* as it was at first: what was offered of a disk is so as well when that is gone */
+    bool gone;                 /* or about to be: guests are to see no capacity */
 };
 
 /* Features of the device, and of its rings; without those of the protocol. */

@@ -7,7 +7,7 @@
 
 uint64_t vhost_blk_features(const struct vhost_blk *blk)
 {
-    const struct plx_bdev_info *info = plx_bdev_info(blk->bdev);
+    const struct plx_bdev_info *info = &blk->info;
     uint64_t f = VHOST_BIT(VIRTIO_F_VERSION_1) | VHOST_BIT(VIRTIO_F_INDIRECT_DESC) | VHOST_BIT(VIRTIO_F_EVENT_IDX) |
                  VHOST_BIT(VIRTIO_BLK_F_SIZE_MAX) | VHOST_BIT(VIRTIO_BLK_F_SEG_MAX) | VHOST_BIT(VIRTIO_BLK_F_BLK_SIZE) |
                  VHOST_BIT(VIRTIO_BLK_F_TOPOLOGY) | VHOST_BIT(VIRTIO_BLK_F_FLUSH) | VHOST_BIT(VIRTIO_BLK_F_CONFIG_WCE);
@@ -26,14 +26,14 @@ uint64_t vhost_blk_features(const struct vhost_blk *blk)
 
 void vhost_blk_config(const struct vhost_blk *blk, bool writeback, struct virtio_blk_config *out)
 {
-    const struct plx_bdev_info *info = plx_bdev_info(blk->bdev);
+    const struct plx_bdev_info *info = &blk->info;
     const uint32_t block = info->block_size, unit = info->write_unit > block ? info->write_unit / block : 1;
     /* Without indirect descriptors a request must fit into the ring, with its header and its status. */
     const uint32_t segs = (uint32_t)plx_min_u64(VHOST_SEGS, blk->queue_size > 2 ? blk->queue_size - 2 : 1);
     const bool unmaps = info->ops & 1 << PLX_BDEV_UNMAP;
     const uint32_t granularity = info->unmap_granularity ? info->unmap_granularity : 1;
     memset(out, 0, sizeof *out);
-    out->capacity = plx_put64(plx_bdev_blocks(blk->bdev) << blk->sector_shift);
+    out->capacity = plx_put64(blk->gone ? 0 : plx_bdev_blocks(blk->bdev) << blk->sector_shift);
     out->size_max = plx_put32(VHOST_SIZE_MAX);
     out->seg_max = plx_put32(segs);
     out->blk_size = plx_put32(block);

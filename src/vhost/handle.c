@@ -87,7 +87,7 @@ static void ring_old_done(struct vhost_ring *r)
 
 static bool wants_fua(const struct vhost_device *d)
 {
-    if (d->ctrlr->scsi || !plx_bdev_info(d->ctrlr->blk.bdev)->write_cache)
+    if (d->ctrlr->scsi || !d->ctrlr->blk.info.write_cache)
         return false;
     return d->features & VHOST_BIT(VIRTIO_BLK_F_CONFIG_WCE) ? !d->writeback
                                                             : !(d->features & VHOST_BIT(VIRTIO_BLK_F_FLUSH));
@@ -106,14 +106,14 @@ static void want_common(const struct vhost_device *d, struct vhost_ring *r)
 static int ring_place(struct vhost_ring *r, struct vhost_device *d)
 {
     const struct plx_vhost_ctrlr *c = d->ctrlr;
-    const unsigned n = c->scsi ? vhost_scsi_reactors(c->scsi) : c->access.fan.n, leg = (c->first + r->index) % n;
+    const unsigned n = c->scsi ? vhost_scsi_reactors(c->scsi) : c->nreactors, leg = (c->first + r->index) % n;
     r->blk = &c->blk; /* of a host, what interrupts are put off by */
     if (c->scsi) {
         r->home = vhost_scsi_reactor(c->scsi, leg);
         return vhost_scsi_ring_init(r, c->scsi, leg, d);
     }
-    r->home = c->access.fan.legs[leg].reactor;
-    r->channel = plx_bdev_access_channel(&c->access, leg);
+    r->home = c->reactors[leg];
+    r->channel = c->blk.gone ? NULL : plx_bdev_access_channel(&c->access, leg);
     return 0;
 }
 

@@ -226,12 +226,12 @@ void vhost_ring_signal(struct vhost_ring *r)
 
 /* ---- the source ---- */
 
-static void ring_stopped(struct vhost_ring *r);
+static void ring_drained(struct vhost_ring *r);
 
 /* @return whether it is to be looked at */
 static bool ring_goes(struct vhost_ring *r)
 {
-    if (plx_unlikely(r->stopping))
+    if (plx_unlikely(r->drains & VHOST_STOPS))
         return false;
     if (plx_unlikely(atomic_load_explicit(r->halted, memory_order_relaxed))) {
         ring_tell(r); /* the control reactor, which may not know: see plx_vhost_fault() */
@@ -254,8 +254,8 @@ static int ring_poll(struct plx_source *source)
         vhost_scsi_published(r);
     if (plx_unlikely(r->owes) && !put_off(r))
         signal_now(r);
-    if (plx_unlikely(r->stopping && !r->in_flight))
-        ring_stopped(r);
+    if (plx_unlikely(r->drains && !r->in_flight))
+        ring_drained(r);
     return (int)work;
 }
 
@@ -320,7 +320,7 @@ static void ring_answer(struct vhost_ring *r, int result)
 
 static void ring_stopped(struct vhost_ring *r)
 {
-    r->stopping = r->is.running = false;
+    r->is.running = false;
     if (r->owes)
         signal_now(r);
     plx_source_remove(r->home, &r->source);
@@ -330,13 +330,58 @@ static void ring_stopped(struct vhost_ring *r)
     ring_answer(r, 0);
 }
 
+/* ---- a disk that goes ---- */
+
+static void ring_parted(struct plx_msg *msg)
+{
+    struct vhost_ring *r = plx_container_of(msg, struct vhost_ring, part);
+    r->parted(r);
+}
+
+static void ring_has_parted(struct vhost_ring *r)
+{
+    r->part.fn = ring_parted;
+    plx_reactor_send(r->control, &r->part);
+}
+
+static void ring_parts(struct plx_msg *msg)
+{
+    struct vhost_ring *r = plx_container_of(msg, struct vhost_ring, part);
+    struct plx_bdev_channel *ch = r->channel;
+    r->channel = NULL;
+    if (!r->in_flight) {
+        ring_has_parted(r);
+        return;
+    }
+    r->drains |= VHOST_PARTS;
+    for (unsigned i = 0; i < r->size; i++)
+        if (r->slots[i].busy && r->slots[i].req.kept)
+            plx_bdev_abort(ch, &r->slots[i].req);
+}
+
+void vhost_ring_part(struct vhost_ring *r)
+{
+    r->part.fn = ring_parts;
+    plx_reactor_send(r->home, &r->part);
+}
+
+static void ring_drained(struct vhost_ring *r)
+{
+    const unsigned what = r->drains;
+    r->drains = 0;
+    if (what & VHOST_PARTS)
+        ring_has_parted(r);
+    if (what & VHOST_STOPS)
+        ring_stopped(r);
+}
+
 static int ring_start(struct vhost_ring *r)
 {
     r->packed = r->is.features & VHOST_BIT(VIRTIO_F_RING_PACKED);
     r->event_idx = r->is.features & VHOST_BIT(VIRTIO_F_EVENT_IDX);
     r->size = (uint16_t)r->num;
     r->ndone = r->nagain = r->again_next = 0;
-    r->broken = r->lost = r->stopping = r->quiet = r->signalled = false;
+    r->broken = r->lost = r->quiet = r->signalled = false;
     r->why = NULL;
     r->view = vhost_view_of(r->is.table);
     if (!ring_kind(r)->locate(r))
@@ -388,9 +433,9 @@ static int ring_adopt(struct vhost_ring *r)
     const struct vhost_setup was = r->is;
     int ret = 0;
     if (was.running && !r->want.running) {
-        r->stopping = true;
+        r->drains |= VHOST_STOPS;
         if (!r->in_flight)
-            ring_stopped(r);
+            ring_drained(r);
         return -EINPROGRESS;
     }
     r->is = r->want;

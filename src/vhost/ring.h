@@ -21,6 +21,8 @@ enum {
         VHOST_SEGS + 2 + 8 /* with the header and the status, and where segments go over from region to region */
 };
 
+enum vhost_drain { VHOST_STOPS = 1, VHOST_PARTS = 2 };
+
 struct vhost_ring;
 struct scsi_ring;
 
@@ -64,7 +66,7 @@ struct vhost_ring {
     const atomic_bool *halted; /* nothing may be written to guest memory any more, or read from it */
     bool broken;               /* the guest has done what must not be; nothing more is fetched */
     bool lost;                 /* nor published: it is not in memory any more */
-    bool stopping;
+    uint8_t drains;            /* enum vhost_drain: what it is to do when nothing is in flight */
     bool packed, event_idx;
     bool quiet; /* notifications are on, and nothing was fetched since */
     bool signalled;
@@ -90,8 +92,8 @@ struct vhost_ring {
     struct vhost_slot *slots;
     struct vhost_slot **done; /* what is through, and not published */
     unsigned in_flight;
-    unsigned old_left; /* of them, of the epoch before */
-    struct plx_bdev_channel *channel;
+    unsigned old_left;                /* of them, of the epoch before */
+    struct plx_bdev_channel *channel; /* NULL: of a SCSI host, or the disk is gone */
     const struct vhost_blk *blk;
     struct scsi_ring *scsi; /* NULL: of a block device */
     uint64_t counter;       /* of the inflight region */
@@ -113,7 +115,7 @@ struct vhost_ring {
 
     /* Between the two: each side's in turn. */
     struct vhost_setup want;
-    struct plx_msg order, drained, trouble;
+    struct plx_msg order, drained, trouble, part;
     atomic_bool troubled; /* the last one is under way */
     int result;
     uint32_t base; /* where to begin, and where it ended */
@@ -128,6 +130,7 @@ struct vhost_ring {
     void (*answered)(struct vhost_ring *r);
     void (*old_done)(struct vhost_ring *r);
     void (*in_trouble)(struct vhost_ring *r);
+    void (*parted)(struct vhost_ring *r);
     void *owner;
     void *memory; /* slots and the rest */
     size_t memory_bytes;
@@ -141,6 +144,12 @@ void vhost_ring_free_memory(struct vhost_ring *r);
  * Has it go over to what is wanted; r->answered is called on the control reactor, which leaves r->want alone till then.
  */
 void vhost_ring_order(struct vhost_ring *r);
+
+/*
+ * Has it use its disk no more: what comes ends with an error, and what is in flight is asked to. r->parted is called on
+ * the control reactor when nothing is. One at a time.
+ */
+void vhost_ring_part(struct vhost_ring *r);
 
 /* ---- on its reactor ---- */
 
@@ -222,16 +231,20 @@ static inline struct vhost_desc vhost_read_desc(const void *from)
 
 /* A request begins: blk.c. */
 void vhost_blk_start(struct vhost_slot *slot);
+/* The same where there is no disk any more. */
+void vhost_blk_start_gone(struct vhost_slot *slot);
 
 /* One that was taken, with all that its descriptors say. */
 static inline void vhost_slot_begin(struct vhost_ring *r, struct vhost_slot *s)
 {
     s->busy = true;
     s->epoch = r->epoch;
-    if (plx_likely(!r->scsi))
+    if (plx_likely(r->channel != NULL))
         vhost_blk_start(s);
-    else
+    else if (r->scsi)
         vhost_scsi_start(s);
+    else
+        vhost_blk_start_gone(s);
 }
 
 /* ---- split.c and packed.c ---- */

@@ -60,6 +60,7 @@ struct scsi_lun {
     struct plx_resv_party resv;
     struct plx_fan fan; /* by which it leaves */
     bool there, leaving;
+    bool aborts; /* what is in flight, when it leaves */
     plx_vhost_done_fn done;
     void *arg;
     atomic_uint attentions[VHOST_DEVICES]; /* bits, by nexus */

@@ -165,12 +165,14 @@ static void lun_free(struct scsi_lun *l)
     if (l->hold)
         plx_bdev_release(l->hold);
     plx_resv_party_destroy(&l->resv);
+    struct plx_vhost *v = h->ctrlr->vhost;
     plx_fan_destroy(&l->fan);
     plx_list_del(&l->link);
     free(l);
     vhost_ctrlr_left(h->ctrlr); /* which may be its end */
     if (done)
         done(arg, 0);
+    vhost_drops_look(v);
 }
 
 static void lun_closed(struct plx_bdev_access *a, int result)
@@ -201,13 +203,27 @@ static void lun_left(struct plx_fan *fan, int result)
     plx_resv_leave(&plx_container_of(fan, struct scsi_lun, fan)->resv, lun_unasked);
 }
 
+/* It may end some of them at once, but none of those is published before the ring's next round. */
+static void lun_abort_in_ring(const struct scsi_lun *l, struct plx_bdev_channel *ch, const struct vhost_ring *r)
+{
+    for (unsigned i = 0; i < r->size; i++)
+        if (r->slots[i].busy && r->slots[i].task.lun == l && r->slots[i].req.kept)
+            plx_bdev_abort(ch, &r->slots[i].req);
+}
+
 static void lun_leaves(struct plx_fan_leg *fan)
 {
+    const struct scsi_lun *l = plx_container_of(fan->fan, struct scsi_lun, fan);
     struct scsi_lun_leg *leg = fan->arg;
+    struct scsi_leg *part = &l->scsi->legs[fan - fan->fan->legs];
     if (leg->in_flight)
         leg->leaving = fan;
     else
         plx_fan_answer(fan, 0);
+    plx_list_for_each(it, &part->rings) {
+        if (l->aborts && leg->leaving)
+            lun_abort_in_ring(l, leg->channel, plx_list_entry(it, struct scsi_ring, link)->ring);
+    }
 }
 
 /* The other units of its target are asked who is there, by those that look. */
@@ -377,6 +393,26 @@ static int target_make(struct vhost_scsi *h, unsigned target)
     return 0;
 }
 
+void vhost_scsi_drop(struct vhost_scsi *h, const struct plx_bdev *base)
+{
+    plx_list_for_each_safe(it, &h->luns) {
+        struct scsi_lun *l = plx_list_entry(it, struct scsi_lun, link);
+        if (l->leaving || !vhost_stands_on(l->bdev, base))
+            continue;
+        l->aborts = true;
+        lun_remove(l);
+    }
+}
+
+bool vhost_scsi_uses(const struct vhost_scsi *h, const struct plx_bdev *base)
+{
+    plx_list_for_each(it, &h->luns) {
+        if (vhost_stands_on(plx_list_entry(it, struct scsi_lun, link)->bdev, base))
+            return true;
+    }
+    return false;
+}
+
 static struct scsi_lun *lun_of(const struct vhost_scsi *h, unsigned target, int number)
 {
     plx_list_for_each(it, &h->luns) {
@@ -385,15 +421,6 @@ static struct scsi_lun *lun_of(const struct vhost_scsi *h, unsigned target, int 
             return l;
     }
     return NULL;
-}
-
-bool vhost_scsi_uses(const struct vhost_scsi *h, const struct plx_bdev *bdev)
-{
-    plx_list_for_each(it, &h->luns) {
-        if (plx_list_entry(it, struct scsi_lun, link)->bdev == bdev)
-            return true;
-    }
-    return false;
 }
 
 static int check_lun(const struct plx_vhost_ctrlr *c, const struct plx_vhost_lun *what, struct plx_error *err)

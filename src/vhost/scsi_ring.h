@@ -43,7 +43,9 @@ int vhost_scsi_new(struct vhost_scsi **out, struct plx_vhost_ctrlr *c, const str
 void vhost_scsi_free(struct vhost_scsi *h);
 /* Takes all units away; `vhost_ctrlr_left()` is called when they are gone. @return whether there were any */
 bool vhost_scsi_clear(struct vhost_scsi *h);
-/* Whether a unit has that disk, or has not let go of it yet. */
-bool vhost_scsi_uses(const struct vhost_scsi *h, const struct plx_bdev *bdev);
+/* Has units leave whose disk is this one, or stands on it; what is in flight is asked to end. */
+void vhost_scsi_drop(struct vhost_scsi *h, const struct plx_bdev *base);
+/* Whether there are such, those that are leaving included. */
+bool vhost_scsi_uses(const struct vhost_scsi *h, const struct plx_bdev *base);
 
 #endif

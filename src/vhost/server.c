@@ -36,6 +36,7 @@ int plx_vhost_create(struct plx_vhost **out, struct plx_reactor *const *reactors
     v->has_group = opts && opts->has_group;
     v->group = opts ? opts->group : 0;
     plx_list_init(&v->ctrlrs);
+    plx_list_init(&v->drops);
     *out = v;
     return 0;
 }
@@ -85,8 +86,10 @@ static void ctrlr_free(struct plx_vhost_ctrlr *c)
         plx_bdev_release(c->hold);
     vhost_scsi_free(c->scsi);
     plx_list_del(&c->link);
+    free(c->reactors);
     free(c->path);
     free(c);
+    vhost_drops_look(v);
     if (v->stopped && plx_list_empty(&v->ctrlrs))
         server_stopped(v, 0);
 }
@@ -117,7 +120,7 @@ static void ctrlr_unasked(struct plx_resv_party *p)
     plx_bdev_access_flush(&c->access, VHOST_FLUSH_MS, ctrlr_flushed);
 }
 
-static void scsi_ended(struct plx_msg *msg)
+static void ctrlr_ended(struct plx_msg *msg)
 {
     ctrlr_closed(&plx_container_of(msg, struct plx_vhost_ctrlr, msg)->access, 0);
 }
@@ -132,12 +135,12 @@ void vhost_ctrlr_left(struct plx_vhost_ctrlr *c)
             vhost_device_resume(d);
         it = starts ? c->devices.next : it->next;
     }
-    if (c->removing && c->opened && !c->ndevices) {
+    if (c->removing && c->opened && !c->ndevices && !c->parting) {
         if (c->scsi && vhost_scsi_clear(c->scsi))
             return; /* until they are gone */
         c->opened = false;
-        if (c->scsi) {
-            c->msg.fn = scsi_ended;
+        if (!c->hold) { /* nor ever had, as a SCSI host */
+            c->msg.fn = ctrlr_ended;
             plx_reactor_send(c->vhost->control, &c->msg);
             return;
         }
@@ -198,8 +201,11 @@ static void backing_event(void *arg, struct plx_bdev *bdev, enum plx_bdev_event 
 {
     struct plx_vhost_ctrlr *c = arg;
     (void)bdev;
-    if (what != PLX_BDEV_RESIZED)
-        return; /* requests of one that is gone end with errors */
+    if (what == PLX_BDEV_GONE) {
+        plx_warn("%s: its disk is gone: requests fail from now on", c->path);
+        vhost_ctrlr_part(c);
+        return;
+    }
     plx_list_for_each(it, &c->devices) {
         vhost_device_tell(plx_list_entry(it, struct vhost_device, link));
     }
@@ -251,6 +257,8 @@ static void ctrlr_opened(struct plx_bdev_access *a, int result)
     }
     plx_vhost_done_fn done = c->done;
     c->done = NULL;
+    if (c->blk.gone)
+        vhost_ctrlr_part(c); /* since it was held */
     if (done)
         done(c->arg, 0);
 }
@@ -314,6 +322,7 @@ static void fill_blk(struct vhost_blk *blk, struct plx_bdev *bdev, const struct 
 {
     const struct plx_bdev_info *info = plx_bdev_info(bdev);
     blk->bdev = bdev;
+    blk->info = *info;
     blk->sector_shift = (unsigned)__builtin_ctz(info->block_size / VIRTIO_BLK_SECTOR);
     blk->read_only = o->read_only || info->read_only;
     blk->packed = o->packed;
@@ -325,29 +334,28 @@ static void fill_blk(struct vhost_blk *blk, struct plx_bdev *bdev, const struct 
 static int ctrlr_open(struct plx_vhost_ctrlr *c, const struct plx_vhost_blk_opts *o, struct plx_error *err)
 {
     struct plx_vhost *v = c->vhost;
-    struct plx_reactor **reactors = calloc(v->n, sizeof(struct plx_reactor *));
-    int ret = reactors ? 0 : plx_fail(err, -ENOMEM, "out of memory");
-    const unsigned n = ret ? 0 : choose_reactors(v, o->cores, o->ncores, reactors);
-    if (!ret && !n)
-        ret = plx_fail(err, -EINVAL, "no reactor that can have rings runs on any of these cores");
+    c->reactors = calloc(v->n, sizeof(struct plx_reactor *));
+    if (!c->reactors)
+        return plx_fail(err, -ENOMEM, "out of memory");
+    const unsigned n = c->nreactors = choose_reactors(v, o->cores, o->ncores, c->reactors);
+    int ret = n ? 0 : plx_fail(err, -EINVAL, "no reactor that can have rings runs on any of these cores");
     if (!ret)
         ret = plx_bdev_check_reactors(c->blk.bdev, n, err);
     if (!ret)
         ret = ctrlr_hold(c, err);
     if (!ret)
-        ret = plx_resv_party_init(&c->resv, c->blk.bdev, NULL, NULL, v->control, reactors, n, &blk_party_ops, err);
+        ret = plx_resv_party_init(&c->resv, c->blk.bdev, NULL, NULL, v->control, c->reactors, n, &blk_party_ops, err);
     if (!ret)
         ret = ctrlr_bind(c, err);
-    if (!ret) {
-        c->listener.accepted = ctrlr_accepted;
-        c->first = v->next++ % n;
-        ret = plx_bdev_access_open(&c->access, c->blk.bdev, reactors, n, v->control, ctrlr_opened);
-        if (ret) {
-            plx_fail(err, ret, "out of memory");
-            plx_listener_close(&c->listener);
-        }
+    if (ret)
+        return ret;
+    c->listener.accepted = ctrlr_accepted;
+    c->first = v->next++ % n;
+    ret = plx_bdev_access_open(&c->access, c->blk.bdev, c->reactors, n, v->control, ctrlr_opened);
+    if (ret) {
+        plx_fail(err, ret, "out of memory");
+        plx_listener_close(&c->listener);
     }
-    free(reactors);
     return ret;
 }
 
@@ -467,11 +475,6 @@ struct plx_vhost_ctrlr *plx_vhost_find(struct plx_vhost *v, const char *path)
     while ((c = plx_vhost_next(v, c)) && strcmp(c->path, path) != 0)
         ;
     return c;
-}
-
-bool plx_vhost_uses(const struct plx_vhost_ctrlr *c, const struct plx_bdev *bdev)
-{
-    return c->scsi ? vhost_scsi_uses(c->scsi, bdev) : c->blk.bdev == bdev;
 }
 
 static void count_rings(const struct vhost_device *d, struct plx_vhost_info *out)

@@ -33,6 +33,7 @@ struct plx_vhost {
     bool has_group; /* of sockets: see struct plx_vhost_opts */
     gid_t group;
     struct plx_list ctrlrs;
+    struct plx_list drops;
     plx_vhost_done_fn stopped;
     void *stopped_arg;
     struct plx_timer limit;
@@ -49,8 +50,12 @@ struct plx_vhost_ctrlr {
     struct plx_bdev_hold *hold;
     struct plx_resv_party resv;
     struct plx_listener listener;
-    unsigned first; /* leg of ring 0 */
+    unsigned first;                /* leg of ring 0 */
+    struct plx_reactor **reactors; /* of a block device: legs of its disk, while that is there */
+    unsigned nreactors;
     bool opened, removing;
+    bool parting;   /* its disk goes: see part.c */
+    unsigned parts; /* rings that have it yet */
     struct plx_list devices;
     unsigned ndevices, dying;
     unsigned nexuses; /* a bit for each number that a device has */
@@ -134,5 +139,14 @@ void vhost_device_clean(struct vhost_device *d);
 
 /* A device is gone. */
 void vhost_ctrlr_left(struct plx_vhost_ctrlr *c);
+
+/* ---- part.c: disks that go ---- */
+
+/* Whether a disk is the other one, or stands on it. */
+bool vhost_stands_on(const struct plx_bdev *bdev, const struct plx_bdev *base);
+/* A block device is to have no disk any more. */
+void vhost_ctrlr_part(struct plx_vhost_ctrlr *c);
+/* A disk was let go of, for which somebody may wait. */
+void vhost_drops_look(struct plx_vhost *v);
 
 #endif

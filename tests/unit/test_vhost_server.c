@@ -144,12 +144,126 @@ static void options_that_cannot_be(void **state)
     stop(v);
 }
 
+/* ---- disks that go ---- */
+
+static struct plx_vhost *server;
+
+static struct plx_vhost_ctrlr *device_of_disk(void)
+{
+    struct plx_vhost_ctrlr *c;
+    assert_int_equal(plx_vhost_create(&server, reactors, REACTORS, NULL, NULL), 0);
+    assert_int_equal(plx_vhost_blk_create(server, path, &disk->bdev, NULL, done, NULL, &c, NULL), 0);
+    return c;
+}
+
+static const struct plx_bdev *disk_of(const struct plx_vhost_ctrlr *c)
+{
+    struct plx_vhost_info info;
+    plx_vhost_get_info(c, &info);
+    return info.bdev;
+}
+
+static void a_device_whose_disk_is_gone_stays_and_lets_go_of_it(void **state)
+{
+    struct plx_vhost_ctrlr *c = device_of_disk();
+    (void)state;
+    poll_all();
+    assert_ptr_equal(disk_of(c), &disk->bdev);
+    assert_int_equal(disk->channels, REACTORS);
+    plx_bdev_gone(&disk->bdev, "the test says so");
+    poll_all();
+    assert_null(disk_of(c));
+    assert_int_equal(disk->channels, 0);
+    assert_ptr_equal(plx_vhost_find(server, path), c);
+    told = 0;
+    assert_int_equal(plx_vhost_remove(c, done, NULL), 0);
+    poll_all();
+    assert_int_equal(told, 1);
+    stop(server);
+}
+
+static void a_disk_that_goes_before_its_device_is_there(void **state)
+{
+    const struct plx_vhost_ctrlr *c = device_of_disk();
+    (void)state;
+    plx_bdev_gone(&disk->bdev, "the test says so");
+    poll_all();
+    assert_int_equal(told, 1);
+    assert_int_equal(result, 0);
+    assert_null(disk_of(c));
+    assert_int_equal(disk->channels, 0);
+    stop(server);
+}
+
+/* Rounds without an end of requests. */
+static void poll_only(void)
+{
+    for (int i = 0; i < 60; i++)
+        plx_reactor_poll(reactors[i % REACTORS]);
+}
+
+static void a_device_is_removed_while_its_disk_goes(void **state)
+{
+    struct plx_vhost_ctrlr *c = device_of_disk();
+    (void)state;
+    poll_all();
+    told = 0;
+    assert_int_equal(plx_vhost_drop(server, &disk->bdev, 10000, done, NULL), 0);
+    poll_only(); /* it is flushed */
+    assert_int_equal(plx_vhost_remove(c, done, NULL), 0);
+    poll_only();
+    assert_int_equal(told, 0);
+    poll_all();
+    assert_int_equal(told, 2);
+    assert_null(plx_vhost_find(server, path));
+    stop(server);
+}
+
+static void who_wants_a_disk_that_nobody_has_is_told_at_once(void **state)
+{
+    struct test_disk *other = test_disk_new();
+    (void)state;
+    device_of_disk();
+    poll_all();
+    told = 0;
+    assert_int_equal(plx_vhost_drop(server, &other->bdev, 10000, done, NULL), 0);
+    assert_int_equal(told, 1);
+    assert_int_equal(result, 0);
+    assert_int_equal(plx_bdev_close(&other->bdev), 0);
+    stop(server);
+}
+
+static void who_waits_for_a_disk_is_told_when_that_is_late_and_when_the_server_stops(void **state)
+{
+    (void)state;
+    device_of_disk();
+    poll_all();
+    told = 0;
+    assert_int_equal(plx_vhost_drop(server, &disk->bdev, 1, done, NULL), 0);
+    while (!told)
+        poll_only();
+    assert_int_equal(result, -ETIMEDOUT);
+    assert_int_equal(plx_vhost_drop(server, &disk->bdev, 10000, done, NULL), 0);
+    told = 0;
+    plx_vhost_stop(server, 10000, done, NULL);
+    poll_all();
+    assert_int_equal(told, 2);
+    assert_int_equal(result, 0);
+    plx_vhost_destroy(server);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(each_allocation_fails, setup, teardown),
         cmocka_unit_test_setup_teardown(a_reactor_without_a_channel, setup, teardown),
         cmocka_unit_test_setup_teardown(options_that_cannot_be, setup, teardown),
+        cmocka_unit_test_setup_teardown(a_device_whose_disk_is_gone_stays_and_lets_go_of_it, setup, teardown),
+        cmocka_unit_test_setup_teardown(a_disk_that_goes_before_its_device_is_there, setup, teardown),
+        cmocka_unit_test_setup_teardown(a_device_is_removed_while_its_disk_goes, setup, teardown),
+        cmocka_unit_test_setup_teardown(who_wants_a_disk_that_nobody_has_is_told_at_once, setup, teardown),
+        cmocka_unit_test_setup_teardown(who_waits_for_a_disk_is_told_when_that_is_late_and_when_the_server_stops, setup,
+                                        teardown),
     };
     if (!mkdtemp(folder))
         return 1;
