@@ -550,7 +550,7 @@ def test_a_unit_that_waits_for_its_disk_delays_no_other_change(hot, client, serv
                               lun=7)[0] == -17
         for method, disk in (("bdev_delay_delete", "hung"), ("bdev_malloc_delete", "hung0")):
             code, message = client.refused(method, name=disk)
-            assert code == -16 and "hot" in message and "to be deleted before" in message
+            assert code == -16 and "hung is used by" in message and "hot, target 1, LUN 7" in message
         assert not select.select([removing.socket], [], [], 0)[0]
         assert front.function(scsi.NEXUS_RESET, target=1) == scsi.RESP_OK
         assert removing.receive()["result"] is True

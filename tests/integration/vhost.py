@@ -165,6 +165,19 @@ class SplitRing:
     def avail_event(self):
         return self.memory.get16(self.used + 4 + 8 * self.size)
 
+    def wants_kick(self, events, added=1):
+        """Whether the device wants to be told of the last that were offered (2.7.10)."""
+        if not events:
+            return not self.memory.get16(self.used) & 1
+        return (self.next_avail - self.avail_event() - 1) & 0xffff < added
+
+    def call_after(self, requests, events):
+        """Asks to be called when so many more are through."""
+        if events:
+            self.set_used_event((self.seen + requests - 1) & 0xffff)
+        else:
+            self.no_interrupts(False)
+
 
 class PackedRing:
     """virtio 1.2, 2.8."""
@@ -219,6 +232,21 @@ class PackedRing:
 
     def no_interrupts(self, off=True):
         self.memory.pack("<HH", self.avail, 0, 1 if off else 0)
+
+    def wants_kick(self, events, added=1):
+        """Whether the device wants to be told of the last that were offered (2.8.10)."""
+        off_wrap, flags = self.memory.unpack("<HH", self.used)
+        if flags != 2 or not events:
+            return flags != 1
+        event = (off_wrap & 0x7fff) - (self.size if off_wrap >> 15 != self.wrap else 0)
+        return (self.place - event - 1) & 0xffff < added
+
+    def call_after(self, requests, events):
+        """Asks to be called when so many more are through, each of one entry: first which, and then that."""
+        at = self.seen + requests - 1
+        wrap = self.seen_wrap ^ (at >= self.size)
+        self.memory.put16(self.avail, at % self.size | wrap << 15)
+        self.memory.put16(self.avail + 2, 2 if events else 0)
 
 
 def readable(fd, limit=LIMIT):
