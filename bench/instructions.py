@@ -118,7 +118,10 @@ def _unit(name, *arguments, within=None):
         raise Skip("this build has no tests (meson -Dtests=true)")
     out = _output(name)
     subprocess.run([*callgrind(out, within), program, *map(str, arguments)], check=True, capture_output=True)
-    return collected(out)
+    count = collected(out)
+    if not count:
+        raise Skip(f"valgrind does not see {within}() in {name}")
+    return count
 
 
 def _filters(layers, count, disk="null:1T"):
