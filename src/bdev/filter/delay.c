@@ -99,7 +99,8 @@ static void delay_submit(struct plx_bdev_channel *ch, struct plx_bdev_req *req)
     plx_bdev_filter_keep(ch, req);
     w->timer = (struct plx_timer){.fn = delay_over};
     plx_list_add_tail(&delay_channel_of(ch)->waiting, &w->link);
-    plx_timer_set(ch->reactor, &w->timer, ns);
+    /* From now on, and not from when the round began, which may be long ago. */
+    plx_timer_set(ch->reactor, &w->timer, ns + plx_reactor_clock(ch->reactor) - plx_reactor_now(ch->reactor));
 }
 
 static void delay_abort(struct plx_bdev_channel *ch, struct plx_bdev_req *req)
