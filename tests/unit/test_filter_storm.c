@@ -31,7 +31,8 @@ struct worker {
     struct plx_bdev *bdev;
     pthread_t thread;
     uint64_t seed;
-    unsigned begun, ended, failed;
+    unsigned begun, ended;
+    atomic_uint failed;
     struct slot slots[DEPTH];
 };
 
@@ -105,6 +106,15 @@ static void change_one(struct plx_bdev *slow, struct plx_bdev *frail, uint64_t *
         abort();
 }
 
+/* Whether each has met with something that was injected: one may not have had a core yet. */
+static bool all_have_failed(struct worker *workers)
+{
+    bool all = true;
+    for (int i = 0; i < REACTORS; i++)
+        all = all && workers[i].failed;
+    return all;
+}
+
 static void what_filters_do_changes_under_load(void **state)
 {
     (void)state;
@@ -121,7 +131,7 @@ static void what_filters_do_changes_under_load(void **state)
         assert_int_equal(pthread_create(&workers[i].thread, NULL, work, &workers[i]), 0);
     }
     alarm(100); /* ends the test: it hangs */
-    for (int i = 0; i < CHANGES; i++) {
+    for (int i = 0; i < CHANGES || !all_have_failed(workers); i++) {
         change_one(slow, frail, &seed);
         if (i % 16 == 0)
             usleep(100);
