@@ -656,10 +656,14 @@ static void get_mem_slots(struct vhost_device *d)
     handle_answer_u64(d, VHOST_MEM_SLOTS);
 }
 
+/* A driver resets a device by 0 (virtio 1.2, 2.4): whoever tells nothing else means that, too. */
 static void set_status(struct vhost_device *d)
 {
     d->status = (uint8_t)d->msg.body.u64;
-    vhost_device_ok(d);
+    if (d->status)
+        vhost_device_ok(d);
+    else
+        vhost_rings_stop(d, vhost_device_ok);
 }
 
 static void set_backend_fd(struct vhost_device *d)

@@ -118,8 +118,9 @@ def test_the_header_and_the_status_may_be_anywhere(connect):
     assert front.memory.get(into, 1025) == data + b"\0"
 
 
-def test_lengths_of_what_was_written(connect):
-    front = connect().start()
+@KINDS
+def test_lengths_of_what_was_written(connect, packed):
+    front = connect(packed=packed).start()
     assert front.run(IN, 0, into=4096)[2] == 4097
     assert front.run(OUT, 0, out=bytes(4096))[2] == 1
     assert front.run(IN, 1 << 40, into=4096)[2] == 1, "nothing was read"
@@ -356,9 +357,10 @@ def logged(log):
             if byte >> bit & 1}
 
 
-def test_a_log_of_what_was_written(connect):
-    """A bit for each page that the device writes to: data, status, and the used ring."""
-    front = connect("null0").start()
+@KINDS
+def test_a_log_of_what_was_written(connect, packed):
+    """A bit for each page that the device writes to: data, status, and the used ring or descriptor."""
+    front = connect("null0", packed=packed).start()
     log = os.memfd_create("log")
     os.ftruncate(log, 1 << 20)
     answer, _ = front.ask(SET_LOG_BASE, struct.pack("<QQ", 1 << 20, 0), [log])
@@ -370,7 +372,7 @@ def test_a_log_of_what_was_written(connect):
     front.submit(parts)
     front.queues[0].wait()
     front.ask_u64(GET_STATUS)
-    wanted = {at >> 12 for at in (*range(data, data + 16384, 512), status, ring.used)}
+    wanted = {at >> 12 for at in (*range(data, data + 16384, 512), status, ring.desc if packed else ring.used)}
     assert logged(log) == wanted
     other = os.memfd_create("log")
     os.ftruncate(other, 1 << 20)

@@ -71,11 +71,8 @@ static int begin(struct table *t, struct party *p, const char *file, struct plx_
 
 static void run(struct table *t)
 {
-    for (int quiet = 0; quiet < 50; quiet++)
-        if (plx_reactor_poll(t->reactor))
-            quiet = 0;
-        else
-            usleep(100); /* for the thread that writes */
+    for (int quiet = 0; quiet < 4;)
+        quiet = plx_reactor_poll(t->reactor) ? 0 : quiet + 1;
 }
 
 static void set_table(struct table *t, bool kept)
@@ -270,7 +267,8 @@ static void persist(struct table *t, struct party *p, struct command *c)
     c->op.done = done;
     c->op.cmd = (struct plx_resv_cmd){.kind = PLX_RESV_REGISTER, .persist = PLX_RESV_PERSISTENT, .other = 1};
     plx_resv_submit(&p->party, &c->op);
-    run(t);
+    while ((int)c->answer == PENDING) /* a thread writes */
+        run(t);
 }
 
 /* One file a disk, whoever named it; with it they come back. */

@@ -6,6 +6,7 @@ import re
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -18,7 +19,9 @@ import target as pollux  # noqa: E402
 from control import Control  # noqa: E402
 from controlled import Controlled  # noqa: E402
 from guest import HOST_ADDRESS, LIMIT, Guest  # noqa: E402
+from hardware import Machine, shared  # noqa: E402
 
+SOCKET = re.compile(r"^vhost-user at (\S+):.*\n", re.M)
 IMAGE_MISSING_TOOLS = 77  # scripts/vm-image: this machine lacks a program
 
 # What the kernel must not have to say in a test where nothing is wrong.
@@ -73,6 +76,13 @@ def installed(tmp_path_factory):
     with Guest(image, work, cpus=1, forward=[(free_ports(1)[0], 4420)], devices=devices,
                archives=(work / "archive", image / "systemd"),
                options="rdinit=/lib/systemd/systemd systemd.show_status=0 audit=0") as machine:
+        yield machine
+
+
+@pytest.fixture(scope="session")
+def sharing(tmp_path_factory):
+    """A machine whose memory others can have requests and data in."""
+    with Guest(vm_image(), tmp_path_factory.mktemp("sharing"), devices=shared()) as machine:
         yield machine
 
 
@@ -203,7 +213,7 @@ def serve():
 
     start.targets = targets
     yield start
-    for target in targets:
+    for target in reversed(targets):  # the later ones may have disks of the first
         target.__exit__(None, None, None)
 
 
@@ -239,6 +249,32 @@ def host(guest, request, serve, control):  # pylint: disable=unused-argument  # 
     guest.run("umount /mnt 2>/dev/null; nvme disconnect-all; rm -rf /tmp/*")
     if FAILED not in request.node.stash and machine.trouble():
         pytest.fail(f"the kernel complained:\n{machine.log()}", pytrace=False)
+
+
+@pytest.fixture
+def machine(host):
+    hardware = Machine(host)
+    yield hardware
+    host.run("umount /mnt 2>/dev/null")
+    hardware.unplug_all()
+
+
+@pytest.fixture
+def work():
+    """A directory for disks; in memory, as the last flush of a busy machine's disk may take too long."""
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as path:
+        yield Path(path)
+
+
+@pytest.fixture
+def served(serve, work):
+    """served(disk, ...): a target that has them on both networks, with `sockets`."""
+    def start(*disks, options=()):
+        target = serve(*disks, options=("--vhost", tempfile.mkdtemp(dir=work), *options))
+        assert pollux.wait_until(lambda: len(SOCKET.findall(target.stdout)) == len(disks)), target.stdout
+        target.sockets = SOCKET.findall(target.stdout)
+        return target
+    return start
 
 
 @pytest.hookimpl(hookwrapper=True)

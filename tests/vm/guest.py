@@ -11,6 +11,7 @@ The guest reaches this machine's loopback as 10.0.2.2. It runs on QEMU's softwar
 this machine, and times taken in it say nothing about the target.
 """
 import base64
+import io
 import itertools
 import json
 import select
@@ -20,6 +21,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 HOST_ADDRESS = "10.0.2.2"  # this machine's 127.0.0.1, as seen in the guest
 LIMIT = 300  # seconds that anything in it may take: for what hangs, on a machine that others use too
@@ -27,9 +29,14 @@ CONSOLE_TAIL = 60  # lines of the kernel's log that go with an error
 
 # One QEMU thread for all virtual CPUs: they take turns, which costs no speed and gives an I/O queue for each of them.
 # tcg and not kvm: where KVM is nested without the hardware's help, guests hang on it. The tests need no speed.
-QEMU = ["qemu-system-x86_64", "-accel", "tcg,thread=single", "-cpu", "max", "-m", "1G", "-nodefaults", "-no-reboot",
-        "-display", "none"]
-KERNEL_OPTIONS = "console=ttyS0 quiet panic=-1 mitigations=off nokaslr"
+QEMU_OPTIONS = ["-accel", "tcg,thread=single", "-m", "1G", "-nodefaults", "-no-reboot", "-display", "none"]
+QEMU = ["qemu-system-x86_64", "-cpu", "max", *QEMU_OPTIONS]
+# By the name of the image's directory: QEMU, and the console. Pointers that are signed cost a software CPU most of its
+# time.
+ARCHES = {"x86_64": (QEMU, "ttyS0"),
+          "aarch64": (["qemu-system-aarch64", "-machine", "virt", "-cpu", "max,pauth=off", *QEMU_OPTIONS], "ttyAMA0")}
+BOOTED = b"0 0 0\n"  # the reply of job 0
+KERNEL_OPTIONS = "quiet panic=-1 mitigations=off nokaslr"
 
 
 class GuestError(Exception):
@@ -73,6 +80,20 @@ class Job:
             self.guest._send(f"kill {self.number}")
 
 
+class Qemu(NamedTuple):
+    """A QEMU, and our ends of what the guest's agent and QEMU's monitor speak on."""
+
+    process: subprocess.Popen
+    channel: socket.socket
+    monitor: io.TextIOBase
+
+    def kill(self):
+        self.process.kill()
+        self.process.wait()
+        self.channel.close()
+        self.monitor.close()
+
+
 class Guest:
     """The machine, running from __enter__ to __exit__ and never longer."""
 
@@ -83,9 +104,8 @@ class Guest:
         self.image, self.work, self.cpus = Path(image), Path(work), cpus
         self.forward, self.devices, self.archives, self.options = forward, devices, archives, options
         self.console = self.work / "console.log"
-        self.qemu = None
+        self.qemu = self._next = None
         self._marked = ""
-        self._channel = self._monitor = None
         self._received = bytearray()
         self._jobs = {0: Job(self, 0, "boot")}
         self._numbers = itertools.count(1)
@@ -112,31 +132,77 @@ class Guest:
                     shutil.copyfileobj(archive, file)
         return whole
 
-    def _boot(self):
-        self._channel, agent = socket.socketpair()
+    def _start(self, devices, *more):
+        """Start QEMU."""
+        channel, agent = socket.socketpair()
         ours, monitor = socket.socketpair()
         with ours:
             ours.settimeout(LIMIT)
-            self._monitor = ours.makefile("rw", encoding="ascii")
+            answers = ours.makefile("rw", encoding="ascii")
+        words, console = ARCHES[self.image.name]
         network = "user,id=net" + "".join(f",hostfwd=tcp:127.0.0.1:{here}-:{there}" for here, there in self.forward)
         command = [
             # Should we be killed ourselves, the kernel takes QEMU along.
-            "setpriv", "--pdeathsig", "KILL", *QEMU, "-smp", str(self.cpus),
+            "setpriv", "--pdeathsig", "KILL", *words, "-smp", str(self.cpus),
             "-kernel", str(self.image / "vmlinuz"), "-initrd", str(self._initramfs()),
-            "-append", f"{KERNEL_OPTIONS} {self.options}", "-serial", f"file:{self.console}",
+            "-append", f"console={console} {KERNEL_OPTIONS} {self.options}",
+            "-chardev", f"file,id=console,path={self.console},append=on", "-serial", "chardev:console",
             "-netdev", network, "-device", "virtio-net-pci,netdev=net,romfile=",
             "-chardev", f"socket,id=agent,fd={agent.fileno()}", "-device", "virtio-serial-pci",
             "-device", "virtserialport,chardev=agent,name=pollux.agent",
             "-chardev", f"socket,id=monitor,fd={monitor.fileno()}", "-mon", "chardev=monitor,mode=control",
-            *self.devices,
+            *devices, *more,
         ]
-        with agent, monitor, open(self.work / "qemu.log", "wb") as log:
-            self.qemu = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-                                         pass_fds=[agent.fileno(), monitor.fileno()])
+        with agent, monitor, open(self.work / "qemu.log", "ab") as log:
+            process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                                       pass_fds=[agent.fileno(), monitor.fileno()])
+        return Qemu(process, channel, answers)
+
+    def _boot(self):
+        self.qemu = self._start(self.devices)
         started = time.monotonic()
         self._jobs[0].wait()
         self.boot_seconds = time.monotonic() - started
         self.qmp("qmp_capabilities")
+
+    def reset(self):
+        """Reset the machine, as its button does: it boots anew, and what ran in it is gone."""
+        self.qmp("set-action", reboot="reset")
+        self.qmp("system_reset")
+        self._received.clear()
+        while not self._received.endswith(BOOTED):
+            if not select.select([self.qemu.channel], [], [], LIMIT)[0]:
+                raise self.error("it does not boot again")
+            self._received += self.qemu.channel.recv(1 << 16)
+        self._received.clear()
+        self._jobs.clear()
+
+    def begin_migration(self, devices, **parameters):
+        """Start another QEMU, with these devices, and begin to move there. parameters: of migrate-set-parameters."""
+        self._next = self._start(devices, "-incoming", "defer")
+        self.qmp("qmp_capabilities", to=self._next)
+        place = f"unix:{self.work}/migration"
+        self.qmp("migrate-incoming", to=self._next, uri=place)
+        self.qmp("migrate-set-parameters", **parameters)
+        self.qmp("migrate", uri=place)
+
+    def migration(self):
+        """How it goes, as query-migrate has it."""
+        return self.qmp("query-migrate")
+
+    def end_migration(self, **parameters):
+        """Let it come to its end: from then on the guest is the one in the other QEMU, and jobs are those that run
+        there. What is said to the guest meanwhile is lost."""
+        self.qmp("migrate-set-parameters", **parameters)
+        deadline = time.monotonic() + LIMIT
+        while (now := self.migration())["status"] != "completed":
+            if now["status"] not in ("active", "device") or time.monotonic() > deadline:
+                raise self.error(f"the migration does not end: {now}")
+            time.sleep(0.05)
+        self._receive(0)
+        self.qemu.kill()
+        self.qemu, self._next = self._next, None
+        return now
 
     def spawn(self, command):
         """Start a shell command; the Job returned says how it goes."""
@@ -193,13 +259,15 @@ class Guest:
         said = qemu_log.read_text(errors="replace") if qemu_log.exists() else ""
         return GuestError(message + self.console_tail() + (f"--- qemu ---\n{said}" if said else ""))
 
-    def qmp(self, command, **arguments):
-        """Ask QEMU itself, in the QEMU Machine Protocol: what it returns. An underscore stands for a dash."""
-        named = {name.replace("_", "-"): value for name, value in arguments.items()}
-        self._monitor.write(json.dumps({"execute": command, "arguments": named}) + "\n")
-        self._monitor.flush()
+    def qmp(self, command, to=None, exact=None, **arguments):
+        """Ask QEMU itself, in the QEMU Machine Protocol: what it returns. An underscore stands for a dash, except in
+        the names of `exact`, further arguments."""
+        monitor = (to or self.qemu).monitor
+        named = {name.replace("_", "-"): value for name, value in arguments.items()} | (exact or {})
+        monitor.write(json.dumps({"execute": command, "arguments": named}) + "\n")
+        monitor.flush()
         while True:
-            answer = json.loads(self._monitor.readline())
+            answer = json.loads(monitor.readline())
             if "error" in answer:
                 raise self.error(f"{command}: {answer['error']['desc']}")
             if "return" in answer:  # what has neither is an event, or the greeting
@@ -207,19 +275,16 @@ class Guest:
 
     def poweroff(self, timeout=20):
         """Let the guest end by itself."""
-        self._channel.shutdown(socket.SHUT_WR)
+        self.qemu.channel.shutdown(socket.SHUT_WR)
         try:
-            self.qemu.wait(timeout)
+            self.qemu.process.wait(timeout)
         except subprocess.TimeoutExpired:
             raise self.error(f"no power-off within {timeout} s") from None
 
     def kill(self):
-        if self.qemu:
-            self.qemu.kill()
-            self.qemu.wait()
-        for each in (self._channel, self._monitor):
-            if each:
-                each.close()
+        for qemu in (self.qemu, self._next):
+            if qemu:
+                qemu.kill()
 
     def _blocked_tasks(self):
         """Have the kernel log what it waits in, for an error message that will show the log."""
@@ -231,17 +296,17 @@ class Guest:
 
     def _send(self, line):
         try:
-            self._channel.sendall(line.encode() + b"\n")
+            self.qemu.channel.sendall(line.encode() + b"\n")
         except OSError as error:
             raise self.error(f"the guest is gone: {error}") from None
 
     def _receive(self, timeout):
         """Take in what the agent sends, for at most that long, and complete the jobs that it tells about."""
-        if not select.select([self._channel], [], [], timeout)[0]:
+        if not select.select([self.qemu.channel], [], [], timeout)[0]:
             return
-        data = self._channel.recv(1 << 16)
+        data = self.qemu.channel.recv(1 << 16)
         if not data:
-            status = self.qemu.wait(10)
+            status = self.qemu.process.wait(10)
             raise self.error(f"the guest is gone, QEMU's exit status is {status}")
         self._received += data
         while (end := self._received.find(b"\n")) >= 0:

@@ -1,161 +1,30 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Disks of virtual machines: QEMU's vhost-user-blk-pci and Linux's virtio_blk, on sockets of `pollux serve --vhost`.
-
-The guest runs on QEMU's software CPU, which does not see that another process writes to its memory: so its programs
-are in an initramfs, and never on the disks that are served."""
+"""Disks of virtual machines: QEMU's vhost-user-blk-pci and Linux's virtio_blk, on sockets of `pollux serve --vhost`."""
 import hashlib
 import os
-import re
 import signal
 import subprocess
-import tempfile
-from pathlib import Path
 
 import pytest
 from conftest import VerifiedLoad, vm_image
-from guest import QEMU, Guest, GuestError
+from guest import LIMIT, QEMU, Guest
+from hardware import (CORES, F_RING_PACKED, FIO, MIB, RINGS, SLOTS, agreed, built_in, digest_of, digest_seen, held,
+                      make_disk, shared, sysfs)
 from target import wait_until
 
-MIB = 1 << 20
-FIO = "fio --name=verify --ioengine=libaio --iodepth=16 --direct=1 --verify=crc32c --verify_fatal=1 --randrepeat=0"
 KILLS = int(os.environ.get("SOAK_KILLS", "10"))
-SHARED = ("-object", "memory-backend-memfd,id=mem,size=1G,share=on", "-machine", "memory-backend=mem")
-SLOTS = range(0x10, 0x1f)  # of the PCI bus, free for what is plugged
-SOCKET = re.compile(r"^vhost-user at (\S+):.*\n", re.M)
-F_RING_PACKED = 34  # virtio 1.2, 6
-
-CORES = ("--cores", ",".join(map(str, sorted(os.sched_getaffinity(0))[:2])))  # queues are spread over them
-
-RINGS = pytest.mark.parametrize("rings", [{"queues": 1}, {"queues": 4}, {"queues": 4, "packed": True}],
-                                ids=["1-queue", "4-queues", "4-queues-packed"])
+LEAVES, RESETS = 2 * KILLS, KILLS // 10
 KINDS = pytest.mark.parametrize("packed", [False, True], ids=["split", "packed"])
 
 
 @pytest.fixture(scope="module")
-def guest(tmp_path_factory):
-    """A machine whose memory is a file that QEMU shares, so that others can have requests and data in it."""
-    with Guest(vm_image(), tmp_path_factory.mktemp("sharing"), devices=SHARED) as machine:
-        yield machine
-
-
-class Machine:
-    """The virtual hardware: disks come and go."""
-
-    def __init__(self, host):
-        self.host, self.qmp, self.sh, self.wait_until = host, host.guest.qmp, host.sh, host.guest.wait_until
-        self.plugged = {}
-
-    def plug(self, socket, queues=4, packed=False):
-        """Plugs a disk: its block device in the guest."""
-        slot = next(slot for slot in SLOTS if slot not in self.plugged.values())
-        name = f"disk{slot}"
-        backend = {"addr": {"type": "unix", "data": {"path": str(socket)}}, "server": False, "reconnect": 1}
-        self.qmp("chardev-add", id=name, backend={"type": "socket", "data": backend})
-        self.plugged[name] = slot
-        self.qmp("device_add", driver="vhost-user-blk-pci", id=name, chardev=name, num_queues=queues, packed=packed,
-                 addr=f"{slot:#x}")
-        return self.found(slot)
-
-    def found(self, slot):
-        """The device of a slot, once the guest's kernel has it."""
-        where = self.wait_until(f"ls -d /sys/bus/pci/devices/{self.address(slot)}/virtio*/block/*").split()[0]
-        device = f"/dev/{os.path.basename(where)}"
-        self.wait_until(f"[ -b {device} ]")
-        return device
-
-    @staticmethod
-    def address(slot):
-        return f"0000:00:{slot:02x}.0"
-
-    def unplug(self, name=None):
-        """Asks the guest to let a disk go, as a person would; it is gone then."""
-        name = name or next(iter(self.plugged))
-        self.qmp("device_del", id=name)
-        assert wait_until(lambda: not self.has(name), 120, 0.2), f"the guest does not let {name} go"
-        assert wait_until(lambda: self.chardev_removed(name)), f"QEMU does not let the chardev of {name} go"
-        self.plugged.pop(name)
-
-    def has(self, name):
-        return name in [each["name"] for each in self.qmp("qom-list", path="/machine/peripheral")]
-
-    def chardev_removed(self, name):
-        """A device that is gone may have its chardev for a moment yet."""
-        try:
-            self.qmp("chardev-remove", id=name)
-        except GuestError as error:
-            if "is busy" not in str(error):
-                raise
-            return False
-        return True
-
-    def unplug_all(self):
-        while self.plugged:
-            self.unplug()
-
-
-@pytest.fixture
-def machine(host):
-    hardware = Machine(host)
-    yield hardware
-    host.run("umount /mnt 2>/dev/null")
-    hardware.unplug_all()
-
-
-@pytest.fixture
-def work():
-    """A directory for disks; in memory, as the last flush of a busy machine's disk may take too long."""
-    with tempfile.TemporaryDirectory(dir="/dev/shm") as path:
-        yield Path(path)
-
-
-@pytest.fixture
-def served(serve, work):
-    """served(disk, ...): a target that has them on both networks, with `sockets`."""
-    sockets = work / "sockets"
-    sockets.mkdir()
-
-    def start(*disks, options=()):
-        target = serve(*disks, options=("--vhost", sockets, *options))
-        assert wait_until(lambda: len(SOCKET.findall(target.stdout)) == len(disks)), target.stdout
-        target.sockets = SOCKET.findall(target.stdout)
-        return target
-    return start
+def guest(sharing):
+    return sharing
 
 
 @pytest.fixture
 def disk(work):
     return make_disk(work / "disk.img", 64 * MIB)
-
-
-def make_disk(path, size, fill=False):
-    """A file of that size: sparse, or filled with what no read of anything else could return."""
-    with open(path, "wb") as file:
-        file.truncate(size)
-        if fill:
-            file.write(os.urandom(size))
-    return path
-
-
-def digest_of(path):
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def digest_seen(machine, device):
-    """The same, as the guest sees the disk's content, past its cache."""
-    return machine.sh(f"dd if={device} bs=1M iflag=direct status=none | sha256sum").split()[0]
-
-
-def sysfs(machine, device, attribute):
-    return machine.sh(f"cat /sys/block/{os.path.basename(device)}/{attribute}").strip()
-
-
-def agreed(machine, device, feature):
-    return sysfs(machine, device, "device/features")[feature] == "1"
-
-
-def held(target):
-    """What a process has of its front-ends: descriptors, and maps of the memory that they share."""
-    return target.descriptors(), Path(f"/proc/{target.pid}/maps").read_text().count("/memfd:")
 
 
 # --- what the guest sees ---
@@ -278,6 +147,30 @@ def test_resize_while_running(machine, served, disk, packed):
     assert digest_seen(machine, device) == digest_of(disk)
 
 
+@KINDS
+def test_memory_comes_and_goes(machine, served, disk, packed):
+    """A DIMM is plugged while the guest writes; requests whose data is in it; and it is unplugged again."""
+    target = served(disk)
+    device = machine.plug(target.sockets[0], packed=packed)
+    node, (_, maps) = "/sys/devices/system/node/node1", held(target)
+    machine.sh("echo online_movable >/sys/devices/system/memory/auto_online_blocks")
+    with VerifiedLoad(machine.host, device) as load:
+        for _ in range(2):
+            machine.qmp("object-add", qom_type="memory-backend-memfd", id="more", size=256 * MIB, share=True)
+            machine.qmp("device_add", driver="pc-dimm", id="dimm", memdev="more", node=1)
+            machine.wait_until(f"grep 'MemFree: *[1-9][0-9]' {node}/meminfo")
+            assert held(target)[1] > maps, "the server has not got the new memory"
+            load.goes_on()
+            machine.sh(f"{FIO} --filename={device} --rw=randrw --bsrange=4k-256k --size=4M --offset=32M"
+                       " --numa_mem_policy=bind:1")
+            machine.qmp("device_del", id="dimm")
+            assert wait_until(lambda: not machine.has("dimm"), LIMIT, 0.2), "the guest does not let its memory go"
+            machine.qmp("object-del", id="more")
+            assert held(target)[1] == maps, "the server keeps memory that is gone"
+            load.goes_on()
+    assert digest_seen(machine, device) == digest_of(disk)
+
+
 def test_unplug_and_replug(machine, served, disk):
     target = served(disk)
     before = None
@@ -297,19 +190,27 @@ def test_the_driver_leaves_in_mid_io(machine, served, disk, packed):
     """The device is reset under it, and begins anew with the driver that comes next."""
     machine.host.expect("[Ee]rror|vd[a-z]")
     target = served(disk)
-    device = machine.plug(target.sockets[0], packed=packed)
+    machine.plug(target.sockets[0], packed=packed)
     [slot] = machine.plugged.values()
-    driver = "/sys/bus/pci/drivers/virtio-pci"
-    for _ in range(4):
-        load = VerifiedLoad(machine.host, device)
-        load.goes_on()
-        machine.sh(f"echo {machine.address(slot)} >{driver}/unbind")
-        assert load.job.wait()[0] != 0, "its disk has gone"
-        machine.sh(f"echo {machine.address(slot)} >{driver}/bind")
-        device = machine.found(slot)
+    before = held(target)
+    machine.sh(f"""
+        cd /sys/bus/pci/drivers/virtio-pci
+        dd if=/dev/urandom of=/tmp/data bs=1M count=2
+        for n in $(seq {LEAVES}); do
+            until name=$(ls {machine.address(slot)}/virtio*/block) && [ -b /dev/$name ]; do sleep 0.02; done
+            for part in 0 1 2 3; do
+                at="seek=$((64 * part)) oflag=direct conv=nocreat,notrunc"
+                while dd if=/tmp/data of=/dev/$name bs=64k $at; do :; done &
+            done
+            until read -r _ _ _ _ _ _ out _ </sys/block/$name/stat && [ $out -gt 4096 ]; do sleep 0.02; done
+            echo {machine.address(slot)} >unbind
+            wait
+            echo {machine.address(slot)} >bind
+        done 2>/dev/null""")
+    device = machine.found(slot)
     assert agreed(machine, device, F_RING_PACKED) == packed
     with VerifiedLoad(machine.host, device):
-        pass
+        assert held(target) == before, "something is kept of each reset"
     assert digest_seen(machine, device) == digest_of(disk)
 
 
@@ -340,17 +241,23 @@ def test_stopped_in_mid_write(machine, served, disk):
     assert digest_seen(machine, device) == digest_of(disk)
 
 
-def test_a_guest_is_killed_in_mid_io(machine, served, disk, tmp_path):
-    """The disk is there for the next one, and nothing is kept of the one that is gone."""
-    target = served(disk)
-    before = held(target)
-    plugged = ("-chardev", f"socket,id=c,path={target.sockets[0]}",
-               "-device", "vhost-user-blk-pci,chardev=c,num-queues=2")
-    with Guest(vm_image(), tmp_path, cpus=2, devices=(*SHARED, *plugged)) as other:
-        load = other.spawn(f"{VerifiedLoad.FIO} --filename=/dev/vda --size=16M")
-        other.wait_until("read -r _ _ _ _ _ _ out _ </sys/block/vda/stat; [ $out -gt 4096 ]", during=[load])
+def test_a_machine_is_reset_and_killed_in_mid_io(machine, served, work, tmp_path):
+    """With requests in flight each time. The disk is there for the next one, and nothing is kept of the one before."""
+    disks = [make_disk(work / f"{kind}.img", 16 * MIB) for kind in ("split", "packed")]
+    target = served(*(f"delay:[{disk}]?write=300ms" for disk in disks))
+    before, running = held(target), None
+    plugged = [built_in(socket, slot, packed=packed, **{"num-queues": 2})
+               for socket, slot, packed in zip(target.sockets, SLOTS, ("off", "on"))]
+    load = "fio --name=slow --ioengine=libaio --iodepth=16 --direct=1 --rw=randwrite --filename=/dev/"
+    with Guest(vm_image(), tmp_path, cpus=2, devices=sum(plugged, shared())) as other:
+        for turn in range(RESETS + 1):
+            for name in ("vda", "vdb"):
+                other.spawn(load + name)
+                other.wait_until(f"read -r _ out </sys/block/{name}/inflight; [ $out -gt 8 ]")
+            running = running or held(target)
+            assert held(target) == running, "something is kept of each reset"
+            if turn < RESETS:
+                other.reset()
     assert wait_until(lambda: held(target) == before), "something of the guest that is gone is kept"
-    device = machine.plug(target.sockets[0])
-    with VerifiedLoad(machine.host, device):
-        pass
-    assert digest_seen(machine, device) == digest_of(disk)
+    for socket, disk in zip(target.sockets, disks):
+        assert digest_seen(machine, machine.plug(socket)) == digest_of(disk)
