@@ -155,7 +155,7 @@ _pollux()
     local commands='serve ctl perf cp identify discover help'
     local options='-l --listen -n --nqn -m --cores --allow --allow-any-host --poll --max-io-size --queue-depth
         --max-queues --in-capsule --peer-timeout --serial -r --rpc -c --config --state -S --vhost --socket-group
-        --wait-for-rpc -v --verbose -q --quiet -h --help'
+        --example --wait-for-rpc -v --verbose -q --quiet -h --help'
     local line word previous words
     # The words as the shell splits them at spaces: 'ram:1G' is one.
     line=${COMP_LINE:0:COMP_POINT}
@@ -195,6 +195,7 @@ _pollux()
         compopt -o filenames
         mapfile -t COMPREPLY < <(compgen -d -- "$word")
         ;;
+    --example) mapfile -t COMPREPLY < <(compgen -W 'vm' -- "$word") ;;
     --socket-group) mapfile -t COMPREPLY < <(compgen -g -- "$word") ;;
     -l | --listen) mapfile -t COMPREPLY < <(compgen -W '127.0.0.1 0.0.0.0 [::1] [::]' -- "$word") ;;
     -m | --cores) _pollux_cores "$word" ;;

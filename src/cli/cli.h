@@ -162,7 +162,7 @@ struct serve_options {
     bool wait;
     enum plx_log_level log_level;
     bool quiet;
-    bool help;
+    bool help, example;
     struct plx_nvmf_opts nvmf;
 };
 
@@ -178,5 +178,12 @@ bool serve_controlled(const struct serve_options *o);
 int serve_parse_group(const char *text, struct serve_options *o);
 /* Whether sockets can be made as they are to be; the same. */
 int serve_check_vhost(const struct serve_options *o);
+
+/* ---- serve_example.c ---- */
+
+/* Prints how QEMU gets to a socket, which is number i of ours. */
+void serve_print_qemu(const char *path, unsigned i);
+/* Prints what to type for a virtual machine; the command line is the one that the options are from. */
+int serve_example(const struct serve_options *o, int argc, char **argv);
 
 #endif

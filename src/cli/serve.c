@@ -160,9 +160,10 @@ static void announce_listener(const struct serve *s, const struct plx_nvmf_liste
 
 static void announce_vhost(const struct serve *s)
 {
+    unsigned n = 0;
     for (struct plx_vhost_ctrlr *c = NULL; (c = plx_vhost_next(s->vhost, c));) {
         struct plx_vhost_info v;
-        char size[32], path[4 * 108]; /* quoted, at most */
+        char size[32];
         plx_vhost_get_info(c, &v);
         if (!v.bdev)
             continue; /* a SCSI host, made by a call */
@@ -170,12 +171,10 @@ static void announce_vhost(const struct serve *s)
         print_size(plx_bdev_blocks(v.bdev) * info->block_size, size, sizeof size);
         printf("vhost-user at %s: %s, %s, blocks of %u bytes%s\n", v.path, info->name, size, info->block_size,
                v.read_only ? ", read-only" : "");
-        if (plx_text_quote(v.path, path, sizeof path))
-            printf(
-                "  qemu-system-x86_64 -m 1G -object memory-backend-memfd,id=mem,size=1G,share=on -M memory-backend=mem "
-                "-chardev socket,id=c0,path=%s,reconnect=1 -device vhost-user-blk-pci,chardev=c0\n",
-                path);
+        serve_print_qemu(v.path, n++);
     }
+    if (n)
+        puts("  (QEMU before 9.2 has reconnect=1 for reconnect-ms=100; `pollux serve --example vm` knows yours)");
 }
 
 void serve_announce(const struct serve *s)
@@ -390,9 +389,11 @@ static int serve_main(int argc, char **argv)
         return cli_fail(EXIT_RUNTIME, "out of memory");
     s->signals.fd = -1;
     int ret = serve_parse(argc, argv, &s->o);
-    if (ret || s->o.help) {
-        if (!ret)
+    if (ret || s->o.help || s->o.example) {
+        if (!ret && s->o.help)
             serve_help();
+        else if (!ret)
+            ret = serve_example(&s->o, argc, argv);
         free(s);
         return ret;
     }

@@ -20,6 +20,7 @@ enum {
     OPT_WAIT,
     OPT_SLEEP,
     OPT_GROUP,
+    OPT_EXAMPLE,
     OPT_NOTHING, /* for others' start scripts */
 };
 
@@ -41,6 +42,7 @@ static const struct option table[] = {
     {"state", required_argument, NULL, OPT_STATE},
     {"vhost", required_argument, NULL, 'S'},
     {"socket-group", required_argument, NULL, OPT_GROUP},
+    {"example", required_argument, NULL, OPT_EXAMPLE},
     {"wait-for-rpc", no_argument, NULL, OPT_WAIT},
     {"interrupt-mode", no_argument, NULL, OPT_SLEEP},
     {"mem-size", required_argument, NULL, 's'},
@@ -81,6 +83,7 @@ void serve_help(void)
         "      --state FILE          keep the configuration there at every change, and begin with it if it is there\n"
         "  -S, --vhost DIR           serve disks over vhost-user too, each by a socket in this directory\n"
         "      --socket-group GROUP  have members of this group, by name or number, use these sockets as well\n"
+        "      --example vm          print what to type for a virtual machine with these disks here, and end\n"
         "      --wait-for-rpc        begin before the initialisation, until framework_start_init is called\n"
         "  -v, --verbose             say more; twice for debugging\n"
         "  -q, --quiet               no warnings, only errors");
@@ -177,6 +180,9 @@ static int parse_control(int opt, const char *arg, struct serve_options *o)
         break;
     case OPT_GROUP:
         return serve_parse_group(arg, o);
+    case OPT_EXAMPLE:
+        o->example = strcmp(arg, "vm") == 0;
+        return o->example ? EXIT_OK : cli_fail(EXIT_USAGE, "--example %s: there is one of vm", arg);
     case OPT_SLEEP:
         o->poll = PLX_POLL_SLEEP;
         break;
@@ -307,5 +313,5 @@ int serve_parse(int argc, char **argv, struct serve_options *o)
         if (serve_add_disk(o, argv[optind]))
             return EXIT_USAGE;
     }
-    return o->help ? EXIT_OK : serve_check(o);
+    return o->help || o->example ? EXIT_OK : serve_check(o);
 }

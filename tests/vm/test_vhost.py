@@ -1,11 +1,15 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Disks of virtual machines: QEMU's vhost-user-blk-pci and Linux's virtio_blk, on sockets of `pollux serve --vhost`."""
+import contextlib
 import hashlib
 import os
+import platform
 import signal
 import subprocess
+from pathlib import Path
 
 import pytest
+import target as pollux
 from conftest import VerifiedLoad, vm_image
 from guest import LIMIT, QEMU, Guest
 from hardware import (CORES, F_RING_PACKED, FIO, MIB, RINGS, SLOTS, agreed, built_in, digest_of, digest_seen, held,
@@ -130,6 +134,46 @@ def test_memory_that_is_not_shared(served, disk):
         finally:
             qemu.kill()
     assert "memory-backend-memfd,share=on" in target.stderr
+
+
+# A boot sector that writes what follows it to the first serial line, and halts.
+BOOTS = bytes.fromhex("31c0 8ed8 be157c baf803 ac 84c0 7403 ee ebf8 f4 ebfd") + b"pollux boots\r\n\0"
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="the boot sector is for x86")
+def test_what_the_example_prints_boots(work):
+    """Pasted as it is, but for KVM, which cannot be had everywhere."""
+    place = work / "it's a place"
+    place.mkdir()
+    (place / "disk.img").write_bytes(BOOTS.ljust(510, b"\0") + b"\x55\xaa" + bytes(MIB - 512))
+    (work / "bin").mkdir()
+    (work / "bin" / "pollux").symlink_to(Path(pollux.binary()).resolve())
+    env = os.environ | {"PATH": f"{work}/bin:{os.environ['PATH']}"}
+    text = subprocess.run(["pollux", "serve", "--example", "vm", "--vhost", "soc,kets", "disk.img"], cwd=place, env=env,
+                          capture_output=True, text=True, check=True).stdout
+    first, second = text.replace("accel=kvm", "accel=tcg").replace("-cpu host", "-cpu max").split("# In another one")
+    with contextlib.ExitStack() as running:
+        server = paste(running, first, place, env)
+        assert any("vhost-user at" in line for line in server.stdout)
+        machine = paste(running, f"# {second}", place, env)
+        assert any("pollux boots" in line for line in machine.stdout)
+        machine.stdin.write("\x01x")  # as it says
+        machine.stdin.close()
+        assert machine.wait(60) == 0
+
+
+def paste(running, text, place, env):
+    """A terminal, into which a text is pasted; ends, with all that it has started, when `running` does."""
+    shell = subprocess.Popen(["timeout", str(LIMIT), "bash"], cwd=place, env=env, text=True, bufsize=0,
+                             start_new_session=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+
+    def end():
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(shell.pid, signal.SIGKILL)
+        shell.wait()
+    running.callback(end)
+    shell.stdin.write(text)
+    return shell
 
 
 # --- what changes while it runs ---
