@@ -230,6 +230,23 @@ def test_unplug_and_replug(machine, served, disk):
 
 
 @KINDS
+def test_the_disk_is_deleted_in_mid_io(machine, served, disk, work, packed):
+    """The guest sees errors, and a disk without any size; it can let go of it."""
+    target = served(disk, options=("-r", work / "control", *CORES))
+    device = machine.plug(target.sockets[0], packed=packed)
+    name = os.path.basename(device)
+    machine.host.expect(f"I/O error, dev {name}|Buffer I/O error on dev {name}|{name}: detected capacity change")
+    load = VerifiedLoad(machine.host, device)
+    load.goes_on()
+    subprocess.run([pollux.binary(), "ctl", "-s", work / "control", "rm", "disk.img"], check=True)
+    assert load.job.wait()[0] != 0, "its disk has gone"
+    machine.wait_until(f"[ $(cat /sys/block/{name}/size) = 0 ]")
+    assert "0 bytes" in machine.host.run(f"dd if={device} of=/dev/null bs=4k count=1 iflag=direct")[1]
+    machine.unplug()
+    assert target.process.poll() is None
+
+
+@KINDS
 def test_the_driver_leaves_in_mid_io(machine, served, disk, packed):
     """The device is reset under it, and begins anew with the driver that comes next."""
     machine.host.expect("[Ee]rror|vd[a-z]")
