@@ -6,6 +6,7 @@
 #include <errno.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/un.h>
 #include <unistd.h>
 
@@ -14,6 +15,24 @@ union control {
     struct cmsghdr header;
     char bytes[CMSG_SPACE(PLX_FDS_MAX * sizeof(int))];
 };
+
+/* What the kernel says of a socket that nobody has any more, it says of any file as well. */
+static const char *connect_hint(const char *path, int ret)
+{
+    struct stat st;
+    switch (ret) {
+    case -ENOENT:
+        return "; start the back-end first, or correct the path";
+    case -ECONNREFUSED:
+        return stat(path, &st) == 0 && !S_ISSOCK(st.st_mode)
+                   ? "; that is no socket"
+                   : "; the back-end that listened there has ended: start it again";
+    case -EACCES:
+        return "; the socket, or its directory, is for other users";
+    default:
+        return "";
+    }
+}
 
 int plx_fds_connect(const char *path, struct plx_error *err)
 {
@@ -30,7 +49,7 @@ int plx_fds_connect(const char *path, struct plx_error *err)
         return fd;
     int ret = -errno;
     close(fd);
-    return plx_fail(err, ret, "cannot connect to %s: %s", path, strerror(-ret));
+    return plx_fail(err, ret, "cannot connect to %s: %s%s", path, strerror(-ret), connect_hint(path, ret));
 }
 
 int plx_fds_pair(int fds[2])

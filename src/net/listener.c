@@ -143,7 +143,8 @@ static int bind_path(struct plx_listener *l, const char *path, const struct sock
     if (l->lock_fd == -EWOULDBLOCK)
         return plx_fail(err, -EBUSY, "another process listens at %s already; choose another path, or stop it", path);
     if (l->lock_fd < 0)
-        return plx_fail(err, l->lock_fd, "%s: %s", lock, strerror(-l->lock_fd));
+        return plx_fail(err, l->lock_fd, "cannot make %s: %s; a socket's directory is one that can be written to", lock,
+                        strerror(-l->lock_fd));
     int ret = bind_locked(l, path, at, group, err);
     if (ret)
         unlink(lock);

@@ -221,6 +221,7 @@ static void device_got_message(struct vhost_device *d)
         .packed = d->features & VHOST_BIT(VIRTIO_F_RING_PACKED),
     };
     const char *why;
+    char text[128];
     enum vhost_verdict verdict = vhost_msg_check(&d->msg, &terms, &why);
     plx_debug("%s: %s", d->name, vhost_msg_name(d->msg.header.request));
     d->busy = true;
@@ -228,6 +229,10 @@ static void device_got_message(struct vhost_device *d)
     if (verdict == VHOST_TAKE) {
         vhost_handle(d);
     } else if (verdict == VHOST_REFUSE) {
+        if (d->msg.header.request == VHOST_SET_FEATURES) {
+            vhost_msg_unoffered(d->msg.body.u64 & ~terms.offered, text, sizeof text);
+            why = text;
+        }
         vhost_device_refuse(d, why);
     } else {
         plx_warn("%s: %s: %s; the connection ends", d->name, vhost_msg_name(d->msg.header.request), why);

@@ -527,7 +527,10 @@ static void ring_started(struct vhost_device *d)
     if (r->started && r->scsi)
         vhost_scsi_ring_runs(r);
     if (r->result)
-        vhost_device_refuse(d, r->result == -EFAULT ? "the ring is not in memory that is shared" : "it cannot start");
+        vhost_device_refuse(d, r->result == -EFAULT
+                                   ? "the ring is not in memory that is shared, or not aligned; all of "
+                                     "the guest's memory is to be shared (-M memory-backend=)"
+                                   : "it cannot start");
     else
         vhost_device_ok(d);
 }
@@ -536,7 +539,8 @@ static const char *start_problem(const struct vhost_device *d, const struct vhos
 {
     const bool packed = d->features & VHOST_BIT(VIRTIO_F_RING_PACKED);
     if (!d->table || !d->table->n)
-        return "no memory of the guest is shared; QEMU shares it with memory-backend-memfd,share=on";
+        return "no memory of the guest is shared; QEMU shares it with memory-backend-memfd,share=on and "
+               "-M memory-backend=";
     if (!r->num || !r->addressed)
         return "its size, or where it is, was not said yet";
     if (!packed && r->num & (r->num - 1))

@@ -3,7 +3,7 @@
 
 #include "base/util.h"
 
-#include <stddef.h>
+#include <stdio.h>
 
 enum body {
     NOTHING,
@@ -139,6 +139,33 @@ static bool ring_is_there(const struct vhost_msg *m, enum body body, unsigned ri
     return true;
 }
 
+/* Those below are of the kind of device, and mean something else of another. */
+static const char *feature_name(unsigned bit)
+{
+    static const struct {
+        unsigned bit;
+        const char *name;
+    } names[] = {{VHOST_F_LOG_ALL, "LOG_ALL"},          {VIRTIO_F_INDIRECT_DESC, "INDIRECT_DESC"},
+                 {VIRTIO_F_EVENT_IDX, "EVENT_IDX"},     {VHOST_USER_F_PROTOCOL_FEATURES, "PROTOCOL_FEATURES"},
+                 {VIRTIO_F_VERSION_1, "VERSION_1"},     {33, "ACCESS_PLATFORM"},
+                 {VIRTIO_F_RING_PACKED, "RING_PACKED"}, {35, "IN_ORDER"}};
+    for (unsigned i = 0; i < PLX_ARRAY_SIZE(names); i++)
+        if (names[i].bit == bit)
+            return names[i].name;
+    return NULL;
+}
+
+void vhost_msg_unoffered(uint64_t features, char *out, size_t size)
+{
+    const char *before = "features that are not offered: ";
+    for (size_t n = 0; features && n < size; before = ", ") {
+        const unsigned bit = (unsigned)__builtin_ctzll(features);
+        const char *name = feature_name(bit);
+        n += (size_t)snprintf(out + n, size - n, name ? "%s%u (%s)" : "%s%u", before, bit, name);
+        features &= features - 1;
+    }
+}
+
 static const char *region_problem(const struct vhost_mem_region *r)
 {
     if (!r->size)
@@ -182,7 +209,7 @@ static const char *value_problem(const struct vhost_msg *m, const struct vhost_t
 {
     switch (m->header.request) {
     case VHOST_SET_FEATURES:
-        return m->body.u64 & ~t->offered ? "a feature that was not offered" : NULL;
+        return m->body.u64 & ~t->offered ? "a feature that is not offered" : NULL;
     case VHOST_SET_PROTOCOL_FEATURES:
         return m->body.u64 & ~t->offered_protocol ? "a protocol feature that was not offered" : NULL;
     case VHOST_SET_MEM_TABLE:
@@ -226,7 +253,7 @@ enum vhost_verdict vhost_msg_check(const struct vhost_msg *m, const struct vhost
     *why = "the protocol feature that it is of was not agreed on";
     if (r->need >= 0 && !(t->protocol & VHOST_BIT(r->need)))
         return VHOST_REFUSE;
-    *why = "there is no such ring";
+    *why = "there is no such ring: the front-end has more queues than the device";
     if (!ring_is_there(m, (enum body)r->body, t->rings))
         return VHOST_REFUSE;
     *why = value_problem(m, t);

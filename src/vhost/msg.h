@@ -4,6 +4,7 @@
 #define PLX_VHOST_MSG_H
 
 #include <stdbool.h>
+#include <stddef.h>
 
 #include "vhost/spec.h"
 
@@ -47,6 +48,8 @@ enum vhost_verdict vhost_msg_check(const struct vhost_msg *m, const struct vhost
 /* Whether the front-end waits for an answer of its own, beside REPLY_ACK. */
 bool vhost_msg_answers(const struct vhost_msg *m);
 const char *vhost_msg_name(uint32_t request);
+/* Which features a front-end wants that there are not, for people. */
+void vhost_msg_unoffered(uint64_t features, char *out, size_t size);
 /* The ring that it is about, which vhost_msg_check() has found to be there; -1 for none. */
 int vhost_msg_ring(const struct vhost_msg *m);
 

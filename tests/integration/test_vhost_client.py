@@ -202,7 +202,8 @@ def test_a_gateway_s_buffers_are_shared(backend):
 
 
 @pytest.mark.parametrize("name, words", [
-    ("vhost-user:", "names the socket"), ("vhost-user:/nonexistent/d0", "/nonexistent/d0: No such file"),
+    ("vhost-user:", "names the socket"),
+    ("vhost-user:/nonexistent/d0", "/nonexistent/d0: No such file or directory; start the back-end first"),
     ("vhost-user:/d0?ring=round", "split or packed"), ("vhost-user:/d0?queues=0", "from 1 to"),
     ("vhost-user:/d0?depth=2000", "from 1 to 1024"), ("vhost-user:/d0?block=512", "no setting block"),
     ("vhost-user:/d0?reconnect_deadline=x", "from 1 to"), (f"vhost-user:/{'x' * 120}", "1 to 107 bytes")])
@@ -210,6 +211,35 @@ def test_wrong_names_are_told_of_in_one_line(name, words):
     result = pollux("perf", "--count", 1, name)
     assert result.returncode in (1, 2)
     assert words in result.stderr and len(result.stderr.splitlines()) == 1, result.stderr
+
+
+def test_a_socket_that_a_dead_back_end_has_left(backend):
+    disk = backend()
+    disk.kill()
+    assert disk.socket.exists()
+    result = pollux("perf", "--count", 1, disk.url)
+    assert result.returncode in (1, 2) and len(result.stderr.splitlines()) == 1
+    assert f"{disk.socket}: Connection refused; the back-end that listened there has ended: start it" in result.stderr
+
+
+def test_a_file_that_is_no_socket(tmp_path):
+    (tmp_path / "f").touch()
+    result = pollux("perf", "--count", 1, f"vhost-user:{tmp_path}/f")
+    assert result.returncode in (1, 2) and len(result.stderr.splitlines()) == 1
+    assert "that is no socket" in result.stderr
+
+
+def test_a_socket_of_another_user(backend):
+    if os.geteuid():
+        pytest.skip("needs root, who can be somebody else")
+    disk = backend()
+    disk.socket.chmod(0o600)
+    for folder in (disk.socket.parent, *disk.socket.parent.parents[:-2]):
+        folder.chmod(0o755)
+    result = subprocess.run(["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", binary(), "perf", "--count",
+                             "1", disk.url], capture_output=True, text=True, check=False)
+    assert result.returncode in (1, 2) and len(result.stderr.splitlines()) == 1
+    assert "Permission denied; the socket, or its directory, is for other users" in result.stderr
 
 
 @pytest.mark.parametrize("options, words", [

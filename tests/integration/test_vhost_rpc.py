@@ -195,6 +195,15 @@ def test_a_directory_that_is_none(tmp_path):
     assert status == 2 and "nowhere" in text and text.count("\n") == 1
 
 
+def somebody_else(folder):
+    """Has a command run as nobody, who can get to the folder."""
+    if os.geteuid():
+        return ()
+    for each in (folder, *folder.parents[:-2]):
+        each.chmod(0o755)
+    return "setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--inh-caps=-all"
+
+
 GROUP = os.getegid() if os.geteuid() else 4711
 
 
@@ -232,11 +241,8 @@ def test_a_group_that_is_none(tmp_path, group):
 @pytest.mark.parametrize("disks", [["ram:1M"], []], ids=["disk", "later"])
 def test_a_group_that_the_user_is_not_in(tmp_path, disks):
     """It is said at the start, also where there is no socket yet."""
-    prefix = ()
-    if not os.geteuid():
-        prefix = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--inh-caps=-all")
-        for folder in (tmp_path, *tmp_path.parents[:-2]):
-            folder.chmod(0o777 if folder == tmp_path else 0o755)
+    prefix = somebody_else(tmp_path)
+    tmp_path.chmod(0o777)
     words = ("--vhost", tmp_path, "--socket-group", "0", "-r", tmp_path / "c", *disks)
     status, text = refused_start(*words, prefix=prefix)
     assert status == 2 and "--socket-group 0: Operation not permitted" in text and text.count("\n") == 1
@@ -252,6 +258,26 @@ def test_a_file_is_no_directory(tmp_path):
     (tmp_path / "f").touch(0o777)
     status, text = refused_start("--vhost", tmp_path / "f", "ram:1M")
     assert status == 2 and "Not a directory" in text and text.count("\n") == 1
+
+
+def test_a_directory_that_is_not_to_be_written(tmp_path):
+    prefix = somebody_else(tmp_path)
+    tmp_path.chmod(0o555)
+    status, text = refused_start("--vhost", tmp_path, "ram:1M", prefix=prefix)
+    tmp_path.chmod(0o755)
+    assert status == 2 and text.count("\n") == 1
+    assert f"--vhost {tmp_path}: Permission denied; name a directory that sockets can be made in" in text
+
+
+def test_a_directory_that_is_not_there_any_more(tmp_path):
+    """When a device is made by a call."""
+    sockets = tmp_path / "sockets"
+    sockets.mkdir()
+    with Server("ram:1M", options=["--vhost", sockets]) as server, server.client() as client:
+        client.call("vhost_delete_controller", ctrlr="ram0")
+        sockets.rmdir()
+        code, text = client.refused("vhost_create_blk_controller", ctrlr="d0", dev_name="ram0")
+        assert code == -2 and f"cannot make {sockets}/d0.lock" in text and "can be written to" in text
 
 
 def test_a_second_process_on_the_same_sockets(tmp_path):
