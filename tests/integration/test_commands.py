@@ -16,7 +16,7 @@ import expect
 import sqe
 from host import Controller
 from spec import Sc
-from target import Target, binary
+from target import Target, binary, wait_until
 
 REFUSED = 2
 LIMIT = 30
@@ -588,7 +588,7 @@ def test_writes_beyond_a_limit_of_file_sizes_fail_and_nothing_else(tmp_path, eng
     path.write_bytes(bytes(4 << 20))
     seccomp = [sys.executable, str(pathlib.Path(__file__).resolve().parent / "seccomp.py"), engine] if engine else []
     with Target(path, prefix=[*LIMITED, *seccomp]) as target:
-        assert "writes behind byte 1048576 will fail" in target.stderr
+        assert wait_until(lambda: "writes behind byte 1048576 will fail" in target.stderr)
         with Controller(target.address, target.nqn, io_queues=1) as controller:
             data = os.urandom(65536)
             for first in (4096, 2048, 2048 - 64):  # behind it, just behind, and across

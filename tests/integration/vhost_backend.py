@@ -204,8 +204,9 @@ class Backend:
         if os.path.exists(path):
             os.unlink(path)
         self.listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.listener.bind(path)
+        self.listener.bind(f"{path}.new")
         self.listener.listen(4)
+        os.rename(f"{path}.new", path)  # who sees it there can connect
         signal.signal(signal.SIGUSR1, lambda *_: self.config_changed())
 
     # -- what it is
