@@ -515,21 +515,18 @@ static void config_ana(struct rpc_config *list, const struct plx_nvmf_subsystem 
     }
 }
 
+/* Listener by listener, so that they are made in the order that they have: that is the order of what is dumped then. */
 void rpc_config_access(struct plx_rpc *rpc, struct rpc_config *list)
 {
-    struct plx_nvmf_subsystem *s = NULL;
     plx_list_for_each(it, &rpc->listeners) {
         const struct rpc_listener *l = plx_list_entry(it, struct rpc_listener, link);
         if (l->discovery)
             rpc_config_add(list, "nvmf_subsystem_add_listener",
                            json_pack("{s:s, s:o, s:b}", "nqn", DISCOVERY_NQN, "listen_address", address_json(l),
                                      "secure_channel", false));
-    }
-    while ((s = plx_nvmf_subsystem_next(rpc->o.target, s))) {
-        struct plx_nvmf_subsystem_info info;
-        plx_nvmf_subsystem_info(s, &info);
-        plx_list_for_each(it, &rpc->listeners) {
-            const struct rpc_listener *l = plx_list_entry(it, struct rpc_listener, link);
+        for (struct plx_nvmf_subsystem *s = NULL; (s = plx_nvmf_subsystem_next(rpc->o.target, s));) {
+            struct plx_nvmf_subsystem_info info;
+            plx_nvmf_subsystem_info(s, &info);
             if (is_at(l, s))
                 config_ana(list, s, info.nqn, l);
         }

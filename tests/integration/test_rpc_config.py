@@ -107,9 +107,9 @@ def address(port, host="127.0.0.1"):
 
 
 def configure_access(client):
+    listen(client, NQN + "2", host="::1", ana_state="inaccessible")
     first, second = listen(client, NQN), listen(client, NQN, ana_state="non_optimized")
     client.call("nvmf_subsystem_add_listener", nqn=NQN + "2", listen_address=address(second))
-    listen(client, NQN + "2", host="::1", ana_state="inaccessible")
     client.call("nvmf_subsystem_listener_set_ana_state", nqn=NQN, listen_address=address(first), anagrpid=3,
                 ana_state="inaccessible")
     client.call("nvmf_subsystem_listener_set_ana_state", nqn=NQN, listen_address=address(second), anagrpid=1,
