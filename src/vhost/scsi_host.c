@@ -131,7 +131,7 @@ int vhost_scsi_new(struct vhost_scsi **out, struct plx_vhost_ctrlr *c, const str
     if (scsi_resv_name(o->initiator ? o->initiator : slash ? slash + 1 : c->path, h->initiator)) {
         free(h->reactors);
         free(h);
-        return -EIO;
+        return -ENOMEM;
     }
     h->n = n;
     h->packed = o->packed;
