@@ -7,32 +7,9 @@ import subprocess
 
 import pytest
 from conftest import require_root
+from hardware import FIO, MIB, digest_of, digest_seen, make_disk, sysfs
 
-MIB = 1 << 20
 DIGESTS = {"no-digest": "", "header": "--hdr-digest", "data": "--data-digest", "both": "--hdr-digest --data-digest"}
-FIO = "fio --name=verify --ioengine=libaio --iodepth=16 --direct=1 --verify=crc32c --verify_fatal=1 --randrepeat=0"
-
-
-def make_disk(path, size, fill=False):
-    """A file of that size: sparse, or filled with what no read of anything else could return."""
-    with open(path, "wb") as file:
-        file.truncate(size)
-        if fill:
-            file.write(os.urandom(size))
-    return path
-
-
-def digest_of(path):
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def digest_seen(host, device):
-    """The same, as the host sees the disk's content, past its cache."""
-    return host.sh(f"dd if={device} bs=1M iflag=direct status=none | sha256sum").split()[0]
-
-
-def sysfs(host, device, attribute):
-    return host.sh(f"cat /sys/block/{os.path.basename(device)}/{attribute}").strip()
 
 
 @pytest.fixture
