@@ -92,7 +92,7 @@ struct plx_nvmf_ns_opts {
     /**
      * Keeps reservations of the disk through power loss, where hosts ask for that (PTPL: Base 8.1.22): a file of its
      * own, which is made when it is not there. All servers of the disk share what is reserved, and name the same file,
-     * or none. NULL: hosts that ask for it are refused, unless another one has named a file.
+     * or none of them does. NULL: hosts that ask for it are refused.
      */
     const char *ptpl_file;
 };

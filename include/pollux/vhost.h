@@ -54,11 +54,12 @@ PLX_API void plx_vhost_destroy(struct plx_vhost *vhost);
 
 struct plx_vhost_blk_opts {
     bool read_only;
-    bool packed;         /**< packed rings are offered besides split ones */
-    uint32_t queues;     /**< at most; 0 for 128 */
-    uint32_t queue_size; /**< that requests are to fit in without indirect descriptors; 0 for 128 */
-    const char *serial;  /**< at most 20 characters; NULL: made of the disk's UUID */
-    const int *cores;    /**< rings are on the reactors of these; NULL for all */
+    bool packed;           /**< packed rings are offered besides split ones */
+    uint32_t queues;       /**< at most; 0 for 128 */
+    uint32_t queue_size;   /**< that requests are to fit in without indirect descriptors; 0 for 128 */
+    const char *serial;    /**< at most 20 characters; NULL: made of the disk's UUID */
+    const char *ptpl_file; /**< where reservations are kept to which the guest keeps: see struct plx_vhost_lun */
+    const int *cores;      /**< rings are on the reactors of these; NULL for all */
     unsigned ncores;
 };
 
@@ -93,7 +94,7 @@ struct plx_vhost_lun {
     bool read_only;
     /**
      * Keeps reservations of the disk through power loss, where guests ask for that (APTPL). All servers of the disk
-     * share what is reserved, and name the same file, or none.
+     * share what is reserved, and name the same file, or none of them does.
      */
     const char *ptpl_file;
 };

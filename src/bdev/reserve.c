@@ -313,44 +313,41 @@ static int resv_restore(struct resv_states *s, const char *file, const uint8_t u
     }
 }
 
-/* Who comes second with the same file has nothing more to say. */
-static int check_second(const struct plx_reservations *v, const char *file, const uint8_t uuid[16],
-                        struct plx_error *err)
+/*
+ * Parties name one file, or none of them does: at a start whoever comes first reads it, so that nobody may meanwhile do
+ * what is forbidden.
+ */
+static int check_next(const struct plx_reservations *v, const char *file, const uint8_t uuid[16], struct plx_error *err)
 {
-    if (strcmp(v->file, file) != 0)
-        return plx_fail(err, -EEXIST, "reservations of %.90s are kept in %.200s already; name that, or none",
-                        plx_bdev_info(v->bdev)->name, v->file);
-    if (memcmp(v->uuid, uuid, sizeof v->uuid) != 0)
-        return plx_fail(err, -EEXIST, "%.200s is in use under another UUID; give both of them one, or name no file",
-                        file);
+    const char *name = plx_bdev_info(v->bdev)->name;
+    if (!v->file && file)
+        return plx_fail(err, -EEXIST,
+                        "%.90s is served already, and its reservations are not kept; give all that have "
+                        "it %.200s, or none",
+                        name, file);
+    if (v->file && (!file || strcmp(v->file, file) != 0))
+        return plx_fail(err, -EEXIST, "reservations of %.90s are kept in %.200s already; name that", name, v->file);
+    if (v->file && memcmp(v->uuid, uuid, sizeof v->uuid) != 0)
+        return plx_fail(err, -EEXIST, "%.200s is in use under another UUID; give both of them one", file);
     return 0;
 }
 
+/* The first party's. */
 static int resv_keep(struct plx_reservations *v, const char *file, const uint8_t uuid[16], struct plx_error *err)
 {
-    const char *name = plx_bdev_info(v->bdev)->name;
-    if (v->file)
-        return check_second(v, file, uuid, err);
     if (file_taken(file))
         return plx_fail(err, -EEXIST, "%.200s is in use for the reservations of another disk; give each its own", file);
-    if (v->states)
-        return plx_fail(err, -EBUSY, "%.90s has reservations already, which %.200s cannot be read over", name, file);
     int ret = plx_aio_prepare(v->home);
     if (ret)
         return plx_fail(err, ret, "reservations cannot be kept in a file: %s", strerror(-ret));
     const size_t size = strlen(file) + 1;
-    char *copy = malloc(size);
-    struct resv_states *states = copy ? calloc(1, sizeof *states) : NULL;
-    ret = states ? resv_restore(states, file, uuid, err) : plx_fail(err, -ENOMEM, "out of memory");
-    if (ret) {
-        free(states);
-        free(copy);
-        return ret;
-    }
-    v->file = memcpy(copy, file, size);
-    v->states = states;
+    v->file = malloc(size);
+    v->states = v->file ? calloc(1, sizeof *v->states) : NULL;
+    if (!v->states)
+        return plx_fail(err, -ENOMEM, "out of memory");
+    memcpy(v->file, file, size);
     memcpy(v->uuid, uuid, sizeof v->uuid);
-    return 0;
+    return resv_restore(v->states, file, uuid, err);
 }
 
 /* ---- from the first party to the last ---- */
@@ -385,7 +382,7 @@ static void resv_put(struct plx_reservations *v)
 static int party_begin(struct plx_resv_party *p, struct plx_reservations *v, const char *file, const uint8_t uuid[16],
                        struct plx_reactor *const *reactors, unsigned n, struct plx_error *err)
 {
-    int ret = file ? resv_keep(v, file, uuid, err) : 0;
+    int ret = v->users ? check_next(v, file, uuid, err) : file ? resv_keep(v, file, uuid, err) : 0;
     if (!ret && plx_fan_init(&p->fan, v->home, reactors, n))
         ret = plx_fail(err, -ENOMEM, "out of memory");
     return ret;

@@ -43,8 +43,8 @@ static inline struct plx_resv_party *plx_resv_party_of(const struct plx_fan_leg 
 /* ---- on the control reactor, or before it runs ---- */
 
 /*
- * @param file where they are kept through power loss, under a UUID that says whose they are; NULL: nothing persists, or
- * it does because another party has a file
+ * @param file where they are kept through power loss, under a UUID that says whose they are, and NULL where nothing
+ * persists: the same for all parties
  * @return 0, or -errno with err filled
  */
 int plx_resv_party_init(struct plx_resv_party *p, const struct plx_bdev *bdev, const char *file, const uint8_t uuid[16],
@@ -58,7 +58,7 @@ void plx_resv_join(struct plx_resv_party *p);
 /* They do not look any more; `left` is called when nobody asks them any more either, perhaps before this returns. */
 void plx_resv_leave(struct plx_resv_party *p, void (*left)(struct plx_resv_party *p));
 
-/* The file they are kept in, whoever gave it; or NULL. */
+/* The file they are kept in, or NULL. */
 const char *plx_resv_file(const struct plx_resv_party *p);
 
 /* ---- there, and on the reactors of a party that are asked ---- */

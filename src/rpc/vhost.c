@@ -58,6 +58,7 @@ static const struct rpc_param params_create_blk[] = {
     U32("queue_size", "that requests fit in without indirect descriptors", INIT("128"),
         LIMITS(2, PLX_VHOST_QUEUE_SIZE_MAX)),
     TEXT("serial", "serial number; made of the disk's UUID without it", LIMITS(0, PLX_VHOST_SERIAL_SIZE - 1)),
+    TEXT("ptpl_file", "where the disk's reservations are kept through a loss of power", LIMITS(1, 4000)),
     END,
 };
 
@@ -89,6 +90,7 @@ static int create_blk(struct rpc_call *c, struct plx_bdev *bdev, struct plx_erro
         .queues = (uint32_t)rpc_uint(c, "num_queues"),
         .queue_size = (uint32_t)rpc_uint(c, "queue_size"),
         .serial = rpc_str(c, "serial"),
+        .ptpl_file = rpc_str(c, "ptpl_file"),
         .cores = mask ? cores : NULL,
         .ncores = (unsigned)n,
     };

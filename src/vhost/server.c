@@ -344,7 +344,8 @@ static int ctrlr_open(struct plx_vhost_ctrlr *c, const struct plx_vhost_blk_opts
     if (!ret)
         ret = ctrlr_hold(c, err);
     if (!ret)
-        ret = plx_resv_party_init(&c->resv, c->blk.bdev, NULL, NULL, v->control, c->reactors, n, &blk_party_ops, err);
+        ret = plx_resv_party_init(&c->resv, c->blk.bdev, o->ptpl_file, c->blk.info.uuid, v->control, c->reactors, n,
+                                  &blk_party_ops, err);
     if (!ret)
         ret = ctrlr_bind(c, err);
     if (ret)

@@ -85,6 +85,8 @@ class Guest(ScsiFrontend):
 class Machine:
     """Three hosts of one disk: m, or `slow`, which does not write within the time of a test."""
 
+    UUID = "12345678-1234-1234-1234-123456789abc"
+
     def __init__(self, path):
         self.path = path
         self.sockets = path / "sockets"
@@ -97,7 +99,7 @@ class Machine:
         with Server(options=["--vhost", self.sockets, "-m", ",".join(map(str, cores))]) as server:
             with server.client() as client:
                 client.call("bdev_malloc_create", name="m", num_blocks=8192, block_size=512,
-                            uuid="12345678-1234-1234-1234-123456789abc")
+                            uuid=self.UUID)
                 client.call("bdev_malloc_create", name="m0", num_blocks=8192, block_size=512)
                 client.call("bdev_delay_create", name="slow", base_bdev_name="m0", avg_read_latency=0,
                             p99_read_latency=0, avg_write_latency=60_000_000, p99_write_latency=60_000_000)
@@ -318,14 +320,38 @@ def test_a_file_that_cannot_be_used(machine):
     with pytest.raises(RpcError, match="is not what was written there"), machine.start(ptpl_file=str(machine.kept)):
         pass
     with machine.start(ptpl_file=str(machine.path / "fine")) as client:
-        with pytest.raises(RpcError, match="are kept in .*/fine already"):
-            client.call("vhost_scsi_controller_add_target", ctrlr="a", scsi_target_num=1, bdev_name="m",
-                        ptpl_file=str(machine.path / "another"))
-        client.call("vhost_scsi_controller_add_target", ctrlr="a", scsi_target_num=1, bdev_name="m")
+        for other in {"ptpl_file": str(machine.path / "another")}, {}:
+            with pytest.raises(RpcError, match="are kept in .*/fine already; name that"):
+                client.call("vhost_scsi_controller_add_target", ctrlr="a", scsi_target_num=1, bdev_name="m", **other)
+            with pytest.raises(RpcError, match="are kept in .*/fine already; name that"):
+                client.call("vhost_create_blk_controller", ctrlr="blk", dev_name="m", **other)
+        client.call("vhost_scsi_controller_add_target", ctrlr="a", scsi_target_num=1, bdev_name="m",
+                    ptpl_file=str(machine.path / "fine"))
         client.call("bdev_null_create", name="n", num_blocks=8192, block_size=512)
         with pytest.raises(RpcError, match="in use for the reservations of another disk"):
             client.call("vhost_scsi_controller_add_target", ctrlr="a", scsi_target_num=2, bdev_name="n",
                         ptpl_file=str(machine.path / "fine"))
+    with machine.start() as client, pytest.raises(RpcError, match="m is served already"):
+        client.call("vhost_create_blk_controller", ctrlr="blk", dev_name="m", ptpl_file=str(machine.path / "fine"))
+
+
+def test_a_block_device_keeps_to_what_was_kept(machine):
+    """Also when it is the first that has the disk again, and nobody is there yet who has reserved it."""
+    kept = {"ptpl_file": str(machine.kept)}
+    with machine.start(**kept), machine.guest("a") as a:
+        a.enroll(flags=APTPL)
+        assert a.reserve(RESERVE, EA).good
+    with Server(options=["--vhost", machine.sockets]) as server, server.client() as client:
+        client.call("bdev_malloc_create", name="m", num_blocks=8192, block_size=512, uuid=machine.UUID)
+        client.call("vhost_create_blk_controller", ctrlr="blk", dev_name="m", **kept)
+        with Frontend(machine.sockets / "blk") as blk:
+            blk.start()
+            assert blk.run(OUT, 0, BLOCK)[0] == IOERR
+            client.call("vhost_create_scsi_controller", ctrlr="a", num_queues=2)
+            client.call("vhost_scsi_controller_add_target", ctrlr="a", scsi_target_num=0, bdev_name="m", **kept)
+            with machine.guest("a") as a:
+                assert a.reserve(RELEASE, EA).good
+            assert blk.run(OUT, 0, BLOCK)[0] == OK
 
 
 # -- what is under way ----------------------------------------------------------------------------------------------

@@ -85,7 +85,7 @@ static void set_table(struct table *t, bool kept)
     snprintf(t->file, sizeof t->file, "/tmp/pollux-test-reserve.%d", getpid());
     unlink(t->file);
     assert_int_equal(begin(t, &t->one, kept ? t->file : NULL, &err), 0);
-    assert_int_equal(begin(t, &t->two, NULL, &err), 0);
+    assert_int_equal(begin(t, &t->two, kept ? t->file : NULL, &err), 0);
     plx_resv_join(&t->one.party);
     plx_resv_join(&t->two.party);
 }
@@ -271,7 +271,7 @@ static void persist(struct table *t, struct party *p, struct command *c)
         run(t);
 }
 
-/* One file a disk, whoever named it; with it they come back. */
+/* One file a disk, which all parties name; with it they come back. */
 static void a_file_is_the_disks(void **arg)
 {
     static const uint8_t other[16] = {2};
@@ -281,10 +281,12 @@ static void a_file_is_the_disks(void **arg)
     struct plx_error err;
     (void)arg;
     set_table(&t, true);
-    persist(&t, &t.two, &c); /* which has not named one */
+    persist(&t, &t.two, &c);
     assert_int_equal(c.answer, PLX_RESV_DONE);
     assert_string_equal(plx_resv_file(&t.two.party), t.file);
     assert_int_equal(begin(&t, &three, "/tmp/another", &err), -EEXIST);
+    assert_non_null(strstr(err.text, "are kept in"));
+    assert_int_equal(begin(&t, &three, NULL, &err), -EEXIST);
     assert_non_null(strstr(err.text, "are kept in"));
     assert_int_equal(
         plx_resv_party_init(&three.party, &t.disk->bdev, t.file, other, t.reactor, &t.reactor, 1, &ops, &err), -EEXIST);
@@ -300,7 +302,7 @@ static void a_file_is_the_disks(void **arg)
     clear_table(&t);
 }
 
-static void a_file_is_not_read_over_what_there_is(void **arg)
+static void a_file_is_not_read_when_somebody_has_the_disk_already(void **arg)
 {
     struct table t;
     struct command c;
@@ -311,7 +313,8 @@ static void a_file_is_not_read_over_what_there_is(void **arg)
     persist(&t, &t.one, &c);
     assert_int_equal(c.answer, PLX_RESV_INVALID); /* nowhere to */
     must(&t, &t.one, PLX_RESV_REGISTER, 1, 0, 1);
-    assert_int_equal(begin(&t, &three, t.file, &err), -EBUSY);
+    assert_int_equal(begin(&t, &three, t.file, &err), -EEXIST);
+    assert_non_null(strstr(err.text, "is served already"));
     clear_table(&t);
 }
 
@@ -377,7 +380,7 @@ int main(void)
         cmocka_unit_test(who_is_not_asked_leaves_at_once),
         cmocka_unit_test(they_end_with_the_last_party),
         cmocka_unit_test(a_file_is_the_disks),
-        cmocka_unit_test(a_file_is_not_read_over_what_there_is),
+        cmocka_unit_test(a_file_is_not_read_when_somebody_has_the_disk_already),
         cmocka_unit_test(servers_have_one_control_reactor),
         cmocka_unit_test(without_memory_a_command_fails),
         cmocka_unit_test(without_memory_nobody_becomes_a_party),
