@@ -190,19 +190,28 @@ class Guest:
         """How it goes, as query-migrate has it."""
         return self.qmp("query-migrate")
 
+    def _wait_migration(self, wanted):
+        deadline = time.monotonic() + LIMIT
+        while (now := self.migration())["status"] != wanted:
+            if now["status"] not in ("active", "device", "cancelling") or time.monotonic() > deadline:
+                raise self.error(f"the migration does not end: {now}")
+            time.sleep(0.05)
+
+    def cancel_migration(self):
+        """The guest stays where it is."""
+        self.qmp("migrate_cancel")
+        self._wait_migration("cancelled")
+        self._next.kill()
+        self._next = None
+
     def end_migration(self, **parameters):
         """Let it come to its end: from then on the guest is the one in the other QEMU, and jobs are those that run
         there. What is said to the guest meanwhile is lost."""
         self.qmp("migrate-set-parameters", **parameters)
-        deadline = time.monotonic() + LIMIT
-        while (now := self.migration())["status"] != "completed":
-            if now["status"] not in ("active", "device") or time.monotonic() > deadline:
-                raise self.error(f"the migration does not end: {now}")
-            time.sleep(0.05)
+        self._wait_migration("completed")
         self._receive(0)
         self.qemu.kill()
         self.qemu, self._next = self._next, None
-        return now
 
     def spawn(self, command):
         """Start a shell command; the Job returned says how it goes."""

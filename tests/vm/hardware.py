@@ -17,7 +17,6 @@ CORES = ("--cores", ",".join(map(str, sorted(os.sched_getaffinity(0))[:2])))  # 
 F_RING_PACKED = 34  # virtio 1.2, 6
 SLOTS = range(0x10, 0x1f)  # of the PCI bus, free for what is plugged
 
-
 RINGS = pytest.mark.parametrize("rings", [{"queues": 1}, {"queues": 4}, {"queues": 1, "packed": True},
                                           {"queues": 4, "packed": True}],
                                 ids=["1-queue", "4-queues", "1-queue-packed", "4-queues-packed"])
@@ -35,6 +34,15 @@ def built_in(socket, slot, driver="vhost-user-blk-pci", **properties):
     words = "".join(f",{key}={value}" for key, value in properties.items())
     return ("-chardev", f"socket,id=cold{slot},path={socket}",
             "-device", f"{driver},chardev=cold{slot},addr={slot:x}{words}")
+
+
+def block_at(guest, slot):
+    """The block device that is in a slot of the guest's PCI bus, or behind what is there, once its kernel has it."""
+    at = f"/sys/bus/pci/devices/0000:00:{slot:02x}.0/virtio*"
+    found = guest.wait_until(f"ls -d {at}/block/* {at}/host*/target*/*/block/* 2>/dev/null | grep .").split()[0]
+    device = f"/dev/{os.path.basename(found)}"
+    guest.wait_until(f"[ -b {device} ]")
+    return device
 
 
 class Machine:
@@ -129,5 +137,3 @@ def agreed(machine, device, feature):
 def held(target):
     """What a process has of its front-ends: descriptors, and maps of the memory that they share."""
     return target.descriptors(), Path(f"/proc/{target.pid}/maps").read_text().count("/memfd:")
-
-

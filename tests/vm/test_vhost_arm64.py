@@ -6,7 +6,8 @@ import sys
 import pytest
 from conftest import HERE, Host, vm_image
 from guest import Guest
-from hardware import CORES, F_RING_PACKED, FIO, MIB, SLOTS, built_in, digest_of, digest_seen, make_disk, shared, sysfs
+from hardware import (CORES, F_RING_PACKED, FIO, MIB, SLOTS, block_at, built_in, digest_of, digest_seen, make_disk,
+                      shared)
 
 sys.path.append(str(HERE.parent / "integration"))
 
@@ -41,17 +42,10 @@ def guest(work, images, tmp_path):
             yield machine
 
 
-def disk_at(guest, slot):
-    """The block device that a PCI device has become."""
-    block = f"/sys/bus/pci/devices/0000:00:{slot:02x}.0/virtio*"
-    found = guest.wait_until(f"ls -d {block}/block/* {block}/host*/target*/*/block/* 2>/dev/null | grep .").split()
-    return f"/dev/{found[0].rpartition('/')[2]}"
-
-
 def test_disks_of_an_arm64_guest(guest, images):
     host = Host(guest, "arm64")
     assert guest.sh("uname -m").strip() == "aarch64"
-    disks = {image: disk_at(guest, slot) for slot, image in zip(SLOTS, images.values())}
+    disks = {image: block_at(guest, slot) for slot, image in zip(SLOTS, images.values())}
     for disk, (queues, packed) in zip(disks.values(), 2 * RINGS):
         features = guest.sh(f"cat $(readlink -f /sys/block/{disk[5:]} | grep -o '.*/virtio[0-9]*')/features")
         assert features[F_RING_PACKED] == str(int(packed == "on"))

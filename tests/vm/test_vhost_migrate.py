@@ -5,28 +5,53 @@ What the device writes to the guest's memory reaches the other QEMU by the log o
 guest does not write to the same pages. The test has it be just that: a disk is read into the guest's cache when all of
 its memory has been sent once, and looked at on the other side without the disk; and requests that have been in rings
 for long end when the guest has stopped."""
-import pytest
-from conftest import Host, VerifiedLoad, vm_image
+import contextlib
+import sys
+import tempfile
+from pathlib import Path
+
+from conftest import HERE, Host, VerifiedLoad, vm_image
 from guest import LIMIT, Guest
-from hardware import (CORES, F_RING_PACKED, MIB, SLOTS, agreed, built_in, digest_of, digest_seen, make_disk, shared,
-                      sysfs)
+from hardware import (CORES, F_RING_PACKED, MIB, SLOTS, agreed, block_at, built_in, digest_of, digest_seen, make_disk,
+                      shared, sysfs)
 from target import wait_until
 
-SIZE, LARGE = 16 * MIB, 64 * MIB
+sys.path.append(str(HERE.parent / "integration"))
+
+from rpc import Client  # noqa: E402
+
+SIZE, LARGE = 8 * MIB, 64 * MIB
 # 512 MiB, and 8 KiB: QEMU before 9.0 forgets what its software CPU writes to where whole words of its bitmap of dirty
 # pages are looked at, which it does if memory ends with one ("physmem: Fix migration dirty bitmap coherency with TCG
 # memory access"). Guests die of that, without any vhost-user device as well.
 MEMORY = "524296k"
 KINDS = {"split": {}, "packed": {"packed": "on"}}
-USES = {"read": "{}", "written": "{}", "slow": "delay:[{}]?write=5s"}
+USES = {"read": "{}", "written": "{}", "slow": "delay:[{}]?write=5s", "unit": "{}"}  # the last one of a SCSI host
+
+
+def serving(served, work, *disks):
+    """A server of these, one for each use with each kind of ring, that has SCSI hosts for the units."""
+    control = Path(tempfile.mkdtemp(dir=work)) / "control"
+    target = served(*disks, options=(*CORES, "-r", control))
+    with Client(control) as client:
+        for kind, unit in zip(KINDS, target.sockets[len(USES) - 1::len(USES)]):
+            client.call("vhost_create_scsi_controller", ctrlr=f"host-{kind}", packed_ring=True)
+            client.call("vhost_scsi_controller_add_target", ctrlr=f"host-{kind}", scsi_target_num=0,
+                        bdev_name=Path(unit).name)
+    return target
 
 
 def devices_at(target):
-    """A disk for each use and each kind of ring."""
-    kinds = [kind for kind in KINDS.values() for _ in USES]
-    disks = [built_in(socket, slot, **{"num-queues": 4}, **kind)
-             for slot, (socket, kind) in enumerate(zip(target.sockets, kinds), SLOTS.start)]
-    return sum(disks, shared(MEMORY))
+    """Of QEMU, one after the other: a disk for each use with each kind of ring."""
+    sockets, slots, devices = iter(target.sockets), iter(SLOTS), shared(MEMORY)
+    for kind, ring in KINDS.items():
+        for use in USES:
+            socket = Path(next(sockets))
+            if use == "unit":
+                devices += built_in(socket.parent / f"host-{kind}", next(slots), "vhost-user-scsi-pci", **ring)
+            else:
+                devices += built_in(socket, next(slots), **{"num-queues": 4}, **ring)
+    return devices
 
 
 def requests(guest, disk):
@@ -46,14 +71,28 @@ def wait_for_passes(guest, passes):
     assert wait_until(lambda: ram(guest)["dirty-sync-count"] >= passes, LIMIT), "what is dirty is not sent"
 
 
-def move(guest, devices, read, slow):
-    """Migrates while the guest writes: fast at first, then so slowly that what is written meanwhile is too much for it
-    to come to its end by itself. When all of the memory has been sent, disks are read, and slow writes begun."""
+def begin(guest, devices):
+    """Begins to migrate while the guest writes: fast at first, then so slowly that what is written meanwhile is too
+    much for it to come to its end by itself; until all of the memory has been sent. The job that writes to memory."""
     writes = guest.spawn("while :; do dd if=/tmp/data of=/tmp/copy bs=1M conv=notrunc status=none; done")
     guest.begin_migration(devices, downtime_limit=1, max_bandwidth=256 * MIB)
     assert wait_until(lambda: ram(guest)["remaining"] < LARGE, LIMIT)
     guest.qmp("migrate-set-parameters", max_bandwidth=32 * MIB)
     wait_for_passes(guest, 2)
+    return writes
+
+
+def stay(guest, devices):
+    """Thinks better of it in the middle."""
+    writes = begin(guest, devices)
+    guest.cancel_migration()
+    writes.kill()
+    writes.wait()
+
+
+def move(guest, devices, read, slow):
+    """Migrates. When all of the memory has been sent, disks are read, and slow writes begun."""
+    writes = begin(guest, devices)
     for disk in read:
         guest.sh(f"dd if={disk} of=/dev/null bs=64k status=none")
     begun = []
@@ -74,20 +113,24 @@ def move(guest, devices, read, slow):
 def test_nothing_is_lost(served, work, tmp_path):
     """To another QEMU at the same server, and from there to one at the server of another machine, which has the disks
     from the first. Disks of each kind are written to and checked all the time."""
-    images = [make_disk(work / f"{kind}-{use}.img", SIZE, fill=True) for kind in KINDS for use in USES]
-    here = served(*(use.format(image) for image, use in zip(images, 2 * list(USES.values()))), options=CORES)
-    there = served(*(f"nvme+tcp://127.0.0.1:{here.port}/{here.nqn}?nsid={n + 1}" for n in range(len(images))),
-                   options=CORES)
+    images = [make_disk(work / f"{kind}-{use}", SIZE, fill=True) for kind in KINDS for use in USES]
+    here = serving(served, work, *(use.format(image) for image, use in zip(images, 2 * list(USES.values()))))
+    at = f"nvme+tcp://127.0.0.1:{here.port}/{here.nqn}"
+    there = serving(served, work, *(f"{at}?nsid={n + 1}" for n in range(len(images))))
     # Memory that the guest is given is not to be written to by its kernel first.
     with Guest(vm_image(), tmp_path, devices=devices_at(here), options="init_on_alloc=0") as guest:
+        guest.sh("modprobe virtio_scsi; modprobe sd_mod")
+        disks = [block_at(guest, slot) for slot in SLOTS[:len(images)]]
         host = Host(guest, "migration")
-        disks = [f"/dev/vd{letter}" for letter in "abcdef"]
-        assert [agreed(guest, disk, F_RING_PACKED) for disk in disks] == [False] * 3 + [True] * 3
-        read, written, slow = (disks[n::3] for n in range(3))
-        wanted = [digest_of(image) for image in images[::3]]
+        read, written, slow, units = (disks[n::len(USES)] for n in range(len(USES)))
+        assert [agreed(guest, disk, F_RING_PACKED) for disk in (*read, *slow)] == [False, True] * 2
+        wanted = [digest_of(image) for image in images[::len(USES)]]
         guest.spawn(f"exec sleep 1000000 <{read[0]} 3<{read[1]}")  # else what was read is gone when it is closed
         guest.sh("dd if=/dev/urandom of=/tmp/data bs=1M count=16")
-        with VerifiedLoad(host, written[0], "--size=8M"), VerifiedLoad(host, written[1], "--size=8M"):
+        with contextlib.ExitStack() as loads:
+            for disk in (*written, *units):
+                loads.enter_context(VerifiedLoad(host, disk, "--size=4M"))
+            stay(guest, devices_at(there))
             for to in (here, there):
                 guest.sh("echo 3 >/proc/sys/vm/drop_caches")
                 move(guest, devices_at(to), read, slow)
