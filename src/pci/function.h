@@ -1,0 +1,109 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * A function of PCI Express that is driven from user space: its registers, its interrupts, and the addresses by which it
+ * reaches memory. How that is done (VFIO, UIO, a model in the tests) is behind one table; who drives a function sees
+ * memory, eventfds, and this.
+ */
+#ifndef PLX_PCI_FUNCTION_H
+#define PLX_PCI_FUNCTION_H
+
+#include "base/util.h"
+
+#include <pollux/base.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+enum {
+    PCI_ADDR_TEXT = 16, /* "0000:01:00.0" */
+    PCI_RANGES_MAX = 16,
+    PCI_MSIX_ENTRY = 16,   /* bytes of an entry of the MSI-X table (PCIe 7.7.2) */
+    PCI_MSIX_CONTROL = 12, /* offset of its Vector Control, */
+    PCI_MSIX_MASKED = 1u << 0,
+};
+
+/* First and last of the addresses that functions may use. */
+struct pci_range {
+    uint64_t first, last;
+};
+
+struct pci_iommu;
+
+/* On any thread; each may block for as long as pinning memory takes. */
+struct pci_iommu_ops {
+    /* Whole pages. @return 0 or -errno: -ENOMEM without memory or beyond the limit of locked memory */
+    int (*map)(struct pci_iommu *m, void *at, size_t bytes, uint64_t iova);
+    void (*unmap)(struct pci_iommu *m, uint64_t iova, size_t bytes);
+};
+
+/* What gives functions addresses. Several functions may have the same one. */
+struct pci_iommu {
+    const struct pci_iommu_ops *ops;
+    struct pci_range ranges[PCI_RANGES_MAX]; /* ascending */
+    unsigned nranges;
+    size_t page; /* that addresses and lengths are multiples of; never less than the machine's */
+};
+
+struct pci_function;
+
+struct pci_function_ops {
+    const char *name; /* "vfio" */
+    /* Ends all that it does, as a function level reset does (PCIe 6.6.2); may take 100 ms. @return 0 or -errno */
+    int (*reset)(struct pci_function *f);
+    /*
+     * MSI-X vectors 0 to n - 1, each with an eventfd that is written when it comes. n is 0: none any more. All are
+     * unmasked. @return 0 or -errno
+     */
+    int (*set_vectors)(struct pci_function *f, const int *fds, unsigned n);
+    /* Gives it back and frees it: from then on it reaches no memory. May take 100 ms. */
+    void (*close)(struct pci_function *f);
+};
+
+struct pci_function {
+    const struct pci_function_ops *ops;
+    struct pci_iommu *iommu;
+    char addr[PCI_ADDR_TEXT];
+    uint16_t vendor, device;
+    volatile uint8_t *regs; /* BAR 0 */
+    size_t regs_bytes;
+    unsigned vectors;       /* of MSI-X; 0: it cannot interrupt */
+    volatile uint8_t *msix; /* the MSI-X table, where it can be reached past the kernel; else NULL */
+    int lost_fd; /* becomes readable when it is to be given back, or has failed for good; -1: nothing tells */
+};
+
+/*
+ * Opens a function. Blocks, for as long as a reset takes.
+ * @return 0, or -errno with err filled: what is missing, and what to do about it
+ */
+typedef int pci_open_fn(const char *addr, struct pci_function **out, struct plx_error *err);
+
+/* By VFIO: see vfio.c. */
+pci_open_fn pci_vfio_open;
+/* By whatever driver of the kernel has it: vfio-pci, or a UIO driver where that was asked for. Tests put a model here. */
+extern pci_open_fn *pci_open;
+
+/* Registers are little-endian, and read and written as a whole (Base 3.1.4). */
+static inline uint32_t pci_get32(const struct pci_function *f, uint32_t offset)
+{
+    return *(const volatile uint32_t *)(const volatile void *)(f->regs + offset);
+}
+
+static inline void pci_put32(struct pci_function *f, uint32_t offset, uint32_t value)
+{
+    *(volatile uint32_t *)(volatile void *)(f->regs + offset) = value;
+}
+
+/* In two halves, the lower one first, which every controller takes (Base 3.1.4). */
+static inline uint64_t pci_get64(const struct pci_function *f, uint32_t offset)
+{
+    const uint64_t low = pci_get32(f, offset);
+    return low | (uint64_t)pci_get32(f, offset + 4) << 32;
+}
+
+static inline void pci_put64(struct pci_function *f, uint32_t offset, uint64_t value)
+{
+    pci_put32(f, offset, (uint32_t)value);
+    pci_put32(f, offset + 4, (uint32_t)(value >> 32));
+}
+
+#endif
