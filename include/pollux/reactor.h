@@ -185,6 +185,16 @@ PLX_API void *plx_shared_alloc(size_t bytes);
 /** Frees all of what that returned. NULL is none. */
 PLX_API void plx_shared_free(void *mem);
 
+/**
+ * Makes memory known in which requests will have their data: SSDs that this process drives read and write it there, and
+ * it need not be copied on its way. It stays in physical memory while there are such; what is beyond the limit of that
+ * (RLIMIT_MEMLOCK) is copied. Whole pages count. Buffers of reactors and plx_shared_alloc() are known. From any thread;
+ * may block while memory is brought in.
+ */
+PLX_API void plx_memory_add(void *at, size_t bytes);
+/** Before it is freed, and when no request has data there any more; what was not made known is none. */
+PLX_API void plx_memory_remove(void *at);
+
 #ifdef __cplusplus
 }
 #endif

@@ -7,6 +7,7 @@
  * A file that hangs must not stop the others: operations are passed over while their file has its share of the threads.
  */
 #include "reactor/aio_engine.h"
+#include "reactor/thread.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -18,7 +19,6 @@
 enum {
     THREADS = 16,
     SHARE = 4, /* of a file */
-    STACK = 256 * 1024,
 };
 
 struct worker {
@@ -142,32 +142,15 @@ static void *work(void *arg)
     return NULL;
 }
 
-/*
- * Workers take no signals, which are the program's, and may run wherever the reactor's thread might before it was
- * pinned to its core.
- */
-static int start_thread(struct plx_workers *w)
+/* Workers may run wherever the reactor's thread might before it was pinned to its core. */
+static int start_worker(struct plx_workers *w)
 {
     struct worker *fresh = &w->worker[w->threads];
-    pthread_attr_t attr;
-    sigset_t all, before;
-    int ret = pthread_attr_init(&attr);
-    if (ret)
-        return -ret;
-    pthread_attr_setstacksize(&attr, STACK);
-    if (w->reactor->pinned)
-        pthread_attr_setaffinity_np(&attr, sizeof w->reactor->unpinned, &w->reactor->unpinned);
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before);
     fresh->all = w;
-    ret = pthread_create(&fresh->thread, &attr, work, fresh);
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
-    pthread_attr_destroy(&attr);
-    if (ret)
-        return -ret;
-    pthread_setname_np(fresh->thread, "pollux-disk");
-    w->threads++;
-    return 0;
+    int ret =
+        plx_thread_start(&fresh->thread, w->reactor->pinned ? &w->reactor->unpinned : NULL, work, fresh, "pollux-disk");
+    w->threads += !ret;
+    return ret;
 }
 
 void plx_workers_submit(struct plx_workers *w, struct plx_aio *io)
@@ -176,7 +159,7 @@ void plx_workers_submit(struct plx_workers *w, struct plx_aio *io)
     pthread_mutex_lock(&w->lock);
     bool next = may_have_thread(w, io); /* else it is for a thread that ends one of the file's others */
     if (next && w->queued >= w->idle && w->threads < THREADS)
-        ret = start_thread(w);
+        ret = start_worker(w);
     if (ret && !w->threads) {
         pthread_mutex_unlock(&w->lock);
         deliver(w, io, ret);

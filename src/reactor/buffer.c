@@ -83,6 +83,8 @@ int plx_buf_pool_init(struct plx_buf_pool *p, size_t bytes, size_t largest, bool
         plx_buf_pool_destroy(p);
         return -ENOMEM;
     }
+    if (!shared)
+        plx_memory_add(p->base, p->bytes);
     for (unsigned o = 0; o <= p->max_order; o++)
         p->free_head[o] = NONE;
     /* Pushed from the end, so that buffers come from the low addresses first and few pages get touched. */
@@ -94,10 +96,12 @@ int plx_buf_pool_init(struct plx_buf_pool *p, size_t bytes, size_t largest, bool
 
 void plx_buf_pool_destroy(struct plx_buf_pool *p)
 {
-    if (p->shared)
+    if (p->shared) {
         plx_shared_free(p->base);
-    else if (p->base)
+    } else if (p->base) {
+        plx_memory_remove(p->base);
         munmap(p->base, p->bytes);
+    }
     free(p->free_head);
     free(p->next);
     free(p->prev);

@@ -87,6 +87,7 @@ void *plx_shared_alloc_aligned(size_t bytes, size_t align)
     e->region.id = atomic_fetch_add(&plx_shared_made, 1) + 1;
     plx_list_add_tail(&shared_all, &e->link);
     pthread_mutex_unlock(&shared_lock);
+    plx_memory_add(e->region.base, e->region.bytes);
     return e->region.base;
 }
 
@@ -109,6 +110,7 @@ void plx_shared_free(void *mem)
 {
     if (!mem)
         return;
+    plx_memory_remove(mem);
     pthread_mutex_lock(&shared_lock);
     struct entry *e = shared_find(mem);
     assert(e);
