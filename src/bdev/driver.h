@@ -186,7 +186,7 @@ struct plx_bdev_driver {
     int (*open)(const struct plx_url *url, struct plx_bdev **out, struct plx_error *err);
 };
 
-extern const struct plx_bdev_driver plx_bdev_ram, plx_bdev_null, plx_bdev_file, plx_bdev_nvme_tcp;
+extern const struct plx_bdev_driver plx_bdev_ram, plx_bdev_null, plx_bdev_file, plx_bdev_nvme_tcp, plx_bdev_nvme_pcie;
 extern const struct plx_bdev_driver plx_bdev_vhost_user;
 extern const struct plx_bdev_driver plx_bdev_filter_delay, plx_bdev_filter_error;
 

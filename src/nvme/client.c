@@ -17,6 +17,7 @@ enum {
     NVM_PORT = 4420,
     DISCOVERY_KATO_MS = 120000,
     LOG_PIECE = 64 << 10,
+    PCIE_PIECE = NVME_PAGE,
     RECORDS_MAX = 8192,
     GENERATIONS = 10, /* how often a log may change while it is read */
     EVENTS_MAX = 32,  /* different ones that wait to be told of */
@@ -30,6 +31,7 @@ struct plx_nvme {
     struct iovec iov;
     struct plx_timer timer;
     bool connected, answered, lost, timed_out;
+    bool held;                   /* the device, over PCIe */
     uint16_t no_events;          /* the status with which the controller refused to tell of them, or 0 */
     uint32_t events[EVENTS_MAX]; /* that came and were not told of yet, the oldest first */
     unsigned nevents;
@@ -148,6 +150,7 @@ static int connect_any(struct plx_nvme *n, struct plx_nvme **out, struct plx_err
     }
     n->timer.fn = time_is_up;
     n->where.o.queues = 0;
+    n->held = n->where.o.transport == &nvme_pcie && nvme_pcie_hold(n->where.paths[0].list[0].name) == 0;
     ret = -EHOSTUNREACH;
     for (unsigned i = 0; i < n->where.npaths && ret; i++)
         ret = connect_path(n, i, err);
@@ -179,6 +182,8 @@ void plx_nvme_disconnect(struct plx_nvme *n)
         nvme_ctrlr_destroy(n->c);
     plx_timer_cancel(n->reactor, &n->timer);
     plx_reactor_destroy(n->reactor);
+    if (n->held)
+        nvme_pcie_release(n->where.paths[0].list[0].name);
     free(n);
 }
 
@@ -229,7 +234,7 @@ int plx_nvme_identify(struct plx_nvme *n, uint8_t cns, uint32_t nsid, void *data
 int plx_nvme_get_log(struct plx_nvme *n, uint8_t lid, uint8_t lsp, uint32_t nsid, uint64_t offset, void *data,
                      uint32_t len, struct plx_error *err)
 {
-    uint32_t piece = (uint32_t)plx_min_u64(LOG_PIECE, nvme_ctrlr_max_transfer(n->c));
+    uint32_t piece = (uint32_t)plx_min_u64(n->held ? PCIE_PIECE : LOG_PIECE, nvme_ctrlr_max_transfer(n->c));
     if (len % 4 || offset % 4 || !len)
         return plx_fail(err, -EINVAL, "a log page is read in multiples of 4 bytes");
     for (uint32_t at = 0; at < len; at += piece) {

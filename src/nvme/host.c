@@ -105,7 +105,7 @@ static void close_queues(struct nvme_ctrlr *c)
 void nvme_ctrlr_start(struct nvme_ctrlr *c, bool once)
 {
     c->once = once;
-    c->backoff_ms = NVME_BACKOFF_MIN_MS;
+    c->backoff_ms = c->o.transport->pause_ms;
     begin_attempt(c);
 }
 
@@ -193,7 +193,7 @@ void nvme_ctrlr_connected(struct nvme_ctrlr *c)
     c->was_live = true;
     c->told[0] = 0;
     c->state = NVME_CTRLR_LIVE;
-    c->backoff_ms = NVME_BACKOFF_MIN_MS;
+    c->backoff_ms = c->o.transport->pause_ms;
     nvme_upkeep_start(c);
     c->ops->live(c, c->arg);
 }
@@ -214,7 +214,7 @@ void nvme_ctrlr_reset(struct nvme_ctrlr *c)
     if (c->state == NVME_CTRLR_LIVE)
         nvme_ctrlr_lost(c, "it is reset");
     if (!c->destroyed && c->state == NVME_CTRLR_WAITING) {
-        c->backoff_ms = NVME_BACKOFF_MIN_MS;
+        c->backoff_ms = c->o.transport->pause_ms;
         plx_timer_set(c->reactor, &c->retry, c->backoff_ms * PLX_NS_PER_MS);
     }
     nvme_ctrlr_release(c);
@@ -259,6 +259,11 @@ uint64_t nvme_ctrlr_cap(const struct nvme_ctrlr *c)
 uint32_t nvme_ctrlr_max_transfer(const struct nvme_ctrlr *c)
 {
     return c->max_transfer;
+}
+
+const char *nvme_ctrlr_subnqn(const struct nvme_ctrlr *c)
+{
+    return c->o.subnqn;
 }
 
 uint16_t nvme_ctrlr_cntlid(const struct nvme_ctrlr *c)

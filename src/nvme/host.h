@@ -21,7 +21,7 @@ struct nvme_ctrlr;
 struct nvme_qp;
 struct nvme_transport;
 
-extern const struct nvme_transport nvme_tcp;
+extern const struct nvme_transport nvme_tcp, nvme_pcie;
 
 enum nvme_dir {
     NVME_NO_DATA,
@@ -77,8 +77,8 @@ enum {
 };
 
 struct nvme_addr {
-    struct sockaddr_storage addr; /* IPv4 or IPv6 */
-    char name[PLX_ADDR_TEXT];     /* for people: "192.0.2.1:4420" */
+    struct sockaddr_storage addr; /* IPv4 or IPv6; of no use over PCIe */
+    char name[PLX_ADDR_TEXT];     /* for people: "192.0.2.1:4420"; over PCIe that is all there is: "0000:01:00.0" */
 };
 
 /* All addresses of a host's name, one as good as the other: no paths, but what an attempt to connect tries in turn. */
@@ -123,6 +123,8 @@ struct nvme_where {
     "nsid hdgst ddgst hostnqn hostid queues depth kato timeout connect_timeout reconnect_deadline policy sqflow "      \
     "uuid"
 
+#define NVME_PCIE_PARAMS "depth timeout connect_timeout reconnect_deadline uuid"
+
 /* The defaults. */
 void nvme_where_init(struct nvme_where *w);
 /*
@@ -132,6 +134,8 @@ void nvme_where_init(struct nvme_where *w);
 int nvme_where_addr(struct nvme_where *w, const char *text, size_t len, uint16_t port, struct plx_error *err);
 /* //ADDR:PORT,ADDR:PORT/NQN */
 int nvme_where_body(struct nvme_where *w, const char *body, struct plx_error *err);
+/* //0000:01:00.0/NSID, or without a namespace for the first */
+int nvme_where_pcie(struct nvme_where *w, const char *body, struct plx_error *err);
 /* One of NVME_WHERE_PARAMS. */
 int nvme_where_param(struct nvme_where *w, const char *key, const char *value, struct plx_error *err);
 /* key=value&key=value, or NULL for none. */
@@ -213,6 +217,8 @@ const char *nvme_ctrlr_name(const struct nvme_ctrlr *c);
 const struct nvme_id_ctrl *nvme_ctrlr_id(const struct nvme_ctrlr *c);
 const struct nvme_ns *nvme_ctrlr_ns(const struct nvme_ctrlr *c);
 uint64_t nvme_ctrlr_cap(const struct nvme_ctrlr *c);
+/* Of the subsystem: as it was asked for, or where that is not how it is found, as it says. */
+const char *nvme_ctrlr_subnqn(const struct nvme_ctrlr *c);
 /* Bytes of the largest transfer of one command. */
 uint32_t nvme_ctrlr_max_transfer(const struct nvme_ctrlr *c);
 /* The identifier that the controller has, or had when it was live last. */
@@ -236,5 +242,12 @@ void nvme_ctrlr_refresh_ana(struct nvme_ctrlr *c);
  * association is lost.
  */
 void nvme_abort(struct nvme_ctrlr *c, struct nvme_req *req);
+
+/*
+ * A device that is driven over PCIe stays as it is for as long as it is held, without an association. Not on a reactor:
+ * the last release waits until it has been shut down. @return 0 or -errno
+ */
+int nvme_pcie_hold(const char *addr);
+void nvme_pcie_release(const char *addr);
 
 #endif

@@ -8,6 +8,7 @@
 #include "nvme/nvme.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <string.h>
 
 /* What is there now, in this order. */
@@ -149,6 +150,17 @@ void nvme_connect_polled(struct plx_timer *t)
     get_register(plx_container_of(t, struct nvme_ctrlr, poll), NVME_PROP_CSTS, 4);
 }
 
+/* Its subsystem's; of one that has none yet as Base 4.7.1 makes one. */
+static void take_name(struct nvme_ctrlr *c)
+{
+    const struct nvme_id_ctrl *id = &c->id;
+    if (memcmp(id->subnqn, "nqn.", 4) == 0)
+        snprintf(c->o.subnqn, sizeof c->o.subnqn, "%.*s", NVME_NQN_MAX, id->subnqn);
+    else
+        snprintf(c->o.subnqn, sizeof c->o.subnqn, "nqn.2014.08.org.nvmexpress:%04x%04x%.20s%.40s", plx_get16(id->vid),
+                 plx_get16(id->ssvid), id->sn, id->mn);
+}
+
 static void took_ctrlr(struct nvme_ctrlr *c)
 {
     unsigned mpsmin = 12 + ((c->cap >> CAP_MPSMIN_SHIFT) & 15);
@@ -157,6 +169,9 @@ static void took_ctrlr(struct nvme_ctrlr *c)
     if (c->id.mdts && c->id.mdts + mpsmin < 31)
         c->max_transfer = (uint32_t)plx_min_u64(NVME_MAX_TRANSFER, UINT64_C(1) << (c->id.mdts + mpsmin));
     c->ana = NVME_ANA_OPTIMIZED;
+    if (c->o.transport->local)
+        take_name(c);
+    c->cntlid = c->o.transport->local ? plx_get16(c->id.cntlid) : c->cntlid;
     ask_for_events(c);
 }
 

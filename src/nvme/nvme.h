@@ -36,6 +36,8 @@ struct nvme_qp {
 
 /* How a controller is reached. */
 struct nvme_transport {
+    uint32_t pause_ms; /* before it is connected to again, at first: it may be at work on what it was sent before */
+    bool local;        /* it is this process's alone, and has its name from Identify */
     /* Room for that many commands in flight. @return NULL without memory or descriptors */
     struct nvme_qp *(*create)(struct nvme_ctrlr *c, unsigned depth);
     /* Closes it if need be. Allowed from within any callback. */
@@ -99,7 +101,6 @@ enum nvme_ctrlr_state {
 
 enum {
     NVME_TICK_MS = 1000,
-    NVME_BACKOFF_MIN_MS = 1000,
     NVME_BACKOFF_MAX_MS = 30000,
     NVME_READY_POLL_MS = 10,
     NVME_ADMIN_DEPTH = 31,

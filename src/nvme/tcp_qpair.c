@@ -212,6 +212,7 @@ static struct nvme_req *tcp_in_flight(const struct nvme_qp *qp, unsigned place)
 }
 
 const struct nvme_transport nvme_tcp = {
+    .pause_ms = 1000,
     .create = tcp_create,
     .free = tcp_free,
     .open = tcp_open,

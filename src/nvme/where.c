@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* How controllers are named: nvme+tcp://ADDR:PORT,ADDR:PORT/NQN?key=value&key=value */
+/*
+ * How controllers are named: nvme+tcp://ADDR:PORT,ADDR:PORT/NQN?key=value&key=value, and those of this machine
+ * pcie://0000:01:00.0/NSID?key=value&key=value
+ */
 #include "nvme/host.h"
 
 #include "base/addr.h"
@@ -21,11 +24,15 @@ enum {
     KATO_S = 5,
     TIMEOUT_S = 30,
     CONNECT_TIMEOUT_S = 10,
+    PCIE_CONNECT_TIMEOUT_S = 130, /* CAP.TO says up to 127.5 */
+    PCIE_DEADLINE_S = 10,         /* a controller that is being reset is waited for, one that was taken out is not */
     SECONDS_MAX = 1000000,
 };
 
 #define SCHEME "nvme+tcp:"
 #define EXAMPLE "nvme+tcp://192.0.2.1:4420/nqn.2014-08.org.nvmexpress:uuid:..."
+#define PCIE_SCHEME "pcie:"
+#define PCIE_EXAMPLE "pcie://0000:01:00.0/1, with the number of a namespace"
 
 void nvme_where_init(struct nvme_where *w)
 {
@@ -113,6 +120,59 @@ int nvme_where_body(struct nvme_where *w, const char *body, struct plx_error *er
         if (*at++ == '/')
             return 0;
     }
+}
+
+/* Hex digits, as many as there are to be, and what follows them. @return the rest, or NULL */
+static const char *hex_field(const char *p, unsigned digits, char then)
+{
+    for (; digits; digits--, p++)
+        if (plx_hex(*p) < 0)
+            return NULL;
+    return *p == then ? p + 1 : NULL;
+}
+
+/* DDDD:BB:DD.F, in which the domain may be left out. @return its length, or 0 */
+static size_t pcie_addr(const char *text, char out[PLX_ADDR_TEXT])
+{
+    const char *bus = hex_field(text, 4, ':'), *p = hex_field(bus ? bus : text, 2, ':');
+    p = p ? hex_field(p, 2, '.') : NULL;
+    if (!p || *p < '0' || *p > '7')
+        return 0;
+    const size_t len = (size_t)(p + 1 - text);
+    snprintf(out, PLX_ADDR_TEXT, "%s%.*s", bus ? "" : "0000:", (int)len, text);
+    for (char *c = out; *c; c++)
+        *c = *c >= 'A' && *c <= 'F' ? (char)(*c - 'A' + 'a') : *c;
+    return len;
+}
+
+static void pcie_init(struct nvme_where *w)
+{
+    w->o.transport = &nvme_pcie;
+    w->o.kato_ms = 0;
+    w->o.connect_timeout_ms = PCIE_CONNECT_TIMEOUT_S * 1000;
+    w->reconnect_deadline_ms = PCIE_DEADLINE_S * 1000;
+    w->npaths = 1;
+    w->paths[0].n = 1;
+}
+
+int nvme_where_pcie(struct nvme_where *w, const char *body, struct plx_error *err)
+{
+    pcie_init(w);
+    char *name = w->paths[0].list[0].name, *rest;
+    const size_t len = strncmp(body, "//", 2) ? 0 : pcie_addr(body + 2, name);
+    const char *nsid = body + 2 + len;
+    if (!len || (*nsid && *nsid != '/'))
+        return plx_fail(err, -EINVAL, "%s%.80s: an SSD of this machine is named like " PCIE_EXAMPLE, PCIE_SCHEME, body);
+    w->o.addrs = w->paths[0];
+    if (!nsid[0] || !nsid[1])
+        return 0; /* the first */
+    errno = 0;
+    unsigned long n = strtoul(nsid + 1, &rest, 10);
+    if (nsid[1] < '0' || nsid[1] > '9' || *rest || errno || !n || n >= NVME_NSID_ALL)
+        return plx_fail(err, -EINVAL, "%s%.80s: namespaces have numbers from 1 on, as in " PCIE_EXAMPLE, PCIE_SCHEME,
+                        body);
+    w->o.nsid = (uint32_t)n;
+    return 0;
 }
 
 struct nvme_opts nvme_where_opts(const struct nvme_where *w, unsigned path)
@@ -288,16 +348,18 @@ int nvme_where_query(struct nvme_where *w, const char *params, struct plx_error 
 int nvme_where_parse(struct nvme_where *w, const char *url, struct plx_error *err)
 {
     char body[1024 + sizeof SCHEME];
+    const bool pcie = strncmp(url, PCIE_SCHEME, sizeof PCIE_SCHEME - 1) == 0;
     nvme_where_init(w);
-    if (strncmp(url, SCHEME, sizeof SCHEME - 1) != 0)
-        return plx_fail(err, -EINVAL, "%.80s: a remote disk is named like " EXAMPLE, url);
+    if (!pcie && strncmp(url, SCHEME, sizeof SCHEME - 1) != 0)
+        return plx_fail(err, -EINVAL, "%.80s: a controller is named like " EXAMPLE ", or " PCIE_EXAMPLE, url);
     size_t len = strcspn(url, "?");
     if (len >= sizeof body)
         return plx_fail(err, -ENAMETOOLONG, "%.80s... is too long", url);
     memcpy(body, url, len);
     body[len] = 0;
-    int ret = nvme_where_body(w, body + sizeof SCHEME - 1, err);
+    int ret = pcie ? nvme_where_pcie(w, body + sizeof PCIE_SCHEME - 1, err)
+                   : nvme_where_body(w, body + sizeof SCHEME - 1, err);
     if (!ret && url[len])
         ret = plx_blame(body, nvme_where_query(w, url + len + 1, err), err);
-    return ret ? ret : nvme_where_finish(w, err);
+    return ret || pcie ? ret : nvme_where_finish(w, err);
 }

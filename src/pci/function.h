@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * A function of PCI Express that is driven from user space: its registers, its interrupts, and the addresses by which it
- * reaches memory. How that is done (VFIO, UIO, a model in the tests) is behind one table; who drives a function sees
+ * A function of PCI Express that is driven from user space: its registers, its interrupts, and the addresses by which
+ * it reaches memory. How that is done (VFIO, UIO, a model in the tests) is behind one table; who drives a function sees
  * memory, eventfds, and this.
  */
 #ifndef PLX_PCI_FUNCTION_H
@@ -34,6 +34,9 @@ struct pci_iommu_ops {
     /* Whole pages. @return 0 or -errno: -ENOMEM without memory or beyond the limit of locked memory */
     int (*map)(struct pci_iommu *m, void *at, size_t bytes, uint64_t iova);
     void (*unmap)(struct pci_iommu *m, uint64_t iova, size_t bytes);
+    /* Somebody has something mapped, or not any more: as long as that is so it is there. NULL: it is there anyway. */
+    void (*hold)(struct pci_iommu *m);
+    void (*release)(struct pci_iommu *m);
 };
 
 /* What gives functions addresses. Several functions may have the same one. */
@@ -79,7 +82,7 @@ typedef int pci_open_fn(const char *addr, struct pci_function **out, struct plx_
 
 /* By VFIO: see vfio.c. */
 pci_open_fn pci_vfio_open;
-/* By whatever driver of the kernel has it: vfio-pci, or a UIO driver where that was asked for. Tests put a model here. */
+/* By VFIO, unless a test puts a model here. */
 extern pci_open_fn *pci_open;
 
 /* Registers are little-endian, and read and written as a whole (Base 3.1.4). */

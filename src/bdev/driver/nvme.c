@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* A namespace of a remote controller, over NVMe/TCP: what it is, learnt when it is opened. */
+/* A namespace of a controller, over NVMe/TCP or PCIe: what it is, learnt when it is opened. */
 #include "bdev/driver/nvme_disk.h"
 
 #include "base/text.h"
@@ -91,7 +91,7 @@ static void nvme_fill_info(struct nvme_disk *d, const struct nvme_ctrlr *c)
     info->max_unmap_blocks = d->limits.unmap;
     info->unmap_reads_zero = (ns->dlfeat & DLFEAT_READS) == DLFEAT_READS_ZERO;
     info->write_cache = id->vwc & VWC_PRESENT;
-    info->shared = true;
+    info->shared = d->where.o.transport != &nvme_pcie;
     info->read_only = ns->nsattr & NSATTR_WRITE_PROTECTED;
 }
 
@@ -134,6 +134,7 @@ static int learn(struct nvme_disk *d, const struct nvme_ctrlr *c, struct plx_err
     if (nvme_ctrlr_max_transfer(c) >> d->shift == 0)
         return plx_fail(err, -ENOTSUP, "%s: a command transfers %u bytes at most, less than a block of namespace %u",
                         name, nvme_ctrlr_max_transfer(c), d->ns.nsid);
+    memcpy(d->where.o.subnqn, nvme_ctrlr_subnqn(c), sizeof d->where.o.subnqn);
     take_limits(d, c);
     nvme_fill_info(d, c);
     return fill_uuid(d) ? plx_fail(err, -ENOMEM, "cannot make a UUID for the disk") : 0;
@@ -188,9 +189,21 @@ static int probe(struct nvme_disk *d, unsigned path, struct plx_error *err)
 
 /* ---- the disk ---- */
 
+static bool is_pcie(const struct nvme_disk *d)
+{
+    return d->where.o.transport == &nvme_pcie;
+}
+
+static void disk_free(struct nvme_disk *d)
+{
+    if (d->held)
+        nvme_pcie_release(d->where.paths[0].list[0].name);
+    free(d);
+}
+
 static void nvme_disk_close(struct plx_bdev *bdev)
 {
-    free(nvme_disk_of(bdev));
+    disk_free(nvme_disk_of(bdev));
 }
 
 static int nvme_channel_open(struct plx_bdev_channel *ch)
@@ -220,29 +233,46 @@ bool nvme_is_disk(const struct plx_bdev *bdev)
     return bdev->ops == &nvme_ops;
 }
 
-static int nvme_open(const struct plx_url *url, struct plx_bdev **out, struct plx_error *err)
+/* Where it is, by its name. */
+static int take_where(struct nvme_disk *d, const struct plx_url *url, bool pcie, struct plx_error *err)
+{
+    nvme_where_init(&d->where);
+    int ret = plx_url_only(url, pcie ? NVME_PCIE_PARAMS : NVME_WHERE_PARAMS, err);
+    if (!ret)
+        ret = pcie ? nvme_where_pcie(&d->where, url->body, err) : nvme_where_body(&d->where, url->body, err);
+    for (int i = 0; i < url->nparams && !ret; i++)
+        ret = plx_blame(url->name, nvme_where_param(&d->where, url->params[i].key, url->params[i].value, err), err);
+    return ret || pcie ? ret : nvme_where_finish(&d->where, err);
+}
+
+/* The device is held from before it is looked at, so that it is not begun with anew for each channel. */
+static int look_at_it(struct nvme_disk *d, struct plx_error *err)
+{
+    int ret = is_pcie(d) ? nvme_pcie_hold(d->where.paths[0].list[0].name) : 0;
+    if (ret)
+        return plx_fail(err, ret, "cannot make a thread for the device: %s", strerror(-ret));
+    d->held = is_pcie(d);
+    ret = -EHOSTUNREACH;
+    for (unsigned i = 0; i < d->where.npaths && ret; i++)
+        ret = probe(d, i, err);
+    return ret;
+}
+
+static int nvme_open(const struct plx_url *url, bool pcie, struct plx_bdev **out, struct plx_error *err)
 {
     uint8_t uuid[16];
     struct nvme_disk *d = calloc(1, sizeof *d);
     if (!d)
         return plx_fail(err, -ENOMEM, "out of memory");
-    nvme_where_init(&d->where);
-    int ret = plx_url_only(url, NVME_WHERE_PARAMS, err);
+    int ret = plx_url_uuid(url, NULL, uuid, err);
     if (!ret)
-        ret = plx_url_uuid(url, NULL, uuid, err);
+        ret = take_where(d, url, pcie, err);
     if (!ret)
-        ret = nvme_where_body(&d->where, url->body, err);
-    for (int i = 0; i < url->nparams && !ret; i++)
-        ret = plx_blame(url->name, nvme_where_param(&d->where, url->params[i].key, url->params[i].value, err), err);
-    if (!ret)
-        ret = nvme_where_finish(&d->where, err);
-    if (ret)
-        goto free_disk;
-    ret = -EHOSTUNREACH;
-    for (unsigned i = 0; i < d->where.npaths && ret; i++)
-        ret = probe(d, i, err);
-    if (ret)
-        goto free_disk;
+        ret = look_at_it(d, err);
+    if (ret) {
+        disk_free(d);
+        return ret;
+    }
     if (!plx_uuid_nil(uuid))
         memcpy(d->bdev.info.uuid, uuid, sizeof uuid);
     d->bdev.ops = &nvme_ops;
@@ -250,14 +280,26 @@ static int nvme_open(const struct plx_url *url, struct plx_bdev **out, struct pl
     d->bdev.channel_size = sizeof(struct nvme_channel);
     *out = &d->bdev;
     return 0;
+}
 
-free_disk:
-    free(d);
-    return ret;
+static int nvme_tcp_open(const struct plx_url *url, struct plx_bdev **out, struct plx_error *err)
+{
+    return nvme_open(url, false, out, err);
+}
+
+static int nvme_pcie_open(const struct plx_url *url, struct plx_bdev **out, struct plx_error *err)
+{
+    return nvme_open(url, true, out, err);
 }
 
 const struct plx_bdev_driver plx_bdev_nvme_tcp = {
     .scheme = "nvme+tcp",
     .help = "nvme+tcp://ADDR:PORT[,ADDR:PORT]/NQN[?nsid=N&queues=N&hdgst=1&ddgst=1&...]  a remote namespace",
-    .open = nvme_open,
+    .open = nvme_tcp_open,
+};
+
+const struct plx_bdev_driver plx_bdev_nvme_pcie = {
+    .scheme = "pcie",
+    .help = "pcie://0000:01:00.0[/NSID][?depth=N&timeout=S&...]  an SSD, driven by this process",
+    .open = nvme_pcie_open,
 };

@@ -177,7 +177,7 @@ void nvme_link_tell(struct nvme_channel *nc)
 
 bool plx_bdev_is_nvme(const struct plx_bdev *bdev)
 {
-    return nvme_is_disk(bdev);
+    return nvme_is_disk(bdev) && !nvme_disk_of(bdev)->held;
 }
 
 /* Under the lock. @return -1 when there is no such path */
@@ -191,7 +191,7 @@ static int planned_at(const struct nvme_plan *plan, const char *name)
 
 static int check_remote(const struct plx_bdev *bdev, struct plx_error *err)
 {
-    return nvme_is_disk(bdev)
+    return plx_bdev_is_nvme(bdev)
                ? 0
                : plx_fail(err, -EINVAL, "%s is no disk of an NVMe/TCP controller, and has no paths", bdev->info.name);
 }

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * A namespace of a remote controller as a disk.
+ * A namespace of a controller as a disk: over NVMe/TCP, where it is others' as well, or over PCIe.
  *
  * Each channel has associations of its own, one a path (an address in the disk's name), with all their queue pairs on
  * the channel's reactor, the admin queue included: reactors share nothing, nothing has to move when a channel goes, and
@@ -64,6 +64,7 @@ struct nvme_disk {
     unsigned shift;              /* of the block size */
     uint32_t max_blocks;         /* of a read or write command, on the path that the disk was opened through */
     struct nvme_limits limits;   /* the same */
+    bool held;                   /* the device that it is of, over PCIe */
     bool deallocates;            /* Write Zeroes with the DEAC bit */
     _Atomic bool refuses_zeroes; /* Write Zeroes, though it is offered */
     struct nvme_control control;

@@ -377,7 +377,8 @@ static void heed_limits(struct nvme_channel *nc, const struct nvme_ctrlr *c)
 /* Why a path that is up cannot be used, or NULL. */
 static const char *unusable(const struct nvme_disk *d, const struct nvme_ctrlr *c)
 {
-    if (!same_namespace(d, nvme_ctrlr_ns(c)))
+    /* Over PCIe another SSD may be in the same slot, and need not have identifiers by which to tell it. */
+    if (!same_namespace(d, nvme_ctrlr_ns(c)) || strcmp(d->where.o.subnqn, nvme_ctrlr_subnqn(c)) != 0)
         return "is not the one that it was";
     if (nvme_ctrlr_max_transfer(c) >> d->shift == 0)
         return "has larger blocks than a command transfers";

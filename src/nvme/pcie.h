@@ -1,0 +1,237 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * NVMe over PCIe (NVMe over PCIe Transport Specification 1.1), the inside.
+ *
+ * A device is driven by a thread of its own (pcie_dev.c): its registers, its admin queue, its beginning, reset and end.
+ * Associations are on other reactors, one a channel of a disk, as they are over a network; each has a share of the
+ * admin queue (pcie_admin.c), by messages, and I/O queue pairs of its own (pcie_queue.c), with which nobody else has
+ * anything to do. What the device thread makes for an I/O queue pair is given to it, and given back.
+ *
+ * A reset keeps one order: every association is told, and stops to touch its queues (it leaves); the controller is
+ * disabled; only then do commands that were in flight come back, as before that it may still write to their memory. A
+ * queue that is given up with commands in flight has the controller reset.
+ */
+#ifndef PLX_NVME_PCIE_H
+#define PLX_NVME_PCIE_H
+
+#include "nvme/nvme.h"
+#include "pci/dma.h"
+
+#include <pthread.h>
+
+enum {
+    PCIE_ADMIN_DEPTH = 32,   /* commands in flight, and one more entry */
+    PCIE_ADMIN_DATA = 4096,  /* of a command */
+    PCIE_LINE = 31,          /* commands of an association */
+    PCIE_QUEUES_MAX = 256,   /* I/O queues of a device */
+    PCIE_DOORBELLS = 0x1000, /* offset of the first */
+    PCIE_EVENTS = 8,         /* that an association has not heard of yet */
+};
+
+/* What the device thread has for a queue pair. */
+struct pcie_ring {
+    struct pci_memory memory; /* submission queue, completion queue, then a page a slot for lists */
+    struct nvme_cmd *sq;
+    volatile struct nvme_cqe *cq;
+    volatile uint32_t *sq_db, *cq_db;
+    volatile uint32_t *shadow; /* doorbells in memory: the submission queue's and the completion queue's, or NULL */
+    volatile uint32_t *event;  /* from where on the controller wants to be told */
+    uint32_t shadow_step;      /* from the one to the other */
+    uint16_t entries, qid;
+    uint16_t tail, rung; /* of the submission queue; as the controller knows it */
+    uint16_t head, told; /* of the completion queue; likewise */
+    uint16_t phase;
+};
+
+void pcie_ring_init(struct pcie_ring *r);
+/* Has the controller look at what was put into the submission queue. */
+void pcie_ring_submit(struct pcie_ring *r);
+/* Gives entries of the completion queue back. */
+void pcie_ring_return(struct pcie_ring *r);
+
+static inline void pcie_ring_step(const struct pcie_ring *r, uint16_t *at)
+{
+    if (++*at == r->entries)
+        *at = 0;
+}
+
+/* The completion that has come, or NULL; what is read of it was written before it came. */
+static inline volatile struct nvme_cqe *pcie_ring_peek(const struct pcie_ring *r)
+{
+    volatile struct nvme_cqe *cqe = &r->cq[r->head];
+    if ((le16toh(cqe->status.raw) & 1) != r->phase)
+        return NULL;
+    __atomic_thread_fence(__ATOMIC_ACQUIRE);
+    return cqe;
+}
+
+static inline void pcie_ring_next(struct pcie_ring *r)
+{
+    if (++r->head == r->entries) {
+        r->head = 0;
+        r->phase ^= 1;
+    }
+}
+
+struct pcie_dev;
+struct pcie_admin;
+struct pcie_queue;
+
+/* An admin command of the device thread's. */
+struct pcie_op {
+    void (*done)(struct pcie_dev *d, struct pcie_op *op); /* called once; with lost, the controller was disabled */
+    struct plx_list link;                                 /* while it waits for a place */
+    struct nvme_words cmd;
+    uint64_t iova; /* what PRP entry 1 says where it has no data: of the queue to make, of doorbells */
+    uint8_t *data;
+    uint32_t len; /* of data; PCIE_ADMIN_DATA at most */
+    bool to_host, lost;
+    uint16_t status;
+    uint32_t dw0, dw1;
+};
+
+/* What an I/O queue pair is given: the device thread's but for the time that the pair has it. */
+struct pcie_hw {
+    struct plx_msg msg;
+    struct plx_list link; /* in dev->quiet */
+    struct pcie_op op;    /* makes and deletes it */
+    struct pcie_dev *dev;
+    struct pci_dma *dma;
+    struct pcie_ring ring;
+    struct pcie_queue
+        *owner; /* to be told when the controller is disabled; NULL: nobody has anything in flight there */
+    struct plx_reactor *reactor;
+    struct pcie_call *call;  /* that it is made for */
+    uint32_t generation;     /* how often the controller had been enabled */
+    int fd;                  /* eventfd, */
+    bool interrupts;         /* which is written when there are completions */
+    volatile uint32_t *mask; /* its Vector Control, or NULL */
+};
+
+enum pcie_what {
+    PCIE_OPEN,    /* wait until there is a controller */
+    PCIE_LEAVE,   /* touches nothing of it any more */
+    PCIE_COMMAND, /* an admin command */
+    PCIE_QUEUE,   /* make an I/O queue pair */
+};
+
+/* Something that an association asks of the device. */
+struct pcie_call {
+    struct plx_msg msg;
+    struct plx_list link; /* in dev->opening, or dev->events */
+    struct pcie_op op;
+    struct pcie_admin *from;
+    struct nvme_req *req; /* the association's; NULL: it has been given back already */
+    struct pcie_hw *hw;   /* made */
+    uint64_t cap;         /* of a controller that is there, */
+    uint32_t vs;          /* likewise */
+    uint16_t entries;     /* of the queue to make, */
+    uint16_t lists;       /* pages, likewise */
+    uint8_t what;
+    bool out; /* with the device, or on its way */
+    int ret;  /* -errno, when it cannot be done at all */
+    char why[200];
+    uint8_t data[PCIE_ADMIN_DATA];
+};
+
+/* An association's share of the admin queue. */
+struct pcie_admin {
+    struct nvme_qp qp;
+    struct pcie_dev *dev;
+    struct plx_reactor *reactor;
+    uint64_t cap; /* as it was said when it was opened */
+    uint32_t vs;
+    bool open;
+    bool want_open;                                              /* when what was asked before has been answered */
+    struct pcie_call opening, leaving, making, calls[PCIE_LINE]; /* the last ones for commands */
+    struct pcie_call *free[PCIE_LINE];
+    unsigned nfree;
+
+    /* Under the device's lock. */
+    bool gone;    /* nobody is there to be answered */
+    unsigned out; /* calls that are with the device, or on their way back */
+
+    /* The device thread's. */
+    struct plx_list link; /* in dev->members, between open and leave */
+    struct plx_msg stop;  /* tells it of a reset, */
+    char stop_why[100];   /* and what for */
+    bool member, told;
+    uint32_t events[PCIE_EVENTS]; /* that it has not asked for yet */
+    unsigned nevents;
+};
+
+/* ---- pcie_dev.c ---- */
+
+/* The device at that address, whether it is there or not. @return 0 or -errno */
+int pcie_dev_get(const char *addr, struct pcie_dev **out);
+void pcie_dev_put(struct pcie_dev *d);
+
+/* On an association's reactor: sends a call, which comes back to pcie_admin_answered(). */
+void pcie_call(struct pcie_call *call);
+/* One is back. @return whether there is somebody left to hear; if not, the last one has freed the association */
+bool pcie_call_back(struct pcie_call *call);
+/* The same for the word that it is to leave. */
+bool pcie_stop_back(struct pcie_admin *a);
+/* Nobody is there for answers any more: it is freed, now or when the last call is back. */
+void pcie_admin_gone(struct pcie_admin *a);
+/*
+ * Gives a queue's part back. With an owner, commands are in flight: the controller is reset, and then
+ * pcie_queue_quiet() is called on the owner's reactor. The caller touches none of it any more.
+ */
+void pcie_hw_end(struct pcie_hw *hw);
+
+/* ---- pcie_admin.c: on the association's reactor ---- */
+
+void pcie_admin_answered(struct plx_msg *msg);
+/* There is to be a reset: it leaves, unless it has. */
+void pcie_admin_stop(struct plx_msg *msg);
+
+/* ---- pcie_queue.c ---- */
+
+struct nvme_qp *pcie_queue_create(struct nvme_ctrlr *c, unsigned depth);
+void pcie_queue_free(struct nvme_qp *qp);
+/* It is there. */
+void pcie_queue_begin(struct nvme_qp *qp, struct pcie_hw *hw);
+void pcie_queue_close(struct nvme_qp *qp);
+void pcie_queue_submit(struct nvme_qp *qp, struct nvme_req *req);
+void pcie_queue_submit_fused(struct nvme_qp *qp, struct nvme_req *first);
+struct nvme_req *pcie_queue_in_flight(const struct nvme_qp *qp, unsigned place);
+/* The controller is disabled: what was in flight comes back. On the queue pair's reactor; frees hw. */
+void pcie_queue_quiet(struct plx_msg *msg);
+
+/* ---- pcie_data.c: where data is, as a command says it ---- */
+
+enum { PCIE_BOUNCES = 2 };
+
+/* A queue pair's way of telling where data is. */
+struct pcie_data {
+    struct pci_dma *dma;
+    struct pci_table *table;
+    uint32_t page;              /* of the controller: CC.MPS */
+    bool sgl;                   /* the controller takes them, */
+    uint8_t sgl_align_mask;     /* at addresses without these bits */
+    struct pci_memory bounce;   /* PCIE_BOUNCES of NVME_MAX_TRANSFER, from the first use on */
+    bool bounces[PCIE_BOUNCES]; /* in use */
+};
+
+/* A place for a command in flight. */
+struct pcie_slot {
+    struct nvme_req *req;
+    uint8_t *list; /* a page for lists, or for small data that is copied */
+    uint64_t list_iova;
+    uint16_t cid;  /* the place in the lower bits, above it how often it was used */
+    int8_t bounce; /* what its data is copied through: PCIE_OWN_PAGE, a number, or PCIE_DIRECT */
+};
+
+enum { PCIE_DIRECT = -1, PCIE_OWN_PAGE = -2 };
+
+/*
+ * @return 0; -EAGAIN: when other commands whose data is copied are done with; or another -errno: there is no memory to
+ * copy it through
+ */
+int pcie_data_set(struct pcie_data *d, struct pcie_slot *slot, const struct nvme_req *req, struct nvme_cmd *cmd);
+/* It has been answered: data that was read is copied to where it belongs, if it was not read there. */
+void pcie_data_done(struct pcie_data *d, struct pcie_slot *slot, bool ok);
+void pcie_data_end(struct pcie_data *d);
+
+#endif

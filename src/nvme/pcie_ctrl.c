@@ -1,0 +1,649 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * A controller over PCIe, on its device's thread: enabled and asked what it is, reset, shut down (Base 3.5, 3.6), and
+ * its admin queue.
+ */
+#include "nvme/pcie_dev.h"
+
+#include "base/log.h"
+#include "base/text.h"
+#include "reactor/eventfd.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <sys/eventfd.h>
+#include <sys/sysinfo.h>
+#include <unistd.h>
+
+enum {
+    PROP_AQA = 0x24,
+    PROP_ASQ = 0x28,
+    PROP_ACQ = 0x30,
+    PROP_CRTO = 0x68,
+    CAP_CRMS_SHIFT = 59, /* with controller ready with media */
+    CC_SHN_NORMAL = 1 << NVME_CC_SHN_SHIFT,
+    CC_SHN_MASK = 3 << NVME_CC_SHN_SHIFT,
+    OACS_DOORBELLS = 1 << 8,
+    ADMIN_DOORBELL_BUFFER = 0x7c,
+    SMART_EVENTS = 0x1f,
+    NOTICES = 1 << 8 | 1 << 11, /* of namespaces and of ANA states */
+    POLL_FAST_NS = 100000,      /* looking at CSTS, at first */
+    POLL_SLOW_NS = 2000000,
+    POLL_FAST_MS = 20,
+    TO_UNIT_MS = 500,
+    SHUTDOWN_MIN_MS = 5000,
+    SHUTDOWN_MAX_MS = 60000,
+    TICK_MS = 1000,
+    ADMIN_TICKS = 30, /* an admin command takes no longer */
+    PLACE_MASK = PCIE_ADMIN_DEPTH - 1,
+    VECTORS_SPARE = 32,
+    BUDGET = 32,
+};
+
+/* What is asked of a controller that is ready, in this order. */
+enum step {
+    STEP_IDENTIFY,
+    STEP_EVENTS,
+    STEP_QUEUES,
+    STEP_DOORBELLS,
+    STEP_READY,
+};
+
+static bool is_there(const struct pcie_dev *d)
+{
+    return pci_get32(d->f, NVME_PROP_CSTS) != UINT32_MAX;
+}
+
+/* ---- admin commands ---- */
+
+static void put_op(struct pcie_dev *d, struct pcie_op *op)
+{
+    unsigned i = 0;
+    while (d->places[i].op)
+        i++;
+    struct pcie_place *place = &d->places[i];
+    struct nvme_cmd *sqe = &d->ring.sq[d->ring.tail];
+    uint8_t *data = d->memory.at + 2 * (size_t)NVME_PAGE + (size_t)i * PCIE_ADMIN_DATA;
+    place->op = op;
+    place->tick = d->ticks;
+    place->cid = (uint16_t)(place->cid + PCIE_ADMIN_DEPTH);
+    d->nplaces++;
+    *sqe = (struct nvme_cmd){.opcode = op->cmd.opcode, .cid = plx_put16(place->cid), .nsid = op->cmd.nsid};
+    memcpy(&sqe->cdw10, &op->cmd.cdw10, sizeof op->cmd - offsetof(struct nvme_words, cdw10));
+    uint64_t iova = op->iova;
+    if (op->len)
+        iova = d->memory.iova + (uint64_t)(data - d->memory.at);
+    if (op->len && !op->to_host)
+        memcpy(data, op->data, op->len);
+    sqe->sgl.address = plx_put64(iova); /* PRP entry 1 */
+    if (op->cmd.opcode == ADMIN_DOORBELL_BUFFER) {
+        const plx_le64 second = plx_put64(iova + NVME_PAGE);
+        memcpy((uint8_t *)&sqe->sgl + sizeof second, &second, sizeof second);
+    }
+    pcie_ring_step(&d->ring, &d->ring.tail);
+    pcie_ring_submit(&d->ring);
+}
+
+static bool takes_commands(const struct pcie_dev *d)
+{
+    return d->state == PCIE_READY || d->state == PCIE_STARTING;
+}
+
+static void op_over(struct pcie_dev *d, struct pcie_op *op, bool lost, uint16_t status)
+{
+    op->lost = lost;
+    op->status = status;
+    op->done(d, op);
+}
+
+void pcie_ctrl_send(struct pcie_dev *d, struct pcie_op *op)
+{
+    if (!takes_commands(d))
+        op_over(d, op, true, PLX_SC_SUCCESS);
+    else if (op->len > PCIE_ADMIN_DATA)
+        op_over(d, op, false, PLX_SC_INVALID_FIELD | NVME_STATUS_DNR);
+    else if (d->nplaces == PCIE_ADMIN_DEPTH - 1)
+        plx_list_add_tail(&d->line, &op->link);
+    else
+        put_op(d, op);
+}
+
+static void take_answer(struct pcie_dev *d, volatile struct nvme_cqe *cqe)
+{
+    const uint16_t cid = le16toh(cqe->cid.raw);
+    struct pcie_place *place = &d->places[cid & PLACE_MASK];
+    struct pcie_op *op = place->op;
+    const uint16_t status = (uint16_t)(le16toh(cqe->status.raw) >> 1);
+    const uint32_t dw0 = le32toh(cqe->dw0.raw), dw1 = le32toh(cqe->dw1.raw);
+    pcie_ring_next(&d->ring);
+    if (!op || place->cid != cid) {
+        pcie_ctrl_reset(d, false, "it completed an admin command that it was not sent");
+        return;
+    }
+    if (op->len && op->to_host && !status)
+        memcpy(op->data, d->memory.at + 2 * (size_t)NVME_PAGE + (size_t)(cid & PLACE_MASK) * PCIE_ADMIN_DATA, op->len);
+    op->dw0 = dw0;
+    op->dw1 = dw1;
+    place->op = NULL;
+    d->nplaces--;
+    op_over(d, op, false, status);
+}
+
+static int admin_poll(struct plx_source *s)
+{
+    struct pcie_dev *d = plx_container_of(s, struct pcie_dev, source);
+    volatile struct nvme_cqe *cqe;
+    int n = 0;
+    while (takes_commands(d) && n < BUDGET && (cqe = pcie_ring_peek(&d->ring))) {
+        take_answer(d, cqe);
+        n++;
+    }
+    if (!n || !takes_commands(d))
+        return n;
+    pcie_ring_return(&d->ring);
+    while (!plx_list_empty(&d->line) && d->nplaces < PCIE_ADMIN_DEPTH - 1) {
+        struct pcie_op *op = plx_list_entry(d->line.next, struct pcie_op, link);
+        plx_list_del(&op->link);
+        put_op(d, op);
+    }
+    return n;
+}
+
+/* The vector is never masked: what comes between this and the sleep is in the descriptor. */
+static int admin_arm(struct plx_source *s)
+{
+    struct pcie_dev *d = plx_container_of(s, struct pcie_dev, source);
+    if (!takes_commands(d))
+        return 0;
+    plx_eventfd_hear(d->fds[0]);
+    return pcie_ring_peek(&d->ring) != NULL;
+}
+
+static const struct plx_source_ops admin_source = {.poll = admin_poll, .arm = admin_arm};
+
+/* All that was sent comes back, as nobody will answer it any more. */
+static void drop_ops(struct pcie_dev *d)
+{
+    for (unsigned i = 0; i < PCIE_ADMIN_DEPTH; i++) {
+        struct pcie_op *op = d->places[i].op;
+        if (!op)
+            continue;
+        d->places[i].op = NULL;
+        d->nplaces--;
+        op_over(d, op, true, PLX_SC_SUCCESS);
+    }
+    while (!plx_list_empty(&d->line)) {
+        struct pcie_op *op = plx_list_entry(d->line.next, struct pcie_op, link);
+        plx_list_del(&op->link);
+        op_over(d, op, true, PLX_SC_SUCCESS);
+    }
+}
+
+/* ---- the function ---- */
+
+static void ctrl_close(struct pcie_dev *d)
+{
+    if (d->polled)
+        plx_source_remove(d->reactor, &d->source);
+    if (d->lost_watch.fd >= 0)
+        plx_watch_remove(d->reactor, &d->lost_watch);
+    d->polled = false;
+    d->lost_watch.fd = -1;
+    if (d->nvectors)
+        d->f->ops->set_vectors(d->f, NULL, 0);
+    d->f->ops->close(d->f);
+    d->f = NULL;
+    if (d->dma) {
+        pci_memory_free(d->dma, &d->memory);
+        pci_memory_free(d->dma, &d->shadow);
+        pci_dma_put(d->dma);
+    }
+    d->dma = NULL;
+    for (unsigned i = 0; i < PLX_ARRAY_SIZE(d->fds); i++) {
+        if (d->fds[i] >= 0)
+            close(d->fds[i]);
+        d->fds[i] = -1;
+    }
+    d->nvectors = 0;
+    d->state = PCIE_CLOSED;
+}
+
+static void function_lost(struct plx_watch *w)
+{
+    struct pcie_dev *d = plx_container_of(w, struct pcie_dev, lost_watch);
+    plx_eventfd_hear(w->fd);
+    pcie_ctrl_reset(d, true, "it is being removed, or has failed for good");
+}
+
+/* One for the admin queue, and one for each of as many I/O queues as there are likely to be. */
+static int set_vectors(struct pcie_dev *d)
+{
+    const unsigned wanted = 1 + (unsigned)get_nprocs() + VECTORS_SPARE;
+    const unsigned n = (unsigned)plx_min_u64(plx_min_u64(wanted, d->f->vectors), PCIE_QUEUES_MAX + 1);
+    for (unsigned i = 0; i < PLX_ARRAY_SIZE(d->fds); i++) {
+        if (i > n && i) /* that many at first; others as they are asked for */
+            break;
+        d->fds[i] = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+        if (d->fds[i] < 0)
+            return -errno;
+    }
+    if (!n)
+        return 0;
+    int ret = d->f->ops->set_vectors(d->f, d->fds, n);
+    d->nvectors = ret ? 0 : n;
+    return ret;
+}
+
+static int check_ctrlr(struct pcie_dev *d)
+{
+    const unsigned mpsmin = d->cap >> 48 & 15, stride = d->cap >> 32 & 15;
+    if (d->cap == UINT64_MAX)
+        return plx_fail(&d->err, -ENODEV, "it does not answer: its registers read as ones");
+    if (!(d->cap >> NVME_CAP_CSS_NVM_SHIFT & 1) && !(d->cap >> NVME_CAP_CSS_ALL_SHIFT & 1))
+        return plx_fail(&d->err, -ENOTSUP, "it has no NVM command set");
+    if (mpsmin > 4)
+        return plx_fail(&d->err, -ENOTSUP, "it wants pages of at least %u KiB; up to 64 are possible", 4u << mpsmin);
+    if (d->f->regs_bytes < PCIE_DOORBELLS + (UINT64_C(16) << stride))
+        return plx_fail(&d->err, -ENOTSUP, "it has registers of %zu bytes, too few for an I/O queue", d->f->regs_bytes);
+    return 0;
+}
+
+static int ctrl_open(struct pcie_dev *d)
+{
+    int ret = pci_open(d->addr, &d->f, &d->err);
+    if (ret)
+        return ret;
+    d->lost_watch.fd = -1;
+    d->cap = pci_get64(d->f, NVME_PROP_CAP);
+    d->vs = pci_get32(d->f, NVME_PROP_VS);
+    ret = check_ctrlr(d);
+    if (ret)
+        goto close;
+    d->dma = pci_dma_get(d->f->iommu);
+    ret = d->dma ? pci_memory_alloc(d->dma, (2 + PCIE_ADMIN_DEPTH) * (size_t)NVME_PAGE, &d->memory) : -ENOMEM;
+    if (!ret)
+        ret = set_vectors(d);
+    if (!ret) {
+        d->source.ops = &admin_source;
+        d->source.fd = d->fds[0];
+        ret = plx_source_add(d->reactor, &d->source);
+        d->polled = !ret;
+    }
+    if (!ret && d->f->lost_fd >= 0) {
+        d->lost_watch = (struct plx_watch){.fd = d->f->lost_fd, .ready = function_lost};
+        ret = plx_watch_add(d->reactor, &d->lost_watch);
+        d->lost_watch.fd = ret ? -1 : d->f->lost_fd;
+    }
+    if (!ret)
+        return 0;
+    plx_fail(&d->err, ret, "cannot set it up: %s%s", strerror(-ret),
+             ret == -ENOMEM ? "; perhaps this process may lock too little memory (ulimit -l)" : "");
+close:
+    ctrl_close(d);
+    return ret;
+}
+
+/* ---- enabling ---- */
+
+static void ctrl_failed(struct pcie_dev *d, int ret)
+{
+    plx_timer_cancel(d->reactor, &d->poll);
+    if (d->f && !is_there(d)) {
+        ctrl_close(d);
+    } else if (d->f) {
+        pcie_ctrl_reset(d, false, d->err.text);
+        return; /* which fails those who wait when it is disabled */
+    }
+    pcie_serve_failed(d, ret);
+}
+
+static void set_deadline(struct pcie_dev *d, uint64_t ms)
+{
+    d->deadline = plx_reactor_now(d->reactor) + ms * PLX_NS_PER_MS;
+}
+
+static void poll_later(struct pcie_dev *d, uint64_t since_ms)
+{
+    plx_timer_set(d->reactor, &d->poll, since_ms < POLL_FAST_MS ? POLL_FAST_NS : POLL_SLOW_NS);
+}
+
+/* CAP.TO, or CRTO where that says more (Base 3.1.4.1, 3.1.4.20); one unit more, as both are rounded down at times. */
+static uint64_t ready_ms(const struct pcie_dev *d)
+{
+    uint64_t units = d->cap >> 24 & 0xff;
+    if (d->cap >> CAP_CRMS_SHIFT & 3 && d->f->regs_bytes > PROP_CRTO + 4)
+        units = plx_max_u64(units, pci_get32(d->f, PROP_CRTO) & 0xffff);
+    return (units + 1) * TO_UNIT_MS;
+}
+
+static void ctrl_enable(struct pcie_dev *d)
+{
+    const unsigned mps = d->cap >> 48 & 15;
+    const bool all = !(d->cap >> NVME_CAP_CSS_NVM_SHIFT & 1);
+    const uint32_t entries = PCIE_ADMIN_DEPTH - 1, stride = 4u << (d->cap >> 32 & 15);
+    memset(d->memory.at, 0, 2 * (size_t)NVME_PAGE);
+    d->ring = (struct pcie_ring){.sq = (void *)d->memory.at,
+                                 .cq = (void *)(d->memory.at + NVME_PAGE),
+                                 .sq_db = (void *)(d->f->regs + PCIE_DOORBELLS),
+                                 .cq_db = (void *)(d->f->regs + PCIE_DOORBELLS + stride),
+                                 .entries = PCIE_ADMIN_DEPTH};
+    pcie_ring_init(&d->ring);
+    pci_put32(d->f, PROP_AQA, entries | entries << 16);
+    pci_put64(d->f, PROP_ASQ, d->memory.iova);
+    pci_put64(d->f, PROP_ACQ, d->memory.iova + NVME_PAGE);
+    pci_put32(d->f, NVME_PROP_CC,
+              NVME_CC_EN | (all ? NVME_CC_CSS_ALL << NVME_CC_CSS_SHIFT : 0) | mps << NVME_CC_MPS_SHIFT |
+                  6u << NVME_CC_IOSQES_SHIFT | 4u << NVME_CC_IOCQES_SHIFT);
+    d->generation++;
+    d->state = PCIE_STARTING;
+    d->step = STEP_IDENTIFY;
+    memset(d->used, 0, sizeof d->used);
+    d->used[0] = 1; /* the admin queue */
+    set_deadline(d, ready_ms(d));
+    poll_later(d, 0);
+}
+
+static void start_step(struct pcie_dev *d);
+
+static void ctrl_answered(struct pcie_dev *d, struct pcie_op *op)
+{
+    static const char *const needed[] = {
+        [STEP_IDENTIFY] = "Identify Controller", [STEP_QUEUES] = "Set Features, Number of Queues", [STEP_READY] = NULL};
+    if (op->lost)
+        return;
+    if (op->status && needed[d->step]) {
+        plx_fail(&d->err, -EIO, "%s failed: %s (%03x)", needed[d->step], nvme_status_text(op->status, false),
+                 op->status & 0x7ff);
+        ctrl_failed(d, -EIO);
+        return;
+    }
+    if (d->step == STEP_QUEUES) /* counted from zero, of each kind */
+        d->nqueues = (unsigned)plx_min_u64(PCIE_QUEUES_MAX, plx_min_u64(op->dw0 & 0xffff, op->dw0 >> 16) + 1);
+    if (d->step == STEP_DOORBELLS && op->status)
+        pci_memory_free(d->dma, &d->shadow);
+    d->step++;
+    start_step(d);
+}
+
+static void own_command(struct pcie_dev *d, uint8_t opcode, uint32_t cdw10, uint32_t cdw11)
+{
+    d->own = (struct pcie_op){.done = ctrl_answered,
+                              .cmd = {.opcode = opcode, .cdw10 = plx_put32(cdw10), .cdw11 = plx_put32(cdw11)}};
+    if (opcode == NVME_ADMIN_IDENTIFY) {
+        d->own.data = (uint8_t *)&d->id;
+        d->own.len = sizeof d->id;
+        d->own.to_host = true;
+    } else if (opcode == ADMIN_DOORBELL_BUFFER) {
+        d->own.iova = d->shadow.iova;
+    }
+    pcie_ctrl_send(d, &d->own);
+}
+
+static bool want_doorbells(struct pcie_dev *d)
+{
+    if (!(plx_get16(d->id.oacs) & OACS_DOORBELLS) || d->cap >> 48 & 15)
+        return false;
+    if (!d->shadow.at && pci_memory_alloc(d->dma, 2 * (size_t)NVME_PAGE, &d->shadow))
+        return false;
+    memset(d->shadow.at, 0, 2 * (size_t)NVME_PAGE);
+    return true;
+}
+
+static void ctrl_tick(struct plx_timer *t)
+{
+    struct pcie_dev *d = plx_container_of(t, struct pcie_dev, tick);
+    plx_timer_set(d->reactor, t, TICK_MS * PLX_NS_PER_MS);
+    d->ticks++;
+    if (!takes_commands(d))
+        return;
+    const uint32_t csts = pci_get32(d->f, NVME_PROP_CSTS);
+    if (csts == UINT32_MAX) {
+        pcie_ctrl_reset(d, true, "it is gone: its registers read as ones");
+        return;
+    }
+    if (csts & NVME_CSTS_CFS) {
+        pcie_ctrl_reset(d, false, "it reports a fatal status");
+        return;
+    }
+    for (unsigned i = 0; i < PCIE_ADMIN_DEPTH; i++) {
+        const struct pcie_place *place = &d->places[i];
+        if (place->op && place->op->cmd.opcode != NVME_ADMIN_ASYNC_EVENT &&
+            (uint16_t)(d->ticks - place->tick) > ADMIN_TICKS) {
+            pcie_ctrl_reset(d, false, "an admin command has not been answered in time");
+            return;
+        }
+    }
+}
+
+static void ctrl_event(struct pcie_dev *d, struct pcie_op *op);
+
+static void ask_for_event(struct pcie_dev *d)
+{
+    d->aer = (struct pcie_op){.done = ctrl_event, .cmd = {.opcode = NVME_ADMIN_ASYNC_EVENT}};
+    pcie_ctrl_send(d, &d->aer);
+}
+
+static void ctrl_event(struct pcie_dev *d, struct pcie_op *op)
+{
+    if (op->lost || op->status)
+        return;
+    pcie_serve_event(d, op->dw0);
+    ask_for_event(d);
+}
+
+static void start_step(struct pcie_dev *d)
+{
+    switch ((enum step)d->step) {
+    case STEP_IDENTIFY:
+        own_command(d, NVME_ADMIN_IDENTIFY, NVME_CNS_CTRL, 0);
+        break;
+    case STEP_EVENTS:
+        own_command(d, NVME_ADMIN_SET_FEATURES, NVME_FEAT_ASYNC_EVENT,
+                    (plx_get32(d->id.oaes) & NOTICES) | SMART_EVENTS);
+        break;
+    case STEP_QUEUES:
+        own_command(d, NVME_ADMIN_SET_FEATURES, NVME_FEAT_NUMBER_OF_QUEUES,
+                    (PCIE_QUEUES_MAX - 1) | (PCIE_QUEUES_MAX - 1) << 16);
+        break;
+    case STEP_DOORBELLS:
+        if (want_doorbells(d)) {
+            own_command(d, ADMIN_DOORBELL_BUFFER, 0, 0);
+            break;
+        }
+        pci_memory_free(d->dma, &d->shadow);
+        d->step++;
+        /* fall through */
+    case STEP_READY:
+        d->state = PCIE_READY;
+        ask_for_event(d);
+        pcie_serve_ready(d);
+        break;
+    }
+}
+
+static void await_ready(struct pcie_dev *d)
+{
+    const uint32_t csts = pci_get32(d->f, NVME_PROP_CSTS);
+    const uint64_t now = plx_reactor_now(d->reactor);
+    if (csts == UINT32_MAX || csts & NVME_CSTS_CFS) {
+        plx_fail(&d->err, -EIO, "%s",
+                 csts == UINT32_MAX ? "it is gone" : "it reports a fatal status when it is enabled");
+        ctrl_failed(d, -EIO);
+    } else if (csts & NVME_CSTS_RDY) {
+        start_step(d);
+    } else if (now >= d->deadline) {
+        plx_fail(&d->err, -ETIMEDOUT, "it has not become ready within %llu ms", (unsigned long long)ready_ms(d));
+        ctrl_failed(d, -ETIMEDOUT);
+    } else {
+        poll_later(d, ready_ms(d) - (d->deadline - now) / PLX_NS_PER_MS);
+    }
+}
+
+/* ---- disabling ---- */
+
+static void disabled(struct pcie_dev *d)
+{
+    d->state = d->f ? PCIE_OFF : PCIE_CLOSED;
+    drop_ops(d);
+    pcie_serve_quiet(d);
+    if (d->err.text[0] && !plx_list_empty(&d->opening))
+        pcie_serve_failed(d, -EIO);
+    else if (!plx_list_empty(&d->opening))
+        pcie_ctrl_start(d);
+    pcie_dev_ended(d);
+}
+
+/* It cannot be disabled, or is gone: what is closed reaches no memory. */
+static void cut_off(struct pcie_dev *d)
+{
+    plx_timer_cancel(d->reactor, &d->poll);
+    ctrl_close(d);
+    disabled(d);
+}
+
+static void await_disabled(struct pcie_dev *d)
+{
+    const uint32_t csts = pci_get32(d->f, NVME_PROP_CSTS);
+    if (csts == UINT32_MAX) {
+        cut_off(d);
+    } else if (!(csts & NVME_CSTS_RDY)) {
+        disabled(d);
+    } else if (plx_reactor_now(d->reactor) < d->deadline) {
+        poll_later(d, POLL_FAST_MS);
+    } else if (!d->reset_tried) {
+        plx_warn("%s: it cannot be disabled; its function is reset", d->addr);
+        d->reset_tried = true;
+        set_deadline(d, ready_ms(d));
+        if (d->f->ops->reset(d->f))
+            cut_off(d);
+        else
+            poll_later(d, 0);
+    } else {
+        plx_error("%s: it cannot be reset; it is closed", d->addr);
+        cut_off(d);
+    }
+}
+
+static void ctrl_disable(struct pcie_dev *d)
+{
+    if (d->lost) {
+        cut_off(d);
+        return;
+    }
+    d->state = PCIE_DISABLING;
+    d->reset_tried = false;
+    pci_put32(d->f, NVME_PROP_CC, pci_get32(d->f, NVME_PROP_CC) & ~(uint32_t)(NVME_CC_EN | CC_SHN_MASK));
+    set_deadline(d, ready_ms(d));
+    poll_later(d, 0);
+}
+
+void pcie_ctrl_reset(struct pcie_dev *d, bool lost, const char *why)
+{
+    d->lost |= lost;
+    if (d->state == PCIE_CLOSED || d->state == PCIE_STOPPING || d->state == PCIE_DISABLING || d->state == PCIE_SHUTTING)
+        return;
+    if (d->state == PCIE_OFF) {
+        if (lost)
+            cut_off(d);
+        return;
+    }
+    if (d->state == PCIE_READY) {
+        plx_warn("%s: %s: %s", d->addr, lost ? "it is given up" : "its controller is reset", why);
+        d->err.text[0] = 0;
+    }
+    d->state = PCIE_STOPPING;
+    plx_timer_cancel(d->reactor, &d->poll);
+    plx_list_for_each(it, &d->members)
+        pcie_serve_stop(d, plx_list_entry(it, struct pcie_admin, link), why);
+    pcie_ctrl_left(d);
+}
+
+void pcie_ctrl_left(struct pcie_dev *d)
+{
+    if (d->state == PCIE_STOPPING && plx_list_empty(&d->members))
+        ctrl_disable(d);
+}
+
+/* ---- the end ---- */
+
+static void await_shut(struct pcie_dev *d)
+{
+    const uint32_t csts = pci_get32(d->f, NVME_PROP_CSTS);
+    const bool over = csts == UINT32_MAX || (csts & NVME_CSTS_SHST_MASK) == NVME_CSTS_SHST_COMPLETE;
+    if (!over && plx_reactor_now(d->reactor) < d->deadline) {
+        poll_later(d, POLL_FAST_MS);
+        return;
+    }
+    if (!over)
+        plx_warn("%s: it has not shut down in time", d->addr);
+    d->lost = csts == UINT32_MAX;
+    ctrl_disable(d);
+}
+
+void pcie_ctrl_end(struct pcie_dev *d)
+{
+    if (d->state == PCIE_OFF) {
+        ctrl_close(d);
+    } else if (d->state == PCIE_READY) {
+        const uint64_t ms = plx_get32(d->id.rtd3e) / 1000;
+        d->state = PCIE_SHUTTING;
+        pci_put32(d->f, NVME_PROP_CC, pci_get32(d->f, NVME_PROP_CC) | CC_SHN_NORMAL);
+        set_deadline(d, plx_min_u64(SHUTDOWN_MAX_MS, plx_max_u64(SHUTDOWN_MIN_MS, ms)));
+        poll_later(d, 0);
+    } else if (d->state == PCIE_STARTING) {
+        pcie_ctrl_reset(d, false, "nobody waits for it any more");
+    }
+}
+
+/* ---- the beginning ---- */
+
+static void poll_due(struct plx_timer *t)
+{
+    struct pcie_dev *d = plx_container_of(t, struct pcie_dev, poll);
+    switch ((enum pcie_state)d->state) {
+    case PCIE_STARTING:
+        await_ready(d);
+        break;
+    case PCIE_DISABLING:
+        await_disabled(d);
+        break;
+    case PCIE_SHUTTING:
+        await_shut(d);
+        break;
+    case PCIE_CLOSED:
+    case PCIE_OFF:
+    case PCIE_READY:
+    case PCIE_STOPPING:
+        break;
+    }
+}
+
+void pcie_ctrl_start(struct pcie_dev *d)
+{
+    if (d->state != PCIE_CLOSED && d->state != PCIE_OFF)
+        return; /* it comes to that by itself */
+    d->err.text[0] = 0;
+    d->lost = false;
+    int ret = d->state == PCIE_CLOSED ? ctrl_open(d) : 0;
+    if (ret) {
+        pcie_serve_failed(d, ret);
+        return;
+    }
+    const uint32_t cc = pci_get32(d->f, NVME_PROP_CC);
+    if (cc & NVME_CC_EN || pci_get32(d->f, NVME_PROP_CSTS) & NVME_CSTS_RDY)
+        ctrl_disable(d); /* as somebody left it; then it is enabled */
+    else
+        ctrl_enable(d);
+}
+
+void pcie_ctrl_init(struct pcie_dev *d)
+{
+    d->poll.fn = poll_due;
+    d->tick.fn = ctrl_tick;
+    d->lost_watch.fd = -1;
+    for (unsigned i = 0; i < PLX_ARRAY_SIZE(d->fds); i++)
+        d->fds[i] = -1;
+    for (unsigned i = 0; i < PCIE_ADMIN_DEPTH; i++)
+        d->places[i].cid = (uint16_t)i;
+    plx_timer_set(d->reactor, &d->tick, TICK_MS * PLX_NS_PER_MS);
+}

@@ -1,0 +1,198 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * Where a command's data is: PRPs (Base 4.3.1) where its pieces are such, else SGLs (Base 4.3.2) where the controller
+ * takes them, else a copy. Data in memory that the device does not reach is always copied.
+ */
+#include "nvme/pcie.h"
+
+#include <errno.h>
+
+enum {
+    DWORD_MASK = 3, /* of addresses, in PRPs */
+    SGL_DATA_BLOCK = 0x00,
+    SGL_LAST_SEGMENT = 0x30,
+};
+
+static bool table_is_old(const struct pcie_data *d)
+{
+    return !d->table || d->table->version != pci_dma_version(d->dma);
+}
+
+/* @return whether the device reaches it, and by which address */
+static inline bool address_of(struct pcie_data *d, const void *at, size_t bytes, uint64_t *iova)
+{
+    if (plx_unlikely(table_is_old(d))) {
+        pci_table_put(d->table);
+        d->table = pci_table_get(d->dma);
+    }
+    const struct pci_span *s = pci_table_find(d->table, at, bytes);
+    if (plx_unlikely(!s))
+        return false;
+    *iova = s->iova + ((uintptr_t)at - s->at);
+    return true;
+}
+
+static inline void set_prps(struct nvme_cmd *cmd, uint64_t first, uint64_t second)
+{
+    cmd->sgl.address = plx_put64(first);
+    memcpy((uint8_t *)&cmd->sgl + sizeof(plx_le64), &second, sizeof second);
+}
+
+/* One contiguous piece. */
+static inline void set_contiguous(const struct pcie_data *d, struct pcie_slot *slot, uint64_t iova, uint32_t len,
+                                  struct nvme_cmd *cmd)
+{
+    const uint32_t page = d->page, offset = (uint32_t)iova & (page - 1);
+    uint64_t next = iova - offset + page;
+    if (offset + len <= page) {
+        set_prps(cmd, iova, 0);
+    } else if (offset + len <= 2 * page) {
+        set_prps(cmd, iova, htole64(next));
+    } else {
+        plx_le64 *list = (void *)slot->list;
+        for (uint32_t left = offset + len - page, i = 0;; i++, next += page, left -= page) {
+            list[i] = plx_put64(next);
+            if (left <= page)
+                break;
+        }
+        set_prps(cmd, iova, htole64(slot->list_iova));
+    }
+}
+
+/* Several pieces, as PRPs: all but the first begin with a page, and all but the last end with one. */
+static bool set_pieces(struct pcie_data *d, struct pcie_slot *slot, const struct nvme_req *req, struct nvme_cmd *cmd)
+{
+    struct plx_iov_at at = req->data;
+    plx_le64 *list = (void *)slot->list;
+    uint64_t iova, first = 0;
+    unsigned n = 0;
+    for (uint32_t left = req->len; left;) {
+        uint8_t *p;
+        uint32_t len = (uint32_t)plx_iov_next(&at, left, &p);
+        if (!address_of(d, p, len, &iova) || iova & DWORD_MASK)
+            return false;
+        const bool begins = left == req->len;
+        uint32_t offset = (uint32_t)iova & (d->page - 1);
+        left -= len;
+        if ((!begins && offset) || (left && ((offset + len) & (d->page - 1))))
+            return false;
+        if (begins) {
+            first = iova;
+            const uint32_t head = (uint32_t)plx_min_u64(len, d->page - offset);
+            iova += head;
+            len -= head;
+        }
+        for (; len; iova += d->page, len -= (uint32_t)plx_min_u64(len, d->page))
+            list[n++] = plx_put64(iova);
+    }
+    set_prps(cmd, first, !n ? 0 : n == 1 ? list[0].raw : htole64(slot->list_iova));
+    return true;
+}
+
+static struct nvme_sgl sgl_of(uint64_t iova, uint32_t len, uint8_t type)
+{
+    return (struct nvme_sgl){.address = plx_put64(iova), .length = plx_put32(len), .type = type};
+}
+
+/* Pieces that lie as they like. */
+static bool set_sgl(struct pcie_data *d, struct pcie_slot *slot, const struct nvme_req *req, struct nvme_cmd *cmd)
+{
+    struct plx_iov_at at = req->data;
+    struct nvme_sgl *list = (void *)slot->list;
+    unsigned n = 0;
+    for (uint32_t left = req->len; left;) {
+        uint64_t iova;
+        uint8_t *p;
+        const uint32_t len = (uint32_t)plx_iov_next(&at, left, &p);
+        if (n == NVME_PAGE / sizeof *list || !address_of(d, p, len, &iova) || (iova | len) & d->sgl_align_mask)
+            return false;
+        list[n++] = sgl_of(iova, len, SGL_DATA_BLOCK);
+        left -= len;
+    }
+    cmd->flags |= NVME_PSDT_SGL;
+    cmd->sgl = n == 1 ? list[0] : sgl_of(slot->list_iova, n * (uint32_t)sizeof *list, SGL_LAST_SEGMENT);
+    return true;
+}
+
+/* ---- copied ---- */
+
+static int take_bounce(struct pcie_data *d, struct pcie_slot *slot)
+{
+    int ret = d->bounce.at ? 0 : pci_memory_alloc(d->dma, (size_t)PCIE_BOUNCES * NVME_MAX_TRANSFER, &d->bounce);
+    if (ret)
+        return ret;
+    for (int8_t i = 0; i < PCIE_BOUNCES; i++) {
+        if (!d->bounces[i]) {
+            d->bounces[i] = true;
+            slot->bounce = i;
+            return 0;
+        }
+    }
+    return -EAGAIN;
+}
+
+static uint8_t *bounce_at(const struct pcie_data *d, const struct pcie_slot *slot)
+{
+    return slot->bounce == PCIE_OWN_PAGE ? slot->list : d->bounce.at + (size_t)slot->bounce * NVME_MAX_TRANSFER;
+}
+
+static int set_copied(struct pcie_data *d, struct pcie_slot *slot, const struct nvme_req *req, struct nvme_cmd *cmd)
+{
+    uint64_t iova = slot->list_iova;
+    if (req->len <= NVME_PAGE) {
+        slot->bounce = PCIE_OWN_PAGE; /* of which no list is needed */
+    } else {
+        int ret = take_bounce(d, slot);
+        if (ret)
+            return ret;
+        iova = d->bounce.iova + (uint64_t)slot->bounce * NVME_MAX_TRANSFER;
+    }
+    if (req->dir == NVME_FROM_HOST) {
+        struct plx_iov_at at = req->data;
+        plx_iov_gather(&at, bounce_at(d, slot), req->len);
+    }
+    set_contiguous(d, slot, iova, req->len, cmd);
+    return 0;
+}
+
+/* ---- */
+
+int pcie_data_set(struct pcie_data *d, struct pcie_slot *slot, const struct nvme_req *req, struct nvme_cmd *cmd)
+{
+    const struct plx_iov_at *at = &req->data;
+    uint64_t iova;
+    slot->bounce = PCIE_DIRECT;
+    if (plx_likely(at->iov->iov_len - at->offset >= req->len)) {
+        const void *p = (const uint8_t *)at->iov->iov_base + at->offset;
+        if (plx_likely(address_of(d, p, req->len, &iova) && !(iova & DWORD_MASK))) {
+            set_contiguous(d, slot, iova, req->len, cmd);
+            return 0;
+        }
+    } else if (set_pieces(d, slot, req, cmd)) {
+        return 0;
+    }
+    if (d->sgl && set_sgl(d, slot, req, cmd))
+        return 0;
+    return set_copied(d, slot, req, cmd);
+}
+
+void pcie_data_done(struct pcie_data *d, struct pcie_slot *slot, bool ok)
+{
+    const struct nvme_req *req = slot->req;
+    if (ok && req->dir == NVME_TO_HOST) {
+        struct plx_iov_at at = req->data;
+        plx_iov_scatter(&at, bounce_at(d, slot), req->len);
+    }
+    if (slot->bounce >= 0)
+        d->bounces[slot->bounce] = false;
+    slot->bounce = PCIE_DIRECT;
+}
+
+void pcie_data_end(struct pcie_data *d)
+{
+    if (d->dma)
+        pci_memory_free(d->dma, &d->bounce);
+    pci_table_put(d->table);
+    d->table = NULL;
+    d->dma = NULL;
+}

@@ -1,0 +1,294 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+#include "pci/dma.h"
+
+#include "base/log.h"
+#include "reactor/memory.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
+
+enum { HUGE_2M = 2 << 20 };
+
+struct span {
+    struct plx_list link;
+    struct pci_span is;
+    bool data; /* may be looked up; else it is a queue's */
+};
+
+struct pci_dma {
+    struct plx_list link; /* in all */
+    struct plx_memory_user user;
+    struct pci_iommu *iommu;
+    unsigned refs;         /* under all_lock */
+    pthread_mutex_t lock;  /* the rest */
+    struct plx_list spans; /* by address of functions */
+    struct pci_table *table;
+    bool told; /* that memory is copied */
+    _Atomic uint64_t version;
+};
+
+static pthread_mutex_t all_lock = PTHREAD_MUTEX_INITIALIZER;
+static struct plx_list all = {&all, &all};
+
+/* ---- addresses ---- */
+
+/*
+ * The first room for that many bytes. Where it is large it lies to huge pages as the memory itself does, so that the
+ * IOMMU can use large entries. @return the span to stand behind, or NULL when there is no room
+ */
+static struct plx_list *find_room(struct pci_dma *d, struct pci_span *s)
+{
+    const struct pci_iommu *m = d->iommu;
+    const uint64_t to = s->bytes >= HUGE_2M ? HUGE_2M : m->page, offset = s->at & (to - 1);
+    struct plx_list *behind = &d->spans;
+    for (unsigned i = 0; i < m->nranges; i++) {
+        uint64_t from = plx_max_u64(m->ranges[i].first, m->page); /* 0 looks like none */
+        for (struct plx_list *it = behind->next;; it = it->next) {
+            const bool end = it == &d->spans;
+            const struct pci_span *next = end ? NULL : &plx_list_entry(it, struct span, link)->is;
+            const uint64_t last = next ? plx_min_u64(next->iova - 1, m->ranges[i].last) : m->ranges[i].last;
+            const uint64_t iova = plx_align_up(from - plx_min_u64(from, offset), to) + offset;
+            if (iova >= from && iova <= last && last - iova >= s->bytes - 1) {
+                s->iova = iova;
+                return behind;
+            }
+            if (end || next->iova > m->ranges[i].last)
+                break;
+            from = plx_max_u64(from, next->iova + next->bytes);
+            behind = it;
+        }
+    }
+    return NULL;
+}
+
+/* Under the lock. @return 0 or -errno */
+static int span_map(struct pci_dma *d, void *at, size_t bytes, bool data, uint64_t *iova)
+{
+    struct span *s = malloc(sizeof *s);
+    if (!s)
+        return -ENOMEM;
+    *s = (struct span){.is = {.at = (uintptr_t)at, .bytes = bytes}, .data = data};
+    struct plx_list *behind = find_room(d, &s->is);
+    int ret = behind ? d->iommu->ops->map(d->iommu, at, bytes, s->is.iova) : -ENOSPC;
+    if (ret) {
+        free(s);
+        return ret;
+    }
+    plx_list_add_tail(behind->next, &s->link);
+    if (iova)
+        *iova = s->is.iova;
+    return 0;
+}
+
+static struct span *span_at(struct pci_dma *d, const void *at)
+{
+    plx_list_for_each(it, &d->spans) {
+        struct span *s = plx_list_entry(it, struct span, link);
+        if (s->is.at == (uintptr_t)at)
+            return s;
+    }
+    return NULL;
+}
+
+static void span_unmap(struct pci_dma *d, struct span *s)
+{
+    d->iommu->ops->unmap(d->iommu, s->is.iova, s->is.bytes);
+    plx_list_del(&s->link);
+    free(s);
+}
+
+/* ---- tables ---- */
+
+static int by_address(const void *a, const void *b)
+{
+    const struct pci_span *x = a, *y = b;
+    return x->at < y->at ? -1 : x->at > y->at;
+}
+
+/* Under the lock: what was told of is old. */
+static void tables_changed(struct pci_dma *d)
+{
+    if (d->table)
+        pci_table_put(d->table);
+    d->table = NULL;
+    atomic_fetch_add(&d->version, 1);
+}
+
+static struct pci_table *dma_table(struct pci_dma *d)
+{
+    unsigned n = 0;
+    plx_list_for_each(it, &d->spans)
+        n += plx_list_entry(it, struct span, link)->data;
+    struct pci_table *t = malloc(sizeof *t + n * sizeof t->spans[0]);
+    if (!t)
+        return NULL;
+    atomic_init(&t->refs, 1);
+    t->version = atomic_load(&d->version);
+    t->n = 0;
+    plx_list_for_each(it, &d->spans) {
+        const struct span *s = plx_list_entry(it, struct span, link);
+        if (s->data)
+            t->spans[t->n++] = s->is;
+    }
+    qsort(t->spans, t->n, sizeof t->spans[0], by_address);
+    return t;
+}
+
+struct pci_table *pci_table_get(struct pci_dma *d)
+{
+    pthread_mutex_lock(&d->lock);
+    if (!d->table)
+        d->table = dma_table(d);
+    struct pci_table *t = d->table;
+    if (t)
+        atomic_fetch_add(&t->refs, 1);
+    pthread_mutex_unlock(&d->lock);
+    return t;
+}
+
+void pci_table_put(struct pci_table *t)
+{
+    if (t && atomic_fetch_sub(&t->refs, 1) == 1)
+        free(t);
+}
+
+uint64_t pci_dma_version(const struct pci_dma *d)
+{
+    return atomic_load_explicit(&d->version, memory_order_acquire);
+}
+
+/* ---- data ---- */
+
+static void tell_copied(struct pci_dma *d, size_t bytes, int ret)
+{
+    struct rlimit limit = {0};
+    getrlimit(RLIMIT_MEMLOCK, &limit);
+    if (d->told)
+        return;
+    d->told = true;
+    if (ret == -ENOMEM && limit.rlim_cur != RLIM_INFINITY)
+        plx_warn("SSDs cannot reach %zu MiB of memory, and its data is copied: this process may lock %llu KiB in all; "
+                 "raise that by LimitMEMLOCK= of its unit, or by ulimit -l",
+                 bytes >> 20, (unsigned long long)limit.rlim_cur >> 10);
+    else
+        plx_warn("SSDs cannot reach %zu MiB of memory, and its data is copied: %s", bytes >> 20, strerror(-ret));
+}
+
+static void memory_added(struct plx_memory_user *u, void *at, size_t bytes)
+{
+    struct pci_dma *d = plx_container_of(u, struct pci_dma, user);
+    const uintptr_t first = plx_align_up((uintptr_t)at, d->iommu->page);
+    const uintptr_t end = ((uintptr_t)at + bytes) & ~(d->iommu->page - 1);
+    if (end <= first)
+        return;
+    pthread_mutex_lock(&d->lock);
+    int ret = span_map(d, (void *)first, end - first, true, NULL);
+    if (ret)
+        tell_copied(d, bytes, ret);
+    else
+        tables_changed(d);
+    pthread_mutex_unlock(&d->lock);
+}
+
+static void memory_removed(struct plx_memory_user *u, void *at, size_t bytes)
+{
+    struct pci_dma *d = plx_container_of(u, struct pci_dma, user);
+    (void)bytes;
+    pthread_mutex_lock(&d->lock);
+    struct span *s = span_at(d, (void *)plx_align_up((uintptr_t)at, d->iommu->page));
+    if (s) { /* else there was no room, or no memory for it */
+        tables_changed(d);
+        span_unmap(d, s);
+    }
+    pthread_mutex_unlock(&d->lock);
+}
+
+/* ---- memory of queues ---- */
+
+int pci_memory_alloc(struct pci_dma *d, size_t bytes, struct pci_memory *out)
+{
+    bytes = plx_align_up(bytes, d->iommu->page);
+    void *at = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
+    if (at == MAP_FAILED)
+        return -ENOMEM;
+    pthread_mutex_lock(&d->lock);
+    int ret = span_map(d, at, bytes, false, &out->iova);
+    pthread_mutex_unlock(&d->lock);
+    if (ret) {
+        munmap(at, bytes);
+        return ret;
+    }
+    out->at = at;
+    out->bytes = bytes;
+    return 0;
+}
+
+void pci_memory_free(struct pci_dma *d, struct pci_memory *m)
+{
+    if (!m->at)
+        return;
+    pthread_mutex_lock(&d->lock);
+    span_unmap(d, span_at(d, m->at));
+    pthread_mutex_unlock(&d->lock);
+    munmap(m->at, m->bytes);
+    m->at = NULL;
+}
+
+/* ---- beginning and end ---- */
+
+static struct pci_dma *dma_new(struct pci_iommu *m)
+{
+    struct pci_dma *d = calloc(1, sizeof *d);
+    if (!d)
+        return NULL;
+    d->iommu = m;
+    d->user = (struct plx_memory_user){.added = memory_added, .removed = memory_removed};
+    plx_list_init(&d->spans);
+    pthread_mutex_init(&d->lock, NULL);
+    if (m->ops->hold)
+        m->ops->hold(m);
+    plx_memory_watch(&d->user);
+    plx_list_add_tail(&all, &d->link);
+    return d;
+}
+
+struct pci_dma *pci_dma_get(struct pci_iommu *m)
+{
+    struct pci_dma *found = NULL;
+    pthread_mutex_lock(&all_lock);
+    plx_list_for_each(it, &all) {
+        struct pci_dma *d = plx_list_entry(it, struct pci_dma, link);
+        if (d->iommu == m)
+            found = d;
+    }
+    if (!found)
+        found = dma_new(m);
+    if (found)
+        found->refs++;
+    pthread_mutex_unlock(&all_lock);
+    return found;
+}
+
+void pci_dma_put(struct pci_dma *d)
+{
+    pthread_mutex_lock(&all_lock);
+    const bool last = !--d->refs;
+    if (last) {
+        plx_list_del(&d->link);
+        plx_memory_unwatch(&d->user);
+        while (!plx_list_empty(&d->spans))
+            span_unmap(d, plx_list_entry(d->spans.next, struct span, link));
+    }
+    pthread_mutex_unlock(&all_lock);
+    if (!last)
+        return;
+    if (d->iommu->ops->release)
+        d->iommu->ops->release(d->iommu);
+    pci_table_put(d->table);
+    pthread_mutex_destroy(&d->lock);
+    free(d);
+}
