@@ -32,7 +32,7 @@ enum {
 struct pcie_ring {
     struct pci_memory memory; /* submission queue, completion queue, then a page a slot for lists */
     struct nvme_cmd *sq;
-    volatile struct nvme_cqe *cq;
+    struct nvme_cqe *cq;
     volatile uint32_t *sq_db, *cq_db;
     volatile uint32_t *shadow; /* doorbells in memory: the submission queue's and the completion queue's, or NULL */
     volatile uint32_t *event;  /* from where on the controller wants to be told */
@@ -55,14 +55,16 @@ static inline void pcie_ring_step(const struct pcie_ring *r, uint16_t *at)
         *at = 0;
 }
 
-/* The completion that has come, or NULL; what is read of it was written before it came. */
-static inline volatile struct nvme_cqe *pcie_ring_peek(const struct pcie_ring *r)
+/*
+ * Whether a completion has come, and its last dword: identifier, phase, status. All of it was written before.
+ */
+static inline bool pcie_ring_peek(const struct pcie_ring *r, uint32_t *last)
 {
-    volatile struct nvme_cqe *cqe = &r->cq[r->head];
-    if ((le16toh(cqe->status.raw) & 1) != r->phase)
-        return NULL;
-    __atomic_thread_fence(__ATOMIC_ACQUIRE);
-    return cqe;
+    *last = pci_load32(&r->cq[r->head].cid);
+    if ((*last >> 16 & 1) != r->phase)
+        return false;
+    pci_read_barrier();
+    return true;
 }
 
 static inline void pcie_ring_next(struct pcie_ring *r)

@@ -49,6 +49,12 @@ enum step {
     STEP_READY,
 };
 
+/* Its pages: the smallest that it knows, in which queues begin. */
+static size_t ctrl_page(const struct pcie_dev *d)
+{
+    return (size_t)NVME_PAGE << (d->cap >> 48 & 15);
+}
+
 static bool is_there(const struct pcie_dev *d)
 {
     return pci_get32(d->f, NVME_PROP_CSTS) != UINT32_MAX;
@@ -63,7 +69,7 @@ static void put_op(struct pcie_dev *d, struct pcie_op *op)
         i++;
     struct pcie_place *place = &d->places[i];
     struct nvme_cmd *sqe = &d->ring.sq[d->ring.tail];
-    uint8_t *data = d->memory.at + 2 * (size_t)NVME_PAGE + (size_t)i * PCIE_ADMIN_DATA;
+    uint8_t *data = d->memory.at + 2 * ctrl_page(d) + (size_t)i * PCIE_ADMIN_DATA;
     place->op = op;
     place->tick = d->ticks;
     place->cid = (uint16_t)(place->cid + PCIE_ADMIN_DEPTH);
@@ -108,20 +114,21 @@ void pcie_ctrl_send(struct pcie_dev *d, struct pcie_op *op)
         put_op(d, op);
 }
 
-static void take_answer(struct pcie_dev *d, volatile struct nvme_cqe *cqe)
+static void take_answer(struct pcie_dev *d, uint32_t last)
 {
-    const uint16_t cid = le16toh(cqe->cid.raw);
+    const struct nvme_cqe *cqe = &d->ring.cq[d->ring.head];
+    const uint16_t cid = (uint16_t)last;
     struct pcie_place *place = &d->places[cid & PLACE_MASK];
     struct pcie_op *op = place->op;
-    const uint16_t status = (uint16_t)(le16toh(cqe->status.raw) >> 1);
-    const uint32_t dw0 = le32toh(cqe->dw0.raw), dw1 = le32toh(cqe->dw1.raw);
+    const uint16_t status = (uint16_t)(last >> 17);
+    const uint32_t dw0 = plx_get32(cqe->dw0), dw1 = plx_get32(cqe->dw1);
     pcie_ring_next(&d->ring);
     if (!op || place->cid != cid) {
         pcie_ctrl_reset(d, false, "it completed an admin command that it was not sent");
         return;
     }
     if (op->len && op->to_host && !status)
-        memcpy(op->data, d->memory.at + 2 * (size_t)NVME_PAGE + (size_t)(cid & PLACE_MASK) * PCIE_ADMIN_DATA, op->len);
+        memcpy(op->data, d->memory.at + 2 * ctrl_page(d) + (size_t)(cid & PLACE_MASK) * PCIE_ADMIN_DATA, op->len);
     op->dw0 = dw0;
     op->dw1 = dw1;
     place->op = NULL;
@@ -132,10 +139,10 @@ static void take_answer(struct pcie_dev *d, volatile struct nvme_cqe *cqe)
 static int admin_poll(struct plx_source *s)
 {
     struct pcie_dev *d = plx_container_of(s, struct pcie_dev, source);
-    volatile struct nvme_cqe *cqe;
+    uint32_t last;
     int n = 0;
-    while (takes_commands(d) && n < BUDGET && (cqe = pcie_ring_peek(&d->ring))) {
-        take_answer(d, cqe);
+    while (takes_commands(d) && n < BUDGET && pcie_ring_peek(&d->ring, &last)) {
+        take_answer(d, last);
         n++;
     }
     if (!n || !takes_commands(d))
@@ -155,8 +162,9 @@ static int admin_arm(struct plx_source *s)
     struct pcie_dev *d = plx_container_of(s, struct pcie_dev, source);
     if (!takes_commands(d))
         return 0;
+    uint32_t last;
     plx_eventfd_hear(d->fds[0]);
-    return pcie_ring_peek(&d->ring) != NULL;
+    return pcie_ring_peek(&d->ring, &last);
 }
 
 static const struct plx_source_ops admin_source = {.poll = admin_poll, .arm = admin_arm};
@@ -260,7 +268,9 @@ static int ctrl_open(struct pcie_dev *d)
     if (ret)
         goto close;
     d->dma = pci_dma_get(d->f->iommu);
-    ret = d->dma ? pci_memory_alloc(d->dma, (2 + PCIE_ADMIN_DEPTH) * (size_t)NVME_PAGE, &d->memory) : -ENOMEM;
+    ret = d->dma ? pci_memory_alloc(d->dma, 2 * ctrl_page(d) + PCIE_ADMIN_DEPTH * (size_t)PCIE_ADMIN_DATA, ctrl_page(d),
+                                    &d->memory)
+                 : -ENOMEM;
     if (!ret)
         ret = set_vectors(d);
     if (!ret) {
@@ -321,16 +331,16 @@ static void ctrl_enable(struct pcie_dev *d)
     const unsigned mps = d->cap >> 48 & 15;
     const bool all = !(d->cap >> NVME_CAP_CSS_NVM_SHIFT & 1);
     const uint32_t entries = PCIE_ADMIN_DEPTH - 1, stride = 4u << (d->cap >> 32 & 15);
-    memset(d->memory.at, 0, 2 * (size_t)NVME_PAGE);
+    memset(d->memory.at, 0, 2 * ctrl_page(d));
     d->ring = (struct pcie_ring){.sq = (void *)d->memory.at,
-                                 .cq = (void *)(d->memory.at + NVME_PAGE),
+                                 .cq = (void *)(d->memory.at + ctrl_page(d)),
                                  .sq_db = (void *)(d->f->regs + PCIE_DOORBELLS),
                                  .cq_db = (void *)(d->f->regs + PCIE_DOORBELLS + stride),
                                  .entries = PCIE_ADMIN_DEPTH};
     pcie_ring_init(&d->ring);
     pci_put32(d->f, PROP_AQA, entries | entries << 16);
     pci_put64(d->f, PROP_ASQ, d->memory.iova);
-    pci_put64(d->f, PROP_ACQ, d->memory.iova + NVME_PAGE);
+    pci_put64(d->f, PROP_ACQ, d->memory.iova + ctrl_page(d));
     pci_put32(d->f, NVME_PROP_CC,
               NVME_CC_EN | (all ? NVME_CC_CSS_ALL << NVME_CC_CSS_SHIFT : 0) | mps << NVME_CC_MPS_SHIFT |
                   6u << NVME_CC_IOSQES_SHIFT | 4u << NVME_CC_IOCQES_SHIFT);
@@ -383,7 +393,7 @@ static bool want_doorbells(struct pcie_dev *d)
 {
     if (!(plx_get16(d->id.oacs) & OACS_DOORBELLS) || d->cap >> 48 & 15)
         return false;
-    if (!d->shadow.at && pci_memory_alloc(d->dma, 2 * (size_t)NVME_PAGE, &d->shadow))
+    if (!d->shadow.at && pci_memory_alloc(d->dma, 2 * (size_t)NVME_PAGE, NVME_PAGE, &d->shadow))
         return false;
     memset(d->shadow.at, 0, 2 * (size_t)NVME_PAGE);
     return true;

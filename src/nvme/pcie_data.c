@@ -118,7 +118,8 @@ static bool set_sgl(struct pcie_data *d, struct pcie_slot *slot, const struct nv
 
 static int take_bounce(struct pcie_data *d, struct pcie_slot *slot)
 {
-    int ret = d->bounce.at ? 0 : pci_memory_alloc(d->dma, (size_t)PCIE_BOUNCES * NVME_MAX_TRANSFER, &d->bounce);
+    int ret =
+        d->bounce.at ? 0 : pci_memory_alloc(d->dma, (size_t)PCIE_BOUNCES * NVME_MAX_TRANSFER, d->page, &d->bounce);
     if (ret)
         return ret;
     for (int8_t i = 0; i < PCIE_BOUNCES; i++) {

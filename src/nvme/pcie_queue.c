@@ -163,9 +163,10 @@ static void queue_broken(struct pcie_queue *q, unsigned cid)
     nvme_qp_lost(&q->qp, why);
 }
 
-static inline bool take_completion(struct pcie_queue *q, volatile struct nvme_cqe *cqe)
+static inline bool take_completion(struct pcie_queue *q, uint32_t last)
 {
-    const uint16_t cid = le16toh(cqe->cid.raw), place = cid & q->low;
+    const struct nvme_cqe *cqe = &q->ring.cq[q->ring.head];
+    const uint16_t cid = (uint16_t)last, place = cid & q->low;
     struct pcie_slot *slot = &q->slots[place];
     struct nvme_req *req = place < q->nslots ? slot->req : NULL;
     pcie_ring_next(&q->ring);
@@ -173,9 +174,9 @@ static inline bool take_completion(struct pcie_queue *q, volatile struct nvme_cq
         queue_broken(q, cid);
         return false;
     }
-    req->status = (uint16_t)(le16toh(cqe->status.raw) >> 1);
-    req->dw0 = le32toh(cqe->dw0.raw);
-    req->dw1 = le32toh(cqe->dw1.raw);
+    req->status = (uint16_t)(last >> 17);
+    req->dw0 = plx_get32(cqe->dw0);
+    req->dw1 = plx_get32(cqe->dw1);
     if (plx_unlikely(req->len && slot->bounce != PCIE_DIRECT))
         pcie_data_done(&q->data, slot, !req->status);
     slot->req = NULL;
@@ -202,16 +203,16 @@ static void queue_release(struct pcie_queue *q)
 }
 
 /* Callbacks may close it, or free it. */
-static int queue_reap(struct pcie_queue *q, volatile struct nvme_cqe *cqe)
+static int queue_reap(struct pcie_queue *q, uint32_t last)
 {
     int n = 0;
     q->polling++;
     q->qp.active = true;
     do {
         n++;
-        if (!take_completion(q, cqe))
+        if (!take_completion(q, last))
             break;
-    } while (q->ready && n < PCIE_BUDGET && (cqe = pcie_ring_peek(&q->ring)));
+    } while (q->ready && n < PCIE_BUDGET && pcie_ring_peek(&q->ring, &last));
     if (plx_likely(q->ready)) {
         pcie_ring_return(&q->ring);
         if (plx_unlikely(q->qp.backlog.head))
@@ -227,11 +228,11 @@ static int queue_reap(struct pcie_queue *q, volatile struct nvme_cqe *cqe)
 static int queue_poll(struct plx_source *s)
 {
     struct pcie_queue *q = plx_container_of(s, struct pcie_queue, source);
+    uint32_t last;
     if (q->ring.tail != q->ring.rung)
         pcie_ring_submit(&q->ring);
-    volatile struct nvme_cqe *cqe = pcie_ring_peek(&q->ring);
-    if (cqe)
-        return queue_reap(q, cqe);
+    if (pcie_ring_peek(&q->ring, &last))
+        return queue_reap(q, last);
     if (plx_likely(!q->failed.head))
         return 0;
     q->polling++;
@@ -246,13 +247,14 @@ static int queue_poll(struct plx_source *s)
 static void set_mask(const struct pcie_queue *q, bool masked)
 {
     if (q->hw->mask)
-        *q->hw->mask = htole32(masked ? PCI_MSIX_MASKED : 0);
+        pci_store32(q->hw->mask, masked ? PCI_MSIX_MASKED : 0);
 }
 
 /* What came before the vector was unmasked is seen; what comes after wakes. Without a vector it does not sleep. */
 static int queue_arm(struct plx_source *s)
 {
     struct pcie_queue *q = plx_container_of(s, struct pcie_queue, source);
+    uint32_t last;
     if (q->ring.tail != q->ring.rung || q->failed.head)
         return 1;
     if (q->told || !q->hw->mask)
@@ -264,8 +266,8 @@ static int queue_arm(struct plx_source *s)
         return 1;
     q->told = true;
     set_mask(q, false);
-    __atomic_thread_fence(__ATOMIC_SEQ_CST);
-    return pcie_ring_peek(&q->ring) != NULL;
+    pci_barrier();
+    return pcie_ring_peek(&q->ring, &last);
 }
 
 static void queue_disarm(struct plx_source *s)

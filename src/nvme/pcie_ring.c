@@ -14,26 +14,26 @@ void pcie_ring_init(struct pcie_ring *r)
  */
 static bool shadow_asks(volatile uint32_t *shadow, const volatile uint32_t *event, uint16_t was, uint16_t value)
 {
-    *shadow = htole32(value);
-    __atomic_thread_fence(__ATOMIC_SEQ_CST);
-    return (uint16_t)(value - le32toh(*event) - 1) < (uint16_t)(value - was);
+    pci_store32(shadow, value);
+    pci_barrier();
+    return (uint16_t)(value - pci_load32(event) - 1) < (uint16_t)(value - was);
 }
 
 void pcie_ring_submit(struct pcie_ring *r)
 {
     const uint16_t was = r->rung;
     r->rung = r->tail;
-    __atomic_thread_fence(__ATOMIC_RELEASE);
+    pci_write_barrier();
     if (!r->shadow || shadow_asks(r->shadow, r->event, was, r->tail))
-        *r->sq_db = htole32(r->tail);
+        pci_store32(r->sq_db, r->tail);
 }
 
 void pcie_ring_return(struct pcie_ring *r)
 {
     const uint16_t was = r->told;
+    const uint32_t step = r->shadow_step / sizeof *r->shadow;
     r->told = r->head;
-    __atomic_thread_fence(__ATOMIC_RELEASE);
-    if (!r->shadow || shadow_asks((volatile uint32_t *)((volatile uint8_t *)r->shadow + r->shadow_step),
-                                  (volatile uint32_t *)((volatile uint8_t *)r->event + r->shadow_step), was, r->head))
-        *r->cq_db = htole32(r->head);
+    pci_write_barrier();
+    if (!r->shadow || shadow_asks(r->shadow + step, r->event + step, was, r->head))
+        pci_store32(r->cq_db, r->head);
 }

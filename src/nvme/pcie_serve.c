@@ -413,7 +413,7 @@ static int hw_setup(struct pcie_dev *d, struct pcie_hw *hw, const struct pcie_ca
         *fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     if (*fd < 0)
         return -errno;
-    int ret = pci_memory_alloc(hw->dma, sq + cq + call->lists * (size_t)NVME_PAGE, &r->memory);
+    int ret = pci_memory_alloc(hw->dma, sq + cq + call->lists * (size_t)NVME_PAGE, page, &r->memory);
     if (ret)
         return ret;
     r->entries = call->entries;
@@ -467,7 +467,7 @@ static void serve_queue(struct pcie_dev *d, struct pcie_call *call)
         make_failed(d, hw, ret, "no memory for an I/O queue");
     else
         hw_command(d, hw, cq_created, ADMIN_CREATE_CQ,
-                   hw->ring.memory.iova + (uint64_t)((volatile uint8_t *)hw->ring.cq - hw->ring.memory.at),
+                   hw->ring.memory.iova + (uint64_t)((uint8_t *)hw->ring.cq - hw->ring.memory.at),
                    QUEUE_CONTIGUOUS | (hw->interrupts ? QUEUE_INTERRUPTS | (uint32_t)qid << 16 : 0));
 }
 

@@ -36,14 +36,10 @@ static struct plx_list all = {&all, &all};
 
 /* ---- addresses ---- */
 
-/*
- * The first room for that many bytes. Where it is large it lies to huge pages as the memory itself does, so that the
- * IOMMU can use large entries. @return the span to stand behind, or NULL when there is no room
- */
-static struct plx_list *find_room(struct pci_dma *d, struct pci_span *s)
+/* The first room for that many bytes, `offset` behind a multiple of `to`. @return the span to stand behind, or NULL */
+static struct plx_list *find_room(struct pci_dma *d, struct pci_span *s, uint64_t to, uint64_t offset)
 {
     const struct pci_iommu *m = d->iommu;
-    const uint64_t to = s->bytes >= HUGE_2M ? HUGE_2M : m->page, offset = s->at & (to - 1);
     struct plx_list *behind = &d->spans;
     for (unsigned i = 0; i < m->nranges; i++) {
         uint64_t from = plx_max_u64(m->ranges[i].first, m->page); /* 0 looks like none */
@@ -65,14 +61,21 @@ static struct plx_list *find_room(struct pci_dma *d, struct pci_span *s)
     return NULL;
 }
 
-/* Under the lock. @return 0 or -errno */
-static int span_map(struct pci_dma *d, void *at, size_t bytes, bool data, uint64_t *iova)
+/*
+ * Under the lock.
+ * @param align of a queue's address; 0 for data, which where it is large lies to huge pages as the memory itself does,
+ * so that the IOMMU can use large entries
+ * @return 0 or -errno
+ */
+static int span_map(struct pci_dma *d, void *at, size_t bytes, size_t align, uint64_t *iova)
 {
+    const bool huge = !align && bytes >= HUGE_2M;
+    const uint64_t to = huge ? HUGE_2M : plx_max_u64(align, d->iommu->page);
     struct span *s = malloc(sizeof *s);
     if (!s)
         return -ENOMEM;
-    *s = (struct span){.is = {.at = (uintptr_t)at, .bytes = bytes}, .data = data};
-    struct plx_list *behind = find_room(d, &s->is);
+    *s = (struct span){.is = {.at = (uintptr_t)at, .bytes = bytes}, .data = !align};
+    struct plx_list *behind = find_room(d, &s->is, to, huge ? (uintptr_t)at % HUGE_2M : 0);
     int ret = behind ? d->iommu->ops->map(d->iommu, at, bytes, s->is.iova) : -ENOSPC;
     if (ret) {
         free(s);
@@ -186,7 +189,7 @@ static void memory_added(struct plx_memory_user *u, void *at, size_t bytes)
     if (end <= first)
         return;
     pthread_mutex_lock(&d->lock);
-    int ret = span_map(d, (void *)first, end - first, true, NULL);
+    int ret = span_map(d, (void *)first, end - first, 0, NULL);
     if (ret)
         tell_copied(d, bytes, ret);
     else
@@ -209,14 +212,14 @@ static void memory_removed(struct plx_memory_user *u, void *at, size_t bytes)
 
 /* ---- memory of queues ---- */
 
-int pci_memory_alloc(struct pci_dma *d, size_t bytes, struct pci_memory *out)
+int pci_memory_alloc(struct pci_dma *d, size_t bytes, size_t align, struct pci_memory *out)
 {
     bytes = plx_align_up(bytes, d->iommu->page);
     void *at = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
     if (at == MAP_FAILED)
         return -ENOMEM;
     pthread_mutex_lock(&d->lock);
-    int ret = span_map(d, at, bytes, false, &out->iova);
+    int ret = span_map(d, at, bytes, align, &out->iova);
     pthread_mutex_unlock(&d->lock);
     if (ret) {
         munmap(at, bytes);

@@ -25,8 +25,12 @@ struct pci_memory {
     size_t bytes;
 };
 
-/* Whole pages, zeroed. @return 0, -ENOMEM, or another -errno of what cannot be mapped */
-int pci_memory_alloc(struct pci_dma *d, size_t bytes, struct pci_memory *out);
+/*
+ * Whole pages, zeroed.
+ * @param align of its address, a power of two
+ * @return 0, -ENOMEM, or another -errno of what cannot be mapped
+ */
+int pci_memory_alloc(struct pci_dma *d, size_t bytes, size_t align, struct pci_memory *out);
 /* Harmless when there is none. */
 void pci_memory_free(struct pci_dma *d, struct pci_memory *m);
 

@@ -9,6 +9,7 @@
 
 #include "base/util.h"
 
+#include <endian.h>
 #include <pollux/base.h>
 #include <stdbool.h>
 #include <stddef.h>
@@ -85,18 +86,43 @@ pci_open_fn pci_vfio_open;
 /* By VFIO, unless a test puts a model here. */
 extern pci_open_fn *pci_open;
 
-/* Registers are little-endian, and read and written as a whole (Base 3.1.4). */
+/*
+ * What is written before is seen by the device before what is written after; the same of what is read; and of both. On
+ * Arm devices are in another domain of shareability than threads are, so C's own fences are not enough.
+ */
+#if defined(__aarch64__)
+#define pci_write_barrier() __asm__ volatile("dmb oshst" ::: "memory")
+#define pci_read_barrier() __asm__ volatile("dmb oshld" ::: "memory")
+#define pci_barrier() __asm__ volatile("dmb osh" ::: "memory")
+#else
+#define pci_write_barrier() __atomic_thread_fence(__ATOMIC_RELEASE)
+#define pci_read_barrier() __atomic_thread_fence(__ATOMIC_ACQUIRE)
+#define pci_barrier() __atomic_thread_fence(__ATOMIC_SEQ_CST)
+#endif
+
+/* Memory that is also the device's, a register perhaps: little-endian, read and written as a whole (Base 3.1.4). */
+static inline uint32_t pci_load32(const volatile void *at)
+{
+    return le32toh(__atomic_load_n((const volatile uint32_t *)at, __ATOMIC_ACQUIRE));
+}
+
+static inline void pci_store32(volatile void *at, uint32_t value)
+{
+    __atomic_store_n((volatile uint32_t *)at, htole32(value), __ATOMIC_RELEASE);
+}
+
 static inline uint32_t pci_get32(const struct pci_function *f, uint32_t offset)
 {
-    return *(const volatile uint32_t *)(const volatile void *)(f->regs + offset);
+    return pci_load32(f->regs + offset);
 }
 
 static inline void pci_put32(struct pci_function *f, uint32_t offset, uint32_t value)
 {
-    *(volatile uint32_t *)(volatile void *)(f->regs + offset) = value;
+    pci_write_barrier();
+    pci_store32(f->regs + offset, value);
 }
 
-/* In two halves, the lower one first, which every controller takes (Base 3.1.4). */
+/* In two halves, the lower one first, which every controller takes. */
 static inline uint64_t pci_get64(const struct pci_function *f, uint32_t offset)
 {
     const uint64_t low = pci_get32(f, offset);

@@ -1,0 +1,378 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* SSDs that are driven from user space: disks over a model of their controller, in plain memory. */
+#include "bdev_util.h"
+#include "pcie_model.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <pollux/nvme.h>
+#include <pollux/nvme_status.h>
+#include <pollux/reactor.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#define ADDR "0000:01:00.0"
+#define URL "pcie://" ADDR "/1"
+
+enum { BLOCK = 512, DISK_BLOCKS = (64 << 20) / BLOCK };
+
+/* ---- a disk over a model that runs ---- */
+
+struct ssd {
+    struct pcie_model_opts opts;
+    struct pcie_model *m;
+    struct tu t;
+};
+
+static void ssd_make(struct ssd *s)
+{
+    pci_open = pcie_model_open;
+    s->m = pcie_model_new(&s->opts);
+    pcie_model_start_thread(s->m);
+}
+
+static void ssd_open(struct ssd *s)
+{
+    ssd_make(s);
+    tu_open(&s->t, URL);
+}
+
+static void assert_no_complaints(struct ssd *s)
+{
+    if (pcie_model_complaints(s->m))
+        fail_msg("the controller complains: %s", pcie_model_complaint(s->m, 0));
+}
+
+static void ssd_free(struct ssd *s)
+{
+    assert_false(pcie_model_is_open(s->m));
+    assert_no_complaints(s);
+    pcie_model_free(s->m);
+}
+
+static void ssd_close(struct ssd *s)
+{
+    tu_close(&s->t);
+    ssd_free(s);
+}
+
+/* ---- data ---- */
+
+/* Memory of pages, which is known or not. */
+static uint8_t *memory_new(size_t bytes, bool known)
+{
+    uint8_t *m = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    assert_ptr_not_equal(m, MAP_FAILED);
+    if (known)
+        plx_memory_add(m, bytes);
+    return m;
+}
+
+static void memory_free(uint8_t *m, size_t bytes)
+{
+    plx_memory_remove(m);
+    munmap(m, bytes);
+}
+
+static void fill(uint8_t *p, size_t bytes, uint64_t seed)
+{
+    for (size_t i = 0; i < bytes; i += 4) {
+        uint32_t v = tu_random(&seed);
+        memcpy(p + i, &v, 4);
+    }
+}
+
+/* Writes and reads one transfer from these places in memory, and looks at the medium. */
+static void transfer(struct ssd *s, uint8_t *from, uint8_t *to, uint64_t lba, uint32_t nlb)
+{
+    const size_t bytes = (size_t)nlb * BLOCK;
+    uint8_t *medium = malloc(bytes);
+    fill(from, bytes, lba + nlb);
+    memset(to, 0, bytes);
+    assert_int_equal(tu_io(&s->t, PLX_BDEV_WRITE, lba, nlb, from), 0);
+    pcie_model_peek(s->m, 1, lba * BLOCK, medium, bytes);
+    assert_memory_equal(medium, from, bytes);
+    assert_int_equal(tu_io(&s->t, PLX_BDEV_READ, lba, nlb, to), 0);
+    assert_memory_equal(from, to, bytes);
+    free(medium);
+}
+
+/* One block to several commands' worth, at the pages' beginning and anywhere. */
+static void check_transfers(struct ssd *s, bool known)
+{
+    static const uint32_t sizes[] = {1, 2, 7, 8, 9, 15, 16, 17, 64, 255, 256, 257, 1024, 2048, 2500, 5000};
+    const size_t bytes = 8 << 20;
+    uint8_t *m = memory_new(bytes, known);
+    for (unsigned i = 0; i < sizeof sizes / sizeof sizes[0]; i++)
+        for (unsigned at = 0; at < 4096; at += 508)
+            transfer(s, m + at, m + bytes / 2 + 4096 - at, i * 5000, sizes[i]);
+    memory_free(m, bytes);
+}
+
+static void what_is_written_is_read(void **state)
+{
+    struct ssd s = {.opts = pcie_model_defaults};
+    (void)state;
+    ssd_open(&s);
+    assert_int_equal(s.t.info->blocks, DISK_BLOCKS);
+    assert_int_equal(s.t.info->block_size, BLOCK);
+    check_transfers(&s, true);
+    check_transfers(&s, false);
+    ssd_close(&s);
+}
+
+/* Pages of the controller's may be larger than the machine's; doorbells further apart; queues smaller. */
+static void other_controllers_are_driven_too(void **state)
+{
+    (void)state;
+    for (unsigned i = 0; i < 5; i++) {
+        struct ssd s = {.opts = pcie_model_defaults};
+        if (i == 0)
+            s.opts.mpsmin = s.opts.mpsmax = 4;
+        if (i == 1)
+            s.opts.dstrd = 3;
+        if (i == 2)
+            s.opts.mqes = 3;
+        if (i == 3)
+            s.opts.sgls = 0;
+        if (i == 4)
+            s.opts.oacs |= PCIE_MODEL_OACS_DBBUF;
+        ssd_open(&s);
+        check_transfers(&s, true);
+        ssd_close(&s);
+    }
+}
+
+static void pieces(struct ssd *s, uint8_t *m, const size_t *lengths, unsigned n)
+{
+    struct tu_req q;
+    uint8_t back[64 << 10];
+    size_t at = 0, total = 0;
+    tu_req_init(&q);
+    tu_start(&s->t, &q, PLX_BDEV_FLUSH, 0, 0, NULL);
+    assert_int_equal(tu_finish(&s->t, &q), 0);
+    for (unsigned i = 0; i < n; i++) {
+        q.iov[i] = (struct iovec){m + at, lengths[i]};
+        fill(m + at, lengths[i], i + 1);
+        at += lengths[i] + 4096; /* apart */
+        total += lengths[i];
+    }
+    q.done = 0;
+    q.req->op = PLX_BDEV_WRITE;
+    q.req->lba = 77;
+    q.req->nlb = (uint32_t)(total / BLOCK);
+    q.req->iovcnt = n;
+    plx_bdev_submit(s->t.ch, q.req);
+    assert_int_equal(tu_finish(&s->t, &q), 0);
+    pcie_model_peek(s->m, 1, 77 * BLOCK, back, total);
+    for (unsigned i = 0; i < n; total = 0, i++) {
+        assert_memory_equal(back + (i ? at : 0), q.iov[i].iov_base, lengths[i]);
+        at = (i ? at : 0) + lengths[i];
+    }
+    tu_req_free(&q);
+}
+
+/* As PRPs where they are pages, as SGLs where the controller takes them, and copied else. */
+static void data_may_lie_in_pieces(void **state)
+{
+    static const size_t pages[] = {4096, 8192, 4096}, odd[] = {100, 412, 1024, 512}, dwords[] = {1000, 24, 4096, 512};
+    (void)state;
+    for (unsigned sgls = 0; sgls <= 2; sgls++) {
+        for (unsigned known = 0; known < 2; known++) {
+            struct ssd s = {.opts = pcie_model_defaults};
+            s.opts.sgls = sgls;
+            ssd_open(&s);
+            uint8_t *m = memory_new(1 << 20, known);
+            pieces(&s, m, pages, 3);
+            pieces(&s, m + 512, odd, 4);
+            pieces(&s, m + 3, odd, 4);
+            pieces(&s, m + 8, dwords, 4);
+            memory_free(m, 1 << 20);
+            ssd_close(&s);
+        }
+    }
+}
+
+/* What may be locked is less than what there is: then data is copied, and queues still find room. */
+static void memory_that_cannot_be_reached_is_copied(void **state)
+{
+    static const struct pci_range ranges[] = {{0x1000, 0xfedfffff}, {0xfef00000, (UINT64_C(1) << 39) - 1}};
+    struct ssd s = {.opts = pcie_model_defaults};
+    (void)state;
+    s.opts.iommu = pcie_model_iommu_new(ranges, 2, 0);
+    s.opts.iommu->limit = 8 << 20;
+    ssd_open(&s);
+    check_transfers(&s, true);
+    ssd_close(&s);
+    pcie_model_iommu_free(s.opts.iommu);
+}
+
+/* ---- operations ---- */
+
+static void what_the_controller_can_do_is_done_by_it(void **state)
+{
+    struct ssd s = {.opts = pcie_model_defaults};
+    uint8_t *m = memory_new(1 << 20, true);
+    uint8_t back[4096];
+    (void)state;
+    s.opts.oncs = PCIE_MODEL_ONCS_COMPARE | PCIE_MODEL_ONCS_DSM | PCIE_MODEL_ONCS_WRITE_ZEROES | PCIE_MODEL_ONCS_COPY;
+    s.opts.fuses = 1;
+    ssd_open(&s);
+    fill(m, 8192, 1);
+    assert_int_equal(tu_io_flags(&s.t, PLX_BDEV_WRITE, PLX_BDEV_FUA, 0, 8, m), 0);
+    assert_int_equal(pcie_model_fua(s.m), 1);
+    assert_int_equal(tu_io(&s.t, PLX_BDEV_FLUSH, 0, 0, NULL), 0);
+    assert_int_equal(pcie_model_count(s.m, 1, 0x00), 1);
+    assert_int_equal(tu_io(&s.t, PLX_BDEV_COMPARE, 0, 8, m), 0);
+    assert_int_equal(tu_io(&s.t, PLX_BDEV_COMPARE, 1, 8, m), PLX_SC_COMPARE_FAILURE);
+    assert_int_equal(pcie_model_count(s.m, 1, 0x05), 2);
+    assert_int_equal(tu_copy(&s.t, 100, 0, 8), 0);
+    assert_int_equal(pcie_model_count(s.m, 1, 0x19), 1);
+    pcie_model_peek(s.m, 1, 100 * BLOCK, back, 4096);
+    assert_memory_equal(back, m, 4096);
+    assert_int_equal(tu_io(&s.t, PLX_BDEV_WRITE_ZEROES, 100, 4, NULL), 0);
+    pcie_model_peek(s.m, 1, 100 * BLOCK, back, 4096);
+    assert_true(tu_zeroed(back, 2048));
+    assert_memory_equal(back + 2048, m + 2048, 2048);
+    assert_int_equal(tu_io(&s.t, PLX_BDEV_UNMAP, 104, 4, NULL), 0);
+    assert_int_equal(pcie_model_count(s.m, 1, 0x09), 1);
+    memcpy(m + 4096, m, 4096);
+    fill(m + 4096, 4096, 9);
+    assert_int_equal(tu_io(&s.t, PLX_BDEV_COMPARE_AND_WRITE, 0, 1, m), 0);
+    ssd_close(&s);
+    memory_free(m, 1 << 20);
+}
+
+/* ---- its identity ---- */
+
+static void it_is_identified(void **state)
+{
+    struct ssd s = {.opts = pcie_model_defaults};
+    struct plx_error err;
+    struct plx_nvme *n;
+    uint8_t page[PLX_NVME_IDENTIFY_BYTES], log[512];
+    (void)state;
+    s.opts.serial = "A SERIAL";
+    ssd_make(&s);
+    assert_int_equal(plx_nvme_connect("pcie://01:00.0", &n, &err), 0);
+    assert_int_equal(plx_nvme_identify(n, 1, 0, page, &err), 0);
+    assert_memory_equal(page + 4, "A SERIAL  ", 10);
+    assert_int_equal(plx_nvme_get_log(n, 2, 0, 0xffffffff, 0, log, sizeof log, &err), 0);
+    plx_nvme_disconnect(n);
+    ssd_free(&s);
+}
+
+/* Also while it is in use. */
+static void it_is_identified_while_it_is_a_disk(void **state)
+{
+    struct ssd s = {.opts = pcie_model_defaults};
+    struct plx_error err;
+    struct plx_nvme *n;
+    uint8_t page[PLX_NVME_IDENTIFY_BYTES];
+    (void)state;
+    ssd_open(&s);
+    assert_int_equal(plx_nvme_connect(URL, &n, &err), 0);
+    assert_int_equal(plx_nvme_identify(n, 1, 0, page, &err), 0);
+    assert_int_equal(tu_io(&s.t, PLX_BDEV_FLUSH, 0, 0, NULL), 0);
+    plx_nvme_disconnect(n);
+    assert_int_equal(tu_io(&s.t, PLX_BDEV_FLUSH, 0, 0, NULL), 0);
+    assert_int_equal(pcie_model_enables(s.m), 1);
+    ssd_close(&s);
+}
+
+static void what_cannot_be_opened_gets_a_sentence(void **state)
+{
+    struct ssd s = {.opts = pcie_model_defaults};
+    (void)state;
+    tu_refused("pcie://01:00", "is named like pcie://0000:01:00.0/1");
+    tu_refused("pcie://0000:01:00.0/0", "have numbers from 1 on");
+    tu_refused("pcie://0000:01:00.8/1", "is named like");
+    tu_refused(URL "?queues=2", "queues");
+    s.opts.css = 0x80; /* administrative only */
+    ssd_make(&s);
+    tu_refused("pcie://0000:02:00.0/1", "");
+    tu_refused(URL, "no NVM command set");
+    pcie_model_open_fails(s.m, -EACCES, "the group is another's");
+    tu_refused(URL, ADDR ": the group is another's");
+    ssd_free(&s);
+    s.opts = pcie_model_defaults;
+    s.opts.ns[0].blocks = 0;
+    ssd_make(&s);
+    tu_refused(URL, "has no namespace 1");
+    ssd_free(&s);
+}
+
+/* ---- several at once ---- */
+
+static void reactors_have_queues_of_their_own(void **state)
+{
+    struct ssd s = {.opts = pcie_model_defaults};
+    struct tu two;
+    uint8_t *m = memory_new(1 << 20, true);
+    (void)state;
+    ssd_open(&s);
+    tu_join(&two, s.t.bdev);
+    for (unsigned i = 0; i < 50; i++) {
+        fill(m, 4096, i);
+        assert_int_equal(tu_io(i % 2 ? &s.t : &two, PLX_BDEV_WRITE, i * 8, 8, m), 0);
+        assert_int_equal(tu_io(i % 2 ? &two : &s.t, PLX_BDEV_READ, i * 8, 8, m + 4096), 0);
+        assert_memory_equal(m, m + 4096, 4096);
+    }
+    assert_int_equal(pcie_model_queues(s.m), 2);
+    tu_leave(&two);
+    assert_int_equal(tu_io(&s.t, PLX_BDEV_READ, 0, 8, m), 0);
+    ssd_close(&s);
+    memory_free(m, 1 << 20);
+}
+
+/* ---- what does not last ---- */
+
+static unsigned count_files(void)
+{
+    unsigned n = 0;
+    DIR *d = opendir("/proc/self/fd");
+    while (readdir(d))
+        n++;
+    closedir(d);
+    return n;
+}
+
+static void coming_and_going_leaves_nothing(void **state)
+{
+    struct ssd s = {.opts = pcie_model_defaults};
+    uint8_t *m = memory_new(4096, true);
+    unsigned files = 0;
+    (void)state;
+    ssd_make(&s);
+    for (unsigned i = 0; i < 20; i++) {
+        tu_open(&s.t, URL);
+        assert_int_equal(tu_io(&s.t, PLX_BDEV_READ, 0, 8, m), 0);
+        tu_close(&s.t);
+        assert_false(pcie_model_is_open(s.m));
+        if (i == 1)
+            files = count_files();
+        if (i > 1)
+            assert_int_equal(count_files(), files);
+    }
+    ssd_free(&s);
+    memory_free(m, 4096);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(what_is_written_is_read),
+        cmocka_unit_test(other_controllers_are_driven_too),
+        cmocka_unit_test(data_may_lie_in_pieces),
+        cmocka_unit_test(memory_that_cannot_be_reached_is_copied),
+        cmocka_unit_test(what_the_controller_can_do_is_done_by_it),
+        cmocka_unit_test(it_is_identified),
+        cmocka_unit_test(it_is_identified_while_it_is_a_disk),
+        cmocka_unit_test(what_cannot_be_opened_gets_a_sentence),
+        cmocka_unit_test(reactors_have_queues_of_their_own),
+        cmocka_unit_test(coming_and_going_leaves_nothing),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
