@@ -106,6 +106,7 @@ struct pcie_hw {
     struct pcie_call *call;  /* that it is made for */
     uint32_t generation;     /* how often the controller had been enabled */
     int fd;                  /* eventfd, */
+    bool broken;             /* the controller is to be reset, whether or not there is anything in flight */
     bool interrupts;         /* which is written when there are completions */
     volatile uint32_t *mask; /* its Vector Control, or NULL */
 };

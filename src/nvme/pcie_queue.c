@@ -159,6 +159,7 @@ static void queue_backlog(struct pcie_queue *q)
 static void queue_broken(struct pcie_queue *q, unsigned cid)
 {
     char why[100];
+    q->hw->broken = true;
     snprintf(why, sizeof why, "it completed command %04xh on queue %u, which it was not sent", cid, q->ring.qid);
     nvme_qp_lost(&q->qp, why);
 }

@@ -477,9 +477,9 @@ static void hw_ended(struct plx_msg *msg)
     struct pcie_dev *d = hw->dev;
     if (hw->generation != d->generation || d->state == PCIE_CLOSED || d->state == PCIE_OFF) {
         hw_quiet(d, hw);
-    } else if (hw->owner) {
+    } else if (hw->owner || hw->broken) {
         plx_list_add_tail(&d->quiet, &hw->link);
-        pcie_ctrl_reset(d, false, "commands have to be taken back");
+        pcie_ctrl_reset(d, false, hw->broken ? "it completed what it was not sent" : "commands have to be taken back");
     } else if (d->state == PCIE_READY) {
         hw_command(d, hw, hw_sq_deleted, ADMIN_DELETE_SQ, 0, 0);
     } else {
