@@ -195,6 +195,13 @@ PLX_API void plx_memory_add(void *at, size_t bytes);
 /** Before it is freed, and when no request has data there any more; what was not made known is none. */
 PLX_API void plx_memory_remove(void *at);
 
+/**
+ * To be called by a program's handler of SIGBUS with si_addr: whether what was touched is something that others can
+ * take away, a file that a virtual machine shares or the registers of an SSD. Then there is other memory in its place,
+ * whose it was is told, and the handler returns; else it is a defect, and the program ends. Async-signal-safe.
+ */
+PLX_API bool plx_memory_fault(const void *at);
+
 #ifdef __cplusplus
 }
 #endif

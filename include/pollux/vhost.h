@@ -215,15 +215,6 @@ PLX_API int plx_vhost_query(struct plx_vhost *vhost, plx_vhost_found_fn done, vo
 
 /* ---- memory that vanishes ---- */
 
-/**
- * Whoever shares memory with us may make its file shorter, and what touches it then gets SIGBUS. The library owns no
- * signal: a program that serves front-ends it does not trust has a handler, with SA_SIGINFO, that calls this. The
- * connection whose memory it was ends, and the instruction is to be tried again.
- * @param at siginfo_t.si_addr
- * @return whether it was such memory; if not, the handler should do what it otherwise would
- */
-PLX_API bool plx_vhost_fault(const void *at);
-
 #ifdef __cplusplus
 }
 #endif

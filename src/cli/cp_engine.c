@@ -224,6 +224,8 @@ int cp_begin(struct cp_job *job)
     const size_t bytes = (size_t)job->depth * job->chunk;
     job->memory = job->shared ? plx_shared_alloc(bytes) : aligned_alloc(4096, bytes);
     ret = job->slots && job->memory ? 0 : -ENOMEM;
+    if (!ret && !job->shared)
+        plx_memory_add(job->memory, bytes);
     for (unsigned i = 0; i < job->depth && !ret; i++) {
         job->slots[i].job = job;
         job->slots[i].data = job->memory + (size_t)i * job->chunk;
@@ -236,10 +238,12 @@ int cp_begin(struct cp_job *job)
 void cp_end(struct cp_job *job)
 {
     free(job->slots);
-    if (job->shared)
+    if (job->shared) {
         plx_shared_free(job->memory);
-    else
+    } else {
+        plx_memory_remove(job->memory);
         free(job->memory);
+    }
     if (job->to)
         plx_bdev_channel_put(job->to);
     if (job->from)

@@ -132,8 +132,28 @@ static int run_command(int argc, char **argv)
     return c->run(argc - 1, argv + 1);
 }
 
+/*
+ * Memory that a front-end shares and has made shorter, or registers of an SSD that was pulled out: whose it was copes.
+ * Any other fault ends us, as always.
+ */
+static void fault(int number, siginfo_t *info, void *context)
+{
+    (void)context;
+    if (!plx_memory_fault(info->si_addr))
+        signal(number, SIG_DFL);
+}
+
+static void open_faults(void)
+{
+    struct sigaction act = {.sa_flags = SA_SIGINFO};
+    act.sa_sigaction = fault;
+    sigemptyset(&act.sa_mask);
+    sigaction(SIGBUS, &act, NULL);
+}
+
 int main(int argc, char **argv)
 {
+    open_faults();
     setvbuf(stdout, NULL, _IOLBF, 0); /* whoever waits for a line gets it, pipe or not */
     signal(SIGXFSZ, SIG_IGN);         /* a write beyond a limit of file sizes fails, and that is all */
     int status = run_command(argc, argv);

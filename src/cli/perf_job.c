@@ -462,7 +462,18 @@ static void *make_buffers(const struct perf_job *job)
     if (m == MAP_FAILED)
         return NULL;
     madvise(m, job->buffer_bytes, MADV_HUGEPAGE);
+    plx_memory_add(m, job->buffer_bytes);
     return m;
+}
+
+static void free_buffers(struct perf_job *job)
+{
+    if (job->shared) {
+        plx_shared_free(job->buffers);
+    } else if (job->buffers) {
+        plx_memory_remove(job->buffers);
+        munmap(job->buffers, job->buffer_bytes);
+    }
 }
 
 static int make_slots(struct perf_job *job)
@@ -535,10 +546,7 @@ int perf_job_open(struct perf_job *job, const struct perf_options *o, struct plx
 void perf_job_close(struct perf_job *job)
 {
     perf_verify_free(job->verify);
-    if (job->shared)
-        plx_shared_free(job->buffers);
-    else if (job->buffers)
-        munmap(job->buffers, job->buffer_bytes);
+    free_buffers(job);
     free(job->slot_memory);
     free(job->free);
     free(job->slots);

@@ -297,22 +297,6 @@ static void *reactor_thread(void *arg)
     return NULL;
 }
 
-/* Memory that a front-end shares, and has made shorter, costs it its connection. Any other fault ends us, as always. */
-static void serve_fault(int number, siginfo_t *info, void *context)
-{
-    (void)context;
-    if (!plx_vhost_fault(info->si_addr))
-        signal(number, SIG_DFL);
-}
-
-static void serve_open_faults(void)
-{
-    struct sigaction act = {.sa_flags = SA_SIGINFO};
-    act.sa_sigaction = serve_fault;
-    sigemptyset(&act.sa_mask);
-    sigaction(SIGBUS, &act, NULL);
-}
-
 /* Signals are taken by the first reactor through a descriptor; they are blocked before any thread exists. */
 static int serve_open_signals(struct serve *s)
 {
@@ -323,7 +307,6 @@ static int serve_open_signals(struct serve *s)
     sigaddset(&set, SIGHUP);
     signal(SIGPIPE, SIG_IGN);
     signal(SIGXFSZ, SIG_IGN); /* a file that may not grow is an error of whoever writes to it */
-    serve_open_faults();
     pthread_sigmask(SIG_BLOCK, &set, NULL);
     s->signals.ready = signal_ready;
     s->signals.fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);

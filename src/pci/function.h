@@ -11,6 +11,7 @@
 
 #include <endian.h>
 #include <pollux/base.h>
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -72,6 +73,7 @@ struct pci_function {
     size_t regs_bytes;
     unsigned vectors;       /* of MSI-X; 0: it cannot interrupt */
     volatile uint8_t *msix; /* the MSI-X table, where it can be reached past the kernel; else NULL */
+    atomic_bool fault;      /* its registers were touched, and were not there: they read as ones from then on */
     int lost_fd; /* becomes readable when it is to be given back, or has failed for good; -1: nothing tells */
 };
 

@@ -12,19 +12,20 @@
 #include <pollux/base.h>
 
 #include "base/util.h"
+#include "reactor/guard.h"
 #include "vhost/msg.h"
 
 /* ---- mappings: guard.c ---- */
 
 /*
- * A piece of a file. Whoever has it may make it shorter; what touches it then gets SIGBUS. plx_vhost_fault() puts empty
- * memory in its place, and sets what `fault` points at: nothing of it means anything from then on.
+ * A piece of a file. Whoever has it may make it shorter; what touches it then gets SIGBUS. plx_memory_fault() puts
+ * empty memory in its place, and sets what `fault` points at: nothing of it means anything from then on.
  */
 struct vhost_map {
     void *base; /* NULL: nothing */
     size_t bytes;
     uint8_t *at; /* where what was asked for begins */
-    struct vhost_guard *guard;
+    struct plx_guard *guard;
 };
 
 /* @return 0 or -errno, with err filled: why it cannot be mapped. The descriptor stays the caller's. */

@@ -238,7 +238,7 @@ static bool ring_goes(struct vhost_ring *r)
     if (plx_unlikely(r->drains & VHOST_STOPS))
         return false;
     if (plx_unlikely(atomic_load_explicit(r->halted, memory_order_relaxed))) {
-        ring_tell(r); /* the control reactor, which may not know: see plx_vhost_fault() */
+        ring_tell(r); /* the control reactor, which may not know: see plx_memory_fault() */
         return false;
     }
     return r->is.enabled && !r->broken;
