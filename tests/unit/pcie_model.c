@@ -134,7 +134,7 @@ void pm_pull(struct pcie_model *m)
     if (!m->function || m->pulled)
         return;
     m->pulled = true;
-    pm_drop_commands(m, false);
+    pm_stopped(m, false);
     pm_fill(m->bar, m->bar_bytes, ~0u);
     pm_fill(m->msix, m->msix_bytes, ~0u);
     eventfd_write(m->lost_fd, 1);
@@ -210,8 +210,8 @@ static void pm_close(struct pci_function *f)
     pm_vectors_drop(m);
     m->function = NULL;
     close(m->lost_fd);
-    free(m->bar);
-    free(m->msix);
+    munmap(m->bar, m->mapping_bytes);
+    close(m->bar_fd);
     m->bar = m->msix = NULL;
     pm_unlock(m);
     pthread_mutex_unlock(&models_lock);
@@ -225,21 +225,18 @@ static int pm_start(struct pcie_model *m, struct pci_function **out, struct plx_
 {
     struct pci_function *f = calloc(1, sizeof *f);
     const size_t bells = (size_t)2 * (m->o.queues + 1) * (4u << m->o.dstrd);
+    if (!f)
+        return plx_fail(err, -ENOMEM, "PCI function %s: no memory", m->addr);
     m->bar_bytes = plx_align_up(PM_BELLS + bells, 4096);
     m->msix_bytes = (size_t)m->o.vectors * PCI_MSIX_ENTRY;
-    m->bar = aligned_alloc(4096, m->bar_bytes);
-    m->msix = aligned_alloc(4096, plx_align_up(m->msix_bytes + 1, 4096));
+    m->mapping_bytes = m->bar_bytes + plx_align_up(m->msix_bytes, 4096);
+    m->bar_fd = memfd_create("bar", MFD_CLOEXEC);
+    pm_must(m->bar_fd >= 0 && ftruncate(m->bar_fd, (off_t)m->mapping_bytes) == 0, "no memory file");
+    m->bar = mmap(NULL, m->mapping_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, m->bar_fd, 0);
     m->lost_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
-    if (!f || !m->bar || !m->msix || m->lost_fd < 0) {
-        free(f);
-        free(m->bar);
-        free(m->msix);
-        if (m->lost_fd >= 0)
-            close(m->lost_fd);
-        return plx_fail(err, -ENOMEM, "PCI function %s: no memory", m->addr);
-    }
-    m->pulled = false;
-    pm_fill(m->bar, m->bar_bytes, 0);
+    pm_must(m->bar != MAP_FAILED && m->lost_fd >= 0, "no memory");
+    m->msix = m->bar + m->bar_bytes;
+    m->pulled = m->zapped = false;
     pm_fill(m->bar + PM_BELLS, m->bar_bytes - PM_BELLS, PM_BELL_NONE);
     pm_reset_all(m);
     *f = (struct pci_function){
@@ -248,7 +245,7 @@ static int pm_start(struct pcie_model *m, struct pci_function **out, struct plx_
         .vendor = m->o.vendor,
         .device = m->o.device,
         .regs = m->bar,
-        .regs_bytes = m->bar_bytes,
+        .regs_bytes = m->o.regs_bytes ? m->o.regs_bytes : m->bar_bytes,
         .vectors = m->o.vectors,
         .msix = m->o.no_msix_table || !m->o.vectors ? NULL : m->msix,
         .lost_fd = m->lost_fd,
@@ -374,8 +371,10 @@ unsigned pcie_model_step(struct pcie_model *m)
     pm_lock(m);
     m->steps++;
     if (m->function && m->pulled) {
-        pm_fill(m->bar, m->bar_bytes, ~0u);
-        pm_fill(m->msix, m->msix_bytes, ~0u);
+        if (!m->zapped) {
+            pm_fill(m->bar, m->bar_bytes, ~0u);
+            pm_fill(m->msix, m->msix_bytes, ~0u);
+        }
     } else if (m->function) {
         n = pm_look_at_registers(m);
         if (m->state == PM_READY)
@@ -425,6 +424,17 @@ void pcie_model_remove(struct pcie_model *m)
     pm_unlock(m);
 }
 
+void pcie_model_zap(struct pcie_model *m)
+{
+    pm_lock(m);
+    pm_pull(m);
+    if (m->function) {
+        m->zapped = true;
+        pm_must(ftruncate(m->bar_fd, 0) == 0, "a file that does not shrink");
+    }
+    pm_unlock(m);
+}
+
 void pcie_model_put_back(struct pcie_model *m)
 {
     pm_lock(m);
@@ -437,6 +447,13 @@ void pcie_model_ask_back(struct pcie_model *m)
     pm_lock(m);
     if (m->function)
         eventfd_write(m->lost_fd, 1);
+    pm_unlock(m);
+}
+
+void pcie_model_spurious(struct pcie_model *m, unsigned vector)
+{
+    pm_lock(m);
+    m->raise[vector] = true;
     pm_unlock(m);
 }
 

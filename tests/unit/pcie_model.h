@@ -61,6 +61,8 @@ struct pcie_model_ns {
     uint64_t blocks;     /* 0: allocated, not attached */
     uint64_t max_bytes;  /* that it may grow to; 0: as large as it is */
     uint16_t noiob, npwg, npda;
+    uint16_t metadata; /* bytes, that it says blocks have; a host leaves such a namespace alone, */
+    uint8_t csi;       /* as one of another command set than NVM */
 };
 
 struct pcie_model_opts {
@@ -78,6 +80,7 @@ struct pcie_model_opts {
     unsigned burst;                     /* commands of a queue that a step fetches */
     uint16_t queues;                    /* of each kind, that it grants */
     uint16_t vectors;
+    size_t regs_bytes;  /* that the host is told of; 0: as many as there are */
     bool no_msix_table; /* the host does not get to see it */
     uint8_t mdts, acl, aerl, vwc, lpa, elpe, fuses, sqes, cqes, msrc;
     uint16_t oacs, oncs, crdt[3], mssrl, awun;
@@ -184,9 +187,14 @@ unsigned pcie_model_held(struct pcie_model *m);
 void pcie_model_fail(struct pcie_model *m);
 /* It is pulled: registers read all-ones, opening fails; and it is there again, for those who open it. */
 void pcie_model_remove(struct pcie_model *m);
+/* The same, and who touches a register or the MSI-X table gets SIGBUS. */
+void pcie_model_zap(struct pcie_model *m);
 void pcie_model_put_back(struct pcie_model *m);
 /* lost_fd becomes readable, and that is all. */
 void pcie_model_ask_back(struct pcie_model *m);
+
+/* An interrupt for nothing. */
+void pcie_model_spurious(struct pcie_model *m, unsigned vector);
 
 /* ---- events ---- */
 

@@ -33,7 +33,9 @@ static uint64_t pm_prp1(const struct pm_cmd *c)
 
 uint16_t pm_answer_data(struct pcie_model *m, const struct pm_cmd *c, const void *data, uint64_t bytes)
 {
-    uint16_t status = pm_data(m, c, bytes);
+    uint16_t status = pm_too_long(m, c, bytes, m->o.mdts);
+    if (!status)
+        status = pm_data(m, c, bytes);
     return status ? status : pm_write_host(m, data, bytes);
 }
 

@@ -70,8 +70,8 @@ static void pm_id_ns(const struct pcie_model *m, const struct pm_ns *ns, struct 
     id->nsze = id->ncap = id->nuse = plx_put64(ns->is.blocks);
     id->nlbaf = 1; /* two of them */
     id->flbas = ns->is.block_bits == 12;
-    id->lbaf[0] = plx_put32(9 << 16);
-    id->lbaf[1] = plx_put32(12 << 16);
+    id->lbaf[0] = plx_put32(9 << 16 | ns->is.metadata);
+    id->lbaf[1] = plx_put32(12 << 16 | ns->is.metadata);
     if (m->o.version >= 0x00010300)
         id->dlfeat = 0x09; /* reads zeroes; Write Zeroes deallocates */
     id->noiob = plx_put16(ns->is.noiob);
@@ -104,6 +104,7 @@ static void pm_descriptors(const struct pm_ns *ns, bool csi, uint8_t *to)
         return;
     to[0] = NVME_NIDT_CSI;
     to[1] = 1;
+    to[4] = ns->is.csi;
 }
 
 static void pm_ns_list(const struct pcie_model *m, uint32_t beyond, bool inactive, uint8_t *to)

@@ -124,10 +124,11 @@ struct pcie_model {
 
     /* while it is open */
     struct pci_function *function;
-    uint8_t *bar, *msix;
-    size_t bar_bytes, msix_bytes;
-    int lost_fd;
-    bool pulled; /* this opening of it reads all-ones */
+    uint8_t *bar, *msix; /* one mapping of a file, which can be taken away */
+    size_t bar_bytes, msix_bytes, mapping_bytes;
+    int bar_fd, lost_fd;
+    bool pulled; /* this opening of it reads all-ones, */
+    bool zapped; /* or not at all */
     bool removed;
     int open_result;
     char open_text[160];
@@ -188,12 +189,11 @@ void pm_pull(struct pcie_model *m);
 
 /* Of a function level reset. */
 void pm_reset_all(struct pcie_model *m);
-/* All commands are over, without an answer: done first where they were going to be, and landing. */
-void pm_drop_commands(struct pcie_model *m, bool land);
+/* All is over, and nothing reaches memory any more; what hangs does before, where it is to land. */
+void pm_stopped(struct pcie_model *m, bool land);
 /* @return how much was done */
 unsigned pm_look_at_registers(struct pcie_model *m);
 uint32_t pm_bell_take(uint32_t *bell);
-void pm_bells_clear(struct pcie_model *m);
 
 /* ---- pcie_model_queue.c ---- */
 
@@ -226,12 +226,14 @@ uint16_t pm_identify(struct pcie_model *m, const struct pm_cmd *c);
 uint16_t pm_log_page(struct pcie_model *m, const struct pm_cmd *c);
 uint16_t pm_format(struct pcie_model *m, const struct pm_cmd *c);
 uint16_t pm_io(struct pcie_model *m, struct pm_cmd *c);
+/* Than a limit of Identify, as a power of two of the smallest page; 0: none. */
+uint16_t pm_too_long(struct pcie_model *m, const struct pm_cmd *c, uint64_t bytes, unsigned limit);
 struct pm_ns *pm_ns_of(struct pcie_model *m, uint32_t nsid);
 void pm_log_error(struct pcie_model *m, const struct pm_cmd *c);
 
 /* ---- pcie_model_faults.c ---- */
 
-/* What to do wrong with a command. */
+/* Decides what to do wrong with a command. */
 void pm_fault_of(struct pcie_model *m, struct pm_cmd *c);
 /* Whether the controller does that wrong, now; value may be NULL. */
 bool pm_fault_now(struct pcie_model *m, enum pcie_model_kind kind, uint32_t *value);

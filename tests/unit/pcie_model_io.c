@@ -35,7 +35,7 @@ static uint8_t *pm_medium(const struct pm_ns *ns, uint64_t lba)
     return ns->medium + (lba << ns->is.block_bits);
 }
 
-static uint16_t pm_too_long(struct pcie_model *m, const struct pm_cmd *c, uint64_t bytes, unsigned limit)
+uint16_t pm_too_long(struct pcie_model *m, const struct pm_cmd *c, uint64_t bytes, unsigned limit)
 {
     if (!limit || bytes <= (UINT64_C(4096) << m->o.mpsmin) << limit)
         return 0;
@@ -195,6 +195,10 @@ uint16_t pm_io(struct pcie_model *m, struct pm_cmd *c)
         return PLX_SC_INVALID_NAMESPACE_OR_FORMAT | DNR;
     if (!ns->is.blocks) /* an inactive one: Base 3.2.1.4 */
         return PLX_SC_INVALID_FIELD | DNR;
+    if (ns->is.metadata || ns->is.csi) {
+        pm_complain(&m->complaints, "namespace %u is used, which has metadata or another command set", nsid);
+        return PLX_SC_INVALID_FIELD | DNR;
+    }
     switch (c->sqe.opcode) {
     case NVME_IO_FLUSH:
         return 0;

@@ -299,12 +299,12 @@ void pm_queue_end(struct pcie_model *m, struct pm_queue *sq)
 static unsigned pm_run_commands(struct pcie_model *m)
 {
     unsigned n = 0, waits = 0;
-    for (struct pm_cmd **at = &m->first, *c; (c = *at) && !m->pulled;) {
-        if (!c->done && !c->gone && c->due <= m->steps && !m->halted) {
+    for (struct pm_cmd **at = &m->first, *c; (c = *at) && !m->halted;) {
+        if (!c->done && !c->gone && c->due <= m->steps) {
             pm_run(m, c);
             n++;
         }
-        if (c->gone || (c->done && c->due <= m->steps && !m->halted && pm_answer(m, c))) {
+        if (c->gone || (c->done && c->due <= m->steps && pm_answer(m, c))) {
             *at = c->next;
             if (!*at)
                 m->last = at;
@@ -321,11 +321,13 @@ static unsigned pm_run_commands(struct pcie_model *m)
 
 unsigned pm_run_queues(struct pcie_model *m)
 {
+    if (m->halted) /* its host may not know yet */
+        return 0;
     unsigned n = pm_look_at_bells(m);
     for (unsigned i = 0; i <= m->o.queues && !m->pulled; i++)
         if (m->sqs[i].live)
             n += pm_fetch(m, &m->sqs[i]);
-    if (m->pulled)
+    if (m->pulled || m->halted)
         return n;
     pm_events(m);
     return n + pm_run_commands(m);

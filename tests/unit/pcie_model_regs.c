@@ -28,7 +28,7 @@ static uint32_t *pm_bell(struct pcie_model *m, unsigned i)
     return (uint32_t *)(void *)(m->bar + PM_BELLS + (size_t)i * (4u << m->o.dstrd));
 }
 
-void pm_bells_clear(struct pcie_model *m)
+static void pm_bells_clear(struct pcie_model *m)
 {
     for (unsigned i = 0; i < 2u * (m->o.queues + 1u); i++)
         __atomic_store_n(pm_bell(m, i), PM_BELL_NONE, __ATOMIC_RELEASE);
@@ -71,10 +71,12 @@ static void pm_queues_clear(struct pcie_model *m)
     m->events = m->masked = m->nchanged = 0;
 }
 
-void pm_drop_commands(struct pcie_model *m, bool land)
+/* What it has, it does without an answer, at the last moment at which it may. */
+static void pm_drop_commands(struct pcie_model *m, bool land)
 {
     for (struct pm_cmd *c = m->first, *next; c; c = next) {
-        if (land && !c->done && !c->waits && !c->gone)
+        const bool moves_data = c->sqid || c->sqe.opcode == PM_IDENTIFY || c->sqe.opcode == PM_LOG_PAGE;
+        if (land && moves_data && !c->done && !c->waits && !c->gone)
             pm_run(m, c);
         next = c->next;
         c->next = m->spare;
@@ -112,12 +114,11 @@ static uint64_t pm_hash(struct pcie_model *m)
     return hash;
 }
 
-/* Commands that hang land now, at the last moment at which they may. */
-static void pm_stopped(struct pcie_model *m)
+void pm_stopped(struct pcie_model *m, bool land)
 {
-    if (m->state == PM_STOPPING && pm_hash(m) != m->hash)
+    if (m->state == PM_STOPPING && land && pm_hash(m) != m->hash)
         pm_complain(&m->complaints, "queues written to between EN = 0 and RDY = 0");
-    pm_drop_commands(m, true);
+    pm_drop_commands(m, land);
     pm_queues_clear(m);
     pm_bells_clear(m);
     pm_features_reset(m);
@@ -143,7 +144,7 @@ static void pm_registers_init(struct pcie_model *m)
 
 void pm_reset_all(struct pcie_model *m)
 {
-    pm_stopped(m);
+    pm_stopped(m, true);
     pm_registers_init(m);
     for (unsigned v = 0; v < m->o.vectors; v++)
         __atomic_store_n((uint32_t *)(void *)(m->msix + v * PCI_MSIX_ENTRY + PCI_MSIX_CONTROL), 0, __ATOMIC_RELEASE);
@@ -219,7 +220,7 @@ static void pm_control(struct pcie_model *m, uint32_t cc)
     if ((cc & ~old) & PM_CC_EN) {
         if (m->state != PM_OFF) {
             pm_complain(&m->complaints, "enabled before RDY came down");
-            pm_stopped(m);
+            pm_stopped(m, true);
             pm_set_csts(m, 0);
         }
         pm_enable(m, cc);
@@ -245,7 +246,7 @@ static unsigned pm_timers(struct pcie_model *m)
             m->state = PM_READY;
             pm_set_csts(m, m->csts | PM_CSTS_RDY);
         } else {
-            pm_stopped(m);
+            pm_stopped(m, true);
             pm_set_csts(m, m->csts & PM_CSTS_NSSRO);
         }
     }

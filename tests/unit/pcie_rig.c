@@ -229,3 +229,9 @@ unsigned rig_irqs(struct rig *r, unsigned vector)
     eventfd_t n = 0;
     return eventfd_read(r->fds[vector], &n) == 0 ? (unsigned)n : 0;
 }
+
+void rig_pattern(struct rig *r, unsigned at, size_t bytes, unsigned seed)
+{
+    for (size_t i = 0; i < bytes; i++)
+        r->memory[at + i] = (uint8_t)(seed + i * 7 + i / 256);
+}

@@ -66,6 +66,7 @@ struct nvme_cmd rig_create(unsigned qid, bool cq, int vector);
 void rig_queues(struct rig *r, unsigned n);
 /* All of the above: open, enable, n queues. */
 void rig_up(struct rig *r, const struct pcie_model_opts *opts, unsigned n);
+void rig_pattern(struct rig *r, unsigned at, size_t bytes, unsigned seed);
 unsigned rig_irqs(struct rig *r, unsigned vector); /* since asked last */
 
 #endif
