@@ -7,6 +7,11 @@
 enum {
     CC_SHN_MASK = 3 << 14,
     CC_MAY_CHANGE = CC_SHN_MASK | 0xff << 16, /* while it is enabled: SHN, and entry sizes until there are queues */
+    /*
+     * A bit that hosts write as zero. While RDY = 0 a host may disable and enable again between two steps: that ASQ has
+     * been written is what there is to see of it.
+     */
+    ASQ_SEEN = 1,
 };
 
 static unsigned pm_field(uint32_t reg, unsigned shift, unsigned bits)
@@ -159,7 +164,7 @@ static const char *pm_refuse(const struct pcie_model *m, uint32_t cc)
     const uint32_t aqa = pm_get(m, PM_AQA);
     const unsigned mps = pm_field(cc, 7, 4), css = pm_field(cc, 4, 3);
     const uint64_t page = UINT64_C(1) << (12 + mps);
-    const uint64_t asq = pm_get(m, PM_ASQ) | (uint64_t)pm_get(m, PM_ASQ + 4) << 32;
+    const uint64_t asq = (pm_get(m, PM_ASQ) & ~(uint32_t)ASQ_SEEN) | (uint64_t)pm_get(m, PM_ASQ + 4) << 32;
     const uint64_t acq = pm_get(m, PM_ACQ) | (uint64_t)pm_get(m, PM_ACQ + 4) << 32;
     return mps < o->mpsmin || mps > o->mpsmax                ? "CC.MPS is out of range"
            : css == 0 && !(o->css & 1)                       ? "CC.CSS: there is no NVM command set"
@@ -181,12 +186,13 @@ static void pm_enable(struct pcie_model *m, uint32_t cc)
     const char *why = pm_refuse(m, cc);
     const uint32_t aqa = pm_get(m, PM_AQA);
     const unsigned ns = pm_field(aqa, 0, 12) + 1, nc = pm_field(aqa, 16, 12) + 1;
-    const uint64_t asq = pm_get(m, PM_ASQ) | (uint64_t)pm_get(m, PM_ASQ + 4) << 32;
+    const uint64_t asq = (pm_get(m, PM_ASQ) & ~(uint32_t)ASQ_SEEN) | (uint64_t)pm_get(m, PM_ASQ + 4) << 32;
     const uint64_t acq = pm_get(m, PM_ACQ) | (uint64_t)pm_get(m, PM_ACQ + 4) << 32;
     uint32_t slow = 0;
     m->page = (size_t)1 << (12 + pm_field(cc, 7, 4));
     m->state = PM_STARTING;
     m->enables++;
+    pm_put(m, PM_ASQ, (uint32_t)asq | ASQ_SEEN);
     if (!why && (!pm_mapped(m, asq, ns * sizeof(struct nvme_cmd)) || !pm_mapped(m, acq, nc * sizeof(struct nvme_cqe))))
         why = "ASQ or ACQ is not mapped";
     if (why || pm_fault_now(m, PCIE_MODEL_FATAL_ENABLE, NULL)) {
@@ -206,6 +212,11 @@ static void pm_enable(struct pcie_model *m, uint32_t cc)
 static void pm_disable(struct pcie_model *m)
 {
     uint32_t slow = 0;
+    if (!(m->csts & PM_CSTS_RDY)) { /* its host sees nothing that it would have to wait for */
+        pm_stopped(m, true);
+        pm_set_csts(m, 0);
+        return;
+    }
     m->hash = pm_hash(m);
     m->state = PM_STOPPING;
     pm_bells_clear(m);
@@ -301,7 +312,15 @@ unsigned pm_look_at_registers(struct pcie_model *m)
         pm_bells_still(m, "while it is disabled");
     if (m->steps % 64 == 0)
         pm_gaps_still(m);
-    if (changed)
+    const bool asq_written = (m->state == PM_STARTING || m->state == PM_READY) && !(pm_get(m, PM_ASQ) & ASQ_SEEN);
+    if (changed) {
         pm_control(m, cc);
+    } else if (asq_written && m->state == PM_STARTING) {
+        pm_disable(m);
+        pm_enable(m, cc);
+    } else if (asq_written) {
+        pm_complain(&m->complaints, "ASQ written while it is enabled");
+        pm_put(m, PM_ASQ, pm_get(m, PM_ASQ) | ASQ_SEEN);
+    }
     return changed + pm_timers(m);
 }

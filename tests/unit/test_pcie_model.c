@@ -170,17 +170,42 @@ static void registers_that_are_not_to_be_written_are_not(void **state)
                  {PM_CSTS, "CSTS written"},
                  {PM_NSSR, "NSSR written"},
                  {PM_CRTO, "CRTO written"},
-                 {PM_CC, "while it is enabled"},
+                 {PM_CC, "CC changed"},
+                 {PM_ASQ, "ASQ written"},
                  {PM_BELLS + 12, "no such queue"}};
     struct rig r;
     rig_open(&r, NULL);
     for (unsigned i = 0; i < PLX_ARRAY_SIZE(tries); i++) {
         rig_enable(&r);
-        rig_put(&r, tries[i].at, tries[i].at == PM_CC ? 0x00460081 : 0x4e564d65);
+        rig_put(&r, tries[i].at, tries[i].at == PM_CC ? 0x00460081 : tries[i].at == PM_ASQ ? RIG_BASE : 0x4e564d65);
         pcie_model_settle(r.m);
         rig_complained(&r, tries[i].part);
         rig_disable(&r);
     }
+    rig_close(&r);
+}
+
+/* Between two steps, while RDY is 0: what the host has written to ASQ tells. */
+static void it_is_disabled_and_enabled_unseen(void **state)
+{
+    (void)state;
+    struct rig r;
+    const struct pcie_model_fault f = {.kind = PCIE_MODEL_RDY_NEVER};
+    rig_open(&r, NULL);
+    pcie_model_fault(r.m, &f);
+    rig_write_admin_registers(&r);
+    rig_put(&r, PM_CC, 0x00460001);
+    pcie_model_settle(r.m);
+    rig_put(&r, PM_CC, 0x00460000);
+    assert_int_equal(rig_get(&r, PM_CSTS), 0);
+    rig_enable(&r);
+    rig_must(&r, 0, (struct nvme_cmd){.opcode = PM_GET_FEATURES, .cdw10 = plx_put32(1)});
+    assert_int_equal(pcie_model_enables(r.m), 2);
+    rig_disable(&r);
+    rig_put(&r, PM_AQA, 0x00070007); /* the other registers are kept */
+    memset(r.memory, 0, RIG_DATA);
+    rig_put(&r, PM_CC, 0x00460001);
+    assert_true(rig_wait_csts(&r, ~0u, PM_CSTS_RDY));
     rig_close(&r);
 }
 
@@ -865,6 +890,7 @@ int main(void)
         cmocka_unit_test(what_it_is_enabled_with_is_checked),
         cmocka_unit_test(several_command_sets_can_be_chosen),
         cmocka_unit_test(registers_that_are_not_to_be_written_are_not),
+        cmocka_unit_test(it_is_disabled_and_enabled_unseen),
         cmocka_unit_test(what_lies_between_doorbells_is_not_written),
         cmocka_unit_test(a_subsystem_reset_ends_all),
         cmocka_unit_test(a_function_level_reset_ends_all),
