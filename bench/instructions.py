@@ -28,10 +28,11 @@ DISK_BLOCKS = 64 << 11  # of a 64 MiB disk
 
 
 def callgrind(out, within=None):
-    """The beginning of a command whose instructions are to be counted: all of them, or those of a function."""
+    """The beginning of a command whose instructions are to be counted: all of them, or those of a function, without those
+    of functions that are named behind it."""
     if not shutil.which("valgrind"):
         raise Skip("valgrind is not installed")
-    only = [f"--toggle-collect={within}"] if within else []
+    only = [f"--toggle-collect={each}" for each in (within or "").split()]
     return ("valgrind", "--tool=callgrind", f"--callgrind-out-file={out}", *only)
 
 
@@ -153,6 +154,20 @@ def vhost(ring, what):
     return measure
 
 
+PCIE_DEPTH = 128
+
+
+def _pcie(what, rounds):
+    within = "cost_round pcie_model_complete_all"
+    more, less = (_unit("pcie_cost", what, n, within=within) for n in (2 * rounds, rounds))
+    return (more - less) / rounds / PCIE_DEPTH
+
+
+def pcie(what):
+    """The driver alone, 128 random reads of 4 KiB at a time; or with the block layer. Who asks does not count."""
+    return lambda rounds=200: _pcie(what, rounds) - _pcie("none", rounds)
+
+
 def filter_layer(count=20_000):
     """What a filter costs that passes a request on."""
     deep, flat = (_filters(layers, 2 * count) - _filters(layers, count) for layers in (FILTERS, 0))
@@ -177,6 +192,8 @@ FIGURES = [
     ("vhost-write-4k", "the same, 4 KiB write", vhost("split", "write"), None),
     ("vhost-packed-read-4k", "the same, packed ring, 4 KiB read", vhost("packed", "read"), None),
     ("vhost-packed-write-4k", "the same, packed ring, 4 KiB write", vhost("packed", "write"), None),
+    ("pcie-read-4k", "driver of SSDs, 4 KiB read, QD128", pcie("driver"), 150),
+    ("pcie-block-read-4k", "the same with the block layer", pcie("block"), 220),
     ("host-read-4k", "host and load generator, 4 KiB read, QD32", host_read, 950),
 ]
 

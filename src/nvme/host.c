@@ -190,6 +190,7 @@ void nvme_ctrlr_connected(struct nvme_ctrlr *c)
     plx_timer_cancel(c->reactor, &c->attempt);
     if (c->was_live)
         plx_warn("%s: connected again to %s", nvme_ctrlr_name(c), c->o.subnqn);
+    c->only = c->nio == 1 ? c->io[0] : NULL;
     c->was_live = true;
     c->told[0] = 0;
     c->state = NVME_CTRLR_LIVE;
@@ -292,8 +293,10 @@ unsigned nvme_ctrlr_ana(const struct nvme_ctrlr *c)
  */
 static struct nvme_qp *choose_queue(struct nvme_ctrlr *c)
 {
+    if (plx_likely(c->only))
+        return c->only;
     struct nvme_qp *qp = c->io[c->next];
-    if (plx_likely(c->nio == 1 || (qp->in_flight < c->share && qp->in_flight < qp->depth)))
+    if (plx_likely(qp->in_flight < c->share && qp->in_flight < qp->depth))
         return qp;
     unsigned in_flight = 0;
     for (unsigned i = 0; i < c->nio; i++)

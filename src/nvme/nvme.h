@@ -126,9 +126,10 @@ struct nvme_ctrlr {
     unsigned holds; /* freed when there are none */
 
     struct nvme_qp *admin, **io;
-    unsigned nio;   /* those that are connected */
-    unsigned next;  /* where the next command goes, */
-    unsigned share; /* until it has this many in flight */
+    unsigned nio;         /* those that are connected */
+    struct nvme_qp *only; /* of these, when it is one */
+    unsigned next;        /* where the next command goes, */
+    unsigned share;       /* until it has this many in flight */
 
     /* Connecting: see host_connect.c. */
     uint8_t step;

@@ -210,11 +210,14 @@ enum { PCIE_BOUNCES = 2 };
 struct pcie_data {
     struct pci_dma *dma;
     struct pci_table *table;
-    uint32_t page;              /* of the controller: CC.MPS */
-    bool sgl;                   /* the controller takes them, */
-    uint8_t sgl_align_mask;     /* at addresses without these bits */
-    struct pci_memory bounce;   /* PCIE_BOUNCES of NVME_MAX_TRANSFER, from the first use on */
-    bool bounces[PCIE_BOUNCES]; /* in use */
+    const _Atomic uint64_t *version; /* of dma, */
+    uint64_t known;                  /* and what it was when `last` was found */
+    struct pci_span last;            /* the memory in which data was last */
+    uint32_t page;                   /* of the controller: CC.MPS */
+    bool sgl;                        /* the controller takes them, */
+    uint8_t sgl_align_mask;          /* at addresses without these bits */
+    struct pci_memory bounce;        /* PCIE_BOUNCES of NVME_MAX_TRANSFER, from the first use on */
+    bool bounces[PCIE_BOUNCES];      /* in use */
 };
 
 /* A place for a command in flight. */
@@ -233,6 +236,32 @@ enum { PCIE_DIRECT = -1, PCIE_OWN_PAGE = -2 };
  * copy it through
  */
 int pcie_data_set(struct pcie_data *d, struct pcie_slot *slot, const struct nvme_req *req, struct nvme_cmd *cmd);
+
+static inline void pcie_set_prps(struct nvme_cmd *cmd, uint64_t first, uint64_t second)
+{
+    const plx_le64 prp[2] = {plx_put64(first), plx_put64(second)};
+    memcpy(&cmd->sgl, prp, sizeof prp);
+}
+
+/* The same, where it is one piece of the memory in which data was last, of two pages at most. @return whether it is */
+static inline bool pcie_data_set_near(const struct pcie_data *d, const struct nvme_req *req, struct nvme_cmd *cmd)
+{
+    const struct iovec *iov = req->data.iov;
+    const uint64_t offset = (uintptr_t)iov->iov_base + req->data.offset - d->last.at, iova = d->last.iova + offset;
+    const uint64_t end = (iova & (d->page - 1)) + req->len;
+    if (plx_unlikely(iov->iov_len - req->data.offset < req->len || offset >= d->last.bytes ||
+                     req->len > d->last.bytes - offset || iova & 3 ||
+                     atomic_load_explicit(d->version, memory_order_acquire) != d->known))
+        return false;
+    if (plx_likely(end <= d->page)) {
+        pcie_set_prps(cmd, iova, 0);
+        return true;
+    }
+    if (end > 2 * (uint64_t)d->page)
+        return false;
+    pcie_set_prps(cmd, iova, (iova | (d->page - 1)) + 1);
+    return true;
+}
 /* It has been answered: data that was read is copied to where it belongs, if it was not read there. */
 void pcie_data_done(struct pcie_data *d, struct pcie_slot *slot, bool ok);
 void pcie_data_end(struct pcie_data *d);

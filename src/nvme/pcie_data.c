@@ -13,29 +13,21 @@ enum {
     SGL_LAST_SEGMENT = 0x30,
 };
 
-static bool table_is_old(const struct pcie_data *d)
-{
-    return !d->table || d->table->version != pci_dma_version(d->dma);
-}
-
 /* @return whether the device reaches it, and by which address */
-static inline bool address_of(struct pcie_data *d, const void *at, size_t bytes, uint64_t *iova)
+static bool address_of(struct pcie_data *d, const void *at, size_t bytes, uint64_t *iova)
 {
-    if (plx_unlikely(table_is_old(d))) {
+    const uint64_t now = atomic_load_explicit(d->version, memory_order_acquire);
+    if (!d->table || d->table->version != now) {
         pci_table_put(d->table);
         d->table = pci_table_get(d->dma);
     }
     const struct pci_span *s = pci_table_find(d->table, at, bytes);
-    if (plx_unlikely(!s))
+    if (!s)
         return false;
+    d->last = *s;
+    d->known = d->table->version;
     *iova = s->iova + ((uintptr_t)at - s->at);
     return true;
-}
-
-static inline void set_prps(struct nvme_cmd *cmd, uint64_t first, uint64_t second)
-{
-    cmd->sgl.address = plx_put64(first);
-    memcpy((uint8_t *)&cmd->sgl + sizeof(plx_le64), &second, sizeof second);
 }
 
 /* One contiguous piece. */
@@ -45,9 +37,9 @@ static inline void set_contiguous(const struct pcie_data *d, struct pcie_slot *s
     const uint32_t page = d->page, offset = (uint32_t)iova & (page - 1);
     uint64_t next = iova - offset + page;
     if (offset + len <= page) {
-        set_prps(cmd, iova, 0);
+        pcie_set_prps(cmd, iova, 0);
     } else if (offset + len <= 2 * page) {
-        set_prps(cmd, iova, htole64(next));
+        pcie_set_prps(cmd, iova, next);
     } else {
         plx_le64 *list = (void *)slot->list;
         for (uint32_t left = offset + len - page, i = 0;; i++, next += page, left -= page) {
@@ -55,7 +47,7 @@ static inline void set_contiguous(const struct pcie_data *d, struct pcie_slot *s
             if (left <= page)
                 break;
         }
-        set_prps(cmd, iova, htole64(slot->list_iova));
+        pcie_set_prps(cmd, iova, slot->list_iova);
     }
 }
 
@@ -85,7 +77,7 @@ static bool set_pieces(struct pcie_data *d, struct pcie_slot *slot, const struct
         for (; len; iova += d->page, len -= (uint32_t)plx_min_u64(len, d->page))
             list[n++] = plx_put64(iova);
     }
-    set_prps(cmd, first, !n ? 0 : n == 1 ? list[0].raw : htole64(slot->list_iova));
+    pcie_set_prps(cmd, first, !n ? 0 : n == 1 ? plx_get64(list[0]) : slot->list_iova);
     return true;
 }
 
@@ -162,7 +154,6 @@ int pcie_data_set(struct pcie_data *d, struct pcie_slot *slot, const struct nvme
 {
     const struct plx_iov_at *at = &req->data;
     uint64_t iova;
-    slot->bounce = PCIE_DIRECT;
     if (plx_likely(at->iov->iov_len - at->offset >= req->len)) {
         const void *p = (const uint8_t *)at->iov->iov_base + at->offset;
         if (plx_likely(address_of(d, p, req->len, &iova) && !(iova & DWORD_MASK))) {

@@ -48,10 +48,12 @@ static inline int queue_put(struct pcie_queue *q, struct nvme_req *req)
     struct nvme_cmd *sqe = &q->ring.sq[q->ring.tail];
     slot->cid = (uint16_t)(slot->cid + q->low + 1); /* this use's; the place stays */
     req->cmd.cid = plx_put16(slot->cid);
+    /* What is between is zero, and has been so from the beginning, but for where data is. */
     memcpy(sqe, &req->cmd, offsetof(struct nvme_words, cdw10));
-    memset(&sqe->cdw2, 0, offsetof(struct nvme_cmd, cdw10) - offsetof(struct nvme_cmd, cdw2));
     memcpy(&sqe->cdw10, &req->cmd.cdw10, sizeof req->cmd - offsetof(struct nvme_words, cdw10));
-    if (req->len) {
+    if (plx_unlikely(!req->len)) {
+        memset(&sqe->sgl, 0, sizeof sqe->sgl);
+    } else if (!plx_likely(pcie_data_set_near(&q->data, req, sqe))) {
         int ret = pcie_data_set(&q->data, slot, req, sqe);
         if (plx_unlikely(ret))
             return ret;
@@ -156,7 +158,7 @@ static void queue_backlog(struct pcie_queue *q)
 
 /* ---- completions ---- */
 
-static void queue_broken(struct pcie_queue *q, unsigned cid)
+static __attribute__((noinline, cold)) void queue_broken(struct pcie_queue *q, unsigned cid)
 {
     char why[100];
     q->hw->broken = true;
@@ -169,7 +171,7 @@ static inline bool take_completion(struct pcie_queue *q, uint32_t last)
     const struct nvme_cqe *cqe = &q->ring.cq[q->ring.head];
     const uint16_t cid = (uint16_t)last, place = cid & q->low;
     struct pcie_slot *slot = &q->slots[place];
-    struct nvme_req *req = place < q->nslots ? slot->req : NULL;
+    struct nvme_req *req = slot->req; /* there are as many slots as a place can say, if not as many places */
     pcie_ring_next(&q->ring);
     if (plx_unlikely(!req || slot->cid != cid)) {
         queue_broken(q, cid);
@@ -178,7 +180,7 @@ static inline bool take_completion(struct pcie_queue *q, uint32_t last)
     req->status = (uint16_t)(last >> 17);
     req->dw0 = plx_get32(cqe->dw0);
     req->dw1 = plx_get32(cqe->dw1);
-    if (plx_unlikely(req->len && slot->bounce != PCIE_DIRECT))
+    if (plx_unlikely(slot->bounce != PCIE_DIRECT))
         pcie_data_done(&q->data, slot, !req->status);
     slot->req = NULL;
     q->free[--q->qp.in_flight] = place;
@@ -289,14 +291,14 @@ struct nvme_qp *pcie_queue_create(struct nvme_ctrlr *c, unsigned depth)
     if (!q)
         return NULL;
     q->nslots = (uint16_t)depth;
-    q->slots = calloc(depth, sizeof *q->slots);
+    for (q->low = 1; q->low < depth; q->low = (uint16_t)(2 * q->low + 1))
+        ;
+    q->slots = calloc(q->low + 1u, sizeof *q->slots);
     q->free = calloc(depth, sizeof *q->free);
     if (!q->slots || !q->free) {
         queue_release(q);
         return NULL;
     }
-    for (q->low = 1; q->low < depth; q->low = (uint16_t)(2 * q->low + 1))
-        ;
     for (unsigned i = 0; i < depth; i++)
         q->slots[i].cid = (uint16_t)i;
     nvme_queue_init(&q->qp.backlog);
@@ -315,6 +317,7 @@ void pcie_queue_begin(struct nvme_qp *qp, struct pcie_hw *hw)
     qp->qid = hw->ring.qid;
     qp->depth = (uint16_t)plx_min_u64(q->nslots, hw->ring.entries - 1u);
     q->data = (struct pcie_data){.dma = hw->dma,
+                                 .version = pci_dma_version(hw->dma),
                                  .page = UINT32_C(1) << (12 + (c->cap >> 48 & 15)),
                                  .sgl = sgls == 1 || sgls == 2,
                                  .sgl_align_mask = sgls == 2 ? 3 : 0};

@@ -159,9 +159,9 @@ void pci_table_put(struct pci_table *t)
         free(t);
 }
 
-uint64_t pci_dma_version(const struct pci_dma *d)
+const _Atomic uint64_t *pci_dma_version(const struct pci_dma *d)
 {
-    return atomic_load_explicit(&d->version, memory_order_acquire);
+    return &d->version;
 }
 
 /* ---- data ---- */

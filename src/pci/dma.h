@@ -51,8 +51,8 @@ struct pci_table {
 /* That of the present. Without memory for it NULL: nothing is known then. */
 struct pci_table *pci_table_get(struct pci_dma *d);
 void pci_table_put(struct pci_table *t);
-/* Counts changes: a table of another version is old. */
-uint64_t pci_dma_version(const struct pci_dma *d);
+/* Counts changes: a table of another version is old. It is there for as long as d is. */
+const _Atomic uint64_t *pci_dma_version(const struct pci_dma *d);
 
 /* @return the range in which all of that is, or NULL */
 static inline const struct pci_span *pci_table_find(const struct pci_table *t, const void *at, size_t bytes)

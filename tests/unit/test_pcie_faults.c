@@ -273,8 +273,8 @@ static void one_that_is_pulled_out_ends_its_requests_and_may_come_back(void **st
     tu_open(&s.t, IMPATIENT);
     check_works(&s);
     pcie_model_remove(s.m);
-    assert_int_equal(io(&s, PLX_BDEV_WRITE, 0, 1), PLX_SC_HOST_PATHING_ERROR);
-    assert_int_equal(io(&s, PLX_BDEV_READ, 0, 1), PLX_SC_HOST_PATHING_ERROR);
+    assert_int_equal(io(&s, PLX_BDEV_WRITE, 0, 1), PLX_SC_INTERNAL_ERROR);
+    assert_int_equal(io(&s, PLX_BDEV_READ, 0, 1), PLX_SC_INTERNAL_ERROR);
     pcie_model_put_back(s.m);
     while (io(&s, PLX_BDEV_READ, 0, 1) != 0)
         tu_turn(s.t.reactor);

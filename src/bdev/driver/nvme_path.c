@@ -92,6 +92,12 @@ static struct nvme_path *next_path(struct nvme_channel *nc)
 
 /* ---- commands ---- */
 
+/* An SSD of this machine that is gone has no other path by which to try: hosts that are told so try again for ever. */
+static uint16_t no_path(const struct nvme_channel *nc)
+{
+    return nc->disk->held ? PLX_SC_INTERNAL_ERROR : PLX_SC_HOST_PATHING_ERROR;
+}
+
 static struct nvme_try *try_of(struct nvme_req *req)
 {
     return plx_container_of(req, struct nvme_try, req);
@@ -161,7 +167,7 @@ static void try_begin(struct nvme_channel *nc, struct nvme_try *t)
     if (plx_likely(nc->nusable)) { /* commands that wait to be tried again are in nobody's way: there is no order */
         hand_out(nc, t);
     } else if (nc->given_up) {
-        t->end(t, PLX_SC_HOST_PATHING_ERROR);
+        t->end(t, no_path(nc));
     } else {
         push_waiting(nc, t);
     }
@@ -213,7 +219,7 @@ static void paths_give_up(struct nvme_channel *nc)
     while (all) {
         struct nvme_try *t = try_of(all);
         all = all->next;
-        t->end(t, PLX_SC_HOST_PATHING_ERROR);
+        t->end(t, no_path(nc));
     }
 }
 
@@ -229,7 +235,7 @@ static void deadline_due(struct plx_timer *timer)
 static void again_later(struct nvme_channel *nc, struct nvme_try *t)
 {
     if (nc->given_up) {
-        t->end(t, PLX_SC_HOST_PATHING_ERROR);
+        t->end(t, no_path(nc));
         return;
     }
     push_waiting(nc, t);

@@ -1,0 +1,203 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""SSDs that the process drives itself, by VFIO: QEMU's, behind an emulated IOMMU, with pollux in the guest."""
+import json
+from pathlib import Path
+
+import conftest
+import target as pollux
+import pytest
+from guest import Guest
+
+MIB = 1 << 20
+NQN = "nqn.2026-01.example:ssd"
+IOMMU = ("-M", "q35,kernel-irqchip=split", "-device", "intel-iommu,intremap=on,caching-mode=on,aw-bits=48")
+PLAIN, MANY, PLUGGED = "0000:00:10.0", "0000:00:11.0", "0000:01:00.0"  # as the guest numbers them
+PORT = 4420
+
+
+def drive(work, name, size=64 * MIB):
+    path = work / name
+    with open(path, "wb") as file:
+        file.truncate(size)
+    return "-drive", f"if=none,id={name},format=raw,file={path},cache=unsafe"
+
+
+def devices(work):
+    """A plain SSD; one with two namespaces, of 512 and of 4096 byte blocks; one in a slot it can be taken out of."""
+    return (*IOMMU, *drive(work, "plain"), *drive(work, "one"), *drive(work, "two"), *drive(work, "plugged"),
+            "-device", "nvme,drive=plain,serial=PLAIN,addr=10",
+            "-device", "nvme,id=many,serial=MANY,addr=11",
+            "-device", "nvme-ns,drive=one,bus=many,nsid=1",
+            "-device", "nvme-ns,drive=two,bus=many,nsid=2,logical_block_size=4096,physical_block_size=4096",
+            "-device", "pcie-root-port,id=rootport,slot=1,chassis=1,addr=12",
+            "-device", "nvme,id=plugged,drive=plugged,serial=PLUGGED,bus=rootport")
+
+
+class Ssds:
+    """The guest, and what is done to its SSDs."""
+
+    def __init__(self, machine):
+        self.machine, self.sh, self.run, self.qmp = machine, machine.sh, machine.run, machine.qmp
+
+    def bind(self, addr, driver="vfio-pci"):
+        self.sh(f"""cd /sys/bus/pci/devices/{addr}
+            [ -e driver ] && echo {addr} >driver/unbind
+            echo {driver} >driver_override
+            echo {addr} >/sys/bus/pci/drivers_probe
+            [ "$(basename $(readlink driver))" = {driver} ]""")
+
+    def unbind(self, addr):
+        """Back to the kernel: its block devices, by namespace."""
+        self.bind(addr, "nvme")
+        self.sh(f"echo >/sys/bus/pci/devices/{addr}/driver_override")
+        found = self.machine.wait_until(f"""cd /sys/bus/pci/devices/{addr}/nvme/nvme* && for each in nvme*n*; do
+            [ -b /dev/$each ] && echo $(cat $each/nsid) $each || exit 1; done""")
+        return [name for _, name in sorted(line.split() for line in found.splitlines())]
+
+    def perf(self, options, *disks):
+        """Of verified load: what was measured."""
+        out = self.sh(f"pollux perf --json - --verify {options} {' '.join(disks)}")
+        result = json.loads(out[out.index("{"):])
+        assert result["verify"]["wrong"] == 0
+        return result
+
+    def serve(self, options):
+        """`pollux serve` in the guest, once it serves."""
+        job = self.machine.spawn(f"exec pollux serve {options} >/tmp/serve.out 2>/tmp/serve.err")
+        self.machine.wait_until("grep -q 'listening on' /tmp/serve.out", during=[job])
+        return job
+
+
+@pytest.fixture(scope="module")
+def machine(tmp_path_factory):
+    build = Path(pollux.binary()).resolve().parent
+    if not (build / "build.ninja").exists():
+        pytest.skip(f"nothing to install: {pollux.binary()} is not in a build directory")
+    work = tmp_path_factory.mktemp("ssds")
+    image = conftest.vm_image("--install", build, work / "archive")
+    with Guest(image, work, cpus=2, devices=devices(work), archives=(work / "archive",)) as guest:
+        guest.sh("modprobe nvme; modprobe vfio-pci; modprobe vfio_iommu_type1")
+        guest.wait_until(" && ".join(f"[ -e /sys/bus/pci/devices/{a}/driver ]" for a in (PLAIN, MANY, PLUGGED)))
+        yield guest
+
+
+@pytest.fixture
+def ssds(machine):
+    all_of_it = Ssds(machine)
+    for addr in PLAIN, MANY, PLUGGED:
+        all_of_it.bind(addr)
+    yield all_of_it
+    machine.run("nvme disconnect-all; killall -9 pollux; rm -rf /tmp/*")
+
+
+def test_it_says_what_the_kernels_driver_says(ssds):
+    ssds.unbind(PLAIN)
+    theirs = ssds.sh("nvme id-ctrl /dev/$(ls /sys/bus/pci/devices/0000:00:10.0/nvme)")
+    smart = ssds.sh("nvme smart-log -o json /dev/$(ls /sys/bus/pci/devices/0000:00:10.0/nvme)")
+    ssds.bind(PLAIN)
+    ours = ssds.sh(f"pollux identify pcie://{PLAIN}")
+    shown = {line.split(":", 1)[0].strip(): line.split(":", 1)[1].strip() for line in ours.splitlines() if ":" in line}
+    same = [line for line in theirs.splitlines() if ":" in line and line.split(":", 1)[0].strip() in shown]
+    assert len(same) > 40
+    for line in same:
+        key, value = (word.strip() for word in line.split(":", 1))
+        if key != "NVME Identify Controller":
+            assert shown[key] == value, key
+    assert json.loads(smart)
+
+
+@pytest.mark.parametrize("size", ["512", "4K", "12K", "128K", "1M"])
+def test_verified_load(ssds, size):
+    ssds.perf(f"-w randrw -o {size} -q 16 --count 1500 -m 0,1 -P 2 --poll adaptive", f"pcie://{PLAIN}/1")
+
+
+@pytest.mark.parametrize("poll", ["busy", "adaptive", "sleep"])
+def test_namespaces_side_by_side(ssds, poll):
+    """Of 512 and 4096 byte blocks, of one controller, each with a queue pair for each core."""
+    result = ssds.perf(f"-w randrw -o 8K -q 8 --count 1500 -m 0,1 -P 2 --poll {poll}",
+                       f"pcie://{MANY}/1", f"pcie://{MANY}/2")
+    assert result["verify"]["right"] > 0
+
+
+def test_the_kernel_sees_what_was_written(ssds):
+    ssds.sh("dd if=/dev/urandom of=/tmp/data bs=1M count=16 status=none")
+    ssds.sh(f"pollux cp /tmp/data pcie://{MANY}/2")
+    _, second = ssds.unbind(MANY)
+    ssds.sh(f"cmp -n {16 * MIB} /tmp/data /dev/{second}")
+    ssds.sh(f"dd if=/dev/urandom of=/dev/{second} bs=1M count=4 oflag=direct status=none; cp /dev/null /tmp/back")
+    ssds.sh(f"dd if=/dev/{second} of=/tmp/data bs=1M count=16 iflag=direct status=none")
+    ssds.bind(MANY)
+    ssds.sh(f"truncate -s 64M /tmp/back; pollux cp pcie://{MANY}/2 /tmp/back; cmp -n {16 * MIB} /tmp/data /tmp/back")
+
+
+def test_a_kernels_host_on_top_of_it(ssds):
+    """fio, on the kernel's NVMe/TCP host, on pollux, on the SSD."""
+    ssds.serve(f"--nqn {NQN} pcie://{MANY}/1 pcie://{MANY}/2")
+    ssds.sh(f"nvme connect -t tcp -a 127.0.0.1 -s {PORT} -n {NQN}")
+    found = ssds.machine.wait_until(f"""for each in /sys/block/nvme*n*; do
+        [ "$(cat $each/device/subsysnqn)" = {NQN} ] && [ -b /dev/${{each##*/}} ] && echo ${{each##*/}}; done |
+        sort | tee /tmp/found; [ $(wc -l </tmp/found) = 2 ]""").split()
+    for device in found:
+        ssds.sh("fio --name=verify --ioengine=libaio --iodepth=16 --direct=1 --verify=crc32c --verify_fatal=1 "
+                f"--rw=randwrite --bsrange=4k-256k --size=16M --filename=/dev/{device}")
+        ssds.sh(f"blkdiscard -z -o 0 -l 1048576 /dev/{device} && cmp -n 1048576 /dev/zero /dev/{device}")
+        ssds.sh(f"blkdiscard -o 2097152 -l 1048576 /dev/{device}")
+        ssds.sh(f"nvme flush /dev/{device}")
+
+
+def test_killed_it_starts_again(ssds):
+    for _ in range(3):
+        job = ssds.machine.spawn(f"exec pollux perf -w randwrite -t 60 pcie://{PLAIN}/1")
+        ssds.machine.wait_until(f"[ -e /proc/$(cat /run/job/{job.number}.pid)/fd ] && sleep 1")
+        job.kill()
+        job.wait()
+        ssds.perf("-w randrw -o 4K --count 500", f"pcie://{PLAIN}/1")
+
+
+def test_a_user_needs_the_node_and_nothing_else(ssds):
+    group = ssds.sh(f"basename $(readlink /sys/bus/pci/devices/{PLAIN}/iommu_group)").strip()
+    ssds.sh("""echo 'root:x:0:0::/:/bin/sh' >/etc/passwd; echo 'user:x:1000:1000::/tmp:/bin/sh' >>/etc/passwd
+        chmod 1777 /tmp; chmod 666 /dev/vfio/vfio""")
+    as_user = "su user -c"
+    load = f"pollux perf -w randrw --verify --count 500 pcie://{PLAIN}/1"
+    status, output = ssds.run(f"{as_user} '{load}'")
+    assert status and f"may not open /dev/vfio/{group}; chown it" in output
+    ssds.sh(f"chown user /dev/vfio/{group}; ulimit -l 65536; {as_user} '{load}'")
+    output = ssds.sh(f"ulimit -l 8192; {as_user} '{load}'")  # queues fit, buffers do not: they are copied
+    assert "this process may lock 8192 KiB in all; raise that by LimitMEMLOCK=" in output
+    status, output = ssds.run(f"ulimit -l 64; {as_user} '{load}'")
+    assert status and "ulimit -l" in output
+
+
+def test_who_has_it_is_said(ssds):
+    ssds.serve(f"--nqn {NQN} pcie://{PLAIN}/1")
+    status, output = ssds.run(f"pollux identify pcie://{PLAIN}")
+    assert status and "it is in use by pollux (process" in output
+    ssds.sh("killall pollux")
+
+
+def test_pulled_out_under_load(ssds):
+    """Its requests end with errors, another SSD's go on; when it is back so is the disk."""
+    other = ssds.machine.spawn(f"exec pollux perf --verify -w randrw -t 20 pcie://{PLAIN}/1")
+    serve = ssds.serve(f"--nqn {NQN} pcie://{PLUGGED}/1?reconnect_deadline=1")
+    ssds.sh(f"nvme connect -t tcp -a 127.0.0.1 -s {PORT} -n {NQN}")
+    device = ssds.machine.wait_until(f"""for each in /sys/block/nvme*n*; do
+        [ "$(cat $each/device/subsysnqn)" = {NQN} ] && [ -b /dev/${{each##*/}} ] && echo ${{each##*/}}; done |
+        grep nvme""").strip()
+    load = ssds.machine.spawn(f"fio --name=load --ioengine=libaio --iodepth=16 --direct=1 --rw=randwrite --bs=4k "
+                              f"--size=16M --loops=100000 --filename=/dev/{device}")
+    ssds.sh("sleep 1")
+    ssds.qmp("device_del", id="plugged")
+    status, output = load.wait()
+    assert status and "error" in output
+    ssds.machine.wait_until(f"[ ! -e /sys/bus/pci/devices/{PLUGGED} ]")
+    ssds.machine.wait_until("grep -q 'it is given up: it is being removed' /tmp/serve.err", during=[serve])
+    status, output = other.wait()
+    assert status == 0 and "0 did not" in output
+    assert ssds.machine.wait_until("true") == ""
+    ssds.qmp("device_add", driver="nvme", id="plugged", drive="plugged", serial="PLUGGED", bus="port")
+    ssds.machine.wait_until(f"[ -e /sys/bus/pci/devices/{PLUGGED}/driver ]")
+    ssds.bind(PLUGGED)
+    ssds.machine.wait_until(f"dd if=/dev/{device} of=/dev/null bs=4k count=1 iflag=direct", during=[serve])
+    ssds.sh(f"fio --name=verify --ioengine=libaio --iodepth=16 --direct=1 --verify=crc32c --verify_fatal=1 --rw=randwrite "
+            f"--bs=4k --size=4M --filename=/dev/{device}")
