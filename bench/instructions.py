@@ -28,8 +28,8 @@ DISK_BLOCKS = 64 << 11  # of a 64 MiB disk
 
 
 def callgrind(out, within=None):
-    """The beginning of a command whose instructions are to be counted: all of them, or those of a function, without those
-    of functions that are named behind it."""
+    """The beginning of a command whose instructions are to be counted: all of them, or those of a function without
+    those of functions that are named behind it."""
     if not shutil.which("valgrind"):
         raise Skip("valgrind is not installed")
     only = [f"--toggle-collect={each}" for each in (within or "").split()]

@@ -199,6 +199,9 @@ static void ctrl_close(struct pcie_dev *d)
     d->lost_watch.fd = -1;
     if (d->nvectors)
         d->f->ops->set_vectors(d->f, NULL, 0);
+    if (d->guard)
+        plx_guard_give(d->guard);
+    d->guard = NULL;
     d->f->ops->close(d->f);
     d->f = NULL;
     if (d->dma) {
@@ -262,15 +265,16 @@ static int ctrl_open(struct pcie_dev *d)
     if (ret)
         return ret;
     d->lost_watch.fd = -1;
+    d->guard = plx_guard_take((void *)(uintptr_t)d->f->regs, d->f->regs_bytes, true, &d->fault);
     d->cap = pci_get64(d->f, NVME_PROP_CAP);
     d->vs = pci_get32(d->f, NVME_PROP_VS);
     ret = check_ctrlr(d);
     if (ret)
         goto close;
     d->dma = pci_dma_get(d->f->iommu);
-    ret = d->dma ? pci_memory_alloc(d->dma, 2 * ctrl_page(d) + PCIE_ADMIN_DEPTH * (size_t)PCIE_ADMIN_DATA, ctrl_page(d),
-                                    &d->memory)
-                 : -ENOMEM;
+    ret = d->dma && d->guard ? pci_memory_alloc(d->dma, 2 * ctrl_page(d) + PCIE_ADMIN_DEPTH * (size_t)PCIE_ADMIN_DATA,
+                                                ctrl_page(d), &d->memory)
+                             : -ENOMEM;
     if (!ret)
         ret = set_vectors(d);
     if (!ret) {

@@ -4,6 +4,7 @@
 #define PLX_NVME_PCIE_DEV_H
 
 #include "nvme/pcie.h"
+#include "reactor/guard.h"
 
 enum pcie_state {
     PCIE_CLOSED,   /* nothing has been opened */
@@ -32,6 +33,8 @@ struct pcie_dev {
 
     /* The thread's. */
     struct pci_function *f;
+    struct plx_guard *guard; /* of its registers, */
+    atomic_bool fault;       /* which were touched, and were not there */
     struct pci_dma *dma;
     uint8_t state, step;
     bool lost;           /* it is to be closed rather than disabled */

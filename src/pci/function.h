@@ -11,7 +11,6 @@
 
 #include <endian.h>
 #include <pollux/base.h>
-#include <stdatomic.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -69,11 +68,10 @@ struct pci_function {
     struct pci_iommu *iommu;
     char addr[PCI_ADDR_TEXT];
     uint16_t vendor, device;
-    volatile uint8_t *regs; /* BAR 0 */
+    volatile uint8_t *regs; /* BAR 0: pages of its own */
     size_t regs_bytes;
     unsigned vectors;       /* of MSI-X; 0: it cannot interrupt */
     volatile uint8_t *msix; /* the MSI-X table, where it can be reached past the kernel; else NULL */
-    atomic_bool fault;      /* its registers were touched, and were not there: they read as ones from then on */
     int lost_fd; /* becomes readable when it is to be given back, or has failed for good; -1: nothing tells */
 };
 

@@ -8,7 +8,6 @@
 #include "base/list.h"
 #include "base/log.h"
 #include "base/text.h"
-#include "reactor/guard.h"
 
 #include <dirent.h>
 #include <errno.h>
@@ -64,7 +63,6 @@ static struct vfio_container *current;
 struct vfio_function {
     struct pci_function f;
     struct vfio_group *group;
-    struct plx_guard *guard;
     int fd;
     uint64_t config; /* where the configuration space is in it */
 };
@@ -418,8 +416,6 @@ static int vfio_set_vectors(struct pci_function *f, const int *fds, unsigned n)
 
 static void function_free(struct vfio_function *v)
 {
-    if (v->guard)
-        plx_guard_give(v->guard);
     if (v->f.regs)
         munmap((void *)(uintptr_t)v->f.regs, v->f.regs_bytes);
     if (v->fd >= 0)
@@ -473,8 +469,7 @@ static int map_registers(struct vfio_function *v, bool *msix, struct plx_error *
     if (regs == MAP_FAILED)
         return plx_fail(err, -errno, "cannot map its registers: %s", strerror(errno));
     v->f.regs = regs;
-    v->guard = plx_guard_take(regs, v->f.regs_bytes, true, &v->f.fault);
-    return v->guard ? 0 : plx_fail(err, -ENOSPC, "there are as many mappings as there can be");
+    return 0;
 }
 
 /* Where the MSI-X table is in BAR 0: PCIe 7.7.2. */

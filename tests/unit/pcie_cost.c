@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * pcie_cost none|driver|block ROUNDS: random reads of 4 KiB, 128 at a time, of an SSD whose controller ends them at once, for
- * bench/instructions.py to count (cost_round(), without pcie_model_complete_all()), and how many a second there are with
- * the controller on the same core. `none`: who asks alone.
+ * pcie_cost none|driver|block ROUNDS: random reads of 4 KiB, 128 at a time, of an SSD whose controller ends them at
+ * once, for bench/instructions.py to count (cost_round(), without pcie_model_complete_all()), and how many a second
+ * there are with the controller on the same core. `none`: who asks alone.
  */
 #include "nvme/nvme.h"
 #include "pcie_model.h"

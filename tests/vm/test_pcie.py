@@ -199,5 +199,5 @@ def test_pulled_out_under_load(ssds):
     ssds.machine.wait_until(f"[ -e /sys/bus/pci/devices/{PLUGGED}/driver ]")
     ssds.bind(PLUGGED)
     ssds.machine.wait_until(f"dd if=/dev/{device} of=/dev/null bs=4k count=1 iflag=direct", during=[serve])
-    ssds.sh(f"fio --name=verify --ioengine=libaio --iodepth=16 --direct=1 --verify=crc32c --verify_fatal=1 --rw=randwrite "
-            f"--bs=4k --size=4M --filename=/dev/{device}")
+    ssds.sh("fio --name=verify --ioengine=libaio --iodepth=16 --direct=1 --verify=crc32c --verify_fatal=1 "
+            f"--rw=randwrite --bs=4k --size=4M --filename=/dev/{device}")
