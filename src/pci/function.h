@@ -71,7 +71,7 @@ struct pci_function {
     volatile uint8_t *regs; /* BAR 0: pages of its own */
     size_t regs_bytes;
     unsigned vectors;       /* of MSI-X; 0: it cannot interrupt */
-    volatile uint8_t *msix; /* the MSI-X table, where it can be reached past the kernel; else NULL */
+    volatile uint8_t *msix; /* the MSI-X table among them, where it can be reached past the kernel; else NULL */
     int lost_fd; /* becomes readable when it is to be given back, or has failed for good; -1: nothing tells */
 };
 

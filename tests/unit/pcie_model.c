@@ -245,7 +245,7 @@ static int pm_start(struct pcie_model *m, struct pci_function **out, struct plx_
         .vendor = m->o.vendor,
         .device = m->o.device,
         .regs = m->bar,
-        .regs_bytes = m->o.regs_bytes ? m->o.regs_bytes : m->bar_bytes,
+        .regs_bytes = m->o.regs_bytes ? m->o.regs_bytes : m->mapping_bytes,
         .vectors = m->o.vectors,
         .msix = m->o.no_msix_table || !m->o.vectors ? NULL : m->msix,
         .lost_fd = m->lost_fd,

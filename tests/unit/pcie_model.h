@@ -41,6 +41,7 @@ struct pcie_model_iommu {
     pthread_mutex_t lock;
     struct pcie_model_map *maps; /* ascending */
     unsigned nmaps, capacity;
+    unsigned holds; /* by those who have something mapped */
     uint64_t changes;
     size_t bytes;       /* mapped */
     size_t limit;       /* of bytes: -ENOMEM beyond; 0: none */
@@ -81,6 +82,7 @@ struct pcie_model_opts {
     uint16_t queues;                    /* of each kind, that it grants */
     uint16_t vectors;
     size_t regs_bytes;  /* that the host is told of; 0: as many as there are */
+    unsigned dma_bits;  /* of addresses that it can reach; 0: all */
     bool no_msix_table; /* the host does not get to see it */
     uint8_t mdts, acl, aerl, vwc, lpa, elpe, fuses, sqes, cqes, msrc;
     uint16_t oacs, oncs, crdt[3], mssrl, awun;

@@ -97,7 +97,26 @@ static void pm_unmap(struct pci_iommu *is, uint64_t iova, size_t bytes)
     pthread_mutex_unlock(&u->lock);
 }
 
-static const struct pci_iommu_ops pm_iommu_ops = {.map = pm_map, .unmap = pm_unmap};
+static void pm_hold(struct pci_iommu *is)
+{
+    struct pcie_model_iommu *u = plx_container_of(is, struct pcie_model_iommu, is);
+    pthread_mutex_lock(&u->lock);
+    u->holds++;
+    pthread_mutex_unlock(&u->lock);
+}
+
+static void pm_release(struct pci_iommu *is)
+{
+    struct pcie_model_iommu *u = plx_container_of(is, struct pcie_model_iommu, is);
+    pthread_mutex_lock(&u->lock);
+    if (u->holds == 0 || (u->holds == 1 && u->nmaps))
+        pm_complain(&u->complaints, "released, with %u holders and %u maps", u->holds, u->nmaps);
+    u->holds -= u->holds != 0;
+    pthread_mutex_unlock(&u->lock);
+}
+
+static const struct pci_iommu_ops pm_iommu_ops = {
+    .map = pm_map, .unmap = pm_unmap, .hold = pm_hold, .release = pm_release};
 
 struct pcie_model_iommu *pcie_model_iommu_new(const struct pci_range *ranges, unsigned nranges, size_t page)
 {
@@ -129,7 +148,7 @@ static uint8_t *pm_find(const struct pcie_model *m, uint64_t iova, uint64_t *byt
 {
     const struct pcie_model_iommu *u = m->iommu;
     const unsigned i = pm_map_at(u, iova);
-    if (i == u->nmaps || u->maps[i].iova > iova)
+    if (i == u->nmaps || u->maps[i].iova > iova || (m->o.dma_bits && iova >> m->o.dma_bits))
         return NULL;
     *bytes = u->maps[i].bytes - (iova - u->maps[i].iova);
     return u->maps[i].at + (iova - u->maps[i].iova);

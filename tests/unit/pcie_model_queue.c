@@ -393,23 +393,31 @@ unsigned pcie_model_complete_all(struct pcie_model *m, unsigned qid)
     const uint32_t freed = __atomic_load_n(cq->bell, __ATOMIC_ACQUIRE);
     if (freed != PM_BELL_NONE)
         cq->head = (uint16_t)freed;
-    unsigned from = sq->head, to = cq->tail, n = 0;
-    const unsigned end = cq->head ? cq->head - 1u : cq->size - 1u;
-    for (; from != tail && to != end; n++) {
-        const uint32_t cid = plx_get16(((const struct nvme_cmd *)(const void *)sq->at)[from].cid);
-        uint64_t *cqe = (uint64_t *)(void *)(cq->at + (size_t)to * sizeof(struct nvme_cqe));
-        from = from + 1 == sq->size ? 0 : from + 1;
-        cqe[0] = 0;
-        __atomic_store_n(&cqe[1], from | (uint64_t)qid << 16 | (uint64_t)(cid | (uint32_t)cq->phase << 16) << 32,
-                         __ATOMIC_RELEASE);
-        if (++to == cq->size) {
-            to = 0;
-            cq->phase ^= 1;
+    /* What the loop needs is at hand: it is counted by instructions. */
+    const struct nvme_cmd *sqes = (const void *)sq->at, *sqe = sqes + sq->head, *sq_end = sqes + sq->size;
+    struct nvme_cqe *cqes = (void *)cq->at, *cqe = cqes + cq->tail, *cq_end = cqes + cq->size;
+    const unsigned ready = tail + (tail < sq->head ? sq->size : 0) - sq->head;
+    const unsigned room = cq->head + (cq->head <= cq->tail ? cq->size : 0) - cq->tail - 1u;
+    const unsigned n = ready < room ? ready : room;
+    uint64_t head = sq->head | (uint64_t)qid << 16 | (uint64_t)cq->phase << 48; /* the upper half of an entry */
+    for (unsigned i = 0; i < n; i++) {
+        const uint64_t cid = (uint64_t)plx_get16(sqe->cid) << 32;
+        head++;
+        if (plx_unlikely(++sqe == sq_end)) {
+            sqe = sqes;
+            head -= sq->size;
+        }
+        memset(cqe, 0, 8);
+        __atomic_store_n((uint64_t *)(void *)&cqe->sqhd, htole64(head | cid), __ATOMIC_RELEASE);
+        if (plx_unlikely(++cqe == cq_end)) {
+            cqe = cqes;
+            head ^= UINT64_C(1) << 48;
         }
     }
-    sq->head = (uint16_t)from;
+    sq->head = (uint16_t)(sqe - sqes);
     sq->tail = (uint16_t)tail;
-    cq->tail = (uint16_t)to;
+    cq->tail = (uint16_t)(cqe - cqes);
+    cq->phase = head >> 48 & 1;
     if (cq->armed && n) {
         m->raise[cq->vector] = true;
         pm_send_interrupts(m);

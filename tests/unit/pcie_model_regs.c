@@ -292,8 +292,10 @@ unsigned pm_look_at_registers(struct pcie_model *m)
     pm_read_only(m, PM_CAP, m->cap_low, "CAP");
     pm_read_only(m, PM_CAP + 4, m->cap_high, "CAP");
     pm_read_only(m, PM_VS, m->o.version, "VS");
-    pm_read_only(m, PM_INTMS, 0, "INTMS, with MSI-X,");
-    pm_read_only(m, PM_INTMC, 0, "INTMC, with MSI-X,");
+    if (m->nfds) { /* without MSI-X, it would be INTx that they mask */
+        pm_read_only(m, PM_INTMS, 0, "INTMS, with MSI-X,");
+        pm_read_only(m, PM_INTMC, 0, "INTMC, with MSI-X,");
+    }
     pm_read_only(m, PM_CRTO, m->o.crto, "CRTO");
     pm_look_at_csts(m);
     if (pm_get(m, PM_NSSR) == PM_NSSR_MAGIC && m->o.nssrs) {

@@ -23,6 +23,7 @@ void rig_open(struct rig *r, const struct pcie_model_opts *opts)
     assert_int_equal(pcie_model_open(r->m->addr, &r->f, &err), 0);
     r->memory = mmap(NULL, RIG_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     assert_true(r->memory != MAP_FAILED);
+    r->f->iommu->ops->hold(r->f->iommu);
     assert_int_equal(r->f->iommu->ops->map(r->f->iommu, r->memory, RIG_BYTES, RIG_BASE), 0);
     for (unsigned i = 0; i < 4; i++)
         r->fds[i] = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
@@ -32,11 +33,13 @@ void rig_open(struct rig *r, const struct pcie_model_opts *opts)
 
 void rig_close(struct rig *r)
 {
-    assert_string_equal(pcie_model_complaint(r->m, 0), "");
-    assert_int_equal(pcie_model_complaints(r->m), 0);
+    struct pci_iommu *u = &r->m->iommu->is;
     if (r->f)
         r->f->ops->close(r->f);
-    r->m->iommu->is.ops->unmap(&r->m->iommu->is, RIG_BASE, RIG_BYTES);
+    u->ops->unmap(u, RIG_BASE, RIG_BYTES);
+    u->ops->release(u);
+    assert_string_equal(pcie_model_complaint(r->m, 0), "");
+    assert_int_equal(pcie_model_complaints(r->m), 0);
     assert_int_equal(r->m->iommu->nmaps, 0);
     pcie_model_free(r->m);
     munmap(r->memory, RIG_BYTES);

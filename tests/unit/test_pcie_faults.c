@@ -9,6 +9,7 @@
 #include <errno.h>
 #include <pollux/nvme_status.h>
 #include <pollux/reactor.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -282,6 +283,47 @@ static void one_that_is_pulled_out_ends_its_requests_and_may_come_back(void **st
     ssd_close(&s);
 }
 
+static void on_fault(int number, siginfo_t *info, void *context)
+{
+    (void)context;
+    if (!plx_memory_fault(info->si_addr))
+        signal(number, SIG_DFL);
+}
+
+/* Whoever touches a register or the table of vectors then gets SIGBUS: with a request in flight, and with none. */
+static void one_whose_registers_are_taken_away_is_gone(void **state)
+{
+    struct sigaction act = {.sa_flags = SA_SIGINFO}, before;
+    (void)state;
+    act.sa_sigaction = on_fault;
+    sigaction(SIGBUS, &act, &before);
+    for (unsigned hung = 0; hung < 2; hung++) {
+        struct ssd s = {.opts = pcie_model_defaults};
+        struct tu_req q;
+        ssd_make(&s);
+        tu_open(&s.t, IMPATIENT);
+        check_works(&s);
+        tu_req_init(&q);
+        if (hung) {
+            fault(&s, PCIE_MODEL_HANG, PCIE_MODEL_IO, READ, 0);
+            tu_start(&s.t, &q, PLX_BDEV_READ, 0, 8, s.data);
+            while (!pcie_model_held(s.m))
+                tu_turn(s.t.reactor);
+        }
+        pcie_model_zap(s.m);
+        if (hung)
+            assert_int_equal(tu_finish(&s.t, &q), PLX_SC_INTERNAL_ERROR);
+        assert_int_equal(io(&s, PLX_BDEV_WRITE, 0, 1), PLX_SC_INTERNAL_ERROR);
+        tu_req_free(&q);
+        pcie_model_put_back(s.m);
+        while (io(&s, PLX_BDEV_READ, 0, 1) != 0)
+            tu_turn(s.t.reactor);
+        check_works(&s);
+        ssd_close(&s);
+    }
+    sigaction(SIGBUS, &before, NULL);
+}
+
 static void one_that_is_asked_back_is_given_back(void **state)
 {
     struct ssd s;
@@ -425,6 +467,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(bring_up_fails_with_a_sentence),
         cmocka_unit_test(a_queue_that_cannot_be_made_is_tried_again),
         cmocka_unit_test(one_that_is_pulled_out_ends_its_requests_and_may_come_back),
+        cmocka_unit_test(one_whose_registers_are_taken_away_is_gone),
         cmocka_unit_test(one_that_is_asked_back_is_given_back),
         cmocka_unit_test(faults_by_chance_lose_nothing),
     };

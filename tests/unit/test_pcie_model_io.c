@@ -484,6 +484,14 @@ static void maps_are_checked(void **state)
     u->max_maps = 1;
     assert_int_equal(u->is.ops->map(&u->is, at, 0x10000, 0x20000), -ENOSPC);
     assert_int_equal(u->complaints.n, complaints + 3); /* these are nobody's mistake */
+    u->is.ops->release(&u->is);
+    assert_int_equal(u->complaints.n, complaints + 4); /* nobody holds it */
+    u->is.ops->hold(&u->is);
+    u->is.ops->hold(&u->is);
+    u->is.ops->release(&u->is);
+    assert_int_equal(u->complaints.n, complaints + 4);
+    u->is.ops->release(&u->is);
+    assert_int_equal(u->complaints.n, complaints + 5); /* something is still mapped */
     pcie_model_iommu_free(u);
     munmap(memory, 1 << 21);
 }
@@ -516,6 +524,24 @@ static void data_may_lie_in_several_maps(void **state)
     u->ops->unmap(u, iova, page);
     u->ops->unmap(u, iova + 2 * page, 2 * page);
     munmap(memory, 4 * page);
+    rig_close(&r);
+}
+
+static void it_may_reach_less_than_is_mapped(void **state)
+{
+    (void)state;
+    struct pcie_model_opts o = pcie_model_defaults;
+    struct rig r;
+    o.dma_bits = 29;
+    rig_up(&r, &o, 1);
+    struct pci_iommu *u = r.f->iommu;
+    assert_int_equal(u->ops->map(u, r.memory, RIG_BYTES, 1 << 29), 0);
+    struct nvme_cmd cmd = rig_io(&r, NVME_IO_WRITE, 0, 1, RIG_DATA);
+    rig_must(&r, 1, cmd);
+    cmd.sgl.address = plx_put64(1 << 29);
+    assert_int_equal(io(&r, cmd), PLX_SC_DATA_TRANSFER_ERROR);
+    rig_complained(&r, "nothing mapped");
+    u->ops->unmap(u, 1 << 29, RIG_BYTES);
     rig_close(&r);
 }
 
@@ -699,6 +725,7 @@ int main(void)
         cmocka_unit_test(an_sgl_is_checked),
         cmocka_unit_test(maps_are_checked),
         cmocka_unit_test(data_may_lie_in_several_maps),
+        cmocka_unit_test(it_may_reach_less_than_is_mapped),
         cmocka_unit_test(queues_that_are_unmapped_are_found_out),
         cmocka_unit_test(doorbell_buffers_spare_doorbells),
         cmocka_unit_test(a_full_queue_wakes_up_by_its_doorbell),
