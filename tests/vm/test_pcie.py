@@ -195,7 +195,7 @@ def test_pulled_out_under_load(ssds):
     status, output = other.wait()
     assert status == 0 and "0 did not" in output
     assert ssds.machine.wait_until("true") == ""
-    ssds.qmp("device_add", driver="nvme", id="plugged", drive="plugged", serial="PLUGGED", bus="port")
+    ssds.qmp("device_add", driver="nvme", id="plugged", drive="plugged", serial="PLUGGED", bus="rootport")
     ssds.machine.wait_until(f"[ -e /sys/bus/pci/devices/{PLUGGED}/driver ]")
     ssds.bind(PLUGGED)
     ssds.machine.wait_until(f"dd if=/dev/{device} of=/dev/null bs=4k count=1 iflag=direct", during=[serve])
