@@ -340,8 +340,8 @@ static void say_done(struct binding *b, const struct plx_pci_nvme *before)
     say(b, PLX_PCI_NOTE, d.address, "for another user than root: chown USER %s", d.node);
     if (getrlimit(RLIMIT_MEMLOCK, &limit) == 0 && limit.rlim_cur < MEMLOCK_ENOUGH)
         say(b, PLX_PCI_NOTE, d.address,
-            "locked memory is limited to %llu KiB here (ulimit -l): whoever uses the device without being root needs as much "
-            "as all of its buffers; LimitMEMLOCK=infinity in a unit of systemd",
+            "no more than %llu KiB of memory can be locked here (ulimit -l): whoever uses it without being root needs "
+            "as much as all of its buffers; LimitMEMLOCK=infinity in a unit of systemd",
             (unsigned long long)limit.rlim_cur >> 10);
 }
 

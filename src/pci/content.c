@@ -16,7 +16,8 @@ static const char *looked_up(blkid_probe pr, const char *name)
 /* A table of partitions; one without any is none. @return 1 or 0 */
 static int partitions_text(blkid_probe pr, char *out, size_t size)
 {
-    const char *type = looked_up(pr, "PTTYPE");
+    char type[32]; /* the list makes the value stale */
+    pci_text(type, sizeof type, "%s", looked_up(pr, "PTTYPE"));
     blkid_partlist list = *type ? blkid_probe_get_partitions(pr) : NULL;
     int n = list ? blkid_partlist_numof_partitions(list) : 0;
     if (n > 0)
@@ -33,8 +34,8 @@ static int superblock_text(blkid_probe pr, char *out, size_t size)
                                                         : "";
     if (!*type)
         return 0;
-    pci_text(out, size, "%s%s%s%s%s%s%s%s", type, *kind ? " (" : "", kind, *kind ? ")" : "", *label ? " \"" : "", label,
-             *label ? "\"" : "", "");
+    pci_text(out, size, "%s%s%s%s%s%s%s", type, *kind ? " (" : "", kind, *kind ? ")" : "", *label ? " \"" : "", label,
+             *label ? "\"" : "");
     return 1;
 }
 
