@@ -69,7 +69,7 @@ static int choose_one(const struct plx_pci_nvme *all, unsigned n, const char *te
 {
     unsigned found = 0;
     for (unsigned i = 0; i < n; i++) {
-        if (!is_address(&all[i], text) && strcmp(all[i].serial, text) != 0)
+        if (!*text || (!is_address(&all[i], text) && strcmp(all[i].serial, text) != 0))
             continue;
         if (found++)
             return plx_fail(err, -EINVAL,
