@@ -31,7 +31,12 @@ struct nvme_command {
 
 /* ---- list ---- */
 
-/* The first use, and how many there are besides. */
+/* What is found comes first, in the order of the kinds; what could not be looked at is worth less. */
+static unsigned rank(const struct plx_pci_use *use)
+{
+    return use->kind == PLX_PCI_UNSEEN ? UINT_MAX : (unsigned)use->kind;
+}
+
 static void used_by(const struct plx_pci_use *uses, unsigned n, unsigned device, char out[CELL])
 {
     const struct plx_pci_use *first = NULL;
@@ -39,9 +44,8 @@ static void used_by(const struct plx_pci_use *uses, unsigned n, unsigned device,
     for (unsigned i = 0; i < n; i++) {
         if (uses[i].device != device)
             continue;
-        more += first != NULL;
-        /* What is found is worth more than what could not be looked at. */
-        if (!first || (first->kind == PLX_PCI_UNSEEN && uses[i].kind != PLX_PCI_UNSEEN))
+        more += first != NULL && uses[i].kind != PLX_PCI_UNSEEN;
+        if (!first || rank(&uses[i]) < rank(first))
             first = &uses[i];
     }
     if (!first)

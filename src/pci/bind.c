@@ -233,6 +233,22 @@ static bool counts(const struct binding *b, const struct plx_pci_use *use)
     return use->kind != PLX_PCI_CONTENT || !content_is_allowed(b, &b->devices[use->device]);
 }
 
+/* A name that is nobody's was meant for somebody. */
+static int check_contents(const struct binding *b)
+{
+    for (unsigned i = 0; i < b->opts->nallow_content; i++) {
+        const char *name = b->opts->allow_content[i];
+        bool known = false;
+        for (unsigned k = 0; k < b->ndevices; k++)
+            known |= *name && (strcmp(b->devices[k].serial, name) == 0 ||
+                               (!*b->devices[k].serial && is_address(&b->devices[k], name)));
+        if (!known)
+            return plx_fail(b->err, -EINVAL,
+                            "none of the devices has the serial number \"%.60s\" that may have contents", name);
+    }
+    return 0;
+}
+
 /* What is over in a moment: udev looks at a new disk, a tool asks a question. */
 static bool may_pass(const struct binding *b, const struct pci_look *look)
 {
@@ -329,17 +345,20 @@ static int hand_over(struct binding *b, const struct plx_pci_nvme *d)
     return ret ? put_back(b, d, ret) : override_driver(b, d->address, "");
 }
 
-static void say_done(struct binding *b, const struct plx_pci_nvme *before)
+static void say_done(struct binding *b, const char *address)
 {
     struct plx_pci_nvme d;
+    pci_describe(b->root, address, &d);
+    say(b, PLX_PCI_DONE, address, "%s has it now: %s", b->driver, *d.node ? d.node : "no node in /dev");
+    if (strcmp(b->driver, vfio) == 0)
+        say(b, PLX_PCI_NOTE, address, "for another user than root: chown USER %s", d.node);
+}
+
+static void say_limit(const struct binding *b)
+{
     struct rlimit limit;
-    pci_describe(b->root, before->address, &d);
-    say(b, PLX_PCI_DONE, d.address, "%s has it now: %s", b->driver, *d.node ? d.node : "no node in /dev");
-    if (strcmp(b->driver, vfio) != 0)
-        return;
-    say(b, PLX_PCI_NOTE, d.address, "for another user than root: chown USER %s", d.node);
-    if (getrlimit(RLIMIT_MEMLOCK, &limit) == 0 && limit.rlim_cur < MEMLOCK_ENOUGH)
-        say(b, PLX_PCI_NOTE, d.address,
+    if (strcmp(b->driver, vfio) == 0 && getrlimit(RLIMIT_MEMLOCK, &limit) == 0 && limit.rlim_cur < MEMLOCK_ENOUGH)
+        say(b, PLX_PCI_NOTE, b->devices[0].address,
             "no more than %llu KiB of memory can be locked here (ulimit -l): whoever uses it without being root needs "
             "as much as all of its buffers; LimitMEMLOCK=infinity in a unit of systemd",
             (unsigned long long)limit.rlim_cur >> 10);
@@ -356,9 +375,11 @@ static int bind_all(struct binding *b, struct pci_look *look)
             continue;
         if (*d->controller && pci_remember(b->root, d))
             say(b, PLX_PCI_NOTE, d->address, "its model and serial number cannot be kept in /run: the list lacks them");
-        say_done(b, d);
+        say_done(b, d->address);
     }
     pci_look_end(look);
+    if (b->ndevices && !b->opts->dry_run)
+        say_limit(b);
     return 0;
 }
 
@@ -399,6 +420,8 @@ int pci_bind(const char *root, const char *const *which, unsigned n, const struc
     int ret = known_driver(opts, err);
     if (!ret)
         ret = choose_devices(&b, which, n);
+    if (!ret)
+        ret = check_contents(&b);
     if (!ret)
         ret = prove_idle(&b, &look, true);
     if (!ret)

@@ -187,26 +187,59 @@ static bool said_already(const struct pci_look *look, unsigned first, unsigned d
     return false;
 }
 
+static void match_file(struct crowd *c, const struct pci_stat *st, const char *how, unsigned first)
+{
+    for (const struct pci_node *node = c->look->nodes; node < c->look->nodes + c->look->nnodes; node++) {
+        if (!same_file(node, st) || said_already(c->look, first, node->device))
+            continue;
+        struct plx_pci_use *use = pci_use(c->look, node->device, PLX_PCI_OPEN);
+        pci_text(use->what, sizeof use->what, "%s has %s%s %s", c->name, node->kind == PCI_FILE ? "" : "/dev/",
+                 node->name, how);
+        pci_text(use->cure, sizeof use->cure, "end it");
+    }
+}
+
+/* Files that an io_uring has, and nobody needs a descriptor of: "UserFiles: 2", then "    1: /dev/nvme0n1" for each. */
+static void look_at_ring(struct crowd *c, const char *fd, unsigned first)
+{
+    char path[PATH_MAX], *line = NULL;
+    size_t size = 0;
+    bool files = false;
+    struct pci_stat st;
+    pci_text(path, sizeof path, "%s/proc/%s/fdinfo/%s", c->look->root, c->pid, fd);
+    FILE *f = fopen(path, "re");
+    if (!f && hidden(-errno))
+        unseen_process(c);
+    while (f && getline(&line, &size, f) >= 0) {
+        char *name = strchr(line, '/');
+        if (line[0] != ' ')
+            files = strncmp(line, "UserFiles:", 10) == 0;
+        if (!files || line[0] != ' ' || !name)
+            continue;
+        name[strcspn(name, "\n")] = 0;
+        unescape(name);
+        if (pci_stat(c->look->root, &st, "%s", name) == 0)
+            match_file(c, &st, "open in its io_uring", first);
+    }
+    free(line);
+    if (f)
+        fclose(f);
+}
+
 /* One of the process's files, open or mapped. */
 static void look_at_file(struct crowd *c, const char *folder, const char *entry, unsigned first)
 {
     struct pci_stat st;
+    char link[32];
+    bool open_file = strcmp(folder, "fd") == 0;
     int ret = pci_stat(c->look->root, &st, "/proc/%s/%s/%s", c->pid, folder, entry);
-    if (ret) {
-        if (hidden(ret))
-            unseen_process(c);
-        return;
-    }
-    if (!S_ISBLK(st.mode) && !S_ISCHR(st.mode) && !S_ISREG(st.mode))
-        return;
-    for (const struct pci_node *node = c->look->nodes; node < c->look->nodes + c->look->nnodes; node++) {
-        if (!same_file(node, &st) || said_already(c->look, first, node->device))
-            continue;
-        struct plx_pci_use *use = pci_use(c->look, node->device, PLX_PCI_OPEN);
-        pci_text(use->what, sizeof use->what, "%s has %s%s %s", c->name, node->kind == PCI_FILE ? "" : "/dev/",
-                 node->name, strcmp(folder, "fd") == 0 ? "open" : "mapped");
-        pci_text(use->cure, sizeof use->cure, "end it");
-    }
+    if (ret == 0)
+        match_file(c, &st, open_file ? "open" : "mapped", first);
+    else if (hidden(ret))
+        unseen_process(c);
+    if (open_file && pci_link(c->look->root, link, sizeof link, "/proc/%s/fd/%s", c->pid, entry) > 0 &&
+        strcmp(link, "anon_inode:[io_uring]") == 0)
+        look_at_ring(c, entry, first);
 }
 
 static void look_at_files(struct crowd *c)

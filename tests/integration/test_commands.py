@@ -58,6 +58,16 @@ def refused(*words, **more):
     (["discover", "--hostnqn"], "--hostnqn needs a value;"), (["perf", "ram:1M", "-q"], "--queue-depth needs a value;"),
     (["cp", "-v", "a", "b"], "there is no option -v;"), (["cp", "-d", "1", "a", "b"], "there is no option -d;"),
     (["discover", "-q", "127.0.0.1"], "there is no option -q;"), (["discover", "-j", "::1"], "there is no option -j;"),
+    (["nvme", "list", "--json=1"], "--json takes no value"), (["nvme", "bind", "--driver"], "--driver needs a value;"),
+    (["nvme", "bind", "--json", "x"], "--json is for nvme list"),
+    (["nvme", "list", "--dry-run"], "--dry-run is for nvme bind and nvme unbind"),
+    (["nvme", "unbind", "--driver", "vfio-pci", "x"], "--driver is for nvme bind"),
+    (["nvme", "unbind", "--allow-content", "S1", "x"], "--allow-content is for nvme bind"),
+    (["nvme", "bind", "--driver", "igb_uio", "x"], 'there is no driver "igb_uio" for this'),
+    (["nvme", "bind", "nobody's"], "there is no NVMe device with the PCI address or the serial number \"nobody's\";"),
+    (["nvme", "unbind", "0000:ff:1f.7"], "there is no NVMe device with the PCI address"),
+    (["nvme"], "nvme takes a verb: list, bind or unbind;"), (["nvme", "bnid"], 'there is no verb "bnid"'),
+    (["nvme", "bind"], "nvme bind takes devices,"), (["nvme", "unbind"], "nvme unbind takes devices,"),
     (["discover", "-w", "::1"], "there is no option -w;"), (["identify", "-j", NOBODY], "there is no option -j;"),
     (["perf", "-P", "129", "-q", "129", NOBODY], "--qpairs 129: a remote disk takes at most 128 for each core"),
     (["serve", "--quiet", "-v", "ram:1M"], "--quiet and --verbose contradict each other"),
@@ -78,7 +88,8 @@ def test_a_wrong_option_is_told(words, told):
     ("perf", "time", ("1", "2")), ("perf", "qpairs", ("1", "2")), ("perf", "cores", ("0", "0")),
     ("perf", "rate", ("1", "2")),
     ("perf", "count", ("1", "2")), ("perf", "json", ("-", "-")), ("perf", "poll", ("busy", "sleep")),
-    ("cp", "depth", ("1", "2")), ("cp", "chunk", ("64K", "1M")), ("discover", "hostnqn", (HOSTNQN, HOSTNQN))])
+    ("cp", "depth", ("1", "2")), ("cp", "chunk", ("64K", "1M")), ("discover", "hostnqn", (HOSTNQN, HOSTNQN)),
+    ("nvme", "driver", ("vfio-pci", "vfio-pci"))])
 def test_an_option_that_is_given_twice_is_told(command, option, values):
     one, two = values
     assert refused(command, f"--{option}", one, "ram:1M", f"--{option}={two}", "ram:1M") == f"--{option} is given twice"
@@ -95,7 +106,7 @@ def test_what_may_be_given_several_times_may():
     (["--version", "serve"], '"serve" is a word too many'), (["version", "-v"], '"-v" is a word too many'),
     (["help", "sevre"], 'no command "sevre"'), (["identify", NOBODY, "x"], "one controller"),
     (["discover", "127.0.0.1", "127.0.0.2"], "one address"), (["cp", "a", "b", "c"], "two disks"),
-    (["sevre"], '"sevre"')])
+    (["nvme", "list", "x"], '"x" is a word too many'), (["sevre"], '"sevre"')])
 def test_a_word_too_many_is_told(words, told):
     assert told in refused(*words)
 

@@ -307,7 +307,9 @@ static void contents_pass_for_the_serial_number_that_is_named_and_no_other(void 
 {
     (void)state;
     tree_write("nvme1n1", 0, "LUKS\xba\xbe\0\1", 8);
-    assert_error(bind_with(NULL, false, "SERIAL2", "0000:01:00.0", NULL), -EBUSY, "nothing was bound");
+    assert_error(bind_with(NULL, false, "SERIAL2", "0000:01:00.0", NULL), -EINVAL,
+                 "none of the devices has the serial number \"SERIAL2\"");
+    assert_error(bind_with(NULL, false, "SERIAL2", "0000:01:00.0", "0000:02:00.0"), -EBUSY, "nothing was bound");
     assert_said("nvme1n1 holds crypto_LUKS (encrypted); what to do: \"wipefs -a /dev/nvme1n1\" if nobody needs it, or "
                 "let it be there: --allow-content SERIAL1");
     assert_int_equal(bind_with(NULL, false, "SERIAL1", "0000:01:00.0", NULL), 0);

@@ -272,6 +272,14 @@ static void open_elsewhere(void) /* a node of another name, as in a container */
     tree_opens(300, "/dev/container/disk");
 }
 
+static void open_in_a_ring(void)
+{
+    tree_process(300, "fio", 1, "");
+    tree_link("anon_inode:[io_uring]", "/proc/300/fd/4");
+    tree_file("SqMask:\t0x7\nUserFiles:\t2\n    0: /dev/null\n    1: /dev/nvme0n1\nUserBufs:\t1\n",
+              "/proc/300/fdinfo/4");
+}
+
 static void taken_by_vfio(void)
 {
     tree_gone(PCI_DEVICES "/0000:00:00.0/nvme/nvme0");
@@ -529,6 +537,7 @@ static const struct shape used[] = {
     {"the generic device, open", open_generic, OPEN, "process 300 (qemu) has /dev/ng0n1 open", ""},
     {"mapped", mapped_disk, OPEN, "process 300 (postgres) has /dev/nvme0n1 mapped", ""},
     {"open under another name", open_elsewhere, OPEN, "process 300 (ceph-osd) has /dev/nvme0n1 open", ""},
+    {"open in an io_uring", open_in_a_ring, OPEN, "process 300 (fio) has /dev/nvme0n1 open in its io_uring", ""},
     {"with vfio, open", vfio_group_open, OPEN, "process 300 (qemu-system-x86) has /dev/vfio/10 open", "end it"},
     {"with vfio, open as a device", vfio_cdev_open, OPEN, "(cloud-hypervisor) has /dev/vfio/devices/vfio4 open", ""},
     {"with uio, open", uio_open, OPEN, "process 300 (spdk_tgt) has /dev/uio2 open", ""},
