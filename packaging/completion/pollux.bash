@@ -65,6 +65,30 @@ _pollux_perf()
     esac
 }
 
+_pollux_nvme()
+{
+    local pollux=$1 previous=$2 word=$3 verb=$4
+    case $previous in
+    --driver)
+        mapfile -t COMPREPLY < <(compgen -W 'vfio-pci uio_pci_generic' -- "$word")
+        return
+        ;;
+    esac
+    case $verb:$word in
+    :*) mapfile -t COMPREPLY < <(compgen -W 'list bind unbind --help' -- "$word") ;;
+    list:*) mapfile -t COMPREPLY < <(compgen -W '--json' -- "$word") ;;
+    bind:-*) mapfile -t COMPREPLY < <(compgen -W '--driver --allow-content --dry-run' -- "$word") ;;
+    unbind:-*) mapfile -t COMPREPLY < <(compgen -W '--dry-run' -- "$word") ;;
+    *) # addresses, or after --allow-content serial numbers; bash takes ':' for the end of a word
+        local key=address values
+        [[ $previous == --allow-content ]] && key=serial
+        values=$("$pollux" nvme list --json 2>/dev/null | sed -n "s/^ *\"$key\": \"\(.*\)\",\$/\\1/p")
+        mapfile -t COMPREPLY < <(compgen -W "$values" -- "$word")
+        [[ $word == *:* ]] && COMPREPLY=("${COMPREPLY[@]#"${word%:*}":}")
+        ;;
+    esac
+}
+
 # Names that a server which runs can tell: of disks, or of subsystems.
 _pollux_ctl_ask()
 {
@@ -152,7 +176,7 @@ _pollux_ctl()
 
 _pollux()
 {
-    local commands='serve ctl perf cp identify discover help'
+    local commands='serve ctl perf cp identify discover nvme help'
     local options='-l --listen -n --nqn -m --cores --allow --allow-any-host --poll --max-io-size --queue-depth
         --max-queues --in-capsule --peer-timeout --serial -r --rpc -c --config --state -S --vhost --socket-group
         --example --wait-for-rpc -v --verbose -q --quiet -h --help'
@@ -177,6 +201,10 @@ _pollux()
     serve) ;;
     perf)
         _pollux_perf "$previous" "$word"
+        return
+        ;;
+    nvme)
+        _pollux_nvme "${words[0]}" "$previous" "$word" "${words[2]:-}"
         return
         ;;
     ctl)

@@ -17,7 +17,7 @@
 #include <sys/resource.h>
 
 enum {
-    TRIES = 40, /* for what passes by itself: udev looks at a disk, a controller comes up */
+    TRIES = 20, /* for what passes by itself: udev looks at a disk, a controller comes up */
     PAUSE_MS = 50,
     LIVE_TRIES = 400,
     MEMLOCK_ENOUGH = 64 << 20, /* bytes: less is worth a word */
