@@ -105,7 +105,7 @@ static void look_at_mount(struct crowd *c, char *line)
     /* What has several disks has a number of its own (btrfs), and is known by one of them. */
     if (from[0] != '/' || pci_stat(c->look->root, &source, "%s", from) || !S_ISBLK(source.mode))
         source.rdev = 0;
-    for (struct pci_node *node = c->look->nodes; node < c->look->nodes + c->look->nnodes; node++)
+    for (struct pci_node *node = c->look->nodes; node && node < c->look->nodes + c->look->nnodes; node++)
         if (node->kind <= PCI_UPON &&
             (node->number == makedev(major_number, minor_number) || node->number == source.rdev))
             say_mounted(c, node, where);
@@ -189,7 +189,7 @@ static bool said_already(const struct pci_look *look, unsigned first, unsigned d
 
 static void match_file(struct crowd *c, const struct pci_stat *st, const char *how, unsigned first)
 {
-    for (const struct pci_node *node = c->look->nodes; node < c->look->nodes + c->look->nnodes; node++) {
+    for (const struct pci_node *node = c->look->nodes; node && node < c->look->nodes + c->look->nnodes; node++) {
         if (!same_file(node, st) || said_already(c->look, first, node->device))
             continue;
         struct plx_pci_use *use = pci_use(c->look, node->device, PLX_PCI_OPEN);

@@ -470,7 +470,7 @@ static void look_at_export(struct pci_look *look, size_t which, const char *file
         if (pci_number("", 1, "%s", enable) == 0)
             return;
     }
-    for (const struct pci_node *node = look->nodes; node < look->nodes + look->nnodes; node++) {
+    for (const struct pci_node *node = look->nodes; node && node < look->nodes + look->nnodes; node++) {
         bool is_it = (node->kind <= PCI_PARTITION && S_ISBLK(st.mode)) || (node->kind == PCI_CHAR && S_ISCHR(st.mode));
         if (!is_it || node->number != st.rdev)
             continue;
@@ -512,7 +512,7 @@ static void look_at_swaps(struct pci_look *look)
         line[strcspn(line, " \t\n")] = 0;
         if (line[0] != '/' || pci_stat(look->root, &st, "%s", line) || !S_ISBLK(st.mode))
             continue;
-        for (const struct pci_node *node = look->nodes; node < look->nodes + look->nnodes; node++) {
+        for (const struct pci_node *node = look->nodes; node && node < look->nodes + look->nnodes; node++) {
             if (node->kind > PCI_UPON || node->number != st.rdev)
                 continue;
             struct plx_pci_use *use = pci_use(look, node->device, PLX_PCI_SWAP);
@@ -535,7 +535,7 @@ static void look_at_btrfs(struct pci_look *look)
         pci_names(look->root, &names, "/sys/fs/btrfs/%s/devices", systems.v[i]->d_name);
         for (int k = 0; k < names.n; k++) {
             dev_t number = pci_device_number(look->root, "/sys/class/block/%s/dev", names.v[k]->d_name);
-            for (struct pci_node *node = look->nodes; node < look->nodes + look->nnodes; node++) {
+            for (struct pci_node *node = look->nodes; node && node < look->nodes + look->nnodes; node++) {
                 if (node->kind > PCI_UPON || node->number != number || node->mounted)
                     continue;
                 struct plx_pci_use *use = pci_use(look, node->device, PLX_PCI_MOUNTED);
@@ -569,6 +569,8 @@ static void find_nodes(struct pci_look *look)
 
 int pci_look(struct pci_look *look)
 {
+    if (!look->nlist)
+        return 0;
     find_nodes(look);
     for (unsigned i = 0; look->claim && i < look->nnodes; i++) /* partitions stand before their disk */
         if (look->nodes[i].kind <= PCI_PARTITION)
