@@ -622,11 +622,13 @@ static void targets_with_something_else(void)
     tree_file("/dev/nvme1n1\n", "/sys/block/loop1/loop/backing_file");
 }
 
-static void same_number_of_another_kind(void) /* a character device that has the disk's number */
+static void same_number_of_another_kind(void) /* as the disk, and as the controller */
 {
     tree_node("ttyX", 'c', TREE_MAJOR, 16);
     tree_process(300, "getty", 1, "");
     tree_opens(300, "/dev/ttyX");
+    tree_node("sdx", 'b', 240, 0);
+    tree_maps(300, "/dev/sdx");
 }
 
 static void swap_elsewhere(void)
@@ -673,7 +675,7 @@ static const struct shape idle[] = {
     {.name = "bytes of no meaning", .make = noise},
     {.name = "targets of the kernel's that are off", .make = targets_that_are_off},
     {.name = "targets that have something else", .make = targets_with_something_else},
-    {.name = "a character device of the same number", .make = same_number_of_another_kind},
+    {.name = "devices of the same numbers that are of another kind", .make = same_number_of_another_kind},
     {.name = "swap elsewhere", .make = swap_elsewhere},
     {.name = "processes that end meanwhile", .make = processes_that_end},
     {.name = "a controller with namespaces of its own", .make = controller_with_other_namespaces},
