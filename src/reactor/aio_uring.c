@@ -2,17 +2,7 @@
 /*
  * The io_uring of a reactor. Operations are gathered as they come and submitted a few at a time, so that the disk has
  * begun with a burst while it is being made; those that are left, in the next round, which also reaps what has
- * completed. The ring has a single issuer and defers its work to that call
- * (DEFER_TASKRUN, Linux 6.1), so the kernel never interrupts the reactor; its flag IORING_SQ_TASKRUN, which liburing
- * looks at, says when the call is worth making. Older kernels get what they know of this.
- *
- * A sleeping reactor is woken through an eventfd: the descriptor of such a ring itself does not become readable when
- * there is deferred work (seen on Linux 6.18). The kernel signals it only while that is enabled, which is from arm to
- * disarm.
- *
- * The issuer is whichever thread enables the ring, so it is made disabled: the engine may be prepared before the
- * reactor's thread runs. Should the reactor have been handed to another thread, between operations, the ring is
- * replaced.
+ * completed.
  *
  * A file that hangs must not stop the others. Of the room in the ring, and of the threads of the kernel, which some
  * operations need, no file has more than is left: the first that hangs has half, the second a quarter, and so on. Seven
@@ -23,18 +13,12 @@
 #include "reactor/aio_engine.h"
 
 #include "base/list.h"
-#include "base/log.h"
+#include "reactor/ring.h"
 
 #include <assert.h>
 #include <errno.h>
-#include <liburing.h>
-#include <pthread.h>
 #include <stdlib.h>
-#include <string.h>
-#include <sys/eventfd.h>
-#include <sys/syscall.h>
 #include <sys/sysinfo.h>
-#include <unistd.h>
 
 enum {
     SQ_ENTRIES = 256,
@@ -64,10 +48,7 @@ struct shared {
 struct plx_uring {
     struct plx_source source;
     struct plx_reactor *reactor;
-    struct io_uring ring;
-    bool enabled;
-    bool armed;         /* the kernel signals source.fd */
-    pthread_t issuer;   /* once enabled */
+    struct plx_ring ring;
     unsigned in_flight; /* operations and cancels that the ring has */
     struct shared room, threads;
     struct plx_aio *ended; /* never reached the kernel; res is set */
@@ -130,7 +111,7 @@ static bool has_share(const struct shared *s, const struct line *l)
 
 static bool uring_gather(struct plx_uring *u, struct shared *s, struct line *l, struct plx_aio *io)
 {
-    struct io_uring_sqe *sqe = has_share(s, l) ? io_uring_get_sqe(&u->ring) : NULL;
+    struct io_uring_sqe *sqe = has_share(s, l) ? io_uring_get_sqe(&u->ring.ring) : NULL;
     if (!sqe)
         return false;
     uring_prepare(sqe, io);
@@ -189,9 +170,9 @@ static int uring_flush(struct plx_uring *u)
 {
     uring_gather_waiting(u, &u->room);
     uring_gather_waiting(u, &u->threads);
-    if (!io_uring_sq_ready(&u->ring))
+    if (!io_uring_sq_ready(&u->ring.ring))
         return 0;
-    int n = io_uring_submit(&u->ring);
+    int n = io_uring_submit(&u->ring.ring);
     assert(n != -EEXIST); /* another thread's ring: the reactor changed hands with operations in flight */
     return n > 0 ? n : 0;
 }
@@ -202,8 +183,6 @@ static void uring_end(struct plx_uring *u, struct plx_aio *io, int res)
     io->next = u->ended;
     u->ended = io;
 }
-
-static int uring_setup(struct io_uring *ring, int event_fd);
 
 /* Twice as many, so that one file alone may have as many as ever. Kernels before 5.15 cannot be told. */
 static unsigned threads_of(struct io_uring *ring)
@@ -216,27 +195,15 @@ static unsigned threads_of(struct io_uring *ring)
 /* Makes this thread the ring's issuer. */
 static int uring_adopt(struct plx_uring *u)
 {
-    if (u->enabled) {
-        struct io_uring fresh;
-        int ret = uring_setup(&fresh, u->source.fd);
-        if (ret)
-            return ret;
-        io_uring_queue_exit(&u->ring);
-        u->ring = fresh;
-        u->threads.max = threads_of(&u->ring);
-        u->enabled = false;
-    }
-    /* liburing 2.3 declares io_uring_enable_rings() but its shared library lacks it. */
-    if (syscall(__NR_io_uring_register, u->ring.ring_fd, IORING_REGISTER_ENABLE_RINGS, NULL, 0) < 0)
-        return -errno;
-    u->enabled = true;
-    u->issuer = pthread_self();
-    return 0;
+    int ret = plx_ring_adopt(&u->ring);
+    if (ret > 0)
+        u->threads.max = threads_of(&u->ring.ring);
+    return ret < 0 ? ret : 0;
 }
 
 void plx_uring_submit(struct plx_uring *u, struct plx_aio *io)
 {
-    if (plx_unlikely(!u->in_flight && !(u->enabled && pthread_equal(u->issuer, pthread_self())))) {
+    if (plx_unlikely(!u->in_flight && !plx_ring_is_mine(&u->ring))) {
         int ret = uring_adopt(u);
         if (ret) {
             uring_end(u, io, ret);
@@ -247,7 +214,7 @@ void plx_uring_submit(struct plx_uring *u, struct plx_aio *io)
     struct line *l = line_of(s, io);
     if (l->waiting || !uring_gather(u, s, l, io))
         uring_wait(s, l, io);
-    else if (io_uring_sq_ready(&u->ring) >= EARLY)
+    else if (io_uring_sq_ready(&u->ring.ring) >= EARLY)
         uring_flush(u);
 }
 
@@ -267,10 +234,10 @@ void plx_uring_cancel(struct plx_uring *u, struct plx_aio *io)
     }
     if (!u->in_flight || u->in_flight == CQ_ENTRIES)
         return; /* it has ended, or does when it does; and an empty ring may be another thread's */
-    struct io_uring_sqe *sqe = io_uring_get_sqe(&u->ring);
+    struct io_uring_sqe *sqe = io_uring_get_sqe(&u->ring.ring);
     if (!sqe) {
         uring_flush(u);
-        sqe = io_uring_get_sqe(&u->ring);
+        sqe = io_uring_get_sqe(&u->ring.ring);
     }
     if (!sqe)
         return; /* the kernel takes no more now */
@@ -282,7 +249,7 @@ void plx_uring_cancel(struct plx_uring *u, struct plx_aio *io)
 static int uring_reap(struct plx_uring *u)
 {
     struct io_uring_cqe *cqes[REAP_MAX];
-    unsigned n = io_uring_peek_batch_cqe(&u->ring, cqes, REAP_MAX);
+    unsigned n = io_uring_peek_batch_cqe(&u->ring.ring, cqes, REAP_MAX);
     struct plx_aio *done = NULL, **tail = &done;
     for (unsigned i = 0; i < n; i++) {
         struct plx_aio *io = io_uring_cqe_get_data(cqes[i]);
@@ -297,7 +264,7 @@ static int uring_reap(struct plx_uring *u)
         tail = &io->next;
     }
     *tail = NULL;
-    io_uring_cq_advance(&u->ring, n);
+    io_uring_cq_advance(&u->ring.ring, n);
     u->in_flight -= n;
     /* Before those that are submitted from callbacks now, which would pass them every time. */
     uring_gather_waiting(u, &u->room);
@@ -333,50 +300,15 @@ static int uring_arm(struct plx_source *s)
     if (!u->in_flight && !are_waiting(u))
         return 0;
     uring_flush(u);
-    if (io_uring_sq_ready(&u->ring) || may_gather(&u->room) || may_gather(&u->threads))
+    if (io_uring_sq_ready(&u->ring.ring) || may_gather(&u->room) || may_gather(&u->threads))
         return 1; /* to be offered once more */
-    io_uring_cq_eventfd_toggle(&u->ring, true);
-    u->armed = true;
-    /* Either the kernel sees that it is to signal, or we see what it has done before. */
-    atomic_thread_fence(memory_order_seq_cst);
-    return io_uring_cq_ready(&u->ring) ||
-           IO_URING_READ_ONCE(*u->ring.sq.kflags) & (IORING_SQ_TASKRUN | IORING_SQ_CQ_OVERFLOW);
+    return plx_ring_arm(&u->ring);
 }
 
 static void uring_disarm(struct plx_source *s)
 {
     struct plx_uring *u = plx_container_of(s, struct plx_uring, source);
-    uint64_t count;
-    if (!u->armed)
-        return;
-    u->armed = false;
-    io_uring_cq_eventfd_toggle(&u->ring, false);
-    if (read(s->fd, &count, sizeof count) < 0 && errno != EAGAIN)
-        plx_error("disks: cannot read an eventfd: %s", strerror(errno));
-}
-
-static int uring_setup(struct io_uring *ring, int event_fd)
-{
-    static const unsigned flags[] = {
-        IORING_SETUP_R_DISABLED | IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN | IORING_SETUP_TASKRUN_FLAG,
-        IORING_SETUP_R_DISABLED | IORING_SETUP_COOP_TASKRUN | IORING_SETUP_TASKRUN_FLAG,
-        IORING_SETUP_R_DISABLED,
-    };
-    struct io_uring_params p;
-    int ret = -EINVAL;
-    for (size_t i = 0; ret == -EINVAL && i < PLX_ARRAY_SIZE(flags); i++) {
-        p = (struct io_uring_params){.flags = flags[i] | IORING_SETUP_CQSIZE, .cq_entries = CQ_ENTRIES};
-        ret = io_uring_queue_init_params(SQ_ENTRIES, ring, &p);
-    }
-    if (ret)
-        return ret;
-    /* Linux 5.12: from there on all operations that we use are there, and its workers are threads of this process. */
-    ret = p.features & IORING_FEAT_NATIVE_WORKERS ? io_uring_register_eventfd(ring, event_fd) : -ENOSYS;
-    if (!ret)
-        ret = io_uring_cq_eventfd_toggle(ring, false);
-    if (ret)
-        io_uring_queue_exit(ring);
-    return ret;
+    plx_ring_disarm(&u->ring);
 }
 
 int plx_uring_create(struct plx_uring **out, struct plx_reactor *r)
@@ -390,24 +322,19 @@ int plx_uring_create(struct plx_uring **out, struct plx_reactor *r)
     plx_list_init(&u->room.waiting);
     plx_list_init(&u->threads.waiting);
     u->source.ops = &ops;
-    u->source.fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-    int ret = u->source.fd < 0 ? -errno : 0;
+    int ret = plx_ring_create(&u->ring, SQ_ENTRIES, CQ_ENTRIES, 0);
     if (ret)
         goto free_engine;
-    ret = uring_setup(&u->ring, u->source.fd);
-    if (ret)
-        goto close_event;
+    u->source.fd = u->ring.fd;
     ret = plx_source_add(r, &u->source);
     if (ret)
-        goto exit_ring;
-    u->threads.max = threads_of(&u->ring);
+        goto destroy_ring;
+    u->threads.max = threads_of(&u->ring.ring);
     *out = u;
     return 0;
 
-exit_ring:
-    io_uring_queue_exit(&u->ring);
-close_event:
-    close(u->source.fd);
+destroy_ring:
+    plx_ring_destroy(&u->ring);
 free_engine:
     free(u);
     return ret;
@@ -416,7 +343,6 @@ free_engine:
 void plx_uring_destroy(struct plx_uring *u)
 {
     plx_source_remove(u->reactor, &u->source);
-    io_uring_queue_exit(&u->ring);
-    close(u->source.fd);
+    plx_ring_destroy(&u->ring);
     free(u);
 }
