@@ -72,7 +72,8 @@ struct plx_bdev_info {
 PLX_API int plx_bdev_check_reactors(const struct plx_bdev *bdev, unsigned reactors, struct plx_error *err);
 
 /**
- * Opens a disk by path or URL: "disk.img", "/dev/sdb", "file:///path?ro=1&block=4096", "ram:1G?block=4096", "null:1T".
+ * Opens a disk by path or URL: "disk.img", "/dev/sdb", "file:///path?ro=1&block=4096", "ram:1G?block=4096", "null:1T",
+ * "/dev/ng0n1".
  * @return 0, or -errno with err filled: what was wrong, and what would be right
  */
 PLX_API int plx_bdev_open(const char *url, struct plx_bdev **out, struct plx_error *err);

@@ -18,7 +18,8 @@ struct plx_nvme;
 
 /**
  * Connects to a controller.
- * @param url nvme+tcp://ADDR:PORT/NQN?key=value..., as for a disk; of several addresses the first that answers
+ * @param url nvme+tcp://ADDR:PORT/NQN?key=value..., as for a disk; of several addresses the first that answers. Or the
+ * generic node of a namespace that this machine's kernel has, such as /dev/ng0n1
  * @return 0, or -errno with err filled
  */
 PLX_API int plx_nvme_connect(const char *url, struct plx_nvme **out, struct plx_error *err);

@@ -5,11 +5,11 @@ _pollux_disks()
 {
     local word=$1
     case $word in
-    file:* | ram:* | null:*)
+    file:* | ng:* | ram:* | null:*)
         # Bash takes ':' for the end of a word: what stands before it must not be repeated.
         local scheme=${word%%:*} rest=${word#*:}
         case $scheme in
-        file)
+        file | ng)
             compopt -o filenames -o nospace
             mapfile -t COMPREPLY < <(compgen -f -- "${rest#//}")
             [[ $rest == //* ]] && COMPREPLY=("${COMPREPLY[@]/#/\/\/}")
@@ -26,7 +26,7 @@ _pollux_disks()
             while read -r scheme; do
                 COMPREPLY+=("$scheme")
                 compopt -o nospace
-            done < <(compgen -W 'ram: null: file: nvme+tcp: vhost-user: delay: error:' -- "$word")
+            done < <(compgen -W 'ram: null: file: ng: nvme+tcp: vhost-user: delay: error:' -- "$word")
         fi
         ;;
     esac

@@ -187,6 +187,7 @@ struct plx_bdev_driver {
 };
 
 extern const struct plx_bdev_driver plx_bdev_ram, plx_bdev_null, plx_bdev_file, plx_bdev_nvme_tcp, plx_bdev_nvme_pcie;
+extern const struct plx_bdev_driver plx_bdev_ng;
 extern const struct plx_bdev_driver plx_bdev_vhost_user;
 extern const struct plx_bdev_driver plx_bdev_filter_delay, plx_bdev_filter_error;
 
@@ -271,8 +272,8 @@ bool plx_piece_cancel(struct plx_bdev_channel *ch, struct plx_piece *p);
 uint16_t plx_bdev_status(int64_t err, bool write);
 
 /*
- * A disk's name taken apart: scheme:body?key=value&key=value. A plain path is file:path. A body that begins with a
- * bracket, as a filter's may, ends with the one that closes it.
+ * A disk's name taken apart: scheme:body?key=value&key=value. A plain path is file:path, or ng:path. A body that
+ * begins with a bracket, as a filter's may, ends with the one that closes it.
  */
 struct plx_url {
     char scheme[16];
@@ -284,6 +285,8 @@ struct plx_url {
 };
 
 int plx_url_parse(const char *text, struct plx_url *url, struct plx_error *err);
+/* Whether a path leads to the generic node of an NVMe namespace, which is a disk of driver ng and not of file. */
+bool plx_bdev_path_is_ng(const char *path);
 /* The full form of a filter's name without settings: "SCHEME:BELOW", or "SCHEME:[BELOW]". */
 void plx_url_over(const char *scheme, const char *below, char *text, size_t size);
 /* Has url->text name the disk below as that is known, which may not be how it was asked for. */

@@ -6,6 +6,8 @@
  * colon is never a plain path, so that a misspelt kind of disk is told from a file; such a file is written
  * "./odd:name" or "file:odd:name". In a file URL, %XX stands for any byte.
  *
+ * A path that leads to the generic node of an NVMe namespace is a disk of scheme ng, under whichever of these names.
+ *
  * The body of a filter's name is the name of the disk below it. Settings are the filter's; those of the disk below
  * stand with its name, in brackets: "delay:[ram:1G?block=4096]?read=2ms". In brackets there may be others.
  */
@@ -23,6 +25,12 @@
 #include <unistd.h>
 
 /* ---- taking a name apart ---- */
+
+/* Whether the body is a path. */
+static bool is_path(const char *scheme)
+{
+    return !strcmp(scheme, "file") || !strcmp(scheme, "ng");
+}
 
 /* Length of a leading "scheme" before its colon, or 0. */
 static size_t scheme_length(const char *text)
@@ -146,7 +154,7 @@ static void append_params(struct plx_url *url)
 
 static void write_text(struct plx_url *url)
 {
-    bool file = !strcmp(url->scheme, "file");
+    bool file = is_path(url->scheme);
     const size_t size = sizeof url->text;
     url->text[0] = 0;
     append(url->text, size, url->scheme, "");
@@ -184,7 +192,7 @@ int plx_url_parse(const char *text, struct plx_url *url, struct plx_error *err)
             return ret;
         text += scheme + 1;
         len = strcspn(text, "?");
-        file = !strcmp(url->scheme, "file");
+        file = is_path(url->scheme);
         ret = file ? 0 : body_length(text, &len, err);
         params = text + len + (text[len] == '?');
         if (file)
@@ -198,6 +206,8 @@ int plx_url_parse(const char *text, struct plx_url *url, struct plx_error *err)
         ret = make_absolute(url->body, sizeof url->body, err);
     if (ret)
         return ret;
+    if (file && plx_bdev_path_is_ng(url->body))
+        memcpy(url->scheme, "ng", sizeof "ng");
     snprintf(url->name, sizeof url->name, "%s%s%.100s%s", file ? "" : url->scheme, file ? "" : ":", url->body,
              strlen(url->body) > 100 ? "..." : "");
     ret = plx_settings_parse(params, url->params, err);
@@ -212,7 +222,7 @@ int plx_bdev_path(const char *name, char *path, size_t size, struct plx_error *e
 {
     struct plx_url *url = malloc(sizeof *url);
     int ret = url ? plx_url_parse(name, url, err) : plx_fail(err, -ENOMEM, "out of memory");
-    if (!ret && !strcmp(url->scheme, "file"))
+    if (!ret && is_path(url->scheme))
         ret = (size_t)snprintf(path, size, "%s", url->body) < size
                   ? 1
                   : plx_fail(err, -ENAMETOOLONG, "%s: this path is too long", url->name);

@@ -152,7 +152,7 @@ static int check_disks(struct cp *c)
 static void name_source(const struct cp *c, char *url, size_t size)
 {
     size_t n = (size_t)snprintf(url, size, "file://"); /* without the slashes, those of //PATH would name a host */
-    if (strncmp(c->src, "file:", 5) == 0) {
+    if (strncmp(c->src, "file:", 5) == 0 || strncmp(c->src, "ng:", 3) == 0) {
         const char *settings = strchr(c->src, '?');
         bool told = settings && (strstr(settings, "?ro=") || strstr(settings, "&ro="));
         snprintf(url, size, told ? "%s" : settings ? "%s&ro=1" : "%s?ro=1", c->src);

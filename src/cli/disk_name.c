@@ -28,7 +28,7 @@ int cli_disk_url(const char *disk, char url[CLI_URL], char file[PATH_MAX])
         return cli_fail(EXIT_USAGE, "%s", err.text);
     if (strlen(disk) >= CLI_URL - 3 * PATH_MAX)
         return cli_fail(EXIT_USAGE, "the name of the disk is too long");
-    bool scheme = strncmp(disk, "file:", 5) == 0, printable = true;
+    bool scheme = strncmp(disk, "file:", 5) == 0 || strncmp(disk, "ng:", 3) == 0, printable = true;
     for (const char *p = disk; *p && printable; p += plx_text_printable(p))
         printable = plx_text_printable(p) != 0;
     if (!is_file) {

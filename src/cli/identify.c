@@ -274,9 +274,9 @@ static int identify_all(struct identify *o, struct plx_error *err)
 
 static void identify_help(void)
 {
-    puts("pollux identify [--json] nvme+tcp://ADDR:PORT/NQN[?nsid=N]\n"
-         "  Prints what a remote controller and its namespaces say of themselves, in the terms of\n"
-         "  \"nvme id-ctrl\" and \"nvme id-ns\".\n\n"
+    puts("pollux identify [--json] nvme+tcp://ADDR:PORT/NQN[?nsid=N] | /dev/ngXnY\n"
+         "  Prints what a controller and its namespaces say of themselves, in the terms of\n"
+         "  \"nvme id-ctrl\" and \"nvme id-ns\"; of one that this machine's kernel has, that namespace alone.\n\n"
          "options:\n"
          "      --json     as JSON: controller, and namespaces, a list");
 }
@@ -300,7 +300,8 @@ static int identify(int argc, char **argv)
         return EXIT_OK;
     }
     if (argc - optind != 1)
-        return cli_fail(EXIT_USAGE, "identify takes one controller, such as nvme+tcp://127.0.0.1:4420/NQN");
+        return cli_fail(EXIT_USAGE,
+                        "identify takes one controller, such as nvme+tcp://127.0.0.1:4420/NQN, or /dev/ng0n1");
     int ret = plx_nvme_connect(argv[optind], &o.n, &err);
     if (ret)
         return cli_fail(cli_disk_status(ret), "%s", err.text);
@@ -317,7 +318,7 @@ static int identify(int argc, char **argv)
 
 const struct cli_command cli_identify = {
     .name = "identify",
-    .summary = "what a remote controller says of itself",
+    .summary = "what a controller says of itself",
     .run = identify,
     .help = identify_help,
 };

@@ -6,6 +6,7 @@
 #include <pollux/nvme.h>
 
 #include "nvme/nvme.h"
+#include "nvme/uring.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -140,12 +141,21 @@ static int connect_path(struct plx_nvme *n, unsigned path, struct plx_error *err
     return plx_fail(err, n->ret, "%s: %s", o.addrs.list[0].name, n->why);
 }
 
+static void client_free(struct plx_nvme *n)
+{
+    if (n->held)
+        nvme_pcie_release(n->where.paths[0].list[0].name);
+    if (n->where.o.node)
+        nvme_uring_close(n->where.o.node);
+    free(n);
+}
+
 static int connect_any(struct plx_nvme *n, struct plx_nvme **out, struct plx_error *err)
 {
     static const struct plx_reactor_opts opts = {.core = -1, .mode = PLX_POLL_SLEEP};
     int ret = plx_reactor_create(&n->reactor, &opts);
     if (ret) {
-        free(n);
+        client_free(n);
         return plx_fail(err, ret, "cannot make a reactor: %s", strerror(-ret));
     }
     n->timer.fn = time_is_up;
@@ -161,12 +171,30 @@ static int connect_any(struct plx_nvme *n, struct plx_nvme **out, struct plx_err
     return ret;
 }
 
+/* ng:PATH, or a path of that kind. */
+static const char *node_path(const char *url)
+{
+    if (strncmp(url, "ng:", 3) == 0)
+        return url + 3;
+    return nvme_uring_is_node(url) ? url : NULL;
+}
+
+static int find_node(struct plx_nvme *n, const char *path, struct plx_error *err)
+{
+    struct nvme_uring_node *node;
+    int ret = nvme_uring_open(path, NVME_URING_ASK, &node, err);
+    if (!ret)
+        nvme_uring_where(&n->where, node);
+    return ret;
+}
+
 int plx_nvme_connect(const char *url, struct plx_nvme **out, struct plx_error *err)
 {
     struct plx_nvme *n = calloc(1, sizeof *n);
     if (!n)
         return plx_fail(err, -ENOMEM, "out of memory");
-    int ret = nvme_where_parse(&n->where, url, err);
+    const char *path = node_path(url);
+    int ret = path ? find_node(n, path, err) : nvme_where_parse(&n->where, url, err);
     if (ret) {
         free(n);
         return ret;
@@ -182,9 +210,7 @@ void plx_nvme_disconnect(struct plx_nvme *n)
         nvme_ctrlr_destroy(n->c);
     plx_timer_cancel(n->reactor, &n->timer);
     plx_reactor_destroy(n->reactor);
-    if (n->held)
-        nvme_pcie_release(n->where.paths[0].list[0].name);
-    free(n);
+    client_free(n);
 }
 
 void plx_nvme_get_info(const struct plx_nvme *n, struct plx_nvme_info *out)

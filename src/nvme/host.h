@@ -21,7 +21,9 @@ struct nvme_ctrlr;
 struct nvme_qp;
 struct nvme_transport;
 
-extern const struct nvme_transport nvme_tcp, nvme_pcie;
+struct nvme_uring_node;
+
+extern const struct nvme_transport nvme_tcp, nvme_pcie, nvme_uring;
 
 enum nvme_dir {
     NVME_NO_DATA,
@@ -103,6 +105,9 @@ struct nvme_opts {
     uint32_t kato_ms;            /* keep-alive timeout; 0 for none */
     uint32_t timeout_ms;         /* of a command: then it is aborted, and after as long again the connection reset */
     uint32_t connect_timeout_ms; /* of one attempt to connect, to each address */
+    uint32_t max_transfer;       /* of a command, whatever the controller takes; 0 for any */
+    /* Of transport nvme_uring; the caller's, for longer than the association. */
+    struct nvme_uring_node *node;
 };
 
 enum { NVME_PATHS_MAX = 8 };

@@ -168,6 +168,8 @@ static void took_ctrlr(struct nvme_ctrlr *c)
     c->max_transfer = NVME_MAX_TRANSFER;
     if (c->id.mdts && c->id.mdts + mpsmin < 31)
         c->max_transfer = (uint32_t)plx_min_u64(NVME_MAX_TRANSFER, UINT64_C(1) << (c->id.mdts + mpsmin));
+    if (c->o.max_transfer)
+        c->max_transfer = (uint32_t)plx_min_u64(c->max_transfer, c->o.max_transfer);
     c->ana = NVME_ANA_OPTIMIZED;
     if (c->o.transport->local)
         take_name(c);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
  * The host's inside: controllers, and queue pairs as far as they are the same over every transport. What is not is
- * behind struct nvme_transport; tcp_qpair.h is the inside of the one there is.
+ * behind struct nvme_transport; tcp_qpair.h, pcie.h and uring.h are the insides of those there are.
  */
 #ifndef PLX_NVME_NVME_H
 #define PLX_NVME_NVME_H
@@ -37,7 +37,7 @@ struct nvme_qp {
 /* How a controller is reached. */
 struct nvme_transport {
     uint32_t pause_ms; /* before it is connected to again, at first: it may be at work on what it was sent before */
-    bool local;        /* it is this process's alone, and has its name from Identify */
+    bool local;        /* it is this machine's, and has its name from Identify */
     /* Room for that many commands in flight. @return NULL without memory or descriptors */
     struct nvme_qp *(*create)(struct nvme_ctrlr *c, unsigned depth);
     /* Closes it if need be. Allowed from within any callback. */
@@ -47,7 +47,10 @@ struct nvme_transport {
      * returns. @return 0 or -errno
      */
     int (*open)(struct nvme_qp *qp);
-    /* All requests come back as lost. Nothing happens when it is closed. */
+    /*
+     * All requests come back as lost; those whose data something else still reads and writes, once it has ended that.
+     * Nothing happens when it is closed.
+     */
     void (*close)(struct nvme_qp *qp);
     /* Once it is open, has the controller make a queue of it: nvme_connect_attached() is called, unless that fails. */
     void (*attach)(struct nvme_qp *qp);
@@ -56,6 +59,7 @@ struct nvme_transport {
     void (*set)(struct nvme_ctrlr *c, uint32_t offset, uint64_t value, void (*done)(struct nvme_req *));
     /* Issues a command, or has it wait in the backlog. */
     void (*submit)(struct nvme_qp *qp, struct nvme_req *req);
+    /* NULL where commands cannot be fused. */
     void (*submit_fused)(struct nvme_qp *qp, struct nvme_req *first);
     /* One of the queue's depth places. @return the command that is in flight there, or NULL */
     struct nvme_req *(*in_flight)(const struct nvme_qp *qp, unsigned place);

@@ -2,9 +2,9 @@
 /*
  * An io_uring that belongs to a reactor: set up as well as the kernel knows, and able to wake the reactor up.
  *
- * It has a single issuer and defers its work to the call that asks for it (DEFER_TASKRUN, Linux 6.1), so the kernel never
- * interrupts the reactor; its flag IORING_SQ_TASKRUN, which liburing looks at, says when the call is worth making. Older
- * kernels get what they know of this.
+ * It has a single issuer and defers its work to the call that asks for it (DEFER_TASKRUN, Linux 6.1), so the kernel
+ * never interrupts the reactor; its flag IORING_SQ_TASKRUN, which liburing looks at, says when the call is worth
+ * making. Older kernels get what they know of this.
  *
  * A sleeping reactor is woken through an eventfd: the descriptor of such a ring itself does not become readable when
  * there is deferred work (seen on Linux 6.18). The kernel signals it only while that is enabled, which is from arm to

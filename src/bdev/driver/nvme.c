@@ -163,8 +163,7 @@ static void probe_ignore(struct nvme_ctrlr *c, void *arg)
 static const struct nvme_ctrlr_ops probe_ops = {
     .live = probe_live, .down = probe_ignore, .failed = probe_failed, .ana = probe_ignore};
 
-/* On a reactor of its own, which the calling thread runs for as long as that takes. */
-static int probe(struct nvme_disk *d, unsigned path, struct plx_error *err)
+int nvme_disk_probe(struct nvme_disk *d, unsigned path, struct plx_error *err)
 {
     static const struct plx_reactor_opts opts = {.core = -1, .mode = PLX_POLL_SLEEP};
     struct nvme_opts o = nvme_where_opts(&d->where, path);
@@ -206,7 +205,7 @@ static void nvme_disk_close(struct plx_bdev *bdev)
     disk_free(nvme_disk_of(bdev));
 }
 
-static int nvme_channel_open(struct plx_bdev_channel *ch)
+int nvme_channel_open(struct plx_bdev_channel *ch)
 {
     struct nvme_channel *nc = nvme_channel_of(ch);
     nc->ch = ch;
@@ -215,7 +214,7 @@ static int nvme_channel_open(struct plx_bdev_channel *ch)
     return nvme_paths_open(nc);
 }
 
-static void nvme_channel_close(struct plx_bdev_channel *ch)
+void nvme_channel_close(struct plx_bdev_channel *ch)
 {
     nvme_paths_close(nvme_channel_of(ch));
 }
@@ -254,7 +253,7 @@ static int look_at_it(struct nvme_disk *d, struct plx_error *err)
     d->held = is_pcie(d);
     ret = -EHOSTUNREACH;
     for (unsigned i = 0; i < d->where.npaths && ret; i++)
-        ret = probe(d, i, err);
+        ret = nvme_disk_probe(d, i, err);
     return ret;
 }
 

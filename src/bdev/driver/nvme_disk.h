@@ -11,6 +11,7 @@
  *   nvme_channel.c  requests into commands
  *   nvme_path.c     commands to a path that works, and again to another one
  *   nvme_control.c  paths that come and go while it is open
+ *   nvme_ng.c       the same for a namespace that a driver of the kernel has: the one path is its generic node
  */
 #ifndef PLX_BDEV_DRIVER_NVME_DISK_H
 #define PLX_BDEV_DRIVER_NVME_DISK_H
@@ -59,7 +60,8 @@ struct nvme_link;
 
 struct nvme_disk {
     struct plx_bdev bdev;
-    struct nvme_where where; /* as it was opened: the paths there are now are those of control.plan */
+    struct nvme_uring_node *node; /* of a disk that a driver of the kernel has; or NULL */
+    struct nvme_where where;      /* as it was opened: the paths there are now are those of control.plan */
     struct nvme_ns ns;
     unsigned shift;              /* of the block size */
     uint32_t max_blocks;         /* of a read or write command, on the path that the disk was opened through */
@@ -168,6 +170,13 @@ static inline struct nvme_channel *nvme_channel_of(struct plx_bdev_channel *ch)
 }
 
 /* nvme.c */
+/*
+ * Fills in what the disk is, by a path of where: on a reactor of its own, which the calling thread runs for as long as
+ * that takes. @return 0 or -errno with err filled
+ */
+int nvme_disk_probe(struct nvme_disk *d, unsigned path, struct plx_error *err);
+int nvme_channel_open(struct plx_bdev_channel *ch);
+void nvme_channel_close(struct plx_bdev_channel *ch);
 /* What the controller takes at once of a disk whose blocks are of 1 << shift bytes. */
 struct nvme_limits nvme_limits_of(const struct nvme_ctrlr *c, unsigned shift);
 /* Whether there can be that many blocks: bytes are counted in 63 bits. */

@@ -11,6 +11,7 @@
 #include "base/log.h"
 
 #include <assert.h>
+#include <errno.h>
 #include <string.h>
 
 /* ---- which path ---- */
@@ -446,8 +447,12 @@ static void path_down(struct nvme_ctrlr *c, void *arg)
 static void path_failed(struct nvme_ctrlr *c, void *arg, int ret, const char *why, bool again)
 {
     struct nvme_path *path = path_of(arg);
-    (void)c, (void)ret, (void)why, (void)again;
+    (void)c, (void)again;
     path->tried = true;
+    if (ret == -ENODEV && path->nc->disk->node) { /* there is no other path, and it does not come back */
+        path->foreign = true;
+        plx_bdev_gone(&path->nc->disk->bdev, why);
+    }
     if (!path->nc->nusable)
         choose_paths(path->nc); /* the deadline begins */
 }
