@@ -64,16 +64,18 @@ def guest(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def installed(tmp_path_factory):
-    """A machine with systemd in which pollux is installed. It has a virtual disk, /dev/vda; its port 4420 is the
-    first of `forward` here."""
+    """A machine with systemd in which pollux is installed. It has a virtual disk, /dev/vda, and an NVMe device; its
+    port 4420 is the first of `forward` here."""
     build = Path(pollux.binary()).resolve().parent
     if not (build / "build.ninja").exists():
         pytest.skip(f"nothing to install: {pollux.binary()} is not in a build directory")
     work = tmp_path_factory.mktemp("installed")
     image = vm_image("--systemd", "--install", build, work / "archive")
-    with open(work / "disk", "wb") as disk:
-        disk.truncate(64 << 20)
-    devices = ("-drive", f"if=none,id=disk,format=raw,file={work}/disk", "-device", "virtio-blk-pci,drive=disk")
+    devices = []
+    for name, device in (("disk", "virtio-blk-pci"), ("namespace", "nvme,serial=pollux")):
+        with open(work / name, "wb") as disk:
+            disk.truncate(64 << 20)
+        devices += ["-drive", f"if=none,id={name},format=raw,file={work}/{name}", "-device", f"{device},drive={name}"]
     # systemd comes last: its packages bring what they need in the versions that fit.
     with Guest(image, work, cpus=1, forward=[(free_ports(1)[0], 4420)], devices=devices,
                archives=(work / "archive", image / "systemd"),

@@ -255,6 +255,25 @@ def test_block_device(service, connect):
         assert host.read(1, 0, 1) == data
 
 
+def test_namespace_of_the_kernel(service, connect):
+    """By passthrough, for which the service needs no capability."""
+    service.sh("""
+        modprobe nvme
+        until [ -c /dev/ng0n1 ] && [ -b /dev/nvme0n1 ]; do sleep 0.1; done
+        chgrp disk /dev/ng0n1 /dev/nvme0n1 && chmod 660 /dev/ng0n1 /dev/nvme0n1""")  # as udev does on request
+    service.configure("/dev/ng0n1")
+    service.start()
+    service.wait_serving()
+    data = os.urandom(4096)
+    with connect() as host:
+        host.write(1, 8, data)
+        assert host.read(1, 8, 8) == data
+        assert service.machine.run("mkfs.ext4 -q /dev/nvme0n1")[0] != 0, "the block device is not kept from others"
+    service.sh("systemctl stop pollux")
+    service.sh("dd if=/dev/nvme0n1 of=/tmp/block bs=4096 skip=1 count=1 iflag=direct status=none")
+    assert bytes.fromhex(service.sh("od -An -v -tx1 /tmp/block")) == data
+
+
 def test_without_a_configuration_it_is_left_out(unit):
     service = unit()
     service.start()
