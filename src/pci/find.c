@@ -123,7 +123,7 @@ static void find_controller(const char *root, struct plx_pci_nvme *d)
     find_namespaces(root, d);
 }
 
-static void find_node(const char *root, struct plx_pci_nvme *d)
+static void find_numa_node(const char *root, struct plx_pci_nvme *d)
 {
     struct pci_names names;
     if (*d->controller)
@@ -151,7 +151,7 @@ int pci_describe(const char *root, const char *address, struct plx_pci_nvme *out
     if (pci_link(root, group, sizeof group, PCI_DEVICES "/%s/iommu_group", address) > 0 && isdigit(group[0]))
         out->iommu_group = (int)strtol(group, NULL, 10);
     find_controller(root, out);
-    find_node(root, out);
+    find_numa_node(root, out);
     return 0;
 }
 

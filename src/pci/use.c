@@ -345,7 +345,7 @@ static void keep_claim(struct pci_look *look, const struct pci_node *node, int f
 }
 
 /* @return a descriptor, or -errno; that of another device counts as -ENODEV */
-static int open_node(const struct pci_look *look, const struct pci_node *node, int flags)
+static int use_open_node(const struct pci_look *look, const struct pci_node *node, int flags)
 {
     char path[PATH_MAX];
     struct pci_stat st;
@@ -380,7 +380,7 @@ static void claim_node(struct pci_look *look, struct pci_node *node)
 {
     if (claimed_by_us(look, node->number))
         return;
-    int fd = open_node(look, node, O_EXCL);
+    int fd = use_open_node(look, node, O_EXCL);
     if (fd == -EBUSY)
         node->busy = true;
     else if (fd < 0)
@@ -394,7 +394,7 @@ static void claim_node(struct pci_look *look, struct pci_node *node)
 static void look_at_content(struct pci_look *look, const struct pci_node *node)
 {
     char text[PLX_PCI_TEXT / 2];
-    int fd = node->bytes ? open_node(look, node, 0) : -ENOENT;
+    int fd = node->bytes ? use_open_node(look, node, 0) : -ENOENT;
     if (fd < 0) {
         if (node->bytes)
             say_unopened(look, node, fd);
@@ -423,7 +423,7 @@ static void say_claimed(struct pci_look *look, const struct pci_node *node)
         if (look->uses[i].device == node->device &&
             (look->uses[i].kind <= PLX_PCI_HOLDER || look->uses[i].kind == PLX_PCI_CLAIMED))
             return;
-    int fd = open_node(look, node, 0);
+    int fd = use_open_node(look, node, 0);
     if (fd >= 0)
         pci_content(fd, content, sizeof content);
     if (fd >= 0)
