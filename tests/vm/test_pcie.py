@@ -75,7 +75,8 @@ def machine(tmp_path_factory):
         pytest.skip(f"nothing to install: {pollux.binary()} is not in a build directory")
     work = tmp_path_factory.mktemp("ssds")
     image = conftest.vm_image("--install", build, work / "archive")
-    with Guest(image, work, cpus=2, devices=devices(work), archives=(work / "archive",)) as guest:
+    with Guest(image, work, cpus=2, devices=devices(work), archives=(work / "archive",),
+               options="no_timer_check") as guest:
         guest.sh("modprobe nvme; modprobe vfio-pci; modprobe vfio_iommu_type1")
         guest.wait_until(" && ".join(f"[ -e /sys/bus/pci/devices/{a}/driver ]" for a in (PLAIN, MANY, PLUGGED)))
         yield guest
