@@ -329,6 +329,45 @@ static void reactors_have_queues_of_their_own(void **state)
 
 /* ---- what does not last ---- */
 
+/* One that does not answer, and is reset, is nothing to the other. */
+static void controllers_are_apart(void **state)
+{
+    const struct pcie_model_fault hang = {.kind = PCIE_MODEL_HANG, .qid = PCIE_MODEL_IO, .opcode = 0x02};
+    struct ssd hung = {.opts = pcie_model_defaults}, other = {.opts = pcie_model_defaults};
+    struct tu_req q;
+    struct plx_bdev *bdev;
+    uint8_t *m = memory_new(1 << 20, true);
+    (void)state;
+    other.opts.addr = "0000:02:00.0";
+    ssd_open(&hung);
+    other.m = pcie_model_new(&other.opts);
+    pcie_model_start_thread(other.m);
+    tu_req_init(&q);
+    pcie_model_fault(hung.m, &hang);
+    tu_start(&hung.t, &q, PLX_BDEV_READ, 0, 8, m);
+    assert_int_equal(plx_bdev_open("pcie://0000:02:00.0/1", &bdev, NULL), 0);
+    other.t = hung.t; /* on the same reactor */
+    other.t.bdev = bdev;
+    assert_int_equal(plx_bdev_channel_get(bdev, other.t.reactor, &other.t.ch), 0);
+    for (unsigned i = 0; i < 1000; i++) {
+        fill(m + 4096, 4096, i);
+        assert_int_equal(tu_io(&other.t, PLX_BDEV_WRITE, i * 8, 8, m + 4096), 0);
+        assert_int_equal(tu_io(&other.t, PLX_BDEV_READ, i * 8, 8, m + 8192), 0);
+        assert_memory_equal(m + 4096, m + 8192, 4096);
+    }
+    assert_int_equal(q.done, 0);
+    pcie_model_fail(hung.m); /* which has it reset */
+    assert_int_equal(tu_finish(&hung.t, &q), 0);
+    assert_int_equal(pcie_model_enables(hung.m), 2);
+    assert_int_equal(pcie_model_enables(other.m), 1);
+    plx_bdev_channel_put(other.t.ch);
+    plx_bdev_close(bdev);
+    ssd_free(&other);
+    tu_req_free(&q);
+    ssd_close(&hung);
+    memory_free(m, 1 << 20);
+}
+
 static unsigned count_files(void)
 {
     unsigned n = 0;
@@ -341,12 +380,14 @@ static unsigned count_files(void)
 
 static void coming_and_going_leaves_nothing(void **state)
 {
+    const char *cycles = getenv("POLLUX_CYCLES");
+    const unsigned n = cycles ? (unsigned)strtoul(cycles, NULL, 10) : 20;
     struct ssd s = {.opts = pcie_model_defaults};
     uint8_t *m = memory_new(4096, true);
     unsigned files = 0;
     (void)state;
     ssd_make(&s);
-    for (unsigned i = 0; i < 20; i++) {
+    for (unsigned i = 0; i < n; i++) {
         tu_open(&s.t, URL);
         assert_int_equal(tu_io(&s.t, PLX_BDEV_READ, 0, 8, m), 0);
         tu_close(&s.t);
@@ -360,7 +401,7 @@ static void coming_and_going_leaves_nothing(void **state)
     memory_free(m, 4096);
 }
 
-int main(void)
+int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(what_is_written_is_read),
@@ -372,7 +413,10 @@ int main(void)
         cmocka_unit_test(it_is_identified_while_it_is_a_disk),
         cmocka_unit_test(what_cannot_be_opened_gets_a_sentence),
         cmocka_unit_test(reactors_have_queues_of_their_own),
+        cmocka_unit_test(controllers_are_apart),
         cmocka_unit_test(coming_and_going_leaves_nothing),
     };
+    if (argc > 1)
+        cmocka_set_test_filter(argv[1]);
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -96,7 +96,7 @@ static struct nvme_path *next_path(struct nvme_channel *nc)
 /* An SSD of this machine that is gone has no other path by which to try: hosts that are told so try again for ever. */
 static uint16_t no_path(const struct nvme_channel *nc)
 {
-    return nc->disk->held ? PLX_SC_INTERNAL_ERROR : PLX_SC_HOST_PATHING_ERROR;
+    return nc->disk->held || nc->disk->node ? PLX_SC_INTERNAL_ERROR : PLX_SC_HOST_PATHING_ERROR;
 }
 
 static struct nvme_try *try_of(struct nvme_req *req)
