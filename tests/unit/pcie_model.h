@@ -42,7 +42,7 @@ struct pcie_model_iommu {
     struct pcie_model_map *maps; /* ascending */
     unsigned nmaps, capacity;
     unsigned holds; /* by those who have something mapped */
-    uint64_t changes;
+    uint64_t unmaps;
     size_t bytes;       /* mapped */
     size_t limit;       /* of bytes: -ENOMEM beyond; 0: none */
     unsigned max_maps;  /* -ENOSPC beyond; 0: none */

@@ -171,7 +171,6 @@ static uint16_t pm_abort(struct pcie_model *m, struct pm_cmd *c)
         a->waits = false;
         a->status = PLX_SC_ABORTED_BY_REQUEST;
         a->due = m->steps;
-        a->kind = PCIE_MODEL_NONE;
         if (a->pair && !a->pair->done) {
             a->pair->done = true;
             a->pair->status = PLX_SC_ABORTED_FAILED_FUSED;

@@ -57,7 +57,6 @@ static int pm_map_insert(struct pcie_model_iommu *u, void *at, size_t bytes, uin
     u->maps[i] = (struct pcie_model_map){iova, bytes, at};
     u->nmaps++;
     u->bytes += bytes;
-    u->changes++;
     return 0;
 }
 
@@ -92,7 +91,7 @@ static void pm_unmap(struct pci_iommu *is, uint64_t iova, size_t bytes)
         memmove(&u->maps[i], &u->maps[i + n], (u->nmaps - i - n) * sizeof *u->maps);
         u->nmaps -= n;
         u->bytes -= bytes;
-        u->changes++;
+        u->unmaps++;
     }
     pthread_mutex_unlock(&u->lock);
 }

@@ -141,7 +141,6 @@ void pm_fault_of(struct pcie_model *m, struct pm_cmd *c)
     } else if (c->kind == PCIE_MODEL_LATE) {
         c->due += c->value;
     } else if (c->kind == PCIE_MODEL_FATAL) {
-        c->due = PM_NEVER;
         pm_fatal(m);
     } else if (c->kind == PCIE_MODEL_GONE) {
         pm_pull(m);

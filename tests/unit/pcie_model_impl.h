@@ -78,8 +78,8 @@ struct pm_queue {
     unsigned idle;
     uint64_t base;
     uint32_t *bell;
-    uint8_t *at;      /* base, while the IOMMU has seen */
-    uint64_t changes; /* so many */
+    uint8_t *at;     /* base, while the IOMMU has seen */
+    uint64_t unmaps; /* so many */
 };
 
 struct pm_cmd {

@@ -288,7 +288,6 @@ void pm_queue_end(struct pcie_model *m, struct pm_queue *sq)
             continue;
         if (!c->done)
             c->status = PLX_SC_ABORTED_SQ_DELETION;
-        c->done = true;
         pm_answer(m, c);
         c->gone = true;
     }
@@ -371,11 +370,11 @@ unsigned pm_send_interrupts(struct pcie_model *m)
 
 static bool pm_find_entries(struct pcie_model *m, struct pm_queue *q, unsigned entry)
 {
-    if (q->at && q->changes == m->iommu->changes)
+    if (q->at && q->unmaps == m->iommu->unmaps)
         return true;
     pthread_mutex_lock(&m->iommu->lock);
     q->at = pm_at(m, q->base, (size_t)q->size * entry, "queue, in one piece");
-    q->changes = m->iommu->changes;
+    q->unmaps = m->iommu->unmaps;
     q->fast = true;
     pthread_mutex_unlock(&m->iommu->lock);
     return q->at;

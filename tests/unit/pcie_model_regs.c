@@ -199,12 +199,10 @@ static void pm_enable(struct pcie_model *m, uint32_t cc)
         if (why)
             pm_complain(&m->complaints, "%s (CC 0x%08x, AQA 0x%08x)", why, cc, aqa);
         pm_fatal(m);
-        m->ready_at = PM_NEVER;
         return;
     }
     pm_queue_start(m, 0, false, asq, ns);
     pm_queue_start(m, 0, true, acq, nc)->armed = true;
-    m->cqs[0].users = 1;
     pm_fault_now(m, PCIE_MODEL_RDY_SLOW, &slow);
     m->ready_at = pm_fault_now(m, PCIE_MODEL_RDY_NEVER, NULL) ? PM_NEVER : m->steps + m->o.rdy_on + slow;
 }

@@ -61,6 +61,13 @@ static void it_becomes_ready_and_no_longer(void **state)
     rig_put(&r, PM_CC, 0x00464001);
     assert_true(rig_wait_csts(&r, ~0u, PM_CSTS_RDY | PM_CSTS_SHST_BUSY));
     assert_true(rig_wait_csts(&r, ~0u, PM_CSTS_RDY | PM_CSTS_SHST_DONE));
+    struct nvme_cqe cqe;
+    rig_put_cmd(&r, 0, (struct nvme_cmd){.opcode = PM_GET_FEATURES, .cdw10 = plx_put32(1)});
+    rig_ring_sq(&r, 0);
+    pcie_model_settle(r.m);
+    assert_false(rig_take(&r, 0, &cqe)); /* that was too late */
+    rig_disable(&r);
+    rig_enable(&r);
     rig_close(&r);
 }
 
@@ -76,6 +83,11 @@ static void it_interrupts(void **state)
     rig_must(&r, 2, rig_io(&r, NVME_IO_READ, 0, 1, RIG_DATA));
     assert_int_equal(rig_irqs(&r, 2), 1);
     assert_int_equal(rig_irqs(&r, 1), 0);
+    const unsigned irqs = pcie_model_irqs(r.m);
+    rig_must(&r, 2, rig_io(&r, NVME_IO_READ, 0, 1, RIG_DATA));
+    rig_must(&r, 1, rig_io(&r, NVME_IO_READ, 0, 1, RIG_DATA));
+    assert_int_equal(pcie_model_irqs(r.m), irqs + 2);
+    assert_int_equal(rig_irqs(&r, 2), 1);
     *control = PCI_MSIX_MASKED;
     rig_put_cmd(&r, 2, rig_io(&r, NVME_IO_READ, 0, 1, RIG_DATA));
     rig_ring_sq(&r, 2);
@@ -180,6 +192,8 @@ static void registers_that_are_not_to_be_written_are_not(void **state)
         rig_put(&r, tries[i].at, tries[i].at == PM_CC ? 0x00460081 : tries[i].at == PM_ASQ ? RIG_BASE : 0x4e564d65);
         pcie_model_settle(r.m);
         rig_complained(&r, tries[i].part);
+        pcie_model_step(r.m); /* once */
+        assert_int_equal(pcie_model_complaints(r.m), 0);
         rig_disable(&r);
     }
     rig_close(&r);
@@ -190,18 +204,21 @@ static void it_is_disabled_and_enabled_unseen(void **state)
 {
     (void)state;
     struct rig r;
-    const struct pcie_model_fault f = {.kind = PCIE_MODEL_RDY_NEVER};
+    struct pcie_model_fault f = {.kind = PCIE_MODEL_RDY_NEVER};
     rig_open(&r, NULL);
-    pcie_model_fault(r.m, &f);
-    rig_write_admin_registers(&r);
-    rig_put(&r, PM_CC, 0x00460001);
-    pcie_model_settle(r.m);
-    rig_put(&r, PM_CC, 0x00460000);
-    assert_int_equal(rig_get(&r, PM_CSTS), 0);
-    rig_enable(&r);
-    rig_must(&r, 0, (struct nvme_cmd){.opcode = PM_GET_FEATURES, .cdw10 = plx_put32(1)});
-    assert_int_equal(pcie_model_enables(r.m), 2);
-    rig_disable(&r);
+    for (unsigned i = 0; i < 2; i++) {
+        pcie_model_fault(r.m, &f);
+        rig_write_admin_registers(&r);
+        rig_put(&r, PM_CC, 0x00460001);
+        pcie_model_settle(r.m);
+        rig_put(&r, PM_CC, 0x00460000);
+        assert_int_equal(rig_get(&r, PM_CSTS), i ? PM_CSTS_CFS : 0);
+        rig_enable(&r);
+        rig_must(&r, 0, (struct nvme_cmd){.opcode = PM_GET_FEATURES, .cdw10 = plx_put32(1)});
+        assert_int_equal(pcie_model_enables(r.m), 2 + 2 * i);
+        rig_disable(&r);
+        f.kind = PCIE_MODEL_FATAL_ENABLE;
+    }
     rig_put(&r, PM_AQA, 0x00070007); /* the other registers are kept */
     memset(r.memory, 0, RIG_DATA);
     rig_put(&r, PM_CC, 0x00460001);
@@ -387,6 +404,12 @@ static void queues_rest_between_en_0_and_rdy_0(void **state)
     rig_put(&r, PM_CC, 0x00460001);
     pcie_model_step(r.m);
     rig_complained(&r, "enabled before RDY came down");
+    assert_int_equal(rig_get(&r, PM_CSTS), 0);
+    r.q[0].tail = r.q[0].head = 0;
+    r.q[0].phase = 1;
+    memset(r.memory, 0, RIG_DATA);
+    assert_true(rig_wait_csts(&r, ~0u, PM_CSTS_RDY));
+    rig_must(&r, 0, (struct nvme_cmd){.opcode = PM_GET_FEATURES, .cdw10 = plx_put32(1)});
     rig_close(&r);
 }
 
@@ -506,10 +529,23 @@ static void commands_take_their_time_and_pass_one_another(void **state)
     pcie_model_step(r.m);
     assert_true(rig_take(&r, 1, &cqe));
     rig_close(&r);
+    o.latency = 0; /* as many at a time as a burst has */
+    o.burst = 4;
+    rig_up(&r, &o, 1);
+    for (unsigned i = 0; i < 6; i++)
+        rig_put_cmd(&r, 1, rig_io(&r, NVME_IO_FLUSH, 0, 1, RIG_DATA));
+    rig_ring_sq(&r, 1);
+    pcie_model_step(r.m);
+    assert_int_equal(pcie_model_count(r.m, 1, NVME_IO_FLUSH), 4);
+    pcie_model_step(r.m);
+    assert_int_equal(pcie_model_count(r.m, 1, NVME_IO_FLUSH), 6);
+    rig_close(&r);
+    o.burst = 32;
+    o.latency = 3;
     o.shuffle = 50;
     rig_up(&r, &o, 1);
     unsigned passed = 0;
-    for (unsigned round = 0; round < 4; round++) {
+    for (unsigned round = 0; round <= PM_COMMANDS / (RIG_DEPTH - 1); round++) {
         unsigned seen = 0;
         const uint16_t first = r.cid + 1;
         for (unsigned i = 0; i < RIG_DEPTH - 1; i++)
@@ -542,8 +578,12 @@ static void an_identifier_is_used_once_at_a_time(void **state)
     rig_ring_sq(&r, 1);
     pcie_model_settle(r.m);
     rig_complained(&r, "is in use");
-    assert_true(rig_take(&r, 1, &cqe));
-    assert_true(rig_take(&r, 1, &cqe));
+    unsigned conflicts = 0;
+    for (unsigned i = 0; i < 2; i++) {
+        assert_true(rig_take(&r, 1, &cqe));
+        conflicts += rig_status(&cqe) == (PLX_SC_COMMAND_ID_CONFLICT | NVME_STATUS_DNR);
+    }
+    assert_int_equal(conflicts, 1);
     r.cid--;
     rig_must(&r, 1, rig_io(&r, NVME_IO_FLUSH, 0, 1, RIG_DATA));
     rig_close(&r);

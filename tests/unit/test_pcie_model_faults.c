@@ -58,13 +58,20 @@ static void a_command_hangs_and_is_answered_late(void **state)
     assert_false(rig_take(&r, 1, &cqe));
     const uint16_t cid = r.cid;
     rig_must(&r, 1, rig_io(&r, NVME_IO_WRITE, 1, 1, RIG_DATA)); /* and a write once */
+    fault(&r, PCIE_MODEL_LATE, 1, NVME_IO_FLUSH, 1000);         /* which is something else */
+    rig_put_cmd(&r, 1, rig_io(&r, NVME_IO_FLUSH, 0, 1, RIG_DATA));
+    rig_ring_sq(&r, 1);
+    pcie_model_step(r.m);
     assert_int_equal(pcie_model_release(r.m), 1);
-    pcie_model_settle(r.m);
+    assert_int_equal(pcie_model_release(r.m), 0);
+    pcie_model_step(r.m);
     assert_true(rig_take(&r, 1, &cqe));
     assert_int_equal(plx_get16(cqe.cid), cid);
     assert_int_equal(medium(&r), 1);
     assert_int_equal(pcie_model_injected(r.m, PCIE_MODEL_HANG), 1);
-    assert_int_equal(pcie_model_release(r.m), 0);
+    assert_false(rig_take(&r, 1, &cqe));
+    pcie_model_settle(r.m);
+    assert_true(rig_take(&r, 1, &cqe));
     rig_close(&r);
 }
 
@@ -277,6 +284,22 @@ static void a_second_answer_comes_when_it_is_told_to(void **state)
     pcie_model_release(r.m);
     pcie_model_settle(r.m);
     assert_true(rig_take(&r, 1, &cqe));
+    fault(&r, PCIE_MODEL_TWICE, PCIE_MODEL_ANY, PCIE_MODEL_ANY, 0); /* and is the same */
+    rig_put_cmd(&r, 1, rig_io(&r, NVME_IO_READ, 131072, 1, RIG_DATA));
+    rig_ring_sq(&r, 1);
+    pcie_model_settle(r.m);
+    for (unsigned i = 0; i < 2; i++) {
+        assert_true(rig_take(&r, 1, &cqe));
+        assert_int_equal(rig_status(&cqe), PLX_SC_LBA_OUT_OF_RANGE | NVME_STATUS_DNR);
+    }
+    fault(&r, PCIE_MODEL_TWICE, PCIE_MODEL_ANY, PCIE_MODEL_ANY, 0);
+    rig_put_cmd(&r, 0, (struct nvme_cmd){.opcode = PM_GET_FEATURES, .cdw10 = plx_put32(4)});
+    rig_ring_sq(&r, 0);
+    pcie_model_settle(r.m);
+    for (unsigned i = 0; i < 2; i++) {
+        assert_true(rig_take(&r, 0, &cqe));
+        assert_int_equal(plx_get32(cqe.dw0), 370);
+    }
     rig_close(&r);
 }
 
@@ -327,12 +350,20 @@ static void faults_are_for_a_time_or_for_ever(void **state)
                                        .times = PCIE_MODEL_ALWAYS,
                                        .value = PLX_SC_INTERNAL_ERROR};
     pcie_model_fault(r.m, &f);
+    fault(&r, PCIE_MODEL_STATUS, 2, PCIE_MODEL_ANY, 5); /* the first that fits, it is */
     for (unsigned i = 0; i < 20; i++) {
         assert_int_equal(rig_do(&r, 2, rig_io(&r, NVME_IO_FLUSH, 0, 1, RIG_DATA), NULL), PLX_SC_INTERNAL_ERROR);
         rig_must(&r, 1, rig_io(&r, NVME_IO_FLUSH, 0, 1, RIG_DATA));
     }
     pcie_model_faults_clear(r.m);
     rig_must(&r, 2, rig_io(&r, NVME_IO_FLUSH, 0, 1, RIG_DATA));
+    for (unsigned i = 0; i < 2 * PM_RULES; i++) { /* two at a time, one a command */
+        fault(&r, PCIE_MODEL_STATUS, 1, PCIE_MODEL_ANY, i + 1);
+        fault(&r, PCIE_MODEL_STATUS, 1, PCIE_MODEL_ANY, i + 2);
+        assert_int_equal(rig_do(&r, 1, rig_io(&r, NVME_IO_FLUSH, 0, 1, RIG_DATA), NULL), i + 1);
+        assert_int_equal(rig_do(&r, 1, rig_io(&r, NVME_IO_FLUSH, 0, 1, RIG_DATA), NULL), i + 2);
+        rig_must(&r, 1, rig_io(&r, NVME_IO_FLUSH, 0, 1, RIG_DATA));
+    }
     rig_close(&r);
 }
 
