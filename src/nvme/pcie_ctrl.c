@@ -38,6 +38,8 @@ enum {
     PLACE_MASK = PCIE_ADMIN_DEPTH - 1,
     VECTORS_SPARE = 32,
     BUDGET = 32,
+    LOOK_NS = 200000,
+    LOOK_SELDOM_NS = 50000000,
 };
 
 /* What is asked of a controller that is ready, in this order. */
@@ -61,6 +63,11 @@ static bool is_there(const struct pcie_dev *d)
 }
 
 /* ---- admin commands ---- */
+
+static bool takes_commands(const struct pcie_dev *d)
+{
+    return d->state == PCIE_READY || d->state == PCIE_STARTING;
+}
 
 static void put_op(struct pcie_dev *d, struct pcie_op *op)
 {
@@ -88,11 +95,16 @@ static void put_op(struct pcie_dev *d, struct pcie_op *op)
     }
     pcie_ring_step(&d->ring, &d->ring.tail);
     pcie_ring_submit(&d->ring);
+    if (!d->nvectors)
+        plx_timer_set(d->reactor, &d->look, LOOK_NS);
 }
 
-static bool takes_commands(const struct pcie_dev *d)
+/* What cannot interrupt is polled, and seldom where all that is awaited is an event. */
+static void look_due(struct plx_timer *t)
 {
-    return d->state == PCIE_READY || d->state == PCIE_STARTING;
+    struct pcie_dev *d = plx_container_of(t, struct pcie_dev, look);
+    if (takes_commands(d) && !d->nvectors) /* the source is polled in this round */
+        plx_timer_set(d->reactor, t, d->nplaces > 1 ? LOOK_NS : LOOK_SELDOM_NS);
 }
 
 static void op_over(struct pcie_dev *d, struct pcie_op *op, bool lost, uint16_t status)
@@ -291,7 +303,9 @@ static int ctrl_open(struct pcie_dev *d)
     if (!ret)
         return 0;
     plx_fail(&d->err, ret, "cannot set it up: %s%s", strerror(-ret),
-             ret == -ENOMEM ? "; perhaps this process may lock too little memory (ulimit -l)" : "");
+             ret != -ENOMEM             ? ""
+             : d->f->iommu->ops->locate ? "; without an IOMMU it takes huge pages: echo 64 >/proc/sys/vm/nr_hugepages"
+                                        : "; perhaps this process may lock too little memory (ulimit -l)");
 close:
     ctrl_close(d);
     return ret;
@@ -654,6 +668,7 @@ void pcie_ctrl_init(struct pcie_dev *d)
 {
     d->poll.fn = poll_due;
     d->tick.fn = ctrl_tick;
+    d->look.fn = look_due;
     d->lost_watch.fd = -1;
     for (unsigned i = 0; i < PLX_ARRAY_SIZE(d->fds); i++)
         d->fds[i] = -1;

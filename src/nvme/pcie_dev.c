@@ -20,6 +20,7 @@ static void *dev_run(void *arg)
     plx_reactor_run(d->reactor);
     plx_timer_cancel(d->reactor, &d->tick);
     plx_timer_cancel(d->reactor, &d->poll);
+    plx_timer_cancel(d->reactor, &d->look);
     plx_reactor_destroy(d->reactor);
     pthread_mutex_lock(&devs_lock);
     plx_list_del(&d->link);

@@ -44,8 +44,9 @@ struct pcie_dev {
     uint32_t vs;
     struct nvme_id_ctrl id;
     struct plx_timer poll, tick;
-    struct plx_msg check; /* whether anybody is left */
-    bool checking;        /* it is on its way; under the devices' lock */
+    struct plx_timer look; /* of a device that cannot interrupt: at its admin queue */
+    struct plx_msg check;  /* whether anybody is left */
+    bool checking;         /* it is on its way; under the devices' lock */
     struct plx_watch lost_watch;
     struct plx_error err;
 

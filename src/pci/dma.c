@@ -11,7 +11,7 @@
 #include <sys/mman.h>
 #include <sys/resource.h>
 
-enum { HUGE_2M = 2 << 20 };
+enum { HUGE_2M = 2 << 20, HUGE_2M_FLAG = 21 << MAP_HUGE_SHIFT };
 
 struct span {
     struct plx_list link;
@@ -87,11 +87,37 @@ static int span_map(struct pci_dma *d, void *at, size_t bytes, size_t align, uin
     return 0;
 }
 
-static struct span *span_at(struct pci_dma *d, const void *at)
+/* Under the lock: where there is no IOMMU pieces have the addresses they have, each of its own pages. */
+static int span_locate(struct pci_dma *d, uint8_t *at, size_t bytes, bool data, uint64_t *first)
+{
+    const size_t page = d->iommu->page;
+    for (size_t offset = 0; offset < bytes; offset += page) {
+        struct span *s = malloc(sizeof *s);
+        if (!s)
+            return -ENOMEM;
+        *s = (struct span){.is = {.at = (uintptr_t)at + offset, .bytes = page}, .data = data};
+        int ret = d->iommu->ops->locate(d->iommu, at + offset, &s->is.iova);
+        if (ret) {
+            free(s);
+            return ret;
+        }
+        if (!offset && first)
+            *first = s->is.iova;
+        plx_list_add_tail(&d->spans, &s->link);
+    }
+    return 0;
+}
+
+static int span_make(struct pci_dma *d, void *at, size_t bytes, size_t align, uint64_t *iova)
+{
+    return d->iommu->ops->locate ? span_locate(d, at, bytes, !align, iova) : span_map(d, at, bytes, align, iova);
+}
+
+static struct span *span_at(struct pci_dma *d, const void *at, size_t bytes)
 {
     plx_list_for_each(it, &d->spans) {
         struct span *s = plx_list_entry(it, struct span, link);
-        if (s->is.at == (uintptr_t)at)
+        if (s->is.at - (uintptr_t)at < bytes)
             return s;
     }
     return NULL;
@@ -99,9 +125,19 @@ static struct span *span_at(struct pci_dma *d, const void *at)
 
 static void span_unmap(struct pci_dma *d, struct span *s)
 {
-    d->iommu->ops->unmap(d->iommu, s->is.iova, s->is.bytes);
+    if (d->iommu->ops->unmap)
+        d->iommu->ops->unmap(d->iommu, s->is.iova, s->is.bytes);
     plx_list_del(&s->link);
     free(s);
+}
+
+/* All of a piece. @return whether there was something */
+static bool spans_unmap(struct pci_dma *d, const void *at, size_t bytes)
+{
+    bool some = false;
+    for (struct span *s; (s = span_at(d, at, bytes)); some = true)
+        span_unmap(d, s);
+    return some;
 }
 
 /* ---- tables ---- */
@@ -173,7 +209,11 @@ static void tell_copied(struct pci_dma *d, size_t bytes, int ret)
     if (d->told)
         return;
     d->told = true;
-    if (ret == -ENOMEM && limit.rlim_cur != RLIM_INFINITY)
+    if (ret == -EFAULT)
+        plx_warn("SSDs cannot reach %zu MiB of memory, and its data is copied: without an IOMMU it has to be in huge "
+                 "pages; echo 64 >/proc/sys/vm/nr_hugepages sets some aside",
+                 bytes >> 20);
+    else if (ret == -ENOMEM && limit.rlim_cur != RLIM_INFINITY)
         plx_warn("SSDs cannot reach %zu MiB of memory, and its data is copied: this process may lock %llu KiB in all; "
                  "raise that by LimitMEMLOCK= of its unit, or by ulimit -l",
                  bytes >> 20, (unsigned long long)limit.rlim_cur >> 10);
@@ -189,24 +229,19 @@ static void memory_added(struct plx_memory_user *u, void *at, size_t bytes)
     if (end <= first)
         return;
     pthread_mutex_lock(&d->lock);
-    int ret = span_map(d, (void *)first, end - first, 0, NULL);
+    int ret = span_make(d, (void *)first, end - first, 0, NULL);
     if (ret)
         tell_copied(d, bytes, ret);
-    else
-        tables_changed(d);
+    tables_changed(d);
     pthread_mutex_unlock(&d->lock);
 }
 
 static void memory_removed(struct plx_memory_user *u, void *at, size_t bytes)
 {
     struct pci_dma *d = plx_container_of(u, struct pci_dma, user);
-    (void)bytes;
     pthread_mutex_lock(&d->lock);
-    struct span *s = span_at(d, (void *)plx_align_up((uintptr_t)at, d->iommu->page));
-    if (s) { /* else there was no room, or no memory for it */
+    if (spans_unmap(d, at, bytes)) /* else there was no room, or no memory for it */
         tables_changed(d);
-        span_unmap(d, s);
-    }
     pthread_mutex_unlock(&d->lock);
 }
 
@@ -215,11 +250,15 @@ static void memory_removed(struct plx_memory_user *u, void *at, size_t bytes)
 int pci_memory_alloc(struct pci_dma *d, size_t bytes, size_t align, struct pci_memory *out)
 {
     bytes = plx_align_up(bytes, d->iommu->page);
-    void *at = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
+    const bool huge = d->iommu->ops->locate != NULL; /* which stay where they are, and are one piece each */
+    const int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE | (huge ? MAP_HUGETLB | HUGE_2M_FLAG : 0);
+    if (huge && bytes > d->iommu->page)
+        return -E2BIG;
+    void *at = mmap(NULL, bytes, PROT_READ | PROT_WRITE, flags, -1, 0);
     if (at == MAP_FAILED)
         return -ENOMEM;
     pthread_mutex_lock(&d->lock);
-    int ret = span_map(d, at, bytes, align, &out->iova);
+    int ret = span_make(d, at, bytes, align, &out->iova);
     pthread_mutex_unlock(&d->lock);
     if (ret) {
         munmap(at, bytes);
@@ -235,7 +274,7 @@ void pci_memory_free(struct pci_dma *d, struct pci_memory *m)
     if (!m->at)
         return;
     pthread_mutex_lock(&d->lock);
-    span_unmap(d, span_at(d, m->at));
+    spans_unmap(d, m->at, m->bytes);
     pthread_mutex_unlock(&d->lock);
     munmap(m->at, m->bytes);
     m->at = NULL;

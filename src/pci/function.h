@@ -35,6 +35,11 @@ struct pci_iommu_ops {
     /* Whole pages. @return 0 or -errno: -ENOMEM without memory or beyond the limit of locked memory */
     int (*map)(struct pci_iommu *m, void *at, size_t bytes, uint64_t iova);
     void (*unmap)(struct pci_iommu *m, uint64_t iova, size_t bytes);
+    /*
+     * Where there is no IOMMU, instead: the address of a page that is one piece, and does not move. @return 0, or
+     * -errno: -EFAULT for one that is not such
+     */
+    int (*locate)(struct pci_iommu *m, void *at, uint64_t *iova);
     /* Somebody has something mapped, or not any more: as long as that is so it is there. NULL: it is there anyway. */
     void (*hold)(struct pci_iommu *m);
     void (*release)(struct pci_iommu *m);
@@ -81,9 +86,9 @@ struct pci_function {
  */
 typedef int pci_open_fn(const char *addr, struct pci_function **out, struct plx_error *err);
 
-/* By VFIO: see vfio.c. */
-pci_open_fn pci_vfio_open;
-/* By VFIO, unless a test puts a model here. */
+/* By VFIO, or by UIO: see vfio.c and uio.c. */
+pci_open_fn pci_vfio_open, pci_uio_open;
+/* By whichever of the kernel's drivers has it; a test puts a model here. */
 extern pci_open_fn *pci_open;
 
 /*

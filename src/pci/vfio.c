@@ -4,6 +4,7 @@
  * Documentation/driver-api/vfio.rst.
  */
 #include "pci/function.h"
+#include "pci/pci.h"
 
 #include "base/list.h"
 #include "base/log.h"
@@ -26,8 +27,6 @@
 #ifndef VFIO_REGION_INFO_CAP_MSIX_MAPPABLE
 #define VFIO_REGION_INFO_CAP_MSIX_MAPPABLE 3
 #endif
-
-#define SYSFS "/sys/bus/pci/devices/"
 
 enum {
     PATH = 300,
@@ -68,32 +67,6 @@ struct vfio_function {
 };
 
 /* ---- what the kernel says ---- */
-
-/* The name that a link of the function in sysfs leads to. @return false when there is none */
-static bool link_name(const char *addr, const char *link, char *out, size_t size)
-{
-    char path[PATH], to[PATH];
-    snprintf(path, sizeof path, SYSFS "%s/%s", addr, link);
-    ssize_t n = readlink(path, to, sizeof to - 1);
-    if (n < 0)
-        return false;
-    to[n] = 0;
-    const char *slash = strrchr(to, '/');
-    snprintf(out, size, "%.*s", (int)size - 1, slash ? slash + 1 : to);
-    return true;
-}
-
-static uint16_t sysfs_id(const char *addr, const char *name)
-{
-    char path[PATH], text[16] = "";
-    snprintf(path, sizeof path, SYSFS "%s/%s", addr, name);
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
-    if (fd < 0)
-        return 0;
-    ssize_t n = read(fd, text, sizeof text - 1);
-    close(fd);
-    return n > 0 ? (uint16_t)strtoul(text, NULL, 16) : 0;
-}
 
 /* The first capability of that kind in what the kernel wrote, or NULL. */
 static const void *capability(const void *info, uint32_t first, uint32_t bytes, uint16_t id)
@@ -275,7 +248,8 @@ static int group_not_viable(const char *addr, int number, struct plx_error *err)
     while (dir && (e = readdir(dir))) {
         const size_t n = strlen(others);
         if (e->d_name[0] != '.' && strcmp(e->d_name, addr) != 0 &&
-            link_name(e->d_name, "driver", driver, sizeof driver) && strncmp(driver, "vfio", 4) != 0)
+            pci_link("", driver, sizeof driver, PCI_DEVICES "/%s/driver", e->d_name) > 0 &&
+            strncmp(driver, "vfio", 4) != 0)
             snprintf(others + n, sizeof others - n, "%s%.20s (%.30s)", n ? ", " : "", e->d_name, driver);
     }
     if (dir)
@@ -539,14 +513,14 @@ static int function_open(struct vfio_function *v, int number, struct plx_error *
 static int check_driver(const char *addr, int *group, struct plx_error *err)
 {
     char name[64];
-    if (!link_name(addr, "subsystem", name, sizeof name))
+    if (pci_link("", name, sizeof name, PCI_DEVICES "/%s/subsystem", addr) < 0)
         return plx_fail(err, -ENODEV, "there is no such PCI function; `pollux nvme list` shows what there is");
-    if (!link_name(addr, "driver", name, sizeof name))
+    if (pci_link("", name, sizeof name, PCI_DEVICES "/%s/driver", addr) < 0)
         return plx_fail(err, -ENODEV, "it has no driver; `pollux nvme bind %s` gives it to vfio-pci", addr);
     if (strcmp(name, "vfio-pci") != 0)
         return plx_fail(err, -EBUSY, "it is with the kernel's driver %s; `pollux nvme bind %s` gives it to vfio-pci",
                         name, addr);
-    if (!link_name(addr, "iommu_group", name, sizeof name))
+    if (pci_link("", name, sizeof name, PCI_DEVICES "/%s/iommu_group", addr) < 0)
         return plx_fail(err, -ENOTSUP,
                         "it has no IOMMU group: the IOMMU is off; turn it on in the firmware and the kernel's command "
                         "line (intel_iommu=on, amd_iommu=on)");
@@ -565,8 +539,8 @@ int pci_vfio_open(const char *addr, struct pci_function **out, struct plx_error 
     v->f.ops = &function_ops;
     v->f.lost_fd = v->fd = -1;
     snprintf(v->f.addr, sizeof v->f.addr, "%s", addr);
-    v->f.vendor = sysfs_id(addr, "vendor");
-    v->f.device = sysfs_id(addr, "device");
+    v->f.vendor = (uint16_t)pci_number("", 0, PCI_DEVICES "/%s/vendor", addr);
+    v->f.device = (uint16_t)pci_number("", 0, PCI_DEVICES "/%s/device", addr);
     pthread_mutex_lock(&vfio_lock);
     ret = function_open(v, number, err);
     if (ret)
@@ -576,5 +550,3 @@ int pci_vfio_open(const char *addr, struct pci_function **out, struct plx_error 
         *out = &v->f;
     return ret;
 }
-
-pci_open_fn *pci_open = pci_vfio_open;

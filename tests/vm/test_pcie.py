@@ -22,10 +22,13 @@ def drive(work, name, size=64 * MIB):
     return "-drive", f"if=none,id={name},format=raw,file={path},cache=unsafe"
 
 
+def plain_device(work):
+    return (*drive(work, "plain"), "-device", "nvme,drive=plain,serial=PLAIN,addr=10")
+
+
 def devices(work):
     """A plain SSD; one with two namespaces, of 512 and of 4096 byte blocks; one in a slot it can be taken out of."""
-    return (*IOMMU, *drive(work, "plain"), *drive(work, "one"), *drive(work, "two"), *drive(work, "plugged"),
-            "-device", "nvme,drive=plain,serial=PLAIN,addr=10",
+    return (*IOMMU, *plain_device(work), *drive(work, "one"), *drive(work, "two"), *drive(work, "plugged"),
             "-device", "nvme,id=many,serial=MANY,addr=11",
             "-device", "nvme-ns,drive=one,bus=many,nsid=1",
             "-device", "nvme-ns,drive=two,bus=many,nsid=2,logical_block_size=4096,physical_block_size=4096",
@@ -68,15 +71,19 @@ class Ssds:
         return job
 
 
-@pytest.fixture(scope="module")
-def machine(tmp_path_factory):
+def boot(tmp_path_factory, make_devices):
     build = Path(pollux.binary()).resolve().parent
     if not (build / "build.ninja").exists():
         pytest.skip(f"nothing to install: {pollux.binary()} is not in a build directory")
     work = tmp_path_factory.mktemp("ssds")
     image = conftest.vm_image("--install", build, work / "archive")
-    with Guest(image, work, cpus=2, devices=devices(work), archives=(work / "archive",),
-               options="no_timer_check") as guest:
+    return Guest(image, work, cpus=2, devices=make_devices(work), archives=(work / "archive",),
+                 options="no_timer_check")
+
+
+@pytest.fixture(scope="module")
+def machine(tmp_path_factory):
+    with boot(tmp_path_factory, devices) as guest:
         guest.sh("modprobe nvme; modprobe vfio-pci; modprobe vfio_iommu_type1")
         guest.wait_until(" && ".join(f"[ -e /sys/bus/pci/devices/{a}/driver ]" for a in (PLAIN, MANY, PLUGGED)))
         yield guest
@@ -202,3 +209,27 @@ def test_pulled_out_under_load(ssds):
     ssds.machine.wait_until(f"dd if=/dev/{device} of=/dev/null bs=4k count=1 iflag=direct", during=[serve])
     ssds.sh("fio --name=verify --ioengine=libaio --iodepth=16 --direct=1 --verify=crc32c --verify_fatal=1 "
             f"--rw=randwrite --bs=4k --size=4M --filename=/dev/{device}")
+
+
+def test_without_an_iommu(tmp_path_factory):
+    """By UIO, with huge pages, as root; and what is said where something of that is missing."""
+    with boot(tmp_path_factory, plain_device) as guest:
+        guest.sh("modprobe nvme; modprobe uio_pci_generic")
+        guest.wait_until(f"[ -e /sys/bus/pci/devices/{PLAIN}/driver ]")
+        ssds = Ssds(guest)
+        ssds.bind(PLAIN, "uio_pci_generic")
+        disk = f"pcie://{PLAIN}/1"
+        status, output = guest.run(f"pollux identify {disk}")
+        assert status and "it takes huge pages: echo 64 >/proc/sys/vm/nr_hugepages" in output
+        guest.sh("echo 64 >/proc/sys/vm/nr_hugepages")
+        for size in "4K", "128K", "1M":
+            ssds.perf(f"-w randrw -o {size} -q 16 --count 500 -m 0,1 -P 2", disk)
+        job = guest.spawn(f"exec pollux perf -w randwrite -t 60 {disk}")
+        guest.wait_until(f"[ -e /proc/$(cat /run/job/{job.number}.pid)/fd ] && sleep 1")
+        status, output = guest.run(f"pollux identify {disk}")
+        assert status and "it is in use by another process" in output
+        job.kill()
+        job.wait()
+        ssds.perf("-w randrw -o 4K --count 500 --poll sleep", disk)
+        device = ssds.unbind(PLAIN)[0]
+        guest.sh(f"dd if=/dev/{device} of=/dev/null bs=1M count=16 iflag=direct")
