@@ -106,6 +106,7 @@ struct pcie_hw {
     struct pcie_call *call;  /* that it is made for */
     uint32_t generation;     /* how often the controller had been enabled */
     int fd;                  /* eventfd, */
+    bool no_sgl;             /* whatever Identify says */
     bool broken;             /* the controller is to be reset, whether or not there is anything in flight */
     bool interrupts;         /* which is written when there are completions */
     volatile uint32_t *mask; /* its Vector Control, or NULL */
@@ -167,7 +168,9 @@ struct pcie_admin {
 
 /* The device at that address, whether it is there or not. @return 0 or -errno */
 int pcie_dev_get(const char *addr, struct pcie_dev **out);
+/* It is not needed any more, but is there until it is not even referred to. */
 void pcie_dev_put(struct pcie_dev *d);
+void pcie_dev_forget(struct pcie_dev *d);
 
 /* On an association's reactor: sends a call, which comes back to pcie_admin_answered(). */
 void pcie_call(struct pcie_call *call);

@@ -278,6 +278,7 @@ static int ctrl_open(struct pcie_dev *d)
         return ret;
     d->lost_watch.fd = -1;
     d->guard = plx_guard_take((void *)(uintptr_t)d->f->regs, d->f->regs_bytes, true, &d->fault);
+    d->quirks = pcie_quirks_of(d->f->vendor, d->f->device);
     d->cap = pci_get64(d->f, NVME_PROP_CAP);
     d->vs = pci_get32(d->f, NVME_PROP_VS);
     ret = check_ctrlr(d);
@@ -325,6 +326,12 @@ static void ctrl_failed(struct pcie_dev *d, int ret)
     pcie_serve_failed(d, ret);
 }
 
+/* EN has just been changed. */
+static void rest(struct pcie_dev *d)
+{
+    plx_timer_set(d->reactor, &d->poll, plx_max_u64(POLL_FAST_NS, d->quirks.rest_ms * PLX_NS_PER_MS));
+}
+
 static void set_deadline(struct pcie_dev *d, uint64_t ms)
 {
     d->deadline = plx_reactor_now(d->reactor) + ms * PLX_NS_PER_MS;
@@ -367,8 +374,8 @@ static void ctrl_enable(struct pcie_dev *d)
     d->step = STEP_IDENTIFY;
     memset(d->used, 0, sizeof d->used);
     d->used[0] = 1; /* the admin queue */
-    set_deadline(d, ready_ms(d));
-    poll_later(d, 0);
+    set_deadline(d, ready_ms(d) + d->quirks.rest_ms);
+    rest(d);
 }
 
 static void start_step(struct pcie_dev *d);
@@ -561,8 +568,8 @@ static void ctrl_disable(struct pcie_dev *d)
     d->state = PCIE_DISABLING;
     d->reset_tried = false;
     pci_put32(d->f, NVME_PROP_CC, pci_get32(d->f, NVME_PROP_CC) & ~(uint32_t)(NVME_CC_EN | CC_SHN_MASK));
-    set_deadline(d, ready_ms(d));
-    poll_later(d, 0);
+    set_deadline(d, ready_ms(d) + d->quirks.rest_ms);
+    rest(d);
 }
 
 void pcie_ctrl_reset(struct pcie_dev *d, bool lost, const char *why)

@@ -21,13 +21,15 @@ static void *dev_run(void *arg)
     plx_timer_cancel(d->reactor, &d->tick);
     plx_timer_cancel(d->reactor, &d->poll);
     plx_timer_cancel(d->reactor, &d->look);
+    pthread_mutex_lock(&d->lock);
+    d->over = true;
+    pthread_mutex_unlock(&d->lock);
     plx_reactor_destroy(d->reactor);
     pthread_mutex_lock(&devs_lock);
     plx_list_del(&d->link);
     pthread_cond_broadcast(&devs_changed);
     pthread_mutex_unlock(&devs_lock);
-    pthread_mutex_destroy(&d->lock);
-    free(d);
+    pcie_dev_forget(d);
     return NULL;
 }
 
@@ -70,6 +72,7 @@ static int dev_new(const char *addr, struct pcie_dev **out)
     plx_list_init(&d->events);
     plx_list_init(&d->quiet);
     d->check.fn = dev_check;
+    d->kept = 1;
     int ret = plx_reactor_create(&d->reactor, &opts);
     if (ret) {
         free(d);
@@ -127,6 +130,8 @@ int pcie_dev_get(const char *addr, struct pcie_dev **out)
 {
     pthread_mutex_lock(&devs_lock);
     int ret = dev_find(addr, out);
+    if (!ret)
+        (*out)->kept++;
     pthread_mutex_unlock(&devs_lock);
     return ret;
 }
@@ -136,6 +141,17 @@ void pcie_dev_put(struct pcie_dev *d)
     pthread_mutex_lock(&devs_lock);
     dev_unref(d);
     pthread_mutex_unlock(&devs_lock);
+}
+
+void pcie_dev_forget(struct pcie_dev *d)
+{
+    pthread_mutex_lock(&devs_lock);
+    const bool last = !--d->kept;
+    pthread_mutex_unlock(&devs_lock);
+    if (!last)
+        return;
+    pthread_mutex_destroy(&d->lock);
+    free(d);
 }
 
 int nvme_pcie_hold(const char *addr)

@@ -6,6 +6,13 @@
 #include "nvme/pcie.h"
 #include "reactor/guard.h"
 
+/* pcie_quirks.c */
+struct pcie_quirks {
+    uint16_t rest_ms; /* after EN was changed, until CSTS is looked at */
+    bool no_sgl;
+};
+struct pcie_quirks pcie_quirks_of(uint16_t vendor, uint16_t device);
+
 enum pcie_state {
     PCIE_CLOSED,   /* nothing has been opened */
     PCIE_OFF,      /* open, and disabled */
@@ -26,9 +33,11 @@ struct pcie_place {
 struct pcie_dev {
     struct plx_list link; /* in all devices, under their lock, as are the next three */
     char addr[PCI_ADDR_TEXT];
-    unsigned refs, holders;
+    unsigned refs, holders; /* who needs it: when there is nobody it is shut down */
+    unsigned kept;          /* its thread, and associations that have messages on their way still */
     bool ended;
-    pthread_mutex_t lock; /* of what associations have under it */
+    pthread_mutex_t lock; /* of what associations have under it, and of the next one */
+    bool over;            /* its reactor takes no messages any more */
     struct plx_reactor *reactor;
 
     /* The thread's. */
@@ -41,6 +50,7 @@ struct pcie_dev {
     bool reset_tried;    /* a function level reset, because RDY did not become 0 */
     uint32_t generation; /* how often it was enabled */
     uint64_t cap, deadline;
+    struct pcie_quirks quirks;
     uint32_t vs;
     struct nvme_id_ctrl id;
     struct plx_timer poll, tick;

@@ -319,7 +319,7 @@ void pcie_queue_begin(struct nvme_qp *qp, struct pcie_hw *hw)
     q->data = (struct pcie_data){.dma = hw->dma,
                                  .version = pci_dma_version(hw->dma),
                                  .page = UINT32_C(1) << (12 + (c->cap >> 48 & 15)),
-                                 .sgl = sgls == 1 || sgls == 2,
+                                 .sgl = !hw->no_sgl && (sgls == 1 || sgls == 2),
                                  .sgl_align_mask = sgls == 2 ? 3 : 0};
     for (uint16_t i = 0; i < q->nslots; i++) {
         q->free[i] = i;

@@ -22,7 +22,7 @@ static void admin_free(struct pcie_admin *a)
 {
     struct pcie_dev *d = a->dev;
     free(a);
-    pcie_dev_put(d);
+    pcie_dev_forget(d);
 }
 
 /* One of its messages is where it belongs. @return whether there is somebody to hear of it */
@@ -56,10 +56,12 @@ bool pcie_stop_back(struct pcie_admin *a)
 
 void pcie_admin_gone(struct pcie_admin *a)
 {
-    pthread_mutex_lock(&a->dev->lock);
+    struct pcie_dev *d = a->dev;
+    pthread_mutex_lock(&d->lock);
     a->gone = true;
     const bool last = a->out == 0;
-    pthread_mutex_unlock(&a->dev->lock);
+    pthread_mutex_unlock(&d->lock);
+    pcie_dev_put(d); /* it need not wait for messages that are on their way to our reactor */
     if (last)
         admin_free(a);
 }
@@ -428,6 +430,7 @@ static int hw_setup(struct pcie_dev *d, struct pcie_hw *hw, const struct pcie_ca
     }
     pcie_ring_init(r);
     hw->fd = *fd;
+    hw->no_sgl = d->quirks.no_sgl;
     hw->interrupts = r->qid < d->nvectors;
     if (hw->interrupts && d->f->msix)
         hw->mask = (void *)(d->f->msix + (size_t)r->qid * PCI_MSIX_ENTRY + PCI_MSIX_CONTROL);
@@ -489,8 +492,18 @@ static void hw_ended(struct plx_msg *msg)
 
 void pcie_hw_end(struct pcie_hw *hw)
 {
+    struct pcie_dev *d = hw->dev;
     hw->msg.fn = hw_ended;
-    plx_reactor_send(hw->dev->reactor, &hw->msg);
+    pthread_mutex_lock(&d->lock);
+    const bool over = d->over;
+    if (!over)
+        plx_reactor_send(d->reactor, &hw->msg);
+    pthread_mutex_unlock(&d->lock);
+    if (!over)
+        return;
+    pci_memory_free(hw->dma, &hw->ring.memory); /* it was made for an association that did not live to have it */
+    pci_dma_put(hw->dma);
+    free(hw);
 }
 
 /* ---- calls ---- */

@@ -195,6 +195,26 @@ static void data_may_lie_in_pieces(void **state)
     }
 }
 
+/* One that does not take the SGLs that it says it takes, and one that wants to be left alone at first. */
+static void quirks_are_known(void **state)
+{
+    static const size_t odd[] = {100, 412, 1024, 512};
+    (void)state;
+    for (unsigned i = 0; i < 2; i++) {
+        struct ssd s = {.opts = pcie_model_defaults};
+        s.opts.sgls = 1;
+        s.opts.max_sgl = 1; /* it takes none that has two */
+        s.opts.vendor = i ? 0x144d : 0x19e5;
+        s.opts.device = i ? 0xa821 : 0x1234;
+        ssd_open(&s);
+        uint8_t *m = memory_new(1 << 20, true);
+        if (!i)
+            pieces(&s, m + 512, odd, 4);
+        memory_free(m, 1 << 20);
+        ssd_close(&s);
+    }
+}
+
 /* What may be locked is less than what there is: then data is copied, and queues still find room. */
 static void memory_that_cannot_be_reached_is_copied(void **state)
 {
@@ -407,6 +427,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(what_is_written_is_read),
         cmocka_unit_test(other_controllers_are_driven_too),
         cmocka_unit_test(data_may_lie_in_pieces),
+        cmocka_unit_test(quirks_are_known),
         cmocka_unit_test(memory_that_cannot_be_reached_is_copied),
         cmocka_unit_test(what_the_controller_can_do_is_done_by_it),
         cmocka_unit_test(it_is_identified),
