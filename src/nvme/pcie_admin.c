@@ -234,13 +234,15 @@ void pcie_admin_answered(struct plx_msg *msg)
     call->out = false;
     if (!pcie_call_back(call))
         return;
+    /* Looked at before: a callback may destroy it, and another thread frees it then. Where it is true there is none. */
+    const bool again = a->want_open && !is_asking(a);
     if (call == &a->opening)
         opening_answered(a);
     else if (call == &a->making)
         making_answered(a);
     else if (call != &a->leaving)
         command_answered(a, call);
-    if (a->want_open && !is_asking(a)) {
+    if (again) {
         a->want_open = false;
         admin_ask(&a->opening);
     }
