@@ -264,15 +264,15 @@ int pcie_model_open(const char *addr, struct pci_function **out, struct plx_erro
         ;
     if (!m) {
         pthread_mutex_unlock(&models_lock);
-        return plx_fail(err, -ENODEV, "%s: there is no such PCI function", addr);
+        return plx_fail(err, -ENODEV, "there is no such PCI function");
     }
     pm_lock(m);
     if (m->open_result)
         r = plx_fail(err, m->open_result, "%s", m->open_text);
     else if (m->function)
-        r = plx_fail(err, -EBUSY, "%s: the PCI function is in use", addr);
+        r = plx_fail(err, -EBUSY, "it is in use by another process");
     else if (m->removed)
-        r = plx_fail(err, -ENODEV, "%s: there is no such PCI function", addr);
+        r = plx_fail(err, -ENODEV, "there is no such PCI function");
     else
         r = pm_start(m, out, err);
     pm_unlock(m);

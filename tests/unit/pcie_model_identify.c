@@ -59,9 +59,19 @@ static void pm_id_ctrl(const struct pcie_model *m, struct nvme_id_ctrl *id)
     id->psd[0].max_power = plx_put16(1000);
 }
 
-static void pm_nguid(const struct pm_ns *ns, uint8_t *nguid)
+/* Controllers with different serial numbers have different namespaces. */
+static uint32_t pm_which(const struct pcie_model *m)
+{
+    uint32_t sum = 0;
+    for (const char *p = m->o.serial; *p; p++)
+        sum = sum * 31 + (uint8_t)*p;
+    return sum;
+}
+
+static void pm_nguid(const struct pcie_model *m, const struct pm_ns *ns, uint8_t *nguid)
 {
     memset(nguid, 0xa5, 16);
+    plx_poke32(nguid + 8, pm_which(m));
     plx_poke32(nguid + 12, ns->is.nsid);
 }
 
@@ -84,20 +94,21 @@ static void pm_id_ns(const struct pcie_model *m, const struct pm_ns *ns, struct 
     id->mcl = plx_put32(m->o.mcl);
     id->msrc = m->o.msrc;
     if (m->o.version >= 0x00010200)
-        pm_nguid(ns, id->nguid);
+        pm_nguid(m, ns, id->nguid);
     if (m->o.version >= 0x00010100)
         memcpy(id->eui64, "\xa5\xa5\xa5\xa5\0\0\0", 7), id->eui64[7] = (uint8_t)ns->is.nsid;
 }
 
-static void pm_descriptors(const struct pm_ns *ns, bool csi, uint8_t *to)
+static void pm_descriptors(const struct pcie_model *m, const struct pm_ns *ns, bool csi, uint8_t *to)
 {
     to[0] = NVME_NIDT_NGUID;
     to[1] = 16;
-    pm_nguid(ns, to + 4);
+    pm_nguid(m, ns, to + 4);
     to += 20;
     to[0] = NVME_NIDT_UUID;
     to[1] = 16;
     memset(to + 4, 0x5a, 16);
+    plx_poke32(to + 12, pm_which(m));
     plx_poke32(to + 16, ns->is.nsid);
     to += 20;
     if (!csi)
@@ -132,7 +143,7 @@ static uint16_t pm_identify_ns(const struct pcie_model *m, unsigned cns, const s
     if (cns == NVME_CNS_NS)
         pm_id_ns(m, ns, (void *)to);
     else if (cns == NVME_CNS_NS_DESCRIPTORS)
-        pm_descriptors(ns, m->o.version >= 0x00020000, to);
+        pm_descriptors(m, ns, m->o.version >= 0x00020000, to);
     else if (cns == NVME_CNS_CSI_INDEPENDENT_NS)
         to[14] = 1; /* NSTAT: ready */
     return 0;
