@@ -49,7 +49,7 @@ PLX_API int plx_bdev_nvme_set_policy(struct plx_bdev *bdev, bool round_robin, co
                                      struct plx_error *err);
 PLX_API bool plx_bdev_nvme_policy(const struct plx_bdev *bdev);
 
-/** The i-th path, ADDR:PORT. @return false when there is none */
+/** The i-th path, ADDR:PORT; over PCIe the address of the function. @return false when there is none */
 PLX_API bool plx_bdev_nvme_address(const struct plx_bdev *bdev, unsigned i, char *out, size_t size);
 
 /** A path of a channel, as that has last told. */
@@ -62,6 +62,21 @@ struct plx_bdev_nvme_path {
     uint8_t ana_state; /**< 1 to 15: Base 8.1.1; when it was connected last */
     uint16_t cntlid;   /**< the controller's identifier, the same */
 };
+
+/** What a disk is of, as its controller said when it was opened. Texts are terminated, and without trailing spaces. */
+struct plx_bdev_nvme_info {
+    char pci_address[16]; /**< "0000:01:00.0"; "" over a network */
+    uint32_t nsid;
+    uint32_t version; /**< Base 3.1.4.2 */
+    uint16_t cntlid, vendor;
+    uint16_t oacs; /**< optional admin commands: Base 5.1.13.2.1 */
+    uint8_t cmic;  /**< likewise */
+    uint8_t nmic;  /**< NVM 4.1.5.1 */
+    char model[41], serial[21], firmware[9], subnqn[224];
+};
+
+/** @return false when it is no namespace of a controller; over PCIe it may be one, that has no paths */
+PLX_API bool plx_bdev_nvme_get_info(const struct plx_bdev *bdev, struct plx_bdev_nvme_info *out);
 
 /** Calls fn for each path of each channel; fn must not change or look at paths. */
 PLX_API void plx_bdev_nvme_each_path(const struct plx_bdev *bdev,

@@ -257,6 +257,11 @@ uint64_t nvme_ctrlr_cap(const struct nvme_ctrlr *c)
     return c->cap;
 }
 
+uint32_t nvme_ctrlr_vs(const struct nvme_ctrlr *c)
+{
+    return c->vs;
+}
+
 uint32_t nvme_ctrlr_max_transfer(const struct nvme_ctrlr *c)
 {
     return c->max_transfer;

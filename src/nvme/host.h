@@ -162,6 +162,9 @@ struct nvme_ns {
     uint8_t csi;
 };
 
+/* Whether a namespace is certainly the one it was; without identifiers in this page that cannot be told. */
+bool nvme_same_identity(const struct nvme_id_ns *was, const struct nvme_id_ns *now);
+
 /* The format that it has: metadata bytes in bits 15:0, block size as a power of two in bits 23:16. */
 static inline uint32_t nvme_ns_format(const struct nvme_id_ns *id)
 {
@@ -222,6 +225,7 @@ const char *nvme_ctrlr_name(const struct nvme_ctrlr *c);
 const struct nvme_id_ctrl *nvme_ctrlr_id(const struct nvme_ctrlr *c);
 const struct nvme_ns *nvme_ctrlr_ns(const struct nvme_ctrlr *c);
 uint64_t nvme_ctrlr_cap(const struct nvme_ctrlr *c);
+uint32_t nvme_ctrlr_vs(const struct nvme_ctrlr *c);
 /* Of the subsystem: as it was asked for, or where that is not how it is found, as it says. */
 const char *nvme_ctrlr_subnqn(const struct nvme_ctrlr *c);
 /* Bytes of the largest transfer of one command. */
@@ -254,5 +258,12 @@ void nvme_abort(struct nvme_ctrlr *c, struct nvme_req *req);
  */
 int nvme_pcie_hold(const char *addr);
 void nvme_pcie_release(const char *addr);
+/*
+ * Has its controller reset: all associations lose it, and connect again. Begins before anything that the caller asks of
+ * it afterwards. The caller has an association there, or holds it. @return 0 or -ENODEV
+ */
+int nvme_pcie_reset(const char *addr);
+/* SSDs that are there to be driven, by address. May block: not on a reactor. @return how many */
+unsigned nvme_pcie_list(char (*addrs)[PLX_ADDR_TEXT], unsigned max);
 
 #endif

@@ -68,6 +68,15 @@ void nvme_take_ns_descriptors(struct nvme_ns *ns, const uint8_t *page)
     }
 }
 
+bool nvme_same_identity(const struct nvme_id_ns *was, const struct nvme_id_ns *now)
+{
+    static const uint8_t none[sizeof now->nguid];
+    bool named = memcmp(now->nguid, none, sizeof now->nguid) || memcmp(now->eui64, none, sizeof now->eui64);
+    return named && plx_get64(now->nsze) && now->flbas == was->flbas &&
+           !memcmp(now->lbaf, was->lbaf, sizeof now->lbaf) && !memcmp(now->nguid, was->nguid, sizeof now->nguid) &&
+           !memcmp(now->eui64, was->eui64, sizeof now->eui64);
+}
+
 bool nvme_has_ana(const struct nvme_ctrlr *c)
 {
     return c->id.cmic & 1 << 3 && plx_get32(c->ns.id.anagrpid);
@@ -140,16 +149,6 @@ static void took_changed_ns(struct nvme_req *req)
         look(c);
 }
 
-/* Whether a namespace is certainly the one it was; without identifiers in this page that cannot be told. */
-static bool same_identity(const struct nvme_id_ns *was, const struct nvme_id_ns *now)
-{
-    static const uint8_t none[sizeof now->nguid];
-    bool named = memcmp(now->nguid, none, sizeof now->nguid) || memcmp(now->eui64, none, sizeof now->eui64);
-    return named && plx_get64(now->nsze) && now->flbas == was->flbas &&
-           !memcmp(now->lbaf, was->lbaf, sizeof now->lbaf) && !memcmp(now->nguid, was->nguid, sizeof now->nguid) &&
-           !memcmp(now->eui64, was->eui64, sizeof now->eui64);
-}
-
 static void took_ns(struct nvme_req *req)
 {
     struct nvme_ctrlr *c = plx_container_of(req, struct nvme_ctrlr, req);
@@ -158,7 +157,7 @@ static void took_ns(struct nvme_req *req)
         return;
     if (!req->status) {
         const struct nvme_id_ns *now = (const void *)c->page;
-        if (!same_identity(&c->ns.id, now)) {
+        if (!nvme_same_identity(&c->ns.id, now)) {
             nvme_ctrlr_lost(c, "the namespace may be another one now"); /* connecting again finds out */
             return;
         }

@@ -8,6 +8,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+enum { CLASS_NVME = 0x010802 };
+
 static pthread_mutex_t devs_lock = PTHREAD_MUTEX_INITIALIZER;
 static pthread_cond_t devs_changed = PTHREAD_COND_INITIALIZER;
 static struct plx_list devs = {&devs, &devs};
@@ -58,6 +60,15 @@ static void dev_check(struct plx_msg *msg)
     pcie_dev_ended(d);
 }
 
+static void dev_reset(struct plx_msg *msg)
+{
+    struct pcie_dev *d = plx_container_of(msg, struct pcie_dev, reset);
+    pthread_mutex_lock(&devs_lock);
+    d->resetting = false;
+    pthread_mutex_unlock(&devs_lock);
+    pcie_ctrl_reset(d, false, "that was asked for");
+}
+
 static int dev_new(const char *addr, struct pcie_dev **out)
 {
     static const struct plx_reactor_opts opts = {.core = -1, .mode = PLX_POLL_SLEEP};
@@ -73,6 +84,7 @@ static int dev_new(const char *addr, struct pcie_dev **out)
     plx_list_init(&d->quiet);
     d->check.fn = dev_check;
     d->kept = 1;
+    d->reset.fn = dev_reset;
     int ret = plx_reactor_create(&d->reactor, &opts);
     if (ret) {
         free(d);
@@ -174,4 +186,29 @@ void nvme_pcie_release(const char *addr)
     while ((d = dev_at(addr)) && !d->holders)
         pthread_cond_wait(&devs_changed, &devs_lock);
     pthread_mutex_unlock(&devs_lock);
+}
+
+int nvme_pcie_reset(const char *addr)
+{
+    pthread_mutex_lock(&devs_lock);
+    struct pcie_dev *d = dev_at(addr);
+    const bool there = d && !d->ended;
+    if (there && !d->resetting) {
+        d->resetting = true;
+        plx_reactor_send(d->reactor, &d->reset);
+    }
+    pthread_mutex_unlock(&devs_lock);
+    return there ? 0 : -ENODEV;
+}
+
+unsigned nvme_pcie_list(char (*addrs)[PLX_ADDR_TEXT], unsigned max)
+{
+    unsigned n = 0;
+    char(*found)[PCI_ADDR_TEXT] = calloc(max, sizeof *found);
+    if (found)
+        n = pci_list(CLASS_NVME, found, max);
+    for (unsigned i = 0; i < n; i++)
+        snprintf(addrs[i], sizeof addrs[i], "%s", found[i]);
+    free(found);
+    return n;
 }

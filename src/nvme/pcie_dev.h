@@ -57,6 +57,8 @@ struct pcie_dev {
     struct plx_timer look; /* of a device that cannot interrupt: at its admin queue */
     struct plx_msg check;  /* whether anybody is left */
     bool checking;         /* it is on its way; under the devices' lock */
+    struct plx_msg reset;  /* somebody wants that, */
+    bool resetting;        /* and it is on its way; likewise */
     struct plx_watch lost_watch;
     struct plx_error err;
 

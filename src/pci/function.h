@@ -92,6 +92,16 @@ pci_open_fn pci_vfio_open, pci_uio_open;
 extern pci_open_fn *pci_open;
 
 /*
+ * Addresses of functions of a class (0x010802: SSDs) that may be opened. May block, for as long as files of sysfs take.
+ * @return how many
+ */
+typedef unsigned pci_list_fn(uint32_t class, char (*addrs)[PCI_ADDR_TEXT], unsigned max);
+
+/* Those that are with the driver vfio-pci. */
+pci_list_fn pci_vfio_list;
+extern pci_list_fn *pci_list;
+
+/*
  * What is written before is seen by the device before what is written after; the same of what is read; and of both. On
  * Arm devices are in another domain of shareability than threads are, so C's own fences are not enough.
  */

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* Methods for disks of memory, of nothing, and of files; and for all disks there are. */
+#include "rpc/nvme.h"
 #include "rpc/table.h"
 
 #include "base/uuid.h"
@@ -369,7 +370,8 @@ static json_t *describe_disk(struct plx_rpc *rpc, struct plx_bdev *bdev)
 {
     const struct plx_bdev_info *info = plx_bdev_info(bdev);
     const struct rpc_disk *d = rpc_disk_of(rpc, bdev);
-    json_t *uuid = rpc_uuid_json(info->uuid), *specific = d && d->kind->describe ? d->kind->describe(d) : json_object();
+    json_t *uuid = rpc_uuid_json(info->uuid),
+           *specific = d && d->kind->describe ? d->kind->describe(d) : remote_disk_json(bdev);
     json_int_t unit = info->write_unit / info->block_size;
     json_t *o =
         json_pack("{s:s, s:[O], s:s, s:i, s:I, s:I, s:I, s:I, s:I, s:I, s:o, s:i}", "name", info->name, "aliases", uuid,

@@ -74,8 +74,9 @@ static const struct rpc_param params_nvme_options[] = {
 };
 
 static const struct rpc_param params_hotplug[] = {
-    BOOL("enable", "PCIe devices are attached as they come; there are none", INIT("false"), INERT),
-    U64("period_us", "microseconds", INIT("100000"), INERT),
+    BOOL("enable", "SSDs that are with vfio-pci are attached, as HotInNvme0 and so on, and those that go are detached",
+         INIT("false")),
+    U64("period_us", "microseconds from one look to the next, from 10 ms on", INIT("100000"), LIMITS(0, 3600000000)),
     END,
 };
 
@@ -143,7 +144,8 @@ static void add_hostnqn(struct settings_text *t, const char *nqn)
         t->n += (size_t)snprintf(t->out + t->n, REMOTE_SETTINGS - t->n, strchr("%&", *nqn) ? "%%%02x" : "%c", *nqn);
 }
 
-int remote_settings(struct plx_rpc *rpc, const json_t *params, char out[REMOTE_SETTINGS], struct plx_error *err)
+int remote_settings(struct plx_rpc *rpc, const json_t *params, bool pcie, char out[REMOTE_SETTINGS],
+                    struct plx_error *err)
 {
     struct settings_text t = {.out = out};
     const json_t *o = options_set(rpc);
@@ -159,18 +161,21 @@ int remote_settings(struct plx_rpc *rpc, const json_t *params, char out[REMOTE_S
     uint64_t connect = rpc_uint_in(params, "fabrics_connect_timeout_us");
     uint64_t queues = rpc_uint_in(params, "num_io_queues") / rpc->o.nreactors;
     out[0] = 0;
+    if (action && strcmp(action, "none") != 0)
+        add_setting(&t, "timeout", whole_seconds(rpc_uint_in(o, "timeout_us"), 1000000, REMOTE_TIMEOUT_S));
+    add_setting(&t, "reconnect_deadline",
+                plx_min_u64(REMOTE_SECONDS, (uint64_t)(fast > 0           ? fast
+                                                       : loss > 0         ? loss
+                                                       : loss < 0 && pcie ? REMOTE_SECONDS
+                                                                          : 0)));
+    if (pcie)
+        return 0;
     add_setting(&t, "hdgst", rpc_bool_in(params, "hdgst"));
     add_setting(&t, "ddgst", rpc_bool_in(params, "ddgst"));
     add_setting(&t, "queues", plx_min_u64(queues, REMOTE_QUEUES));
     add_setting(&t, "kato", whole_seconds(rpc_uint_in(o, "keep_alive_timeout_ms"), 1000, REMOTE_SECONDS));
-    if (action && strcmp(action, "none") != 0)
-        add_setting(&t, "timeout", whole_seconds(rpc_uint_in(o, "timeout_us"), 1000000, REMOTE_TIMEOUT_S));
     connect = connect ? connect : rpc_uint_in(o, "tcp_connect_timeout_ms") * 1000;
     add_setting(&t, "connect_timeout", whole_seconds(connect, 1000000, REMOTE_SECONDS));
-    add_setting(&t, "reconnect_deadline",
-                plx_min_u64(REMOTE_SECONDS, (uint64_t)(fast > 0   ? fast
-                                                       : loss > 0 ? loss
-                                                                  : 0)));
     if (nqn)
         add_hostnqn(&t, nqn);
     return 0;
@@ -179,14 +184,15 @@ int remote_settings(struct plx_rpc *rpc, const json_t *params, char out[REMOTE_S
 /* ---- attaching ---- */
 
 #define ADDRESS                                                                                                        \
-    TEXT("trtype", "TCP", REQUIRED, LIMITS(1, 32)), TEXT("traddr", "a numeric address", REQUIRED, LIMITS(1, 256)),     \
+    TEXT("trtype", "TCP, or PCIe for an SSD of this machine", REQUIRED, LIMITS(1, 32)),                                \
+        TEXT("traddr", "a numeric address, or that of a PCI function: 0000:01:00.0", REQUIRED, LIMITS(1, 256)),        \
         TEXT("adrfam", "IPv4 or IPv6")
 
 static const struct rpc_param params_attach[] = {
     TEXT("name", "of the controller; its disks are NAMEn1, NAMEn2, ...", REQUIRED, LIMITS(1, 200)),
     ADDRESS,
     TEXT("trsvcid", "a port; 4420 without it"),
-    TEXT("subnqn", "of the subsystem"),
+    TEXT("subnqn", "of the subsystem; not needed with PCIe"),
     TEXT("hostnqn", "who we are; without it a name made from this machine's identity"),
     ENUM("multipath", "failover|multipath|disable",
          "whether it may be one more path to a controller that is attached; failover and multipath are one here",
@@ -215,7 +221,7 @@ static const struct rpc_param params_attach[] = {
 };
 
 /* What is asked for, and is not here, is refused: a connection without it is not what was meant. */
-static int check_attach(struct rpc_call *c, struct plx_error *err)
+static int check_attach(struct rpc_call *c, bool pcie, struct plx_error *err)
 {
     static const char *const keys[] = {"psk", "dhchap_key", "dhchap_ctrlr_key"};
     const char *subnqn = rpc_str(c, "subnqn"), *problem = subnqn ? plx_nvme_nqn_problem(subnqn) : NULL;
@@ -225,6 +231,8 @@ static int check_attach(struct rpc_call *c, struct plx_error *err)
                             keys[i]);
     if (rpc_bool(c, "prchk_reftag") || rpc_bool(c, "prchk_guard"))
         return plx_fail(err, -EINVAL, "disks have no metadata here: leave out prchk_reftag and prchk_guard");
+    if (pcie)
+        return 0; /* it says what it is */
     if (!subnqn)
         return plx_fail(err, -EINVAL, "subnqn is missing: the NQN of the subsystem");
     if (problem || strchr(subnqn, '?'))
@@ -280,9 +288,9 @@ static void attach_controller(struct rpc_call *c)
     int ret = remote_addr_parse(&addr, rpc_str(c, "trtype"), rpc_str(c, "adrfam"), rpc_str(c, "traddr"),
                                 rpc_str(c, "trsvcid"), REMOTE_PORT, &err);
     if (!ret)
-        ret = check_attach(c, &err);
+        ret = check_attach(c, addr.pcie, &err);
     if (!ret)
-        ret = remote_settings(c->rpc, c->params, settings, &err);
+        ret = remote_settings(c->rpc, c->params, addr.pcie, settings, &err);
     if (!ret && remote_find(c->rpc, name) && !strcmp(rpc_str(c, "multipath"), "disable"))
         ret = plx_fail(&err, -EALREADY, "A controller named %.100s already exists and multipath is disabled", name);
     if (ret) {
@@ -292,7 +300,7 @@ static void attach_controller(struct rpc_call *c)
     keep_patience(c);
     const struct remote_spec spec = {
         .name = name,
-        .subnqn = rpc_str(c, "subnqn"),
+        .subnqn = addr.pcie ? NULL : rpc_str(c, "subnqn"),
         .hostnqn = rpc_str(c, "hostnqn"),
         .addr = &addr,
         .settings = settings,
@@ -326,10 +334,10 @@ static bool path_meant(const struct rpc_call *c, const struct remote_path *p)
     struct remote_addr addr;
     struct plx_error err;
     const char *type = rpc_str(c, "trtype"), *where = rpc_str(c, "traddr"), *port = rpc_str(c, "trsvcid");
-    const char *nqn = rpc_str(c, "subnqn");
-    if (nqn && nqn[0] && strcmp(nqn, p->r->subnqn) != 0)
+    const char *nqn = rpc_str(c, "subnqn"), *own = p->addr.pcie ? "PCIe" : "TCP";
+    if (nqn && nqn[0] && !p->addr.pcie && strcmp(nqn, p->r->subnqn) != 0)
         return false;
-    return !remote_addr_parse(&addr, type && type[0] ? type : "TCP", rpc_str(c, "adrfam"),
+    return !remote_addr_parse(&addr, type && type[0] ? type : own, rpc_str(c, "adrfam"),
                               where && where[0] ? where : p->addr.traddr, port && port[0] ? port : p->addr.trsvcid, 0,
                               &err) &&
            remote_addr_same(&addr, &p->addr);
@@ -470,7 +478,15 @@ static unsigned reset_remote(struct rpc_call *c, struct remote *r)
         if (!reset_means(c, p))
             continue;
         n++;
+        /*
+         * The whole controller, before ours leaves it: it is not live again before all have noticed. Of a port, each
+         * association by itself.
+         */
+        if (p->addr.pcie)
+            nvme_pcie_reset(p->addr.traddr);
         nvme_ctrlr_reset(p->watch);
+        if (p->addr.pcie)
+            continue;
         plx_list_for_each(at, &r->namespaces) {
             struct rpc_disk *d = remote_ns_disk(plx_list_entry(at, struct remote_ns, link));
             w->pending += d && !plx_bdev_nvme_reset(d->bdev, p->addr.name, &wait, &err);
@@ -579,8 +595,10 @@ static void start_discovery(struct rpc_call *c)
     char settings[REMOTE_SETTINGS];
     int ret = remote_addr_parse(&addr, rpc_str(c, "trtype"), rpc_str(c, "adrfam"), rpc_str(c, "traddr"),
                                 rpc_str(c, "trsvcid"), REMOTE_DISCOVERY_PORT, &err);
+    if (!ret && addr.pcie)
+        ret = plx_fail(&err, -EINVAL, "discovery controllers are reached by TCP");
     if (!ret)
-        ret = remote_settings(c->rpc, c->params, settings, &err);
+        ret = remote_settings(c->rpc, c->params, false, settings, &err);
     rpc_takes_long(c);
     if (!ret)
         keep_patience(c);
@@ -592,6 +610,20 @@ static void start_discovery(struct rpc_call *c)
 
 static const struct rpc_param params_remote_name[] = {
     TEXT("name", "of it", REQUIRED),
+    END,
+};
+
+static const struct rpc_param params_health[] = {
+    TEXT("name", "of a controller, or of a disk that is a namespace of one", REQUIRED),
+    END,
+};
+
+static const struct rpc_param params_read[] = {
+    TEXT("name", "of a controller, or of a disk that is a namespace of one", REQUIRED),
+    ENUM("page", "identify|log", "what Identify returns, or a log page", REQUIRED),
+    U8("id", "which: CNS, or the log page identifier", REQUIRED),
+    U32("nsid", "of which namespace; of the disk, or of all for log pages, without it"),
+    U32("bytes", "of a log page, a multiple of 4", INIT("512"), LIMITS(4, 4096)),
     END,
 };
 
@@ -641,10 +673,10 @@ static const struct rpc_param params_io_paths[] = {
 const struct rpc_method rpc_methods_nvme[] = {
     {OPTIONS, "set_bdev_nvme_options", "Options of remote controllers that are attached after it.", params_nvme_options,
      RPC_OPTIONS, .startup = true, .group = "bdev"},
-    {"bdev_nvme_set_hotplug", "set_bdev_nvme_hotplug", "Options of devices that come and go.", params_hotplug,
-     RPC_OPTIONS, .group = "bdev"},
+    {"bdev_nvme_set_hotplug", "set_bdev_nvme_hotplug", "Follows SSDs that come and go, or does so no more.",
+     params_hotplug, RPC_OPTIONS, .group = "bdev", .run = remote_set_hotplug},
     {"bdev_nvme_attach_controller", "construct_nvme_bdev",
-     "Attaches a remote controller, or one more path to it; returns the names of its disks.", params_attach,
+     "Attaches a remote controller, or one more path to it, or an SSD; returns the names of its disks.", params_attach,
      RPC_CHANGES, .group = "bdev", .run = attach_controller},
     {"bdev_nvme_detach_controller", "delete_nvme_controller",
      "Detaches a path, or a controller, whose disks are closed, with the namespaces that they are.", params_detach,
@@ -657,8 +689,10 @@ const struct rpc_method rpc_methods_nvme[] = {
      .run = remote_get_io_paths},
     {"bdev_nvme_set_multipath_policy", NULL, "Sets how paths that are equally good are used.", params_policy,
      RPC_CHANGES, .group = "bdev", .run = set_multipath_policy},
-    {"bdev_nvme_get_controller_health_info", NULL, "Reads the health log of a controller.", params_remote_name,
-     RPC_READS, .run = remote_get_health},
+    {"bdev_nvme_get_controller_health_info", NULL, "Reads the health log of a controller.", params_health, RPC_READS,
+     .run = remote_get_health},
+    {"pollux_nvme_read", NULL, "Asks a controller for a page of Identify, or of a log; returns it in hexadecimal.",
+     params_read, RPC_READS, .run = remote_read},
     {"bdev_nvme_start_discovery", NULL,
      "Follows a discovery controller: what is in its log is attached, and detached when it leaves.", params_discovery,
      RPC_CHANGES, .group = "bdev", .run = start_discovery},

@@ -1,11 +1,14 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * Remote controllers, as calls attach them: a subsystem of another target under a name, by one or several paths, with
- * a disk for each of its namespaces.
+ * Controllers, as calls attach them: a subsystem of another target under a name, by one or several paths, or an SSD of
+ * this machine; with a disk for each of its namespaces.
  *
  *   nvme.c            the methods that change something
  *   nvme_show.c       those that tell
+ *   nvme_ask.c        those that ask a controller
  *   nvme_remote.c     what is attached: paths and namespaces
+ *   nvme_addr.c       their addresses
+ *   nvme_hotplug.c    SSDs that come and go
  *   nvme_discovery.c  discovery controllers that are followed
  *
  * Beside the associations of the disks, which belong to the reactors that use these, each path has one of its own on
@@ -31,8 +34,9 @@ enum {
 
 /* An address, in the form in which it is compared. */
 struct remote_addr {
-    char traddr[64], trsvcid[8], adrfam[8];
-    char name[80]; /* ADDR:PORT */
+    bool pcie;                              /* of a function here; else of a port, by TCP */
+    char traddr[64], trsvcid[8], adrfam[8]; /* the last two of TCP alone */
+    char name[80];                          /* ADDR:PORT, or that of the function */
 };
 
 struct remote;
@@ -50,6 +54,7 @@ struct remote_path {
     struct remote_addr addr;
     json_t *params;           /* of the call that attached it; NULL: discovery did */
     struct nvme_ctrlr *watch; /* its association; NULL at the process's end */
+    bool held;                /* the device, over PCIe: it is not begun with anew for each disk */
     bool live;                /* the watch is connected */
     bool attached;            /* it has been connected once, and disks have it */
     bool listing, list_again; /* namespaces, */
@@ -58,6 +63,11 @@ struct remote_path {
     struct nvme_req req;
     struct iovec iov;
     plx_le32 list[REMOTE_NAMESPACES];
+    bool sizing;    /* namespaces are looked at, */
+    uint32_t sized; /* up to this one, by number, */
+    struct nvme_id_ns id;
+    struct iovec id_iov;
+    struct nvme_req size_req;
     remote_done_fn done; /* of its attachment, until that is over */
     void *arg;
 };
@@ -73,6 +83,7 @@ struct remote_ns {
 struct remote {
     struct plx_list link; /* in rpc->remotes */
     struct plx_rpc *rpc;
+    bool pcie; /* has one path, by PCIe */
     char name[RPC_NAME], subnqn[NVME_NQN_FIELD], hostnqn[NVME_NQN_FIELD];
     char settings[REMOTE_SETTINGS]; /* key=value&..., of disks and watches */
     unsigned max_namespaces;
@@ -99,11 +110,17 @@ struct remote_spec {
 
 extern const struct rpc_disk_kind rpc_kind_remote;
 
-/* nvme_remote.c */
+/* nvme_addr.c */
 /* An address, from the parameters of a call. @return 0, -EINVAL, or -ENODEV where there is no such transport */
 int remote_addr_parse(struct remote_addr *out, const char *trtype, const char *adrfam, const char *traddr,
                       const char *trsvcid, uint16_t port, struct plx_error *err);
 bool remote_addr_same(const struct remote_addr *a, const struct remote_addr *b);
+/* As clients know it; subnqn NULL: without it. */
+json_t *remote_trid_json(const struct remote_addr *addr, const char *subnqn);
+/* The controller there, with those settings. @return 0 or -errno with err filled */
+int remote_where(struct nvme_where *w, const struct remote_addr *addr, const char *settings, struct plx_error *err);
+
+/* nvme_remote.c */
 struct remote *remote_find(struct plx_rpc *rpc, const char *name);
 struct remote_path *remote_path_find(struct remote *r, const struct remote_addr *addr);
 /* Its disks, by namespace; those that are open. */
@@ -129,15 +146,27 @@ json_t *remote_discoveries_json(struct plx_rpc *rpc);
 /* The process ends. */
 void remote_discoveries_stop(struct plx_rpc *rpc);
 
-/* nvme.c: settings of what discovery finds, from its parameters. @return 0 or -errno */
-int remote_settings(struct plx_rpc *rpc, const json_t *params, char out[REMOTE_SETTINGS], struct plx_error *err);
+/* nvme.c: settings of a controller, from the parameters of a call. @return 0 or -errno */
+int remote_settings(struct plx_rpc *rpc, const json_t *params, bool pcie, char out[REMOTE_SETTINGS],
+                    struct plx_error *err);
 
 /* nvme_show.c */
-json_t *remote_trid_json(const struct remote_addr *addr, const char *subnqn);
+/* The driver_specific of a disk that is a namespace; {} for others. */
+json_t *remote_disk_json(const struct plx_bdev *bdev);
 void remote_get_controllers(struct rpc_call *c);
 void remote_get_io_paths(struct rpc_call *c);
-void remote_get_health(struct rpc_call *c);
 /* "No such device: ..." */
 void remote_fail_none(struct rpc_call *c, const char *name);
+
+/* nvme_ask.c */
+void remote_get_health(struct rpc_call *c);
+void remote_read(struct rpc_call *c);
+/* The process ends. */
+void remote_asks_stop(struct plx_rpc *rpc);
+
+/* nvme_hotplug.c */
+void remote_set_hotplug(struct rpc_call *c);
+/* The process ends. */
+void remote_hotplug_stop(struct plx_rpc *rpc);
 
 #endif

@@ -4,6 +4,7 @@
 
 #include "base/addr.h"
 #include "base/log.h"
+#include "bdev/nvme.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -15,45 +16,6 @@ enum {
     WATCH_NOTICE = 2,
     WATCH_NS_CHANGED = 0x00,
 };
-
-/* ---- addresses ---- */
-
-static int check_transport(const char *trtype, struct plx_error *err)
-{
-    if (strcasecmp(trtype, "TCP") == 0)
-        return 0;
-    if (strcasecmp(trtype, "PCIe") == 0)
-        return plx_fail(err, -ENODEV, "there are no PCIe devices here: trtype is TCP");
-    return plx_fail(err, -EINVAL, "Failed to parse trtype: %.40s; there is TCP alone", trtype);
-}
-
-int remote_addr_parse(struct remote_addr *out, const char *trtype, const char *adrfam, const char *traddr,
-                      const char *trsvcid, uint16_t port, struct plx_error *err)
-{
-    struct sockaddr_storage ss;
-    char *rest = NULL;
-    unsigned long n = trsvcid && trsvcid[0] ? strtoul(trsvcid, &rest, 10) : port;
-    int ret = check_transport(trtype, err);
-    if (ret)
-        return ret;
-    if (!n || n > 65535 || (rest && (*rest || trsvcid[0] < '0' || trsvcid[0] > '9')))
-        return plx_fail(err, -EINVAL, "trsvcid %.40s is no port: a number from 1 to 65535", trsvcid);
-    if (traddr[0] == '[' || strlen(traddr) >= sizeof out->traddr || plx_parse_addr(traddr, (uint16_t)n, &ss, err))
-        return plx_fail(err, -EINVAL, "traddr %.80s is no address, such as 192.0.2.1 or 2001:db8::1", traddr);
-    const char *is = ss.ss_family == AF_INET ? "IPv4" : "IPv6";
-    if (adrfam && adrfam[0] && strcasecmp(adrfam, is) != 0)
-        return plx_fail(err, -EINVAL, "Failed to parse adrfam: %.20s, where traddr %.60s is %s", adrfam, traddr, is);
-    plx_addr_host(&ss, out->traddr);
-    snprintf(out->trsvcid, sizeof out->trsvcid, "%u", plx_addr_port(&ss));
-    snprintf(out->adrfam, sizeof out->adrfam, "%s", is);
-    plx_addr_format(&ss, out->name);
-    return 0;
-}
-
-bool remote_addr_same(const struct remote_addr *a, const struct remote_addr *b)
-{
-    return strcmp(a->name, b->name) == 0;
-}
 
 /* ---- finding ---- */
 
@@ -87,17 +49,7 @@ static struct remote_ns *remote_ns_find(struct remote *r, uint32_t nsid)
     return NULL;
 }
 
-static json_t *describe_remote(const struct rpc_disk *d)
-{
-    char addr[64];
-    json_t *paths = json_array();
-    for (unsigned i = 0; plx_bdev_nvme_address(d->bdev, i, addr, sizeof addr); i++)
-        json_array_append_new(paths, json_pack("{s:s}", "address", addr));
-    return json_pack("{s:o, s:s}", "nvme", paths, "mp_policy",
-                     plx_bdev_nvme_policy(d->bdev) ? "active_active" : "active_passive");
-}
-
-const struct rpc_disk_kind rpc_kind_remote = {.product = "NVMe disk", .describe = describe_remote};
+const struct rpc_disk_kind rpc_kind_remote = {.product = "NVMe disk"};
 
 struct rpc_disk *remote_ns_disk(const struct remote_ns *ns)
 {
@@ -107,19 +59,74 @@ struct rpc_disk *remote_ns_disk(const struct remote_ns *ns)
 
 /* ---- ends ---- */
 
-static void path_free(struct remote_path *p)
+/* The last one lets go of a device, which takes until it has been shut down; then somebody is told. */
+struct remote_end {
+    struct plx_aio aio;
+    struct plx_rpc *rpc;
+    char addr[64];
+    remote_done_fn done;
+    void *arg;
+    int ret;
+    struct plx_error err;
+};
+
+static int64_t remote_let_go(struct plx_aio *aio)
+{
+    nvme_pcie_release(plx_container_of(aio, struct remote_end, aio)->addr);
+    return 0;
+}
+
+static void remote_has_let_go(struct plx_aio *aio)
+{
+    struct remote_end *e = plx_container_of(aio, struct remote_end, aio);
+    struct plx_rpc *rpc = e->rpc;
+    rpc->remote_tasks--;
+    if (aio->res) /* there was no thread for it */
+        remote_let_go(aio);
+    if (e->done)
+        e->done(e->arg, NULL, e->ret, &e->err);
+    free(e);
+    rpc_may_stop(rpc);
+}
+
+/* Whoever attached or detached what was held there, if anything, is told. */
+static void remote_over(struct plx_rpc *rpc, const char *held, remote_done_fn done, void *arg, int ret,
+                        const struct plx_error *err)
+{
+    struct remote_end *e = held[0] ? calloc(1, sizeof *e) : NULL;
+    if (!e) {
+        if (held[0])
+            nvme_pcie_release(held); /* this reactor has to wait */
+        if (done)
+            done(arg, NULL, ret, err);
+        return;
+    }
+    *e = (struct remote_end){.rpc = rpc, .done = done, .arg = arg, .ret = ret};
+    e->aio = (struct plx_aio){.done = remote_has_let_go, .fd = -1, .op = PLX_AIO_CALL, .call = remote_let_go};
+    snprintf(e->addr, sizeof e->addr, "%s", held);
+    if (err)
+        e->err = *err;
+    rpc->remote_tasks++;
+    plx_aio_submit(rpc->reactor, &e->aio);
+}
+
+/* held: what is to be let go of, or "" */
+static void path_free(struct remote_path *p, char held[64])
 {
     if (p->watch)
         nvme_ctrlr_destroy(p->watch);
+    snprintf(held, 64, "%s", p->held ? p->addr.traddr : "");
     plx_list_del(&p->link);
     json_decref(p->params);
     free(p);
 }
 
-static void remote_free(struct remote *r)
+/* Likewise: only what has one path is held. */
+static void remote_free(struct remote *r, char held[64])
 {
+    held[0] = 0;
     while (!plx_list_empty(&r->paths))
-        path_free(plx_list_entry(r->paths.next, struct remote_path, link));
+        path_free(plx_list_entry(r->paths.next, struct remote_path, link), held);
     plx_list_for_each_safe(it, &r->namespaces)
         free(plx_list_entry(it, struct remote_ns, link));
     plx_list_del(&r->link);
@@ -139,13 +146,14 @@ static void path_tell(struct remote_path *p, int ret, const struct plx_error *er
 static void path_give_up(struct remote_path *p, int ret, const struct plx_error *err)
 {
     struct remote *r = p->r;
+    struct plx_rpc *rpc = r->rpc;
     remote_done_fn done = p->done;
     void *arg = p->arg;
-    path_free(p);
+    char held[64], none[64];
+    path_free(p, held);
     if (plx_list_empty(&r->paths) && plx_list_empty(&r->namespaces) && !r->detaching)
-        remote_free(r);
-    if (done)
-        done(arg, NULL, ret, err);
+        remote_free(r, none);
+    remote_over(rpc, held, done, arg, ret, err);
 }
 
 /* ---- disks have the paths that the controller has ---- */
@@ -242,11 +250,17 @@ static void ns_disk_opened(void *arg, struct plx_bdev *bdev, int result, const s
     rpc_may_stop(rpc);
 }
 
-/* nvme+tcp://ADDR:PORT,ADDR:PORT/NQN?nsid=N&... */
+/* nvme+tcp://ADDR:PORT,ADDR:PORT/NQN?nsid=N&..., or pcie://ADDR/N?... */
 static void remote_url(const struct remote *r, uint32_t nsid, char *out, size_t size)
 {
     size_t n = (size_t)snprintf(out, size, "nvme+tcp://");
     const char *comma = "";
+    if (r->pcie) {
+        const struct remote_path *p = plx_list_entry(r->paths.next, struct remote_path, link);
+        snprintf(out, size, "pcie://%s/%u%s%s", p->addr.name, nsid, r->settings[0] ? "?" : "",
+                 r->settings + (r->settings[0] == '&'));
+        return;
+    }
     plx_list_for_each(it, &r->paths) {
         const struct remote_path *p = plx_list_entry(it, struct remote_path, link);
         if (!p->attached)
@@ -407,6 +421,49 @@ static void remove_namespaces_gone(struct remote *r)
     }
 }
 
+/* ---- how large namespaces are: nobody else looks while a disk is not in use ---- */
+
+static void size_next(struct remote_path *p);
+
+static void took_size(struct nvme_req *req)
+{
+    struct remote_path *p = plx_container_of(req, struct remote_path, size_req);
+    const struct remote_ns *ns = remote_ns_find(p->r, p->sized);
+    const struct rpc_disk *d = ns ? remote_ns_disk(ns) : NULL;
+    p->sizing = false;
+    if (req->lost || p->r->detaching)
+        return;
+    if (d && !req->status)
+        plx_nvme_disk_looked_at(d->bdev, &p->id);
+    size_next(p);
+}
+
+/* Identify, CNS 00h: NVM 4.1.5.1 */
+static void size_next(struct remote_path *p)
+{
+    const struct remote_ns *next = NULL;
+    plx_list_for_each(it, &p->r->namespaces) {
+        const struct remote_ns *ns = plx_list_entry(it, struct remote_ns, link);
+        if (ns->state == REMOTE_NS_OPEN && ns->nsid > p->sized && (!next || ns->nsid < next->nsid))
+            next = ns;
+    }
+    if (!next || p->sizing)
+        return;
+    p->sizing = true;
+    p->sized = next->nsid;
+    p->id_iov = (struct iovec){&p->id, sizeof p->id};
+    p->size_req = (struct nvme_req){
+        .done = took_size,
+        .data = {&p->id_iov, 0},
+        .len = sizeof p->id,
+        .dir = NVME_TO_HOST,
+        .cmd = {.opcode = NVME_ADMIN_IDENTIFY, .nsid = plx_put32(next->nsid), .cdw10 = plx_put32(NVME_CNS_NS)},
+    };
+    nvme_submit_admin(p->watch, &p->size_req);
+}
+
+/* ---- lists ---- */
+
 static void took_list(struct nvme_req *req)
 {
     struct remote_path *p = plx_container_of(req, struct remote_path, req);
@@ -438,6 +495,9 @@ static void took_list(struct nvme_req *req)
     add_namespaces(p);
     if (changed)
         remove_namespaces_gone(r);
+    p->sized = 0; /* from the first on, again if need be */
+    if (!first)
+        size_next(p);
     open_next(r);
 }
 
@@ -480,11 +540,12 @@ static void watch_failed(struct nvme_ctrlr *c, void *arg, int ret, const char *w
 {
     struct remote_path *p = arg;
     struct plx_error err;
-    (void)c, (void)ret, (void)again;
+    (void)c, (void)again;
     if (p->attached || p->r->detaching)
         return;
-    plx_fail(&err, -EIO, "%s: %.200s", p->addr.name, why);
-    path_give_up(p, -EIO, &err);
+    ret = p->addr.pcie ? ret : -EIO;
+    plx_fail(&err, ret, "%s: %.200s", p->addr.name, why);
+    path_give_up(p, ret, &err);
 }
 
 static void watch_ana(struct nvme_ctrlr *c, void *arg)
@@ -509,16 +570,14 @@ static int watch_create(struct remote_path *p, struct plx_error *err)
 {
     struct nvme_where w;
     struct remote *r = p->r;
-    nvme_where_init(&w);
-    snprintf(w.o.subnqn, sizeof w.o.subnqn, "%s", r->subnqn);
-    int ret = nvme_where_query(&w, r->settings + (r->settings[0] == '&'), err);
-    if (!ret)
-        ret = nvme_where_addr(&w, p->addr.name, strlen(p->addr.name), 0, err);
-    if (!ret)
-        ret = nvme_where_finish(&w, err);
+    int ret = remote_where(&w, &p->addr, r->settings, err);
+    if (!ret && p->addr.pcie && (ret = nvme_pcie_hold(p->addr.traddr)))
+        plx_fail(err, ret, "%s: cannot make a thread for the device: %s", p->addr.name, strerror(-ret));
     if (ret)
         return ret;
+    p->held = p->addr.pcie;
     struct nvme_opts o = nvme_where_opts(&w, 0);
+    snprintf(o.subnqn, sizeof o.subnqn, "%s", r->subnqn);
     o.queues = 0;
     o.nsid = NVME_NSID_ALL;
     o.quiet = true;
@@ -538,7 +597,8 @@ static struct remote *remote_new(struct plx_rpc *rpc, const struct remote_spec *
     plx_list_init(&r->paths);
     plx_list_init(&r->namespaces);
     snprintf(r->name, sizeof r->name, "%s", spec->name);
-    snprintf(r->subnqn, sizeof r->subnqn, "%s", spec->subnqn);
+    r->pcie = spec->addr->pcie;
+    snprintf(r->subnqn, sizeof r->subnqn, "%s", spec->subnqn ? spec->subnqn : "");
     snprintf(r->settings, sizeof r->settings, "%s", spec->settings);
     r->max_namespaces = spec->max_namespaces;
     r->round_robin = spec->round_robin;
@@ -556,6 +616,9 @@ static int check_path(struct remote *r, const struct remote_spec *spec, struct p
     if (remote_path_find(r, spec->addr))
         return plx_fail(err, -EALREADY, "A controller named %.100s already exists with the specified network path",
                         r->name);
+    if (r->pcie || spec->addr->pcie)
+        return plx_fail(err, -EINVAL, "A controller named %.100s already exists, and over PCIe it has one path",
+                        r->name);
     if (strcmp(r->subnqn, spec->subnqn) != 0)
         return plx_fail(err, -EINVAL, "A controller named %.60s already exists, but uses a different subnqn (%.100s)",
                         r->name, r->subnqn);
@@ -567,6 +630,17 @@ static int check_path(struct remote *r, const struct remote_spec *spec, struct p
     return n < REMOTE_PATHS
                ? 0
                : plx_fail(err, -ENOSPC, "controller %.100s has %d paths, which is the limit", r->name, REMOTE_PATHS);
+}
+
+/* A device is attached once, under one name. */
+static int check_device(const struct plx_rpc *rpc, const struct remote_addr *addr, struct plx_error *err)
+{
+    plx_list_for_each(it, &rpc->remotes) {
+        struct remote *r = plx_list_entry(it, struct remote, link);
+        if (addr->pcie && remote_path_find(r, addr))
+            return plx_fail(err, -EEXIST, "%s is attached already, as controller %.100s", addr->name, r->name);
+    }
+    return 0;
 }
 
 /*
@@ -602,7 +676,8 @@ int remote_attach(struct plx_rpc *rpc, const struct remote_spec *spec, remote_do
                   struct plx_error *err)
 {
     struct remote *was = remote_find(rpc, spec->name), *r = was;
-    int ret = was ? check_path(was, spec, err) : 0;
+    char held[64], none[64];
+    int ret = was ? check_path(was, spec, err) : check_device(rpc, spec->addr, err);
     if (ret)
         return ret;
     struct remote_path *p = calloc(1, sizeof *p);
@@ -617,9 +692,10 @@ int remote_attach(struct plx_rpc *rpc, const struct remote_spec *spec, remote_do
     plx_list_add_tail(&r->paths, &p->link);
     ret = watch_create(p, err);
     if (ret) {
-        path_free(p);
+        path_free(p, held);
         if (!was)
-            remote_free(r);
+            remote_free(r, none);
+        remote_over(rpc, held, NULL, NULL, 0, NULL);
         return ret;
     }
     p->done = done;
@@ -650,10 +726,11 @@ static void detach_step(struct remote *r)
         return;
     }
     remote_done_fn done = r->detached;
+    struct plx_rpc *rpc = r->rpc;
     void *arg = r->detached_arg;
-    remote_free(r);
-    if (done)
-        done(arg, NULL, 0, NULL);
+    char held[64];
+    remote_free(r, held);
+    remote_over(rpc, held, done, arg, 0, NULL);
 }
 
 int remote_detach(struct remote *r, remote_done_fn done, void *arg, struct plx_error *err)
@@ -735,6 +812,8 @@ void rpc_remotes_stop(struct plx_rpc *rpc)
     struct plx_error err;
     plx_fail(&err, -ECANCELED, "the process ends");
     remote_discoveries_stop(rpc);
+    remote_asks_stop(rpc);
+    remote_hotplug_stop(rpc);
     plx_list_for_each(it, &rpc->remotes) {
         struct remote *r = plx_list_entry(it, struct remote, link);
         plx_list_for_each(at, &r->paths) {
@@ -750,8 +829,12 @@ void rpc_remotes_stop(struct plx_rpc *rpc)
 
 void rpc_remotes_close(struct plx_rpc *rpc)
 {
-    while (!plx_list_empty(&rpc->remotes))
-        remote_free(plx_list_entry(rpc->remotes.next, struct remote, link));
+    char held[64];
+    while (!plx_list_empty(&rpc->remotes)) {
+        remote_free(plx_list_entry(rpc->remotes.next, struct remote, link), held);
+        if (held[0])
+            nvme_pcie_release(held);
+    }
 }
 
 /* ---- again ---- */

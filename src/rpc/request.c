@@ -255,10 +255,11 @@ static void call_run(struct rpc_call *c)
         log_change(c);
     if (c->method->kind == RPC_OPTIONS) {
         json_object_set(c->rpc->options, c->method->name, c->params);
-        rpc_ok(c, NULL);
-    } else {
-        c->method->run(c);
     }
+    if (c->method->run)
+        c->method->run(c);
+    else
+        rpc_ok(c, NULL);
 }
 
 bool rpc_changing(const struct plx_rpc *rpc)

@@ -42,8 +42,8 @@ int plx_rpc_create(struct plx_rpc **out, const struct plx_rpc_opts *opts, struct
     rpc->reactor = opts->reactors[0];
     rpc->started = !opts->wait;
     rpc_clients_init(rpc);
-    struct plx_list *const lists[] = {&rpc->lane,    &rpc->unsaved,  &rpc->calls,   &rpc->disks,      &rpc->listeners,
-                                      &rpc->waiters, &rpc->ns_texts, &rpc->remotes, &rpc->discoveries};
+    struct plx_list *const lists[] = {&rpc->lane,    &rpc->unsaved,  &rpc->calls,   &rpc->disks,       &rpc->listeners,
+                                      &rpc->waiters, &rpc->ns_texts, &rpc->remotes, &rpc->discoveries, &rpc->asks};
     for (size_t i = 0; i < PLX_ARRAY_SIZE(lists); i++)
         plx_list_init(lists[i]);
     json_t **const objects[] = {&rpc->options, &rpc->subsystems, &rpc->vhost, &rpc->keys, &rpc->log_flags};
@@ -117,6 +117,7 @@ void plx_rpc_destroy(struct plx_rpc *rpc)
     rpc_ns_texts_forget(rpc, NULL);
     for (size_t i = 0; i < PLX_ARRAY_SIZE(objects); i++)
         json_decref(objects[i]);
+    free(rpc->hotplug);
     if (rpc->group)
         plx_stream_group_put(rpc->group);
     free(rpc);

@@ -78,7 +78,7 @@ struct rpc_method {
         RPC_READS,
         RPC_DUMPS,   /* reads what changes change, and stands in line for that */
         RPC_CHANGES, /* stands in line, and its effect is kept */
-        RPC_OPTIONS, /* the same; its parameters are kept for dumps, and nothing else is done: run is NULL */
+        RPC_OPTIONS, /* the same; its parameters are kept for dumps, which is all that is done where run is NULL */
     } kind;
     bool startup;      /* may be called before the initialisation */
     bool startup_only; /* and not after it */
@@ -251,6 +251,8 @@ struct plx_rpc {
     json_t *transport; /* that was created, or NULL */
     struct plx_list disks, listeners;
     struct plx_list remotes, discoveries; /* see nvme.h */
+    struct plx_list asks;                 /* of controllers, likewise */
+    struct remote_hotplug *hotplug;       /* likewise, or NULL */
     unsigned remote_tasks;                /* of theirs, on worker threads */
     struct plx_list waiters;              /* for the initialisation */
     struct plx_list ns_texts;             /* nvmf.c: what dumps say of namespaces */

@@ -3,14 +3,17 @@
 paths, namespaces and subsystems come and go."""
 import json
 import socket
+import threading
 import uuid
 
 import pytest
 
 import sqe
+from controller import Port, Subsystem
 from host import Bystander, Controller, new_hostnqn
 from nvmetcp import CommandError
 from rpc import DISCOVERY, Server, free_port, listen, prepare, refused_start
+from spec import Admin
 from target import wait_until
 from vhost import IN, IOERR, OK, Frontend
 
@@ -159,7 +162,7 @@ def test_a_second_attach_is_one_more_path_or_refused(up, gateway):
 
 
 @pytest.mark.parametrize("code,words,wrong", [
-    (ENODEV, "PCIe", {"trtype": "PCIe", "traddr": "0000:01:00.0"}),
+    (ENODEV, "0000:ff:1f.7", {"trtype": "PCIe", "traddr": "0000:ff:1f.7"}),
     (EINVAL, "Failed to parse trtype", {"trtype": "RDMA"}),
     (EINVAL, "Failed to parse trtype", {"trtype": "carrier pigeon"}),
     (EINVAL, "Failed to parse adrfam", {"adrfam": "IPv6"}),
@@ -653,3 +656,48 @@ def test_calls_that_mean_nothing_here(up, gateway):
     assert gateway.refused("bdev_nvme_set_multipath_policy", name="none", policy="active_passive")[0] == ENODEV
     assert gateway.refused("bdev_nvme_get_controllers", name="none")[0] == ENODEV
     assert io_paths(gateway) == []
+
+
+# ---- asked
+
+@pytest.fixture
+def mute():
+    """A controller that does not tell of its health."""
+    with Port(Subsystem(blocks=BLOCKS)) as port:
+        port.asked = threading.Event()
+
+        def on_admin(_, command):
+            health = command.opcode == Admin.GET_LOG and command.cdw[10] & 0xff == 2
+            if health:
+                port.asked.set()
+            return health
+        port.on_admin = on_admin
+        yield port
+
+
+def test_a_disk_that_was_opened_by_name_has_health(up, gateway):
+    port = prepare(up, NQN)[1]
+    gateway.call("pollux_disk_open", url=f"nvme+tcp://127.0.0.1:{port}/{NQN}", name="plain")
+    attach(gateway, port)
+    plain, *others = [gateway.call("bdev_nvme_get_controller_health_info", name=name)
+                      for name in ("plain", "Nvme0", "Nvme0n1")]
+    assert (plain["traddr"], plain["temperature_celsius"]) == ("127.0.0.1", others[0]["temperature_celsius"])
+    assert [other["serial_number"] for other in others] == [plain["serial_number"]] * 2
+    before = len(up.call("nvmf_subsystem_get_controllers", nqn=NQN))
+    gateway.call("bdev_nvme_get_controller_health_info", name="plain")
+    assert wait_until(lambda: len(up.call("nvmf_subsystem_get_controllers", nqn=NQN)) <= before)
+
+
+def test_a_server_ends_while_a_controller_is_asked(mute):
+    with Server() as server, server.client() as client:
+        client.call("pollux_disk_open", url=mute.url, name="plain")
+        client.send("bdev_nvme_get_controller_health_info", {"name": "plain"})
+        assert mute.asked.wait(20)
+
+
+def test_a_controller_that_vanishes_while_it_is_asked_has_no_health(mute, gateway):
+    gateway.call("pollux_disk_open", url=mute.url, name="plain")
+    gateway.send("bdev_nvme_get_controller_health_info", {"name": "plain"})
+    assert mute.asked.wait(20)
+    mute.close()
+    assert gateway.receive()["error"]["code"] == EIO

@@ -244,6 +244,19 @@ static void pp_listen(const char *path)
     pthread_detach(thread);
 }
 
+/* Those that are not pulled. */
+static unsigned pp_list(uint32_t class, char (*addrs)[PCI_ADDR_TEXT], unsigned max)
+{
+    unsigned n = 0;
+    for (unsigned i = 0; class == 0x010802 && i < nmodels && n < max; i++) {
+        pthread_mutex_lock(&models[i].m->lock);
+        if (!models[i].m->removed)
+            snprintf(addrs[n++], PCI_ADDR_TEXT, "%s", models[i].addr);
+        pthread_mutex_unlock(&models[i].m->lock);
+    }
+    return n;
+}
+
 /* ---- beginning and end ---- */
 
 /* Signals are the program's: no thread of ours takes one. */
@@ -253,6 +266,7 @@ __attribute__((constructor)) static void pp_begin(void)
     sigset_t all, before;
     char *text = strdup(which ? which : ""), *rest;
     pci_open = pcie_model_open;
+    pci_list = pp_list;
     sigfillset(&all);
     pthread_sigmask(SIG_BLOCK, &all, &before);
     for (char *one = strtok_r(text, ";", &rest); one; one = strtok_r(NULL, ";", &rest))

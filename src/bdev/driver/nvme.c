@@ -6,6 +6,7 @@
 #include "base/uuid.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -114,6 +115,32 @@ static int fill_uuid(struct nvme_disk *d)
     return plx_uuid_from_name(name, sizeof name, uuid);
 }
 
+static void take_told_text(char *out, const char *field, size_t size)
+{
+    while (size && (field[size - 1] == ' ' || !field[size - 1]))
+        size--;
+    memcpy(out, field, size);
+}
+
+static void take_told(struct nvme_disk *d, const struct nvme_ctrlr *c)
+{
+    const struct nvme_id_ctrl *id = nvme_ctrlr_id(c);
+    struct plx_bdev_nvme_info *told = &d->told;
+    *told = (struct plx_bdev_nvme_info){.nsid = d->ns.nsid,
+                                        .version = nvme_ctrlr_vs(c),
+                                        .cntlid = nvme_ctrlr_cntlid(c),
+                                        .vendor = plx_get16(id->vid),
+                                        .oacs = plx_get16(id->oacs),
+                                        .cmic = id->cmic,
+                                        .nmic = d->ns.id.nmic};
+    take_told_text(told->model, id->mn, sizeof id->mn);
+    take_told_text(told->serial, id->sn, sizeof id->sn);
+    take_told_text(told->firmware, id->fr, sizeof id->fr);
+    snprintf(told->subnqn, sizeof told->subnqn, "%.223s", nvme_ctrlr_subnqn(c));
+    if (d->where.o.transport == &nvme_pcie)
+        snprintf(told->pci_address, sizeof told->pci_address, "%.15s", d->where.paths[0].list[0].name);
+}
+
 static int learn(struct nvme_disk *d, const struct nvme_ctrlr *c, struct plx_error *err)
 {
     const char *name = nvme_ctrlr_name(c);
@@ -137,6 +164,7 @@ static int learn(struct nvme_disk *d, const struct nvme_ctrlr *c, struct plx_err
     memcpy(d->where.o.subnqn, nvme_ctrlr_subnqn(c), sizeof d->where.o.subnqn);
     take_limits(d, c);
     nvme_fill_info(d, c);
+    take_told(d, c);
     return fill_uuid(d) ? plx_fail(err, -ENOMEM, "cannot make a UUID for the disk") : 0;
 }
 

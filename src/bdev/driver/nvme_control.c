@@ -6,8 +6,9 @@
  */
 #include "bdev/driver/nvme_disk.h"
 
+#include "bdev/nvme.h"
+
 #include <errno.h>
-#include <pollux/bdev_nvme.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -345,6 +346,35 @@ bool plx_bdev_nvme_policy(const struct plx_bdev *bdev)
         round_robin = nvme_disk_of(bdev)->control.plan.round_robin;
     pthread_mutex_unlock(&links_lock);
     return round_robin;
+}
+
+bool plx_bdev_nvme_get_info(const struct plx_bdev *bdev, struct plx_bdev_nvme_info *out)
+{
+    if (nvme_is_disk(bdev))
+        *out = nvme_disk_of(bdev)->told;
+    return nvme_is_disk(bdev);
+}
+
+bool plx_nvme_disk_opts(const struct plx_bdev *bdev, struct nvme_opts *out)
+{
+    if (!nvme_is_disk(bdev))
+        return false;
+    const struct nvme_disk *d = nvme_disk_of(bdev);
+    *out = d->where.o;
+    pthread_mutex_lock(&links_lock);
+    out->addrs = d->control.plan.addrs[0];
+    pthread_mutex_unlock(&links_lock);
+    out->nsid = NVME_NSID_ALL;
+    out->queues = 0;
+    out->quiet = true;
+    return true;
+}
+
+void plx_nvme_disk_looked_at(struct plx_bdev *bdev, const struct nvme_id_ns *id)
+{
+    const struct nvme_disk *d = nvme_disk_of(bdev);
+    if (nvme_is_disk(bdev) && nvme_same_identity(&d->ns.id, id) && nvme_blocks_possible(plx_get64(id->nsze), d->shift))
+        plx_bdev_resized(bdev, plx_get64(id->nsze));
 }
 
 bool plx_bdev_nvme_address(const struct plx_bdev *bdev, unsigned i, char *out, size_t size)

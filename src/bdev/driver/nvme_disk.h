@@ -19,6 +19,8 @@
 #include "bdev/driver.h"
 #include "nvme/host.h"
 
+#include <pollux/bdev_nvme.h>
+
 enum {
     NVME_PORT = 4420, /* of an address without one */
     NVME_PIECES = 32, /* commands of a channel that requests share that are larger than one, or fused */
@@ -63,10 +65,11 @@ struct nvme_disk {
     struct nvme_uring_node *node; /* of a disk that a driver of the kernel has; or NULL */
     struct nvme_where where;      /* as it was opened: the paths there are now are those of control.plan */
     struct nvme_ns ns;
-    unsigned shift;              /* of the block size */
-    uint32_t max_blocks;         /* of a read or write command, on the path that the disk was opened through */
-    struct nvme_limits limits;   /* the same */
-    bool held;                   /* the device that it is of, over PCIe */
+    unsigned shift;            /* of the block size */
+    uint32_t max_blocks;       /* of a read or write command, on the path that the disk was opened through */
+    struct nvme_limits limits; /* the same */
+    bool held;                 /* the device that it is of, over PCIe */
+    struct plx_bdev_nvme_info told;
     bool deallocates;            /* Write Zeroes with the DEAC bit */
     _Atomic bool refuses_zeroes; /* Write Zeroes, though it is offered */
     struct nvme_control control;
