@@ -158,7 +158,7 @@ _pollux_ctl()
     case $verb in
     '' | help) mapfile -t COMPREPLY < <(compgen -W "$("$pollux" ctl help --names 2>/dev/null)" -- "$word") ;;
     add) _pollux_disks "$word" ;;
-    rm | resize) _pollux_ctl_value "$word" "$(_pollux_ctl_ask disks "$pollux")" ;;
+    rm | resize | smart | identify) _pollux_ctl_value "$word" "$(_pollux_ctl_ask disks "$pollux")" ;;
     allow | deny)
         local hosts=any
         [[ -r /etc/nvme/hostnqn ]] && hosts="any $(< /etc/nvme/hostnqn)"

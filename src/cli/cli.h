@@ -103,6 +103,20 @@ void cli_text(const void *wire, size_t size, char *out);
 
 /* For JSON: numbers that its integers have no room for, from 2^63 on, are text. */
 struct json_t *cli_json_number(uint64_t v);
+/* A little-endian number of up to 16 bytes, in decimal. */
+void cli_decimal(const void *wire, unsigned size, char out[40]);
+
+/* What is known of a controller before it is asked what it is. */
+struct cli_identified {
+    const char *address;
+    uint64_t cap;
+    uint32_t nsid; /* the one namespace that is asked for, or 0 */
+    bool json;     /* how it is shown */
+};
+/* Identify. @return EXIT_OK; or another, after having said what is wrong, unless quiet */
+typedef int cli_identify_fn(void *arg, uint8_t cns, uint32_t nsid, void *data, bool quiet);
+/* Shows what a controller says of itself; asks it by that. @return EXIT_OK, or what that has returned */
+int cli_identify_by(const struct cli_identified *about, cli_identify_fn *ask, void *arg);
 
 /* ---- disk_name.c ---- */
 

@@ -106,6 +106,10 @@ bool ctl_is_nvm(const json_t *subsystem);
 /* ctl_vms.c */
 int ctl_vms(struct ctl *c, char *const *words, int n);
 
+/* ctl_nvme.c */
+int ctl_smart(struct ctl *c, char *const *words, int n);
+int ctl_identify(struct ctl *c, char *const *words, int n);
+
 /* ctl_change.c */
 int ctl_create(struct ctl *c, char *const *words, int n);
 int ctl_listen(struct ctl *c, char *const *words, int n);

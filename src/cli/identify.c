@@ -73,7 +73,9 @@ static const struct field ns_fields[] = {
 };
 
 struct identify {
-    struct plx_nvme *n;
+    struct cli_identified about;
+    cli_identify_fn *ask;
+    void *arg;
     bool json;
     json_t *root;
 };
@@ -88,17 +90,19 @@ static uint64_t field_number(const uint8_t *p, unsigned size)
     return v;
 }
 
-/* 128 bits in decimal. */
-static void wide(const uint8_t *p, char *out, size_t size)
+void cli_decimal(const void *wire, unsigned size, char out[40])
 {
-    unsigned __int128 v = (unsigned __int128)field_number(p + 8, 8) << 64 | field_number(p, 8);
+    const uint8_t *p = wire;
+    unsigned __int128 v = field_number(p, size);
     char digits[40];
     size_t n = sizeof digits;
+    if (size > 8)
+        v |= (unsigned __int128)field_number(p + 8, size - 8) << 64;
     digits[--n] = 0;
     do
         digits[--n] = (char)('0' + (int)(v % 10));
     while (v /= 10);
-    snprintf(out, size, "%s", digits + n);
+    memcpy(out, digits + n, sizeof digits - n);
 }
 
 static void bytes(const uint8_t *p, unsigned size, char kind, char *out, size_t room)
@@ -144,7 +148,7 @@ static void format(const struct field *f, const uint8_t *data, char out[256], bo
     default:
         *is_number = f->size <= 8 || !field_number(p + 8, 8);
         if (f->size == 16)
-            wide(p, out, 256);
+            cli_decimal(p, f->size, out);
         else
             snprintf(out, 256, f->kind == 'x' && field_number(p, f->size) ? "0x%" PRIx64 : "%" PRIu64,
                      field_number(p, f->size));
@@ -206,10 +210,10 @@ static void show_uuid(struct identify *o, json_t *object, const uint8_t *list)
     }
 }
 
-static int identify_namespace(struct identify *o, uint32_t nsid, json_t *list, struct plx_error *err)
+static int identify_namespace(struct identify *o, uint32_t nsid, json_t *list)
 {
     uint8_t data[PLX_NVME_IDENTIFY_BYTES], descriptors[PLX_NVME_IDENTIFY_BYTES];
-    int ret = plx_nvme_identify(o->n, CNS_NS, nsid, data, err);
+    int ret = o->ask(o->arg, CNS_NS, nsid, data, false);
     if (ret)
         return ret;
     json_t *object = o->json ? json_object() : NULL;
@@ -220,48 +224,46 @@ static int identify_namespace(struct identify *o, uint32_t nsid, json_t *list, s
         printf("\nNVME Identify Namespace %u:\n", nsid);
     }
     show_fields(o, object, 8, ns_fields, sizeof ns_fields / sizeof ns_fields[0], data);
-    if (plx_nvme_identify(o->n, CNS_DESCRIPTORS, nsid, descriptors, NULL) == 0) /* from 1.3 on */
+    if (!o->ask(o->arg, CNS_DESCRIPTORS, nsid, descriptors, true)) /* from 1.3 on */
         show_uuid(o, object, descriptors);
     show_formats(o, object, data);
     return 0;
 }
 
 /* The one that the URL names, or all there are. */
-static int identify_namespaces(struct identify *o, uint32_t only, json_t *list, struct plx_error *err)
+static int identify_namespaces(struct identify *o, uint32_t only, json_t *list)
 {
     uint8_t page[PLX_NVME_IDENTIFY_BYTES];
     uint32_t last = 0;
     int ret = 0;
     if (only)
-        return identify_namespace(o, only, list, err);
+        return identify_namespace(o, only, list);
     for (;;) {
-        ret = plx_nvme_identify(o->n, CNS_ACTIVE_NS, last, page, err);
+        ret = o->ask(o->arg, CNS_ACTIVE_NS, last, page, false);
         for (unsigned i = 0; !ret && i < NAMESPACES; i++) {
             uint32_t nsid = (uint32_t)field_number(page + (size_t)4 * i, 4);
             if (nsid <= last) /* zero: the end; a list that does not ascend has none */
                 return 0;
             last = nsid;
-            ret = identify_namespace(o, nsid, list, err);
+            ret = identify_namespace(o, nsid, list);
         }
         if (ret)
             return ret;
     }
 }
 
-static int identify_all(struct identify *o, struct plx_error *err)
+static int identify_all(struct identify *o)
 {
     uint8_t data[PLX_NVME_IDENTIFY_BYTES];
-    struct plx_nvme_info info;
-    plx_nvme_get_info(o->n, &info);
-    int ret = plx_nvme_identify(o->n, CNS_CTRL, 0, data, err);
+    int ret = o->ask(o->arg, CNS_CTRL, 0, data, false);
     if (ret)
         return ret;
     json_t *ctrl = NULL, *list = NULL;
     if (o->json) {
         ctrl = json_object();
         list = json_array();
-        json_object_set_new(o->root, "address", json_string(info.address));
-        json_object_set_new(o->root, "cap", cli_json_number(info.cap));
+        json_object_set_new(o->root, "address", json_string(o->about.address));
+        json_object_set_new(o->root, "cap", cli_json_number(o->about.cap));
         json_object_set_new(o->root, "controller", ctrl);
         json_object_set_new(o->root, "namespaces", list);
     } else {
@@ -269,7 +271,26 @@ static int identify_all(struct identify *o, struct plx_error *err)
     }
     show_fields(o, ctrl, 10, ctrl_fields, sizeof ctrl_fields / sizeof ctrl_fields[0], data);
     bool discovery = data[111] == 2;
-    return discovery ? 0 : identify_namespaces(o, info.nsid, list, err);
+    return discovery ? 0 : identify_namespaces(o, o->about.nsid, list);
+}
+
+int cli_identify_by(const struct cli_identified *about, cli_identify_fn *ask, void *arg)
+{
+    struct identify o = {.about = *about, .ask = ask, .arg = arg, .json = about->json, .root = json_object()};
+    int ret = identify_all(&o);
+    if (!ret && o.json) {
+        json_dumpf(o.root, stdout, JSON_INDENT(2) | JSON_PRESERVE_ORDER);
+        putchar('\n');
+    }
+    json_decref(o.root);
+    return ret;
+}
+
+static int identify_directly(void *arg, uint8_t cns, uint32_t nsid, void *data, bool quiet)
+{
+    struct plx_error err;
+    int ret = plx_nvme_identify(arg, cns, nsid, data, &err) ? EXIT_RUNTIME : EXIT_OK;
+    return ret && !quiet ? cli_fail(ret, "%s", err.text) : ret;
 }
 
 static void identify_help(void)
@@ -287,12 +308,14 @@ static int identify(int argc, char **argv)
     static const struct option table[] = {
         {"json", no_argument, NULL, OPT_JSON}, {"help", no_argument, NULL, 'h'}, {NULL, 0, NULL, 0}};
     struct cli_options options = {"identify", ":h", table, NULL, 0};
-    struct identify o = {0};
+    struct cli_identified about = {0};
+    struct plx_nvme_info info;
+    struct plx_nvme *n;
     struct plx_error err;
     for (int opt; (opt = cli_next_option(&options, argc, argv)) != -1;) {
         if (opt == CLI_WRONG)
             return EXIT_USAGE;
-        o.json |= opt == OPT_JSON;
+        about.json |= opt == OPT_JSON;
         help |= opt == 'h';
     }
     if (help) {
@@ -302,18 +325,16 @@ static int identify(int argc, char **argv)
     if (argc - optind != 1)
         return cli_fail(EXIT_USAGE,
                         "identify takes one controller, such as nvme+tcp://127.0.0.1:4420/NQN, or /dev/ng0n1");
-    int ret = plx_nvme_connect(argv[optind], &o.n, &err);
+    int ret = plx_nvme_connect(argv[optind], &n, &err);
     if (ret)
         return cli_fail(cli_disk_status(ret), "%s", err.text);
-    o.root = json_object();
-    ret = identify_all(&o, &err);
-    if (!ret && o.json) {
-        json_dumpf(o.root, stdout, JSON_INDENT(2) | JSON_PRESERVE_ORDER);
-        putchar('\n');
-    }
-    json_decref(o.root);
-    plx_nvme_disconnect(o.n);
-    return ret ? cli_fail(EXIT_RUNTIME, "%s", err.text) : EXIT_OK;
+    plx_nvme_get_info(n, &info);
+    about.address = info.address;
+    about.cap = info.cap;
+    about.nsid = info.nsid;
+    ret = cli_identify_by(&about, identify_directly, n);
+    plx_nvme_disconnect(n);
+    return ret;
 }
 
 const struct cli_command cli_identify = {

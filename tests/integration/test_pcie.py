@@ -7,6 +7,7 @@ import subprocess
 
 import pytest
 
+import ctl as ctl_module
 import vhost
 from host import Bystander, Controller
 from nvmetcp import CommandError
@@ -309,6 +310,17 @@ def test_nothing_is_followed_unless_it_is_wished(client, machine):
 
 # ---- health, and what it is
 
+SMART = ["critical_warning", "temperature", "avail_spare", "spare_thresh", "percent_used",
+         "endurance_grp_critical_warning_summary", "data_units_read", "data_units_written", "host_read_commands",
+         "host_write_commands", "controller_busy_time", "power_cycles", "power_on_hours", "unsafe_shutdowns",
+         "media_errors", "num_err_log_entries", "warning_temp_time", "critical_comp_time", "thm_temp1_trans_count",
+         "thm_temp2_trans_count", "thm_temp1_total_time", "thm_temp2_total_time"]
+
+
+def ctl(client, *words, status=0):
+    return ctl_module.ctl(*words, socket=client.server.path, status=status)
+
+
 @pytest.fixture
 def names(client):
     """A controller, its disk, one that was opened otherwise, and one with a filter on it."""
@@ -328,11 +340,39 @@ def test_health(client, machine, names):
     assert machine.tell(A, "enables") == 1
 
 
+def test_smart(client, machine, names):
+    machine.tell(A, "smart", 2)
+    host = Controller(serve_on(client, "Nvme0n1"), NQN, io_queues=1)
+    for n in range(20):
+        host.write(1, 128 * n, bytes(64 * BLOCK))
+    host.close()
+    for name in names:
+        told = json.loads(ctl(client, "--json", "smart", name).out)
+        assert list(told) == SMART
+        assert (told["critical_warning"], told["temperature"], told["avail_spare"]) == (2, 310, 100)
+        assert (told["host_write_commands"], told["data_units_written"]) == (20, 2)  # of 1,000 blocks, rounded up
+    lines = ctl(client, "smart", "plain").out.splitlines()
+    assert lines[0] == "Smart Log for NVME device:plain namespace-id:ffffffff"
+    for line in ("critical_warning\t\t\t: 2", "temperature\t\t\t\t: 37 °C (310 K)", "available_spare\t\t\t\t: 100%",
+                 "Data Units Written\t\t\t: 2 (1.02 MB)", "host_write_commands\t\t\t: 20"):
+        assert line in lines, lines
+
+
+def test_identify_of_a_disk_in_use(client, machine, names):
+    alone = json.loads(run(machine, "identify", "--json", f"pcie://{A}").stdout)
+    assert json.loads(ctl(client, "--json", "identify", "Nvme0").out) == alone
+    one = json.loads(ctl(client, "--json", "identify", "slow").out)
+    assert one["namespaces"] == [alone["namespaces"][1]]
+    assert "sn        : FIRST" in ctl(client, "identify", "plain").out.splitlines()
+
+
 def test_what_has_no_controller_has_no_health(client):
     client.call("bdev_null_create", name="none", num_blocks=8, block_size=512)
     for name, words in (("none", "none is no namespace of an NVMe"), ("other", "no controller or disk other")):
         code, message = client.refused("bdev_nvme_get_controller_health_info", name=name)
         assert (code, words in message) == (ENODEV, True), message
+        for verb in ("smart", "identify"):
+            assert words in ctl(client, verb, name, status=1).err
 
 
 def test_pages_are_read_whole(client, names):
