@@ -601,7 +601,7 @@ static void a_device_that_is_removed_is_gone(void **state)
         tu_start(&t, &q[i], PLX_BDEV_READ, i, 1, area);
     }
     for (unsigned i = 0; i < 2; i++) {
-        assert_int_equal(finish(&q[i]), PLX_SC_HOST_PATHING_ERROR);
+        assert_int_equal(finish(&q[i]), PLX_SC_INTERNAL_ERROR);
         tu_req_free(&q[i]);
     }
     assert_true(t.bdev->gone);
