@@ -314,16 +314,11 @@ close:
 
 /* ---- enabling ---- */
 
-static void ctrl_failed(struct pcie_dev *d, int ret)
+/* Who waits is told when it is disabled again, or closed. */
+static void ctrl_failed(struct pcie_dev *d)
 {
     plx_timer_cancel(d->reactor, &d->poll);
-    if (d->f && !is_there(d)) {
-        ctrl_close(d);
-    } else if (d->f) {
-        pcie_ctrl_reset(d, false, d->err.text);
-        return; /* which fails those who wait when it is disabled */
-    }
-    pcie_serve_failed(d, ret);
+    pcie_ctrl_reset(d, !is_there(d), d->err.text);
 }
 
 /* EN has just been changed. */
@@ -389,7 +384,7 @@ static void ctrl_answered(struct pcie_dev *d, struct pcie_op *op)
     if (op->status && needed[d->step]) {
         plx_fail(&d->err, -EIO, "%s failed: %s (%03x)", needed[d->step], nvme_status_text(op->status, false),
                  op->status & 0x7ff);
-        ctrl_failed(d, -EIO);
+        ctrl_failed(d);
         return;
     }
     if (d->step == STEP_QUEUES) /* counted from zero, of each kind */
@@ -503,12 +498,12 @@ static void await_ready(struct pcie_dev *d)
     if (csts == UINT32_MAX || csts & NVME_CSTS_CFS) {
         plx_fail(&d->err, -EIO, "%s",
                  csts == UINT32_MAX ? "it is gone" : "it reports a fatal status when it is enabled");
-        ctrl_failed(d, -EIO);
+        ctrl_failed(d);
     } else if (csts & NVME_CSTS_RDY) {
         start_step(d);
     } else if (now >= d->deadline) {
         plx_fail(&d->err, -ETIMEDOUT, "it has not become ready within %llu ms", (unsigned long long)ready_ms(d));
-        ctrl_failed(d, -ETIMEDOUT);
+        ctrl_failed(d);
     } else {
         poll_later(d, ready_ms(d) - (d->deadline - now) / PLX_NS_PER_MS);
     }

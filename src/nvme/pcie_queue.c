@@ -330,6 +330,7 @@ void pcie_queue_begin(struct nvme_qp *qp, struct pcie_hw *hw)
     q->source.ops = &queue_source;
     q->source.fd = hw->fd;
     set_mask(q, true);
+    q->told = true; /* perhaps by whoever had the queue before */
     int ret = plx_source_add(qp->ctrlr->reactor, &q->source);
     if (ret) {
         nvme_qp_lost(qp, strerror(-ret));

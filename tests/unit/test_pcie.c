@@ -5,6 +5,7 @@
 
 #include <dirent.h>
 #include <errno.h>
+#include <poll.h>
 #include <pollux/nvme.h>
 #include <pollux/nvme_status.h>
 #include <pollux/reactor.h>
@@ -347,6 +348,35 @@ static void reactors_have_queues_of_their_own(void **state)
     memory_free(m, 1 << 20);
 }
 
+/* Not even after an interrupt for nothing, which came when nobody had the queue. */
+static void an_idle_queue_wakes_nobody(void **state)
+{
+    struct ssd s = {.opts = pcie_model_defaults};
+    struct pollfd p = {.events = POLLIN};
+    struct tu_req q;
+    uint8_t *m = memory_new(4096, true);
+    (void)state;
+    ssd_open(&s);
+    assert_int_equal(tu_io(&s.t, PLX_BDEV_READ, 0, 8, m), 0);
+    plx_bdev_channel_put(s.t.ch);
+    while (pcie_model_queues(s.m))
+        tu_turn(s.t.reactor);
+    pcie_model_spurious(s.m, 1);
+    assert_int_equal(plx_bdev_channel_get(s.t.bdev, s.t.reactor, &s.t.ch), 0);
+    tu_req_init(&q);
+    tu_start(&s.t, &q, PLX_BDEV_READ, 0, 8, m);
+    while (!q.done)
+        plx_reactor_poll(s.t.reactor);
+    p.fd = plx_reactor_fd(s.t.reactor);
+    while (plx_reactor_arm(s.t.reactor))
+        plx_reactor_poll(s.t.reactor);
+    assert_int_equal(poll(&p, 1, 0), 0);
+    plx_reactor_poll(s.t.reactor);
+    tu_req_free(&q);
+    ssd_close(&s);
+    memory_free(m, 4096);
+}
+
 /* ---- what does not last ---- */
 
 /* One that does not answer, and is reset, is nothing to the other. */
@@ -434,6 +464,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(it_is_identified_while_it_is_a_disk),
         cmocka_unit_test(what_cannot_be_opened_gets_a_sentence),
         cmocka_unit_test(reactors_have_queues_of_their_own),
+        cmocka_unit_test(an_idle_queue_wakes_nobody),
         cmocka_unit_test(controllers_are_apart),
         cmocka_unit_test(coming_and_going_leaves_nothing),
     };
