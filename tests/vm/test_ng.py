@@ -139,8 +139,8 @@ def serving(machine):
 
 # --- data ---
 
-@pytest.mark.parametrize("size, depth", [("4K", 64), ("64K", 16), ("1M", 8)])
-@pytest.mark.parametrize("through", ["node", "block"])
+@pytest.mark.parametrize("size, depth, through", [("4K", 64, "node"), ("64K", 16, "node"), ("1M", 8, "node"),
+                                                  ("4K", 64, "block")])
 def test_verified_load(each, size, depth, through):
     """The same load on both ways to a namespace; what one wrote the other reads."""
     each.sh(f"pollux perf -q {depth} -o {size} -w randrw -t 2 --poll sleep --verify {getattr(each, through)}")
