@@ -264,6 +264,9 @@ static int check_ctrlr(struct pcie_dev *d)
         return plx_fail(&d->err, -ENODEV, "it does not answer: its registers read as ones");
     if (!(d->cap >> NVME_CAP_CSS_NVM_SHIFT & 1) && !(d->cap >> NVME_CAP_CSS_ALL_SHIFT & 1))
         return plx_fail(&d->err, -ENOTSUP, "it has no NVM command set");
+    if ((d->cap & 0xffff) < 2) /* MQES, of which one entry is always free */
+        return plx_fail(&d->err, -ENOTSUP, "its queues hold %u commands; at least 2 are needed",
+                        (unsigned)(d->cap & 0xffff));
     if (mpsmin > 4)
         return plx_fail(&d->err, -ENOTSUP, "it wants pages of at least %u KiB; up to 64 are possible", 4u << mpsmin);
     if (d->f->regs_bytes < PCIE_DOORBELLS + (UINT64_C(16) << stride))
@@ -373,6 +376,14 @@ static void ctrl_enable(struct pcie_dev *d)
     rest(d);
 }
 
+/* What is granted is counted from zero, of each kind; of these, those whose doorbells are in what is mapped. */
+static void take_queues(struct pcie_dev *d, uint32_t granted)
+{
+    const uint64_t pairs = (d->f->regs_bytes - PCIE_DOORBELLS) / (UINT64_C(8) << (d->cap >> 32 & 15));
+    const uint64_t n = plx_min_u64(granted & 0xffff, granted >> 16) + 1;
+    d->nqueues = (unsigned)plx_min_u64(PCIE_QUEUES_MAX, plx_min_u64(n, pairs - 1)); /* one is the admin queue's */
+}
+
 static void start_step(struct pcie_dev *d);
 
 static void ctrl_answered(struct pcie_dev *d, struct pcie_op *op)
@@ -387,8 +398,8 @@ static void ctrl_answered(struct pcie_dev *d, struct pcie_op *op)
         ctrl_failed(d);
         return;
     }
-    if (d->step == STEP_QUEUES) /* counted from zero, of each kind */
-        d->nqueues = (unsigned)plx_min_u64(PCIE_QUEUES_MAX, plx_min_u64(op->dw0 & 0xffff, op->dw0 >> 16) + 1);
+    if (d->step == STEP_QUEUES)
+        take_queues(d, op->dw0);
     if (d->step == STEP_DOORBELLS && op->status)
         pci_memory_free(d->dma, &d->shadow);
     d->step++;
@@ -409,9 +420,11 @@ static void own_command(struct pcie_dev *d, uint8_t opcode, uint32_t cdw10, uint
     pcie_ctrl_send(d, &d->own);
 }
 
+/* They are a page, in which there has to be room for all queues, as far apart as the others. */
 static bool want_doorbells(struct pcie_dev *d)
 {
-    if (!(plx_get16(d->id.oacs) & OACS_DOORBELLS) || d->cap >> 48 & 15)
+    const uint64_t bytes = (d->nqueues + UINT64_C(1)) * (8 << (d->cap >> 32 & 15));
+    if (!(plx_get16(d->id.oacs) & OACS_DOORBELLS) || d->cap >> 48 & 15 || bytes > NVME_PAGE)
         return false;
     if (!d->shadow.at && pci_memory_alloc(d->dma, 2 * (size_t)NVME_PAGE, NVME_PAGE, &d->shadow))
         return false;

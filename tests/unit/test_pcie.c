@@ -315,6 +315,11 @@ static void what_cannot_be_opened_gets_a_sentence(void **state)
     ssd_make(&s);
     tu_refused("pcie://0000:02:00.0/1", "");
     tu_refused(URL, "no NVM command set");
+    ssd_free(&s);
+    s.opts = pcie_model_defaults;
+    s.opts.mqes = 1;
+    ssd_make(&s);
+    tu_refused(URL, "its queues hold 1 commands; at least 2 are needed");
     pcie_model_open_fails(s.m, -EACCES, "the group is another's");
     tu_refused(URL, ADDR ": the group is another's");
     ssd_free(&s);
@@ -323,6 +328,34 @@ static void what_cannot_be_opened_gets_a_sentence(void **state)
     ssd_make(&s);
     tu_refused(URL, "has no namespace 1");
     ssd_free(&s);
+}
+
+/* Doorbells that are not in what is mapped, or not in the page of those in memory, are left alone. */
+static void queues_have_doorbells(void **state)
+{
+    struct ssd s = {.opts = pcie_model_defaults};
+    struct plx_bdev *bdev;
+    struct tu two;
+    uint8_t *m = memory_new(4096, true);
+    (void)state;
+    s.opts.oacs |= PCIE_MODEL_OACS_DBBUF;
+    s.opts.dstrd = 7;
+    ssd_open(&s);
+    assert_int_equal(tu_io(&s.t, PLX_BDEV_READ, 0, 8, m), 0);
+    assert_int_equal(pcie_model_count(s.m, 0, 0x7c), 0);
+    ssd_close(&s);
+    s.opts = pcie_model_defaults;
+    s.opts.regs_bytes = 0x1000 + 4 * sizeof(uint32_t); /* of the admin queue, and one more */
+    ssd_make(&s);
+    tu_open(&s.t, URL "?reconnect_deadline=1");
+    bdev = s.t.bdev;
+    assert_int_equal(tu_io(&s.t, PLX_BDEV_READ, 0, 8, m), 0);
+    tu_join(&two, bdev);
+    assert_int_equal(tu_io(&two, PLX_BDEV_READ, 0, 8, m), PLX_SC_INTERNAL_ERROR);
+    assert_int_equal(tu_io(&s.t, PLX_BDEV_READ, 0, 8, m), 0);
+    tu_leave(&two);
+    ssd_close(&s);
+    memory_free(m, 4096);
 }
 
 /* ---- several at once ---- */
@@ -463,6 +496,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(it_is_identified),
         cmocka_unit_test(it_is_identified_while_it_is_a_disk),
         cmocka_unit_test(what_cannot_be_opened_gets_a_sentence),
+        cmocka_unit_test(queues_have_doorbells),
         cmocka_unit_test(reactors_have_queues_of_their_own),
         cmocka_unit_test(an_idle_queue_wakes_nobody),
         cmocka_unit_test(controllers_are_apart),
