@@ -6,7 +6,6 @@
 #include "filter.h"
 
 #include <assert.h>
-#include <ctype.h>
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -239,55 +238,20 @@ int plx_bdev_delay_create(struct plx_bdev *below, const char *name, const uint8_
     return ret;
 }
 
-/* "2ms", "1.5s", "250us", "0". @return whether it is one */
-static bool delay_parse_time(const char *text, uint64_t *us)
-{
-    static const struct {
-        const char *unit;
-        uint64_t us;
-    } units[] = {{"us", 1}, {"ms", 1000}, {"s", 1000000}};
-    uint64_t fraction = 0; /* in millionths */
-    char *end;
-    if (!isdigit((unsigned char)text[0]))
-        return false;
-    uint64_t whole = strtoull(text, &end, 10); /* UINT64_MAX for what is more */
-    if (*end == '.' && isdigit((unsigned char)end[1]))
-        for (uint64_t unit = 100000; isdigit((unsigned char)*++end); unit /= 10)
-            fraction += (uint64_t)(*end - '0') * unit;
-    whole = plx_min_u64(whole, PLX_BDEV_DELAY_MAX_US + 1); /* too long in any unit */
-    for (size_t i = 0; i < PLX_ARRAY_SIZE(units); i++) {
-        *us = whole * units[i].us + fraction * units[i].us / 1000000;
-        if (!strcmp(end, units[i].unit))
-            return true;
-    }
-    *us = 0;
-    return !strcmp(text, "0");
-}
-
-/* A time that is given; else it stays as it is. */
-static int delay_param(const struct plx_url *url, const char *key, uint64_t *us, struct plx_error *err)
-{
-    const char *text = plx_url_param(url, key);
-    if (!text || (delay_parse_time(text, us) && *us <= PLX_BDEV_DELAY_MAX_US))
-        return 0;
-    return plx_fail(err, -EINVAL, "%s: %s=%.40s: a time is a number of us, ms or s, as in %s=2ms, up to 86400s",
-                    url->name, key, text, key);
-}
-
 static int delay_parse(const struct plx_url *url, struct plx_bdev_delays *d, uint8_t uuid[16], struct plx_error *err)
 {
     int ret = plx_filter_only(url, "read read_p99 write write_p99 uuid", err);
     *d = (struct plx_bdev_delays){0};
     if (!ret)
-        ret = delay_param(url, "read", &d->avg_read_us, err);
+        ret = plx_filter_time(url, "read", &d->avg_read_us, err);
     if (!ret)
-        ret = delay_param(url, "write", &d->avg_write_us, err);
+        ret = plx_filter_time(url, "write", &d->avg_write_us, err);
     d->p99_read_us = d->avg_read_us;
     d->p99_write_us = d->avg_write_us;
     if (!ret)
-        ret = delay_param(url, "read_p99", &d->p99_read_us, err);
+        ret = plx_filter_time(url, "read_p99", &d->p99_read_us, err);
     if (!ret)
-        ret = delay_param(url, "write_p99", &d->p99_write_us, err);
+        ret = plx_filter_time(url, "write_p99", &d->p99_write_us, err);
     return ret ? ret : plx_url_uuid(url, NULL, uuid, err);
 }
 

@@ -13,7 +13,6 @@
 #include "base/iov.h"
 
 #include <assert.h>
-#include <ctype.h>
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -468,25 +467,6 @@ static int error_parse_type(const struct plx_url *url, enum plx_bdev_injection_t
     return 0;
 }
 
-/* A number that is given, decimal or hexadecimal; else it stays as it is. */
-static int error_parse_number(const struct plx_url *url, const char *key, uint64_t least, uint64_t most, uint64_t *n,
-                              struct plx_error *err)
-{
-    const char *text = plx_url_param(url, key);
-    char *end;
-    if (!text)
-        return 0;
-    bool hex = text[0] == '0' && (text[1] == 'x' || text[1] == 'X');
-    bool digit = hex ? isxdigit((unsigned char)text[2]) : isdigit((unsigned char)text[0]);
-    errno = 0;
-    *n = strtoull(text, &end, hex ? 16 : 10);
-    if (!digit || *end || errno || *n < least || *n > most)
-        return plx_fail(err, -EINVAL, "%s: %s=%.40s: it is a number from %llu to %llu, or such a one as 0x%llx",
-                        url->name, key, text, (unsigned long long)least, (unsigned long long)most,
-                        (unsigned long long)most);
-    return 0;
-}
-
 static int error_parse(const struct plx_url *url, struct plx_bdev_injection *i, struct plx_error *err)
 {
     uint64_t count = PLX_BDEV_INJECT_FOREVER, depth = 0, status = 0, value = 0xff, offset = 0;
@@ -494,15 +474,15 @@ static int error_parse(const struct plx_url *url, struct plx_bdev_injection *i, 
     if (!ret)
         ret = error_parse_type(url, &i->type, err);
     if (!ret)
-        ret = error_parse_number(url, "count", 1, UINT32_MAX - 1, &count, err);
+        ret = plx_filter_number(url, "count", 1, UINT32_MAX - 1, &count, err);
     if (!ret)
-        ret = error_parse_number(url, "queue_depth", 0, UINT32_MAX, &depth, err);
+        ret = plx_filter_number(url, "queue_depth", 0, UINT32_MAX, &depth, err);
     if (!ret)
-        ret = error_parse_number(url, "status", 1, 0x7ff, &status, err);
+        ret = plx_filter_number(url, "status", 1, 0x7ff, &status, err);
     if (!ret)
-        ret = error_parse_number(url, "value", 1, 0xff, &value, err);
+        ret = plx_filter_number(url, "value", 1, 0xff, &value, err);
     if (!ret)
-        ret = error_parse_number(url, "offset", 0, UINT64_MAX, &offset, err);
+        ret = plx_filter_number(url, "offset", 0, UINT64_MAX, &offset, err);
     i->count = (uint32_t)count;
     i->queue_depth = (uint32_t)depth;
     i->status = (uint16_t)status;

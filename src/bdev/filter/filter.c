@@ -3,6 +3,7 @@
 
 #include "base/uuid.h"
 
+#include <ctype.h>
 #include <errno.h>
 #include <pthread.h>
 #include <stdlib.h>
@@ -65,6 +66,58 @@ int plx_filter_only(const struct plx_url *url, const char *known, struct plx_err
     struct plx_error what = *err;
     return plx_fail(err, ret, "%s; those of the disk below stand in brackets with it, %s:[ram:1G?block=4096]",
                     what.text, url->scheme);
+}
+
+int plx_filter_number(const struct plx_url *url, const char *key, uint64_t least, uint64_t most, uint64_t *n,
+                      struct plx_error *err)
+{
+    const char *text = plx_url_param(url, key);
+    char *end;
+    if (!text)
+        return 0;
+    bool hex = text[0] == '0' && (text[1] == 'x' || text[1] == 'X');
+    bool digit = hex ? isxdigit((unsigned char)text[2]) : isdigit((unsigned char)text[0]);
+    errno = 0;
+    *n = strtoull(text, &end, hex ? 16 : 10);
+    if (!digit || *end || errno || *n < least || *n > most)
+        return plx_fail(err, -EINVAL, "%s: %s=%.40s: it is a number from %llu to %llu, or such a one as 0x%llx",
+                        url->name, key, text, (unsigned long long)least, (unsigned long long)most,
+                        (unsigned long long)most);
+    return 0;
+}
+
+/* "2ms", "1.5s", "250us", "0". @return whether it is one */
+static bool filter_parse_time(const char *text, uint64_t *us)
+{
+    static const struct {
+        const char *unit;
+        uint64_t us;
+    } units[] = {{"us", 1}, {"ms", 1000}, {"s", 1000000}};
+    uint64_t fraction = 0; /* in millionths */
+    char *end;
+    if (!isdigit((unsigned char)text[0]))
+        return false;
+    uint64_t whole = strtoull(text, &end, 10); /* UINT64_MAX for what is more */
+    if (*end == '.' && isdigit((unsigned char)end[1]))
+        for (uint64_t unit = 100000; isdigit((unsigned char)*++end); unit /= 10)
+            fraction += (uint64_t)(*end - '0') * unit;
+    whole = plx_min_u64(whole, PLX_BDEV_DELAY_MAX_US + 1); /* too long in any unit */
+    for (size_t i = 0; i < PLX_ARRAY_SIZE(units); i++) {
+        *us = whole * units[i].us + fraction * units[i].us / 1000000;
+        if (!strcmp(end, units[i].unit))
+            return true;
+    }
+    *us = 0;
+    return !strcmp(text, "0");
+}
+
+int plx_filter_time(const struct plx_url *url, const char *key, uint64_t *us, struct plx_error *err)
+{
+    const char *text = plx_url_param(url, key);
+    if (!text || (filter_parse_time(text, us) && *us <= PLX_BDEV_DELAY_MAX_US))
+        return 0;
+    return plx_fail(err, -EINVAL, "%s: %s=%.40s: a time is a number of us, ms or s, as in %s=2ms, up to 86400s",
+                    url->name, key, text, key);
 }
 
 int plx_filter_init(struct plx_filter *f, struct plx_bdev *below, const struct plx_bdev_ops *ops,

@@ -30,6 +30,11 @@ int plx_filter_find_below(const struct plx_url *url, struct plx_bdev **below, bo
 /* plx_url_only(), with a word on the settings of the disk below. */
 int plx_filter_only(const struct plx_url *url, const char *known, struct plx_error *err);
 
+/* Settings, which stay as they are when they are not given: a number, decimal or hexadecimal; a time, "2ms". */
+int plx_filter_number(const struct plx_url *url, const char *key, uint64_t least, uint64_t most, uint64_t *n,
+                      struct plx_error *err);
+int plx_filter_time(const struct plx_url *url, const char *key, uint64_t *us, struct plx_error *err);
+
 /*
  * Makes a zeroed filter of a disk. Its own requests may wait: it does not lend, and is not in place.
  * @param uuid NULL, or nil, for that of the disk below
