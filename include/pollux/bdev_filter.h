@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /**
- * @file Disks that stand on another one, to test what uses disks with: one that is slow, one that fails.
+ * @file Disks that stand on another one, to test what uses disks with: one that is slow, one that fails, one whose
+ * power is cut.
  *
  * Each is a disk like any other, closed with plx_bdev_close(), and has the disk below for itself. That is opened with
  * it and closed with it when it came of a name, "delay:ram:1G?read=2ms"; it stays open when it was open before, and was
@@ -80,6 +81,32 @@ PLX_API int plx_bdev_error_create(struct plx_bdev *below, const char *name, cons
                                   struct plx_bdev **out, struct plx_error *err);
 /** In the place of what was injected into these operations before. @return 0; -EINVAL with err filled */
 PLX_API int plx_bdev_error_inject(struct plx_bdev *bdev, const struct plx_bdev_injection *what, struct plx_error *err);
+
+/* ---- a disk whose power is cut ---- */
+
+/*
+ * A disk with a volatile write cache, "crash:DISK", opened by name as any. What is written is read at once, and held
+ * back from the disk below until it is flushed, or written with PLX_BDEV_FUA, or has to make room: a flush persists the
+ * writes that had completed before it was submitted. Copies, and compares with a write, are reads and writes.
+ *
+ * When power is cut, by a call or as its settings say, the disk below gets some of the writes that were held back,
+ * those in flight among them: any of them, in any order, perhaps torn, as the seed has it. All requests, also those in
+ * flight, end with PLX_SC_INVALID_NAMESPACE_OR_FORMAT then, until it is restored, or closed and opened. Closing it is a
+ * cut of which nothing is left.
+ */
+
+/**
+ * Cuts power. From any thread. A channel then does what is to be done to the disk below; while there is none, nothing
+ * of what was held back gets there.
+ * @return 0; -EINVAL with err filled, for another kind of disk; -EALREADY when power has been cut
+ */
+PLX_API int plx_bdev_crash_cut(struct plx_bdev *bdev, struct plx_error *err);
+/**
+ * Gives it power again, with what was left. From any thread.
+ * @return 0; -EINVAL, -EALREADY when it has power; -EBUSY when a channel is at what the cut leaves: poll its reactor,
+ * and try again. With err filled
+ */
+PLX_API int plx_bdev_crash_restore(struct plx_bdev *bdev, struct plx_error *err);
 
 #ifdef __cplusplus
 }

@@ -56,6 +56,15 @@ static inline void plx_iov_scatter(struct plx_iov_at *at, const void *from, size
     }
 }
 
+static inline void plx_iov_zero(struct plx_iov_at *at, size_t bytes)
+{
+    uint8_t *p;
+    for (size_t n; bytes; bytes -= n) {
+        n = plx_iov_next(at, bytes, &p);
+        memset(p, 0, n);
+    }
+}
+
 static inline bool plx_iov_equals(struct plx_iov_at *at, const void *with, size_t bytes)
 {
     uint8_t *p;

@@ -189,7 +189,7 @@ struct plx_bdev_driver {
 extern const struct plx_bdev_driver plx_bdev_ram, plx_bdev_null, plx_bdev_file, plx_bdev_nvme_tcp, plx_bdev_nvme_pcie;
 extern const struct plx_bdev_driver plx_bdev_ng;
 extern const struct plx_bdev_driver plx_bdev_vhost_user;
-extern const struct plx_bdev_driver plx_bdev_filter_delay, plx_bdev_filter_error;
+extern const struct plx_bdev_driver plx_bdev_filter_delay, plx_bdev_filter_error, plx_bdev_filter_crash;
 
 /* All of them, NULL-terminated. */
 extern const struct plx_bdev_driver *const plx_bdev_drivers[];
