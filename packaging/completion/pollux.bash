@@ -26,7 +26,7 @@ _pollux_disks()
             while read -r scheme; do
                 COMPREPLY+=("$scheme")
                 compopt -o nospace
-            done < <(compgen -W 'ram: null: file: pcie: ng: nvme+tcp: vhost-user: delay: error:' -- "$word")
+            done < <(compgen -W 'ram: null: file: pcie: ng: nvme+tcp: vhost-user: delay: error: crash:' -- "$word")
         fi
         ;;
     esac

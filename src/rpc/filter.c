@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* Methods for filters to test with: disks that are slow, and disks that fail. */
+/* Methods for filters to test with: disks that are slow, that fail, and whose power is cut. */
 #include "rpc/table.h"
 
 #include "base/uuid.h"
@@ -216,6 +216,31 @@ static void error_inject(struct rpc_call *c)
         rpc_ok(c, NULL);
 }
 
+/* ---- without power ---- */
+
+static void change_power(struct rpc_call *c, int (*change)(struct plx_bdev *, struct plx_error *))
+{
+    struct plx_error err;
+    struct plx_bdev *bdev = plx_bdev_find(rpc_str(c, "name"));
+    int ret = bdev ? change(bdev, &err) : 0;
+    if (!bdev)
+        rpc_fail_no_disk(c, rpc_str(c, "name"));
+    else if (ret)
+        rpc_fail_errno(c, ret, &err);
+    else
+        rpc_ok(c, NULL);
+}
+
+static void power_cut(struct rpc_call *c)
+{
+    change_power(c, plx_bdev_crash_cut);
+}
+
+static void power_restore(struct rpc_call *c)
+{
+    change_power(c, plx_bdev_crash_restore);
+}
+
 const struct rpc_method rpc_methods_filter[] = {
     {"bdev_delay_create", NULL, "Makes a slow disk of a disk; returns its name.", params_delay_create, RPC_CHANGES,
      .group = "bdev", .run = delay_create},
@@ -229,5 +254,8 @@ const struct rpc_method rpc_methods_filter[] = {
      params_inject, RPC_READS, .run = error_inject},
     {"bdev_error_delete", NULL, "Deletes a disk that can fail, with the namespaces that it is.", params_name,
      RPC_CHANGES, .run = error_delete},
+    {"pollux_power_cut", NULL, "Cuts the power of a disk of crash: what was not flushed may be lost.", params_name,
+     RPC_READS, .run = power_cut},
+    {"pollux_power_restore", NULL, "Gives it power again.", params_name, RPC_READS, .run = power_restore},
     {.name = NULL},
 };

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Slow disks and disks that fail (delay:DISK, error:DISK), with all that the command does, and while hosts use them.
+"""Disks that are slow, that fail, and whose power is cut (delay:DISK, error:DISK, crash:DISK), with all that the
+command does, and while hosts use them.
 
 A delay that a test waits for is short; one that it must not see the end of is a day. How long anything takes decides
 nothing."""
@@ -17,7 +18,8 @@ from control import Control, Refused
 from disks import MIB
 from host import Controller
 from spec import Sc
-from target import Target, binary
+from rpc import Server, listen
+from target import Target, binary, wait_until
 
 REFUSED = 2
 FAILED = 1
@@ -60,7 +62,7 @@ def tower(depth, inner):
 
 @pytest.mark.parametrize("disk", [
     "delay:ram:8M?read=100us&write=200us&read_p99=1ms", "delay:[ram:8M?block=4096]?write=1ms",
-    "error:ram:8M", "error:delay:ram:8M", tower(8, "ram:8M?block=512"),
+    "error:ram:8M", "error:delay:ram:8M", tower(8, "ram:8M?block=512"), "crash:ram:8M?latency=200us&memory=256K",
 ])
 def test_what_is_written_through_filters_is_read_back(disk):
     result = measured("--verify", "-w", "randrw", "-q", "16", "--count", "2000", disk)
@@ -103,7 +105,8 @@ def test_perf_finds_what_is_corrupted(which):
     ("delay:", "no disk to stand on"), ("delay:ram:8M?block=4096", "delay:[ram:1G?block=4096]"),
     ("delay:[ram:8M", "a [ is not closed"), ("delay:[ram:8M]1", "after the ]"), ("delay:ram:8M?read=5", "read=2ms"),
     ("delay:no-such-file.img?read=1ms", "no-such-file.img"), ("error:delay:tape:1G", "tape"),
-    ("error:ram:8M?type=failure&io=sync", "io=sync"), ("error:ram:8M?io=read", "failure, pending or corrupt"),
+    ("crash:ram:8M?torn=page", "a block or a sector"), ("error:ram:8M?type=failure&io=sync", "io=sync"),
+    ("error:ram:8M?io=read", "failure, pending or corrupt"),
 ])
 @pytest.mark.parametrize("words", [["perf", "--count", "1"], ["serve", "-l", "127.0.0.1:0"], ["cp", "null:8M"]],
                          ids=lambda words: words[0])
@@ -194,6 +197,52 @@ def test_statuses_that_are_injected_reach_the_host():
             expect.status(host.io.execute(sqe.compare(1, 0, 8), out=bytes(4096)), Sc.UNRECOVERED_READ)
             host.io.must(sqe.read(1, 0, 8), read=4096)
             host.io.must(sqe.write(1, 0, 8), out=bytes(4096))
+
+
+# -- without power ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("stopped", [True, False], ids=["stopped", "killed"])
+def test_a_server_that_is_killed_has_lost_what_was_not_flushed(tmp_path, stopped):
+    image = tmp_path / "disk.img"
+    image.write_bytes(bytes(MIB))
+    with Target(f"crash:{image}") as target:
+        with Controller(target.address, target.nqn, io_queues=1) as host:
+            host.io.must(sqe.write(1, 0, 8), out=b"a" * 4096)
+            host.io.must(sqe.flush(1))
+            host.io.must(sqe.write(1, 8, 8), out=b"b" * 4096)
+            assert host.io.must(sqe.read(1, 0, 16), read=8192).data == b"a" * 4096 + b"b" * 4096
+            assert image.read_bytes()[:8192] == b"a" * 4096 + bytes(4096)
+            if not stopped:
+                target.kill()
+    assert image.read_bytes()[:8192] == b"a" * 4096 + (b"b" * 4096 if stopped else bytes(4096))
+
+
+def test_power_is_cut_and_comes_back(tmp_path):
+    image = tmp_path / "disk.img"
+    image.write_bytes(bytes(MIB))
+    with Server() as server, server.client() as client:
+        client.call("pollux_disk_open", url=f"crash:{image}?seed=3&torn=none", name="d")
+        client.call("nvmf_create_transport", trtype="TCP")
+        client.call("nvmf_create_subsystem", nqn=NQN, allow_any_host=True)
+        client.call("nvmf_subsystem_add_ns", nqn=NQN, namespace={"bdev_name": "d"})
+        assert "has power" in client.refused("pollux_power_restore", name="d")[1]
+        with Controller(("127.0.0.1", listen(client, NQN)), NQN, io_queues=1) as host:
+            host.io.must(sqe.write(1, 0, 8), out=b"a" * 4096)
+            host.io.must(sqe.flush(1))
+            for block in range(8, 256, 8):
+                host.io.must(sqe.write(1, block, 8), out=b"b" * 4096)
+            client.call("pollux_power_cut", name="d")
+            for command in (sqe.read(1, 0, 8), sqe.flush(1)):
+                expect.status(host.io.execute(command, read=4096 if command[0] == 2 else 0), Sc.INVALID_NAMESPACE)
+            assert wait_until(lambda: "power was cut, seed=3" in server.stderr)
+            assert "already" in client.refused("pollux_power_cut", name="d")[1]
+            client.call("pollux_power_restore", name="d")
+            data = host.io.must(sqe.read(1, 0, 256), read=256 * 512).data
+        assert data == image.read_bytes()[:256 * 512]
+        blocks = [data[at:at + 4096] for at in range(0, len(data), 4096)]
+        assert blocks[0] == b"a" * 4096
+        assert set(blocks[1:]) == {b"b" * 4096, bytes(4096)}, "of 31, some and not all: by the seed"
 
 
 # -- changes while hosts look on -------------------------------------------------------------------------------------
