@@ -129,6 +129,30 @@ static void what_is_in_flight_as_power_is_cut_fails(void **state)
     thumb_end(&s);
 }
 
+/* So that who sees it fail can close the disk. */
+static void the_request_that_cuts_power_ends_when_what_is_left_is_there(void **state)
+{
+    (void)state;
+    struct thumb s;
+    struct tu_req q, after;
+    thumb_begin(&s, "&cut_write=2");
+    thumb_start(&s, &q, PLX_BDEV_WRITE, 0);
+    is_ended(&q, 0);
+    thumb_start(&s, &q, PLX_BDEV_ALLOCATED, 0); /* is no request that counts */
+    below_ends(&s, PLX_BDEV_ALLOCATED);
+    is_ended(&q, 0);
+    plx_crash_choose(s.t.bdev, choose_none, NULL);
+    thumb_start(&s, &q, PLX_BDEV_WRITE, 0);
+    thumb_start(&s, &after, PLX_BDEV_READ, 0);
+    is_ended(&after, OFF);
+    plx_bdev_abort(s.t.ch, q.req);
+    assert_int_equal(q.done, 0);
+    below_ends(&s, PLX_BDEV_FLUSH);
+    is_ended(&q, OFF);
+    assert_int_equal(look(s.t.bdev).requests, 2);
+    thumb_end(&s);
+}
+
 static void errors_below_reach_who_is_concerned(void **state)
 {
     (void)state;
@@ -191,6 +215,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_read_that_a_write_overtook_below_is_read_again),
         cmocka_unit_test(what_is_in_flight_as_power_is_cut_fails),
+        cmocka_unit_test(the_request_that_cuts_power_ends_when_what_is_left_is_there),
         cmocka_unit_test(errors_below_reach_who_is_concerned),
         cmocka_unit_test(what_waits_can_be_aborted),
     };

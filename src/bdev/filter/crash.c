@@ -305,8 +305,8 @@ void crash_job_over(struct crash_job *job)
     struct crash_disk *d = crash_disk_of(req->ch);
     struct crash_io *io = crash_io_of(req);
     uint16_t status = job->status;
-    if (job->kind == CRASH_FLUSH) {
-        plx_bdev_complete(req, status);
+    if (job->kind == CRASH_FLUSH || job->kind == CRASH_CUT) {
+        plx_bdev_complete(req, job->kind == CRASH_CUT ? CRASH_OFF : status);
         return;
     }
     if (job->kind == CRASH_PERSIST) {
@@ -325,13 +325,16 @@ void crash_job_over(struct crash_job *job)
 
 /* ---- requests ---- */
 
-/* Under the lock. All requests that are there end, each on its reactor. */
-static void crash_power_off(struct crash_disk *d)
+/*
+ * Under the lock. All requests that are there end, each on its reactor; but one by which power is cut when what that
+ * leaves is below, so that nobody closes the disk before.
+ */
+static void crash_power_off(struct crash_disk *d, struct crash_job *job, struct plx_bdev_channel *ch)
 {
     d->off = d->cutting = true;
     d->power++;
-    d->cut_job.kind = CRASH_CUT;
-    crash_job_add(d, &d->cut_job, NULL);
+    job->kind = CRASH_CUT;
+    crash_job_add(d, job, ch);
     plx_filter_ring(&d->f);
 }
 
@@ -339,6 +342,8 @@ static void crash_power_off(struct crash_disk *d)
 static bool crash_counts(struct crash_disk *d, const struct plx_bdev_req *req)
 {
     bool write = crash_writes(req);
+    if (req->op == PLX_BDEV_ALLOCATED)
+        return false; /* a question */
     d->writes += write;
     d->requests++;
     return (write && d->writes == d->cut_write) || d->requests == d->cut_request ||
@@ -369,8 +374,9 @@ static void crash_wait(struct plx_bdev_channel *ch, struct plx_bdev_req *req, ui
 }
 
 /* Its place among others is taken when it comes: a write is there, a flush is of what has ended. Under the lock. */
-static uint16_t crash_enter(struct crash_disk *d, struct plx_bdev_req *req, bool *cut, uint64_t *ns)
+static uint16_t crash_enter(struct plx_bdev_channel *ch, struct plx_bdev_req *req, bool *cut, uint64_t *ns)
 {
+    struct crash_disk *d = crash_disk_of(ch);
     struct crash_io *io = crash_io_of(req);
     uint16_t status = PLX_SC_SUCCESS;
     if (d->off)
@@ -383,9 +389,12 @@ static uint16_t crash_enter(struct crash_disk *d, struct plx_bdev_req *req, bool
         status = crash_hold(d, req);
     if (d->o.latency_us)
         *ns = crash_draw(&d->random) % (d->o.latency_us * PLX_NS_PER_US + 1);
-    if (*cut)
-        crash_power_off(d);
-    return *cut ? CRASH_OFF : status;
+    if (!*cut)
+        return status;
+    io->stage = CRASH_IO_JOB;
+    plx_bdev_filter_keep(ch, req);
+    crash_power_off(d, &io->job, ch);
+    return PLX_SC_SUCCESS;
 }
 
 static void crash_submit(struct plx_bdev_channel *ch, struct plx_bdev_req *req)
@@ -394,11 +403,11 @@ static void crash_submit(struct plx_bdev_channel *ch, struct plx_bdev_req *req)
     uint64_t ns = 0;
     bool cut = false;
     pthread_mutex_lock(&d->lock);
-    uint16_t status = crash_enter(d, req, &cut, &ns);
+    uint16_t status = crash_enter(ch, req, &cut, &ns);
     pthread_mutex_unlock(&d->lock);
     if (cut)
         crash_jobs_run(ch);
-    if (status)
+    else if (status)
         plx_bdev_complete(req, status);
     else if (req->op == PLX_BDEV_ALLOCATED)
         plx_bdev_forward(ch->below, req);
@@ -420,7 +429,7 @@ static void crash_abort(struct plx_bdev_channel *ch, struct plx_bdev_req *req)
         break;
     case CRASH_IO_JOB:
         pthread_mutex_lock(&d->lock);
-        waited = d->job != &io->job;
+        waited = d->job != &io->job && io->job.kind != CRASH_CUT;
         if (waited)
             plx_list_del(&io->job.link);
         pthread_mutex_unlock(&d->lock);
@@ -526,7 +535,7 @@ int plx_bdev_crash_cut(struct plx_bdev *bdev, struct plx_error *err)
     if (d->off)
         ret = plx_fail(err, -EALREADY, "%s: its power has been cut already", bdev->info.name);
     else
-        crash_power_off(d);
+        crash_power_off(d, &d->cut_job, NULL);
     pthread_mutex_unlock(&d->lock);
     return ret;
 }

@@ -211,9 +211,9 @@ bool crash_cut_step(struct crash_disk *d)
 void crash_cut_end(struct crash_disk *d)
 {
     const struct crash_cut *c = &d->cut;
-    if (d->cut_job.status)
+    if (d->job->status)
         plx_error("%s: not all that a cut leaves could be written to the disk below: status 0x%x", d->f.bdev.info.name,
-                  d->cut_job.status);
+                  d->job->status);
     plx_warn(
         "%s: power was cut, seed=%llu, at request %llu, of which write %llu; of %u writes that were not persistent "
         "%u have left something",

@@ -56,7 +56,7 @@ enum crash_job_kind {
 struct crash_job {
     struct plx_list link; /* in jobs */
     enum crash_job_kind kind;
-    struct plx_bdev_channel *ch; /* NULL, of a cut: that of whoever comes first */
+    struct plx_bdev_channel *ch; /* NULL, of a cut by a call: that of whoever comes first */
     uint64_t power;              /* as in the disk */
     uint64_t which;              /* CRASH_FLUSH: the last that had ended; CRASH_PERSIST: the id; CRASH_ROOM: bytes */
     bool flushed;
@@ -99,7 +99,7 @@ struct crash_disk {
     struct crash_job *job; /* that is under way, the first of the list; or NULL. The rest is this job's */
     bool stepping, waiting;
     struct crash_held *persisting;
-    struct crash_job cut_job;
+    struct crash_job cut_job; /* of a cut by a call */
     struct crash_cut cut;
     uint8_t *scratch; /* a block */
     struct iovec iov;
@@ -128,7 +128,7 @@ static inline uint64_t crash_draw(uint64_t *state)
 void crash_drop(struct crash_disk *d, struct crash_held *w);
 /* Blocks have been written below. */
 void crash_mend(struct crash_disk *d, uint64_t lba, uint32_t nlb);
-/* A job has ended, with its status; not CRASH_CUT. Ends its request, after which the channel may be gone. */
+/* A job of a request has ended, with its status. Ends the request, after which the channel may be gone. */
 void crash_job_over(struct crash_job *job);
 /* Whether a write of so many bytes can be held with the others; alone one can, however large. */
 bool crash_has_room(const struct crash_disk *d, size_t bytes);

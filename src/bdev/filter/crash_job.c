@@ -156,7 +156,7 @@ static struct crash_job *job_take(struct crash_disk *d, struct plx_bdev_channel 
         plx_filter_ring(&d->f);
         return NULL;
     }
-    if (!job->ch && plx_bdev_channel_get(&d->f.bdev, ch->reactor, &job->ch)) /* a cut has no request that keeps it */
+    if (!job->ch && plx_bdev_channel_get(&d->f.bdev, ch->reactor, &job->ch)) /* a call is no request that keeps it */
         assert(!"the channel is there");
     d->job = job;
     return job;
@@ -167,7 +167,7 @@ static void jobs_go(struct crash_disk *d, struct crash_job *job)
     while (job && job_drive(d)) {
         struct crash_job *ended = job;
         struct plx_bdev_channel *ch = ended->ch;
-        bool cut = ended->kind == CRASH_CUT;
+        bool cut = ended->kind == CRASH_CUT, call = ended == &d->cut_job;
         if (cut)
             crash_cut_end(d);
         pthread_mutex_lock(&d->lock);
@@ -176,7 +176,7 @@ static void jobs_go(struct crash_disk *d, struct crash_job *job)
         d->cutting &= !cut;
         job = job_take(d, ch); /* before its request ends: the channel is there as long as it has others */
         pthread_mutex_unlock(&d->lock);
-        if (cut)
+        if (call)
             plx_bdev_channel_put(ch);
         else
             crash_job_over(ended);
