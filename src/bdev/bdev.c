@@ -13,17 +13,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-const struct plx_bdev_driver *const plx_bdev_drivers[] = {&plx_bdev_file,
-                                                          &plx_bdev_ram,
-                                                          &plx_bdev_null,
-                                                          &plx_bdev_nvme_tcp,
-                                                          &plx_bdev_nvme_pcie,
-                                                          &plx_bdev_ng,
-                                                          &plx_bdev_vhost_user,
-                                                          &plx_bdev_filter_delay,
-                                                          &plx_bdev_filter_error,
-                                                          &plx_bdev_filter_crash,
-                                                          NULL};
+const struct plx_bdev_driver *const plx_bdev_drivers[] = {
+    &plx_bdev_file,         &plx_bdev_ram,          &plx_bdev_null,       &plx_bdev_nvme_tcp,
+    &plx_bdev_nvme_pcie,    &plx_bdev_ng,           &plx_bdev_vhost_user, &plx_bdev_filter_delay,
+    &plx_bdev_filter_error, &plx_bdev_filter_crash, &plx_bdev_volume,     NULL};
 
 enum {
     NO_RANGE = 1 << PLX_BDEV_FLUSH | 1 << PLX_BDEV_RESET | 1 << PLX_BDEV_ALLOCATED,

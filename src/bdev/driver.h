@@ -190,6 +190,7 @@ extern const struct plx_bdev_driver plx_bdev_ram, plx_bdev_null, plx_bdev_file, 
 extern const struct plx_bdev_driver plx_bdev_ng;
 extern const struct plx_bdev_driver plx_bdev_vhost_user;
 extern const struct plx_bdev_driver plx_bdev_filter_delay, plx_bdev_filter_error, plx_bdev_filter_crash;
+extern const struct plx_bdev_driver plx_bdev_volume;
 
 /* All of them, NULL-terminated. */
 extern const struct plx_bdev_driver *const plx_bdev_drivers[];
@@ -229,6 +230,9 @@ void plx_bdev_forward(struct plx_bdev_channel *below, struct plx_bdev_req *req);
  * it. It is forwarded or completed in the end. Who asks for sub-requests keeps it by that.
  */
 void plx_bdev_filter_keep(struct plx_bdev_channel *ch, struct plx_bdev_req *req);
+
+/* The disk below that a name has for its body: found, or `opened`. */
+int plx_bdev_find_below(const struct plx_url *url, struct plx_bdev **below, bool *opened, struct plx_error *err);
 
 const void *plx_bdev_map_never(struct plx_bdev_channel *ch, uint64_t lba, uint32_t nlb);
 

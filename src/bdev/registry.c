@@ -66,6 +66,35 @@ struct plx_bdev *plx_bdev_find(const char *name)
     return found;
 }
 
+/* One that was opened without a name is not meant by what it was opened as: that is opened once more. */
+static struct plx_bdev *find_given(const char *name)
+{
+    uint8_t uuid[16];
+    struct plx_bdev *bdev = plx_bdev_find(name);
+    return bdev && (bdev->named || plx_uuid_parse(name, uuid)) ? bdev : NULL;
+}
+
+int plx_bdev_find_below(const struct plx_url *url, struct plx_bdev **below, bool *opened, struct plx_error *err)
+{
+    size_t wrapped = url->body[0] == '[', len = strlen(url->body) - 2 * wrapped;
+    char *name = calloc(1, len + 1);
+    int ret = 0;
+    if (!name)
+        return plx_fail(err, -ENOMEM, "out of memory");
+    memcpy(name, url->body + wrapped, len);
+    *opened = false;
+    *below = find_given(name);
+    if (!name[0]) {
+        ret = plx_fail(err, -EINVAL, "%s names no disk to stand on; one is named as in %s:ram:1G", url->name,
+                       url->scheme);
+    } else if (!*below) {
+        ret = plx_bdev_open(name, below, err);
+        *opened = !ret;
+    }
+    free(name);
+    return ret;
+}
+
 void plx_bdev_each(bool (*fn)(void *arg, struct plx_bdev *bdev), void *arg)
 {
     pthread_mutex_lock(&lock);

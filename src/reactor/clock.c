@@ -16,6 +16,11 @@ uint64_t plx_clock_ns(void)
     return (uint64_t)t.tv_sec * PLX_NS_PER_S + (uint64_t)t.tv_nsec;
 }
 
+uint64_t plx_wall_seconds(void)
+{
+    return plx_unlikely(simulation) ? simulation() / PLX_NS_PER_S : (uint64_t)time(NULL);
+}
+
 void plx_clock_simulate(uint64_t (*ns)(void))
 {
     simulation = ns;

@@ -7,6 +7,9 @@
 
 uint64_t plx_clock_ns(void);
 
+/* Seconds since 1970, for what is kept. */
+uint64_t plx_wall_seconds(void);
+
 /* Where a reactor keeps plx_reactor_now(), for those who look at every request. */
 const uint64_t *plx_reactor_now_at(const struct plx_reactor *r);
 

@@ -162,7 +162,7 @@ def test_attaching_a_hundred_times_leaks_nothing(client):
     def count():
         return server.descriptors(), server.threads()
     server = client.server
-    for _ in range(20):  # each of them begins 0 to 2 of the worker threads, which stay, and of which there are 32 at most
+    for _ in range(20):  # some turns begin a worker thread, which stays; of those there are 32 at most
         for _ in range(10):
             turn()
         before, memory = count(), server.data_bytes()

@@ -739,7 +739,7 @@ static int crash_open(const struct plx_url *url, struct plx_bdev **out, struct p
     bool opened;
     int ret = crash_parse(url, &o, uuid, err);
     if (!ret)
-        ret = plx_filter_find_below(url, &below, &opened, err);
+        ret = plx_bdev_find_below(url, &below, &opened, err);
     if (ret)
         return ret;
     ret = crash_new(below, uuid, &o, &d, err);

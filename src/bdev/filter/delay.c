@@ -264,7 +264,7 @@ static int delay_open(const struct plx_url *url, struct plx_bdev **out, struct p
     bool opened;
     int ret = delay_parse(url, &delays, uuid, err);
     if (!ret)
-        ret = plx_filter_find_below(url, &below, &opened, err);
+        ret = plx_bdev_find_below(url, &below, &opened, err);
     if (ret)
         return ret;
     ret = delay_new(below, uuid, &delays, &d, err);

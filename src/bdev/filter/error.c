@@ -504,7 +504,7 @@ static int error_open(const struct plx_url *url, struct plx_bdev **out, struct p
     if (!ret && url->nparams > (plx_url_param(url, "uuid") != NULL))
         ret = error_parse(url, &i, err);
     if (!ret)
-        ret = plx_filter_find_below(url, &below, &opened, err);
+        ret = plx_bdev_find_below(url, &below, &opened, err);
     if (ret)
         return ret;
     ret = error_new(below, uuid, &d, err);

@@ -24,9 +24,6 @@ static inline struct plx_filter *plx_filter_of(const struct plx_bdev_channel *ch
     return (struct plx_filter *)ch->bdev;
 }
 
-/* The disk below that a name has for its body: found, or `opened`. */
-int plx_filter_find_below(const struct plx_url *url, struct plx_bdev **below, bool *opened, struct plx_error *err);
-
 /* plx_url_only(), with a word on the settings of the disk below. */
 int plx_filter_only(const struct plx_url *url, const char *known, struct plx_error *err);
 

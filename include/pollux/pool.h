@@ -1,0 +1,118 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/**
+ * @file Pools: volumes on a disk, thin or thick, with snapshots and clones.
+ *
+ * What is on the disk is described in docs/format-pool.md. A power cut, or the end of the process at any moment, loses
+ * nothing that was flushed; a change of what volumes there are is on the disk when it has been told to be done.
+ *
+ * A volume is a disk like any other: "volume:DISK?name=NAME", where DISK is a disk's name, or what it was opened as.
+ * All volumes of a disk share one pool, which is open as long as any of them is, or somebody else has it open.
+ */
+#ifndef POLLUX_POOL_H
+#define POLLUX_POOL_H
+
+#include <pollux/bdev.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+struct plx_pool;
+
+enum { PLX_POOL_NAME = 64 }; /**< bytes of a name, with the zero at its end */
+
+struct plx_pool_opts {
+    const char *name;    /**< NULL for none */
+    uint32_t cluster;    /**< bytes, as clients are told; 0 for the default of 4 MiB. Space is in units of 4 KiB */
+    bool checksums;      /**< data has checksums, and is never overwritten in place */
+    const uint8_t *uuid; /**< NULL for a random one */
+};
+
+/**
+ * Makes a pool of a disk that nobody else uses; what was on it is lost. Blocks.
+ * @return 0, or -errno with err filled
+ */
+PLX_API int plx_pool_make(struct plx_bdev *disk, const struct plx_pool_opts *opts, struct plx_error *err);
+
+/**
+ * Opens the pool of a disk, or the one that is open already; it holds the disk. Blocks, for well under a second.
+ * @return 0, or -errno with err filled: -ENODATA when there is none on the disk
+ */
+PLX_API int plx_pool_open(struct plx_bdev *disk, struct plx_pool **out, struct plx_error *err);
+
+/**
+ * Puts a pool back. When nobody has it open any more, and none of its volumes is, it is written as it is, and the disk
+ * released. Blocks. @return 0, or -EIO when that could not be done: it will be recovered when it is opened again
+ */
+PLX_API int plx_pool_close(struct plx_pool *pool);
+
+/** What a pool is at present. Space is in bytes. */
+struct plx_pool_info {
+    const char *name; /**< "" for none */
+    uint8_t uuid[16];
+    struct plx_bdev *disk;
+    uint32_t unit;    /**< bytes that space is given out in */
+    uint32_t cluster; /**< as it was made */
+    bool checksums;
+    uint64_t size;      /**< of the disk, as far as the pool goes */
+    uint64_t free;      /**< that volumes can still take */
+    uint64_t set_aside; /**< for thick volumes; not free */
+    uint16_t broken;    /**< why nothing of it can be changed any more: an NVMe status; or 0 */
+};
+PLX_API void plx_pool_get_info(struct plx_pool *pool, struct plx_pool_info *out);
+
+/** What a volume is at present. */
+struct plx_volume_info {
+    char name[PLX_POOL_NAME];
+    uint8_t uuid[16];
+    uint64_t size;   /**< bytes */
+    uint64_t mapped; /**< bytes that have been written, whoever shares them */
+    bool snapshot;   /**< cannot be changed */
+    bool thick;
+    char parent[PLX_POOL_NAME]; /**< the snapshot that it goes back to; "" for none */
+    uint32_t children;          /**< of a snapshot: that go back to it */
+    uint64_t created;           /**< seconds since 1970 */
+    struct plx_bdev *disk;      /**< as which it is open; or NULL */
+};
+/** Calls fn for each volume and snapshot until it returns false; fn must not do anything with the pool. */
+PLX_API void plx_pool_each(struct plx_pool *pool, bool (*fn)(void *arg, const struct plx_volume_info *info), void *arg);
+
+enum plx_pool_op_kind {
+    PLX_POOL_CREATE,   /**< a volume `name` of `size` bytes, thick or not */
+    PLX_POOL_SNAPSHOT, /**< of `volume`, which is `name` */
+    PLX_POOL_CLONE,    /**< a volume `name` of the snapshot `volume` */
+    PLX_POOL_DELETE,   /**< `volume`, which is not open; its space is free a while later */
+    PLX_POOL_RENAME,   /**< `volume` to `name` */
+    PLX_POOL_RESIZE,   /**< `volume` to `size` bytes; what is cut off is lost */
+    PLX_POOL_REVERT,   /**< `volume`, which is not open, to what the snapshot `name` is, which it goes back to */
+};
+
+/** Something to be done to a pool. Memory of the caller's, who leaves it alone until done is called. */
+struct plx_pool_op {
+    enum plx_pool_op_kind kind;
+    const char *volume; /**< its name, or UUID */
+    const char *name;
+    uint64_t size;
+    bool thick;
+    uint8_t uuid[16]; /**< of what is made: zeroes for a random one; it is there when it is done */
+    /** Called on the reactor, or NULL: on a thread of the pool's, which must not be blocked. */
+    void (*done)(struct plx_pool_op *op);
+    struct plx_reactor *reactor;
+    void *arg;  /**< the caller's */
+    int result; /**< 0, or -errno with err filled */
+    struct plx_error err;
+
+    /* The pool's. */
+    struct plx_pool *pool;
+    struct plx_msg msg;
+};
+
+/** Begins it. From any thread. */
+PLX_API void plx_pool_submit(struct plx_pool *pool, struct plx_pool_op *op);
+/** The same, and waits for it; done and reactor are not looked at. Not on a reactor. @return op->result */
+PLX_API int plx_pool_do(struct plx_pool *pool, struct plx_pool_op *op);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,811 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * A volume as a disk. A request is cut into pieces: data that lies in a row on the disk below, or is nowhere. What is
+ * overwritten and the volume's own is written where it is. Other units get new places: they are written there first,
+ * and entered when that is done; until then nobody else writes to them.
+ */
+#include "pool.h"
+
+#include "base/iov.h"
+#include "base/log.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum {
+    SUBS = 256,       /* of a channel */
+    SUBS_AT_ONCE = 8, /* of a request */
+    ZEROES = 65536,
+    STEPS_AT_ONCE = 32, /* nodes that are unmapped before others have their turn */
+};
+
+struct pool_disk {
+    struct plx_bdev bdev;
+    struct plx_pool *pool;
+    struct plx_bdev *opened; /* the disk of the pool, when it is closed with this one */
+    struct pool_volume *v;
+};
+
+struct disk_channel {
+    struct pool_channel c;
+    struct plx_bdev_channel *disk;
+};
+
+/* In the context of a request. */
+struct volume_req {
+    struct plx_bdev_subs subs;
+    struct pool_wait wait;
+    union {
+        struct plx_piece piece;     /* the unit of a write that covers a part of it */
+        struct plx_iov_tail cut[2]; /* of the caller's iovec: where a piece begins and ends */
+    } memory;
+    struct pool_busy busy;
+    struct pool_limbo limbo;
+    struct plx_bdev_req *idle;  /* sub-requests, by their `next` */
+    struct plx_bdev_req *mover; /* that of STAGE_MOVE or STAGE_READ */
+    uint32_t pos;               /* blocks that have been begun */
+    uint16_t status;
+    uint8_t stage;  /* enum volume_stage */
+    uint8_t active; /* sub-requests that the disk has */
+    bool counted : 1, parity : 1, waits : 1, can_stop : 1, going : 1;
+    bool part : 1; /* memory is a piece */
+};
+PLX_BDEV_FITS(struct volume_req);
+
+/* What a request does beside its pieces: one thing at a time. */
+enum volume_stage {
+    STAGE_PIECES,
+    STAGE_MOVE,  /* units are written to their new place */
+    STAGE_READ,  /* the rest of a unit of which a part is written */
+    STAGE_ENTER, /* they are to be entered */
+    STAGE_FLUSH,
+};
+
+static const uint8_t zeroes[ZEROES] __attribute__((aligned(4096)));
+
+static struct pool_disk *volume_disk(const struct plx_bdev_req *req)
+{
+    return (struct pool_disk *)req->ch->bdev;
+}
+
+static struct disk_channel *channel_of(const struct plx_bdev_req *req)
+{
+    return (struct disk_channel *)(void *)req->ch->driver;
+}
+
+static struct volume_req *volume_req_of(struct plx_bdev_req *req)
+{
+    return (struct volume_req *)(void *)req->context;
+}
+
+static void volume_go(struct volume_req *r);
+
+/* ---- units ---- */
+
+static unsigned unit_blocks_shift(const struct plx_pool *p)
+{
+    return p->unit_shift - p->block_shift;
+}
+
+static struct plx_list *busy_list(struct pool_volume *v, const struct plx_pool *p, uint64_t at)
+{
+    return &v->busy[(at >> p->fan_shift) % POOL_BUSY_LISTS];
+}
+
+/* Whether any of n units, which one node has, is being moved; then the request waits. Under the lock. */
+static bool is_busy(struct plx_pool *p, struct pool_volume *v, uint64_t at, uint64_t n, struct volume_req *r)
+{
+    plx_list_for_each(it, busy_list(v, p, at)) {
+        const struct pool_busy *b = plx_list_entry(it, struct pool_busy, link);
+        if (b->at < at + n && at < b->at + b->n) {
+            pool_wait_in(&p->busy_waits, &r->wait);
+            return true;
+        }
+    }
+    return false;
+}
+
+/* ---- what the disk has ---- */
+
+/* A request counts for one epoch, from its first piece that is under way until none is. Under the lock. */
+static void disk_count(struct plx_pool *p, struct disk_channel *c, struct volume_req *r)
+{
+    r->active++;
+    if (r->counted)
+        return;
+    r->counted = true;
+    r->parity = p->epoch & 1;
+    atomic_fetch_add_explicit(&c->c.under_way[r->parity], 1, memory_order_relaxed);
+}
+
+static void disk_uncount(struct plx_pool *p, struct disk_channel *c, struct volume_req *r)
+{
+    if (--r->active)
+        return;
+    r->counted = false;
+    uint32_t left = atomic_fetch_sub_explicit(&c->c.under_way[r->parity], 1, memory_order_release);
+    if (left > 1 || !atomic_load_explicit(&p->draining, memory_order_acquire))
+        return;
+    pool_lock(p);
+    pool_grace_step(p);
+    pool_unlock(p);
+    if (atomic_exchange(&p->kick_after, false))
+        pool_kick(p);
+}
+
+static void piece_done(struct plx_bdev_req *sub);
+
+/* Begins a piece of n blocks at block `to` of the disk. Not under the lock. */
+static void piece_begin(struct volume_req *r, enum plx_bdev_op op, struct iovec *iov, uint32_t iovcnt, uint64_t to,
+                        uint32_t n)
+{
+    struct plx_bdev_req *req = plx_bdev_req_of(r), *sub = r->idle;
+    r->idle = sub->next;
+    sub->done = piece_done;
+    sub->op = (uint8_t)op;
+    sub->flags = 0;
+    sub->lba = to;
+    sub->nlb = n;
+    sub->iov = iov;
+    sub->iovcnt = iovcnt;
+    plx_bdev_submit(channel_of(req)->disk, sub);
+}
+
+/* Whether the pieces of a request are to come one after the other, as each cuts the caller's iovec for itself. */
+static bool is_serial(const struct plx_bdev_req *req)
+{
+    return req->iovcnt > PLX_ARRAY_SIZE(((struct plx_bdev_sub *)NULL)->iov);
+}
+
+/* The data of n blocks from `pos` on. */
+static struct iovec *data_of(struct volume_req *r, uint32_t n, uint32_t *iovcnt)
+{
+    const struct plx_bdev_req *req = plx_bdev_req_of(r);
+    const unsigned shift = req->ch->bdev->block_shift;
+    struct plx_bdev_sub *sub = (struct plx_bdev_sub *)r->idle;
+    size_t bytes = (size_t)n << shift;
+    struct plx_iov_at at = {req->iov, 0};
+    *iovcnt = req->iovcnt;
+    if (!r->pos && n == req->nlb)
+        return req->iov;
+    if (is_serial(req)) {
+        struct iovec *first = plx_iov_cut(&r->memory.cut[0], req->iov, iovcnt, (size_t)r->pos << shift), *last = first;
+        for (*iovcnt = 1; last->iov_len < bytes; ++*iovcnt)
+            bytes -= last++->iov_len;
+        r->memory.cut[1] = (struct plx_iov_tail){last, *last};
+        last->iov_len = bytes;
+        return first;
+    }
+    plx_iov_skip(&at, (size_t)r->pos << shift);
+    for (*iovcnt = 0; bytes; ++*iovcnt) {
+        uint8_t *mem;
+        size_t len = plx_iov_next(&at, bytes, &mem);
+        sub->iov[*iovcnt] = (struct iovec){mem, len};
+        bytes -= len;
+    }
+    return sub->iov;
+}
+
+/* The caller's iovec is whole again. */
+static void data_mend(struct volume_req *r)
+{
+    if (!r->memory.cut[0].entry)
+        return;
+    plx_iov_mend(&r->memory.cut[1]); /* which may be of what the first one was cut to */
+    plx_iov_mend(&r->memory.cut[0]);
+}
+
+/* ---- the end ---- */
+
+static void volume_end(struct volume_req *r)
+{
+    struct plx_bdev_req *req = plx_bdev_req_of(r);
+    uint16_t status = r->status;
+    plx_bdev_subs_put(req->ch, &r->subs);
+    plx_bdev_complete(req, status);
+}
+
+static void volume_flush(struct volume_req *r)
+{
+    struct plx_bdev_req *req = plx_bdev_req_of(r);
+    r->stage = STAGE_FLUSH;
+    r->waits = true;
+    pool_commit(volume_disk(req)->pool, channel_of(req)->disk, &r->wait);
+}
+
+/* ---- moving units ---- */
+
+static void move_over(struct volume_req *r, bool entered)
+{
+    struct plx_pool *p = volume_disk(plx_bdev_req_of(r))->pool;
+    plx_list_del(&r->busy.link);
+    plx_list_del(&r->limbo.link);
+    if (!entered)
+        pool_space_return(p, r->limbo.unit, r->limbo.n);
+    pool_wake(&p->busy_waits, 0);
+    r->stage = STAGE_PIECES;
+}
+
+/* Under the lock. */
+static int move_enter(struct volume_req *r, struct pool_try *t)
+{
+    struct pool_disk *d = volume_disk(plx_bdev_req_of(r));
+    int ret = 0;
+    if (!r->status)
+        ret = pool_volume_map(d->pool, t, d->v, r->busy.at, r->busy.n, r->limbo.unit, NULL, true);
+    if (ret == POOL_AGAIN)
+        return ret;
+    if (ret && !r->status)
+        r->status = plx_bdev_status(ret, true);
+    move_over(r, !r->status);
+    return 0;
+}
+
+/* Takes places for up to n units from `at` on, of which none is the volume's own yet. Under the lock. */
+static int move_begin(struct volume_req *r, struct pool_try *t, uint64_t at, uint64_t n, bool thick)
+{
+    struct pool_disk *d = volume_disk(plx_bdev_req_of(r));
+    struct plx_pool *p = d->pool;
+    if (is_busy(p, d->v, at, n, r))
+        return POOL_AGAIN;
+    int ret = p->broken ? -EIO : pool_space_ready(p, t, 1, !thick);
+    if (ret)
+        return ret;
+    r->busy.at = at;
+    r->busy.n = (uint32_t)pool_space_take(p, n, &r->limbo.unit);
+    r->limbo.n = r->busy.n;
+    plx_list_add_tail(busy_list(d->v, p, at), &r->busy.link);
+    plx_list_add_tail(&p->limbo, &r->limbo.link);
+    return 0;
+}
+
+/* ---- a part of a unit ---- */
+
+static void part_write(struct volume_req *r)
+{
+    struct plx_bdev_req *req = plx_bdev_req_of(r);
+    struct pool_disk *d = volume_disk(req);
+    struct plx_pool *p = d->pool;
+    const unsigned shift = unit_blocks_shift(p);
+    const uint64_t lba = req->lba + r->pos;
+    const uint32_t into = (uint32_t)(lba & ((1U << shift) - 1));
+    const uint32_t n = (uint32_t)plx_min_u64(req->nlb - r->pos, (1U << shift) - into);
+    uint8_t *to = (uint8_t *)r->memory.piece.mem + ((size_t)into << p->block_shift);
+    struct plx_iov_at at = {req->iov, 0};
+    if (req->op == PLX_BDEV_WRITE) {
+        plx_iov_skip(&at, (size_t)r->pos << p->block_shift);
+        plx_iov_gather(&at, to, (size_t)n << p->block_shift);
+    } else {
+        memset(to, 0, (size_t)n << p->block_shift);
+    }
+    r->pos += n;
+    struct plx_bdev_sub *sub = (struct plx_bdev_sub *)r->idle;
+    sub->iov[0] = (struct iovec){r->memory.piece.mem, (size_t)1 << p->unit_shift};
+    r->stage = STAGE_MOVE;
+    r->mover = r->idle;
+    pool_lock(p);
+    disk_count(p, channel_of(req), r);
+    pool_unlock(p);
+    piece_begin(r, PLX_BDEV_WRITE, sub->iov, 1, r->limbo.unit << shift, 1U << shift);
+}
+
+static void volume_part_ready(struct plx_piece *piece)
+{
+    struct volume_req *r = plx_container_of(piece, struct volume_req, memory.piece);
+    struct plx_bdev_req *req = plx_bdev_req_of(r);
+    struct pool_disk *d = volume_disk(req);
+    struct plx_pool *p = d->pool;
+    struct pool_try t = {.ch = channel_of(req)->disk, .wait = &r->wait};
+    struct pool_node *leaf;
+    uint64_t from = 0;
+    pool_lock(p);
+    r->wait.status = 0;
+    int ret = pool_tree_find(p, &t, &d->v->tree, r->busy.at, 1, &leaf);
+    if (!ret && leaf)
+        from = pool_entry_unit(&pool_entries(leaf)[r->busy.at & ((1U << p->fan_shift) - 1)]);
+    if (!ret && from)
+        disk_count(p, channel_of(req), r);
+    r->waits = ret == POOL_AGAIN;
+    pool_try_end(p, &t);
+    if (r->waits)
+        return;
+    if (ret) {
+        r->status = plx_bdev_status(ret, false);
+        r->stage = STAGE_ENTER;
+        volume_go(r);
+    } else if (from) {
+        struct plx_bdev_sub *sub = (struct plx_bdev_sub *)r->idle;
+        sub->iov[0] = (struct iovec){piece->mem, (size_t)1 << p->unit_shift};
+        r->mover = r->idle;
+        piece_begin(r, PLX_BDEV_READ, sub->iov, 1, from << unit_blocks_shift(p), 1U << unit_blocks_shift(p));
+    } else {
+        memset(piece->mem, 0, (size_t)1 << p->unit_shift);
+        part_write(r);
+    }
+}
+
+/* ---- pieces ---- */
+
+struct piece {
+    uint64_t to; /* block of the disk */
+    uint32_t n;  /* blocks */
+    bool mapped; /* else there is nothing */
+    bool move;   /* units that are to be moved, */
+    bool part;   /* one of which only a part is written */
+};
+
+/* What the request comes to next. Under the lock. @return 0, POOL_AGAIN, -errno */
+static int piece_find(struct volume_req *r, struct pool_try *t, struct piece *out)
+{
+    struct plx_bdev_req *req = plx_bdev_req_of(r);
+    struct pool_disk *d = volume_disk(req);
+    struct plx_pool *p = d->pool;
+    const unsigned shift = unit_blocks_shift(p);
+    const uint64_t lba = req->lba + r->pos, at = lba >> shift;
+    const uint32_t into = (uint32_t)(lba & ((1U << shift) - 1)), left = req->nlb - r->pos;
+    const uint32_t slot = (uint32_t)at & ((1U << p->fan_shift) - 1);
+    const bool write = req->op != PLX_BDEV_READ;
+    struct pool_node *leaf;
+    int ret = pool_tree_find(p, t, &d->v->tree, at, 1, &leaf);
+    if (plx_unlikely(ret))
+        return ret;
+    uint32_t most =
+        (uint32_t)plx_min_u64(((uint64_t)into + left + (1U << shift) - 1) >> shift, (1U << p->fan_shift) - slot);
+    const struct pool_entry *e = leaf ? &pool_entries(leaf)[slot] : NULL;
+    const uint64_t unit = e ? pool_entry_unit(e) : 0;
+    const bool own = unit && (!write || (pool_tree_owns(&d->v->tree, e, at + 1)));
+    uint32_t n = 1;
+    if (own) {
+        while (n < most && pool_entry_unit(&e[n]) == unit + n &&
+               (!write || pool_tree_owns(&d->v->tree, &e[n], at + n + 1)))
+            n++;
+    } else {
+        while (n < most &&
+               (!e || (write ? !e[n].where.raw || !pool_tree_owns(&d->v->tree, &e[n], at + n + 1) : !e[n].where.raw)))
+            n++;
+    }
+    out->mapped = own;
+    out->move = write && !own;
+    out->part = false;
+    out->to = (unit << shift) + into;
+    out->n = (uint32_t)plx_min_u64(left, ((uint64_t)n << shift) - into);
+    if (!out->move)
+        return 0;
+    if (req->op != PLX_BDEV_WRITE && !unit) { /* zeroes, where there is nothing */
+        out->move = false;
+        out->n = (uint32_t)plx_min_u64(left, (1U << shift) - into);
+        return 0;
+    }
+    if (into || left < 1U << shift || req->op != PLX_BDEV_WRITE) {
+        if (d->v->settling) { /* what is read might not be what is being written there yet */
+            pool_wait_in(&p->busy_waits, &r->wait);
+            return POOL_AGAIN;
+        }
+        out->part = true;
+        n = 1;
+    } else {
+        n = (uint32_t)plx_min_u64(n, left >> shift);
+    }
+    ret = move_begin(r, t, at, n, d->v->flags & POOL_THICK && !unit);
+    if (ret)
+        return ret;
+    out->to = r->limbo.unit << shift;
+    out->n = out->part ? (uint32_t)plx_min_u64(left, (1U << shift) - into) : r->busy.n << shift;
+    return 0;
+}
+
+static void zero_data(const struct plx_bdev_req *req, uint32_t pos, uint32_t n)
+{
+    const unsigned shift = req->ch->bdev->block_shift;
+    struct plx_iov_at at = {req->iov, 0};
+    plx_iov_skip(&at, (size_t)pos << shift);
+    for (size_t bytes = (size_t)n << shift; bytes;) {
+        uint8_t *p;
+        size_t len = plx_iov_next(&at, bytes, &p);
+        memset(p, 0, len);
+        bytes -= len;
+    }
+}
+
+/* Whole units that are zeroed are nothing from now on. @return 0, POOL_AGAIN, -errno */
+static int units_zero(struct volume_req *r, struct pool_try *t, uint64_t at, uint64_t *n)
+{
+    struct pool_disk *d = volume_disk(plx_bdev_req_of(r));
+    struct plx_pool *p = d->pool;
+    *n = plx_min_u64(*n, (UINT64_C(1) << p->fan_shift) - (at & ((UINT64_C(1) << p->fan_shift) - 1)));
+    if (is_busy(p, d->v, at, *n, r))
+        return POOL_AGAIN;
+    return pool_volume_unmap(p, t, d->v, at, n, true);
+}
+
+/* The memory of a piece that zeroes a part of a unit. */
+static struct iovec *piece_zeroes(struct volume_req *r, struct piece *piece, uint32_t *iovcnt)
+{
+    const struct plx_bdev_req *req = plx_bdev_req_of(r);
+    const struct plx_pool *p = volume_disk(req)->pool;
+    struct plx_bdev_sub *sub = (struct plx_bdev_sub *)r->idle;
+    const uint64_t unit_left =
+        (1U << unit_blocks_shift(p)) - ((req->lba + r->pos) & ((1U << unit_blocks_shift(p)) - 1));
+    piece->n = (uint32_t)plx_min_u64(piece->n, unit_left);
+    sub->iov[0] = (struct iovec){(void *)(uintptr_t)zeroes, (size_t)piece->n << p->block_shift};
+    *iovcnt = 1;
+    return sub->iov;
+}
+
+/* @return whether there is more to be begun at once */
+static bool piece_next(struct volume_req *r)
+{
+    struct plx_bdev_req *req = plx_bdev_req_of(r);
+    struct disk_channel *c = channel_of(req);
+    struct pool_disk *d = volume_disk(req);
+    struct plx_pool *p = d->pool;
+    const unsigned shift = unit_blocks_shift(p);
+    const uint64_t lba = req->lba + r->pos, at = lba >> shift;
+    struct pool_try t = {.ch = c->disk, .wait = &r->wait};
+    struct piece piece = {0};
+    struct iovec *iov = NULL;
+    uint32_t iovcnt = 0;
+    const bool zero = req->op == PLX_BDEV_WRITE_ZEROES || req->op == PLX_BDEV_UNMAP;
+    uint64_t whole = zero && !(lba & ((1U << shift) - 1)) ? (req->nlb - r->pos) >> shift : 0;
+    pool_lock(p);
+    int ret = whole ? units_zero(r, &t, at, &whole) : piece_find(r, &t, &piece);
+    const bool below = !ret && !whole && (piece.mapped || (piece.move && !piece.part));
+    if (below)
+        disk_count(p, c, r);
+    r->waits = ret == POOL_AGAIN;
+    r->can_stop = r->waits && !t.load;
+    pool_try_end(p, &t);
+    if (r->waits)
+        return false;
+    if (ret) {
+        r->status = ret == -ENOSPC ? PLX_SC_CAPACITY_EXCEEDED : plx_bdev_status(ret, req->op != PLX_BDEV_READ);
+        return false;
+    }
+    if (whole) {
+        r->pos += (uint32_t)(whole << shift);
+        return true;
+    }
+    if (piece.part) {
+        r->stage = STAGE_READ;
+        r->part = true;
+        r->memory.piece = (struct plx_piece){.ready = volume_part_ready};
+        plx_piece_get(req->ch, &r->memory.piece, (size_t)1 << p->unit_shift);
+        return false;
+    }
+    if (!below) {
+        if (req->op == PLX_BDEV_READ)
+            zero_data(req, r->pos, piece.n);
+        r->pos += piece.n;
+        return true;
+    }
+    if (zero)
+        iov = piece_zeroes(r, &piece, &iovcnt);
+    else
+        iov = data_of(r, piece.n, &iovcnt);
+    r->stage = piece.move ? STAGE_MOVE : STAGE_PIECES;
+    r->mover = piece.move ? r->idle : NULL;
+    r->pos += piece.n;
+    piece_begin(r, zero ? PLX_BDEV_WRITE : (enum plx_bdev_op)req->op, iov, iovcnt, piece.to, piece.n);
+    return !piece.move;
+}
+
+/* ---- how it goes ---- */
+
+static void move_go(struct volume_req *r)
+{
+    struct plx_bdev_req *req = plx_bdev_req_of(r);
+    struct plx_pool *p = volume_disk(req)->pool;
+    struct pool_try t = {.ch = channel_of(req)->disk, .wait = &r->wait};
+    if (r->part)
+        plx_piece_put(req->ch, &r->memory.piece);
+    r->part = false;
+    pool_lock(p);
+    r->waits = move_enter(r, &t) == POOL_AGAIN;
+    r->can_stop = false;
+    pool_try_end(p, &t);
+}
+
+static void volume_go(struct volume_req *r)
+{
+    struct plx_bdev_req *req = plx_bdev_req_of(r);
+    if (r->going)
+        return;
+    r->going = true;
+    for (unsigned steps = 0; !r->waits; steps++) {
+        if (r->stage == STAGE_ENTER)
+            move_go(r);
+        else if (r->stage != STAGE_PIECES || r->status || r->pos == req->nlb || !r->idle ||
+                 (r->active && is_serial(req)))
+            break;
+        else if (piece_next(r) && steps == STEPS_AT_ONCE && req->op != PLX_BDEV_READ && !r->active) {
+            r->waits = true;
+            pool_wake_one(&r->wait, 0);
+        }
+    }
+    r->going = false;
+    if (r->active || r->waits || r->stage != STAGE_PIECES)
+        return;
+    if (!r->status && r->pos < req->nlb)
+        return;
+    if (!r->status && req->flags & PLX_BDEV_FUA && req->op != PLX_BDEV_READ)
+        volume_flush(r);
+    else
+        volume_end(r);
+}
+
+static void piece_done(struct plx_bdev_req *sub)
+{
+    struct volume_req *r = plx_container_of(((struct plx_bdev_sub *)sub)->whole, struct volume_req, subs);
+    struct plx_bdev_req *req = plx_bdev_req_of(r);
+    if (sub->status && !r->status)
+        r->status = sub->status;
+    sub->done = NULL;
+    sub->next = r->idle;
+    r->idle = sub;
+    if (is_serial(req) && r->stage != STAGE_READ && !r->part)
+        data_mend(r);
+    disk_uncount(volume_disk(req)->pool, channel_of(req), r);
+    if (sub == r->mover) {
+        r->mover = NULL;
+        if (r->stage == STAGE_READ && !r->status) {
+            part_write(r);
+            return;
+        }
+        r->stage = STAGE_ENTER;
+    }
+    volume_go(r);
+}
+
+static void volume_again(struct pool_wait *w)
+{
+    struct volume_req *r = plx_container_of(w, struct volume_req, wait);
+    struct plx_bdev_req *req = plx_bdev_req_of(r);
+    r->waits = false;
+    if (r->stage == STAGE_FLUSH) {
+        if (w->status == POOL_COMMIT_AGAIN) {
+            volume_flush(r);
+            return;
+        }
+        r->status = w->status;
+        if (req->op == PLX_BDEV_FLUSH)
+            plx_bdev_complete(req, r->status);
+        else
+            volume_end(r);
+        return;
+    }
+    if (w->status && !r->status)
+        r->status = w->status;
+    if (r->stage == STAGE_READ) {
+        if (!r->status) {
+            volume_part_ready(&r->memory.piece);
+            return;
+        }
+        r->stage = STAGE_ENTER;
+    }
+    volume_go(r);
+}
+
+static void subs_ready(struct plx_bdev_subs *subs)
+{
+    struct volume_req *r = plx_container_of(subs, struct volume_req, subs);
+    r->idle = NULL;
+    for (struct plx_bdev_sub *sub = subs->first; sub; sub = sub->next) {
+        sub->req.done = NULL;
+        sub->req.next = r->idle;
+        r->idle = &sub->req;
+    }
+    volume_go(r);
+}
+
+static void volume_submit(struct plx_bdev_channel *ch, struct plx_bdev_req *req)
+{
+    struct volume_req *r = volume_req_of(req);
+    struct pool_disk *d = (struct pool_disk *)ch->bdev;
+    struct plx_pool *p = d->pool;
+    const unsigned shift = unit_blocks_shift(p);
+    memset(r, 0, sizeof *r);
+    r->wait.reactor = ch->reactor;
+    r->wait.again = volume_again;
+    plx_list_init(&r->wait.link);
+    if (req->op == PLX_BDEV_FLUSH) {
+        volume_flush(r);
+        return;
+    }
+    if (req->op == PLX_BDEV_ALLOCATED) {
+        struct plx_iov_at at = {req->iov, 0};
+        uint64_t blocks;
+        pool_lock(p);
+        blocks = d->v->mapped << shift;
+        pool_unlock(p);
+        plx_iov_scatter(&at, &blocks, sizeof blocks);
+        plx_bdev_complete(req, PLX_SC_SUCCESS);
+        return;
+    }
+    const uint64_t units = ((req->lba + req->nlb - 1) >> shift) - (req->lba >> shift) + 1;
+    r->subs.ready = subs_ready;
+    r->subs.n = (uint32_t)plx_min_u64(units, SUBS_AT_ONCE);
+    plx_bdev_subs_get(ch, &r->subs);
+}
+
+static void volume_abort(struct plx_bdev_channel *ch, struct plx_bdev_req *req)
+{
+    struct volume_req *r = volume_req_of(req);
+    struct plx_pool *p = ((struct pool_disk *)ch->bdev)->pool;
+    if (req->op == PLX_BDEV_FLUSH || req->op == PLX_BDEV_ALLOCATED)
+        return;
+    if (plx_bdev_subs_cancel(ch, &r->subs)) {
+        plx_bdev_complete(req, PLX_SC_ABORTED_BY_REQUEST);
+        return;
+    }
+    if (r->waits && r->can_stop && r->stage == STAGE_PIECES) {
+        pool_lock(p);
+        bool stopped = !plx_list_empty(&r->wait.link);
+        plx_list_del(&r->wait.link);
+        pool_unlock(p);
+        if (stopped) {
+            r->waits = false;
+            r->status = PLX_SC_ABORTED_BY_REQUEST;
+            volume_go(r);
+            return;
+        }
+    }
+    for (struct plx_bdev_sub *sub = r->subs.first; sub && r->active; sub = sub->next)
+        if (sub->req.done)
+            plx_bdev_abort(channel_of(req)->disk, &sub->req);
+}
+
+/* ---- channels ---- */
+
+static int volume_channel_open(struct plx_bdev_channel *ch)
+{
+    struct disk_channel *c = (struct disk_channel *)(void *)ch->driver;
+    struct plx_pool *p = ((struct pool_disk *)ch->bdev)->pool;
+    int ret = plx_bdev_channel_get(p->disk, ch->reactor, &c->disk);
+    if (ret)
+        return ret;
+    pool_lock(p);
+    plx_list_add_tail(&p->channels, &c->c.link);
+    pool_unlock(p);
+    return 0;
+}
+
+static void volume_channel_close(struct plx_bdev_channel *ch)
+{
+    struct disk_channel *c = (struct disk_channel *)(void *)ch->driver;
+    struct plx_pool *p = ((struct pool_disk *)ch->bdev)->pool;
+    pool_lock(p);
+    plx_list_del(&c->c.link);
+    pool_grace_step(p);
+    pool_unlock(p);
+    if (atomic_exchange(&p->kick_after, false))
+        pool_kick(p);
+    plx_bdev_channel_put(c->disk);
+}
+
+/* ---- disks ---- */
+
+static void volume_close(struct plx_bdev *bdev)
+{
+    struct pool_disk *d = (struct pool_disk *)bdev;
+    struct plx_bdev *opened = d->opened;
+    pool_lock(d->pool);
+    d->v->disk = NULL;
+    pool_unlock(d->pool);
+    plx_pool_close(d->pool);
+    free(d);
+    if (opened)
+        plx_bdev_close(opened);
+}
+
+static int volume_resize(struct plx_bdev *bdev, uint64_t blocks, struct plx_error *err)
+{
+    struct pool_disk *d = (struct pool_disk *)bdev;
+    struct plx_pool_op op = {.kind = PLX_POOL_RESIZE, .volume = d->v->name, .size = blocks << bdev->block_shift};
+    int ret = plx_pool_do(d->pool, &op);
+    return ret ? plx_fail(err, ret, "%s", op.err.text) : 0;
+}
+
+static const struct plx_bdev_ops volume_ops = {
+    .close = volume_close,
+    .channel_open = volume_channel_open,
+    .channel_close = volume_channel_close,
+    .submit = volume_submit,
+    .abort = volume_abort,
+    .resize = volume_resize,
+};
+
+void pool_disk_resized(struct pool_volume *v)
+{
+    if (v->disk)
+        plx_bdev_resized(&v->disk->bdev, v->size << unit_blocks_shift(v->disk->pool));
+}
+
+struct plx_bdev *pool_disk_of(const struct pool_volume *v)
+{
+    return v->disk ? &v->disk->bdev : NULL;
+}
+
+void pool_disks_gone(struct plx_pool *p)
+{
+    for (uint32_t i = 0; i < p->slots; i++)
+        if (p->volume[i] && p->volume[i]->disk)
+            plx_bdev_gone(&p->volume[i]->disk->bdev, "the disk below it is");
+}
+
+int pool_disk_new(struct plx_pool *p, const char *name, struct plx_bdev **out, struct plx_error *err)
+{
+    const struct plx_bdev_info *below = plx_bdev_info(p->disk);
+    struct pool_disk *d = calloc(1, sizeof *d);
+    int ret = 0;
+    if (!d)
+        return plx_fail(err, -ENOMEM, "out of memory");
+    pool_lock(p);
+    struct pool_volume *v = pool_volume_find(p, name);
+    if (!v) {
+        ret = -ENOENT;
+    } else if (v->disk) {
+        ret = -EBUSY;
+    } else {
+        d->pool = p;
+        d->v = v;
+        v->disk = d;
+        d->bdev.info.blocks = v->size << unit_blocks_shift(p);
+        d->bdev.info.read_only = v->state == POOL_SNAPSHOT || below->read_only;
+        memcpy(d->bdev.info.uuid, v->uuid, sizeof v->uuid);
+    }
+    pool_unlock(p);
+    if (ret) {
+        free(d);
+        return ret == -EBUSY ? plx_fail(err, ret, "volume %s is open already", name)
+                             : plx_fail(err, ret, "there is no volume named %s on %s", name, below->name);
+    }
+    d->bdev.ops = &volume_ops;
+    d->bdev.channel_size = sizeof(struct disk_channel);
+    d->bdev.subs = SUBS;
+    struct plx_bdev_info *info = &d->bdev.info;
+    info->block_size = below->block_size;
+    info->write_unit = 1U << p->unit_shift;
+    info->ops = 1 << PLX_BDEV_READ | 1 << PLX_BDEV_WRITE | 1 << PLX_BDEV_WRITE_ZEROES | 1 << PLX_BDEV_UNMAP |
+                1 << PLX_BDEV_FLUSH | 1 << PLX_BDEV_ALLOCATED;
+    info->unmap_granularity = 1U << unit_blocks_shift(p);
+    info->max_unmap_blocks = UINT32_MAX;
+    info->unmap_reads_zero = true;
+    info->write_cache = true;
+    info->rotational = below->rotational;
+    *out = &d->bdev;
+    return 0;
+}
+
+static int volume_open(const struct plx_url *url, struct plx_bdev **out, struct plx_error *err)
+{
+    const char *name = plx_url_param(url, "name");
+    struct plx_bdev *disk;
+    struct plx_pool *p;
+    bool opened;
+    int ret = plx_url_only(url, "name", err);
+    if (!ret && !name)
+        ret = plx_fail(err, -EINVAL, "%s: which volume? volume:DISK?name=NAME says that", url->name);
+    if (!ret)
+        ret = plx_bdev_find_below(url, &disk, &opened, err);
+    if (ret)
+        return ret;
+    ret = plx_pool_open(disk, &p, err);
+    if (!ret) {
+        ret = pool_disk_new(p, name, out, err);
+        if (ret)
+            plx_pool_close(p);
+        else if (opened)
+            ((struct pool_disk *)*out)->opened = disk;
+    }
+    if (ret && opened)
+        plx_bdev_close(disk);
+    return ret;
+}
+
+const struct plx_bdev_driver plx_bdev_volume = {
+    .scheme = "volume",
+    .help = "volume:DISK?name=NAME  a volume of the pool on a disk: see pollux pool",
+    .open = volume_open,
+};

@@ -1,0 +1,174 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * What was deleted is freed, from its beginning to its end, one volume at a time. Of a snapshot that is what neither
+ * the one that it goes back to has, which was born before that, nor the one that goes back to it. How far that has come
+ * is kept with what was freed; behind it the child is the owner of what is left: see pool_shared_until().
+ */
+#include "pool.h"
+
+#include "base/log.h"
+
+#include <errno.h>
+#include <string.h>
+
+enum {
+    STEPS_AT_ONCE = 64,
+    FREED_MAX = 1 << 18, /* units that wait for a checkpoint, before one is made */
+};
+
+static struct pool_volume *child_of(const struct plx_pool *p, const struct pool_volume *s)
+{
+    for (uint32_t i = 0; i < p->slots; i++)
+        if (p->volume[i] && p->volume[i]->parent == s)
+            return p->volume[i];
+    return NULL;
+}
+
+void pool_volume_die(struct plx_pool *p, struct pool_volume *v)
+{
+    v->state = POOL_DYING;
+    v->done = 0;
+    v->changed = true;
+    if (!v->instant) /* of a volume: none goes back to it */
+        v->instant = p->instant++;
+    plx_list_add_tail(&p->dying, &v->dying);
+}
+
+static void volume_gone(struct plx_pool *p, struct pool_volume *s)
+{
+    struct pool_volume *child = child_of(p, s), *parent = s->parent;
+    plx_list_del(&s->dying);
+    s->state = POOL_FREE;
+    s->changed = true;
+    if (child) {
+        child->parent = parent;
+        child->changed = true;
+    } else if (parent) {
+        parent->children--;
+        if (parent->state == POOL_GHOST && parent->children <= 1)
+            pool_volume_die(p, parent);
+    }
+    s->parent = NULL;
+}
+
+/* The nodes on the way to `end` that map nothing beyond it. */
+static void free_path(struct plx_pool *p, struct pool_volume *s, struct pool_node *const path[POOL_LEVELS],
+                      unsigned level, uint64_t end)
+{
+    for (unsigned l = level; l <= s->tree.height; l++) {
+        if (end < s->size && end & ((UINT64_C(1) << (l * p->fan_shift)) - 1))
+            return;
+        pool_space_free(p, path[l]->unit);
+        pool_node_drop(p, path[l]);
+    }
+}
+
+static void dying_go(struct plx_pool *p, struct pool_volume *s, struct pool_node *const path[POOL_LEVELS],
+                     unsigned level, uint64_t end)
+{
+    free_path(p, s, path, level, plx_min_u64(end, s->size));
+    s->done = plx_min_u64(end, s->size);
+    s->changed = true;
+}
+
+/* @return 0, POOL_AGAIN, or -errno */
+static int dying_step(struct plx_pool *p, struct pool_try *t, struct pool_volume *s)
+{
+    const uint64_t at = s->done;
+    struct pool_volume *child = child_of(p, s);
+    struct pool_node *path[POOL_LEVELS] = {NULL}, *theirs = NULL;
+    const struct pool_entry *e = &s->tree.root;
+    int ret = pool_space_free_ready(p, (1U << p->fan_shift) + POOL_LEVELS);
+    if (ret)
+        return ret;
+    for (unsigned l = s->tree.height;; l--) {
+        const uint64_t end = pool_span_end(p, at, l);
+        bool kept = !e->where.raw || !pool_tree_owns(&s->tree, e, end);
+        if (!kept && child) {
+            ret = pool_tree_find(p, t, &child->tree, at, l, &theirs);
+            if (ret)
+                return ret;
+            kept = theirs && theirs->unit == pool_entry_unit(e);
+        }
+        if (kept) {
+            dying_go(p, s, path, l + 1, end);
+            return 0;
+        }
+        ret = pool_node_get(p, t, e, l, &path[l]);
+        if (ret)
+            return ret;
+        if (l == 1)
+            break;
+        e = &pool_entries(path[l])[at >> ((l - 1) * p->fan_shift) & ((1U << p->fan_shift) - 1)];
+    }
+    const struct pool_entry *mine = pool_entries(path[1]), *other = theirs ? pool_entries(theirs) : NULL;
+    const uint64_t first = at & ~((UINT64_C(1) << p->fan_shift) - 1);
+    for (uint32_t i = 0; i < 1U << p->fan_shift; i++)
+        if (mine[i].where.raw && pool_tree_owns(&s->tree, &mine[i], first + i + 1) &&
+            (!other || other[i].where.raw != mine[i].where.raw))
+            pool_space_free(p, pool_entry_unit(&mine[i]));
+    dying_go(p, s, path, 1, pool_span_end(p, at, 1));
+    return 0;
+}
+
+static void job_again(struct pool_wait *w)
+{
+    struct plx_pool *p = plx_container_of(w, struct plx_pool, job_wait);
+    p->jobs_busy = false;
+    if (!w->status) {
+        pool_jobs_serve(p);
+        return;
+    }
+    pool_lock(p);
+    if (!plx_list_empty(&p->dying)) {
+        struct pool_volume *s = plx_list_entry(p->dying.next, struct pool_volume, dying);
+        plx_error("pool %s: volume %u, which was deleted, cannot be read: its space is not given back", p->name,
+                  s->number);
+        plx_list_del(&s->dying);
+    }
+    pool_unlock(p);
+    pool_kick(p);
+}
+
+void pool_jobs_serve(struct plx_pool *p)
+{
+    struct pool_try t = {.ch = p->keeper_ch, .wait = &p->job_wait};
+    int ret = 0;
+    if (p->jobs_busy || p->closing)
+        return;
+    pool_lock(p);
+    for (int i = 0; i < STEPS_AT_ONCE && !ret && !plx_list_empty(&p->dying) && !p->broken; i++) {
+        struct pool_volume *s = plx_list_entry(p->dying.next, struct pool_volume, dying);
+        if (s->done >= s->size)
+            volume_gone(p, s);
+        else if (p->freed.n >= FREED_MAX || (p->checkpoint && p->freed.n))
+            ret = 1;
+        else
+            ret = dying_step(p, &t, s);
+        if (plx_list_empty(&p->dying))
+            pool_checkpoint_want(p); /* what was freed is to be free soon */
+    }
+    if (ret == 1) {
+        pool_checkpoint_want(p);
+        pool_wait_in(&p->space_waits, &p->job_wait);
+        ret = POOL_AGAIN;
+        t.kick = true;
+    }
+    p->jobs_busy = ret == POOL_AGAIN;
+    t.kick |= !ret && (!plx_list_empty(&p->dying) || (p->checkpoint_wanted && !p->checkpoint));
+    pool_try_end(p, &t);
+}
+
+void pool_jobs_begin(struct plx_pool *p)
+{
+    p->job_wait.reactor = p->keeper;
+    p->job_wait.again = job_again;
+    for (uint32_t i = 0; i < p->slots; i++) {
+        struct pool_volume *v = p->volume[i];
+        if (v && (v->state == POOL_DYING || (v->state == POOL_GHOST && v->children <= 1))) {
+            v->state = POOL_DYING;
+            plx_list_add_tail(&p->dying, &v->dying);
+        }
+    }
+    pool_kick(p);
+}

@@ -1,0 +1,590 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * What volumes there are, and what is done to them. An operation is tried on the keeper; what it changes it changes at
+ * the moment of the next checkpoint, and it is done when that is on the disk.
+ */
+#include "pool.h"
+
+#include "base/log.h"
+#include "base/uuid.h"
+#include "reactor/clock.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+struct plx_pool_work {
+    struct plx_pool *pool;
+    struct plx_pool_op *op;
+    struct pool_wait wait;
+    struct pool_apply apply;
+    struct pool_volume *v, *made;
+    uint64_t cut; /* PLX_POOL_RESIZE: where to go on unmapping */
+};
+
+/* ---- volumes in memory ---- */
+
+int pool_slots(struct plx_pool *p, uint32_t slots)
+{
+    if (slots <= p->slots)
+        return 0;
+    if (slots > POOL_SLOTS_MAX)
+        return -ENOSPC;
+    slots = (uint32_t)plx_min_u64(plx_max_u64(slots, 2 * (uint64_t)p->slots), POOL_SLOTS_MAX);
+    struct pool_volume **all = realloc(p->volume, slots * sizeof(struct pool_volume *));
+    if (!all)
+        return -ENOMEM;
+    memset(all + p->slots, 0, (slots - p->slots) * sizeof(struct pool_volume *));
+    p->volume = all;
+    p->slots = slots;
+    return 0;
+}
+
+static struct pool_volume *volume_new(struct plx_pool *p, uint32_t number)
+{
+    struct pool_volume *v = calloc(1, sizeof *v);
+    if (!v)
+        return NULL;
+    v->number = number;
+    v->tree.of = v;
+    plx_list_init(&v->dying);
+    for (unsigned i = 0; i < POOL_BUSY_LISTS; i++)
+        plx_list_init(&v->busy[i]);
+    p->volume[number] = v;
+    return v;
+}
+
+static bool is_live(const struct pool_volume *v)
+{
+    return v && (v->state == POOL_VOLUME || v->state == POOL_SNAPSHOT);
+}
+
+/* A name that another has asked for is taken as well. */
+static struct pool_volume *volume_named(struct plx_pool *p, const char *name)
+{
+    for (uint32_t i = 0; i < p->slots; i++)
+        if (p->volume[i] && p->volume[i]->name[0] && !strcmp(p->volume[i]->name, name))
+            return p->volume[i];
+    return NULL;
+}
+
+struct pool_volume *pool_volume_find(struct plx_pool *p, const char *name)
+{
+    uint8_t uuid[16];
+    struct pool_volume *v = volume_named(p, name);
+    if (is_live(v))
+        return v;
+    v = plx_uuid_parse(name, uuid) ? pool_volume_find_uuid(p, uuid) : NULL;
+    return is_live(v) ? v : NULL;
+}
+
+struct pool_volume *pool_volume_find_uuid(struct plx_pool *p, const uint8_t uuid[16])
+{
+    for (uint32_t i = 0; i < p->slots; i++)
+        if (p->volume[i] && !memcmp(p->volume[i]->uuid, uuid, sizeof p->volume[i]->uuid))
+            return p->volume[i];
+    return NULL;
+}
+
+static bool name_ok(const char *name)
+{
+    size_t len = 0;
+    for (size_t n; len < POOL_NAME && (n = plx_text_printable(name + len));)
+        len += n;
+    return len && len < POOL_NAME && !name[len] && !strchr(name, '/');
+}
+
+/* ---- records ---- */
+
+int pool_volume_from_record(struct plx_pool *p, uint32_t number, const struct pool_record *r, struct plx_error *err)
+{
+    const char *disk = plx_bdev_info(p->disk)->name;
+    const uint32_t state = plx_get32(r->state);
+    if (state == POOL_FREE)
+        return 0;
+    const bool named = state == POOL_VOLUME || state == POOL_SNAPSHOT;
+    const uint64_t size = plx_get64(r->size);
+    if (number >= p->slots || state > POOL_DYING || !size || size >> POOL_UNITS_SHIFT_MAX || !r->height ||
+        r->height >= POOL_LEVELS || r->height < pool_height(size, p->unit_shift) || plx_get64(r->done) > size ||
+        plx_get32(r->parent) > p->slots || plx_get32(r->instant) >= p->instant ||
+        (state == POOL_VOLUME) != !plx_get32(r->instant) || memchr(r->name, 0, sizeof r->name) == NULL ||
+        (named && (!name_ok(r->name) || volume_named(p, r->name))) || pool_entry_unit(&r->root) >= p->units)
+        return plx_fail(err, -EUCLEAN, "%s: what its pool says of volume %u cannot be", disk, number);
+    struct pool_volume *v = volume_new(p, number);
+    if (!v)
+        return plx_fail(err, -ENOMEM, "out of memory");
+    v->state = (enum pool_state)state;
+    v->flags = plx_get32(r->flags);
+    memcpy(v->uuid, r->uuid, sizeof v->uuid);
+    if (named)
+        memcpy(v->name, r->name, sizeof v->name);
+    v->size = size;
+    v->mapped = plx_get64(r->mapped);
+    v->done = plx_get64(r->done);
+    v->created = plx_get64(r->created);
+    v->instant = plx_get32(r->instant);
+    v->tree.height = r->height;
+    v->tree.root = r->root;
+    v->parent_number = plx_get32(r->parent);
+    if (v->flags & POOL_THICK && v->state == POOL_VOLUME && v->mapped <= v->size)
+        p->set_aside += v->size - v->mapped;
+    return 0;
+}
+
+/* Along parents instants fall, so that nobody goes back to itself. */
+int pool_volumes_link(struct plx_pool *p, struct plx_error *err)
+{
+    for (uint32_t i = 0; i < p->slots; i++) {
+        struct pool_volume *v = p->volume[i], *s;
+        if (!v || !v->parent_number)
+            continue;
+        s = p->volume[v->parent_number - 1];
+        if (!s || !s->instant || (v->instant && s->instant >= v->instant))
+            return plx_fail(err, -EUCLEAN, "%s: volume %u of its pool goes back to what is no snapshot of before it",
+                            plx_bdev_info(p->disk)->name, i);
+        v->parent = s;
+        s->children++;
+    }
+    return 0;
+}
+
+/* ---- operations ---- */
+
+static int fail_name(struct plx_pool_op *op, const char *name)
+{
+    return plx_fail(&op->err, -ENOENT, "there is no volume named %.64s", name ? name : "");
+}
+
+static int make_volume(struct plx_pool_work *w, struct pool_volume **out)
+{
+    struct plx_pool *p = w->pool;
+    struct plx_pool_op *op = w->op;
+    uint32_t number = 0;
+    if (!op->name || !name_ok(op->name))
+        return plx_fail(&op->err, -EINVAL, "the name of a volume has 1 to %d bytes of printable characters, and no '/'",
+                        POOL_NAME - 1);
+    if (volume_named(p, op->name))
+        return plx_fail(&op->err, -EEXIST, "there is a volume named %s already", op->name);
+    if (plx_uuid_nil(op->uuid) && plx_uuid_random(op->uuid))
+        return plx_fail(&op->err, -ENOMEM, "out of memory");
+    if (pool_volume_find_uuid(p, op->uuid))
+        return plx_fail(&op->err, -EEXIST, "there is a volume with this UUID already");
+    while (number < p->slots && p->volume[number])
+        number++;
+    int ret = pool_slots(p, number + 1);
+    struct pool_volume *v = ret ? NULL : volume_new(p, number);
+    if (!v)
+        return plx_fail(&op->err, ret ? ret : -ENOMEM, "no more volumes fit: %s", strerror(ret ? -ret : ENOMEM));
+    memcpy(v->uuid, op->uuid, sizeof v->uuid);
+    snprintf(v->name, sizeof v->name, "%s", op->name);
+    v->created = plx_wall_seconds();
+    v->changed = true;
+    *out = v;
+    return 0;
+}
+
+static int units_of(const struct plx_pool *p, struct plx_pool_op *op, uint64_t *units)
+{
+    *units = (op->size >> p->unit_shift) + !!(op->size & ((UINT64_C(1) << p->unit_shift) - 1));
+    if (*units && !(*units >> POOL_UNITS_SHIFT_MAX))
+        return 0;
+    return plx_fail(&op->err, -EINVAL, "the size of a volume is more than 0, and less than %llu TiB",
+                    (unsigned long long)1 << (POOL_UNITS_SHIFT_MAX + p->unit_shift - 40));
+}
+
+static uint64_t room(const struct plx_pool *p)
+{
+    const uint64_t n = pool_space_free_units(p), kept = p->spare + p->set_aside;
+    return n > kept ? n - kept : 0;
+}
+
+static int op_create(struct plx_pool_work *w, struct pool_try *t)
+{
+    struct plx_pool *p = w->pool;
+    uint64_t units = 0;
+    (void)t;
+    int ret = units_of(p, w->op, &units);
+    if (!ret && w->op->thick && units > room(p))
+        ret = plx_fail(&w->op->err, -ENOSPC, "there is no room for a thick volume of %llu bytes: %llu are free",
+                       (unsigned long long)(units << p->unit_shift), (unsigned long long)(room(p) << p->unit_shift));
+    if (!ret)
+        ret = make_volume(w, &w->made);
+    if (ret)
+        return ret;
+    w->made->size = units;
+    w->made->tree.height = (uint8_t)pool_height(units, p->unit_shift);
+    if (w->op->thick) {
+        w->made->flags = POOL_THICK;
+        p->set_aside += units;
+    }
+    return 0;
+}
+
+static void apply_create(struct plx_pool_work *w)
+{
+    w->made->state = POOL_VOLUME;
+}
+
+static int op_snapshot(struct plx_pool_work *w, struct pool_try *t)
+{
+    struct plx_pool *p = w->pool;
+    (void)t;
+    w->v = w->op->volume ? pool_volume_find(p, w->op->volume) : NULL;
+    if (!w->v)
+        return fail_name(w->op, w->op->volume);
+    if (w->v->state != POOL_VOLUME)
+        return plx_fail(&w->op->err, -EINVAL, "%s is a snapshot already; a clone of it can have snapshots", w->v->name);
+    if (p->instant >= UINT32_MAX - p->slots)
+        return plx_fail(&w->op->err, -ENOSPC, "the pool has had all the snapshots that it can ever have");
+    int ret = make_volume(w, &w->made);
+    w->v->changed |= !ret;
+    return ret;
+}
+
+static void apply_snapshot(struct plx_pool_work *w)
+{
+    struct plx_pool *p = w->pool;
+    struct pool_volume *v = w->v, *s = w->made;
+    if (v->flags & POOL_THICK) /* what it maps is not its own any more, and it would need all of it once more */
+        p->set_aside -= v->size - v->mapped;
+    v->flags &= ~(uint32_t)POOL_THICK;
+    s->state = POOL_SNAPSHOT;
+    s->size = v->size;
+    s->mapped = v->mapped;
+    s->tree.root = v->tree.root;
+    s->tree.height = v->tree.height;
+    s->parent = v->parent;
+    s->children = 1;
+    s->instant = p->instant++;
+    v->parent = s;
+    v->settling++;
+}
+
+static int op_clone(struct plx_pool_work *w, struct pool_try *t)
+{
+    struct plx_pool *p = w->pool;
+    (void)t;
+    w->v = w->op->volume ? pool_volume_find(p, w->op->volume) : NULL;
+    if (!w->v)
+        return fail_name(w->op, w->op->volume);
+    if (w->v->state != POOL_SNAPSHOT)
+        return plx_fail(&w->op->err, -EINVAL, "%s is no snapshot; a clone is made of one", w->v->name);
+    int ret = make_volume(w, &w->made);
+    if (ret)
+        return ret;
+    w->made->parent = w->v; /* which stays as it is from now on */
+    w->v->children++;
+    w->made->size = w->v->size;
+    w->made->mapped = w->v->mapped;
+    w->made->tree.root = w->v->tree.root;
+    w->made->tree.height = w->v->tree.height;
+    return 0;
+}
+
+static int op_delete(struct plx_pool_work *w, struct pool_try *t)
+{
+    (void)t;
+    w->v = w->op->volume ? pool_volume_find(w->pool, w->op->volume) : NULL;
+    if (!w->v)
+        return fail_name(w->op, w->op->volume);
+    if (w->v->disk)
+        return plx_fail(&w->op->err, -EBUSY, "%s is in use", w->v->name);
+    w->v->name[0] = 0; /* nobody finds it any more */
+    memset(w->v->uuid, 0, sizeof w->v->uuid);
+    w->v->changed = true;
+    return 0;
+}
+
+static void apply_delete(struct plx_pool_work *w)
+{
+    struct plx_pool *p = w->pool;
+    if (w->v->flags & POOL_THICK)
+        p->set_aside -= w->v->size - w->v->mapped;
+    if (w->v->children > 1)
+        w->v->state = POOL_GHOST;
+    else
+        pool_volume_die(p, w->v);
+}
+
+static int op_rename(struct plx_pool_work *w, struct pool_try *t)
+{
+    struct plx_pool *p = w->pool;
+    (void)t;
+    w->v = w->op->volume ? pool_volume_find(p, w->op->volume) : NULL;
+    if (!w->v)
+        return fail_name(w->op, w->op->volume);
+    if (!w->op->name || !name_ok(w->op->name))
+        return plx_fail(&w->op->err, -EINVAL, "the name of a volume has 1 to %d bytes of printable characters, no '/'",
+                        POOL_NAME - 1);
+    struct pool_volume *other = volume_named(p, w->op->name);
+    if (other && other != w->v)
+        return plx_fail(&w->op->err, -EEXIST, "there is a volume named %s already", w->op->name);
+    snprintf(w->v->name, sizeof w->v->name, "%s", w->op->name);
+    w->v->changed = true;
+    return 0;
+}
+
+static int op_revert(struct plx_pool_work *w, struct pool_try *t)
+{
+    struct plx_pool *p = w->pool;
+    struct pool_volume *s = w->op->name ? pool_volume_find(p, w->op->name) : NULL;
+    uint32_t number = 0;
+    (void)t;
+    w->v = w->op->volume ? pool_volume_find(p, w->op->volume) : NULL;
+    if (!w->v || !s)
+        return fail_name(w->op, w->v ? w->op->name : w->op->volume);
+    if (w->v->state != POOL_VOLUME || w->v->parent != s)
+        return plx_fail(&w->op->err, -EINVAL, "%s goes back to %s, and not to %s", w->v->name,
+                        w->v->parent && w->v->parent->name[0] ? w->v->parent->name : "nothing", s->name);
+    if (w->v->disk)
+        return plx_fail(&w->op->err, -EBUSY, "%s is in use", w->v->name);
+    if (w->v->flags & POOL_THICK)
+        return plx_fail(&w->op->err, -EINVAL, "%s is thick", w->v->name);
+    while (number < p->slots && p->volume[number])
+        number++;
+    int ret = pool_slots(p, number + 1);
+    w->made = ret ? NULL : volume_new(p, number);
+    if (!w->made)
+        return plx_fail(&w->op->err, -ENOMEM, "out of memory");
+    w->made->changed = w->v->changed = true;
+    return 0;
+}
+
+/* What it was goes its own way, and is freed there. */
+static void apply_revert(struct plx_pool_work *w)
+{
+    struct pool_volume *v = w->v, *was = w->made, *s = v->parent;
+    was->size = v->size;
+    was->mapped = v->mapped;
+    was->tree.root = v->tree.root;
+    was->tree.height = v->tree.height;
+    was->parent = s;
+    s->children++;
+    v->tree.root = s->tree.root;
+    v->tree.height = s->tree.height;
+    v->size = s->size;
+    v->mapped = s->mapped;
+    was->instant = w->pool->instant++; /* as if it was a snapshot that is deleted */
+    pool_volume_die(w->pool, was);
+}
+
+/* It becomes smaller by what is unmapped first; from then on hosts do not get there. */
+static int op_resize(struct plx_pool_work *w, struct pool_try *t)
+{
+    struct plx_pool *p = w->pool;
+    uint64_t units = 0;
+    w->v = w->op->volume ? pool_volume_find(p, w->op->volume) : NULL;
+    if (!w->v)
+        return fail_name(w->op, w->op->volume);
+    int ret = units_of(p, w->op, &units);
+    if (ret)
+        return ret;
+    if (w->v->state != POOL_VOLUME)
+        return plx_fail(&w->op->err, -EROFS, "%s is a snapshot, and stays as it is", w->v->name);
+    if (units > w->v->size && w->v->flags & POOL_THICK && units - w->v->size > room(p))
+        return plx_fail(&w->op->err, -ENOSPC, "there is no room for a thick volume of that size: %llu bytes are free",
+                        (unsigned long long)(room(p) << p->unit_shift));
+    if (units < w->v->size && w->v->disk)
+        return plx_fail(&w->op->err, -EBUSY, "%s is in use, and cannot become smaller", w->v->name);
+    if (!w->cut)
+        w->cut = units;
+    while (w->cut < w->v->size) {
+        uint64_t n = w->v->size - w->cut;
+        ret = pool_volume_unmap(p, t, w->v, w->cut, &n, true);
+        if (ret)
+            return ret;
+        w->cut += n;
+    }
+    ret = pool_tree_raise(p, t, &w->v->tree, pool_height(units, p->unit_shift));
+    w->v->changed = true;
+    w->cut = units;
+    return ret;
+}
+
+static void apply_resize(struct plx_pool_work *w)
+{
+    if (w->v->flags & POOL_THICK)
+        w->pool->set_aside += w->cut - w->v->size;
+    w->v->size = w->cut;
+}
+
+/* ---- how it goes ---- */
+
+static const struct op_kind {
+    int (*attempt)(struct plx_pool_work *w, struct pool_try *t); /* 0, POOL_AGAIN, or -errno with op->err filled */
+    void (*apply)(struct plx_pool_work *w);                      /* or NULL */
+} op_kinds[] = {
+    [PLX_POOL_CREATE] = {op_create, apply_create}, [PLX_POOL_SNAPSHOT] = {op_snapshot, apply_snapshot},
+    [PLX_POOL_CLONE] = {op_clone, apply_create},   [PLX_POOL_DELETE] = {op_delete, apply_delete},
+    [PLX_POOL_RENAME] = {op_rename, NULL},         [PLX_POOL_RESIZE] = {op_resize, apply_resize},
+    [PLX_POOL_REVERT] = {op_revert, apply_revert},
+};
+
+static void op_told(struct plx_msg *msg)
+{
+    struct plx_pool_op *op = plx_container_of(msg, struct plx_pool_op, msg);
+    op->done(op);
+}
+
+static void work_over(struct plx_pool_work *w, int result)
+{
+    struct plx_pool_op *op = w->op;
+    struct plx_pool *p = w->pool;
+    free(w);
+    op->result = result;
+    op->msg.fn = op_told;
+    plx_reactor_send(op->reactor ? op->reactor : p->keeper, &op->msg);
+}
+
+static void op_apply(struct plx_pool *p, struct pool_apply *a)
+{
+    struct plx_pool_work *w = plx_container_of(a, struct plx_pool_work, apply);
+    (void)p;
+    if (op_kinds[w->op->kind].apply)
+        op_kinds[w->op->kind].apply(w);
+}
+
+static void op_applied(struct plx_pool *p, struct pool_apply *a, uint16_t status)
+{
+    struct plx_pool_work *w = plx_container_of(a, struct plx_pool_work, apply);
+    if (w->op->kind == PLX_POOL_SNAPSHOT) {
+        w->v->settling--;
+        pool_wake(&p->busy_waits, 0);
+    }
+    if (!status && w->op->kind == PLX_POOL_RESIZE)
+        pool_disk_resized(w->v);
+    work_over(w, status ? plx_fail(&w->op->err, -EIO, "pool %s cannot be written to", p->name) : 0);
+}
+
+static void op_try(struct plx_pool_work *w)
+{
+    struct plx_pool *p = w->pool;
+    struct pool_try t = {.ch = p->keeper_ch, .wait = &w->wait, .kick = true};
+    pool_lock(p);
+    int ret = p->broken ? plx_fail(&w->op->err, -EROFS, "pool %s could not be written to", p->name)
+                        : op_kinds[w->op->kind].attempt(w, &t);
+    if (!ret) {
+        w->apply.apply = op_apply;
+        w->apply.over = op_applied;
+        pool_checkpoint_apply(p, &w->apply);
+    }
+    pool_try_end(p, &t);
+    if (!ret || ret == POOL_AGAIN)
+        return;
+    if (!w->op->err.text[0])
+        plx_fail(&w->op->err, ret, "%s", strerror(-ret));
+    work_over(w, ret);
+}
+
+static void op_again(struct pool_wait *wait)
+{
+    struct plx_pool_work *w = plx_container_of(wait, struct plx_pool_work, wait);
+    if (wait->status)
+        work_over(w, plx_fail(&w->op->err, -EIO, "the pool cannot be read or written"));
+    else
+        op_try(w);
+}
+
+static void op_begin(struct plx_msg *msg)
+{
+    struct plx_pool_op *op = plx_container_of(msg, struct plx_pool_op, msg);
+    struct plx_pool_work *w = calloc(1, sizeof *w);
+    if (!w) {
+        op->result = plx_fail(&op->err, -ENOMEM, "out of memory");
+        op->msg.fn = op_told;
+        plx_reactor_send(op->reactor ? op->reactor : op->pool->keeper, &op->msg);
+        return;
+    }
+    w->pool = op->pool;
+    w->op = op;
+    w->wait.reactor = op->pool->keeper;
+    w->wait.again = op_again;
+    op_try(w);
+}
+
+void plx_pool_submit(struct plx_pool *pool, struct plx_pool_op *op)
+{
+    op->pool = pool;
+    op->err.text[0] = 0;
+    op->msg.fn = op_begin;
+    plx_reactor_send(pool->keeper, &op->msg);
+}
+
+struct awaited {
+    pthread_mutex_t lock;
+    pthread_cond_t over;
+    bool done;
+};
+
+static void awaited_done(struct plx_pool_op *op)
+{
+    struct awaited *a = op->arg;
+    pthread_mutex_lock(&a->lock);
+    a->done = true;
+    pthread_cond_signal(&a->over);
+    pthread_mutex_unlock(&a->lock);
+}
+
+int plx_pool_do(struct plx_pool *pool, struct plx_pool_op *op)
+{
+    struct awaited a = {PTHREAD_MUTEX_INITIALIZER, PTHREAD_COND_INITIALIZER, false};
+    op->done = awaited_done;
+    op->arg = &a;
+    op->reactor = NULL;
+    plx_pool_submit(pool, op);
+    pthread_mutex_lock(&a.lock);
+    while (!a.done)
+        pthread_cond_wait(&a.over, &a.lock);
+    pthread_mutex_unlock(&a.lock);
+    return op->result;
+}
+
+/* ---- for people ---- */
+
+void plx_pool_get_info(struct plx_pool *p, struct plx_pool_info *out)
+{
+    pool_lock(p);
+    *out = (struct plx_pool_info){
+        .name = p->name,
+        .disk = p->disk,
+        .unit = 1U << p->unit_shift,
+        .cluster = p->cluster,
+        .checksums = p->flags & POOL_CHECKSUMS,
+        .size = p->units << p->unit_shift,
+        .free = room(p) << p->unit_shift,
+        .set_aside = p->set_aside << p->unit_shift,
+        .broken = p->broken,
+    };
+    memcpy(out->uuid, p->uuid, sizeof out->uuid);
+    pool_unlock(p);
+}
+
+void plx_pool_each(struct plx_pool *p, bool (*fn)(void *arg, const struct plx_volume_info *info), void *arg)
+{
+    pool_lock(p);
+    for (uint32_t i = 0; i < p->slots; i++) {
+        const struct pool_volume *v = p->volume[i];
+        if (!is_live(v) || !v->name[0])
+            continue;
+        struct plx_volume_info info = {
+            .size = v->size << p->unit_shift,
+            .mapped = v->mapped << p->unit_shift,
+            .snapshot = v->state == POOL_SNAPSHOT,
+            .thick = v->flags & POOL_THICK,
+            .children = v->children,
+            .created = v->created,
+            .disk = pool_disk_of(v),
+        };
+        memcpy(info.name, v->name, sizeof info.name);
+        memcpy(info.uuid, v->uuid, sizeof info.uuid);
+        if (v->parent)
+            memcpy(info.parent, v->parent->name, sizeof info.parent);
+        pool_unlock(p);
+        bool more = fn(arg, &info);
+        pool_lock(p);
+        if (!more)
+            break;
+    }
+    pool_unlock(p);
+}

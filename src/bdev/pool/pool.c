@@ -1,0 +1,651 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* The life of a pool: made, opened by its root and its log, and closed. */
+#include "pool.h"
+
+#include "base/crc32c.h"
+#include "base/log.h"
+#include "base/uuid.h"
+#include "reactor/clock.h"
+#include "reactor/thread.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <poll.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum {
+    CLUSTER = 4 << 20,
+    UNITS_MIN = 1024,
+    COMMIT_MS = 1000, /* that what nobody has flushed may be lost for */
+    CACHE_BYTES = 64 << 20,
+};
+
+/* Pools that are open. */
+static pthread_mutex_t pools_lock = PTHREAD_MUTEX_INITIALIZER;
+static struct plx_list pools = {&pools, &pools};
+
+/* ---- requests of its own ---- */
+
+void pool_io_init(struct pool_io *io, enum plx_bdev_op op, uint64_t unit, uint64_t n, struct plx_pool *p,
+                  void (*done)(struct plx_bdev_req *req), void *arg)
+{
+    const unsigned shift = p->unit_shift - p->block_shift;
+    const bool data = op == PLX_BDEV_READ || op == PLX_BDEV_WRITE;
+    io->arg = arg;
+    io->req.done = done;
+    io->req.op = (uint8_t)op;
+    io->req.flags = 0;
+    io->req.status = 0;
+    io->req.lba = unit << shift;
+    io->req.src_lba = 0;
+    io->req.nlb = (uint32_t)(n << shift);
+    io->req.iov = io->iov;
+    io->req.iovcnt = 0;
+    for (uint64_t bytes = data ? n << p->unit_shift : 0; bytes; io->req.iovcnt++)
+        bytes -= io->iov[io->req.iovcnt].iov_len;
+}
+
+static void keeper_turn(struct plx_reactor *r)
+{
+    if (plx_reactor_poll(r) || plx_reactor_arm(r))
+        return;
+    int64_t timer = plx_reactor_timeout(r);
+    struct pollfd fd = {.fd = plx_reactor_fd(r), .events = POLLIN};
+    poll(&fd, 1, timer < 0 || timer > (int64_t)PLX_NS_PER_S ? 1000 : (int)(timer / (int64_t)PLX_NS_PER_MS) + 1);
+}
+
+static void sync_done(struct plx_bdev_req *req)
+{
+    *(bool *)plx_container_of(req, struct pool_io, req)->arg = true;
+}
+
+/* Before the keeper runs, on the thread that makes it. */
+static uint16_t io_sync(struct plx_pool *p, enum plx_bdev_op op, uint64_t unit, uint64_t n, void *mem)
+{
+    struct pool_io *io = calloc(1, sizeof *io);
+    bool done = false;
+    if (!io)
+        return PLX_SC_INTERNAL_ERROR;
+    io->iov[0] = (struct iovec){mem, (size_t)n << p->unit_shift};
+    pool_io_init(io, op, unit, n, p, sync_done, &done);
+    plx_bdev_submit(p->keeper_ch, &io->req);
+    while (!done)
+        p->turn(p->keeper);
+    uint16_t status = io->req.status;
+    free(io);
+    return status;
+}
+
+struct sync_wait {
+    struct pool_wait wait;
+    bool over;
+};
+
+static void sync_again(struct pool_wait *w)
+{
+    plx_container_of(w, struct sync_wait, wait)->over = true;
+}
+
+static int sync_wait(struct plx_pool *p, struct sync_wait *s)
+{
+    while (!s->over)
+        p->turn(p->keeper);
+    s->over = false;
+    return s->wait.status ? -EIO : 0;
+}
+
+/* ---- the keeper ---- */
+
+static void keeper_committed(struct pool_wait *w)
+{
+    struct plx_pool *p = plx_container_of(w, struct plx_pool, timer_wait);
+    if (w->status == POOL_COMMIT_AGAIN)
+        pool_commit(p, p->keeper_ch, w);
+    else
+        p->timer_busy = false;
+}
+
+static void keeper_timer(struct plx_timer *timer)
+{
+    struct plx_pool *p = plx_container_of(timer, struct plx_pool, timer);
+    p->timer_busy = true;
+    atomic_store(&p->changed, false);
+    p->timer_wait = (struct pool_wait){.reactor = p->keeper, .again = keeper_committed};
+    pool_commit(p, p->keeper_ch, &p->timer_wait);
+}
+
+static void keeper_look(struct plx_msg *msg)
+{
+    struct plx_pool *p = plx_container_of(msg, struct plx_pool, kick);
+    atomic_store(&p->kicked, false);
+    pool_checkpoint_serve(p);
+    pool_jobs_serve(p);
+    if (atomic_load(&p->changed) && !p->timer.set && !p->timer_busy && !p->closing)
+        plx_timer_set(p->keeper, &p->timer, COMMIT_MS * PLX_NS_PER_MS);
+}
+
+void pool_kick(struct plx_pool *p)
+{
+    if (!atomic_exchange(&p->kicked, true))
+        plx_reactor_send(p->keeper, &p->kick);
+}
+
+static void *keeper_run(void *arg)
+{
+    plx_reactor_run(((struct plx_pool *)arg)->keeper);
+    return NULL;
+}
+
+/* ---- memory ---- */
+
+static void pool_free(struct plx_pool *p)
+{
+    if (p->keeper_ch)
+        plx_bdev_channel_put(p->keeper_ch);
+    if (p->own_keeper && p->keeper)
+        plx_reactor_destroy(p->keeper);
+    if (p->hold)
+        plx_bdev_release(p->hold);
+    pool_log_destroy(p);
+    pool_space_destroy(p);
+    pool_nodes_destroy(p);
+    for (uint32_t i = 0; i < p->slots; i++)
+        free(p->volume[i]);
+    free(p->volume);
+    free(p);
+}
+
+static void pool_disk_event(void *arg, struct plx_bdev *disk, enum plx_bdev_event what)
+{
+    (void)disk;
+    if (what == PLX_BDEV_GONE)
+        pool_disks_gone(arg);
+}
+
+/* A pool in memory, with a keeper and a channel to its disk; nothing of it is known yet. */
+static int pool_new(struct plx_bdev *disk, const struct pool_keeper *keeper, struct plx_pool **out,
+                    struct plx_error *err)
+{
+    static const struct plx_reactor_opts opts = {.core = -1, .mode = PLX_POLL_SLEEP};
+    const struct plx_bdev_info *info = plx_bdev_info(disk);
+    struct plx_pool *p = calloc(1, sizeof *p);
+    if (!p)
+        return plx_fail(err, -ENOMEM, "out of memory");
+    const struct plx_bdev_hold_opts hold = {
+        .who = "a pool", .claim = PLX_BDEV_EXCLUSIVE, .event = pool_disk_event, .arg = p};
+    p->disk = disk;
+    p->block_shift = (unsigned)__builtin_ctz(info->block_size);
+    p->unit_shift = p->block_shift > POOL_UNIT_SHIFT_MIN ? p->block_shift : POOL_UNIT_SHIFT_MIN;
+    p->fan_shift = pool_fan_shift(p->unit_shift);
+    p->region_shift = pool_region_shift(p->unit_shift);
+    p->nodes_max = CACHE_BYTES >> p->unit_shift;
+    p->kick.fn = keeper_look;
+    p->timer.fn = keeper_timer;
+    plx_list_init(&p->link);
+    plx_list_init(&p->channels);
+    plx_list_init(&p->graces);
+    plx_list_init(&p->drained);
+    plx_list_init(&p->graced);
+    plx_list_init(&p->busy_waits);
+    plx_list_init(&p->checkpoint_waits);
+    plx_list_init(&p->checkpoint_next);
+    plx_list_init(&p->applying);
+    plx_list_init(&p->applied);
+    plx_list_init(&p->dying);
+    plx_list_init(&p->limbo);
+    plx_list_init(&p->loaded);
+    plx_list_init(&p->space_waits);
+    pool_log_init(p);
+    int ret = plx_bdev_hold(disk, &hold, &p->hold, err);
+    if (ret) {
+        p->hold = NULL;
+        pool_free(p);
+        return ret;
+    }
+    p->own_keeper = !keeper;
+    p->turn = keeper ? keeper->turn : keeper_turn;
+    p->keeper = keeper ? keeper->reactor : NULL;
+    ret = keeper ? 0 : plx_reactor_create(&p->keeper, &opts);
+    if (!ret)
+        ret = plx_bdev_channel_get(disk, p->keeper, &p->keeper_ch);
+    if (!ret)
+        ret = pool_nodes_init(p);
+    if (ret) {
+        pool_free(p);
+        return plx_fail(err, ret, "%s: no pool can be opened: %s", info->name, strerror(-ret));
+    }
+    *out = p;
+    return 0;
+}
+
+/* ---- roots ---- */
+
+static bool root_ok(struct pool_root *r)
+{
+    plx_le32 crc = r->crc;
+    if (memcmp(r->magic, POOL_MAGIC, sizeof r->magic))
+        return false;
+    r->crc = plx_put32(0);
+    bool ok = plx_crc32c(r, sizeof *r) == plx_get32(crc);
+    r->crc = crc;
+    return ok;
+}
+
+static int root_check(const struct plx_pool *p, const struct pool_root *r, struct plx_error *err)
+{
+    const char *disk = plx_bdev_info(p->disk)->name;
+    const uint64_t units = plx_get64(r->units), there = plx_bdev_blocks(p->disk) >> (p->unit_shift - p->block_shift);
+    const uint64_t log_units = plx_get64(r->log_units);
+    if (plx_get32(r->version) != POOL_VERSION)
+        return plx_fail(err, -EINVAL, "%s: its pool is of version %u, and this program knows version %d", disk,
+                        plx_get32(r->version), POOL_VERSION);
+    if (r->unit_shift != p->unit_shift)
+        return plx_fail(err, -EINVAL, "%s: its pool has units of %llu bytes, which does not fit blocks of %u bytes",
+                        disk, 1ULL << (r->unit_shift & 63), plx_bdev_info(p->disk)->block_size);
+    if (units > there)
+        return plx_fail(err, -EINVAL, "%s: its pool has %llu units, but the disk only %llu: it has become smaller",
+                        disk, (unsigned long long)units, (unsigned long long)there);
+    if (units < UNITS_MIN || units >> POOL_UNITS_SHIFT_MAX || log_units < 8 || log_units > units / 4 ||
+        plx_get64(r->used) > units || plx_get64(r->regions) > ((units - 1) >> p->region_shift) + 1 ||
+        !plx_get32(r->instant) || plx_get32(r->slots) > POOL_SLOTS_MAX || r->maps_height >= POOL_LEVELS ||
+        pool_entry_unit(&r->dir) >= units || pool_entry_unit(&r->maps) >= units || r->name[POOL_NAME - 1])
+        return plx_fail(err, -EUCLEAN, "%s: the root of its pool cannot be: it is damaged, or was made by an attacker",
+                        disk);
+    return 0;
+}
+
+static void root_take(struct plx_pool *p, const struct pool_root *r)
+{
+    memcpy(p->uuid, r->uuid, sizeof p->uuid);
+    memcpy(p->name, r->name, sizeof p->name);
+    p->created = plx_get64(r->created);
+    p->cluster = plx_get32(r->cluster);
+    p->flags = plx_get16(r->flags);
+    p->log_units = plx_get64(r->log_units);
+    p->log_seq = p->log_first = plx_get64(r->log_seq);
+    p->units = plx_get64(r->units);
+    p->generation = plx_get64(r->generation);
+    p->instant = plx_get32(r->instant);
+    p->regions = plx_get64(r->regions);
+    p->used = plx_get64(r->used);
+    p->dir.height = POOL_DIR_HEIGHT;
+    p->dir.root = r->dir;
+    p->maps.root = r->maps;
+}
+
+static int root_read(struct plx_pool *p, uint32_t *slots, struct plx_error *err)
+{
+    const char *disk = plx_bdev_info(p->disk)->name;
+    const size_t unit = (size_t)1 << p->unit_shift;
+    uint8_t *mem = aligned_alloc(4096, unit);
+    struct pool_root best = {0}, r;
+    bool found = false;
+    uint16_t status = 0;
+    if (!mem)
+        return plx_fail(err, -ENOMEM, "out of memory");
+    for (unsigned i = 0; i < 2; i++) {
+        uint16_t s = io_sync(p, PLX_BDEV_READ, i * POOL_ROOT_STEP, 1, mem);
+        status = s ? s : status;
+        memcpy(&r, mem, sizeof r);
+        if (s || !root_ok(&r) || plx_get64(r.generation) % 2 != i)
+            continue;
+        if (!found || plx_get64(r.generation) > plx_get64(best.generation))
+            best = r;
+        found = true;
+    }
+    free(mem);
+    if (!found && status)
+        return plx_fail(err, -EIO, "%s: cannot be read", disk);
+    if (!found)
+        return plx_fail(err, -ENODATA, "%s: there is no pool on it; `pollux pool create` makes one", disk);
+    int ret = root_check(p, &best, err);
+    if (!ret) {
+        root_take(p, &best);
+        *slots = plx_get32(best.slots);
+    }
+    return ret;
+}
+
+/* ---- the directory ---- */
+
+static int dir_read_page(struct plx_pool *p, uint32_t page, struct plx_error *err)
+{
+    const unsigned shift = p->unit_shift - 9;
+    struct sync_wait s = {.wait = {.reactor = p->keeper, .again = sync_again}};
+    struct pool_node *n;
+    int ret;
+    do {
+        struct pool_try t = {.ch = p->keeper_ch, .wait = &s.wait};
+        pool_lock(p);
+        ret = pool_tree_find(p, &t, &p->dir, page, 0, &n);
+        if (!ret && n) {
+            for (uint32_t i = 0; i < 1U << shift && !ret; i++)
+                ret = pool_volume_from_record(p, page << shift | i, (struct pool_record *)n->mem + i, err);
+            pool_unlock(p);
+            return ret;
+        }
+        pool_try_end(p, &t);
+        if (ret == POOL_AGAIN && sync_wait(p, &s))
+            ret = -EIO;
+    } while (ret == POOL_AGAIN);
+    if (ret)
+        /* What can be saved of the others is what `pollux pool repair` is for. */
+        return plx_fail(err, ret, "%s: a page of the directory of its pool is damaged, or cannot be read",
+                        plx_bdev_info(p->disk)->name);
+    return 0;
+}
+
+static int dir_read(struct plx_pool *p, uint32_t slots, struct plx_error *err)
+{
+    const unsigned shift = p->unit_shift - 9;
+    int ret = pool_slots(p, slots) ? plx_fail(err, -ENOMEM, "out of memory") : 0;
+    for (uint32_t page = 0; page << shift < slots && !ret; page++)
+        ret = dir_read_page(p, page, err);
+    return ret ? ret : pool_volumes_link(p, err);
+}
+
+/* ---- the log ---- */
+
+struct replay {
+    uint8_t *pages; /* as they were read */
+    size_t n, size;
+};
+
+static int replay_read(struct plx_pool *p, struct replay *l, struct plx_error *err)
+{
+    const size_t unit = (size_t)1 << p->unit_shift;
+    uint64_t seq = p->log_seq;
+    for (;;) {
+        const uint64_t place = seq % p->log_units, n = plx_min_u64(plx_min_u64(64, p->log_units - place), p->log_units);
+        if (l->n + n > l->size) {
+            size_t size = 2 * (l->n + n);
+            uint8_t *pages = aligned_alloc(4096, size * unit);
+            if (!pages)
+                return plx_fail(err, -ENOMEM, "out of memory");
+            if (l->n)
+                memcpy(pages, l->pages, l->n * unit);
+            free(l->pages);
+            l->pages = pages;
+            l->size = size;
+        }
+        if (io_sync(p, PLX_BDEV_READ, POOL_LOG_FIRST + place, n, l->pages + l->n * unit))
+            return plx_fail(err, -EIO, "%s: the log of its pool cannot be read", plx_bdev_info(p->disk)->name);
+        for (uint64_t i = 0; i < n; i++, seq++, l->n++)
+            if (l->n == p->log_units || !pool_log_page_ok(p, l->pages + l->n * unit, seq))
+                return 0;
+    }
+}
+
+static bool change_ok(const struct plx_pool *p, const struct pool_change *c, size_t left, size_t *bytes)
+{
+    const uint32_t number = plx_get32(c->volume);
+    const unsigned count = plx_get16(c->count);
+    const uint64_t at = plx_get64(c->at), to = plx_get64(c->to);
+    if (number >= p->slots || !p->volume[number] || p->volume[number]->state != POOL_VOLUME)
+        return false;
+    const uint64_t size = p->volume[number]->size;
+    const bool crcs = p->flags & POOL_CHECKSUMS;
+    *bytes = sizeof *c;
+    switch (plx_get16(c->kind)) {
+    case POOL_MAP:
+        *bytes = plx_align_up(sizeof *c + (crcs ? count * sizeof(plx_le32) : 0), 8);
+        return *bytes <= left && count && at < size && count <= size - at && to < p->units && count <= p->units - to &&
+               at >> p->fan_shift == (at + count - 1) >> p->fan_shift;
+    case POOL_UNMAP:
+        return at < size && to && to <= size - at && at >> p->fan_shift == (at + to - 1) >> p->fan_shift;
+    default:
+        return false;
+    }
+}
+
+/* What is done with each unit in a step of its own, or with each change. */
+static int replay_claim(struct plx_pool *p, struct pool_try *t, const struct pool_change *c, unsigned *done)
+{
+    for (; plx_get16(c->kind) == POOL_MAP && *done < plx_get16(c->count); ++*done) {
+        uint64_t unit = plx_get64(c->to) + *done;
+        int ret = pool_region_want(p, t, unit >> p->region_shift);
+        if (!ret)
+            ret = pool_space_claim(p, unit);
+        if (ret)
+            return ret;
+    }
+    return 0;
+}
+
+static int replay_apply(struct plx_pool *p, struct pool_try *t, const struct pool_change *c, unsigned *done)
+{
+    struct pool_volume *v = p->volume[plx_get32(c->volume)];
+    uint32_t crcs[UINT16_MAX];
+    uint64_t n = plx_get64(c->to);
+    (void)done;
+    if (plx_get16(c->kind) == POOL_UNMAP)
+        return pool_volume_unmap(p, t, v, plx_get64(c->at), &n, false);
+    const bool checked = p->flags & POOL_CHECKSUMS;
+    for (unsigned i = 0; checked && i < plx_get16(c->count); i++)
+        crcs[i] = plx_peek32((const uint8_t *)(c + 1) + i * sizeof(plx_le32));
+    return pool_volume_map(p, t, v, plx_get64(c->at), plx_get16(c->count), plx_get64(c->to), checked ? crcs : NULL,
+                           false);
+}
+
+static int replay_step(struct plx_pool *p, const struct pool_change *c,
+                       int (*step)(struct plx_pool *p, struct pool_try *t, const struct pool_change *c, unsigned *done))
+{
+    struct sync_wait s = {.wait = {.reactor = p->keeper, .again = sync_again}};
+    unsigned done = 0;
+    int ret;
+    do {
+        struct pool_try t = {.ch = p->keeper_ch, .wait = &s.wait};
+        pool_lock(p);
+        ret = step(p, &t, c, &done);
+        pool_try_end(p, &t);
+        if (ret == POOL_AGAIN && sync_wait(p, &s))
+            ret = -EIO;
+    } while (ret == POOL_AGAIN);
+    return ret;
+}
+
+/* First all units that the log names are put out of reach, as nodes are allocated when it is applied. */
+static int replay(struct plx_pool *p, struct plx_error *err)
+{
+    struct replay l = {0};
+    int ret = replay_read(p, &l, err);
+    for (int pass = 0; pass < 2 && !ret; pass++)
+        for (size_t i = 0; i < l.n && !ret; i++) {
+            const uint8_t *page = l.pages + (i << p->unit_shift);
+            size_t left = plx_get32(((const struct pool_log_page *)(const void *)page)->bytes), bytes = 0;
+            page += POOL_PAGE_HEADER;
+            for (; left >= sizeof(struct pool_change) && !ret; left -= bytes, page += bytes) {
+                const struct pool_change *c = (const void *)page;
+                ret = change_ok(p, c, left, &bytes) ? replay_step(p, c, pass ? replay_apply : replay_claim) : -EUCLEAN;
+            }
+        }
+    if (ret && ret != -ENOMEM)
+        plx_fail(err, ret, "%s: the log of its pool cannot be replayed: %s", plx_bdev_info(p->disk)->name,
+                 strerror(-ret));
+    /* Pages of this log that are on the disk beyond its end must not be taken for those that come now. */
+    p->log_seq += l.n + p->log_units;
+    p->log_first = p->log_seq;
+    free(l.pages);
+    return ret;
+}
+
+/* ---- opening ---- */
+
+/* A first checkpoint says that the log has been replayed. */
+static int checkpoint_sync(struct plx_pool *p, struct plx_error *err)
+{
+    struct sync_wait s = {.wait = {.reactor = p->keeper, .again = sync_again}};
+    pool_lock(p);
+    pool_checkpoint_wait(p, &s.wait);
+    pool_unlock(p);
+    pool_kick(p);
+    int ret = sync_wait(p, &s);
+    return ret ? plx_fail(err, ret, "%s: cannot be written to", plx_bdev_info(p->disk)->name) : 0;
+}
+
+int pool_open_on(struct plx_bdev *disk, const struct pool_keeper *keeper, struct plx_pool **out, struct plx_error *err)
+{
+    struct plx_pool *p;
+    int ret = pool_new(disk, keeper, &p, err);
+    if (ret)
+        return ret;
+    uint32_t slots = 0;
+    ret = root_read(p, &slots, err);
+    if (!ret && pool_space_init(p))
+        ret = plx_fail(err, -ENOMEM, "out of memory");
+    if (!ret)
+        ret = dir_read(p, slots, err);
+    if (!ret)
+        ret = replay(p, err);
+    if (!ret)
+        ret = checkpoint_sync(p, err);
+    if (ret) {
+        pool_free(p);
+        return ret;
+    }
+    p->refs = 1;
+    pool_jobs_begin(p);
+    *out = p;
+    return 0;
+}
+
+int plx_pool_open(struct plx_bdev *disk, struct plx_pool **out, struct plx_error *err)
+{
+    int ret = 0;
+    pthread_mutex_lock(&pools_lock);
+    plx_list_for_each(it, &pools) {
+        struct plx_pool *p = plx_list_entry(it, struct plx_pool, link);
+        if (p->disk != disk)
+            continue;
+        p->refs++;
+        *out = p;
+        goto unlock;
+    }
+    ret = pool_open_on(disk, NULL, out, err);
+    if (ret)
+        goto unlock;
+    ret = plx_thread_start(&(*out)->thread, NULL, keeper_run, *out, "pollux-pool");
+    if (ret) {
+        pool_free(*out);
+        plx_fail(err, ret, "no thread for a pool: %s", strerror(-ret));
+    } else {
+        plx_list_add_tail(&pools, &(*out)->link);
+    }
+unlock:
+    pthread_mutex_unlock(&pools_lock);
+    return ret;
+}
+
+/* ---- closing ---- */
+
+static void closed_again(struct pool_wait *w)
+{
+    struct plx_pool *p = plx_container_of(w, struct plx_pool, close_wait);
+    p->close_status = w->status;
+    p->close_over = true;
+    if (p->own_keeper)
+        plx_reactor_stop(p->keeper);
+}
+
+static void close_begin(struct plx_msg *msg)
+{
+    struct plx_pool *p = plx_container_of(msg, struct plx_pool, close_msg);
+    p->closing = true;
+    plx_timer_cancel(p->keeper, &p->timer);
+    p->close_wait = (struct pool_wait){.reactor = p->keeper, .again = closed_again};
+    pool_lock(p);
+    if (p->broken)
+        pool_wake_one(&p->close_wait, p->broken);
+    else
+        pool_checkpoint_wait(p, &p->close_wait);
+    pool_unlock(p);
+    pool_kick(p);
+}
+
+/* Nothing of it is under way, but for what the keeper does. */
+static bool is_quiet(struct plx_pool *p)
+{
+    pool_lock(p);
+    bool quiet = !p->checkpoint && !p->committing && !p->timer_busy && !p->kicked && !p->jobs_busy;
+    pool_unlock(p);
+    return quiet;
+}
+
+int pool_close_on(struct plx_pool *p)
+{
+    p->close_msg.fn = close_begin;
+    plx_reactor_send(p->keeper, &p->close_msg);
+    if (p->own_keeper)
+        pthread_join(p->thread, NULL);
+    while (!p->close_over || !is_quiet(p))
+        p->turn(p->keeper);
+    int ret = p->close_status ? -EIO : 0;
+    pool_free(p);
+    return ret;
+}
+
+int plx_pool_close(struct plx_pool *p)
+{
+    pthread_mutex_lock(&pools_lock);
+    bool last = !--p->refs;
+    if (last)
+        plx_list_del(&p->link);
+    int ret = last ? pool_close_on(p) : 0;
+    pthread_mutex_unlock(&pools_lock);
+    return ret;
+}
+
+/* ---- making one ---- */
+
+int pool_make_on(struct plx_bdev *disk, const struct pool_keeper *keeper, const struct plx_pool_opts *opts,
+                 struct plx_error *err)
+{
+    struct plx_pool *p;
+    const char *name = opts->name ? opts->name : "";
+    if (strlen(name) >= POOL_NAME)
+        return plx_fail(err, -EINVAL, "the name of a pool has at most %d bytes", POOL_NAME - 1);
+    int ret = pool_new(disk, keeper, &p, err);
+    if (ret)
+        return ret;
+    const size_t unit = (size_t)1 << p->unit_shift;
+    const uint64_t units = plx_bdev_blocks(disk) >> (p->unit_shift - p->block_shift);
+    uint8_t *mem = aligned_alloc(4096, unit);
+    p->units = plx_min_u64(units, (UINT64_C(1) << POOL_UNITS_SHIFT_MAX) - 1);
+    p->log_units = plx_min_u64(plx_max_u64(units / 64, 16), (64 << 20) >> p->unit_shift);
+    p->cluster = opts->cluster ? opts->cluster : CLUSTER;
+    p->flags = opts->checksums ? POOL_CHECKSUMS : 0;
+    p->created = plx_wall_seconds();
+    p->instant = 1;
+    p->dir.height = POOL_DIR_HEIGHT;
+    snprintf(p->name, sizeof p->name, "%s", name);
+    if (opts->uuid)
+        memcpy(p->uuid, opts->uuid, sizeof p->uuid);
+    if (!mem || pool_space_init(p) || (!opts->uuid && plx_uuid_random(p->uuid))) {
+        ret = plx_fail(err, -ENOMEM, "out of memory");
+    } else if (units < UNITS_MIN) {
+        ret = plx_fail(err, -EINVAL, "%s is too small for a pool, which needs %u KiB", plx_bdev_info(disk)->name,
+                       UNITS_MIN << (p->unit_shift - 10));
+    } else {
+        memset(mem, 0, unit);
+        p->used = pool_space_fixed(p);
+        uint16_t status = io_sync(p, PLX_BDEV_WRITE, 0, 1, mem);
+        pool_root_image(p, (struct pool_root *)(void *)mem);
+        pool_root_end((struct pool_root *)(void *)mem, 1, 0);
+        if (!status)
+            status = io_sync(p, PLX_BDEV_WRITE, POOL_ROOT_STEP, 1, mem);
+        if (!status && plx_bdev_info(disk)->ops & 1 << PLX_BDEV_FLUSH)
+            status = io_sync(p, PLX_BDEV_FLUSH, 0, 0, NULL);
+        if (status)
+            ret = plx_fail(err, -EIO, "%s: cannot be written to", plx_bdev_info(disk)->name);
+    }
+    free(mem);
+    pool_free(p);
+    return ret;
+}
+
+int plx_pool_make(struct plx_bdev *disk, const struct plx_pool_opts *opts, struct plx_error *err)
+{
+    return pool_make_on(disk, NULL, opts, err);
+}

@@ -1,0 +1,489 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * A pool: volumes, and what they were made of, on one disk.
+ *
+ * What there is of it in memory is under one lock, which is held for as long as it takes to look something up, or to
+ * change it; never while a disk is waited for. What needs a unit that is not in memory changes nothing, waits for it,
+ * and begins anew: "try, or wait". So whatever is changed is changed at one instant.
+ *
+ * Data goes from the channel of a volume to the channel of the disk on the same reactor. What belongs to no request,
+ * checkpoints above all, is done by the keeper, a thread of the pool's own that sleeps most of the time.
+ */
+#ifndef PLX_POOL_POOL_H
+#define PLX_POOL_POOL_H
+
+#include <pollux/pool.h>
+
+#include "base/list.h"
+#include "bdev/driver.h"
+#include "bdev/pool/format.h"
+
+#include <errno.h>
+#include <stdatomic.h>
+
+/* ---- who waits ---- */
+
+/* Somebody who is to try again. */
+struct pool_wait {
+    struct plx_list link;
+    struct plx_reactor *reactor;
+    uint16_t status;                    /* why what it waited for cannot be had; or 0 */
+    void (*again)(struct pool_wait *w); /* on the reactor */
+    struct plx_msg msg;
+};
+
+/* What a step may come to, but for 0 and errors. */
+enum { POOL_AGAIN = -EAGAIN }; /* it waits, and has changed nothing */
+
+/* ---- units in memory: nodes of trees, and pages of the directory ---- */
+
+enum pool_node_state {
+    POOL_NODE_LOADING,
+    POOL_NODE_CLEAN,  /* as it is on the disk */
+    POOL_NODE_DIRTY,  /* of this generation: may be changed */
+    POOL_NODE_FROZEN, /* is being written by a checkpoint */
+};
+
+struct pool_tree;
+
+struct pool_node {
+    uint64_t unit;
+    struct pool_node *chain; /* of the same place in the table */
+    struct plx_list link;    /* CLEAN: from the least recently used on; DIRTY, FROZEN: of its level */
+    uint8_t state;
+    uint8_t level;
+    bool used;                /* since it was last looked at by whoever makes room */
+    bool dropped;             /* FROZEN: nothing leads to it any more */
+    struct pool_node *parent; /* DIRTY: the node that has the entry of it, or NULL: tree->root is that */
+    struct pool_tree *tree;
+    uint32_t slot;         /* of the entry */
+    uint32_t crc;          /* LOADING: as it is to be; then as it is */
+    struct plx_list waits; /* LOADING */
+    void *mem;             /* the unit */
+};
+
+static inline struct pool_entry *pool_entries(const struct pool_node *n)
+{
+    return n->mem;
+}
+
+/*
+ * A tree maps the units of a volume, or of the directory: an entry of level 0 is data, one of level n leads to a node
+ * of entries of level n - 1.
+ */
+struct pool_tree {
+    struct pool_entry root;
+    uint8_t height;
+    const struct pool_volume *of; /* NULL: the directory, all of which is its own */
+};
+
+/* ---- space ---- */
+
+struct pool_region {
+    struct plx_list link; /* in pool->loaded */
+    uint64_t number;
+    uint32_t used;
+    uint32_t cursor; /* where to look for a free unit */
+    bool loading;    /* it is not in that list yet */
+    bool dirty;      /* is not as it is on the disk */
+    uint8_t copy;    /* in which of its places it is */
+    uint32_t crc;    /* loading: as it is to be */
+    uint64_t *bits;  /* 1: not free */
+    uint8_t *image;  /* that a checkpoint writes; or NULL */
+    uint32_t image_used;
+};
+
+/* Units that are free once a checkpoint is on the disk, and nobody reads them any more. */
+struct pool_freed {
+    uint64_t *units;
+    size_t n, size;
+};
+
+/* Units that have been taken, in a row, and that nothing leads to yet. */
+struct pool_limbo {
+    struct plx_list link;
+    uint64_t unit, n;
+};
+
+/* ---- volumes ---- */
+
+enum { POOL_BUSY_LISTS = 16 };
+
+struct pool_volume {
+    uint32_t number;
+    enum pool_state state;
+    uint32_t flags;
+    uint8_t uuid[16];
+    char name[POOL_NAME];
+    uint64_t size, mapped, done, created;
+    struct pool_tree tree;
+    struct pool_volume *parent;
+    uint32_t instant;
+    uint32_t children;
+    struct pool_disk *disk; /* as which it is open; or NULL */
+    bool changed;           /* since the last checkpoint */
+    uint32_t parent_number; /* while the directory is read: of its parent, and 1 */
+    unsigned settling;      /* snapshots of it that were just made: writes that were under way then may still be */
+    struct plx_list dying;  /* in pool->dying, as long as that is its state */
+    struct plx_list busy[POOL_BUSY_LISTS]; /* pool_busy.link: units that are being moved */
+};
+
+/* Units of a volume, below one node of level 1, that are being written to where they are not yet. */
+struct pool_busy {
+    struct plx_list link;
+    uint64_t at;
+    uint32_t n;
+};
+
+/* ---- the pool ---- */
+
+/* A request of the pool's own, to its disk. */
+struct pool_io {
+    struct plx_bdev_req req;
+    struct iovec iov[64];
+    void *arg;
+};
+
+struct pool_grace {
+    struct plx_list link;
+    void (*over)(struct plx_pool *p, struct pool_grace *g); /* under the lock */
+};
+
+struct pool_page; /* of the log: log.c */
+
+struct plx_pool {
+    struct plx_bdev *disk;
+    struct plx_bdev_hold *hold;
+    struct plx_list link; /* all pools */
+    unsigned refs;
+
+    struct plx_reactor *keeper;
+    struct plx_bdev_channel *keeper_ch;
+    void (*turn)(struct plx_reactor *r);
+    bool own_keeper; /* with a thread of its own */
+    pthread_t thread;
+
+    _Atomic bool taken; /* the lock */
+
+    /* As it was made. */
+    uint8_t uuid[16];
+    char name[POOL_NAME];
+    uint64_t created;
+    uint32_t cluster, flags;
+    unsigned unit_shift, fan_shift, region_shift, block_shift; /* of the disk */
+    uint64_t log_units;
+
+    uint64_t units; /* of the pool */
+    uint64_t generation;
+    uint32_t instant;
+    uint16_t broken; /* why nothing can be kept any more: an NVMe status; or 0 */
+
+    /* node.c */
+    struct pool_node **table;
+    uint32_t table_mask;
+    uint32_t nodes, nodes_max;
+    struct plx_list clean;
+    struct plx_list dirty[POOL_LEVELS], frozen[POOL_LEVELS];
+    uint32_t n_dirty, n_frozen, dirty_max;
+
+    /* space.c */
+    struct pool_region **region; /* by number; NULL when it is not in memory */
+    uint64_t regions;            /* that there are */
+    uint64_t regions_max;        /* that there can be */
+    struct plx_list loaded;
+    uint64_t ready;            /* free units of regions in memory */
+    uint64_t used;             /* units that are not free */
+    uint64_t spare;            /* units that only nodes may take */
+    uint64_t set_aside;        /* units for what thick volumes have not mapped */
+    uint64_t cursor;           /* region to allocate from */
+    uint64_t load_cursor;      /* region to be loaded next */
+    struct pool_freed freed;   /* of this generation */
+    struct pool_freed freeing; /* of the one that is being written */
+    struct plx_list limbo;     /* pool_limbo.link */
+    struct plx_list space_waits;
+
+    /* Who does something to data on the disk. */
+    struct plx_list channels; /* pool_channel.link */
+    uint64_t epoch;
+    _Atomic bool draining;           /* of the epoch before */
+    struct plx_list graces, drained; /* that wait for the next epoch to be over, and for the last one */
+    struct plx_list graced;          /* checkpoints that may go on */
+    _Atomic bool kick_after;         /* the keeper is to look at that */
+    struct plx_list busy_waits;      /* for units that are being moved */
+
+    /* log.c */
+    uint64_t log_seq;           /* of the next page */
+    uint64_t log_first;         /* of the oldest that is needed */
+    struct pool_page *log_page; /* that is being filled */
+    struct plx_list log_pages;  /* full, to be written */
+    struct plx_list log_writing;
+    struct plx_list flushes, flushing; /* pool_wait.link */
+    bool committing;
+    _Atomic bool changed;   /* since the last commit was seen to */
+    struct plx_timer timer; /* the keeper's */
+    struct pool_wait timer_wait;
+    bool timer_busy;
+
+    /* checkpoint.c */
+    struct pool_checkpoint *checkpoint; /* that is under way; or NULL */
+    bool checkpoint_wanted;
+    struct plx_list checkpoint_waits, checkpoint_next; /* for it, and for the one after it */
+    struct plx_list applying, applied;                 /* pool_apply.link */
+
+    /* volume.c, job.c */
+    struct pool_tree dir, maps;
+    struct pool_volume **volume; /* by number */
+    uint32_t slots;
+    struct plx_list dying; /* pool_volume.dying */
+    struct pool_wait job_wait;
+    bool jobs_busy; /* job_wait waits */
+    struct plx_msg kick;
+    _Atomic bool kicked;
+
+    struct plx_msg close_msg;
+    struct pool_wait close_wait;
+    uint16_t close_status;
+    bool closing, close_over;
+};
+
+/* ---- the lock ---- */
+
+void pool_lock_wait(struct plx_pool *p);
+
+static inline void pool_lock(struct plx_pool *p)
+{
+    if (plx_unlikely(atomic_exchange_explicit(&p->taken, true, memory_order_acquire)))
+        pool_lock_wait(p);
+}
+
+static inline void pool_unlock(struct plx_pool *p)
+{
+    atomic_store_explicit(&p->taken, false, memory_order_release);
+}
+
+/* An attempt at something, under the lock. */
+struct pool_try {
+    struct plx_bdev_channel *ch; /* to the disk, on this reactor */
+    struct pool_wait *wait;      /* of whoever tries */
+    struct pool_node *load;      /* to be loaded when the lock has been given back */
+    struct pool_region *region;  /* the same */
+    bool kick;                   /* the keeper is wanted */
+};
+
+/* Gives back the lock, and begins what the attempt asked for. */
+void pool_try_end(struct plx_pool *p, struct pool_try *t);
+
+/* Has one try again that is in no list. */
+void pool_wake_one(struct pool_wait *w, uint16_t status);
+/* Has all of a list try again. Under the lock. */
+void pool_wake(struct plx_list *waits, uint16_t status);
+static inline void pool_wait_in(struct plx_list *waits, struct pool_wait *w)
+{
+    w->status = 0;
+    plx_list_add_tail(waits, &w->link);
+}
+
+/* ---- node.c; under the lock ---- */
+
+int pool_nodes_init(struct plx_pool *p);
+void pool_nodes_destroy(struct plx_pool *p);
+struct pool_node *pool_node_find(struct plx_pool *p, uint64_t unit);
+/* The node that an entry leads to. @return 0; POOL_AGAIN: it is being loaded, and t->wait waits for it */
+int pool_node_get(struct plx_pool *p, struct pool_try *t, const struct pool_entry *e, unsigned level,
+                  struct pool_node **out);
+/* A dirty one, which is zeroed. @return 0 or -ENOMEM */
+int pool_node_new(struct plx_pool *p, uint64_t unit, unsigned level, struct pool_node **out);
+/* Nothing leads to it any more. */
+void pool_node_drop(struct plx_pool *p, struct pool_node *n);
+/* What is more than there should be. */
+void pool_nodes_trim(struct plx_pool *p);
+void pool_node_cleaned(struct plx_pool *p, struct pool_node *n);
+/* Without the lock. */
+void pool_node_load(struct plx_pool *p, struct pool_node *n, struct plx_bdev_channel *ch);
+
+/* ---- tree.c; under the lock ---- */
+
+/*
+ * The node of level 1 (of the directory, the page) that has the entry of a unit, or NULL. @return 0, POOL_AGAIN, -errno
+ */
+int pool_tree_find(struct plx_pool *p, struct pool_try *t, struct pool_tree *tree, uint64_t at, unsigned level,
+                   struct pool_node **out);
+/*
+ * The same to be changed, which is made if it is not there. @return 0, POOL_AGAIN, -ENOSPC, -errno; only 0 if it is
+ * dirty
+ */
+int pool_tree_change(struct plx_pool *p, struct pool_try *t, struct pool_tree *tree, uint64_t at, unsigned level,
+                     struct pool_node **out);
+/* A node of level 1 that has become empty is taken out of its tree, and those above it that become so. It is dirty. */
+void pool_tree_prune(struct plx_pool *p, struct pool_node *n);
+/* Makes it as high as that. @return 0, POOL_AGAIN, -ENOSPC, -errno */
+int pool_tree_raise(struct plx_pool *p, struct pool_try *t, struct pool_tree *tree, unsigned height);
+
+/* Which entry of a node an entry of a level is, in which `at` is. */
+static inline uint32_t pool_slot(const struct plx_pool *p, uint64_t at, unsigned level)
+{
+    return (uint32_t)(at >> (level * p->fan_shift)) & ((1U << p->fan_shift) - 1);
+}
+
+/* The first unit that an entry of a level, in which `at` is, does not map. */
+static inline uint64_t pool_span_end(const struct plx_pool *p, uint64_t at, unsigned level)
+{
+    const unsigned shift = level * p->fan_shift;
+    return ((at >> shift) + 1) << shift;
+}
+
+/*
+ * What was born until then is not the volume's own: the snapshot that it goes back to has it. Of one that is being
+ * freed that holds for what has not been gone through.
+ */
+static inline uint32_t pool_shared_until(const struct pool_volume *v, uint64_t end)
+{
+    const struct pool_volume *s = v->parent;
+    while (s && s->state == POOL_DYING && end <= s->done)
+        s = s->parent;
+    return s ? s->instant : 0;
+}
+
+static inline bool pool_tree_owns(const struct pool_tree *tree, const struct pool_entry *e, uint64_t end)
+{
+    return !tree->of || pool_entry_birth(e) > pool_shared_until(tree->of, end);
+}
+
+/* ---- space.c; under the lock ---- */
+
+int pool_space_init(struct plx_pool *p);
+void pool_space_destroy(struct plx_pool *p);
+/*
+ * Whether so many units can be taken now. @param data units of data: leaves those that are set aside
+ * @return 0; POOL_AGAIN: t->wait waits; -ENOSPC
+ */
+int pool_space_ready(struct plx_pool *p, struct pool_try *t, uint64_t n, bool data);
+/* Takes 1 to n units in a row, of which there are some ready. @return how many, from *unit on */
+uint64_t pool_space_take(struct plx_pool *p, uint64_t n, uint64_t *unit);
+/* Room for so many units that are freed. @return 0 or -ENOMEM */
+int pool_space_free_ready(struct plx_pool *p, size_t n);
+/* It is free once what leads to it has been forgotten on the disk as well. */
+void pool_space_free(struct plx_pool *p, uint64_t unit);
+/* Taken, but never entered anywhere. */
+void pool_space_return(struct plx_pool *p, uint64_t unit, uint64_t n);
+/* A region's map, in memory. @return NULL when it has to be loaded first */
+struct pool_region *pool_region_find(struct plx_pool *p, uint64_t number);
+/* Puts a unit that a log names out of reach. @return 0, or -EUCLEAN when it was */
+int pool_space_claim(struct plx_pool *p, uint64_t unit);
+uint64_t pool_space_free_units(const struct plx_pool *p);
+/* Has a region's map in memory. @return 0; POOL_AGAIN: t->wait waits; -errno */
+int pool_region_want(struct plx_pool *p, struct pool_try *t, uint64_t number);
+/* Without the lock. */
+void pool_region_load(struct plx_pool *p, struct pool_region *r, struct plx_bdev_channel *ch);
+/* Units that are never free. */
+uint64_t pool_space_fixed(const struct plx_pool *p);
+/*
+ * For checkpoints, in this order: what was freed becomes `freeing`, and there is memory for the maps of dirty regions.
+ * @return 0; POOL_AGAIN; -errno
+ */
+int pool_space_freeze(struct plx_pool *p, struct pool_try *t);
+void pool_space_image(struct plx_pool *p);
+void pool_space_thaw(struct plx_pool *p);
+
+/* ---- who reads and writes ---- */
+
+struct pool_channel {
+    struct plx_list link;
+    _Atomic uint32_t under_way[2]; /* requests to the disk, of even and odd epochs */
+};
+
+/* Calls g->over when all that is under way now has ended. Under the lock. */
+void pool_grace(struct plx_pool *p, struct pool_grace *g);
+void pool_grace_step(struct plx_pool *p);
+
+/* ---- log.c ---- */
+
+void pool_log_init(struct plx_pool *p);
+void pool_log_destroy(struct plx_pool *p);
+/* Whether there is room for a change with so many CRCs. @return 0; POOL_AGAIN: t->wait waits; -ENOMEM */
+int pool_log_ready(struct plx_pool *p, struct pool_try *t, unsigned crcs);
+void pool_log_add(struct plx_pool *p, uint32_t volume, enum pool_change_kind kind, uint64_t at, uint64_t to,
+                  unsigned count, const uint32_t *crcs);
+/* A checkpoint begins: what is logged from now on is on pages of its own. @return the first of them */
+uint64_t pool_log_turn(struct plx_pool *p);
+/* What was logged before `seq` is on the disk otherwise. */
+void pool_log_forget(struct plx_pool *p, uint64_t seq);
+/* Without the lock; w is told when all that was changed until now, and written, is on the disk. */
+void pool_commit(struct plx_pool *p, struct plx_bdev_channel *ch, struct pool_wait *w);
+bool pool_log_page_ok(const struct plx_pool *p, void *unit, uint64_t seq);
+/* The status of a wait for a commit that is to be begun by whoever waits. */
+enum { POOL_COMMIT_AGAIN = 0xffff };
+
+/* ---- checkpoint.c; the keeper's ---- */
+
+/*
+ * A change of what volumes there are. It is made at the moment between two generations, when all trees are as the disk
+ * will have them, and is over when they are there and nothing of before is under way any more.
+ */
+struct pool_apply {
+    struct plx_list link;
+    void (*apply)(struct plx_pool *p, struct pool_apply *a); /* cannot fail */
+    void (*over)(struct plx_pool *p, struct pool_apply *a, uint16_t status);
+};
+void pool_checkpoint_apply(struct plx_pool *p, struct pool_apply *a);
+
+/* Wants one; under the lock. */
+void pool_checkpoint_want(struct plx_pool *p);
+void pool_checkpoint_serve(struct plx_pool *p);
+/* w is told when all that has been changed until now is part of a checkpoint that is on the disk. Under the lock. */
+void pool_checkpoint_wait(struct plx_pool *p, struct pool_wait *w);
+
+/* ---- pool.c ---- */
+
+void pool_root_image(const struct plx_pool *p, struct pool_root *r);
+void pool_root_end(struct pool_root *r, uint64_t generation, uint64_t log_seq);
+/* The same as the public ones, with a reactor that somebody else runs for a keeper, with a round of it and a wait. */
+struct pool_keeper {
+    struct plx_reactor *reactor;
+    void (*turn)(struct plx_reactor *r);
+};
+int pool_make_on(struct plx_bdev *disk, const struct pool_keeper *keeper, const struct plx_pool_opts *opts,
+                 struct plx_error *err);
+int pool_open_on(struct plx_bdev *disk, const struct pool_keeper *keeper, struct plx_pool **out, struct plx_error *err);
+int pool_close_on(struct plx_pool *p);
+
+/* Has the keeper look for work. */
+void pool_kick(struct plx_pool *p);
+void pool_io_init(struct pool_io *io, enum plx_bdev_op op, uint64_t unit, uint64_t n, struct plx_pool *p,
+                  void (*done)(struct plx_bdev_req *req), void *arg);
+
+/* ---- volume.c; under the lock ---- */
+
+void pool_volume_to_record(const struct pool_volume *v, struct pool_record *r);
+int pool_volume_from_record(struct plx_pool *p, uint32_t number, const struct pool_record *r, struct plx_error *err);
+/* Units of a volume are these from now on. @return 0, POOL_AGAIN, -ENOSPC, -errno */
+int pool_volume_map(struct plx_pool *p, struct pool_try *t, struct pool_volume *v, uint64_t at, unsigned n, uint64_t to,
+                    const uint32_t *crcs, bool log);
+/* As far as one node goes. *n is how many were done */
+int pool_volume_unmap(struct plx_pool *p, struct pool_try *t, struct pool_volume *v, uint64_t at, uint64_t *n,
+                      bool log);
+
+/* ---- op.c ---- */
+
+/* Room for volumes of these numbers. @return 0 or -ENOMEM */
+int pool_slots(struct plx_pool *p, uint32_t slots);
+struct pool_volume *pool_volume_find(struct plx_pool *p, const char *name);
+struct pool_volume *pool_volume_find_uuid(struct plx_pool *p, const uint8_t uuid[16]);
+/* All have been read: who goes back to whom. */
+int pool_volumes_link(struct plx_pool *p, struct plx_error *err);
+
+/* ---- job.c: what is being freed ---- */
+
+void pool_jobs_begin(struct plx_pool *p);
+void pool_jobs_serve(struct plx_pool *p);
+/* It is DYING from now on. Under the lock. */
+void pool_volume_die(struct plx_pool *p, struct pool_volume *v);
+
+/* ---- disk.c ---- */
+
+int pool_disk_new(struct plx_pool *p, const char *name, struct plx_bdev **out, struct plx_error *err);
+void pool_disks_gone(struct plx_pool *p);
+void pool_disk_resized(struct pool_volume *v);
+struct plx_bdev *pool_disk_of(const struct pool_volume *v);
+
+#endif

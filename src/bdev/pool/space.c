@@ -1,0 +1,467 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * Which units are free. A region is so many units; its map is in memory once it was wanted, and has two places on the
+ * disk: a checkpoint writes it to the one where the last one is not. A tree leads to the maps. Regions that were never
+ * used have none.
+ */
+#include "pool.h"
+
+#include "base/crc32c.h"
+#include "base/log.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { READY_MIN = 1024 }; /* free units of regions in memory, below which another is brought in */
+
+static uint64_t region_units(const struct plx_pool *p)
+{
+    return UINT64_C(1) << p->region_shift;
+}
+
+static bool bit_get(const uint64_t *bits, uint64_t i)
+{
+    return bits[i / 64] >> i % 64 & 1;
+}
+
+static void bit_set(uint64_t *bits, uint64_t i)
+{
+    bits[i / 64] |= UINT64_C(1) << i % 64;
+}
+
+static void bit_clear(uint64_t *bits, uint64_t i)
+{
+    bits[i / 64] &= ~(UINT64_C(1) << i % 64);
+}
+
+/* The units of a region that there are; the last one may be short. */
+static uint64_t region_size(const struct plx_pool *p, uint64_t number)
+{
+    return plx_min_u64(region_units(p), p->units - (number << p->region_shift));
+}
+
+static uint64_t region_free(const struct plx_pool *p, const struct pool_region *r)
+{
+    return region_size(p, r->number) - r->used;
+}
+
+/* Units that are never free: the maps, and in the first region the roots and the log. */
+static bool is_fixed(const struct plx_pool *p, uint64_t unit)
+{
+    uint64_t at = unit & (region_units(p) - 1);
+    return at == POOL_MAP_FIRST || at == POOL_MAP_FIRST + 1 || unit < POOL_LOG_FIRST + p->log_units;
+}
+
+uint64_t pool_space_fixed(const struct plx_pool *p)
+{
+    uint64_t n = POOL_LOG_FIRST + p->log_units;
+    for (uint64_t r = n >> p->region_shift; r < p->regions_max; r++)
+        for (uint64_t at = POOL_MAP_FIRST; at <= POOL_MAP_FIRST + 1; at++) {
+            uint64_t unit = (r << p->region_shift) + at;
+            n += unit >= POOL_LOG_FIRST + p->log_units && unit < p->units;
+        }
+    return n;
+}
+
+static void region_enter(struct plx_pool *p, struct pool_region *r)
+{
+    p->region[r->number] = r;
+    plx_list_add_tail(&p->loaded, &r->link);
+    p->ready += region_free(p, r);
+}
+
+static struct pool_region *region_new(struct plx_pool *p, uint64_t number)
+{
+    struct pool_region *r = calloc(1, sizeof *r);
+    if (!r)
+        return NULL;
+    r->bits = calloc(region_units(p) / 64, sizeof *r->bits);
+    if (!r->bits) {
+        free(r);
+        return NULL;
+    }
+    r->number = number;
+    plx_list_init(&r->link);
+    return r;
+}
+
+static void region_destroy(struct pool_region *r)
+{
+    plx_list_del(&r->link);
+    free(r->bits);
+    free(r);
+}
+
+/* Enters the next region that was never used. */
+static int region_open(struct plx_pool *p)
+{
+    struct pool_region *r = region_new(p, p->regions);
+    if (!r)
+        return -ENOMEM;
+    const uint64_t first = r->number << p->region_shift;
+    for (uint64_t i = 0; i < region_size(p, r->number); i++)
+        if (is_fixed(p, first + i)) {
+            bit_set(r->bits, i);
+            r->used++;
+        }
+    r->dirty = true;
+    p->regions++;
+    region_enter(p, r);
+    return 0;
+}
+
+int pool_space_init(struct plx_pool *p)
+{
+    plx_list_init(&p->loaded);
+    plx_list_init(&p->space_waits);
+    plx_list_init(&p->limbo);
+    p->regions_max = (p->units + region_units(p) - 1) >> p->region_shift;
+    p->maps.height = (uint8_t)pool_height(p->regions_max, p->unit_shift);
+    p->region = calloc(p->regions_max, sizeof *p->region);
+    p->spare = plx_min_u64(plx_max_u64(p->units / 64, 64), 16384);
+    p->dirty_max = (uint32_t)plx_min_u64(p->spare / 4, 4096);
+    return p->region ? 0 : -ENOMEM;
+}
+
+void pool_space_destroy(struct plx_pool *p)
+{
+    for (uint64_t i = 0; p->region && i < p->regions_max; i++)
+        if (p->region[i])
+            region_destroy(p->region[i]);
+    free(p->region);
+    free(p->freed.units);
+    free(p->freeing.units);
+}
+
+/* ---- taking ---- */
+
+uint64_t pool_space_free_units(const struct plx_pool *p)
+{
+    return p->units - p->used;
+}
+
+/* What data may take, of what is free. */
+static uint64_t free_for_data(const struct plx_pool *p)
+{
+    uint64_t n = pool_space_free_units(p), kept = p->spare + p->set_aside;
+    return n > kept ? n - kept : 0;
+}
+
+/* Has a region loaded that may have free units. @return POOL_AGAIN; 0 when there is none; -errno */
+static int region_want_any(struct plx_pool *p, struct pool_try *t)
+{
+    for (uint64_t i = 0; i < p->regions; i++) {
+        uint64_t number = (p->load_cursor + i) % p->regions;
+        int ret = pool_region_want(p, t, number);
+        if (ret)
+            return ret;
+    }
+    return 0;
+}
+
+int pool_space_ready(struct plx_pool *p, struct pool_try *t, uint64_t n, bool data)
+{
+    int ret = 0;
+    const bool enough = !data || free_for_data(p) >= n;
+    while (enough && p->ready < n && p->regions < p->regions_max)
+        if (region_open(p))
+            return -ENOMEM;
+    if (enough && p->ready >= n)
+        return 0;
+    if (enough)
+        ret = region_want_any(p, t);
+    if (ret)
+        return ret;
+    if (!p->freed.n && !p->freeing.n)
+        return -ENOSPC;
+    pool_checkpoint_want(p);
+    t->kick = true;
+    pool_wait_in(&p->space_waits, t->wait);
+    return POOL_AGAIN;
+}
+
+/* The first free unit of a region, from its cursor on. */
+static uint64_t region_first_free(const struct plx_pool *p, const struct pool_region *r)
+{
+    const uint64_t size = region_size(p, r->number);
+    for (int lap = 0; lap < 2; lap++) {
+        uint64_t i = lap ? 0 : r->cursor;
+        while (i < size) {
+            uint64_t word = ~r->bits[i / 64] >> i % 64;
+            if (word) {
+                i += (unsigned)__builtin_ctzll(word);
+                break;
+            }
+            i = (i / 64 + 1) * 64;
+        }
+        if (i < size)
+            return i;
+    }
+    return size;
+}
+
+uint64_t pool_space_take(struct plx_pool *p, uint64_t n, uint64_t *unit)
+{
+    struct pool_region *r = pool_region_find(p, p->cursor);
+    if (!r || !region_free(p, r)) {
+        plx_list_for_each(it, &p->loaded) {
+            r = plx_list_entry(it, struct pool_region, link);
+            if (region_free(p, r))
+                break;
+        }
+        p->cursor = r->number;
+    }
+    const uint64_t size = region_size(p, r->number), first = region_first_free(p, r);
+    uint64_t got = 0;
+    while (got < n && first + got < size && !bit_get(r->bits, first + got))
+        bit_set(r->bits, first + got++);
+    r->used += (uint32_t)got;
+    r->cursor = (uint32_t)(first + got < size ? first + got : 0);
+    r->dirty = true;
+    p->ready -= got;
+    p->used += got;
+    *unit = (r->number << p->region_shift) + first;
+    return got;
+}
+
+/* ---- giving back ---- */
+
+int pool_space_free_ready(struct plx_pool *p, size_t n)
+{
+    struct pool_freed *f = &p->freed;
+    if (f->n + n <= f->size)
+        return 0;
+    size_t size = 2 * (f->n + n);
+    uint64_t *units = realloc(f->units, size * sizeof *units);
+    if (!units)
+        return -ENOMEM;
+    f->units = units;
+    f->size = size;
+    return 0;
+}
+
+void pool_space_free(struct plx_pool *p, uint64_t unit)
+{
+    p->freed.units[p->freed.n++] = unit;
+}
+
+void pool_space_return(struct plx_pool *p, uint64_t unit, uint64_t n)
+{
+    struct pool_region *r = p->region[unit >> p->region_shift];
+    for (uint64_t i = 0; i < n; i++)
+        bit_clear(r->bits, (unit + i) & (region_units(p) - 1));
+    r->used -= (uint32_t)n;
+    r->dirty = true;
+    p->ready += n;
+    p->used -= n;
+}
+
+int pool_space_claim(struct plx_pool *p, uint64_t unit)
+{
+    struct pool_region *r = p->region[unit >> p->region_shift];
+    uint64_t at = unit & (region_units(p) - 1);
+    if (bit_get(r->bits, at))
+        return -EUCLEAN;
+    bit_set(r->bits, at);
+    r->used++;
+    r->dirty = true;
+    p->ready--;
+    p->used++;
+    return 0;
+}
+
+/* ---- maps on the disk ---- */
+
+struct region_load {
+    struct pool_io io;
+    struct plx_pool *pool;
+    struct pool_region *region;
+    uint8_t *mem;
+};
+
+struct pool_region *pool_region_find(struct plx_pool *p, uint64_t number)
+{
+    struct pool_region *r = number < p->regions_max ? p->region[number] : NULL;
+    return r && !r->loading ? r : NULL;
+}
+
+int pool_region_want(struct plx_pool *p, struct pool_try *t, uint64_t number)
+{
+    struct pool_node *leaf;
+    while (p->regions <= number)
+        if (region_open(p))
+            return -ENOMEM;
+    if (pool_region_find(p, number))
+        return 0;
+    if (!p->region[number]) {
+        int ret = pool_tree_find(p, t, &p->maps, number, 1, &leaf);
+        if (ret)
+            return ret;
+        const struct pool_entry *e = leaf ? &pool_entries(leaf)[number & ((1U << p->fan_shift) - 1)] : NULL;
+        const uint64_t first = (number << p->region_shift) + POOL_MAP_FIRST;
+        if (!e || (pool_entry_unit(e) != first && pool_entry_unit(e) != first + 1))
+            return -EUCLEAN;
+        struct pool_region *r = region_new(p, number);
+        if (!r)
+            return -ENOMEM;
+        r->loading = true;
+        r->copy = pool_entry_unit(e) != first;
+        r->crc = plx_get32(e->crc);
+        p->region[number] = r;
+        t->region = r;
+    }
+    pool_wait_in(&p->space_waits, t->wait);
+    return POOL_AGAIN;
+}
+
+static void region_loaded(struct plx_bdev_req *req)
+{
+    struct region_load *l = plx_container_of(req, struct region_load, io.req);
+    struct plx_pool *p = l->pool;
+    struct pool_region *r = l->region;
+    const size_t bytes = (size_t)1 << p->unit_shift;
+    if (req->status || plx_crc32c(l->mem, bytes) != r->crc) {
+        /* What is in use there is not known, so nothing of it is used any more. */
+        plx_error("pool %s: the map of region %llu is damaged: its space is lost until the pool is repaired", p->name,
+                  (unsigned long long)r->number);
+        memset(l->mem, 0xff, bytes);
+    }
+    memcpy(r->bits, l->mem, region_units(p) / 8);
+    pool_lock(p);
+    for (uint64_t i = 0; i < region_size(p, r->number); i++)
+        r->used += bit_get(r->bits, i);
+    r->loading = false;
+    region_enter(p, r);
+    pool_wake(&p->space_waits, 0);
+    pool_unlock(p);
+    free(l->mem);
+    free(l);
+}
+
+void pool_region_load(struct plx_pool *p, struct pool_region *r, struct plx_bdev_channel *ch)
+{
+    struct region_load *l = calloc(1, sizeof *l);
+    uint8_t *mem = l ? aligned_alloc(4096, (size_t)1 << p->unit_shift) : NULL;
+    if (!mem) {
+        free(l);
+        pool_lock(p);
+        p->region[r->number] = NULL;
+        pool_wake(&p->space_waits, PLX_SC_INTERNAL_ERROR);
+        pool_unlock(p);
+        region_destroy(r);
+        return;
+    }
+    l->pool = p;
+    l->region = r;
+    l->mem = mem;
+    l->io.iov[0] = (struct iovec){mem, (size_t)1 << p->unit_shift};
+    pool_io_init(&l->io, PLX_BDEV_READ, (r->number << p->region_shift) + POOL_MAP_FIRST + r->copy, 1, p, region_loaded,
+                 NULL);
+    plx_bdev_submit(ch, &l->io.req);
+}
+
+/* ---- checkpoints ---- */
+
+/*
+ * All regions of which something is taken or freed are dirty, and so is what leads to their maps; which frees and takes
+ * units itself, so that it is done until nothing is new.
+ */
+static int dirty_regions(struct plx_pool *p, struct pool_try *t)
+{
+    struct pool_node *leaf;
+    for (size_t i = 0; i < p->freed.n; i++) {
+        int ret = pool_region_want(p, t, p->freed.units[i] >> p->region_shift);
+        if (ret)
+            return ret;
+        p->region[p->freed.units[i] >> p->region_shift]->dirty = true;
+    }
+    plx_list_for_each(it, &p->loaded) {
+        const struct pool_region *r = plx_list_entry(it, struct pool_region, link);
+        int ret = r->dirty ? pool_tree_change(p, t, &p->maps, r->number, 1, &leaf) : 0;
+        if (ret)
+            return ret;
+    }
+    return 0;
+}
+
+int pool_space_freeze(struct plx_pool *p, struct pool_try *t)
+{
+    size_t freed;
+    uint64_t used;
+    do {
+        freed = p->freed.n;
+        used = p->used;
+        int ret = dirty_regions(p, t);
+        if (ret)
+            return ret;
+    } while (p->freed.n != freed || p->used != used);
+    plx_list_for_each(it, &p->loaded) {
+        struct pool_region *r = plx_list_entry(it, struct pool_region, link);
+        if (r->dirty && !r->image)
+            r->image = aligned_alloc(4096, (size_t)1 << p->unit_shift);
+        if (r->dirty && !r->image)
+            return -ENOMEM;
+    }
+    struct pool_freed was = p->freeing;
+    p->freeing = p->freed;
+    p->freed = was;
+    p->freed.n = 0;
+    return 0;
+}
+
+static void image_clear(struct plx_pool *p, struct pool_region *r, uint64_t unit)
+{
+    bit_clear((uint64_t *)(void *)r->image, unit & (region_units(p) - 1));
+    r->image_used--;
+}
+
+/*
+ * The maps as they will be. Free in them is what is being freed, and what was taken, and nothing leads to yet: the log
+ * will, if it gets there.
+ */
+void pool_space_image(struct plx_pool *p)
+{
+    struct pool_node *leaf;
+    plx_list_for_each(it, &p->loaded) {
+        struct pool_region *r = plx_list_entry(it, struct pool_region, link);
+        if (!r->dirty)
+            continue;
+        memset(r->image, 0, (size_t)1 << p->unit_shift);
+        memcpy(r->image, r->bits, region_units(p) / 8);
+        r->image_used = r->used;
+        r->dirty = false;
+    }
+    for (size_t i = 0; i < p->freeing.n; i++)
+        image_clear(p, p->region[p->freeing.units[i] >> p->region_shift], p->freeing.units[i]);
+    plx_list_for_each(it, &p->limbo) {
+        const struct pool_limbo *l = plx_list_entry(it, struct pool_limbo, link);
+        struct pool_region *r = p->region[l->unit >> p->region_shift];
+        for (uint64_t i = 0; i < l->n && r->image; i++)
+            image_clear(p, r, l->unit + i);
+        r->dirty = true;
+    }
+    plx_list_for_each(it, &p->loaded) {
+        struct pool_region *r = plx_list_entry(it, struct pool_region, link);
+        if (!r->image || pool_tree_find(p, NULL, &p->maps, r->number, 1, &leaf))
+            continue;
+        r->copy = !r->copy;
+        pool_entries(leaf)[r->number & ((1U << p->fan_shift) - 1)] =
+            pool_entry_make((r->number << p->region_shift) + POOL_MAP_FIRST + r->copy, r->image_used,
+                            plx_crc32c(r->image, (size_t)1 << p->unit_shift));
+    }
+}
+
+/* What was being freed may be taken again. */
+void pool_space_thaw(struct plx_pool *p)
+{
+    for (size_t i = 0; i < p->freeing.n; i++) {
+        struct pool_region *r = p->region[p->freeing.units[i] >> p->region_shift];
+        bit_clear(r->bits, p->freeing.units[i] & (region_units(p) - 1));
+        r->used--;
+    }
+    p->ready += p->freeing.n;
+    p->used -= p->freeing.n;
+    p->freeing.n = 0;
+    pool_wake(&p->space_waits, 0);
+}

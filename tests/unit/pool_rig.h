@@ -1,0 +1,49 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* A pool under test: its disk, its keeper and its volumes are all on one reactor, which the test runs. */
+#ifndef TEST_POOL_RIG_H
+#define TEST_POOL_RIG_H
+
+#include "bdev_util.h"
+
+#include "bdev/pool/pool.h"
+
+struct pool_rig {
+    struct plx_reactor *reactor;
+    struct plx_bdev *disk;
+    struct plx_pool *pool;
+};
+
+/* In simulated time, which goes on when there is nothing to do but to wait; else in real time. Before and after all. */
+void rig_simulate(bool simulated);
+/* A round of the reactor, and a wait. */
+void rig_turn(struct plx_reactor *r);
+
+/* A disk with a reactor, and no pool; the test fails when that does not work, as with all of these. */
+void rig_disk(struct pool_rig *rig, const char *url);
+void rig_make(struct pool_rig *rig, const char *url, const struct plx_pool_opts *opts);
+/* The pool of the disk. */
+void rig_pool(struct pool_rig *rig);
+/* Closes the pool, and opens it. */
+void rig_reopen(struct pool_rig *rig);
+void rig_end(struct pool_rig *rig);
+
+/* An operation. */
+void rig_begin(struct pool_rig *rig, struct plx_pool_op *op, bool *done);
+/* The same from beginning to end. @return its result */
+int rig_try(struct pool_rig *rig, enum plx_pool_op_kind kind, const char *volume, const char *name, uint64_t size);
+void rig_do(struct pool_rig *rig, enum plx_pool_op_kind kind, const char *volume, const char *name, uint64_t size);
+void rig_create(struct pool_rig *rig, const char *name, uint64_t size);
+
+/* A volume as a disk, with a channel. */
+void rig_open(struct pool_rig *rig, const char *name, struct tu *t);
+void rig_close(struct pool_rig *rig, struct tu *t);
+
+/* Until nothing is being freed any more, and there is no checkpoint under way. */
+void rig_settle(struct pool_rig *rig);
+/*
+ * That what is led to is not free, and that what is not is: the whole pool is gone through. After rig_settle().
+ * @return units that volumes lead to
+ */
+uint64_t rig_check(struct pool_rig *rig);
+
+#endif

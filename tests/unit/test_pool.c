@@ -1,0 +1,365 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * Pools on one reactor: what is written to volumes is there, whatever is done to them, and when they are opened again.
+ */
+#include "pool_rig.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { K = 1024, UNIT = 4096 };
+
+static void test_made_and_opened(void **state)
+{
+    struct pool_rig rig;
+    struct plx_pool_info info;
+    (void)state;
+    rig_make(&rig, "ram:64M", NULL);
+    plx_pool_get_info(rig.pool, &info);
+    assert_int_equal(info.size, 64 << 20);
+    assert_true(info.free > 60 << 20);
+    assert_int_equal(info.unit, UNIT);
+    rig_reopen(&rig);
+    rig_end(&rig);
+}
+
+static void test_no_pool(void **state)
+{
+    struct pool_rig rig;
+    struct plx_error err = {""};
+    struct plx_pool *p;
+    (void)state;
+    rig_disk(&rig, "ram:64M");
+    const struct pool_keeper keeper = {rig.reactor, rig_turn};
+    assert_int_equal(pool_open_on(rig.disk, &keeper, &p, &err), -ENODATA);
+    assert_non_null(strstr(err.text, "there is no pool on it"));
+    rig_end(&rig);
+}
+
+static void test_written_and_read(void **state)
+{
+    struct pool_rig rig;
+    struct tu t;
+    uint8_t *a = tu_pattern(256 * K, 1), *out = tu_pattern(256 * K, 2);
+    (void)state;
+    rig_make(&rig, "ram:64M", NULL);
+    rig_create(&rig, "v", 16 << 20);
+    rig_open(&rig, "v", &t);
+    assert_int_equal(tu_io(&t, PLX_BDEV_READ, 0, 512, out), 0);
+    assert_true(tu_zeroed(out, 256 * K));
+    assert_int_equal(tu_io(&t, PLX_BDEV_WRITE, 100, 512, a), 0); /* begins and ends within units */
+    assert_int_equal(tu_io(&t, PLX_BDEV_READ, 100, 512, out), 0);
+    assert_memory_equal(a, out, 256 * K);
+    assert_int_equal(tu_io(&t, PLX_BDEV_READ, 96, 4, out), 0);
+    assert_true(tu_zeroed(out, 4 * 512));
+    rig_close(&rig, &t);
+    rig_reopen(&rig);
+    rig_open(&rig, "v", &t);
+    memset(out, 0, 256 * K);
+    assert_int_equal(tu_io(&t, PLX_BDEV_READ, 100, 512, out), 0);
+    assert_memory_equal(a, out, 256 * K);
+    rig_close(&rig, &t);
+    rig_end(&rig);
+    free(a);
+    free(out);
+}
+
+static void memory_in_pieces(struct tu_req *q, uint8_t *data, size_t bytes)
+{
+    static const size_t cuts[] = {0, 100, 5000, 20000};
+    q->req->iovcnt = 4;
+    for (unsigned i = 0; i < 4; i++)
+        q->iov[i] = (struct iovec){data + cuts[i], (i < 3 ? cuts[i + 1] : bytes) - cuts[i]};
+}
+
+/* A request of several pieces of data, whose memory is in several pieces, too, and is the caller's as it was. */
+static void test_memory_in_pieces(void **state)
+{
+    enum { BYTES = 56 * K };
+    struct pool_rig rig;
+    struct tu t;
+    struct tu_req q;
+    uint8_t *a = tu_pattern(BYTES, 1), *one = tu_pattern(UNIT, 2), *out = tu_pattern(BYTES, 3);
+    (void)state;
+    rig_make(&rig, "ram:64M", NULL);
+    rig_create(&rig, "v", 16 << 20);
+    rig_open(&rig, "v", &t);
+    for (int lap = 0; lap < 2; lap++) {
+        for (uint64_t lba = 8; lba < 100; lba += 24) /* so that what is around it is elsewhere */
+            assert_int_equal(tu_io(&t, PLX_BDEV_WRITE, lba, 8, one), 0);
+        tu_req_init(&q);
+        for (int op = PLX_BDEV_WRITE; op >= PLX_BDEV_READ; op--) {
+            struct iovec was[4];
+            memory_in_pieces(&q, op == PLX_BDEV_WRITE ? a : out, BYTES);
+            memcpy(was, q.iov, sizeof was);
+            tu_start(&t, &q, (enum plx_bdev_op)op, 3, BYTES / 512, NULL);
+            assert_int_equal(tu_finish(&t, &q), 0);
+            assert_memory_equal(was, q.iov, sizeof was);
+        }
+        assert_memory_equal(a, out, BYTES);
+        tu_req_free(&q);
+        memset(out, 0, BYTES);
+        rig_do(&rig, PLX_POOL_SNAPSHOT, "v", lap ? "s2" : "s1", 0);
+    }
+    rig_close(&rig, &t);
+    rig_end(&rig);
+    free(a);
+    free(one);
+    free(out);
+}
+
+static void test_snapshot_keeps(void **state)
+{
+    struct pool_rig rig;
+    struct tu t, s;
+    uint8_t *a = tu_pattern(64 * K, 1), *b = tu_pattern(64 * K, 2), *out = tu_pattern(64 * K, 3);
+    (void)state;
+    rig_make(&rig, "ram:64M", NULL);
+    rig_create(&rig, "v", 16 << 20);
+    rig_open(&rig, "v", &t);
+    assert_int_equal(tu_io(&t, PLX_BDEV_WRITE, 0, 128, a), 0);
+    rig_do(&rig, PLX_POOL_SNAPSHOT, "v", "s", 0);
+    assert_int_equal(tu_io(&t, PLX_BDEV_WRITE, 3, 64, b), 0);
+    rig_open(&rig, "s", &s);
+    assert_int_equal(tu_io(&s, PLX_BDEV_READ, 0, 128, out), 0);
+    assert_memory_equal(a, out, 64 * K);
+    memcpy(a + 3 * 512, b, 64 * 512);
+    assert_int_equal(tu_io(&t, PLX_BDEV_READ, 0, 128, out), 0);
+    assert_memory_equal(a, out, 64 * K);
+    rig_close(&rig, &s);
+    rig_close(&rig, &t);
+    rig_do(&rig, PLX_POOL_DELETE, "v", NULL, 0);
+    rig_do(&rig, PLX_POOL_DELETE, "s", NULL, 0);
+    rig_settle(&rig);
+    assert_int_equal(rig_check(&rig), 0);
+    rig_end(&rig);
+    free(a);
+    free(b);
+    free(out);
+}
+
+/* ---- anything, at random, beside a model of it ---- */
+
+enum { MODELS = 6, BLOCKS = 6 * 1024 * 2, WRITES = 64 };
+
+struct model {
+    char name[16];
+    bool snapshot, open;
+    struct tu t;
+    uint64_t blocks;
+    int parent; /* index, or -1 */
+    uint8_t *data;
+};
+
+struct world {
+    struct pool_rig rig;
+    struct model m[MODELS];
+    uint64_t seed;
+    unsigned names;
+};
+
+static struct model *model_any(struct world *w, bool there, int snapshot)
+{
+    for (int tries = 0; tries < 20; tries++) {
+        struct model *m = &w->m[tu_random(&w->seed) % MODELS];
+        if (!!m->data == there && (!there || snapshot < 0 || m->snapshot == snapshot))
+            return m;
+    }
+    return NULL;
+}
+
+static void model_open(struct world *w, struct model *m)
+{
+    if (!m->open)
+        rig_open(&w->rig, m->name, &m->t);
+    m->open = true;
+}
+
+static void model_close(struct world *w, struct model *m)
+{
+    if (m->open)
+        rig_close(&w->rig, &m->t);
+    m->open = false;
+}
+
+static void model_check(struct world *w, struct model *m)
+{
+    uint8_t *out = malloc(m->blocks * 512);
+    model_open(w, m);
+    assert_int_equal(m->t.info->blocks, m->blocks);
+    for (uint64_t at = 0; at < m->blocks;) {
+        uint32_t n = 1 + tu_random(&w->seed) % 3000;
+        n = n > m->blocks - at ? (uint32_t)(m->blocks - at) : n;
+        assert_int_equal(tu_io(&m->t, PLX_BDEV_READ, at, n, out + at * 512), 0);
+        at += n;
+    }
+    for (uint64_t i = 0; i < m->blocks; i++)
+        if (memcmp(out + i * 512, m->data + i * 512, 512))
+            fail_msg("block %llu of %s is wrong", (unsigned long long)i, m->name);
+    free(out);
+}
+
+static void model_name(struct world *w, struct model *m)
+{
+    snprintf(m->name, sizeof m->name, "n%u", w->names++);
+}
+
+static void step_write(struct world *w, struct model *m)
+{
+    static const enum plx_bdev_op ops[] = {PLX_BDEV_WRITE,        PLX_BDEV_WRITE, PLX_BDEV_WRITE,
+                                           PLX_BDEV_WRITE_ZEROES, PLX_BDEV_UNMAP, PLX_BDEV_FLUSH};
+    model_open(w, m);
+    for (int i = 0; i < WRITES; i++) {
+        enum plx_bdev_op op = ops[tu_random(&w->seed) % 6];
+        uint64_t at = tu_random(&w->seed) % m->blocks;
+        uint32_t n = 1 + tu_random(&w->seed) % (tu_random(&w->seed) % 8 ? 24 : 2500);
+        n = n > m->blocks - at ? (uint32_t)(m->blocks - at) : n;
+        uint8_t *data = tu_pattern((size_t)n * 512, tu_random(&w->seed));
+        assert_int_equal(tu_io_flags(&m->t, op, op == PLX_BDEV_WRITE && i % 8 == 0 ? PLX_BDEV_FUA : 0, at, n, data), 0);
+        if (op == PLX_BDEV_WRITE)
+            memcpy(m->data + at * 512, data, (size_t)n * 512);
+        else if (op != PLX_BDEV_FLUSH)
+            memset(m->data + at * 512, 0, (size_t)n * 512);
+        free(data);
+    }
+}
+
+static void model_copy(struct world *w, struct model *to, const struct model *from, bool snapshot)
+{
+    (void)w;
+    to->snapshot = snapshot;
+    to->blocks = from->blocks;
+    to->data = malloc(from->blocks * 512);
+    memcpy(to->data, from->data, from->blocks * 512);
+}
+
+static void step_resize(struct world *w, struct model *m)
+{
+    uint64_t blocks = (1 + tu_random(&w->seed) % (2 * BLOCKS / 8)) * 8;
+    if (blocks < m->blocks)
+        model_close(w, m);
+    rig_do(&w->rig, PLX_POOL_RESIZE, m->name, NULL, blocks * 512);
+    m->data = realloc(m->data, blocks * 512);
+    if (blocks > m->blocks)
+        memset(m->data + m->blocks * 512, 0, (blocks - m->blocks) * 512);
+    m->blocks = blocks;
+}
+
+static void world_close(struct world *w)
+{
+    for (int i = 0; i < MODELS; i++)
+        model_close(w, &w->m[i]);
+}
+
+static void step(struct world *w)
+{
+    struct model *m, *fresh = model_any(w, false, -1);
+    switch (tu_random(&w->seed) % 12) {
+    case 0:
+        if (!fresh)
+            break;
+        model_name(w, fresh);
+        fresh->blocks = (1 + tu_random(&w->seed) % (BLOCKS / 8)) * 8;
+        fresh->data = calloc(fresh->blocks, 512);
+        fresh->snapshot = false;
+        rig_create(&w->rig, fresh->name, fresh->blocks * 512);
+        break;
+    case 1:
+    case 2:
+        m = model_any(w, true, false);
+        if (!fresh || !m)
+            break;
+        model_name(w, fresh);
+        rig_do(&w->rig, PLX_POOL_SNAPSHOT, m->name, fresh->name, 0);
+        model_copy(w, fresh, m, true);
+        break;
+    case 3:
+    case 4:
+        m = model_any(w, true, true);
+        if (!fresh || !m)
+            break;
+        model_name(w, fresh);
+        rig_do(&w->rig, PLX_POOL_CLONE, m->name, fresh->name, 0);
+        model_copy(w, fresh, m, false);
+        break;
+    case 5:
+    case 6:
+        m = model_any(w, true, -1);
+        if (!m)
+            break;
+        model_close(w, m);
+        rig_do(&w->rig, PLX_POOL_DELETE, m->name, NULL, 0);
+        free(m->data);
+        memset(m, 0, sizeof *m);
+        break;
+    case 7:
+        m = model_any(w, true, false);
+        if (m)
+            step_resize(w, m);
+        break;
+    case 8:
+        m = model_any(w, true, -1);
+        if (m)
+            model_check(w, m);
+        break;
+    case 9:
+        if (tu_random(&w->seed) % 4)
+            break;
+        world_close(w);
+        rig_reopen(&w->rig);
+        break;
+    default:
+        m = model_any(w, true, false);
+        if (m)
+            step_write(w, m);
+        break;
+    }
+}
+
+static void check_world(const char *url, uint64_t seed, int steps)
+{
+    struct world w = {.seed = seed};
+    print_message("seed %llu\n", (unsigned long long)seed);
+    rig_make(&w.rig, url, NULL);
+    for (int i = 0; i < steps; i++)
+        step(&w);
+    for (int i = 0; i < MODELS; i++)
+        if (w.m[i].data)
+            model_check(&w, &w.m[i]);
+    world_close(&w);
+    rig_settle(&w.rig);
+    rig_check(&w.rig);
+    rig_reopen(&w.rig);
+    for (int i = 0; i < MODELS; i++)
+        if (w.m[i].data)
+            model_check(&w, &w.m[i]);
+    world_close(&w);
+    for (int i = 0; i < MODELS; i++) {
+        if (!w.m[i].data)
+            continue;
+        rig_do(&w.rig, PLX_POOL_DELETE, w.m[i].name, NULL, 0);
+        free(w.m[i].data);
+    }
+    rig_settle(&w.rig);
+    assert_int_equal(rig_check(&w.rig), 0); /* not a unit is lost */
+    rig_end(&w.rig);
+}
+
+static void test_anything(void **state)
+{
+    const char *seed = getenv("POLLUX_SEED"), *rounds = getenv("POLLUX_ROUNDS");
+    (void)state;
+    for (int i = 0; i < (rounds ? (int)strtol(rounds, NULL, 10) : 20); i++)
+        check_world("ram:256M", (seed ? strtoull(seed, NULL, 10) : 1) + (unsigned)i, 100);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_made_and_opened),  cmocka_unit_test(test_no_pool),
+        cmocka_unit_test(test_written_and_read), cmocka_unit_test(test_memory_in_pieces),
+        cmocka_unit_test(test_snapshot_keeps),   cmocka_unit_test(test_anything),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,378 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * Pools on a disk whose power is cut: what was flushed is there, volumes are as they were, or as they were to be, and
+ * not a unit is lost. Lives by chance, one after the other on the same disk: each begins with what the last one left.
+ */
+#include "oracle.h"
+#include "pool_rig.h"
+
+#include <pollux/bdev_filter.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/util.h"
+#include "bdev/filter/crash.h"
+
+enum {
+    BLOCK = 512,
+    VOLUMES = 5,
+    BLOCKS = 2 * 512 + 64, /* of a volume: more than one node has */
+    DEPTH = 6,
+    MAX_BLOCKS = 40,
+};
+
+struct life;
+
+struct vol {
+    struct life *l;
+    char name[16];
+    bool there, snapshot;
+    bool maybe_there; /* power was cut while it was made, or deleted */
+    bool open;
+    struct tu t;
+    struct oracle *o;
+};
+
+struct io {
+    struct life *l;
+    struct vol *v;
+    struct plx_bdev_req req __attribute__((aligned(16)));
+    struct iovec iov;
+    bool busy;
+    uint64_t known;
+    uint8_t data[MAX_BLOCKS * BLOCK];
+};
+
+struct life {
+    struct pool_rig rig;
+    struct vol v[VOLUMES];
+    struct io io[DEPTH];
+    uint64_t seed, serial;
+    unsigned names, cuts, ops;
+    bool checksums;
+};
+
+static bool is_off(struct life *l)
+{
+    struct plx_crash_state s;
+    plx_crash_look(l->rig.disk, &s);
+    return s.off;
+}
+
+static void found(struct life *l, struct vol *v, const struct oracle_finding *f)
+{
+    fail_msg("life %u, volume %s: %s", l->cuts, v->name, f->text);
+}
+
+/* ---- requests ---- */
+
+static void io_done(struct plx_bdev_req *req)
+{
+    struct io *io = plx_container_of(req, struct io, req);
+    struct oracle_finding f;
+    io->busy = false;
+    if (req->status && !is_off(io->l))
+        fail_msg("status 0x%x with power", req->status);
+    if (req->op != PLX_BDEV_READ || req->status)
+        oracle_done(io->v->o, io->known, !req->status);
+    else if (!oracle_read_done(io->v->o, io->known, req->lba, req->nlb, io->data, &f))
+        found(io->l, io->v, &f);
+}
+
+static void vol_open(struct life *l, struct vol *v)
+{
+    if (!v->open)
+        rig_open(&l->rig, v->name, &v->t);
+    v->open = true;
+}
+
+static void vol_close(struct life *l, struct vol *v)
+{
+    if (v->open)
+        rig_close(&l->rig, &v->t);
+    v->open = false;
+}
+
+static void io_begin(struct life *l, struct io *io, struct vol *v)
+{
+    const uint32_t dice = tu_random(&l->seed) % 100;
+    struct plx_bdev_req *r = &io->req;
+    bool fua = dice < 8;
+    io->v = v;
+    r->nlb = 1 + tu_random(&l->seed) % MAX_BLOCKS;
+    r->lba = tu_random(&l->seed) % (BLOCKS - r->nlb + 1);
+    if (tu_random(&l->seed) % 2) { /* whole units */
+        r->lba &= ~UINT64_C(7);
+        r->nlb = 8 * (1 + tu_random(&l->seed) % 4);
+        r->lba = r->lba + r->nlb > BLOCKS ? 0 : r->lba;
+    }
+    r->op = v->snapshot ? PLX_BDEV_READ
+            : dice < 50 ? PLX_BDEV_WRITE
+            : dice < 56 ? PLX_BDEV_WRITE_ZEROES
+            : dice < 66 ? PLX_BDEV_UNMAP
+            : dice < 80 ? PLX_BDEV_READ
+                        : PLX_BDEV_FLUSH;
+    fua &= r->op == PLX_BDEV_WRITE || r->op == PLX_BDEV_WRITE_ZEROES;
+    r->flags = fua ? PLX_BDEV_FUA : 0;
+    io->iov = (struct iovec){io->data, (size_t)r->nlb * BLOCK};
+    for (size_t at = 0; r->op == PLX_BDEV_WRITE && at < io->iov.iov_len; at += sizeof l->serial) {
+        uint64_t word = (++l->serial << 8) | 1;
+        memcpy(io->data + at, &word, sizeof word);
+    }
+    io->known = r->op == PLX_BDEV_WRITE          ? oracle_write(v->o, r->lba, r->nlb, io->data, fua)
+                : r->op == PLX_BDEV_WRITE_ZEROES ? oracle_zeroes(v->o, r->lba, r->nlb, fua)
+                : r->op == PLX_BDEV_UNMAP        ? oracle_discard(v->o, r->lba, r->nlb)
+                : r->op == PLX_BDEV_READ         ? oracle_read(v->o)
+                                                 : oracle_flush(v->o);
+    io->busy = true;
+    plx_bdev_submit(v->t.ch, r);
+}
+
+static bool io_busy(const struct life *l)
+{
+    bool busy = false;
+    for (unsigned i = 0; i < DEPTH; i++)
+        busy |= l->io[i].busy;
+    return busy;
+}
+
+/* ---- volumes ---- */
+
+static void read_all(struct life *l, struct vol *v, uint8_t *out)
+{
+    struct tu_req q;
+    vol_open(l, v);
+    tu_req_init(&q);
+    tu_start(&v->t, &q, PLX_BDEV_READ, 0, BLOCKS, out);
+    while (!q.done)
+        rig_turn(l->rig.reactor);
+    if (q.req->status && !is_off(l))
+        fail_msg("status 0x%x", q.req->status);
+    tu_req_free(&q);
+}
+
+static struct vol *vol_any(struct life *l, bool there, int snapshot)
+{
+    for (int i = 0; i < 20; i++) {
+        struct vol *v = &l->v[tu_random(&l->seed) % VOLUMES];
+        if (v->there == there && (snapshot < 0 || v->snapshot == (snapshot > 0)))
+            return v;
+    }
+    return NULL;
+}
+
+/* @return whether it is certain how it ended */
+static bool run_op(struct life *l, struct plx_pool_op *op)
+{
+    bool done;
+    rig_begin(&l->rig, op, &done);
+    while (!done)
+        rig_turn(l->rig.reactor);
+    if (op->result && !is_off(l))
+        fail_msg("operation %d: %s", op->kind, op->err.text);
+    l->ops += !op->result;
+    return !op->result;
+}
+
+static void vol_new(struct life *l, struct vol *v, bool snapshot, const uint8_t *data)
+{
+    v->l = l;
+    v->there = true;
+    v->snapshot = snapshot;
+    v->o = oracle_new(BLOCKS, BLOCK, ORACLE_DISCARD_ZEROES);
+    if (data)
+        oracle_restart(v->o, data);
+}
+
+static void vol_free(struct life *l, struct vol *v)
+{
+    vol_close(l, v);
+    oracle_free(v->o);
+    memset(v, 0, sizeof *v);
+}
+
+static void op_any(struct life *l)
+{
+    static uint8_t data[BLOCKS * BLOCK];
+    struct plx_pool_op op = {0};
+    struct vol *fresh = vol_any(l, false, -1), *v;
+    char old[16];
+    while (io_busy(l))
+        rig_turn(l->rig.reactor);
+    uint32_t dice = tu_random(&l->seed) % 8;
+    if (is_off(l))
+        return;
+    if (fresh)
+        snprintf(fresh->name, sizeof fresh->name, "n%u", l->names++);
+    if (dice < 2 && fresh) {
+        op = (struct plx_pool_op){.kind = PLX_POOL_CREATE, .name = fresh->name, .size = BLOCKS * BLOCK};
+        bool sure = run_op(l, &op);
+        vol_new(l, fresh, false, NULL);
+        fresh->maybe_there = !sure;
+    } else if (dice < 6 && fresh) {
+        v = vol_any(l, true, dice < 4 ? 0 : 1);
+        if (!v)
+            return;
+        read_all(l, v, data);
+        if (is_off(l))
+            return;
+        op = (struct plx_pool_op){
+            .kind = dice < 4 ? PLX_POOL_SNAPSHOT : PLX_POOL_CLONE, .volume = v->name, .name = fresh->name};
+        bool sure = run_op(l, &op);
+        vol_new(l, fresh, dice < 4, data);
+        fresh->maybe_there = !sure;
+    } else if ((v = vol_any(l, true, -1)) && dice == 6) {
+        vol_close(l, v);
+        op = (struct plx_pool_op){.kind = PLX_POOL_DELETE, .volume = v->name};
+        if (run_op(l, &op))
+            vol_free(l, v);
+        else
+            v->maybe_there = true;
+    } else if (v) {
+        memcpy(old, v->name, sizeof old);
+        snprintf(v->name, sizeof v->name, "n%u", l->names++);
+        op = (struct plx_pool_op){.kind = PLX_POOL_RENAME, .volume = old, .name = v->name};
+        if (!run_op(l, &op)) {
+            l->names--; /* is looked for by either name */
+            memcpy(v->name, old, sizeof old);
+        }
+    }
+}
+
+/* ---- lives ---- */
+
+static bool name_is(void *arg, const struct plx_volume_info *info)
+{
+    struct vol *v = arg;
+    char other[16];
+    snprintf(other, sizeof other, "n%u", v->l->names);
+    if (!strcmp(info->name, v->name))
+        return false;
+    if (strcmp(info->name, other) || v->snapshot != info->snapshot)
+        return true;
+    snprintf(v->name, sizeof v->name, "%s", other);
+    return false;
+}
+
+static bool find(struct life *l, struct vol *v)
+{
+    bool there = false;
+    for (uint32_t i = 0; i < l->rig.pool->slots; i++) {
+        const struct pool_volume *p = l->rig.pool->volume[i];
+        there |= p && !strcmp(p->name, v->name);
+    }
+    return there;
+}
+
+/* What has come back. */
+static void recover(struct life *l)
+{
+    static uint8_t data[BLOCKS * BLOCK];
+    struct plx_error err;
+    struct oracle_finding f;
+    for (unsigned i = 0; i < VOLUMES; i++)
+        vol_close(l, &l->v[i]);
+    pool_close_on(l->rig.pool);
+    l->rig.pool = NULL;
+    struct plx_crash_state s;
+    do {
+        rig_turn(l->rig.reactor);
+        plx_crash_look(l->rig.disk, &s);
+    } while (!s.settled);
+    if (plx_bdev_crash_restore(l->rig.disk, &err))
+        fail_msg("%s", err.text);
+    rig_pool(&l->rig);
+    for (unsigned i = 0; i < VOLUMES; i++) {
+        struct vol *v = &l->v[i];
+        if (!v->there)
+            continue;
+        bool there = find(l, v);
+        if (!there)
+            plx_pool_each(l->rig.pool, name_is, v);
+        there = there || find(l, v);
+        if (!there && !v->maybe_there)
+            fail_msg("life %u: volume %s is not there any more", l->cuts, v->name);
+        v->maybe_there = false;
+        if (!there) {
+            vol_free(l, v);
+            continue;
+        }
+        read_all(l, v, data);
+        if (!oracle_check(v->o, 0, BLOCKS, data, &f))
+            found(l, v, &f);
+        oracle_restart(v->o, data);
+    }
+    l->names++;
+    for (unsigned i = 0; i < VOLUMES; i++)
+        vol_close(l, &l->v[i]);
+    rig_settle(&l->rig);
+    rig_check(&l->rig);
+    l->cuts++;
+}
+
+static void live(struct life *l)
+{
+    plx_crash_arm(l->rig.disk, 0, 1 + tu_random(&l->seed) % 150);
+    while (!is_off(l)) {
+        struct vol *v = vol_any(l, true, -1);
+        if (!v || tu_random(&l->seed) % 24 == 0) {
+            op_any(l);
+            continue;
+        }
+        vol_open(l, v);
+        for (unsigned n = tu_random(&l->seed) % 4; n && !is_off(l); n--) {
+            struct io *io = &l->io[tu_random(&l->seed) % DEPTH];
+            if (!io->busy)
+                io_begin(l, io, v);
+        }
+        rig_turn(l->rig.reactor);
+    }
+    while (io_busy(l))
+        rig_turn(l->rig.reactor);
+    recover(l);
+}
+
+static void check_lives(const char *url, uint64_t seed, unsigned lives)
+{
+    struct life *l = calloc(1, sizeof *l);
+    l->seed = seed;
+    rig_simulate(true);
+    rig_make(&l->rig, url, NULL);
+    plx_crash_seed(l->rig.disk, seed);
+    for (unsigned i = 0; i < DEPTH; i++) {
+        l->io[i].l = l;
+        l->io[i].req.done = io_done;
+        l->io[i].req.iov = &l->io[i].iov;
+        l->io[i].req.iovcnt = 1;
+    }
+    while (l->cuts < lives)
+        live(l);
+    print_message("%s, seed %llu: %u cuts, %u operations\n", url, (unsigned long long)seed, l->cuts, l->ops);
+    assert_true(l->ops > lives / 10);
+    for (unsigned i = 0; i < VOLUMES; i++)
+        if (l->v[i].there)
+            vol_free(l, &l->v[i]);
+    rig_end(&l->rig);
+    rig_simulate(false);
+    free(l);
+}
+
+static void what_was_flushed_is_there(void **state)
+{
+    const char *seed = getenv("POLLUX_SEED"), *rounds = getenv("POLLUX_ROUNDS");
+    const uint64_t first = seed ? strtoull(seed, NULL, 10) : 1;
+    const unsigned lives = rounds ? (unsigned)strtoul(rounds, NULL, 10) : 300;
+    (void)state;
+    check_lives("crash:ram:8M", first, lives);
+    check_lives("crash:ram:8M?latency=100us", first + 1, lives);
+    check_lives("crash:ram:8M?torn=sector&latency=100us", first + 2, lives);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(what_was_flushed_is_there),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
