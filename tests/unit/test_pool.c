@@ -4,6 +4,7 @@
  */
 #include "pool_rig.h"
 
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -137,6 +138,129 @@ static void test_snapshot_keeps(void **state)
     free(a);
     free(b);
     free(out);
+}
+
+/* ---- full ---- */
+
+/* A pool of 8 MiB, of which a volume has all that it can; the last write waits for more. */
+static void fill(struct pool_rig *rig, struct tu *t, struct tu_req *q, const uint8_t *data)
+{
+    uint64_t lba = 0;
+    rig_make(rig, "ram:8M", NULL);
+    rig_create(rig, "v", 16 << 20);
+    rig_open(rig, "v", t);
+    tu_req_init(q);
+    for (;; lba += 64) {
+        tu_start(t, q, PLX_BDEV_WRITE, lba, 64, (void *)(uintptr_t)data);
+        for (int i = 0; i < 100 && !q->done; i++)
+            plx_reactor_poll(rig->reactor);
+        if (!q->done)
+            break;
+        assert_int_equal(q->req->status, 0);
+    }
+    assert_in_range(lba * 512, 6 << 20, 8 << 20);
+}
+
+static void test_full_waits_for_space(void **state)
+{
+    struct pool_rig rig;
+    struct tu t;
+    struct tu_req q;
+    uint8_t *data = tu_pattern(32 * K, 1), *out = tu_pattern(32 * K, 2);
+    (void)state;
+    rig_simulate(true);
+    fill(&rig, &t, &q, data);
+    assert_int_equal(tu_io(&t, PLX_BDEV_WRITE, 8, 8, data + UNIT), 0); /* what is there is overwritten as ever */
+    rig_do(&rig, PLX_POOL_CREATE, NULL, "w", 4096);
+    assert_false(q.done);
+    struct tu_req less;
+    tu_req_init(&less);
+    tu_start(&t, &less, PLX_BDEV_UNMAP, 0, 64, NULL);
+    while (!q.done)
+        rig_turn(rig.reactor);
+    assert_int_equal(q.req->status, 0);
+    assert_int_equal(less.req->status, 0);
+    tu_start(&t, &q, PLX_BDEV_READ, q.req->lba, 64, out);
+    while (!q.done)
+        rig_turn(rig.reactor);
+    assert_memory_equal(data, out, 32 * K);
+    tu_req_free(&less);
+    tu_req_free(&q);
+    rig_close(&rig, &t);
+    rig_settle(&rig);
+    rig_check(&rig);
+    rig_end(&rig);
+    rig_simulate(false);
+    free(data);
+    free(out);
+}
+
+static void test_full_ends_with_capacity_exceeded(void **state)
+{
+    struct pool_rig rig;
+    struct tu t;
+    struct tu_req q;
+    uint8_t *data = tu_pattern(32 * K, 1);
+    (void)state;
+    rig_simulate(true);
+    fill(&rig, &t, &q, data);
+    while (!q.done)
+        rig_turn(rig.reactor);
+    assert_int_equal(q.req->status, PLX_SC_CAPACITY_EXCEEDED);
+    tu_start(&t, &q, PLX_BDEV_WRITE, 30000, 64, data);
+    rig_turn(rig.reactor);
+    plx_bdev_abort(t.ch, q.req);
+    for (int i = 0; i < 100 && !q.done; i++)
+        plx_reactor_poll(rig.reactor);
+    assert_true(q.done);
+    assert_int_equal(q.req->status, PLX_SC_ABORTED_BY_REQUEST);
+    tu_req_free(&q);
+    rig_do(&rig, PLX_POOL_SNAPSHOT, "v", "s", 0);
+    rig_close(&rig, &t);
+    rig_do(&rig, PLX_POOL_DELETE, "v", NULL, 0);
+    rig_do(&rig, PLX_POOL_DELETE, "s", NULL, 0);
+    rig_settle(&rig);
+    assert_int_equal(rig_check(&rig), 0);
+    rig_end(&rig);
+    rig_simulate(false);
+    free(data);
+}
+
+static void test_thick_has_its_space(void **state)
+{
+    struct pool_rig rig;
+    struct tu t;
+    uint8_t *data = tu_pattern(1024 * K, 1);
+    struct plx_pool_op op = {.kind = PLX_POOL_CREATE, .name = "thick", .size = 4 << 20, .thick = true};
+    struct plx_pool_info info;
+    bool done;
+    (void)state;
+    rig_make(&rig, "ram:8M", NULL);
+    rig.pool->full_wait_ns = 0;
+    rig_begin(&rig, &op, &done);
+    while (!done)
+        rig_turn(rig.reactor);
+    assert_int_equal(op.result, 0);
+    plx_pool_get_info(rig.pool, &info);
+    assert_int_equal(info.set_aside, 4 << 20);
+    op = (struct plx_pool_op){.kind = PLX_POOL_CREATE, .name = "more", .size = 4 << 20, .thick = true};
+    rig_begin(&rig, &op, &done);
+    while (!done)
+        rig_turn(rig.reactor);
+    assert_int_equal(op.result, -ENOSPC);
+    rig_create(&rig, "thin", 8 << 20);
+    rig_open(&rig, "thin", &t);
+    uint16_t status = 0;
+    for (uint64_t lba = 0; !status; lba += 64)
+        status = tu_io(&t, PLX_BDEV_WRITE, lba, 64, data);
+    assert_int_equal(status, PLX_SC_CAPACITY_EXCEEDED);
+    rig_close(&rig, &t);
+    rig_open(&rig, "thick", &t);
+    for (uint64_t lba = 0; lba < 8192; lba += 2048)
+        assert_int_equal(tu_io(&t, PLX_BDEV_WRITE, lba, 2048, data), 0);
+    rig_close(&rig, &t);
+    rig_end(&rig);
+    free(data);
 }
 
 /* ---- anything, at random, beside a model of it ---- */
@@ -357,9 +481,15 @@ static void test_anything(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_made_and_opened),  cmocka_unit_test(test_no_pool),
-        cmocka_unit_test(test_written_and_read), cmocka_unit_test(test_memory_in_pieces),
-        cmocka_unit_test(test_snapshot_keeps),   cmocka_unit_test(test_anything),
+        cmocka_unit_test(test_made_and_opened),
+        cmocka_unit_test(test_no_pool),
+        cmocka_unit_test(test_written_and_read),
+        cmocka_unit_test(test_memory_in_pieces),
+        cmocka_unit_test(test_snapshot_keeps),
+        cmocka_unit_test(test_full_waits_for_space),
+        cmocka_unit_test(test_full_ends_with_capacity_exceeded),
+        cmocka_unit_test(test_thick_has_its_space),
+        cmocka_unit_test(test_anything),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -181,6 +181,21 @@ static void end_applied(struct plx_pool *p, struct plx_list *all, uint16_t statu
     }
 }
 
+/* Once as it becomes so full, and again when it had become less so by as much as makes a difference. */
+static void tell_full(struct plx_pool *p)
+{
+    static const unsigned marks[] = {95, 90, 80};
+    const uint64_t percent = (p->used + p->set_aside) * 100 / p->units;
+    unsigned mark = 0;
+    for (unsigned i = 0; i < PLX_ARRAY_SIZE(marks) && !mark; i++)
+        mark = percent >= marks[i] ? marks[i] : 0;
+    if (mark > p->told_full)
+        plx_warn("pool %s on %s is more than %u %% full: volumes will soon have no space", p->name,
+                 plx_bdev_info(p->disk)->name, mark);
+    if (mark > p->told_full || percent + 2 < p->told_full)
+        p->told_full = mark;
+}
+
 static void checkpoint_over(struct pool_checkpoint *c, uint16_t status)
 {
     struct plx_pool *p = c->pool;
@@ -198,6 +213,7 @@ static void checkpoint_over(struct pool_checkpoint *c, uint16_t status)
         end_applied(p, &p->applying, status);
     p->checkpoint = NULL;
     pool_nodes_trim(p);
+    tell_full(p);
     pool_unlock(p);
     free(c->root);
     free(c);

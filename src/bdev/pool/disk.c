@@ -40,6 +40,7 @@ struct volume_req {
     union {
         struct plx_piece piece;     /* the unit of a write that covers a part of it */
         struct plx_iov_tail cut[2]; /* of the caller's iovec: where a piece begins and ends */
+        struct plx_timer full;      /* how long it waits for space; `full` below */
     } memory;
     struct pool_busy busy;
     struct pool_limbo limbo;
@@ -51,6 +52,8 @@ struct volume_req {
     uint8_t active; /* sub-requests that the disk has */
     bool counted : 1, parity : 1, waits : 1, can_stop : 1, going : 1;
     bool part : 1; /* memory is a piece */
+    bool full : 1; /* there is no space, and memory is the timer of that */
+    bool late : 1; /* which is over */
 };
 PLX_BDEV_FITS(struct volume_req);
 
@@ -254,6 +257,8 @@ static int move_begin(struct volume_req *r, struct pool_try *t, uint64_t at, uin
     if (ret)
         return ret;
     r->busy.at = at;
+    if (!thick)
+        n = plx_min_u64(n, pool_space_room(p));
     r->busy.n = (uint32_t)pool_space_take(p, n, &r->limbo.unit);
     r->limbo.n = r->busy.n;
     plx_list_add_tail(busy_list(d->v, p, at), &r->busy.link);
@@ -434,6 +439,43 @@ static struct iovec *piece_zeroes(struct volume_req *r, struct piece *piece, uin
     return sub->iov;
 }
 
+/* ---- a pool that is full ---- */
+
+static void full_over(struct volume_req *r)
+{
+    if (r->full)
+        plx_timer_cancel(r->wait.reactor, &r->memory.full);
+    r->full = false;
+}
+
+static void full_late(struct plx_timer *timer)
+{
+    struct volume_req *r = plx_container_of(timer, struct volume_req, memory.full);
+    struct plx_pool *p = volume_disk(plx_bdev_req_of(r))->pool;
+    pool_lock(p);
+    r->late = true;
+    if (!plx_list_empty(&r->wait.link)) { /* else it is on its way */
+        plx_list_del(&r->wait.link);
+        pool_wake_one(&r->wait, 0);
+    }
+    pool_unlock(p);
+}
+
+/* Waits for space to become free. Under the lock. @return POOL_AGAIN, or -ENOSPC when it has waited enough */
+static int full_wait(struct volume_req *r)
+{
+    struct plx_pool *p = volume_disk(plx_bdev_req_of(r))->pool;
+    if (r->late || !p->full_wait_ns)
+        return -ENOSPC;
+    if (!r->full) {
+        r->full = true;
+        r->memory.full = (struct plx_timer){.fn = full_late};
+        plx_timer_set(r->wait.reactor, &r->memory.full, p->full_wait_ns);
+    }
+    pool_wait_in(&p->space_waits, &r->wait);
+    return POOL_AGAIN;
+}
+
 /* @return whether there is more to be begun at once */
 static bool piece_next(struct volume_req *r)
 {
@@ -451,14 +493,17 @@ static bool piece_next(struct volume_req *r)
     uint64_t whole = zero && !(lba & ((1U << shift) - 1)) ? (req->nlb - r->pos) >> shift : 0;
     pool_lock(p);
     int ret = whole ? units_zero(r, &t, at, &whole) : piece_find(r, &t, &piece);
+    if (ret == -ENOSPC && !r->active)
+        ret = full_wait(r);
     const bool below = !ret && !whole && (piece.mapped || (piece.move && !piece.part));
     if (below)
         disk_count(p, c, r);
     r->waits = ret == POOL_AGAIN;
     r->can_stop = r->waits && !t.load;
     pool_try_end(p, &t);
-    if (r->waits)
-        return false;
+    if (r->waits || (ret == -ENOSPC && r->active && !r->late))
+        return false; /* tried once more when it has ended */
+    full_over(r);
     if (ret) {
         r->status = ret == -ENOSPC ? PLX_SC_CAPACITY_EXCEEDED : plx_bdev_status(ret, req->op != PLX_BDEV_READ);
         return false;
@@ -514,12 +559,16 @@ static void volume_go(struct volume_req *r)
         return;
     r->going = true;
     for (unsigned steps = 0; !r->waits; steps++) {
-        if (r->stage == STAGE_ENTER)
+        if (r->stage == STAGE_ENTER) {
             move_go(r);
-        else if (r->stage != STAGE_PIECES || r->status || r->pos == req->nlb || !r->idle ||
-                 (r->active && is_serial(req)))
+            continue;
+        }
+        if (r->stage != STAGE_PIECES || r->status || r->pos == req->nlb || !r->idle || (r->active && is_serial(req)))
             break;
-        else if (piece_next(r) && steps == STEPS_AT_ONCE && req->op != PLX_BDEV_READ && !r->active) {
+        const bool more = piece_next(r);
+        if (!more && r->active && r->stage == STAGE_PIECES && !r->waits)
+            break;
+        if (more && steps >= STEPS_AT_ONCE && req->op != PLX_BDEV_READ && !r->active) {
             r->waits = true;
             pool_wake_one(&r->wait, 0);
         }
@@ -645,6 +694,7 @@ static void volume_abort(struct plx_bdev_channel *ch, struct plx_bdev_req *req)
         plx_list_del(&r->wait.link);
         pool_unlock(p);
         if (stopped) {
+            full_over(r);
             r->waits = false;
             r->status = PLX_SC_ABORTED_BY_REQUEST;
             volume_go(r);

@@ -193,21 +193,16 @@ static int units_of(const struct plx_pool *p, struct plx_pool_op *op, uint64_t *
                     (unsigned long long)1 << (POOL_UNITS_SHIFT_MAX + p->unit_shift - 40));
 }
 
-static uint64_t room(const struct plx_pool *p)
-{
-    const uint64_t n = pool_space_free_units(p), kept = p->spare + p->set_aside;
-    return n > kept ? n - kept : 0;
-}
-
 static int op_create(struct plx_pool_work *w, struct pool_try *t)
 {
     struct plx_pool *p = w->pool;
     uint64_t units = 0;
     (void)t;
     int ret = units_of(p, w->op, &units);
-    if (!ret && w->op->thick && units > room(p))
+    if (!ret && w->op->thick && units > pool_space_room(p))
         ret = plx_fail(&w->op->err, -ENOSPC, "there is no room for a thick volume of %llu bytes: %llu are free",
-                       (unsigned long long)(units << p->unit_shift), (unsigned long long)(room(p) << p->unit_shift));
+                       (unsigned long long)(units << p->unit_shift),
+                       (unsigned long long)(pool_space_room(p) << p->unit_shift));
     if (!ret)
         ret = make_volume(w, &w->made);
     if (ret)
@@ -382,9 +377,9 @@ static int op_resize(struct plx_pool_work *w, struct pool_try *t)
         return ret;
     if (w->v->state != POOL_VOLUME)
         return plx_fail(&w->op->err, -EROFS, "%s is a snapshot, and stays as it is", w->v->name);
-    if (units > w->v->size && w->v->flags & POOL_THICK && units - w->v->size > room(p))
+    if (units > w->v->size && w->v->flags & POOL_THICK && units - w->v->size > pool_space_room(p))
         return plx_fail(&w->op->err, -ENOSPC, "there is no room for a thick volume of that size: %llu bytes are free",
-                        (unsigned long long)(room(p) << p->unit_shift));
+                        (unsigned long long)(pool_space_room(p) << p->unit_shift));
     if (units < w->v->size && w->v->disk)
         return plx_fail(&w->op->err, -EBUSY, "%s is in use, and cannot become smaller", w->v->name);
     if (!w->cut)
@@ -552,7 +547,7 @@ void plx_pool_get_info(struct plx_pool *p, struct plx_pool_info *out)
         .cluster = p->cluster,
         .checksums = p->flags & POOL_CHECKSUMS,
         .size = p->units << p->unit_shift,
-        .free = room(p) << p->unit_shift,
+        .free = pool_space_room(p) << p->unit_shift,
         .set_aside = p->set_aside << p->unit_shift,
         .broken = p->broken,
     };

@@ -199,6 +199,8 @@ struct plx_pool {
     uint64_t load_cursor;      /* region to be loaded next */
     struct pool_freed freed;   /* of this generation */
     struct pool_freed freeing; /* of the one that is being written */
+    uint64_t full_wait_ns;     /* how long requests wait when there is no space */
+    unsigned told_full;        /* percent that have been told of */
     struct plx_list limbo;     /* pool_limbo.link */
     struct plx_list space_waits;
 
@@ -371,6 +373,8 @@ struct pool_region *pool_region_find(struct plx_pool *p, uint64_t number);
 /* Puts a unit that a log names out of reach. @return 0, or -EUCLEAN when it was */
 int pool_space_claim(struct plx_pool *p, uint64_t unit);
 uint64_t pool_space_free_units(const struct plx_pool *p);
+/* Those that data may take. */
+uint64_t pool_space_room(const struct plx_pool *p);
 /* Has a region's map in memory. @return 0; POOL_AGAIN: t->wait waits; -errno */
 int pool_region_want(struct plx_pool *p, struct pool_try *t, uint64_t number);
 /* Without the lock. */

@@ -141,10 +141,9 @@ uint64_t pool_space_free_units(const struct plx_pool *p)
     return p->units - p->used;
 }
 
-/* What data may take, of what is free. */
-static uint64_t free_for_data(const struct plx_pool *p)
+uint64_t pool_space_room(const struct plx_pool *p)
 {
-    uint64_t n = pool_space_free_units(p), kept = p->spare + p->set_aside;
+    const uint64_t n = pool_space_free_units(p), kept = p->spare + p->set_aside;
     return n > kept ? n - kept : 0;
 }
 
@@ -163,7 +162,7 @@ static int region_want_any(struct plx_pool *p, struct pool_try *t)
 int pool_space_ready(struct plx_pool *p, struct pool_try *t, uint64_t n, bool data)
 {
     int ret = 0;
-    const bool enough = !data || free_for_data(p) >= n;
+    const bool enough = !data || pool_space_room(p) >= n;
     while (enough && p->ready < n && p->regions < p->regions_max)
         if (region_open(p))
             return -ENOMEM;
