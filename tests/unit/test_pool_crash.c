@@ -6,6 +6,7 @@
 #include "oracle.h"
 #include "pool_rig.h"
 
+#include <errno.h>
 #include <pollux/bdev_filter.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -265,17 +266,15 @@ static bool find(struct life *l, struct vol *v)
     return there;
 }
 
-/* What has come back. */
-static void recover(struct life *l)
+/* Power is given back, and the pool opened. */
+static void recover_begin(struct life *l)
 {
-    static uint8_t data[BLOCKS * BLOCK];
     struct plx_error err;
-    struct oracle_finding f;
+    struct plx_crash_state s;
     for (unsigned i = 0; i < VOLUMES; i++)
         vol_close(l, &l->v[i]);
     pool_close_on(l->rig.pool);
     l->rig.pool = NULL;
-    struct plx_crash_state s;
     do {
         rig_turn(l->rig.reactor);
         plx_crash_look(l->rig.disk, &s);
@@ -283,26 +282,35 @@ static void recover(struct life *l)
     if (plx_bdev_crash_restore(l->rig.disk, &err))
         fail_msg("%s", err.text);
     rig_pool(&l->rig);
-    for (unsigned i = 0; i < VOLUMES; i++) {
-        struct vol *v = &l->v[i];
-        if (!v->there)
-            continue;
-        bool there = find(l, v);
-        if (!there)
-            plx_pool_each(l->rig.pool, name_is, v);
-        there = there || find(l, v);
-        if (!there && !v->maybe_there)
-            fail_msg("life %u: volume %s is not there any more", l->cuts, v->name);
-        v->maybe_there = false;
-        if (!there) {
-            vol_free(l, v);
-            continue;
-        }
-        read_all(l, v, data);
-        if (!oracle_check(v->o, 0, BLOCKS, data, &f))
-            found(l, v, &f);
-        oracle_restart(v->o, data);
+}
+
+static void recover_one(struct life *l, struct vol *v)
+{
+    static uint8_t data[BLOCKS * BLOCK];
+    struct oracle_finding f;
+    bool there = find(l, v);
+    if (!there)
+        plx_pool_each(l->rig.pool, name_is, v);
+    there = there || find(l, v);
+    if (!there && !v->maybe_there)
+        fail_msg("life %u: volume %s is not there any more", l->cuts, v->name);
+    v->maybe_there = false;
+    if (!there) {
+        vol_free(l, v);
+        return;
     }
+    read_all(l, v, data);
+    if (!oracle_check(v->o, 0, BLOCKS, data, &f))
+        found(l, v, &f);
+    oracle_restart(v->o, data);
+}
+
+/* What has come back. */
+static void recover_end(struct life *l)
+{
+    for (unsigned i = 0; i < VOLUMES; i++)
+        if (l->v[i].there)
+            recover_one(l, &l->v[i]);
     l->names++;
     for (unsigned i = 0; i < VOLUMES; i++)
         vol_close(l, &l->v[i]);
@@ -330,7 +338,8 @@ static void live(struct life *l)
     }
     while (io_busy(l))
         rig_turn(l->rig.reactor);
-    recover(l);
+    recover_begin(l);
+    recover_end(l);
 }
 
 static void check_lives(const char *url, uint64_t seed, unsigned lives)
@@ -369,9 +378,307 @@ static void what_was_flushed_is_there(void **state)
     check_lives("crash:ram:8M?torn=sector&latency=100us", first + 2, lives);
 }
 
+/* ---- every workload of a few operations, power being cut at every request ---- */
+
+enum code {
+    CREATE,
+    WRITE,
+    FLUSH,
+    SNAPSHOT,
+    CLONE,
+    DELETE_SNAPSHOT,
+    DISCARD,
+    GROW,
+    RENAME,
+    DELETE_VOLUME,
+    REVERT,
+    CODES
+};
+
+enum { A, OTHERS = 1 }; /* the volume that is written to, and those that come of it */
+
+/* What is tried is kept by what: nothing of what was not flushed, all, or some by chance. */
+enum keep { NOTHING, EVERYTHING, SOME, KEEPS };
+
+struct workload {
+    struct life l;
+    enum code codes[3];
+    unsigned n;
+    bool grown, maybe_grown;
+    bool maybe_reverted;
+    uint8_t reverted[BLOCKS * BLOCK];
+};
+
+static uint32_t keep_none(void *arg, const struct plx_crash_write *writes, uint32_t n, struct plx_crash_keep *keep)
+{
+    (void)arg, (void)writes, (void)n, (void)keep;
+    return 0;
+}
+
+static uint32_t keep_all(void *arg, const struct plx_crash_write *writes, uint32_t n, struct plx_crash_keep *keep)
+{
+    (void)arg, (void)writes;
+    for (uint32_t i = 0; i < n; i++)
+        keep[i] = (struct plx_crash_keep){.write = i, .units = PLX_CRASH_WHOLE};
+    return n;
+}
+
+static struct vol *vol_last(struct life *l, bool snapshot)
+{
+    for (int i = VOLUMES - 1; i >= OTHERS; i--)
+        if (l->v[i].there && l->v[i].snapshot == snapshot)
+            return &l->v[i];
+    return NULL;
+}
+
+static struct vol *vol_unused(struct life *l)
+{
+    for (int i = OTHERS; i < VOLUMES; i++)
+        if (!l->v[i].there)
+            return &l->v[i];
+    return NULL;
+}
+
+static void io_run(struct life *l, enum plx_bdev_op op, uint64_t lba, uint32_t nlb)
+{
+    struct io *io = &l->io[0];
+    struct vol *v = &l->v[A];
+    vol_open(l, v);
+    io->v = v;
+    io->req.op = (uint8_t)op;
+    io->req.flags = 0;
+    io->req.lba = lba;
+    io->req.nlb = nlb;
+    io->iov = (struct iovec){io->data, (size_t)nlb * BLOCK};
+    for (size_t at = 0; at < io->iov.iov_len; at += sizeof l->serial) {
+        uint64_t word = (++l->serial << 8) | 1;
+        memcpy(io->data + at, &word, sizeof word);
+    }
+    io->known = op == PLX_BDEV_WRITE   ? oracle_write(v->o, lba, nlb, io->data, false)
+                : op == PLX_BDEV_UNMAP ? oracle_discard(v->o, lba, nlb)
+                                       : oracle_flush(v->o);
+    io->busy = true;
+    plx_bdev_submit(v->t.ch, &io->req);
+    while (io->busy)
+        rig_turn(l->rig.reactor);
+}
+
+static void make_of(struct life *l, enum plx_pool_op_kind kind, struct vol *of, const uint8_t *data)
+{
+    struct vol *fresh = vol_unused(l);
+    snprintf(fresh->name, sizeof fresh->name, "n%u", l->names++);
+    struct plx_pool_op op = {.kind = kind, .volume = of ? of->name : NULL, .name = fresh->name, .size = BLOCKS * BLOCK};
+    bool sure = run_op(l, &op);
+    vol_new(l, fresh, kind == PLX_POOL_SNAPSHOT, data);
+    fresh->maybe_there = !sure;
+}
+
+static void delete_one(struct life *l, struct vol *v)
+{
+    struct plx_pool_op op = {.kind = PLX_POOL_DELETE, .volume = v->name};
+    vol_close(l, v);
+    if (run_op(l, &op))
+        vol_free(l, v);
+    else
+        v->maybe_there = true;
+}
+
+static void rename_one(struct life *l, struct vol *v)
+{
+    char to[16];
+    snprintf(to, sizeof to, "n%u", l->names);
+    struct plx_pool_op op = {.kind = PLX_POOL_RENAME, .volume = v->name, .name = to};
+    if (!run_op(l, &op))
+        return; /* is looked for by either name */
+    l->names++;
+    memcpy(v->name, to, sizeof to);
+}
+
+static void revert(struct workload *w, struct vol *s)
+{
+    struct life *l = &w->l;
+    struct vol *a = &l->v[A];
+    read_all(l, s, w->reverted);
+    vol_close(l, a);
+    if (is_off(l))
+        return;
+    struct plx_pool_op op = {.kind = PLX_POOL_REVERT, .volume = a->name, .name = s->name};
+    bool done;
+    rig_begin(&l->rig, &op, &done);
+    while (!done)
+        rig_turn(l->rig.reactor);
+    if (!op.result) {
+        oracle_restart(a->o, w->reverted);
+        w->grown = s->t.info->blocks > BLOCKS;
+    } else if (is_off(l)) {
+        w->maybe_reverted = true;
+    } else {
+        assert_int_equal(op.result, -EINVAL); /* not its parent any more */
+    }
+}
+
+static void do_code(struct workload *w, enum code code)
+{
+    static uint8_t data[BLOCKS * BLOCK];
+    struct life *l = &w->l;
+    struct vol *a = &l->v[A], *s = vol_last(l, true);
+    switch (code) {
+    case CREATE:
+        make_of(l, PLX_POOL_CREATE, NULL, NULL);
+        break;
+    case WRITE:
+        if (a->there)
+            io_run(l, PLX_BDEV_WRITE, 3, 20); /* parts of units, and whole ones */
+        break;
+    case FLUSH:
+        if (a->there)
+            io_run(l, PLX_BDEV_FLUSH, 0, 0);
+        break;
+    case SNAPSHOT:
+        if (a->there)
+            read_all(l, a, data);
+        if (a->there && !is_off(l))
+            make_of(l, PLX_POOL_SNAPSHOT, a, data);
+        break;
+    case CLONE:
+        if (s)
+            read_all(l, s, data);
+        if (s && !is_off(l))
+            make_of(l, PLX_POOL_CLONE, s, data);
+        break;
+    case DELETE_SNAPSHOT:
+        if (s)
+            delete_one(l, s);
+        break;
+    case DISCARD:
+        if (a->there)
+            io_run(l, PLX_BDEV_UNMAP, 8, 13);
+        break;
+    case GROW:
+        if (a->there) {
+            struct plx_pool_op op = {.kind = PLX_POOL_RESIZE, .volume = a->name, .size = 512 * BLOCKS * BLOCK};
+            w->grown = run_op(l, &op);
+            w->maybe_grown = !w->grown;
+        }
+        break;
+    case RENAME:
+        if (s)
+            rename_one(l, s);
+        break;
+    case DELETE_VOLUME:
+        if (a->there)
+            delete_one(l, a);
+        break;
+    case REVERT:
+        if (a->there && s)
+            revert(w, s);
+        break;
+    case CODES:
+        break;
+    }
+}
+
+/* What has come back of what was reverted, or grown, is the one or the other. */
+static void workload_known(struct workload *w)
+{
+    static uint8_t data[BLOCKS * BLOCK];
+    struct vol *a = &w->l.v[A];
+    struct life *l = &w->l;
+    if (!a->there)
+        return;
+    if (w->maybe_reverted && find(l, a)) {
+        read_all(l, a, data);
+        if (!memcmp(data, w->reverted, sizeof data))
+            oracle_restart(a->o, data);
+    }
+    if (find(l, a)) {
+        vol_open(l, a);
+        const bool large = a->t.info->blocks > BLOCKS;
+        assert_true(w->maybe_grown || w->maybe_reverted || large == w->grown);
+    }
+}
+
+/* @return whether power was cut before its end */
+static bool run_workload(const struct workload *what, uint64_t at, enum keep keep)
+{
+    static struct workload w;
+    memset(&w, 0, sizeof w);
+    w.n = what->n;
+    memcpy(w.codes, what->codes, sizeof w.codes);
+    struct life *l = &w.l;
+    rig_make(&l->rig, "crash:ram:4M", NULL);
+    plx_crash_seed(l->rig.disk, at * KEEPS + keep + 1);
+    if (keep != SOME)
+        plx_crash_choose(l->rig.disk, keep == NOTHING ? keep_none : keep_all, NULL);
+    for (unsigned i = 0; i < DEPTH; i++) {
+        l->io[i].l = l;
+        l->io[i].req.done = io_done;
+        l->io[i].req.iov = &l->io[i].iov;
+        l->io[i].req.iovcnt = 1;
+    }
+    snprintf(l->v[A].name, sizeof l->v[A].name, "a");
+    rig_create(&l->rig, "a", BLOCKS * BLOCK);
+    vol_new(l, &l->v[A], false, NULL);
+    io_run(l, PLX_BDEV_WRITE, 0, 40);
+    io_run(l, PLX_BDEV_WRITE, BLOCKS - 20, 20);
+    io_run(l, PLX_BDEV_FLUSH, 0, 0);
+    plx_crash_arm(l->rig.disk, 0, at);
+    for (unsigned i = 0; i < w.n && !is_off(l); i++)
+        do_code(&w, w.codes[i]);
+    const bool cut = is_off(l);
+    plx_crash_arm(l->rig.disk, 0, 0);
+    if (!cut)
+        plx_bdev_crash_cut(l->rig.disk, NULL);
+    recover_begin(l);
+    workload_known(&w);
+    recover_end(l);
+    for (unsigned i = 0; i < VOLUMES; i++)
+        if (l->v[i].there)
+            vol_free(l, &l->v[i]);
+    rig_end(&l->rig);
+    return cut;
+}
+
+static unsigned run_everywhere(const struct workload *w, unsigned keeps)
+{
+    unsigned lives = 0;
+    for (uint64_t at = 1, more = 1; more; at++)
+        for (unsigned k = 0; k < keeps; k++, lives++)
+            more = run_workload(w, at, keeps == 1 ? (enum keep)(at % KEEPS) : (enum keep)k);
+    return lives;
+}
+
+/* All of one and two operations with all that may be kept; all of three with one of these in turn. */
+static void every_workload(void **state)
+{
+    static struct workload w;
+    unsigned lives = 0;
+    (void)state;
+    rig_simulate(true);
+    for (int a = 0; a < CODES; a++) {
+        w.n = 1;
+        w.codes[0] = (enum code)a;
+        lives += run_everywhere(&w, KEEPS);
+        for (int b = 0; b < CODES; b++) {
+            w.n = 2;
+            w.codes[1] = (enum code)b;
+            lives += run_everywhere(&w, KEEPS);
+            for (int c = 0; c < CODES; c++) {
+                w.n = 3;
+                w.codes[2] = (enum code)c;
+                lives += run_everywhere(&w, 1);
+            }
+        }
+    }
+    rig_simulate(false);
+    print_message("%u lives\n", lives);
+    assert_true(lives > 10000);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(every_workload),
         cmocka_unit_test(what_was_flushed_is_there),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
