@@ -18,7 +18,15 @@ enum {
     SUBS = 256,       /* of a channel */
     SUBS_AT_ONCE = 8, /* of a request */
     ZEROES = 65536,
+    LEAVES = 64,
     STEPS_AT_ONCE = 32, /* nodes that are unmapped before others have their turn */
+};
+
+/* Where the entry of a unit was found lately, of which there are as many as are worth it. Under the lock. */
+struct known_leaf {
+    uint64_t shape; /* plx_pool.shape then */
+    uint64_t at;    /* number of the node */
+    struct pool_node *node;
 };
 
 struct pool_disk {
@@ -26,6 +34,7 @@ struct pool_disk {
     struct plx_pool *pool;
     struct plx_bdev *opened; /* the disk of the pool, when it is closed with this one */
     struct pool_volume *v;
+    struct known_leaf leaves[LEAVES];
 };
 
 struct disk_channel {
@@ -84,6 +93,23 @@ static struct volume_req *volume_req_of(struct plx_bdev_req *req)
 }
 
 static void volume_go(struct volume_req *r);
+
+/* pool_tree_find() of the node that has the entry of a unit. */
+static int volume_leaf(struct pool_disk *d, struct pool_try *t, uint64_t at, struct pool_node **out)
+{
+    struct plx_pool *p = d->pool;
+    struct known_leaf *k = &d->leaves[(at >> p->fan_shift) % LEAVES];
+    if (plx_likely(k->shape == p->shape && k->at == at >> p->fan_shift && k->node)) {
+        *out = k->node;
+        if (!k->node->used)
+            k->node->used = true;
+        return 0;
+    }
+    int ret = pool_tree_find(p, t, &d->v->tree, at, 1, out);
+    if (!ret)
+        *k = (struct known_leaf){p->shape, at >> p->fan_shift, *out};
+    return ret;
+}
 
 /* ---- units ---- */
 
@@ -307,7 +333,7 @@ static void volume_part_ready(struct plx_piece *piece)
     uint64_t from = 0;
     pool_lock(p);
     r->wait.status = 0;
-    int ret = pool_tree_find(p, &t, &d->v->tree, r->busy.at, 1, &leaf);
+    int ret = volume_leaf(d, &t, r->busy.at, &leaf);
     if (!ret && leaf)
         from = pool_entry_unit(&pool_entries(leaf)[r->busy.at & ((1U << p->fan_shift) - 1)]);
     if (!ret && from)
@@ -353,7 +379,7 @@ static int piece_find(struct volume_req *r, struct pool_try *t, struct piece *ou
     const uint32_t slot = (uint32_t)at & ((1U << p->fan_shift) - 1);
     const bool write = req->op != PLX_BDEV_READ;
     struct pool_node *leaf;
-    int ret = pool_tree_find(p, t, &d->v->tree, at, 1, &leaf);
+    int ret = volume_leaf(d, t, at, &leaf);
     if (plx_unlikely(ret))
         return ret;
     uint32_t most =

@@ -60,6 +60,7 @@ static void node_free(struct plx_pool *p, struct pool_node *n)
     *link = n->chain;
     plx_list_del(&n->link);
     p->nodes--;
+    p->shape++;
     free(n->mem);
     free(n);
 }
@@ -114,6 +115,7 @@ int pool_node_new(struct plx_pool *p, uint64_t unit, unsigned level, struct pool
     n->state = POOL_NODE_DIRTY;
     plx_list_add_tail(&p->dirty[level], &n->link);
     p->n_dirty++;
+    p->shape++;
     *out = n;
     return 0;
 }

@@ -182,6 +182,7 @@ struct plx_pool {
     struct pool_node **table;
     uint32_t table_mask;
     uint32_t nodes, nodes_max;
+    uint64_t shape; /* another one whenever a node is not where it was, or not there any more */
     struct plx_list clean;
     struct plx_list dirty[POOL_LEVELS], frozen[POOL_LEVELS];
     uint32_t n_dirty, n_frozen, dirty_max;
