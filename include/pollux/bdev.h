@@ -220,9 +220,9 @@ struct plx_bdev_req {
     uint32_t nlb; /**< blocks, at least 1 but for flush and reset */
 
     /* The block layer's. */
-    bool kept;                   /**< by that channel, in its list of what is in flight */
+    uint8_t kept;                /**< by its channel, in the list of what is in flight: 0, or how */
     bool aborted;                /**< was asked to end early */
-    uint8_t stage;               /**< how far it has come on that channel */
+    uint16_t stage;              /**< how far it has come on that channel */
     struct plx_bdev_channel *ch; /**< where it is at present: that of a disk below, perhaps */
     struct plx_bdev_req *next;   /**< free for whoever holds the request at the time */
     struct plx_list link;        /**< in the list */

@@ -20,16 +20,22 @@ static inline bool plx_list_empty(const struct plx_list *l)
 static inline void plx_list_add_tail(struct plx_list *head, struct plx_list *n)
 {
     n->prev = head->prev;
-    n->next = head;
     head->prev->next = n;
+    n->next = head;
     head->prev = n;
+}
+
+/* Leaves n's links as they were: what is done next with it is to list it again. */
+static inline void plx_list_take(const struct plx_list *n)
+{
+    n->prev->next = n->next;
+    n->next->prev = n->prev;
 }
 
 /* Leaves n in a list of its own, so that removing it once more is harmless. */
 static inline void plx_list_del(struct plx_list *n)
 {
-    n->prev->next = n->next;
-    n->next->prev = n->prev;
+    plx_list_take(n);
     plx_list_init(n);
 }
 

@@ -344,7 +344,7 @@ void plx_bdev_channel_put(struct plx_bdev_channel *ch)
     assert(ch->refs > 0);
     if (--ch->refs)
         return;
-    assert(!ch->in_flight && plx_list_empty(&ch->requests));
+    assert(plx_list_empty(&ch->requests));
     if (bdev->ops->channel_close)
         bdev->ops->channel_close(ch);
     if (ch->below)
@@ -372,8 +372,8 @@ void plx_bdev_count_mapped(struct plx_bdev_channel *ch, uint32_t nlb)
 
 static inline bool in_range(const struct plx_bdev *bdev, uint64_t lba, uint32_t nlb)
 {
-    uint64_t blocks = __atomic_load_n(&bdev->info.blocks, __ATOMIC_RELAXED);
-    return lba <= blocks && nlb <= blocks - lba && nlb;
+    uint64_t blocks = __atomic_load_n(&bdev->info.blocks, __ATOMIC_RELAXED), last;
+    return !__builtin_add_overflow(lba, (uint64_t)nlb - 1, &last) && last < blocks; /* not of no blocks: lba - 1 */
 }
 
 uint16_t plx_bdev_check(const struct plx_bdev *bdev, enum plx_bdev_op op, uint64_t lba, uint32_t nlb)
@@ -410,11 +410,11 @@ static bool iov_fits(const struct plx_bdev *bdev, const struct plx_bdev_req *req
 }
 
 /* What most requests are: one range of a native operation, with one iovec entry. */
-static inline bool is_plain(const struct plx_bdev *bdev, const struct plx_bdev_req *req)
+static inline bool is_plain(const struct plx_bdev *bdev, const struct plx_bdev_req *req, uint8_t op, uint32_t nlb)
 {
     uint32_t plain = atomic_load_explicit(&bdev->plain_ops, memory_order_relaxed);
-    return req->op < PLX_BDEV_OPS && plain >> req->op & 1 && req->iovcnt == 1 &&
-           req->iov->iov_len == (size_t)req->nlb << bdev->block_shift && in_range(bdev, req->lba, req->nlb);
+    return op < PLX_BDEV_OPS && plain >> op & 1 && req->iovcnt == 1 &&
+           req->iov->iov_len == (size_t)nlb << bdev->block_shift && in_range(bdev, req->lba, nlb);
 }
 
 uint16_t plx_bdev_check_request(const struct plx_bdev *bdev, const struct plx_bdev_req *req)
@@ -440,8 +440,7 @@ void plx_bdev_start(struct plx_bdev_channel *ch, struct plx_bdev_req *req)
 void plx_bdev_start_part(struct plx_bdev_channel *ch, struct plx_bdev_req *part)
 {
     part->ch = ch;
-    ch->in_flight++;
-    part->kept = false;
+    part->kept = 0;
     if (ch->bdev->tracked)
         plx_bdev_keep(ch, part);
     ch->bdev->submit(ch, part);
@@ -452,7 +451,6 @@ void plx_bdev_start_part(struct plx_bdev_channel *ch, struct plx_bdev_req *part)
 static void end_reset(struct plx_bdev_req *reset)
 {
     struct plx_bdev_channel *ch = reset->ch;
-    ch->in_flight--;
     if (ch->below) {
         plx_bdev_submit(ch->below, reset);
         return;
@@ -462,21 +460,22 @@ static void end_reset(struct plx_bdev_req *reset)
 }
 
 /*
- * Takes a request out of the list of its channel. Resets that now are the oldest leave it too, and are returned: still
- * counted as in flight, they keep the channel there while other callbacks run.
+ * Takes a request out of the list of its channel. Resets that now are the oldest leave it too, and are returned: their
+ * channel is there until they end, whatever callbacks of others do.
  */
 static struct plx_bdev_req *leave_list(struct plx_bdev_channel *ch, struct plx_bdev_req *req)
 {
     struct plx_bdev_req *resets = NULL, **tail = &resets;
-    plx_list_del(&req->link);
-    if (plx_unlikely(ch->gate.closed))
-        plx_gate_passed(ch);
-    while (plx_unlikely(ch->resets > 0) && !plx_list_empty(&ch->requests)) {
+    plx_list_take(&req->link);
+    if (plx_likely(!ch->awaiting))
+        return NULL;
+    plx_gate_passed(ch);
+    while (!plx_list_empty(&ch->requests)) {
         struct plx_bdev_req *oldest = plx_list_entry(ch->requests.next, struct plx_bdev_req, link);
         if (oldest->op != PLX_BDEV_RESET || oldest->stage == PLX_STAGE_ASKING)
             break;
-        plx_list_del(&oldest->link);
-        ch->resets--;
+        plx_list_take(&oldest->link);
+        ch->awaiting--;
         oldest->next = NULL;
         *tail = oldest;
         tail = &oldest->next;
@@ -499,7 +498,7 @@ static void end_resets(struct plx_bdev_req *resets)
  */
 static void abort_older(struct plx_bdev_channel *ch, struct plx_bdev_req *reset)
 {
-    ch->resets++;
+    ch->awaiting++;
     reset->stage = PLX_STAGE_ASKING; /* and stays in the list, the oldest or not: it tells older from newer */
     for (;;) {
         struct plx_bdev_req *found = NULL;
@@ -518,7 +517,7 @@ static void abort_older(struct plx_bdev_channel *ch, struct plx_bdev_req *reset)
     }
     reset->stage = PLX_STAGE_DRIVER;
     if (ch->requests.next == &reset->link) { /* else when it is the oldest: see leave_list() */
-        ch->resets--;
+        ch->awaiting--;
         struct plx_bdev_req *newer = leave_list(ch, reset);
         end_reset(reset);
         end_resets(newer);
@@ -527,18 +526,22 @@ static void abort_older(struct plx_bdev_channel *ch, struct plx_bdev_req *reset)
 
 /* ---- in and out ---- */
 
-/* @return false when the range lock holds it back */
-static inline bool enter_list(struct plx_bdev_channel *ch, struct plx_bdev_req *req)
+/* Of a part of one that is emulated on this channel, the whole counts. */
+static bool is_part(const struct plx_bdev_channel *ch, struct plx_bdev_req *req)
 {
-    plx_bdev_keep(ch, req);
-    return plx_likely(!ch->gate.closed) || !plx_gate_hold(ch, req);
+    return req->done == plx_emulate_part_done && plx_emulate_is_part_of(ch, req);
+}
+
+void plx_bdev_keep(struct plx_bdev_channel *ch, struct plx_bdev_req *req)
+{
+    plx_bdev_enter(ch, req, is_part(ch, req) ? PLX_KEPT_PART : PLX_KEPT);
 }
 
 static void count_failed(struct plx_bdev_channel *ch, const struct plx_bdev_req *req)
 {
     plx_stat_add(&ch->errors, 1);
     if (req->op < PLX_BDEV_OPS)
-        plx_stat_add(&ch->latency[req->op].failed, 1);
+        plx_stat_add(&ch->counts[req->op].failed, 1);
 }
 
 /* All but the plainest requests. Not inlined, as those would then save registers for it. */
@@ -548,7 +551,6 @@ static __attribute__((noinline)) void submit_odd(struct plx_bdev_channel *ch, st
     uint16_t status = plx_bdev_check_request(bdev, req);
     if (status) {
         count_failed(ch, req);
-        ch->in_flight--;
         req->status = status;
         req->done(req);
         return;
@@ -559,96 +561,89 @@ static __attribute__((noinline)) void submit_odd(struct plx_bdev_channel *ch, st
         abort_older(ch, req);
         return;
     }
-    req->kept = false;
+    req->kept = 0;
     uint32_t limited = atomic_load_explicit(&bdev->limited_ops, memory_order_acquire);
     if (limited >> req->op & 1 && plx_limit_hold(ch, req))
         return;
-    if (!bdev->tracked || enter_list(ch, req))
+    if (bdev->tracked)
+        plx_bdev_keep(ch, req);
+    if (!bdev->tracked || !ch->gate.closed || !plx_gate_hold(ch, req))
         plx_bdev_start(ch, req);
 }
 
-/* Not inlined, for the same reason. */
-static __attribute__((noinline)) void submit_tracked(struct plx_bdev_channel *ch, struct plx_bdev_req *req)
+/* While a compare and write has a range for itself. Not inlined, for the same reason. */
+static __attribute__((noinline)) void submit_gated(struct plx_bdev_channel *ch, struct plx_bdev_req *req)
 {
-    if (enter_list(ch, req))
+    if (!plx_gate_hold(ch, req))
         ch->bdev->submit(ch, req);
 }
 
 void plx_bdev_submit(struct plx_bdev_channel *ch, struct plx_bdev_req *req)
 {
     const struct plx_bdev *bdev = ch->bdev;
+    const uint8_t op = req->op;
+    const uint32_t nlb = req->nlb;
     plx_assert_here(ch->reactor);
     req->ch = ch;
-    ch->in_flight++;
-    if (plx_unlikely(!is_plain(bdev, req))) {
+    if (plx_unlikely(!is_plain(bdev, req, op, nlb))) {
         submit_odd(ch, req);
         return;
     }
-    plx_stat_count(ch, req->op, req->nlb);
-    if (bdev->tracked) {
-        submit_tracked(ch, req);
-        return;
+    plx_stat_count(ch, op, nlb);
+    if (!bdev->tracked) {
+        req->kept = 0;
+    } else {
+        plx_bdev_enter(ch, req, PLX_KEPT);
+        if (plx_unlikely(ch->gate.closed)) {
+            submit_gated(ch, req);
+            return;
+        }
     }
-    req->kept = false;
     bdev->submit(ch, req);
-}
-
-/* Of a part of one that is emulated on this channel, the whole counts. */
-static inline bool is_part(const struct plx_bdev_channel *ch, struct plx_bdev_req *req)
-{
-    return plx_unlikely(req->done == plx_emulate_part_done) && plx_emulate_is_part_of(ch, req);
 }
 
 static inline void count_latency(struct plx_bdev_channel *ch, const struct plx_bdev_req *req)
 {
-    struct plx_latency *l = &ch->latency[req->op];
+    struct plx_op_counts *c = plx_stats_of(ch, req->op);
     uint64_t ns = *ch->now - req->since;
-    plx_stat_add(&l->sum, ns);
+    plx_stat_add(&c->latency, ns);
     /* Others may set them back meanwhile: this request counts as one of before, or of after that. */
-    if (plx_unlikely(ns < plx_stat_peek(&l->min)))
-        atomic_store_explicit(&l->min, ns, memory_order_relaxed);
-    if (plx_unlikely(ns > plx_stat_peek(&l->max)))
-        atomic_store_explicit(&l->max, ns, memory_order_relaxed);
+    if (plx_unlikely(ns < plx_stat_peek(&c->min)))
+        atomic_store_explicit(&c->min, ns, memory_order_relaxed);
+    if (plx_unlikely(ns > plx_stat_peek(&c->max)))
+        atomic_store_explicit(&c->max, ns, memory_order_relaxed);
 }
 
-static __attribute__((noinline)) void complete_kept(struct plx_bdev_channel *ch, struct plx_bdev_req *req)
+/* All but the plainest ends. */
+static __attribute__((noinline)) void complete_odd(struct plx_bdev_channel *ch, struct plx_bdev_req *req)
 {
-    struct plx_bdev_req *resets = leave_list(ch, req);
-    if (plx_likely(!is_part(ch, req)))
-        count_latency(ch, req);
-    ch->in_flight--;
+    const bool counts = !is_part(ch, req);
+    struct plx_bdev_req *resets = NULL;
+    if (req->status && counts)
+        count_failed(ch, req);
+    if (req->kept) {
+        resets = leave_list(ch, req);
+        if (counts)
+            count_latency(ch, req);
+    }
     req->done(req);
     end_resets(resets);
-}
-
-static inline void complete_any(struct plx_bdev_channel *ch, struct plx_bdev_req *req)
-{
-    if (req->kept) {
-        complete_kept(ch, req);
-        return;
-    }
-    ch->in_flight--;
-    req->done(req);
-}
-
-/* To the end: after a call that comes back the others would save registers for it. */
-static __attribute__((noinline)) void complete_failed(struct plx_bdev_channel *ch, struct plx_bdev_req *req)
-{
-    if (!is_part(ch, req))
-        count_failed(ch, req);
-    complete_any(ch, req);
 }
 
 void plx_bdev_complete(struct plx_bdev_req *req, uint16_t status)
 {
     struct plx_bdev_channel *ch = req->ch;
     plx_assert_here(ch->reactor);
-    assert(ch->in_flight > 0);
     req->status = status;
-    if (plx_likely(status == PLX_SC_SUCCESS))
-        complete_any(ch, req);
-    else
-        complete_failed(ch, req);
+    if (plx_unlikely(status || req->kept > PLX_KEPT || (req->kept && ch->awaiting))) {
+        complete_odd(ch, req);
+        return;
+    }
+    if (req->kept) {
+        plx_list_take(&req->link);
+        count_latency(ch, req);
+    }
+    req->done(req);
 }
 
 /* The rest of plx_bdev_forward(), where there is a list. */
@@ -656,19 +651,16 @@ static __attribute__((noinline)) void forward_kept(struct plx_bdev_channel *belo
 {
     struct plx_bdev_channel *ch = req->ch;
     struct plx_bdev_req *resets = leave_list(ch, req);
-    ch->in_flight--;
     plx_bdev_submit(below, req);
     end_resets(resets);
 }
 
 void plx_bdev_forward(struct plx_bdev_channel *below, struct plx_bdev_req *req)
 {
-    struct plx_bdev_channel *ch = req->ch;
     if (req->kept) {
         forward_kept(below, req);
         return;
     }
-    ch->in_flight--;
     plx_bdev_submit(below, req);
 }
 

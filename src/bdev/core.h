@@ -17,6 +17,12 @@ enum plx_stage {
     PLX_STAGE_LIMITED, /* waits for its rate limit */
 };
 
+/* plx_bdev_req.kept, of what is in the list of its channel */
+enum plx_kept {
+    PLX_KEPT = 1,
+    PLX_KEPT_PART, /* and is part of another that is emulated there, which is the one that counts */
+};
+
 /* An operation that emulate.c does, in the context of its request. */
 struct plx_emulation {
     struct plx_bdev_subs part; /* one */
@@ -47,16 +53,17 @@ enum {
 
 /* bdev.c: gives a request to the driver, or to emulate.c. */
 void plx_bdev_start(struct plx_bdev_channel *ch, struct plx_bdev_req *req);
-/* Enters a request that does not leave its channel at once into the list of what is in flight there. */
-static inline void plx_bdev_keep(struct plx_bdev_channel *ch, struct plx_bdev_req *req)
+static inline void plx_bdev_enter(struct plx_bdev_channel *ch, struct plx_bdev_req *req, enum plx_kept how)
 {
-    req->kept = true;
+    req->kept = (uint8_t)how;
     req->aborted = false;
     req->stage = PLX_STAGE_DRIVER;
     req->since = *ch->now;
     plx_list_add_tail(&ch->requests, &req->link);
 }
 
+/* bdev.c: enters a request that does not leave its channel at once into the list of what is in flight there. */
+void plx_bdev_keep(struct plx_bdev_channel *ch, struct plx_bdev_req *req);
 /* bdev.c: gives a part of one to the driver, past the range lock and the statistics. */
 void plx_bdev_start_part(struct plx_bdev_channel *ch, struct plx_bdev_req *part);
 
@@ -114,10 +121,16 @@ static inline void plx_stat_add(_Atomic uint64_t *n, uint64_t by)
     atomic_store_explicit(n, plx_stat_peek(n) + by, memory_order_relaxed);
 }
 
+static inline struct plx_op_counts *plx_stats_of(struct plx_bdev_channel *ch, uint8_t op)
+{
+    return __builtin_assume_aligned(&ch->counts[op], _Alignof(struct plx_op_counts));
+}
+
 static inline void plx_stat_count(struct plx_bdev_channel *ch, uint8_t op, uint32_t blocks)
 {
-    plx_stat_add(&ch->moved[op].ops, 1);
-    plx_stat_add(&ch->moved[op].blocks, blocks);
+    struct plx_op_counts *c = plx_stats_of(ch, op);
+    plx_stat_add(&c->ops, 1);
+    plx_stat_add(&c->blocks, blocks);
 }
 
 /* limit.c */

@@ -144,30 +144,28 @@ struct plx_channel_gate {
     bool orphaned; /* the channel was put back meanwhile: msg frees it */
 };
 
-/* Of one operation, as in plx_bdev_stats. */
-struct plx_moved {
-    _Atomic uint64_t ops, blocks;
-};
-
-struct plx_latency {
-    _Atomic uint64_t sum, min, max; /* min is more than max where there is none */
+/* Of one operation, as in plx_bdev_stats. Of 64 bytes, so that a request touches no more than one line of it. */
+struct plx_op_counts {
+    _Alignas(64) _Atomic uint64_t ops;
+    _Atomic uint64_t blocks;
+    _Atomic uint64_t latency, min, max; /* min is more than max where there is none */
     _Atomic uint64_t failed;
 };
 
 struct plx_bdev_channel {
+    /* Written by this reactor alone, read by others: relaxed atomics. */
+    struct plx_op_counts counts[PLX_BDEV_OPS];
+    /* What every request needs, together. */
     struct plx_bdev *bdev;
     struct plx_reactor *reactor;
-    uint32_t in_flight;
-    uint32_t refs; /* how often it was asked for on its reactor */
-    /* Written by this reactor alone, read by others: relaxed atomics. */
-    struct plx_moved moved[PLX_BDEV_OPS];
-    _Atomic uint64_t errors;
-    struct plx_latency latency[PLX_BDEV_OPS];
     const uint64_t *now;      /* the reactor's time */
-    struct plx_list link;     /* in bdev->channels */
     struct plx_list requests; /* tracked disks: what is in flight, oldest first */
-    uint32_t resets;          /* how many of those are PLX_BDEV_RESET */
+    uint32_t awaiting;        /* the end of some of those: resets among them, and a gate that owes an answer */
+    uint32_t refs;            /* how often it was asked for on its reactor */
     struct plx_channel_gate gate;
+
+    _Atomic uint64_t errors;        /* a count as well */
+    struct plx_list link;           /* in bdev->channels */
     struct plx_bdev_channel *below; /* of a filter: that of the disk below on the same reactor */
     struct plx_bdev_reserve subs;   /* the driver's */
     struct plx_bdev_reserve parts;  /* emulate.c's */

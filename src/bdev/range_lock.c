@@ -86,6 +86,7 @@ static void answer_if_idle(struct plx_bdev_channel *ch)
             return;
     }
     ch->gate.owes = false;
+    ch->awaiting--;
     pthread_mutex_lock(&bdev->lock);
     lock_answered(bdev);
     pthread_mutex_unlock(&bdev->lock);
@@ -122,6 +123,7 @@ static void gate_told(struct plx_msg *msg)
     pthread_mutex_unlock(&bdev->lock);
     if (g->closed) {
         g->owes = true;
+        ch->awaiting++;
         answer_if_idle(ch);
     } else {
         start_held(ch);

@@ -22,8 +22,8 @@ void plx_stats_init(struct plx_bdev *bdev)
 void plx_stats_begin(struct plx_bdev_channel *ch)
 {
     for (int op = 0; op < PLX_BDEV_OPS; op++) {
-        atomic_store_explicit(&ch->latency[op].min, UINT64_MAX, memory_order_relaxed);
-        atomic_store_explicit(&ch->latency[op].max, 0, memory_order_relaxed);
+        atomic_store_explicit(&ch->counts[op].min, UINT64_MAX, memory_order_relaxed);
+        atomic_store_explicit(&ch->counts[op].max, 0, memory_order_relaxed);
     }
 }
 
@@ -32,13 +32,13 @@ void plx_stats_begin(struct plx_bdev_channel *ch)
 static void add_channel(struct plx_bdev_stats *to, const struct plx_bdev_channel *ch)
 {
     for (int op = 0; op < PLX_BDEV_OPS; op++) {
-        const struct plx_latency *l = &ch->latency[op];
-        to->ops[op] += plx_stat_peek(&ch->moved[op].ops);
-        to->blocks[op] += plx_stat_peek(&ch->moved[op].blocks);
-        to->failed[op] += plx_stat_peek(&l->failed);
-        to->latency_ns[op] += plx_stat_peek(&l->sum);
-        to->min_latency_ns[op] = plx_min_u64(to->min_latency_ns[op], plx_stat_peek(&l->min));
-        to->max_latency_ns[op] = plx_max_u64(to->max_latency_ns[op], plx_stat_peek(&l->max));
+        const struct plx_op_counts *c = &ch->counts[op];
+        to->ops[op] += plx_stat_peek(&c->ops);
+        to->blocks[op] += plx_stat_peek(&c->blocks);
+        to->failed[op] += plx_stat_peek(&c->failed);
+        to->latency_ns[op] += plx_stat_peek(&c->latency);
+        to->min_latency_ns[op] = plx_min_u64(to->min_latency_ns[op], plx_stat_peek(&c->min));
+        to->max_latency_ns[op] = plx_max_u64(to->max_latency_ns[op], plx_stat_peek(&c->max));
     }
     to->errors += plx_stat_peek(&ch->errors);
 }

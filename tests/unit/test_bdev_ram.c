@@ -86,9 +86,11 @@ static void what_is_out_of_range_or_unknown_is_refused(void **state)
     assert_int_equal(tu_io(&t, PLX_BDEV_READ, end - 1, 2, buf), PLX_SC_LBA_OUT_OF_RANGE);
     assert_int_equal(tu_io(&t, PLX_BDEV_WRITE, end, 1, buf), PLX_SC_LBA_OUT_OF_RANGE);
     assert_int_equal(tu_io(&t, PLX_BDEV_READ, UINT64_MAX, 1, buf), PLX_SC_LBA_OUT_OF_RANGE);
+    assert_int_equal(tu_io(&t, PLX_BDEV_READ, UINT64_MAX, 2, buf), PLX_SC_LBA_OUT_OF_RANGE);
     assert_int_equal(tu_io(&t, PLX_BDEV_READ, UINT64_MAX, UINT32_MAX, buf), PLX_SC_LBA_OUT_OF_RANGE);
     assert_int_equal(tu_io(&t, PLX_BDEV_UNMAP, 1, UINT32_MAX, NULL), PLX_SC_LBA_OUT_OF_RANGE);
     assert_int_equal(tu_io(&t, PLX_BDEV_READ, 0, 0, buf), PLX_SC_INVALID_FIELD);
+    assert_int_equal(tu_io(&t, PLX_BDEV_READ, 1, 0, buf), PLX_SC_INVALID_FIELD);
     assert_int_equal(tu_io(&t, PLX_BDEV_OPS, 0, 1, buf), PLX_SC_INVALID_OPCODE);
     assert_int_equal(tu_io(&t, 255, 0, 1, buf), PLX_SC_INVALID_OPCODE);
     assert_int_equal(tu_copy(&t, 0, end - 1, 2), PLX_SC_LBA_OUT_OF_RANGE);
