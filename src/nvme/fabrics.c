@@ -112,5 +112,5 @@ void nvme_fabrics_attach(struct nvme_qp *qp)
                                .len = sizeof *data,
                                .dir = NVME_FROM_HOST,
                                .cmd = words_of(&cmd)};
-    c->o.transport->submit(qp, &c->req);
+    qp->submit(qp, &c->req);
 }

@@ -315,7 +315,8 @@ static struct nvme_qp *choose_queue(struct nvme_ctrlr *c)
 
 void nvme_submit(struct nvme_ctrlr *c, struct nvme_req *req)
 {
-    c->o.transport->submit(choose_queue(c), req);
+    struct nvme_qp *qp = choose_queue(c);
+    qp->submit(qp, req);
 }
 
 void nvme_submit_fused(struct nvme_ctrlr *c, struct nvme_req *first)
@@ -325,5 +326,5 @@ void nvme_submit_fused(struct nvme_ctrlr *c, struct nvme_req *first)
 
 void nvme_submit_admin(struct nvme_ctrlr *c, struct nvme_req *req)
 {
-    c->o.transport->submit(c->admin, req);
+    c->admin->submit(c->admin, req);
 }

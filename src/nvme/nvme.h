@@ -25,6 +25,8 @@ struct nvme_queue {
 /* A queue pair; the transport embeds it. */
 struct nvme_qp {
     struct nvme_ctrlr *ctrlr;
+    /* The transport's: issues a command, or has it wait in the backlog. */
+    void (*submit)(struct nvme_qp *qp, struct nvme_req *req);
     uint16_t qid;
     uint16_t tick;  /* counted by the controller's timer: tells how old commands are without reading a clock */
     uint16_t depth; /* commands that may be in flight; set before the queue is used */
@@ -38,7 +40,7 @@ struct nvme_qp {
 struct nvme_transport {
     uint32_t pause_ms; /* before it is connected to again, at first: it may be at work on what it was sent before */
     bool local;        /* it is this machine's, and has its name from Identify */
-    /* Room for that many commands in flight. @return NULL without memory or descriptors */
+    /* Room for that many commands in flight, with submit(). @return NULL without memory or descriptors */
     struct nvme_qp *(*create)(struct nvme_ctrlr *c, unsigned depth);
     /* Closes it if need be. Allowed from within any callback. */
     void (*free)(struct nvme_qp *qp);
@@ -57,9 +59,7 @@ struct nvme_transport {
     /* Registers of the controller; c->req comes back as that of a command does, with the value in its dwords. */
     void (*get)(struct nvme_ctrlr *c, uint32_t offset, unsigned bytes, void (*done)(struct nvme_req *));
     void (*set)(struct nvme_ctrlr *c, uint32_t offset, uint64_t value, void (*done)(struct nvme_req *));
-    /* Issues a command, or has it wait in the backlog. */
-    void (*submit)(struct nvme_qp *qp, struct nvme_req *req);
-    /* NULL where commands cannot be fused. */
+    /* As submit() of the queue pair; NULL where commands cannot be fused. */
     void (*submit_fused)(struct nvme_qp *qp, struct nvme_req *first);
     /* One of the queue's depth places. @return the command that is in flight there, or NULL */
     struct nvme_req *(*in_flight)(const struct nvme_qp *qp, unsigned place);

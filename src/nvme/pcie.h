@@ -199,7 +199,6 @@ void pcie_queue_free(struct nvme_qp *qp);
 /* It is there. */
 void pcie_queue_begin(struct nvme_qp *qp, struct pcie_hw *hw);
 void pcie_queue_close(struct nvme_qp *qp);
-void pcie_queue_submit(struct nvme_qp *qp, struct nvme_req *req);
 void pcie_queue_submit_fused(struct nvme_qp *qp, struct nvme_req *first);
 struct nvme_req *pcie_queue_in_flight(const struct nvme_qp *qp, unsigned place);
 /* The controller is disabled: what was in flight comes back. On the queue pair's reactor; frees hw. */

@@ -15,6 +15,8 @@ static struct pcie_admin *admin_of(const struct nvme_qp *qp)
 
 /* ---- making ---- */
 
+static void admin_submit(struct nvme_qp *qp, struct nvme_req *req);
+
 static struct nvme_qp *admin_create(struct nvme_ctrlr *c)
 {
     struct pcie_admin *a = calloc(1, sizeof *a);
@@ -23,6 +25,7 @@ static struct nvme_qp *admin_create(struct nvme_ctrlr *c)
         return NULL;
     }
     a->reactor = c->reactor;
+    a->qp.submit = admin_submit;
     a->qp.depth = PCIE_LINE;
     a->stop.fn = pcie_admin_stop;
     a->opening.from = a->leaving.from = a->making.from = a;
@@ -79,11 +82,9 @@ static void admin_issue(struct pcie_admin *a, struct nvme_req *req)
     pcie_call(call);
 }
 
-static void pcie_submit(struct nvme_qp *qp, struct nvme_req *req)
+static void admin_submit(struct nvme_qp *qp, struct nvme_req *req)
 {
-    if (plx_likely(qp->qid)) {
-        pcie_queue_submit(qp, req);
-    } else if (admin_of(qp)->nfree) {
+    if (admin_of(qp)->nfree) {
         admin_issue(admin_of(qp), req);
     } else {
         req->qp = qp;
@@ -285,7 +286,6 @@ const struct nvme_transport nvme_pcie = {
     .attach = pcie_attach,
     .get = pcie_get,
     .set = pcie_set,
-    .submit = pcie_submit,
     .submit_fused = pcie_queue_submit_fused,
     .in_flight = pcie_in_flight,
 };

@@ -111,7 +111,7 @@ static int queue_issue(struct pcie_queue *q, struct nvme_req *req)
     return ret;
 }
 
-void pcie_queue_submit(struct nvme_qp *qp, struct nvme_req *req)
+static void pcie_queue_submit(struct nvme_qp *qp, struct nvme_req *req)
 {
     struct pcie_queue *q = pcie_queue_of(qp);
     int ret = plx_likely(!qp->backlog.head && qp->in_flight < qp->depth) ? queue_put(q, req) : -EAGAIN;
@@ -290,6 +290,7 @@ struct nvme_qp *pcie_queue_create(struct nvme_ctrlr *c, unsigned depth)
     (void)c;
     if (!q)
         return NULL;
+    q->qp.submit = pcie_queue_submit;
     q->nslots = (uint16_t)depth;
     for (q->low = 1; q->low < depth; q->low = (uint16_t)(2 * q->low + 1))
         ;

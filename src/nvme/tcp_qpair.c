@@ -33,6 +33,7 @@ static struct nvme_qp *tcp_create(struct nvme_ctrlr *c, unsigned depth)
     if (!q)
         return NULL;
     plx_stream_init(&q->stream, &stream_user);
+    q->qp.submit = nvme_tcp_submit;
     q->nslots = (uint16_t)depth;
     q->tx_size = (depth + NVME_TCP_TX_SPARE) * UNIT_MAX;
     q->tx_iovs = (uint16_t)plx_min_u64(2 * depth + 2 * NVME_TCP_TX_SPARE, IOV_MAX_SEND);
@@ -220,7 +221,6 @@ const struct nvme_transport nvme_tcp = {
     .attach = nvme_fabrics_attach,
     .get = nvme_fabrics_get,
     .set = nvme_fabrics_set,
-    .submit = nvme_tcp_submit,
     .submit_fused = nvme_tcp_submit_fused,
     .in_flight = tcp_in_flight,
 };

@@ -70,11 +70,14 @@ static void pass_release(struct pass_qp *q)
     free(q);
 }
 
+static void pass_submit(struct nvme_qp *qp, struct nvme_req *req);
+
 static struct nvme_qp *pass_create(struct nvme_ctrlr *c, unsigned depth)
 {
     struct pass_qp *q = calloc(1, sizeof *q);
     if (!q)
         return NULL;
+    q->qp.submit = pass_submit;
     q->reactor = c->reactor;
     q->node = c->o.node;
     q->nslots = (uint16_t)depth;
@@ -448,6 +451,5 @@ const struct nvme_transport nvme_uring = {
     .attach = pass_attach,
     .get = pass_get,
     .set = pass_set,
-    .submit = pass_submit,
     .in_flight = pass_in_flight,
 };
