@@ -25,19 +25,30 @@ struct nvme_uring_node;
 
 extern const struct nvme_transport nvme_tcp, nvme_pcie, nvme_uring;
 
+/* As bits 1:0 of an opcode have it: Base 3.3.3.1. */
 enum nvme_dir {
     NVME_NO_DATA,
-    NVME_TO_HOST,
     NVME_FROM_HOST,
+    NVME_TO_HOST,
 };
 
 /* What a command says: struct nvme_cmd but for what the transport puts between, which is where its data is. */
 struct nvme_words {
-    uint8_t opcode;
-    uint8_t flags; /* fused: NVME_FUSE_MASK */
-    plx_le16 cid;  /* the queue pair's, while it is in flight */
-    plx_le32 nsid;
-    plx_le32 cdw10, cdw11, cdw12, cdw13, cdw14, cdw15;
+    union {
+        struct {
+            uint8_t opcode;
+            uint8_t flags; /* fused: NVME_FUSE_MASK */
+            plx_le16 cid;  /* the queue pair's, while it is in flight */
+            plx_le32 nsid;
+        };
+        plx_le64 head;
+    };
+    union {
+        struct {
+            plx_le32 cdw10, cdw11, cdw12, cdw13, cdw14, cdw15;
+        };
+        plx_le64 cdws[3]; /* the same, two at a time */
+    };
 };
 _Static_assert(sizeof(struct nvme_words) == 32, "");
 

@@ -238,7 +238,7 @@ int nvme_channel_open(struct plx_bdev_channel *ch)
     struct nvme_channel *nc = nvme_channel_of(ch);
     nc->ch = ch;
     nc->disk = nvme_disk_of(ch->bdev);
-    nvme_pieces_init(nc);
+    nvme_commands_init(nc);
     return nvme_paths_open(nc);
 }
 

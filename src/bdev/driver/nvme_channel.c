@@ -30,33 +30,29 @@ static void bio_end(struct nvme_channel *nc, struct plx_bdev_req *bio, uint16_t 
 
 static void bio_split(struct nvme_channel *nc, struct nvme_io *io);
 
-static void io_end(struct nvme_try *t, uint16_t status)
+static void whole_end(struct nvme_io *io, uint16_t status)
 {
-    struct nvme_io *io = plx_container_of(t, struct nvme_io, t);
     struct plx_bdev_req *bio = plx_bdev_req_of(io);
     if (plx_likely(status != NVME_TOO_LARGE))
-        bio_end(t->nc, bio, status);
+        bio_end(io->t.nc, bio, status);
     else if (bio->op == PLX_BDEV_COPY)
         plx_bdev_emulate(bio);
     else
-        bio_split(t->nc, io);
+        bio_split(io->t.nc, io);
+}
+
+static void whole_done(struct nvme_req *req)
+{
+    struct nvme_io *io = plx_container_of(req, struct nvme_io, t.req);
+    if (nvme_try_succeeded(&io->t))
+        plx_bdev_complete(plx_bdev_req_of(io), PLX_SC_SUCCESS);
+    else
+        nvme_try_not_done(&io->t);
 }
 
 /* ---- commands ---- */
 
-static void set_range(struct nvme_req *req, const struct nvme_disk *d, uint8_t opcode, uint64_t lba, uint32_t nlb,
-                      uint32_t flags)
-{
-    req->cmd = (struct nvme_words){
-        .opcode = opcode,
-        .nsid = plx_put32(d->ns.nsid),
-        .cdw10 = plx_put32(lba),
-        .cdw11 = plx_put32(lba >> 32),
-        .cdw12 = plx_put32((nlb - 1) | flags),
-    };
-}
-
-static uint8_t opcode_of(const struct plx_bdev_req *bio)
+static void init_heads(struct nvme_channel *nc)
 {
     static const uint8_t opcodes[PLX_BDEV_OPS] = {
         [PLX_BDEV_READ] = NVME_IO_READ,       [PLX_BDEV_WRITE] = NVME_IO_WRITE,
@@ -64,7 +60,18 @@ static uint8_t opcode_of(const struct plx_bdev_req *bio)
         [PLX_BDEV_FLUSH] = NVME_IO_FLUSH,     [PLX_BDEV_UNMAP] = NVME_IO_DSM,
         [PLX_BDEV_COPY] = NVME_IO_COPY,
     };
-    return opcodes[bio->op];
+    for (int op = 0; op < PLX_BDEV_OPS; op++)
+        nc->heads[op] = plx_put64(opcodes[op] | (uint64_t)nc->disk->ns.nsid << 32);
+}
+
+static inline void set_range(struct nvme_req *req, const struct nvme_channel *nc, enum plx_bdev_op op, uint64_t lba,
+                             uint32_t nlb, uint32_t flags)
+{
+    req->dir = plx_get64(nc->heads[op]) & 3; /* as opcodes say it */
+    req->cmd.head = nc->heads[op];
+    req->cmd.cdws[0] = plx_put64(lba);
+    req->cmd.cdws[1] = plx_put64((nlb - 1) | flags);
+    req->cmd.cdws[2] = plx_put64(0);
 }
 
 static uint32_t flags_of(const struct nvme_disk *d, const struct plx_bdev_req *bio)
@@ -75,16 +82,12 @@ static uint32_t flags_of(const struct nvme_disk *d, const struct plx_bdev_req *b
     return flags;
 }
 
-static void set_data(struct nvme_req *req, const struct plx_bdev_req *bio, uint32_t len)
-{
-    req->len = len;
-    req->dir = bio->op == PLX_BDEV_READ ? NVME_TO_HOST : NVME_FROM_HOST;
-}
-
 /* ---- requests that are too large for a command ---- */
 
-void nvme_pieces_init(struct nvme_channel *nc)
+void nvme_commands_init(struct nvme_channel *nc)
 {
+    nc->shift = nc->disk->shift;
+    init_heads(nc);
     nc->split_tail = &nc->split;
     for (unsigned i = 0; i < NVME_PIECES; i++) {
         nc->pieces[i].next = nc->free_pieces;
@@ -108,7 +111,7 @@ static void unsplit(struct nvme_channel *nc, struct nvme_io *io)
     io->splitting = false;
 }
 
-static void piece_end(struct nvme_try *t, uint16_t status);
+static void split_piece_done(struct nvme_req *req);
 static void send_fused(struct nvme_channel *nc, struct nvme_io *io, struct nvme_piece *second);
 
 static void send_piece(struct nvme_channel *nc, struct nvme_io *io)
@@ -125,21 +128,16 @@ static void send_piece(struct nvme_channel *nc, struct nvme_io *io)
     }
     uint32_t nlb = (uint32_t)plx_min_u64(bio->nlb - io->at, largest(nc, bio));
     struct nvme_req *req = &piece->t.req;
-    set_range(req, d, opcode_of(bio), bio->lba + io->at, nlb, flags_of(d, bio));
-    if (bio->op == PLX_BDEV_WRITE_ZEROES) {
-        req->len = 0;
-        req->dir = NVME_NO_DATA;
-    } else {
-        set_data(req, bio, nlb << d->shift);
-        req->data = io->where;
-        plx_iov_skip(&io->where, req->len);
-    }
+    set_range(req, nc, bio->op, bio->lba + io->at, nlb, flags_of(d, bio));
+    req->len = req->dir == NVME_NO_DATA ? 0 : nlb << nc->shift;
+    req->data = io->where;
+    plx_iov_skip(&io->where, req->len);
     io->at += nlb;
     io->in_flight++;
     if (io->at == bio->nlb)
         unsplit(nc, io);
-    piece->t.end = piece_end;
-    nvme_try_begin(nc, &piece->t);
+    req->done = split_piece_done;
+    nvme_try_begin(nc, &piece->t, NVME_PIECE);
 }
 
 static void send_pieces(struct nvme_channel *nc)
@@ -161,11 +159,10 @@ static void free_piece(struct nvme_channel *nc, struct nvme_piece *piece)
     piece->io = NULL;
 }
 
-static void piece_end(struct nvme_try *t, uint16_t status)
+static void piece_end(struct nvme_piece *piece, uint16_t status)
 {
-    struct nvme_piece *piece = plx_container_of(t, struct nvme_piece, t);
     struct nvme_io *io = piece->io;
-    struct nvme_channel *nc = t->nc;
+    struct nvme_channel *nc = piece->t.nc;
     free_piece(nc, piece);
     io->in_flight--;
     if (status && !io->status)
@@ -180,8 +177,19 @@ static void piece_end(struct nvme_try *t, uint16_t status)
         bio_end(nc, plx_bdev_req_of(io), io->status); /* last: the channel may go with it */
 }
 
-static void await_pieces(struct nvme_channel *nc, struct nvme_io *io)
+static void split_piece_done(struct nvme_req *req)
 {
+    struct nvme_piece *piece = plx_container_of(req, struct nvme_piece, t.req);
+    if (nvme_try_succeeded(&piece->t))
+        piece_end(piece, PLX_SC_SUCCESS);
+    else
+        nvme_try_not_done(&piece->t);
+}
+
+static void await_pieces(struct nvme_channel *nc, struct nvme_io *io, enum nvme_kind kind)
+{
+    io->t.kind = (uint8_t)kind;
+    io->in_flight = 0;
     io->splitting = true;
     io->next = NULL;
     *nc->split_tail = io;
@@ -191,32 +199,27 @@ static void await_pieces(struct nvme_channel *nc, struct nvme_io *io)
 
 static void bio_split(struct nvme_channel *nc, struct nvme_io *io)
 {
-    io->at = io->in_flight = 0;
+    io->at = 0;
     io->status = PLX_SC_SUCCESS;
     io->where = (struct plx_iov_at){plx_bdev_req_of(io)->iov, 0};
-    await_pieces(nc, io);
+    await_pieces(nc, io, NVME_SPLIT);
 }
 
 /* ---- operations ---- */
 
-static inline void bio_transfer(struct nvme_channel *nc, struct nvme_io *io, struct plx_bdev_req *bio)
+static inline void bio_transfer(struct nvme_channel *nc, struct nvme_io *io, const struct plx_bdev_req *bio)
 {
-    const struct nvme_disk *d = nc->disk;
-    if (plx_unlikely(bio->nlb > nc->max_blocks)) {
-        bio_split(nc, io);
-        return;
-    }
-    set_range(&io->t.req, d, opcode_of(bio), bio->lba, bio->nlb, flags_of(d, bio));
-    set_data(&io->t.req, bio, bio->nlb << d->shift);
+    set_range(&io->t.req, nc, bio->op, bio->lba, bio->nlb, bio->flags & PLX_BDEV_FUA ? NVME_RW_FUA : 0);
+    io->t.req.len = bio->nlb << nc->shift;
     io->t.req.data = (struct plx_iov_at){bio->iov, 0};
-    nvme_try_begin(nc, &io->t);
+    nvme_try_begin(nc, &io->t, NVME_WHOLE);
 }
 
 static void try_no_data(struct nvme_channel *nc, struct nvme_io *io)
 {
     io->t.req.len = 0;
     io->t.req.dir = NVME_NO_DATA;
-    nvme_try_begin(nc, &io->t);
+    nvme_try_begin(nc, &io->t, NVME_WHOLE);
 }
 
 /* Data that is part of the command. */
@@ -226,7 +229,7 @@ static void try_own_data(struct nvme_channel *nc, struct nvme_io *io, void *data
     io->t.req.data = (struct plx_iov_at){&io->iov, 0};
     io->t.req.len = len;
     io->t.req.dir = NVME_FROM_HOST;
-    nvme_try_begin(nc, &io->t);
+    nvme_try_begin(nc, &io->t, NVME_WHOLE);
 }
 
 static void bio_flush(struct nvme_channel *nc, struct nvme_io *io)
@@ -254,7 +257,7 @@ static void bio_write_zeroes(struct nvme_channel *nc, struct nvme_io *io, struct
         bio_split(nc, io);
         return;
     }
-    set_range(&io->t.req, d, NVME_IO_WRITE_ZEROES, bio->lba, bio->nlb, flags_of(d, bio));
+    set_range(&io->t.req, nc, bio->op, bio->lba, bio->nlb, flags_of(d, bio));
     try_no_data(nc, io);
 }
 
@@ -270,15 +273,14 @@ static void bio_copy(struct nvme_channel *nc, struct nvme_io *io, struct plx_bde
         plx_bdev_emulate(bio);
         return;
     }
-    set_range(&io->t.req, d, NVME_IO_COPY, bio->lba, 1, flags_of(d, bio)); /* one range, in format 0 */
+    set_range(&io->t.req, nc, bio->op, bio->lba, 1, flags_of(d, bio)); /* one range, in format 0 */
     io->copy = (struct nvme_copy_range){.slba = plx_put64(bio->src_lba), .nlb = plx_put16(bio->nlb - 1)};
     try_own_data(nc, io, &io->copy, sizeof io->copy);
 }
 
-static void fused_end(struct nvme_try *t, uint16_t status)
+static void fused_end(struct nvme_io *io, uint16_t status)
 {
-    struct nvme_io *io = plx_container_of(t, struct nvme_io, t);
-    struct nvme_channel *nc = t->nc;
+    struct nvme_channel *nc = io->t.nc;
     free_piece(nc, io->second);
     send_pieces(nc);
     bio_end(nc, plx_bdev_req_of(io), status); /* last: the channel may go with it */
@@ -289,8 +291,8 @@ static void send_fused(struct nvme_channel *nc, struct nvme_io *io, struct nvme_
     const struct nvme_disk *d = nc->disk;
     const struct plx_bdev_req *bio = plx_bdev_req_of(io);
     struct nvme_req *first = &io->t.req, *second = &piece->t.req;
-    set_range(first, d, NVME_IO_COMPARE, bio->lba, bio->nlb, 0);
-    set_range(second, d, NVME_IO_WRITE, bio->lba, bio->nlb, flags_of(d, bio));
+    set_range(first, nc, PLX_BDEV_COMPARE, bio->lba, bio->nlb, 0);
+    set_range(second, nc, PLX_BDEV_WRITE, bio->lba, bio->nlb, flags_of(d, bio));
     first->cmd.flags = NVME_FUSE_FIRST;
     second->cmd.flags = NVME_FUSE_SECOND;
     first->data = second->data = (struct plx_iov_at){bio->iov, 0};
@@ -298,7 +300,6 @@ static void send_fused(struct nvme_channel *nc, struct nvme_io *io, struct nvme_
     first->dir = second->dir = NVME_FROM_HOST;
     plx_iov_skip(&second->data, first->len);
     io->second = piece;
-    io->t.end = fused_end;
     nvme_try_begin_fused(nc, &io->t);
 }
 
@@ -307,21 +308,27 @@ static void bio_compare_and_write(struct nvme_channel *nc, struct nvme_io *io, s
     if (bio->nlb > nc->limits.fused)
         plx_bdev_complete(bio, PLX_SC_COMMAND_SIZE_LIMIT_EXCEEDED);
     else
-        await_pieces(nc, io);
+        await_pieces(nc, io, NVME_FUSED);
 }
 
-void nvme_bio_submit(struct plx_bdev_channel *ch, struct plx_bdev_req *bio)
+void nvme_try_end(struct nvme_try *t, uint16_t status)
 {
-    struct nvme_channel *nc = nvme_channel_of(ch);
-    struct nvme_io *io = (struct nvme_io *)(void *)bio->context;
-    io->t.end = io_end;
-    io->splitting = false;
-    io->in_flight = 0;
+    if (t->kind == NVME_PIECE)
+        piece_end(plx_container_of(t, struct nvme_piece, t), status);
+    else if (t->kind == NVME_FUSED)
+        fused_end(plx_container_of(t, struct nvme_io, t), status);
+    else
+        whole_end(plx_container_of(t, struct nvme_io, t), status);
+}
+
+/* All but transfers by one command. Not inlined, as those would then save registers for it. */
+static __attribute__((noinline)) void bio_odd(struct nvme_channel *nc, struct nvme_io *io, struct plx_bdev_req *bio)
+{
     switch ((enum plx_bdev_op)bio->op) {
     case PLX_BDEV_READ:
     case PLX_BDEV_WRITE:
     case PLX_BDEV_COMPARE:
-        bio_transfer(nc, io, bio);
+        bio_split(nc, io);
         break;
     case PLX_BDEV_FLUSH:
         bio_flush(nc, io);
@@ -346,6 +353,18 @@ void nvme_bio_submit(struct plx_bdev_channel *ch, struct plx_bdev_req *bio)
     }
 }
 
+void nvme_bio_submit(struct plx_bdev_channel *ch, struct plx_bdev_req *bio)
+{
+    enum { TRANSFERS = 1 << PLX_BDEV_READ | 1 << PLX_BDEV_WRITE | 1 << PLX_BDEV_COMPARE };
+    struct nvme_channel *nc = nvme_channel_of(ch);
+    struct nvme_io *io = (struct nvme_io *)(void *)bio->context;
+    io->t.req.done = whole_done;
+    if (plx_likely(TRANSFERS >> bio->op & 1 && bio->nlb <= nc->max_blocks))
+        bio_transfer(nc, io, bio);
+    else
+        bio_odd(nc, io, bio);
+}
+
 static void abort_split(struct nvme_channel *nc, struct nvme_io *io)
 {
     io->status = PLX_SC_ABORTED_BY_REQUEST;
@@ -363,9 +382,9 @@ void nvme_bio_abort(struct plx_bdev_channel *ch, struct plx_bdev_req *bio)
 {
     struct nvme_channel *nc = nvme_channel_of(ch);
     struct nvme_io *io = (struct nvme_io *)(void *)bio->context;
-    if (bio->op != PLX_BDEV_COMPARE_AND_WRITE && (io->splitting || io->in_flight)) {
+    if (io->t.kind == NVME_SPLIT) {
         abort_split(nc, io);
-    } else if (io->splitting) {
+    } else if (io->t.kind == NVME_FUSED && io->splitting) {
         unsplit(nc, io);
         plx_bdev_complete(bio, PLX_SC_ABORTED_BY_REQUEST);
     } else {

@@ -77,16 +77,23 @@ struct nvme_disk {
 
 struct nvme_channel;
 
+/* What a request has become. */
+enum nvme_kind {
+    NVME_WHOLE, /* one command */
+    NVME_FUSED, /* two; must not be done twice: it ends when the connection is lost */
+    NVME_SPLIT, /* several, in pieces, */
+    NVME_PIECE, /* each of which is such a command */
+};
+
 /* A command on its way to wherever it succeeds. */
 struct nvme_try {
     struct nvme_req req;
     struct nvme_channel *nc;
-    struct nvme_path *path;                           /* where it is or was last; NULL: nowhere yet */
-    void (*end)(struct nvme_try *t, uint16_t status); /* called once */
+    uint8_t kind; /* enum nvme_kind */
     uint8_t attempts;
-    bool waiting;  /* in nc->waiting */
-    bool aborted;  /* is to end, not to be tried again */
-    bool one_shot; /* must not be done twice: it ends when the connection is lost */
+    bool waiting;           /* in nc->waiting */
+    bool aborted;           /* is to end, not to be tried again */
+    struct nvme_path *path; /* where it is or was last; NULL: nowhere yet */
 };
 
 struct nvme_path {
@@ -113,13 +120,18 @@ struct nvme_piece {
 struct nvme_channel {
     struct plx_bdev_channel *ch;
     struct nvme_disk *disk;
+    /* What every command needs, together. */
+    struct nvme_path *only;       /* of the usable ones, when it is one */
+    uint32_t max_blocks;          /* of a read or write command, on any path that was up so far */
+    unsigned shift;               /* the disk's */
+    plx_le64 heads[PLX_BDEV_OPS]; /* how a command of an operation begins: opcode and namespace */
+
     struct nvme_path slots[NVME_PATHS_MAX];
     struct nvme_path *paths[NVME_PATHS_MAX], *usable[NVME_PATHS_MAX]; /* without those that leave */
     unsigned npaths, nusable;
     bool round_robin;
     unsigned drains; /* left, until paths that leave are cut off */
     struct nvme_link *link;
-    uint32_t max_blocks;       /* of a read or write command, on any path that was up so far */
     struct nvme_limits limits; /* the least of all paths, but for unmap */
     unsigned turn;             /* round robin */
     struct nvme_req *waiting;  /* for a path, or to be tried again; in order */
@@ -136,29 +148,26 @@ struct nvme_channel {
 
 /* The driver's context of a request. */
 struct nvme_io {
+    struct nvme_try t; /* first, so that its cache lines are those of the request; of one in pieces the kind alone */
     union {
-        struct {               /* one command */
-            struct nvme_try t; /* first, so that its cache lines are those of the request */
+        struct nvme_piece *second; /* of a fused command */
+        struct {                   /* data that is part of the command */
+            struct iovec iov;
             union {
-                struct nvme_piece *second; /* of a fused command */
-                struct {
-                    struct iovec iov;
-                    union {
-                        struct nvme_dsm_range dsm;
-                        struct nvme_copy_range copy;
-                    };
-                };
+                struct nvme_dsm_range dsm;
+                struct nvme_copy_range copy;
             };
         };
         struct { /* in pieces */
             struct plx_iov_at where;
             uint32_t at; /* blocks that pieces have been sent for */
             uint16_t status;
-            struct nvme_io *next; /* in nc->split; a fused command that waits for its second half as well */
         };
     };
-    uint32_t in_flight; /* pieces, or halves */
-    bool splitting;     /* in nc->split */
+    /* In pieces, or fused. */
+    struct nvme_io *next; /* in nc->split */
+    uint32_t in_flight;   /* pieces, or halves */
+    bool splitting;       /* in nc->split: waits for pieces, the second half being one */
 };
 PLX_BDEV_FITS(struct nvme_io);
 
@@ -191,15 +200,41 @@ static inline bool nvme_blocks_possible(uint64_t blocks, unsigned shift)
 /* nvme_channel.c */
 void nvme_bio_submit(struct plx_bdev_channel *ch, struct plx_bdev_req *bio);
 void nvme_bio_abort(struct plx_bdev_channel *ch, struct plx_bdev_req *bio);
-void nvme_pieces_init(struct nvme_channel *nc);
+void nvme_commands_init(struct nvme_channel *nc);
+/* A command that is not tried again has ended; status may be NVME_TOO_LARGE. */
+void nvme_try_end(struct nvme_try *t, uint16_t status);
 
 /* nvme_path.c */
 int nvme_paths_open(struct nvme_channel *nc);
 void nvme_paths_close(struct nvme_channel *nc);
 /* Has the paths be as they are planned; the channel may be gone afterwards. */
 void nvme_paths_change(struct nvme_channel *nc);
-/* Sends a command to a path, or has it wait for one. */
-void nvme_try_begin(struct nvme_channel *nc, struct nvme_try *t);
+/* Sends a command to a path, or has it wait for one: one that is on its way, and may be too large by now. */
+void nvme_try_send(struct nvme_channel *nc, struct nvme_try *t);
+/* It has come back, and not succeeded: it is sent again, or ends. */
+void nvme_try_not_done(struct nvme_try *t);
+
+static inline bool nvme_try_succeeded(const struct nvme_try *t)
+{
+    return plx_likely(!t->req.lost && !t->req.status);
+}
+
+/* Begins with a command that is no larger than the channel's limits. */
+static inline void nvme_try_begin(struct nvme_channel *nc, struct nvme_try *t, enum nvme_kind kind)
+{
+    struct nvme_path *path = nc->only;
+    t->nc = nc;
+    t->kind = (uint8_t)kind;
+    t->attempts = 0;
+    t->waiting = t->aborted = false;
+    t->path = path;
+    t->req.fused = t->req.forever = false;
+    if (plx_likely(path))
+        nvme_submit(path->c, &t->req);
+    else
+        nvme_try_send(nc, t);
+}
+
 /* The same for a fused command; t->req.next is its second half. */
 void nvme_try_begin_fused(struct nvme_channel *nc, struct nvme_try *t);
 /* Has it end soon; may end it before it returns. */

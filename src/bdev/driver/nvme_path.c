@@ -68,6 +68,7 @@ static void choose_paths(struct nvme_channel *nc)
     }
     if (nc->nusable > 1 && !nc->round_robin)
         nc->nusable = 1;
+    nc->only = nc->nusable == 1 ? nc->usable[0] : NULL;
     nvme_link_tell(nc);
     if (nc->nusable) {
         nc->given_up = false;
@@ -85,8 +86,8 @@ static void choose_paths(struct nvme_channel *nc)
 
 static struct nvme_path *next_path(struct nvme_channel *nc)
 {
-    if (plx_likely(nc->nusable == 1))
-        return nc->usable[0];
+    if (nc->only)
+        return nc->only;
     nc->turn = nc->turn + 1 < nc->nusable ? nc->turn + 1 : 0;
     return nc->usable[nc->turn];
 }
@@ -131,7 +132,7 @@ static void remove_waiting(struct nvme_channel *nc, struct nvme_try *t)
 static bool too_large(const struct nvme_channel *nc, struct nvme_try *t)
 {
     const uint32_t nlb = (plx_get32(t->req.cmd.cdw12) & 0xffff) + 1;
-    if (plx_unlikely(t->req.len > nc->max_blocks << nc->disk->shift))
+    if (t->req.len > nc->max_blocks << nc->shift)
         return true;
     switch (t->req.cmd.opcode) {
     case NVME_IO_COMPARE:
@@ -147,13 +148,13 @@ static bool too_large(const struct nvme_channel *nc, struct nvme_try *t)
 
 static void hand_out(struct nvme_channel *nc, struct nvme_try *t)
 {
-    if (plx_unlikely(too_large(nc, t))) {
+    if (too_large(nc, t)) {
         /* Two halves in pieces would not be one any more. */
-        t->end(t, t->req.fused ? PLX_SC_COMMAND_SIZE_LIMIT_EXCEEDED : NVME_TOO_LARGE);
+        nvme_try_end(t, t->req.fused ? PLX_SC_COMMAND_SIZE_LIMIT_EXCEEDED : NVME_TOO_LARGE);
         return;
     }
     t->path = next_path(nc);
-    if (plx_unlikely(t->req.fused)) {
+    if (t->req.fused) {
         struct nvme_io *io = plx_container_of(t, struct nvme_io, t);
         io->in_flight = 2;
         t->req.next = &io->second->t.req;
@@ -163,12 +164,12 @@ static void hand_out(struct nvme_channel *nc, struct nvme_try *t)
     }
 }
 
-static void try_begin(struct nvme_channel *nc, struct nvme_try *t)
+void nvme_try_send(struct nvme_channel *nc, struct nvme_try *t)
 {
-    if (plx_likely(nc->nusable)) { /* commands that wait to be tried again are in nobody's way: there is no order */
+    if (nc->nusable) { /* commands that wait to be tried again are in nobody's way: there is no order */
         hand_out(nc, t);
     } else if (nc->given_up) {
-        t->end(t, no_path(nc));
+        nvme_try_end(t, no_path(nc));
     } else {
         push_waiting(nc, t);
     }
@@ -220,7 +221,7 @@ static void paths_give_up(struct nvme_channel *nc)
     while (all) {
         struct nvme_try *t = try_of(all);
         all = all->next;
-        t->end(t, no_path(nc));
+        nvme_try_end(t, no_path(nc));
     }
 }
 
@@ -236,7 +237,7 @@ static void deadline_due(struct plx_timer *timer)
 static void again_later(struct nvme_channel *nc, struct nvme_try *t)
 {
     if (nc->given_up) {
-        t->end(t, no_path(nc));
+        nvme_try_end(t, no_path(nc));
         return;
     }
     push_waiting(nc, t);
@@ -256,18 +257,18 @@ static bool is_transient(uint16_t sc)
            sc == PLX_SC_NAMESPACE_NOT_READY || sc == PLX_SC_ABORTED_BY_REQUEST || sc == PLX_SC_ABORTED_SQ_DELETION;
 }
 
-static void not_done(struct nvme_try *t)
+void nvme_try_not_done(struct nvme_try *t)
 {
     struct nvme_channel *nc = t->nc;
     struct nvme_req *req = &t->req;
     uint16_t sc = req->status & 0x7ff;
     if (t->aborted) {
-        t->end(t, req->lost ? PLX_SC_ABORTED_BY_REQUEST : sc);
+        nvme_try_end(t, req->lost ? PLX_SC_ABORTED_BY_REQUEST : sc);
     } else if (req->lost) {
-        if (t->one_shot)
-            t->end(t, PLX_SC_TRANSIENT_TRANSPORT_ERROR);
+        if (t->kind == NVME_FUSED)
+            nvme_try_end(t, PLX_SC_TRANSIENT_TRANSPORT_ERROR);
         else
-            try_begin(nc, t);
+            nvme_try_send(nc, t);
     } else if (is_path_error(sc) && t->attempts < UINT8_MAX) {
         t->attempts++;
         t->path->shunned = true;
@@ -276,35 +277,15 @@ static void not_done(struct nvme_try *t)
         nvme_ctrlr_refresh_ana(t->path->c);
         choose_paths(nc);
         if (nc->nusable)
-            try_begin(nc, t);
+            nvme_try_send(nc, t);
         else
             again_later(nc, t);
     } else if (is_transient(sc) && !(req->status & NVME_STATUS_DNR) && t->attempts < NVME_RETRIES) {
         t->attempts++;
         again_later(nc, t);
     } else {
-        t->end(t, sc);
+        nvme_try_end(t, sc);
     }
-}
-
-static void try_done(struct nvme_req *req)
-{
-    struct nvme_try *t = try_of(req);
-    if (plx_likely(!req->lost && !req->status))
-        t->end(t, PLX_SC_SUCCESS);
-    else
-        not_done(t);
-}
-
-void nvme_try_begin(struct nvme_channel *nc, struct nvme_try *t)
-{
-    t->nc = nc;
-    t->path = NULL;
-    t->attempts = 0;
-    t->waiting = t->aborted = t->one_shot = false;
-    t->req.done = try_done;
-    t->req.fused = t->req.forever = false;
-    try_begin(nc, t);
 }
 
 void nvme_try_abort(struct nvme_try *t)
@@ -312,7 +293,7 @@ void nvme_try_abort(struct nvme_try *t)
     t->aborted = true;
     if (t->waiting) {
         remove_waiting(t->nc, t);
-        t->end(t, PLX_SC_ABORTED_BY_REQUEST);
+        nvme_try_end(t, PLX_SC_ABORTED_BY_REQUEST);
     } else if (t->path) {
         nvme_abort(t->path->c, &t->req);
     }
@@ -332,7 +313,10 @@ static void fused_half_done(struct nvme_io *io)
         first->status = second->status;
     if ((first->status & 0x7ff) == PLX_SC_ABORTED_FAILED_FUSED)
         first->status = PLX_SC_ABORTED_BY_REQUEST;
-    try_done(first);
+    if (nvme_try_succeeded(&io->t))
+        nvme_try_end(&io->t, PLX_SC_SUCCESS);
+    else
+        nvme_try_not_done(&io->t);
 }
 
 static void first_done(struct nvme_req *req)
@@ -352,13 +336,13 @@ void nvme_try_begin_fused(struct nvme_channel *nc, struct nvme_try *t)
     t->path = NULL;
     t->attempts = NVME_RETRIES;
     t->waiting = t->aborted = false;
-    t->one_shot = true;
+    t->kind = NVME_FUSED;
     t->req.done = first_done;
     t->req.fused = true;
     struct nvme_req *second = &io->second->t.req;
     t->req.forever = second->forever = second->fused = false;
     second->done = second_done;
-    try_begin(nc, t);
+    nvme_try_send(nc, t);
 }
 
 /* ---- paths come and go ---- */
