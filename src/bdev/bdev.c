@@ -635,15 +635,15 @@ void plx_bdev_complete(struct plx_bdev_req *req, uint16_t status)
     struct plx_bdev_channel *ch = req->ch;
     plx_assert_here(ch->reactor);
     req->status = status;
-    if (plx_unlikely(status || req->kept > PLX_KEPT || (req->kept && ch->awaiting))) {
-        complete_odd(ch, req);
-        return;
-    }
-    if (req->kept) {
+    if (plx_likely(req->kept == PLX_KEPT && !status && !ch->awaiting)) {
         plx_list_take(&req->link);
         count_latency(ch, req);
+        req->done(req);
+    } else if (req->kept || status) {
+        complete_odd(ch, req);
+    } else {
+        req->done(req);
     }
-    req->done(req);
 }
 
 /* The rest of plx_bdev_forward(), where there is a list. */

@@ -67,8 +67,9 @@ static void init_heads(struct nvme_channel *nc)
 static inline void set_range(struct nvme_req *req, const struct nvme_channel *nc, enum plx_bdev_op op, uint64_t lba,
                              uint32_t nlb, uint32_t flags)
 {
-    req->dir = plx_get64(nc->heads[op]) & 3; /* as opcodes say it */
-    req->cmd.head = nc->heads[op];
+    const plx_le64 head = nc->heads[op];
+    req->dir = plx_get64(head) & 3; /* as opcodes say it */
+    req->cmd.head = head;
     req->cmd.cdws[0] = plx_put64(lba);
     req->cmd.cdws[1] = plx_put64((nlb - 1) | flags);
     req->cmd.cdws[2] = plx_put64(0);
@@ -207,9 +208,10 @@ static void bio_split(struct nvme_channel *nc, struct nvme_io *io)
 
 /* ---- operations ---- */
 
-static inline void bio_transfer(struct nvme_channel *nc, struct nvme_io *io, const struct plx_bdev_req *bio)
+static inline void bio_transfer(struct nvme_channel *nc, struct nvme_io *io, const struct plx_bdev_req *bio,
+                                uint32_t flags)
 {
-    set_range(&io->t.req, nc, bio->op, bio->lba, bio->nlb, bio->flags & PLX_BDEV_FUA ? NVME_RW_FUA : 0);
+    set_range(&io->t.req, nc, bio->op, bio->lba, bio->nlb, flags);
     io->t.req.len = bio->nlb << nc->shift;
     io->t.req.data = (struct plx_iov_at){bio->iov, 0};
     nvme_try_begin(nc, &io->t, NVME_WHOLE);
@@ -321,14 +323,17 @@ void nvme_try_end(struct nvme_try *t, uint16_t status)
         whole_end(plx_container_of(t, struct nvme_io, t), status);
 }
 
-/* All but transfers by one command. Not inlined, as those would then save registers for it. */
+/* All but reads and writes by one command. Not inlined, as those would then save registers for it. */
 static __attribute__((noinline)) void bio_odd(struct nvme_channel *nc, struct nvme_io *io, struct plx_bdev_req *bio)
 {
     switch ((enum plx_bdev_op)bio->op) {
     case PLX_BDEV_READ:
     case PLX_BDEV_WRITE:
     case PLX_BDEV_COMPARE:
-        bio_split(nc, io);
+        if (bio->nlb > nc->max_blocks)
+            bio_split(nc, io);
+        else
+            bio_transfer(nc, io, bio, flags_of(nc->disk, bio));
         break;
     case PLX_BDEV_FLUSH:
         bio_flush(nc, io);
@@ -355,12 +360,11 @@ static __attribute__((noinline)) void bio_odd(struct nvme_channel *nc, struct nv
 
 void nvme_bio_submit(struct plx_bdev_channel *ch, struct plx_bdev_req *bio)
 {
-    enum { TRANSFERS = 1 << PLX_BDEV_READ | 1 << PLX_BDEV_WRITE | 1 << PLX_BDEV_COMPARE };
     struct nvme_channel *nc = nvme_channel_of(ch);
     struct nvme_io *io = (struct nvme_io *)(void *)bio->context;
     io->t.req.done = whole_done;
-    if (plx_likely(TRANSFERS >> bio->op & 1 && bio->nlb <= nc->max_blocks))
-        bio_transfer(nc, io, bio);
+    if (plx_likely(bio->op <= PLX_BDEV_WRITE && !(bio->flags & PLX_BDEV_FUA) && bio->nlb <= nc->max_blocks))
+        bio_transfer(nc, io, bio, 0);
     else
         bio_odd(nc, io, bio);
 }
