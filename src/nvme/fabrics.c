@@ -105,7 +105,7 @@ void nvme_fabrics_attach(struct nvme_qp *qp)
     memcpy(data->subnqn, c->o.subnqn, sizeof data->subnqn);
     memcpy(data->hostnqn, c->o.hostnqn, sizeof data->hostnqn);
     /* A queue takes one command less than it has entries, which is what SQSIZE counts from zero: Base 3.3.1.1 */
-    qp->depth = (uint16_t)plx_min_u64(qp->depth, sqsize);
+    qp->depth = (uint32_t)plx_min_u64(qp->depth, sqsize);
     c->iov = (struct iovec){data, sizeof *data};
     c->req = (struct nvme_req){.done = connect_answered,
                                .data = {&c->iov, 0},

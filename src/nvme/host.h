@@ -71,9 +71,14 @@ struct nvme_req {
     uint32_t dw0, dw1; /* result */
 
     /* The queue pair's. */
-    uint8_t aborting;   /* enum nvme_aborting */
-    bool waiting;       /* in the queue pair's backlog */
-    uint16_t epoch;     /* when it was issued, in ticks */
+    union {
+        struct {
+            uint8_t aborting; /* enum nvme_aborting */
+            bool waiting;     /* in the queue pair's backlog */
+            uint16_t epoch;   /* when it was issued, in ticks */
+        };
+        uint32_t progress; /* these, at one go */
+    };
     struct nvme_qp *qp; /* NULL when it is none's */
     struct nvme_req *next;
 

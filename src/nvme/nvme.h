@@ -28,9 +28,16 @@ struct nvme_qp {
     /* The transport's: issues a command, or has it wait in the backlog. */
     void (*submit)(struct nvme_qp *qp, struct nvme_req *req);
     uint16_t qid;
-    uint16_t tick;  /* counted by the controller's timer: tells how old commands are without reading a clock */
-    uint16_t depth; /* commands that may be in flight; set before the queue is used */
-    uint16_t in_flight;
+    union {
+        struct {
+            uint8_t aborting; /* NVME_ABORT_NO, */
+            bool waiting;     /* and false, as of a request that is issued now */
+            uint16_t tick; /* counted by the controller's timer: tells how old commands are without reading a clock */
+        };
+        uint32_t progress; /* these, at one go */
+    };
+    uint32_t depth; /* commands that may be in flight; set before the queue is used */
+    uint32_t in_flight;
     uint32_t max_inline;       /* data that goes along with a command, where the transport can do that; set likewise */
     bool active;               /* an answer came since this was last cleared */
     struct nvme_queue backlog; /* requests that wait until they can be issued */
@@ -85,6 +92,14 @@ static inline struct nvme_req *nvme_queue_pop(struct nvme_queue *q)
     if (!q->head)
         q->tail = &q->head;
     return req;
+}
+
+/* A request is in flight from now on. */
+static inline void nvme_req_begin(struct nvme_req *req, struct nvme_qp *qp)
+{
+    req->qp = qp;
+    req->lost = false;
+    req->progress = qp->progress;
 }
 
 /* A request that is none's any more goes back to whoever submitted it. */

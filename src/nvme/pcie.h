@@ -40,8 +40,10 @@ struct pcie_ring {
     uint16_t entries, qid;
     uint16_t tail, rung; /* of the submission queue; as the controller knows it */
     uint16_t head, told; /* of the completion queue; likewise */
-    uint16_t phase;
+    uint32_t phase;      /* PCIE_PHASE of a completion that is new */
 };
+
+enum { PCIE_PHASE = 1 << 16 }; /* in the last dword of a completion */
 
 void pcie_ring_init(struct pcie_ring *r);
 /* Has the controller look at what was put into the submission queue. */
@@ -55,13 +57,17 @@ static inline void pcie_ring_step(const struct pcie_ring *r, uint16_t *at)
         *at = 0;
 }
 
-/*
- * Whether a completion has come, and its last dword: identifier, phase, status. All of it was written before.
- */
-static inline bool pcie_ring_peek(const struct pcie_ring *r, uint32_t *last)
+struct pcie_seen {
+    const struct nvme_cqe *cqe;
+    uint32_t last; /* dword: identifier, phase, status */
+};
+
+/* Whether a completion has come. All of it was written before that is seen. */
+static inline bool pcie_ring_peek(const struct pcie_ring *r, struct pcie_seen *seen)
 {
-    *last = pci_load32(&r->cq[r->head].cid);
-    if ((*last >> 16 & 1) != r->phase)
+    seen->cqe = &r->cq[r->head];
+    seen->last = pci_load32(&seen->cqe->cid);
+    if ((seen->last ^ r->phase) & PCIE_PHASE)
         return false;
     pci_read_barrier();
     return true;
@@ -71,7 +77,7 @@ static inline void pcie_ring_next(struct pcie_ring *r)
 {
     if (++r->head == r->entries) {
         r->head = 0;
-        r->phase ^= 1;
+        r->phase ^= PCIE_PHASE;
     }
 }
 
@@ -245,23 +251,33 @@ static inline void pcie_set_prps(struct nvme_cmd *cmd, uint64_t first, uint64_t 
     memcpy(&cmd->sgl, prp, sizeof prp);
 }
 
-/* The same, where it is one piece of the memory in which data was last, of two pages at most. @return whether it is */
+/* Whether what is known of memory holds still. */
+static inline bool pcie_data_current(const struct pcie_data *d)
+{
+    return atomic_load_explicit(d->version, memory_order_acquire) == d->known;
+}
+
+/*
+ * pcie_data_set() while that is so, where data is one piece of the memory in which data was last, of two pages at most.
+ * @return whether it is that
+ */
 static inline bool pcie_data_set_near(const struct pcie_data *d, const struct nvme_req *req, struct nvme_cmd *cmd)
 {
     const struct iovec *iov = req->data.iov;
+    const uint64_t page = d->page, len = req->len;
     const uint64_t offset = (uintptr_t)iov->iov_base + req->data.offset - d->last.at, iova = d->last.iova + offset;
-    const uint64_t end = (iova & (d->page - 1)) + req->len;
-    if (plx_unlikely(iov->iov_len - req->data.offset < req->len || offset >= d->last.bytes ||
-                     req->len > d->last.bytes - offset || iova & 3 ||
-                     atomic_load_explicit(d->version, memory_order_acquire) != d->known))
+    uint64_t end;
+    if (plx_unlikely(iov->iov_len - req->data.offset < len || __builtin_add_overflow(offset, len, &end) ||
+                     end > d->last.bytes || iova & 3))
         return false;
-    if (plx_likely(end <= d->page)) {
+    end = (iova & (page - 1)) + len;
+    if (plx_likely(end <= page)) {
         pcie_set_prps(cmd, iova, 0);
         return true;
     }
-    if (end > 2 * (uint64_t)d->page)
+    if (end > 2 * page)
         return false;
-    pcie_set_prps(cmd, iova, (iova | (d->page - 1)) + 1);
+    pcie_set_prps(cmd, iova, (iova | (page - 1)) + 1);
     return true;
 }
 /* It has been answered: data that was read is copied to where it belongs, if it was not read there. */

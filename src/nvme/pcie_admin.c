@@ -66,10 +66,7 @@ static void admin_issue(struct pcie_admin *a, struct nvme_req *req)
 {
     struct pcie_call *call = a->free[--a->nfree];
     a->qp.in_flight++;
-    req->qp = &a->qp;
-    req->waiting = req->lost = false;
-    req->aborting = NVME_ABORT_NO;
-    req->epoch = a->qp.tick;
+    nvme_req_begin(req, &a->qp);
     req->cmd.cid = plx_put16(0); /* its own is not known here */
     call->req = req;
     call->what = PCIE_COMMAND;

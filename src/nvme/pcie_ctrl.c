@@ -126,14 +126,13 @@ void pcie_ctrl_send(struct pcie_dev *d, struct pcie_op *op)
         put_op(d, op);
 }
 
-static void take_answer(struct pcie_dev *d, uint32_t last)
+static void take_answer(struct pcie_dev *d, struct pcie_seen seen)
 {
-    const struct nvme_cqe *cqe = &d->ring.cq[d->ring.head];
-    const uint16_t cid = (uint16_t)last;
+    const uint16_t cid = (uint16_t)seen.last;
     struct pcie_place *place = &d->places[cid & PLACE_MASK];
     struct pcie_op *op = place->op;
-    const uint16_t status = (uint16_t)(last >> 17);
-    const uint32_t dw0 = plx_get32(cqe->dw0), dw1 = plx_get32(cqe->dw1);
+    const uint16_t status = (uint16_t)(seen.last >> 17);
+    const uint32_t dw0 = plx_get32(seen.cqe->dw0), dw1 = plx_get32(seen.cqe->dw1);
     pcie_ring_next(&d->ring);
     if (!op || place->cid != cid) {
         pcie_ctrl_reset(d, false, "it completed an admin command that it was not sent");
@@ -151,10 +150,10 @@ static void take_answer(struct pcie_dev *d, uint32_t last)
 static int admin_poll(struct plx_source *s)
 {
     struct pcie_dev *d = plx_container_of(s, struct pcie_dev, source);
-    uint32_t last;
+    struct pcie_seen seen;
     int n = 0;
-    while (takes_commands(d) && n < BUDGET && pcie_ring_peek(&d->ring, &last)) {
-        take_answer(d, last);
+    while (takes_commands(d) && n < BUDGET && pcie_ring_peek(&d->ring, &seen)) {
+        take_answer(d, seen);
         n++;
     }
     if (!n || !takes_commands(d))
@@ -174,9 +173,9 @@ static int admin_arm(struct plx_source *s)
     struct pcie_dev *d = plx_container_of(s, struct pcie_dev, source);
     if (!takes_commands(d))
         return 0;
-    uint32_t last;
+    struct pcie_seen seen;
     plx_eventfd_hear(d->fds[0]);
-    return pcie_ring_peek(&d->ring, &last);
+    return pcie_ring_peek(&d->ring, &seen);
 }
 
 static const struct plx_source_ops admin_source = {.poll = admin_poll, .arm = admin_arm};

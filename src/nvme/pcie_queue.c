@@ -22,9 +22,10 @@ struct pcie_queue {
     struct pcie_ring ring; /* of hw, which lends it */
     struct pcie_data data;
     struct pcie_slot *slots;
-    uint16_t *free; /* places; those from in_flight on are free */
+    struct pcie_slot **free; /* those from in_flight on are free */
     uint16_t nslots;
-    uint16_t low; /* of a CID: the place */
+    uint32_t low; /* of a CID: the place */
+    int left;     /* completions that a round may take; 0 when it is closed */
     bool ready;   /* its source is polled */
     bool quiet;   /* closed, with commands in flight: they come back when the controller is disabled */
     bool freed;
@@ -40,39 +41,51 @@ static struct pcie_queue *pcie_queue_of(const struct nvme_qp *qp)
 
 /* ---- commands ---- */
 
-/* @return what pcie_data_set() says */
-static inline int queue_put(struct pcie_queue *q, struct nvme_req *req)
+static inline struct nvme_cmd *next_entry(const struct pcie_queue *q)
 {
-    const uint16_t place = q->free[q->qp.in_flight];
-    struct pcie_slot *slot = &q->slots[place];
-    struct nvme_cmd *sqe = &q->ring.sq[q->ring.tail];
+    return &q->ring.sq[q->ring.tail];
+}
+
+/* What a command says, but for where its data is, which may change its flags. */
+static inline void set_words(const struct pcie_queue *q, struct pcie_slot *slot, struct nvme_req *req,
+                             struct nvme_cmd *sqe)
+{
     slot->cid = (uint16_t)(slot->cid + q->low + 1); /* this use's; the place stays */
     req->cmd.cid = plx_put16(slot->cid);
     /* What is between is zero, and has been so from the beginning, but for where data is. */
     memcpy(sqe, &req->cmd, offsetof(struct nvme_words, cdw10));
     memcpy(&sqe->cdw10, &req->cmd.cdw10, sizeof req->cmd - offsetof(struct nvme_words, cdw10));
-    if (plx_unlikely(!req->len)) {
-        memset(&sqe->sgl, 0, sizeof sqe->sgl);
-    } else if (!plx_likely(pcie_data_set_near(&q->data, req, sqe))) {
-        int ret = pcie_data_set(&q->data, slot, req, sqe);
-        if (plx_unlikely(ret))
-            return ret;
-    }
+}
+
+/* The next entry is the command: the controller will be told of it. */
+static inline void queue_enter(struct pcie_queue *q, struct pcie_slot *slot, struct nvme_req *req)
+{
     slot->req = req;
-    req->qp = &q->qp;
-    req->waiting = false;
-    req->aborting = NVME_ABORT_NO;
-    req->lost = false;
-    req->epoch = q->qp.tick;
+    nvme_req_begin(req, &q->qp);
     q->qp.in_flight++;
     pcie_ring_step(&q->ring, &q->ring.tail);
-    return 0;
+}
+
+/* @return what pcie_data_set() says */
+static int queue_put(struct pcie_queue *q, struct nvme_req *req)
+{
+    struct pcie_slot *slot = q->free[q->qp.in_flight];
+    struct nvme_cmd *sqe = next_entry(q);
+    int ret = 0;
+    set_words(q, slot, req, sqe);
+    if (!req->len)
+        memset(&sqe->sgl, 0, sizeof sqe->sgl);
+    else
+        ret = pcie_data_set(&q->data, slot, req, sqe);
+    if (!ret)
+        queue_enter(q, slot, req);
+    return ret;
 }
 
 /* Takes the latest one back, of which the controller has not been told. */
 static void take_command_back(struct pcie_queue *q, struct nvme_req *req)
 {
-    struct pcie_slot *slot = &q->slots[q->free[--q->qp.in_flight]];
+    struct pcie_slot *slot = q->free[--q->qp.in_flight];
     assert(slot->req == req);
     if (slot->bounce != PCIE_DIRECT)
         pcie_data_done(&q->data, slot, false);
@@ -111,16 +124,29 @@ static int queue_issue(struct pcie_queue *q, struct nvme_req *req)
     return ret;
 }
 
+/* Not inlined, as what is plain would then save registers for it. */
+static __attribute__((noinline)) void queue_submit_odd(struct pcie_queue *q, struct nvme_req *req)
+{
+    int ret = q->qp.backlog.head ? -EAGAIN : queue_issue(q, req);
+    if (ret == -EAGAIN)
+        await(q, req);
+    else if (ret)
+        cannot_issue(q, req);
+}
+
 static void pcie_queue_submit(struct nvme_qp *qp, struct nvme_req *req)
 {
     struct pcie_queue *q = pcie_queue_of(qp);
-    int ret = plx_likely(!qp->backlog.head && qp->in_flight < qp->depth) ? queue_put(q, req) : -EAGAIN;
-    if (plx_likely(!ret))
-        return;
-    if (ret == -EAGAIN)
-        await(q, req);
-    else
-        cannot_issue(q, req);
+    if (plx_likely(pcie_data_current(&q->data) && !qp->backlog.head && qp->in_flight < qp->depth && req->len)) {
+        struct nvme_cmd *sqe = next_entry(q);
+        if (plx_likely(pcie_data_set_near(&q->data, req, sqe))) {
+            struct pcie_slot *slot = q->free[qp->in_flight];
+            set_words(q, slot, req, sqe);
+            queue_enter(q, slot, req);
+            return;
+        }
+    }
+    queue_submit_odd(q, req);
 }
 
 void pcie_queue_submit_fused(struct nvme_qp *qp, struct nvme_req *first)
@@ -166,24 +192,23 @@ static __attribute__((noinline, cold)) void queue_broken(struct pcie_queue *q, u
     nvme_qp_lost(&q->qp, why);
 }
 
-static inline bool take_completion(struct pcie_queue *q, uint32_t last)
+static inline bool take_completion(struct pcie_queue *q, struct pcie_seen seen)
 {
-    const struct nvme_cqe *cqe = &q->ring.cq[q->ring.head];
-    const uint16_t cid = (uint16_t)last, place = cid & q->low;
-    struct pcie_slot *slot = &q->slots[place];
+    const uint16_t cid = (uint16_t)seen.last;
+    struct pcie_slot *slot = &q->slots[seen.last & q->low];
     struct nvme_req *req = slot->req; /* there are as many slots as a place can say, if not as many places */
     pcie_ring_next(&q->ring);
     if (plx_unlikely(!req || slot->cid != cid)) {
         queue_broken(q, cid);
         return false;
     }
-    req->status = (uint16_t)(last >> 17);
-    req->dw0 = plx_get32(cqe->dw0);
-    req->dw1 = plx_get32(cqe->dw1);
+    req->status = (uint16_t)(seen.last >> 17);
+    req->dw0 = plx_get32(seen.cqe->dw0);
+    req->dw1 = plx_get32(seen.cqe->dw1);
     if (plx_unlikely(slot->bounce != PCIE_DIRECT))
         pcie_data_done(&q->data, slot, !req->status);
     slot->req = NULL;
-    q->free[--q->qp.in_flight] = place;
+    q->free[--q->qp.in_flight] = slot;
     nvme_req_end(req);
     return true;
 }
@@ -206,16 +231,15 @@ static void queue_release(struct pcie_queue *q)
 }
 
 /* Callbacks may close it, or free it. */
-static int queue_reap(struct pcie_queue *q, uint32_t last)
+static int queue_reap(struct pcie_queue *q, struct pcie_seen seen)
 {
     int n = 0;
     q->polling++;
     q->qp.active = true;
+    q->left = PCIE_BUDGET;
     do {
         n++;
-        if (!take_completion(q, last))
-            break;
-    } while (q->ready && n < PCIE_BUDGET && pcie_ring_peek(&q->ring, &last));
+    } while (take_completion(q, seen) && q->left > n && pcie_ring_peek(&q->ring, &seen));
     if (plx_likely(q->ready)) {
         pcie_ring_return(&q->ring);
         if (plx_unlikely(q->qp.backlog.head))
@@ -231,11 +255,11 @@ static int queue_reap(struct pcie_queue *q, uint32_t last)
 static int queue_poll(struct plx_source *s)
 {
     struct pcie_queue *q = plx_container_of(s, struct pcie_queue, source);
-    uint32_t last;
+    struct pcie_seen seen;
     if (q->ring.tail != q->ring.rung)
         pcie_ring_submit(&q->ring);
-    if (pcie_ring_peek(&q->ring, &last))
-        return queue_reap(q, last);
+    if (pcie_ring_peek(&q->ring, &seen))
+        return queue_reap(q, seen);
     if (plx_likely(!q->failed.head))
         return 0;
     q->polling++;
@@ -257,7 +281,7 @@ static void set_mask(const struct pcie_queue *q, bool masked)
 static int queue_arm(struct plx_source *s)
 {
     struct pcie_queue *q = plx_container_of(s, struct pcie_queue, source);
-    uint32_t last;
+    struct pcie_seen seen;
     if (q->ring.tail != q->ring.rung || q->failed.head)
         return 1;
     if (q->told || !q->hw->mask)
@@ -270,7 +294,7 @@ static int queue_arm(struct plx_source *s)
     q->told = true;
     set_mask(q, false);
     pci_barrier();
-    return pcie_ring_peek(&q->ring, &last);
+    return pcie_ring_peek(&q->ring, &seen);
 }
 
 static void queue_disarm(struct plx_source *s)
@@ -292,7 +316,7 @@ struct nvme_qp *pcie_queue_create(struct nvme_ctrlr *c, unsigned depth)
         return NULL;
     q->qp.submit = pcie_queue_submit;
     q->nslots = (uint16_t)depth;
-    for (q->low = 1; q->low < depth; q->low = (uint16_t)(2 * q->low + 1))
+    for (q->low = 1; q->low < depth; q->low = 2 * q->low + 1)
         ;
     q->slots = calloc(q->low + 1u, sizeof *q->slots);
     q->free = calloc(depth, sizeof *q->free);
@@ -316,14 +340,14 @@ void pcie_queue_begin(struct nvme_qp *qp, struct pcie_hw *hw)
     q->hw = hw;
     q->ring = hw->ring;
     qp->qid = hw->ring.qid;
-    qp->depth = (uint16_t)plx_min_u64(q->nslots, hw->ring.entries - 1u);
+    qp->depth = (uint32_t)plx_min_u64(q->nslots, hw->ring.entries - 1u);
     q->data = (struct pcie_data){.dma = hw->dma,
                                  .version = pci_dma_version(hw->dma),
                                  .page = UINT32_C(1) << (12 + (c->cap >> 48 & 15)),
                                  .sgl = !hw->no_sgl && (sgls == 1 || sgls == 2),
                                  .sgl_align_mask = sgls == 2 ? 3 : 0};
     for (uint16_t i = 0; i < q->nslots; i++) {
-        q->free[i] = i;
+        q->free[i] = &q->slots[i];
         q->slots[i].list = hw->ring.memory.at + lists + (size_t)i * NVME_PAGE;
         q->slots[i].list_iova = hw->ring.memory.iova + lists + (uint64_t)i * NVME_PAGE;
         q->slots[i].bounce = PCIE_DIRECT;
@@ -366,6 +390,7 @@ void pcie_queue_close(struct nvme_qp *qp)
     if (q->ready)
         plx_source_remove(qp->ctrlr->reactor, &q->source);
     q->ready = false;
+    q->left = 0;
     q->hw = NULL;
     q->quiet = qp->in_flight > 0;
     hw->owner = q->quiet ? q : NULL;
@@ -394,7 +419,7 @@ void pcie_queue_quiet(struct plx_msg *msg)
         slot->bounce = PCIE_DIRECT;
         nvme_queue_push(&all, slot->req);
         slot->req = NULL;
-        q->free[--q->qp.in_flight] = (uint16_t)i;
+        q->free[--q->qp.in_flight] = slot;
     }
     pcie_data_end(&q->data);
     pci_dma_put(hw->dma);

@@ -5,7 +5,7 @@
 void pcie_ring_init(struct pcie_ring *r)
 {
     r->tail = r->rung = r->head = r->told = 0;
-    r->phase = 1;
+    r->phase = PCIE_PHASE;
 }
 
 /*

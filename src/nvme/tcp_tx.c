@@ -75,9 +75,7 @@ static struct nvme_tcp_slot *take_slot(struct nvme_tcp_qp *q, struct nvme_req *r
     slot->moved = slot->r2t_left = 0;
     slot->bad_digest = slot->answered = false;
     req->cmd.cid = plx_put16(slot->cid);
-    req->waiting = false;
-    req->aborting = NVME_ABORT_NO;
-    req->epoch = q->qp.tick;
+    nvme_req_begin(req, &q->qp);
     return slot;
 }
 

@@ -173,9 +173,7 @@ static bool pass_issue(struct pass_qp *q, struct nvme_req *req)
     slot->req = req;
     slot->bounced = bounces;
     req->cmd.cid = plx_put16((uint16_t)(slot - q->slots));
-    req->waiting = false;
-    req->aborting = NVME_ABORT_NO;
-    req->epoch = q->qp.tick;
+    nvme_req_begin(req, &q->qp);
     q->qp.in_flight++;
     nvme_uring_fill(sqe, q->node->fd, &req->cmd, &data, req->len);
     io_uring_sqe_set_data(sqe, slot);
