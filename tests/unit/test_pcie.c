@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* SSDs that are driven from user space: disks over a model of their controller, in plain memory. */
 #include "bdev_util.h"
+#include "nvme/nvme.h"
 #include "pcie_model.h"
 
 #include <dirent.h>
@@ -228,6 +229,104 @@ static void memory_that_cannot_be_reached_is_copied(void **state)
     check_transfers(&s, true);
     ssd_close(&s);
     pcie_model_iommu_free(s.opts.iommu);
+}
+
+/* What is known of memory begins, or ends, within the data. */
+static void data_that_is_known_in_part_is_copied(void **state)
+{
+    struct ssd s = {.opts = pcie_model_defaults};
+    uint8_t *m = memory_new(1 << 20, false), *known = m + (256 << 10), *end = known + (256 << 10);
+    uint8_t *middle = known + (128 << 10);
+    (void)state;
+    plx_memory_add(known, (size_t)(end - known));
+    ssd_open(&s);
+    transfer(&s, middle, middle + 4096, 0, 2);
+    transfer(&s, known - 512, middle, 10, 2);
+    transfer(&s, middle, known - 512, 20, 2);
+    transfer(&s, end - 512, middle, 30, 2);
+    transfer(&s, middle, end - 512, 40, 2);
+    ssd_close(&s);
+    plx_memory_remove(known);
+    munmap(m, 1 << 20);
+}
+
+/* ---- a queue that is closed while its completions are taken ---- */
+
+struct closing {
+    struct plx_reactor *r;
+    struct nvme_ctrlr *c;
+    struct nvme_req reqs[2];
+    unsigned done;
+    bool live;
+};
+
+static void closing_live(struct nvme_ctrlr *c, void *arg)
+{
+    (void)c;
+    ((struct closing *)arg)->live = true;
+}
+
+static void closing_down(struct nvme_ctrlr *c, void *arg)
+{
+    (void)c;
+    ((struct closing *)arg)->live = false;
+}
+
+static void closing_failed(struct nvme_ctrlr *c, void *arg, int ret, const char *why, bool again)
+{
+    (void)c, (void)arg, (void)ret, (void)again;
+    fail_msg("%s", why);
+}
+
+static void first_closes(struct nvme_req *req)
+{
+    struct closing *k = plx_container_of(req, struct closing, reqs[0]);
+    k->done++;
+    nvme_ctrlr_reset(k->c);
+}
+
+static void second_ends(struct nvme_req *req)
+{
+    plx_container_of(req, struct closing, reqs[1])->done++;
+}
+
+static void what_is_behind_a_completion_that_closes_the_queue_is_lost(void **state)
+{
+    static const struct nvme_ctrlr_ops ops = {
+        .live = closing_live, .down = closing_down, .failed = closing_failed, .ana = closing_live};
+    struct ssd s = {.opts = pcie_model_defaults};
+    struct closing k = {.live = false};
+    struct nvme_where where;
+    (void)state;
+    ssd_make(&s);
+    assert_int_equal(nvme_where_parse(&where, URL, NULL), 0);
+    const struct nvme_opts opts = nvme_where_opts(&where, 0);
+    assert_int_equal(plx_reactor_create(&k.r, NULL), 0);
+    assert_int_equal(nvme_pcie_hold(ADDR), 0);
+    assert_int_equal(nvme_ctrlr_create(k.r, &opts, &ops, &k, &k.c), 0);
+    nvme_ctrlr_start(k.c, false);
+    while (!k.live)
+        plx_reactor_poll(k.r);
+    pcie_model_stop_thread(s.m);
+    for (unsigned i = 0; i < 2; i++) {
+        k.reqs[i] = (struct nvme_req){.done = i ? second_ends : first_closes,
+                                      .cmd = {.opcode = NVME_IO_FLUSH, .nsid = plx_put32(1)}};
+        nvme_submit(k.c, &k.reqs[i]);
+    }
+    plx_reactor_poll(k.r);
+    assert_int_equal(pcie_model_complete_all(s.m, 1), 2);
+    while (!k.done)
+        plx_reactor_poll(k.r);
+    assert_int_equal(k.done, 1);
+    assert_false(k.reqs[0].lost);
+    pcie_model_start_thread(s.m);
+    while (k.done < 2 || !k.live) /* and it is made anew */
+        plx_reactor_poll(k.r);
+    assert_true(k.reqs[1].lost);
+    nvme_ctrlr_destroy(k.c);
+    plx_reactor_destroy(k.r);
+    nvme_pcie_release(ADDR);
+    ssd_free(&s);
 }
 
 /* ---- operations ---- */
@@ -492,6 +591,8 @@ int main(int argc, char **argv)
         cmocka_unit_test(data_may_lie_in_pieces),
         cmocka_unit_test(quirks_are_known),
         cmocka_unit_test(memory_that_cannot_be_reached_is_copied),
+        cmocka_unit_test(data_that_is_known_in_part_is_copied),
+        cmocka_unit_test(what_is_behind_a_completion_that_closes_the_queue_is_lost),
         cmocka_unit_test(what_the_controller_can_do_is_done_by_it),
         cmocka_unit_test(it_is_identified),
         cmocka_unit_test(it_is_identified_while_it_is_a_disk),
