@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * pool_cost WORK REQUESTS: 4 KiB at random on a disk in memory, or on a volume of a pool on it, all of which is mapped, for
- * bench/instructions.py to count instructions. WORK is "disk", "volume", or "deep", a volume with a hundred snapshots that
- * each have a part of it; and "-read" or "-write".
+ * pool_cost WORK REQUESTS: 4 KiB at random on a disk in memory, or on a volume of a pool on it, all of which is mapped,
+ * for bench/instructions.py to count instructions. WORK is "disk", "volume", or "deep", a volume with a hundred
+ * snapshots that each have a part of it; and "-read" or "-write".
  */
 #include "pool_rig.h"
 

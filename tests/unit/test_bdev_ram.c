@@ -540,7 +540,7 @@ static void each_kind_is_described_in_a_line(void **state)
     int n = 0;
     while (kinds[n])
         assert_null(strchr(kinds[n++], '\n'));
-    assert_int_equal(n, 10); /* file, ram, null, nvme+tcp, pcie, ng, vhost-user, delay, error, crash */
+    assert_int_equal(n, 11); /* file, ram, null, nvme+tcp, pcie, ng, vhost-user, delay, error, crash, volume */
 }
 
 int main(void)
