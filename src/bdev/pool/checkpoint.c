@@ -117,7 +117,7 @@ void pool_root_image(const struct plx_pool *p, struct pool_root *r)
     r->units = plx_put64(p->units);
     r->log_units = plx_put64(p->log_units);
     r->regions = plx_put64(p->regions);
-    r->used = plx_put64(p->used - p->freeing.n);
+    r->used = plx_put64(pool_space_used(p));
     r->created = plx_put64(p->created);
     r->instant = plx_put32(p->instant);
     r->slots = plx_put32(p->slots);

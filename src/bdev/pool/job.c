@@ -12,7 +12,6 @@
 #include <string.h>
 
 enum {
-    STEPS_AT_ONCE = 64,
     FREED_MAX = 1 << 18, /* units that wait for a checkpoint, before one is made */
 };
 
@@ -137,7 +136,7 @@ void pool_jobs_serve(struct plx_pool *p)
     if (p->jobs_busy || p->closing)
         return;
     pool_lock(p);
-    for (int i = 0; i < STEPS_AT_ONCE && !ret && !plx_list_empty(&p->dying) && !p->broken; i++) {
+    for (unsigned i = 0; i < p->job_steps && !ret && !plx_list_empty(&p->dying) && !p->broken; i++) {
         struct pool_volume *s = plx_list_entry(p->dying.next, struct pool_volume, dying);
         if (s->done >= s->size)
             volume_gone(p, s);

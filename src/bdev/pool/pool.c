@@ -21,6 +21,7 @@ enum {
     COMMIT_MS = 1000, /* that what nobody has flushed may be lost for */
     CACHE_BYTES = 64 << 20,
     FULL_WAIT_S = 60,
+    JOB_STEPS = 64,
 };
 
 /* Pools that are open. */
@@ -183,6 +184,7 @@ static int pool_new(struct plx_bdev *disk, const struct pool_keeper *keeper, str
     p->region_shift = pool_region_shift(p->unit_shift);
     p->nodes_max = CACHE_BYTES >> p->unit_shift;
     p->full_wait_ns = FULL_WAIT_S * PLX_NS_PER_S;
+    p->job_steps = JOB_STEPS;
     p->kick.fn = keeper_look;
     p->timer.fn = keeper_timer;
     plx_list_init(&p->link);

@@ -238,6 +238,7 @@ struct plx_pool {
     struct pool_volume **volume; /* by number */
     uint32_t slots;
     struct plx_list dying; /* pool_volume.dying */
+    unsigned job_steps;    /* that are done before others have their turn */
     struct pool_wait job_wait;
     bool jobs_busy; /* job_wait waits */
     struct plx_msg kick;
@@ -388,6 +389,8 @@ uint64_t pool_space_fixed(const struct plx_pool *p);
  */
 int pool_space_freeze(struct plx_pool *p, struct pool_try *t);
 void pool_space_image(struct plx_pool *p);
+/* Units that are not free as the disk will have it. */
+uint64_t pool_space_used(const struct plx_pool *p);
 void pool_space_thaw(struct plx_pool *p);
 
 /* ---- who reads and writes ---- */

@@ -409,6 +409,14 @@ int pool_space_freeze(struct plx_pool *p, struct pool_try *t)
     return 0;
 }
 
+uint64_t pool_space_used(const struct plx_pool *p)
+{
+    uint64_t used = p->used - p->freeing.n;
+    plx_list_for_each(it, &p->limbo)
+        used -= plx_list_entry(it, struct pool_limbo, link)->n;
+    return used;
+}
+
 static void image_clear(struct plx_pool *p, struct pool_region *r, uint64_t unit)
 {
     bit_clear((uint64_t *)(void *)r->image, unit & (region_units(p) - 1));
