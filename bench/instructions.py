@@ -179,11 +179,23 @@ def tracked_request(count=20_000):
     return (_filters(0, 2 * count, "test") - _filters(0, count, "test")) / count
 
 
+def _volume(what, count):
+    return (_unit("pool_cost", what, 2 * count) - _unit("pool_cost", what, count)) / count
+
+
+def volume(where, what):
+    """What a volume adds to a read, or an overwrite, of the RAM disk that its pool is on."""
+    return lambda count=20_000: _volume(f"{where}-{what}", count) - _volume(f"disk-{what}", count)
+
+
 # name, what it is, measure, goal: at most
 FIGURES = [
     ("block-layer", "block layer and load generator, null disk, QD128", block_layer, None),
     ("filter-layer", "a filter that forwards a request, of eight on a null disk", filter_layer, 60),
     ("tracked-request", "block layer and a disk that does nothing later on", tracked_request, None),
+    ("volume-read-4k", "a volume over the disk of its pool, 4 KiB read of what is mapped", volume("volume", "read"), 150),
+    ("volume-deep-read-4k", "the same with a hundred snapshots", volume("deep", "read"), 150),
+    ("volume-write-4k", "a volume over the disk of its pool, 4 KiB overwrite", volume("volume", "write"), 250),
     ("core-read-4k", "target without a transport, 4 KiB read from a null disk", core_read, None),
     ("core-write-4k", "target without a transport, 4 KiB write to a null disk", core_write, None),
     ("target-read-4k", "target, 4 KiB read from a RAM disk", target_read, 800),

@@ -674,9 +674,87 @@ static void subs_ready(struct plx_bdev_subs *subs)
     volume_go(r);
 }
 
+/* ---- the plain way: all of it is in a row on the disk, and may be read or written there ---- */
+
+static void plain_done(struct plx_bdev_req *sub)
+{
+    struct volume_req *r = plx_container_of(((struct plx_bdev_sub *)sub)->whole, struct volume_req, subs);
+    struct plx_bdev_req *req = plx_bdev_req_of(r);
+    const uint16_t status = sub->status;
+    disk_uncount(volume_disk(req)->pool, channel_of(req), r);
+    plx_bdev_subs_put(req->ch, &r->subs);
+    plx_bdev_complete(req, status);
+}
+
+/* @return the block of the disk, or 0 when there is another way to go. Under the lock */
+static uint64_t plain_find(struct pool_disk *d, const struct plx_bdev_req *req)
+{
+    const struct plx_pool *p = d->pool;
+    const unsigned shift = unit_blocks_shift(p);
+    const uint64_t at = req->lba >> shift, end = (req->lba + req->nlb - 1) >> shift;
+    const struct known_leaf *k = &d->leaves[(at >> p->fan_shift) % LEAVES];
+    const bool write = req->op == PLX_BDEV_WRITE;
+    if (k->shape != p->shape || k->at != at >> p->fan_shift || k->at != end >> p->fan_shift || !k->node)
+        return 0;
+    if (!k->node->used)
+        k->node->used = true;
+    const struct pool_entry *e = &pool_entries(k->node)[pool_slot(p, at, 0)];
+    const uint64_t unit = pool_entry_unit(e);
+    for (uint64_t i = 0; i <= end - at; i++)
+        if (!unit || pool_entry_unit(&e[i]) != unit + i || (write && !pool_tree_owns(&d->v->tree, &e[i], at + i + 1)))
+            return 0;
+    return (unit << shift) + (req->lba & ((1U << shift) - 1));
+}
+
+static void volume_begin(struct volume_req *r);
+
+static void plain_ready(struct plx_bdev_subs *subs)
+{
+    struct volume_req *r = plx_container_of(subs, struct volume_req, subs);
+    struct plx_bdev_req *req = plx_bdev_req_of(r), *sub = &subs->first->req;
+    struct pool_disk *d = volume_disk(req);
+    pool_lock(d->pool);
+    const uint64_t to = plain_find(d, req);
+    if (to) {
+        r->counted = false;
+        r->active = 0;
+        disk_count(d->pool, channel_of(req), r);
+    }
+    pool_unlock(d->pool);
+    if (!to) {
+        plx_bdev_subs_put(req->ch, subs);
+        volume_begin(r);
+        return;
+    }
+    r->stage = STAGE_PIECES; /* what it looks like to who wants it to end early */
+    r->waits = false;
+    sub->done = plain_done;
+    sub->op = req->op;
+    sub->flags = 0;
+    sub->lba = to;
+    sub->nlb = req->nlb;
+    sub->iov = req->iov;
+    sub->iovcnt = req->iovcnt;
+    plx_bdev_submit(channel_of(req)->disk, sub);
+}
+
 static void volume_submit(struct plx_bdev_channel *ch, struct plx_bdev_req *req)
 {
     struct volume_req *r = volume_req_of(req);
+    if (req->op > PLX_BDEV_WRITE || req->flags & PLX_BDEV_FUA) {
+        plx_bdev_filter_keep(ch, req);
+        volume_begin(r);
+        return;
+    }
+    r->subs.ready = plain_ready;
+    r->subs.n = 1;
+    plx_bdev_subs_get(ch, &r->subs);
+}
+
+static void volume_begin(struct volume_req *r)
+{
+    struct plx_bdev_req *req = plx_bdev_req_of(r);
+    struct plx_bdev_channel *ch = req->ch;
     struct pool_disk *d = (struct pool_disk *)ch->bdev;
     struct plx_pool *p = d->pool;
     const unsigned shift = unit_blocks_shift(p);
