@@ -66,6 +66,25 @@ PLX_API int plx_nvme_get_log(struct plx_nvme *n, uint8_t lid, uint8_t lsp, uint3
 PLX_API int plx_nvme_wait_event(struct plx_nvme *n, int timeout_ms, uint32_t *dw0, struct plx_error *err);
 
 /**
+ * Sends a command as it is given, by a connection that is made for it, and waits for its answer. What would break this
+ * driver is refused: of admin commands those that make or delete queues, Abort, Asynchronous Event Request, Doorbell
+ * Buffer Config, Set Features of Number of Queues, Keep Alive Timer, Asynchronous Event Configuration and Host Memory
+ * Buffer, and a Format that changes blocks; of all commands fused ones, and those for Fabrics.
+ * @param url as of plx_nvme_connect()
+ * @param admin else it goes to an I/O queue
+ * @param sqe 64 bytes, little-endian, as the specification has it (Base 4.1); its identifier, PSDT, MPTR and DPTR are
+ * not looked at
+ * @param data len bytes that are sent, or received, as bits 1:0 of the opcode say
+ * @param timeout_ms until it is aborted; when it ignores that the connection is given up, over PCIe with a reset of the
+ * controller
+ * @param cqe receives 16 bytes (Base 4.2); its status is for the caller to look at, and its identifiers are zero
+ * @return 0; -EPERM when it is refused, -EINVAL when data is not what the command says, -ETIMEDOUT, or another -errno,
+ * with err filled
+ */
+PLX_API int plx_nvme_send(const char *url, bool admin, const void *sqe, void *data, uint32_t len, uint32_t timeout_ms,
+                          void *cqe, struct plx_error *err);
+
+/**
  * What keeps a text from being the NQN of a host or a subsystem (Base 4.7), as a sentence goes on after it: "does not
  * begin with ..."; NULL when nothing does.
  */

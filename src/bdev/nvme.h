@@ -4,6 +4,7 @@
 #define PLX_BDEV_NVME_INSIDE_H
 
 #include <stdbool.h>
+#include <stddef.h>
 
 struct plx_bdev;
 struct nvme_opts;
@@ -14,6 +15,8 @@ struct nvme_id_ns;
  * none
  */
 bool plx_nvme_disk_opts(const struct plx_bdev *bdev, struct nvme_opts *out);
+/* The node by which the kernel has it. @return false when it is no such disk */
+bool plx_nvme_disk_node(const struct plx_bdev *bdev, char *out, size_t size);
 /*
  * What the controller says of the namespace now: if it is certainly the one that it was, its size is the disk's. While
  * the disk is in use its channels see to that by themselves.

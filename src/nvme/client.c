@@ -171,14 +171,6 @@ static int connect_any(struct plx_nvme *n, struct plx_nvme **out, struct plx_err
     return ret;
 }
 
-/* ng:PATH, or a path of that kind. */
-static const char *node_path(const char *url)
-{
-    if (strncmp(url, "ng:", 3) == 0)
-        return url + 3;
-    return nvme_uring_is_node(url) ? url : NULL;
-}
-
 static int find_node(struct plx_nvme *n, const char *path, struct plx_error *err)
 {
     struct nvme_uring_node *node;
@@ -193,7 +185,7 @@ int plx_nvme_connect(const char *url, struct plx_nvme **out, struct plx_error *e
     struct plx_nvme *n = calloc(1, sizeof *n);
     if (!n)
         return plx_fail(err, -ENOMEM, "out of memory");
-    const char *path = node_path(url);
+    const char *path = nvme_uring_path(url);
     int ret = path ? find_node(n, path, err) : nvme_where_parse(&n->where, url, err);
     if (ret) {
         free(n);

@@ -53,6 +53,12 @@ struct nvme_words {
 _Static_assert(sizeof(struct nvme_words) == 32, "");
 
 /*
+ * nvme_req.forever of a command of struct nvme_pass, of which nobody knows how much it transfers. One at a time of an
+ * association, in memory of malloc().
+ */
+enum { NVME_RAW = 2 };
+
+/*
  * A command. Memory of the caller's, who leaves it, its iovec and its data alone from submission until done is called.
  * The upper fields are the caller's to set, and are left as they are, so that it can be submitted again.
  */
@@ -60,11 +66,11 @@ struct nvme_req {
     /* Called exactly once, never before nvme_submit() or nvme_submit_admin() returns. */
     void (*done)(struct nvme_req *req);
     struct plx_iov_at data;
-    uint32_t len; /* bytes of data */
-    uint8_t dir;  /* enum nvme_dir */
-    bool forever; /* may stay unanswered: an Asynchronous Event Request */
-    bool fused;   /* the first half of a fused command: `next` is the second, which is submitted by nvme_submit_fused()
-                     alone */
+    uint32_t len;    /* bytes of data */
+    uint8_t dir;     /* enum nvme_dir */
+    uint8_t forever; /* may stay unanswered, as an Asynchronous Event Request: true, or NVME_RAW */
+    uint8_t fused;   /* bool: the first half of a fused command: `next` is the second, which is submitted by
+                      nvme_submit_fused() alone */
 
     bool lost;         /* result: the connection went before there was an answer; there is no status */
     uint16_t status;   /* result: enum plx_nvme_status, perhaps with NVME_STATUS_DNR */
@@ -267,6 +273,30 @@ void nvme_ctrlr_refresh_ana(struct nvme_ctrlr *c);
  * association is lost.
  */
 void nvme_abort(struct nvme_ctrlr *c, struct nvme_req *req);
+
+/* ---- pass.c ---- */
+
+/* A command as somebody else has made it. */
+struct nvme_pass {
+    bool admin;
+    struct nvme_cmd cmd; /* but for its identifier, and where its data is */
+    uint8_t dir;         /* enum nvme_dir, */
+    uint8_t *data;       /* and what there is to be sent, or room for what comes */
+    uint32_t len;
+    uint32_t timeout_ms; /* until it is aborted */
+    _Atomic bool cancel; /* it is not waited for any more; set by any thread */
+    struct nvme_cqe cqe; /* result: an answer of the controller, whatever its status */
+};
+
+/*
+ * Sends a command by an association of its own, and waits; not on a reactor. What would break this driver is refused,
+ * and what says one thing and has data for another. A command that is not answered in time is aborted, after that its
+ * association is given up, over PCIe with a reset of the controller.
+ * @return 0, or -errno with err filled: -EINVAL for what it says, -EPERM for what is refused
+ */
+int nvme_pass(const struct nvme_opts *o, struct nvme_pass *p, struct plx_error *err);
+/* The same through a generic node of the kernel's, which has the time limit, and the resets. */
+int nvme_pass_node(const char *path, struct nvme_pass *p, struct plx_error *err);
 
 /*
  * A device that is driven over PCIe stays as it is for as long as it is held, without an association. Not on a reactor:

@@ -85,6 +85,17 @@ struct pcie_dev;
 struct pcie_admin;
 struct pcie_queue;
 
+/*
+ * Memory for data of a command of which nobody knows how much it transfers (struct nvme_pass): PRP entries lead around
+ * in a circle behind the data, so that whatever it says is all that it reaches.
+ */
+struct pcie_guard {
+    struct pci_dma *dma;      /* NULL: there is none */
+    struct pci_memory memory; /* a list, a page that is everybody's, the data */
+    uint8_t *data;
+    uint64_t first, list, spare; /* PRP entries 1 and 2; and for metadata, of which there should be none */
+};
+
 /* An admin command of the device thread's. */
 struct pcie_op {
     void (*done)(struct pcie_dev *d, struct pcie_op *op); /* called once; with lost, the controller was disabled */
@@ -92,7 +103,9 @@ struct pcie_op {
     struct nvme_words cmd;
     uint64_t iova; /* what PRP entry 1 says where it has no data: of the queue to make, of doorbells */
     uint8_t *data;
-    uint32_t len; /* of data; PCIE_ADMIN_DATA at most */
+    uint32_t len;            /* of data; PCIE_ADMIN_DATA at most without a guard */
+    struct pcie_guard guard; /* what is sent is in it already, and what comes is taken from there */
+    bool forever;            /* somebody else looks after its time */
     bool to_host, lost;
     uint16_t status;
     uint32_t dw0, dw1;
@@ -139,8 +152,10 @@ struct pcie_call {
     uint16_t lists;       /* pages, likewise */
     uint8_t what;
     bool out; /* with the device, or on its way */
+    bool raw; /* the command is one of struct nvme_pass, */
     int ret;  /* -errno, when it cannot be done at all */
     char why[200];
+    uint8_t *own; /* and has its data here: of malloc() */
     uint8_t data[PCIE_ADMIN_DATA];
 };
 
@@ -226,6 +241,7 @@ struct pcie_data {
     uint8_t sgl_align_mask;          /* at addresses without these bits */
     struct pci_memory bounce;        /* PCIE_BOUNCES of NVME_MAX_TRANSFER, from the first use on */
     bool bounces[PCIE_BOUNCES];      /* in use */
+    struct pcie_guard guard;         /* of the one raw command, while it is in flight */
 };
 
 /* A place for a command in flight. */
@@ -234,10 +250,14 @@ struct pcie_slot {
     uint8_t *list; /* a page for lists, or for small data that is copied */
     uint64_t list_iova;
     uint16_t cid;  /* the place in the lower bits, above it how often it was used */
-    int8_t bounce; /* what its data is copied through: PCIE_OWN_PAGE, a number, or PCIE_DIRECT */
+    int8_t bounce; /* what its data is copied through: PCIE_OWN_PAGE, PCIE_GUARDED, a number, or PCIE_DIRECT */
 };
 
-enum { PCIE_DIRECT = -1, PCIE_OWN_PAGE = -2 };
+enum { PCIE_DIRECT = -1, PCIE_OWN_PAGE = -2, PCIE_GUARDED = -3 };
+
+/* Room for data of len bytes. @param page of the controller. @return 0 or -errno */
+int pcie_guard_make(struct pcie_guard *g, struct pci_dma *dma, uint32_t len, size_t page);
+void pcie_guard_free(struct pcie_guard *g);
 
 /*
  * @return 0; -EAGAIN: when other commands whose data is copied are done with; or another -errno: there is no memory to
@@ -280,6 +300,12 @@ static inline bool pcie_data_set_near(const struct pcie_data *d, const struct nv
     pcie_set_prps(cmd, iova, (iova | (page - 1)) + 1);
     return true;
 }
+static inline void pcie_guard_set(const struct pcie_guard *g, struct nvme_cmd *cmd)
+{
+    pcie_set_prps(cmd, g->first, g->list);
+    cmd->mptr = plx_put64(g->spare);
+}
+
 /* It has been answered: data that was read is copied to where it belongs, if it was not read there. */
 void pcie_data_done(struct pcie_data *d, struct pcie_slot *slot, bool ok);
 void pcie_data_end(struct pcie_data *d);

@@ -62,17 +62,31 @@ static void admin_drop(struct nvme_qp *qp)
 
 /* ---- commands ---- */
 
+/* One of struct nvme_pass: its data, which outlives the request when that is given back. */
+static void take_raw(struct pcie_call *call, const struct nvme_req *req)
+{
+    struct plx_iov_at at = req->data;
+    call->own = malloc((size_t)req->len + 1);
+    call->op.data = call->own;
+    call->op.forever = true;
+    if (call->own && req->dir == NVME_FROM_HOST)
+        plx_iov_gather(&at, call->own, req->len);
+}
+
 static void admin_issue(struct pcie_admin *a, struct nvme_req *req)
 {
     struct pcie_call *call = a->free[--a->nfree];
     a->qp.in_flight++;
     nvme_req_begin(req, &a->qp);
-    req->cmd.cid = plx_put16(0); /* its own is not known here */
+    req->cmd.cid = plx_put16((uint16_t)(call - a->calls)); /* for an Abort: its own is not known here */
     call->req = req;
     call->what = PCIE_COMMAND;
     call->op =
         (struct pcie_op){.cmd = req->cmd, .data = call->data, .len = req->len, .to_host = req->dir == NVME_TO_HOST};
-    if (req->dir == NVME_FROM_HOST && req->len <= PCIE_ADMIN_DATA) {
+    call->raw = req->forever == NVME_RAW;
+    if (call->raw) {
+        take_raw(call, req);
+    } else if (req->dir == NVME_FROM_HOST && req->len <= PCIE_ADMIN_DATA) {
         struct plx_iov_at at = req->data;
         plx_iov_gather(&at, call->data, req->len);
     }
@@ -95,8 +109,12 @@ static void command_answered(struct pcie_admin *a, struct pcie_call *call)
     struct nvme_req *req = call->req;
     call->req = NULL;
     a->free[a->nfree++] = call;
-    if (!req)
-        return; /* it was given back when the association closed */
+    uint8_t *own = call->own;
+    call->own = NULL;
+    if (!req) { /* it was given back when the association closed */
+        free(own);
+        return;
+    }
     a->qp.in_flight--;
     a->qp.active = true;
     req->lost = call->op.lost;
@@ -105,8 +123,9 @@ static void command_answered(struct pcie_admin *a, struct pcie_call *call)
     req->dw1 = call->op.dw1;
     if (req->dir == NVME_TO_HOST && !req->lost && !req->status) {
         struct plx_iov_at at = req->data;
-        plx_iov_scatter(&at, call->data, req->len);
+        plx_iov_scatter(&at, call->op.data, req->len);
     }
+    free(own);
     if (a->qp.backlog.head)
         admin_issue(a, nvme_queue_pop(&a->qp.backlog));
     nvme_req_end(req);

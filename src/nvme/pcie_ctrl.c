@@ -84,11 +84,14 @@ static void put_op(struct pcie_dev *d, struct pcie_op *op)
     *sqe = (struct nvme_cmd){.opcode = op->cmd.opcode, .cid = plx_put16(place->cid), .nsid = op->cmd.nsid};
     memcpy(&sqe->cdw10, &op->cmd.cdw10, sizeof op->cmd - offsetof(struct nvme_words, cdw10));
     uint64_t iova = op->iova;
-    if (op->len)
+    const bool copied = op->len && !op->guard.dma;
+    if (copied)
         iova = d->memory.iova + (uint64_t)(data - d->memory.at);
-    if (op->len && !op->to_host)
+    if (copied && !op->to_host)
         memcpy(data, op->data, op->len);
     sqe->sgl.address = plx_put64(iova); /* PRP entry 1 */
+    if (op->guard.dma)
+        pcie_guard_set(&op->guard, sqe);
     if (op->cmd.opcode == ADMIN_DOORBELL_BUFFER) {
         const plx_le64 second = plx_put64(iova + NVME_PAGE);
         memcpy((uint8_t *)&sqe->sgl + sizeof second, &second, sizeof second);
@@ -118,12 +121,20 @@ void pcie_ctrl_send(struct pcie_dev *d, struct pcie_op *op)
 {
     if (!takes_commands(d))
         op_over(d, op, true, PLX_SC_SUCCESS);
-    else if (op->len > PCIE_ADMIN_DATA)
+    else if (op->len > PCIE_ADMIN_DATA && !op->guard.dma)
         op_over(d, op, false, PLX_SC_INVALID_FIELD | NVME_STATUS_DNR);
     else if (d->nplaces == PCIE_ADMIN_DEPTH - 1)
         plx_list_add_tail(&d->line, &op->link);
     else
         put_op(d, op);
+}
+
+uint16_t pcie_ctrl_cid(const struct pcie_dev *d, const struct pcie_op *op)
+{
+    for (unsigned i = 0; i < PCIE_ADMIN_DEPTH; i++)
+        if (d->places[i].op == op)
+            return d->places[i].cid;
+    return UINT16_MAX; /* it is not sent yet, or not any more */
 }
 
 static void take_answer(struct pcie_dev *d, struct pcie_seen seen)
@@ -139,7 +150,10 @@ static void take_answer(struct pcie_dev *d, struct pcie_seen seen)
         return;
     }
     if (op->len && op->to_host && !status)
-        memcpy(op->data, d->memory.at + 2 * ctrl_page(d) + (size_t)(cid & PLACE_MASK) * PCIE_ADMIN_DATA, op->len);
+        memcpy(op->data,
+               op->guard.dma ? op->guard.data
+                             : d->memory.at + 2 * ctrl_page(d) + (size_t)(cid & PLACE_MASK) * PCIE_ADMIN_DATA,
+               op->len);
     op->dw0 = dw0;
     op->dw1 = dw1;
     place->op = NULL;
@@ -449,7 +463,7 @@ static void ctrl_tick(struct plx_timer *t)
     }
     for (unsigned i = 0; i < PCIE_ADMIN_DEPTH; i++) {
         const struct pcie_place *place = &d->places[i];
-        if (place->op && place->op->cmd.opcode != NVME_ADMIN_ASYNC_EVENT &&
+        if (place->op && place->op->cmd.opcode != NVME_ADMIN_ASYNC_EVENT && !place->op->forever &&
             (uint16_t)(d->ticks - place->tick) > ADMIN_TICKS) {
             pcie_ctrl_reset(d, false, "an admin command has not been answered in time");
             return;

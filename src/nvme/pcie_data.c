@@ -106,6 +106,58 @@ static bool set_sgl(struct pcie_data *d, struct pcie_slot *slot, const struct nv
     return true;
 }
 
+/* ---- of unknown length ---- */
+
+/*
+ * A transfer of up to two pages would have no list, and what follows them would be taken for one: it is moved to where
+ * it is in three. (That of a page and 4 bytes cannot.)
+ */
+static size_t guard_offset(uint32_t len, size_t page)
+{
+    const size_t offset = plx_align_up(2 * page + 1 - plx_min_u64(len, 2 * page), 4);
+    return len > page && len <= 2 * page && offset < page ? offset : 0;
+}
+
+int pcie_guard_make(struct pcie_guard *g, struct pci_dma *dma, uint32_t len, size_t page)
+{
+    const size_t offset = guard_offset(len, page), bytes = plx_align_up(plx_max_u64(offset + len, 1), page);
+    const size_t entries = page / sizeof(plx_le64), pages = bytes / page;
+    int ret = pages > entries - 2 ? -E2BIG : pci_memory_alloc(dma, 2 * page + bytes, page, &g->memory);
+    if (ret)
+        return ret;
+    g->dma = dma;
+    g->data = g->memory.at + 2 * page + offset;
+    g->spare = g->memory.iova + page;
+    g->first = g->memory.iova + 2 * page + offset;
+    g->list = pages == 2 ? g->first - offset + page : g->memory.iova;
+    plx_le64 *list = (void *)g->memory.at;
+    for (size_t i = 0; i < entries - 1; i++)
+        list[i] = plx_put64(i + 1 < pages ? g->memory.iova + (3 + i) * page : g->spare);
+    list[entries - 1] = plx_put64(g->memory.iova); /* where a list goes on, it does so from its beginning */
+    return 0;
+}
+
+void pcie_guard_free(struct pcie_guard *g)
+{
+    if (g->dma)
+        pci_memory_free(g->dma, &g->memory);
+    g->dma = NULL;
+}
+
+static int set_guarded(struct pcie_data *d, struct pcie_slot *slot, const struct nvme_req *req, struct nvme_cmd *cmd)
+{
+    int ret = d->guard.dma ? -EAGAIN : pcie_guard_make(&d->guard, d->dma, req->len, d->page);
+    if (ret)
+        return ret;
+    slot->bounce = PCIE_GUARDED;
+    if (req->dir == NVME_FROM_HOST) {
+        struct plx_iov_at at = req->data;
+        plx_iov_gather(&at, d->guard.data, req->len);
+    }
+    pcie_guard_set(&d->guard, cmd);
+    return 0;
+}
+
 /* ---- copied ---- */
 
 static int take_bounce(struct pcie_data *d, struct pcie_slot *slot)
@@ -126,7 +178,9 @@ static int take_bounce(struct pcie_data *d, struct pcie_slot *slot)
 
 static uint8_t *bounce_at(const struct pcie_data *d, const struct pcie_slot *slot)
 {
-    return slot->bounce == PCIE_OWN_PAGE ? slot->list : d->bounce.at + (size_t)slot->bounce * NVME_MAX_TRANSFER;
+    return slot->bounce == PCIE_OWN_PAGE  ? slot->list
+           : slot->bounce == PCIE_GUARDED ? d->guard.data
+                                          : d->bounce.at + (size_t)slot->bounce * NVME_MAX_TRANSFER;
 }
 
 static int set_copied(struct pcie_data *d, struct pcie_slot *slot, const struct nvme_req *req, struct nvme_cmd *cmd)
@@ -154,6 +208,8 @@ int pcie_data_set(struct pcie_data *d, struct pcie_slot *slot, const struct nvme
 {
     const struct plx_iov_at *at = &req->data;
     uint64_t iova;
+    if (plx_unlikely(req->forever == NVME_RAW))
+        return set_guarded(d, slot, req, cmd);
     if (plx_likely(at->iov->iov_len - at->offset >= req->len)) {
         const void *p = (const uint8_t *)at->iov->iov_base + at->offset;
         if (plx_likely(address_of(d, p, req->len, &iova) && !(iova & DWORD_MASK))) {
@@ -177,6 +233,8 @@ void pcie_data_done(struct pcie_data *d, struct pcie_slot *slot, bool ok)
     }
     if (slot->bounce >= 0)
         d->bounces[slot->bounce] = false;
+    else if (slot->bounce == PCIE_GUARDED)
+        pcie_guard_free(&d->guard);
     slot->bounce = PCIE_DIRECT;
 }
 
@@ -184,6 +242,7 @@ void pcie_data_end(struct pcie_data *d)
 {
     if (d->dma)
         pci_memory_free(d->dma, &d->bounce);
+    pcie_guard_free(&d->guard);
     pci_table_put(d->table);
     d->table = NULL;
     d->dma = NULL;

@@ -95,6 +95,8 @@ void pcie_ctrl_left(struct pcie_dev *d);
 void pcie_ctrl_end(struct pcie_dev *d);
 /* Sends an admin command, or has it wait for a place. */
 void pcie_ctrl_send(struct pcie_dev *d, struct pcie_op *op);
+/* The identifier that a command has which was sent. */
+uint16_t pcie_ctrl_cid(const struct pcie_dev *d, const struct pcie_op *op);
 void pcie_ctrl_init(struct pcie_dev *d);
 
 /* ---- pcie_serve.c: calls ---- */

@@ -73,7 +73,7 @@ static int queue_put(struct pcie_queue *q, struct nvme_req *req)
     struct nvme_cmd *sqe = next_entry(q);
     int ret = 0;
     set_words(q, slot, req, sqe);
-    if (!req->len)
+    if (!req->len && req->forever != NVME_RAW)
         memset(&sqe->sgl, 0, sizeof sqe->sgl);
     else
         ret = pcie_data_set(&q->data, slot, req, sqe);

@@ -21,6 +21,8 @@ enum {
 static void admin_free(struct pcie_admin *a)
 {
     struct pcie_dev *d = a->dev;
+    for (unsigned i = 0; i < PCIE_LINE; i++)
+        free(a->calls[i].own);
     free(a);
     pcie_dev_forget(d);
 }
@@ -151,15 +153,27 @@ static void end_opening(struct pcie_call *call)
     answer_failed(call, -ECANCELED, "it was given up");
 }
 
+/* Whether a command is under way whose time nobody looks after from now on. */
+static bool leaves_behind(const struct pcie_dev *d, const struct pcie_admin *a)
+{
+    bool found = false;
+    for (unsigned i = 0; i < PCIE_LINE; i++)
+        found |= a->calls[i].op.forever && pcie_ctrl_cid(d, &a->calls[i].op) != UINT16_MAX;
+    return found;
+}
+
 static void serve_leave(struct pcie_dev *d, struct pcie_call *call)
 {
     struct pcie_admin *a = call->from;
     drop_calls(&d->opening, a, end_opening);
     drop_calls(&d->events, a, answer_lost);
+    const bool hangs = leaves_behind(d, a);
     if (a->member)
         plx_list_del(&a->link);
     a->member = false;
     answer(call);
+    if (hangs)
+        pcie_ctrl_reset(d, false, "an admin command that is given up does not end");
     pcie_ctrl_left(d);
 }
 
@@ -235,7 +249,11 @@ static void serve_event_request(struct pcie_dev *d, struct pcie_call *call)
 
 static void command_done(struct pcie_dev *d, struct pcie_op *op)
 {
+    struct pci_dma *dma = op->guard.dma;
     (void)d;
+    pcie_guard_free(&op->guard);
+    if (dma)
+        pci_dma_put(dma);
     answer(plx_container_of(op, struct pcie_call, op));
 }
 
@@ -263,13 +281,40 @@ static bool set_already(struct pcie_dev *d, struct pcie_call *call)
     }
 }
 
+/* @return 0 or -errno */
+static int guard_command(struct pcie_dev *d, struct pcie_call *call)
+{
+    struct pcie_op *op = &call->op;
+    struct pci_dma *dma = pci_dma_get(d->f->iommu);
+    int ret = dma && call->own ? pcie_guard_make(&op->guard, dma, op->len, (size_t)NVME_PAGE << (d->cap >> 48 & 15))
+                               : -ENOMEM;
+    if (ret && dma)
+        pci_dma_put(dma);
+    if (!ret && !op->to_host)
+        memcpy(op->guard.data, call->own, op->len);
+    return ret;
+}
+
+/* An Abort of an admin command says which of the association's it is; the controller knows it by another number. */
+static void translate_abort(const struct pcie_dev *d, struct pcie_call *call)
+{
+    const uint32_t cdw10 = plx_get32(call->op.cmd.cdw10), place = cdw10 >> 16;
+    if (call->op.cmd.opcode == NVME_ADMIN_ABORT && !(cdw10 & 0xffff))
+        call->op.cmd.cdw10 = plx_put32(
+            (uint32_t)(place < PCIE_LINE ? pcie_ctrl_cid(d, &call->from->calls[place].op) : UINT16_MAX) << 16);
+}
+
 static void serve_command(struct pcie_dev *d, struct pcie_call *call)
 {
     if (d->state != PCIE_READY || !call->from->member) {
         answer_lost(call);
     } else if (call->op.cmd.opcode == NVME_ADMIN_ASYNC_EVENT) {
         serve_event_request(d, call);
+    } else if (call->raw && guard_command(d, call)) {
+        call->op.status = PLX_SC_INTERNAL_ERROR;
+        answer(call);
     } else if (!set_already(d, call)) {
+        translate_abort(d, call);
         call->op.done = command_done;
         pcie_ctrl_send(d, &call->op);
     }

@@ -29,7 +29,7 @@ static void rx_answered(struct nvme_tcp_qp *q, struct nvme_tcp_slot *slot, uint1
 {
     struct nvme_req *req = slot->req;
     q->qp.active = true;
-    if (plx_unlikely(!status && slot->moved < req->len))
+    if (plx_unlikely(!status && slot->moved < req->len) && req->forever != NVME_RAW)
         status = PLX_SC_DATA_TRANSFER_ERROR; /* it claims to have done what it cannot have done */
     if (plx_unlikely(slot->bad_digest) && !status)
         status = PLX_SC_TRANSIENT_TRANSPORT_ERROR;

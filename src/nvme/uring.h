@@ -34,6 +34,7 @@ enum nvme_uring_use {
     NVME_URING_SERVE, /* read and written, by nobody else */
     NVME_URING_READ,  /* read, by others as well */
     NVME_URING_ASK,   /* admin commands alone, whoever uses it; they may block the reactor, which is the caller's own */
+    NVME_URING_PASS,  /* nvme_uring_pass() alone, whoever uses it */
 };
 
 struct nvme_uring_node {
@@ -59,6 +60,8 @@ struct nvme_uring_node {
 
 /* Whether a path leads to such a node. */
 bool nvme_uring_is_node(const char *path);
+/* The path in ng:PATH, or in a path of such a node; else NULL. */
+const char *nvme_uring_path(const char *url);
 /* May block. @return 0 or -errno with err filled */
 int nvme_uring_open(const char *path, enum nvme_uring_use use, struct nvme_uring_node **out, struct plx_error *err);
 /* Nothing uses it any more. */
@@ -71,6 +74,12 @@ enum nvme_uring_state nvme_uring_state(const struct nvme_uring_node *node);
 int nvme_uring_look_again(struct nvme_uring_node *node);
 /* An admin command; may block. @return a status as of nvme_uring_result() */
 void nvme_uring_ask(const struct nvme_uring_node *node, struct nvme_req *req);
+/*
+ * A command of struct nvme_pass; blocks. @return 0 with the answer in req, or -errno: the kernel does not send it, or
+ * has ended it
+ */
+int nvme_uring_pass(const struct nvme_uring_node *node, bool admin, const struct nvme_cmd *cmd, void *data,
+                    uint32_t len, uint32_t timeout_ms, struct nvme_req *req);
 /* What the host asks for, if it is known here. @return false if not */
 bool nvme_uring_identify(struct nvme_uring_node *node, const struct nvme_words *cmd, uint8_t page[4096]);
 

@@ -85,6 +85,13 @@ bool nvme_uring_is_node(const char *path)
     return node_link(link, class, sizeof class) && strcmp(class, "nvme-generic") == 0;
 }
 
+const char *nvme_uring_path(const char *url)
+{
+    if (strncmp(url, "ng:", 3) == 0)
+        return url + 3;
+    return nvme_uring_is_node(url) ? url : NULL;
+}
+
 /* Of a namespace that one controller has, that controller's state; else whether one of those that have it is live. */
 enum nvme_uring_state nvme_uring_state(const struct nvme_uring_node *node)
 {
@@ -263,6 +270,30 @@ void nvme_uring_ask(const struct nvme_uring_node *node, struct nvme_req *req)
     req->lost = false;
     int ret = ioctl(node->fd, NVME_IOCTL_ADMIN64_CMD, &cmd);
     nvme_uring_result(req, ret < 0 ? -errno : ret, cmd.result);
+}
+
+int nvme_uring_pass(const struct nvme_uring_node *node, bool admin, const struct nvme_cmd *cmd, void *data,
+                    uint32_t len, uint32_t timeout_ms, struct nvme_req *req)
+{
+    struct nvme_passthru_cmd64 c = {
+        .opcode = cmd->opcode,
+        .nsid = plx_get32(cmd->nsid),
+        .addr = len ? (uintptr_t)data : 0,
+        .data_len = len,
+        .cdw10 = plx_get32(cmd->cdw10),
+        .cdw11 = plx_get32(cmd->cdw11),
+        .cdw12 = plx_get32(cmd->cdw12),
+        .cdw13 = plx_get32(cmd->cdw13),
+        .cdw14 = plx_get32(cmd->cdw14),
+        .cdw15 = plx_get32(cmd->cdw15),
+        .timeout_ms = timeout_ms,
+    };
+    int ret = ioctl(node->fd, admin ? NVME_IOCTL_ADMIN64_CMD : NVME_IOCTL_IO64_CMD, &c);
+    if (ret < 0)
+        return errno == EINTR ? -ETIMEDOUT : -errno; /* how it says that it has given the command up */
+    *req = (struct nvme_req){.lost = false};
+    nvme_uring_result(req, ret, c.result);
+    return req->lost ? -EIO : 0;
 }
 
 /* @return 0, a status, or -errno */
@@ -473,7 +504,8 @@ static int open_node(struct nvme_uring_node *node, const char *path, struct plx_
     if (!node_link(node->sysfs, node->name, sizeof node->name) || strncmp(node->name, "ng", 2) != 0)
         return plx_fail(err, -EINVAL, "%.200s: the kernel does not tell its name in %s", path, node->sysfs);
     snprintf(node->block, sizeof node->block, "nvme%s", node->name + 2);
-    node->fd = open(path, (node->use == NVME_URING_SERVE ? O_RDWR : O_RDONLY) | O_CLOEXEC);
+    const bool writes = node->use == NVME_URING_SERVE || node->use == NVME_URING_PASS;
+    node->fd = open(path, (writes ? O_RDWR : O_RDONLY) | O_CLOEXEC);
     if (node->fd < 0)
         return node_open_failed(path, &st, errno, err);
     struct stat now;
@@ -491,14 +523,15 @@ int nvme_uring_open(const char *path, enum nvme_uring_use use, struct nvme_uring
     node->use = use;
     pthread_mutex_init(&node->lock, NULL);
     snprintf(node->path, sizeof node->path, "%s", path);
+    const bool uses = use == NVME_URING_SERVE || use == NVME_URING_READ;
     int ret = open_node(node, path, err);
-    if (!ret && use != NVME_URING_ASK)
+    if (!ret && uses)
         ret = lock_node(node, err);
     if (!ret && use == NVME_URING_SERVE)
         ret = claim_block(node, err);
     if (!ret)
         ret = node_look(node, err);
-    if (!ret && use != NVME_URING_ASK)
+    if (!ret && uses)
         ret = try_read(node, err);
     if (ret)
         nvme_uring_close(node);

@@ -627,6 +627,19 @@ static const struct rpc_param params_read[] = {
     END,
 };
 
+static const struct rpc_param params_send_cmd[] = {
+    TEXT("name", "of a controller, or of a disk that is a namespace of one", REQUIRED),
+    ENUM("cmd_type", "admin|io", "which queue it goes to", REQUIRED),
+    ENUM("data_direction", "c2h|h2c", "where its data goes: to the host, or to the controller", REQUIRED),
+    TEXT("cmdbuf", "the command, 64 bytes in base64url; its identifier and where its data is do not matter", REQUIRED),
+    U32("timeout_ms", "milliseconds until it is aborted; 0 for 30000", INIT("0"), LIMITS(0, 86400000)),
+    U32("data_len", "bytes of data", LIMITS(0, 1048576)),
+    U32("metadata_len", "bytes of metadata apart from data, which is not transferred", INIT("0")),
+    TEXT("data", "what is sent, in base64url"),
+    TEXT("metadata", "likewise, and is not sent"),
+    END,
+};
+
 static void stop_discovery(struct rpc_call *c)
 {
     struct plx_error err;
@@ -693,6 +706,8 @@ const struct rpc_method rpc_methods_nvme[] = {
      .run = remote_get_health},
     {"pollux_nvme_read", NULL, "Asks a controller for a page of Identify, or of a log; returns it in hexadecimal.",
      params_read, RPC_READS, .run = remote_read},
+    {"bdev_nvme_send_cmd", NULL, "Sends a controller a command as it is given; returns its completion, and its data.",
+     params_send_cmd, RPC_READS, .run = remote_send_cmd},
     {"bdev_nvme_start_discovery", NULL,
      "Follows a discovery controller: what is in its log is attached, and detached when it leaves.", params_discovery,
      RPC_CHANGES, .group = "bdev", .run = start_discovery},

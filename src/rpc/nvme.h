@@ -6,6 +6,7 @@
  *   nvme.c            the methods that change something
  *   nvme_show.c       those that tell
  *   nvme_ask.c        those that ask a controller
+ *   nvme_pass.c       the one that sends a controller what it is given
  *   nvme_remote.c     what is attached: paths and namespaces
  *   nvme_addr.c       their addresses
  *   nvme_hotplug.c    SSDs that come and go
@@ -161,8 +162,15 @@ void remote_fail_none(struct rpc_call *c, const char *name);
 /* nvme_ask.c */
 void remote_get_health(struct rpc_call *c);
 void remote_read(struct rpc_call *c);
+/* The controller that a disk is attached by, or NULL. */
+struct remote *remote_of_disk(struct plx_rpc *rpc, const struct plx_bdev *bdev);
 /* The process ends. */
 void remote_asks_stop(struct plx_rpc *rpc);
+
+/* nvme_pass.c */
+void remote_send_cmd(struct rpc_call *c);
+/* The process ends. */
+void remote_passes_stop(struct plx_rpc *rpc);
 
 /* nvme_hotplug.c */
 void remote_set_hotplug(struct rpc_call *c);

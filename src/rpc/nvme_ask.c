@@ -93,7 +93,7 @@ static const struct nvme_ctrlr_ops ask_ops = {
     .live = ask_live, .down = ask_ignore, .failed = ask_connect_failed, .ana = ask_ignore};
 
 /* The controller that a disk is attached by. */
-static struct remote *remote_of(struct plx_rpc *rpc, const struct plx_bdev *bdev)
+struct remote *remote_of_disk(struct plx_rpc *rpc, const struct plx_bdev *bdev)
 {
     plx_list_for_each(it, &rpc->remotes) {
         struct remote *r = plx_list_entry(it, struct remote, link);
@@ -160,7 +160,7 @@ static bool ask_whom(struct remote_ask *a)
         bdev = plx_bdev_below(bdev);
     if (bdev && plx_bdev_nvme_get_info(bdev, &info))
         a->nsid = info.nsid;
-    r = r || !bdev ? r : remote_of(c->rpc, bdev);
+    r = r || !bdev ? r : remote_of_disk(c->rpc, bdev);
     if (r) {
         a->c = first_live(r);
         ret = a->c ? 0 : plx_fail(&err, -EIO, "controller %.100s is not connected", r->name);

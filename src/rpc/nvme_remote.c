@@ -813,6 +813,7 @@ void rpc_remotes_stop(struct plx_rpc *rpc)
     plx_fail(&err, -ECANCELED, "the process ends");
     remote_discoveries_stop(rpc);
     remote_asks_stop(rpc);
+    remote_passes_stop(rpc);
     remote_hotplug_stop(rpc);
     plx_list_for_each(it, &rpc->remotes) {
         struct remote *r = plx_list_entry(it, struct remote, link);

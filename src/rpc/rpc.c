@@ -42,8 +42,9 @@ int plx_rpc_create(struct plx_rpc **out, const struct plx_rpc_opts *opts, struct
     rpc->reactor = opts->reactors[0];
     rpc->started = !opts->wait;
     rpc_clients_init(rpc);
-    struct plx_list *const lists[] = {&rpc->lane,    &rpc->unsaved,  &rpc->calls,   &rpc->disks,       &rpc->listeners,
-                                      &rpc->waiters, &rpc->ns_texts, &rpc->remotes, &rpc->discoveries, &rpc->asks};
+    struct plx_list *const lists[] = {&rpc->lane,        &rpc->unsaved, &rpc->calls,    &rpc->disks,
+                                      &rpc->listeners,   &rpc->waiters, &rpc->ns_texts, &rpc->remotes,
+                                      &rpc->discoveries, &rpc->asks,    &rpc->passes};
     for (size_t i = 0; i < PLX_ARRAY_SIZE(lists); i++)
         plx_list_init(lists[i]);
     json_t **const objects[] = {&rpc->options, &rpc->subsystems, &rpc->vhost, &rpc->keys, &rpc->log_flags};

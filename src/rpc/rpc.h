@@ -251,7 +251,7 @@ struct plx_rpc {
     json_t *transport; /* that was created, or NULL */
     struct plx_list disks, listeners;
     struct plx_list remotes, discoveries; /* see nvme.h */
-    struct plx_list asks;                 /* of controllers, likewise */
+    struct plx_list asks, passes;         /* of controllers, likewise */
     struct remote_hotplug *hotplug;       /* likewise, or NULL */
     unsigned remote_tasks;                /* of theirs, on worker threads */
     struct plx_list waiters;              /* for the initialisation */

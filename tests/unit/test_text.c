@@ -10,6 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/base64.h"
 #include "base/text.h"
 #include "base/util.h"
 
@@ -135,6 +136,36 @@ static void blame_names_what_was_wrong(void **state)
     assert_non_null(strstr(err.text, "xxx: disk: too small")); /* a long name leaves room for what is said */
 }
 
+static void bytes_become_text_and_come_back(void **state)
+{
+    /* RFC 4648, section 10; and the two characters that are other than in base64 */
+    static const char *const known[][2] = {{"", ""},
+                                           {"f", "Zg=="},
+                                           {"fo", "Zm8="},
+                                           {"foo", "Zm9v"},
+                                           {"foob", "Zm9vYg=="},
+                                           {"fooba", "Zm9vYmE="},
+                                           {"foobar", "Zm9vYmFy"},
+                                           {"\xfb\xff\xbf", "-_-_"}};
+    static const char *const wrong[] = {
+        "Z", "Zg=", "Zg===", "=", "====", "Zm9=v", "Zm9v=", "Zm+/", "Zm 9v", "Zg==Zg=="};
+    char text[16];
+    uint8_t bytes[16];
+    (void)state;
+    for (size_t i = 0; i < PLX_ARRAY_SIZE(known); i++) {
+        const size_t n = strlen(known[i][0]), len = strlen(known[i][1]);
+        plx_base64_encode(text, known[i][0], n);
+        assert_string_equal(text, known[i][1]);
+        assert_int_equal(PLX_BASE64_LEN(n), len);
+        assert_int_equal(plx_base64_decode(NULL, text, len), n);
+        assert_int_equal(plx_base64_decode(bytes, text, len), n);
+        assert_memory_equal(bytes, known[i][0], n);
+        assert_int_equal(plx_base64_decode(bytes, text, strcspn(text, "=")), n);
+    }
+    for (size_t i = 0; i < PLX_ARRAY_SIZE(wrong); i++)
+        assert_int_equal(plx_base64_decode(NULL, wrong[i], strlen(wrong[i])), -1);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -143,6 +174,7 @@ int main(void)
         cmocka_unit_test(what_cannot_be_quoted_is_told),
         cmocka_unit_test(what_does_not_fit_is_told_and_nothing_is_written_behind),
         cmocka_unit_test(blame_names_what_was_wrong),
+        cmocka_unit_test(bytes_become_text_and_come_back),
     };
     return cmocka_run_group_tests_name("text", tests, NULL, NULL);
 }

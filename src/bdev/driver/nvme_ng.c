@@ -4,9 +4,11 @@
 
 #include "base/text.h"
 #include "base/uuid.h"
+#include "bdev/nvme.h"
 #include "nvme/uring.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -111,6 +113,14 @@ close_node:
 free_disk:
     free(d);
     return ret;
+}
+
+bool plx_nvme_disk_node(const struct plx_bdev *bdev, char *out, size_t size)
+{
+    if (bdev->ops != &ng_ops)
+        return false;
+    snprintf(out, size, "%s", nvme_disk_of(bdev)->node->path);
+    return true;
 }
 
 bool plx_bdev_path_is_ng(const char *path)
