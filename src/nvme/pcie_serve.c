@@ -472,6 +472,10 @@ static int hw_setup(struct pcie_dev *d, struct pcie_hw *hw, const struct pcie_ca
         r->shadow = (void *)(d->shadow.at + 2u * r->qid * stride);
         r->event = (void *)(d->shadow.at + NVME_PAGE + 2u * r->qid * stride);
         r->shadow_step = stride;
+        for (uint32_t k = 0; k < 2; k++) { /* the one that had this number before has left its own there */
+            pci_store32((volatile uint8_t *)r->shadow + k * stride, 0);
+            pci_store32((volatile uint8_t *)r->event + k * stride, 0);
+        }
     }
     pcie_ring_init(r);
     hw->fd = *fd;

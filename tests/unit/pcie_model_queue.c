@@ -10,6 +10,8 @@ struct pm_queue *pm_queue_start(struct pcie_model *m, unsigned qid, bool cq, uin
     struct pm_queue *q = cq ? &m->cqs[qid] : &m->sqs[qid];
     *q = (struct pm_queue){.live = true, .qid = (uint16_t)qid, .size = (uint16_t)size, .base = base, .phase = 1};
     q->is_cq = cq;
+    /* Of new queues every other one is looked at at once, and the others when they are told of. */
+    q->asleep = m->dbbuf && m->count[0][PM_CREATE_SQ] & 1;
     q->bell = (uint32_t *)(void *)(m->bar + PM_BELLS + (2 * (size_t)qid + cq) * (4u << m->o.dstrd));
     return q;
 }

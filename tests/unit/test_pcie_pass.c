@@ -155,6 +155,7 @@ static void queues_are_given_back(void **state)
 {
     (void)state;
     give_queues_back(false);
+    give_queues_back(true);
 }
 
 int main(void)
