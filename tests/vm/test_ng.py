@@ -10,8 +10,9 @@ from pathlib import Path
 import conftest
 import pytest
 import target as pollux
+from calls import Calls
 from conftest import free_ports, vm_image
-from guest import Guest
+from guest import CommandFailed, Guest
 from target import wait_until
 
 sys.path.append(str(conftest.HERE.parent / "integration"))
@@ -135,6 +136,28 @@ def serving(machine):
             job.interrupt()
         status, _ = job.wait()
         assert status == 0, machine.sh("cat /tmp/served")
+
+
+def test_commands_of_ones_own(machine, each):
+    """By the kernel, to a disk that is in use."""
+    calls = Calls(machine)
+    try:
+        calls.call("pollux_disk_open", url=each.node, name="disk")
+        block = int(each.sh(f"cat /sys/class/block/{each.block[5:]}/queue/logical_block_size"))
+        status, page = calls.send("disk", "admin", 6, cdw10=1, length=64)
+        assert status == 0 and page[4:9] in (b"small", b"large")
+        data = bytes(n // block + 1 for n in range(3 * block))
+        assert calls.send("disk", "io", 1, 1, 5, 2, data=data)[0] == 0
+        assert calls.send("disk", "io", 2, 1, 5, 2, length=3 * block) == (0, data)
+        assert each.sh(f"dd if={each.block} bs={block} skip=5 count=1 iflag=direct status=none") == "\1" * block
+        assert calls.send("disk", "io", 2, 1, 1 << 30, length=block)[0] == 0x80
+        for words, command in (("namespace 1", ("io", 2, 2)), ("queues are made", ("admin", 1)),
+                               ("other blocks", ("admin", 0x80, 1, 7))):
+            with pytest.raises(CommandFailed, match=words):
+                calls.send("disk", *command)
+    finally:
+        calls.job.interrupt()
+        calls.job.wait()
 
 
 # --- data ---

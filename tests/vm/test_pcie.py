@@ -1,13 +1,12 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """SSDs that the process drives itself, by VFIO: QEMU's, behind an emulated IOMMU, with pollux in the guest."""
-import base64
 import json
-import struct
 from pathlib import Path
 
 import conftest
 import target as pollux
 import pytest
+from calls import Calls
 from guest import Guest
 
 MIB = 1 << 20
@@ -179,39 +178,18 @@ def test_a_user_needs_the_node_and_nothing_else(ssds):
     assert status and "ulimit -l" in output
 
 
-def control(ssds, options=""):
-    """`pollux serve` in the guest with its socket, and nothing served. Returns what makes a call."""
-    job = ssds.machine.spawn(f"exec pollux serve -r /tmp/pollux.sock {options} >/tmp/serve.out 2>/tmp/serve.err")
-    ssds.machine.wait_until("pollux ctl -s /tmp/pollux.sock rpc_get_methods", during=[job])
-
-    def call(method, **params):
-        words = " ".join(f"{name}={value}" for name, value in params.items())
-        output = ssds.sh(f"pollux ctl -s /tmp/pollux.sock {method} {words}")
-        return json.loads(output) if output[:1] in "[{" else output
-    return call
-
-
 def test_commands_of_ones_own(ssds):
     """Of a client: to both queues, and in all sizes."""
-    call = control(ssds)
-    call("bdev_nvme_attach_controller", name="Nvme0", trtype="PCIe", traddr=MANY)
-
-    def send(kind, opcode, nsid, cdw10, cdw12, **more):
-        sqe = struct.pack("<BBHI32xIIIIII", opcode, 0, 0, nsid, cdw10, 0, cdw12, 0, 0, 0)
-        answer = call("bdev_nvme_send_cmd", name="Nvme0", cmd_type=kind,
-                      cmdbuf=base64.urlsafe_b64encode(sqe).decode(), **more)
-        cpl = struct.unpack("<IIIHH", base64.urlsafe_b64decode(answer["cpl"]))
-        return cpl[4] >> 1 & 0x7ff, base64.urlsafe_b64decode(answer.get("data", ""))
-
-    status, page = send("admin", 6, 0, 1, 0, data_direction="c2h", data_len=4096)
+    calls = Calls(ssds.machine)
+    calls.call("bdev_nvme_attach_controller", name="Nvme0", trtype="PCIe", traddr=MANY)
+    status, page = calls.send("Nvme0", "admin", 6, cdw10=1, length=4096)
     assert status == 0 and page[4:8] == b"MANY"
     for blocks in 1, 2, 3, 9:
         data = bytes(blocks + n // 4096 for n in range(4096 * blocks))
-        text = base64.urlsafe_b64encode(data).decode()
-        assert send("io", 1, 2, 5, blocks - 1, data_direction="h2c", data=text)[0] == 0
-        assert send("io", 2, 2, 5, blocks - 1, data_direction="c2h", data_len=len(data)) == (0, data)
-    assert send("io", 2, 1, 1 << 30, 0, data_direction="c2h", data_len=512)[0] == 0x80
-    assert send("io", 0x82, 1, 0, 0, data_direction="c2h", data_len=512)[0] == 1  # a vendor's, and QEMU has none
+        assert calls.send("Nvme0n2", "io", 1, 2, 5, blocks - 1, data=data)[0] == 0
+        assert calls.send("Nvme0n2", "io", 2, 2, 5, blocks - 1, length=len(data)) == (0, data)
+    assert calls.send("Nvme0", "io", 2, 1, 1 << 30, length=512)[0] == 0x80
+    assert calls.send("Nvme0", "io", 0x82, 1, length=512)[0] == 1  # a vendor's, and QEMU has none
 
 
 def test_who_has_it_is_said(ssds):
