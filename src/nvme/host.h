@@ -120,6 +120,7 @@ struct nvme_opts {
     uint8_t hostid[16];
     bool hdgst, ddgst;           /* ask for digests */
     bool quiet;                  /* why it could not be connected to at first is for failed() to tell */
+    bool cmb;                    /* over PCIe: submission queues are in the controller's memory, if it has any */
     bool sq_flow;                /* do not ask to do without SQ flow control */
     uint32_t nsid;               /* the namespace to look at; 0 for the first, NVME_NSID_ALL for none */
     uint32_t queues;             /* I/O queue pairs; 0 for none */
@@ -150,7 +151,7 @@ struct nvme_where {
     "nsid hdgst ddgst hostnqn hostid queues depth kato timeout connect_timeout reconnect_deadline policy sqflow "      \
     "uuid"
 
-#define NVME_PCIE_PARAMS "depth timeout connect_timeout reconnect_deadline uuid"
+#define NVME_PCIE_PARAMS "depth timeout connect_timeout reconnect_deadline cmb uuid"
 
 /* The defaults. */
 void nvme_where_init(struct nvme_where *w);

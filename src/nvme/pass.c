@@ -312,6 +312,7 @@ static int pass_run(struct pass *x, const struct nvme_opts *opts)
     struct nvme_opts o = *opts;
     o.queues = x->p->admin ? 0 : 1;
     o.depth = PASS_DEPTH;
+    o.cmb = false;
     o.nsid = wants_ns(x->p) ? plx_get32(x->p->cmd.nsid) : NVME_NSID_ALL;
     o.quiet = true;
     int ret = nvme_ctrlr_create(x->reactor, &o, &pass_ops, x, &x->c);

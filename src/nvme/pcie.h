@@ -34,6 +34,7 @@ struct pcie_ring {
     struct nvme_cmd *sq;
     struct nvme_cqe *cq;
     volatile uint32_t *sq_db, *cq_db;
+    volatile uint64_t *cmb;    /* the submission queue as the controller has it, when that is its own memory; or NULL */
     volatile uint32_t *shadow; /* doorbells in memory: the submission queue's and the completion queue's, or NULL */
     volatile uint32_t *event;  /* from where on the controller wants to be told */
     uint32_t shadow_step;      /* from the one to the other */
@@ -122,13 +123,15 @@ struct pcie_hw {
     struct pcie_queue
         *owner; /* to be told when the controller is disabled; NULL: nobody has anything in flight there */
     struct plx_reactor *reactor;
-    struct pcie_call *call;  /* that it is made for */
-    uint32_t generation;     /* how often the controller had been enabled */
-    int fd;                  /* eventfd, */
-    bool no_sgl;             /* whatever Identify says */
-    bool broken;             /* the controller is to be reset, whether or not there is anything in flight */
-    bool interrupts;         /* which is written when there are completions */
-    volatile uint32_t *mask; /* its Vector Control, or NULL */
+    struct pcie_call *call;       /* that it is made for */
+    uint32_t generation;          /* how often the controller had been enabled */
+    uint16_t cmb_page, cmb_pages; /* of the controller's memory that the submission queue has, */
+    uint64_t cmb_iova;            /* and where the controller finds it */
+    int fd;                       /* eventfd, */
+    bool no_sgl;                  /* whatever Identify says */
+    bool broken;                  /* the controller is to be reset, whether or not there is anything in flight */
+    bool interrupts;              /* which is written when there are completions */
+    volatile uint32_t *mask;      /* its Vector Control, or NULL */
 };
 
 enum pcie_what {
@@ -150,6 +153,7 @@ struct pcie_call {
     uint32_t vs;          /* likewise */
     uint16_t entries;     /* of the queue to make, */
     uint16_t lists;       /* pages, likewise */
+    bool cmb;             /* in the controller's memory, if it has any */
     uint8_t what;
     bool out; /* with the device, or on its way */
     bool raw; /* the command is one of struct nvme_pass, */

@@ -183,6 +183,7 @@ static void pcie_attach(struct nvme_qp *qp)
     }
     a->making.entries = (uint16_t)plx_min_u64(c->o.depth + 1, (a->cap & 0xffff) + 1); /* one is always free */
     a->making.lists = (uint16_t)c->o.depth;
+    a->making.cmb = c->o.cmb;
     admin_ask(&a->making);
 }
 

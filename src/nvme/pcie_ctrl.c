@@ -224,6 +224,7 @@ static void ctrl_close(struct pcie_dev *d)
     d->lost_watch.fd = -1;
     if (d->nvectors)
         d->f->ops->set_vectors(d->f, NULL, 0);
+    pcie_cmb_end(d);
     if (d->guard)
         plx_guard_give(d->guard);
     d->guard = NULL;

@@ -23,6 +23,18 @@ enum pcie_state {
     PCIE_SHUTTING,  /* nobody is left: SHN is set, SHST not yet */
 };
 
+enum { PCIE_CMB_PAGES = 2048 }; /* of the controller's memory that are used */
+
+struct pcie_cmb {
+    bool tried, reserved;
+    volatile uint8_t *at;
+    uint64_t iova;
+    unsigned pages;      /* 0: there is none */
+    uint32_t generation; /* of the controller when it was told of it */
+    struct plx_guard *guard;
+    uint64_t used[PCIE_CMB_PAGES / 64];
+};
+
 /* A place of the admin queue. */
 struct pcie_place {
     struct pcie_op *op;
@@ -72,6 +84,7 @@ struct pcie_dev {
     struct plx_list line; /* ops that wait for a place */
     struct pcie_op own, aer;
 
+    struct pcie_cmb cmb;
     struct pci_memory shadow;                   /* two pages, when there are doorbells in memory */
     int fds[PCIE_QUEUES_MAX + 1];               /* of vectors, by queue */
     unsigned nvectors, nqueues;                 /* that may be had */
@@ -110,6 +123,15 @@ void pcie_serve_quiet(struct pcie_dev *d);
 /* Has a member leave. */
 void pcie_serve_stop(struct pcie_dev *d, struct pcie_admin *a, const char *why);
 void pcie_serve_event(struct pcie_dev *d, uint32_t dw0);
+
+/* ---- pcie_cmb.c ---- */
+
+/* A submission queue is to be in the controller's memory: it is, if there is room. */
+void pcie_cmb_take(struct pcie_dev *d, struct pcie_hw *hw);
+/* Of the present generation. */
+void pcie_cmb_give(struct pcie_dev *d, const struct pcie_hw *hw);
+/* The function is about to be closed. */
+void pcie_cmb_end(struct pcie_dev *d);
 
 /* ---- pcie_dev.c ---- */
 

@@ -324,8 +324,10 @@ static void serve_command(struct pcie_dev *d, struct pcie_call *call)
 
 static void hw_free(struct pcie_dev *d, struct pcie_hw *hw)
 {
-    if (hw->generation == d->generation && hw->ring.qid)
+    if (hw->generation == d->generation && hw->ring.qid) {
         d->used[hw->ring.qid / 64] &= ~(UINT64_C(1) << hw->ring.qid % 64);
+        pcie_cmb_give(d, hw);
+    }
     pci_memory_free(hw->dma, &hw->ring.memory);
     if (hw->owner) {
         plx_reactor_send(hw->reactor, &hw->msg);
@@ -430,7 +432,7 @@ static void cq_created(struct pcie_dev *d, struct pcie_op *op)
     if (op->lost || op->status)
         make_failed(d, hw, -EIO, "Create I/O Completion Queue");
     else
-        hw_command(d, hw, sq_created, ADMIN_CREATE_SQ, hw->ring.memory.iova,
+        hw_command(d, hw, sq_created, ADMIN_CREATE_SQ, hw->ring.cmb ? hw->cmb_iova : hw->ring.memory.iova,
                    QUEUE_CONTIGUOUS | (uint32_t)hw->ring.qid << 16);
 }
 
@@ -478,6 +480,8 @@ static int hw_setup(struct pcie_dev *d, struct pcie_hw *hw, const struct pcie_ca
         }
     }
     pcie_ring_init(r);
+    if (call->cmb)
+        pcie_cmb_take(d, hw);
     hw->fd = *fd;
     hw->no_sgl = d->quirks.no_sgl;
     hw->interrupts = r->qid < d->nvectors;

@@ -245,6 +245,8 @@ int nvme_where_param(struct nvme_where *w, const char *key, const char *value, s
         return boolean(key, value, &o->ddgst, err);
     if (strcmp(key, "sqflow") == 0)
         return boolean(key, value, &o->sq_flow, err);
+    if (strcmp(key, "cmb") == 0)
+        return boolean(key, value, &o->cmb, err);
     if (strcmp(key, "hostnqn") == 0)
         return host_nqn(w, value, err);
     if (strcmp(key, "hostid") == 0)

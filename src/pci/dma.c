@@ -16,7 +16,8 @@ enum { HUGE_2M = 2 << 20, HUGE_2M_FLAG = 21 << MAP_HUGE_SHIFT };
 struct span {
     struct plx_list link;
     struct pci_span is;
-    bool data; /* may be looked up; else it is a queue's */
+    bool data;     /* may be looked up; else it is a queue's, */
+    bool reserved; /* or not ours, and nothing is mapped */
 };
 
 struct pci_dma {
@@ -125,7 +126,7 @@ static struct span *span_at(struct pci_dma *d, const void *at, size_t bytes)
 
 static void span_unmap(struct pci_dma *d, struct span *s)
 {
-    if (d->iommu->ops->unmap)
+    if (d->iommu->ops->unmap && !s->reserved)
         d->iommu->ops->unmap(d->iommu, s->is.iova, s->is.bytes);
     plx_list_del(&s->link);
     free(s);
@@ -242,6 +243,38 @@ static void memory_removed(struct plx_memory_user *u, void *at, size_t bytes)
     pthread_mutex_lock(&d->lock);
     if (spans_unmap(d, at, bytes)) /* else there was no room, or no memory for it */
         tables_changed(d);
+    pthread_mutex_unlock(&d->lock);
+}
+
+/* ---- what is not ours ---- */
+
+int pci_dma_reserve(struct pci_dma *d, const void *at, size_t bytes, uint64_t iova)
+{
+    struct span *s = malloc(sizeof *s);
+    struct plx_list *behind = &d->spans;
+    bool overlaps = false;
+    if (!s)
+        return -ENOMEM;
+    *s = (struct span){.is = {.at = (uintptr_t)at, .bytes = bytes, .iova = iova}, .reserved = true};
+    pthread_mutex_lock(&d->lock);
+    plx_list_for_each(it, &d->spans) {
+        const struct pci_span *is = &plx_list_entry(it, struct span, link)->is;
+        overlaps |= is->iova < iova + bytes && iova < is->iova + is->bytes;
+        if (is->iova < iova)
+            behind = it;
+    }
+    if (!overlaps)
+        plx_list_add_tail(behind->next, &s->link);
+    pthread_mutex_unlock(&d->lock);
+    if (overlaps)
+        free(s);
+    return overlaps ? -EEXIST : 0;
+}
+
+void pci_dma_unreserve(struct pci_dma *d, const void *at)
+{
+    pthread_mutex_lock(&d->lock);
+    spans_unmap(d, at, 1);
     pthread_mutex_unlock(&d->lock);
 }
 

@@ -34,6 +34,13 @@ int pci_memory_alloc(struct pci_dma *d, size_t bytes, size_t align, struct pci_m
 /* Harmless when there is none. */
 void pci_memory_free(struct pci_dma *d, struct pci_memory *m);
 
+/*
+ * Addresses that are something else's: nothing is mapped there. `at` tells them from others. @return 0, -ENOMEM, or
+ * -EEXIST: something is
+ */
+int pci_dma_reserve(struct pci_dma *d, const void *at, size_t bytes, uint64_t iova);
+void pci_dma_unreserve(struct pci_dma *d, const void *at);
+
 struct pci_span {
     uintptr_t at;
     size_t bytes;

@@ -2,6 +2,8 @@
 /* Reading and writing what the kernel has of files, below a root. */
 #include "pci/pci.h"
 
+#include "base/le.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
@@ -52,6 +54,21 @@ static int read_first_line(const char *path, char *out, size_t size)
     while (len && out[len - 1] == ' ')
         out[--len] = 0;
     return ret ? ret : (int)len;
+}
+
+int pci_bar_address(int fd, uint64_t config, unsigned number, uint64_t *out)
+{
+    enum { BAR_FIRST = 0x10, BAR_IO = 1, BAR_TYPE = 6, BAR_64 = 4, BAR_FLAGS = 15 };
+    plx_le32 bar[2];
+    memset(bar, 0, sizeof bar);
+    const size_t bytes = number < 5 ? sizeof bar : sizeof bar[0];
+    if (pread(fd, bar, bytes, (off_t)(config + BAR_FIRST + 4 * number)) != (ssize_t)bytes)
+        return -EIO;
+    const uint32_t low = plx_get32(bar[0]);
+    if (!(low & ~(uint32_t)BAR_FLAGS) || low & BAR_IO)
+        return -ENXIO;
+    *out = (low & ~(uint32_t)BAR_FLAGS) | ((low & BAR_TYPE) == BAR_64 ? (uint64_t)plx_get32(bar[1]) << 32 : 0);
+    return 0;
 }
 
 int pci_read(const char *root, char *out, size_t size, const char *fmt, ...)

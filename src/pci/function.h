@@ -55,6 +55,13 @@ struct pci_iommu {
 
 struct pci_function;
 
+/* A base address register that is mapped. */
+struct pci_bar {
+    volatile uint8_t *at;
+    size_t bytes;
+    uint64_t bus; /* its address there */
+};
+
 struct pci_function_ops {
     const char *name; /* "vfio" */
     /* Ends all that it does, as a function level reset does (PCIe 6.6.2); may take 100 ms. @return 0 or -errno */
@@ -64,6 +71,8 @@ struct pci_function_ops {
      * unmasked. @return 0 or -errno
      */
     int (*set_vectors)(struct pci_function *f, const int *fds, unsigned n);
+    /* Another one than that of the registers, or that once more; until the function is closed. @return 0 or -errno */
+    int (*map_bar)(struct pci_function *f, unsigned number, struct pci_bar *out);
     /* Gives it back and frees it: from then on it reaches no memory. May take 100 ms. */
     void (*close)(struct pci_function *f);
 };
@@ -113,6 +122,13 @@ extern pci_list_fn *pci_list;
 #define pci_write_barrier() __atomic_thread_fence(__ATOMIC_RELEASE)
 #define pci_read_barrier() __atomic_thread_fence(__ATOMIC_ACQUIRE)
 #define pci_barrier() __atomic_thread_fence(__ATOMIC_SEQ_CST)
+#endif
+
+/* What was written before to memory of the device, where writes may be combined, is there. */
+#if defined(__x86_64__)
+#define pci_combined_barrier() __asm__ volatile("sfence" ::: "memory")
+#else
+#define pci_combined_barrier() pci_write_barrier()
 #endif
 
 /* Memory that is also the device's, a register perhaps: little-endian, read and written as a whole (Base 3.1.4). */

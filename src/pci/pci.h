@@ -27,6 +27,12 @@ int pci_link(const char *root, char *out, size_t size, const char *fmt, ...) __a
 int pci_write(const char *root, const char *text, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
 bool pci_exists(const char *root, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 
+/*
+ * The address that a base address register says, in configuration space at an offset of a file: PCIe 7.5.1.2.1.
+ * @return 0, -ENXIO: there is none of memory, or -EIO
+ */
+int pci_bar_address(int fd, uint64_t config, unsigned number, uint64_t *out);
+
 /* Follows links. @return 0 or -errno */
 struct pci_stat {
     mode_t mode;

@@ -24,8 +24,9 @@ enum { HUGE_2M = 2 << 20, PATH = 300 };
 
 struct uio_function {
     struct pci_function f;
-    int fd;     /* of /dev/uioN, locked */
-    int config; /* its configuration space */
+    int fd;             /* of /dev/uioN, locked */
+    int config;         /* its configuration space */
+    struct pci_bar bar; /* that was mapped besides, or NULL */
 };
 
 /* ---- addresses ---- */
@@ -106,6 +107,8 @@ static void uio_free(struct uio_function *u)
 {
     if (u->f.regs)
         munmap((void *)(uintptr_t)u->f.regs, u->f.regs_bytes);
+    if (u->bar.at)
+        munmap((void *)(uintptr_t)u->bar.at, u->bar.bytes);
     if (u->config >= 0)
         close(u->config);
     if (u->fd >= 0)
@@ -119,9 +122,6 @@ static void uio_close(struct pci_function *f)
     uio_free(uio_of(f));
 }
 
-static const struct pci_function_ops function_ops = {
-    .name = "uio", .reset = uio_reset, .set_vectors = uio_set_vectors, .close = uio_close};
-
 /* A file of sysfs that belongs to the function. @return a descriptor or -errno */
 static int uio_open_file(const char *addr, const char *name, int flags)
 {
@@ -130,6 +130,42 @@ static int uio_open_file(const char *addr, const char *name, int flags)
     int fd = open(path, flags | O_CLOEXEC);
     return fd < 0 ? -errno : fd;
 }
+
+/* All of a file of sysfs that is a base address register. @return the memory, or NULL with errno */
+static void *uio_map_file(const char *addr, unsigned number, size_t *bytes)
+{
+    char name[16];
+    struct stat st;
+    void *at = MAP_FAILED;
+    snprintf(name, sizeof name, "resource%u", number);
+    int fd = uio_open_file(addr, name, O_RDWR);
+    if (fd < 0) {
+        errno = -fd;
+        return NULL;
+    }
+    if (fstat(fd, &st) == 0 && st.st_size > 0) {
+        *bytes = (size_t)st.st_size;
+        at = mmap(NULL, *bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    }
+    int error = errno;
+    close(fd);
+    errno = error;
+    return at == MAP_FAILED ? NULL : at;
+}
+
+static int uio_map_bar(struct pci_function *f, unsigned number, struct pci_bar *out)
+{
+    struct uio_function *u = uio_of(f);
+    int ret = u->bar.at ? -EBUSY : pci_bar_address(u->config, 0, number, &u->bar.bus);
+    if (ret)
+        return ret;
+    u->bar.at = uio_map_file(f->addr, number, &u->bar.bytes);
+    *out = u->bar;
+    return u->bar.at ? 0 : -errno;
+}
+
+static const struct pci_function_ops function_ops = {
+    .name = "uio", .reset = uio_reset, .set_vectors = uio_set_vectors, .map_bar = uio_map_bar, .close = uio_close};
 
 /* /dev/uioN is not ours alone when it is open: so it is locked. */
 static int uio_take(struct uio_function *u, struct plx_error *err)
@@ -151,7 +187,6 @@ static int uio_take(struct uio_function *u, struct plx_error *err)
 
 static int uio_setup(struct uio_function *u, struct plx_error *err)
 {
-    struct stat st;
     int ret = uio_take(u, err);
     if (ret)
         return ret;
@@ -161,20 +196,12 @@ static int uio_setup(struct uio_function *u, struct plx_error *err)
     ret = uio_reset(&u->f);
     if (ret)
         return plx_fail(err, ret, "it cannot be reset: %s", strerror(-ret));
-    int fd = uio_open_file(u->f.addr, "resource0", O_RDWR);
-    if (fd < 0)
-        return plx_fail(err, fd, "cannot open its registers: %s; that takes root", strerror(-fd));
-    void *regs = MAP_FAILED;
-    if (fstat(fd, &st) == 0 && st.st_size > 0) {
-        u->f.regs_bytes = (size_t)st.st_size;
-        regs = mmap(NULL, u->f.regs_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-    }
-    ret = regs == MAP_FAILED ? -errno : 0;
-    close(fd);
-    if (ret)
-        return plx_fail(err, ret, "cannot map its registers: %s; Secure Boot forbids it", strerror(-ret));
-    u->f.regs = regs;
-    return 0;
+    u->f.regs = uio_map_file(u->f.addr, 0, &u->f.regs_bytes);
+    if (u->f.regs)
+        return 0;
+    ret = -errno;
+    return plx_fail(err, ret, "cannot map its registers: %s; that takes root, and Secure Boot forbids it",
+                    strerror(-ret));
 }
 
 int pci_uio_open(const char *addr, struct pci_function **out, struct plx_error *err)

@@ -63,7 +63,8 @@ struct vfio_function {
     struct pci_function f;
     struct vfio_group *group;
     int fd;
-    uint64_t config; /* where the configuration space is in it */
+    uint64_t config;    /* where the configuration space is in it */
+    struct pci_bar bar; /* that was mapped besides, or NULL */
 };
 
 /* ---- what the kernel says ---- */
@@ -392,6 +393,8 @@ static void function_free(struct vfio_function *v)
 {
     if (v->f.regs)
         munmap((void *)(uintptr_t)v->f.regs, v->f.regs_bytes);
+    if (v->bar.at)
+        munmap((void *)(uintptr_t)v->bar.at, v->bar.bytes);
     if (v->fd >= 0)
         close(v->fd);
     if (v->f.lost_fd >= 0)
@@ -410,9 +413,6 @@ static void vfio_close(struct pci_function *f)
     pthread_mutex_unlock(&vfio_lock);
 }
 
-static const struct pci_function_ops function_ops = {
-    .name = "vfio", .reset = vfio_reset, .set_vectors = vfio_set_vectors, .close = vfio_close};
-
 static int region_info(const struct vfio_function *v, uint32_t index, uint8_t room[INFO_BYTES])
 {
     struct vfio_region_info *info = (void *)room;
@@ -421,6 +421,28 @@ static int region_info(const struct vfio_function *v, uint32_t index, uint8_t ro
     info->index = index;
     return ioctl(v->fd, VFIO_DEVICE_GET_REGION_INFO, info) ? -errno : 0;
 }
+
+static int vfio_map_bar(struct pci_function *f, unsigned number, struct pci_bar *out)
+{
+    struct vfio_function *v = vfio_of(f);
+    _Alignas(8) uint8_t room[INFO_BYTES];
+    const struct vfio_region_info *info = (const void *)room;
+    int ret = v->bar.at ? -EBUSY : region_info(v, VFIO_PCI_BAR0_REGION_INDEX + number, room);
+    if (!ret)
+        ret = pci_bar_address(v->fd, v->config, number, &v->bar.bus);
+    if (ret || !info->size || !(info->flags & VFIO_REGION_INFO_FLAG_MMAP))
+        return ret ? ret : -ENOTSUP;
+    void *at = mmap(NULL, info->size, PROT_READ | PROT_WRITE, MAP_SHARED, v->fd, (off_t)info->offset);
+    if (at == MAP_FAILED)
+        return -errno;
+    v->bar.at = at;
+    v->bar.bytes = info->size;
+    *out = v->bar;
+    return 0;
+}
+
+static const struct pci_function_ops function_ops = {
+    .name = "vfio", .reset = vfio_reset, .set_vectors = vfio_set_vectors, .map_bar = vfio_map_bar, .close = vfio_close};
 
 /* All of the registers, unless the kernel lets only pieces be mapped: then the first one. */
 static int map_registers(struct vfio_function *v, bool *msix, struct plx_error *err)

@@ -218,8 +218,18 @@ static void pm_close(struct pci_function *f)
     free(f);
 }
 
+static int pm_map_bar(struct pci_function *f, unsigned number, struct pci_bar *out)
+{
+    struct pcie_model *m = pm_of(f);
+    pm_lock(m);
+    const size_t bytes = m->o.cmb_kib ? PM_CMB_OFFSET + m->o.cmb_kib * (size_t)1024 : 0;
+    *out = (struct pci_bar){m->cmb, bytes, PM_CMB_BUS};
+    pm_unlock(m);
+    return number == 2 && bytes ? 0 : -ENXIO;
+}
+
 static const struct pci_function_ops pm_ops = {
-    .name = "model", .reset = pm_reset, .set_vectors = pm_set_vectors, .close = pm_close};
+    .name = "model", .reset = pm_reset, .set_vectors = pm_set_vectors, .map_bar = pm_map_bar, .close = pm_close};
 
 static int pm_start(struct pcie_model *m, struct pci_function **out, struct plx_error *err)
 {
@@ -322,6 +332,7 @@ struct pcie_model *pcie_model_new(const struct pcie_model_opts *opts)
     m->iommu = m->own_iommu ? pcie_model_iommu_new(NULL, 0, 0) : m->o.iommu;
     m->bounce_bytes = (size_t)65536 * 4096;
     m->bounce = pm_reserve(m->bounce_bytes);
+    m->cmb = m->o.cmb_kib ? pm_reserve(PM_CMB_OFFSET + m->o.cmb_kib * (size_t)1024) : NULL;
     m->segs_max = 65536 + 2;
     m->segs = (void *)pm_reserve(m->segs_max * sizeof *m->segs);
     m->pool = calloc(PM_COMMANDS, sizeof *m->pool);
@@ -354,6 +365,8 @@ void pcie_model_free(struct pcie_model *m)
     for (unsigned i = 0; i < m->nns; i++)
         munmap(m->ns[i].medium, m->ns[i].medium_bytes);
     munmap(m->bounce, m->bounce_bytes);
+    if (m->cmb)
+        munmap(m->cmb, PM_CMB_OFFSET + m->o.cmb_kib * (size_t)1024);
     munmap(m->segs, m->segs_max * sizeof *m->segs);
     if (m->own_iommu)
         pcie_model_iommu_free(m->iommu);
@@ -545,6 +558,17 @@ bool pcie_model_is_open(struct pcie_model *m)
     bool is = m->function;
     pm_unlock(m);
     return is;
+}
+
+unsigned pcie_model_own_queues(struct pcie_model *m)
+{
+    const uint64_t bytes = PM_CMB_OFFSET + m->o.cmb_kib * UINT64_C(1024);
+    unsigned n = 0;
+    pm_lock(m);
+    for (unsigned i = 1; i < PM_QUEUES_MAX; i++)
+        n += m->sqs[i].live && m->cmb && m->sqs[i].base - PM_CMB_BUS < bytes;
+    pm_unlock(m);
+    return n;
 }
 
 unsigned pcie_model_queues(struct pcie_model *m)

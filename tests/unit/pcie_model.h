@@ -81,6 +81,9 @@ struct pcie_model_opts {
     unsigned burst;                     /* commands of a queue that a step fetches */
     uint16_t queues;                    /* of each kind, that it grants */
     uint16_t vectors;
+    unsigned cmb_kib;   /* of memory of its own, for submission queues; 0: none */
+    bool cmb_fixed;     /* as before 1.4: it is at its BAR's address, and told so by nobody */
+    bool cmb_elsewhere; /* it takes no address for it */
     size_t regs_bytes;  /* that the host is told of; 0: as many as there are */
     unsigned dma_bits;  /* of addresses that it can reach; 0: all */
     bool no_msix_table; /* the host does not get to see it */
@@ -219,7 +222,8 @@ unsigned pcie_model_irqs(struct pcie_model *m); /* that were sent */
 unsigned pcie_model_enables(struct pcie_model *m);
 unsigned pcie_model_resets(struct pcie_model *m); /* function level resets but for openings */
 bool pcie_model_is_open(struct pcie_model *m);
-unsigned pcie_model_queues(struct pcie_model *m); /* I/O submission queues that there are */
+unsigned pcie_model_queues(struct pcie_model *m);     /* I/O submission queues that there are */
+unsigned pcie_model_own_queues(struct pcie_model *m); /* of these, in its own memory */
 uint32_t pcie_model_feature(struct pcie_model *m, unsigned fid);
 /* The medium, past the controller. */
 void pcie_model_peek(struct pcie_model *m, uint32_t nsid, uint64_t offset, void *to, size_t bytes);

@@ -147,6 +147,12 @@ static uint8_t *pm_find(const struct pcie_model *m, uint64_t iova, uint64_t *byt
 {
     const struct pcie_model_iommu *u = m->iommu;
     const unsigned i = pm_map_at(u, iova);
+    const uint64_t cmb = PM_CMB_BUS + PM_CMB_OFFSET, cmb_bytes = m->o.cmb_kib * UINT64_C(1024);
+    const uint64_t told = pm_get(m, PM_CMBMSC) | (uint64_t)pm_get(m, PM_CMBMSC + 4) << 32; /* CBA, CMSE, CRE */
+    if (iova - cmb < cmb_bytes && (m->o.cmb_fixed || told == (cmb | 3))) {
+        *bytes = cmb_bytes - (iova - cmb);
+        return m->cmb + (iova - PM_CMB_BUS);
+    }
     if (i == u->nmaps || u->maps[i].iova > iova || (m->o.dma_bits && iova >> m->o.dma_bits))
         return NULL;
     *bytes = u->maps[i].bytes - (iova - u->maps[i].iova);

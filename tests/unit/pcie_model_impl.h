@@ -18,6 +18,10 @@ enum {
     PM_AQA = 0x24,
     PM_ASQ = 0x28,
     PM_ACQ = 0x30,
+    PM_CMBLOC = 0x38,
+    PM_CMBSZ = 0x3c,
+    PM_CMBMSC = 0x50,
+    PM_CMBSTS = 0x58,
     PM_CRTO = 0x68,
     PM_BELLS = 0x1000,
     PM_CC_EN = 1,
@@ -54,7 +58,9 @@ enum {
     PM_SC_QUEUE_DELETION = 0x10c,
 };
 
-#define PM_BELL_NONE 0xffffffffu /* what lies in a doorbell that nobody has written since it was looked at */
+#define PM_BELL_NONE 0xffffffffu            /* what lies in a doorbell that nobody has written since it was looked at */
+#define PM_CMB_BUS UINT64_C(0x380010000000) /* where its BAR is, and */
+#define PM_CMB_OFFSET 0x2000                /* the memory in it */
 #define PM_NEVER UINT64_MAX
 
 enum {
@@ -126,6 +132,7 @@ struct pcie_model {
     struct pci_function *function;
     uint8_t *bar, *msix; /* one mapping of a file, which can be taken away */
     size_t bar_bytes, msix_bytes, mapping_bytes;
+    uint8_t *cmb; /* BAR 2, of the offset and the memory */
     int bar_fd, lost_fd;
     bool pulled; /* this opening of it reads all-ones, */
     bool zapped; /* or not at all */

@@ -137,13 +137,19 @@ static void pm_registers_init(struct pcie_model *m)
     const struct pcie_model_opts *o = &m->o;
     m->cap_low = o->mqes | (uint32_t)!o->loose << 16 | (uint32_t)o->to << 24;
     m->cap_high = o->dstrd | (uint32_t)o->nssrs << 4 | (uint32_t)o->css << 5 | (uint32_t)o->mpsmin << 16 |
-                  (uint32_t)o->mpsmax << 20 | (uint32_t)o->crwms << 27 | (uint32_t)o->crims << 28;
+                  (uint32_t)o->mpsmax << 20 | (uint32_t)(o->cmb_kib && !o->cmb_fixed) << 25 | (uint32_t)o->crwms << 27 |
+                  (uint32_t)o->crims << 28;
     for (uint32_t at = 0; at < PM_BELLS; at += 4)
         pm_put(m, at, 0);
     pm_put(m, PM_CAP, m->cap_low);
     pm_put(m, PM_CAP + 4, m->cap_high);
     pm_put(m, PM_VS, o->version);
     pm_put(m, PM_CRTO, o->crto);
+    if (o->cmb_kib) { /* CMBLOC: BAR 2, two units of 4 KiB into it; CMBSZ: of such units, for submission queues */
+        pm_put(m, PM_CMBLOC, 2 | PM_CMB_OFFSET / 4096 << 12);
+        pm_put(m, PM_CMBSZ, 1 | o->cmb_kib / 4 << 12);
+        pm_put(m, PM_CMBSTS, o->cmb_elsewhere);
+    }
     m->cc = m->csts = 0;
 }
 

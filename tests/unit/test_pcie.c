@@ -457,6 +457,73 @@ static void queues_have_doorbells(void **state)
     memory_free(m, 4096);
 }
 
+/* ---- queues in the controller's memory ---- */
+
+static void check_queues(const struct pcie_model_opts *opts, const char *url, unsigned own)
+{
+    struct ssd s = {.opts = *opts};
+    ssd_make(&s);
+    tu_open(&s.t, url);
+    check_transfers(&s, true);
+    assert_int_equal(pcie_model_queues(s.m), 1);
+    assert_int_equal(pcie_model_own_queues(s.m), own);
+    assert_int_equal(nvme_pcie_reset(ADDR), 0);
+    check_transfers(&s, true);
+    assert_int_equal(pcie_model_own_queues(s.m), own);
+    ssd_close(&s);
+}
+
+/* Where there is some, it is wanted, and the controller takes its addresses; through a reset as well. */
+static void queues_may_be_in_the_controllers_memory(void **state)
+{
+    struct pcie_model_opts o = pcie_model_defaults;
+    (void)state;
+    check_queues(&o, URL "?cmb=1", 0);
+    o.cmb_kib = 64;
+    check_queues(&o, URL "?cmb=1", 1);
+    check_queues(&o, URL, 0);
+    o.cmb_kib = 8;
+    check_queues(&o, URL "?cmb=1", 0); /* that is too little */
+    check_queues(&o, URL "?cmb=1&depth=127", 1);
+    o.cmb_kib = 64;
+    o.cmb_elsewhere = true;
+    check_queues(&o, URL "?cmb=1", 0);
+    o.cmb_elsewhere = false;
+    o.cmb_fixed = true;
+    o.version = 0x10300;
+    check_queues(&o, URL "?cmb=1", 1);
+    o.oacs |= PCIE_MODEL_OACS_DBBUF;
+    check_queues(&o, URL "?cmb=1&depth=2", 1);
+}
+
+/* What there is no room for is in the machine's memory; what is given back is there for the next one. */
+static void the_controllers_memory_is_shared(void **state)
+{
+    struct ssd s = {.opts = pcie_model_defaults};
+    struct tu two, three;
+    uint8_t *m = memory_new(4096, true);
+    (void)state;
+    s.opts.cmb_kib = 24; /* two queues of 128 commands */
+    ssd_make(&s);
+    tu_open(&s.t, URL "?cmb=1");
+    for (unsigned i = 0; i < 3; i++) {
+        assert_int_equal(tu_io(&s.t, PLX_BDEV_READ, 0, 8, m), 0);
+        tu_join(&two, s.t.bdev);
+        assert_int_equal(tu_io(&two, PLX_BDEV_READ, 0, 8, m), 0);
+        tu_join(&three, s.t.bdev);
+        assert_int_equal(tu_io(&three, PLX_BDEV_READ, 0, 8, m), 0);
+        assert_int_equal(tu_io(&s.t, PLX_BDEV_READ, 0, 8, m), 0);
+        assert_int_equal(pcie_model_queues(s.m), 3);
+        assert_int_equal(pcie_model_own_queues(s.m), 2);
+        tu_leave(&three);
+        tu_leave(&two);
+        while (pcie_model_queues(s.m) > 1)
+            usleep(1000);
+    }
+    ssd_close(&s);
+    memory_free(m, 4096);
+}
+
 /* ---- several at once ---- */
 
 static void reactors_have_queues_of_their_own(void **state)
@@ -598,6 +665,8 @@ int main(int argc, char **argv)
         cmocka_unit_test(it_is_identified_while_it_is_a_disk),
         cmocka_unit_test(what_cannot_be_opened_gets_a_sentence),
         cmocka_unit_test(queues_have_doorbells),
+        cmocka_unit_test(queues_may_be_in_the_controllers_memory),
+        cmocka_unit_test(the_controllers_memory_is_shared),
         cmocka_unit_test(reactors_have_queues_of_their_own),
         cmocka_unit_test(an_idle_queue_wakes_nobody),
         cmocka_unit_test(controllers_are_apart),

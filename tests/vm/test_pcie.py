@@ -13,6 +13,8 @@ MIB = 1 << 20
 NQN = "nqn.2026-01.example:ssd"
 IOMMU = ("-M", "q35,kernel-irqchip=split", "-device", "intel-iommu,intremap=on,caching-mode=on,aw-bits=48")
 PLAIN, MANY, PLUGGED = "0000:00:10.0", "0000:00:11.0", "0000:01:00.0"  # as the guest numbers them
+OWN, OLD = "0000:00:13.0", "0000:00:14.0"
+ALL = PLAIN, MANY, PLUGGED, OWN, OLD
 PORT = 4420
 
 
@@ -28,8 +30,11 @@ def plain_device(work):
 
 
 def devices(work):
-    """A plain SSD; one with two namespaces, of 512 and of 4096 byte blocks; one in a slot it can be taken out of."""
+    """A plain SSD; one with two namespaces, of 512 and of 4096 byte blocks; one in a slot it can be taken out of; and
+    two with memory of their own, as since version 1.4 and as before."""
     return (*IOMMU, *plain_device(work), *drive(work, "one"), *drive(work, "two"), *drive(work, "plugged"),
+            *drive(work, "own"), "-device", "nvme,drive=own,serial=OWN,addr=13,cmb_size_mb=1",
+            *drive(work, "old"), "-device", "nvme,drive=old,serial=OLD,addr=14,cmb_size_mb=1,legacy-cmb=on",
             "-device", "nvme,id=many,serial=MANY,addr=11",
             "-device", "nvme-ns,drive=one,bus=many,nsid=1",
             "-device", "nvme-ns,drive=two,bus=many,nsid=2,logical_block_size=4096,physical_block_size=4096",
@@ -86,14 +91,14 @@ def boot(tmp_path_factory, make_devices):
 def machine(tmp_path_factory):
     with boot(tmp_path_factory, devices) as guest:
         guest.sh("modprobe nvme; modprobe vfio-pci; modprobe vfio_iommu_type1")
-        guest.wait_until(" && ".join(f"[ -e /sys/bus/pci/devices/{a}/driver ]" for a in (PLAIN, MANY, PLUGGED)))
+        guest.wait_until(" && ".join(f"[ -e /sys/bus/pci/devices/{a}/driver ]" for a in ALL))
         yield guest
 
 
 @pytest.fixture
 def ssds(machine):
     all_of_it = Ssds(machine)
-    for addr in PLAIN, MANY, PLUGGED:
+    for addr in ALL:
         all_of_it.bind(addr)
     yield all_of_it
     machine.run("nvme disconnect-all; killall -9 pollux; rm -rf /tmp/*")
@@ -126,6 +131,17 @@ def test_namespaces_side_by_side(ssds, poll):
     result = ssds.perf(f"-w randrw -o 8K -q 8 --count 1500 -m 0,1 -P 2 --poll {poll}",
                        f"pcie://{MANY}/1", f"pcie://{MANY}/2")
     assert result["verify"]["right"] > 0
+
+
+@pytest.mark.parametrize("addr", [OWN, OLD], ids=["told", "fixed"])
+def test_queues_in_the_controllers_memory(ssds, addr):
+    """QEMU takes 8 bytes at a time there, and leaves the machine for each."""
+    disk = f"'pcie://{addr}/1?cmb=1'"
+    ssds.perf("-w randrw -o 8K -q 8 --count 300 -m 0,1 -P 2", disk)
+    serve = ssds.serve(f"-v --nqn {NQN} {disk}")
+    ssds.sh(f"nvme connect -t tcp -a 127.0.0.1 -s {PORT} -n {NQN}")
+    ssds.machine.wait_until(f"grep -q \"{addr}: submission queues are in the controller's memory, 1024 KiB\" "
+                            "/tmp/serve.err", during=[serve])
 
 
 def test_the_kernel_sees_what_was_written(ssds):
