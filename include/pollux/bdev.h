@@ -30,13 +30,59 @@ enum plx_bdev_op {
     PLX_BDEV_RESET, /**< ends what is in flight on its channel, perhaps with PLX_SC_ABORTED_BY_REQUEST; then completes
                      */
     PLX_BDEV_ALLOCATED, /**< iov receives a uint64_t: how many blocks take space now; lba and nlb are ignored */
+    /* Of zoned disks (info->zone_blocks) alone: NVMe's Zoned Namespace Command Set 1.1 */
+    PLX_BDEV_ZONE_APPEND, /**< iov holds nlb blocks, which are written to where the write pointer is of the zone that
+                             begins at lba; src_lba is then the first of them */
+    PLX_BDEV_ZONE_MANAGE, /**< no data; zone_action on the zone that begins at lba, or on all: PLX_BDEV_ALL_ZONES */
+    PLX_BDEV_ZONE_REPORT, /**< iov receives nlb times 64 bytes: a struct plx_bdev_zones, and a struct plx_bdev_zone for
+                             each zone from that of lba on, as far as there is room; then zeroes */
     PLX_BDEV_OPS,
 };
 
+enum { PLX_BDEV_ZONED_OPS = 1 << PLX_BDEV_ZONE_APPEND | 1 << PLX_BDEV_ZONE_MANAGE | 1 << PLX_BDEV_ZONE_REPORT };
+
+/** Of enum plx_bdev_op PLX_BDEV_ZONE_MANAGE, with the values of ZNS 3.4.3. */
+enum plx_bdev_zone_action {
+    PLX_BDEV_ZONE_CLOSE = 1,
+    PLX_BDEV_ZONE_FINISH = 2, /**< it becomes full */
+    PLX_BDEV_ZONE_OPEN = 3,
+    PLX_BDEV_ZONE_RESET = 4, /**< it becomes empty */
+    PLX_BDEV_ZONE_OFFLINE = 5,
+};
+
+/** With the values of ZNS 3.4.2.2.3. */
+enum plx_bdev_zone_state {
+    PLX_BDEV_ZONE_IS_EMPTY = 1,
+    PLX_BDEV_ZONE_IS_OPEN = 2, /**< by a write */
+    PLX_BDEV_ZONE_IS_EXPLICITLY_OPEN = 3,
+    PLX_BDEV_ZONE_IS_CLOSED = 4,
+    PLX_BDEV_ZONE_IS_READ_ONLY = 13,
+    PLX_BDEV_ZONE_IS_FULL = 14,
+    PLX_BDEV_ZONE_IS_OFFLINE = 15,
+};
+
+/** The beginning of a report, little-endian: ZNS 3.4.2.2.2. */
+struct plx_bdev_zones {
+    uint64_t count; /**< zones from there to the end of the disk; there may be more than fit */
+    uint8_t reserved[56];
+};
+
+/** A zone, little-endian: ZNS 3.4.2.2.3. */
+struct plx_bdev_zone {
+    uint8_t type;  /**< 2: it has to be written in order */
+    uint8_t state; /**< enum plx_bdev_zone_state in bits 7:4 */
+    uint8_t attributes, attributes_info, reserved4[4];
+    uint64_t capacity; /**< blocks of it that can be written */
+    uint64_t lba;
+    uint64_t write_pointer; /**< the block that is to be written next */
+    uint8_t reserved32[32];
+};
+
 enum plx_bdev_flag {
-    PLX_BDEV_FUA = 1 << 0,      /**< write, write zeroes, compare and write: on stable storage when it completes */
-    PLX_BDEV_UNMAP_OK = 1 << 1, /**< write zeroes: the space may be freed */
-    PLX_BDEV_IN_PLACE = 1 << 2, /**< its data was counted on as info->in_place says, and is gone when plx_bdev_submit()
+    PLX_BDEV_FUA = 1 << 0,       /**< write, write zeroes, compare and write: on stable storage when it completes */
+    PLX_BDEV_UNMAP_OK = 1 << 1,  /**< write zeroes: the space may be freed */
+    PLX_BDEV_ALL_ZONES = 1 << 3, /**< zone manage: all zones that are in a state for it */
+    PLX_BDEV_IN_PLACE = 1 << 2,  /**< its data was counted on as info->in_place says, and is gone when plx_bdev_submit()
                                    returns: a rate limit that was set just now counts it, and does not hold it back */
 };
 
@@ -61,8 +107,13 @@ struct plx_bdev_info {
     /** Every request completes within plx_bdev_submit(): its data is never needed afterwards. Not while there is a rate
      *  limit; who counts on it sets PLX_BDEV_IN_PLACE. */
     bool in_place;
-    bool shares_memory;    /**< data in memory of plx_shared_alloc() is not copied on its way */
-    bool undefined_reads;  /**< a read may leave its iov as it was: what goes to others is to be mapped, if it can be */
+    bool shares_memory;   /**< data in memory of plx_shared_alloc() is not copied on its way */
+    bool undefined_reads; /**< a read may leave its iov as it was: what goes to others is to be mapped, if it can be */
+    /** Blocks from one zone to the next; 0: it is not zoned. A write then begins at its zone's write pointer, or ends
+     *  with PLX_SC_ZONE_INVALID_WRITE: one at a time in a zone, or appends, of which there may be many. */
+    uint64_t zone_blocks;
+    uint32_t max_open_zones, max_active_zones; /**< at a time; 0: any number */
+    uint32_t max_append_blocks;                /**< of one append */
     uint32_t max_reactors; /**< that can have a channel at a time, as each takes a queue; 0: any number */
 };
 
@@ -217,7 +268,8 @@ struct plx_bdev_req {
     uint16_t status; /**< result: enum plx_nvme_status */
     uint64_t lba;
     uint64_t src_lba;
-    uint32_t nlb; /**< blocks, at least 1 but for flush and reset */
+    uint32_t nlb;        /**< blocks, at least 1 but for flush and reset */
+    uint8_t zone_action; /**< enum plx_bdev_zone_action */
 
     /* The block layer's. */
     uint8_t kept;                /**< by its channel, in the list of what is in flight: 0, or how */

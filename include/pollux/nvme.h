@@ -48,6 +48,10 @@ enum { PLX_NVME_IDENTIFY_BYTES = 4096 };
  */
 PLX_API int plx_nvme_identify(struct plx_nvme *n, uint8_t cns, uint32_t nsid, void *data, struct plx_error *err);
 
+/** The same of a command set: csi 2 is that of zoned namespaces, with cns 5 a namespace, 6 the controller. */
+PLX_API int plx_nvme_identify_set(struct plx_nvme *n, uint8_t cns, uint8_t csi, uint32_t nsid, void *data,
+                                  struct plx_error *err);
+
 /**
  * Get Log Page (Base 5.1.12), of any length: it is read in pieces where the controller wants that.
  * @param lsp log specific parameter

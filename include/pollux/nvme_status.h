@@ -54,6 +54,16 @@ enum plx_nvme_status {
     PLX_SC_ATTEMPTED_WRITE_TO_READ_ONLY_RANGE = 0x182,
     PLX_SC_COMMAND_SIZE_LIMIT_EXCEEDED = 0x183,
 
+    /* Command specific status, zoned namespaces: ZNS 3.1 */
+    PLX_SC_ZONE_BOUNDARY_ERROR = 0x1b8,
+    PLX_SC_ZONE_IS_FULL = 0x1b9,
+    PLX_SC_ZONE_IS_READ_ONLY = 0x1ba,
+    PLX_SC_ZONE_IS_OFFLINE = 0x1bb,
+    PLX_SC_ZONE_INVALID_WRITE = 0x1bc,
+    PLX_SC_TOO_MANY_ACTIVE_ZONES = 0x1bd,
+    PLX_SC_TOO_MANY_OPEN_ZONES = 0x1be,
+    PLX_SC_INVALID_ZONE_STATE_TRANSITION = 0x1bf,
+
     /* Command specific status, Fabrics commands */
     PLX_SC_CONNECT_INCOMPATIBLE_FORMAT = 0x180,
     PLX_SC_CONNECT_CONTROLLER_BUSY = 0x181,

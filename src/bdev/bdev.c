@@ -20,9 +20,11 @@ const struct plx_bdev_driver *const plx_bdev_drivers[] = {
 
 enum {
     NO_RANGE = 1 << PLX_BDEV_FLUSH | 1 << PLX_BDEV_RESET | 1 << PLX_BDEV_ALLOCATED,
-    DATA = 1 << PLX_BDEV_READ | 1 << PLX_BDEV_WRITE | 1 << PLX_BDEV_COMPARE | 1 << PLX_BDEV_COMPARE_AND_WRITE,
+    OF_ZONES = 1 << PLX_BDEV_ZONE_MANAGE | 1 << PLX_BDEV_ZONE_REPORT, /* nlb is no number of blocks */
+    DATA = 1 << PLX_BDEV_READ | 1 << PLX_BDEV_WRITE | 1 << PLX_BDEV_COMPARE | 1 << PLX_BDEV_COMPARE_AND_WRITE |
+           1 << PLX_BDEV_ZONE_APPEND,
     /* Operations that may be as plain as that; of several kinds of drivers, each, when it has them. */
-    PLAIN = DATA & ~(1 << PLX_BDEV_COMPARE_AND_WRITE),
+    PLAIN = DATA & ~(1 << PLX_BDEV_COMPARE_AND_WRITE | 1 << PLX_BDEV_ZONE_APPEND),
     PARTS = 64, /* requests of a channel that are emulated at the same time */
 };
 
@@ -386,9 +388,9 @@ uint16_t plx_bdev_check(const struct plx_bdev *bdev, enum plx_bdev_op op, uint64
     if (!(bdev->info.ops & bit))
         return bdev->info.read_only && bit & PLX_BDEV_WRITERS ? PLX_SC_NAMESPACE_WRITE_PROTECTED
                                                               : PLX_SC_INVALID_OPCODE;
-    if (bit & NO_RANGE || in_range(bdev, lba, nlb))
+    if (bit & NO_RANGE || in_range(bdev, lba, bit & OF_ZONES ? 1 : nlb))
         return PLX_SC_SUCCESS;
-    return nlb ? PLX_SC_LBA_OUT_OF_RANGE : PLX_SC_INVALID_FIELD;
+    return nlb || bit & OF_ZONES ? PLX_SC_LBA_OUT_OF_RANGE : PLX_SC_INVALID_FIELD;
 }
 
 /*
@@ -399,6 +401,8 @@ static bool iov_fits(const struct plx_bdev *bdev, const struct plx_bdev_req *req
     uint64_t bytes = (uint64_t)req->nlb << bdev->block_shift << (req->op == PLX_BDEV_COMPARE_AND_WRITE);
     if (req->op == PLX_BDEV_ALLOCATED)
         bytes = sizeof(uint64_t);
+    else if (req->op == PLX_BDEV_ZONE_REPORT)
+        bytes = (uint64_t)req->nlb * sizeof(struct plx_bdev_zone);
     else if (!(DATA >> req->op & 1))
         return true;
     for (uint32_t i = 0; i < req->iovcnt; i++) {
@@ -555,7 +559,7 @@ static __attribute__((noinline)) void submit_odd(struct plx_bdev_channel *ch, st
         req->done(req);
         return;
     }
-    plx_stat_count(ch, req->op, NO_RANGE >> req->op & 1 ? 0 : req->nlb);
+    plx_stat_count(ch, req->op, (NO_RANGE | OF_ZONES) >> req->op & 1 ? 0 : req->nlb);
     if (req->op == PLX_BDEV_RESET) {
         plx_bdev_keep(ch, req);
         abort_older(ch, req);

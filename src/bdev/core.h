@@ -48,7 +48,8 @@ static inline struct plx_emulation *plx_emulation(struct plx_bdev_req *req)
 
 enum {
     PLX_BDEV_WRITERS = 1 << PLX_BDEV_WRITE | 1 << PLX_BDEV_WRITE_ZEROES | 1 << PLX_BDEV_UNMAP |
-                       1 << PLX_BDEV_COMPARE_AND_WRITE | 1 << PLX_BDEV_COPY,
+                       1 << PLX_BDEV_COMPARE_AND_WRITE | 1 << PLX_BDEV_COPY | 1 << PLX_BDEV_ZONE_APPEND |
+                       1 << PLX_BDEV_ZONE_MANAGE,
 };
 
 /* bdev.c: gives a request to the driver, or to emulate.c. */

@@ -28,6 +28,8 @@ uint32_t plx_emulate_ops(const struct plx_bdev *bdev)
 {
     const uint32_t read = 1 << PLX_BDEV_READ, write = 1 << PLX_BDEV_WRITE;
     uint32_t has = bdev->native_ops, ops = 0;
+    if (bdev->info.zone_blocks) /* what is written is not for anybody else to choose */
+        return 1 << PLX_BDEV_COMPARE & ~has;
     if (has & read)
         ops |= 1 << PLX_BDEV_COMPARE;
     if (has & write)

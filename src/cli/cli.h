@@ -114,7 +114,7 @@ struct cli_identified {
     bool json;     /* how it is shown */
 };
 /* Identify. @return EXIT_OK; or another, after having said what is wrong, unless quiet */
-typedef int cli_identify_fn(void *arg, uint8_t cns, uint32_t nsid, void *data, bool quiet);
+typedef int cli_identify_fn(void *arg, uint8_t cns, uint8_t csi, uint32_t nsid, void *data, bool quiet);
 /* Shows what a controller says of itself; asks it by that. @return EXIT_OK, or what that has returned */
 int cli_identify_by(const struct cli_identified *about, cli_identify_fn *ask, void *arg);
 

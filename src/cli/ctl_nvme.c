@@ -183,13 +183,13 @@ struct ctl_asking {
     const char *name;
 };
 
-static int ask_by_server(void *arg, uint8_t cns, uint32_t nsid, void *data, bool quiet)
+static int ask_by_server(void *arg, uint8_t cns, uint8_t csi, uint32_t nsid, void *data, bool quiet)
 {
     const struct ctl_asking *a = arg;
     json_t *answer;
     int ret = read_page(a->c,
-                        json_pack("{s:s, s:s, s:i, s:I}", "name", a->name, "page", "identify", "id", (int)cns, "nsid",
-                                  (json_int_t)nsid),
+                        json_pack("{s:s, s:s, s:i, s:i, s:I}", "name", a->name, "page", "identify", "id", (int)cns,
+                                  "csi", (int)csi, "nsid", (json_int_t)nsid),
                         data, PLX_NVME_IDENTIFY_BYTES, quiet, &answer);
     if (!ret)
         json_decref(answer);

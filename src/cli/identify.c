@@ -16,6 +16,11 @@ enum {
     CNS_CTRL = 1,
     CNS_ACTIVE_NS = 2,
     CNS_DESCRIPTORS = 3,
+    CNS_SET_NS = 5,
+    CNS_SET_CTRL = 6,
+    CSI_ZONED = 2,
+    DESCRIPTOR_CSI = 4,
+    LBAFE_AT = 2816,
     DESCRIPTOR_UUID = 3,
     NSFEAT_AT = 24,
     NSFEAT_SIZES = 1 << 4, /* the preferred sizes are given */
@@ -210,10 +215,37 @@ static void show_uuid(struct identify *o, json_t *object, const uint8_t *list)
     }
 }
 
+static bool is_zoned(const uint8_t *list)
+{
+    for (unsigned at = 0; at + 5 <= PLX_NVME_IDENTIFY_BYTES && list[at + 1]; at += 4u + list[at + 1])
+        if (list[at] == DESCRIPTOR_CSI)
+            return list[at + 4] == CSI_ZONED;
+    return false;
+}
+
+/* In the terms of "nvme zns id-ns" and "nvme zns id-ctrl"; the zone size of the format in use. */
+static void show_zones(struct identify *o, json_t *object, uint32_t nsid, const uint8_t *id)
+{
+    const unsigned used = (id[FLBAS_AT] & 15) | (id[FLBAS_AT] >> 5 & 3) << 4;
+    const struct field fields[] = {{"zoc", 0, 2, 'x'},
+                                   {"ozcs", 2, 2, 'x'},
+                                   {"mar", 4, 4, 'x'},
+                                   {"mor", 8, 4, 'x'},
+                                   {"rrl", 12, 4, 'x'},
+                                   {"frl", 16, 4, 'x'},
+                                   {"zsze", LBAFE_AT + 16 * used, 8, 'x'}};
+    static const struct field of_ctrl[] = {{"zasl", 0, 1, 'd'}};
+    uint8_t data[PLX_NVME_IDENTIFY_BYTES];
+    if (!o->ask(o->arg, CNS_SET_NS, CSI_ZONED, nsid, data, true))
+        show_fields(o, object, 8, fields, sizeof fields / sizeof fields[0], data);
+    if (!o->ask(o->arg, CNS_SET_CTRL, CSI_ZONED, 0, data, true))
+        show_fields(o, object, 8, of_ctrl, 1, data);
+}
+
 static int identify_namespace(struct identify *o, uint32_t nsid, json_t *list)
 {
     uint8_t data[PLX_NVME_IDENTIFY_BYTES], descriptors[PLX_NVME_IDENTIFY_BYTES];
-    int ret = o->ask(o->arg, CNS_NS, nsid, data, false);
+    int ret = o->ask(o->arg, CNS_NS, 0, nsid, data, false);
     if (ret)
         return ret;
     json_t *object = o->json ? json_object() : NULL;
@@ -224,9 +256,12 @@ static int identify_namespace(struct identify *o, uint32_t nsid, json_t *list)
         printf("\nNVME Identify Namespace %u:\n", nsid);
     }
     show_fields(o, object, 8, ns_fields, sizeof ns_fields / sizeof ns_fields[0], data);
-    if (!o->ask(o->arg, CNS_DESCRIPTORS, nsid, descriptors, true)) /* from 1.3 on */
+    const bool told = !o->ask(o->arg, CNS_DESCRIPTORS, 0, nsid, descriptors, true); /* from 1.3 on */
+    if (told)
         show_uuid(o, object, descriptors);
     show_formats(o, object, data);
+    if (told && is_zoned(descriptors))
+        show_zones(o, object, nsid, data);
     return 0;
 }
 
@@ -239,7 +274,7 @@ static int identify_namespaces(struct identify *o, uint32_t only, json_t *list)
     if (only)
         return identify_namespace(o, only, list);
     for (;;) {
-        ret = o->ask(o->arg, CNS_ACTIVE_NS, last, page, false);
+        ret = o->ask(o->arg, CNS_ACTIVE_NS, 0, last, page, false);
         for (unsigned i = 0; !ret && i < NAMESPACES; i++) {
             uint32_t nsid = (uint32_t)field_number(page + (size_t)4 * i, 4);
             if (nsid <= last) /* zero: the end; a list that does not ascend has none */
@@ -255,7 +290,7 @@ static int identify_namespaces(struct identify *o, uint32_t only, json_t *list)
 static int identify_all(struct identify *o)
 {
     uint8_t data[PLX_NVME_IDENTIFY_BYTES];
-    int ret = o->ask(o->arg, CNS_CTRL, 0, data, false);
+    int ret = o->ask(o->arg, CNS_CTRL, 0, 0, data, false);
     if (ret)
         return ret;
     json_t *ctrl = NULL, *list = NULL;
@@ -286,10 +321,10 @@ int cli_identify_by(const struct cli_identified *about, cli_identify_fn *ask, vo
     return ret;
 }
 
-static int identify_directly(void *arg, uint8_t cns, uint32_t nsid, void *data, bool quiet)
+static int identify_directly(void *arg, uint8_t cns, uint8_t csi, uint32_t nsid, void *data, bool quiet)
 {
     struct plx_error err;
-    int ret = plx_nvme_identify(arg, cns, nsid, data, &err) ? EXIT_RUNTIME : EXIT_OK;
+    int ret = plx_nvme_identify_set(arg, cns, csi, nsid, data, &err) ? EXIT_RUNTIME : EXIT_OK;
     return ret && !quiet ? cli_fail(ret, "%s", err.text) : ret;
 }
 

@@ -243,10 +243,19 @@ static int execute(struct plx_nvme *n, const struct nvme_words *cmd, void *data,
     return 0;
 }
 
+int plx_nvme_identify_set(struct plx_nvme *n, uint8_t cns, uint8_t csi, uint32_t nsid, void *data,
+                          struct plx_error *err)
+{
+    const struct nvme_words cmd = {.opcode = NVME_ADMIN_IDENTIFY,
+                                   .nsid = plx_put32(nsid),
+                                   .cdw10 = plx_put32(cns),
+                                   .cdw11 = plx_put32((uint32_t)csi << 24)};
+    return execute(n, &cmd, data, PLX_NVME_IDENTIFY_BYTES, "Identify", err);
+}
+
 int plx_nvme_identify(struct plx_nvme *n, uint8_t cns, uint32_t nsid, void *data, struct plx_error *err)
 {
-    const struct nvme_words cmd = {.opcode = NVME_ADMIN_IDENTIFY, .nsid = plx_put32(nsid), .cdw10 = plx_put32(cns)};
-    return execute(n, &cmd, data, PLX_NVME_IDENTIFY_BYTES, "Identify", err);
+    return plx_nvme_identify_set(n, cns, 0, nsid, data, err);
 }
 
 int plx_nvme_get_log(struct plx_nvme *n, uint8_t lid, uint8_t lsp, uint32_t nsid, uint64_t offset, void *data,

@@ -183,15 +183,24 @@ struct nvme_ns {
     uint8_t uuid[16];
     bool has_uuid;
     uint8_t csi;
+    /* Of a zoned one: */
+    uint64_t zone_blocks;
+    uint32_t max_open, max_active; /* 0: no limit */
+    uint8_t zasl;                  /* of an append, as MDTS; 0: that is the limit */
 };
 
 /* Whether a namespace is certainly the one it was; without identifiers in this page that cannot be told. */
 bool nvme_same_identity(const struct nvme_id_ns *was, const struct nvme_id_ns *now);
 
+static inline unsigned nvme_ns_format_index(const struct nvme_id_ns *id)
+{
+    return (id->flbas & 15) | (id->flbas >> 5 & 3) << 4;
+}
+
 /* The format that it has: metadata bytes in bits 15:0, block size as a power of two in bits 23:16. */
 static inline uint32_t nvme_ns_format(const struct nvme_id_ns *id)
 {
-    return plx_get32(id->lbaf[(id->flbas & 15) | (id->flbas >> 5 & 3) << 4]);
+    return plx_get32(id->lbaf[nvme_ns_format_index(id)]);
 }
 
 enum nvme_ana_state {

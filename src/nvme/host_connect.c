@@ -27,6 +27,8 @@ enum step {
     NVME_STEP_NS,
     NVME_STEP_DESCRIPTORS,
     NVME_STEP_LIMITS,
+    NVME_STEP_ZONES,
+    NVME_STEP_APPEND,
     NVME_STEP_ANA,
     /* the I/O queues */
     NVME_STEP_QUEUES,
@@ -42,6 +44,7 @@ static const char *const needed[] = {
     [NVME_STEP_CTRLR] = "Identify Controller",
     [NVME_STEP_NS_LIST] = "Identify, the list of namespaces",
     [NVME_STEP_NS] = "Identify Namespace",
+    [NVME_STEP_ZONES] = "Identify, the zones of the namespace",
     [NVME_STEP_QUEUES] = "Set Features, Number of Queues",
     [NVME_STEP_QUEUE_ATTACHED] = NULL, /* the last one */
 };
@@ -80,7 +83,7 @@ static void get_register(struct nvme_ctrlr *c, uint32_t offset, unsigned bytes)
 static void enable_ctrlr(struct nvme_ctrlr *c)
 {
     unsigned mps = (c->cap >> CAP_MPSMIN_SHIFT) & 15;
-    bool all = !(c->cap >> NVME_CAP_CSS_NVM_SHIFT & 1) && c->cap >> NVME_CAP_CSS_ALL_SHIFT & 1;
+    const bool all = c->cap >> NVME_CAP_CSS_ALL_SHIFT & 1;
     unsigned css = all ? NVME_CC_CSS_ALL : 0;
     uint32_t cc = NVME_CC_EN | css << NVME_CC_CSS_SHIFT | mps << NVME_CC_MPS_SHIFT | 6u << NVME_CC_IOSQES_SHIFT |
                   4u << NVME_CC_IOCQES_SHIFT;
@@ -212,6 +215,25 @@ static void took_descriptors(struct nvme_ctrlr *c, uint16_t status)
     nvme_own_identify(c, NVME_CNS_CSI_CTRL, 0, step_done);
 }
 
+static void identify_zoned(struct nvme_ctrlr *c, uint8_t cns, uint32_t nsid)
+{
+    const struct nvme_words cmd = {.opcode = NVME_ADMIN_IDENTIFY,
+                                   .nsid = plx_put32(nsid),
+                                   .cdw10 = plx_put32(cns),
+                                   .cdw11 = plx_put32((uint32_t)NVME_CSI_ZONED << 24)};
+    memset(c->page, 0, NVME_PAGE);
+    nvme_own_command(c, &cmd, NVME_TO_HOST, NVME_PAGE, step_done);
+}
+
+static void ask_for_ana(struct nvme_ctrlr *c)
+{
+    c->step = NVME_STEP_ANA;
+    if (nvme_has_ana(c))
+        nvme_read_ana(c, step_done);
+    else
+        connect_step(c, PLX_SC_INVALID_LOG_PAGE);
+}
+
 /*
  * From 2.0 on. A disk that was opened without it would find no path that takes as much as it does. It is asked for
  * without a namespace, which controllers that do not know it may have been looking for.
@@ -224,10 +246,22 @@ static void took_limits(struct nvme_ctrlr *c, uint16_t status)
     }
     if (!status)
         memcpy(&c->ns.limits, c->page, sizeof c->ns.limits);
-    if (nvme_has_ana(c))
-        nvme_read_ana(c, step_done);
+    if (c->ns.csi == NVME_CSI_ZONED && c->o.transport == &nvme_uring)
+        nvme_ctrlr_attempt_failed(
+            c, -ENOTSUP, "namespace %u is zoned: it can be driven over PCIe, but not through the kernel", c->ns.nsid);
+    else if (c->ns.csi == NVME_CSI_ZONED)
+        identify_zoned(c, NVME_CNS_CSI_NS, c->ns.nsid);
     else
-        connect_step(c, PLX_SC_INVALID_LOG_PAGE);
+        ask_for_ana(c);
+}
+
+static void took_zones(struct nvme_ctrlr *c)
+{
+    const struct nvme_id_ns_zoned *id = (const void *)c->page;
+    c->ns.zone_blocks = plx_get64(id->lbafe[nvme_ns_format_index(&c->ns.id)].zsze);
+    c->ns.max_active = plx_get32(id->mar) + 1; /* counted from zero: that without a limit becomes 0 */
+    c->ns.max_open = plx_get32(id->mor) + 1;
+    identify_zoned(c, NVME_CNS_CSI_CTRL, 0);
 }
 
 static void took_ana_log(struct nvme_ctrlr *c, uint16_t status)
@@ -304,6 +338,13 @@ static void connect_step(struct nvme_ctrlr *c, uint16_t status)
         break;
     case NVME_STEP_LIMITS:
         took_limits(c, status);
+        break;
+    case NVME_STEP_ZONES:
+        took_zones(c);
+        break;
+    case NVME_STEP_APPEND:
+        c->ns.zasl = status ? 0 : c->page[0];
+        ask_for_ana(c);
         break;
     case NVME_STEP_ANA:
         took_ana_log(c, status);

@@ -83,7 +83,7 @@ static const char *why_not(const struct nvme_pass *p)
 static int check_format(const struct nvme_pass *p, const struct nvme_id_ns *id, struct plx_error *err)
 {
     const uint32_t cdw10 = plx_get32(p->cmd.cdw10);
-    const unsigned now = (id->flbas & 15) | (id->flbas >> 5 & 3) << 4, wanted = (cdw10 & 15) | (cdw10 >> 12 & 3) << 4;
+    const unsigned now = nvme_ns_format_index(id), wanted = (cdw10 & 15) | (cdw10 >> 12 & 3) << 4;
     if (!p->admin || p->cmd.opcode != ADMIN_FORMAT || (wanted == now && !(cdw10 >> 4 & 31)))
         return 0;
     return plx_fail(err, -EPERM,

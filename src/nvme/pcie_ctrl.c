@@ -366,7 +366,7 @@ static uint64_t ready_ms(const struct pcie_dev *d)
 static void ctrl_enable(struct pcie_dev *d)
 {
     const unsigned mps = d->cap >> 48 & 15;
-    const bool all = !(d->cap >> NVME_CAP_CSS_NVM_SHIFT & 1);
+    const bool all = d->cap >> NVME_CAP_CSS_ALL_SHIFT & 1; /* else the NVM command set: see check_ctrlr() */
     const uint32_t entries = PCIE_ADMIN_DEPTH - 1, stride = 4u << (d->cap >> 32 & 15);
     memset(d->memory.at, 0, 2 * ctrl_page(d));
     d->ring = (struct pcie_ring){.sq = (void *)d->memory.at,

@@ -83,6 +83,9 @@ enum nvme_io_opcode {
     NVME_IO_RESV_ACQUIRE = 0x11,
     NVME_IO_RESV_RELEASE = 0x15,
     NVME_IO_COPY = 0x19,
+    NVME_IO_ZONE_MANAGE = 0x79, /* ZNS 3.4.3, */
+    NVME_IO_ZONE_REPORT = 0x7a, /* 3.4.2: Zone Management Receive, */
+    NVME_IO_ZONE_APPEND = 0x7d, /* 3.4.1 */
 };
 
 /* NVM Command Set 3.2 and 3.3: command dwords of the I/O commands */
@@ -356,6 +359,21 @@ struct nvme_id_ctrl_nvm {
     uint8_t lbamqf, reserved25[4071];
 };
 
+/* Identify Namespace, zoned namespaces: ZNS 4.1.5.1 */
+struct nvme_id_ns_zoned {
+    plx_le16 zoc, ozcs;
+    plx_le32 mar, mor; /* 0's based; all ones: no limit */
+    uint8_t reserved12[2804];
+    struct {
+        plx_le64 zsze; /* blocks */
+        uint8_t zdes, reserved9[7];
+    } lbafe[64]; /* of each LBA format */
+    uint8_t vendor[256];
+};
+
+enum { NVME_CSI_NVM = 0, NVME_CSI_ZONED = 2 };
+
+_Static_assert(sizeof(struct nvme_id_ns_zoned) == 4096 && offsetof(struct nvme_id_ns_zoned, lbafe) == 2816, "");
 _Static_assert(sizeof(struct nvme_id_ctrl) == 4096, "");
 _Static_assert(offsetof(struct nvme_id_ctrl, oacs) == 256 && offsetof(struct nvme_id_ctrl, sqes) == 512, "");
 _Static_assert(offsetof(struct nvme_id_ctrl, subnqn) == 768 && offsetof(struct nvme_id_ctrl, ioccsz) == 1792, "");

@@ -379,6 +379,8 @@ bool nvme_uring_identify(struct nvme_uring_node *node, const struct nvme_words *
     const uint32_t nsid = plx_get32(cmd->nsid);
     const plx_le32 only = plx_put32(node->nsid);
     memset(page, 0, NVME_PAGE);
+    if (plx_get32(cmd->cdw11) >> 24) /* of another command set */
+        return false;
     switch (plx_get32(cmd->cdw10)) {
     case NVME_CNS_CTRL:
         memcpy(page, &node->ctrl, NVME_PAGE);

@@ -317,9 +317,9 @@ static json_t *io_types(const struct plx_bdev_info *info)
         {"nvme_io_md", -1},
         {"write_zeroes", PLX_BDEV_WRITE_ZEROES},
         {"zcopy", -1},
-        {"get_zone_info", -1},
-        {"zone_management", -1},
-        {"zone_append", -1},
+        {"get_zone_info", PLX_BDEV_ZONE_REPORT},
+        {"zone_management", PLX_BDEV_ZONE_MANAGE},
+        {"zone_append", PLX_BDEV_ZONE_APPEND},
         {"compare", PLX_BDEV_COMPARE},
         {"compare_and_write", PLX_BDEV_COMPARE_AND_WRITE},
         {"abort", PLX_BDEV_READ},
@@ -381,7 +381,12 @@ static json_t *describe_disk(struct plx_rpc *rpc, struct plx_bdev *bdev)
                   "preferred_unmap_granularity", (json_int_t)info->unmap_granularity, "uuid", uuid, "numa_id", -1);
     json_object_set_new(o, "assigned_rate_limits", rpc_disk_limits(bdev));
     json_object_set_new(o, "claimed", json_boolean(rpc_disk_claimed(bdev)));
-    json_object_set_new(o, "zoned", json_false());
+    json_object_set_new(o, "zoned", json_boolean(info->zone_blocks));
+    if (info->zone_blocks) {
+        json_object_set_new(o, "zone_size", json_integer((json_int_t)info->zone_blocks));
+        json_object_set_new(o, "max_open_zones", json_integer(info->max_open_zones));
+        json_object_set_new(o, "optimal_open_zones", json_integer(info->max_open_zones));
+    }
     json_object_set_new(o, "supported_io_types", io_types(info));
     json_object_set_new(o, "driver_specific", specific);
     return o;

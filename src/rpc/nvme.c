@@ -623,6 +623,7 @@ static const struct rpc_param params_read[] = {
     ENUM("page", "identify|log", "what Identify returns, or a log page", REQUIRED),
     U8("id", "which: CNS, or the log page identifier", REQUIRED),
     U32("nsid", "of which namespace; of the disk, or of all for log pages, without it"),
+    U8("csi", "command set that Identify is about, such as 2 of zoned namespaces", INIT("0")),
     U32("bytes", "of a log page, a multiple of 4", INIT("512"), LIMITS(4, 4096)),
     END,
 };

@@ -200,13 +200,16 @@ static void ask_for_log(struct remote_ask *a, uint8_t lid, uint32_t nsid, uint32
     ask_begin(a);
 }
 
-static void ask_identify(struct remote_ask *a, uint8_t cns, uint32_t nsid)
+static void ask_identify(struct remote_ask *a, uint8_t cns, uint8_t csi, uint32_t nsid)
 {
     a->iov = (struct iovec){a->data, ASK_BYTES};
     a->req = (struct nvme_req){
         .len = ASK_BYTES,
         .dir = NVME_TO_HOST,
-        .cmd = {.opcode = NVME_ADMIN_IDENTIFY, .nsid = plx_put32(nsid), .cdw10 = plx_put32(cns)},
+        .cmd = {.opcode = NVME_ADMIN_IDENTIFY,
+                .nsid = plx_put32(nsid),
+                .cdw10 = plx_put32(cns),
+                .cdw11 = plx_put32((uint32_t)csi << 24)},
     };
     ask_begin(a);
 }
@@ -330,5 +333,5 @@ void remote_read(struct rpc_call *c)
     if (log)
         ask_for_log(a, id, given ? nsid : NVME_NSID_ALL, bytes);
     else
-        ask_identify(a, id, given ? nsid : id ? 0 : a->nsid);
+        ask_identify(a, id, (uint8_t)rpc_uint(c, "csi"), given ? nsid : id ? 0 : a->nsid);
 }

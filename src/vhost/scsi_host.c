@@ -442,7 +442,7 @@ int plx_vhost_scsi_add(struct plx_vhost_ctrlr *c, const struct plx_vhost_lun *wh
         return ret;
     if (lun_of(c->scsi, what->target, (int)what->lun))
         return plx_fail(err, -EEXIST, "target %u has a LUN %u already", what->target, what->lun);
-    ret = plx_bdev_check_reactors(what->bdev, c->scsi->n, err);
+    ret = vhost_check_disk(what->bdev, c->scsi->n, err);
     if (ret)
         return ret;
     struct scsi_lun *l = target_make(c->scsi, what->target) ? NULL : lun_new(c->scsi, what);

@@ -331,6 +331,15 @@ static void fill_blk(struct vhost_blk *blk, struct plx_bdev *bdev, const struct 
     fill_serial(blk, o->serial);
 }
 
+int vhost_check_disk(const struct plx_bdev *bdev, unsigned reactors, struct plx_error *err)
+{
+    const struct plx_bdev_info *info = plx_bdev_info(bdev);
+    if (info->zone_blocks)
+        return plx_fail(err, -ENOTSUP, "%s is zoned: it is written in order, zone by zone, which guests would not know",
+                        info->name);
+    return plx_bdev_check_reactors(bdev, reactors, err);
+}
+
 static int ctrlr_open(struct plx_vhost_ctrlr *c, const struct plx_vhost_blk_opts *o, struct plx_error *err)
 {
     struct plx_vhost *v = c->vhost;
@@ -340,7 +349,7 @@ static int ctrlr_open(struct plx_vhost_ctrlr *c, const struct plx_vhost_blk_opts
     const unsigned n = c->nreactors = choose_reactors(v, o->cores, o->ncores, c->reactors);
     int ret = n ? 0 : plx_fail(err, -EINVAL, "no reactor that can have rings runs on any of these cores");
     if (!ret)
-        ret = plx_bdev_check_reactors(c->blk.bdev, n, err);
+        ret = vhost_check_disk(c->blk.bdev, n, err);
     if (!ret)
         ret = ctrlr_hold(c, err);
     if (!ret)

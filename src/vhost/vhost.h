@@ -137,6 +137,9 @@ void vhost_device_clean(struct vhost_device *d);
 
 /* ---- server.c ---- */
 
+/* Whether a disk is one for guests, of so many reactors. @return 0 or -errno with err filled */
+int vhost_check_disk(const struct plx_bdev *bdev, unsigned reactors, struct plx_error *err);
+
 /* A device is gone. */
 void vhost_ctrlr_left(struct plx_vhost_ctrlr *c);
 

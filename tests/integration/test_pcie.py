@@ -403,6 +403,61 @@ def test_a_server_ends_while_a_controller_is_asked(machine, name):
     machine.forget()
 
 
+# ---- zones
+
+ZONE = 4096
+
+
+@pytest.fixture
+def zoned():
+    with Machine(f"{A},zoned={ZONE},blocks=65536") as machine:
+        with Server(options=["--vhost", machine.folder], env=machine.env) as server, server.client() as client:
+            attach(client)
+            client.machine = machine
+            yield client
+        assert_content(server.stderr)
+
+
+def test_a_zoned_disk_says_what_its_zones_are(zoned):
+    disk = disks(zoned)["Nvme0n1"]
+    assert (disk["zoned"], disk["zone_size"], disk["max_open_zones"], disk["optimal_open_zones"]) == (True, ZONE, 3, 3)
+    types = disk["supported_io_types"]
+    assert types["zone_append"] and types["zone_management"] and types["get_zone_info"] and types["write"]
+    assert not any(types[name] for name in ("unmap", "write_zeroes", "copy", "compare_and_write"))
+    zoned.call("bdev_malloc_create", name="plain", num_blocks=8, block_size=512)
+    plain = disks(zoned)["plain"]
+    assert not plain["zoned"] and "zone_size" not in plain and not plain["supported_io_types"]["zone_append"]
+
+
+def test_a_zoned_disk_is_not_served_as_another(zoned):
+    """Nor is what stands on it."""
+    zoned.call("nvmf_create_transport", trtype="TCP")
+    zoned.call("nvmf_create_subsystem", nqn=NQN, allow_any_host=True)
+    for name in "Nvme0n1", "slow":
+        if name == "slow":
+            zoned.call("bdev_delay_create", base_bdev_name="Nvme0n1", name=name, avg_read_latency=1,
+                       p99_read_latency=1, avg_write_latency=1, p99_write_latency=1)
+        code, message = zoned.refused("nvmf_subsystem_add_ns", nqn=NQN, namespace={"bdev_name": name})
+        assert f"{name} is zoned" in message, (code, message)
+        code, message = zoned.refused("vhost_create_blk_controller", ctrlr="guest", dev_name=name)
+        assert f"{name} is zoned" in message, (code, message)
+
+
+def test_writes_to_zones_are_not_kept_back(zoned):
+    code, message = zoned.refused("pollux_disk_open", url="crash:Nvme0n1", name="crash")
+    assert "is zoned" in message, (code, message)
+
+
+def test_what_zones_are_is_printed():
+    with Machine(f"{A},zoned={ZONE},blocks=65536") as machine:
+        done = run(machine, "identify", f"pcie://{A}")
+        assert "\nmar     : 0x3\nmor     : 0x2\n" in done.stdout and "\nzsze    : 0x1000\n" in done.stdout, done.stdout
+        shown = json.loads(run(machine, "identify", "--json", f"pcie://{A}").stdout)
+        assert shown["namespaces"][0]["zsze"] == ZONE
+    with Machine(A) as machine:
+        assert "zsze" not in run(machine, "identify", f"pcie://{A}").stdout
+
+
 # ---- by name: served, measured, copied
 
 def two_cores():

@@ -94,6 +94,10 @@ static size_t data_bytes(const struct tu *t, enum plx_bdev_op op, uint32_t nlb)
         return (size_t)nlb * t->info->block_size;
     case PLX_BDEV_ALLOCATED:
         return sizeof(uint64_t);
+    case PLX_BDEV_ZONE_APPEND:
+        return (size_t)nlb * t->info->block_size;
+    case PLX_BDEV_ZONE_REPORT:
+        return nlb * sizeof(struct plx_bdev_zone);
     case PLX_BDEV_COMPARE_AND_WRITE:
         return (size_t)2 * nlb * t->info->block_size;
     case PLX_BDEV_WRITE_ZEROES:
@@ -101,6 +105,7 @@ static size_t data_bytes(const struct tu *t, enum plx_bdev_op op, uint32_t nlb)
     case PLX_BDEV_FLUSH:
     case PLX_BDEV_COPY:
     case PLX_BDEV_RESET:
+    case PLX_BDEV_ZONE_MANAGE:
     case PLX_BDEV_OPS:
         break;
     }

@@ -314,6 +314,9 @@ static void pm_media(struct pcie_model *m)
         struct pm_ns *ns = &m->ns[i];
         ns->is = m->o.ns[i];
         ns->medium_bytes = plx_max_u64(ns->is.max_bytes, plx_max_u64(ns->is.blocks << ns->is.block_bits, 4096));
+        pm_must(!ns->is.zone_blocks || ns->is.blocks / ns->is.zone_blocks <= PM_ZONES_MAX,
+                "more zones than a model has");
+        pm_zones_init(ns);
         ns->medium = pm_reserve(ns->medium_bytes);
     }
 }

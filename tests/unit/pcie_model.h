@@ -62,8 +62,11 @@ struct pcie_model_ns {
     uint64_t blocks;     /* 0: allocated, not attached */
     uint64_t max_bytes;  /* that it may grow to; 0: as large as it is */
     uint16_t noiob, npwg, npda;
-    uint16_t metadata; /* bytes, that it says blocks have; a host leaves such a namespace alone, */
-    uint8_t csi;       /* as one of another command set than NVM */
+    uint16_t metadata;                   /* bytes, that it says blocks have; a host leaves such a namespace alone, */
+    uint8_t csi;                         /* as one of another command set than NVM; 2: zoned, */
+    uint32_t zone_blocks, zone_capacity; /* with such zones; 0: a host leaves it alone */
+    uint32_t max_open, max_active;       /* 0: any number */
+    uint8_t zasl;
 };
 
 struct pcie_model_opts {

@@ -133,8 +133,16 @@ static void pm_ns_list(const struct pcie_model *m, uint32_t beyond, bool inactiv
     }
 }
 
+static void pm_id_zoned(const struct pm_ns *ns, struct nvme_id_ns_zoned *id)
+{
+    id->mar = plx_put32(ns->is.max_active - 1);
+    id->mor = plx_put32(ns->is.max_open - 1);
+    id->lbafe[ns->is.block_bits == 12].zsze = plx_put64(ns->is.zone_blocks);
+}
+
 /* Of one namespace. @return status */
-static uint16_t pm_identify_ns(const struct pcie_model *m, unsigned cns, const struct pm_ns *ns, uint8_t *to)
+static uint16_t pm_identify_ns(const struct pcie_model *m, unsigned cns, unsigned csi, const struct pm_ns *ns,
+                               uint8_t *to)
 {
     if (!ns)
         return PLX_SC_INVALID_NAMESPACE_OR_FORMAT | DNR;
@@ -144,12 +152,14 @@ static uint16_t pm_identify_ns(const struct pcie_model *m, unsigned cns, const s
         pm_id_ns(m, ns, (void *)to);
     else if (cns == NVME_CNS_NS_DESCRIPTORS)
         pm_descriptors(m, ns, m->o.version >= 0x00020000, to);
+    else if (cns == NVME_CNS_CSI_NS && csi == NVME_CSI_ZONED)
+        pm_id_zoned(ns, (void *)to);
     else if (cns == NVME_CNS_CSI_INDEPENDENT_NS)
         to[14] = 1; /* NSTAT: ready */
     return 0;
 }
 
-static uint16_t pm_identify_any(struct pcie_model *m, unsigned cns, uint32_t nsid, uint8_t *to)
+static uint16_t pm_identify_any(struct pcie_model *m, unsigned cns, unsigned csi, uint32_t nsid, uint8_t *to)
 {
     const unsigned any = NVME_NSID_ALL - 1;
     switch (cns) {
@@ -160,11 +170,11 @@ static uint16_t pm_identify_any(struct pcie_model *m, unsigned cns, uint32_t nsi
             ((struct nvme_id_ns *)(void *)to)->lbaf[1] = plx_put32(12 << 16);
             return 0;
         }
-        return pm_identify_ns(m, cns, pm_ns_of(m, nsid), to);
+        return pm_identify_ns(m, cns, csi, pm_ns_of(m, nsid), to);
     case NVME_CNS_NS_DESCRIPTORS:
     case NVME_CNS_CSI_NS:
     case NVME_CNS_CSI_INDEPENDENT_NS:
-        return pm_identify_ns(m, cns, pm_ns_of(m, nsid), to);
+        return pm_identify_ns(m, cns, csi, pm_ns_of(m, nsid), to);
     case NVME_CNS_CTRL:
         pm_id_ctrl(m, (void *)to);
         return 0;
@@ -176,6 +186,10 @@ static uint16_t pm_identify_any(struct pcie_model *m, unsigned cns, uint32_t nsi
         pm_ns_list(m, nsid, cns == NVME_CNS_ALLOCATED_NS, to);
         return 0;
     case NVME_CNS_CSI_CTRL: {
+        if (csi == NVME_CSI_ZONED) {
+            to[0] = m->ns[0].is.zasl;
+            return 0;
+        }
         struct nvme_id_ctrl_nvm *id = (void *)to;
         id->vsl = m->o.vsl;
         id->wzsl = m->o.wzsl;
@@ -184,7 +198,7 @@ static uint16_t pm_identify_any(struct pcie_model *m, unsigned cns, uint32_t nsi
         return 0;
     }
     case NVME_CNS_COMMAND_SETS:
-        to[0] = 1; /* one combination: the NVM command set */
+        to[0] = m->o.css >> 6 & 1 ? 1 | 1 << NVME_CSI_ZONED : 1; /* one combination */
         return 0;
     default:
         return PLX_SC_INVALID_FIELD | DNR;
@@ -207,10 +221,11 @@ uint16_t pm_identify(struct pcie_model *m, const struct pm_cmd *c)
 {
     static const uint8_t zeroes[4096];
     const unsigned cns = plx_get32(c->sqe.cdw10) & 0xff, csi = plx_get32(c->sqe.cdw11) >> 24;
-    if (m->o.version < pm_cns_since(m, cns) || (csi && cns >= NVME_CNS_CSI_NS && cns <= NVME_CNS_CSI_ACTIVE_NS))
+    if (m->o.version < pm_cns_since(m, cns) || (csi && !(csi == NVME_CSI_ZONED && m->o.css >> 6 & 1) &&
+                                                cns >= NVME_CNS_CSI_NS && cns <= NVME_CNS_CSI_ACTIVE_NS))
         return PLX_SC_INVALID_FIELD | DNR;
     memcpy(m->bounce, zeroes, sizeof zeroes);
-    uint16_t status = pm_identify_any(m, cns, plx_get32(c->sqe.nsid), m->bounce);
+    uint16_t status = pm_identify_any(m, cns, csi, plx_get32(c->sqe.nsid), m->bounce);
     return status ? status : pm_answer_data(m, c, m->bounce, sizeof zeroes);
 }
 

@@ -98,7 +98,7 @@ struct pm_cmd {
     bool extra;   /* an answer to no command */
     bool gone;    /* answered; to be freed */
     uint16_t status;
-    uint32_t dw0;
+    uint32_t dw0, dw1;
     enum pcie_model_kind kind;
     uint32_t value;
 };
@@ -108,8 +108,17 @@ struct pm_seg {
     uint32_t bytes;
 };
 
+enum { PM_ZONES_MAX = 64 };
+
+struct pm_zone {
+    uint8_t state; /* ZNS 3.4.2.2.3 */
+    uint64_t wp;
+};
+
 struct pm_ns {
     struct pcie_model_ns is;
+    unsigned nzones;
+    struct pm_zone zones[PM_ZONES_MAX];
     uint8_t *medium;
     size_t medium_bytes;
 };
@@ -233,6 +242,10 @@ uint16_t pm_identify(struct pcie_model *m, const struct pm_cmd *c);
 uint16_t pm_log_page(struct pcie_model *m, const struct pm_cmd *c);
 uint16_t pm_format(struct pcie_model *m, const struct pm_cmd *c);
 uint16_t pm_io(struct pcie_model *m, struct pm_cmd *c);
+/* pcie_model_zoned.c: what zones say to a command before it is done; sets where an append goes. @return status */
+uint16_t pm_zone_write(struct pcie_model *m, struct pm_cmd *c, struct pm_ns *ns, uint64_t *lba, uint64_t n);
+uint16_t pm_zone_command(struct pcie_model *m, struct pm_cmd *c, struct pm_ns *ns);
+void pm_zones_init(struct pm_ns *ns);
 /* Than a limit of Identify, as a power of two of the smallest page; 0: none. */
 uint16_t pm_too_long(struct pcie_model *m, const struct pm_cmd *c, uint64_t bytes, unsigned limit);
 struct pm_ns *pm_ns_of(struct pcie_model *m, uint32_t nsid);

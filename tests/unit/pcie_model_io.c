@@ -46,14 +46,20 @@ uint16_t pm_too_long(struct pcie_model *m, const struct pm_cmd *c, uint64_t byte
 
 /* ---- commands ---- */
 
-static uint16_t pm_transfer(struct pcie_model *m, const struct pm_cmd *c, struct pm_ns *ns)
+static uint16_t pm_transfer(struct pcie_model *m, struct pm_cmd *c, struct pm_ns *ns)
 {
-    const uint64_t lba = pm_slba(&c->sqe), n = pm_nlb(&c->sqe), bytes = n << ns->is.block_bits;
+    const bool writes = c->sqe.opcode == NVME_IO_WRITE || c->sqe.opcode == NVME_IO_ZONE_APPEND;
+    uint64_t lba = pm_slba(&c->sqe);
+    const uint64_t n = pm_nlb(&c->sqe), bytes = n << ns->is.block_bits;
     uint16_t status = pm_check_range(ns, lba, n);
     if (!status)
         status = pm_too_long(m, c, bytes, m->o.mdts);
+    if (!status && c->sqe.opcode == NVME_IO_ZONE_APPEND)
+        status = pm_too_long(m, c, bytes, ns->is.zasl);
     if (!status)
         status = pm_data(m, c, bytes);
+    if (!status && ns->nzones && writes)
+        status = pm_zone_write(m, c, ns, &lba, n);
     if (status)
         return status;
     if (c->sqe.opcode == NVME_IO_READ) {
@@ -61,7 +67,7 @@ static uint16_t pm_transfer(struct pcie_model *m, const struct pm_cmd *c, struct
         m->read_blocks += bytes / 512;
         return pm_write_host(m, pm_medium(ns, lba), bytes);
     }
-    if (c->sqe.opcode == NVME_IO_WRITE) {
+    if (writes) {
         m->nwrites++;
         m->written_blocks += bytes / 512;
         m->fua += (plx_get32(c->sqe.cdw12) & NVME_RW_FUA) != 0;
@@ -165,6 +171,11 @@ static bool pm_supported(const struct pcie_model *m, unsigned opcode)
            (opcode == NVME_IO_COPY && oncs & PCIE_MODEL_ONCS_COPY);
 }
 
+static bool is_zoned(unsigned opcode)
+{
+    return opcode == NVME_IO_ZONE_MANAGE || opcode == NVME_IO_ZONE_REPORT || opcode == NVME_IO_ZONE_APPEND;
+}
+
 /* Base 3.4.2: a compare and a write of the same blocks. */
 static uint16_t pm_check_fused(struct pcie_model *m, const struct pm_cmd *c)
 {
@@ -187,7 +198,7 @@ uint16_t pm_io(struct pcie_model *m, struct pm_cmd *c)
     uint16_t status = pm_check_fused(m, c);
     if (status)
         return status;
-    if (!pm_supported(m, c->sqe.opcode))
+    if (!(ns && ns->nzones && is_zoned(c->sqe.opcode)) && !pm_supported(m, c->sqe.opcode))
         return PLX_SC_INVALID_OPCODE | DNR;
     if (c->sqe.opcode == NVME_IO_FLUSH && nsid == NVME_NSID_ALL)
         return (m->o.vwc >> 1 & 3) == 3 ? 0 : PLX_SC_INVALID_NAMESPACE_OR_FORMAT | DNR;
@@ -195,13 +206,19 @@ uint16_t pm_io(struct pcie_model *m, struct pm_cmd *c)
         return PLX_SC_INVALID_NAMESPACE_OR_FORMAT | DNR;
     if (!ns->is.blocks) /* an inactive one: Base 3.2.1.4 */
         return PLX_SC_INVALID_FIELD | DNR;
-    if (ns->is.metadata || ns->is.csi) {
+    if (ns->is.metadata || (ns->is.csi && !ns->nzones) || (ns->nzones && (m->cc >> 4 & 7) != 6)) {
         pm_complain(&m->complaints, "namespace %u is used, which has metadata or another command set", nsid);
         return PLX_SC_INVALID_FIELD | DNR;
     }
+    if (ns->nzones && c->sqe.opcode != NVME_IO_FLUSH && c->sqe.opcode != NVME_IO_READ &&
+        c->sqe.opcode != NVME_IO_WRITE && c->sqe.opcode != NVME_IO_COMPARE && !is_zoned(c->sqe.opcode))
+        return PLX_SC_INVALID_OPCODE | DNR;
     switch (c->sqe.opcode) {
     case NVME_IO_FLUSH:
         return 0;
+    case NVME_IO_ZONE_MANAGE:
+    case NVME_IO_ZONE_REPORT:
+        return pm_zone_command(m, c, ns);
     case NVME_IO_WRITE_ZEROES:
         return pm_write_zeroes(m, c, ns);
     case NVME_IO_VERIFY:

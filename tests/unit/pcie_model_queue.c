@@ -243,6 +243,7 @@ static void pm_again(struct pcie_model *m, const struct pm_cmd *c, uint16_t cid,
     more->cid = cid;
     more->status = c->status;
     more->dw0 = c->dw0;
+    more->dw1 = c->dw1;
     more->done = more->extra = true;
     more->due = m->steps + delay;
 }
@@ -270,6 +271,7 @@ static bool pm_answer(struct pcie_model *m, struct pm_cmd *c)
     else if (!c->extra)
         m->cids[c->sqid][cid / 64] &= ~(UINT64_C(1) << cid % 64);
     const struct nvme_cqe cqe = {.dw0 = plx_put32(c->dw0),
+                                 .dw1 = plx_put32(c->dw1),
                                  .sqhd = plx_put16(sqhd),
                                  .sqid = plx_put16(sqid),
                                  .cid = plx_put16(cid),

@@ -65,6 +65,15 @@ static void pp_setting(struct pcie_model_opts *o, unsigned i, char *text)
     } else if (strcmp(text, "blocks") == 0) {
         for (unsigned k = 0; k < PCIE_MODEL_NS_MAX; k++)
             o->ns[k].blocks = n;
+    } else if (strcmp(text, "zoned") == 0) { /* all namespaces, in zones of so many blocks */
+        o->version = 0x20000;
+        o->css = 1 | 1 << 6;
+        for (unsigned k = 0; k < PCIE_MODEL_NS_MAX; k++) {
+            o->ns[k].csi = 2;
+            o->ns[k].zone_blocks = o->ns[k].zone_capacity = (uint32_t)n;
+            o->ns[k].max_open = 3;
+            o->ns[k].max_active = 4;
+        }
     } else if (strcmp(text, "block") == 0) {
         for (unsigned k = 0; k < PCIE_MODEL_NS_MAX; k++)
             o->ns[k].block_bits = n == 4096 ? 12 : 9;

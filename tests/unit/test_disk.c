@@ -90,7 +90,7 @@ struct test_disk *test_disk_new_limited(uint32_t max_unmap_blocks)
     d->bdev.ops = &ops;
     d->bdev.info.block_size = d->bdev.info.write_unit = 512;
     d->bdev.info.blocks = 2048;
-    d->bdev.info.ops = ((1 << PLX_BDEV_OPS) - 1) & ~(1 << PLX_BDEV_RESET);
+    d->bdev.info.ops = ((1 << PLX_BDEV_OPS) - 1) & ~(1 << PLX_BDEV_RESET | PLX_BDEV_ZONED_OPS);
     d->bdev.info.write_cache = true;
     d->bdev.info.unmap_granularity = 1;
     d->bdev.info.max_unmap_blocks = max_unmap_blocks;

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -53,6 +54,21 @@ def vm_image(*options):
         pytest.skip(image.stderr.strip())
     assert image.returncode == 0, image.stderr
     return Path(image.stdout.strip())
+
+
+def program(work, name):
+    """An archive with a program of tests/unit that tests run in the guest."""
+    built = Path(pollux.binary()).resolve().parent / "tests/unit" / name
+    if not built.exists():
+        pytest.skip(f"nothing to run in the guest: {built} is not there (meson configure -Dtests=true)")
+    root = work / f"root-{name}"
+    (root / "usr/bin").mkdir(parents=True)
+    shutil.copy2(built, root / "usr/bin")
+    archive = work / f"archive-{name}"
+    with open(archive, "wb") as file:
+        subprocess.run(["cpio", "-o", "-H", "newc", "-R", "+0:+0", "--quiet"], input=f"usr/bin/{name}\n".encode(),
+                       stdout=file, cwd=root, check=True)
+    return archive
 
 
 @pytest.fixture(scope="session")

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Namespaces that the kernel has, through their generic nodes: `/dev/ng0n1` as a disk, in a machine with several."""
 import os
-import shutil
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -39,20 +37,6 @@ DEVICES = {
 GONE = 1  # exit status: what was going on failed
 
 
-def programs(work):
-    """An archive with the program that reads and writes memory in many pieces."""
-    program = Path(pollux.binary()).resolve().parent / "tests/unit/disk_iovecs"
-    if not program.exists():
-        pytest.skip(f"nothing to run in the guest: {program} is not there (meson configure -Dtests=true)")
-    root = work / "programs"
-    (root / "usr/bin").mkdir(parents=True)
-    shutil.copy2(program, root / "usr/bin")
-    with open(work / "more", "wb") as archive:
-        subprocess.run(["cpio", "-o", "-H", "newc", "-R", "+0:+0", "--quiet"], input=b"usr/bin/disk_iovecs\n",
-                       stdout=archive, cwd=root, check=True)
-    return work / "more"
-
-
 @pytest.fixture(scope="module")
 def machine(tmp_path_factory):
     """A machine with the devices above; its port 4420 is the first of `forward` here."""
@@ -70,7 +54,7 @@ def machine(tmp_path_factory):
             for device in devices:
                 options += ["-device", device]
         with Guest(image, work, cpus=2, forward=[(free_ports(1)[0], 4420)], devices=options,
-                   archives=(work / "archive", programs(work))) as guest:
+                   archives=(work / "archive", conftest.program(work, "disk_iovecs"))) as guest:
             guest.sh(f"mkdir -p /var/tmp && echo user:x:{USER}:{USER}::/tmp:/bin/sh >>/etc/passwd && modprobe nvme")
             yield guest
 

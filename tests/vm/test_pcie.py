@@ -13,8 +13,8 @@ MIB = 1 << 20
 NQN = "nqn.2026-01.example:ssd"
 IOMMU = ("-M", "q35,kernel-irqchip=split", "-device", "intel-iommu,intremap=on,caching-mode=on,aw-bits=48")
 PLAIN, MANY, PLUGGED = "0000:00:10.0", "0000:00:11.0", "0000:01:00.0"  # as the guest numbers them
-OWN, OLD = "0000:00:13.0", "0000:00:14.0"
-ALL = PLAIN, MANY, PLUGGED, OWN, OLD
+OWN, OLD, ZONED = "0000:00:13.0", "0000:00:14.0", "0000:00:15.0"
+ALL = PLAIN, MANY, PLUGGED, OWN, OLD, ZONED
 PORT = 4420
 
 
@@ -30,14 +30,17 @@ def plain_device(work):
 
 
 def devices(work):
-    """A plain SSD; one with two namespaces, of 512 and of 4096 byte blocks; one in a slot it can be taken out of; and
-    two with memory of their own, as since version 1.4 and as before."""
+    """A plain SSD; one with two namespaces, of 512 and of 4096 byte blocks; one in a slot it can be taken out of; two
+    with memory of their own, as since version 1.4 and as before; and one that is zoned."""
     return (*IOMMU, *plain_device(work), *drive(work, "one"), *drive(work, "two"), *drive(work, "plugged"),
             *drive(work, "own"), "-device", "nvme,drive=own,serial=OWN,addr=13,cmb_size_mb=1",
             *drive(work, "old"), "-device", "nvme,drive=old,serial=OLD,addr=14,cmb_size_mb=1,legacy-cmb=on",
             "-device", "nvme,id=many,serial=MANY,addr=11",
             "-device", "nvme-ns,drive=one,bus=many,nsid=1",
             "-device", "nvme-ns,drive=two,bus=many,nsid=2,logical_block_size=4096,physical_block_size=4096",
+            *drive(work, "zoned"), "-device", "nvme,id=zones,serial=ZONES,addr=15,mdts=6",
+            "-device", "nvme-ns,drive=zoned,bus=zones,nsid=1,logical_block_size=4096,physical_block_size=4096,"
+            "zoned=on,zoned.zone_size=4M,zoned.zone_capacity=3M,zoned.max_open=4,zoned.max_active=6",
             "-device", "pcie-root-port,id=rootport,slot=1,chassis=1,addr=12",
             "-device", "nvme,id=plugged,drive=plugged,serial=PLUGGED,bus=rootport")
 
@@ -83,8 +86,8 @@ def boot(tmp_path_factory, make_devices):
         pytest.skip(f"nothing to install: {pollux.binary()} is not in a build directory")
     work = tmp_path_factory.mktemp("ssds")
     image = conftest.vm_image("--install", build, work / "archive")
-    return Guest(image, work, cpus=2, devices=make_devices(work), archives=(work / "archive",),
-                 options="no_timer_check")
+    archives = work / "archive", conftest.program(work, "disk_zones")
+    return Guest(image, work, cpus=2, devices=make_devices(work), archives=archives, options="no_timer_check")
 
 
 @pytest.fixture(scope="module")
@@ -142,6 +145,26 @@ def test_queues_in_the_controllers_memory(ssds, addr):
     ssds.sh(f"nvme connect -t tcp -a 127.0.0.1 -s {PORT} -n {NQN}")
     ssds.machine.wait_until(f"grep -q \"{addr}: submission queues are in the controller's memory, 1024 KiB\" "
                             "/tmp/serve.err", during=[serve])
+
+
+def test_zones(ssds):
+    """All of them are written, by writes and by appends; the kernel sees the same."""
+    output = ssds.sh(f"disk_zones pcie://{ZONED}/1")
+    assert output == "16 zones of 1024 blocks, capacity 768, 4 open, 6 active, 64 appended\n"
+    shown = ssds.sh(f"pollux identify pcie://{ZONED}")
+    for line in "mar     : 0x5", "mor     : 0x3", "zsze    : 0x400", "zasl    : 0":
+        assert f"\n{line}\n" in shown, shown
+    status, output = ssds.run(f"timeout 60 pollux serve --nqn {NQN} pcie://{ZONED}/1")
+    assert status and "is zoned" in output
+    calls = Calls(ssds.machine)
+    assert calls.call("bdev_nvme_attach_controller", name="Nvme0", trtype="PCIe", traddr=ZONED)
+    [disk] = [disk for disk in calls.call("bdev_get_bdevs") if disk["name"] == "Nvme0n1"]
+    assert (disk["zoned"], disk["zone_size"], disk["max_open_zones"], disk["optimal_open_zones"]) == (True, 1024, 4, 4)
+    ssds.sh("killall pollux")
+    [device] = ssds.unbind(ZONED)
+    assert ssds.sh(f"cat /sys/block/{device}/queue/zoned").strip() == "host-managed"
+    report = ssds.sh(f"nvme zns report-zones -d 16 /dev/{device}")
+    assert report.count("SLBA: ") == 16 and report.count("State: 0xe0") == 16, report
 
 
 def test_the_kernel_sees_what_was_written(ssds):

@@ -275,7 +275,10 @@ void plx_file_submit(struct plx_bdev_channel *ch, struct plx_bdev_req *req)
     case PLX_BDEV_COMPARE_AND_WRITE:
     case PLX_BDEV_COPY:
     case PLX_BDEV_RESET:
-    case PLX_BDEV_OPS: /* the core's */
+    case PLX_BDEV_ZONE_APPEND:
+    case PLX_BDEV_ZONE_MANAGE:
+    case PLX_BDEV_ZONE_REPORT:
+    case PLX_BDEV_OPS: /* not offered, or the core's */
         plx_bdev_complete(req, PLX_SC_INVALID_OPCODE);
         break;
     }

@@ -114,7 +114,7 @@ static int null_open(const struct plx_url *url, struct plx_bdev **out, struct pl
     struct plx_bdev_info *info = &d->bdev.info;
     info->block_size = info->write_unit = block;
     info->blocks = size / block;
-    info->ops = ((1 << PLX_BDEV_OPS) - 1) & ~(1 << PLX_BDEV_ALLOCATED);
+    info->ops = ((1 << PLX_BDEV_OPS) - 1) & ~(1 << PLX_BDEV_ALLOCATED | PLX_BDEV_ZONED_OPS);
     info->unmap_granularity = 1;
     info->max_unmap_blocks = UINT32_MAX;
     info->unmap_reads_zero = info->in_place = info->undefined_reads = true;

@@ -68,6 +68,19 @@ static uint32_t nvme_ops_of(const struct nvme_id_ctrl *id)
            (plx_get16(id->fuses) & FUSES_COMPARE_AND_WRITE ? 1u << PLX_BDEV_COMPARE_AND_WRITE : 0);
 }
 
+/* Writes that others make of one, or in another order, are not for zones. */
+static void take_zones(struct nvme_disk *d, const struct nvme_ctrlr *c)
+{
+    struct plx_bdev_info *info = &d->bdev.info;
+    info->zone_blocks = d->ns.zone_blocks;
+    info->max_open_zones = d->ns.max_open;
+    info->max_active_zones = d->ns.max_active;
+    info->max_append_blocks = (uint32_t)plx_min_u64(d->max_blocks, in_blocks(c, d->shift, d->ns.zasl, NLB_MAX));
+    info->ops &= 1u << PLX_BDEV_READ | 1u << PLX_BDEV_WRITE | 1u << PLX_BDEV_FLUSH | 1u << PLX_BDEV_COMPARE;
+    info->ops |= PLX_BDEV_ZONED_OPS;
+    info->max_unmap_blocks = 0;
+}
+
 static void take_limits(struct nvme_disk *d, const struct nvme_ctrlr *c)
 {
     d->max_blocks = (uint32_t)plx_min_u64(nvme_ctrlr_max_transfer(c) >> d->shift, NLB_MAX);
@@ -94,6 +107,8 @@ static void nvme_fill_info(struct nvme_disk *d, const struct nvme_ctrlr *c)
     info->write_cache = id->vwc & VWC_PRESENT;
     info->shared = d->where.o.transport != &nvme_pcie;
     info->read_only = ns->nsattr & NSATTR_WRITE_PROTECTED;
+    if (d->ns.zone_blocks)
+        take_zones(d, c);
 }
 
 /* The namespace's own identifier; else one made from where it is. */
@@ -149,8 +164,12 @@ static int learn(struct nvme_disk *d, const struct nvme_ctrlr *c, struct plx_err
         return plx_fail(err, -EINVAL, "%s: %s is a discovery subsystem, and has no disks", name, d->where.o.subnqn);
     uint32_t format = nvme_ns_format(&d->ns.id);
     d->shift = format >> 16 & 0xff;
-    if (d->ns.csi)
-        return plx_fail(err, -ENOTSUP, "%s: namespace %u has another command set than NVM", name, d->ns.nsid);
+    if (d->ns.csi != NVME_CSI_NVM && d->ns.csi != NVME_CSI_ZONED)
+        return plx_fail(err, -ENOTSUP, "%s: namespace %u has command set %u; NVM (0) and zoned (2) are possible", name,
+                        d->ns.nsid, d->ns.csi);
+    if (d->ns.csi == NVME_CSI_ZONED && (!d->ns.zone_blocks || d->ns.zone_blocks > plx_get64(d->ns.id.nsze)))
+        return plx_fail(err, -ENOTSUP, "%s: namespace %u has zones of %llu blocks, more than it has, or none", name,
+                        d->ns.nsid, (unsigned long long)d->ns.zone_blocks);
     if (format & 0xffff)
         return plx_fail(err, -ENOTSUP, "%s: namespace %u has metadata, %u bytes a block; format it without", name,
                         d->ns.nsid, format & 0xffff);
@@ -255,9 +274,17 @@ static const struct plx_bdev_ops nvme_ops = {
     .abort = nvme_bio_abort,
 };
 
+static const struct plx_bdev_ops zoned_ops = {
+    .close = nvme_disk_close,
+    .channel_open = nvme_channel_open,
+    .channel_close = nvme_channel_close,
+    .submit = nvme_zoned_submit,
+    .abort = nvme_bio_abort,
+};
+
 bool nvme_is_disk(const struct plx_bdev *bdev)
 {
-    return bdev->ops == &nvme_ops;
+    return bdev->ops == &nvme_ops || bdev->ops == &zoned_ops;
 }
 
 /* Where it is, by its name. */
@@ -302,7 +329,7 @@ static int nvme_open(const struct plx_url *url, bool pcie, struct plx_bdev **out
     }
     if (!plx_uuid_nil(uuid))
         memcpy(d->bdev.info.uuid, uuid, sizeof uuid);
-    d->bdev.ops = &nvme_ops;
+    d->bdev.ops = d->ns.zone_blocks ? &zoned_ops : &nvme_ops;
     nvme_control_init(d);
     d->bdev.channel_size = sizeof(struct nvme_channel);
     *out = &d->bdev;

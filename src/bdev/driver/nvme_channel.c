@@ -37,6 +37,8 @@ static void whole_end(struct nvme_io *io, uint16_t status)
         bio_end(io->t.nc, bio, status);
     else if (bio->op == PLX_BDEV_COPY)
         plx_bdev_emulate(bio);
+    else if (PLX_BDEV_ZONED_OPS >> bio->op & 1)
+        plx_bdev_complete(bio, PLX_SC_INVALID_FIELD);
     else
         bio_split(io->t.nc, io);
 }
@@ -115,6 +117,12 @@ static void unsplit(struct nvme_channel *nc, struct nvme_io *io)
 static void split_piece_done(struct nvme_req *req);
 static void send_fused(struct nvme_channel *nc, struct nvme_io *io, struct nvme_piece *second);
 
+/* Whether its pieces are to be written one after the other. */
+static bool is_in_order(const struct nvme_disk *d, const struct plx_bdev_req *bio)
+{
+    return d->ns.zone_blocks && bio->op == PLX_BDEV_WRITE;
+}
+
 static void send_piece(struct nvme_channel *nc, struct nvme_io *io)
 {
     const struct nvme_disk *d = nc->disk;
@@ -147,7 +155,7 @@ static void send_pieces(struct nvme_channel *nc)
         return; /* a piece has ended at once: whoever sent it goes on, else this would go as deep as there are many */
     nc->sending = true;
     nc->ch->refs++; /* pieces may end at once, and a callback put the channel back */
-    while (nc->split && nc->free_pieces)
+    while (nc->split && nc->free_pieces && !(nc->split->in_flight && is_in_order(nc->disk, plx_bdev_req_of(nc->split))))
         send_piece(nc, nc->split);
     nc->sending = false;
     plx_bdev_channel_put(nc->ch);
@@ -352,7 +360,10 @@ static __attribute__((noinline)) void bio_odd(struct nvme_channel *nc, struct nv
         break;
     case PLX_BDEV_ALLOCATED:
     case PLX_BDEV_RESET:
-    case PLX_BDEV_OPS: /* not offered, or the core's */
+    case PLX_BDEV_ZONE_APPEND:
+    case PLX_BDEV_ZONE_MANAGE:
+    case PLX_BDEV_ZONE_REPORT:
+    case PLX_BDEV_OPS: /* not offered, or the core's; of zones: nvme_zoned.c */
         plx_bdev_complete(bio, PLX_SC_INVALID_OPCODE);
         break;
     }

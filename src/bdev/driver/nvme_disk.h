@@ -9,6 +9,7 @@
  *
  *   nvme.c          the disk: opened, described
  *   nvme_channel.c  requests into commands
+ *   nvme_zoned.c    the same of zoned namespaces
  *   nvme_path.c     commands to a path that works, and again to another one
  *   nvme_control.c  paths that come and go while it is open
  *   nvme_ng.c       the same for a namespace that a driver of the kernel has: the one path is its generic node
@@ -203,6 +204,9 @@ void nvme_bio_abort(struct plx_bdev_channel *ch, struct plx_bdev_req *bio);
 void nvme_commands_init(struct nvme_channel *nc);
 /* A command that is not tried again has ended; status may be NVME_TOO_LARGE. */
 void nvme_try_end(struct nvme_try *t, uint16_t status);
+
+/* nvme_zoned.c */
+void nvme_zoned_submit(struct plx_bdev_channel *ch, struct plx_bdev_req *bio);
 
 /* nvme_path.c */
 int nvme_paths_open(struct nvme_channel *nc);

@@ -257,6 +257,13 @@ static bool is_transient(uint16_t sc)
            sc == PLX_SC_NAMESPACE_NOT_READY || sc == PLX_SC_ABORTED_BY_REQUEST || sc == PLX_SC_ABORTED_SQ_DELETION;
 }
 
+/* What is written to zones must not be done twice: it would be in another place, or refused. */
+static bool is_done_once(const struct nvme_try *t)
+{
+    const uint8_t opcode = t->req.cmd.opcode;
+    return t->nc->disk->ns.zone_blocks && (opcode == NVME_IO_WRITE || opcode == NVME_IO_ZONE_APPEND);
+}
+
 void nvme_try_not_done(struct nvme_try *t)
 {
     struct nvme_channel *nc = t->nc;
@@ -265,7 +272,7 @@ void nvme_try_not_done(struct nvme_try *t)
     if (t->aborted) {
         nvme_try_end(t, req->lost ? PLX_SC_ABORTED_BY_REQUEST : sc);
     } else if (req->lost) {
-        if (t->kind == NVME_FUSED)
+        if (t->kind == NVME_FUSED || is_done_once(t))
             nvme_try_end(t, PLX_SC_TRANSIENT_TRANSPORT_ERROR);
         else
             nvme_try_send(nc, t);
@@ -375,6 +382,8 @@ static const char *unusable(const struct nvme_disk *d, const struct nvme_ctrlr *
         return "has larger blocks than a command transfers";
     if (!nvme_blocks_possible(plx_get64(nvme_ctrlr_ns(c)->id.nsze), d->shift))
         return "has more blocks than are possible";
+    if (nvme_ctrlr_ns(c)->zone_blocks != d->ns.zone_blocks)
+        return "has other zones";
     return NULL;
 }
 

@@ -326,6 +326,9 @@ static void ram_submit(struct plx_bdev_channel *ch, struct plx_bdev_req *req)
         break;
     case PLX_BDEV_ALLOCATED:
     case PLX_BDEV_RESET:
+    case PLX_BDEV_ZONE_APPEND:
+    case PLX_BDEV_ZONE_MANAGE:
+    case PLX_BDEV_ZONE_REPORT:
     case PLX_BDEV_OPS: /* not offered, or the core's */
         status = PLX_SC_INVALID_OPCODE;
         break;
@@ -402,7 +405,7 @@ static void ram_fill_info(struct plx_bdev_info *info, uint64_t size, uint32_t bl
 {
     info->block_size = info->write_unit = block;
     info->blocks = size / block;
-    info->ops = ((1 << PLX_BDEV_OPS) - 1) & ~(1 << PLX_BDEV_RESET | 1 << PLX_BDEV_ALLOCATED);
+    info->ops = ((1 << PLX_BDEV_OPS) - 1) & ~(1 << PLX_BDEV_RESET | 1 << PLX_BDEV_ALLOCATED | PLX_BDEV_ZONED_OPS);
     info->unmap_granularity = FREE_MIN / block;
     info->max_unmap_blocks = UINT32_MAX;
     info->unmap_reads_zero = info->in_place = true;

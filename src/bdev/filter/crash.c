@@ -610,6 +610,9 @@ void plx_crash_look(struct plx_bdev *bdev, struct plx_crash_state *out)
 static int crash_fill(struct crash_disk *d, const struct plx_bdev *below, struct plx_error *err)
 {
     uint8_t uuid[16];
+    if (below->info.zone_blocks)
+        return plx_fail(err, -ENOTSUP, "%s is zoned, and what is kept back here would reach its zones in another order",
+                        below->info.name);
     if (!d->o.memory)
         d->o.memory = CRASH_MEMORY_DEFAULT;
     if (!d->o.seed) {

@@ -57,6 +57,7 @@ static uint64_t choose_delay(struct plx_bdev_channel *ch, const struct plx_bdev_
     case PLX_BDEV_WRITE:
     case PLX_BDEV_COMPARE_AND_WRITE:
     case PLX_BDEV_COPY:
+    case PLX_BDEV_ZONE_APPEND:
         which = PLX_BDEV_DELAY_AVG_WRITE;
         break;
     case PLX_BDEV_WRITE_ZEROES:
@@ -64,6 +65,8 @@ static uint64_t choose_delay(struct plx_bdev_channel *ch, const struct plx_bdev_
     case PLX_BDEV_FLUSH:
     case PLX_BDEV_RESET:
     case PLX_BDEV_ALLOCATED:
+    case PLX_BDEV_ZONE_MANAGE:
+    case PLX_BDEV_ZONE_REPORT:
     case PLX_BDEV_OPS:
     default:
         return 0;
