@@ -172,6 +172,8 @@ static int pool_new(struct plx_bdev *disk, const struct pool_keeper *keeper, str
 {
     static const struct plx_reactor_opts opts = {.core = -1, .mode = PLX_POLL_SLEEP};
     const struct plx_bdev_info *info = plx_bdev_info(disk);
+    if (info->zone_blocks)
+        return plx_fail(err, -EINVAL, "%s is zoned, and a pool writes anywhere", info->name);
     struct plx_pool *p = calloc(1, sizeof *p);
     if (!p)
         return plx_fail(err, -ENOMEM, "out of memory");
