@@ -138,8 +138,8 @@ def test_leftovers_are_found_in_any_file(tree, word):
 
 HEADERS = {path: "" for path in (
     "src/base/log.h", "src/reactor/reactor.h", "src/bdev/driver.h", "src/bdev/bdev.h", "src/nvmf/nvmf.h",
-    "src/nvmf/core.h", "src/nvme/pdu.h", "src/cli/cli.h", "include/pollux/base.h", "include/pollux/bdev.h",
-    "include/pollux/nvmf.h", "include/pollux/nvme_status.h")}
+    "src/nvmf/core.h", "src/nvme/pdu.h", "src/cli/cli.h", "src/tune/advice.h", "src/tune/tune.h",
+    "include/pollux/base.h", "include/pollux/bdev.h", "include/pollux/nvmf.h", "include/pollux/nvme_status.h")}
 
 
 @pytest.mark.parametrize("path, line", [
@@ -151,7 +151,10 @@ HEADERS = {path: "" for path in (
     ("src/nvmf/a.c", '#include "reactor/reactor.h"'),
     ("src/nvmf/a.c", '#include "bdev/bdev.h"'),
     ("src/cli/a.c", '#include "base/log.h"'),
+    ("src/cli/a.c", '#include "tune/tune.h"'),
     ("src/nvmf/a.c", '#include "cli/cli.h"'),
+    ("src/nvmf/a.c", '#include "tune/advice.h"'),
+    ("src/tune/a.c", '#include "nvmf/core.h"'),
     ("src/nvmf/a.c", '#include "no_such_header.h"'),
     ("src/nvmf/a.c", "#include <pollux/no_such_header.h>"),
     ("include/pollux/a.h", '#include "../../src/base/log.h"'),
@@ -173,6 +176,7 @@ def test_includes_that_are_refused(tree, path, line):
     ("src/nvmf/a.c", '#include "nvme/pdu.h"'),
     ("src/cli/a.c", "#include <pollux/nvmf.h>"),
     ("src/cli/a.c", '#include "cli.h"'),
+    ("src/cli/a.c", '#include "tune/advice.h"'),
     ("include/pollux/bdev.h", "#include <pollux/base.h>"),
     ("tests/unit/a.c", '#include "nvmf/nvmf.h"'),
     ("src/base/a.c", "#include <sys/uio.h>"),

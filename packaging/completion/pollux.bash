@@ -89,6 +89,30 @@ _pollux_nvme()
     esac
 }
 
+_pollux_tune()
+{
+    local pollux=$1 previous=$2 word=$3 names
+    case $previous in
+    -m | --cores) _pollux_cores "$word" ;;
+    --target) _pollux_disks "$word" ;;
+    --state)
+        compopt -o filenames
+        mapfile -t COMPREPLY < <(compgen -f -- "$word")
+        ;;
+    --root)
+        compopt -o filenames
+        mapfile -t COMPREPLY < <(compgen -d -- "$word")
+        ;;
+    --load | --rounds | --seconds) ;;
+    *)
+        names='-m --cores --apply --undo --forget --dry-run --measure --load --target --seconds --rounds --json --list
+            --state --root -h --help'
+        [[ $word == -* ]] || names=$("$pollux" tune --list 2>/dev/null)
+        mapfile -t COMPREPLY < <(compgen -W "$names" -- "$word")
+        ;;
+    esac
+}
+
 # Names that a server which runs can tell: of disks, or of subsystems.
 _pollux_ctl_ask()
 {
@@ -176,7 +200,7 @@ _pollux_ctl()
 
 _pollux()
 {
-    local commands='serve ctl perf cp identify discover nvme help'
+    local commands='serve ctl perf cp identify discover nvme tune help'
     local options='-l --listen -n --nqn -m --cores --allow --allow-any-host --poll --max-io-size --queue-depth
         --max-queues --in-capsule --peer-timeout --serial -r --rpc -c --config --state -S --vhost --socket-group
         --example --wait-for-rpc -v --verbose -q --quiet -h --help'
@@ -205,6 +229,10 @@ _pollux()
         ;;
     nvme)
         _pollux_nvme "${words[0]}" "$previous" "$word" "${words[2]:-}"
+        return
+        ;;
+    tune)
+        _pollux_tune "${words[0]}" "$previous" "$word"
         return
         ;;
     ctl)

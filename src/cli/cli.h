@@ -40,7 +40,7 @@ struct cli_command {
     void (*help)(void);
 };
 
-extern const struct cli_command cli_serve, cli_ctl, cli_perf, cli_identify, cli_discover, cli_cp, cli_nvme;
+extern const struct cli_command cli_serve, cli_ctl, cli_perf, cli_identify, cli_discover, cli_cp, cli_nvme, cli_tune;
 
 /* ---- options.c ---- */
 

@@ -9,7 +9,7 @@
 #include <sys/sysinfo.h>
 
 static const struct cli_command *const commands[] = {&cli_serve,    &cli_ctl,      &cli_perf, &cli_cp,
-                                                     &cli_identify, &cli_discover, &cli_nvme};
+                                                     &cli_identify, &cli_discover, &cli_nvme, &cli_tune};
 enum { COMMANDS = sizeof commands / sizeof commands[0] };
 
 char *cli_clean(char *text)
