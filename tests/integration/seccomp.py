@@ -26,10 +26,21 @@ class Program(ctypes.Structure):
     _fields_ = [("length", ctypes.c_ushort), ("filter", ctypes.c_void_p)]
 
 
-def forbid(error, sync):
-    def instruction(code, true, false, value):
-        return struct.pack("<HBBI", code, true, false, value)
+def instruction(code, true, false, value):
+    return struct.pack("<HBBI", code, true, false, value)
 
+
+def install(code):
+    """Has this process, and what it executes, run under a BPF program."""
+    buffer = ctypes.create_string_buffer(code, len(code))
+    program = Program(len(code) // 8, ctypes.addressof(buffer))
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) or libc.prctl(
+            PR_SET_SECCOMP, SECCOMP_MODE_FILTER, ctypes.byref(program), 0, 0):
+        raise OSError(ctypes.get_errno(), "prctl")
+
+
+def forbid(error, sync):
     code = b"".join((
         instruction(LOAD_WORD, 0, 0, NUMBER_OFFSET),
         instruction(JUMP_AT_LEAST, 0, 2, IO_URING_SETUP),
@@ -44,12 +55,7 @@ def forbid(error, sync):
         ) if sync else ()),
         instruction(RETURN, 0, 0, RET_ALLOW),
     ))
-    buffer = ctypes.create_string_buffer(code, len(code))
-    program = Program(len(code) // 8, ctypes.addressof(buffer))
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) or libc.prctl(
-            PR_SET_SECCOMP, SECCOMP_MODE_FILTER, ctypes.byref(program), 0, 0):
-        raise OSError(ctypes.get_errno(), "prctl")
+    install(code)
 
 
 def main():
