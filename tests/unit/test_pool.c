@@ -182,6 +182,47 @@ static void test_freed_units_are_read_in_peace(void **state)
     free(out);
 }
 
+/* A part of a unit is not copied away from under a write of before a snapshot, which has not got there yet. */
+static void test_writes_of_before_a_snapshot_are_not_left_behind(void **state)
+{
+    struct pool_rig rig;
+    struct tu t;
+    struct tu_req early, late;
+    struct plx_pool_op op = {.kind = PLX_POOL_SNAPSHOT, .volume = "v", .name = "s"};
+    uint8_t *a = tu_pattern(UNIT, 1), *b = tu_pattern(UNIT, 2), *out = tu_pattern(UNIT, 3);
+    bool done;
+    (void)state;
+    rig_simulate(true);
+    rig_make(&rig, "delay:ram:8M?write=10ms", NULL);
+    rig_create(&rig, "v", 16 << 20);
+    rig_open(&rig, "v", &t);
+    tu_req_init(&early);
+    tu_req_init(&late);
+    tu_start(&t, &early, PLX_BDEV_WRITE, 0, 8, a);
+    while (!early.done)
+        rig_turn(rig.reactor);
+    tu_start(&t, &early, PLX_BDEV_WRITE, 0, 4, b); /* in place */
+    rig_begin(&rig, &op, &done);
+    while (!rig.pool->volume[0]->settling)
+        assert_true(plx_reactor_poll(rig.reactor));
+    tu_start(&t, &late, PLX_BDEV_WRITE, 4, 4, b + 4 * 512); /* to another unit */
+    while (!done || !early.done || !late.done)
+        rig_turn(rig.reactor);
+    assert_int_equal(op.result | early.req->status | late.req->status, 0);
+    tu_start(&t, &late, PLX_BDEV_READ, 0, 8, out);
+    while (!late.done)
+        rig_turn(rig.reactor);
+    assert_memory_equal(b, out, UNIT);
+    tu_req_free(&early);
+    tu_req_free(&late);
+    rig_close(&rig, &t);
+    rig_end(&rig);
+    rig_simulate(false);
+    free(a);
+    free(b);
+    free(out);
+}
+
 /* ---- full ---- */
 
 /* A pool of 8 MiB, of which a volume has all that it can; the last write waits for more. */
@@ -525,11 +566,17 @@ static void test_anything(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_made_and_opened),      cmocka_unit_test(test_no_pool),
-        cmocka_unit_test(test_written_and_read),     cmocka_unit_test(test_memory_in_pieces),
-        cmocka_unit_test(test_snapshot_keeps),       cmocka_unit_test(test_freed_units_are_read_in_peace),
-        cmocka_unit_test(test_full_waits_for_space), cmocka_unit_test(test_full_ends_with_capacity_exceeded),
-        cmocka_unit_test(test_thick_has_its_space),  cmocka_unit_test(test_anything),
+        cmocka_unit_test(test_made_and_opened),
+        cmocka_unit_test(test_no_pool),
+        cmocka_unit_test(test_written_and_read),
+        cmocka_unit_test(test_memory_in_pieces),
+        cmocka_unit_test(test_snapshot_keeps),
+        cmocka_unit_test(test_freed_units_are_read_in_peace),
+        cmocka_unit_test(test_writes_of_before_a_snapshot_are_not_left_behind),
+        cmocka_unit_test(test_full_waits_for_space),
+        cmocka_unit_test(test_full_ends_with_capacity_exceeded),
+        cmocka_unit_test(test_thick_has_its_space),
+        cmocka_unit_test(test_anything),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
