@@ -563,7 +563,7 @@ static void test_anything(void **state)
         check_world("ram:256M", (seed ? strtoull(seed, NULL, 10) : 1) + (unsigned)i, 100);
 }
 
-int main(void)
+int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_made_and_opened),
@@ -578,5 +578,7 @@ int main(void)
         cmocka_unit_test(test_thick_has_its_space),
         cmocka_unit_test(test_anything),
     };
+    if (argc > 1)
+        cmocka_set_test_filter(argv[1]);
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -747,12 +747,14 @@ static void pages_of_a_torn_commit_are_not_replayed_later(void **state)
     rig_simulate(false);
 }
 
-int main(void)
+int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(pages_of_a_torn_commit_are_not_replayed_later),
         cmocka_unit_test(every_workload),
         cmocka_unit_test(what_was_flushed_is_there),
     };
+    if (argc > 1)
+        cmocka_set_test_filter(argv[1]);
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
