@@ -223,6 +223,38 @@ static void test_writes_of_before_a_snapshot_are_not_left_behind(void **state)
     free(out);
 }
 
+/* ---- damage ---- */
+
+/* Entries that lead to where they cannot: nothing is freed there, or written to, and the pool is left as it is. */
+static void test_entries_that_cannot_be(void **state)
+{
+    static const uint64_t units[] = {0, 1, POOL_LOG_FIRST, 2047, 2048, UINT64_C(1) << 39, UINT64_MAX};
+    uint8_t *data = tu_pattern(UNIT, 1);
+    (void)state;
+    for (unsigned i = 0; i < PLX_ARRAY_SIZE(units); i++) {
+        struct pool_rig rig;
+        struct pool_node *leaf;
+        struct tu t;
+        rig_make(&rig, "ram:8M", NULL);
+        rig_create(&rig, "v", 16 << 20);
+        rig_open(&rig, "v", &t);
+        assert_int_equal(tu_io(&t, PLX_BDEV_WRITE, 0, 8, data), 0);
+        assert_int_equal(pool_tree_find(rig.pool, NULL, &rig.pool->volume[0]->tree, 0, 1, &leaf), 0);
+        pool_entries(leaf)[1] = pool_entry_make(units[i], UINT32_MAX, 0);
+        if (units[i] >= 2048)
+            assert_int_equal(tu_io(&t, PLX_BDEV_READ, 8, 8, data), PLX_SC_LBA_OUT_OF_RANGE);
+        tu_io(&t, PLX_BDEV_UNMAP, 8, 8, NULL);
+        assert_true(rig.pool->broken || !units[i]); /* 0 is nothing */
+        if (units[i])
+            assert_int_equal(tu_io(&t, PLX_BDEV_WRITE, 800, 8, data), PLX_SC_WRITE_FAULT);
+        rig_close(&rig, &t);
+        assert_int_equal(pool_close_on(rig.pool), units[i] ? -EIO : 0);
+        rig.pool = NULL;
+        rig_end(&rig);
+    }
+    free(data);
+}
+
 /* ---- full ---- */
 
 /* A pool of 8 MiB, of which a volume has all that it can; the last write waits for more. */
@@ -573,6 +605,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_snapshot_keeps),
         cmocka_unit_test(test_freed_units_are_read_in_peace),
         cmocka_unit_test(test_writes_of_before_a_snapshot_are_not_left_behind),
+        cmocka_unit_test(test_entries_that_cannot_be),
         cmocka_unit_test(test_full_waits_for_space),
         cmocka_unit_test(test_full_ends_with_capacity_exceeded),
         cmocka_unit_test(test_thick_has_its_space),

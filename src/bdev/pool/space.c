@@ -242,6 +242,15 @@ int pool_space_free_ready(struct plx_pool *p, size_t n)
 
 void pool_space_free(struct plx_pool *p, uint64_t unit)
 {
+    const struct pool_region *r = pool_region_find(p, unit >> p->region_shift);
+    if (unit >= p->units || is_fixed(p, unit) || (r && !bit_get(r->bits, unit & (region_units(p) - 1)))) {
+        if (!p->broken)
+            plx_error("pool %s: unit %llu, which was to be freed, was never taken: the pool is damaged, and nothing of "
+                      "it changes any more",
+                      p->name, (unsigned long long)unit);
+        p->broken = PLX_SC_INTERNAL_ERROR;
+        return;
+    }
     p->freed.units[p->freed.n++] = unit;
 }
 
@@ -464,11 +473,13 @@ void pool_space_thaw(struct plx_pool *p)
 {
     for (size_t i = 0; i < p->freeing.n; i++) {
         struct pool_region *r = p->region[p->freeing.units[i] >> p->region_shift];
-        bit_clear(r->bits, p->freeing.units[i] & (region_units(p) - 1));
-        r->used--;
+        const uint64_t at = p->freeing.units[i] & (region_units(p) - 1);
+        const bool taken = bit_get(r->bits, at); /* but for a unit that a damaged pool has twice */
+        bit_clear(r->bits, at);
+        r->used -= taken;
+        p->ready += taken;
+        p->used -= taken;
     }
-    p->ready += p->freeing.n;
-    p->used -= p->freeing.n;
     p->freeing.n = 0;
     pool_wake(&p->space_waits, 0);
 }
