@@ -89,6 +89,7 @@ static struct pool_region *region_new(struct plx_pool *p, uint64_t number)
 static void region_destroy(struct pool_region *r)
 {
     plx_list_del(&r->link);
+    free(r->image); /* of a checkpoint that could not be written to its end */
     free(r->bits);
     free(r);
 }
