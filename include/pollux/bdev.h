@@ -180,6 +180,13 @@ PLX_API int plx_bdev_resize(struct plx_bdev *bdev, uint64_t blocks, struct plx_e
  */
 PLX_API int plx_bdev_rescan(struct plx_bdev *bdev, struct plx_error *err);
 
+/**
+ * What is on a disk that is open, for people: "ext4 (file system)", "a partition table (gpt) with 3 partitions", "data
+ * of no known kind". Reads its beginning and its end, and blocks. Of a pool see <pollux/pool.h>.
+ * @return 1; 0 when all that was read is zeroes; -errno with err filled
+ */
+PLX_API int plx_bdev_content(struct plx_bdev *bdev, char *text, size_t size, struct plx_error *err);
+
 /* ---- users of a disk, towards each other ---- */
 
 enum plx_bdev_claim {

@@ -127,9 +127,6 @@ void pci_unseen(struct pci_look *look, const char *what, const char *cure);
 /* process.c: who has nodes open, or mapped; and the mounts of all. */
 void pci_look_at_processes(struct pci_look *look);
 
-/* content.c: what is on a disk. @return 1 and a text such as "an ext4 file system"; 0 for nothing; -errno */
-int pci_content(int fd, char *out, size_t size);
-
 /* ---- bind.c ---- */
 
 int pci_bind(const char *root, const char *const *which, unsigned n, const struct plx_pci_bind_opts *opts,

@@ -6,6 +6,7 @@
  */
 #include "pci/pci.h"
 
+#include "base/content.h"
 #include "base/util.h"
 
 #include <errno.h>
@@ -400,7 +401,7 @@ static void look_at_content(struct pci_look *look, const struct pci_node *node)
             say_unopened(look, node, fd);
         return;
     }
-    int found = pci_content(fd, text, sizeof text);
+    int found = plx_content(fd, text, sizeof text);
     close(fd);
     if (!found)
         return;
@@ -425,7 +426,7 @@ static void say_claimed(struct pci_look *look, const struct pci_node *node)
             return;
     int fd = use_open_node(look, node, 0);
     if (fd >= 0)
-        pci_content(fd, content, sizeof content);
+        plx_content(fd, content, sizeof content);
     if (fd >= 0)
         close(fd);
     struct plx_pci_use *use = pci_use(look, node->device, PLX_PCI_CLAIMED);

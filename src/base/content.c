@@ -1,11 +1,21 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* What is on a disk, by the signatures that libblkid knows: file systems, swap, members of RAID, LVM, ZFS, LUKS. */
-#include "pci/pci.h"
+#include "base/content.h"
 
 #include <blkid/blkid.h>
 #include <errno.h>
+#include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
+
+/* What does not fit is cut off. */
+static __attribute__((format(printf, 3, 4))) void content_text(char *out, size_t size, const char *fmt, ...)
+{
+    va_list ap;
+    va_start(ap, fmt);
+    vsnprintf(out, size, fmt, ap);
+    va_end(ap);
+}
 
 static const char *looked_up(blkid_probe pr, const char *name)
 {
@@ -17,11 +27,11 @@ static const char *looked_up(blkid_probe pr, const char *name)
 static int partitions_text(blkid_probe pr, char *out, size_t size)
 {
     char type[32]; /* the list makes the value stale */
-    pci_text(type, sizeof type, "%s", looked_up(pr, "PTTYPE"));
+    content_text(type, sizeof type, "%s", looked_up(pr, "PTTYPE"));
     blkid_partlist list = *type ? blkid_probe_get_partitions(pr) : NULL;
     int n = list ? blkid_partlist_numof_partitions(list) : 0;
     if (n > 0)
-        pci_text(out, size, "a partition table (%s) with %d partition%s", type, n, n == 1 ? "" : "s");
+        content_text(out, size, "a partition table (%s) with %d partition%s", type, n, n == 1 ? "" : "s");
     return n > 0;
 }
 
@@ -34,12 +44,12 @@ static int superblock_text(blkid_probe pr, char *out, size_t size)
                                                         : "";
     if (!*type)
         return 0;
-    pci_text(out, size, "%s%s%s%s%s%s%s", type, *kind ? " (" : "", kind, *kind ? ")" : "", *label ? " \"" : "", label,
-             *label ? "\"" : "");
+    content_text(out, size, "%s%s%s%s%s%s%s", type, *kind ? " (" : "", kind, *kind ? ")" : "", *label ? " \"" : "",
+                 label, *label ? "\"" : "");
     return 1;
 }
 
-int pci_content(int fd, char *out, size_t size)
+int plx_content(int fd, char *out, size_t size)
 {
     int ret, found = 0;
     blkid_probe pr = blkid_new_probe();
