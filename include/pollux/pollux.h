@@ -11,6 +11,7 @@
 #include <pollux/nvme_status.h>
 #include <pollux/nvmf.h>
 #include <pollux/pci.h>
+#include <pollux/pool.h>
 #include <pollux/reactor.h>
 #include <pollux/rpc.h>
 #include <pollux/vhost.h>

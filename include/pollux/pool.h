@@ -29,10 +29,16 @@ struct plx_pool_opts {
 };
 
 /**
- * Makes a pool of a disk that nobody else uses; what was on it is lost. Blocks.
+ * Makes a pool of a disk that nobody else uses; what was on it is lost, and so is every sign of it. Blocks.
  * @return 0, or -errno with err filled
  */
 PLX_API int plx_pool_make(struct plx_bdev *disk, const struct plx_pool_opts *opts, struct plx_error *err);
+
+/**
+ * Makes a disk that nobody else uses one without a pool, or any other sign of what was on it. Blocks.
+ * @return 0, or -errno with err filled
+ */
+PLX_API int plx_pool_erase(struct plx_bdev *disk, struct plx_error *err);
 
 /**
  * Opens the pool of a disk, or the one that is open already; it holds the disk. Blocks, for well under a second.
@@ -57,6 +63,7 @@ struct plx_pool_info {
     uint64_t size;      /**< of the disk, as far as the pool goes */
     uint64_t free;      /**< that volumes can still take */
     uint64_t set_aside; /**< for thick volumes; not free */
+    bool freeing;       /**< space of what was deleted is still to become free */
     uint16_t broken;    /**< why nothing of it can be changed any more: an NVMe status; or 0 */
 };
 PLX_API void plx_pool_get_info(struct plx_pool *pool, struct plx_pool_info *out);

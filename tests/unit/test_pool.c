@@ -38,6 +38,92 @@ static void test_no_pool(void **state)
     rig_end(&rig);
 }
 
+/* Whoever looks for what was there finds nothing, wherever its signs were. */
+static void test_what_was_there_is_gone(void **state)
+{
+    static const uint32_t places[] = {0, 2, 128, 64 * 2048 - 1, 64 * 2048 - 16, 63 * 2048};
+    struct pool_rig rig;
+    struct tu t;
+    struct plx_pool *p;
+    struct plx_error err = {""};
+    uint8_t *data = tu_pattern(512, 1);
+    char text[128];
+    (void)state;
+    for (int made = 0; made < 2; made++) {
+        rig_disk(&rig, "ram:64M");
+        const struct pool_keeper keeper = {rig.reactor, rig_turn};
+        tu_join(&t, rig.disk);
+        for (unsigned i = 0; i < 6; i++)
+            assert_int_equal(tu_io(&t, PLX_BDEV_WRITE, places[i], 1, data), 0);
+        tu_leave(&t);
+        if (made) {
+            assert_int_equal(pool_make_on(rig.disk, &keeper, &(struct plx_pool_opts){0}, &err), 0);
+            assert_int_equal(pool_open_on(rig.disk, &keeper, &p, &err), 0);
+            assert_int_equal(plx_pool_erase(rig.disk, &err), -EBUSY); /* it is open */
+            assert_int_equal(pool_close_on(p), 0);
+        }
+        assert_int_equal(pool_erase_on(rig.disk, &keeper, &err), 0);
+        assert_int_equal(pool_open_on(rig.disk, &keeper, &p, &err), -ENODATA);
+        assert_int_equal(plx_bdev_content(rig.disk, text, sizeof text, &err), 0);
+        rig_end(&rig);
+    }
+    free(data);
+}
+
+static void test_names_of_pools(void **state)
+{
+    static const char *const wrong[] = {"a\nb", "a/b", "\x1b[2J", "\xff"};
+    struct pool_rig rig;
+    struct plx_pool_info info;
+    struct plx_error err = {""};
+    (void)state;
+    rig_disk(&rig, "ram:64M");
+    const struct pool_keeper keeper = {rig.reactor, rig_turn};
+    for (unsigned i = 0; i < 4; i++) {
+        const struct plx_pool_opts opts = {.name = wrong[i]};
+        assert_int_equal(pool_make_on(rig.disk, &keeper, &opts, &err), -EINVAL);
+        assert_non_null(strstr(err.text, "the name of a pool"));
+    }
+    const struct plx_pool_opts opts = {.name = "fast disks"};
+    assert_int_equal(pool_make_on(rig.disk, &keeper, &opts, &err), 0);
+    rig_pool(&rig);
+    plx_pool_get_info(rig.pool, &info);
+    assert_string_equal(info.name, "fast disks");
+    rig_end(&rig);
+}
+
+/* It is told as long as it goes on. */
+static void test_freeing_is_told(void **state)
+{
+    enum { NODES = 300 }; /* more than are freed in a round */
+    struct pool_rig rig;
+    struct tu t;
+    struct plx_pool_info before, info;
+    struct plx_pool_op op = {.kind = PLX_POOL_DELETE, .volume = "v"};
+    uint8_t *data = tu_pattern(UNIT, 1);
+    bool done, seen = false;
+    (void)state;
+    rig_make(&rig, "ram:64M", NULL);
+    rig_create(&rig, "v", (uint64_t)NODES << 20);
+    rig_open(&rig, "v", &t);
+    for (uint64_t i = 0; i < NODES; i++)
+        assert_int_equal(tu_io(&t, PLX_BDEV_WRITE, i * 2048, 8, data), 0);
+    rig_close(&rig, &t);
+    plx_pool_get_info(rig.pool, &before);
+    assert_false(before.freeing);
+    rig_begin(&rig, &op, &done);
+    for (info = before; !done || info.freeing; plx_pool_get_info(rig.pool, &info)) {
+        seen |= info.freeing;
+        rig_turn(rig.reactor);
+    }
+    assert_true(seen);
+    rig_reopen(&rig);
+    plx_pool_get_info(rig.pool, &info);
+    assert_true(info.free >= before.free + (uint64_t)NODES * UNIT);
+    rig_end(&rig);
+    free(data);
+}
+
 static void test_written_and_read(void **state)
 {
     struct pool_rig rig;
@@ -610,6 +696,9 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_full_ends_with_capacity_exceeded),
         cmocka_unit_test(test_thick_has_its_space),
         cmocka_unit_test(test_anything),
+        cmocka_unit_test(test_what_was_there_is_gone),
+        cmocka_unit_test(test_names_of_pools),
+        cmocka_unit_test(test_freeing_is_told),
     };
     if (argc > 1)
         cmocka_set_test_filter(argv[1]);

@@ -87,7 +87,7 @@ struct pool_volume *pool_volume_find_uuid(struct plx_pool *p, const uint8_t uuid
     return NULL;
 }
 
-static bool name_ok(const char *name)
+bool pool_name_ok(const char *name)
 {
     size_t len = 0;
     for (size_t n; len < POOL_NAME && (n = plx_text_printable(name + len));)
@@ -109,7 +109,7 @@ int pool_volume_from_record(struct plx_pool *p, uint32_t number, const struct po
         r->height >= POOL_LEVELS || r->height < pool_height(size, p->unit_shift) || plx_get64(r->done) > size ||
         plx_get32(r->parent) > p->slots || plx_get32(r->instant) >= p->instant ||
         (state == POOL_VOLUME) != !plx_get32(r->instant) || memchr(r->name, 0, sizeof r->name) == NULL ||
-        (named && (!name_ok(r->name) || volume_named(p, r->name))) || pool_entry_unit(&r->root) >= p->units)
+        (named && (!pool_name_ok(r->name) || volume_named(p, r->name))) || pool_entry_unit(&r->root) >= p->units)
         return plx_fail(err, -EUCLEAN, "%s: what its pool says of volume %u cannot be", disk, number);
     struct pool_volume *v = volume_new(p, number);
     if (!v)
@@ -161,7 +161,7 @@ static int make_volume(struct plx_pool_work *w, struct pool_volume **out)
     struct plx_pool *p = w->pool;
     struct plx_pool_op *op = w->op;
     uint32_t number = 0;
-    if (!op->name || !name_ok(op->name))
+    if (!op->name || !pool_name_ok(op->name))
         return plx_fail(&op->err, -EINVAL, "the name of a volume has 1 to %d bytes of printable characters, and no '/'",
                         POOL_NAME - 1);
     if (volume_named(p, op->name))
@@ -309,7 +309,7 @@ static int op_rename(struct plx_pool_work *w, struct pool_try *t)
     w->v = w->op->volume ? pool_volume_find(p, w->op->volume) : NULL;
     if (!w->v)
         return fail_name(w->op, w->op->volume);
-    if (!w->op->name || !name_ok(w->op->name))
+    if (!w->op->name || !pool_name_ok(w->op->name))
         return plx_fail(&w->op->err, -EINVAL, "the name of a volume has 1 to %d bytes of printable characters, no '/'",
                         POOL_NAME - 1);
     struct pool_volume *other = volume_named(p, w->op->name);
@@ -549,6 +549,7 @@ void plx_pool_get_info(struct plx_pool *p, struct plx_pool_info *out)
         .size = p->units << p->unit_shift,
         .free = pool_space_room(p) << p->unit_shift,
         .set_aside = p->set_aside << p->unit_shift,
+        .freeing = !plx_list_empty(&p->dying),
         .broken = p->broken,
     };
     memcpy(out->uuid, p->uuid, sizeof out->uuid);

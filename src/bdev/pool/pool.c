@@ -22,6 +22,8 @@ enum {
     CACHE_BYTES = 64 << 20,
     FULL_WAIT_S = 60,
     JOB_STEPS = 64,
+    WIPED_FIRST = 4 << 20, /* bytes of a disk where signs of what it was can be */
+    WIPED_LAST = 1 << 20,
 };
 
 /* Pools that are open. */
@@ -64,18 +66,24 @@ static void sync_done(struct plx_bdev_req *req)
 }
 
 /* Before the keeper runs, on the thread that makes it. */
-static uint16_t io_sync(struct plx_pool *p, enum plx_bdev_op op, uint64_t unit, uint64_t n, void *mem)
+static uint16_t io_wait(struct plx_pool *p, struct pool_io *io)
 {
-    struct pool_io *io = calloc(1, sizeof *io);
     bool done = false;
-    if (!io)
-        return PLX_SC_INTERNAL_ERROR;
-    io->iov[0] = (struct iovec){mem, (size_t)n << p->unit_shift};
-    pool_io_init(io, op, unit, n, p, sync_done, &done);
+    io->arg = &done;
     plx_bdev_submit(p->keeper_ch, &io->req);
     while (!done)
         p->turn(p->keeper);
-    uint16_t status = io->req.status;
+    return io->req.status;
+}
+
+static uint16_t io_sync(struct plx_pool *p, enum plx_bdev_op op, uint64_t unit, uint64_t n, void *mem)
+{
+    struct pool_io *io = calloc(1, sizeof *io);
+    if (!io)
+        return PLX_SC_INTERNAL_ERROR;
+    io->iov[0] = (struct iovec){mem, (size_t)n << p->unit_shift};
+    pool_io_init(io, op, unit, n, p, sync_done, NULL);
+    uint16_t status = io_wait(p, io);
     free(io);
     return status;
 }
@@ -256,7 +264,8 @@ static int root_check(const struct plx_pool *p, const struct pool_root *r, struc
     if (units < UNITS_MIN || units >> POOL_UNITS_SHIFT_MAX || log_units < 8 || log_units > units / 4 ||
         plx_get64(r->used) > units || plx_get64(r->regions) > ((units - 1) >> p->region_shift) + 1 ||
         !plx_get32(r->instant) || plx_get32(r->slots) > POOL_SLOTS_MAX || r->maps_height >= POOL_LEVELS ||
-        pool_entry_unit(&r->dir) >= units || pool_entry_unit(&r->maps) >= units || r->name[POOL_NAME - 1])
+        pool_entry_unit(&r->dir) >= units || pool_entry_unit(&r->maps) >= units || r->name[POOL_NAME - 1] ||
+        (r->name[0] && !pool_name_ok(r->name)))
         return plx_fail(err, -EUCLEAN, "%s: the root of its pool cannot be: it is damaged, or was made by an attacker",
                         disk);
     return 0;
@@ -605,13 +614,44 @@ int plx_pool_close(struct plx_pool *p)
 
 /* ---- making one ---- */
 
+static uint16_t wipe_blocks(struct plx_pool *p, uint64_t lba, uint64_t n)
+{
+    struct pool_io *io = calloc(1, sizeof *io);
+    if (!io)
+        return PLX_SC_INTERNAL_ERROR;
+    pool_io_init(io, PLX_BDEV_WRITE_ZEROES, 0, 0, p, sync_done, NULL);
+    io->req.lba = lba;
+    io->req.nlb = (uint32_t)n;
+    uint16_t status = io_wait(p, io);
+    free(io);
+    return status;
+}
+
+static uint16_t make_durable(struct plx_pool *p)
+{
+    return plx_bdev_info(p->disk)->ops & 1 << PLX_BDEV_FLUSH ? io_sync(p, PLX_BDEV_FLUSH, 0, 0, NULL) : 0;
+}
+
+/* Nothing that anybody knows is where it was: libblkid finds the same, and arrays have their members at the end. */
+static uint16_t wipe(struct plx_pool *p)
+{
+    const uint64_t blocks = plx_bdev_blocks(p->disk);
+    const uint64_t first = plx_min_u64(WIPED_FIRST >> p->block_shift, blocks);
+    const uint64_t last = plx_min_u64(WIPED_LAST >> p->block_shift, blocks);
+    uint16_t status = wipe_blocks(p, 0, first);
+    if (!status)
+        status = wipe_blocks(p, blocks - last, last);
+    return status ? status : make_durable(p);
+}
+
 int pool_make_on(struct plx_bdev *disk, const struct pool_keeper *keeper, const struct plx_pool_opts *opts,
                  struct plx_error *err)
 {
     struct plx_pool *p;
     const char *name = opts->name ? opts->name : "";
-    if (strlen(name) >= POOL_NAME)
-        return plx_fail(err, -EINVAL, "the name of a pool has at most %d bytes", POOL_NAME - 1);
+    if (*name && !pool_name_ok(name))
+        return plx_fail(err, -EINVAL, "the name of a pool has at most %d bytes of printable characters, and no '/'",
+                        POOL_NAME - 1);
     int ret = pool_new(disk, keeper, &p, err);
     if (ret)
         return ret;
@@ -636,13 +676,13 @@ int pool_make_on(struct plx_bdev *disk, const struct pool_keeper *keeper, const 
     } else {
         memset(mem, 0, unit);
         p->used = pool_space_fixed(p);
-        uint16_t status = io_sync(p, PLX_BDEV_WRITE, 0, 1, mem);
+        uint16_t status = wipe(p);
         pool_root_image(p, (struct pool_root *)(void *)mem);
         pool_root_end((struct pool_root *)(void *)mem, 1, 0);
         if (!status)
             status = io_sync(p, PLX_BDEV_WRITE, POOL_ROOT_STEP, 1, mem);
-        if (!status && plx_bdev_info(disk)->ops & 1 << PLX_BDEV_FLUSH)
-            status = io_sync(p, PLX_BDEV_FLUSH, 0, 0, NULL);
+        if (!status)
+            status = make_durable(p);
         if (status)
             ret = plx_fail(err, -EIO, "%s: cannot be written to", plx_bdev_info(disk)->name);
     }
@@ -654,4 +694,21 @@ int pool_make_on(struct plx_bdev *disk, const struct pool_keeper *keeper, const 
 int plx_pool_make(struct plx_bdev *disk, const struct plx_pool_opts *opts, struct plx_error *err)
 {
     return pool_make_on(disk, NULL, opts, err);
+}
+
+int pool_erase_on(struct plx_bdev *disk, const struct pool_keeper *keeper, struct plx_error *err)
+{
+    struct plx_pool *p;
+    int ret = pool_new(disk, keeper, &p, err);
+    if (ret)
+        return ret;
+    if (wipe(p))
+        ret = plx_fail(err, -EIO, "%s: cannot be written to", plx_bdev_info(disk)->name);
+    pool_free(p);
+    return ret;
+}
+
+int plx_pool_erase(struct plx_bdev *disk, struct plx_error *err)
+{
+    return pool_erase_on(disk, NULL, err);
 }

@@ -452,6 +452,7 @@ struct pool_keeper {
 };
 int pool_make_on(struct plx_bdev *disk, const struct pool_keeper *keeper, const struct plx_pool_opts *opts,
                  struct plx_error *err);
+int pool_erase_on(struct plx_bdev *disk, const struct pool_keeper *keeper, struct plx_error *err);
 int pool_open_on(struct plx_bdev *disk, const struct pool_keeper *keeper, struct plx_pool **out, struct plx_error *err);
 int pool_close_on(struct plx_pool *p);
 
@@ -475,6 +476,8 @@ int pool_volume_unmap(struct plx_pool *p, struct pool_try *t, struct pool_volume
 
 /* Room for volumes of these numbers. @return 0 or -ENOMEM */
 int pool_slots(struct plx_pool *p, uint32_t slots);
+/* Whether it can be the name of a volume, or of a pool. */
+bool pool_name_ok(const char *name);
 struct pool_volume *pool_volume_find(struct plx_pool *p, const char *name);
 struct pool_volume *pool_volume_find_uuid(struct plx_pool *p, const uint8_t uuid[16]);
 /* All have been read: who goes back to whom. */
