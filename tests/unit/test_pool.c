@@ -92,6 +92,39 @@ static void test_names_of_pools(void **state)
     rig_end(&rig);
 }
 
+/* The disk is opened once for all volumes on it, by whatever names, and closed with the last one. */
+static void test_one_pool_for_all_volumes(void **state)
+{
+    static const char *const forms[] = {"volume:%s?name=a", "volume:[file:%s]?name=b"};
+    struct plx_error err = {""};
+    struct plx_bdev *disk, *volumes[2], *other;
+    struct plx_pool *p;
+    char url[320];
+    (void)state;
+    assert_int_equal(plx_bdev_open(tu_path, &disk, &err), 0);
+    assert_int_equal(plx_pool_make(disk, &(struct plx_pool_opts){0}, &err), 0);
+    assert_int_equal(plx_pool_open(disk, &p, &err), 0);
+    for (unsigned i = 0; i < 2; i++) {
+        struct plx_pool_op op = {.kind = PLX_POOL_CREATE, .name = i ? "b" : "a", .size = 1 << 20};
+        assert_int_equal(plx_pool_do(p, &op), 0);
+    }
+    assert_int_equal(plx_pool_close(p), 0);
+    assert_int_equal(plx_bdev_close(disk), 0);
+    for (unsigned last = 0; last < 2; last++) { /* to be closed */
+        for (unsigned i = 0; i < 2; i++) {
+            snprintf(url, sizeof url, forms[i], tu_path);
+            if (plx_bdev_open(url, &volumes[i], &err))
+                fail_msg("%s", err.text);
+        }
+        assert_int_equal(plx_bdev_open(url, &other, &err), -EBUSY);
+        assert_int_equal(plx_bdev_close(volumes[!last]), 0);
+        assert_int_equal(plx_bdev_open(tu_path, &other, &err), -EBUSY);
+        assert_int_equal(plx_bdev_close(volumes[last]), 0);
+        assert_int_equal(plx_bdev_open(tu_path, &other, &err), 0);
+        assert_int_equal(plx_bdev_close(other), 0);
+    }
+}
+
 /* It is told as long as it goes on. */
 static void test_freeing_is_told(void **state)
 {
@@ -699,6 +732,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_what_was_there_is_gone),
         cmocka_unit_test(test_names_of_pools),
         cmocka_unit_test(test_freeing_is_told),
+        cmocka_unit_test_setup_teardown(test_one_pool_for_all_volumes, tu_make_file, tu_remove_file),
     };
     if (argc > 1)
         cmocka_set_test_filter(argv[1]);

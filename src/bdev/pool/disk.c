@@ -32,7 +32,6 @@ struct known_leaf {
 struct pool_disk {
     struct plx_bdev bdev;
     struct plx_pool *pool;
-    struct plx_bdev *opened; /* the disk of the pool, when it is closed with this one */
     struct pool_volume *v;
     struct known_leaf leaves[LEAVES];
 };
@@ -843,14 +842,11 @@ static void volume_channel_close(struct plx_bdev_channel *ch)
 static void volume_close(struct plx_bdev *bdev)
 {
     struct pool_disk *d = (struct pool_disk *)bdev;
-    struct plx_bdev *opened = d->opened;
     pool_lock(d->pool);
     d->v->disk = NULL;
     pool_unlock(d->pool);
     plx_pool_close(d->pool);
     free(d);
-    if (opened)
-        plx_bdev_close(opened);
 }
 
 static int volume_resize(struct plx_bdev *bdev, uint64_t blocks, struct plx_error *err)
@@ -935,26 +931,17 @@ int pool_disk_new(struct plx_pool *p, const char *name, struct plx_bdev **out, s
 static int volume_open(const struct plx_url *url, struct plx_bdev **out, struct plx_error *err)
 {
     const char *name = plx_url_param(url, "name");
-    struct plx_bdev *disk;
     struct plx_pool *p;
-    bool opened;
     int ret = plx_url_only(url, "name", err);
     if (!ret && !name)
         ret = plx_fail(err, -EINVAL, "%s: which volume? volume:DISK?name=NAME says that", url->name);
     if (!ret)
-        ret = plx_bdev_find_below(url, &disk, &opened, err);
+        ret = pool_open_below(url, &p, err);
     if (ret)
         return ret;
-    ret = plx_pool_open(disk, &p, err);
-    if (!ret) {
-        ret = pool_disk_new(p, name, out, err);
-        if (ret)
-            plx_pool_close(p);
-        else if (opened)
-            ((struct pool_disk *)*out)->opened = disk;
-    }
-    if (ret && opened)
-        plx_bdev_close(disk);
+    ret = pool_disk_new(p, name, out, err);
+    if (ret)
+        plx_pool_close(p);
     return ret;
 }
 

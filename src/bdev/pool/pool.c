@@ -26,8 +26,8 @@ enum {
     WIPED_LAST = 1 << 20,
 };
 
-/* Pools that are open. */
-static pthread_mutex_t pools_lock = PTHREAD_MUTEX_INITIALIZER;
+/* Pools that are open. The lock is recursive, as a pool may be on a volume of another one. */
+static pthread_mutex_t pools_lock = PTHREAD_RECURSIVE_MUTEX_INITIALIZER_NP;
 static struct plx_list pools = {&pools, &pools};
 
 /* ---- requests of its own ---- */
@@ -526,29 +526,70 @@ int pool_open_on(struct plx_bdev *disk, const struct pool_keeper *keeper, struct
     return 0;
 }
 
-int plx_pool_open(struct plx_bdev *disk, struct plx_pool **out, struct plx_error *err)
+/* Under pools_lock. */
+static int open_shared(struct plx_bdev *disk, bool own_disk, struct plx_pool **out, struct plx_error *err)
 {
-    int ret = 0;
-    pthread_mutex_lock(&pools_lock);
     plx_list_for_each(it, &pools) {
         struct plx_pool *p = plx_list_entry(it, struct plx_pool, link);
         if (p->disk != disk)
             continue;
         p->refs++;
         *out = p;
-        goto unlock;
+        return 0;
     }
-    ret = pool_open_on(disk, NULL, out, err);
+    int ret = pool_open_on(disk, NULL, out, err);
     if (ret)
-        goto unlock;
+        return ret;
+    (*out)->own_disk = own_disk;
     ret = plx_thread_start(&(*out)->thread, NULL, keeper_run, *out, "pollux-pool");
     if (ret) {
         pool_free(*out);
-        plx_fail(err, ret, "no thread for a pool: %s", strerror(-ret));
-    } else {
-        plx_list_add_tail(&pools, &(*out)->link);
+        return plx_fail(err, ret, "no thread for a pool: %s", strerror(-ret));
     }
-unlock:
+    plx_list_add_tail(&pools, &(*out)->link);
+    return 0;
+}
+
+int plx_pool_open(struct plx_bdev *disk, struct plx_pool **out, struct plx_error *err)
+{
+    pthread_mutex_lock(&pools_lock);
+    int ret = open_shared(disk, false, out, err);
+    pthread_mutex_unlock(&pools_lock);
+    return ret;
+}
+
+/* The disk that a name stands on, if it was opened for a pool; or NULL. */
+static struct plx_bdev *find_own(const struct plx_url *url)
+{
+    struct plx_url *below = malloc(sizeof *below);
+    const size_t wrapped = url->body[0] == '[', len = strlen(url->body) - 2 * wrapped;
+    char *name = strndup(url->body + wrapped, len);
+    struct plx_bdev *found = NULL;
+    struct plx_error err;
+    if (below && name && !plx_url_parse(name, below, &err) && strlen(below->text) < sizeof below->text - 1)
+        plx_list_for_each(it, &pools) {
+            struct plx_pool *p = plx_list_entry(it, struct plx_pool, link);
+            if (p->own_disk && !strcmp(plx_bdev_info(p->disk)->name, below->text))
+                found = p->disk;
+        }
+    free(below);
+    free(name);
+    return found;
+}
+
+int pool_open_below(const struct plx_url *url, struct plx_pool **out, struct plx_error *err)
+{
+    struct plx_bdev *disk;
+    bool opened = false;
+    int ret = 0;
+    pthread_mutex_lock(&pools_lock);
+    disk = find_own(url);
+    if (!disk)
+        ret = plx_bdev_find_below(url, &disk, &opened, err);
+    if (!ret)
+        ret = open_shared(disk, opened, out, err);
+    if (ret && opened)
+        plx_bdev_close(disk);
     pthread_mutex_unlock(&pools_lock);
     return ret;
 }
@@ -604,10 +645,13 @@ int pool_close_on(struct plx_pool *p)
 int plx_pool_close(struct plx_pool *p)
 {
     pthread_mutex_lock(&pools_lock);
+    struct plx_bdev *own = p->own_disk ? p->disk : NULL;
     bool last = !--p->refs;
     if (last)
         plx_list_del(&p->link);
     int ret = last ? pool_close_on(p) : 0;
+    if (last && own)
+        plx_bdev_close(own);
     pthread_mutex_unlock(&pools_lock);
     return ret;
 }

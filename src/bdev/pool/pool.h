@@ -153,6 +153,7 @@ struct pool_page; /* of the log: log.c */
 
 struct plx_pool {
     struct plx_bdev *disk;
+    bool own_disk; /* which was opened for it, and is closed with it */
     struct plx_bdev_hold *hold;
     struct plx_list link; /* all pools */
     unsigned refs;
@@ -455,6 +456,12 @@ int pool_make_on(struct plx_bdev *disk, const struct pool_keeper *keeper, const 
 int pool_erase_on(struct plx_bdev *disk, const struct pool_keeper *keeper, struct plx_error *err);
 int pool_open_on(struct plx_bdev *disk, const struct pool_keeper *keeper, struct plx_pool **out, struct plx_error *err);
 int pool_close_on(struct plx_pool *p);
+
+/*
+ * The pool of the disk that a volume's name stands on: of one that is open under that name, or of one that is opened
+ * for all the volumes on it. @return 0, or -errno with err filled
+ */
+int pool_open_below(const struct plx_url *url, struct plx_pool **out, struct plx_error *err);
 
 /* Has the keeper look for work. */
 void pool_kick(struct plx_pool *p);
