@@ -1,0 +1,71 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* What `pollux pool` and `pollux volume` have in common: a pool on a disk that nobody else has open. */
+#ifndef PLX_CLI_POOL_H
+#define PLX_CLI_POOL_H
+
+#include "ctl.h"
+
+enum { POOL_TEXT = 256, POOL_COUNT = 64 };
+
+/* What was asked for. Words are those of argv. */
+struct pool_command {
+    char **words; /* the first one is the disk */
+    unsigned nwords;
+    bool json, yes, thick, help;
+    const char *name; /* --name */
+    const char *cluster;
+};
+
+/* A verb of either command. */
+struct pool_verb {
+    const char *name;
+    const char *takes;   /* after "pollux pool create" */
+    unsigned min, max;   /* words */
+    const char *options; /* a letter for each option that it takes beside --json: y, n, c, t */
+    const char *method;  /* what a server is asked by for the same; or NULL */
+    int (*run)(const struct pool_command *o, const struct pool_verb *v);
+};
+
+/* Reads a command line, and does it. verbs are ended by one without a name. @return the exit status */
+int pool_run(int argc, char **argv, const struct pool_verb *verbs, void (*help)(void));
+
+/* A disk, and its pool, as long as a command takes. */
+struct pool_at {
+    const char *name; /* of the disk, as it was typed */
+    struct plx_bdev *disk;
+    struct plx_pool *pool; /* or NULL */
+};
+
+/* @return EXIT_OK, or another after having said what is wrong */
+int pool_open_disk(struct pool_at *at, const char *disk, const struct pool_verb *v);
+/* The same, and its pool. */
+int pool_open_pool(struct pool_at *at, const char *disk, const struct pool_verb *v);
+/* Puts back what there is. @return status, or EXIT_RUNTIME after having said that the end was not written */
+int pool_put(struct pool_at *at, int status);
+
+/* The exit status of an error of the library's. */
+int pool_status(int ret);
+
+/*
+ * Asks whether what the text says is to be lost: on a terminal, unless --yes has answered already. @return EXIT_OK, or
+ * another after having said that nothing was done
+ */
+int pool_ask(const struct pool_command *o, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+
+/* How many volumes and snapshots there are: "2 volumes and a snapshot". */
+struct pool_count {
+    unsigned volumes, snapshots;
+};
+struct pool_count pool_count(struct plx_pool *pool);
+void pool_count_text(const struct pool_count *n, char text[POOL_COUNT]);
+
+/* Names the pool on a disk, though it may be damaged. @return 1; 0 when there is none, or -errno, with err filled */
+int pool_on(struct plx_bdev *disk, char text[POOL_TEXT], struct plx_error *err);
+/* Names whatever is on it. @return 1; 0 for nothing; -errno with err filled */
+int pool_content(struct plx_bdev *disk, char text[POOL_TEXT], struct plx_error *err);
+
+/* For people, and as JSON; text that did not come from us cannot do harm in either. */
+void pool_uuid(const uint8_t uuid[16], char text[40]);
+json_t *pool_json_text(const char *text);
+
+#endif

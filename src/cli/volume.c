@@ -1,0 +1,370 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* `pollux volume`: the volumes of a pool, their snapshots and clones. */
+#include "pool.h"
+
+#include <errno.h>
+#include <limits.h>
+#include <poll.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+enum { FREED_MS = 10 };
+
+/* ---- which there are ---- */
+
+struct found {
+    const char *name; /* or UUID */
+    struct plx_volume_info info;
+    bool there;
+};
+
+static bool volume_is(const struct plx_volume_info *info, const char *name)
+{
+    char uuid[40];
+    pool_uuid(info->uuid, uuid);
+    return strcmp(info->name, name) == 0 || strcasecmp(uuid, name) == 0;
+}
+
+static bool find_one(void *arg, const struct plx_volume_info *info)
+{
+    struct found *f = arg;
+    f->there = volume_is(info, f->name);
+    if (f->there)
+        f->info = *info;
+    return !f->there;
+}
+
+/* @return EXIT_OK, or EXIT_USAGE after having said that there is none */
+static int find_volume(const struct pool_at *at, const char *name, struct plx_volume_info *info)
+{
+    struct found f = {.name = name};
+    plx_pool_each(at->pool, find_one, &f);
+    *info = f.info;
+    return f.there ? EXIT_OK
+                   : cli_fail(EXIT_USAGE, "there is no volume named %s; \"pollux volume ls %s\" lists those there are",
+                              name, at->name);
+}
+
+/* ---- how they are shown ---- */
+
+static const char *kind_of(const struct plx_volume_info *info)
+{
+    return info->snapshot ? "snapshot" : info->thick ? "thick" : "thin";
+}
+
+static json_t *size_text(uint64_t bytes)
+{
+    char text[32];
+    ctl_size((double)bytes, text, sizeof text);
+    return json_string(text);
+}
+
+static json_t *date_text(uint64_t seconds)
+{
+    const time_t at = (time_t)seconds;
+    char text[64];
+    struct tm tm;
+    if (!localtime_r(&at, &tm) || !strftime(text, sizeof text, "%Y-%m-%d %H:%M", &tm))
+        return json_string("-");
+    return json_string(text);
+}
+
+struct shown {
+    json_t *rows;
+    const char *only; /* or NULL */
+    bool json;
+};
+
+static json_t *volume_json(const struct plx_volume_info *info)
+{
+    char uuid[40];
+    json_t *o = json_object();
+    pool_uuid(info->uuid, uuid);
+    json_object_set_new(o, "name", pool_json_text(info->name));
+    json_object_set_new(o, "uuid", json_string(uuid));
+    json_object_set_new(o, "size", cli_json_number(info->size));
+    json_object_set_new(o, "written", cli_json_number(info->mapped));
+    json_object_set_new(o, "kind", json_string(kind_of(info)));
+    json_object_set_new(o, "from", *info->parent ? pool_json_text(info->parent) : json_null());
+    json_object_set_new(o, "created", cli_json_number(info->created));
+    return o;
+}
+
+static json_t *volume_row(const struct plx_volume_info *info)
+{
+    json_t *row = json_array();
+    json_array_append_new(row, ctl_text(info->name));
+    json_array_append_new(row, size_text(info->size));
+    json_array_append_new(row, size_text(info->mapped));
+    json_array_append_new(row, json_string(kind_of(info)));
+    json_array_append_new(row, ctl_text(info->parent));
+    json_array_append_new(row, date_text(info->created));
+    return row;
+}
+
+static bool add_shown(void *arg, const struct plx_volume_info *info)
+{
+    struct shown *s = arg;
+    if (!s->only || volume_is(info, s->only))
+        json_array_append_new(s->rows, s->json ? volume_json(info) : volume_row(info));
+    return true;
+}
+
+/* All, or one. */
+static void show_volumes(const struct pool_command *o, const struct pool_at *at, const char *only)
+{
+    static const char *const heads[] = {"NAME", "SIZE", "WRITTEN", "KIND", "FROM", "CREATED"};
+    struct shown s = {.rows = json_array(), .only = only, .json = o->json};
+    plx_pool_each(at->pool, add_shown, &s);
+    if (!o->json) {
+        ctl_print_table(heads, "lrrlll", s.rows);
+        return;
+    }
+    ctl_print_json(only ? json_array_get(s.rows, 0) : s.rows);
+    json_decref(s.rows);
+}
+
+static int volume_list(const struct pool_command *o, const struct pool_verb *v)
+{
+    struct pool_at at;
+    int ret = pool_open_pool(&at, o->words[0], v);
+    if (ret)
+        return ret;
+    show_volumes(o, &at, NULL);
+    return pool_put(&at, EXIT_OK);
+}
+
+/* ---- how they are changed ---- */
+
+/* Does it, and shows the volume that it was about; name may be NULL. */
+static int change(const struct pool_command *o, struct pool_at *at, struct plx_pool_op *op, const char *name)
+{
+    int ret = plx_pool_do(at->pool, op);
+    if (ret)
+        return cli_fail(pool_status(ret), "%s: %s", at->name, op->err.text);
+    if (name)
+        show_volumes(o, at, name);
+    return EXIT_OK;
+}
+
+/* What is not there is an error before anything is asked. */
+static int run_on_volume(const struct pool_command *o, const struct pool_verb *v, enum plx_pool_op_kind kind)
+{
+    struct plx_pool_op op = {.kind = kind, .volume = o->words[1], .name = o->words[2]};
+    struct plx_volume_info info;
+    struct pool_at at;
+    int ret = pool_open_pool(&at, o->words[0], v);
+    if (ret)
+        return ret;
+    ret = find_volume(&at, op.volume, &info);
+    if (!ret)
+        ret = change(o, &at, &op, op.name);
+    return pool_put(&at, ret);
+}
+
+static int parse_volume_size(const char *text, uint64_t *size)
+{
+    if (!plx_parse_size(text, size) && *size)
+        return EXIT_OK;
+    return cli_fail(EXIT_USAGE, "\"%s\" is no size of a volume; one is 10G, 1.5T or 512M", text);
+}
+
+static int volume_create(const struct pool_command *o, const struct pool_verb *v)
+{
+    struct plx_pool_op op = {.kind = PLX_POOL_CREATE, .name = o->words[1], .thick = o->thick};
+    struct pool_at at;
+    if (parse_volume_size(o->words[2], &op.size))
+        return EXIT_USAGE;
+    int ret = pool_open_pool(&at, o->words[0], v);
+    if (ret)
+        return ret;
+    ret = change(o, &at, &op, op.name);
+    return pool_put(&at, ret);
+}
+
+static int volume_snapshot(const struct pool_command *o, const struct pool_verb *v)
+{
+    return run_on_volume(o, v, PLX_POOL_SNAPSHOT);
+}
+
+static int volume_clone(const struct pool_command *o, const struct pool_verb *v)
+{
+    return run_on_volume(o, v, PLX_POOL_CLONE);
+}
+
+static int volume_rename(const struct pool_command *o, const struct pool_verb *v)
+{
+    return run_on_volume(o, v, PLX_POOL_RENAME);
+}
+
+/* Until what was deleted is free: nobody else would see to it before the pool is opened again. */
+static void await_freed(const struct pool_at *at)
+{
+    struct plx_pool_info info;
+    for (plx_pool_get_info(at->pool, &info); info.freeing && !info.broken; plx_pool_get_info(at->pool, &info))
+        poll(NULL, 0, FREED_MS);
+}
+
+/* "web (10 GiB, 2.5 MiB of it written, ext4 (file system))" */
+static void volume_describe(const struct pool_at *at, const struct plx_volume_info *info, char *text, size_t room)
+{
+    char url[CLI_URL], size[32], written[32], content[POOL_TEXT] = "";
+    struct plx_error err;
+    struct plx_bdev *disk;
+    size_t n = (size_t)snprintf(url, sizeof url, "volume:[%s]?name=", plx_bdev_info(at->disk)->name);
+    for (const char *p = info->name; *p && n + 4 < sizeof url; p++)
+        n += (size_t)snprintf(url + n, sizeof url - n, "%%%02x", (unsigned char)*p);
+    if (info->mapped && !plx_bdev_open(url, &disk, &err)) {
+        if (pool_content(disk, content, &err) <= 0)
+            content[0] = 0;
+        plx_bdev_close(disk);
+    }
+    ctl_size((double)info->size, size, sizeof size);
+    ctl_size((double)info->mapped, written, sizeof written);
+    snprintf(text, room, "%s (%s, %s of it written%s%s)", info->name, size, written, *content ? ", " : "", content);
+}
+
+static int volume_revert(const struct pool_command *o, const struct pool_verb *v)
+{
+    struct plx_pool_op op = {.kind = PLX_POOL_REVERT, .volume = o->words[1], .name = o->words[2]};
+    struct plx_volume_info info, to;
+    char text[2 * POOL_TEXT];
+    struct pool_at at;
+    int ret = pool_open_pool(&at, o->words[0], v);
+    if (ret)
+        return ret;
+    ret = find_volume(&at, op.volume, &info);
+    if (!ret)
+        ret = find_volume(&at, op.name, &to);
+    if (!ret && strcmp(info.parent, to.name) == 0) { /* else it is refused below */
+        volume_describe(&at, &info, text, sizeof text);
+        ret = pool_ask(o, "%s: what %s has now, and %s has not, will be lost", at.name, text, to.name);
+    }
+    if (!ret)
+        ret = change(o, &at, &op, op.volume);
+    if (!ret)
+        await_freed(&at);
+    return pool_put(&at, ret);
+}
+
+static int volume_size(const struct pool_command *o, const struct pool_verb *v)
+{
+    struct plx_pool_op op = {.kind = PLX_POOL_RESIZE, .volume = o->words[1]};
+    struct plx_volume_info info;
+    char size[32];
+    struct pool_at at;
+    if (parse_volume_size(o->words[2], &op.size))
+        return EXIT_USAGE;
+    int ret = pool_open_pool(&at, o->words[0], v);
+    if (ret)
+        return ret;
+    ret = find_volume(&at, op.volume, &info);
+    if (!ret && op.size < info.size && !info.snapshot) {
+        char text[2 * POOL_TEXT];
+        volume_describe(&at, &info, text, sizeof text);
+        ctl_size((double)op.size, size, sizeof size);
+        ret = pool_ask(o, "%s: what %s has beyond %s will be lost", at.name, text, size);
+    }
+    if (!ret)
+        ret = change(o, &at, &op, op.volume);
+    return pool_put(&at, ret);
+}
+
+/* All of them are there, and are named in one question. */
+static int ask_to_remove(const struct pool_command *o, const struct pool_at *at)
+{
+    struct plx_volume_info info;
+    char *all = NULL, text[2 * POOL_TEXT];
+    size_t room = 0;
+    int ret = EXIT_OK;
+    FILE *list = open_memstream(&all, &room);
+    if (!list)
+        return cli_fail(EXIT_RUNTIME, "out of memory");
+    for (unsigned i = 1; i < o->nwords && !ret; i++) {
+        ret = find_volume(at, o->words[i], &info);
+        if (!ret) {
+            volume_describe(at, &info, text, sizeof text);
+            fprintf(list, "%s%s", i > 1 ? ", " : "", text);
+        }
+    }
+    if (fclose(list) && !ret)
+        ret = cli_fail(EXIT_RUNTIME, "out of memory");
+    if (!ret)
+        ret = pool_ask(o, "%s: %s will be lost", at->name, all);
+    free(all);
+    return ret;
+}
+
+static int volume_remove(const struct pool_command *o, const struct pool_verb *v)
+{
+    struct pool_at at;
+    json_t *gone = json_array();
+    int ret = pool_open_pool(&at, o->words[0], v);
+    if (ret) {
+        json_decref(gone);
+        return ret;
+    }
+    ret = ask_to_remove(o, &at);
+    for (unsigned i = 1; i < o->nwords && !ret; i++) {
+        struct plx_pool_op op = {.kind = PLX_POOL_DELETE, .volume = o->words[i]};
+        ret = change(o, &at, &op, NULL);
+        if (!ret && !o->json)
+            printf("%s is gone\n", o->words[i]);
+        if (!ret)
+            json_array_append_new(gone, pool_json_text(o->words[i]));
+    }
+    if (o->json && json_array_size(gone))
+        ctl_print_json(gone);
+    json_decref(gone);
+    await_freed(&at);
+    return pool_put(&at, ret);
+}
+
+static const struct pool_verb volume_verbs[] = {
+    {"ls", "DISK", 1, 1, "", "bdev_lvol_get_lvols", volume_list},
+    {"create", "[--thick] DISK NAME SIZE", 3, 3, "t", "bdev_lvol_create", volume_create},
+    {"snapshot", "DISK NAME NEW", 3, 3, "", "bdev_lvol_snapshot", volume_snapshot},
+    {"clone", "DISK SNAPSHOT NEW", 3, 3, "", "bdev_lvol_clone", volume_clone},
+    {"revert", "[--yes] DISK NAME SNAPSHOT", 3, 3, "y", NULL, volume_revert},
+    {"resize", "[--yes] DISK NAME SIZE", 3, 3, "y", "bdev_lvol_resize", volume_size},
+    {"rename", "DISK NAME NEW", 3, 3, "", "bdev_lvol_rename", volume_rename},
+    {"rm", "[--yes] DISK NAME...", 2, UINT_MAX, "y", "bdev_lvol_delete", volume_remove},
+    {0},
+};
+
+static void volume_help(void)
+{
+    puts("pollux volume ls DISK\n"
+         "  Lists the volumes and snapshots of the pool on a disk.\n\n"
+         "pollux volume create [--thick] DISK NAME SIZE\n"
+         "  Makes a volume, which is the disk volume:DISK?name=NAME. It takes space as it is written to.\n\n"
+         "pollux volume snapshot DISK NAME NEW\n"
+         "  Keeps what the volume is now, as the snapshot NEW, which can be read as a disk and never changes.\n\n"
+         "pollux volume clone DISK SNAPSHOT NEW\n"
+         "  Makes a volume that begins as the snapshot is.\n\n"
+         "pollux volume revert [--yes] DISK NAME SNAPSHOT\n"
+         "  Makes a volume again what the snapshot is, which must be the one that it goes back to.\n\n"
+         "pollux volume resize [--yes] DISK NAME SIZE\n"
+         "pollux volume rename DISK NAME NEW\n"
+         "pollux volume rm [--yes] DISK NAME...\n\n"
+         "DISK is the disk that the pool is on, which nobody has open: a server that has it is asked by \"pollux\n"
+         "ctl\". NAME can be a UUID. What is lost is named, and asked about, before it is.\n\n"
+         "options:\n"
+         "      --thick    create: with all its space set aside\n"
+         "      --yes      revert, resize, rm: do not ask\n"
+         "      --json     as JSON");
+}
+
+static int volume_command(int argc, char **argv)
+{
+    return pool_run(argc, argv, volume_verbs, volume_help);
+}
+
+const struct cli_command cli_volume = {
+    .name = "volume",
+    .summary = "the volumes of a pool, their snapshots and clones",
+    .run = volume_command,
+    .help = volume_help,
+};
