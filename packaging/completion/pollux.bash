@@ -26,7 +26,8 @@ _pollux_disks()
             while read -r scheme; do
                 COMPREPLY+=("$scheme")
                 compopt -o nospace
-            done < <(compgen -W 'ram: null: file: pcie: ng: nvme+tcp: vhost-user: delay: error: crash:' -- "$word")
+            done < <(compgen -W 'ram: null: file: pcie: ng: nvme+tcp: vhost-user: volume: delay: error: crash:' \
+                -- "$word")
         fi
         ;;
     esac
@@ -111,6 +112,52 @@ _pollux_tune()
         mapfile -t COMPREPLY < <(compgen -W "$names" -- "$word")
         ;;
     esac
+}
+
+# pollux pool and pollux volume: a verb, a disk, and names of volumes on it.
+_pollux_pool()
+{
+    local command=$1 pollux=$2 previous=$3 word=$4 verb=${5:-} disk='' each plain=0 options=--json
+    shift 5
+    case $command:$verb in
+    pool:)
+        mapfile -t COMPREPLY < <(compgen -W 'create status rm --help' -- "$word")
+        return
+        ;;
+    volume:)
+        mapfile -t COMPREPLY < <(compgen -W 'ls create snapshot clone revert resize rename rm --help' -- "$word")
+        return
+        ;;
+    pool:create) options='--name --cluster --yes --json' ;;
+    volume:create) options='--thick --json' ;;
+    pool:rm | volume:revert | volume:resize | volume:rm) options='--yes --json' ;;
+    esac
+    case $previous in
+    --name) return ;;
+    --cluster)
+        mapfile -t COMPREPLY < <(compgen -W '1M 4M 16M' -- "$word")
+        return
+        ;;
+    esac
+    if [[ $word == -* ]]; then
+        mapfile -t COMPREPLY < <(compgen -W "$options" -- "$word")
+        return
+    fi
+    previous=''
+    for each; do
+        if [[ $each != -* && $previous != --name && $previous != --cluster ]]; then
+            [[ $plain -eq 0 ]] && disk=$each
+            plain=$((plain + 1))
+        fi
+        previous=$each
+    done
+    if [[ -z $disk ]]; then
+        _pollux_disks "$word"
+    elif [[ $command == volume && $verb != create && ($plain -eq 1 || $verb == rm || $verb$plain == revert2) ]]; then
+        local names
+        names=$(timeout 1 "$pollux" volume ls --json "$disk" 2>/dev/null | sed -n 's/^ *"name": "\(.*\)",$/\1/p')
+        mapfile -t COMPREPLY < <(compgen -W "$names" -- "$word")
+    fi
 }
 
 # Names that a server which runs can tell: of disks, or of subsystems.
@@ -200,7 +247,7 @@ _pollux_ctl()
 
 _pollux()
 {
-    local commands='serve ctl perf cp identify discover nvme tune help'
+    local commands='serve ctl perf cp identify discover nvme tune pool volume help'
     local options='-l --listen -n --nqn -m --cores --allow --allow-any-host --poll --max-io-size --queue-depth
         --max-queues --in-capsule --peer-timeout --serial -r --rpc -c --config --state -S --vhost --socket-group
         --example --wait-for-rpc -v --verbose -q --quiet -h --help'
@@ -233,6 +280,10 @@ _pollux()
         ;;
     tune)
         _pollux_tune "${words[0]}" "$previous" "$word"
+        return
+        ;;
+    pool | volume)
+        _pollux_pool "${words[1]}" "${words[0]}" "$previous" "$word" "${words[2]:-}" "${words[@]:3}"
         return
         ;;
     ctl)
