@@ -324,13 +324,28 @@ int pool_region_want(struct plx_pool *p, struct pool_try *t, uint64_t number)
     return POOL_AGAIN;
 }
 
+static void region_unread(struct plx_pool *p, struct pool_region *r, uint16_t status)
+{
+    pool_lock(p);
+    p->region[r->number] = NULL;
+    pool_wake(&p->space_waits, status);
+    pool_unlock(p);
+    region_destroy(r);
+}
+
 static void region_loaded(struct plx_bdev_req *req)
 {
     struct region_load *l = plx_container_of(req, struct region_load, io.req);
     struct plx_pool *p = l->pool;
     struct pool_region *r = l->region;
     const size_t bytes = (size_t)1 << p->unit_shift;
-    if (req->status || plx_crc32c(l->mem, bytes) != r->crc) {
+    if (req->status) { /* for now; who asks again has it read again */
+        region_unread(p, r, req->status);
+        free(l->mem);
+        free(l);
+        return;
+    }
+    if (plx_crc32c(l->mem, bytes) != r->crc) {
         /* What is in use there is not known, so nothing of it is used any more. */
         plx_error("pool %s: the map of region %llu is damaged: its space is lost until the pool is repaired", p->name,
                   (unsigned long long)r->number);
@@ -354,11 +369,7 @@ void pool_region_load(struct plx_pool *p, struct pool_region *r, struct plx_bdev
     uint8_t *mem = l ? aligned_alloc(4096, (size_t)1 << p->unit_shift) : NULL;
     if (!mem) {
         free(l);
-        pool_lock(p);
-        p->region[r->number] = NULL;
-        pool_wake(&p->space_waits, PLX_SC_INTERNAL_ERROR);
-        pool_unlock(p);
-        region_destroy(r);
+        region_unread(p, r, PLX_SC_INTERNAL_ERROR);
         return;
     }
     l->pool = p;
