@@ -162,9 +162,17 @@ PLX_API int plx_bdev_close_begin(struct plx_reactor *r, struct plx_bdev *bdev, p
 PLX_API int plx_bdev_rescan_begin(struct plx_reactor *r, struct plx_bdev *bdev, plx_bdev_done_fn done, void *arg);
 
 /**
- * The disk with this name or UUID, or else the first that was opened as this without a name; or NULL. All disks of the
- * process are known. The disk is there until somebody closes it: whoever opens and closes disks finds them, or those
- * who find them hold them and are told.
+ * Gives a disk that has a name one more that it is found by, instead of the one that it had; NULL for none.
+ * @return 0; -EEXIST with err filled when another disk has it, or it as an alias; -errno
+ */
+PLX_API int plx_bdev_set_alias(struct plx_bdev *bdev, const char *alias, struct plx_error *err);
+/** @return false when it has none */
+PLX_API bool plx_bdev_get_alias(struct plx_bdev *bdev, char *out, size_t size);
+
+/**
+ * The disk with this name, alias or UUID, or else the first that was opened as this without a name; or NULL. All disks
+ * of the process are known. The disk is there until somebody closes it: whoever opens and closes disks finds them, or
+ * those who find them hold them and are told.
  */
 PLX_API struct plx_bdev *plx_bdev_find(const char *name);
 /** Calls fn for each disk until it returns false; fn must not open or close any. */

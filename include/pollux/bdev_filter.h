@@ -17,7 +17,7 @@
 extern "C" {
 #endif
 
-/** The disk that a filter stands on; or NULL. */
+/** The disk that a filter, or the pool of a volume, stands on; or NULL. */
 PLX_API struct plx_bdev *plx_bdev_below(const struct plx_bdev *bdev);
 
 /* ---- a slow disk ---- */

@@ -69,6 +69,7 @@ struct plx_bdev {
     struct plx_bdev_info info; /* native operations in ops */
     size_t channel_size;       /* bytes of the driver's part of a channel */
     struct plx_bdev *below;    /* a filter's; or NULL */
+    struct plx_bdev *on;       /* a volume's: the disk of its pool, which holds it; or NULL */
     uint32_t subs;             /* sub-requests that each channel has in reserve */
 
     /* The core's, which completes info too. */
@@ -84,6 +85,7 @@ struct plx_bdev {
     bool emulates;                /* some operations are done by emulate.c */
     _Atomic bool gone;            /* requests end with Invalid Namespace */
     bool named;                   /* info.name was given, and is unique */
+    char *alias;                  /* as unique; or NULL */
     struct plx_list link;         /* this and below: registry.c's */
     struct plx_list holds;
     struct plx_bdev_hold *below_hold;

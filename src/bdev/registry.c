@@ -12,6 +12,7 @@
 #include "reactor/owner.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -36,6 +37,8 @@ static struct plx_bdev *find_named(const char *name, bool named)
     plx_list_for_each(it, &disks) {
         struct plx_bdev *bdev = plx_list_entry(it, struct plx_bdev, link);
         if (bdev->named == named && !strcmp(bdev->info.name, name))
+            return bdev;
+        if (named && bdev->alias && !strcmp(bdev->alias, name))
             return bdev;
     }
     return NULL;
@@ -116,6 +119,38 @@ int plx_registry_check_name(const char *name, struct plx_error *err)
     return 0;
 }
 
+int plx_bdev_set_alias(struct plx_bdev *bdev, const char *alias, struct plx_error *err)
+{
+    int ret = alias ? plx_registry_check_name(alias, err) : 0;
+    char *copy = alias && !ret ? strdup(alias) : NULL;
+    if (ret)
+        return ret;
+    if (alias && !copy)
+        return plx_fail(err, -ENOMEM, "out of memory");
+    pthread_mutex_lock(&lock);
+    const struct plx_bdev *other = alias ? find_named(alias, true) : NULL;
+    if (other && other != bdev) {
+        ret = plx_fail(err, -EEXIST, "there is a disk named %s already", alias);
+    } else {
+        char *was = bdev->alias;
+        bdev->alias = copy;
+        copy = was;
+    }
+    pthread_mutex_unlock(&lock);
+    free(copy);
+    return ret;
+}
+
+bool plx_bdev_get_alias(struct plx_bdev *bdev, char *out, size_t size)
+{
+    pthread_mutex_lock(&lock);
+    bool there = bdev->alias != NULL;
+    if (there)
+        snprintf(out, size, "%s", bdev->alias);
+    pthread_mutex_unlock(&lock);
+    return there;
+}
+
 /* A filter hears of the disk below, on whatever thread that reports it. */
 static void below_event(void *arg, struct plx_bdev *below, enum plx_bdev_event what)
 {
@@ -162,6 +197,10 @@ int plx_registry_remove(struct plx_bdev *bdev, struct plx_error *err)
     else
         plx_list_del(&bdev->link);
     pthread_mutex_unlock(&bdev->lock);
+    if (!ret) {
+        free(bdev->alias);
+        bdev->alias = NULL;
+    }
     if (!ret && bdev->below_hold)
         plx_bdev_release(bdev->below_hold);
     pthread_mutex_unlock(&lock);

@@ -43,6 +43,34 @@ static void a_disk_is_found_by_name_uuid_and_what_was_opened(void **state)
     assert_null(plx_bdev_find("ram:1M"));
 }
 
+static void a_disk_is_found_by_its_alias(void **state)
+{
+    (void)state;
+    struct plx_bdev *a, *b, *c;
+    struct plx_error err;
+    char alias[64];
+    assert_int_equal(plx_bdev_open_as("ram:1M", "a", &a, NULL), 0);
+    assert_int_equal(plx_bdev_open_as("ram:1M", "b", &b, NULL), 0);
+    assert_false(plx_bdev_get_alias(a, alias, sizeof alias));
+    assert_int_equal(plx_bdev_set_alias(a, "lvs/a", &err), 0);
+    assert_ptr_equal(plx_bdev_find("lvs/a"), a);
+    assert_int_equal(plx_bdev_set_alias(a, "lvs/a", &err), 0);
+    assert_true(plx_bdev_get_alias(a, alias, sizeof alias));
+    assert_string_equal(alias, "lvs/a");
+    assert_int_equal(plx_bdev_set_alias(b, "lvs/a", &err), -EEXIST);
+    assert_int_equal(plx_bdev_set_alias(b, "a", &err), -EEXIST);
+    assert_int_equal(plx_bdev_set_alias(b, "", &err), -EINVAL);
+    assert_int_equal(plx_bdev_open_as("ram:1M", "lvs/a", &c, &err), -EEXIST);
+    assert_int_equal(plx_bdev_set_alias(a, "lvs/b", &err), 0);
+    assert_null(plx_bdev_find("lvs/a"));
+    assert_int_equal(plx_bdev_set_alias(b, "lvs/a", &err), 0);
+    assert_int_equal(plx_bdev_set_alias(b, NULL, &err), 0);
+    assert_null(plx_bdev_find("lvs/a"));
+    plx_bdev_close(a);
+    assert_null(plx_bdev_find("lvs/b"));
+    plx_bdev_close(b);
+}
+
 static void a_uuid_is_that_of_the_filter_and_not_of_the_disk_below(void **state)
 {
     (void)state;
@@ -573,6 +601,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_disk_is_found_by_name_uuid_and_what_was_opened),
+        cmocka_unit_test(a_disk_is_found_by_its_alias),
         cmocka_unit_test(a_uuid_is_that_of_the_filter_and_not_of_the_disk_below),
         cmocka_unit_test(a_name_is_given_once),
         cmocka_unit_test(all_disks_are_gone_through_until_it_is_enough),

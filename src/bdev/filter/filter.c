@@ -26,7 +26,7 @@ static pthread_mutex_t bells_lock = PTHREAD_MUTEX_INITIALIZER;
 
 struct plx_bdev *plx_bdev_below(const struct plx_bdev *bdev)
 {
-    return bdev->below;
+    return bdev->below ? bdev->below : bdev->on;
 }
 
 int plx_filter_only(const struct plx_url *url, const char *known, struct plx_error *err)
