@@ -54,14 +54,15 @@ PLX_API int plx_pool_close(struct plx_pool *pool);
 
 /** What a pool is at present. Space is in bytes. */
 struct plx_pool_info {
-    const char *name; /**< "" for none */
+    char name[PLX_POOL_NAME]; /**< "" for none */
     uint8_t uuid[16];
     struct plx_bdev *disk;
     uint32_t unit;    /**< bytes that space is given out in */
     uint32_t cluster; /**< as it was made */
     bool checksums;
     uint64_t size;      /**< of the disk, as far as the pool goes */
-    uint64_t free;      /**< that volumes can still take */
+    uint64_t usable;    /**< that volumes can take of it when there are none */
+    uint64_t free;      /**< that they can still take */
     uint64_t set_aside; /**< for thick volumes; not free */
     bool freeing;       /**< space of what was deleted is still to become free */
     uint16_t broken;    /**< why nothing of it can be changed any more: an NVMe status; or 0 */
@@ -76,13 +77,27 @@ struct plx_volume_info {
     uint64_t mapped; /**< bytes that have been written, whoever shares them */
     bool snapshot;   /**< cannot be changed */
     bool thick;
-    char parent[PLX_POOL_NAME]; /**< the snapshot that it goes back to; "" for none */
+    char parent[PLX_POOL_NAME]; /**< the snapshot that it goes back to, of those there are; "" for none */
     uint32_t children;          /**< of a snapshot: that go back to it */
     uint64_t created;           /**< seconds since 1970 */
     struct plx_bdev *disk;      /**< as which it is open; or NULL */
 };
 /** Calls fn for each volume and snapshot until it returns false; fn must not do anything with the pool. */
 PLX_API void plx_pool_each(struct plx_pool *pool, bool (*fn)(void *arg, const struct plx_volume_info *info), void *arg);
+
+/**
+ * A volume or snapshot of a pool that the caller has open, as a disk, which has the pool open as well. Does not block.
+ * @param name the disk's, or NULL
+ * @return 0, or -errno with err filled
+ */
+PLX_API int plx_pool_open_volume(struct plx_pool *pool, const uint8_t uuid[16], const char *name, struct plx_bdev **out,
+                                 struct plx_error *err);
+/** The pool that a disk is a volume of; NULL when it is none. */
+PLX_API struct plx_pool *plx_volume_pool(const struct plx_bdev *volume);
+/** What a volume is that is open as this disk. */
+PLX_API void plx_volume_get_info(struct plx_bdev *volume, struct plx_volume_info *out);
+/** Calls fn for each that goes back to a snapshot, which is open as this disk, and to none in between. */
+PLX_API void plx_volume_each_child(struct plx_bdev *snapshot, void (*fn)(void *arg, const char *name), void *arg);
 
 enum plx_pool_op_kind {
     PLX_POOL_CREATE,   /**< a volume `name` of `size` bytes, thick or not */
@@ -92,12 +107,14 @@ enum plx_pool_op_kind {
     PLX_POOL_RENAME,   /**< `volume` to `name` */
     PLX_POOL_RESIZE,   /**< `volume` to `size` bytes; what is cut off is lost */
     PLX_POOL_REVERT,   /**< `volume`, which is not open, to what the snapshot `name` is, which it goes back to */
+    PLX_POOL_FREEZE,   /**< `volume`, which is not open, is a snapshot from now on */
+    PLX_POOL_NAME_IT,  /**< the pool is `name` from now on */
 };
 
 /** Something to be done to a pool. Memory of the caller's, who leaves it alone until done is called. */
 struct plx_pool_op {
     enum plx_pool_op_kind kind;
-    const char *volume; /**< its name, or UUID */
+    const char *volume; /**< its UUID, or name */
     const char *name;
     uint64_t size;
     bool thick;

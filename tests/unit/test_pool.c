@@ -4,7 +4,10 @@
  */
 #include "pool_rig.h"
 
+#include "base/uuid.h"
+
 #include <errno.h>
+#include <pollux/bdev_filter.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -497,6 +500,201 @@ static void test_thick_has_its_space(void **state)
     free(data);
 }
 
+static void test_pool_is_renamed(void **state)
+{
+    struct pool_rig rig;
+    struct plx_pool_info info;
+    const struct plx_pool_opts opts = {.name = "first"};
+    (void)state;
+    rig_make(&rig, "ram:64M", &opts);
+    rig_do(&rig, PLX_POOL_NAME_IT, NULL, "second", 0);
+    assert_int_equal(rig_try(&rig, PLX_POOL_NAME_IT, NULL, "", 0), -EINVAL);
+    assert_int_equal(rig_try(&rig, PLX_POOL_NAME_IT, NULL, "a/b", 0), -EINVAL);
+    rig_reopen(&rig);
+    plx_pool_get_info(rig.pool, &info);
+    assert_string_equal(info.name, "second");
+    rig_end(&rig);
+}
+
+static void test_frozen(void **state)
+{
+    struct pool_rig rig;
+    struct tu t;
+    uint8_t *a = tu_pattern(64 * K, 1), *out = tu_pattern(64 * K, 2);
+    (void)state;
+    rig_make(&rig, "ram:64M", NULL);
+    struct plx_pool_op thick = {.kind = PLX_POOL_CREATE, .name = "v", .size = 16 << 20, .thick = true};
+    bool done;
+    rig_begin(&rig, &thick, &done);
+    while (!done)
+        rig_turn(rig.reactor);
+    rig_open(&rig, "v", &t);
+    assert_int_equal(tu_io(&t, PLX_BDEV_WRITE, 0, 128, a), 0);
+    assert_int_equal(rig_try(&rig, PLX_POOL_FREEZE, "v", NULL, 0), -EBUSY);
+    rig_close(&rig, &t);
+    rig_do(&rig, PLX_POOL_FREEZE, "v", NULL, 0);
+    assert_int_equal(rig_try(&rig, PLX_POOL_FREEZE, "v", NULL, 0), -EINVAL);
+    assert_int_equal(rig_try(&rig, PLX_POOL_FREEZE, "w", NULL, 0), -ENOENT);
+    struct plx_pool_info info;
+    plx_pool_get_info(rig.pool, &info);
+    assert_int_equal(info.set_aside, 0);
+    rig_reopen(&rig);
+    rig_open(&rig, "v", &t);
+    assert_true(t.info->read_only);
+    rig_close(&rig, &t);
+    rig_do(&rig, PLX_POOL_CLONE, "v", "c", 0);
+    rig_open(&rig, "c", &t);
+    assert_int_equal(tu_io(&t, PLX_BDEV_WRITE, 0, 64, out), 0);
+    rig_close(&rig, &t);
+    rig_open(&rig, "v", &t);
+    assert_int_equal(tu_io(&t, PLX_BDEV_READ, 0, 128, out), 0);
+    assert_memory_equal(a, out, 64 * K);
+    rig_close(&rig, &t);
+    rig_end(&rig);
+    free(a);
+    free(out);
+}
+
+/* What is about to be a snapshot, or smaller, is not opened as what it was. */
+static void test_not_opened_meanwhile(void **state)
+{
+    static const enum plx_pool_op_kind kinds[] = {PLX_POOL_RESIZE, PLX_POOL_FREEZE};
+    struct pool_rig rig;
+    struct tu t;
+    (void)state;
+    rig_make(&rig, "ram:64M", NULL);
+    rig_create(&rig, "v", 16 << 20);
+    for (unsigned i = 0; i < 2; i++) {
+        struct plx_error err = {""};
+        struct plx_bdev *bdev;
+        bool done;
+        struct plx_pool_op op = {.kind = kinds[i], .volume = "v", .size = 8 << 20};
+        rig_begin(&rig, &op, &done);
+        while (plx_list_empty(&rig.pool->applying) && !rig.pool->checkpoint)
+            rig_turn(rig.reactor);
+        assert_false(done);
+        assert_int_equal(pool_disk_new(rig.pool, "v", &bdev, &err), -EBUSY);
+        while (!done)
+            rig_turn(rig.reactor);
+        assert_int_equal(op.result, 0);
+        rig_open(&rig, "v", &t);
+        assert_int_equal(t.info->blocks, (8 << 20) / 512);
+        rig_close(&rig, &t);
+    }
+    rig_end(&rig);
+}
+
+static bool find_info(void *arg, const struct plx_volume_info *info)
+{
+    struct plx_volume_info *wanted = arg;
+    if (strcmp(wanted->name, info->name) != 0)
+        return true;
+    *wanted = *info;
+    return false;
+}
+
+static struct plx_volume_info info_of(struct pool_rig *rig, const char *name)
+{
+    struct plx_volume_info info = {.size = 0};
+    snprintf(info.name, sizeof info.name, "%s", name);
+    plx_pool_each(rig->pool, find_info, &info);
+    assert_true(info.size);
+    return info;
+}
+
+static void join(void *arg, const char *name)
+{
+    char *all = arg;
+    strncat(all, name, 63 - strlen(all));
+}
+
+/* A snapshot that was deleted while two go back to it is not seen: they go back to what it went back to. */
+static void test_who_goes_back_to_whom(void **state)
+{
+    struct pool_rig rig;
+    struct plx_error err = {""};
+    struct plx_bdev *bdev;
+    char children[64] = "";
+    (void)state;
+    rig_make(&rig, "ram:64M", NULL);
+    rig_create(&rig, "v", 16 << 20);
+    rig_do(&rig, PLX_POOL_SNAPSHOT, "v", "a", 0);
+    rig_do(&rig, PLX_POOL_SNAPSHOT, "v", "b", 0);
+    rig_do(&rig, PLX_POOL_CLONE, "b", "c", 0);
+    assert_string_equal(info_of(&rig, "c").parent, "b");
+    rig_do(&rig, PLX_POOL_DELETE, "b", NULL, 0);
+    assert_string_equal(info_of(&rig, "c").parent, "a");
+    assert_string_equal(info_of(&rig, "v").parent, "a");
+    assert_int_equal(plx_pool_open_volume(rig.pool, info_of(&rig, "a").uuid, "disk", &bdev, &err), 0);
+    assert_string_equal(plx_bdev_info(bdev)->name, "disk");
+    assert_ptr_equal(plx_bdev_below(bdev), rig.disk);
+    assert_ptr_equal(plx_volume_pool(bdev), rig.pool);
+    assert_null(plx_volume_pool(rig.disk));
+    plx_volume_each_child(bdev, join, children);
+    assert_string_equal(children, "vc");
+    struct plx_volume_info info;
+    plx_volume_get_info(bdev, &info);
+    assert_string_equal(info.name, "a");
+    assert_ptr_equal(info.disk, bdev);
+    struct plx_bdev *other;
+    assert_int_equal(plx_pool_open_volume(rig.pool, info_of(&rig, "c").uuid, "disk", &other, &err), -EEXIST);
+    assert_null(info_of(&rig, "c").disk);
+    assert_int_equal(plx_bdev_close(bdev), 0);
+    rig_end(&rig);
+}
+
+/* Whoever says a UUID means that volume, whatever others are called. */
+static void test_name_that_is_a_uuid(void **state)
+{
+    struct pool_rig rig;
+    char text[PLX_UUID_TEXT];
+    (void)state;
+    rig_make(&rig, "ram:64M", NULL);
+    rig_create(&rig, "v", 16 << 20);
+    plx_uuid_format(info_of(&rig, "v").uuid, text);
+    rig_create(&rig, text, 1 << 20);
+    rig_do(&rig, PLX_POOL_RENAME, text, "w", 0);
+    assert_int_equal(info_of(&rig, "w").size, 16 << 20);
+    rig_do(&rig, PLX_POOL_DELETE, "w", NULL, 0);
+    rig_do(&rig, PLX_POOL_RENAME, text, "x", 0);
+    assert_int_equal(info_of(&rig, "x").size, 1 << 20);
+    rig_end(&rig);
+}
+
+static void test_erased(void **state)
+{
+    struct pool_rig rig;
+    struct plx_error err = {""};
+    (void)state;
+    rig_make(&rig, "ram:64M", NULL);
+    const struct pool_keeper keeper = {rig.reactor, rig_turn};
+    assert_int_equal(pool_erase_on(rig.disk, &keeper, &err), -EBUSY); /* it is open */
+    rig_create(&rig, "v", 1 << 20);                                   /* both roots are there */
+    assert_int_equal(pool_close_on(rig.pool), 0);
+    assert_int_equal(pool_erase_on(rig.disk, &keeper, &err), 0);
+    assert_int_equal(pool_open_on(rig.disk, &keeper, &rig.pool, &err), -ENODATA);
+    rig.pool = NULL;
+    rig_end(&rig);
+}
+
+static void test_sizes_that_cannot_be(void **state)
+{
+    struct pool_rig rig;
+    struct plx_error err = {""};
+    struct plx_pool *p;
+    struct plx_pool_opts opts = {.cluster = 5000};
+    (void)state;
+    rig_disk(&rig, "ram:64M");
+    const struct pool_keeper keeper = {rig.reactor, rig_turn};
+    assert_int_equal(pool_make_on(rig.disk, &keeper, &opts, &err), -EINVAL);
+    assert_non_null(strstr(err.text, "a multiple of 4096"));
+    rig_end(&rig);
+    rig_disk(&rig, "ram:8K"); /* where there is no second root to look at */
+    const struct pool_keeper other = {rig.reactor, rig_turn};
+    assert_int_equal(pool_open_on(rig.disk, &other, &p, &err), -ENODATA);
+    rig_end(&rig);
+}
+
 /* ---- anything, at random, beside a model of it ---- */
 
 enum { MODELS = 6, BLOCKS = 6 * 1024 * 2, WRITES = 64 };
@@ -604,6 +802,15 @@ static void step_resize(struct world *w, struct model *m)
     m->blocks = blocks;
 }
 
+static void step_freeze(struct world *w, struct model *m)
+{
+    if (tu_random(&w->seed) % 2)
+        return;
+    model_close(w, m);
+    rig_do(&w->rig, PLX_POOL_FREEZE, m->name, NULL, 0);
+    m->snapshot = true;
+}
+
 static void world_close(struct world *w)
 {
     for (int i = 0; i < MODELS; i++)
@@ -660,6 +867,11 @@ static void step(struct world *w)
         m = model_any(w, true, -1);
         if (m)
             model_check(w, m);
+        break;
+    case 10:
+        m = model_any(w, true, false);
+        if (m)
+            step_freeze(w, m);
         break;
     case 9:
         if (tu_random(&w->seed) % 4)
@@ -733,6 +945,13 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_names_of_pools),
         cmocka_unit_test(test_freeing_is_told),
         cmocka_unit_test_setup_teardown(test_one_pool_for_all_volumes, tu_make_file, tu_remove_file),
+        cmocka_unit_test(test_pool_is_renamed),
+        cmocka_unit_test(test_frozen),
+        cmocka_unit_test(test_not_opened_meanwhile),
+        cmocka_unit_test(test_who_goes_back_to_whom),
+        cmocka_unit_test(test_name_that_is_a_uuid),
+        cmocka_unit_test(test_erased),
+        cmocka_unit_test(test_sizes_that_cannot_be),
     };
     if (argc > 1)
         cmocka_set_test_filter(argv[1]);

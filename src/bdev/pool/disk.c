@@ -8,6 +8,7 @@
 
 #include "base/iov.h"
 #include "base/log.h"
+#include "base/uuid.h"
 
 #include <assert.h>
 #include <errno.h>
@@ -839,14 +840,20 @@ static void volume_channel_close(struct plx_bdev_channel *ch)
 
 /* ---- disks ---- */
 
-static void volume_close(struct plx_bdev *bdev)
+static void pool_disk_free(struct pool_disk *d)
 {
-    struct pool_disk *d = (struct pool_disk *)bdev;
     pool_lock(d->pool);
     d->v->disk = NULL;
     pool_unlock(d->pool);
-    plx_pool_close(d->pool);
     free(d);
+}
+
+static void volume_close(struct plx_bdev *bdev)
+{
+    struct pool_disk *d = (struct pool_disk *)bdev;
+    struct plx_pool *p = d->pool;
+    pool_disk_free(d);
+    plx_pool_close(p);
 }
 
 static int volume_resize(struct plx_bdev *bdev, uint64_t blocks, struct plx_error *err)
@@ -872,6 +879,16 @@ void pool_disk_resized(struct pool_volume *v)
         plx_bdev_resized(&v->disk->bdev, v->size << unit_blocks_shift(v->disk->pool));
 }
 
+struct pool_volume *pool_volume_of(const struct plx_bdev *bdev)
+{
+    return bdev->ops == &volume_ops ? ((const struct pool_disk *)bdev)->v : NULL;
+}
+
+struct plx_pool *plx_volume_pool(const struct plx_bdev *volume)
+{
+    return volume->ops == &volume_ops ? ((const struct pool_disk *)volume)->pool : NULL;
+}
+
 struct plx_bdev *pool_disk_of(const struct pool_volume *v)
 {
     return v->disk ? &v->disk->bdev : NULL;
@@ -895,7 +912,7 @@ int pool_disk_new(struct plx_pool *p, const char *name, struct plx_bdev **out, s
     struct pool_volume *v = pool_volume_find(p, name);
     if (!v) {
         ret = -ENOENT;
-    } else if (v->disk) {
+    } else if (v->disk || v->barred) {
         ret = -EBUSY;
     } else {
         d->pool = p;
@@ -908,9 +925,10 @@ int pool_disk_new(struct plx_pool *p, const char *name, struct plx_bdev **out, s
     pool_unlock(p);
     if (ret) {
         free(d);
-        return ret == -EBUSY ? plx_fail(err, ret, "volume %s is open already", name)
+        return ret == -EBUSY ? plx_fail(err, ret, "volume %s is open already, or about to be another", name)
                              : plx_fail(err, ret, "there is no volume named %s on %s", name, below->name);
     }
+    d->bdev.on = p->disk;
     d->bdev.ops = &volume_ops;
     d->bdev.channel_size = sizeof(struct disk_channel);
     d->bdev.subs = SUBS;
@@ -926,6 +944,22 @@ int pool_disk_new(struct plx_pool *p, const char *name, struct plx_bdev **out, s
     info->rotational = below->rotational;
     *out = &d->bdev;
     return 0;
+}
+
+int plx_pool_open_volume(struct plx_pool *pool, const uint8_t uuid[16], const char *name, struct plx_bdev **out,
+                         struct plx_error *err)
+{
+    char text[PLX_UUID_TEXT];
+    plx_uuid_format(uuid, text);
+    int ret = pool_disk_new(pool, text, out, err);
+    if (ret)
+        return ret;
+    ret = plx_bdev_register(*out, plx_bdev_volume.scheme, text, name, err);
+    if (ret)
+        pool_disk_free((struct pool_disk *)*out);
+    else
+        atomic_fetch_add(&pool->refs, 1); /* the disk's: closing it puts the pool back */
+    return ret;
 }
 
 static int volume_open(const struct plx_url *url, struct plx_bdev **out, struct plx_error *err)

@@ -21,6 +21,7 @@ struct plx_pool_work {
     struct pool_apply apply;
     struct pool_volume *v, *made;
     uint64_t cut; /* PLX_POOL_RESIZE: where to go on unmapping */
+    bool bars;    /* v is not opened meanwhile */
 };
 
 /* ---- volumes in memory ---- */
@@ -72,10 +73,9 @@ static struct pool_volume *volume_named(struct plx_pool *p, const char *name)
 struct pool_volume *pool_volume_find(struct plx_pool *p, const char *name)
 {
     uint8_t uuid[16];
-    struct pool_volume *v = volume_named(p, name);
-    if (is_live(v))
-        return v;
-    v = plx_uuid_parse(name, uuid) ? pool_volume_find_uuid(p, uuid) : NULL;
+    struct pool_volume *v = plx_uuid_parse(name, uuid) ? pool_volume_find_uuid(p, uuid) : NULL;
+    if (!is_live(v)) /* a name that is the UUID of another means that one */
+        v = volume_named(p, name);
     return is_live(v) ? v : NULL;
 }
 
@@ -154,6 +154,18 @@ int pool_volumes_link(struct plx_pool *p, struct plx_error *err)
 static int fail_name(struct plx_pool_op *op, const char *name)
 {
     return plx_fail(&op->err, -ENOENT, "there is no volume named %.64s", name ? name : "");
+}
+
+/* It is not open, and stays so until this is over. */
+static void work_bar(struct plx_pool_work *w)
+{
+    w->bars = w->v->barred = true;
+}
+
+static void work_unbar(struct plx_pool_work *w)
+{
+    if (w->bars)
+        w->v->barred = w->bars = false;
 }
 
 static int make_volume(struct plx_pool_work *w, struct pool_volume **out)
@@ -283,7 +295,7 @@ static int op_delete(struct plx_pool_work *w, struct pool_try *t)
     w->v = w->op->volume ? pool_volume_find(w->pool, w->op->volume) : NULL;
     if (!w->v)
         return fail_name(w->op, w->op->volume);
-    if (w->v->disk)
+    if (w->v->disk || w->v->barred)
         return plx_fail(&w->op->err, -EBUSY, "%s is in use", w->v->name);
     w->v->name[0] = 0; /* nobody finds it any more */
     memset(w->v->uuid, 0, sizeof w->v->uuid);
@@ -332,7 +344,7 @@ static int op_revert(struct plx_pool_work *w, struct pool_try *t)
     if (w->v->state != POOL_VOLUME || w->v->parent != s)
         return plx_fail(&w->op->err, -EINVAL, "%s goes back to %s, and not to %s", w->v->name,
                         w->v->parent && w->v->parent->name[0] ? w->v->parent->name : "nothing", s->name);
-    if (w->v->disk)
+    if (w->v->disk || w->v->barred)
         return plx_fail(&w->op->err, -EBUSY, "%s is in use", w->v->name);
     if (w->v->flags & POOL_THICK)
         return plx_fail(&w->op->err, -EINVAL, "%s is thick", w->v->name);
@@ -343,6 +355,7 @@ static int op_revert(struct plx_pool_work *w, struct pool_try *t)
     if (!w->made)
         return plx_fail(&w->op->err, -ENOMEM, "out of memory");
     w->made->changed = w->v->changed = true;
+    work_bar(w);
     return 0;
 }
 
@@ -362,6 +375,49 @@ static void apply_revert(struct plx_pool_work *w)
     v->mapped = s->mapped;
     was->instant = w->pool->instant++; /* as if it was a snapshot that is deleted */
     pool_volume_die(w->pool, was);
+}
+
+static int op_freeze(struct plx_pool_work *w, struct pool_try *t)
+{
+    struct plx_pool *p = w->pool;
+    (void)t;
+    w->v = w->op->volume ? pool_volume_find(p, w->op->volume) : NULL;
+    if (!w->v)
+        return fail_name(w->op, w->op->volume);
+    if (w->v->state != POOL_VOLUME)
+        return plx_fail(&w->op->err, -EINVAL, "%s is a snapshot already", w->v->name);
+    if (w->v->disk || w->v->barred)
+        return plx_fail(&w->op->err, -EBUSY, "%s is in use", w->v->name);
+    if (p->instant >= UINT32_MAX - p->slots)
+        return plx_fail(&w->op->err, -ENOSPC, "the pool has had all the snapshots that it can ever have");
+    w->v->changed = true;
+    work_bar(w);
+    return 0;
+}
+
+static void apply_freeze(struct plx_pool_work *w)
+{
+    struct pool_volume *v = w->v;
+    if (v->flags & POOL_THICK)
+        w->pool->set_aside -= v->size - v->mapped;
+    v->flags &= ~(uint32_t)POOL_THICK;
+    v->state = POOL_SNAPSHOT;
+    v->instant = w->pool->instant++;
+}
+
+static int op_name_it(struct plx_pool_work *w, struct pool_try *t)
+{
+    (void)t;
+    if (w->op->name && pool_name_ok(w->op->name))
+        return 0;
+    return plx_fail(&w->op->err, -EINVAL, "the name of a pool has 1 to %d bytes of printable characters, and no '/'",
+                    POOL_NAME - 1);
+}
+
+static void apply_name_it(struct plx_pool_work *w)
+{
+    memset(w->pool->name, 0, sizeof w->pool->name);
+    memccpy(w->pool->name, w->op->name, 0, sizeof w->pool->name - 1);
 }
 
 /* It becomes smaller by what is unmapped first; from then on hosts do not get there. */
@@ -384,6 +440,8 @@ static int op_resize(struct plx_pool_work *w, struct pool_try *t)
         return plx_fail(&w->op->err, -EBUSY, "%s is in use, and cannot become smaller", w->v->name);
     if (!w->cut)
         w->cut = units;
+    if (units < w->v->size)
+        work_bar(w);
     while (w->cut < w->v->size) {
         uint64_t n = w->v->size - w->cut;
         ret = pool_volume_unmap(p, t, w->v, w->cut, &n, true);
@@ -410,10 +468,15 @@ static const struct op_kind {
     int (*attempt)(struct plx_pool_work *w, struct pool_try *t); /* 0, POOL_AGAIN, or -errno with op->err filled */
     void (*apply)(struct plx_pool_work *w);                      /* or NULL */
 } op_kinds[] = {
-    [PLX_POOL_CREATE] = {op_create, apply_create}, [PLX_POOL_SNAPSHOT] = {op_snapshot, apply_snapshot},
-    [PLX_POOL_CLONE] = {op_clone, apply_create},   [PLX_POOL_DELETE] = {op_delete, apply_delete},
-    [PLX_POOL_RENAME] = {op_rename, NULL},         [PLX_POOL_RESIZE] = {op_resize, apply_resize},
+    [PLX_POOL_CREATE] = {op_create, apply_create},
+    [PLX_POOL_SNAPSHOT] = {op_snapshot, apply_snapshot},
+    [PLX_POOL_CLONE] = {op_clone, apply_create},
+    [PLX_POOL_DELETE] = {op_delete, apply_delete},
+    [PLX_POOL_RENAME] = {op_rename, NULL},
+    [PLX_POOL_RESIZE] = {op_resize, apply_resize},
     [PLX_POOL_REVERT] = {op_revert, apply_revert},
+    [PLX_POOL_FREEZE] = {op_freeze, apply_freeze},
+    [PLX_POOL_NAME_IT] = {op_name_it, apply_name_it},
 };
 
 static void op_told(struct plx_msg *msg)
@@ -449,6 +512,7 @@ static void op_applied(struct plx_pool *p, struct pool_apply *a, uint16_t status
     }
     if (!status && w->op->kind == PLX_POOL_RESIZE)
         pool_disk_resized(w->v);
+    work_unbar(w);
     work_over(w, status ? plx_fail(&w->op->err, -EIO, "pool %s cannot be written to", p->name) : 0);
 }
 
@@ -463,6 +527,8 @@ static void op_try(struct plx_pool_work *w)
         w->apply.apply = op_apply;
         w->apply.over = op_applied;
         pool_checkpoint_apply(p, &w->apply);
+    } else if (ret != POOL_AGAIN) {
+        work_unbar(w);
     }
     pool_try_end(p, &t);
     if (!ret || ret == POOL_AGAIN)
@@ -475,10 +541,14 @@ static void op_try(struct plx_pool_work *w)
 static void op_again(struct pool_wait *wait)
 {
     struct plx_pool_work *w = plx_container_of(wait, struct plx_pool_work, wait);
-    if (wait->status)
-        work_over(w, plx_fail(&w->op->err, -EIO, "the pool cannot be read or written"));
-    else
+    if (!wait->status) {
         op_try(w);
+        return;
+    }
+    pool_lock(w->pool);
+    work_unbar(w);
+    pool_unlock(w->pool);
+    work_over(w, plx_fail(&w->op->err, -EIO, "the pool cannot be read or written"));
 }
 
 static void op_begin(struct plx_msg *msg)
@@ -540,19 +610,74 @@ int plx_pool_do(struct plx_pool *pool, struct plx_pool_op *op)
 void plx_pool_get_info(struct plx_pool *p, struct plx_pool_info *out)
 {
     pool_lock(p);
+    const uint64_t never = pool_space_fixed(p) + p->spare;
     *out = (struct plx_pool_info){
-        .name = p->name,
         .disk = p->disk,
         .unit = 1U << p->unit_shift,
         .cluster = p->cluster,
         .checksums = p->flags & POOL_CHECKSUMS,
         .size = p->units << p->unit_shift,
+        .usable = never < p->units ? (p->units - never) << p->unit_shift : 0,
         .free = pool_space_room(p) << p->unit_shift,
         .set_aside = p->set_aside << p->unit_shift,
         .freeing = !plx_list_empty(&p->dying),
         .broken = p->broken,
     };
+    memcpy(out->name, p->name, sizeof out->name);
     memcpy(out->uuid, p->uuid, sizeof out->uuid);
+    pool_unlock(p);
+}
+
+/* A snapshot that was deleted is there for as long as others go back to it, but nobody sees it. */
+static const struct pool_volume *live_parent(const struct pool_volume *v)
+{
+    const struct pool_volume *s = v->parent;
+    while (s && !(is_live(s) && s->name[0]))
+        s = s->parent;
+    return s;
+}
+
+static void volume_describe(const struct plx_pool *p, const struct pool_volume *v, struct plx_volume_info *out)
+{
+    const struct pool_volume *parent = live_parent(v);
+    *out = (struct plx_volume_info){
+        .size = v->size << p->unit_shift,
+        .mapped = v->mapped << p->unit_shift,
+        .snapshot = v->state == POOL_SNAPSHOT,
+        .thick = v->flags & POOL_THICK,
+        .children = v->children,
+        .created = v->created,
+        .disk = pool_disk_of(v),
+    };
+    memcpy(out->name, v->name, sizeof out->name);
+    memcpy(out->uuid, v->uuid, sizeof out->uuid);
+    if (parent)
+        memcpy(out->parent, parent->name, sizeof out->parent);
+}
+
+void plx_volume_get_info(struct plx_bdev *volume, struct plx_volume_info *out)
+{
+    struct plx_pool *p = plx_volume_pool(volume);
+    pool_lock(p);
+    volume_describe(p, pool_volume_of(volume), out);
+    pool_unlock(p);
+}
+
+void plx_volume_each_child(struct plx_bdev *snapshot, void (*fn)(void *arg, const char *name), void *arg)
+{
+    struct plx_pool *p = plx_volume_pool(snapshot);
+    const struct pool_volume *s = pool_volume_of(snapshot);
+    pool_lock(p);
+    for (uint32_t i = 0; i < p->slots; i++) {
+        char name[POOL_NAME];
+        const struct pool_volume *v = p->volume[i];
+        if (!is_live(v) || !v->name[0] || live_parent(v) != s)
+            continue;
+        memcpy(name, v->name, sizeof name);
+        pool_unlock(p);
+        fn(arg, name);
+        pool_lock(p);
+    }
     pool_unlock(p);
 }
 
@@ -563,19 +688,8 @@ void plx_pool_each(struct plx_pool *p, bool (*fn)(void *arg, const struct plx_vo
         const struct pool_volume *v = p->volume[i];
         if (!is_live(v) || !v->name[0])
             continue;
-        struct plx_volume_info info = {
-            .size = v->size << p->unit_shift,
-            .mapped = v->mapped << p->unit_shift,
-            .snapshot = v->state == POOL_SNAPSHOT,
-            .thick = v->flags & POOL_THICK,
-            .children = v->children,
-            .created = v->created,
-            .disk = pool_disk_of(v),
-        };
-        memcpy(info.name, v->name, sizeof info.name);
-        memcpy(info.uuid, v->uuid, sizeof info.uuid);
-        if (v->parent)
-            memcpy(info.parent, v->parent->name, sizeof info.parent);
+        struct plx_volume_info info;
+        volume_describe(p, v, &info);
         pool_unlock(p);
         bool more = fn(arg, &info);
         pool_lock(p);

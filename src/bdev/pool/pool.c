@@ -247,6 +247,11 @@ static bool root_ok(struct pool_root *r)
     return ok;
 }
 
+static bool cluster_ok(const struct plx_pool *p, uint32_t cluster)
+{
+    return cluster && !(cluster & ((1U << p->unit_shift) - 1));
+}
+
 static int root_check(const struct plx_pool *p, const struct pool_root *r, struct plx_error *err)
 {
     const char *disk = plx_bdev_info(p->disk)->name;
@@ -263,9 +268,9 @@ static int root_check(const struct plx_pool *p, const struct pool_root *r, struc
                         disk, (unsigned long long)units, (unsigned long long)there);
     if (units < UNITS_MIN || units >> POOL_UNITS_SHIFT_MAX || log_units < 8 || log_units > units / 4 ||
         plx_get64(r->used) > units || plx_get64(r->regions) > ((units - 1) >> p->region_shift) + 1 ||
-        !plx_get32(r->instant) || plx_get32(r->slots) > POOL_SLOTS_MAX || r->maps_height >= POOL_LEVELS ||
-        pool_entry_unit(&r->dir) >= units || pool_entry_unit(&r->maps) >= units || r->name[POOL_NAME - 1] ||
-        (r->name[0] && !pool_name_ok(r->name)))
+        !plx_get32(r->instant) || !cluster_ok(p, plx_get32(r->cluster)) || plx_get32(r->slots) > POOL_SLOTS_MAX ||
+        r->maps_height >= POOL_LEVELS || pool_entry_unit(&r->dir) >= units || pool_entry_unit(&r->maps) >= units ||
+        r->name[POOL_NAME - 1] || (r->name[0] && !pool_name_ok(r->name)))
         return plx_fail(err, -EUCLEAN, "%s: the root of its pool cannot be: it is damaged, or was made by an attacker",
                         disk);
     return 0;
@@ -300,7 +305,9 @@ static int root_read(struct plx_pool *p, uint32_t *slots, struct plx_error *err)
     uint16_t status = 0;
     if (!mem)
         return plx_fail(err, -ENOMEM, "out of memory");
-    for (unsigned i = 0; i < 2; i++) {
+    /* None fits on a disk as small as that, where reading would fail. */
+    const bool room = plx_bdev_blocks(p->disk) >> (p->unit_shift - p->block_shift) >= UNITS_MIN;
+    for (unsigned i = 0; room && i < 2; i++) {
         uint16_t s = io_sync(p, PLX_BDEV_READ, i * POOL_ROOT_STEP, 1, mem);
         status = s ? s : status;
         memcpy(&r, mem, sizeof r);
@@ -533,7 +540,7 @@ static int open_shared(struct plx_bdev *disk, bool own_disk, struct plx_pool **o
         struct plx_pool *p = plx_list_entry(it, struct plx_pool, link);
         if (p->disk != disk)
             continue;
-        p->refs++;
+        atomic_fetch_add(&p->refs, 1);
         *out = p;
         return 0;
     }
@@ -646,7 +653,7 @@ int plx_pool_close(struct plx_pool *p)
 {
     pthread_mutex_lock(&pools_lock);
     struct plx_bdev *own = p->own_disk ? p->disk : NULL;
-    bool last = !--p->refs;
+    bool last = atomic_fetch_sub(&p->refs, 1) == 1;
     if (last)
         plx_list_del(&p->link);
     int ret = last ? pool_close_on(p) : 0;
@@ -714,6 +721,9 @@ int pool_make_on(struct plx_bdev *disk, const struct pool_keeper *keeper, const 
         memcpy(p->uuid, opts->uuid, sizeof p->uuid);
     if (!mem || pool_space_init(p) || (!opts->uuid && plx_uuid_random(p->uuid))) {
         ret = plx_fail(err, -ENOMEM, "out of memory");
+    } else if (!cluster_ok(p, p->cluster)) {
+        ret = plx_fail(err, -EINVAL, "clusters of %u bytes: their size is a multiple of %u bytes", p->cluster,
+                       1U << p->unit_shift);
     } else if (units < UNITS_MIN) {
         ret = plx_fail(err, -EINVAL, "%s is too small for a pool, which needs %u KiB", plx_bdev_info(disk)->name,
                        UNITS_MIN << (p->unit_shift - 10));

@@ -121,6 +121,7 @@ struct pool_volume {
     uint32_t instant;
     uint32_t children;
     struct pool_disk *disk; /* as which it is open; or NULL */
+    bool barred;            /* an operation is under way that it must not be opened during */
     bool changed;           /* since the last checkpoint */
     uint32_t parent_number; /* while the directory is read: of its parent, and 1 */
     unsigned settling;      /* snapshots of it that were just made: writes that were under way then may still be */
@@ -156,7 +157,7 @@ struct plx_pool {
     bool own_disk; /* which was opened for it, and is closed with it */
     struct plx_bdev_hold *hold;
     struct plx_list link; /* all pools */
-    unsigned refs;
+    _Atomic unsigned refs;
 
     struct plx_reactor *keeper;
     struct plx_bdev_channel *keeper_ch;
@@ -456,6 +457,7 @@ int pool_make_on(struct plx_bdev *disk, const struct pool_keeper *keeper, const 
 int pool_erase_on(struct plx_bdev *disk, const struct pool_keeper *keeper, struct plx_error *err);
 int pool_open_on(struct plx_bdev *disk, const struct pool_keeper *keeper, struct plx_pool **out, struct plx_error *err);
 int pool_close_on(struct plx_pool *p);
+int pool_erase_on(struct plx_bdev *disk, const struct pool_keeper *keeper, struct plx_error *err);
 
 /*
  * The pool of the disk that a volume's name stands on: of one that is open under that name, or of one that is opened
@@ -486,6 +488,7 @@ int pool_slots(struct plx_pool *p, uint32_t slots);
 /* Whether it can be the name of a volume, or of a pool. */
 bool pool_name_ok(const char *name);
 struct pool_volume *pool_volume_find(struct plx_pool *p, const char *name);
+bool pool_name_ok(const char *name);
 struct pool_volume *pool_volume_find_uuid(struct plx_pool *p, const uint8_t uuid[16]);
 /* All have been read: who goes back to whom. */
 int pool_volumes_link(struct plx_pool *p, struct plx_error *err);
@@ -503,5 +506,7 @@ int pool_disk_new(struct plx_pool *p, const char *name, struct plx_bdev **out, s
 void pool_disks_gone(struct plx_pool *p);
 void pool_disk_resized(struct pool_volume *v);
 struct plx_bdev *pool_disk_of(const struct pool_volume *v);
+/* The volume that a disk is, or NULL. */
+struct pool_volume *pool_volume_of(const struct plx_bdev *bdev);
 
 #endif
