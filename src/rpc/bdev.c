@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* Methods for disks of memory, of nothing, and of files; and for all disks there are. */
+#include "rpc/lvol.h"
 #include "rpc/nvme.h"
 #include "rpc/table.h"
 
@@ -357,13 +358,14 @@ bool rpc_disk_claimed(const struct plx_bdev *of)
 
 static const char *product_of(const struct rpc_disk *d, const struct plx_bdev_info *info)
 {
-    return d && d->kind != &kind_any        ? d->kind->product
-           : !strcmp(info->driver, "ram")   ? kind_malloc.product
-           : !strcmp(info->driver, "null")  ? kind_null.product
-           : !strcmp(info->driver, "file")  ? kind_aio.product
-           : !strcmp(info->driver, "delay") ? "delay"
-           : !strcmp(info->driver, "error") ? "Error Injection Disk"
-                                            : "NVMe disk";
+    return d && d->kind != &kind_any         ? d->kind->product
+           : !strcmp(info->driver, "ram")    ? kind_malloc.product
+           : !strcmp(info->driver, "null")   ? kind_null.product
+           : !strcmp(info->driver, "file")   ? kind_aio.product
+           : !strcmp(info->driver, "volume") ? "Logical Volume"
+           : !strcmp(info->driver, "delay")  ? "delay"
+           : !strcmp(info->driver, "error")  ? "Error Injection Disk"
+                                             : "NVMe disk";
 }
 
 static json_t *describe_disk(struct plx_rpc *rpc, struct plx_bdev *bdev)
@@ -380,7 +382,12 @@ static json_t *describe_disk(struct plx_rpc *rpc, struct plx_bdev *bdev)
                   unit, "optimal_write_size", unit, "preferred_unmap_alignment", (json_int_t)info->unmap_granularity,
                   "preferred_unmap_granularity", (json_int_t)info->unmap_granularity, "uuid", uuid, "numa_id", -1);
     json_object_set_new(o, "assigned_rate_limits", rpc_disk_limits(bdev));
-    json_object_set_new(o, "claimed", json_boolean(rpc_disk_claimed(bdev)));
+    char alias[RPC_NAME];
+    if (plx_bdev_get_alias(bdev, alias, sizeof alias))
+        json_object_set_new(o, "aliases", json_pack("[s]", alias));
+    json_object_set_new(o, "claimed", json_boolean(rpc_disk_claimed(bdev) || rpc_store_on(rpc, bdev)));
+    if (rpc_store_on(rpc, bdev))
+        json_object_set_new(o, "claim_type", json_string("read_many_write_one"));
     json_object_set_new(o, "zoned", json_boolean(info->zone_blocks));
     if (info->zone_blocks) {
         json_object_set_new(o, "zone_size", json_integer((json_int_t)info->zone_blocks));
@@ -405,7 +412,7 @@ static bool list_disk(void *arg, struct plx_bdev *bdev)
 }
 
 static const struct rpc_param params_get_bdevs[] = {
-    TEXT("name", "of one disk, or its UUID; all without it"),
+    TEXT("name", "of one disk, its alias, or its UUID; all without it"),
     U64("timeout", "milliseconds to wait until it is there", INIT("0"), LIMITS(0, 3600000)),
     END,
 };
@@ -465,11 +472,6 @@ static void get_bdevs(struct rpc_call *c)
     }
 }
 
-static void wait_for_examine(struct rpc_call *c)
-{
-    rpc_ok(c, NULL); /* disks are what they are when they are there */
-}
-
 static const struct rpc_param params_name[] = {
     TEXT("name", "of the disk", REQUIRED),
     END,
@@ -503,7 +505,5 @@ const struct rpc_method rpc_methods_bdev[] = {
     {"pollux_disk_close", NULL, "Closes any disk that a call made, with the namespaces that it is.", params_name,
      RPC_CHANGES, .run = disk_close},
     {"bdev_get_bdevs", "get_bdevs", "Describes one disk, or all.", params_get_bdevs, RPC_READS, .run = get_bdevs},
-    {"bdev_wait_for_examine", NULL, "Waits until disks were looked at for what is on them, which is never.", NULL,
-     RPC_READS, .startup = true, .run = wait_for_examine},
     {.name = NULL},
 };

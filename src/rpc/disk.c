@@ -1,12 +1,13 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* Disks that calls make and delete: records of how each was made, so that it can be made again. */
-#include "rpc/rpc.h"
+#include "rpc/lvol.h"
 
 #include "base/uuid.h"
 
 #include <errno.h>
 #include <pollux/bdev_filter.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 /* ---- finding ---- */
@@ -67,6 +68,20 @@ bool rpc_disk_is_volatile(struct plx_rpc *rpc, const struct plx_bdev *bdev)
     return strcmp(plx_bdev_info(bdev)->driver, "ram") == 0 && !(d && json_object_get(d->params, "uuid"));
 }
 
+/*
+ * Whether it is to be looked at for what is on it. Memory is empty; volumes are not looked at; and a filter has what is
+ * on the disk below, which was looked at, unless that is yet to come.
+ */
+static bool may_have_pool(struct plx_rpc *rpc, const struct plx_bdev *bdev)
+{
+    const struct plx_bdev_info *info = plx_bdev_info(bdev);
+    const struct plx_bdev *below = plx_bdev_below(bdev);
+    const struct rpc_disk *d = below ? rpc_disk_of(rpc, below) : NULL;
+    if (below)
+        return d && d->fresh;
+    return !info->read_only && strcmp(info->driver, "ram") && strcmp(info->driver, "null");
+}
+
 struct rpc_disk *rpc_disk_add(struct plx_rpc *rpc, const struct rpc_disk_kind *kind, struct plx_bdev *bdev)
 {
     struct rpc_disk *d = calloc(1, sizeof *d);
@@ -75,9 +90,15 @@ struct rpc_disk *rpc_disk_add(struct plx_rpc *rpc, const struct rpc_disk_kind *k
     snprintf(d->name, sizeof d->name, "%s", plx_bdev_info(bdev)->name);
     d->bdev = bdev;
     d->kind = kind;
+    d->fresh = may_have_pool(rpc, bdev);
     plx_list_add_tail(&rpc->disks, &d->link);
     rpc_note(rpc, "bdev_register", d->name);
     return d;
+}
+
+static void disk_is_known(struct rpc_call *c)
+{
+    rpc_ok(c, c->result);
 }
 
 void rpc_disk_opened(struct rpc_call *c, const struct rpc_disk_kind *kind, struct plx_bdev *bdev)
@@ -93,17 +114,23 @@ void rpc_disk_opened(struct rpc_call *c, const struct rpc_disk_kind *kind, struc
     json_object_set_new(d->params, "name", json_string(d->name));
     if (keeps_uuid(c->method, bdev))
         json_object_set_new(d->params, "uuid", rpc_uuid_json(plx_bdev_info(bdev)->uuid));
-    rpc_ok(c, json_string(d->name));
+    c->result = json_string(d->name);
+    if (c->rpc->loading)
+        disk_is_known(c);
+    else
+        rpc_examine(c, disk_is_known);
 }
 
 static void disk_open_done(void *arg, struct plx_bdev *bdev, int result, const struct plx_error *err)
 {
     struct rpc_call *c = arg;
-    const struct disk_making *m = c->state;
+    const struct rpc_disk_kind *kind = ((const struct disk_making *)c->state)->kind;
+    free(c->state);
+    c->state = NULL;
     if (result)
         rpc_fail_errno(c, result, err);
     else
-        rpc_disk_opened(c, m->kind, bdev);
+        rpc_disk_opened(c, kind, bdev);
 }
 
 /* Disks are called by their names and their UUIDs: either of a new one must be nobody's. */
@@ -137,34 +164,30 @@ void rpc_disk_open(struct rpc_call *c, const struct rpc_disk_kind *kind, const c
 /* ---- deleting ---- */
 
 /*
- * The disk, and all that stands on it: no virtual machine and no namespace has them any more, then they are closed,
- * from the top down.
+ * What is cleared, and all that stands on it: no virtual machine and no namespace has them any more, then they are
+ * closed, from the top down, and the pool on it.
  */
-struct disk_deletion {
-    struct rpc_disk *base; /* that is to be deleted */
-    struct rpc_disk *top;  /* that is being closed */
-};
+static void clearing_step(struct rpc_call *c);
 
-static void deletion_step(struct rpc_call *c);
-
-static bool stands_on(const struct plx_bdev *bdev, const struct rpc_disk *base)
+static bool stands_on(const struct plx_bdev *bdev, const struct plx_bdev *base)
 {
     for (; bdev; bdev = plx_bdev_below(bdev))
-        if (bdev == base->bdev)
+        if (bdev == base)
             return true;
     return false;
 }
 
-/* What nothing stands on, of what is to be deleted. */
-static struct rpc_disk *deletion_top(struct plx_rpc *rpc, struct rpc_disk *base)
+/* What stands on a disk, and has nothing on it; or NULL. */
+static struct rpc_disk *top_of(struct plx_rpc *rpc, const struct plx_bdev *base)
 {
-    struct rpc_disk *top = base;
+    struct rpc_disk *top = NULL;
     for (bool higher = true; higher;) {
         higher = false;
         plx_list_for_each(it, &rpc->disks) {
             struct rpc_disk *d = plx_list_entry(it, struct rpc_disk, link);
-            if (d != top && !d->closing && stands_on(d->bdev, top)) {
+            if (d->bdev != base && !d->closing && stands_on(d->bdev, base)) {
                 top = d;
+                base = d->bdev;
                 higher = true;
                 break;
             }
@@ -173,7 +196,7 @@ static struct rpc_disk *deletion_top(struct plx_rpc *rpc, struct rpc_disk *base)
     return top;
 }
 
-static void remove_namespaces(struct plx_rpc *rpc, const struct rpc_disk *base)
+static void remove_namespaces(struct plx_rpc *rpc, const struct plx_bdev *base)
 {
     for (struct plx_nvmf_subsystem *s = NULL; (s = plx_nvmf_subsystem_next(rpc->o.target, s));) {
         struct plx_nvmf_ns_info info;
@@ -184,7 +207,7 @@ static void remove_namespaces(struct plx_rpc *rpc, const struct rpc_disk *base)
     }
 }
 
-static void disk_forget(struct plx_rpc *rpc, struct rpc_disk *d)
+void rpc_disk_gone(struct plx_rpc *rpc, struct rpc_disk *d)
 {
     rpc_note(rpc, "bdev_unregister", d->name);
     plx_list_del(&d->link);
@@ -196,25 +219,40 @@ static void disk_forget(struct plx_rpc *rpc, struct rpc_disk *d)
 static void disk_closed(void *arg, struct plx_bdev *bdev, int result, const struct plx_error *err)
 {
     struct rpc_call *c = arg;
-    const struct disk_deletion *del = c->state;
-    bool last = del->top == del->base;
+    const struct rpc_clearing *clearing = c->state;
     (void)bdev;
-    del->top->closing = false;
+    clearing->top->closing = false;
     if (result) {
         rpc_fail_errno(c, result, err);
         return;
     }
-    disk_forget(c->rpc, del->top);
+    bool last = clearing->top->bdev == clearing->base;
+    rpc_disk_gone(c->rpc, clearing->top);
     if (last)
-        rpc_ok(c, NULL);
+        clearing->over(c);
     else
-        deletion_step(c);
+        clearing_step(c);
 }
 
-static void deletion_step(struct rpc_call *c)
+static void pool_closed(struct rpc_call *c)
 {
-    struct disk_deletion *del = c->state;
-    struct rpc_disk *top = del->top = deletion_top(c->rpc, del->base);
+    clearing_step(c);
+}
+
+static void clearing_step(struct rpc_call *c)
+{
+    struct rpc_clearing *clearing = c->state;
+    struct rpc_disk *top = top_of(c->rpc, clearing->base);
+    struct rpc_store *store = top ? NULL : rpc_store_on(c->rpc, clearing->base);
+    if (store) {
+        rpc_store_close(c, store, pool_closed);
+        return;
+    }
+    if (!top && clearing->keep) {
+        clearing->over(c);
+        return;
+    }
+    clearing->top = top = top ? top : rpc_disk_of(c->rpc, clearing->base);
     int ret = plx_bdev_close_begin(c->rpc->reactor, top->bdev, disk_closed, c);
     if (ret)
         rpc_fail_errno(c, ret, NULL);
@@ -228,16 +266,31 @@ static void namespaces_gone(void *arg, int ret)
     if (ret && ret != -ETIMEDOUT) /* then closing says who uses it yet */
         rpc_fail_errno(c, ret, NULL);
     else
-        deletion_step(c);
+        clearing_step(c);
 }
 
 static void guests_have_not(void *arg, int ret)
 {
     struct rpc_call *c = arg;
-    const struct disk_deletion *del = c->state;
+    const struct rpc_clearing *clearing = c->state;
     (void)ret; /* when it is late closing says who uses it yet */
-    remove_namespaces(c->rpc, del->base);
+    remove_namespaces(c->rpc, clearing->base);
     plx_nvmf_target_apply(c->rpc->o.target, namespaces_gone, c);
+}
+
+void rpc_disk_clear(struct rpc_call *c)
+{
+    const struct rpc_clearing *clearing = c->state;
+    c->tried = true;
+    if (!c->rpc->o.vhost)
+        guests_have_not(c, 0);
+    else if (plx_vhost_drop(c->rpc->o.vhost, clearing->base, RPC_DROP_MS, guests_have_not, c))
+        rpc_fail_errno(c, -ENOMEM, NULL);
+}
+
+static void disk_deleted(struct rpc_call *c)
+{
+    rpc_ok(c, NULL);
 }
 
 void rpc_disk_delete(struct rpc_call *c, const struct rpc_disk_kind *kind, const char *name)
@@ -251,27 +304,26 @@ void rpc_disk_delete(struct rpc_call *c, const struct rpc_disk_kind *kind, const
         rpc_fail_errno(c, -ENODEV, &err);
         return;
     }
-    struct disk_deletion *del = c->state = malloc(sizeof *del);
-    if (!del) {
+    struct rpc_clearing *clearing = c->state = malloc(sizeof *clearing);
+    if (!clearing) {
         rpc_fail_errno(c, -ENOMEM, NULL);
         return;
     }
-    del->base = d;
-    c->tried = true;
-    if (!c->rpc->o.vhost)
-        guests_have_not(c, 0);
-    else if (plx_vhost_drop(c->rpc->o.vhost, d->bdev, RPC_DROP_MS, guests_have_not, c))
-        rpc_fail_errno(c, -ENOMEM, NULL);
+    *clearing = (struct rpc_clearing){.base = d->bdev, .over = disk_deleted};
+    rpc_disk_clear(c);
 }
 
 void rpc_disks_close(struct plx_rpc *rpc)
 {
     while (!plx_list_empty(&rpc->disks)) {
         struct rpc_disk *first = plx_list_entry(rpc->disks.next, struct rpc_disk, link);
-        struct rpc_disk *top = deletion_top(rpc, first);
+        struct rpc_disk *top = top_of(rpc, first->bdev);
+        top = top ? top : first;
+        rpc_stores_close(rpc, top->bdev);
         plx_bdev_close(top->bdev);
-        disk_forget(rpc, top);
+        rpc_disk_gone(rpc, top);
     }
+    rpc_stores_close(rpc, NULL);
 }
 
 /* ---- again ---- */
@@ -284,15 +336,23 @@ void rpc_disk_changed(struct rpc_disk *d)
 
 void rpc_config_disks(struct plx_rpc *rpc, struct rpc_config *list)
 {
+    bool pools = false; /* that are yet to be found by those who make it all again */
     rpc_config_remotes(rpc, list);
     plx_list_for_each(it, &rpc->disks) {
         struct rpc_disk *d = plx_list_entry(it, struct rpc_disk, link);
         if (d->closing)
             continue;
+        if (pools && rpc_is_on_volume(d->bdev)) {
+            rpc_config_add(list, RPC_EXAMINE, NULL);
+            pools = false;
+        }
         if (d->method && d->text)
             rpc_config_add_kept(list, d->text);
         else if (d->method)
             d->text = rpc_config_keep(list, d->method->name, json_incref(d->params));
         rpc_config_disk_more(list, d);
+        pools = pools || rpc_store_on(rpc, d->bdev);
     }
+    if (pools)
+        rpc_config_add(list, RPC_EXAMINE, NULL);
 }

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* Remote controllers that are attached: their paths, and a disk for each of their namespaces. */
+#include "rpc/lvol.h"
 #include "rpc/nvme.h"
 
 #include "base/addr.h"
@@ -204,12 +205,19 @@ static struct remote_path *settled_path(const struct remote *r)
     return NULL;
 }
 
+static void examined(struct rpc_call *c)
+{
+    (void)c; /* what was wrong has been logged */
+}
+
 /* All that was listed is open: those who wait for a path to be attached are told. */
 static void remote_settled(struct remote *r)
 {
     struct plx_error err = r->open_err;
     int ret = plx_list_empty(&r->namespaces) ? r->open_ret : 0;
     r->open_ret = 0;
+    if (rpc_examine_due(r->rpc) && !r->rpc->loading)
+        rpc_own_call(r->rpc, RPC_EXAMINE, NULL, examined, NULL);
     for (struct remote_path *p; (p = settled_path(r));) {
         bool last = r->paths.next->next == &r->paths;
         if (!ret) {

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* The control server as a whole: its making and its end, and the calls of a configuration. */
-#include "rpc/rpc.h"
+#include "rpc/lvol.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -10,9 +10,9 @@
 /* ---- methods ---- */
 
 static const struct rpc_method *const tables[] = {
-    rpc_methods_app,    rpc_methods_options, rpc_methods_keyring, rpc_methods_bdev,
-    rpc_methods_filter, rpc_methods_nvmf,    rpc_methods_access,  rpc_methods_query,
-    rpc_methods_limit,  rpc_methods_nvme,    rpc_methods_vhost,   rpc_methods_vhost_scsi,
+    rpc_methods_app,   rpc_methods_options,    rpc_methods_keyring, rpc_methods_bdev,  rpc_methods_filter,
+    rpc_methods_nvmf,  rpc_methods_access,     rpc_methods_query,   rpc_methods_limit, rpc_methods_nvme,
+    rpc_methods_vhost, rpc_methods_vhost_scsi, rpc_methods_lvol,
 };
 
 void rpc_methods_each(void (*fn)(void *arg, const struct rpc_method *m), void *arg)
@@ -44,7 +44,7 @@ int plx_rpc_create(struct plx_rpc **out, const struct plx_rpc_opts *opts, struct
     rpc_clients_init(rpc);
     struct plx_list *const lists[] = {&rpc->lane,        &rpc->unsaved, &rpc->calls,    &rpc->disks,
                                       &rpc->listeners,   &rpc->waiters, &rpc->ns_texts, &rpc->remotes,
-                                      &rpc->discoveries, &rpc->asks,    &rpc->passes};
+                                      &rpc->discoveries, &rpc->asks,    &rpc->passes,   &rpc->stores};
     for (size_t i = 0; i < PLX_ARRAY_SIZE(lists); i++)
         plx_list_init(lists[i]);
     json_t **const objects[] = {&rpc->options, &rpc->subsystems, &rpc->vhost, &rpc->keys, &rpc->log_flags};
@@ -165,6 +165,7 @@ struct load {
     size_t next;
     bool second; /* pass */
     bool stepping, again;
+    bool looking; /* at disks, which is no call of its own */
     int ret;
     struct plx_error err;
     plx_rpc_done_fn done;
@@ -178,6 +179,7 @@ static void load_over(struct load *l)
     struct load copy = *l;
     json_decref(l->calls);
     free(l);
+    copy.rpc->loading = false;
     copy.done(copy.arg, copy.ret, NULL, &copy.err);
 }
 
@@ -192,7 +194,7 @@ static const char *end_of(const char *name)
 static void load_called(struct rpc_call *c)
 {
     struct load *l = c->arg;
-    if (c->code) {
+    if (c->code && !l->looking) {
         const char *method = rpc_str_in(json_array_get(l->calls, l->next - 1), "method");
         l->ret = plx_fail(&l->err, c->code, "%s: %.50s: %.140s", end_of(l->name), method, c->error.text);
     }
@@ -207,6 +209,16 @@ static bool in_pass(const struct load *l, const char *method)
     return early != l->second;
 }
 
+/*
+ * Or changes some: they stand on each other, and what is on them is looked at when all are there, to be seen through
+ * the topmost.
+ */
+static bool makes_disks(const json_t *call)
+{
+    const struct rpc_method *m = rpc_method_find(rpc_str_in(call, "method"));
+    return !m || !m->group || strcmp(m->group, "bdev") == 0;
+}
+
 /* @return false when there is none any more */
 static bool load_next(struct load *l)
 {
@@ -217,10 +229,18 @@ static bool load_next(struct load *l)
     }
     if (l->rpc->stopping && !l->ret)
         l->ret = plx_fail(&l->err, -ECANCELED, "%.200s: the process ends", l->name);
-    if (l->ret || l->next == json_array_size(l->calls))
+    const bool end = l->ret || l->next == json_array_size(l->calls);
+    const json_t *call = json_array_get(l->calls, l->next);
+    l->looking = !l->ret && rpc_examine_due(l->rpc) && (end || !makes_disks(call));
+    if (l->looking) {
+        l->again = false;
+        rpc_own_call(l->rpc, RPC_EXAMINE, NULL, load_called, l);
+        return true;
+    }
+    if (end)
         return false;
-    const json_t *call = json_array_get(l->calls, l->next++);
     const char *method = rpc_str_in(call, "method");
+    l->next++;
     if (!in_pass(l, method))
         return true;
     l->again = false;
@@ -318,5 +338,6 @@ void plx_rpc_load(struct plx_rpc *rpc, const char *text, const char *name, plx_r
     l->err = err;
     l->ret = l->calls ? 0 : -EINVAL;
     rpc->started = !l->calls;
+    rpc->loading = true;
     load_step(l);
 }

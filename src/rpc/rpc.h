@@ -90,7 +90,7 @@ struct rpc_method {
 /* Each is ended by one without a name. */
 extern const struct rpc_method rpc_methods_app[], rpc_methods_bdev[], rpc_methods_filter[], rpc_methods_nvme[],
     rpc_methods_options[], rpc_methods_nvmf[], rpc_methods_access[], rpc_methods_query[], rpc_methods_limit[],
-    rpc_methods_keyring[], rpc_methods_vhost[], rpc_methods_vhost_scsi[];
+    rpc_methods_keyring[], rpc_methods_vhost[], rpc_methods_vhost_scsi[], rpc_methods_lvol[];
 
 const struct rpc_method *rpc_method_find(const char *name);
 /* Calls fn for each. */
@@ -198,6 +198,7 @@ struct rpc_disk {
     json_t *params;                  /* with these */
     const struct rpc_disk_kind *kind;
     bool closing;
+    bool fresh;        /* it was not looked at for a pool yet */
     uint32_t burst_ms; /* of its limits */
     char *text;        /* of the call, in dumps; NULL: to be made */
 };
@@ -250,6 +251,8 @@ struct plx_rpc {
     json_t *options;   /* by method: parameters */
     json_t *transport; /* that was created, or NULL */
     struct plx_list disks, listeners;
+    struct plx_list stores;               /* see lvol.h */
+    bool loading;                         /* a configuration: what disks have on them is looked at later */
     struct plx_list remotes, discoveries; /* see nvme.h */
     struct plx_list asks, passes;         /* of controllers, likewise */
     struct remote_hotplug *hotplug;       /* likewise, or NULL */
@@ -372,6 +375,17 @@ void rpc_disk_open(struct rpc_call *c, const struct rpc_disk_kind *kind, const c
 void rpc_disk_opened(struct rpc_call *c, const struct rpc_disk_kind *kind, struct plx_bdev *bdev);
 /* One that no call made by itself. @return NULL without memory */
 struct rpc_disk *rpc_disk_add(struct plx_rpc *rpc, const struct rpc_disk_kind *kind, struct plx_bdev *bdev);
+/* It has been closed, and is not there any more. */
+void rpc_disk_gone(struct plx_rpc *rpc, struct rpc_disk *d);
+/* A disk that is to be deleted, or on which nothing is to stand any more; stands first in the state of a call. */
+struct rpc_clearing {
+    struct plx_bdev *base;
+    bool keep; /* the disk itself */
+    void (*over)(struct rpc_call *c);
+    struct rpc_disk *top; /* that is being closed */
+};
+/* Clears it, whatever uses it, and calls over; or the call has failed. */
+void rpc_disk_clear(struct rpc_call *c);
 /* Deletes a disk of a kind, with what stands on it, whatever uses it. */
 void rpc_disk_delete(struct rpc_call *c, const struct rpc_disk_kind *kind, const char *name);
 /* A name that no disk has: prefix and the lowest number. */

@@ -70,6 +70,9 @@ static void blk_created(void *arg, int ret)
         return;
     }
     json_t *params = json_copy(c->params);
+    const struct rpc_disk *d = rpc_disk_find(c->rpc, rpc_str(c, "dev_name"));
+    if (d) /* an alias may be another one by the next start */
+        json_object_set_new(params, "dev_name", json_string(d->name));
     json_object_set_new(c->rpc->vhost, rpc_str(c, "ctrlr"), json_pack("{s:o}", "create", params));
     rpc_ok(c, NULL);
 }

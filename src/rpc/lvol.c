@@ -1,0 +1,662 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* Methods for logical volumes, and for the stores that they are in: pools, in words that clients know. */
+#include "rpc/lvol.h"
+
+#include "base/log.h"
+#include "base/uuid.h"
+#include "rpc/table.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+
+enum { NAME_MAX_BYTES = PLX_POOL_NAME - 1 };
+
+/* ---- finding ---- */
+
+/* The store that a call names by its name or its UUID, and not by both; or NULL, and the call has failed. */
+static struct rpc_store *store_of(struct rpc_call *c, const char *uuid_key)
+{
+    const char *text = rpc_str(c, uuid_key), *name = rpc_str(c, "lvs_name");
+    struct plx_error err;
+    uint8_t uuid[16];
+    if (!text == !name) {
+        plx_fail(&err, -EINVAL, "an lvstore is named by %s or by lvs_name, and not by both", uuid_key);
+        rpc_fail_errno(c, -EINVAL, &err);
+        return NULL;
+    }
+    struct rpc_store *found = name ? rpc_store_named(c->rpc, name) : NULL;
+    if (text && plx_uuid_parse(text, uuid))
+        plx_list_for_each(it, &c->rpc->stores) {
+            struct rpc_store *s = plx_list_entry(it, struct rpc_store, link);
+            struct plx_pool_info info;
+            plx_pool_get_info(s->pool, &info);
+            if (!memcmp(info.uuid, uuid, sizeof uuid))
+                found = s;
+        }
+    if (!found) {
+        plx_fail(&err, -ENODEV, "there is no lvstore %.100s; bdev_lvol_get_lvstores lists them", name ? name : text);
+        rpc_fail_errno(c, -ENODEV, &err);
+    }
+    return found;
+}
+
+/* The volume that a parameter names by its alias, or its UUID; or NULL, and the call has failed. */
+static struct rpc_disk *lvol_of(struct rpc_call *c, const char *key)
+{
+    struct plx_error err;
+    const char *name = rpc_str(c, key);
+    struct rpc_disk *d = rpc_disk_find(c->rpc, name);
+    if (d && d->kind == &rpc_kind_lvol)
+        return d;
+    plx_fail(&err, -ENODEV, "%s%.100s%s", d ? "" : "there is no volume ", name,
+             d ? " is no logical volume" : "; bdev_lvol_get_lvols lists them");
+    rpc_fail_errno(c, -ENODEV, &err);
+    return NULL;
+}
+
+static struct rpc_store *store_with(const struct plx_rpc *rpc, const struct rpc_disk *d)
+{
+    struct plx_pool_info info;
+    plx_pool_get_info(plx_volume_pool(d->bdev), &info);
+    return rpc_store_on(rpc, info.disk);
+}
+
+/* ---- what they are ---- */
+
+static uint64_t clusters(uint64_t bytes, uint32_t cluster)
+{
+    return bytes / cluster + !!(bytes % cluster);
+}
+
+/* Of a thick one all; else what its data takes, whoever shares it. */
+static json_int_t lvol_clusters(const struct plx_volume_info *v, uint32_t cluster)
+{
+    return (json_int_t)clusters(v->thick ? v->size : v->mapped, cluster);
+}
+
+static void add_child(void *arg, const char *name)
+{
+    json_array_append_new(arg, json_string(name));
+}
+
+static json_t *describe_lvol(const struct rpc_disk *d)
+{
+    struct plx_volume_info v;
+    struct plx_pool_info pool;
+    plx_volume_get_info(d->bdev, &v);
+    plx_pool_get_info(plx_volume_pool(d->bdev), &pool);
+    json_t *o = json_pack("{s:o, s:s, s:b, s:I, s:b, s:b}", "lvol_store_uuid", rpc_uuid_json(pool.uuid), "base_bdev",
+                          plx_bdev_info(pool.disk)->name, "thin_provision", !v.thick, "num_allocated_clusters",
+                          lvol_clusters(&v, pool.cluster), "snapshot", v.snapshot, "clone", v.parent[0] != 0);
+    if (v.parent[0])
+        json_object_set_new(o, "base_snapshot", json_string(v.parent));
+    if (v.snapshot) {
+        json_t *children = json_array();
+        plx_volume_each_child(d->bdev, add_child, children);
+        json_object_set_new(o, "clones", children);
+    }
+    json_object_set_new(o, "esnap_clone", json_false());
+    return json_pack("{s:o}", "lvol", o);
+}
+
+const struct rpc_disk_kind rpc_kind_lvol = {.product = "Logical Volume", .describe = describe_lvol};
+
+static json_t *store_json(const struct rpc_store *s)
+{
+    struct plx_pool_info i;
+    plx_pool_get_info(s->pool, &i);
+    return json_pack("{s:o, s:s, s:s, s:I, s:I, s:I, s:I, s:I}", "uuid", rpc_uuid_json(i.uuid), "name", s->name,
+                     "base_bdev", plx_bdev_info(s->base)->name, "total_data_clusters",
+                     (json_int_t)(i.usable / i.cluster), "free_clusters", (json_int_t)(i.free / i.cluster),
+                     "block_size", (json_int_t)plx_bdev_info(s->base)->block_size, "cluster_size",
+                     (json_int_t)i.cluster, "max_growable_size", (json_int_t)i.size);
+}
+
+static const struct rpc_param params_get_lvstores[] = {
+    UUID("uuid", "of one lvstore"),
+    TEXT("lvs_name", "its name; all without either"),
+    END,
+};
+
+static void get_lvstores(struct rpc_call *c)
+{
+    const bool all = !rpc_str(c, "uuid") && !rpc_str(c, "lvs_name");
+    const struct rpc_store *one = all ? NULL : store_of(c, "uuid");
+    if (!all && !one)
+        return;
+    json_t *out = json_array();
+    plx_list_for_each(it, &c->rpc->stores) {
+        const struct rpc_store *s = plx_list_entry(it, struct rpc_store, link);
+        if (all || s == one)
+            json_array_append_new(out, store_json(s));
+    }
+    rpc_ok(c, out);
+}
+
+static const struct rpc_param params_get_lvols[] = {
+    UUID("lvs_uuid", "of one lvstore"),
+    TEXT("lvs_name", "its name; those of all without either"),
+    END,
+};
+
+struct listing {
+    const struct rpc_store *store;
+    struct plx_pool_info pool;
+    json_t *out;
+};
+
+static bool add_lvol(void *arg, const struct plx_volume_info *v)
+{
+    struct listing *l = arg;
+    char alias[RPC_NAME];
+    snprintf(alias, sizeof alias, "%s/%s", l->store->name, v->name);
+    json_t *o = json_pack("{s:s, s:o, s:s, s:b, s:b, s:b, s:b, s:b, s:I, s:{s:s, s:o}}", "alias", alias, "uuid",
+                          rpc_uuid_json(v->uuid), "name", v->name, "is_thin_provisioned", !v->thick, "is_snapshot",
+                          v->snapshot, "is_clone", v->parent[0] != 0, "is_esnap_clone", false, "is_degraded", false,
+                          "num_allocated_clusters", lvol_clusters(v, l->pool.cluster), "lvs", "name", l->store->name,
+                          "uuid", rpc_uuid_json(l->pool.uuid));
+    json_array_append_new(l->out, o);
+    return true;
+}
+
+static void get_lvols(struct rpc_call *c)
+{
+    const bool all = !rpc_str(c, "lvs_uuid") && !rpc_str(c, "lvs_name");
+    const struct rpc_store *one = all ? NULL : store_of(c, "lvs_uuid");
+    struct listing l = {.out = NULL};
+    if (!all && !one)
+        return;
+    l.out = json_array();
+    plx_list_for_each(it, &c->rpc->stores) {
+        l.store = plx_list_entry(it, struct rpc_store, link);
+        plx_pool_get_info(l.store->pool, &l.pool);
+        if (all || l.store == one)
+            plx_pool_each(l.store->pool, add_lvol, &l);
+    }
+    rpc_ok(c, l.out);
+}
+
+/* ---- stores ---- */
+
+#define CLEAR_METHOD                                                                                                   \
+    TEXT("clear_method", "unmap, write_zeroes or none: what was not written reads as zeroes whichever it is", INERT)
+
+/* What is none is refused all the same, and the call has failed. */
+static bool clear_method_ok(struct rpc_call *c)
+{
+    static const char *const known[] = {"unmap", "write_zeroes", "none"};
+    const char *method = rpc_str(c, "clear_method");
+    struct plx_error err;
+    if (!method)
+        return true;
+    for (size_t i = 0; i < PLX_ARRAY_SIZE(known); i++)
+        if (strcasecmp(method, known[i]) == 0)
+            return true;
+    plx_fail(&err, -EINVAL, "there is no clear_method %.40s; there are unmap, write_zeroes and none", method);
+    rpc_fail_errno(c, -EINVAL, &err);
+    return false;
+}
+
+static const struct rpc_param params_create_lvstore[] = {
+    TEXT("bdev_name", "the disk; what is on it is lost", REQUIRED),
+    TEXT("lvs_name", "of the lvstore", REQUIRED, LIMITS(1, NAME_MAX_BYTES)),
+    U32("cluster_sz", "bytes that sizes of volumes are rounded up to; 4 MiB without it. Space is taken by 4 KiB",
+        INIT("0")),
+    CLEAR_METHOD,
+    U32("num_md_pages_per_cluster_ratio", "room for metadata, which is there anyway", INERT),
+    U32("md_page_size", "of metadata", INERT),
+    END,
+};
+
+static void create_lvstore(struct rpc_call *c)
+{
+    const char *base = rpc_str(c, "bdev_name"), *name = rpc_str(c, "lvs_name");
+    struct plx_bdev *bdev = plx_bdev_find(base);
+    struct plx_error err;
+    if (!clear_method_ok(c))
+        return;
+    if (!bdev) {
+        rpc_fail_no_disk(c, base);
+    } else if (rpc_store_on(c->rpc, bdev)) {
+        plx_fail(&err, -EPERM, "%.100s has lvstore %.80s already", base, rpc_store_on(c->rpc, bdev)->name);
+        rpc_fail_errno(c, -EPERM, &err);
+    } else if (rpc_store_named(c->rpc, name)) {
+        plx_fail(&err, -EEXIST, "there is an lvstore named %s already; choose another name", name);
+        rpc_fail_errno(c, -EEXIST, &err);
+    } else {
+        rpc_store_make(c, bdev, name, (uint32_t)rpc_uint(c, "cluster_sz"));
+    }
+}
+
+static const struct rpc_param params_lvstore[] = {
+    UUID("uuid", "of the lvstore"),
+    TEXT("lvs_name", "or its name"),
+    END,
+};
+
+static void lvstore_cleared(struct rpc_call *c)
+{
+    /* The disk is there, as others stand in line behind this call. */
+    rpc_store_erase(c, ((const struct rpc_clearing *)c->state)->base);
+}
+
+static void delete_lvstore(struct rpc_call *c)
+{
+    struct rpc_store *s = store_of(c, "uuid");
+    if (!s)
+        return;
+    struct rpc_clearing *clearing = c->state = malloc(sizeof *clearing);
+    if (!clearing) {
+        rpc_fail_errno(c, -ENOMEM, NULL);
+        return;
+    }
+    *clearing = (struct rpc_clearing){.base = s->base, .keep = true, .over = lvstore_cleared};
+    rpc_disk_clear(c);
+}
+
+/* ---- operations ---- */
+
+/* One on a volume or a pool, and what is to be done then. */
+struct lvol_op {
+    struct rpc_clearing clearing; /* before it is deleted */
+    struct plx_pool_op op;
+    struct rpc_store *store;
+    struct plx_pool *pool;
+    char volume[PLX_UUID_TEXT]; /* op.volume */
+    struct rpc_disk *d;         /* that is closed for it, and opened again */
+    struct plx_bdev_limits limits;
+    void (*over)(struct rpc_call *c, struct lvol_op *o); /* it is done */
+};
+
+static void lvol_op_over(struct plx_pool_op *op)
+{
+    struct rpc_call *c = op->arg;
+    struct lvol_op *o = c->state;
+    if (op->result && !o->d)
+        rpc_fail_errno(c, op->result, &op->err);
+    else
+        o->over(c, o);
+}
+
+/* Or the call has failed. */
+static struct lvol_op *lvol_op_new(struct rpc_call *c, enum plx_pool_op_kind kind, struct rpc_store *store,
+                                   const struct rpc_disk *d, void (*over)(struct rpc_call *c, struct lvol_op *o))
+{
+    struct lvol_op *o = c->state = calloc(1, sizeof *o);
+    if (!o) {
+        rpc_fail_errno(c, -ENOMEM, NULL);
+        return NULL;
+    }
+    o->store = store;
+    o->pool = store->pool;
+    o->over = over;
+    o->op = (struct plx_pool_op){.kind = kind, .done = lvol_op_over, .reactor = c->rpc->reactor, .arg = c};
+    if (d) {
+        plx_uuid_format(plx_bdev_info(d->bdev)->uuid, o->volume);
+        o->op.volume = o->volume;
+    }
+    return o;
+}
+
+static void lvol_op_submit(struct rpc_call *c, struct lvol_op *o)
+{
+    c->tried = true;
+    plx_pool_submit(o->pool, &o->op);
+}
+
+static void just_done(struct rpc_call *c, struct lvol_op *o)
+{
+    (void)o;
+    rpc_ok(c, NULL);
+}
+
+/* What was made becomes a disk. */
+static void lvol_made(struct rpc_call *c, struct lvol_op *o)
+{
+    struct plx_error err;
+    struct plx_bdev *bdev;
+    int ret = rpc_volume_open(o->pool, o->store->name, o->op.uuid, o->op.name, &bdev, &err);
+    if (ret) {
+        rpc_fail_errno(c, ret, &err);
+    } else if (!rpc_disk_add(c->rpc, &rpc_kind_lvol, bdev)) {
+        plx_bdev_close(bdev);
+        rpc_fail_errno(c, -ENOMEM, NULL);
+    } else {
+        rpc_ok(c, json_string(plx_bdev_info(bdev)->name));
+    }
+}
+
+static const struct rpc_param params_create[] = {
+    TEXT("lvol_name", "of the volume, in its lvstore", REQUIRED, LIMITS(1, NAME_MAX_BYTES)),
+    U64("size_in_mib", "MiB, rounded up to clusters", REQUIRED, LIMITS(1, INT64_MAX >> 21)),
+    BOOL("thin_provision", "space is taken as it is written, and not set aside", INIT("false")),
+    UUID("uuid", "of the lvstore"),
+    TEXT("lvs_name", "or its name"),
+    CLEAR_METHOD,
+    END,
+};
+
+/* A size in MiB is one in whole clusters. */
+static uint64_t size_of(const struct rpc_call *c, struct plx_pool *pool)
+{
+    struct plx_pool_info info;
+    plx_pool_get_info(pool, &info);
+    return clusters(rpc_uint(c, "size_in_mib") << 20, info.cluster) * info.cluster;
+}
+
+static void lvol_create(struct rpc_call *c)
+{
+    struct rpc_store *s = clear_method_ok(c) ? store_of(c, "uuid") : NULL;
+    struct lvol_op *o = s ? lvol_op_new(c, PLX_POOL_CREATE, s, NULL, lvol_made) : NULL;
+    if (!o)
+        return;
+    o->op.name = rpc_str(c, "lvol_name");
+    o->op.size = size_of(c, s->pool);
+    o->op.thick = !rpc_bool(c, "thin_provision");
+    lvol_op_submit(c, o);
+}
+
+static const struct rpc_param params_snapshot[] = {
+    TEXT("lvol_name", "of the volume: LVSTORE/NAME, or its UUID", REQUIRED),
+    TEXT("snapshot_name", "of the snapshot, in the same lvstore", REQUIRED, LIMITS(1, NAME_MAX_BYTES)),
+    END,
+};
+
+static const struct rpc_param params_clone[] = {
+    TEXT("snapshot_name", "of the snapshot: LVSTORE/NAME, or its UUID", REQUIRED),
+    TEXT("clone_name", "of the new volume, in the same lvstore", REQUIRED, LIMITS(1, NAME_MAX_BYTES)),
+    END,
+};
+
+static const struct rpc_param params_rename[] = {
+    TEXT("old_name", "of the volume: LVSTORE/NAME, or its UUID", REQUIRED),
+    TEXT("new_name", "in the same lvstore", REQUIRED, LIMITS(1, NAME_MAX_BYTES)),
+    END,
+};
+
+static void begin_named(struct rpc_call *c, enum plx_pool_op_kind kind, const char *key, const char *name_key,
+                        void (*over)(struct rpc_call *c, struct lvol_op *o))
+{
+    struct rpc_disk *d = lvol_of(c, key);
+    struct lvol_op *o = d ? lvol_op_new(c, kind, store_with(c->rpc, d), d, over) : NULL;
+    if (!o)
+        return;
+    o->op.name = rpc_str(c, name_key);
+    lvol_op_submit(c, o);
+}
+
+static void lvol_snapshot(struct rpc_call *c)
+{
+    begin_named(c, PLX_POOL_SNAPSHOT, "lvol_name", "snapshot_name", lvol_made);
+}
+
+static void lvol_clone(struct rpc_call *c)
+{
+    begin_named(c, PLX_POOL_CLONE, "snapshot_name", "clone_name", lvol_made);
+}
+
+static void lvol_renamed(struct rpc_call *c, struct lvol_op *o)
+{
+    struct plx_error err;
+    struct plx_bdev *bdev = plx_bdev_find(o->volume);
+    int ret = bdev ? rpc_volume_alias(bdev, o->store->name, o->op.name, &err) : 0;
+    if (ret)
+        rpc_fail_errno(c, ret, &err);
+    else
+        rpc_ok(c, NULL);
+}
+
+static void lvol_rename(struct rpc_call *c)
+{
+    begin_named(c, PLX_POOL_RENAME, "old_name", "new_name", lvol_renamed);
+}
+
+static const struct rpc_param params_rename_lvstore[] = {
+    TEXT("old_name", "of the lvstore", REQUIRED),
+    TEXT("new_name", "that it gets", REQUIRED, LIMITS(1, NAME_MAX_BYTES)),
+    END,
+};
+
+static void lvstore_renamed(struct rpc_call *c, struct lvol_op *o)
+{
+    snprintf(o->store->name, sizeof o->store->name, "%s", o->op.name);
+    plx_list_for_each(it, &c->rpc->disks) {
+        struct rpc_disk *d = plx_list_entry(it, struct rpc_disk, link);
+        struct plx_volume_info v;
+        struct plx_error err;
+        if (d->kind != &rpc_kind_lvol || plx_volume_pool(d->bdev) != o->pool)
+            continue;
+        plx_volume_get_info(d->bdev, &v);
+        if (rpc_volume_alias(d->bdev, o->store->name, v.name, &err))
+            plx_warn("volume %s of lvstore %s has its alias of before: %s", v.name, o->store->name, err.text);
+    }
+    rpc_ok(c, NULL);
+}
+
+static void rename_lvstore(struct rpc_call *c)
+{
+    const char *name = rpc_str(c, "old_name"), *to = rpc_str(c, "new_name");
+    struct rpc_store *s = rpc_store_named(c->rpc, name), *other = rpc_store_named(c->rpc, to);
+    struct plx_error err;
+    if (!s) {
+        rpc_fail(c, -ENOENT, "Lvol store %.100s not found; bdev_lvol_get_lvstores lists them", name);
+        return;
+    }
+    if (other && other != s) {
+        plx_fail(&err, -EEXIST, "there is an lvstore named %s already; choose another name", to);
+        rpc_fail_errno(c, -EEXIST, &err);
+        return;
+    }
+    struct lvol_op *o = lvol_op_new(c, PLX_POOL_NAME_IT, s, NULL, lvstore_renamed);
+    if (!o)
+        return;
+    o->op.name = to;
+    lvol_op_submit(c, o);
+}
+
+/* ---- what is done to a volume that is not open ---- */
+
+/* It is opened again, whether it was done or not. */
+static void reopened(struct rpc_call *c, struct lvol_op *o)
+{
+    struct plx_error err;
+    struct plx_volume_info v;
+    struct plx_bdev *bdev = NULL;
+    char alias[RPC_NAME];
+    uint8_t uuid[16];
+    plx_uuid_parse(o->volume, uuid);
+    int ret = plx_pool_open_volume(o->pool, uuid, o->d->name, &bdev, &err);
+    if (ret) {
+        rpc_disk_gone(c->rpc, o->d);
+    } else {
+        o->d->bdev = bdev;
+        o->d->closing = false;
+        plx_volume_get_info(bdev, &v);
+        snprintf(alias, sizeof alias, "%s/%s", o->store->name, v.name);
+        if (plx_bdev_set_alias(bdev, alias, &err) || plx_bdev_set_limits(bdev, &o->limits, &err))
+            plx_warn("%s: %s", alias, err.text);
+    }
+    if (o->op.result)
+        rpc_fail_errno(c, o->op.result, &o->op.err);
+    else if (ret)
+        rpc_fail_errno(c, ret, &err);
+    else
+        rpc_ok(c, NULL);
+}
+
+static void closed_for_it(void *arg, struct plx_bdev *bdev, int result, const struct plx_error *err)
+{
+    struct rpc_call *c = arg;
+    struct lvol_op *o = c->state;
+    (void)bdev;
+    if (!result) {
+        lvol_op_submit(c, o);
+        return;
+    }
+    o->d->closing = false;
+    rpc_fail_errno(c, result, err);
+}
+
+static void begin_closed(struct rpc_call *c, struct rpc_disk *d, struct lvol_op *o)
+{
+    o->d = d;
+    o->over = reopened;
+    plx_bdev_get_limits(d->bdev, &o->limits);
+    int ret = plx_bdev_close_begin(c->rpc->reactor, d->bdev, closed_for_it, c);
+    if (ret)
+        rpc_fail_errno(c, ret, NULL);
+    else
+        d->closing = true;
+}
+
+static const struct rpc_param params_resize[] = {
+    TEXT("name", "of the volume: LVSTORE/NAME, or its UUID", REQUIRED),
+    U64("size_in_mib", "MiB, rounded up to clusters; to be smaller it must not be in use", REQUIRED,
+        LIMITS(1, INT64_MAX >> 21)),
+    END,
+};
+
+static void lvol_resize(struct rpc_call *c)
+{
+    struct plx_volume_info v;
+    struct plx_error err;
+    struct rpc_disk *d = lvol_of(c, "name");
+    if (!d)
+        return;
+    plx_volume_get_info(d->bdev, &v);
+    if (v.snapshot) {
+        plx_fail(&err, -EPERM, "%s is a snapshot, and stays as it is", v.name);
+        rpc_fail_errno(c, -EPERM, &err);
+        return;
+    }
+    struct lvol_op *o = lvol_op_new(c, PLX_POOL_RESIZE, store_with(c->rpc, d), d, just_done);
+    if (!o)
+        return;
+    o->op.size = size_of(c, o->pool);
+    if (o->op.size < v.size)
+        begin_closed(c, d, o);
+    else
+        lvol_op_submit(c, o);
+}
+
+static const struct rpc_param params_name[] = {
+    TEXT("name", "of the volume: LVSTORE/NAME, or its UUID", REQUIRED),
+    END,
+};
+
+static void lvol_set_read_only(struct rpc_call *c)
+{
+    struct plx_volume_info v;
+    struct rpc_disk *d = lvol_of(c, "name");
+    if (!d)
+        return;
+    plx_volume_get_info(d->bdev, &v);
+    if (v.snapshot) {
+        rpc_ok(c, NULL);
+        return;
+    }
+    struct lvol_op *o = lvol_op_new(c, PLX_POOL_FREEZE, store_with(c->rpc, d), d, reopened);
+    if (o)
+        begin_closed(c, d, o);
+}
+
+/* ---- deleting ---- */
+
+static void lvol_closed(struct rpc_call *c)
+{
+    lvol_op_submit(c, c->state);
+}
+
+static void lvol_delete(struct rpc_call *c)
+{
+    struct rpc_disk *d = lvol_of(c, "name");
+    struct lvol_op *o = d ? lvol_op_new(c, PLX_POOL_DELETE, store_with(c->rpc, d), d, just_done) : NULL;
+    if (!o)
+        return;
+    o->clearing = (struct rpc_clearing){.base = d->bdev, .over = lvol_closed};
+    rpc_disk_clear(c);
+}
+
+/* ---- what a pool cannot do ---- */
+
+static void fail_not_supported(struct rpc_call *c, const char *what)
+{
+    struct plx_error err;
+    if (!lvol_of(c, "name"))
+        return;
+    plx_fail(&err, -EOPNOTSUPP, "a volume cannot be %s yet; its snapshot can be deleted all the same", what);
+    rpc_fail_errno(c, -EOPNOTSUPP, &err);
+}
+
+static void lvol_inflate(struct rpc_call *c)
+{
+    fail_not_supported(c, "given what its snapshot holds");
+}
+
+static void lvol_decouple_parent(struct rpc_call *c)
+{
+    struct plx_volume_info v;
+    struct plx_error err;
+    struct rpc_disk *d = lvol_of(c, "name");
+    if (!d)
+        return;
+    plx_volume_get_info(d->bdev, &v);
+    if (v.parent[0]) {
+        fail_not_supported(c, "taken off its snapshot");
+        return;
+    }
+    plx_fail(&err, -EINVAL, "%s has no snapshot that it goes back to", v.name);
+    rpc_fail_errno(c, -EINVAL, &err);
+}
+
+/* ---- disks are looked at ---- */
+
+static void examine_over(struct rpc_call *c)
+{
+    rpc_ok(c, NULL);
+}
+
+static void wait_for_examine(struct rpc_call *c)
+{
+    rpc_examine(c, examine_over);
+}
+
+const struct rpc_method rpc_methods_lvol[] = {
+    {"bdev_lvol_create_lvstore", "construct_lvol_store",
+     "Makes an lvstore, which is a pool, of a disk, and loses what was on it; returns its UUID.", params_create_lvstore,
+     RPC_CHANGES, .run = create_lvstore},
+    {"bdev_lvol_delete_lvstore", "destroy_lvol_store", "Deletes an lvstore with all volumes, whatever uses them.",
+     params_lvstore, RPC_CHANGES, .run = delete_lvstore},
+    {"bdev_lvol_rename_lvstore", "rename_lvol_store", "Gives an lvstore another name, and its volumes their aliases.",
+     params_rename_lvstore, RPC_CHANGES, .run = rename_lvstore},
+    {"bdev_lvol_get_lvstores", "get_lvol_stores", "Describes one lvstore, or all.", params_get_lvstores, RPC_READS,
+     .run = get_lvstores},
+    {"bdev_lvol_create", "construct_lvol_bdev", "Makes a volume, whose disk is named by its UUID, which it returns.",
+     params_create, RPC_CHANGES, .run = lvol_create},
+    {"bdev_lvol_snapshot", "snapshot_lvol_bdev", "Makes a snapshot of a volume, as it is at present; returns its UUID.",
+     params_snapshot, RPC_CHANGES, .run = lvol_snapshot},
+    {"bdev_lvol_clone", "clone_lvol_bdev", "Makes a volume of a snapshot; returns its UUID.", params_clone, RPC_CHANGES,
+     .run = lvol_clone},
+    {"bdev_lvol_rename", "rename_lvol_bdev", "Gives a volume another name in its lvstore.", params_rename, RPC_CHANGES,
+     .run = lvol_rename},
+    {"bdev_lvol_resize", "resize_lvol_bdev", "Gives a volume another size, which hosts see at once.", params_resize,
+     RPC_CHANGES, .run = lvol_resize},
+    {"bdev_lvol_set_read_only", "set_read_only_lvol_bdev",
+     "Makes a snapshot of a volume that nobody uses: it cannot be written to any more, and can have clones.",
+     params_name, RPC_CHANGES, .run = lvol_set_read_only},
+    {"bdev_lvol_delete", "destroy_lvol_bdev", "Deletes a volume or snapshot, with the namespaces that it is.",
+     params_name, RPC_CHANGES, .run = lvol_delete},
+    {"bdev_lvol_inflate", "inflate_lvol_bdev", "Would give a volume all that its snapshot holds: not possible yet.",
+     params_name, RPC_CHANGES, .run = lvol_inflate},
+    {"bdev_lvol_decouple_parent", "decouple_parent_lvol_bdev",
+     "Would take a volume off its snapshot: not possible yet.", params_name, RPC_CHANGES, .run = lvol_decouple_parent},
+    {"bdev_lvol_get_lvols", NULL, "Lists the volumes and snapshots of one lvstore, or of all.", params_get_lvols,
+     RPC_READS, .run = get_lvols},
+    {RPC_EXAMINE, NULL, "Waits until disks were looked at for the lvstores that are on them.", NULL, RPC_DUMPS,
+     .startup = true, .run = wait_for_examine},
+    {.name = NULL},
+};

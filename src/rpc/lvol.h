@@ -1,0 +1,53 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * Stores of logical volumes, which are pools, as clients know them. A pool that is open here has each of its volumes
+ * and snapshots open as a disk: its name is the UUID, its alias STORE/VOLUME.
+ *
+ * Pools are looked for on disks as they come, by RPC_EXAMINE, which stands in the line of changes: whoever finds a disk
+ * in use does not do so because it is just being looked at.
+ */
+#ifndef PLX_RPC_LVOL_H
+#define PLX_RPC_LVOL_H
+
+#include "rpc/rpc.h"
+
+#include "base/uuid.h"
+
+#include <pollux/pool.h>
+
+#define RPC_EXAMINE "bdev_wait_for_examine"
+
+struct rpc_store {
+    struct plx_list link; /* in rpc->stores */
+    struct plx_pool *pool;
+    struct plx_bdev *base;
+    char name[PLX_UUID_TEXT + PLX_POOL_NAME]; /* the pool's, or its UUID */
+};
+
+extern const struct rpc_disk_kind rpc_kind_lvol;
+
+/* The store on a disk; or NULL. */
+struct rpc_store *rpc_store_on(const struct plx_rpc *rpc, const struct plx_bdev *base);
+struct rpc_store *rpc_store_named(const struct plx_rpc *rpc, const char *name);
+/* Whether a disk is a volume, or stands on one. */
+bool rpc_is_on_volume(const struct plx_bdev *bdev);
+
+/* Whether there are disks to be looked at; looks at them, one after the other, and then calls over. */
+bool rpc_examine_due(const struct plx_rpc *rpc);
+void rpc_examine(struct rpc_call *c, void (*over)(struct rpc_call *c));
+
+/* Makes a pool of a disk and opens it, or the call fails; its result is the UUID. */
+void rpc_store_make(struct rpc_call *c, struct plx_bdev *base, const char *name, uint32_t cluster);
+/* Puts a pool back, none of whose volumes is open, and forgets the store; then calls over. */
+void rpc_store_close(struct rpc_call *c, struct rpc_store *store, void (*over)(struct rpc_call *c));
+/* The same at the end of the process, of one on this disk, or of all. */
+void rpc_stores_close(struct plx_rpc *rpc, const struct plx_bdev *base);
+/* Has a disk be one without a pool; then answers. */
+void rpc_store_erase(struct rpc_call *c, struct plx_bdev *base);
+
+/* Opens a volume as a disk, with its alias. @return 0, or -errno with err filled */
+int rpc_volume_open(struct plx_pool *pool, const char *store, const uint8_t uuid[16], const char *name,
+                    struct plx_bdev **out, struct plx_error *err);
+int rpc_volume_alias(struct plx_bdev *bdev, const char *store, const char *name, struct plx_error *err);
+
+#endif
