@@ -637,7 +637,7 @@ static const struct pool_volume *live_parent(const struct pool_volume *v)
     return s;
 }
 
-static void volume_describe(const struct plx_pool *p, const struct pool_volume *v, struct plx_volume_info *out)
+static void volume_info_fill(const struct plx_pool *p, const struct pool_volume *v, struct plx_volume_info *out)
 {
     const struct pool_volume *parent = live_parent(v);
     *out = (struct plx_volume_info){
@@ -659,7 +659,7 @@ void plx_volume_get_info(struct plx_bdev *volume, struct plx_volume_info *out)
 {
     struct plx_pool *p = plx_volume_pool(volume);
     pool_lock(p);
-    volume_describe(p, pool_volume_of(volume), out);
+    volume_info_fill(p, pool_volume_of(volume), out);
     pool_unlock(p);
 }
 
@@ -689,7 +689,7 @@ void plx_pool_each(struct plx_pool *p, bool (*fn)(void *arg, const struct plx_vo
         if (!is_live(v) || !v->name[0])
             continue;
         struct plx_volume_info info;
-        volume_describe(p, v, &info);
+        volume_info_fill(p, v, &info);
         pool_unlock(p);
         bool more = fn(arg, &info);
         pool_lock(p);
