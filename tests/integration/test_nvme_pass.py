@@ -40,6 +40,7 @@ def ssd(machine):
     with Server(env=machine.env) as server, server.client() as client:
         client.server = server
         client.call("bdev_nvme_attach_controller", name="Nvme0", trtype="PCIe", traddr=A)
+        client.call("bdev_wait_for_examine")  # which reads as well
         yield client
     assert_content(server.stderr)
 
