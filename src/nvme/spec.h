@@ -373,7 +373,16 @@ struct nvme_id_ns_zoned {
 
 enum { NVME_CSI_NVM = 0, NVME_CSI_ZONED = 2 };
 
+/* NVM command set specific namespace data: NVM 4.1.5.3 */
+struct nvme_id_ns_nvm {
+    plx_le64 lbstm;
+    uint8_t pic, pifa, reserved10[2];
+    plx_le32 elbaf[64]; /* storage tag size in bits 6:0, protection information format in bits 8:7 */
+    uint8_t reserved268[3828];
+};
+
 _Static_assert(sizeof(struct nvme_id_ns_zoned) == 4096 && offsetof(struct nvme_id_ns_zoned, lbafe) == 2816, "");
+_Static_assert(sizeof(struct nvme_id_ns_nvm) == 4096, "");
 _Static_assert(sizeof(struct nvme_id_ctrl) == 4096, "");
 _Static_assert(offsetof(struct nvme_id_ctrl, oacs) == 256 && offsetof(struct nvme_id_ctrl, sqes) == 512, "");
 _Static_assert(offsetof(struct nvme_id_ctrl, subnqn) == 768 && offsetof(struct nvme_id_ctrl, ioccsz) == 1792, "");

@@ -318,6 +318,10 @@ static void pm_media(struct pcie_model *m)
                 "more zones than a model has");
         pm_zones_init(ns);
         ns->medium = pm_reserve(ns->medium_bytes);
+        ns->metadata_bytes = plx_max_u64(1, (ns->medium_bytes >> ns->is.block_bits) * ns->is.metadata);
+        ns->metadata = pm_reserve(ns->metadata_bytes);
+        if (ns->is.pi) /* nothing has been written */
+            memset(ns->metadata, 0xff, ns->metadata_bytes);
     }
 }
 
@@ -366,7 +370,7 @@ void pcie_model_free(struct pcie_model *m)
     *at = m->next;
     pthread_mutex_unlock(&models_lock);
     for (unsigned i = 0; i < m->nns; i++)
-        munmap(m->ns[i].medium, m->ns[i].medium_bytes);
+        munmap(m->ns[i].medium, m->ns[i].medium_bytes), munmap(m->ns[i].metadata, m->ns[i].metadata_bytes);
     munmap(m->bounce, m->bounce_bytes);
     if (m->cmb)
         munmap(m->cmb, PM_CMB_OFFSET + m->o.cmb_kib * (size_t)1024);

@@ -62,8 +62,14 @@ struct pcie_model_ns {
     uint64_t blocks;     /* 0: allocated, not attached */
     uint64_t max_bytes;  /* that it may grow to; 0: as large as it is */
     uint16_t noiob, npwg, npda;
-    uint16_t metadata;                   /* bytes, that it says blocks have; a host leaves such a namespace alone, */
-    uint8_t csi;                         /* as one of another command set than NVM; 2: zoned, */
+    uint16_t metadata; /* bytes of a block, */
+    bool interleaved;  /* which follow it; else in memory of their own */
+    uint8_t pi;        /* protection information in them, by type; 0: none, */
+    bool pi_first;     /* of which it is the first bytes; else the last, */
+    uint8_t pif;       /* with guards of 16 bits (0), or of 64 (2); it can say others, and not do them; */
+    uint8_t sts;       /* likewise storage tags */
+    bool lax;          /* tuples are not checked, whatever the host says */
+    uint8_t csi;       /* command set: other than NVM a host leaves alone, but for 2: zoned, */
     uint32_t zone_blocks, zone_capacity; /* with such zones; 0: a host leaves it alone */
     uint32_t max_open, max_active;       /* 0: any number */
     uint8_t zasl;
@@ -91,6 +97,7 @@ struct pcie_model_opts {
     unsigned dma_bits;  /* of addresses that it can reach; 0: all */
     bool no_msix_table; /* the host does not get to see it */
     uint8_t mdts, acl, aerl, vwc, lpa, elpe, fuses, sqes, cqes, msrc;
+    uint32_t ctratt;
     uint16_t oacs, oncs, crdt[3], mssrl, awun;
     uint32_t sgls, oaes, rtd3e, mcl;
     uint8_t vsl, wzsl, dmrl; /* of Identify for the NVM command set */
@@ -105,6 +112,7 @@ struct pcie_model_opts {
 enum { /* Identify Controller */
        PCIE_MODEL_OACS_FORMAT = 1 << 1,
        PCIE_MODEL_OACS_DBBUF = 1 << 8,
+       PCIE_MODEL_CTRATT_ELBAS = 1 << 15,
        PCIE_MODEL_ONCS_COMPARE = 1 << 0,
        PCIE_MODEL_ONCS_DSM = 1 << 2,
        PCIE_MODEL_ONCS_WRITE_ZEROES = 1 << 3,
@@ -231,5 +239,10 @@ uint32_t pcie_model_feature(struct pcie_model *m, unsigned fid);
 /* The medium, past the controller. */
 void pcie_model_peek(struct pcie_model *m, uint32_t nsid, uint64_t offset, void *to, size_t bytes);
 void pcie_model_poke(struct pcie_model *m, uint32_t nsid, uint64_t offset, const void *from, size_t bytes);
+/* Another bit of a block: of its data, or, from there on, of its metadata. */
+void pcie_model_flip(struct pcie_model *m, uint32_t nsid, uint64_t lba, unsigned byte, unsigned bit);
+void pcie_model_metadata(struct pcie_model *m, uint32_t nsid, uint64_t lba, void *to);
+/* Of data, and of the metadata that it covers. */
+uint64_t pcie_model_guard(struct pcie_model *m, uint32_t nsid, const void *data, const void *metadata);
 
 #endif

@@ -202,7 +202,7 @@ void pm_features_reset(struct pcie_model *m)
 static bool pm_feature_known(const struct pcie_model *m, unsigned fid)
 {
     return (fid >= FID_ARBITRATION && fid <= FID_EVENTS && fid != 0x03 && (fid != FID_WRITE_CACHE || m->o.vwc & 1)) ||
-           fid == FID_HOST_ID;
+           fid == FID_HOST_ID || (fid == PM_FID_BEHAVIOR && m->o.ctratt & PCIE_MODEL_CTRATT_ELBAS);
 }
 
 static uint16_t pm_set_queues(struct pcie_model *m, struct pm_cmd *c)
@@ -235,6 +235,15 @@ static uint16_t pm_set_feature(struct pcie_model *m, struct pm_cmd *c)
     if (fid == FID_HOST_ID) {
         uint16_t status = pm_data(m, c, value & 1 ? 16 : 8);
         return status ? status : pm_read_host(m, m->host_id, value & 1 ? 16 : 8);
+    }
+    if (fid == PM_FID_BEHAVIOR) { /* LBAFEE */
+        uint8_t behavior[512];
+        uint16_t status = pm_data(m, c, sizeof behavior);
+        if (!status)
+            status = pm_read_host(m, behavior, sizeof behavior);
+        if (!status)
+            m->features[fid] = behavior[2];
+        return status;
     }
     m->features[fid] = value;
     return 0;

@@ -29,6 +29,7 @@ static void pm_id_ctrl(const struct pcie_model *m, struct nvme_id_ctrl *id)
         id->ver = plx_put32(o->version);
         id->rtd3e = plx_put32(o->rtd3e);
         id->oaes = plx_put32(o->oaes);
+        id->ctratt = plx_put32(o->ctratt);
     }
     if (o->version >= 0x00010400) {
         id->cntrltype = 1;
@@ -79,7 +80,10 @@ static void pm_id_ns(const struct pcie_model *m, const struct pm_ns *ns, struct 
 {
     id->nsze = id->ncap = id->nuse = plx_put64(ns->is.blocks);
     id->nlbaf = 1; /* two of them */
-    id->flbas = ns->is.block_bits == 12;
+    id->flbas = (uint8_t)((ns->is.block_bits == 12) | ns->is.interleaved << 4);
+    id->mc = ns->is.metadata ? 3 : 0;
+    id->dpc = ns->is.metadata >= pm_tuple_bytes(ns) ? 0x1f : 0;
+    id->dps = (uint8_t)(ns->is.pi | ns->is.pi_first << 3);
     id->lbaf[0] = plx_put32(9 << 16 | ns->is.metadata);
     id->lbaf[1] = plx_put32(12 << 16 | ns->is.metadata);
     if (m->o.version >= 0x00010300)
@@ -150,6 +154,9 @@ static uint16_t pm_identify_ns(const struct pcie_model *m, unsigned cns, unsigne
         return cns == NVME_CNS_NS_DESCRIPTORS || cns == NVME_CNS_CSI_NS ? PLX_SC_INVALID_FIELD | DNR : 0;
     if (cns == NVME_CNS_NS)
         pm_id_ns(m, ns, (void *)to);
+    else if (cns == NVME_CNS_CSI_NS && csi == NVME_CSI_NVM)
+        for (unsigned i = 0; i < 2; i++)
+            ((struct nvme_id_ns_nvm *)(void *)to)->elbaf[i] = plx_put32((uint32_t)ns->is.pif << 7 | ns->is.sts);
     else if (cns == NVME_CNS_NS_DESCRIPTORS)
         pm_descriptors(m, ns, m->o.version >= 0x00020000, to);
     else if (cns == NVME_CNS_CSI_NS && csi == NVME_CSI_ZONED)
@@ -208,11 +215,12 @@ static uint16_t pm_identify_any(struct pcie_model *m, unsigned cns, unsigned csi
 /* From which version on there is one: 0: not here */
 static uint32_t pm_cns_since(const struct pcie_model *m, unsigned cns)
 {
-    return cns <= NVME_CNS_CTRL                                 ? 0x00010000
-           : cns == NVME_CNS_ACTIVE_NS                          ? 0x00010100
-           : cns == NVME_CNS_NS_DESCRIPTORS                     ? 0x00010300
-           : cns == NVME_CNS_CSI_CTRL                           ? 0x00010400 /* of which TP 4040 made it a part */
-           : cns == NVME_CNS_ALLOCATED_NS && m->o.oacs & 1 << 3 ? 0x00010200
+    return cns <= NVME_CNS_CTRL             ? 0x00010000
+           : cns == NVME_CNS_ACTIVE_NS      ? 0x00010100
+           : cns == NVME_CNS_NS_DESCRIPTORS ? 0x00010300
+           : cns == NVME_CNS_CSI_CTRL       ? 0x00010400 /* of which TP 4040 made it a part */
+           : cns == NVME_CNS_CSI_NS && m->o.ctratt & PCIE_MODEL_CTRATT_ELBAS    ? 0x00010400 /* likewise TP 4068 */
+           : cns == NVME_CNS_ALLOCATED_NS && m->o.oacs & 1 << 3                 ? 0x00010200
            : cns <= NVME_CNS_CSI_INDEPENDENT_NS || cns == NVME_CNS_COMMAND_SETS ? 0x00020000
                                                                                 : UINT32_MAX;
 }
@@ -261,6 +269,7 @@ static size_t pm_log_health(const struct pcie_model *m, uint8_t *to)
     plx_poke32(log->data_units_written, (uint32_t)((m->written_blocks + 999) / 1000));
     plx_poke32(log->host_reads, (uint32_t)m->nreads);
     plx_poke32(log->host_writes, (uint32_t)m->nwrites);
+    plx_poke32(log->media_errors, (uint32_t)m->media_errors);
     plx_poke32(log->error_entries, (uint32_t)m->nerrors);
     plx_poke32(log->power_cycles, 1);
     return sizeof *log;

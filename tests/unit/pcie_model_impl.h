@@ -56,6 +56,7 @@ enum {
     PM_SC_INTERRUPT_VECTOR = 0x108,
     PM_SC_FORMAT = 0x10a,
     PM_SC_QUEUE_DELETION = 0x10c,
+    PM_FID_BEHAVIOR = 0x16,
 };
 
 #define PM_BELL_NONE 0xffffffffu            /* what lies in a doorbell that nobody has written since it was looked at */
@@ -119,8 +120,8 @@ struct pm_ns {
     struct pcie_model_ns is;
     unsigned nzones;
     struct pm_zone zones[PM_ZONES_MAX];
-    uint8_t *medium;
-    size_t medium_bytes;
+    uint8_t *medium, *metadata;
+    size_t medium_bytes, metadata_bytes;
 };
 
 enum pm_state { PM_OFF, PM_STARTING, PM_READY, PM_STOPPING };
@@ -179,7 +180,7 @@ struct pcie_model {
     unsigned nchanged;
     unsigned events, masked; /* bits, by type of event: to be told; told, and not yet read */
     uint8_t critical_warning;
-    uint64_t nreads, nwrites, read_blocks, written_blocks;
+    uint64_t media_errors, nreads, nwrites, read_blocks, written_blocks;
     struct nvme_error_entry errors[PM_ERRORS];
     uint64_t nerrors;
 
@@ -250,6 +251,16 @@ void pm_zones_init(struct pm_ns *ns);
 uint16_t pm_too_long(struct pcie_model *m, const struct pm_cmd *c, uint64_t bytes, unsigned limit);
 struct pm_ns *pm_ns_of(struct pcie_model *m, uint32_t nsid);
 void pm_log_error(struct pcie_model *m, const struct pm_cmd *c);
+
+/* ---- pcie_model_protect.c: with metadata ---- */
+
+unsigned pm_tuple_bytes(const struct pm_ns *ns);
+/* Reads, writes, and verifies, of blocks that there are. */
+uint16_t pm_transfer_protected(struct pcie_model *m, const struct pm_cmd *c, struct pm_ns *ns, uint64_t lba,
+                               uint64_t n);
+/* The metadata of blocks that were set to zero; harmless without. */
+uint16_t pm_zero_protected(struct pcie_model *m, const struct pm_cmd *c, struct pm_ns *ns, uint64_t lba, uint64_t n,
+                           bool deallocated);
 
 /* ---- pcie_model_faults.c ---- */
 

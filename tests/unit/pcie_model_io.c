@@ -52,11 +52,11 @@ static uint16_t pm_transfer(struct pcie_model *m, struct pm_cmd *c, struct pm_ns
     uint64_t lba = pm_slba(&c->sqe);
     const uint64_t n = pm_nlb(&c->sqe), bytes = n << ns->is.block_bits;
     uint16_t status = pm_check_range(ns, lba, n);
-    if (!status)
+    if (!status && !ns->is.metadata)
         status = pm_too_long(m, c, bytes, m->o.mdts);
     if (!status && c->sqe.opcode == NVME_IO_ZONE_APPEND)
         status = pm_too_long(m, c, bytes, ns->is.zasl);
-    if (!status)
+    if (!status && !ns->is.metadata)
         status = pm_data(m, c, bytes);
     if (!status && ns->nzones && writes)
         status = pm_zone_write(m, c, ns, &lba, n);
@@ -65,14 +65,16 @@ static uint16_t pm_transfer(struct pcie_model *m, struct pm_cmd *c, struct pm_ns
     if (c->sqe.opcode == NVME_IO_READ) {
         m->nreads++;
         m->read_blocks += bytes / 512;
-        return pm_write_host(m, pm_medium(ns, lba), bytes);
+        return ns->is.metadata ? pm_transfer_protected(m, c, ns, lba, n) : pm_write_host(m, pm_medium(ns, lba), bytes);
     }
     if (writes) {
         m->nwrites++;
         m->written_blocks += bytes / 512;
         m->fua += (plx_get32(c->sqe.cdw12) & NVME_RW_FUA) != 0;
-        return pm_read_host(m, pm_medium(ns, lba), bytes);
+        return ns->is.metadata ? pm_transfer_protected(m, c, ns, lba, n) : pm_read_host(m, pm_medium(ns, lba), bytes);
     }
+    if (ns->is.metadata)
+        return pm_transfer_protected(m, c, ns, lba, n);
     status = pm_read_host(m, m->bounce, bytes);
     if (status)
         return status;
@@ -101,14 +103,16 @@ static uint16_t pm_write_zeroes(struct pcie_model *m, const struct pm_cmd *c, st
         status = pm_too_long(m, c, n << ns->is.block_bits, m->o.wzsl);
     if (!status)
         pm_zero(ns, lba, n);
-    return status;
+    return status ? status : pm_zero_protected(m, c, ns, lba, n, plx_get32(c->sqe.cdw12) & NVME_RW_DEAC);
 }
 
 static uint16_t pm_verify(struct pcie_model *m, const struct pm_cmd *c, struct pm_ns *ns)
 {
     const uint64_t lba = pm_slba(&c->sqe), n = pm_nlb(&c->sqe);
     uint16_t status = pm_check_range(ns, lba, n);
-    return status ? status : pm_too_long(m, c, n << ns->is.block_bits, m->o.vsl);
+    if (!status)
+        status = pm_too_long(m, c, n << ns->is.block_bits, m->o.vsl);
+    return status || !ns->is.metadata ? status : pm_transfer_protected(m, c, ns, lba, n);
 }
 
 static uint16_t pm_dsm(struct pcie_model *m, const struct pm_cmd *c, struct pm_ns *ns)
@@ -126,8 +130,10 @@ static uint16_t pm_dsm(struct pcie_model *m, const struct pm_cmd *c, struct pm_n
         if (m->o.dmrsl && nlb > m->o.dmrsl)
             status = PLX_SC_COMMAND_SIZE_LIMIT_EXCEEDED | DNR;
     }
-    for (unsigned i = 0; i < n && !status && plx_get32(c->sqe.cdw11) & NVME_DSM_AD; i++)
+    for (unsigned i = 0; i < n && !status && plx_get32(c->sqe.cdw11) & NVME_DSM_AD; i++) {
         pm_zero(ns, plx_get64(ranges[i].slba), plx_get32(ranges[i].nlb));
+        pm_zero_protected(m, c, ns, plx_get64(ranges[i].slba), plx_get32(ranges[i].nlb), true);
+    }
     return status;
 }
 
@@ -206,13 +212,20 @@ uint16_t pm_io(struct pcie_model *m, struct pm_cmd *c)
         return PLX_SC_INVALID_NAMESPACE_OR_FORMAT | DNR;
     if (!ns->is.blocks) /* an inactive one: Base 3.2.1.4 */
         return PLX_SC_INVALID_FIELD | DNR;
-    if (ns->is.metadata || (ns->is.csi && !ns->nzones) || (ns->nzones && (m->cc >> 4 & 7) != 6)) {
-        pm_complain(&m->complaints, "namespace %u is used, which has metadata or another command set", nsid);
+    if ((ns->is.metadata && (ns->nzones || c->sqe.opcode == NVME_IO_COPY)) || (ns->is.csi && !ns->nzones) ||
+        (ns->nzones && (m->cc >> 4 & 7) != 6)) {
+        pm_complain(&m->complaints,
+                    "namespace %u is used, which has another command set, or copies metadata, or has it in zones",
+                    nsid);
         return PLX_SC_INVALID_FIELD | DNR;
     }
     if (ns->nzones && c->sqe.opcode != NVME_IO_FLUSH && c->sqe.opcode != NVME_IO_READ &&
         c->sqe.opcode != NVME_IO_WRITE && c->sqe.opcode != NVME_IO_COMPARE && !is_zoned(c->sqe.opcode))
         return PLX_SC_INVALID_OPCODE | DNR;
+    if (ns->is.pif && !m->features[PM_FID_BEHAVIOR]) {
+        pm_complain(&m->complaints, "namespace %u is used, and the host has not said that it knows its format", nsid);
+        return PLX_SC_INVALID_NAMESPACE_OR_FORMAT | DNR;
+    }
     switch (c->sqe.opcode) {
     case NVME_IO_FLUSH:
         return 0;

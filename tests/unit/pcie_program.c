@@ -36,6 +36,29 @@ static void pp_must(bool ok, const char *what, const char *which)
 
 /* ---- which there are ---- */
 
+/* Of all namespaces. */
+static bool pp_format(struct pcie_model_opts *o, const char *key, uint64_t n)
+{
+    const struct {
+        const char *key;
+        size_t at, size;
+    } keys[] = {
+        {"metadata", offsetof(struct pcie_model_ns, metadata), sizeof(uint16_t)},
+        {"interleaved", offsetof(struct pcie_model_ns, interleaved), sizeof(bool)},
+        {"pi", offsetof(struct pcie_model_ns, pi), 1},
+        {"pi_first", offsetof(struct pcie_model_ns, pi_first), sizeof(bool)},
+        {"pif", offsetof(struct pcie_model_ns, pif), 1},
+        {"lax", offsetof(struct pcie_model_ns, lax), sizeof(bool)},
+        {"sts", offsetof(struct pcie_model_ns, sts), 1},
+    };
+    size_t i = 0;
+    while (i < PLX_ARRAY_SIZE(keys) && strcmp(keys[i].key, key) != 0)
+        i++;
+    for (unsigned k = 0; k < PCIE_MODEL_NS_MAX && i < PLX_ARRAY_SIZE(keys); k++)
+        memcpy((uint8_t *)&o->ns[k] + keys[i].at, &n, keys[i].size);
+    return i < PLX_ARRAY_SIZE(keys);
+}
+
 static void pp_setting(struct pcie_model_opts *o, unsigned i, char *text)
 {
     char *value = strchr(text, '=');
@@ -74,6 +97,8 @@ static void pp_setting(struct pcie_model_opts *o, unsigned i, char *text)
             o->ns[k].max_open = 3;
             o->ns[k].max_active = 4;
         }
+    } else if (pp_format(o, text, n)) {
+        o->ctratt |= PCIE_MODEL_CTRATT_ELBAS;
     } else if (strcmp(text, "block") == 0) {
         for (unsigned k = 0; k < PCIE_MODEL_NS_MAX; k++)
             o->ns[k].block_bits = n == 4096 ? 12 : 9;
@@ -217,6 +242,8 @@ static unsigned pp_command(char *line)
         pp_fault(m, n);
     else if (strcmp(verb, "resize") == 0)
         pcie_model_ns_resize(m, (uint32_t)n[0], (uint64_t)n[1]);
+    else if (strcmp(verb, "flip") == 0) /* NSID LBA BYTE BIT */
+        pcie_model_flip(m, (uint32_t)n[0], (uint64_t)n[1], (unsigned)n[2], (unsigned)n[3]);
     else if (strcmp(verb, "smart") == 0)
         pcie_model_smart(m, (uint8_t)n[0]);
     else if (strcmp(verb, "count") == 0)

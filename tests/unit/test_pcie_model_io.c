@@ -274,15 +274,78 @@ static void some_commands_have_limits_of_their_own(void **state)
     rig_close(&r);
 }
 
-static void a_namespace_with_metadata_is_left_alone(void **state)
+/* One of a type 1, whose host makes the tuples: they come in memory of their own. */
+static void protection_information_is_checked(void **state)
 {
     (void)state;
     struct pcie_model_opts o = pcie_model_defaults;
     struct rig r;
     o.ns[0].metadata = 8;
+    o.ns[0].pi = 1;
     rig_up(&r, &o, 1);
-    assert_int_equal(io(&r, rig_io(&r, NVME_IO_READ, 0, 1, RIG_DATA)), PLX_SC_INVALID_FIELD);
-    rig_complained(&r, "metadata");
+    uint8_t *md = r.memory + RIG_DATA + 4096;
+    struct nvme_cmd cmd = rig_io(&r, NVME_IO_WRITE, 7, 1, RIG_DATA);
+    const uint32_t cdw12 = plx_get32(cmd.cdw12);
+    memset(r.memory + RIG_DATA, 0, 4096);
+    memcpy(r.memory + RIG_DATA, "123456789", 9);
+    cmd.mptr = plx_put64(RIG_BASE + RIG_DATA + 4096);
+    cmd.cdw14 = plx_put32(7);
+    cmd.cdw15 = plx_put32(0x00ff1234);
+    cmd.cdw12 = plx_put32(cdw12 | 7u << 26);
+    const uint64_t guard = pcie_model_guard(r.m, 1, r.memory + RIG_DATA, md);
+    const uint8_t right[8] = {(uint8_t)(guard >> 8), (uint8_t)guard, 0xab, 0x34, 0, 0, 0, 7};
+    for (unsigned byte = 0; byte < 8; byte++) { /* the upper byte of the application tag is masked */
+        const uint16_t status = byte < 2 ? 0x282 : byte == 2 ? 0 : byte == 3 ? 0x283 : 0x284;
+        memcpy(md, right, 8);
+        md[byte] ^= 0x10;
+        assert_int_equal(io(&r, cmd), status);
+    }
+    memcpy(md, right, 8);
+    rig_must(&r, 1, cmd);
+    cmd.opcode = NVME_IO_READ;
+    memset(md, 0, 8);
+    rig_must(&r, 1, cmd);
+    assert_memory_equal(md, right, 8);
+    pcie_model_flip(r.m, 1, 7, 100, 3);
+    assert_int_equal(io(&r, cmd), 0x282);
+    cmd.opcode = NVME_IO_VERIFY;
+    assert_int_equal(io(&r, cmd), 0x282);
+    cmd.opcode = NVME_IO_READ;
+    cmd.cdw12 = plx_put32(cdw12); /* checks nothing */
+    rig_must(&r, 1, cmd);
+    cmd.cdw12 = plx_put32(cdw12 | 1u << 26);
+    cmd.cdw14 = plx_put32(8); /* of type 1 it is that of the block */
+    assert_int_equal(io(&r, cmd), PLX_SC_INVALID_PROTECTION_INFORMATION);
+    rig_complained(&r, "invalid protection information");
+    rig_close(&r);
+}
+
+/* PRACT, and the check values of the specification: NVM 5.3.1 */
+static void protection_information_is_made(void **state)
+{
+    (void)state;
+    struct pcie_model_opts o = pcie_model_defaults;
+    struct rig r;
+    uint8_t md[16];
+    o.ctratt = PCIE_MODEL_CTRATT_ELBAS;
+    o.ns[0] = (struct pcie_model_ns){.nsid = 1, .block_bits = 12, .blocks = 100, .metadata = 16, .pi = 1, .pif = 2};
+    rig_up(&r, &o, 1);
+    r.m->features[PM_FID_BEHAVIOR] = 1;
+    struct nvme_cmd cmd = rig_io(&r, NVME_IO_WRITE, 7, 1, RIG_DATA);
+    memset(r.memory + RIG_DATA, 0, 4096);
+    cmd.cdw12 = plx_put32(plx_get32(cmd.cdw12) | 8u << 26);
+    cmd.cdw14 = plx_put32(7);
+    cmd.cdw3 = plx_put32(0x1234);
+    rig_must(&r, 1, cmd);
+    pcie_model_metadata(r.m, 1, 7, md);
+    assert_memory_equal(md, "\x64\x82\xd3\x67\xeb\x22\xb6\x4e\0\0\x12\x34\0\0\0\7", 16);
+    memset(r.memory + RIG_DATA, 0xff, 4096);
+    rig_must(&r, 1, cmd);
+    pcie_model_metadata(r.m, 1, 7, md);
+    assert_memory_equal(md, "\xc0\xdd\xba\x73\x02\xec\xa3\xac", 8);
+    r.m->features[PM_FID_BEHAVIOR] = 0;
+    assert_int_equal(io(&r, cmd), PLX_SC_INVALID_NAMESPACE_OR_FORMAT);
+    rig_complained(&r, "its format");
     rig_close(&r);
 }
 
@@ -839,7 +902,8 @@ int main(void)
         cmocka_unit_test(a_compare_is_fused_with_a_write),
         cmocka_unit_test(both_of_a_fused_operation_are_aborted),
         cmocka_unit_test(some_commands_have_limits_of_their_own),
-        cmocka_unit_test(a_namespace_with_metadata_is_left_alone),
+        cmocka_unit_test(protection_information_is_checked),
+        cmocka_unit_test(protection_information_is_made),
         cmocka_unit_test(prp_entries_are_checked),
         cmocka_unit_test(prp_lists_go_on_at_the_end_of_a_page),
         cmocka_unit_test(pages_may_be_of_64_kib),
