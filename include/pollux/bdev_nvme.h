@@ -73,6 +73,12 @@ struct plx_bdev_nvme_info {
     uint8_t cmic;  /**< likewise */
     uint8_t nmic;  /**< NVM 4.1.5.1 */
     char model[41], serial[21], firmware[9], subnqn[224];
+    uint16_t md_size;                                /**< bytes of metadata a block, of which the disk shows nothing */
+    bool md_interleave;                              /**< it follows each block */
+    uint8_t dif_type;                                /**< of protection information, 1 to 3; 0: none */
+    uint8_t dif_guard_bits;                          /**< 16 or 64 */
+    bool dif_first;                                  /**< it is the first of the metadata, else the last */
+    bool checks_guard, checks_reftag, checks_apptag; /**< here, or by the controller */
 };
 
 /** @return false when it is no namespace of a controller; over PCIe it may be one, that has no paths */

@@ -129,6 +129,9 @@ struct nvme_opts {
     uint32_t timeout_ms;         /* of a command: then it is aborted, and after as long again the connection reset */
     uint32_t connect_timeout_ms; /* of one attempt to connect, to each address */
     uint32_t max_transfer;       /* of a command, whatever the controller takes; 0 for any */
+    /* Of protection information, over PCIe: see protect.h. */
+    bool prchk_guard, prchk_reftag, check_apptag;
+    uint16_t apptag;
     /* Of transport nvme_uring; the caller's, for longer than the association. */
     struct nvme_uring_node *node;
 };
@@ -151,7 +154,7 @@ struct nvme_where {
     "nsid hdgst ddgst hostnqn hostid queues depth kato timeout connect_timeout reconnect_deadline policy sqflow "      \
     "uuid"
 
-#define NVME_PCIE_PARAMS "depth timeout connect_timeout reconnect_deadline cmb uuid"
+#define NVME_PCIE_PARAMS "depth timeout connect_timeout reconnect_deadline cmb prchk_guard prchk_reftag apptag uuid"
 
 /* The defaults. */
 void nvme_where_init(struct nvme_where *w);
@@ -183,6 +186,7 @@ struct nvme_ns {
     uint8_t uuid[16];
     bool has_uuid;
     uint8_t csi;
+    uint32_t elbaf; /* Extended LBA Format of the one that it has: NVM 4.1.5.3; 0 where there is none */
     /* Of a zoned one: */
     uint64_t zone_blocks;
     uint32_t max_open, max_active; /* 0: no limit */
@@ -194,7 +198,7 @@ bool nvme_same_identity(const struct nvme_id_ns *was, const struct nvme_id_ns *n
 
 static inline unsigned nvme_ns_format_index(const struct nvme_id_ns *id)
 {
-    return (id->flbas & 15) | (id->flbas >> 5 & 3) << 4;
+    return (id->flbas & 15u) | (id->flbas >> 5 & 3u) << 4;
 }
 
 /* The format that it has: metadata bytes in bits 15:0, block size as a power of two in bits 23:16. */

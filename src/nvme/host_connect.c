@@ -25,6 +25,7 @@ enum step {
     /* the namespace */
     NVME_STEP_NS_LIST,
     NVME_STEP_NS,
+    NVME_STEP_FORMATS,
     NVME_STEP_DESCRIPTORS,
     NVME_STEP_LIMITS,
     NVME_STEP_ZONES,
@@ -44,6 +45,7 @@ static const char *const needed[] = {
     [NVME_STEP_CTRLR] = "Identify Controller",
     [NVME_STEP_NS_LIST] = "Identify, the list of namespaces",
     [NVME_STEP_NS] = "Identify Namespace",
+    [NVME_STEP_FORMATS] = "Identify, the extended formats",
     [NVME_STEP_ZONES] = "Identify, the zones of the namespace",
     [NVME_STEP_QUEUES] = "Set Features, Number of Queues",
     [NVME_STEP_QUEUE_ATTACHED] = NULL, /* the last one */
@@ -55,6 +57,8 @@ enum {
     AEN_ANA = 1 << 11,
     AEN_DISCOVERY = 1u << 31,
     CNTRLTYPE_DISCOVERY = 2,
+    CTRATT_ELBAS = 1 << 15,
+    DPS_TYPE = 7,
 };
 
 static void connect_step(struct nvme_ctrlr *c, uint16_t status);
@@ -191,6 +195,29 @@ static void took_ns_list(struct nvme_ctrlr *c)
         return;
     }
     nvme_own_identify(c, NVME_CNS_NS, c->ns.nsid, step_done);
+}
+
+static void ask_for_descriptors(struct nvme_ctrlr *c)
+{
+    c->step = NVME_STEP_DESCRIPTORS;
+    nvme_own_identify(c, NVME_CNS_NS_DESCRIPTORS, c->ns.nsid, step_done);
+}
+
+/* Which guards there are in protection information, where there are others than of 16 bits. */
+static void took_namespace(struct nvme_ctrlr *c)
+{
+    memcpy(&c->ns.id, c->page, sizeof c->ns.id);
+    if (c->ns.id.dps & DPS_TYPE && plx_get32(c->id.ctratt) & CTRATT_ELBAS)
+        nvme_own_identify(c, NVME_CNS_CSI_NS, c->ns.nsid, step_done);
+    else
+        ask_for_descriptors(c);
+}
+
+static void took_formats(struct nvme_ctrlr *c)
+{
+    const struct nvme_id_ns_nvm *id = (const void *)c->page;
+    c->ns.elbaf = plx_get32(id->elbaf[nvme_ns_format_index(&c->ns.id)]);
+    ask_for_descriptors(c);
 }
 
 /* Whether the controller has no such page; another status may pass. */
@@ -330,8 +357,10 @@ static void connect_step(struct nvme_ctrlr *c, uint16_t status)
         took_ns_list(c);
         break;
     case NVME_STEP_NS:
-        memcpy(&c->ns.id, c->page, sizeof c->ns.id);
-        nvme_own_identify(c, NVME_CNS_NS_DESCRIPTORS, c->ns.nsid, step_done);
+        took_namespace(c);
+        break;
+    case NVME_STEP_FORMATS:
+        took_formats(c);
         break;
     case NVME_STEP_DESCRIPTORS:
         took_descriptors(c, status);

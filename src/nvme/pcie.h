@@ -246,6 +246,7 @@ struct pcie_data {
     struct pci_memory bounce;        /* PCIE_BOUNCES of NVME_MAX_TRANSFER, from the first use on */
     bool bounces[PCIE_BOUNCES];      /* in use */
     struct pcie_guard guard;         /* of the one raw command, while it is in flight */
+    struct pcie_protect *protect;    /* of a namespace with metadata: then `last` stays unknown */
 };
 
 /* A place for a command in flight. */
@@ -253,11 +254,12 @@ struct pcie_slot {
     struct nvme_req *req;
     uint8_t *list; /* a page for lists, or for small data that is copied */
     uint64_t list_iova;
-    uint16_t cid;  /* the place in the lower bits, above it how often it was used */
-    int8_t bounce; /* what its data is copied through: PCIE_OWN_PAGE, PCIE_GUARDED, a number, or PCIE_DIRECT */
+    uint16_t cid;    /* the place in the lower bits, above it how often it was used */
+    int8_t bounce;   /* what its data is copied through: PCIE_OWN_PAGE, a number, ..., or PCIE_DIRECT */
+    uint16_t buffer; /* of PCIE_PROTECTED */
 };
 
-enum { PCIE_DIRECT = -1, PCIE_OWN_PAGE = -2, PCIE_GUARDED = -3 };
+enum { PCIE_DIRECT = -1, PCIE_OWN_PAGE = -2, PCIE_GUARDED = -3, PCIE_PROTECTED = -4, PCIE_PROTECTED_LARGE = -5 };
 
 /* Room for data of len bytes. @param page of the controller. @return 0 or -errno */
 int pcie_guard_make(struct pcie_guard *g, struct pci_dma *dma, uint32_t len, size_t page);
@@ -268,6 +270,11 @@ void pcie_guard_free(struct pcie_guard *g);
  * copy it through
  */
 int pcie_data_set(struct pcie_data *d, struct pcie_slot *slot, const struct nvme_req *req, struct nvme_cmd *cmd);
+/* The same where all of it is data. */
+int pcie_data_place(struct pcie_data *d, struct pcie_slot *slot, const struct nvme_req *req, struct nvme_cmd *cmd);
+/* One piece. */
+void pcie_data_set_contiguous(const struct pcie_data *d, struct pcie_slot *slot, uint64_t iova, uint32_t len,
+                              struct nvme_cmd *cmd);
 
 static inline void pcie_set_prps(struct nvme_cmd *cmd, uint64_t first, uint64_t second)
 {
@@ -313,5 +320,15 @@ static inline void pcie_guard_set(const struct pcie_guard *g, struct nvme_cmd *c
 /* It has been answered: data that was read is copied to where it belongs, if it was not read there. */
 void pcie_data_done(struct pcie_data *d, struct pcie_slot *slot, bool ok);
 void pcie_data_end(struct pcie_data *d);
+
+/* ---- pcie_protect.c: with metadata ---- */
+
+/* d is that of a queue pair of so many places, which is empty. @return 0 or -errno; 0 without metadata, too */
+int pcie_protect_begin(struct pcie_data *d, const struct nvme_ctrlr *c, unsigned depth);
+void pcie_protect_end(struct pcie_data *d);
+/* As pcie_data_set(), of commands with data and without, and pcie_data_done(), which call these. */
+int pcie_protect_set(struct pcie_data *d, struct pcie_slot *slot, const struct nvme_req *req, struct nvme_cmd *cmd);
+void pcie_protect_set_none(const struct pcie_data *d, const struct nvme_req *req, struct nvme_cmd *cmd);
+void pcie_protect_done(struct pcie_data *d, struct pcie_slot *slot, bool ok);
 
 #endif

@@ -23,6 +23,8 @@ enum {
     CAP_CRMS_SHIFT = 59, /* with controller ready with media */
     CC_SHN_NORMAL = 1 << NVME_CC_SHN_SHIFT,
     CC_SHN_MASK = 3 << NVME_CC_SHN_SHIFT,
+    CTRATT_ELBAS = 1 << 15,
+    BEHAVIOR_LBAFEE = 2, /* byte of Host Behavior Support: extended formats are known */
     OACS_DOORBELLS = 1 << 8,
     ADMIN_DOORBELL_BUFFER = 0x7c,
     SMART_EVENTS = 0x1f,
@@ -45,6 +47,7 @@ enum {
 /* What is asked of a controller that is ready, in this order. */
 enum step {
     STEP_IDENTIFY,
+    STEP_BEHAVIOR,
     STEP_EVENTS,
     STEP_QUEUES,
     STEP_DOORBELLS,
@@ -430,6 +433,9 @@ static void own_command(struct pcie_dev *d, uint8_t opcode, uint32_t cdw10, uint
         d->own.to_host = true;
     } else if (opcode == ADMIN_DOORBELL_BUFFER) {
         d->own.iova = d->shadow.iova;
+    } else if (cdw10 == NVME_FEAT_HOST_BEHAVIOR) {
+        d->own.data = d->behavior;
+        d->own.len = sizeof d->behavior;
     }
     pcie_ctrl_send(d, &d->own);
 }
@@ -494,6 +500,14 @@ static void start_step(struct pcie_dev *d)
     case STEP_IDENTIFY:
         own_command(d, NVME_ADMIN_IDENTIFY, NVME_CNS_CTRL, 0);
         break;
+    case STEP_BEHAVIOR: /* without which commands to namespaces with guards of 64 bits may be refused */
+        d->behavior[BEHAVIOR_LBAFEE] = 1;
+        if (plx_get32(d->id.ctratt) & CTRATT_ELBAS) {
+            own_command(d, NVME_ADMIN_SET_FEATURES, NVME_FEAT_HOST_BEHAVIOR, 0);
+            break;
+        }
+        d->step++;
+        /* fall through */
     case STEP_EVENTS:
         own_command(d, NVME_ADMIN_SET_FEATURES, NVME_FEAT_ASYNC_EVENT,
                     (plx_get32(d->id.oaes) & NOTICES) | SMART_EVENTS);

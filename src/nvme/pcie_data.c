@@ -204,12 +204,10 @@ static int set_copied(struct pcie_data *d, struct pcie_slot *slot, const struct 
 
 /* ---- */
 
-int pcie_data_set(struct pcie_data *d, struct pcie_slot *slot, const struct nvme_req *req, struct nvme_cmd *cmd)
+int pcie_data_place(struct pcie_data *d, struct pcie_slot *slot, const struct nvme_req *req, struct nvme_cmd *cmd)
 {
     const struct plx_iov_at *at = &req->data;
     uint64_t iova;
-    if (plx_unlikely(req->forever == NVME_RAW))
-        return set_guarded(d, slot, req, cmd);
     if (plx_likely(at->iov->iov_len - at->offset >= req->len)) {
         const void *p = (const uint8_t *)at->iov->iov_base + at->offset;
         if (plx_likely(address_of(d, p, req->len, &iova) && !(iova & DWORD_MASK))) {
@@ -224,9 +222,39 @@ int pcie_data_set(struct pcie_data *d, struct pcie_slot *slot, const struct nvme
     return set_copied(d, slot, req, cmd);
 }
 
+/* What commands before it had between, in the same entry of the queue. */
+static void set_none(const struct pcie_data *d, const struct nvme_req *req, struct nvme_cmd *cmd)
+{
+    memset(&cmd->cdw2, 0, offsetof(struct nvme_cmd, cdw10) - offsetof(struct nvme_cmd, cdw2));
+    if (d->protect)
+        pcie_protect_set_none(d, req, cmd);
+}
+
+int pcie_data_set(struct pcie_data *d, struct pcie_slot *slot, const struct nvme_req *req, struct nvme_cmd *cmd)
+{
+    if (plx_unlikely(req->forever == NVME_RAW))
+        return set_guarded(d, slot, req, cmd);
+    if (plx_unlikely(!req->len)) {
+        set_none(d, req, cmd);
+        return 0;
+    }
+    return plx_unlikely(d->protect) ? pcie_protect_set(d, slot, req, cmd) : pcie_data_place(d, slot, req, cmd);
+}
+
+void pcie_data_set_contiguous(const struct pcie_data *d, struct pcie_slot *slot, uint64_t iova, uint32_t len,
+                              struct nvme_cmd *cmd)
+{
+    set_contiguous(d, slot, iova, len, cmd);
+}
+
 void pcie_data_done(struct pcie_data *d, struct pcie_slot *slot, bool ok)
 {
     const struct nvme_req *req = slot->req;
+    if (slot->bounce <= PCIE_PROTECTED) {
+        pcie_protect_done(d, slot, ok);
+        slot->bounce = PCIE_DIRECT;
+        return;
+    }
     if (ok && req->dir == NVME_TO_HOST) {
         struct plx_iov_at at = req->data;
         plx_iov_scatter(&at, bounce_at(d, slot), req->len);
@@ -240,6 +268,7 @@ void pcie_data_done(struct pcie_data *d, struct pcie_slot *slot, bool ok)
 
 void pcie_data_end(struct pcie_data *d)
 {
+    pcie_protect_end(d);
     if (d->dma)
         pci_memory_free(d->dma, &d->bounce);
     pcie_guard_free(&d->guard);

@@ -65,6 +65,7 @@ struct pcie_dev {
     struct pcie_quirks quirks;
     uint32_t vs;
     struct nvme_id_ctrl id;
+    uint8_t behavior[512]; /* what is told of us: Base 5.1.25.1.14 */
     struct plx_timer poll, tick;
     struct plx_timer look; /* of a device that cannot interrupt: at its admin queue */
     struct plx_msg check;  /* whether anybody is left */

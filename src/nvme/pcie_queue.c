@@ -71,12 +71,8 @@ static int queue_put(struct pcie_queue *q, struct nvme_req *req)
 {
     struct pcie_slot *slot = q->free[q->qp.in_flight];
     struct nvme_cmd *sqe = next_entry(q);
-    int ret = 0;
     set_words(q, slot, req, sqe);
-    if (!req->len && req->forever != NVME_RAW)
-        memset(&sqe->sgl, 0, sizeof sqe->sgl);
-    else
-        ret = pcie_data_set(&q->data, slot, req, sqe);
+    int ret = pcie_data_set(&q->data, slot, req, sqe);
     if (!ret)
         queue_enter(q, slot, req);
     return ret;
@@ -356,7 +352,9 @@ void pcie_queue_begin(struct nvme_qp *qp, struct pcie_hw *hw)
     q->source.fd = hw->fd;
     set_mask(q, true);
     q->told = true; /* perhaps by whoever had the queue before */
-    int ret = plx_source_add(qp->ctrlr->reactor, &q->source);
+    int ret = pcie_protect_begin(&q->data, c, q->nslots);
+    if (!ret)
+        ret = plx_source_add(qp->ctrlr->reactor, &q->source);
     if (ret) {
         nvme_qp_lost(qp, strerror(-ret));
         return;

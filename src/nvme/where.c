@@ -41,7 +41,9 @@ void nvme_where_init(struct nvme_where *w)
                                    .depth = NVME_DEPTH_DEFAULT,
                                    .kato_ms = KATO_S * 1000,
                                    .timeout_ms = TIMEOUT_S * 1000,
-                                   .connect_timeout_ms = CONNECT_TIMEOUT_S * 1000}};
+                                   .connect_timeout_ms = CONNECT_TIMEOUT_S * 1000,
+                                   .prchk_guard = true,
+                                   .prchk_reftag = true}};
 }
 
 /* ---- addresses ---- */
@@ -234,6 +236,16 @@ static int policy(struct nvme_where *w, const char *value, struct plx_error *err
                : plx_fail(err, -EINVAL, "policy=%.40s: takes active-passive or round-robin", value);
 }
 
+/* Which one, as it was said, and those that are not said are not looked at. */
+static int apptag(struct nvme_opts *o, const char *value, struct plx_error *err)
+{
+    uint32_t v = 0;
+    int ret = number_of("apptag", value, 0, 0xfffe, &v, err); /* 65535 is of blocks that are not checked */
+    o->apptag = (uint16_t)v;
+    o->check_apptag = !ret;
+    return ret;
+}
+
 int nvme_where_param(struct nvme_where *w, const char *key, const char *value, struct plx_error *err)
 {
     struct nvme_opts *o = &w->o;
@@ -267,6 +279,12 @@ int nvme_where_param(struct nvme_where *w, const char *key, const char *value, s
         return seconds(key, value, 1, SECONDS_MAX, &w->reconnect_deadline_ms, err);
     if (strcmp(key, "policy") == 0)
         return policy(w, value, err);
+    if (strcmp(key, "prchk_guard") == 0)
+        return boolean(key, value, &o->prchk_guard, err);
+    if (strcmp(key, "prchk_reftag") == 0)
+        return boolean(key, value, &o->prchk_reftag, err);
+    if (strcmp(key, "apptag") == 0)
+        return apptag(o, value, err);
     if (strcmp(key, "uuid") == 0)
         return 0; /* of the disk that is made of it */
     return plx_fail(err, -EINVAL, "there is no setting %.40s=; there are: " NVME_WHERE_PARAMS, key);

@@ -368,6 +368,24 @@ static const char *product_of(const struct rpc_disk *d, const struct plx_bdev_in
                                              : "NVMe disk";
 }
 
+/* Of what its blocks have beside their data, which is all that the disk shows. */
+static void add_metadata(json_t *o, const struct plx_bdev *bdev)
+{
+    struct plx_bdev_nvme_info info;
+    if (!plx_bdev_nvme_get_info(bdev, &info) || !info.md_size)
+        return;
+    json_object_set_new(o, "md_size", json_integer(info.md_size));
+    json_object_set_new(o, "md_interleave", json_boolean(info.md_interleave));
+    json_object_set_new(o, "dif_type", json_integer(info.dif_type));
+    if (!info.dif_type)
+        return;
+    json_object_set_new(o, "dif_is_head_of_md", json_boolean(info.dif_first));
+    json_object_set_new(o, "dif_pi_format", json_integer(info.dif_guard_bits == 64 ? 2 : 0));
+    json_object_set_new(o, "enabled_dif_check_types",
+                        json_pack("{s:b, s:b, s:b}", "reftag", info.checks_reftag, "apptag", info.checks_apptag,
+                                  "guard", info.checks_guard));
+}
+
 static json_t *describe_disk(struct plx_rpc *rpc, struct plx_bdev *bdev)
 {
     const struct plx_bdev_info *info = plx_bdev_info(bdev);
@@ -388,6 +406,7 @@ static json_t *describe_disk(struct plx_rpc *rpc, struct plx_bdev *bdev)
     json_object_set_new(o, "claimed", json_boolean(rpc_disk_claimed(bdev) || rpc_store_on(rpc, bdev)));
     if (rpc_store_on(rpc, bdev))
         json_object_set_new(o, "claim_type", json_string("read_many_write_one"));
+    add_metadata(o, bdev);
     json_object_set_new(o, "zoned", json_boolean(info->zone_blocks));
     if (info->zone_blocks) {
         json_object_set_new(o, "zone_size", json_integer((json_int_t)info->zone_blocks));

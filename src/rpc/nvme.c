@@ -137,6 +137,13 @@ static void add_setting(struct settings_text *t, const char *key, uint64_t value
         t->n += (size_t)snprintf(t->out + t->n, REMOTE_SETTINGS - t->n, "&%s=%" PRIu64, key, value);
 }
 
+/* One that is on unless something else is said. */
+static void add_said(struct settings_text *t, const json_t *params, const char *key)
+{
+    if (json_is_boolean(json_object_get(params, key)) && t->n < REMOTE_SETTINGS)
+        t->n += (size_t)snprintf(t->out + t->n, REMOTE_SETTINGS - t->n, "&%s=%d", key, rpc_bool_in(params, key));
+}
+
 static void add_hostnqn(struct settings_text *t, const char *nqn)
 {
     t->n += (size_t)snprintf(t->out + t->n, REMOTE_SETTINGS - t->n, "&hostnqn=");
@@ -168,8 +175,11 @@ int remote_settings(struct plx_rpc *rpc, const json_t *params, bool pcie, char o
                                                        : loss > 0         ? loss
                                                        : loss < 0 && pcie ? REMOTE_SECONDS
                                                                           : 0)));
-    if (pcie)
+    if (pcie) {
+        add_said(&t, params, "prchk_guard");
+        add_said(&t, params, "prchk_reftag");
         return 0;
+    }
     add_setting(&t, "hdgst", rpc_bool_in(params, "hdgst"));
     add_setting(&t, "ddgst", rpc_bool_in(params, "ddgst"));
     add_setting(&t, "queues", plx_min_u64(queues, REMOTE_QUEUES));
@@ -210,8 +220,9 @@ static const struct rpc_param params_attach[] = {
     TEXT("priority", "of the connection", INERT),
     TEXT("hostaddr", "our address", INERT),
     TEXT("hostsvcid", "our port", INERT),
-    BOOL("prchk_reftag", "protection information, which there is none of"),
-    BOOL("prchk_guard", "protection information, which there is none of"),
+    BOOL("prchk_reftag", "reference tags are made and checked here; without it, too; with neither of the two, by the "
+                         "controller alone. Over PCIe"),
+    BOOL("prchk_guard", "the same for guards"),
     TEXT("psk", "of TLS, which there is none of"),
     TEXT("dhchap_key", "of in-band authentication, which there is none of"),
     TEXT("dhchap_ctrlr_key", "of in-band authentication, which there is none of"),
@@ -229,10 +240,10 @@ static int check_attach(struct rpc_call *c, bool pcie, struct plx_error *err)
         if (rpc_str(c, keys[i]))
             return plx_fail(err, -EINVAL, "%s: there is no TLS and no in-band authentication here; leave it out",
                             keys[i]);
-    if (rpc_bool(c, "prchk_reftag") || rpc_bool(c, "prchk_guard"))
-        return plx_fail(err, -EINVAL, "disks have no metadata here: leave out prchk_reftag and prchk_guard");
     if (pcie)
         return 0; /* it says what it is */
+    if (rpc_bool(c, "prchk_reftag") || rpc_bool(c, "prchk_guard"))
+        return plx_fail(err, -EINVAL, "over TCP disks have no metadata here: leave out prchk_reftag and prchk_guard");
     if (!subnqn)
         return plx_fail(err, -EINVAL, "subnqn is missing: the NQN of the subsystem");
     if (problem || strchr(subnqn, '?'))

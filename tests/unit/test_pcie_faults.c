@@ -428,14 +428,14 @@ static void load_run(struct load *l, unsigned requests)
     }
 }
 
-static void faults_by_chance_lose_nothing(void **state)
+static void load_with_faults(const struct pcie_model_ns *ns)
 {
     const char *text = getenv("POLLUX_SEED");
     const uint64_t seed = text ? strtoull(text, NULL, 10) : (uint64_t)getpid();
     const unsigned rounds = getenv("POLLUX_ROUNDS") ? (unsigned)strtoul(getenv("POLLUX_ROUNDS"), NULL, 10) : 3;
     struct ssd s = {.opts = pcie_model_defaults};
     struct load l = {.s = &s, .chance = seed};
-    (void)state;
+    s.opts.ns[0] = *ns;
     printf("POLLUX_SEED=%llu\n", (unsigned long long)seed);
     s.opts.random_kinds = 1u << PCIE_MODEL_BOGUS_CID | 1u << PCIE_MODEL_GHOST | 1u << PCIE_MODEL_TWICE |
                           1u << PCIE_MODEL_STATUS | 1u << PCIE_MODEL_LATE | 1u << PCIE_MODEL_LOSE_IRQ |
@@ -462,6 +462,24 @@ static void faults_by_chance_lose_nothing(void **state)
     ssd_close(&s);
 }
 
+static void faults_by_chance_lose_nothing(void **state)
+{
+    (void)state;
+    load_with_faults(&pcie_model_defaults.ns[0]);
+}
+
+/* Tuples are made and checked here meanwhile, in memory that goes and comes with a controller that is reset. */
+static void nor_what_is_protected(void **state)
+{
+    struct pcie_model_ns ns = pcie_model_defaults.ns[0];
+    (void)state;
+    ns.metadata = 8;
+    ns.pi = 1;
+    load_with_faults(&ns);
+    ns.interleaved = true;
+    load_with_faults(&ns);
+}
+
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
@@ -480,6 +498,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(one_whose_registers_are_taken_away_is_gone),
         cmocka_unit_test(one_that_is_asked_back_is_given_back),
         cmocka_unit_test(faults_by_chance_lose_nothing),
+        cmocka_unit_test(nor_what_is_protected),
     };
     if (argc > 1)
         cmocka_set_test_filter(argv[1]);

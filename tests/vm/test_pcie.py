@@ -12,9 +12,16 @@ from guest import Guest
 MIB = 1 << 20
 NQN = "nqn.2026-01.example:ssd"
 IOMMU = ("-M", "q35,kernel-irqchip=split", "-device", "intel-iommu,intremap=on,caching-mode=on,aw-bits=48")
-PLAIN, MANY, PLUGGED = "0000:00:10.0", "0000:00:11.0", "0000:01:00.0"  # as the guest numbers them
+PLAIN, MANY, GUARDED, PLUGGED = "0000:00:10.0", "0000:00:11.0", "0000:00:16.0", "0000:01:00.0"  # as the guest has them
 OWN, OLD, ZONED = "0000:00:13.0", "0000:00:14.0", "0000:00:15.0"
-ALL = PLAIN, MANY, PLUGGED, OWN, OLD, ZONED
+ALL = PLAIN, MANY, GUARDED, PLUGGED, OWN, OLD, ZONED
+BLOCK = 512
+FORMATS = [  # of GUARDED's namespaces, as QEMU names what they are
+    {"ms": 8, "pi": 1}, {"ms": 8, "pi": 2, "pil": 1}, {"ms": 16, "pi": 3}, {"ms": 16, "pi": 1, "pil": 1, "pif": 0},
+    {"ms": 16, "pi": 1, "pif": 2}, {"ms": 64, "pi": 2, "pif": 2, "pil": 1}, {"ms": 16, "pi": 3, "pif": 2},
+    {"ms": 8, "pi": 1, "mset": 1}, {"ms": 64, "pi": 1, "mset": 1}, {"ms": 64, "pi": 2, "pif": 2, "mset": 1},
+    {"ms": 8, "pi": 1, "block": 4096}, {"ms": 16, "pi": 1, "pif": 2, "mset": 1, "block": 4096},
+    {"ms": 8}, {"ms": 64, "mset": 1}]
 PORT = 4420
 
 
@@ -29,9 +36,22 @@ def plain_device(work):
     return (*drive(work, "plain"), "-device", "nvme,drive=plain,serial=PLAIN,addr=10")
 
 
+def guarded_device(work):
+    """With a namespace for each of FORMATS."""
+    words = ["-device", "nvme,id=guarded,serial=GUARDED,addr=16"]
+    for nsid, each in enumerate(FORMATS, 1):
+        block = each.get("block", BLOCK)
+        options = "".join(f",{key}={value}" for key, value in each.items() if key != "block")
+        words += [*drive(work, f"guarded{nsid}", 16 * MIB), "-device",
+                  f"nvme-ns,drive=guarded{nsid},bus=guarded,nsid={nsid},logical_block_size={block},"
+                  f"physical_block_size={block}{options}"]
+    return words
+
+
 def devices(work):
     """A plain SSD; one with two namespaces, of 512 and of 4096 byte blocks; one in a slot it can be taken out of; two
-    with memory of their own, as since version 1.4 and as before; and one that is zoned."""
+    with memory of their own, as since version 1.4 and as before; one that is zoned; and one whose blocks have
+    metadata."""
     return (*IOMMU, *plain_device(work), *drive(work, "one"), *drive(work, "two"), *drive(work, "plugged"),
             *drive(work, "own"), "-device", "nvme,drive=own,serial=OWN,addr=13,cmb_size_mb=1",
             *drive(work, "old"), "-device", "nvme,drive=old,serial=OLD,addr=14,cmb_size_mb=1,legacy-cmb=on",
@@ -42,7 +62,7 @@ def devices(work):
             "-device", "nvme-ns,drive=zoned,bus=zones,nsid=1,logical_block_size=4096,physical_block_size=4096,"
             "zoned=on,zoned.zone_size=4M,zoned.zone_capacity=3M,zoned.max_open=4,zoned.max_active=6",
             "-device", "pcie-root-port,id=rootport,slot=1,chassis=1,addr=12",
-            "-device", "nvme,id=plugged,drive=plugged,serial=PLUGGED,bus=rootport")
+            "-device", "nvme,id=plugged,drive=plugged,serial=PLUGGED,bus=rootport", *guarded_device(work))
 
 
 class Ssds:
@@ -50,6 +70,7 @@ class Ssds:
 
     def __init__(self, machine):
         self.machine, self.sh, self.run, self.qmp = machine, machine.sh, machine.run, machine.qmp
+        self.work = machine.work
 
     def bind(self, addr, driver="vfio-pci"):
         self.sh(f"""cd /sys/bus/pci/devices/{addr}
@@ -58,13 +79,15 @@ class Ssds:
             echo {addr} >/sys/bus/pci/drivers_probe
             [ "$(basename $(readlink driver))" = {driver} ]""")
 
-    def unbind(self, addr):
-        """Back to the kernel: its block devices, by namespace."""
+    def unbind(self, addr, namespaces=None):
+        """Back to the kernel: its block devices, in the order of their namespaces; or as many by their numbers."""
         self.bind(addr, "nvme")
         self.sh(f"echo >/sys/bus/pci/devices/{addr}/driver_override")
         found = self.machine.wait_until(f"""cd /sys/bus/pci/devices/{addr}/nvme/nvme* && for each in nvme*n*; do
-            [ -b /dev/$each ] && echo $(cat $each/nsid) $each || exit 1; done""")
-        return [name for _, name in sorted(line.split() for line in found.splitlines())]
+            [ -b /dev/$each ] && echo $(cat $each/nsid) $each || exit 1; done |
+            tee /tmp/found; [ $(wc -l </tmp/found) -ge %d ]""" % (namespaces or 1))
+        names = {int(nsid): name for nsid, name in (line.split() for line in found.splitlines())}
+        return names if namespaces else [names[nsid] for nsid in sorted(names)]
 
     def perf(self, options, *disks):
         """Of verified load: what was measured."""
@@ -176,6 +199,55 @@ def test_the_kernel_sees_what_was_written(ssds):
     ssds.sh(f"dd if=/dev/{second} of=/tmp/data bs=1M count=16 iflag=direct status=none")
     ssds.bind(MANY)
     ssds.sh(f"truncate -s 64M /tmp/back; pollux cp pcie://{MANY}/2 /tmp/back; cmp -n {16 * MIB} /tmp/data /tmp/back")
+
+
+@pytest.mark.parametrize("options", ["", "?prchk_guard=0&prchk_reftag=0"], ids=["checked-here", "by-the-controller"])
+def test_blocks_with_metadata(ssds, options):
+    """Of every format, by random load: tuples are made here and checked by QEMU, and made there and checked here."""
+    disks = [f"pcie://{GUARDED}/{nsid}{options}" for nsid in range(1, len(FORMATS) + 1)]
+    for size in "4K", "20K", "256K":
+        ssds.perf(f"-w randrw -o {size} -q 8 --count 200 -m 0,1 -P 2", *(f"'{disk}'" for disk in disks))
+
+
+def test_the_kernel_sees_what_was_written_to_protected_blocks(ssds):
+    """And the other way round, as far as it knows the formats: it checks nothing by itself, and lets QEMU."""
+    size, seen = 4 * MIB, set()
+    ssds.sh(f"dd if=/dev/urandom of=/tmp/data bs={size} count=1 status=none")
+    for nsid in range(1, len(FORMATS) + 1):
+        ssds.sh(f"pollux cp /tmp/data pcie://{GUARDED}/{nsid}")
+    names = ssds.unbind(GUARDED, len(FORMATS))
+    ssds.sh(f"dd if=/dev/urandom of=/tmp/theirs bs={size} count=1 status=none")
+    for nsid, name in names.items():
+        if int(ssds.sh(f"cat /sys/block/{name}/size")) == 0:
+            continue
+        ssds.sh(f"dd if=/dev/{name} of=/tmp/back bs={MIB} count=4 iflag=direct status=none; cmp /tmp/data /tmp/back")
+        status, _ = ssds.run(f"dd if=/tmp/theirs of=/dev/{name} bs={MIB} oflag=direct status=none")
+        if status == 0:  # tuples of type 2 it makes none of
+            seen.add(nsid)
+    assert {1, 3, 5, 8, 11} <= seen, seen
+    ssds.bind(GUARDED)
+    for nsid in seen:
+        ssds.sh(f"truncate -s 16M /tmp/back; pollux cp pcie://{GUARDED}/{nsid} /tmp/back; "
+                f"cmp -n {size} /tmp/theirs /tmp/back; rm /tmp/back")
+
+
+def test_a_bit_that_has_changed_on_the_medium(ssds):
+    """It is read by nobody, and told with its block; writing it makes it good."""
+    ssds.sh(f"dd if=/dev/urandom of=/tmp/data bs={MIB} count=1 status=none")
+    for nsid in 1, 5:
+        disk = f"pcie://{GUARDED}/{nsid}"
+        ssds.sh(f"pollux cp /tmp/data {disk}")
+        with open(ssds.work / f"guarded{nsid}", "r+b") as file:
+            file.seek(77 * BLOCK + 100)
+            byte = file.read(1)[0]
+            file.seek(77 * BLOCK + 100)
+            file.write(bytes([byte ^ 4]))
+        for options in "", "?prchk_guard=0&prchk_reftag=0":
+            status, output = ssds.run(f"truncate -s 16M /tmp/back; pollux cp '{disk}{options}' /tmp/back; s=$?; "
+                                      "rm /tmp/back; exit $s")
+            assert status and "End-to-end Guard Check Error" in output, output
+        ssds.sh(f"pollux cp /tmp/data {disk}; truncate -s 16M /tmp/back; pollux cp {disk} /tmp/back; "
+                f"cmp -n {MIB} /tmp/data /tmp/back; rm /tmp/back")
 
 
 def test_a_kernels_host_on_top_of_it(ssds):

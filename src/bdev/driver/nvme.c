@@ -83,7 +83,7 @@ static void take_zones(struct nvme_disk *d, const struct nvme_ctrlr *c)
 
 static void take_limits(struct nvme_disk *d, const struct nvme_ctrlr *c)
 {
-    d->max_blocks = (uint32_t)plx_min_u64(nvme_ctrlr_max_transfer(c) >> d->shift, NLB_MAX);
+    d->max_blocks = (uint32_t)plx_min_u64(nvme_protect_blocks(&d->protection, nvme_ctrlr_max_transfer(c)), NLB_MAX);
     d->limits = nvme_limits_of(c, d->shift);
     d->limits.fused = (uint32_t)plx_min_u64(d->limits.fused, d->max_blocks);
     d->deallocates = d->ns.id.dlfeat & DLFEAT_DEAC;
@@ -100,6 +100,9 @@ static void nvme_fill_info(struct nvme_disk *d, const struct nvme_ctrlr *c)
     info->ops = nvme_ops_of(id);
     if (!d->limits.copy)
         info->ops &= ~(1u << PLX_BDEV_COPY);
+    /* What compares or copies tuples is done by reads and writes, which check and make them. */
+    if (d->protection.metadata)
+        info->ops &= ~(1u << PLX_BDEV_COMPARE | 1u << PLX_BDEV_COPY | 1u << PLX_BDEV_COMPARE_AND_WRITE);
     info->write_unit = info->block_size * (sizes ? (uint32_t)plx_min_u64(plx_get16(ns->npwg) + 1u, 2048) : 1);
     info->unmap_granularity = sizes ? plx_get16(ns->npdg) + 1u : 1;
     info->max_unmap_blocks = d->limits.unmap;
@@ -148,12 +151,38 @@ static void take_told(struct nvme_disk *d, const struct nvme_ctrlr *c)
                                         .oacs = plx_get16(id->oacs),
                                         .cmic = id->cmic,
                                         .nmic = d->ns.id.nmic};
+    const struct nvme_protection *p = &d->protection;
+    told->md_size = p->metadata;
+    told->md_interleave = p->interleaved;
+    told->dif_type = p->type;
+    told->dif_first = p->type && p->first;
+    told->dif_guard_bits = (uint8_t)(!p->type ? 0 : p->tuple == 8 ? 16 : 64);
+    told->checks_guard = p->type && (p->alone || p->guard);
+    told->checks_reftag = p->type && p->type != 3 && (p->alone || p->ref);
+    told->checks_apptag = p->app;
     take_told_text(told->model, id->mn, sizeof id->mn);
     take_told_text(told->serial, id->sn, sizeof id->sn);
     take_told_text(told->firmware, id->fr, sizeof id->fr);
     snprintf(told->subnqn, sizeof told->subnqn, "%.223s", nvme_ctrlr_subnqn(c));
     if (d->where.o.transport == &nvme_pcie)
         snprintf(told->pci_address, sizeof told->pci_address, "%.15s", d->where.paths[0].list[0].name);
+}
+
+/* Metadata comes and goes over PCIe alone. */
+static int learn_protection(struct nvme_disk *d, const char *name, struct plx_error *err)
+{
+    struct plx_error why;
+    const unsigned metadata = nvme_ns_format(&d->ns.id) & 0xffff;
+    if (metadata && d->where.o.transport != &nvme_pcie)
+        return plx_fail(err, -ENOTSUP, "%s: namespace %u has metadata, %u bytes a block; format it without", name,
+                        d->ns.nsid, metadata);
+    if (metadata && d->ns.csi == NVME_CSI_ZONED)
+        return plx_fail(err, -ENOTSUP,
+                        "%s: namespace %u is zoned, and has metadata, %u bytes a block; format it without", name,
+                        d->ns.nsid, metadata);
+    if (nvme_protection_of(&d->ns, &d->where.o, &d->protection, &why))
+        return plx_fail(err, -ENOTSUP, "%s: namespace %u %s", name, d->ns.nsid, why.text);
+    return 0;
 }
 
 static int learn(struct nvme_disk *d, const struct nvme_ctrlr *c, struct plx_error *err)
@@ -170,14 +199,13 @@ static int learn(struct nvme_disk *d, const struct nvme_ctrlr *c, struct plx_err
     if (d->ns.csi == NVME_CSI_ZONED && (!d->ns.zone_blocks || d->ns.zone_blocks > plx_get64(d->ns.id.nsze)))
         return plx_fail(err, -ENOTSUP, "%s: namespace %u has zones of %llu blocks, more than it has, or none", name,
                         d->ns.nsid, (unsigned long long)d->ns.zone_blocks);
-    if (format & 0xffff)
-        return plx_fail(err, -ENOTSUP, "%s: namespace %u has metadata, %u bytes a block; format it without", name,
-                        d->ns.nsid, format & 0xffff);
+    if (learn_protection(d, name, err))
+        return -ENOTSUP;
     if (d->shift < 9 || d->shift > 16 || !nvme_blocks_possible(plx_get64(d->ns.id.nsze), d->shift))
         return plx_fail(err, -ENOTSUP,
                         "%s: namespace %u has blocks of 2^%u bytes, %llu of them; 512 to 64K is possible", name,
                         d->ns.nsid, d->shift, (unsigned long long)plx_get64(d->ns.id.nsze));
-    if (nvme_ctrlr_max_transfer(c) >> d->shift == 0)
+    if (nvme_protect_blocks(&d->protection, nvme_ctrlr_max_transfer(c)) == 0)
         return plx_fail(err, -ENOTSUP, "%s: a command transfers %u bytes at most, less than a block of namespace %u",
                         name, nvme_ctrlr_max_transfer(c), d->ns.nsid);
     memcpy(d->where.o.subnqn, nvme_ctrlr_subnqn(c), sizeof d->where.o.subnqn);

@@ -19,6 +19,7 @@
 
 #include "bdev/driver.h"
 #include "nvme/host.h"
+#include "nvme/protect.h"
 
 #include <pollux/bdev_nvme.h>
 
@@ -66,7 +67,8 @@ struct nvme_disk {
     struct nvme_uring_node *node; /* of a disk that a driver of the kernel has; or NULL */
     struct nvme_where where;      /* as it was opened: the paths there are now are those of control.plan */
     struct nvme_ns ns;
-    unsigned shift;            /* of the block size */
+    unsigned shift; /* of the block size */
+    struct nvme_protection protection;
     uint32_t max_blocks;       /* of a read or write command, on the path that the disk was opened through */
     struct nvme_limits limits; /* the same */
     bool held;                 /* the device that it is of, over PCIe */

@@ -12,6 +12,7 @@
 
 #include <assert.h>
 #include <errno.h>
+#include <pollux/nvme.h>
 #include <string.h>
 
 /* ---- which path ---- */
@@ -19,7 +20,8 @@
 static bool same_namespace(const struct nvme_disk *d, const struct nvme_ns *ns)
 {
     const struct nvme_ns *was = &d->ns;
-    if (plx_get64(ns->id.nsze) < plx_bdev_blocks(&d->bdev) || nvme_ns_format(&ns->id) != nvme_ns_format(&was->id))
+    if (plx_get64(ns->id.nsze) < plx_bdev_blocks(&d->bdev) || nvme_ns_format(&ns->id) != nvme_ns_format(&was->id) ||
+        ns->id.dps != was->id.dps || ns->id.flbas != was->id.flbas || ns->elbaf != was->elbaf)
         return false;
     if (was->has_uuid || ns->has_uuid)
         return was->has_uuid == ns->has_uuid && memcmp(was->uuid, ns->uuid, sizeof ns->uuid) == 0;
@@ -264,6 +266,25 @@ static bool is_done_once(const struct nvme_try *t)
     return t->nc->disk->ns.zone_blocks && (opcode == NVME_IO_WRITE || opcode == NVME_IO_ZONE_APPEND);
 }
 
+/*
+ * Protection information was wrong: as found here, which says in dword 0 where, or as the controller has it, which does
+ * not.
+ */
+static void tell_corrupt(const struct nvme_try *t, uint16_t sc)
+{
+    const char *name = t->nc->disk->bdev.info.name, *what = plx_nvme_status_text(sc);
+    const struct nvme_words *cmd = &t->req.cmd;
+    const uint64_t first = plx_get32(cmd->cdw10) | (uint64_t)plx_get32(cmd->cdw11) << 32;
+    const uint32_t nlb = (plx_get32(cmd->cdw12) & 0xffff) + 1, found = t->req.dw0;
+    if (found && found <= nlb)
+        plx_error("%s: block %llu: %s", name, (unsigned long long)first + found - 1, what);
+    else if (nlb == 1)
+        plx_error("%s: block %llu: %s, says the controller", name, (unsigned long long)first, what);
+    else
+        plx_error("%s: blocks %llu to %llu: %s, says the controller", name, (unsigned long long)first,
+                  (unsigned long long)first + nlb - 1, what);
+}
+
 void nvme_try_not_done(struct nvme_try *t)
 {
     struct nvme_channel *nc = t->nc;
@@ -291,6 +312,8 @@ void nvme_try_not_done(struct nvme_try *t)
         t->attempts++;
         again_later(nc, t);
     } else {
+        if (sc >= PLX_SC_GUARD_CHECK_ERROR && sc <= PLX_SC_REFERENCE_TAG_CHECK_ERROR)
+            tell_corrupt(t, sc);
         nvme_try_end(t, sc);
     }
 }
@@ -363,7 +386,8 @@ static struct nvme_path *path_of(void *arg)
 static void heed_limits(struct nvme_channel *nc, const struct nvme_ctrlr *c)
 {
     const struct nvme_limits l = nvme_limits_of(c, nc->disk->shift);
-    nc->max_blocks = (uint32_t)plx_min_u64(nc->max_blocks, nvme_ctrlr_max_transfer(c) >> nc->disk->shift);
+    nc->max_blocks =
+        (uint32_t)plx_min_u64(nc->max_blocks, nvme_protect_blocks(&nc->disk->protection, nvme_ctrlr_max_transfer(c)));
     nc->limits.zero = (uint32_t)plx_min_u64(nc->limits.zero, l.zero);
     nc->limits.fused = (uint32_t)plx_min_u64(nc->limits.fused, l.fused);
     nc->limits.copy = (uint32_t)plx_min_u64(nc->limits.copy, l.copy);
@@ -378,7 +402,7 @@ static const char *unusable(const struct nvme_disk *d, const struct nvme_ctrlr *
     /* Over PCIe another SSD may be in the same slot, and need not have identifiers by which to tell it. */
     if (!same_namespace(d, nvme_ctrlr_ns(c)) || strcmp(d->where.o.subnqn, nvme_ctrlr_subnqn(c)) != 0)
         return "is not the one that it was";
-    if (nvme_ctrlr_max_transfer(c) >> d->shift == 0)
+    if (nvme_protect_blocks(&d->protection, nvme_ctrlr_max_transfer(c)) == 0)
         return "has larger blocks than a command transfers";
     if (!nvme_blocks_possible(plx_get64(nvme_ctrlr_ns(c)->id.nsze), d->shift))
         return "has more blocks than are possible";
