@@ -222,6 +222,10 @@ uint16_t pm_io(struct pcie_model *m, struct pm_cmd *c)
     if (ns->nzones && c->sqe.opcode != NVME_IO_FLUSH && c->sqe.opcode != NVME_IO_READ &&
         c->sqe.opcode != NVME_IO_WRITE && c->sqe.opcode != NVME_IO_COMPARE && !is_zoned(c->sqe.opcode))
         return PLX_SC_INVALID_OPCODE | DNR;
+    const bool plain = c->sqe.opcode == NVME_IO_FLUSH || c->sqe.opcode == NVME_IO_DSM;
+    const bool none = ns->is.metadata && !ns->is.interleaved && (plain || c->sqe.opcode == NVME_IO_WRITE_ZEROES);
+    if ((none ? plx_get64(c->sqe.mptr) : 0) || (plain || !ns->is.pif ? plx_get32(c->sqe.cdw3) : 0))
+        pm_complain(&m->complaints, "queue %u opcode 0x%02x: reserved dwords are not 0", c->sqid, c->sqe.opcode);
     if (ns->is.pif && !m->features[PM_FID_BEHAVIOR]) {
         pm_complain(&m->complaints, "namespace %u is used, and the host has not said that it knows its format", nsid);
         return PLX_SC_INVALID_NAMESPACE_OR_FORMAT | DNR;

@@ -128,6 +128,39 @@ static void commands_are_sent_by_name(void **state)
     model_end(m);
 }
 
+/* Metadata that follows each block is the client's, and nothing of it is made or checked; else there is none. */
+static void metadata_is_the_clients(void **state)
+{
+    enum { COUNT = 20, TUPLE = 8 };
+    struct pcie_model_opts o = pcie_model_defaults;
+    o.ns[0].metadata = TUPLE;
+    o.ns[0].pi = 1;
+    (void)state;
+    for (unsigned interleaved = 0; interleaved < 2; interleaved++) {
+        o.ns[0].interleaved = interleaved;
+        struct pcie_model *m = model_new(&o);
+        struct nvme_cmd cmd = block_command(NVME_IO_WRITE, 3, COUNT), flush = block_command(NVME_IO_FLUSH, 0, 1);
+        struct nvme_cqe cqe;
+        struct plx_error err;
+        uint8_t data[COUNT * (BLOCK + TUPLE)], back[sizeof data];
+        for (size_t i = 0; i < sizeof data; i++)
+            data[i] = (uint8_t)(i * 7);
+        const uint32_t len = interleaved ? sizeof data : COUNT * BLOCK;
+        int ret = plx_nvme_send(URL, false, &cmd, data, len, LIMIT_MS, &cqe, &err);
+        assert_int_equal(ret, interleaved ? 0 : -ENOTSUP);
+        if (interleaved) {
+            assert_int_equal(plx_get16(cqe.status), 0);
+            cmd.opcode = NVME_IO_READ;
+            assert_int_equal(plx_nvme_send(URL, false, &cmd, back, sizeof back, LIMIT_MS, &cqe, &err), 0);
+            assert_int_equal(plx_get16(cqe.status), 0);
+            assert_memory_equal(back, data, sizeof data);
+            assert_int_equal(plx_nvme_send(URL, false, &flush, NULL, 0, LIMIT_MS, &cqe, &err), 0);
+            assert_int_equal(plx_get16(cqe.status), 0);
+        }
+        model_end(m);
+    }
+}
+
 /* Each has a queue for as long as it takes, beside those of a disk in use; a hundred leave none behind. */
 static void give_queues_back(bool doorbells)
 {
@@ -163,6 +196,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(whatever_it_transfers_is_guarded),
         cmocka_unit_test(commands_are_sent_by_name),
+        cmocka_unit_test(metadata_is_the_clients),
         cmocka_unit_test(queues_are_given_back),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

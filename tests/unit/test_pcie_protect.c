@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* Namespaces with metadata and protection information: disks over a model of their controller. */
 #include "bdev_util.h"
+#include "nvme/pcie.h"
+#include "nvme/protect.h"
 #include "pcie_model.h"
 
 #include <pollux/bdev_nvme.h>
@@ -32,7 +34,6 @@ static void pid_make(struct pid *d, const struct pcie_model_ns *ns)
     struct pcie_model_opts o = pcie_model_defaults;
     memset(d, 0, sizeof *d);
     d->ns = o.ns[0] = *ns;
-    o.mdts = 9;
     o.version = 0x00020000;
     o.ctratt = ns->pif || ns->sts ? PCIE_MODEL_CTRATT_ELBAS : 0;
     d->block = (size_t)1 << ns->block_bits;
@@ -242,6 +243,84 @@ static void data_may_lie_anywhere(void **state)
     }
 }
 
+static bool changing; /* atomic */
+
+static void *change(void *arg)
+{
+    volatile uint8_t *p = arg;
+    while (__atomic_load_n(&changing, __ATOMIC_RELAXED))
+        for (unsigned i = 0; i < 4096; i += 64)
+            p[i]++;
+    return NULL;
+}
+
+/* As that of virtual machines may: what it holds is the guest's affair, but no error of the disk. */
+static void memory_that_changes_meanwhile_is_no_error(void **state)
+{
+    (void)state;
+#ifdef __SANITIZE_THREAD__
+    skip(); /* that is what it is to do */
+#endif
+    for (unsigned pif = 0; pif <= 2; pif += 2) {
+        const struct pcie_model_ns ns = {
+            .nsid = 1, .blocks = BLOCKS, .block_bits = 12, .metadata = 16, .pi = 1, .pif = (uint8_t)pif};
+        pthread_t thread;
+        struct pid d;
+        pid_open(&d, &ns, "");
+        __atomic_store_n(&changing, true, __ATOMIC_RELAXED);
+        assert_int_equal(pthread_create(&thread, NULL, change, d.data), 0);
+        for (unsigned i = 0; i < 200; i++) {
+            assert_int_equal(tu_io(&d.t, PLX_BDEV_WRITE, i, 1, d.data), 0);
+            assert_int_equal(tu_io(&d.t, PLX_BDEV_READ, i, 1, d.data), 0);
+        }
+        __atomic_store_n(&changing, false, __ATOMIC_RELAXED);
+        pthread_join(thread, NULL);
+        pid_close(&d);
+    }
+}
+
+/* ---- beyond what a model has room for ---- */
+
+static void reference_tags_have_32_or_48_bits(void **state)
+{
+    const uint64_t lba = 0x123456789abcd;
+    struct nvme_ctrlr c = {.o = {.apptag = 5}};
+    struct pcie_data d = {0};
+    struct plx_error err;
+    (void)state;
+    c.ns.id.dps = 1;
+    for (unsigned pif = 0; pif <= 2; pif += 2) {
+        struct nvme_protection p;
+        const unsigned metadata = pif ? 16 : 8;
+        struct nvme_req req = {.cmd = {.opcode = NVME_IO_WRITE_ZEROES}};
+        struct nvme_cmd cmd = {.cdw12 = plx_put32(7)};
+        uint8_t block[512], back[512], md[16];
+        const struct iovec from = {block, sizeof block};
+        const struct nvme_protect_memory m = {back, md, 0, 0};
+        uint32_t bad = 77;
+        memset(block, 9, sizeof block);
+        c.ns.id.lbaf[0] = plx_put32(9 << 16 | metadata);
+        c.ns.elbaf = pif << 7;
+        c.o.prchk_guard = c.o.prchk_reftag = true;
+        assert_int_equal(nvme_protection_of(&c.ns, &c.o, &p, &err), 0);
+        nvme_protect_write(&p, &m, (struct plx_iov_at){&from, 0}, lba, 1);
+        assert_memory_equal(md + metadata - 6, pif ? "\x23\x45\x67\x89\xab\xcd" : "\0\5\x67\x89\xab\xcd", 6);
+        assert_int_equal(nvme_protect_read(&p, &m, (struct plx_iov_at){&from, 0}, lba, 1, &bad), 0);
+        assert_int_equal(nvme_protect_read(&p, &m, (struct plx_iov_at){&from, 0}, lba + (1ull << 47), 1, &bad),
+                         pif ? 0x284 : 0);
+        assert_int_equal(bad, pif ? 0 : 77);
+        c.o.prchk_guard = c.o.prchk_reftag = false; /* without memory for metadata */
+        assert_int_equal(pcie_protect_begin(&d, &c, 8), 0);
+        req.cmd.cdw10 = plx_put32(lba);
+        req.cmd.cdw11 = plx_put32(lba >> 32);
+        pcie_protect_set_none(&d, &req, &cmd);
+        assert_int_equal(plx_get32(cmd.cdw3), pif ? 0x2345 : 0);
+        assert_int_equal(plx_get32(cmd.cdw14), 0x6789abcd);
+        assert_int_equal(plx_get32(cmd.cdw12), 7 | 1 << 29);
+        pcie_protect_end(&d);
+    }
+}
+
 /* ---- what is wrong ---- */
 
 /* A bit of a block that is another one; what reading all blocks around it ends with, and reading the others. */
@@ -412,6 +491,8 @@ int main(int argc, char **argv)
         cmocka_unit_test(what_is_written_is_read_in_every_format),
         cmocka_unit_test(metadata_need_not_be_protection_information),
         cmocka_unit_test(data_may_lie_anywhere),
+        cmocka_unit_test(memory_that_changes_meanwhile_is_no_error),
+        cmocka_unit_test(reference_tags_have_32_or_48_bits),
         cmocka_unit_test(a_bit_that_is_wrong_is_found),
         cmocka_unit_test(what_is_not_to_be_checked_is_not),
         cmocka_unit_test(a_block_that_escapes_is_not_checked),
