@@ -272,6 +272,11 @@ const char *nvme_ctrlr_subnqn(const struct nvme_ctrlr *c)
     return c->o.subnqn;
 }
 
+bool nvme_ctrlr_stripes(const struct nvme_ctrlr *c)
+{
+    return c->stripes;
+}
+
 uint16_t nvme_ctrlr_cntlid(const struct nvme_ctrlr *c)
 {
     return c->cntlid;

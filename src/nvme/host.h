@@ -266,6 +266,8 @@ uint32_t nvme_ctrlr_vs(const struct nvme_ctrlr *c);
 const char *nvme_ctrlr_subnqn(const struct nvme_ctrlr *c);
 /* Bytes of the largest transfer of one command. */
 uint32_t nvme_ctrlr_max_transfer(const struct nvme_ctrlr *c);
+/* Whether a transfer had best not cross a multiple of the largest one, though the namespace says nothing of it. */
+bool nvme_ctrlr_stripes(const struct nvme_ctrlr *c);
 /* The identifier that the controller has, or had when it was live last. */
 uint16_t nvme_ctrlr_cntlid(const struct nvme_ctrlr *c);
 /* Whether no I/O command is under way. */

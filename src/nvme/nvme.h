@@ -165,6 +165,7 @@ struct nvme_ctrlr {
     uint16_t cntlid;
     unsigned ana; /* enum nvme_ana_state */
     uint32_t max_transfer;
+    bool stripes;
     struct nvme_id_ctrl id;
     struct nvme_ns ns;
 

@@ -151,6 +151,7 @@ struct pcie_call {
     struct pcie_hw *hw;   /* made */
     uint64_t cap;         /* of a controller that is there, */
     uint32_t vs;          /* likewise */
+    bool stripes;         /* likewise: see nvme_ctrlr_stripes() */
     uint16_t entries;     /* of the queue to make, */
     uint16_t lists;       /* pages, likewise */
     bool cmb;             /* in the controller's memory, if it has any */

@@ -167,6 +167,7 @@ static void opening_answered(struct pcie_admin *a)
         return; /* given up meanwhile */
     a->cap = a->opening.cap;
     a->vs = a->opening.vs;
+    c->stripes = a->opening.stripes;
     if (a->opening.ret)
         nvme_ctrlr_attempt_failed(c, a->opening.ret, "%s", a->opening.why);
     else

@@ -10,6 +10,7 @@
 struct pcie_quirks {
     uint16_t rest_ms; /* after EN was changed, until CSTS is looked at */
     bool no_sgl;
+    bool stripes; /* and they say in a field of their own what NOIOB is for */
 };
 struct pcie_quirks pcie_quirks_of(uint16_t vendor, uint16_t device);
 

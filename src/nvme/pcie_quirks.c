@@ -4,6 +4,7 @@
 
 enum {
     ANY = 0xffff,
+    INTEL = 0x8086,
     SAMSUNG = 0x144d,
     MEMBLAZE = 0x1c5f,
     HGST = 0x1c58,
@@ -22,6 +23,11 @@ static const struct {
     {HGST, 0x0003, {.rest_ms = 2300}},
     {HGST, 0x0023, {.rest_ms = 2300}},
     {SEAGATE, 0x0100, {.rest_ms = 2300}},
+    /* They are two controllers in one, and slow across the two. */
+    {INTEL, 0x0953, {.stripes = true}},
+    {INTEL, 0x0a53, {.stripes = true}},
+    {INTEL, 0x0a54, {.stripes = true}},
+    {INTEL, 0x0a55, {.stripes = true}},
     /* They say that they take SGLs. */
     {HUAWEI, ANY, {.no_sgl = true}},
 };

@@ -105,6 +105,7 @@ static void join(struct pcie_dev *d, struct pcie_call *call)
     plx_list_add_tail(&d->members, &a->link);
     call->cap = d->cap;
     call->vs = d->vs;
+    call->stripes = d->quirks.stripes;
     answer(call);
 }
 

@@ -217,6 +217,43 @@ static void quirks_are_known(void **state)
     }
 }
 
+static void check_boundary(const struct pcie_model_opts *opts, uint32_t boundary)
+{
+    const struct {
+        uint32_t lba, nlb, commands;
+    } cases[] = {{0, boundary, 1},     {boundary, boundary, 1}, {1, boundary, 2},
+                 {boundary - 1, 2, 2}, {7, 3 * boundary, 4},    {2 * boundary - 8, 8, 1}};
+    struct ssd s = {.opts = *opts};
+    uint8_t *m = memory_new(1 << 20, true);
+    ssd_open(&s);
+    for (unsigned i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        const unsigned writes = pcie_model_count(s.m, 1, 0x01), reads = pcie_model_count(s.m, 1, 0x02);
+        transfer(&s, m + 512, m + (1 << 19) + 12, cases[i].lba, cases[i].nlb);
+        assert_int_equal(pcie_model_count(s.m, 1, 0x01), writes + cases[i].commands);
+        assert_int_equal(pcie_model_count(s.m, 1, 0x02), reads + cases[i].commands);
+    }
+    assert_int_equal(tu_io(&s.t, PLX_BDEV_WRITE_ZEROES, 1, 3 * boundary, NULL), 0); /* in which there is no data */
+    assert_int_equal(pcie_model_count(s.m, 1, 0x08), 1);
+    ssd_close(&s);
+    memory_free(m, 1 << 20);
+}
+
+/* NOIOB, and devices that should have said it. */
+static void transfers_do_not_cross_what_they_had_best_not(void **state)
+{
+    struct pcie_model_opts o = pcie_model_defaults;
+    (void)state;
+    o.ns[0].noiob = 32;
+    check_boundary(&o, 32);
+    o.ns[0].noiob = 24;
+    check_boundary(&o, 24);
+    o.ns[0].noiob = 0;
+    o.vendor = 0x8086;
+    o.device = 0x0953;
+    o.mdts = 3;
+    check_boundary(&o, 64);
+}
+
 /* What may be locked is less than what there is: then data is copied, and queues still find room. */
 static void memory_that_cannot_be_reached_is_copied(void **state)
 {
@@ -657,6 +694,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(other_controllers_are_driven_too),
         cmocka_unit_test(data_may_lie_in_pieces),
         cmocka_unit_test(quirks_are_known),
+        cmocka_unit_test(transfers_do_not_cross_what_they_had_best_not),
         cmocka_unit_test(memory_that_cannot_be_reached_is_copied),
         cmocka_unit_test(data_that_is_known_in_part_is_copied),
         cmocka_unit_test(what_is_behind_a_completion_that_closes_the_queue_is_lost),

@@ -68,6 +68,11 @@ static uint32_t nvme_ops_of(const struct nvme_id_ctrl *id)
            (plx_get16(id->fuses) & FUSES_COMPARE_AND_WRITE ? 1u << PLX_BDEV_COMPARE_AND_WRITE : 0);
 }
 
+static bool is_pcie(const struct nvme_disk *d)
+{
+    return d->where.o.transport == &nvme_pcie;
+}
+
 /* Writes that others make of one, or in another order, are not for zones. */
 static void take_zones(struct nvme_disk *d, const struct nvme_ctrlr *c)
 {
@@ -86,6 +91,8 @@ static void take_limits(struct nvme_disk *d, const struct nvme_ctrlr *c)
     d->max_blocks = (uint32_t)plx_min_u64(nvme_protect_blocks(&d->protection, nvme_ctrlr_max_transfer(c)), NLB_MAX);
     d->limits = nvme_limits_of(c, d->shift);
     d->limits.fused = (uint32_t)plx_min_u64(d->limits.fused, d->max_blocks);
+    if (is_pcie(d) && !d->ns.zone_blocks) /* where pieces would have to wait for each other */
+        d->boundary = nvme_ctrlr_stripes(c) ? d->max_blocks : plx_get16(d->ns.id.noiob);
     d->deallocates = d->ns.id.dlfeat & DLFEAT_DEAC;
 }
 
@@ -263,11 +270,6 @@ int nvme_disk_probe(struct nvme_disk *d, unsigned path, struct plx_error *err)
 
 /* ---- the disk ---- */
 
-static bool is_pcie(const struct nvme_disk *d)
-{
-    return d->where.o.transport == &nvme_pcie;
-}
-
 static void disk_free(struct nvme_disk *d)
 {
     if (d->held)
@@ -310,9 +312,18 @@ static const struct plx_bdev_ops zoned_ops = {
     .abort = nvme_bio_abort,
 };
 
+/* What devices do best with, if they say so; for others that is not looked at. */
+static const struct plx_bdev_ops nvme_bounded_ops = {
+    .close = nvme_disk_close,
+    .channel_open = nvme_channel_open,
+    .channel_close = nvme_channel_close,
+    .submit = nvme_bio_submit_bounded,
+    .abort = nvme_bio_abort,
+};
+
 bool nvme_is_disk(const struct plx_bdev *bdev)
 {
-    return bdev->ops == &nvme_ops || bdev->ops == &zoned_ops;
+    return bdev->ops == &nvme_ops || bdev->ops == &zoned_ops || bdev->ops == &nvme_bounded_ops;
 }
 
 /* Where it is, by its name. */
@@ -357,7 +368,7 @@ static int nvme_open(const struct plx_url *url, bool pcie, struct plx_bdev **out
     }
     if (!plx_uuid_nil(uuid))
         memcpy(d->bdev.info.uuid, uuid, sizeof uuid);
-    d->bdev.ops = d->ns.zone_blocks ? &zoned_ops : &nvme_ops;
+    d->bdev.ops = d->ns.zone_blocks ? &zoned_ops : d->boundary ? &nvme_bounded_ops : &nvme_ops;
     nvme_control_init(d);
     d->bdev.channel_size = sizeof(struct nvme_channel);
     *out = &d->bdev;

@@ -136,6 +136,8 @@ static void send_piece(struct nvme_channel *nc, struct nvme_io *io)
         return;
     }
     uint32_t nlb = (uint32_t)plx_min_u64(bio->nlb - io->at, largest(nc, bio));
+    if (d->boundary && bio->op != PLX_BDEV_WRITE_ZEROES)
+        nlb = (uint32_t)plx_min_u64(nlb, d->boundary - (bio->lba + io->at) % d->boundary);
     struct nvme_req *req = &piece->t.req;
     set_range(req, nc, bio->op, bio->lba + io->at, nlb, flags_of(d, bio));
     req->len = req->dir == NVME_NO_DATA ? 0 : nlb << nc->shift;
@@ -378,6 +380,17 @@ void nvme_bio_submit(struct plx_bdev_channel *ch, struct plx_bdev_req *bio)
         bio_transfer(nc, io, bio, 0);
     else
         bio_odd(nc, io, bio);
+}
+
+void nvme_bio_submit_bounded(struct plx_bdev_channel *ch, struct plx_bdev_req *bio)
+{
+    struct nvme_channel *nc = nvme_channel_of(ch);
+    const uint32_t boundary = nc->disk->boundary;
+    const bool transfer = bio->op == PLX_BDEV_READ || bio->op == PLX_BDEV_WRITE || bio->op == PLX_BDEV_COMPARE;
+    if (transfer && bio->lba % boundary + bio->nlb > boundary)
+        bio_split(nc, (struct nvme_io *)(void *)bio->context);
+    else
+        nvme_bio_submit(ch, bio);
 }
 
 static void abort_split(struct nvme_channel *nc, struct nvme_io *io)

@@ -71,6 +71,7 @@ struct nvme_disk {
     struct nvme_protection protection;
     uint32_t max_blocks;       /* of a read or write command, on the path that the disk was opened through */
     struct nvme_limits limits; /* the same */
+    uint32_t boundary;         /* blocks: a transfer had best not cross a multiple of that; 0: no matter */
     bool held;                 /* the device that it is of, over PCIe */
     struct plx_bdev_nvme_info told;
     bool deallocates;            /* Write Zeroes with the DEAC bit */
@@ -202,6 +203,8 @@ static inline bool nvme_blocks_possible(uint64_t blocks, unsigned shift)
 
 /* nvme_channel.c */
 void nvme_bio_submit(struct plx_bdev_channel *ch, struct plx_bdev_req *bio);
+/* The same of a disk with a boundary. */
+void nvme_bio_submit_bounded(struct plx_bdev_channel *ch, struct plx_bdev_req *bio);
 void nvme_bio_abort(struct plx_bdev_channel *ch, struct plx_bdev_req *bio);
 void nvme_commands_init(struct nvme_channel *nc);
 /* A command that is not tried again has ended; status may be NVME_TOO_LARGE. */
