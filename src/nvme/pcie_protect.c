@@ -10,7 +10,11 @@
 #include <errno.h>
 #include <stdlib.h>
 
-enum { SMALL_BYTES = 8192, LARGE_COUNT = 16 };
+enum {
+    SMALL_BYTES = 8192,
+    LARGE_COUNT = 16,
+    POOL_BYTES = 2 << 20, /* where there is no IOMMU, more is not in one piece */
+};
 
 /* Pieces of memory of one size. */
 struct pcie_pool {
@@ -25,9 +29,10 @@ struct pcie_protect {
     struct pcie_pool pools[2]; /* for a few blocks, one for each command; for as many as there may be */
 };
 
-static int pool_make(struct pci_dma *dma, struct pcie_pool *pool, size_t bytes, unsigned count)
+static int pool_make(struct pci_dma *dma, struct pcie_pool *pool, size_t bytes, unsigned most)
 {
     pool->bytes = (uint32_t)plx_align_up(bytes, NVME_PAGE);
+    const unsigned count = (unsigned)plx_min_u64(most, POOL_BYTES / pool->bytes);
     pool->free = calloc(count, sizeof *pool->free);
     int ret = pool->free ? pci_memory_alloc(dma, (size_t)pool->bytes * count, NVME_PAGE, &pool->memory) : -ENOMEM;
     for (pool->count = (uint16_t)count; !ret && pool->nfree < count; pool->nfree++)

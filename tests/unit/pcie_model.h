@@ -228,6 +228,7 @@ const char *pcie_model_complaint(struct pcie_model *m, unsigned i);
 void pcie_model_forgive(struct pcie_model *m);
 /* Commands that it has fetched: qid 0: admin, else NVM. */
 unsigned pcie_model_count(struct pcie_model *m, unsigned qid, unsigned opcode);
+unsigned pcie_model_media_errors(struct pcie_model *m);
 unsigned pcie_model_fua(struct pcie_model *m);  /* writes with FUA among them */
 unsigned pcie_model_irqs(struct pcie_model *m); /* that were sent */
 unsigned pcie_model_enables(struct pcie_model *m);

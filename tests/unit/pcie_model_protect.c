@@ -300,6 +300,14 @@ void pcie_model_flip(struct pcie_model *m, uint32_t nsid, uint64_t lba, unsigned
     pthread_mutex_unlock(&m->lock);
 }
 
+unsigned pcie_model_media_errors(struct pcie_model *m)
+{
+    pthread_mutex_lock(&m->lock);
+    const uint64_t n = m->media_errors;
+    pthread_mutex_unlock(&m->lock);
+    return (unsigned)n;
+}
+
 void pcie_model_metadata(struct pcie_model *m, uint32_t nsid, uint64_t lba, void *to)
 {
     pthread_mutex_lock(&m->lock);

@@ -326,6 +326,7 @@ static void reference_tags_have_32_or_48_bits(void **state)
 /* A bit of a block that is another one; what reading all blocks around it ends with, and reading the others. */
 static void check_flip(struct pid *d, unsigned byte, unsigned bit, uint16_t status)
 {
+    const unsigned found = pcie_model_media_errors(d->m), more = status && !d->ns.lax ? 2 : 0;
     memset(d->data, 0x33, 16 * d->block);
     assert_int_equal(tu_io(&d->t, PLX_BDEV_WRITE, 50, 16, d->data), 0);
     pcie_model_flip(d->m, 1, 59, byte, bit);
@@ -333,6 +334,7 @@ static void check_flip(struct pid *d, unsigned byte, unsigned bit, uint16_t stat
     assert_int_equal(tu_io(&d->t, PLX_BDEV_READ, 50, 9, d->back), 0);
     assert_int_equal(tu_io(&d->t, PLX_BDEV_READ, 60, 6, d->back), 0);
     assert_int_equal(tu_io(&d->t, PLX_BDEV_COMPARE, 59, 1, d->data), status ? status : byte < d->block ? 0x285 : 0);
+    assert_int_equal(pcie_model_media_errors(d->m), found + more);
     assert_int_equal(tu_io(&d->t, PLX_BDEV_WRITE, 59, 1, d->data), 0);
     assert_int_equal(tu_io(&d->t, PLX_BDEV_READ, 50, 16, d->back), 0);
 }

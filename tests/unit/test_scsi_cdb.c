@@ -129,6 +129,10 @@ static void what_a_disk_says_is_translated(void **state)
     struct scsi_sense s;
     scsi_sense_of(PLX_SC_UNRECOVERED_READ_ERROR, &s);
     assert_true(s.key == SCSI_MEDIUM_ERROR && s.asc == SCSI_ASC_READ_ERROR);
+    for (unsigned i = 0; i < 3; i++) { /* of protection information */
+        scsi_sense_of((uint16_t)(PLX_SC_GUARD_CHECK_ERROR + i), &s);
+        assert_true(s.key == SCSI_ABORTED_COMMAND && s.asc == 0x1001 + i);
+    }
     scsi_sense_of(PLX_SC_COMPARE_FAILURE, &s);
     assert_true(s.key == SCSI_MISCOMPARE && s.asc == SCSI_ASC_MISCOMPARE);
     scsi_sense_of(PLX_SC_CAPACITY_EXCEEDED, &s);

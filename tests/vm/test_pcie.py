@@ -339,9 +339,9 @@ def test_pulled_out_under_load(ssds):
 
 def test_without_an_iommu(tmp_path_factory):
     """By UIO, with huge pages, as root; and what is said where something of that is missing."""
-    with boot(tmp_path_factory, plain_device) as guest:
+    with boot(tmp_path_factory, lambda work: (*plain_device(work), *guarded_device(work))) as guest:
         guest.sh("modprobe nvme; modprobe uio_pci_generic")
-        guest.wait_until(f"[ -e /sys/bus/pci/devices/{PLAIN}/driver ]")
+        guest.wait_until(" && ".join(f"[ -e /sys/bus/pci/devices/{addr}/driver ]" for addr in (PLAIN, GUARDED)))
         ssds = Ssds(guest)
         ssds.bind(PLAIN, "uio_pci_generic")
         disk = f"pcie://{PLAIN}/1"
@@ -350,6 +350,9 @@ def test_without_an_iommu(tmp_path_factory):
         guest.sh("echo 64 >/proc/sys/vm/nr_hugepages")
         for size in "4K", "128K", "1M":
             ssds.perf(f"-w randrw -o {size} -q 16 --count 500 -m 0,1 -P 2", disk)
+        ssds.bind(GUARDED, "uio_pci_generic")
+        for nsid in 1, 5, 10, 11:  # of each way that metadata may come
+            ssds.perf("-w randrw -o 64K -q 16 --count 200 -m 0,1 -P 2", f"pcie://{GUARDED}/{nsid}")
         job = guest.spawn(f"exec pollux perf -w randwrite -t 60 {disk}")
         guest.wait_until(f"[ -e /proc/$(cat /run/job/{job.number}.pid)/fd ] && sleep 1")
         status, output = guest.run(f"pollux identify {disk}")
