@@ -115,6 +115,7 @@ static void check_medium(struct pid *d, uint64_t lba, uint32_t nlb, const uint8_
             continue;
         pcie_model_metadata(d->m, 1, lba + i, md);
         const uint8_t *at = md + (d->ns.pi_first ? 0 : d->ns.metadata - tuple);
+        assert_true(tu_zeroed(md + (d->ns.pi_first ? tuple : 0), d->ns.metadata - tuple));
         assert_true(big(at, guard) == pcie_model_guard(d->m, 1, data, md));
         assert_int_equal(big(at + guard, 2), app);
         assert_true(big(at + guard + 2, tuple - guard - 2) == (d->ns.pi == 3 ? 0 : lba + i));
