@@ -129,6 +129,11 @@ struct nvme_opts {
     uint32_t timeout_ms;         /* of a command: then it is aborted, and after as long again the connection reset */
     uint32_t connect_timeout_ms; /* of one attempt to connect, to each address */
     uint32_t max_transfer;       /* of a command, whatever the controller takes; 0 for any */
+    /* Over PCIe: Arbitration as Set Features has it (Base 5.1.25.1.1), and the class of queues (QPRIO). */
+    struct {
+        uint8_t burst, low, medium, high; /* all 0: as the device has it */
+        uint8_t priority;                 /* 0, urgent, to 3, low */
+    } arbitration;
     /* Of protection information, over PCIe: see protect.h. */
     bool prchk_guard, prchk_reftag, check_apptag;
     uint16_t apptag;
@@ -154,7 +159,9 @@ struct nvme_where {
     "nsid hdgst ddgst hostnqn hostid queues depth kato timeout connect_timeout reconnect_deadline policy sqflow "      \
     "uuid"
 
-#define NVME_PCIE_PARAMS "depth timeout connect_timeout reconnect_deadline cmb prchk_guard prchk_reftag apptag uuid"
+#define NVME_PCIE_PARAMS                                                                                               \
+    "depth timeout connect_timeout reconnect_deadline cmb prchk_guard prchk_reftag apptag arbitration_burst "          \
+    "low_priority_weight medium_priority_weight high_priority_weight priority uuid"
 
 /* The defaults. */
 void nvme_where_init(struct nvme_where *w);

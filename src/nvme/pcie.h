@@ -152,6 +152,8 @@ struct pcie_call {
     uint64_t cap;         /* of a controller that is there, */
     uint32_t vs;          /* likewise */
     bool stripes;         /* likewise: see nvme_ctrlr_stripes() */
+    uint32_t arbitration; /* that is wished for, as Set Features has it */
+    uint8_t priority;     /* of the queue to make: QPRIO */
     uint16_t entries;     /* of the queue to make, */
     uint16_t lists;       /* pages, likewise */
     bool cmb;             /* in the controller's memory, if it has any */

@@ -30,6 +30,8 @@ static struct nvme_qp *admin_create(struct nvme_ctrlr *c)
     a->stop.fn = pcie_admin_stop;
     a->opening.from = a->leaving.from = a->making.from = a;
     a->opening.what = PCIE_OPEN;
+    a->opening.arbitration = c->o.arbitration.burst | (uint32_t)c->o.arbitration.low << 8 |
+                             (uint32_t)c->o.arbitration.medium << 16 | (uint32_t)c->o.arbitration.high << 24;
     a->leaving.what = PCIE_LEAVE;
     a->making.what = PCIE_QUEUE;
     nvme_queue_init(&a->qp.backlog);
@@ -185,6 +187,7 @@ static void pcie_attach(struct nvme_qp *qp)
     a->making.entries = (uint16_t)plx_min_u64(c->o.depth + 1, (a->cap & 0xffff) + 1); /* one is always free */
     a->making.lists = (uint16_t)c->o.depth;
     a->making.cmb = c->o.cmb;
+    a->making.priority = c->o.arbitration.priority;
     admin_ask(&a->making);
 }
 

@@ -20,6 +20,9 @@ enum {
     PROP_ASQ = 0x28,
     PROP_ACQ = 0x30,
     PROP_CRTO = 0x68,
+    CAP_AMS_WEIGHTED = 1 << 17,
+    CC_AMS_WEIGHTED = 1,
+    ARBITRATION_WEIGHTS = 0xffffff00,
     CAP_CRMS_SHIFT = 59, /* with controller ready with media */
     CC_SHN_NORMAL = 1 << NVME_CC_SHN_SHIFT,
     CC_SHN_MASK = 3 << NVME_CC_SHN_SHIFT,
@@ -48,6 +51,7 @@ enum {
 enum step {
     STEP_IDENTIFY,
     STEP_BEHAVIOR,
+    STEP_ARBITRATION,
     STEP_EVENTS,
     STEP_QUEUES,
     STEP_DOORBELLS,
@@ -370,7 +374,10 @@ static void ctrl_enable(struct pcie_dev *d)
 {
     const unsigned mps = d->cap >> 48 & 15;
     const bool all = d->cap >> NVME_CAP_CSS_ALL_SHIFT & 1; /* else the NVM command set: see check_ctrlr() */
+    const bool weighted = d->arbitration & ARBITRATION_WEIGHTS && d->cap & CAP_AMS_WEIGHTED;
     const uint32_t entries = PCIE_ADMIN_DEPTH - 1, stride = 4u << (d->cap >> 32 & 15);
+    if (d->arbitration & ARBITRATION_WEIGHTS && !weighted)
+        plx_warn("%s: it has no weighted round robin: all queues are equal, and weights of no effect", d->addr);
     memset(d->memory.at, 0, 2 * ctrl_page(d));
     d->ring = (struct pcie_ring){.sq = (void *)d->memory.at,
                                  .cq = (void *)(d->memory.at + ctrl_page(d)),
@@ -383,7 +390,8 @@ static void ctrl_enable(struct pcie_dev *d)
     pci_put64(d->f, PROP_ACQ, d->memory.iova + ctrl_page(d));
     pci_put32(d->f, NVME_PROP_CC,
               NVME_CC_EN | (all ? NVME_CC_CSS_ALL << NVME_CC_CSS_SHIFT : 0) | mps << NVME_CC_MPS_SHIFT |
-                  6u << NVME_CC_IOSQES_SHIFT | 4u << NVME_CC_IOCQES_SHIFT);
+                  (weighted ? CC_AMS_WEIGHTED << NVME_CC_AMS_SHIFT : 0) | 6u << NVME_CC_IOSQES_SHIFT |
+                  4u << NVME_CC_IOCQES_SHIFT);
     d->generation++;
     d->state = PCIE_STARTING;
     d->step = STEP_IDENTIFY;
@@ -504,6 +512,13 @@ static void start_step(struct pcie_dev *d)
         d->behavior[BEHAVIOR_LBAFEE] = 1;
         if (plx_get32(d->id.ctratt) & CTRATT_ELBAS) {
             own_command(d, NVME_ADMIN_SET_FEATURES, NVME_FEAT_HOST_BEHAVIOR, 0);
+            break;
+        }
+        d->step++;
+        /* fall through */
+    case STEP_ARBITRATION:
+        if (d->arbitration) {
+            own_command(d, NVME_ADMIN_SET_FEATURES, NVME_FEAT_ARBITRATION, d->arbitration);
             break;
         }
         d->step++;

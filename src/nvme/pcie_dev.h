@@ -63,6 +63,7 @@ struct pcie_dev {
     bool reset_tried;    /* a function level reset, because RDY did not become 0 */
     uint32_t generation; /* how often it was enabled */
     uint64_t cap, deadline;
+    uint32_t arbitration; /* Set Features, Arbitration; 0: as it is */
     struct pcie_quirks quirks;
     uint32_t vs;
     struct nvme_id_ctrl id;

@@ -13,6 +13,7 @@ enum {
     ADMIN_DELETE_CQ = 0x04,
     ADMIN_CREATE_CQ = 0x05,
     QUEUE_CONTIGUOUS = 1 << 0,
+    QUEUE_PRIORITY_SHIFT = 1, /* of a submission queue */
     QUEUE_INTERRUPTS = 1 << 1,
 };
 
@@ -133,6 +134,8 @@ static void serve_open(struct pcie_dev *d, struct pcie_call *call)
         join(d, call);
         return;
     }
+    if (call->arbitration) /* which holds for all queues */
+        d->arbitration = call->arbitration;
     plx_list_add_tail(&d->opening, &call->link);
     pcie_ctrl_start(d);
 }
@@ -434,7 +437,8 @@ static void cq_created(struct pcie_dev *d, struct pcie_op *op)
         make_failed(d, hw, -EIO, "Create I/O Completion Queue");
     else
         hw_command(d, hw, sq_created, ADMIN_CREATE_SQ, hw->ring.cmb ? hw->cmb_iova : hw->ring.memory.iova,
-                   QUEUE_CONTIGUOUS | (uint32_t)hw->ring.qid << 16);
+                   QUEUE_CONTIGUOUS | (uint32_t)hw->call->priority << QUEUE_PRIORITY_SHIFT |
+                       (uint32_t)hw->ring.qid << 16);
 }
 
 static unsigned free_qid(const struct pcie_dev *d)

@@ -246,6 +246,41 @@ static int apptag(struct nvme_opts *o, const char *value, struct plx_error *err)
     return ret;
 }
 
+static int priority(struct nvme_opts *o, const char *value, struct plx_error *err)
+{
+    static const char *const classes[] = {"urgent", "high", "medium", "low"};
+    for (uint8_t i = 0; i < PLX_ARRAY_SIZE(classes); i++) {
+        if (strcmp(value, classes[i]) == 0) {
+            o->arbitration.priority = i;
+            return 0;
+        }
+    }
+    return plx_fail(err, -EINVAL, "priority=%.40s: takes urgent, high, medium or low", value);
+}
+
+/* @return 0, -EINVAL, or -ENOENT where it is none of these */
+static int arbitration(struct nvme_opts *o, const char *key, const char *value, struct plx_error *err)
+{
+    const struct {
+        const char *key;
+        uint8_t *at, max;
+    } numbers[] = {{"arbitration_burst", &o->arbitration.burst, 7},
+                   {"low_priority_weight", &o->arbitration.low, 255},
+                   {"medium_priority_weight", &o->arbitration.medium, 255},
+                   {"high_priority_weight", &o->arbitration.high, 255}};
+    if (strcmp(key, "priority") == 0)
+        return priority(o, value, err);
+    for (size_t i = 0; i < PLX_ARRAY_SIZE(numbers); i++) {
+        if (strcmp(key, numbers[i].key) != 0)
+            continue;
+        uint32_t v = 0;
+        int ret = number_of(key, value, 0, numbers[i].max, &v, err);
+        *numbers[i].at = (uint8_t)v;
+        return ret;
+    }
+    return -ENOENT;
+}
+
 int nvme_where_param(struct nvme_where *w, const char *key, const char *value, struct plx_error *err)
 {
     struct nvme_opts *o = &w->o;
@@ -287,7 +322,9 @@ int nvme_where_param(struct nvme_where *w, const char *key, const char *value, s
         return apptag(o, value, err);
     if (strcmp(key, "uuid") == 0)
         return 0; /* of the disk that is made of it */
-    return plx_fail(err, -EINVAL, "there is no setting %.40s=; there are: " NVME_WHERE_PARAMS, key);
+    int ret = arbitration(o, key, value, err);
+    return ret != -ENOENT ? ret
+                          : plx_fail(err, -EINVAL, "there is no setting %.40s=; there are: " NVME_WHERE_PARAMS, key);
 }
 
 /* ---- who we are ---- */

@@ -38,10 +38,13 @@ static const struct rpc_param params_nvme_options[] = {
     U64("timeout_us", "microseconds until it does", INIT("0")),
     U64("timeout_admin_us", "the same of admin commands", INIT("0"), INERT),
     U32("keep_alive_timeout_ms", "milliseconds, of associations", INIT("10000")),
-    U32("arbitration_burst", "of queues", INIT("0"), INERT),
-    U32("low_priority_weight", "of queues", INIT("0"), INERT),
-    U32("medium_priority_weight", "of queues", INIT("0"), INERT),
-    U32("high_priority_weight", "of queues", INIT("0"), INERT),
+    U32("arbitration_burst",
+        "commands that an SSD takes from a queue at a time, as a power of two; 7 for any number, "
+        "0 as it is, as are all weights",
+        INIT("0")),
+    U32("low_priority_weight", "of queues of low priority, 255 at most, one less than it is", INIT("0")),
+    U32("medium_priority_weight", "of medium priority", INIT("0")),
+    U32("high_priority_weight", "of high priority", INIT("0")),
     U64("nvme_adminq_poll_period_us", "microseconds", INIT("10000"), INERT),
     U64("nvme_ioq_poll_period_us", "microseconds", INIT("0"), INERT),
     U32("io_queue_requests", "requests of a queue", INIT("0"), INERT),
@@ -137,6 +140,15 @@ static void add_setting(struct settings_text *t, const char *key, uint64_t value
         t->n += (size_t)snprintf(t->out + t->n, REMOTE_SETTINGS - t->n, "&%s=%" PRIu64, key, value);
 }
 
+static void add_arbitration(struct settings_text *t, const json_t *options)
+{
+    static const char *const weights[] = {"low_priority_weight", "medium_priority_weight", "high_priority_weight"};
+    const uint64_t burst = rpc_uint_in(options, "arbitration_burst");
+    add_setting(t, "arbitration_burst", plx_min_u64(burst, 7));
+    for (size_t i = 0; i < PLX_ARRAY_SIZE(weights) && burst; i++)
+        add_setting(t, weights[i], plx_min_u64(rpc_uint_in(options, weights[i]), 255));
+}
+
 /* One that is on unless something else is said. */
 static void add_said(struct settings_text *t, const json_t *params, const char *key)
 {
@@ -176,6 +188,7 @@ int remote_settings(struct plx_rpc *rpc, const json_t *params, bool pcie, char o
                                                        : loss < 0 && pcie ? REMOTE_SECONDS
                                                                           : 0)));
     if (pcie) {
+        add_arbitration(&t, o);
         add_said(&t, params, "prchk_guard");
         add_said(&t, params, "prchk_reftag");
         return 0;

@@ -174,6 +174,16 @@ def test_attaching_a_hundred_times_leaks_nothing(client):
     assert server.data_bytes() < memory + (1 << 20), "64 KiB a turn would be 6 MiB"
 
 
+def test_arbitration_is_an_option(client, machine):
+    client.call("bdev_nvme_set_options", arbitration_burst=3, low_priority_weight=1, medium_priority_weight=2,
+                high_priority_weight=300)
+    attach(client)
+    assert machine.tell(A, "feature", 1) == 0xff020103
+    client.call("bdev_nvme_set_options", high_priority_weight=300)
+    attach(client, B, "Other")
+    assert machine.tell(B, "feature", 1) == 7  # as it was
+
+
 # ---- namespaces that come and go
 
 def test_namespaces_come_and_go(client, machine):

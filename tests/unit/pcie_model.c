@@ -554,6 +554,14 @@ unsigned pcie_model_injected(struct pcie_model *m, enum pcie_model_kind kind)
     return pm_see(m, &m->injected[kind]);
 }
 
+int pcie_model_priority(struct pcie_model *m, unsigned qid)
+{
+    pm_lock(m);
+    const int priority = m->cc >> 11 & 7 && m->sqs[qid].live ? m->sqs[qid].priority : -1;
+    pm_unlock(m);
+    return priority;
+}
+
 uint32_t pcie_model_feature(struct pcie_model *m, unsigned fid)
 {
     return pm_see(m, &m->features[fid & 0xff]);

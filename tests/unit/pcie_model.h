@@ -84,6 +84,7 @@ struct pcie_model_opts {
     uint8_t to, dstrd, mpsmin, mpsmax;  /* CAP */
     uint8_t css;                        /* CAP.CSS */
     bool nssrs, crwms, crims, loose;    /* CAP; loose: CAP.CQR is 0 */
+    bool weighted;                      /* CAP.AMS: round robin with weights */
     uint32_t crto;                      /* CRTO */
     unsigned rdy_on, rdy_off, shutdown; /* steps until CSTS shows it */
     unsigned latency, shuffle;          /* of a command, in steps; shuffle: and up to so many more, by chance */
@@ -236,6 +237,8 @@ unsigned pcie_model_resets(struct pcie_model *m); /* function level resets but f
 bool pcie_model_is_open(struct pcie_model *m);
 unsigned pcie_model_queues(struct pcie_model *m);     /* I/O submission queues that there are */
 unsigned pcie_model_own_queues(struct pcie_model *m); /* of these, in its own memory */
+/* The class of a submission queue, 0 to 3, where CC.AMS says that there are some; else -1 */
+int pcie_model_priority(struct pcie_model *m, unsigned qid);
 uint32_t pcie_model_feature(struct pcie_model *m, unsigned fid);
 /* The medium, past the controller. */
 void pcie_model_peek(struct pcie_model *m, uint32_t nsid, uint64_t offset, void *to, size_t bytes);

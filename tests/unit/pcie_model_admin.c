@@ -103,6 +103,7 @@ static uint16_t pm_create_sq(struct pcie_model *m, const struct pm_cmd *c)
         return status;
     struct pm_queue *q = pm_queue_start(m, qid, false, pm_prp1(c), (pm_dw(c, 10) >> 16) + 1);
     q->cqid = (uint16_t)cqid;
+    q->priority = pm_dw(c, 11) >> 1 & 3;
     m->cqs[cqid].users++;
     return 0;
 }

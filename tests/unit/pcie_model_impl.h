@@ -80,6 +80,7 @@ struct pm_queue {
     bool asleep; /* shadow doorbells: waits for the one in the registers */
     bool fast;   /* pcie_model_complete_all() has been at it */
     uint16_t qid, size, head, tail;
+    uint8_t priority;             /* SQ: QPRIO */
     uint16_t cqid, users, vector; /* SQ: its CQ; CQ: its SQs */
     uint8_t phase;
     unsigned idle;

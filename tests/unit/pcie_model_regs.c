@@ -135,7 +135,7 @@ void pm_stopped(struct pcie_model *m, bool land)
 static void pm_registers_init(struct pcie_model *m)
 {
     const struct pcie_model_opts *o = &m->o;
-    m->cap_low = o->mqes | (uint32_t)!o->loose << 16 | (uint32_t)o->to << 24;
+    m->cap_low = o->mqes | (uint32_t)!o->loose << 16 | (uint32_t)o->weighted << 17 | (uint32_t)o->to << 24;
     m->cap_high = o->dstrd | (uint32_t)o->nssrs << 4 | (uint32_t)o->css << 5 | (uint32_t)o->mpsmin << 16 |
                   (uint32_t)o->mpsmax << 20 | (uint32_t)(o->cmb_kib && !o->cmb_fixed) << 25 | (uint32_t)o->crwms << 27 |
                   (uint32_t)o->crims << 28;
@@ -177,7 +177,7 @@ static const char *pm_refuse(const struct pcie_model *m, uint32_t cc)
            : css == 6 && !(o->css & 1 << 6)                  ? "CC.CSS: there are not several command sets"
            : css == 7 && !(o->css & 1 << 7)                  ? "CC.CSS: not without a command set"
            : css != 0 && css < 6                             ? "CC.CSS is reserved"
-           : pm_field(cc, 11, 3)                             ? "CC.AMS is not supported"
+           : pm_field(cc, 11, 3) > o->weighted               ? "CC.AMS is not supported"
            : (cc & PM_CC_CRIME) && !o->crims                 ? "CC.CRIME is not supported"
            : (cc & 0xfe000000) || (cc & 0xe)                 ? "CC has reserved bits set"
            : pm_field(cc, 14, 2)                             ? "CC.SHN is set as it is enabled"

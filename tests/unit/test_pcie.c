@@ -254,6 +254,55 @@ static void transfers_do_not_cross_what_they_had_best_not(void **state)
     check_boundary(&o, 64);
 }
 
+/* Classes of queues, where the controller has them; and what it is told of them. */
+static void queues_have_priorities(void **state)
+{
+    struct ssd s = {.opts = pcie_model_defaults};
+    struct tu other;
+    (void)state;
+    s.opts.nns = 2;
+    s.opts.ns[1] = s.opts.ns[0];
+    s.opts.ns[1].nsid = 2;
+    s.opts.weighted = true;
+    ssd_make(&s);
+    tu_open(&s.t, URL "?arbitration_burst=3&low_priority_weight=1&medium_priority_weight=7&high_priority_weight=31");
+    uint8_t *m = memory_new(4096, true);
+    assert_int_equal(tu_io(&s.t, PLX_BDEV_READ, 0, 8, m), 0);
+    assert_int_equal(pcie_model_feature(s.m, 1), 0x1f070103);
+    assert_int_equal(pcie_model_priority(s.m, 1), 0);
+    tu_open(&other, "pcie://" ADDR "/2?priority=low");
+    assert_int_equal(tu_io(&other, PLX_BDEV_READ, 0, 8, m), 0);
+    assert_int_equal(pcie_model_priority(s.m, 2), 3);
+    pcie_model_fail(s.m); /* a controller that was reset is told again, whoever is there first */
+    while (pcie_model_enables(s.m) < 2 || pcie_model_queues(s.m) < 2) {
+        tu_turn(s.t.reactor);
+        tu_turn(other.reactor);
+    }
+    assert_int_equal(pcie_model_feature(s.m, 1), 0x1f070103);
+    assert_true(pcie_model_priority(s.m, 1) + pcie_model_priority(s.m, 2) == 3);
+    memory_free(m, 4096);
+    tu_close(&other);
+    ssd_close(&s);
+}
+
+/* With no classes there is the burst alone; without either nothing is said. */
+static void a_controller_without_priorities_has_none(void **state)
+{
+    (void)state;
+    for (unsigned i = 0; i < 2; i++) {
+        struct ssd s = {.opts = pcie_model_defaults};
+        ssd_make(&s);
+        tu_open(&s.t, i ? URL : URL "?arbitration_burst=2&high_priority_weight=9&priority=high");
+        uint8_t *m = memory_new(4096, true);
+        assert_int_equal(tu_io(&s.t, PLX_BDEV_READ, 0, 8, m), 0);
+        memory_free(m, 4096);
+        assert_int_equal(pcie_model_feature(s.m, 1), i ? 7 : 0x09000002);
+        assert_int_equal(pcie_model_count(s.m, 0, 0x09), i ? 2 : 3);
+        assert_int_equal(pcie_model_priority(s.m, 1), -1);
+        ssd_close(&s);
+    }
+}
+
 /* What may be locked is less than what there is: then data is copied, and queues still find room. */
 static void memory_that_cannot_be_reached_is_copied(void **state)
 {
@@ -447,6 +496,9 @@ static void what_cannot_be_opened_gets_a_sentence(void **state)
     tu_refused("pcie://0000:01:00.0/0", "have numbers from 1 on");
     tu_refused("pcie://0000:01:00.8/1", "is named like");
     tu_refused(URL "?queues=2", "queues");
+    tu_refused(URL "?priority=mine", "priority=mine: takes urgent, high, medium or low");
+    tu_refused(URL "?arbitration_burst=8", "arbitration_burst=8: takes a number from 0 to 7");
+    tu_refused(URL "?low_priority_weight=256", "low_priority_weight=256: takes a number from 0 to 255");
     s.opts.css = 0x80; /* administrative only */
     ssd_make(&s);
     tu_refused("pcie://0000:02:00.0/1", "");
@@ -695,6 +747,8 @@ int main(int argc, char **argv)
         cmocka_unit_test(data_may_lie_in_pieces),
         cmocka_unit_test(quirks_are_known),
         cmocka_unit_test(transfers_do_not_cross_what_they_had_best_not),
+        cmocka_unit_test(queues_have_priorities),
+        cmocka_unit_test(a_controller_without_priorities_has_none),
         cmocka_unit_test(memory_that_cannot_be_reached_is_copied),
         cmocka_unit_test(data_that_is_known_in_part_is_copied),
         cmocka_unit_test(what_is_behind_a_completion_that_closes_the_queue_is_lost),
