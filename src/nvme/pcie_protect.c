@@ -79,7 +79,7 @@ static uint64_t slba_of(const struct nvme_req *req)
     return plx_get32(req->cmd.cdw10) | (uint64_t)plx_get32(req->cmd.cdw11) << 32;
 }
 
-static void set_words(struct nvme_cmd *cmd, const struct nvme_req *req, const struct nvme_protect_words *w)
+static void set_protect_words(struct nvme_cmd *cmd, const struct nvme_req *req, const struct nvme_protect_words *w)
 {
     cmd->cdw3 = plx_put32(w->cdw3);
     cmd->cdw12 = plx_put32(plx_get32(req->cmd.cdw12) | w->prinfo);
@@ -103,7 +103,7 @@ void pcie_protect_set_none(const struct pcie_data *d, const struct nvme_req *req
     if (req->cmd.opcode != NVME_IO_WRITE_ZEROES)
         return;
     const struct nvme_protect_words w = nvme_protect_zeroes(&d->protect->is, slba_of(req));
-    set_words(cmd, req, &w);
+    set_protect_words(cmd, req, &w);
 }
 
 int pcie_protect_set(struct pcie_data *d, struct pcie_slot *slot, const struct nvme_req *req, struct nvme_cmd *cmd)
@@ -114,7 +114,7 @@ int pcie_protect_set(struct pcie_data *d, struct pcie_slot *slot, const struct n
     cmd->mptr = plx_put64(0);
     if (transfer) {
         const struct nvme_protect_words w = nvme_protect_transfer(&p->is, slba_of(req));
-        set_words(cmd, req, &w);
+        set_protect_words(cmd, req, &w);
     }
     if (!transfer || !p->is.transfers) {
         int ret = pcie_data_place(d, slot, req, cmd);
