@@ -24,7 +24,6 @@ enum { PLX_POOL_NAME = 64 }; /**< bytes of a name, with the zero at its end */
 struct plx_pool_opts {
     const char *name;    /**< NULL for none */
     uint32_t cluster;    /**< bytes, as clients are told; 0 for the default of 4 MiB. Space is in units of 4 KiB */
-    bool checksums;      /**< data has checksums, and is never overwritten in place */
     const uint8_t *uuid; /**< NULL for a random one */
 };
 
@@ -57,9 +56,8 @@ struct plx_pool_info {
     char name[PLX_POOL_NAME]; /**< "" for none */
     uint8_t uuid[16];
     struct plx_bdev *disk;
-    uint32_t unit;    /**< bytes that space is given out in */
-    uint32_t cluster; /**< as it was made */
-    bool checksums;
+    uint32_t unit;      /**< bytes that space is given out in */
+    uint32_t cluster;   /**< as it was made */
     uint64_t size;      /**< of the disk, as far as the pool goes */
     uint64_t usable;    /**< that volumes can take of it when there are none */
     uint64_t free;      /**< that they can still take */

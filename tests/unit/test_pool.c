@@ -695,6 +695,55 @@ static void test_sizes_that_cannot_be(void **state)
     rig_end(&rig);
 }
 
+/* ---- roots of an attacker's making ---- */
+
+/* Any byte of a root is another one, and its CRC is right: the pool opens all the same, or a sentence says why not. */
+static void test_roots_that_cannot_be(void **state)
+{
+    static const uint8_t values[] = {0, 1, 0x7f, 0xff};
+    struct pool_rig rig;
+    struct tu t;
+    struct pool_root *root = aligned_alloc(UNIT, UNIT), *bad = aligned_alloc(UNIT, UNIT);
+    uint8_t *zeroes = calloc(1, UNIT);
+    unsigned refused = 0;
+    (void)state;
+    rig_make(&rig, "ram:8M", NULL);
+    rig_create(&rig, "v", 1 << 20);
+    rig_do(&rig, PLX_POOL_SNAPSHOT, "v", "s", 0);
+    const uint64_t slot = rig.pool->generation % 2 * POOL_ROOT_STEP;
+    assert_int_equal(pool_close_on(rig.pool), 0);
+    rig.pool = NULL;
+    const struct pool_keeper keeper = {rig.reactor, rig_turn};
+    for (unsigned at = offsetof(struct pool_root, uuid); at < offsetof(struct pool_root, zero); at++)
+        for (unsigned i = 0; i < PLX_ARRAY_SIZE(values); i++) {
+            struct plx_error err = {""};
+            tu_join(&t, rig.disk);
+            if (at == offsetof(struct pool_root, uuid) && !i) { /* the newest of the two */
+                assert_int_equal(tu_io(&t, PLX_BDEV_READ, (POOL_ROOT_STEP - slot) * 8, 8, root), 0);
+                assert_memory_equal(root->magic, POOL_MAGIC, sizeof root->magic);
+            }
+            memcpy(bad, root, UNIT);
+            ((uint8_t *)bad)[at] = values[i];
+            pool_root_end(bad, plx_get64(bad->generation), plx_get64(bad->log_seq));
+            const uint64_t place = plx_get64(bad->generation) % 2 * POOL_ROOT_STEP;
+            assert_int_equal(tu_io(&t, PLX_BDEV_WRITE, place * 8, 8, bad), 0);
+            assert_int_equal(tu_io(&t, PLX_BDEV_WRITE, (POOL_ROOT_STEP - place) * 8, 8, zeroes), 0);
+            tu_leave(&t);
+            if (pool_open_on(rig.disk, &keeper, &rig.pool, &err)) {
+                assert_true(err.text[0]);
+                refused++;
+            } else {
+                pool_close_on(rig.pool);
+            }
+            rig.pool = NULL;
+        }
+    assert_in_range(refused, 100, 600);
+    rig_end(&rig);
+    free(root);
+    free(bad);
+    free(zeroes);
+}
+
 /* ---- anything, at random, beside a model of it ---- */
 
 enum { MODELS = 6, BLOCKS = 6 * 1024 * 2, WRITES = 64 };
@@ -952,6 +1001,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_name_that_is_a_uuid),
         cmocka_unit_test(test_erased),
         cmocka_unit_test(test_sizes_that_cannot_be),
+        cmocka_unit_test(test_roots_that_cannot_be),
     };
     if (argc > 1)
         cmocka_set_test_filter(argv[1]);

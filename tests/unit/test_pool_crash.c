@@ -52,7 +52,6 @@ struct life {
     struct io io[DEPTH];
     uint64_t seed, serial;
     unsigned names, cuts, ops;
-    bool checksums;
 };
 
 static bool is_off(struct life *l)

@@ -263,7 +263,7 @@ static int move_enter(struct volume_req *r, struct pool_try *t)
     struct pool_disk *d = volume_disk(plx_bdev_req_of(r));
     int ret = 0;
     if (!r->status)
-        ret = pool_volume_map(d->pool, t, d->v, r->busy.at, r->busy.n, r->limbo.unit, NULL, true);
+        ret = pool_volume_map(d->pool, t, d->v, r->busy.at, r->busy.n, r->limbo.unit, true);
     if (ret == POOL_AGAIN)
         return ret;
     if (ret && !r->status)

@@ -31,11 +31,11 @@ enum {
 struct pool_entry {
     plx_le64 where; /* bits 39:0 the unit, bits 63:40 are zero */
     plx_le32 birth; /* the instant at which it was entered; of maps see below */
-    plx_le32 crc;   /* CRC32C of the unit; of data only with POOL_CHECKSUMS */
+    plx_le32 crc;   /* CRC32C of the unit; of data 0 */
 };
 
 enum pool_flag {
-    POOL_CHECKSUMS = 1 << 0, /* entries of data have a CRC */
+    POOL_CHECKSUMS = 1 << 0, /* entries of data have a CRC: not known to this version of the program */
 };
 
 /* In the units 0 and POOL_ROOT_STEP: that of generation g is in number g % 2. */
@@ -114,7 +114,7 @@ enum pool_change_kind {
 struct pool_change {
     plx_le32 volume;
     plx_le16 kind;
-    plx_le16 count; /* POOL_MAP: units, all of them below one node of level 1; their CRCs follow, with POOL_CHECKSUMS */
+    plx_le16 count; /* POOL_MAP: units, all of them below one node of level 1 */
     plx_le64 at;    /* of the volume */
     plx_le64 to;    /* POOL_MAP: the first unit; POOL_UNMAP: how many */
 };

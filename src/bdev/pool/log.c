@@ -88,12 +88,6 @@ void pool_log_destroy(struct plx_pool *p)
 
 /* ---- changes ---- */
 
-static size_t change_bytes(const struct plx_pool *p, unsigned units)
-{
-    size_t crcs = p->flags & POOL_CHECKSUMS ? units * sizeof(plx_le32) : 0;
-    return plx_align_up(sizeof(struct pool_change) + crcs, 8);
-}
-
 static void page_seal(struct plx_pool *p)
 {
     struct pool_page *page = p->log_page;
@@ -109,13 +103,13 @@ static void page_seal(struct plx_pool *p)
     p->log_page = NULL;
 }
 
-int pool_log_ready(struct plx_pool *p, struct pool_try *t, unsigned units)
+int pool_log_ready(struct plx_pool *p, struct pool_try *t)
 {
     if (!atomic_load_explicit(&p->changed, memory_order_relaxed)) {
         atomic_store(&p->changed, true);
         t->kick = true; /* somebody has to see to it that it is committed */
     }
-    if (p->log_page && page_room(p) - p->log_page->bytes >= change_bytes(p, units))
+    if (p->log_page && page_room(p) - p->log_page->bytes >= sizeof(struct pool_change))
         return 0;
     uint64_t live = p->log_seq - p->log_first;
     if (live >= p->log_units / 2) {
@@ -133,15 +127,12 @@ int pool_log_ready(struct plx_pool *p, struct pool_try *t, unsigned units)
 }
 
 void pool_log_add(struct plx_pool *p, uint32_t volume, enum pool_change_kind kind, uint64_t at, uint64_t to,
-                  unsigned count, const uint32_t *crcs)
+                  unsigned count)
 {
     struct pool_page *page = p->log_page;
-    uint8_t *mem = page->mem + POOL_PAGE_HEADER + page->bytes;
-    struct pool_change *c = (void *)mem;
+    struct pool_change *c = (void *)(page->mem + POOL_PAGE_HEADER + page->bytes);
     *c = (struct pool_change){plx_put32(volume), plx_put16(kind), plx_put16(count), plx_put64(at), plx_put64(to)};
-    for (unsigned i = 0; crcs && i < count; i++)
-        plx_poke32(mem + sizeof *c + i * sizeof(plx_le32), crcs[i]);
-    page->bytes += (uint32_t)change_bytes(p, crcs ? count : 0);
+    page->bytes += (uint32_t)sizeof *c;
 }
 
 uint64_t pool_log_turn(struct plx_pool *p)

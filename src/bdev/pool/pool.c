@@ -260,6 +260,9 @@ static int root_check(const struct plx_pool *p, const struct pool_root *r, struc
     if (plx_get32(r->version) != POOL_VERSION)
         return plx_fail(err, -EINVAL, "%s: its pool is of version %u, and this program knows version %d", disk,
                         plx_get32(r->version), POOL_VERSION);
+    if (plx_get16(r->flags))
+        return plx_fail(err, -EINVAL, "%s: its pool has flags 0x%x, of which this program knows none", disk,
+                        plx_get16(r->flags));
     if (r->unit_shift != p->unit_shift)
         return plx_fail(err, -EINVAL, "%s: its pool has units of %llu bytes, which does not fit blocks of %u bytes",
                         disk, 1ULL << (r->unit_shift & 63), plx_bdev_info(p->disk)->block_size);
@@ -400,7 +403,7 @@ static int replay_read(struct plx_pool *p, struct replay *l, struct plx_error *e
     }
 }
 
-static bool change_ok(const struct plx_pool *p, const struct pool_change *c, size_t left, size_t *bytes)
+static bool change_ok(const struct plx_pool *p, const struct pool_change *c)
 {
     const uint32_t number = plx_get32(c->volume);
     const unsigned count = plx_get16(c->count);
@@ -408,12 +411,9 @@ static bool change_ok(const struct plx_pool *p, const struct pool_change *c, siz
     if (number >= p->slots || !p->volume[number] || p->volume[number]->state != POOL_VOLUME)
         return false;
     const uint64_t size = p->volume[number]->size;
-    const bool crcs = p->flags & POOL_CHECKSUMS;
-    *bytes = sizeof *c;
     switch (plx_get16(c->kind)) {
     case POOL_MAP:
-        *bytes = plx_align_up(sizeof *c + (crcs ? count * sizeof(plx_le32) : 0), 8);
-        return *bytes <= left && count && at < size && count <= size - at && to < p->units && count <= p->units - to &&
+        return count && at < size && count <= size - at && to < p->units && count <= p->units - to &&
                at >> p->fan_shift == (at + count - 1) >> p->fan_shift;
     case POOL_UNMAP:
         return at < size && to && to <= size - at && at >> p->fan_shift == (at + to - 1) >> p->fan_shift;
@@ -439,16 +439,11 @@ static int replay_claim(struct plx_pool *p, struct pool_try *t, const struct poo
 static int replay_apply(struct plx_pool *p, struct pool_try *t, const struct pool_change *c, unsigned *done)
 {
     struct pool_volume *v = p->volume[plx_get32(c->volume)];
-    uint32_t crcs[UINT16_MAX];
     uint64_t n = plx_get64(c->to);
     (void)done;
     if (plx_get16(c->kind) == POOL_UNMAP)
         return pool_volume_unmap(p, t, v, plx_get64(c->at), &n, false);
-    const bool checked = p->flags & POOL_CHECKSUMS;
-    for (unsigned i = 0; checked && i < plx_get16(c->count); i++)
-        crcs[i] = plx_peek32((const uint8_t *)(c + 1) + i * sizeof(plx_le32));
-    return pool_volume_map(p, t, v, plx_get64(c->at), plx_get16(c->count), plx_get64(c->to), checked ? crcs : NULL,
-                           false);
+    return pool_volume_map(p, t, v, plx_get64(c->at), plx_get16(c->count), plx_get64(c->to), false);
 }
 
 static int replay_step(struct plx_pool *p, const struct pool_change *c,
@@ -476,12 +471,10 @@ static int replay(struct plx_pool *p, struct plx_error *err)
     for (int pass = 0; pass < 2 && !ret; pass++)
         for (size_t i = 0; i < l.n && !ret; i++) {
             const uint8_t *page = l.pages + (i << p->unit_shift);
-            size_t left = plx_get32(((const struct pool_log_page *)(const void *)page)->bytes), bytes = 0;
-            page += POOL_PAGE_HEADER;
-            for (; left >= sizeof(struct pool_change) && !ret; left -= bytes, page += bytes) {
-                const struct pool_change *c = (const void *)page;
-                ret = change_ok(p, c, left, &bytes) ? replay_step(p, c, pass ? replay_apply : replay_claim) : -EUCLEAN;
-            }
+            const uint32_t bytes = plx_get32(((const struct pool_log_page *)(const void *)page)->bytes);
+            const struct pool_change *c = (const void *)(page + POOL_PAGE_HEADER);
+            for (uint32_t n = bytes / sizeof *c; n && !ret; n--, c++)
+                ret = change_ok(p, c) ? replay_step(p, c, pass ? replay_apply : replay_claim) : -EUCLEAN;
         }
     if (ret && ret != -ENOMEM)
         plx_fail(err, ret, "%s: the log of its pool cannot be replayed: %s", plx_bdev_info(p->disk)->name,
@@ -712,7 +705,6 @@ int pool_make_on(struct plx_bdev *disk, const struct pool_keeper *keeper, const 
     p->units = plx_min_u64(units, (UINT64_C(1) << POOL_UNITS_SHIFT_MAX) - 1);
     p->log_units = plx_min_u64(plx_max_u64(units / 64, 16), (64 << 20) >> p->unit_shift);
     p->cluster = opts->cluster ? opts->cluster : CLUSTER;
-    p->flags = opts->checksums ? POOL_CHECKSUMS : 0;
     p->created = plx_wall_seconds();
     p->instant = 1;
     p->dir.height = POOL_DIR_HEIGHT;

@@ -410,10 +410,10 @@ void pool_grace_step(struct plx_pool *p);
 
 void pool_log_init(struct plx_pool *p);
 void pool_log_destroy(struct plx_pool *p);
-/* Whether there is room for a change with so many CRCs. @return 0; POOL_AGAIN: t->wait waits; -ENOMEM */
-int pool_log_ready(struct plx_pool *p, struct pool_try *t, unsigned crcs);
+/* Whether there is room for a change. @return 0; POOL_AGAIN: t->wait waits; -ENOMEM */
+int pool_log_ready(struct plx_pool *p, struct pool_try *t);
 void pool_log_add(struct plx_pool *p, uint32_t volume, enum pool_change_kind kind, uint64_t at, uint64_t to,
-                  unsigned count, const uint32_t *crcs);
+                  unsigned count);
 /* A checkpoint begins: what is logged from now on is on pages of its own. @return the first of them */
 uint64_t pool_log_turn(struct plx_pool *p);
 /* What was logged before `seq` is on the disk otherwise. */
@@ -476,7 +476,7 @@ void pool_volume_to_record(const struct pool_volume *v, struct pool_record *r);
 int pool_volume_from_record(struct plx_pool *p, uint32_t number, const struct pool_record *r, struct plx_error *err);
 /* Units of a volume are these from now on. @return 0, POOL_AGAIN, -ENOSPC, -errno */
 int pool_volume_map(struct plx_pool *p, struct pool_try *t, struct pool_volume *v, uint64_t at, unsigned n, uint64_t to,
-                    const uint32_t *crcs, bool log);
+                    bool log);
 /* As far as one node goes. *n is how many were done */
 int pool_volume_unmap(struct plx_pool *p, struct pool_try *t, struct pool_volume *v, uint64_t at, uint64_t *n,
                       bool log);

@@ -13,19 +13,19 @@ static void entry_leave(struct plx_pool *p, struct pool_volume *v, const struct 
 }
 
 /* What a change needs, so that it cannot fail any more. */
-static int change_ready(struct plx_pool *p, struct pool_try *t, unsigned units, unsigned crcs, bool log)
+static int change_ready(struct plx_pool *p, struct pool_try *t, unsigned units, bool log)
 {
     int ret = pool_space_free_ready(p, units);
-    return !ret && log ? pool_log_ready(p, t, crcs) : ret;
+    return !ret && log ? pool_log_ready(p, t) : ret;
 }
 
 int pool_volume_map(struct plx_pool *p, struct pool_try *t, struct pool_volume *v, uint64_t at, unsigned n, uint64_t to,
-                    const uint32_t *crcs, bool log)
+                    bool log)
 {
     struct pool_node *leaf;
     int ret = p->broken ? -EIO : pool_tree_change(p, t, &v->tree, at, 1, &leaf);
     if (!ret)
-        ret = change_ready(p, t, n, n, log);
+        ret = change_ready(p, t, n, log);
     if (ret)
         return ret;
     struct pool_entry *e = &pool_entries(leaf)[pool_slot(p, at, 0)];
@@ -38,10 +38,10 @@ int pool_volume_map(struct plx_pool *p, struct pool_try *t, struct pool_volume *
         } else {
             entry_leave(p, v, e, at + i);
         }
-        *e = pool_entry_make(to + i, p->instant, crcs ? crcs[i] : 0);
+        *e = pool_entry_make(to + i, p->instant, 0);
     }
     if (log)
-        pool_log_add(p, v->number, POOL_MAP, at, to, n, crcs);
+        pool_log_add(p, v->number, POOL_MAP, at, to, n);
     return 0;
 }
 
@@ -61,7 +61,7 @@ int pool_volume_unmap(struct plx_pool *p, struct pool_try *t, struct pool_volume
         return 0;
     ret = pool_tree_change(p, t, &v->tree, at, 1, &leaf);
     if (!ret)
-        ret = change_ready(p, t, (unsigned)most, 0, log);
+        ret = change_ready(p, t, (unsigned)most, log);
     if (ret)
         return ret;
     struct pool_entry *gone = &pool_entries(leaf)[pool_slot(p, at, 0)];
@@ -77,7 +77,7 @@ int pool_volume_unmap(struct plx_pool *p, struct pool_try *t, struct pool_volume
     }
     pool_tree_prune(p, leaf);
     if (log)
-        pool_log_add(p, v->number, POOL_UNMAP, at, most, 0, NULL);
+        pool_log_add(p, v->number, POOL_UNMAP, at, most, 0);
     return 0;
 }
 
