@@ -387,7 +387,7 @@ static void what_was_flushed_is_there(void **state)
 {
     const char *seed = getenv("POLLUX_SEED"), *rounds = getenv("POLLUX_ROUNDS");
     const uint64_t first = seed ? strtoull(seed, NULL, 10) : 1;
-    const unsigned lives = rounds ? (unsigned)strtoul(rounds, NULL, 10) : 300;
+    const unsigned lives = rounds ? (unsigned)strtoul(rounds, NULL, 10) : 150;
     (void)state;
     check_lives("crash:ram:8M", first, lives);
     check_lives("crash:ram:8M?latency=100us", first + 1, lives);
