@@ -292,6 +292,8 @@ void plx_bdev_release(struct plx_bdev_hold *h)
 
 static void tell_holders(struct plx_bdev *bdev, enum plx_bdev_event what)
 {
+    if (!bdev->holds.next)
+        return; /* it has not been entered yet */
     plx_list_for_each(it, &bdev->holds) {
         struct plx_bdev_hold *h = plx_list_entry(it, struct plx_bdev_hold, link);
         if (!h->o.event)

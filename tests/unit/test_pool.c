@@ -345,6 +345,42 @@ static void test_writes_of_before_a_snapshot_are_not_left_behind(void **state)
     free(out);
 }
 
+static void note_event(void *arg, struct plx_bdev *bdev, enum plx_bdev_event what)
+{
+    (void)bdev;
+    *(unsigned *)arg |= 1U << what;
+}
+
+/* Who holds a volume hears of it: that it has another size, and that the disk of its pool is gone. */
+static void test_holders_are_told(void **state)
+{
+    struct pool_rig rig;
+    struct tu t;
+    struct plx_bdev_hold *hold;
+    struct plx_error err = {""};
+    unsigned events = 0;
+    const struct plx_bdev_hold_opts opts = {
+        .who = "a test", .claim = PLX_BDEV_READS, .event = note_event, .arg = &events};
+    (void)state;
+    rig_make(&rig, "ram:64M", NULL);
+    rig_create(&rig, "v", 16 << 20);
+    rig_open(&rig, "v", &t);
+    assert_int_equal(plx_bdev_hold(t.bdev, &opts, &hold, &err), 0);
+    rig_do(&rig, PLX_POOL_RESIZE, "v", NULL, 32 << 20);
+    assert_int_equal(events, 1 << PLX_BDEV_RESIZED);
+    assert_int_equal(plx_bdev_blocks(t.bdev), (32 << 20) / 512);
+    plx_bdev_gone(rig.disk, "the test says so");
+    while (events != (1 << PLX_BDEV_RESIZED | 1 << PLX_BDEV_GONE))
+        rig_turn(rig.reactor);
+    uint8_t data[512];
+    assert_int_equal(tu_io(&t, PLX_BDEV_READ, 0, 1, data), PLX_SC_INVALID_NAMESPACE_OR_FORMAT);
+    plx_bdev_release(hold);
+    rig_close(&rig, &t);
+    assert_int_equal(pool_close_on(rig.pool), -EIO);
+    rig.pool = NULL;
+    rig_end(&rig);
+}
+
 /* ---- full ---- */
 
 /* A pool of 8 MiB, of which a volume has all that it can; the last write waits for more. */
@@ -886,6 +922,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_snapshot_keeps),
         cmocka_unit_test(test_freed_units_are_read_in_peace),
         cmocka_unit_test(test_writes_of_before_a_snapshot_are_not_left_behind),
+        cmocka_unit_test(test_holders_are_told),
         cmocka_unit_test(test_full_waits_for_space),
         cmocka_unit_test(test_full_ends_with_capacity_exceeded),
         cmocka_unit_test(test_thick_has_its_space),

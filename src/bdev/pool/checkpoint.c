@@ -215,6 +215,7 @@ static void checkpoint_over(struct pool_checkpoint *c, uint16_t status)
     pool_nodes_trim(p);
     tell_full(p);
     pool_unlock(p);
+    pool_ops_late(p);
     free(c->root);
     free(c);
     pool_kick(p);

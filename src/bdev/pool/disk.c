@@ -4,42 +4,18 @@
  * overwritten and the volume's own is written where it is. Other units get new places: they are written there first,
  * and entered when that is done; until then nobody else writes to them.
  */
-#include "pool.h"
+#include "disk.h"
 
 #include "base/iov.h"
-#include "base/log.h"
-#include "base/uuid.h"
 
 #include <assert.h>
 #include <errno.h>
-#include <stdlib.h>
 #include <string.h>
 
 enum {
-    SUBS = 256,       /* of a channel */
     SUBS_AT_ONCE = 8, /* of a request */
     ZEROES = 65536,
-    LEAVES = 64,
     STEPS_AT_ONCE = 32, /* nodes that are unmapped before others have their turn */
-};
-
-/* Where the entry of a unit was found lately, of which there are as many as are worth it. Under the lock. */
-struct known_leaf {
-    uint64_t shape; /* plx_pool.shape then */
-    uint64_t at;    /* number of the node */
-    struct pool_node *node;
-};
-
-struct pool_disk {
-    struct plx_bdev bdev;
-    struct plx_pool *pool;
-    struct pool_volume *v;
-    struct known_leaf leaves[LEAVES];
-};
-
-struct disk_channel {
-    struct pool_channel c;
-    struct plx_bdev_channel *disk;
 };
 
 /* In the context of a request. */
@@ -98,7 +74,7 @@ static void volume_go(struct volume_req *r);
 static int volume_leaf(struct pool_disk *d, struct pool_try *t, uint64_t at, struct pool_node **out)
 {
     struct plx_pool *p = d->pool;
-    struct known_leaf *k = &d->leaves[(at >> p->fan_shift) % LEAVES];
+    struct known_leaf *k = &d->leaves[(at >> p->fan_shift) % POOL_LEAVES];
     if (plx_likely(k->shape == p->shape && k->at == at >> p->fan_shift && k->node)) {
         *out = k->node;
         if (!k->node->used)
@@ -112,11 +88,6 @@ static int volume_leaf(struct pool_disk *d, struct pool_try *t, uint64_t at, str
 }
 
 /* ---- units ---- */
-
-static unsigned unit_blocks_shift(const struct plx_pool *p)
-{
-    return p->unit_shift - p->block_shift;
-}
 
 static struct plx_list *busy_list(struct pool_volume *v, const struct plx_pool *p, uint64_t at)
 {
@@ -154,8 +125,9 @@ static void disk_uncount(struct plx_pool *p, struct disk_channel *c, struct volu
     if (--r->active)
         return;
     r->counted = false;
-    uint32_t left = atomic_fetch_sub_explicit(&c->c.under_way[r->parity], 1, memory_order_release);
-    if (left > 1 || !atomic_load_explicit(&p->draining, memory_order_acquire))
+    /* Who waits for this sets `draining` and then looks here; one of the two sees the other. */
+    uint32_t left = atomic_fetch_sub(&c->c.under_way[r->parity], 1);
+    if (left > 1 || !atomic_load(&p->draining))
         return;
     pool_lock(p);
     pool_grace_step(p);
@@ -299,7 +271,7 @@ static void part_write(struct volume_req *r)
     struct plx_bdev_req *req = plx_bdev_req_of(r);
     struct pool_disk *d = volume_disk(req);
     struct plx_pool *p = d->pool;
-    const unsigned shift = unit_blocks_shift(p);
+    const unsigned shift = pool_unit_blocks_shift(p);
     const uint64_t lba = req->lba + r->pos;
     const uint32_t into = (uint32_t)(lba & ((1U << shift) - 1));
     const uint32_t n = (uint32_t)plx_min_u64(req->nlb - r->pos, (1U << shift) - into);
@@ -350,7 +322,7 @@ static void volume_part_ready(struct plx_piece *piece)
         struct plx_bdev_sub *sub = (struct plx_bdev_sub *)r->idle;
         sub->iov[0] = (struct iovec){piece->mem, (size_t)1 << p->unit_shift};
         r->mover = r->idle;
-        piece_begin(r, PLX_BDEV_READ, sub->iov, 1, from << unit_blocks_shift(p), 1U << unit_blocks_shift(p));
+        piece_begin(r, PLX_BDEV_READ, sub->iov, 1, from << pool_unit_blocks_shift(p), 1U << pool_unit_blocks_shift(p));
     } else {
         memset(piece->mem, 0, (size_t)1 << p->unit_shift);
         part_write(r);
@@ -373,7 +345,7 @@ static int piece_find(struct volume_req *r, struct pool_try *t, struct piece *ou
     struct plx_bdev_req *req = plx_bdev_req_of(r);
     struct pool_disk *d = volume_disk(req);
     struct plx_pool *p = d->pool;
-    const unsigned shift = unit_blocks_shift(p);
+    const unsigned shift = pool_unit_blocks_shift(p);
     const uint64_t lba = req->lba + r->pos, at = lba >> shift;
     const uint32_t into = (uint32_t)(lba & ((1U << shift) - 1)), left = req->nlb - r->pos;
     const uint32_t slot = (uint32_t)at & ((1U << p->fan_shift) - 1);
@@ -458,7 +430,7 @@ static struct iovec *piece_zeroes(struct volume_req *r, struct piece *piece, uin
     const struct plx_pool *p = volume_disk(req)->pool;
     struct plx_bdev_sub *sub = (struct plx_bdev_sub *)r->idle;
     const uint64_t unit_left =
-        (1U << unit_blocks_shift(p)) - ((req->lba + r->pos) & ((1U << unit_blocks_shift(p)) - 1));
+        (1U << pool_unit_blocks_shift(p)) - ((req->lba + r->pos) & ((1U << pool_unit_blocks_shift(p)) - 1));
     piece->n = (uint32_t)plx_min_u64(piece->n, unit_left);
     sub->iov[0] = (struct iovec){(void *)(uintptr_t)zeroes, (size_t)piece->n << p->block_shift};
     *iovcnt = 1;
@@ -509,7 +481,7 @@ static bool piece_next(struct volume_req *r)
     struct disk_channel *c = channel_of(req);
     struct pool_disk *d = volume_disk(req);
     struct plx_pool *p = d->pool;
-    const unsigned shift = unit_blocks_shift(p);
+    const unsigned shift = pool_unit_blocks_shift(p);
     const uint64_t lba = req->lba + r->pos, at = lba >> shift;
     struct pool_try t = {.ch = c->disk, .wait = &r->wait};
     struct piece piece = {0};
@@ -690,9 +662,9 @@ static void plain_done(struct plx_bdev_req *sub)
 static uint64_t plain_find(struct pool_disk *d, const struct plx_bdev_req *req)
 {
     const struct plx_pool *p = d->pool;
-    const unsigned shift = unit_blocks_shift(p);
+    const unsigned shift = pool_unit_blocks_shift(p);
     const uint64_t at = req->lba >> shift, end = (req->lba + req->nlb - 1) >> shift;
-    const struct known_leaf *k = &d->leaves[(at >> p->fan_shift) % LEAVES];
+    const struct known_leaf *k = &d->leaves[(at >> p->fan_shift) % POOL_LEAVES];
     const bool write = req->op == PLX_BDEV_WRITE;
     if (k->shape != p->shape || k->at != at >> p->fan_shift || k->at != end >> p->fan_shift || !k->node)
         return 0;
@@ -738,7 +710,7 @@ static void plain_ready(struct plx_bdev_subs *subs)
     plx_bdev_submit(channel_of(req)->disk, sub);
 }
 
-static void volume_submit(struct plx_bdev_channel *ch, struct plx_bdev_req *req)
+void pool_disk_submit(struct plx_bdev_channel *ch, struct plx_bdev_req *req)
 {
     struct volume_req *r = volume_req_of(req);
     if (req->op > PLX_BDEV_WRITE || req->flags & PLX_BDEV_FUA) {
@@ -757,7 +729,7 @@ static void volume_begin(struct volume_req *r)
     struct plx_bdev_channel *ch = req->ch;
     struct pool_disk *d = (struct pool_disk *)ch->bdev;
     struct plx_pool *p = d->pool;
-    const unsigned shift = unit_blocks_shift(p);
+    const unsigned shift = pool_unit_blocks_shift(p);
     memset(r, 0, sizeof *r);
     r->wait.reactor = ch->reactor;
     r->wait.again = volume_again;
@@ -782,7 +754,7 @@ static void volume_begin(struct volume_req *r)
     plx_bdev_subs_get(ch, &r->subs);
 }
 
-static void volume_abort(struct plx_bdev_channel *ch, struct plx_bdev_req *req)
+void pool_disk_abort(struct plx_bdev_channel *ch, struct plx_bdev_req *req)
 {
     struct volume_req *r = volume_req_of(req);
     struct plx_pool *p = ((struct pool_disk *)ch->bdev)->pool;
@@ -809,178 +781,3 @@ static void volume_abort(struct plx_bdev_channel *ch, struct plx_bdev_req *req)
         if (sub->req.done)
             plx_bdev_abort(channel_of(req)->disk, &sub->req);
 }
-
-/* ---- channels ---- */
-
-static int volume_channel_open(struct plx_bdev_channel *ch)
-{
-    struct disk_channel *c = (struct disk_channel *)(void *)ch->driver;
-    struct plx_pool *p = ((struct pool_disk *)ch->bdev)->pool;
-    int ret = plx_bdev_channel_get(p->disk, ch->reactor, &c->disk);
-    if (ret)
-        return ret;
-    pool_lock(p);
-    plx_list_add_tail(&p->channels, &c->c.link);
-    pool_unlock(p);
-    return 0;
-}
-
-static void volume_channel_close(struct plx_bdev_channel *ch)
-{
-    struct disk_channel *c = (struct disk_channel *)(void *)ch->driver;
-    struct plx_pool *p = ((struct pool_disk *)ch->bdev)->pool;
-    pool_lock(p);
-    plx_list_del(&c->c.link);
-    pool_grace_step(p);
-    pool_unlock(p);
-    if (atomic_exchange(&p->kick_after, false))
-        pool_kick(p);
-    plx_bdev_channel_put(c->disk);
-}
-
-/* ---- disks ---- */
-
-static void pool_disk_free(struct pool_disk *d)
-{
-    pool_lock(d->pool);
-    d->v->disk = NULL;
-    pool_unlock(d->pool);
-    free(d);
-}
-
-static void volume_close(struct plx_bdev *bdev)
-{
-    struct pool_disk *d = (struct pool_disk *)bdev;
-    struct plx_pool *p = d->pool;
-    pool_disk_free(d);
-    plx_pool_close(p);
-}
-
-static int volume_resize(struct plx_bdev *bdev, uint64_t blocks, struct plx_error *err)
-{
-    struct pool_disk *d = (struct pool_disk *)bdev;
-    struct plx_pool_op op = {.kind = PLX_POOL_RESIZE, .volume = d->v->name, .size = blocks << bdev->block_shift};
-    int ret = plx_pool_do(d->pool, &op);
-    return ret ? plx_fail(err, ret, "%s", op.err.text) : 0;
-}
-
-static const struct plx_bdev_ops volume_ops = {
-    .close = volume_close,
-    .channel_open = volume_channel_open,
-    .channel_close = volume_channel_close,
-    .submit = volume_submit,
-    .abort = volume_abort,
-    .resize = volume_resize,
-};
-
-void pool_disk_resized(struct pool_volume *v)
-{
-    if (v->disk)
-        plx_bdev_resized(&v->disk->bdev, v->size << unit_blocks_shift(v->disk->pool));
-}
-
-struct pool_volume *pool_volume_of(const struct plx_bdev *bdev)
-{
-    return bdev->ops == &volume_ops ? ((const struct pool_disk *)bdev)->v : NULL;
-}
-
-struct plx_pool *plx_volume_pool(const struct plx_bdev *volume)
-{
-    return volume->ops == &volume_ops ? ((const struct pool_disk *)volume)->pool : NULL;
-}
-
-struct plx_bdev *pool_disk_of(const struct pool_volume *v)
-{
-    return v->disk ? &v->disk->bdev : NULL;
-}
-
-void pool_disks_gone(struct plx_pool *p)
-{
-    for (uint32_t i = 0; i < p->slots; i++)
-        if (p->volume[i] && p->volume[i]->disk)
-            plx_bdev_gone(&p->volume[i]->disk->bdev, "the disk below it is");
-}
-
-int pool_disk_new(struct plx_pool *p, const char *name, struct plx_bdev **out, struct plx_error *err)
-{
-    const struct plx_bdev_info *below = plx_bdev_info(p->disk);
-    struct pool_disk *d = calloc(1, sizeof *d);
-    int ret = 0;
-    if (!d)
-        return plx_fail(err, -ENOMEM, "out of memory");
-    pool_lock(p);
-    struct pool_volume *v = pool_volume_find(p, name);
-    if (!v) {
-        ret = -ENOENT;
-    } else if (v->disk || v->barred) {
-        ret = -EBUSY;
-    } else {
-        d->pool = p;
-        d->v = v;
-        v->disk = d;
-        d->bdev.info.blocks = v->size << unit_blocks_shift(p);
-        d->bdev.info.read_only = v->state == POOL_SNAPSHOT || below->read_only;
-        memcpy(d->bdev.info.uuid, v->uuid, sizeof v->uuid);
-    }
-    pool_unlock(p);
-    if (ret) {
-        free(d);
-        return ret == -EBUSY ? plx_fail(err, ret, "volume %s is open already, or about to be another", name)
-                             : plx_fail(err, ret, "there is no volume named %s on %s", name, below->name);
-    }
-    d->bdev.on = p->disk;
-    d->bdev.ops = &volume_ops;
-    d->bdev.channel_size = sizeof(struct disk_channel);
-    d->bdev.subs = SUBS;
-    struct plx_bdev_info *info = &d->bdev.info;
-    info->block_size = below->block_size;
-    info->write_unit = 1U << p->unit_shift;
-    info->ops = 1 << PLX_BDEV_READ | 1 << PLX_BDEV_WRITE | 1 << PLX_BDEV_WRITE_ZEROES | 1 << PLX_BDEV_UNMAP |
-                1 << PLX_BDEV_FLUSH | 1 << PLX_BDEV_ALLOCATED;
-    info->unmap_granularity = 1U << unit_blocks_shift(p);
-    info->max_unmap_blocks = UINT32_MAX;
-    info->unmap_reads_zero = true;
-    info->write_cache = true;
-    info->rotational = below->rotational;
-    *out = &d->bdev;
-    return 0;
-}
-
-int plx_pool_open_volume(struct plx_pool *pool, const uint8_t uuid[16], const char *name, struct plx_bdev **out,
-                         struct plx_error *err)
-{
-    char text[PLX_UUID_TEXT];
-    plx_uuid_format(uuid, text);
-    int ret = pool_disk_new(pool, text, out, err);
-    if (ret)
-        return ret;
-    ret = plx_bdev_register(*out, plx_bdev_volume.scheme, text, name, err);
-    if (ret)
-        pool_disk_free((struct pool_disk *)*out);
-    else
-        atomic_fetch_add(&pool->refs, 1); /* the disk's: closing it puts the pool back */
-    return ret;
-}
-
-static int volume_open(const struct plx_url *url, struct plx_bdev **out, struct plx_error *err)
-{
-    const char *name = plx_url_param(url, "name");
-    struct plx_pool *p;
-    int ret = plx_url_only(url, "name", err);
-    if (!ret && !name)
-        ret = plx_fail(err, -EINVAL, "%s: which volume? volume:DISK?name=NAME says that", url->name);
-    if (!ret)
-        ret = pool_open_below(url, &p, err);
-    if (ret)
-        return ret;
-    ret = pool_disk_new(p, name, out, err);
-    if (ret)
-        plx_pool_close(p);
-    return ret;
-}
-
-const struct plx_bdev_driver plx_bdev_volume = {
-    .scheme = "volume",
-    .help = "volume:DISK?name=NAME  a volume of the pool on a disk: see pollux pool",
-    .open = volume_open,
-};

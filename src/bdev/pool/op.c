@@ -510,10 +510,27 @@ static void op_applied(struct plx_pool *p, struct pool_apply *a, uint16_t status
         w->v->settling--;
         pool_wake(&p->busy_waits, 0);
     }
-    if (!status && w->op->kind == PLX_POOL_RESIZE)
+    if (!status && w->op->kind == PLX_POOL_RESIZE) {
         pool_disk_resized(w->v);
+        plx_list_add_tail(&p->late, &a->link);
+        return;
+    }
     work_unbar(w);
     work_over(w, status ? plx_fail(&w->op->err, -EIO, "pool %s cannot be written to", p->name) : 0);
+}
+
+void pool_ops_late(struct plx_pool *p)
+{
+    pool_disks_tell(p);
+    pool_lock(p);
+    while (!plx_list_empty(&p->late)) {
+        struct pool_apply *a = plx_list_entry(p->late.next, struct pool_apply, link);
+        struct plx_pool_work *w = plx_container_of(a, struct plx_pool_work, apply);
+        plx_list_del(&a->link);
+        work_unbar(w);
+        work_over(w, 0);
+    }
+    pool_unlock(p);
 }
 
 static void op_try(struct plx_pool_work *w)

@@ -130,6 +130,12 @@ static void keeper_look(struct plx_msg *msg)
 {
     struct plx_pool *p = plx_container_of(msg, struct plx_pool, kick);
     atomic_store(&p->kicked, false);
+    if (atomic_exchange(&p->disk_gone, false)) {
+        pool_lock(p);
+        pool_disks_gone(p);
+        pool_unlock(p);
+        pool_disks_tell(p);
+    }
     pool_checkpoint_serve(p);
     pool_jobs_serve(p);
     if (atomic_load(&p->changed) && !p->timer.set && !p->timer_busy && !p->closing)
@@ -152,12 +158,12 @@ static void *keeper_run(void *arg)
 
 static void pool_free(struct plx_pool *p)
 {
+    if (p->hold) /* before the keeper, which is told of what happens to the disk */
+        plx_bdev_release(p->hold);
     if (p->keeper_ch)
         plx_bdev_channel_put(p->keeper_ch);
     if (p->own_keeper && p->keeper)
         plx_reactor_destroy(p->keeper);
-    if (p->hold)
-        plx_bdev_release(p->hold);
     pool_log_destroy(p);
     pool_space_destroy(p);
     pool_nodes_destroy(p);
@@ -170,8 +176,11 @@ static void pool_free(struct plx_pool *p)
 static void pool_disk_event(void *arg, struct plx_bdev *disk, enum plx_bdev_event what)
 {
     (void)disk;
-    if (what == PLX_BDEV_GONE)
-        pool_disks_gone(arg);
+    struct plx_pool *p = arg;
+    if (what != PLX_BDEV_GONE)
+        return;
+    atomic_store(&p->disk_gone, true);
+    pool_kick(p);
 }
 
 /* A pool in memory, with a keeper and a channel to its disk; nothing of it is known yet. */
@@ -207,6 +216,7 @@ static int pool_new(struct plx_bdev *disk, const struct pool_keeper *keeper, str
     plx_list_init(&p->checkpoint_next);
     plx_list_init(&p->applying);
     plx_list_init(&p->applied);
+    plx_list_init(&p->late);
     plx_list_init(&p->dying);
     plx_list_init(&p->limbo);
     plx_list_init(&p->loaded);

@@ -234,6 +234,7 @@ struct plx_pool {
     bool checkpoint_wanted;
     struct plx_list checkpoint_waits, checkpoint_next; /* for it, and for the one after it */
     struct plx_list applying, applied;                 /* pool_apply.link */
+    struct plx_list late;                              /* likewise: pool_ops_late() ends them */
 
     /* volume.c, job.c */
     struct pool_tree dir, maps;
@@ -245,6 +246,7 @@ struct plx_pool {
     bool jobs_busy; /* job_wait waits */
     struct plx_msg kick;
     _Atomic bool kicked;
+    _Atomic bool disk_gone; /* which volumes have not been told */
 
     struct plx_msg close_msg;
     struct pool_wait close_wait;
@@ -483,6 +485,9 @@ int pool_volume_unmap(struct plx_pool *p, struct pool_try *t, struct pool_volume
 
 /* ---- op.c ---- */
 
+/* Ends operations that had something told first. The keeper's, without the lock. */
+void pool_ops_late(struct plx_pool *p);
+
 /* Room for volumes of these numbers. @return 0 or -ENOMEM */
 int pool_slots(struct plx_pool *p, uint32_t slots);
 /* Whether it can be the name of a volume, or of a pool. */
@@ -503,8 +508,10 @@ void pool_volume_die(struct plx_pool *p, struct pool_volume *v);
 /* ---- disk.c ---- */
 
 int pool_disk_new(struct plx_pool *p, const char *name, struct plx_bdev **out, struct plx_error *err);
+/* What is to be told of volumes' disks; under the lock. It is told without, as who hears of it has locks of its own. */
 void pool_disks_gone(struct plx_pool *p);
 void pool_disk_resized(struct pool_volume *v);
+void pool_disks_tell(struct plx_pool *p);
 struct plx_bdev *pool_disk_of(const struct pool_volume *v);
 /* The volume that a disk is, or NULL. */
 struct pool_volume *pool_volume_of(const struct plx_bdev *bdev);

@@ -55,7 +55,7 @@ static bool epoch_over(const struct plx_pool *p, uint64_t epoch)
 {
     plx_list_for_each(it, &p->channels) {
         struct pool_channel *c = plx_list_entry(it, struct pool_channel, link);
-        if (atomic_load_explicit(&c->under_way[epoch & 1], memory_order_acquire))
+        if (atomic_load(&c->under_way[epoch & 1]))
             return false;
     }
     return true;
