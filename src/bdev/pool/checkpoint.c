@@ -15,7 +15,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { NODES_AT_ONCE = 64 };
+enum {
+    NODES_AT_ONCE = 64,
+    UNMAP_MIN = 16, /* units */
+};
 
 enum checkpoint_step {
     STEP_NODES,
@@ -296,23 +299,28 @@ static int compare_units(const void *a, const void *b)
     return *x < *y ? -1 : *x > *y;
 }
 
-/* What is free is told to the disk, a row of units at a time. */
+/* What is free is told to the disk, a long row of units at a time; what is in no such row is soon taken again. */
 static bool unmap_below(struct pool_checkpoint *c)
 {
     struct plx_pool *p = c->pool;
     const struct plx_bdev_info *info = plx_bdev_info(p->disk);
     const struct pool_freed *f = &p->freeing; /* nobody else's until it is thawed */
-    uint64_t n = 1;
-    if (!(info->ops & 1 << PLX_BDEV_UNMAP) || c->unmapped == f->n)
-        return false;
-    uint64_t first = f->units[c->unmapped++];
     const uint64_t most = UINT32_MAX >> (p->unit_shift - p->block_shift);
-    while (c->unmapped < f->n && f->units[c->unmapped] == first + n && n < most) {
-        c->unmapped++;
-        n++;
+    if (!(info->ops & 1 << PLX_BDEV_UNMAP))
+        return false;
+    while (c->unmapped < f->n) {
+        const uint64_t first = f->units[c->unmapped++];
+        uint64_t n = 1;
+        while (c->unmapped < f->n && f->units[c->unmapped] == first + n && n < most) {
+            c->unmapped++;
+            n++;
+        }
+        if (n < UNMAP_MIN)
+            continue;
+        checkpoint_submit(c, PLX_BDEV_UNMAP, first, n);
+        return true;
     }
-    checkpoint_submit(c, PLX_BDEV_UNMAP, first, n);
-    return true;
+    return false;
 }
 
 static void checkpoint_graced(struct plx_pool *p, struct pool_grace *g)

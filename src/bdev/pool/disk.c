@@ -257,7 +257,7 @@ static int move_begin(struct volume_req *r, struct pool_try *t, uint64_t at, uin
     r->busy.at = at;
     if (!thick)
         n = plx_min_u64(n, pool_space_room(p));
-    r->busy.n = (uint32_t)pool_space_take(p, n, &r->limbo.unit);
+    r->busy.n = (uint32_t)pool_space_take(p, POOL_FOR_DATA, n, &r->limbo.unit);
     r->limbo.n = r->busy.n;
     plx_list_add_tail(busy_list(d->v, p, at), &r->busy.link);
     plx_list_add_tail(&p->limbo, &r->limbo.link);

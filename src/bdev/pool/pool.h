@@ -93,6 +93,8 @@ struct pool_region {
     uint32_t image_used;
 };
 
+enum pool_use { POOL_FOR_DATA, POOL_FOR_NODES, POOL_USES };
+
 /* Units that are free once a checkpoint is on the disk, and nobody reads them any more. */
 struct pool_freed {
     uint64_t *units;
@@ -194,17 +196,17 @@ struct plx_pool {
     uint64_t regions;            /* that there are */
     uint64_t regions_max;        /* that there can be */
     struct plx_list loaded;
-    uint64_t ready;            /* free units of regions in memory */
-    uint64_t used;             /* units that are not free */
-    uint64_t spare;            /* units that only nodes may take */
-    uint64_t set_aside;        /* units for what thick volumes have not mapped */
-    uint64_t cursor;           /* region to allocate from */
-    uint64_t load_cursor;      /* region to be loaded next */
-    struct pool_freed freed;   /* of this generation */
-    struct pool_freed freeing; /* of the one that is being written */
-    uint64_t full_wait_ns;     /* how long requests wait when there is no space */
-    unsigned told_full;        /* percent that have been told of */
-    struct plx_list limbo;     /* pool_limbo.link */
+    uint64_t ready;             /* free units of regions in memory */
+    uint64_t used;              /* units that are not free */
+    uint64_t spare;             /* units that only nodes may take */
+    uint64_t set_aside;         /* units for what thick volumes have not mapped */
+    uint64_t cursor[POOL_USES]; /* regions to take units from */
+    uint64_t load_cursor;       /* region to be loaded next */
+    struct pool_freed freed;    /* of this generation */
+    struct pool_freed freeing;  /* of the one that is being written */
+    uint64_t full_wait_ns;      /* how long requests wait when there is no space */
+    unsigned told_full;         /* percent that have been told of */
+    struct plx_list limbo;      /* pool_limbo.link */
     struct plx_list space_waits;
 
     /* Who does something to data on the disk. */
@@ -367,7 +369,7 @@ void pool_space_destroy(struct plx_pool *p);
  */
 int pool_space_ready(struct plx_pool *p, struct pool_try *t, uint64_t n, bool data);
 /* Takes 1 to n units in a row, of which there are some ready. @return how many, from *unit on */
-uint64_t pool_space_take(struct plx_pool *p, uint64_t n, uint64_t *unit);
+uint64_t pool_space_take(struct plx_pool *p, enum pool_use use, uint64_t n, uint64_t *unit);
 /* Room for so many units that are freed. @return 0 or -ENOMEM */
 int pool_space_free_ready(struct plx_pool *p, size_t n);
 /* It is free once what leads to it has been forgotten on the disk as well. */

@@ -201,17 +201,33 @@ static uint64_t region_first_free(const struct plx_pool *p, const struct pool_re
     return size;
 }
 
-uint64_t pool_space_take(struct plx_pool *p, uint64_t n, uint64_t *unit)
+/* Nodes are taken from another region than data, if there is one: so they stand in a row, and are written at once. */
+static struct pool_region *region_choose(struct plx_pool *p, enum pool_use use)
 {
-    struct pool_region *r = pool_region_find(p, p->cursor);
-    if (!r || !region_free(p, r)) {
+    struct pool_region *r = pool_region_find(p, p->cursor[use]), *last = NULL;
+    if (r && region_free(p, r) && (use == POOL_FOR_DATA || r->number != p->cursor[POOL_FOR_DATA]))
+        return r;
+    for (int lap = 0; lap < 2; lap++) {
         plx_list_for_each(it, &p->loaded) {
             r = plx_list_entry(it, struct pool_region, link);
-            if (region_free(p, r))
-                break;
+            if (!region_free(p, r))
+                continue;
+            last = r;
+            if (r->number != p->cursor[!use])
+                goto chosen;
         }
-        p->cursor = r->number;
+        if (p->regions == p->regions_max || region_open(p))
+            break;
     }
+    r = last;
+chosen:
+    p->cursor[use] = r->number;
+    return r;
+}
+
+uint64_t pool_space_take(struct plx_pool *p, enum pool_use use, uint64_t n, uint64_t *unit)
+{
+    struct pool_region *r = region_choose(p, use);
     const uint64_t size = region_size(p, r->number), first = region_first_free(p, r);
     uint64_t got = 0;
     while (got < n && first + got < size && !bit_get(r->bits, first + got))

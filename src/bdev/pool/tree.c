@@ -39,7 +39,7 @@ static int node_dirty(struct plx_pool *p, struct pool_tree *tree, struct pool_no
         *out = old;
         return 0;
     }
-    pool_space_take(p, 1, &unit);
+    pool_space_take(p, POOL_FOR_NODES, 1, &unit);
     int ret = pool_node_new(p, unit, level, &n);
     if (ret) {
         pool_space_return(p, unit, 1);
@@ -135,7 +135,7 @@ int pool_tree_raise(struct plx_pool *p, struct pool_try *t, struct pool_tree *tr
             int ret = pool_space_ready(p, t, 1, false);
             if (ret)
                 return ret;
-            pool_space_take(p, 1, &unit);
+            pool_space_take(p, POOL_FOR_NODES, 1, &unit);
             ret = pool_node_new(p, unit, tree->height + 1U, &n);
             if (ret) {
                 pool_space_return(p, unit, 1);
