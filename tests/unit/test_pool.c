@@ -391,6 +391,7 @@ static void fill(struct pool_rig *rig, struct tu *t, struct tu_req *q, const uin
     rig_create(rig, "v", 16 << 20);
     rig_open(rig, "v", t);
     tu_req_init(q);
+    memory_in_pieces(q, (uint8_t *)(uintptr_t)data, 32 * K);
     for (;; lba += 64) {
         tu_start(t, q, PLX_BDEV_WRITE, lba, 64, (void *)(uintptr_t)data);
         for (int i = 0; i < 100 && !q->done; i++)
@@ -414,13 +415,24 @@ static void test_full_waits_for_space(void **state)
     assert_int_equal(tu_io(&t, PLX_BDEV_WRITE, 8, 8, data + UNIT), 0); /* what is there is overwritten as ever */
     rig_do(&rig, PLX_POOL_CREATE, NULL, "w", 4096);
     assert_false(q.done);
-    struct tu_req less;
+    struct tu_req less, unit; /* of memory in pieces, which waits from its beginning on */
     tu_req_init(&less);
-    tu_start(&t, &less, PLX_BDEV_UNMAP, 0, 64, NULL);
-    while (!q.done)
+    tu_req_init(&unit);
+    unit.req->iovcnt = 4;
+    for (unsigned i = 0; i < 4; i++)
+        unit.iov[i] = (struct iovec){data + (size_t)i * K, K};
+    tu_start(&t, &unit, PLX_BDEV_WRITE, 30000, 8, NULL);
+    for (int i = 0; i < 100; i++)
+        plx_reactor_poll(rig.reactor);
+    assert_false(unit.done);
+    tu_start(&t, &less, PLX_BDEV_UNMAP, 0, 256, NULL);
+    while (!q.done || !unit.done)
         rig_turn(rig.reactor);
+    assert_int_equal(unit.req->status, 0);
+    tu_req_free(&unit);
     assert_int_equal(q.req->status, 0);
     assert_int_equal(less.req->status, 0);
+    q.req->iovcnt = 1;
     tu_start(&t, &q, PLX_BDEV_READ, q.req->lba, 64, out);
     while (!q.done)
         rig_turn(rig.reactor);

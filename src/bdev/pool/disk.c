@@ -441,8 +441,10 @@ static struct iovec *piece_zeroes(struct volume_req *r, struct piece *piece, uin
 
 static void full_over(struct volume_req *r)
 {
-    if (r->full)
-        plx_timer_cancel(r->wait.reactor, &r->memory.full);
+    if (!r->full)
+        return;
+    plx_timer_cancel(r->wait.reactor, &r->memory.full);
+    memset(&r->memory, 0, sizeof r->memory); /* no iovec is cut: see data_mend() */
     r->full = false;
 }
 
@@ -541,8 +543,10 @@ static void move_go(struct volume_req *r)
     struct plx_bdev_req *req = plx_bdev_req_of(r);
     struct plx_pool *p = volume_disk(req)->pool;
     struct pool_try t = {.ch = channel_of(req)->disk, .wait = &r->wait};
-    if (r->part)
+    if (r->part) {
         plx_piece_put(req->ch, &r->memory.piece);
+        memset(&r->memory, 0, sizeof r->memory);
+    }
     r->part = false;
     pool_lock(p);
     r->waits = move_enter(r, &t) == POOL_AGAIN;
