@@ -100,3 +100,16 @@ def test_a_program_links_against_the_library_and_works(installed, tmp_path, stat
                             env={**os.environ, "LD_LIBRARY_PATH": str(library)})
     assert result.returncode == 0, result.stdout + result.stderr
     assert "all is well" in result.stdout
+
+
+def test_every_library_that_is_built_against_is_installed_by_make():
+    text = (REPO / "meson.build").read_text()
+    libraries = set(re.findall(r"dependency\('([^']+)'\)", text)) - {"threads"}
+    assert len(libraries) >= 6
+    listed = subprocess.run([REPO / "scripts/deps", "--list", "build"], check=True, capture_output=True, text=True)
+    for library in libraries:
+        folder = subprocess.run(["pkg-config", "--variable=pcfiledir", library], check=True, capture_output=True,
+                                text=True).stdout.strip()
+        file = f"*{folder.removeprefix('/usr')}/{library}.pc"
+        found = subprocess.run(["dpkg-query", "-S", file], capture_output=True, text=True).stdout
+        assert found.split(":")[0] in listed.stdout.split(), f"{library}: {found}"
