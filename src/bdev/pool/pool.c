@@ -303,6 +303,12 @@ static void root_take(struct plx_pool *p, const struct pool_root *r)
     p->instant = plx_get32(r->instant);
     p->regions = plx_get64(r->regions);
     p->used = plx_get64(r->used);
+    p->maps.height = r->maps_height;
+    const uint64_t units = pool_units_trim(p, p->units);
+    if (p->regions <= units >> p->region_shift) { /* as pools were made that end with an unused region without maps */
+        p->used -= p->units - units == 2;         /* one of which counted as a map */
+        p->units = units;
+    }
     p->dir.height = POOL_DIR_HEIGHT;
     p->dir.root = r->dir;
     p->maps.root = r->maps;
@@ -473,6 +479,25 @@ static int replay_step(struct plx_pool *p, const struct pool_change *c,
     return ret;
 }
 
+/*
+ * Logs of pools of 4 GiB and more were made too long: they had the maps of the second region. Nothing is to be replayed
+ * any more; so with the root that says that, the log ends before them.
+ */
+static void log_shorten(struct plx_pool *p)
+{
+    const uint64_t end = POOL_LOG_FIRST + p->log_units, fixed = pool_space_fixed(p);
+    if (p->log_units <= pool_log_units_max(p))
+        return;
+    p->log_units = pool_log_units_max(p);
+    if (p->regions == 1) {
+        p->used -= fixed - pool_space_fixed(p);
+        return;
+    }
+    for (uint64_t unit = POOL_LOG_FIRST + p->log_units; unit < end && !pool_space_free_ready(p, 1); unit++)
+        if (!pool_space_is_fixed(p, unit))
+            pool_space_free(p, unit);
+}
+
 /* First all units that the log names are put out of reach, as nodes are allocated when it is applied. */
 static int replay(struct plx_pool *p, struct plx_error *err)
 {
@@ -492,6 +517,8 @@ static int replay(struct plx_pool *p, struct plx_error *err)
     /* Pages of this log that are on the disk beyond its end must not be taken for those that come now. */
     p->log_seq += l.n + p->log_units;
     p->log_first = p->log_seq;
+    if (!ret)
+        log_shorten(p);
     free(l.pages);
     return ret;
 }
@@ -712,8 +739,9 @@ int pool_make_on(struct plx_bdev *disk, const struct pool_keeper *keeper, const 
     const size_t unit = (size_t)1 << p->unit_shift;
     const uint64_t units = plx_bdev_blocks(disk) >> (p->unit_shift - p->block_shift);
     uint8_t *mem = aligned_alloc(4096, unit);
-    p->units = plx_min_u64(units, (UINT64_C(1) << POOL_UNITS_SHIFT_MAX) - 1);
+    p->units = pool_units_trim(p, units);
     p->log_units = plx_min_u64(plx_max_u64(units / 64, 16), (64 << 20) >> p->unit_shift);
+    p->log_units = plx_min_u64(p->log_units, pool_log_units_max(p));
     p->cluster = opts->cluster ? opts->cluster : CLUSTER;
     p->created = plx_wall_seconds();
     p->instant = 1;

@@ -387,8 +387,14 @@ uint64_t pool_space_room(const struct plx_pool *p);
 int pool_region_want(struct plx_pool *p, struct pool_try *t, uint64_t number);
 /* Without the lock. */
 void pool_region_load(struct plx_pool *p, struct pool_region *r, struct plx_bdev_channel *ch);
-/* Units that are never free. */
+bool pool_space_is_fixed(const struct plx_pool *p, uint64_t unit);
+/* Units that are never free; the same of a pool of so many units. */
 uint64_t pool_space_fixed(const struct plx_pool *p);
+uint64_t pool_units_fixed(const struct plx_pool *p, uint64_t units);
+/* As many of so many units as a pool can have: none of a last region that has no room for its maps. */
+uint64_t pool_units_trim(const struct plx_pool *p, uint64_t units);
+/* The longest log: it ends with the first region, as the next one's maps follow. */
+uint64_t pool_log_units_max(const struct plx_pool *p);
 /*
  * For checkpoints, in this order: what was freed becomes `freeing`, and there is memory for the maps of dirty regions.
  * @return 0; POOL_AGAIN; -errno

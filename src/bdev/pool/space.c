@@ -47,21 +47,41 @@ static uint64_t region_free(const struct plx_pool *p, const struct pool_region *
 }
 
 /* Units that are never free: the maps, and in the first region the roots and the log. */
-static bool is_fixed(const struct plx_pool *p, uint64_t unit)
+bool pool_space_is_fixed(const struct plx_pool *p, uint64_t unit)
 {
     uint64_t at = unit & (region_units(p) - 1);
     return at == POOL_MAP_FIRST || at == POOL_MAP_FIRST + 1 || unit < POOL_LOG_FIRST + p->log_units;
 }
 
+static uint64_t regions_of(const struct plx_pool *p, uint64_t units)
+{
+    return (units + region_units(p) - 1) >> p->region_shift;
+}
+
+uint64_t pool_units_fixed(const struct plx_pool *p, uint64_t units)
+{
+    /* A log of before, which went beyond the first region, had the maps of the second one. */
+    const uint64_t end = POOL_LOG_FIRST + p->log_units, first = regions_of(p, end - POOL_MAP_FIRST);
+    const uint64_t regions = regions_of(p, units);
+    const bool one = !((end - POOL_MAP_FIRST - 1) & (region_units(p) - 1)) && first && first - 1 < regions;
+    return end + (regions > first ? 2 * (regions - first) : 0) + one;
+}
+
 uint64_t pool_space_fixed(const struct plx_pool *p)
 {
-    uint64_t n = POOL_LOG_FIRST + p->log_units;
-    for (uint64_t r = n >> p->region_shift; r < p->regions_max; r++)
-        for (uint64_t at = POOL_MAP_FIRST; at <= POOL_MAP_FIRST + 1; at++) {
-            uint64_t unit = (r << p->region_shift) + at;
-            n += unit >= POOL_LOG_FIRST + p->log_units && unit < p->units;
-        }
-    return n;
+    return pool_units_fixed(p, p->units);
+}
+
+uint64_t pool_units_trim(const struct plx_pool *p, uint64_t units)
+{
+    const uint64_t most = (UINT64_C(1) << POOL_UNITS_SHIFT_MAX) - 1, n = plx_min_u64(units, most);
+    const uint64_t last = n & (region_units(p) - 1);
+    return last <= POOL_MAP_FIRST + 1 ? n - last : n;
+}
+
+uint64_t pool_log_units_max(const struct plx_pool *p)
+{
+    return region_units(p) - POOL_LOG_FIRST;
 }
 
 static void region_enter(struct plx_pool *p, struct pool_region *r)
@@ -102,7 +122,7 @@ static int region_open(struct plx_pool *p)
         return -ENOMEM;
     const uint64_t first = r->number << p->region_shift;
     for (uint64_t i = 0; i < region_size(p, r->number); i++)
-        if (is_fixed(p, first + i)) {
+        if (pool_space_is_fixed(p, first + i)) {
             bit_set(r->bits, i);
             r->used++;
         }
@@ -117,8 +137,8 @@ int pool_space_init(struct plx_pool *p)
     plx_list_init(&p->loaded);
     plx_list_init(&p->space_waits);
     plx_list_init(&p->limbo);
-    p->regions_max = (p->units + region_units(p) - 1) >> p->region_shift;
-    p->maps.height = (uint8_t)pool_height(p->regions_max, p->unit_shift);
+    p->regions_max = regions_of(p, p->units);
+    p->maps.height = (uint8_t)plx_max_u64(p->maps.height, pool_height(p->regions_max, p->unit_shift));
     p->region = calloc(p->regions_max, sizeof *p->region);
     p->spare = plx_min_u64(plx_max_u64(p->units / 64, 64), 16384);
     p->dirty_max = (uint32_t)plx_min_u64(p->spare / 4, 4096);
@@ -260,7 +280,7 @@ int pool_space_free_ready(struct plx_pool *p, size_t n)
 void pool_space_free(struct plx_pool *p, uint64_t unit)
 {
     const struct pool_region *r = pool_region_find(p, unit >> p->region_shift);
-    if (unit >= p->units || is_fixed(p, unit) || (r && !bit_get(r->bits, unit & (region_units(p) - 1)))) {
+    if (unit >= p->units || pool_space_is_fixed(p, unit) || (r && !bit_get(r->bits, unit & (region_units(p) - 1)))) {
         if (!p->broken)
             plx_error("pool %s: unit %llu, which was to be freed, was never taken: the pool is damaged, and nothing of "
                       "it changes any more",
