@@ -59,6 +59,7 @@ struct plx_pool_info {
     uint32_t unit;      /**< bytes that space is given out in */
     uint32_t cluster;   /**< as it was made */
     uint64_t size;      /**< of the disk, as far as the pool goes */
+    uint64_t beyond;    /**< that the disk has beyond that, for PLX_POOL_GROW */
     uint64_t usable;    /**< that volumes can take of it when there are none */
     uint64_t free;      /**< that they can still take */
     uint64_t set_aside; /**< for thick volumes; not free */
@@ -107,6 +108,7 @@ enum plx_pool_op_kind {
     PLX_POOL_REVERT,   /**< `volume`, which is not open, to what the snapshot `name` is, which it goes back to */
     PLX_POOL_FREEZE,   /**< `volume`, which is not open, is a snapshot from now on */
     PLX_POOL_NAME_IT,  /**< the pool is `name` from now on */
+    PLX_POOL_GROW,     /**< the pool has all of its disk, which has become larger */
 };
 
 /** Something to be done to a pool. Memory of the caller's, who leaves it alone until done is called. */
@@ -117,6 +119,12 @@ struct plx_pool_op {
     uint64_t size;
     bool thick;
     uint8_t uuid[16]; /**< of what is made: zeroes for a random one; it is there when it is done */
+    /**
+     * PLX_POOL_SNAPSHOT: one more, or NULL, of the same instant: whatever order writes to all these volumes had, what
+     * the snapshots have of them is the first ones. All are made, or none; `volume`, `name` and `uuid` of those that
+     * are reached this way are used, and nothing else of them.
+     */
+    struct plx_pool_op *with;
     /** Called on the reactor, or NULL: on a thread of the pool's, which must not be blocked. */
     void (*done)(struct plx_pool_op *op);
     struct plx_reactor *reactor;

@@ -61,6 +61,11 @@ static void status_text(const struct pool_at *at, const struct plx_pool_info *in
     printf("has        %s\nsize       %s\nused       %s\nset aside  %s\nfree       %s\n", text, size, used, aside,
            free);
     printf("full       %s %.1f %%\n", bar, full);
+    if (info->beyond) {
+        char beyond[32];
+        ctl_size((double)info->beyond, beyond, sizeof beyond);
+        printf("the disk has %s more, which \"pollux pool grow\" takes\n", beyond);
+    }
     if (full_mark(full))
         printf("more than %u %% of it is taken: when all is, what needs a place waits a minute, and fails\n",
                full_mark(full));
@@ -81,6 +86,7 @@ static void status_json(const struct pool_at *at, const struct plx_pool_info *in
     json_object_set_new(o, "used", cli_json_number(info->size - info->free - info->set_aside));
     json_object_set_new(o, "set_aside", cli_json_number(info->set_aside));
     json_object_set_new(o, "free", cli_json_number(info->free));
+    json_object_set_new(o, "beyond", cli_json_number(info->beyond));
     json_object_set_new(o, "full_percent", json_integer((json_int_t)full_of(info)));
     json_object_set_new(o, "mark", json_integer(full_mark(full_of(info))));
     json_object_set_new(o, "unit", json_integer(info->unit));
@@ -144,6 +150,20 @@ static int pool_create(const struct pool_command *o, const struct pool_verb *v)
     return pool_put(&at, EXIT_OK);
 }
 
+static int pool_grow(const struct pool_command *o, const struct pool_verb *v)
+{
+    struct plx_pool_op op = {.kind = PLX_POOL_GROW};
+    struct pool_at at;
+    int ret = pool_open_pool(&at, o->words[0], v);
+    if (ret)
+        return ret;
+    ret = plx_pool_do(at.pool, &op);
+    if (ret)
+        return pool_put(&at, cli_fail(pool_status(ret), "%s: %s", at.name, op.err.text));
+    show_status(o, &at);
+    return pool_put(&at, EXIT_OK);
+}
+
 static int pool_remove(const struct pool_command *o, const struct pool_verb *v)
 {
     struct plx_error err;
@@ -173,6 +193,7 @@ static int pool_remove(const struct pool_command *o, const struct pool_verb *v)
 static const struct pool_verb pool_verbs[] = {
     {"create", "[--name NAME] [--cluster SIZE] [--yes] DISK", 1, 1, "ync", "bdev_lvol_create_lvstore", pool_create},
     {"status", "DISK", 1, 1, "", "bdev_lvol_get_lvstores", pool_show},
+    {"grow", "DISK", 1, 1, "", "bdev_lvol_grow_lvstore", pool_grow},
     {"rm", "[--yes] DISK", 1, 1, "y", "bdev_lvol_delete_lvstore", pool_remove},
     {0},
 };
@@ -183,6 +204,8 @@ static void pool_help(void)
          "  Makes a pool of a disk, of which volumes are made then: \"pollux help volume\".\n\n"
          "pollux pool status DISK\n"
          "  Shows what the pool is, and how full; the bar has marks at 80, 90 and 95 %.\n\n"
+         "pollux pool grow DISK\n"
+         "  Gives the pool all of its disk, which has become larger since.\n\n"
          "pollux pool rm [--yes] DISK\n"
          "  Erases the pool, and all volumes with it.\n\n"
          "DISK is any disk that nobody has open: a server that has it is asked by \"pollux ctl\". What is on it is\n"

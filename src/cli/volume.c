@@ -112,17 +112,40 @@ static bool add_shown(void *arg, const struct plx_volume_info *info)
     return true;
 }
 
+/* Takes them. */
+static void show_rows(const struct pool_command *o, json_t *rows)
+{
+    static const char *const heads[] = {"NAME", "SIZE", "WRITTEN", "KIND", "FROM", "CREATED"};
+    if (!o->json) {
+        ctl_print_table(heads, "lrrlll", rows);
+        return;
+    }
+    ctl_print_json(rows);
+    json_decref(rows);
+}
+
+/* Those that operations have made. */
+static void show_snapshots(const struct pool_command *o, const struct pool_at *at, const struct plx_pool_op *ops,
+                           unsigned n)
+{
+    struct shown s = {.rows = json_array(), .json = o->json};
+    for (unsigned i = 0; i < n; i++) {
+        s.only = ops[i].name;
+        plx_pool_each(at->pool, add_shown, &s);
+    }
+    show_rows(o, s.rows);
+}
+
 /* All, or one. */
 static void show_volumes(const struct pool_command *o, const struct pool_at *at, const char *only)
 {
-    static const char *const heads[] = {"NAME", "SIZE", "WRITTEN", "KIND", "FROM", "CREATED"};
     struct shown s = {.rows = json_array(), .only = only, .json = o->json};
     plx_pool_each(at->pool, add_shown, &s);
-    if (!o->json) {
-        ctl_print_table(heads, "lrrlll", s.rows);
+    if (!o->json || !only) {
+        show_rows(o, s.rows);
         return;
     }
-    ctl_print_json(only ? json_array_get(s.rows, 0) : s.rows);
+    ctl_print_json(json_array_get(s.rows, 0));
     json_decref(s.rows);
 }
 
@@ -184,9 +207,36 @@ static int volume_create(const struct pool_command *o, const struct pool_verb *v
     return pool_put(&at, ret);
 }
 
+/* Pairs of words: a volume, and its snapshot; all at one instant. */
 static int volume_snapshot(const struct pool_command *o, const struct pool_verb *v)
 {
-    return run_on_volume(o, v, PLX_POOL_SNAPSHOT);
+    const unsigned n = (o->nwords - 1) / 2;
+    struct plx_volume_info info;
+    struct pool_at at;
+    if (o->nwords % 2 == 0)
+        return cli_fail(EXIT_USAGE, "%s has no name for its snapshot: pollux volume snapshot %s", o->words[2 * n + 1],
+                        v->takes);
+    struct plx_pool_op *ops = calloc(n, sizeof *ops);
+    if (!ops)
+        return cli_fail(EXIT_RUNTIME, "out of memory");
+    int ret = pool_open_pool(&at, o->words[0], v);
+    if (ret) {
+        free(ops);
+        return ret;
+    }
+    for (unsigned i = 0; i < n && !ret; i++) {
+        ops[i] = (struct plx_pool_op){.kind = PLX_POOL_SNAPSHOT,
+                                      .volume = o->words[2 * i + 1],
+                                      .name = o->words[2 * i + 2],
+                                      .with = i + 1 < n ? &ops[i + 1] : NULL};
+        ret = find_volume(&at, ops[i].volume, &info);
+    }
+    if (!ret)
+        ret = change(o, &at, ops, n == 1 ? ops->name : NULL);
+    if (!ret && n > 1)
+        show_snapshots(o, &at, ops, n);
+    free(ops);
+    return pool_put(&at, ret);
 }
 
 static int volume_clone(const struct pool_command *o, const struct pool_verb *v)
@@ -325,7 +375,7 @@ static int volume_remove(const struct pool_command *o, const struct pool_verb *v
 static const struct pool_verb volume_verbs[] = {
     {"ls", "DISK", 1, 1, "", "bdev_lvol_get_lvols", volume_list},
     {"create", "[--thick] DISK NAME SIZE", 3, 3, "t", "bdev_lvol_create", volume_create},
-    {"snapshot", "DISK NAME NEW", 3, 3, "", "bdev_lvol_snapshot", volume_snapshot},
+    {"snapshot", "DISK NAME NEW [NAME NEW]...", 3, UINT_MAX, "", "bdev_lvol_snapshot", volume_snapshot},
     {"clone", "DISK SNAPSHOT NEW", 3, 3, "", "bdev_lvol_clone", volume_clone},
     {"revert", "[--yes] DISK NAME SNAPSHOT", 3, 3, "y", NULL, volume_revert},
     {"resize", "[--yes] DISK NAME SIZE", 3, 3, "y", "bdev_lvol_resize", volume_size},
@@ -336,25 +386,27 @@ static const struct pool_verb volume_verbs[] = {
 
 static void volume_help(void)
 {
-    puts("pollux volume ls DISK\n"
-         "  Lists the volumes and snapshots of the pool on a disk.\n\n"
-         "pollux volume create [--thick] DISK NAME SIZE\n"
-         "  Makes a volume, which is the disk volume:DISK?name=NAME. It takes space as it is written to.\n\n"
-         "pollux volume snapshot DISK NAME NEW\n"
-         "  Keeps what the volume is now, as the snapshot NEW, which can be read as a disk and never changes.\n\n"
-         "pollux volume clone DISK SNAPSHOT NEW\n"
-         "  Makes a volume that begins as the snapshot is.\n\n"
-         "pollux volume revert [--yes] DISK NAME SNAPSHOT\n"
-         "  Makes a volume again what the snapshot is, which must be the one that it goes back to.\n\n"
-         "pollux volume resize [--yes] DISK NAME SIZE\n"
-         "pollux volume rename DISK NAME NEW\n"
-         "pollux volume rm [--yes] DISK NAME...\n\n"
-         "DISK is the disk that the pool is on, which nobody has open: a server that has it is asked by \"pollux\n"
-         "ctl\". NAME can be a UUID. What is lost is named, and asked about, before it is.\n\n"
-         "options:\n"
-         "      --thick    create: with all its space set aside\n"
-         "      --yes      revert, resize, rm: do not ask\n"
-         "      --json     as JSON");
+    puts(
+        "pollux volume ls DISK\n"
+        "  Lists the volumes and snapshots of the pool on a disk.\n\n"
+        "pollux volume create [--thick] DISK NAME SIZE\n"
+        "  Makes a volume, which is the disk volume:DISK?name=NAME. It takes space as it is written to.\n\n"
+        "pollux volume snapshot DISK NAME NEW [NAME NEW]...\n"
+        "  Keeps what the volume is now, as the snapshot NEW, which can be read as a disk and never changes. Those of\n"
+        "  several volumes are of one instant.\n\n"
+        "pollux volume clone DISK SNAPSHOT NEW\n"
+        "  Makes a volume that begins as the snapshot is.\n\n"
+        "pollux volume revert [--yes] DISK NAME SNAPSHOT\n"
+        "  Makes a volume again what the snapshot is, which must be the one that it goes back to.\n\n"
+        "pollux volume resize [--yes] DISK NAME SIZE\n"
+        "pollux volume rename DISK NAME NEW\n"
+        "pollux volume rm [--yes] DISK NAME...\n\n"
+        "DISK is the disk that the pool is on, which nobody has open: a server that has it is asked by \"pollux\n"
+        "ctl\". NAME can be a UUID. What is lost is named, and asked about, before it is.\n\n"
+        "options:\n"
+        "      --thick    create: with all its space set aside\n"
+        "      --yes      revert, resize, rm: do not ask\n"
+        "      --json     as JSON");
 }
 
 static int volume_command(int argc, char **argv)

@@ -17,8 +17,7 @@ enum { NAME_MAX_BYTES = PLX_POOL_NAME - 1 };
 
 /* ---- finding ---- */
 
-/* The store that a call names by its name or its UUID, and not by both; or NULL, and the call has failed. */
-static struct rpc_store *store_of(struct rpc_call *c, const char *uuid_key)
+struct rpc_store *rpc_store_of(struct rpc_call *c, const char *uuid_key)
 {
     const char *text = rpc_str(c, uuid_key), *name = rpc_str(c, "lvs_name");
     struct plx_error err;
@@ -44,11 +43,9 @@ static struct rpc_store *store_of(struct rpc_call *c, const char *uuid_key)
     return found;
 }
 
-/* The volume that a parameter names by its alias, or its UUID; or NULL, and the call has failed. */
-static struct rpc_disk *lvol_of(struct rpc_call *c, const char *key)
+struct rpc_disk *rpc_lvol_named(struct rpc_call *c, const char *name)
 {
     struct plx_error err;
-    const char *name = rpc_str(c, key);
     struct rpc_disk *d = rpc_disk_find(c->rpc, name);
     if (d && d->kind == &rpc_kind_lvol)
         return d;
@@ -58,7 +55,13 @@ static struct rpc_disk *lvol_of(struct rpc_call *c, const char *key)
     return NULL;
 }
 
-static struct rpc_store *store_with(const struct plx_rpc *rpc, const struct rpc_disk *d)
+/* The volume that a parameter names; or NULL, and the call has failed. */
+static struct rpc_disk *lvol_of(struct rpc_call *c, const char *key)
+{
+    return rpc_lvol_named(c, rpc_str(c, key));
+}
+
+struct rpc_store *rpc_store_with(const struct plx_rpc *rpc, const struct rpc_disk *d)
 {
     struct plx_pool_info info;
     plx_pool_get_info(plx_volume_pool(d->bdev), &info);
@@ -125,7 +128,7 @@ static const struct rpc_param params_get_lvstores[] = {
 static void get_lvstores(struct rpc_call *c)
 {
     const bool all = !rpc_str(c, "uuid") && !rpc_str(c, "lvs_name");
-    const struct rpc_store *one = all ? NULL : store_of(c, "uuid");
+    const struct rpc_store *one = all ? NULL : rpc_store_of(c, "uuid");
     if (!all && !one)
         return;
     json_t *out = json_array();
@@ -166,7 +169,7 @@ static bool add_lvol(void *arg, const struct plx_volume_info *v)
 static void get_lvols(struct rpc_call *c)
 {
     const bool all = !rpc_str(c, "lvs_uuid") && !rpc_str(c, "lvs_name");
-    const struct rpc_store *one = all ? NULL : store_of(c, "lvs_uuid");
+    const struct rpc_store *one = all ? NULL : rpc_store_of(c, "lvs_uuid");
     struct listing l = {.out = NULL};
     if (!all && !one)
         return;
@@ -246,7 +249,7 @@ static void lvstore_cleared(struct rpc_call *c)
 
 static void delete_lvstore(struct rpc_call *c)
 {
-    struct rpc_store *s = store_of(c, "uuid");
+    struct rpc_store *s = rpc_store_of(c, "uuid");
     if (!s)
         return;
     struct rpc_clearing *clearing = c->state = malloc(sizeof *clearing);
@@ -350,7 +353,7 @@ static uint64_t size_of(const struct rpc_call *c, struct plx_pool *pool)
 
 static void lvol_create(struct rpc_call *c)
 {
-    struct rpc_store *s = clear_method_ok(c) ? store_of(c, "uuid") : NULL;
+    struct rpc_store *s = clear_method_ok(c) ? rpc_store_of(c, "uuid") : NULL;
     struct lvol_op *o = s ? lvol_op_new(c, PLX_POOL_CREATE, s, NULL, lvol_made) : NULL;
     if (!o)
         return;
@@ -382,7 +385,7 @@ static void begin_named(struct rpc_call *c, enum plx_pool_op_kind kind, const ch
                         void (*over)(struct rpc_call *c, struct lvol_op *o))
 {
     struct rpc_disk *d = lvol_of(c, key);
-    struct lvol_op *o = d ? lvol_op_new(c, kind, store_with(c->rpc, d), d, over) : NULL;
+    struct lvol_op *o = d ? lvol_op_new(c, kind, rpc_store_with(c->rpc, d), d, over) : NULL;
     if (!o)
         return;
     o->op.name = rpc_str(c, name_key);
@@ -533,7 +536,7 @@ static void lvol_resize(struct rpc_call *c)
         rpc_fail_errno(c, -EPERM, &err);
         return;
     }
-    struct lvol_op *o = lvol_op_new(c, PLX_POOL_RESIZE, store_with(c->rpc, d), d, just_done);
+    struct lvol_op *o = lvol_op_new(c, PLX_POOL_RESIZE, rpc_store_with(c->rpc, d), d, just_done);
     if (!o)
         return;
     o->op.size = size_of(c, o->pool);
@@ -559,7 +562,7 @@ static void lvol_set_read_only(struct rpc_call *c)
         rpc_ok(c, NULL);
         return;
     }
-    struct lvol_op *o = lvol_op_new(c, PLX_POOL_FREEZE, store_with(c->rpc, d), d, reopened);
+    struct lvol_op *o = lvol_op_new(c, PLX_POOL_FREEZE, rpc_store_with(c->rpc, d), d, reopened);
     if (o)
         begin_closed(c, d, o);
 }
@@ -574,7 +577,7 @@ static void lvol_closed(struct rpc_call *c)
 static void lvol_delete(struct rpc_call *c)
 {
     struct rpc_disk *d = lvol_of(c, "name");
-    struct lvol_op *o = d ? lvol_op_new(c, PLX_POOL_DELETE, store_with(c->rpc, d), d, just_done) : NULL;
+    struct lvol_op *o = d ? lvol_op_new(c, PLX_POOL_DELETE, rpc_store_with(c->rpc, d), d, just_done) : NULL;
     if (!o)
         return;
     o->clearing = (struct rpc_clearing){.base = d->bdev, .over = lvol_closed};

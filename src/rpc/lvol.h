@@ -28,6 +28,12 @@ extern const struct rpc_disk_kind rpc_kind_lvol;
 
 /* The store on a disk; or NULL. */
 struct rpc_store *rpc_store_on(const struct plx_rpc *rpc, const struct plx_bdev *base);
+/* The store that a call names by its name or its UUID, and not by both; or NULL, and the call has failed. */
+struct rpc_store *rpc_store_of(struct rpc_call *c, const char *uuid_key);
+/* The volume of this alias, or UUID; or NULL, and the call has failed. */
+struct rpc_disk *rpc_lvol_named(struct rpc_call *c, const char *name);
+/* That a volume is in. */
+struct rpc_store *rpc_store_with(const struct plx_rpc *rpc, const struct rpc_disk *d);
 struct rpc_store *rpc_store_named(const struct plx_rpc *rpc, const char *name);
 /* Whether a disk is a volume, or stands on one. */
 bool rpc_is_on_volume(const struct plx_bdev *bdev);

@@ -53,6 +53,9 @@ static void what_it_takes(const struct rpc_param *p, char *out, size_t size)
     case RPC_OBJECT:
         snprintf(out, size, "an object");
         break;
+    case RPC_OBJECTS:
+        snprintf(out, size, "an array of %" PRIu64 " to %" PRIu64 " objects", p->min, p->max);
+        break;
     }
 }
 
@@ -156,6 +159,38 @@ static int check_list(const struct check *k, const struct rpc_param *p, const js
 static json_t *check_members(const struct check *k, const struct rpc_param *members, const json_t *given,
                              const char *what);
 
+static int check_object(const struct check *k, const struct rpc_param *p, json_t **v)
+{
+    if (!json_is_object(*v))
+        return wrong(k, RPC_INTERNAL, p, *v);
+    json_t *checked = check_members(k, p->members, *v, p->name);
+    if (!checked)
+        return -EINVAL;
+    json_decref(*v);
+    *v = checked;
+    return 0;
+}
+
+static int check_objects(const struct check *k, const struct rpc_param *p, json_t **v)
+{
+    const size_t n = json_is_array(*v) ? json_array_size(*v) : 0;
+    if (!json_is_array(*v) || n < p->min || n > p->max)
+        return wrong(k, RPC_INTERNAL, p, *v);
+    json_t *out = json_array();
+    for (size_t i = 0; i < n; i++) {
+        json_t *item = json_incref(json_array_get(*v, i));
+        if (check_object(k, p, &item)) {
+            json_decref(item);
+            json_decref(out);
+            return -EINVAL;
+        }
+        json_array_append_new(out, item);
+    }
+    json_decref(*v);
+    *v = out;
+    return 0;
+}
+
 static int check_value(const struct check *k, const struct rpc_param *p, json_t **v)
 {
     switch (p->type) {
@@ -171,17 +206,12 @@ static int check_value(const struct check *k, const struct rpc_param *p, json_t 
     case RPC_FLAGS:
     case RPC_STRINGS:
         return check_list(k, p, *v);
+    case RPC_OBJECTS:
+        return check_objects(k, p, v);
     case RPC_OBJECT:
         break;
     }
-    if (!json_is_object(*v))
-        return wrong(k, RPC_INTERNAL, p, *v);
-    json_t *checked = check_members(k, p->members, *v, p->name);
-    if (!checked)
-        return -EINVAL;
-    json_decref(*v);
-    *v = checked;
-    return 0;
+    return check_object(k, p, v);
 }
 
 static const struct rpc_param *find_param(const struct rpc_param *members, const char *name)
@@ -273,9 +303,9 @@ json_t *rpc_params_check(const struct rpc_method *m, const json_t *given, int *c
 static json_t *describe_params(const struct rpc_param *members)
 {
     static const char *const types[] = {
-        [RPC_BOOL] = "boolean",  [RPC_UINT] = "number",   [RPC_INT] = "number",
-        [RPC_STRING] = "string", [RPC_UUID] = "uuid",     [RPC_ENUM] = "string",
-        [RPC_FLAGS] = "array",   [RPC_STRINGS] = "array", [RPC_OBJECT] = "object",
+        [RPC_BOOL] = "boolean",  [RPC_UINT] = "number",   [RPC_INT] = "number",  [RPC_STRING] = "string",
+        [RPC_UUID] = "uuid",     [RPC_ENUM] = "string",   [RPC_FLAGS] = "array", [RPC_STRINGS] = "array",
+        [RPC_OBJECT] = "object", [RPC_OBJECTS] = "array",
     };
     json_t *out = json_array();
     for (const struct rpc_param *p = members; p && p->name; p++) {

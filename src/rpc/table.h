@@ -49,6 +49,10 @@
     {                                                                                                                  \
         .name = (n), .type = RPC_OBJECT, .members = (m), .help = (h), ##__VA_ARGS__                                    \
     }
+#define OBJECTS(n, m, h, ...)                                                                                          \
+    {                                                                                                                  \
+        .name = (n), .type = RPC_OBJECTS, .members = (m), .help = (h), ##__VA_ARGS__                                   \
+    }
 /* What methods of the target have in common. */
 #define TARGET ENUM("tgt_name", "nvmf_tgt", "of the target, of which there is one")
 #define REQUIRED .required = true

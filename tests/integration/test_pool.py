@@ -222,7 +222,7 @@ def test_what_is_written_is_kept_by_snapshots_and_got_back(pool, tmp_path):
 
 
 @pytest.mark.parametrize("words,status,sentence", [
-    (("pool",), 2, "takes a verb: create, status or rm"),
+    (("pool",), 2, "takes a verb: create, status, grow or rm"),
     (("volume", "make"), 2, 'there is no verb "make": it is ls, create, snapshot'),
     (("pool", "status"), 2, "a word is missing: pollux pool status DISK"),
     (("pool", "status", "DISK", "b"), 2, '"b" is a word too many'),
@@ -282,7 +282,7 @@ def test_a_disk_that_a_server_has_is_left_alone_and_the_server_is_named(pool):
 
 
 def test_help_names_every_verb():
-    for command, verbs in (("pool", ("create", "status", "rm")),
+    for command, verbs in (("pool", ("create", "status", "grow", "rm")),
                            ("volume", ("ls", "create", "snapshot", "clone", "revert", "resize", "rename", "rm"))):
         text = run("help", command)
         assert text == run(command, "--help")

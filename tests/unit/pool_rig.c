@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "bdev/driver.h"
 #include "reactor/clock.h"
 
 void rig_disk(struct pool_rig *rig, const char *url)
@@ -46,15 +47,36 @@ void rig_pool(struct pool_rig *rig)
         fail_msg("%s", err.text);
 }
 
-void rig_make(struct pool_rig *rig, const char *url, const struct plx_pool_opts *opts)
+static void make_on_disk(struct pool_rig *rig, const struct plx_pool_opts *opts)
 {
     struct plx_error err = {""};
     const struct plx_pool_opts none = {0};
-    rig_disk(rig, url);
     const struct pool_keeper keeper = {rig->reactor, rig_turn};
     if (pool_make_on(rig->disk, &keeper, opts ? opts : &none, &err))
-        fail_msg("%s: %s", url, err.text);
+        fail_msg("%s", err.text);
     rig_pool(rig);
+}
+
+void rig_make(struct pool_rig *rig, const char *url, const struct plx_pool_opts *opts)
+{
+    rig_disk(rig, url);
+    make_on_disk(rig, opts);
+}
+
+void rig_disk_size(struct pool_rig *rig, uint64_t bytes)
+{
+    plx_bdev_resized(rig->disk, bytes / plx_bdev_info(rig->disk)->block_size);
+    while (plx_reactor_poll(rig->reactor)) /* who heard of it has looked at it */
+        ;
+}
+
+void rig_make_small(struct pool_rig *rig, const char *url, const struct plx_pool_opts *opts, uint64_t bytes)
+{
+    rig_disk(rig, url);
+    const uint64_t all = plx_bdev_blocks(rig->disk) * plx_bdev_info(rig->disk)->block_size;
+    rig_disk_size(rig, bytes);
+    make_on_disk(rig, opts);
+    rig_disk_size(rig, all);
 }
 
 void rig_reopen(struct pool_rig *rig)

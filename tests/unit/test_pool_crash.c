@@ -408,12 +408,15 @@ enum code {
     RENAME,
     DELETE_VOLUME,
     REVERT,
+    GROW_POOL,
     CODES
 };
 
 enum { A, OTHERS = 1 }; /* the volume that is written to, and those that come of it */
 
 /* What is tried is kept by what: nothing of what was not flushed, all, or some by chance. */
+enum { POOL_SIZE = 4 << 20, POOL_GROWN = 5 << 20 };
+
 enum keep { NOTHING, EVERYTHING, SOME, KEEPS };
 
 struct workload {
@@ -422,6 +425,7 @@ struct workload {
     unsigned n;
     bool grown, maybe_grown;
     bool maybe_reverted;
+    bool pool_grown, maybe_pool_grown;
     uint8_t reverted[BLOCKS * BLOCK];
 };
 
@@ -589,6 +593,13 @@ static void do_code(struct workload *w, enum code code)
         if (a->there && s)
             revert(w, s);
         break;
+    case GROW_POOL: {
+        struct plx_pool_op op = {.kind = PLX_POOL_GROW};
+        const bool done = run_op(l, &op);
+        w->pool_grown |= done;
+        w->maybe_pool_grown |= !done;
+        break;
+    }
     case CODES:
         break;
     }
@@ -600,6 +611,10 @@ static void workload_known(struct workload *w)
     static uint8_t data[BLOCKS * BLOCK];
     struct vol *a = &w->l.v[A];
     struct life *l = &w->l;
+    struct plx_pool_info info;
+    plx_pool_get_info(l->rig.pool, &info);
+    assert_true(w->pool_grown ? info.size == POOL_GROWN
+                              : info.size == POOL_SIZE || (w->maybe_pool_grown && info.size == POOL_GROWN));
     if (!a->there)
         return;
     if (w->maybe_reverted && find(l, a)) {
@@ -622,7 +637,7 @@ static bool run_workload(const struct workload *what, uint64_t at, enum keep kee
     w.n = what->n;
     memcpy(w.codes, what->codes, sizeof w.codes);
     struct life *l = &w.l;
-    rig_make(&l->rig, "crash:ram:4M", NULL);
+    rig_make_small(&l->rig, "crash:ram:5M", NULL, POOL_SIZE);
     plx_crash_seed(l->rig.disk, at * KEEPS + keep + 1);
     if (keep != SOME)
         plx_crash_choose(l->rig.disk, keep == NOTHING ? keep_none : keep_all, NULL);

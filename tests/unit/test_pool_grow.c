@@ -2,13 +2,12 @@
 /* Pools of any size, and that become larger with their disk. */
 #include "pool_rig.h"
 
-#include "bdev/driver.h"
-
 #include <errno.h>
 #include <pollux/bdev_filter.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 enum { UNIT = 4096, BLOCKS_OF_UNIT = 8, MIB = 1 << 20, REGION = 64 * MIB };
 
@@ -39,7 +38,6 @@ static void test_the_log_ends_before_the_maps_that_follow(void **state)
     struct pool_rig rig;
     struct tu t;
     (void)state;
-    rig_simulate(true);
     rig_make(&rig, "crash:ram:5G", NULL);
     const uint64_t last = rig.pool->log_seq + PAGES;
     rig_create(&rig, "v", (uint64_t)UNITS * UNIT);
@@ -63,7 +61,6 @@ static void test_the_log_ends_before_the_maps_that_follow(void **state)
         check_unit(&t, i, i < n ? i + 7 : i + 1);
     rig_close(&rig, &t);
     rig_end(&rig);
-    rig_simulate(false);
 }
 
 /* Whatever has been used of them. */
@@ -125,14 +122,224 @@ static void test_a_last_region_of_any_length(void **state)
     }
 }
 
+/* ---- larger ---- */
+
+static uint64_t pool_size(const struct pool_rig *rig)
+{
+    struct plx_pool_info info;
+    plx_pool_get_info(rig->pool, &info);
+    return info.size;
+}
+
+/* Takes all there is. @return units */
+static uint64_t fill(struct tu *t, uint64_t from)
+{
+    uint64_t word[64] = {from}, n = from;
+    for (; !tu_io(t, PLX_BDEV_WRITE, n * BLOCKS_OF_UNIT, 1, word); word[0] = ++n)
+        ;
+    return n;
+}
+
+static void check_filled(struct tu *t, uint64_t units)
+{
+    uint64_t word[64];
+    for (uint64_t i = 0; i < units; i++) {
+        assert_int_equal(tu_io(t, PLX_BDEV_READ, i * BLOCKS_OF_UNIT, 1, word), 0);
+        assert_int_equal(word[0], i);
+    }
+}
+
+/* Within a region, to several, and from where none is loaded: each time what is new can be filled. */
+static void test_a_full_pool_grows_and_is_filled(void **state)
+{
+    static const uint64_t sizes[] = {5 * MIB, 5 * MIB + 4096, 63 * MIB, REGION + 12288, 3 * REGION + MIB};
+    struct pool_rig rig;
+    struct tu t;
+    uint64_t units = 0, before;
+    (void)state;
+    rig_make_small(&rig, "ram:256M", NULL, 4 * MIB);
+    rig_create(&rig, "v", 256 * MIB);
+    for (unsigned i = 0; i <= PLX_ARRAY_SIZE(sizes); i++) {
+        rig.pool->full_wait_ns = 0;
+        rig_open(&rig, "v", &t);
+        before = units;
+        units = fill(&t, units);
+        assert_true(units > before || (i && sizes[i - 1] - pool_size(&rig) < 4096) || i == 2);
+        check_filled(&t, units);
+        rig_close(&rig, &t);
+        rig_settle(&rig);
+        rig_check(&rig);
+        if (i % 2)
+            rig_reopen(&rig);
+        if (i == PLX_ARRAY_SIZE(sizes))
+            break;
+        rig_disk_size(&rig, sizes[i]);
+        rig_do(&rig, PLX_POOL_GROW, NULL, NULL, 0);
+        assert_int_equal(pool_size(&rig), sizes[i]);
+        rig_do(&rig, PLX_POOL_GROW, NULL, NULL, 0); /* there is no more */
+        assert_int_equal(pool_size(&rig), sizes[i]);
+    }
+    rig_end(&rig);
+}
+
+/* The tree of maps becomes higher twice. */
+static void test_from_megabytes_to_terabytes(void **state)
+{
+    static const uint64_t sizes[] = {(uint64_t)17 << 30, (uint64_t)5 << 40};
+    struct pool_rig rig;
+    struct tu t;
+    (void)state;
+    assert_int_equal(truncate(tu_path, (off_t)sizes[1]), 0);
+    rig_make_small(&rig, tu_path, NULL, 64 * MIB);
+    rig_create(&rig, "v", 200 * MIB);
+    for (unsigned i = 0; i < 2; i++) {
+        const unsigned height = rig.pool->maps.height;
+        rig_disk_size(&rig, sizes[i]);
+        if (i)
+            rig_reopen(&rig);
+        rig_do(&rig, PLX_POOL_GROW, NULL, NULL, 0);
+        assert_int_equal(pool_size(&rig), sizes[i]);
+        assert_true(rig.pool->maps.height > height);
+        rig_open(&rig, "v", &t);
+        for (uint64_t n = 0; n < 40000; n++)
+            write_unit(&t, n, n * (i + 1));
+        rig_close(&rig, &t);
+        rig_reopen(&rig);
+        rig_open(&rig, "v", &t);
+        for (uint64_t n = 0; n < 40000; n += 50)
+            check_unit(&t, n, n * (i + 1));
+        rig_close(&rig, &t);
+    }
+    rig_end(&rig);
+}
+
+/* What waits for space gets it. */
+static void test_grows_under_writes(void **state)
+{
+    enum { DEPTH = 16 };
+    static struct tu_req q[DEPTH];
+    struct pool_rig rig;
+    struct plx_pool_op op = {.kind = PLX_POOL_GROW};
+    struct tu t;
+    uint8_t *data = tu_pattern(UNIT, 3);
+    uint64_t done_at[DEPTH] = {0}, written = 0;
+    bool grown = true;
+    (void)state;
+    rig_make_small(&rig, "ram:64M", NULL, 4 * MIB);
+    rig_create(&rig, "v", 48 * MIB);
+    rig_open(&rig, "v", &t);
+    for (unsigned i = 0; i < DEPTH; i++)
+        tu_req_init(&q[i]);
+    for (uint64_t bytes = 5 * MIB; written < 40 * MIB / UNIT;) {
+        for (unsigned i = 0; i < DEPTH; i++) {
+            if (done_at[i] && !q[i].done)
+                continue;
+            if (done_at[i])
+                assert_int_equal(q[i].req->status, 0);
+            if (written < 40 * MIB / UNIT) {
+                done_at[i] = ++written;
+                tu_start(&t, &q[i], PLX_BDEV_WRITE, (written - 1) * BLOCKS_OF_UNIT, BLOCKS_OF_UNIT, data);
+            }
+        }
+        if (grown && bytes <= 64 * MIB) {
+            rig_disk_size(&rig, bytes);
+            rig_begin(&rig, &op, &grown);
+            bytes += MIB;
+        }
+        plx_reactor_poll(rig.reactor);
+    }
+    for (unsigned i = 0; i < DEPTH; i++) {
+        while (!q[i].done)
+            rig_turn(rig.reactor);
+        assert_int_equal(q[i].req->status, 0);
+        tu_req_free(&q[i]);
+    }
+    while (!grown)
+        rig_turn(rig.reactor);
+    rig_close(&rig, &t);
+    rig_settle(&rig);
+    rig_check(&rig);
+    rig_end(&rig);
+    free(data);
+}
+
+/* ---- smaller ---- */
+
+static void test_a_disk_that_is_smaller_than_its_pool(void **state)
+{
+    struct pool_rig rig;
+    struct plx_error err = {""};
+    struct plx_pool_op op = {.kind = PLX_POOL_GROW};
+    struct plx_pool *p;
+    struct tu t;
+    bool done;
+    uint8_t *before = malloc(64 * MIB), *after = malloc(64 * MIB), *data = tu_pattern(UNIT, 3);
+    (void)state;
+    rig_make(&rig, "ram:64M", NULL);
+    const struct pool_keeper keeper = {rig.reactor, rig_turn};
+    rig_create(&rig, "v", 1 * MIB);
+    rig_open(&rig, "v", &t);
+    write_unit(&t, 0, 7);
+    assert_int_equal(tu_io(&t, PLX_BDEV_FLUSH, 0, 0, NULL), 0);
+    rig_disk_size(&rig, 63 * MIB);
+    struct tu disk = {.bdev = rig.disk, .reactor = rig.reactor, .info = plx_bdev_info(rig.disk)};
+    assert_int_equal(plx_bdev_channel_get(rig.disk, rig.reactor, &disk.ch), 0);
+    for (unsigned i = 0; i < 62; i++)
+        assert_int_equal(tu_io(&disk, PLX_BDEV_READ, (uint64_t)i * 2048, 2048, before + (size_t)i * MIB), 0);
+    check_unit(&t, 0, 7);
+    assert_int_not_equal(tu_io(&t, PLX_BDEV_WRITE, 8, 8, data), 0);
+    rig_begin(&rig, &op, &done);
+    while (!done)
+        rig_turn(rig.reactor);
+    assert_int_equal(op.result, -EROFS);
+    struct plx_pool_info info;
+    plx_pool_get_info(rig.pool, &info);
+    assert_int_equal(info.broken, PLX_SC_LBA_OUT_OF_RANGE);
+    rig_close(&rig, &t);
+    pool_close_on(rig.pool);
+    assert_int_equal(pool_open_on(rig.disk, &keeper, &p, &err), -EINVAL);
+    assert_non_null(strstr(err.text, "it has become smaller"));
+    for (unsigned i = 0; i < 62; i++)
+        assert_int_equal(tu_io(&disk, PLX_BDEV_READ, (uint64_t)i * 2048, 2048, after + (size_t)i * MIB), 0);
+    assert_memory_equal(before, after, 62 * MIB);
+    plx_bdev_channel_put(disk.ch);
+    rig_disk_size(&rig, 64 * MIB);
+    rig_pool(&rig);
+    rig_open(&rig, "v", &t);
+    check_unit(&t, 0, 7);
+    rig_close(&rig, &t);
+    rig_end(&rig);
+    free(before);
+    free(after);
+    free(data);
+}
+
+static int simulate(void **state)
+{
+    (void)state;
+    rig_simulate(true);
+    return 0;
+}
+
+static int in_real_time(void **state)
+{
+    (void)state;
+    rig_simulate(false);
+    return 0;
+}
+
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_the_log_ends_before_the_maps_that_follow),
         cmocka_unit_test(test_logs_that_were_too_long_become_shorter),
         cmocka_unit_test(test_a_last_region_of_any_length),
+        cmocka_unit_test(test_a_full_pool_grows_and_is_filled),
+        cmocka_unit_test_setup_teardown(test_from_megabytes_to_terabytes, tu_make_file, tu_remove_file),
+        cmocka_unit_test(test_grows_under_writes),
+        cmocka_unit_test(test_a_disk_that_is_smaller_than_its_pool),
     };
     if (argc > 1)
         cmocka_set_test_filter(argv[1]);
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    return cmocka_run_group_tests(tests, simulate, in_real_time);
 }

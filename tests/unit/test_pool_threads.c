@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
  * A pool with a keeper of its own, and two reactors that write to the same volume, each to its own blocks, while
- * snapshots of it are made, read and deleted.
+ * snapshots of it are made, read and deleted; and to two volumes, in order, of which there are snapshots of one
+ * instant.
  */
 #include <errno.h>
 #include <pollux/pool.h>
@@ -140,10 +141,138 @@ static void test_two_reactors_and_a_keeper(void **state)
     free(out);
 }
 
+/* ---- several volumes at one instant ---- */
+
+enum { HOSTS = 2, SLOTS = 8, GROUPS = 60 };
+
+/* Counts: writes each number to the first volume, then to the second. */
+struct host {
+    struct plx_bdev *v[2];
+    unsigned which;
+    uint64_t count;
+    _Atomic bool *go_on;
+};
+
+static uint64_t slot_lba(unsigned which, uint64_t number)
+{
+    return (which * SLOTS + number % SLOTS) * 8;
+}
+
+static void *host_run(void *arg)
+{
+    struct host *h = arg;
+    struct tu t[2];
+    uint64_t data[4096 / 8];
+    tu_join(&t[0], h->v[0]);
+    t[1] = t[0];
+    t[1].bdev = h->v[1];
+    assert_int_equal(plx_bdev_channel_get(h->v[1], t[0].reactor, &t[1].ch), 0);
+    while (*h->go_on) {
+        h->count++;
+        for (unsigned i = 0; i < 4096 / 8; i++)
+            data[i] = h->count;
+        for (unsigned i = 0; i < 2; i++) {
+            const uint64_t lba = slot_lba(h->which, h->count);
+            if (h->count % 5 == 0)
+                assert_int_equal(io(&t[i], PLX_BDEV_UNMAP, lba, 8, NULL), 0);
+            assert_int_equal(io(&t[i], PLX_BDEV_WRITE, lba, h->count % 3 ? 1 : 8, data), 0);
+        }
+    }
+    plx_bdev_channel_put(t[1].ch);
+    tu_leave(&t[0]);
+    return NULL;
+}
+
+/* @return the last number that a host wrote to this snapshot; all those of before it are there */
+static uint64_t last_number(const char *snapshot, unsigned which)
+{
+    struct tu t;
+    char url[64];
+    uint64_t words[SLOTS], last = 0, data[512 / 8];
+    snprintf(url, sizeof url, "volume:base?name=%s", snapshot);
+    tu_open(&t, url);
+    for (unsigned i = 0; i < SLOTS; i++) {
+        assert_int_equal(io(&t, PLX_BDEV_READ, slot_lba(which, i), 1, data), 0);
+        words[i] = data[0];
+        last = words[i] > last ? words[i] : last;
+    }
+    tu_close(&t);
+    for (uint64_t n = last > SLOTS ? last - SLOTS + 1 : 1; n <= last; n++)
+        if (words[n % SLOTS] != n && !(n == last - SLOTS + 1 && !words[n % SLOTS])) /* it was just discarded */
+            fail_msg("%s: host %u wrote %llu and then %llu, and there is %llu", snapshot, which, (unsigned long long)n,
+                     (unsigned long long)last, (unsigned long long)words[n % SLOTS]);
+    return last;
+}
+
+static void group_snapshot(struct plx_pool *pool, unsigned i, char names[2][16])
+{
+    struct plx_pool_op ops[2] = {{.kind = PLX_POOL_SNAPSHOT, .volume = "a", .name = names[0], .with = &ops[1]},
+                                 {.volume = "b", .name = names[1]}};
+    for (unsigned k = 0; k < 2; k++)
+        snprintf(names[k], 16, "%c%u", 'x' + (int)k, i);
+    if (i % 2) { /* whichever is first */
+        ops[0].volume = "b";
+        ops[1].volume = "a";
+        ops[0].name = names[1];
+        ops[1].name = names[0];
+    }
+    if (plx_pool_do(pool, ops))
+        fail_msg("%s", ops[0].err.text);
+}
+
+static void test_snapshots_of_one_instant_have_writes_in_their_order(void **state)
+{
+    static struct host h[HOSTS];
+    struct plx_error err = {""};
+    struct plx_bdev *disk, *v[2];
+    struct plx_pool *pool;
+    pthread_t threads[HOSTS];
+    _Atomic bool go_on = true;
+    uint64_t first = 0, last = 0, apart = 0;
+    (void)state;
+    assert_int_equal(plx_bdev_open_as("ram:64M", "base", &disk, &err), 0);
+    assert_int_equal(plx_pool_make(disk, &(struct plx_pool_opts){0}, &err), 0);
+    assert_int_equal(plx_pool_open(disk, &pool, &err), 0);
+    pool_do(pool, PLX_POOL_CREATE, NULL, "a");
+    pool_do(pool, PLX_POOL_CREATE, NULL, "b");
+    assert_int_equal(plx_bdev_open("volume:base?name=a", &v[0], &err), 0);
+    assert_int_equal(plx_bdev_open("volume:base?name=b", &v[1], &err), 0);
+    for (unsigned i = 0; i < HOSTS; i++) {
+        h[i] = (struct host){{v[0], v[1]}, i, 0, &go_on};
+        assert_int_equal(pthread_create(&threads[i], NULL, host_run, &h[i]), 0);
+    }
+    for (unsigned i = 0; i < GROUPS; i++) {
+        char names[2][16];
+        group_snapshot(pool, i, names);
+        for (unsigned k = 0; k < HOSTS; k++) {
+            const uint64_t in_a = last_number(names[0], k), in_b = last_number(names[1], k);
+            if (in_b > in_a || in_a > in_b + 1)
+                fail_msg("host %u wrote %llu to a before %llu to b", k, (unsigned long long)in_a,
+                         (unsigned long long)in_b);
+            apart += in_a != in_b;
+            first = i ? first : in_a;
+            last = in_a;
+        }
+        pool_do(pool, PLX_POOL_DELETE, names[i % 2], NULL);
+        pool_do(pool, PLX_POOL_DELETE, names[!(i % 2)], NULL);
+    }
+    go_on = false;
+    for (unsigned i = 0; i < HOSTS; i++)
+        pthread_join(threads[i], NULL);
+    print_message("%llu writes, %llu of %d snapshots between two\n", (unsigned long long)(h[0].count + h[1].count),
+                  (unsigned long long)apart, GROUPS * HOSTS);
+    assert_true(last > first);
+    assert_int_equal(plx_bdev_close(v[0]), 0);
+    assert_int_equal(plx_bdev_close(v[1]), 0);
+    assert_int_equal(plx_pool_close(pool), 0);
+    assert_int_equal(plx_bdev_close(disk), 0);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_two_reactors_and_a_keeper),
+        cmocka_unit_test(test_snapshots_of_one_instant_have_writes_in_their_order),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -35,11 +35,13 @@ static const struct rpc_param params[] = {
 };
 static const struct rpc_param strict[] = {TEXT("name", "a text", REQUIRED), END};
 static const struct rpc_param defaults[] = {OBJECT("object", members, "an object", INIT("{\"inner\": \"x\"}")), END};
+static const struct rpc_param several[] = {OBJECTS("all", members, "some objects", LIMITS(1, 2)), END};
 
 static const struct rpc_method method = {.name = "method", .help = "Does it.", .params = params};
 static const struct rpc_method own_code = {.name = "own", .params = params, .bad = RPC_INVALID_PARAMS};
 static const struct rpc_method needs = {.name = "needs", .params = strict};
 static const struct rpc_method completes = {.name = "completes", .params = defaults};
+static const struct rpc_method pairs = {.name = "pairs", .params = several};
 static const struct rpc_method takes_none = {.name = "none"};
 
 static json_t *checked(const struct rpc_method *m, const char *given, int *code, struct plx_error *err)
@@ -176,6 +178,19 @@ static void what_is_beyond_a_limit_has_the_code_of_the_method(void **state)
     refused(&own_code, "{\"u16\": 65536}", RPC_INTERNAL, "from 2 to 1024");
 }
 
+static void arrays_of_objects_are_checked_one_by_one(void **state)
+{
+    (void)state;
+    taken(&pairs, "{\"all\": [{\"inner\": \"x\"}, {\"inner\": \"y\", \"depth\": 4}]}",
+          "{\"all\": [{\"inner\": \"x\", \"depth\": 3}, {\"inner\": \"y\", \"depth\": 4}]}");
+    refused(&pairs, "{\"all\": []}", RPC_INTERNAL, "an array of 1 to 2 objects");
+    refused(&pairs, "{\"all\": [{\"inner\": \"\"}, {\"inner\": \"\"}, {\"inner\": \"\"}]}", RPC_INTERNAL,
+            "1 to 2 objects");
+    refused(&pairs, "{\"all\": {\"inner\": \"x\"}}", RPC_INTERNAL, "an array of 1 to 2 objects");
+    refused(&pairs, "{\"all\": [1]}", RPC_INTERNAL, "all is 1");
+    refused(&pairs, "{\"all\": [{\"inner\": \"x\"}, {\"depth\": 4}]}", RPC_INTERNAL, "inner is missing: all takes it");
+}
+
 static void names_are_told(void **state)
 {
     (void)state;
@@ -233,7 +248,8 @@ static void check_param(const char *where, const struct rpc_param *p)
     if (!p->help || !p->help[0])
         fail_msg("%s: %s has no help", where, p->name);
     assert_true((p->type == RPC_ENUM || p->type == RPC_FLAGS) == (p->values != NULL));
-    assert_true((p->type == RPC_OBJECT) == (p->members != NULL));
+    assert_true((p->type == RPC_OBJECT || p->type == RPC_OBJECTS) == (p->members != NULL));
+    assert_true(p->type != RPC_OBJECTS || p->max);
     assert_true(p->max == 0 || p->min <= p->max);
     assert_false(p->required && p->init);
     json_t *init = p->init ? json_loads(p->init, JSON_DECODE_ANY, NULL) : NULL;
@@ -292,6 +308,7 @@ int main(void)
         cmocka_unit_test(whole_numbers_may_be_written_with_a_point),
         cmocka_unit_test(another_type_is_refused_by_the_code_that_clients_know),
         cmocka_unit_test(what_is_beyond_a_limit_has_the_code_of_the_method),
+        cmocka_unit_test(arrays_of_objects_are_checked_one_by_one),
         cmocka_unit_test(names_are_told),
         cmocka_unit_test(long_names_and_values_are_cut_off),
         cmocka_unit_test(tables_are_described),

@@ -117,10 +117,11 @@ void pool_root_image(const struct plx_pool *p, struct pool_root *r)
     memcpy(r->magic, POOL_MAGIC, sizeof r->magic);
     r->version = plx_put32(POOL_VERSION);
     memcpy(r->uuid, p->uuid, sizeof r->uuid);
-    r->units = plx_put64(p->units);
+    const uint64_t units = p->units_next ? p->units_next : p->units;
+    r->units = plx_put64(units);
     r->log_units = plx_put64(p->log_units);
     r->regions = plx_put64(p->regions);
-    r->used = plx_put64(pool_space_used(p));
+    r->used = plx_put64(pool_space_used(p) + pool_units_fixed(p, units) - pool_space_fixed(p));
     r->created = plx_put64(p->created);
     r->instant = plx_put32(p->instant);
     r->slots = plx_put32(p->slots);
@@ -348,6 +349,11 @@ static bool checkpoint_next(struct pool_checkpoint *c)
 {
     struct plx_pool *p = c->pool;
     const bool cached = plx_bdev_info(p->disk)->write_cache;
+    if (p->broken && c->step < STEP_ROOT) { /* since it began */
+        c->failed = p->broken;
+        c->came = true;
+        return true;
+    }
     switch (c->step) {
     case STEP_NODES:
         if (write_nodes(c))

@@ -17,9 +17,11 @@
 struct plx_pool_work {
     struct plx_pool *pool;
     struct plx_pool_op *op;
+    struct plx_pool_work *with; /* another snapshot, of op->with */
     struct pool_wait wait;
     struct pool_apply apply;
     struct pool_volume *v, *made;
+    bool applied;
     uint64_t cut; /* PLX_POOL_RESIZE: where to go on unmapping */
     bool bars;    /* v is not opened meanwhile */
 };
@@ -233,10 +235,9 @@ static void apply_create(struct plx_pool_work *w)
     w->made->state = POOL_VOLUME;
 }
 
-static int op_snapshot(struct plx_pool_work *w, struct pool_try *t)
+static int snapshot_one(struct plx_pool_work *w)
 {
     struct plx_pool *p = w->pool;
-    (void)t;
     w->v = w->op->volume ? pool_volume_find(p, w->op->volume) : NULL;
     if (!w->v)
         return fail_name(w->op, w->op->volume);
@@ -249,7 +250,43 @@ static int op_snapshot(struct plx_pool_work *w, struct pool_try *t)
     return ret;
 }
 
-static void apply_snapshot(struct plx_pool_work *w)
+static void with_free(struct plx_pool_work *w, bool undo)
+{
+    for (struct plx_pool_work *each = w, *next; each; each = next) {
+        next = each->with;
+        if (undo && each->made) {
+            w->pool->volume[each->made->number] = NULL;
+            free(each->made);
+        }
+        if (each != w)
+            free(each);
+    }
+    w->with = NULL;
+}
+
+/* All of them, or none. */
+static int op_snapshot(struct plx_pool_work *w, struct pool_try *t)
+{
+    int ret = snapshot_one(w);
+    (void)t;
+    for (struct plx_pool_work *last = w; !ret && last->op->with; last = last->with) {
+        struct plx_pool_work *one = last->with = calloc(1, sizeof *one);
+        if (!one) {
+            ret = -ENOMEM;
+            break;
+        }
+        one->pool = w->pool;
+        one->op = last->op->with;
+        ret = snapshot_one(one);
+        if (ret)
+            w->op->err = one->op->err;
+    }
+    if (ret)
+        with_free(w, true);
+    return ret;
+}
+
+static void apply_snapshot_one(struct plx_pool_work *w)
 {
     struct plx_pool *p = w->pool;
     struct pool_volume *v = w->v, *s = w->made;
@@ -266,6 +303,12 @@ static void apply_snapshot(struct plx_pool_work *w)
     s->instant = p->instant++;
     v->parent = s;
     v->settling++;
+}
+
+static void apply_snapshot(struct plx_pool_work *w)
+{
+    for (; w; w = w->with)
+        apply_snapshot_one(w);
 }
 
 static int op_clone(struct plx_pool_work *w, struct pool_try *t)
@@ -462,6 +505,11 @@ static void apply_resize(struct plx_pool_work *w)
     w->v->size = w->cut;
 }
 
+static int op_grow(struct plx_pool_work *w, struct pool_try *t)
+{
+    return pool_grow_try(w->pool, t, &w->op->err);
+}
+
 /* ---- how it goes ---- */
 
 static const struct op_kind {
@@ -477,6 +525,7 @@ static const struct op_kind {
     [PLX_POOL_REVERT] = {op_revert, apply_revert},
     [PLX_POOL_FREEZE] = {op_freeze, apply_freeze},
     [PLX_POOL_NAME_IT] = {op_name_it, apply_name_it},
+    [PLX_POOL_GROW] = {op_grow, NULL},
 };
 
 static void op_told(struct plx_msg *msg)
@@ -499,6 +548,7 @@ static void op_apply(struct plx_pool *p, struct pool_apply *a)
 {
     struct plx_pool_work *w = plx_container_of(a, struct plx_pool_work, apply);
     (void)p;
+    w->applied = true;
     if (op_kinds[w->op->kind].apply)
         op_kinds[w->op->kind].apply(w);
 }
@@ -507,9 +557,13 @@ static void op_applied(struct plx_pool *p, struct pool_apply *a, uint16_t status
 {
     struct plx_pool_work *w = plx_container_of(a, struct plx_pool_work, apply);
     if (w->op->kind == PLX_POOL_SNAPSHOT) {
-        w->v->settling--;
+        for (struct plx_pool_work *each = w->applied ? w : NULL; each; each = each->with)
+            each->v->settling--;
+        with_free(w, false);
         pool_wake(&p->busy_waits, 0);
     }
+    if (w->op->kind == PLX_POOL_GROW)
+        pool_grow_over(p, !status);
     if (!status && w->op->kind == PLX_POOL_RESIZE) {
         pool_disk_resized(w->v);
         plx_list_add_tail(&p->late, &a->link);
@@ -633,6 +687,7 @@ void plx_pool_get_info(struct plx_pool *p, struct plx_pool_info *out)
         .unit = 1U << p->unit_shift,
         .cluster = p->cluster,
         .size = p->units << p->unit_shift,
+        .beyond = pool_grow_room(p) << p->unit_shift,
         .usable = never < p->units ? (p->units - never) << p->unit_shift : 0,
         .free = pool_space_room(p) << p->unit_shift,
         .set_aside = p->set_aside << p->unit_shift,

@@ -136,6 +136,8 @@ static void keeper_look(struct plx_msg *msg)
         pool_unlock(p);
         pool_disks_tell(p);
     }
+    if (atomic_exchange(&p->disk_resized, false))
+        pool_size_look(p);
     pool_checkpoint_serve(p);
     pool_jobs_serve(p);
     if (atomic_load(&p->changed) && !p->timer.set && !p->timer_busy && !p->closing)
@@ -177,9 +179,7 @@ static void pool_disk_event(void *arg, struct plx_bdev *disk, enum plx_bdev_even
 {
     (void)disk;
     struct plx_pool *p = arg;
-    if (what != PLX_BDEV_GONE)
-        return;
-    atomic_store(&p->disk_gone, true);
+    atomic_store(what == PLX_BDEV_GONE ? &p->disk_gone : &p->disk_resized, true);
     pool_kick(p);
 }
 
@@ -558,6 +558,7 @@ int pool_open_on(struct plx_bdev *disk, const struct pool_keeper *keeper, struct
         return ret;
     }
     p->refs = 1;
+    pool_size_look(p);
     pool_jobs_begin(p);
     *out = p;
     return 0;

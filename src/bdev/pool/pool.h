@@ -177,7 +177,8 @@ struct plx_pool {
     unsigned unit_shift, fan_shift, region_shift, block_shift; /* of the disk */
     uint64_t log_units;
 
-    uint64_t units; /* of the pool */
+    uint64_t units;      /* of the pool */
+    uint64_t units_next; /* that the next root says, and that are there when it is on the disk; or 0 */
     uint64_t generation;
     uint32_t instant;
     uint16_t broken; /* why nothing can be kept any more: an NVMe status; or 0 */
@@ -195,6 +196,7 @@ struct plx_pool {
     struct pool_region **region; /* by number; NULL when it is not in memory */
     uint64_t regions;            /* that there are */
     uint64_t regions_max;        /* that there can be */
+    uint64_t regions_room;       /* of `region` */
     struct plx_list loaded;
     uint64_t ready;             /* free units of regions in memory */
     uint64_t used;              /* units that are not free */
@@ -248,7 +250,8 @@ struct plx_pool {
     bool jobs_busy; /* job_wait waits */
     struct plx_msg kick;
     _Atomic bool kicked;
-    _Atomic bool disk_gone; /* which volumes have not been told */
+    _Atomic bool disk_gone;    /* which volumes have not been told */
+    _Atomic bool disk_resized; /* which has not been looked at */
 
     struct plx_msg close_msg;
     struct pool_wait close_wait;
@@ -395,6 +398,9 @@ uint64_t pool_units_fixed(const struct plx_pool *p, uint64_t units);
 uint64_t pool_units_trim(const struct plx_pool *p, uint64_t units);
 /* The longest log: it ends with the first region, as the next one's maps follow. */
 uint64_t pool_log_units_max(const struct plx_pool *p);
+/* What a pool of so many units needs before it is that; and it is that. @return 0, POOL_AGAIN, -errno */
+int pool_space_grow_ready(struct plx_pool *p, struct pool_try *t, uint64_t units);
+void pool_space_grow(struct plx_pool *p, uint64_t units);
 /*
  * For checkpoints, in this order: what was freed becomes `freeing`, and there is memory for the maps of dirty regions.
  * @return 0; POOL_AGAIN; -errno
@@ -505,6 +511,17 @@ bool pool_name_ok(const char *name);
 struct pool_volume *pool_volume_find_uuid(struct plx_pool *p, const uint8_t uuid[16]);
 /* All have been read: who goes back to whom. */
 int pool_volumes_link(struct plx_pool *p, struct plx_error *err);
+
+/* ---- grow.c; under the lock ---- */
+
+/* Sees to it that the next root has all of the disk in the pool. @return 0, POOL_AGAIN, or -errno with err filled */
+int pool_grow_try(struct plx_pool *p, struct pool_try *t, struct plx_error *err);
+/* That root is on the disk, or is not. */
+void pool_grow_over(struct plx_pool *p, bool done);
+/* Units that it would take. */
+uint64_t pool_grow_room(const struct plx_pool *p);
+/* The disk may have another size. Without the lock. */
+void pool_size_look(struct plx_pool *p);
 
 /* ---- job.c: what is being freed ---- */
 

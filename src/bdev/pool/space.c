@@ -132,6 +132,13 @@ static int region_open(struct plx_pool *p)
     return 0;
 }
 
+/* How much is kept for nodes, and how much of them a checkpoint should have. */
+static void space_limits(struct plx_pool *p)
+{
+    p->spare = plx_min_u64(plx_max_u64(p->units / 64, 64), 16384);
+    p->dirty_max = (uint32_t)plx_min_u64(p->spare / 4, 4096);
+}
+
 int pool_space_init(struct plx_pool *p)
 {
     plx_list_init(&p->loaded);
@@ -140,8 +147,8 @@ int pool_space_init(struct plx_pool *p)
     p->regions_max = regions_of(p, p->units);
     p->maps.height = (uint8_t)plx_max_u64(p->maps.height, pool_height(p->regions_max, p->unit_shift));
     p->region = calloc(p->regions_max, sizeof *p->region);
-    p->spare = plx_min_u64(plx_max_u64(p->units / 64, 64), 16384);
-    p->dirty_max = (uint32_t)plx_min_u64(p->spare / 4, 4096);
+    p->regions_room = p->regions_max;
+    space_limits(p);
     return p->region ? 0 : -ENOMEM;
 }
 
@@ -153,6 +160,43 @@ void pool_space_destroy(struct plx_pool *p)
     free(p->region);
     free(p->freed.units);
     free(p->freeing.units);
+}
+
+/* ---- more of them ---- */
+
+int pool_space_grow_ready(struct plx_pool *p, struct pool_try *t, uint64_t units)
+{
+    const uint64_t regions = regions_of(p, units);
+    if (regions > p->regions_room) {
+        struct pool_region **all = calloc(regions, sizeof *all);
+        if (!all)
+            return -ENOMEM;
+        memcpy(all, p->region, p->regions_max * sizeof *all);
+        free(p->region);
+        p->region = all;
+        p->regions_room = regions;
+    }
+    return pool_tree_raise(p, t, &p->maps, pool_height(regions, p->unit_shift));
+}
+
+void pool_space_grow(struct plx_pool *p, uint64_t units)
+{
+    const uint64_t was = p->units, number = (was - 1) >> p->region_shift;
+    struct pool_region *r = pool_region_find(p, number);
+    p->used += pool_units_fixed(p, units) - pool_units_fixed(p, was);
+    p->units = units;
+    p->regions_max = regions_of(p, units);
+    space_limits(p);
+    if (r) { /* the last one was short */
+        const uint64_t first = number << p->region_shift, size = region_size(p, number);
+        p->ready += size - (was - first);
+        for (uint64_t i = was - first; i < size; i++)
+            if (bit_get(r->bits, i)) { /* in a map that is damaged */
+                r->used++;
+                p->ready--;
+            }
+    }
+    pool_wake(&p->space_waits, 0);
 }
 
 /* ---- taking ---- */
