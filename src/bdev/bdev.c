@@ -582,17 +582,10 @@ static __attribute__((noinline)) void submit_gated(struct plx_bdev_channel *ch, 
         ch->bdev->submit(ch, req);
 }
 
-void plx_bdev_submit(struct plx_bdev_channel *ch, struct plx_bdev_req *req)
+/* Those that are. */
+static inline void submit_plain(struct plx_bdev_channel *ch, struct plx_bdev_req *req, uint8_t op, uint32_t nlb)
 {
     const struct plx_bdev *bdev = ch->bdev;
-    const uint8_t op = req->op;
-    const uint32_t nlb = req->nlb;
-    plx_assert_here(ch->reactor);
-    req->ch = ch;
-    if (plx_unlikely(!is_plain(bdev, req, op, nlb))) {
-        submit_odd(ch, req);
-        return;
-    }
     plx_stat_count(ch, op, nlb);
     if (!bdev->tracked) {
         req->kept = 0;
@@ -604,6 +597,33 @@ void plx_bdev_submit(struct plx_bdev_channel *ch, struct plx_bdev_req *req)
         }
     }
     bdev->submit(ch, req);
+}
+
+void plx_bdev_submit(struct plx_bdev_channel *ch, struct plx_bdev_req *req)
+{
+    const uint8_t op = req->op;
+    const uint32_t nlb = req->nlb;
+    plx_assert_here(ch->reactor);
+    req->ch = ch;
+    if (plx_likely(is_plain(ch->bdev, req, op, nlb)))
+        submit_plain(ch, req, op, nlb);
+    else
+        submit_odd(ch, req);
+}
+
+void plx_bdev_submit_like(struct plx_bdev_channel *ch, struct plx_bdev_req *req)
+{
+    const struct plx_bdev *bdev = ch->bdev;
+    const uint8_t op = req->op;
+    const uint32_t nlb = req->nlb;
+    plx_assert_here(ch->reactor);
+    req->ch = ch;
+    uint64_t blocks = __atomic_load_n(&bdev->info.blocks, __ATOMIC_RELAXED), left;
+    if (plx_likely(!__builtin_sub_overflow(blocks, req->lba, &left) && left >= nlb &&
+                   atomic_load_explicit(&bdev->plain_ops, memory_order_relaxed) >> op & 1))
+        submit_plain(ch, req, op, nlb);
+    else
+        submit_odd(ch, req);
 }
 
 static inline void count_latency(struct plx_bdev_channel *ch, const struct plx_bdev_req *req)

@@ -226,6 +226,12 @@ void plx_bdev_filter_init(struct plx_bdev *filter, struct plx_bdev *below);
 void plx_bdev_forward(struct plx_bdev_channel *below, struct plx_bdev_req *req);
 
 /*
+ * plx_bdev_submit() of a request to a disk below with the same size of blocks, which is the same read or write, of as
+ * many blocks, with the same iovec, as one that submit() was given: what has been checked of that is not checked again.
+ */
+void plx_bdev_submit_like(struct plx_bdev_channel *below, struct plx_bdev_req *req);
+
+/*
  * Keeps a request that submit() was given for later: from now on its channel lists it, so that abort and reset reach
  * it. It is forwarded or completed in the end. Who asks for sub-requests keeps it by that.
  */
@@ -245,6 +251,13 @@ void plx_bdev_subs_get(struct plx_bdev_channel *ch, struct plx_bdev_subs *s);
 void plx_bdev_subs_put(struct plx_bdev_channel *ch, struct plx_bdev_subs *s);
 /* Stops waiting. @return false when it was not waiting */
 bool plx_bdev_subs_cancel(struct plx_bdev_channel *ch, struct plx_bdev_subs *s);
+
+/*
+ * A single one, for a request that its channel lists already; or NULL when it would have to wait for it. It is kept for
+ * as long as the driver likes, the channel's end at the latest, if that leaves enough for those who wait.
+ */
+struct plx_bdev_sub *plx_bdev_sub_take(struct plx_bdev_channel *ch);
+void plx_bdev_sub_give(struct plx_bdev_channel *ch, struct plx_bdev_sub *sub);
 
 /* The request in whose context something is. */
 static inline struct plx_bdev_req *plx_bdev_req_of(void *context)

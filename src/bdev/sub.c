@@ -26,16 +26,21 @@ void plx_reserve_destroy(struct plx_bdev_reserve *r)
     free(r->all);
 }
 
+static struct plx_bdev_sub *reserve_pop(struct plx_bdev_reserve *r)
+{
+    struct plx_bdev_sub *sub = r->free;
+    r->left--;
+    if (!sub)
+        return &r->all[r->used++];
+    r->free = sub->next;
+    return sub;
+}
+
 static void reserve_give(struct plx_bdev_reserve *r, struct plx_bdev_subs *s)
 {
-    r->left -= s->n;
     s->first = NULL;
     for (uint32_t i = 0; i < s->n; i++) {
-        struct plx_bdev_sub *sub = r->free;
-        if (sub)
-            r->free = sub->next;
-        else
-            sub = &r->all[r->used++];
+        struct plx_bdev_sub *sub = reserve_pop(r);
         sub->whole = s;
         sub->next = s->first;
         s->first = sub;
@@ -117,4 +122,19 @@ void plx_bdev_subs_put(struct plx_bdev_channel *ch, struct plx_bdev_subs *s)
 bool plx_bdev_subs_cancel(struct plx_bdev_channel *ch, struct plx_bdev_subs *s)
 {
     return plx_reserve_cancel(&ch->subs, s);
+}
+
+struct plx_bdev_sub *plx_bdev_sub_take(struct plx_bdev_channel *ch)
+{
+    struct plx_bdev_reserve *r = &ch->subs;
+    return r->line || !r->left ? NULL : reserve_pop(r); /* who waits is not overtaken */
+}
+
+void plx_bdev_sub_give(struct plx_bdev_channel *ch, struct plx_bdev_sub *sub)
+{
+    struct plx_bdev_reserve *r = &ch->subs;
+    sub->next = r->free;
+    r->free = sub;
+    r->left++;
+    reserve_serve(r);
 }

@@ -29,13 +29,15 @@ struct volume_req {
     } memory;
     struct pool_busy busy;
     struct pool_limbo limbo;
+    struct plx_bdev_req *plain; /* the one sub-request of a request that goes the plain way; or NULL */
+    _Atomic uint32_t *counted;  /* where it counts as under way */
     struct plx_bdev_req *idle;  /* sub-requests, by their `next` */
     struct plx_bdev_req *mover; /* that of STAGE_MOVE or STAGE_READ */
     uint32_t pos;               /* blocks that have been begun */
     uint16_t status;
     uint8_t stage;  /* enum volume_stage */
     uint8_t active; /* sub-requests that the disk has */
-    bool counted : 1, parity : 1, waits : 1, can_stop : 1, going : 1;
+    bool waits : 1, can_stop : 1, going : 1;
     bool part : 1; /* memory is a piece */
     bool full : 1; /* there is no space, and memory is the timer of that */
     bool late : 1; /* which is over */
@@ -70,20 +72,47 @@ static struct volume_req *volume_req_of(struct plx_bdev_req *req)
 
 static void volume_go(struct volume_req *r);
 
-/* pool_tree_find() of the node that has the entry of a unit. */
-static int volume_leaf(struct pool_disk *d, struct pool_try *t, uint64_t at, struct pool_node **out)
+static struct known_leaf *leaf_place(struct pool_disk *d, uint64_t leaf)
 {
-    struct plx_pool *p = d->pool;
-    struct known_leaf *k = &d->leaves[(at >> p->fan_shift) % POOL_LEAVES];
-    if (plx_likely(k->shape == p->shape && k->at == at >> p->fan_shift && k->node)) {
-        *out = k->node;
-        if (!k->node->used)
-            k->node->used = true;
+    return &d->leaves[leaf & d->leaves_mask];
+}
+
+/* Whether it is that of a unit. */
+static inline bool leaf_is(const struct pool_disk *d, const struct plx_pool *p, const struct known_leaf *k, uint64_t at)
+{
+    return k->shape == p->shape && k->at == at >> d->fan_shift;
+}
+
+/*
+ * The entry of a unit, if its node was found lately. That is not marked as used: nodes are forgotten one by
+ * one, which is another shape each time, after which what is used is found, and marked, once more.
+ */
+static struct pool_entry *leaf_known(struct pool_disk *d, uint64_t at)
+{
+    const struct known_leaf *k = leaf_place(d, at >> d->fan_shift);
+    return leaf_is(d, d->pool, k, at) ? &k->entries[at & d->fan_mask] : NULL;
+}
+
+/* Of a node that has been found. */
+static struct pool_entry *leaf_entry(struct pool_disk *d, uint64_t at, struct pool_node *n)
+{
+    const uint64_t leaf = at >> d->fan_shift;
+    if (!n)
+        return NULL;
+    *leaf_place(d, leaf) = (struct known_leaf){d->pool->shape, leaf, pool_entries(n)};
+    return &pool_entries(n)[at & d->fan_mask];
+}
+
+/* pool_tree_find() of it. *out is NULL where nothing is */
+static int volume_entry(struct pool_disk *d, struct pool_try *t, uint64_t at, struct pool_entry **out)
+{
+    struct pool_node *n;
+    *out = leaf_known(d, at);
+    if (*out)
         return 0;
-    }
-    int ret = pool_tree_find(p, t, &d->v->tree, at, 1, out);
+    int ret = pool_tree_find(d->pool, t, &d->v->tree, at, 1, &n);
     if (!ret)
-        *k = (struct known_leaf){p->shape, at >> p->fan_shift, *out};
+        *out = leaf_entry(d, at, n);
     return ret;
 }
 
@@ -110,30 +139,32 @@ static bool is_busy(struct plx_pool *p, struct pool_volume *v, uint64_t at, uint
 /* ---- what the disk has ---- */
 
 /* A request counts for one epoch, from its first piece that is under way until none is. Under the lock. */
-static void disk_count(struct plx_pool *p, struct disk_channel *c, struct volume_req *r)
+static inline void disk_count(struct disk_channel *c, struct volume_req *r)
 {
-    r->active++;
-    if (r->counted)
-        return;
-    r->counted = true;
-    r->parity = p->epoch & 1;
-    atomic_fetch_add_explicit(&c->c.under_way[r->parity], 1, memory_order_relaxed);
+    r->counted = c->c.present;
+    atomic_fetch_add_explicit(r->counted, 1, memory_order_relaxed);
 }
 
-static void disk_uncount(struct plx_pool *p, struct disk_channel *c, struct volume_req *r)
+static __attribute__((noinline)) void grace_look(struct plx_pool *p)
 {
-    if (--r->active)
-        return;
-    r->counted = false;
-    /* Who waits for this sets `draining` and then looks here; one of the two sees the other. */
-    uint32_t left = atomic_fetch_sub(&c->c.under_way[r->parity], 1);
-    if (left > 1 || !atomic_load(&p->draining))
-        return;
     pool_lock(p);
     pool_grace_step(p);
     pool_unlock(p);
     if (atomic_exchange(&p->kick_after, false))
         pool_kick(p);
+}
+
+/* @return whether somebody waits for it who is to look: grace_look() */
+static inline bool disk_uncount(struct disk_channel *c, struct volume_req *r)
+{
+    /* Who waits sets `draining` and then looks here; one of the two sees the other. */
+    return atomic_fetch_sub(r->counted, 1) == 1 && plx_unlikely(atomic_load(&c->c.draining));
+}
+
+static void piece_count(struct disk_channel *c, struct volume_req *r)
+{
+    if (!r->active++)
+        disk_count(c, r);
 }
 
 static void piece_done(struct plx_bdev_req *sub);
@@ -289,7 +320,7 @@ static void part_write(struct volume_req *r)
     r->stage = STAGE_MOVE;
     r->mover = r->idle;
     pool_lock(p);
-    disk_count(p, channel_of(req), r);
+    piece_count(channel_of(req), r);
     pool_unlock(p);
     piece_begin(r, PLX_BDEV_WRITE, sub->iov, 1, r->limbo.unit << shift, 1U << shift);
 }
@@ -301,15 +332,15 @@ static void volume_part_ready(struct plx_piece *piece)
     struct pool_disk *d = volume_disk(req);
     struct plx_pool *p = d->pool;
     struct pool_try t = {.ch = channel_of(req)->disk, .wait = &r->wait};
-    struct pool_node *leaf;
+    struct pool_entry *e;
     uint64_t from = 0;
     pool_lock(p);
     r->wait.status = 0;
-    int ret = volume_leaf(d, &t, r->busy.at, &leaf);
-    if (!ret && leaf)
-        from = pool_entry_unit(&pool_entries(leaf)[r->busy.at & ((1U << p->fan_shift) - 1)]);
+    int ret = volume_entry(d, &t, r->busy.at, &e);
+    if (!ret && e)
+        from = pool_entry_unit(e);
     if (!ret && from)
-        disk_count(p, channel_of(req), r);
+        piece_count(channel_of(req), r);
     r->waits = ret == POOL_AGAIN;
     pool_try_end(p, &t);
     if (r->waits)
@@ -350,13 +381,12 @@ static int piece_find(struct volume_req *r, struct pool_try *t, struct piece *ou
     const uint32_t into = (uint32_t)(lba & ((1U << shift) - 1)), left = req->nlb - r->pos;
     const uint32_t slot = (uint32_t)at & ((1U << p->fan_shift) - 1);
     const bool write = req->op != PLX_BDEV_READ;
-    struct pool_node *leaf;
-    int ret = volume_leaf(d, t, at, &leaf);
+    struct pool_entry *e;
+    int ret = volume_entry(d, t, at, &e);
     if (plx_unlikely(ret))
         return ret;
     uint32_t most =
         (uint32_t)plx_min_u64(((uint64_t)into + left + (1U << shift) - 1) >> shift, (1U << p->fan_shift) - slot);
-    const struct pool_entry *e = leaf ? &pool_entries(leaf)[slot] : NULL;
     const uint64_t unit = e ? pool_entry_unit(e) : 0;
     const bool own = unit && (!write || (pool_tree_owns(&d->v->tree, e, at + 1)));
     uint32_t n = 1;
@@ -497,7 +527,7 @@ static bool piece_next(struct volume_req *r)
         ret = full_wait(r);
     const bool below = !ret && !whole && (piece.mapped || (piece.move && !piece.part));
     if (below)
-        disk_count(p, c, r);
+        piece_count(c, r);
     r->waits = ret == POOL_AGAIN;
     r->can_stop = r->waits && !t.load;
     pool_try_end(p, &t);
@@ -597,7 +627,8 @@ static void piece_done(struct plx_bdev_req *sub)
     r->idle = sub;
     if (is_serial(req) && r->stage != STAGE_READ && !r->part)
         data_mend(r);
-    disk_uncount(volume_disk(req)->pool, channel_of(req), r);
+    if (!--r->active && disk_uncount(channel_of(req), r))
+        grace_look(volume_disk(req)->pool);
     if (sub == r->mover) {
         r->mover = NULL;
         if (r->stage == STAGE_READ && !r->status) {
@@ -652,79 +683,121 @@ static void subs_ready(struct plx_bdev_subs *subs)
 
 /* ---- the plain way: all of it is in a row on the disk, and may be read or written there ---- */
 
-static void plain_done(struct plx_bdev_req *sub)
+static __attribute__((noinline)) void plain_over(struct plx_bdev_req *req, uint16_t status)
 {
-    struct volume_req *r = plx_container_of(((struct plx_bdev_sub *)sub)->whole, struct volume_req, subs);
-    struct plx_bdev_req *req = plx_bdev_req_of(r);
-    const uint16_t status = sub->status;
-    disk_uncount(volume_disk(req)->pool, channel_of(req), r);
-    plx_bdev_subs_put(req->ch, &r->subs);
+    grace_look(volume_disk(req)->pool);
     plx_bdev_complete(req, status);
 }
 
-/* @return the block of the disk, or 0 when there is another way to go. Under the lock */
-static uint64_t plain_find(struct pool_disk *d, const struct plx_bdev_req *req)
+/* The request that a sub-request of the plain way is for. */
+static inline void **plain_whole(struct plx_bdev_sub *sub)
 {
-    const struct plx_pool *p = d->pool;
-    const unsigned shift = pool_unit_blocks_shift(p);
-    const uint64_t at = req->lba >> shift, end = (req->lba + req->nlb - 1) >> shift;
-    const struct known_leaf *k = &d->leaves[(at >> p->fan_shift) % POOL_LEAVES];
-    const bool write = req->op == PLX_BDEV_WRITE;
-    if (k->shape != p->shape || k->at != at >> p->fan_shift || k->at != end >> p->fan_shift || !k->node)
-        return 0;
-    if (!k->node->used)
-        k->node->used = true;
-    const struct pool_entry *e = &pool_entries(k->node)[pool_slot(p, at, 0)];
+    return &sub->iov[0].iov_base;
+}
+
+static void plain_done(struct plx_bdev_req *done)
+{
+    struct plx_bdev_sub *sub = (struct plx_bdev_sub *)done;
+    struct plx_bdev_req *req = *plain_whole(sub);
+    struct disk_channel *c = channel_of(req);
+    sub->next = c->plain;
+    c->plain = sub;
+    if (plx_unlikely(disk_uncount(c, volume_req_of(req))))
+        plain_over(req, done->status);
+    else
+        plx_bdev_complete(req, done->status);
+}
+
+/* Another one, if there are not as many as there should be. */
+static struct plx_bdev_sub *plain_sub_new(struct plx_bdev_channel *ch)
+{
+    struct disk_channel *c = (struct disk_channel *)(void *)ch->driver;
+    struct plx_bdev_sub *sub = c->plain_subs < POOL_PLAIN_SUBS ? plx_bdev_sub_take(ch) : NULL;
+    if (!sub)
+        return NULL;
+    c->plain_subs++;
+    sub->req.done = plain_done;
+    sub->req.flags = 0;
+    sub->next = NULL;
+    return sub;
+}
+
+/* With the first of those that are free. Gives the lock back. */
+static inline void plain_begin(struct plx_pool *p, struct disk_channel *c, struct plx_bdev_req *req, uint64_t to)
+{
+    struct volume_req *r = volume_req_of(req);
+    struct plx_bdev_sub *sub = c->plain;
+    c->plain = sub->next;
+    disk_count(c, r);
+    pool_unlock(p);
+    r->plain = &sub->req;
+    *plain_whole(sub) = req;
+    sub->req.op = req->op;
+    sub->req.iov = req->iov;
+    sub->req.iovcnt = req->iovcnt;
+    sub->req.lba = to;
+    sub->req.nlb = req->nlb;
+    plx_bdev_submit_like(c->disk, &sub->req);
+}
+
+static inline bool may_be_plain(const struct plx_bdev_req *req)
+{
+    return (uint16_t)(req->op | req->flags << 8) <= PLX_BDEV_WRITE; /* of both, in one look */
+}
+
+/* Whether the entries of n units, which one node has, are in a row, and the volume's own where that matters. */
+static inline bool plain_row(const struct pool_disk *d, const struct pool_entry *e, uint64_t at, uint64_t n, bool write)
+{
     const uint64_t unit = pool_entry_unit(e);
-    for (uint64_t i = 0; i <= end - at; i++)
+    for (uint64_t i = 0; i < n; i++)
         if (!unit || pool_entry_unit(&e[i]) != unit + i || (write && !pool_tree_owns(&d->v->tree, &e[i], at + i + 1)))
-            return 0;
-    return (unit << shift) + (req->lba & ((1U << shift) - 1));
+            return false;
+    return true;
 }
 
 static void volume_begin(struct volume_req *r);
 
-static void plain_ready(struct plx_bdev_subs *subs)
+/* What is not as plain as that, or where the lock has to be waited for. */
+static __attribute__((noinline)) void submit_otherwise(struct plx_bdev_channel *ch, struct plx_bdev_req *req)
 {
-    struct volume_req *r = plx_container_of(subs, struct volume_req, subs);
-    struct plx_bdev_req *req = plx_bdev_req_of(r), *sub = &subs->first->req;
-    struct pool_disk *d = volume_disk(req);
-    pool_lock(d->pool);
-    const uint64_t to = plain_find(d, req);
-    if (to) {
-        r->counted = false;
-        r->active = 0;
-        disk_count(d->pool, channel_of(req), r);
+    struct pool_disk *d = (struct pool_disk *)ch->bdev;
+    struct disk_channel *c = (struct disk_channel *)(void *)ch->driver;
+    const uint64_t at = req->lba >> d->shift, last = (req->lba + req->nlb - 1) >> d->shift;
+    if (may_be_plain(req) && at >> d->fan_shift == last >> d->fan_shift &&
+        (c->plain || (c->plain = plain_sub_new(ch)))) {
+        pool_lock(d->pool);
+        const struct pool_entry *e = leaf_known(d, at);
+        if (!e)
+            e = leaf_entry(d, at, pool_tree_peek(d->pool, &d->v->tree, at));
+        if (e && plain_row(d, e, at, last - at + 1, req->op == PLX_BDEV_WRITE)) {
+            plain_begin(d->pool, c, req, ((pool_entry_unit(e) - at) << d->shift) + req->lba);
+            return;
+        }
+        pool_unlock(d->pool);
     }
-    pool_unlock(d->pool);
-    if (!to) {
-        plx_bdev_subs_put(req->ch, subs);
-        volume_begin(r);
-        return;
-    }
-    r->stage = STAGE_PIECES; /* what it looks like to who wants it to end early */
-    r->waits = false;
-    sub->done = plain_done;
-    sub->op = req->op;
-    sub->flags = 0;
-    sub->lba = to;
-    sub->nlb = req->nlb;
-    sub->iov = req->iov;
-    sub->iovcnt = req->iovcnt;
-    plx_bdev_submit(channel_of(req)->disk, sub);
+    volume_begin(volume_req_of(req));
 }
 
+/* What most requests are: one unit, whose node was found lately. */
 void pool_disk_submit(struct plx_bdev_channel *ch, struct plx_bdev_req *req)
 {
-    struct volume_req *r = volume_req_of(req);
-    if (req->op > PLX_BDEV_WRITE || req->flags & PLX_BDEV_FUA) {
-        plx_bdev_filter_keep(ch, req);
-        volume_begin(r);
-        return;
+    struct pool_disk *d = (struct pool_disk *)ch->bdev;
+    struct disk_channel *c = (struct disk_channel *)(void *)ch->driver;
+    struct plx_pool *p = d->pool;
+    const uint64_t lba = req->lba, at = lba >> d->shift;
+    if (plx_likely(may_be_plain(req) && (lba + req->nlb - 1) >> d->shift == at && c->plain) && pool_lock_try(p)) {
+        const struct known_leaf *leaf = leaf_place(d, at >> d->fan_shift);
+        if (plx_likely(leaf_is(d, p, leaf, at))) {
+            const struct pool_entry *e = &leaf->entries[at & d->fan_mask];
+            const uint64_t unit = pool_entry_unit(e);
+            if (plx_likely(unit && (req->op == PLX_BDEV_READ || pool_volume_surely_owns(d->v, e)))) {
+                plain_begin(p, c, req, ((unit - at) << d->shift) + lba);
+                return;
+            }
+        }
+        pool_unlock(p);
     }
-    r->subs.ready = plain_ready;
-    r->subs.n = 1;
-    plx_bdev_subs_get(ch, &r->subs);
+    submit_otherwise(ch, req);
 }
 
 static void volume_begin(struct volume_req *r)
@@ -735,6 +808,7 @@ static void volume_begin(struct volume_req *r)
     struct plx_pool *p = d->pool;
     const unsigned shift = pool_unit_blocks_shift(p);
     memset(r, 0, sizeof *r);
+    plx_bdev_filter_keep(ch, req);
     r->wait.reactor = ch->reactor;
     r->wait.again = volume_again;
     plx_list_init(&r->wait.link);
@@ -762,6 +836,10 @@ void pool_disk_abort(struct plx_bdev_channel *ch, struct plx_bdev_req *req)
 {
     struct volume_req *r = volume_req_of(req);
     struct plx_pool *p = ((struct pool_disk *)ch->bdev)->pool;
+    if (r->plain) {
+        plx_bdev_abort(channel_of(req)->disk, r->plain);
+        return;
+    }
     if (req->op == PLX_BDEV_FLUSH || req->op == PLX_BDEV_ALLOCATED)
         return;
     if (plx_bdev_subs_cancel(ch, &r->subs)) {

@@ -5,27 +5,36 @@
 
 #include "pool.h"
 
-enum { POOL_LEAVES = 64 };
+enum {
+    POOL_LEAVES = 1024,    /* at most, of a disk */
+    POOL_SUBS = 128,       /* sub-requests of a channel */
+    POOL_PLAIN_SUBS = 128, /* that are for requests which need one, and no more */
+};
 
-/* Where the entry of a unit was found lately, of which there are as many as are worth it. Under the lock. */
+/* Where the entry of a unit was found lately. Under the lock. */
 struct known_leaf {
-    uint64_t shape; /* plx_pool.shape then */
+    uint64_t shape; /* plx_pool.shape then, as long as it is this one the node is where it was */
     uint64_t at;    /* number of the node */
-    struct pool_node *node;
+    struct pool_entry *entries;
 };
 
 struct pool_disk {
     struct plx_bdev bdev;
     struct plx_pool *pool;
     struct pool_volume *v;
-    bool resized, gone; /* which is to be told */
-    bool telling;       /* that is being done: the disk stays */
-    struct known_leaf leaves[POOL_LEAVES];
+    /* What every request needs: blocks of a unit and entries of a node as powers of two; less one, these and leaves. */
+    uint8_t shift, fan_shift;
+    uint32_t fan_mask, leaves_mask;
+    bool resized, gone;         /* which is to be told */
+    bool telling;               /* that is being done: the disk stays */
+    struct known_leaf leaves[]; /* as many as the volume has, or as are worth it */
 };
 
 struct disk_channel {
     struct pool_channel c;
     struct plx_bdev_channel *disk;
+    struct plx_bdev_sub *plain; /* those of requests that go the plain way; used before, and free */
+    uint32_t plain_subs;        /* that there are */
 };
 
 /* Blocks of a unit, as a power of two. */

@@ -9,8 +9,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { SUBS = 256 }; /* of a channel */
-
 /* ---- channels ---- */
 
 static int volume_channel_open(struct plx_bdev_channel *ch)
@@ -21,6 +19,7 @@ static int volume_channel_open(struct plx_bdev_channel *ch)
     if (ret)
         return ret;
     pool_lock(p);
+    pool_channel_tell(p, &c->c);
     plx_list_add_tail(&p->channels, &c->c.link);
     pool_unlock(p);
     return 0;
@@ -30,6 +29,10 @@ static void volume_channel_close(struct plx_bdev_channel *ch)
 {
     struct disk_channel *c = (struct disk_channel *)(void *)ch->driver;
     struct plx_pool *p = ((struct pool_disk *)ch->bdev)->pool;
+    for (struct plx_bdev_sub *sub; (sub = c->plain);) {
+        c->plain = sub->next;
+        plx_bdev_sub_give(ch, sub);
+    }
     pool_lock(p);
     plx_list_del(&c->c.link);
     pool_grace_step(p);
@@ -129,19 +132,35 @@ void pool_disks_tell(struct plx_pool *p)
     pool_unlock(p);
 }
 
+/* Memory for the disk of a volume, which knows as many of its leaves as are worth it. */
+static struct pool_disk *disk_alloc(const struct plx_pool *p, const struct pool_volume *v)
+{
+    uint32_t leaves = 1;
+    while (leaves < POOL_LEAVES && leaves < v->size >> p->fan_shift)
+        leaves *= 2;
+    struct pool_disk *d = calloc(1, sizeof *d + leaves * sizeof d->leaves[0]);
+    if (!d)
+        return NULL;
+    d->shift = (uint8_t)pool_unit_blocks_shift(p);
+    d->fan_shift = (uint8_t)p->fan_shift;
+    d->fan_mask = (1U << p->fan_shift) - 1;
+    d->leaves_mask = leaves - 1;
+    return d;
+}
+
 int pool_disk_new(struct plx_pool *p, const char *name, struct plx_bdev **out, struct plx_error *err)
 {
     const struct plx_bdev_info *below = plx_bdev_info(p->disk);
-    struct pool_disk *d = calloc(1, sizeof *d);
+    struct pool_disk *d = NULL;
     int ret = 0;
-    if (!d)
-        return plx_fail(err, -ENOMEM, "out of memory");
     pool_lock(p);
     struct pool_volume *v = pool_volume_find(p, name);
     if (!v) {
         ret = -ENOENT;
     } else if (v->disk || v->barred) {
         ret = -EBUSY;
+    } else if (!(d = disk_alloc(p, v))) {
+        ret = -ENOMEM;
     } else {
         d->pool = p;
         d->v = v;
@@ -151,15 +170,15 @@ int pool_disk_new(struct plx_pool *p, const char *name, struct plx_bdev **out, s
         memcpy(d->bdev.info.uuid, v->uuid, sizeof v->uuid);
     }
     pool_unlock(p);
-    if (ret) {
-        free(d);
+    if (ret == -ENOMEM)
+        return plx_fail(err, ret, "out of memory");
+    if (ret)
         return ret == -EBUSY ? plx_fail(err, ret, "volume %s is open already, or about to be another", name)
                              : plx_fail(err, ret, "there is no volume named %s on %s", name, below->name);
-    }
     d->bdev.on = p->disk;
     d->bdev.ops = &volume_ops;
     d->bdev.channel_size = sizeof(struct disk_channel);
-    d->bdev.subs = SUBS;
+    d->bdev.subs = POOL_SUBS + POOL_PLAIN_SUBS;
     struct plx_bdev_info *info = &d->bdev.info;
     info->block_size = below->block_size;
     info->write_unit = 1U << p->unit_shift;

@@ -204,6 +204,7 @@ static int pool_new(struct plx_bdev *disk, const struct pool_keeper *keeper, str
     p->nodes_max = CACHE_BYTES >> p->unit_shift;
     p->full_wait_ns = FULL_WAIT_S * PLX_NS_PER_S;
     p->job_steps = JOB_STEPS;
+    p->shape = 1; /* of none that was found lately */
     p->kick.fn = keeper_look;
     p->timer.fn = keeper_timer;
     plx_list_init(&p->link);

@@ -214,7 +214,7 @@ struct plx_pool {
     /* Who does something to data on the disk. */
     struct plx_list channels; /* pool_channel.link */
     uint64_t epoch;
-    _Atomic bool draining;           /* of the epoch before */
+    bool draining;                   /* somebody waits for the epoch before to be over */
     struct plx_list graces, drained; /* that wait for the next epoch to be over, and for the last one */
     struct plx_list graced;          /* checkpoints that may go on */
     _Atomic bool kick_after;         /* the keeper is to look at that */
@@ -269,6 +269,11 @@ static inline void pool_lock(struct plx_pool *p)
         pool_lock_wait(p);
 }
 
+static inline bool pool_lock_try(struct plx_pool *p)
+{
+    return plx_likely(!atomic_exchange_explicit(&p->taken, true, memory_order_acquire));
+}
+
 static inline void pool_unlock(struct plx_pool *p)
 {
     atomic_store_explicit(&p->taken, false, memory_order_release);
@@ -321,6 +326,8 @@ void pool_node_load(struct plx_pool *p, struct pool_node *n, struct plx_bdev_cha
  */
 int pool_tree_find(struct plx_pool *p, struct pool_try *t, struct pool_tree *tree, uint64_t at, unsigned level,
                    struct pool_node **out);
+/* The same of level 1, if it is there and nothing has to be read for that; else NULL. */
+struct pool_node *pool_tree_peek(struct plx_pool *p, const struct pool_tree *tree, uint64_t at);
 /*
  * The same to be changed, which is made if it is not there. @return 0, POOL_AGAIN, -ENOSPC, -errno; only 0 if it is
  * dirty
@@ -355,6 +362,13 @@ static inline uint32_t pool_shared_until(const struct pool_volume *v, uint64_t e
     while (s && s->state == POOL_DYING && end <= s->done)
         s = s->parent;
     return s ? s->instant : 0;
+}
+
+/* Where none of those whose volumes' instants matter is being freed, as of most volumes at most times. */
+static inline bool pool_volume_surely_owns(const struct pool_volume *v, const struct pool_entry *e)
+{
+    const struct pool_volume *s = v->parent;
+    return !s || (s->state != POOL_DYING && pool_entry_birth(e) > s->instant);
 }
 
 static inline bool pool_tree_owns(const struct pool_tree *tree, const struct pool_entry *e, uint64_t end)
@@ -416,11 +430,15 @@ void pool_space_thaw(struct plx_pool *p);
 struct pool_channel {
     struct plx_list link;
     _Atomic uint32_t under_way[2]; /* requests to the disk, of even and odd epochs */
+    _Atomic uint32_t *present;     /* of the present one */
+    _Atomic bool draining;         /* somebody waits for the one before to be over */
 };
 
 /* Calls g->over when all that is under way now has ended. Under the lock. */
 void pool_grace(struct plx_pool *p, struct pool_grace *g);
 void pool_grace_step(struct plx_pool *p);
+/* What epoch it is. */
+void pool_channel_tell(const struct plx_pool *p, struct pool_channel *c);
 
 /* ---- log.c ---- */
 

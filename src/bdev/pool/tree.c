@@ -28,6 +28,22 @@ int pool_tree_find(struct plx_pool *p, struct pool_try *t, struct pool_tree *tre
     }
 }
 
+struct pool_node *pool_tree_peek(struct plx_pool *p, const struct pool_tree *tree, uint64_t at)
+{
+    const struct pool_entry *e = &tree->root;
+    for (unsigned l = tree->height; e->where.raw; l--) {
+        struct pool_node *n = pool_node_find(p, pool_entry_unit(e));
+        if (!n || n->state == POOL_NODE_LOADING || n->level != l)
+            return NULL;
+        if (!n->used)
+            n->used = true;
+        if (l == 1)
+            return n;
+        e = &pool_entries(n)[pool_slot(p, at, l - 1)];
+    }
+    return NULL;
+}
+
 /* Makes what an entry leads to dirty; the unit for it is there. */
 static int node_dirty(struct plx_pool *p, struct pool_tree *tree, struct pool_node *parent, struct pool_entry *e,
                       uint64_t at, unsigned level, struct pool_node **out)

@@ -61,6 +61,18 @@ static bool epoch_over(const struct plx_pool *p, uint64_t epoch)
     return true;
 }
 
+void pool_channel_tell(const struct plx_pool *p, struct pool_channel *c)
+{
+    c->present = &c->under_way[p->epoch & 1];
+    atomic_store(&c->draining, p->draining);
+}
+
+static void channels_tell(struct plx_pool *p)
+{
+    plx_list_for_each(it, &p->channels)
+        pool_channel_tell(p, plx_list_entry(it, struct pool_channel, link));
+}
+
 /*
  * Requests count for the epoch that they begin in. One epoch is waited for at a time; so when it is over, there is
  * nothing left of its parity, and the next one can have that.
@@ -72,6 +84,7 @@ void pool_grace_step(struct plx_pool *p)
             if (!epoch_over(p, p->epoch - 1))
                 return;
             p->draining = false;
+            channels_tell(p);
             while (!plx_list_empty(&p->drained)) {
                 struct pool_grace *g = plx_list_entry(p->drained.next, struct pool_grace, link);
                 plx_list_del(&g->link);
@@ -87,6 +100,7 @@ void pool_grace_step(struct plx_pool *p)
         }
         p->epoch++;
         p->draining = true;
+        channels_tell(p);
     }
 }
 

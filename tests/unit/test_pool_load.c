@@ -1,0 +1,89 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* Volumes under load: many requests at once, and what goes on beside them. */
+#include "pool_rig.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+enum { UNIT = 4096, NLB = 8, MANY = 600 };
+
+struct many {
+    struct tu_req q[MANY];
+    uint8_t *data[MANY];
+};
+
+static void many_init(struct many *m)
+{
+    for (unsigned i = 0; i < MANY; i++) {
+        tu_req_init(&m->q[i]);
+        m->data[i] = tu_pattern(UNIT, i);
+    }
+}
+
+static void many_free(struct many *m)
+{
+    for (unsigned i = 0; i < MANY; i++) {
+        tu_req_free(&m->q[i]);
+        free(m->data[i]);
+    }
+}
+
+/* All of them at once, each of a unit. Every so many-th is aborted, if any. */
+static void many_io(struct many *m, struct tu *t, enum plx_bdev_op op, unsigned abort)
+{
+    for (unsigned i = 0; i < MANY; i++)
+        tu_start(t, &m->q[i], op, (uint64_t)i * NLB, NLB, m->data[i]);
+    for (unsigned i = 0; abort && i < MANY; i += abort)
+        plx_bdev_abort(t->ch, m->q[i].req);
+    for (unsigned i = 0; i < MANY; i++) {
+        while (!m->q[i].done)
+            rig_turn(t->reactor);
+        if (!abort || i % abort)
+            assert_int_equal(m->q[i].req->status, 0);
+        else
+            assert_true(!m->q[i].req->status || m->q[i].req->status == PLX_SC_ABORTED_BY_REQUEST);
+    }
+}
+
+/* More than a channel has sub-requests for, of either way; and all are back when it ends. */
+static void test_more_requests_than_sub_requests(void **state)
+{
+    struct pool_rig rig;
+    struct tu t;
+    struct many *m = malloc(sizeof *m);
+    (void)state;
+    rig_simulate(true);
+    rig_make(&rig, "delay:ram:64M?read=1ms&write=1ms", NULL);
+    rig_create(&rig, "v", 16 << 20);
+    rig_open(&rig, "v", &t);
+    many_init(m);
+    many_io(m, &t, PLX_BDEV_WRITE, 0);
+    for (unsigned round = 0; round < 4; round++) {
+        for (unsigned i = 0; i < MANY; i++)
+            memset(m->data[i], 0, UNIT);
+        many_io(m, &t, PLX_BDEV_READ, 0);
+        for (unsigned i = 0; i < MANY; i++) {
+            uint8_t *was = tu_pattern(UNIT, i);
+            assert_memory_equal(m->data[i], was, UNIT);
+            free(was);
+        }
+        many_io(m, &t, PLX_BDEV_WRITE, 0); /* in place */
+        if (round % 2)
+            many_io(m, &t, PLX_BDEV_READ, 3);
+    }
+    many_free(m);
+    free(m);
+    rig_close(&rig, &t);
+    rig_end(&rig);
+    rig_simulate(false);
+}
+
+int main(int argc, char **argv)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_more_requests_than_sub_requests),
+    };
+    if (argc > 1)
+        cmocka_set_test_filter(argv[1]);
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
