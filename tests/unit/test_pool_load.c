@@ -78,10 +78,53 @@ static void test_more_requests_than_sub_requests(void **state)
     rig_simulate(false);
 }
 
+/*
+ * What a checkpoint writes it writes at once, and others go on meanwhile: first writes that are spread so far that each
+ * needs nodes of its own, on a disk on which each write takes a millisecond. If nodes were written one after the other, a
+ * checkpoint would take as many milliseconds as there are, and others would wait for it.
+ */
+static void test_checkpoints_are_not_waited_for(void **state)
+{
+    enum { AT_ONCE = 32, WRITES = 8000, LIMIT_MS = 30 };
+    struct pool_rig rig;
+    struct tu t;
+    struct many *m = malloc(sizeof *m);
+    uint64_t began[AT_ONCE], longest = 0, seed = 1;
+    (void)state;
+    rig_simulate(true);
+    rig_make(&rig, "delay:ram:1G?write=1ms", NULL);
+    rig_create(&rig, "v", UINT64_C(1) << 40);
+    rig_open(&rig, "v", &t);
+    many_init(m);
+    assert_true(rig.pool->dirty_max >= 1000);
+    const uint64_t first = rig.pool->generation;
+    for (unsigned i = 0; i < WRITES + AT_ONCE; i++) {
+        struct tu_req *q = &m->q[i % AT_ONCE];
+        while (i >= AT_ONCE && !q->done)
+            rig_turn(t.reactor);
+        const uint64_t now = plx_reactor_now(t.reactor);
+        if (i >= AT_ONCE) {
+            assert_int_equal(q->req->status, 0);
+            longest = plx_max_u64(longest, now - began[i % AT_ONCE]);
+        }
+        began[i % AT_ONCE] = now;
+        if (i < WRITES)
+            tu_start(&t, q, PLX_BDEV_WRITE, (tu_random(&seed) % (1U << 28)) * NLB, NLB, m->data[0]);
+    }
+    assert_true(rig.pool->generation >= first + 3);
+    assert_true(longest < LIMIT_MS * PLX_NS_PER_MS);
+    many_free(m);
+    free(m);
+    rig_close(&rig, &t);
+    rig_end(&rig);
+    rig_simulate(false);
+}
+
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_more_requests_than_sub_requests),
+        cmocka_unit_test(test_checkpoints_are_not_waited_for),
     };
     if (argc > 1)
         cmocka_set_test_filter(argv[1]);

@@ -16,18 +16,33 @@
 #include <string.h>
 
 enum {
-    NODES_AT_ONCE = 64,
+    UNITS_AT_ONCE = 64, /* of a request */
+    WRITES_AT_ONCE = 16,
     UNMAP_MIN = 16, /* units */
 };
 
 enum checkpoint_step {
-    STEP_NODES,
-    STEP_MAPS,
+    STEP_WRITE,
     STEP_FLUSH,
     STEP_ROOT,
     STEP_FLUSH_ROOT,
     STEP_DONE,
     STEP_UNMAP,
+};
+
+/* A unit to be written. */
+struct part {
+    uint64_t unit;
+    void *mem;
+    struct pool_node *node; /* NULL: the map of a region */
+};
+
+/* Some in a row. */
+struct part_write {
+    struct pool_io io;
+    const struct part *first;
+    size_t n;
+    struct part_write *next; /* of those that are free */
 };
 
 struct pool_checkpoint {
@@ -38,12 +53,12 @@ struct pool_checkpoint {
     enum checkpoint_step step;
     uint64_t log_seq;
     uint8_t *root;
-    struct pool_node *nodes[NODES_AT_ONCE];
-    unsigned n;
-    struct plx_list *region;     /* in pool->loaded: the next to look at */
-    struct pool_region *written; /* whose map is being written */
+    struct part *parts; /* nodes and maps */
+    size_t n, at;       /* that have been begun */
+    struct part_write writes[WRITES_AT_ONCE], *idle;
+    unsigned active;
     size_t unmapped;
-    bool going, came; /* a request that was begun has ended already */
+    bool going, came; /* a request that was begun has ended meanwhile */
     uint16_t failed;
 };
 
@@ -94,16 +109,35 @@ static void finish_nodes(struct plx_pool *p, bool volumes)
             if ((n->tree->of != NULL) != volumes)
                 continue;
             struct pool_entry *e = n->parent ? &pool_entries(n->parent)[n->slot] : &n->tree->root;
-            e->crc = plx_put32(plx_crc32c(n->mem, (size_t)1 << p->unit_shift));
+            e->crc = plx_put32(pool_node_crc(p, n));
         }
 }
 
-static void freeze_nodes(struct plx_pool *p)
+/* Maps that are to be written: after pool_space_freeze(). */
+static size_t count_maps(const struct plx_pool *p)
+{
+    size_t n = 0;
+    plx_list_for_each(it, &p->loaded)
+        n += plx_list_entry(it, struct pool_region, link)->image != NULL;
+    return n;
+}
+
+static void freeze_maps(struct plx_pool *p, struct pool_checkpoint *c)
+{
+    plx_list_for_each(it, &p->loaded) {
+        const struct pool_region *r = plx_list_entry(it, struct pool_region, link);
+        if (r->image)
+            c->parts[c->n++] = (struct part){(r->number << p->region_shift) + POOL_MAP_FIRST + r->copy, r->image, NULL};
+    }
+}
+
+static void freeze_nodes(struct plx_pool *p, struct pool_checkpoint *c)
 {
     for (unsigned level = 0; level < POOL_LEVELS; level++)
         while (!plx_list_empty(&p->dirty[level])) {
             struct pool_node *n = plx_list_entry(p->dirty[level].next, struct pool_node, link);
             n->state = POOL_NODE_FROZEN;
+            c->parts[c->n++] = (struct part){n->unit, n->mem, n};
             plx_list_del(&n->link);
             plx_list_add_tail(&p->frozen[level], &n->link);
         }
@@ -150,6 +184,9 @@ static int freeze(struct plx_pool *p, struct pool_checkpoint *c, struct pool_try
         ret = pool_space_freeze(p, t);
     if (ret)
         return ret;
+    c->parts = malloc((p->n_dirty + count_maps(p) + 1) * sizeof *c->parts);
+    if (!c->parts)
+        return -ENOMEM;
     finish_nodes(p, true);
     while (!plx_list_empty(&p->applying)) {
         struct pool_apply *a = plx_list_entry(p->applying.next, struct pool_apply, link);
@@ -160,11 +197,11 @@ static int freeze(struct plx_pool *p, struct pool_checkpoint *c, struct pool_try
     write_records(p);
     pool_space_image(p);
     finish_nodes(p, false);
-    c->region = p->loaded.next;
     c->log_seq = pool_log_turn(p);
     pool_root_image(p, (struct pool_root *)(void *)c->root);
     pool_root_end((struct pool_root *)(void *)c->root, p->generation + 1, c->log_seq);
-    freeze_nodes(p);
+    freeze_nodes(p, c);
+    freeze_maps(p, c);
     p->checkpoint_wanted = false;
     while (!plx_list_empty(&p->checkpoint_next)) {
         struct plx_list *first = p->checkpoint_next.next;
@@ -216,10 +253,16 @@ static void checkpoint_over(struct pool_checkpoint *c, uint16_t status)
     if (status)
         end_applied(p, &p->applying, status);
     p->checkpoint = NULL;
-    pool_nodes_trim(p);
     tell_full(p);
+    bool more = pool_nodes_trim(p);
     pool_unlock(p);
+    while (more) {
+        pool_lock(p);
+        more = pool_nodes_trim(p);
+        pool_unlock(p);
+    }
     pool_ops_late(p);
+    free(c->parts);
     free(c->root);
     free(c);
     pool_kick(p);
@@ -230,12 +273,6 @@ static void checkpoint_io_done(struct plx_bdev_req *req)
     struct pool_checkpoint *c = plx_container_of(req, struct pool_checkpoint, io.req);
     if (req->status && c->step != STEP_UNMAP)
         c->failed = req->status;
-    if (c->step == STEP_NODES && !c->failed) {
-        pool_lock(c->pool);
-        for (unsigned i = 0; i < c->n; i++)
-            pool_node_cleaned(c->pool, c->nodes[i]);
-        pool_unlock(c->pool);
-    }
     c->came = true;
     if (c->going)
         return;
@@ -251,47 +288,58 @@ static void checkpoint_submit(struct pool_checkpoint *c, enum plx_bdev_op op, ui
     plx_bdev_submit(c->pool->keeper_ch, &c->io.req);
 }
 
-/* @return false when all are written */
-static bool write_nodes(struct pool_checkpoint *c)
+static int compare_parts(const void *a, const void *b)
 {
-    struct plx_pool *p = c->pool;
-    c->n = 0;
-    pool_lock(p);
-    for (unsigned level = 0; level < POOL_LEVELS && !c->n; level++)
-        plx_list_for_each(it, &p->frozen[level]) {
-            struct pool_node *n = plx_list_entry(it, struct pool_node, link);
-            if (c->n == NODES_AT_ONCE || (c->n && n->unit != c->nodes[0]->unit + c->n))
-                break;
-            c->io.iov[c->n] = (struct iovec){n->mem, (size_t)1 << p->unit_shift};
-            c->nodes[c->n++] = n;
-        }
-    pool_unlock(p);
-    if (!c->n)
-        return false;
-    checkpoint_submit(c, PLX_BDEV_WRITE, c->nodes[0]->unit, c->n);
-    return true;
+    const struct part *x = a, *y = b;
+    return x->unit < y->unit ? -1 : x->unit > y->unit;
 }
 
-static bool write_maps(struct pool_checkpoint *c)
+static void write_done(struct plx_bdev_req *req)
+{
+    struct part_write *w = plx_container_of(req, struct part_write, io.req);
+    struct pool_checkpoint *c = w->io.arg;
+    struct plx_pool *p = c->pool;
+    if (req->status)
+        c->failed = req->status;
+    pool_lock(p);
+    for (size_t i = 0; i < w->n && !req->status; i++)
+        if (w->first[i].node)
+            pool_node_cleaned(p, w->first[i].node);
+    pool_unlock(p);
+    w->next = c->idle;
+    c->idle = w;
+    c->active--;
+    c->came = true;
+    if (!c->going)
+        checkpoint_go(c);
+}
+
+/* Of what is to be written, which is in order: as much as goes at once. @return whether anything is under way */
+static bool write_parts(struct pool_checkpoint *c)
 {
     struct plx_pool *p = c->pool;
-    struct pool_region *r = NULL;
-    pool_lock(p);
-    if (c->written) {
-        free(c->written->image);
-        c->written->image = NULL;
-        c->written = NULL;
+    while (c->at < c->n && c->idle && !c->failed) {
+        struct part_write *w = c->idle;
+        c->idle = w->next;
+        w->first = &c->parts[c->at];
+        for (w->n = 0; c->at < c->n && w->n < UNITS_AT_ONCE && c->parts[c->at].unit == w->first->unit + w->n; c->at++)
+            w->io.iov[w->n++] = (struct iovec){c->parts[c->at].mem, (size_t)1 << p->unit_shift};
+        c->active++;
+        pool_io_init(&w->io, PLX_BDEV_WRITE, w->first->unit, w->n, p, write_done, c);
+        plx_bdev_submit(p->keeper_ch, &w->io.req);
     }
-    for (; c->region != &p->loaded && !c->written; c->region = c->region->next) {
-        r = plx_list_entry(c->region, struct pool_region, link);
-        c->written = r->image ? r : NULL;
+    return c->active;
+}
+
+static void maps_written(struct plx_pool *p)
+{
+    pool_lock(p);
+    plx_list_for_each(it, &p->loaded) {
+        struct pool_region *r = plx_list_entry(it, struct pool_region, link);
+        free(r->image);
+        r->image = NULL;
     }
     pool_unlock(p);
-    if (!c->written)
-        return false;
-    c->io.iov[0] = (struct iovec){r->image, (size_t)1 << p->unit_shift};
-    checkpoint_submit(c, PLX_BDEV_WRITE, (r->number << p->region_shift) + POOL_MAP_FIRST + r->copy, 1);
-    return true;
 }
 
 static int compare_units(const void *a, const void *b)
@@ -324,6 +372,17 @@ static bool unmap_below(struct pool_checkpoint *c)
     return false;
 }
 
+/* Others have the lock now and then. */
+static void thaw(struct plx_pool *p)
+{
+    bool more;
+    do {
+        pool_lock(p);
+        more = pool_space_thaw(p);
+        pool_unlock(p);
+    } while (more);
+}
+
 static void checkpoint_graced(struct plx_pool *p, struct pool_grace *g)
 {
     struct pool_checkpoint *c = plx_container_of(g, struct pool_checkpoint, grace);
@@ -344,7 +403,7 @@ static void checkpoint_written(struct pool_checkpoint *c)
     pool_kick(p);
 }
 
-/* @return whether a request has been begun, with which it goes on */
+/* @return whether requests have been begun, with which it goes on, or it has failed */
 static bool checkpoint_next(struct pool_checkpoint *c)
 {
     struct plx_pool *p = c->pool;
@@ -355,14 +414,10 @@ static bool checkpoint_next(struct pool_checkpoint *c)
         return true;
     }
     switch (c->step) {
-    case STEP_NODES:
-        if (write_nodes(c))
+    case STEP_WRITE:
+        if (write_parts(c) || c->failed)
             return true;
-        c->step = STEP_MAPS;
-        /* fall through */
-    case STEP_MAPS:
-        if (write_maps(c))
-            return true;
+        maps_written(p);
         c->step = STEP_FLUSH;
         if (cached) {
             checkpoint_submit(c, PLX_BDEV_FLUSH, 0, 0);
@@ -388,9 +443,7 @@ static bool checkpoint_next(struct pool_checkpoint *c)
     case STEP_UNMAP:
         if (unmap_below(c))
             return true;
-        pool_lock(p);
-        pool_space_thaw(p);
-        pool_unlock(p);
+        thaw(p);
         checkpoint_over(c, 0);
         return false;
     case STEP_DONE:
@@ -408,16 +461,30 @@ static void checkpoint_go(struct pool_checkpoint *c)
             return; /* c may be gone */
     } while (c->came && !c->failed);
     c->going = false;
-    if (c->came)
+    if (c->failed && !c->active)
         checkpoint_over(c, c->failed);
 }
 
 /* ---- when ---- */
 
+/* Most of the work of that moment, before it. */
+static void prepare(struct plx_pool *p)
+{
+    uint32_t left;
+    pool_lock(p);
+    for (left = p->n_dirty; left;) {
+        pool_nodes_sum(p, &left);
+        pool_unlock(p);
+        pool_lock(p);
+    }
+    pool_unlock(p);
+}
+
 static void checkpoint_try(struct pool_checkpoint *c)
 {
     struct plx_pool *p = c->pool;
     struct pool_try t = {.ch = p->keeper_ch, .wait = &c->wait};
+    prepare(p);
     pool_lock(p);
     int ret = p->broken ? -EIO : freeze(p, c, &t);
     pool_try_end(p, &t);
@@ -428,6 +495,7 @@ static void checkpoint_try(struct pool_checkpoint *c)
         checkpoint_over(c, p->broken ? p->broken : plx_bdev_status(ret, true));
         return;
     }
+    qsort(c->parts, c->n, sizeof *c->parts, compare_parts);
     checkpoint_go(c);
 }
 
@@ -489,6 +557,10 @@ void pool_checkpoint_serve(struct plx_pool *p)
     if (!c)
         return;
     c->pool = p;
+    for (unsigned i = 0; i < WRITES_AT_ONCE; i++) {
+        c->writes[i].next = c->idle;
+        c->idle = &c->writes[i];
+    }
     c->wait.reactor = p->keeper;
     c->wait.again = checkpoint_again;
     checkpoint_try(c);

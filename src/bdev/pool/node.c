@@ -9,6 +9,19 @@
 #include <stdlib.h>
 #include <string.h>
 
+enum {
+    CHUNK_NODES = 32,
+    TRIMMED_AT_ONCE = 64, /* nodes that are looked at */
+    SUMMED_AT_ONCE = 16,
+};
+
+/* Memory is taken for many, and kept for others: under load there are thousands a second, come and gone. */
+struct pool_chunk {
+    struct pool_chunk *next;
+    void *mem;
+    struct pool_node nodes[CHUNK_NODES];
+};
+
 struct node_load {
     struct pool_io io;
     struct plx_pool *pool;
@@ -61,31 +74,46 @@ static void node_free(struct plx_pool *p, struct pool_node *n)
     plx_list_del(&n->link);
     p->nodes--;
     p->shape++;
-    free(n->mem);
-    free(n);
+    n->chain = p->node_free;
+    p->node_free = n;
+}
+
+static bool chunk_add(struct plx_pool *p)
+{
+    struct pool_chunk *chunk = calloc(1, sizeof *chunk);
+    uint8_t *mem = chunk ? aligned_alloc(4096, (size_t)CHUNK_NODES << p->unit_shift) : NULL;
+    if (!mem) {
+        free(chunk);
+        return false;
+    }
+    chunk->mem = mem;
+    chunk->next = p->chunks;
+    p->chunks = chunk;
+    for (unsigned i = 0; i < CHUNK_NODES; i++) {
+        struct pool_node *n = &chunk->nodes[i];
+        n->mem = mem + ((size_t)i << p->unit_shift);
+        n->chain = p->node_free;
+        p->node_free = n;
+    }
+    return true;
 }
 
 static struct pool_node *node_alloc(struct plx_pool *p, uint64_t unit, unsigned level)
 {
-    struct pool_node *n = calloc(1, sizeof *n);
-    if (!n)
+    if (!p->node_free && !chunk_add(p))
         return NULL;
-    n->mem = aligned_alloc(POOL_ROOT_STEP << POOL_UNIT_SHIFT_MIN >> 2, (size_t)1 << p->unit_shift);
-    if (!n->mem) {
-        free(n);
-        return NULL;
-    }
-    n->unit = unit;
-    n->level = (uint8_t)level;
+    struct pool_node *n = p->node_free;
+    p->node_free = n->chain;
+    *n = (struct pool_node){.mem = n->mem, .unit = unit, .level = (uint8_t)level};
     plx_list_init(&n->link);
     plx_list_init(&n->waits);
     node_enter(p, n);
     return n;
 }
 
-void pool_nodes_trim(struct plx_pool *p)
+bool pool_nodes_trim(struct plx_pool *p)
 {
-    while (p->nodes > p->nodes_max && !plx_list_empty(&p->clean)) {
+    for (unsigned i = 0; i < TRIMMED_AT_ONCE && p->nodes > p->nodes_max && !plx_list_empty(&p->clean); i++) {
         struct pool_node *n = plx_list_entry(p->clean.next, struct pool_node, link);
         if (n->used) {
             n->used = false;
@@ -95,15 +123,38 @@ void pool_nodes_trim(struct plx_pool *p)
             node_free(p, n);
         }
     }
+    return p->nodes > p->nodes_max && !plx_list_empty(&p->clean);
 }
 
 void pool_nodes_destroy(struct plx_pool *p)
 {
-    for (uint32_t i = 0; p->table && i <= p->table_mask; i++)
-        while (p->table[i])
-            node_free(p, p->table[i]);
+    for (struct pool_chunk *chunk; (chunk = p->chunks);) {
+        p->chunks = chunk->next;
+        free(chunk->mem);
+        free(chunk);
+    }
     free(p->table);
     p->table = NULL;
+}
+
+void pool_nodes_sum(struct plx_pool *p, uint32_t *left)
+{
+    for (unsigned i = 0; i < SUMMED_AT_ONCE && *left && !plx_list_empty(&p->dirty[1]); i++, --*left) {
+        struct pool_node *n = plx_list_entry(p->dirty[1].next, struct pool_node, link);
+        plx_list_del(&n->link);
+        plx_list_add_tail(&p->dirty[1], &n->link);
+        if (n->tree->of && !n->summed) { /* else changed at that moment */
+            n->crc = plx_crc32c(n->mem, (size_t)1 << p->unit_shift);
+            n->summed = true;
+        }
+    }
+    if (plx_list_empty(&p->dirty[1]))
+        *left = 0;
+}
+
+uint32_t pool_node_crc(const struct plx_pool *p, struct pool_node *n)
+{
+    return n->summed ? n->crc : plx_crc32c(n->mem, (size_t)1 << p->unit_shift);
 }
 
 int pool_node_new(struct plx_pool *p, uint64_t unit, unsigned level, struct pool_node **out)

@@ -45,15 +45,17 @@ enum pool_node_state {
 };
 
 struct pool_tree;
+struct pool_chunk; /* node.c */
 
 struct pool_node {
     uint64_t unit;
-    struct pool_node *chain; /* of the same place in the table */
+    struct pool_node *chain; /* of the same place in the table; of those that are free */
     struct plx_list link;    /* CLEAN: from the least recently used on; DIRTY, FROZEN: of its level */
     uint8_t state;
     uint8_t level;
     bool used;                /* since it was last looked at by whoever makes room */
     bool dropped;             /* FROZEN: nothing leads to it any more */
+    bool summed;              /* DIRTY: crc is that of what it is now */
     struct pool_node *parent; /* DIRTY: the node that has the entry of it, or NULL: tree->root is that */
     struct pool_tree *tree;
     uint32_t slot;         /* of the entry */
@@ -184,6 +186,8 @@ struct plx_pool {
     uint16_t broken; /* why nothing can be kept any more: an NVMe status; or 0 */
 
     /* node.c */
+    struct pool_chunk *chunks; /* of memory for nodes, that is kept */
+    struct pool_node *node_free;
     struct pool_node **table;
     uint32_t table_mask;
     uint32_t nodes, nodes_max;
@@ -313,8 +317,12 @@ int pool_node_get(struct plx_pool *p, struct pool_try *t, const struct pool_entr
 int pool_node_new(struct plx_pool *p, uint64_t unit, unsigned level, struct pool_node **out);
 /* Nothing leads to it any more. */
 void pool_node_drop(struct plx_pool *p, struct pool_node *n);
-/* What is more than there should be. */
-void pool_nodes_trim(struct plx_pool *p);
+/* What is more than there should be; some of it. @return whether there is more */
+bool pool_nodes_trim(struct plx_pool *p);
+/* CRCs of dirty leaves, so that fewer are made at a checkpoint's moment: *left is how many are still to be looked at. */
+void pool_nodes_sum(struct plx_pool *p, uint32_t *left);
+/* Of one that is dirty. */
+uint32_t pool_node_crc(const struct plx_pool *p, struct pool_node *n);
 void pool_node_cleaned(struct plx_pool *p, struct pool_node *n);
 /* Without the lock. */
 void pool_node_load(struct plx_pool *p, struct pool_node *n, struct plx_bdev_channel *ch);
@@ -423,7 +431,8 @@ int pool_space_freeze(struct plx_pool *p, struct pool_try *t);
 void pool_space_image(struct plx_pool *p);
 /* Units that are not free as the disk will have it. */
 uint64_t pool_space_used(const struct plx_pool *p);
-void pool_space_thaw(struct plx_pool *p);
+/* What was being freed may be taken again: some of it. @return whether there is more */
+bool pool_space_thaw(struct plx_pool *p);
 
 /* ---- who reads and writes ---- */
 

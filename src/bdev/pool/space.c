@@ -13,7 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { READY_MIN = 1024 }; /* free units of regions in memory, below which another is brought in */
+enum { THAWED_AT_ONCE = 4096 }; /* units */
 
 static uint64_t region_units(const struct plx_pool *p)
 {
@@ -560,18 +560,19 @@ void pool_space_image(struct plx_pool *p)
     }
 }
 
-/* What was being freed may be taken again. */
-void pool_space_thaw(struct plx_pool *p)
+bool pool_space_thaw(struct plx_pool *p)
 {
-    for (size_t i = 0; i < p->freeing.n; i++) {
-        struct pool_region *r = p->region[p->freeing.units[i] >> p->region_shift];
-        const uint64_t at = p->freeing.units[i] & (region_units(p) - 1);
+    for (unsigned i = 0; i < THAWED_AT_ONCE && p->freeing.n; i++) {
+        const uint64_t unit = p->freeing.units[--p->freeing.n];
+        struct pool_region *r = p->region[unit >> p->region_shift];
+        const uint64_t at = unit & (region_units(p) - 1);
         const bool taken = bit_get(r->bits, at); /* but for a unit that a damaged pool has twice */
         bit_clear(r->bits, at);
         r->used -= taken;
         p->ready += taken;
         p->used -= taken;
     }
-    p->freeing.n = 0;
-    pool_wake(&p->space_waits, 0);
+    if (!p->freeing.n)
+        pool_wake(&p->space_waits, 0);
+    return p->freeing.n;
 }

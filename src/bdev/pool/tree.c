@@ -97,6 +97,7 @@ int pool_tree_change(struct plx_pool *p, struct pool_try *t, struct pool_tree *t
     if (ret)
         return ret;
     if (n && n->state == POOL_NODE_DIRTY) {
+        n->summed = false;
         *out = n;
         return 0;
     }
