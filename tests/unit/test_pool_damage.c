@@ -56,6 +56,19 @@ static void test_sizes_that_cannot_be(void **state)
     rig_end(&rig);
 }
 
+/* On a disk that could have a longer log: none of its pages is where the maps of the second region are. */
+static void test_the_log_ends_before_the_next_maps(void **state)
+{
+    struct pool_rig rig;
+    (void)state;
+    rig_make(&rig, "ram:5G", NULL); /* of which nothing but metadata is touched */
+    assert_in_range(rig.pool->log_units, 16000, 16384);
+    assert_true(POOL_LOG_FIRST + rig.pool->log_units <= UINT64_C(1) << rig.pool->region_shift);
+    rig_create(&rig, "v", 1 << 20);
+    rig_reopen(&rig);
+    rig_end(&rig);
+}
+
 /* Any byte of a root is another one, and its CRC is right: the pool opens all the same, or a sentence says why not. */
 static void test_roots_that_cannot_be(void **state)
 {
@@ -108,6 +121,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_entries_that_cannot_be),
         cmocka_unit_test(test_sizes_that_cannot_be),
+        cmocka_unit_test(test_the_log_ends_before_the_next_maps),
         cmocka_unit_test(test_roots_that_cannot_be),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
