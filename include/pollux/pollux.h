@@ -12,6 +12,7 @@
 #include <pollux/nvmf.h>
 #include <pollux/pci.h>
 #include <pollux/pool.h>
+#include <pollux/pool_check.h>
 #include <pollux/reactor.h>
 #include <pollux/rpc.h>
 #include <pollux/vhost.h>

@@ -194,6 +194,9 @@ static const struct pool_verb pool_verbs[] = {
     {"create", "[--name NAME] [--cluster SIZE] [--yes] DISK", 1, 1, "ync", "bdev_lvol_create_lvstore", pool_create},
     {"status", "DISK", 1, 1, "", "bdev_lvol_get_lvstores", pool_show},
     {"grow", "DISK", 1, 1, "", "bdev_lvol_grow_lvstore", pool_grow},
+    {"check", "DISK", 1, 1, "", NULL, pool_check},
+    {"repair", "[--yes] DISK", 1, 1, "y", NULL, pool_repair},
+    {"dump", "DISK [VOLUME]", 1, 2, "", NULL, pool_dump},
     {"rm", "[--yes] DISK", 1, 1, "y", "bdev_lvol_delete_lvstore", pool_remove},
     {0},
 };
@@ -206,6 +209,14 @@ static void pool_help(void)
          "  Shows what the pool is, and how full; the bar has marks at 80, 90 and 95 %.\n\n"
          "pollux pool grow DISK\n"
          "  Gives the pool all of its disk, which has become larger since.\n\n"
+         "pollux pool check DISK\n"
+         "  Looks at all that the pool is, and changes nothing. The exit status is 0 when it is clean, 4 when\n"
+         "  something is wrong, and 8 when it could not be looked at.\n\n"
+         "pollux pool repair [--yes] DISK\n"
+         "  Looks, and repairs what can be repaired without a guess. The exit status is 0 when there was nothing\n"
+         "  to do, 1 when all was repaired, 4 when something is left, and 8 when it could not be done.\n\n"
+         "pollux pool dump DISK [VOLUME]\n"
+         "  Prints what is on the disk: roots, records, the log; or the tree of one volume.\n\n"
          "pollux pool rm [--yes] DISK\n"
          "  Erases the pool, and all volumes with it.\n\n"
          "DISK is any disk that nobody has open: a server that has it is asked by \"pollux ctl\". What is on it is\n"
@@ -213,7 +224,7 @@ static void pool_help(void)
          "options:\n"
          "      --name NAME      create: a name for the pool\n"
          "      --cluster SIZE   create: of a cluster, as it is told to SPDK's clients: 4K to 1G, a power of two (4M)\n"
-         "      --yes            create, rm: do not ask\n"
+         "      --yes            create, repair, rm: do not ask\n"
          "      --json           as JSON");
 }
 

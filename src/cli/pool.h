@@ -11,7 +11,7 @@ enum { POOL_TEXT = 256, POOL_COUNT = 64 };
 struct pool_command {
     char **words; /* the first one is the disk */
     unsigned nwords;
-    bool json, yes, thick, help;
+    bool json, yes, thick, help, data;
     const char *name; /* --name */
     const char *cluster;
 };
@@ -21,7 +21,7 @@ struct pool_verb {
     const char *name;
     const char *takes;   /* after "pollux pool create" */
     unsigned min, max;   /* words */
-    const char *options; /* a letter for each option that it takes beside --json: y, n, c, t */
+    const char *options; /* a letter for each option that it takes beside --json: y, n, c, t, d */
     const char *method;  /* what a server is asked by for the same; or NULL */
     int (*run)(const struct pool_command *o, const struct pool_verb *v);
 };
@@ -63,6 +63,11 @@ void pool_count_text(const struct pool_count *n, char text[POOL_COUNT]);
 int pool_on(struct plx_bdev *disk, char text[POOL_TEXT], struct plx_error *err);
 /* Names whatever is on it. @return 1; 0 for nothing; -errno with err filled */
 int pool_content(struct plx_bdev *disk, char text[POOL_TEXT], struct plx_error *err);
+
+/* pool_check.c */
+int pool_check(const struct pool_command *o, const struct pool_verb *v);
+int pool_repair(const struct pool_command *o, const struct pool_verb *v);
+int pool_dump(const struct pool_command *o, const struct pool_verb *v);
 
 /* For people, and as JSON; text that did not come from us cannot do harm in either. */
 void pool_uuid(const uint8_t uuid[16], char text[40]);

@@ -14,6 +14,7 @@ enum {
     OPT_THICK,
     OPT_NAME,
     OPT_CLUSTER,
+    OPT_DATA,
 };
 
 /* ---- the command line ---- */
@@ -38,6 +39,8 @@ static int check_pool_options(const struct pool_command *o, const struct pool_ve
         ret = check_pool_option(v, 'n', "name", command);
     if (!ret && o->cluster)
         ret = check_pool_option(v, 'c', "cluster", command);
+    if (!ret && o->data)
+        ret = check_pool_option(v, 'd', "data", command);
     return ret;
 }
 
@@ -48,6 +51,7 @@ static int pool_parse(int argc, char **argv, struct pool_command *o)
                                           {"thick", no_argument, NULL, OPT_THICK},
                                           {"name", required_argument, NULL, OPT_NAME},
                                           {"cluster", required_argument, NULL, OPT_CLUSTER},
+                                          {"data", no_argument, NULL, OPT_DATA},
                                           {"help", no_argument, NULL, 'h'},
                                           {NULL, 0, NULL, 0}};
     struct cli_options options = {argv[0], ":h", table, NULL, 0};
@@ -57,6 +61,7 @@ static int pool_parse(int argc, char **argv, struct pool_command *o)
         o->json |= opt == OPT_JSON;
         o->yes |= opt == OPT_YES;
         o->thick |= opt == OPT_THICK;
+        o->data |= opt == OPT_DATA;
         o->help |= opt == 'h';
         if (opt == OPT_NAME)
             o->name = optarg;

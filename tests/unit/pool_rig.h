@@ -50,4 +50,10 @@ void rig_settle(struct pool_rig *rig);
  */
 uint64_t rig_check(struct pool_rig *rig);
 
+/*
+ * That `pollux pool check` finds nothing wrong with what is on the disk, whether a log is to be replayed or not. The
+ * pool is not open, or has nothing under way.
+ */
+void rig_look(struct pool_rig *rig);
+
 #endif

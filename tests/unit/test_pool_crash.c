@@ -52,6 +52,7 @@ struct life {
     struct io io[DEPTH];
     uint64_t seed, serial;
     unsigned names, cuts, ops;
+    bool look; /* what a cut has left is looked at by those who did not write it */
 };
 
 static bool is_off(struct life *l)
@@ -296,6 +297,8 @@ static void recover_begin(struct life *l)
     } while (!s.settled);
     if (plx_bdev_crash_restore(l->rig.disk, &err))
         fail_msg("%s", err.text);
+    if (l->look)
+        rig_look(&l->rig);
     rig_pool(&l->rig);
 }
 
@@ -362,6 +365,7 @@ static void check_lives(const char *url, uint64_t seed, unsigned lives)
 {
     struct life *l = calloc(1, sizeof *l);
     l->seed = seed;
+    l->look = true;
     rig_simulate(true);
     rig_make(&l->rig, url, NULL);
     plx_crash_seed(l->rig.disk, seed);
@@ -638,6 +642,8 @@ static bool run_workload(const struct workload *what, uint64_t at, enum keep kee
     memcpy(w.codes, what->codes, sizeof w.codes);
     struct life *l = &w.l;
     rig_make_small(&l->rig, "crash:ram:5M", NULL, POOL_SIZE);
+    l->look = at % 8 == 0;
+    rig_make(&l->rig, "crash:ram:4M", NULL);
     plx_crash_seed(l->rig.disk, at * KEEPS + keep + 1);
     if (keep != SOME)
         plx_crash_choose(l->rig.disk, keep == NOTHING ? keep_none : keep_all, NULL);

@@ -1,0 +1,165 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* What the log says is still to be done. */
+#include "check.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* @return 0; 1 at its end; -errno */
+static int log_read(struct pck *c, uint64_t n)
+{
+    if (n == c->root.log_units)
+        return 1;
+    if (n % 64 == 0) {
+        uint8_t **more = realloc(c->log, (n + 64) * sizeof *more);
+        if (!more)
+            return plx_fail(c->err, -ENOMEM, "out of memory");
+        c->log = more;
+    }
+    uint8_t *mem = aligned_alloc(4096, c->unit);
+    if (!mem)
+        return plx_fail(c->err, -ENOMEM, "out of memory");
+    const uint64_t number = c->root.log_first + n;
+    if (pck_disk_read_one(&c->disk, PCK_LOG_PLACE + number % c->root.log_units, mem)) {
+        free(mem);
+        return plx_fail(c->err, -EIO, "page %llu of the log cannot be read", (unsigned long long)number);
+    }
+    if (pck_get_page(mem, &c->root, number) < 0) {
+        free(mem);
+        return 1;
+    }
+    c->log[n] = mem;
+    c->log_pages = n + 1;
+    return 0;
+}
+
+static const char *change_wrong(struct pck *c, const struct pck_change *g)
+{
+    const struct pck_volume *v = g->volume < c->root.slots ? c->volume[g->volume] : NULL;
+    const uint64_t n = g->kind == PCK_MAP ? g->count : g->to;
+    if (g->kind != PCK_MAP && g->kind != PCK_UNMAP)
+        return "is of no kind that there is";
+    if (!v || v->r.state != PCK_VOLUME)
+        return "is of a volume that there is not";
+    if (!n || g->at >= v->r.size || n > v->r.size - g->at)
+        return "goes beyond the end of its volume";
+    if (g->at >> pck_fan(&c->root) != (g->at + n - 1) >> pck_fan(&c->root))
+        return "is of more than one node";
+    if (g->kind == PCK_UNMAP)
+        return NULL;
+    if (g->to >= c->root.units || n > c->root.units - g->to)
+        return "maps units beyond the end of the pool";
+    for (uint64_t i = 0; i < n; i++)
+        if (pck_is_fixed(&c->root, g->to + i))
+            return "maps a unit that a volume cannot have";
+    for (uint64_t i = 0; i < n; i++)
+        if (pck_bit(c, &c->used, g->to + i) || pck_bit(c, &c->meta, g->to + i) ||
+            !pck_bit_set(c, &c->logged, g->to + i))
+            return "maps a unit that is in use";
+    return NULL;
+}
+
+static void log_page_check(struct pck *c, uint64_t n)
+{
+    const uint8_t *mem = c->log[n] + PCK_PAGE_HEADER;
+    uint32_t room = (uint32_t)pck_get_page(c->log[n], &c->root, c->root.log_first + n);
+    while (room && !c->stop) {
+        struct pck_change g;
+        const uint32_t bytes = pck_get_change(mem, room, &c->root, &g);
+        const char *wrong = bytes ? change_wrong(c, &g) : "is cut off";
+        if (wrong) {
+            c->log_wrong = true;
+            pck_say(c, PLX_POOL_DAMAGE, true, g.volume < c->root.slots ? c->volume[g.volume] : NULL,
+                    (int64_t)(PCK_LOG_PLACE + (c->root.log_first + n) % c->root.log_units),
+                    "a change in page %llu of the log %s; a repair takes it out",
+                    (unsigned long long)(c->root.log_first + n), wrong);
+        }
+        if (!bytes)
+            return;
+        mem += bytes;
+        room -= bytes;
+    }
+}
+
+int pck_log(struct pck *c)
+{
+    int ret = 0;
+    while (!ret)
+        ret = log_read(c, c->log_pages);
+    if (ret < 0)
+        return ret;
+    for (uint64_t n = 0; n < c->log_pages && !c->stop; n++)
+        log_page_check(c, n);
+    if (c->log_pages)
+        pck_say(c, PLX_POOL_NOTE, false, NULL, PLX_POOL_NOWHERE,
+                "the pool was not closed: %llu page%s of the log will be replayed when it is opened",
+                (unsigned long long)c->log_pages, c->log_pages == 1 ? "" : "s");
+    return c->stop;
+}
+
+/* ---- once more, without what cannot be ---- */
+
+struct log_out {
+    uint8_t *mem;
+    uint32_t bytes;
+    uint64_t number;
+};
+
+static int log_out_page(struct pck *c, struct log_out *out)
+{
+    if (!out->bytes)
+        return 0;
+    pck_put_page(out->mem, &c->root, out->number, out->bytes);
+    if (pck_disk_write(&c->disk, PCK_LOG_PLACE + out->number % c->root.log_units, out->mem))
+        return plx_fail(c->err, -EIO, "the log cannot be written");
+    out->number++;
+    out->bytes = 0;
+    memset(out->mem, 0, c->unit);
+    return 0;
+}
+
+static int log_out_from(struct pck *c, struct log_out *out, uint64_t n)
+{
+    const uint8_t *mem = c->log[n] + PCK_PAGE_HEADER;
+    uint32_t room = (uint32_t)pck_get_page(c->log[n], &c->root, c->root.log_first + n);
+    int ret = 0;
+    while (room && !ret) {
+        struct pck_change g;
+        const uint32_t bytes = pck_get_change(mem, room, &c->root, &g);
+        if (!bytes)
+            return 0;
+        if (!change_wrong(c, &g)) {
+            if (out->bytes + bytes > c->unit - PCK_PAGE_HEADER)
+                ret = log_out_page(c, out);
+            memcpy(out->mem + PCK_PAGE_HEADER + out->bytes, mem, bytes);
+            out->bytes += bytes;
+        }
+        mem += bytes;
+        room -= bytes;
+    }
+    return ret;
+}
+
+int pck_log_rewrite(struct pck *c, uint64_t *first)
+{
+    struct log_out out = {.number = c->root.log_first + c->log_pages + c->root.log_units};
+    if (2 * c->log_pages > c->root.log_units)
+        return plx_fail(c->err, -ENOSPC, "the log is too long for what is wrong in it to be taken out");
+    for (uint64_t r = 0; r < pck_regions(&c->root); r++) {
+        free(c->logged.region[r]);
+        c->logged.region[r] = NULL;
+    }
+    out.mem = aligned_alloc(4096, c->unit);
+    if (!out.mem)
+        return plx_fail(c->err, -ENOMEM, "out of memory");
+    memset(out.mem, 0, c->unit);
+    *first = out.number;
+    int ret = 0;
+    for (uint64_t n = 0; n < c->log_pages && !ret; n++)
+        ret = log_out_from(c, &out, n);
+    if (!ret)
+        ret = log_out_page(c, &out);
+    free(out.mem);
+    return ret;
+}
