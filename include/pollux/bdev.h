@@ -36,6 +36,7 @@ enum plx_bdev_op {
     PLX_BDEV_ZONE_MANAGE, /**< no data; zone_action on the zone that begins at lba, or on all: PLX_BDEV_ALL_ZONES */
     PLX_BDEV_ZONE_REPORT, /**< iov receives nlb times 64 bytes: a struct plx_bdev_zones, and a struct plx_bdev_zone for
                              each zone from that of lba on, as far as there is room; then zeroes */
+    PLX_BDEV_VERIFY,      /**< no data; ends as a read of the blocks would: NVM 3.3.5 */
     PLX_BDEV_OPS,
 };
 

@@ -72,7 +72,8 @@ static int fill_identity(struct plx_bdev *bdev, const struct plx_url *url)
 /* Completes what the driver's open said of the disk. */
 static void finish_info(struct plx_bdev *bdev, const char *driver, const char *name)
 {
-    const uint32_t memory = 1 << PLX_BDEV_COMPARE | 1 << PLX_BDEV_COPY | 1 << PLX_BDEV_COMPARE_AND_WRITE;
+    const uint32_t memory =
+        1 << PLX_BDEV_COMPARE | 1 << PLX_BDEV_COPY | 1 << PLX_BDEV_COMPARE_AND_WRITE | 1 << PLX_BDEV_VERIFY;
     struct plx_bdev_info *info = &bdev->info;
     info->driver = driver;
     memset(info->name, 0, sizeof info->name);

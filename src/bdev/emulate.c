@@ -1,14 +1,14 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * What a driver leaves out, done by what it has: compare, compare and write, copy, and write zeroes by means of reads
- * and writes, and unmaps that are larger than it takes by means of smaller ones.
+ * What a driver leaves out, done by what it has: verify, compare, compare and write, copy, and write zeroes by means of
+ * reads and writes, and unmaps that are larger than it takes by means of smaller ones.
  *
  * A layer like any other: an operation is a sequence of steps, each of which either goes on at once or waits for one
  * thing: the range lock, the sub-request that does the parts of the work, a piece of memory, or such a part, which goes
  * to the driver. All its state is in the request's context, which is the driver's at other times. They are got in this
  * order, so that nobody has a sub-request and waits for the lock, whose owner may need it.
  *
- *   compare            SUB, PIECE, then READ, CHECK for each piece; FREE
+ *   verify, compare    SUB, PIECE, then READ, CHECK for each piece; FREE
  *   compare and write  LOCK, as compare, WRITE; FREE, UNLOCK
  *   copy               SUB, PIECE, then READ, WRITE, WRITTEN for each piece; FREE
  *   write zeroes       SUB, then WRITE, WRITTEN for each piece; FREE
@@ -29,9 +29,9 @@ uint32_t plx_emulate_ops(const struct plx_bdev *bdev)
     const uint32_t read = 1 << PLX_BDEV_READ, write = 1 << PLX_BDEV_WRITE;
     uint32_t has = bdev->native_ops, ops = 0;
     if (bdev->info.zone_blocks) /* what is written is not for anybody else to choose */
-        return 1 << PLX_BDEV_COMPARE & ~has;
+        return (1 << PLX_BDEV_COMPARE | 1 << PLX_BDEV_VERIFY) & ~has;
     if (has & read)
-        ops |= 1 << PLX_BDEV_COMPARE;
+        ops |= 1 << PLX_BDEV_COMPARE | 1 << PLX_BDEV_VERIFY;
     if (has & write)
         ops |= 1 << PLX_BDEV_WRITE_ZEROES;
     if (has & read && has & write)
@@ -111,18 +111,25 @@ static void read_step(struct plx_bdev_req *req, struct plx_emulation *c)
     begin_part(req, PLX_BDEV_READ, (copy ? req->src_lba : req->lba) + offset(req, c), c->nlb);
 }
 
-static void check_step(struct plx_bdev_req *req, struct plx_emulation *c)
+/* What was read is as the caller has it. */
+static bool piece_equals(const struct plx_bdev_req *req, const struct plx_emulation *c)
 {
     struct plx_iov_at at = {req->iov, 0};
     plx_iov_skip(&at, (size_t)c->at << req->ch->bdev->block_shift);
+    return plx_iov_equals(&at, c->piece.mem, (size_t)c->nlb << req->ch->bdev->block_shift);
+}
+
+static void check_step(struct plx_bdev_req *req, struct plx_emulation *c)
+{
+    const bool fits = req->op == PLX_BDEV_VERIFY || piece_equals(req, c); /* to have been read is enough there */
     c->at += c->nlb;
-    if (!plx_iov_equals(&at, c->piece.mem, (size_t)c->nlb << req->ch->bdev->block_shift)) {
+    if (!fits) {
         c->status = PLX_SC_COMPARE_FAILURE;
         c->step = FREE;
     } else if (c->at < req->nlb) {
         c->step = READ;
     } else {
-        c->step = req->op == PLX_BDEV_COMPARE ? FREE : WRITE;
+        c->step = req->op == PLX_BDEV_COMPARE_AND_WRITE ? WRITE : FREE;
         /* Not kept while writing: the driver may need a piece itself, and nobody has one and waits for another. */
         plx_piece_put(req->ch, &c->piece);
     }

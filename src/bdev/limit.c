@@ -14,7 +14,7 @@
 #include <errno.h>
 
 enum {
-    READS = 1 << PLX_BDEV_READ | 1 << PLX_BDEV_COMPARE,
+    READS = 1 << PLX_BDEV_READ | 1 << PLX_BDEV_COMPARE | 1 << PLX_BDEV_VERIFY,
     WRITES = 1 << PLX_BDEV_WRITE | 1 << PLX_BDEV_COMPARE_AND_WRITE | 1 << PLX_BDEV_COPY | 1 << PLX_BDEV_ZONE_APPEND,
     LOOKS_MS = 50, /* how often a lane looks, at least */
     STEP = 512,    /* requests that a lane lets go in a round */

@@ -100,9 +100,11 @@ static uint8_t *buffer_of(struct pcie_protect *p, const struct pcie_slot *slot)
 
 void pcie_protect_set_none(const struct pcie_data *d, const struct nvme_req *req, struct nvme_cmd *cmd)
 {
-    if (req->cmd.opcode != NVME_IO_WRITE_ZEROES)
+    const bool verifies = req->cmd.opcode == NVME_IO_VERIFY;
+    if (!verifies && req->cmd.opcode != NVME_IO_WRITE_ZEROES)
         return;
-    const struct nvme_protect_words w = nvme_protect_zeroes(&d->protect->is, slba_of(req));
+    const struct nvme_protect_words w =
+        (verifies ? nvme_protect_verify : nvme_protect_zeroes)(&d->protect->is, slba_of(req));
     set_protect_words(cmd, req, &w);
 }
 

@@ -98,13 +98,23 @@ static struct nvme_protect_words protect_words(const struct nvme_protection *p, 
                                        .cdw15 = p->app ? p->apptag | (uint32_t)0xffff << 16 : 0};
 }
 
+static uint32_t checks_of(const struct nvme_protection *p)
+{
+    return (p->alone || p->guard ? PRCHK_GUARD : 0u) | (p->app ? PRCHK_APP : 0u) |
+           (p->type != 3 && (p->alone || p->ref) ? PRCHK_REF : 0u);
+}
+
 struct nvme_protect_words nvme_protect_transfer(const struct nvme_protection *p, uint64_t lba)
 {
     if (!p->type)
         return (struct nvme_protect_words){0};
-    return protect_words(p, lba,
-                         (p->alone ? PRACT : 0u) | (p->alone || p->guard ? PRCHK_GUARD : 0u) |
-                             (p->app ? PRCHK_APP : 0u) | (p->type != 3 && (p->alone || p->ref) ? PRCHK_REF : 0u));
+    return protect_words(p, lba, (p->alone ? PRACT : 0u) | checks_of(p));
+}
+
+/* What a read has checked by whomever, which is the controller's alone here (NVM 3.3.5). */
+struct nvme_protect_words nvme_protect_verify(const struct nvme_protection *p, uint64_t lba)
+{
+    return p->type ? protect_words(p, lba, checks_of(p)) : (struct nvme_protect_words){0};
 }
 
 /* Without data there is nothing to make tuples of here. */

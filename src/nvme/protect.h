@@ -37,6 +37,7 @@ struct nvme_protect_words {
     uint32_t cdw3, prinfo /* in cdw12 */, cdw14, cdw15;
 };
 struct nvme_protect_words nvme_protect_transfer(const struct nvme_protection *p, uint64_t lba);
+struct nvme_protect_words nvme_protect_verify(const struct nvme_protection *p, uint64_t lba);
 struct nvme_protect_words nvme_protect_zeroes(const struct nvme_protection *p, uint64_t lba);
 
 /* Where data and metadata of a command are, in memory that nobody else writes to. */

@@ -23,8 +23,8 @@ static unsigned log2_of(uint32_t v)
 static unsigned oncs_of(uint32_t ops)
 {
     return (ops & 1u << PLX_BDEV_COMPARE ? 1u << 0 : 0) | (ops & 1u << PLX_BDEV_UNMAP ? 1u << 2 : 0) |
-           (ops & 1u << PLX_BDEV_WRITE_ZEROES ? 1u << 3 : 0) | 1u << 5 /* reservations */ | 1u << 7 /* Verify */ |
-           (ops & 1u << PLX_BDEV_COPY ? 1u << 8 : 0);
+           (ops & 1u << PLX_BDEV_WRITE_ZEROES ? 1u << 3 : 0) | 1u << 5 /* reservations */ |
+           (ops & 1u << PLX_BDEV_VERIFY ? 1u << 7 : 0) | (ops & 1u << PLX_BDEV_COPY ? 1u << 8 : 0);
 }
 
 /* What both kinds of controllers have. */

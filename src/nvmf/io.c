@@ -191,31 +191,21 @@ static uint16_t parse_from_host(struct nvmf_req *req, enum plx_bdev_op op, nvmf_
     return plx_likely(req->in_capsule && req->in_place && !has_prinfo(req)) ? status : parse_range(req, op);
 }
 
-static void verify_done(struct plx_bdev_req *bio)
-{
-    struct nvmf_req *req = plx_container_of(bio, struct nvmf_req, bio);
-    req->dir = NVMF_NONE; /* what was read stays here */
-    bio_done(bio);
-}
-
 static void execute_verify(struct nvmf_req *req)
 {
-    submit(req, PLX_BDEV_READ, lba_of(req), nlb_of(req), verify_done);
+    submit(req, PLX_BDEV_VERIFY, lba_of(req), nlb_of(req), bio_done);
 }
 
-/* Verify is a read whose data goes nowhere: it gets a buffer like a read, and no data in its response. */
 static uint16_t parse_verify(struct nvmf_req *req)
 {
-    uint16_t status = parse_range(req, PLX_BDEV_READ);
+    uint16_t status = parse_range(req, PLX_BDEV_VERIFY);
     uint64_t len = (uint64_t)nlb_of(req) << req->ns->block_shift;
     if (status)
         return status;
     if (len > req->qp->group->target->opts.max_io_size) /* VSL */
         return PLX_SC_INVALID_FIELD | DNR;
     req->execute = execute_verify;
-    req->dir = NVMF_TO_HOST;
-    req->len = (uint32_t)len;
-    return PLX_SC_SUCCESS;
+    return nvmf_expect_no_data(req);
 }
 
 /* ---- Write Zeroes: of any length, piece by piece ---- */

@@ -121,7 +121,7 @@ static void *build_effects(struct nvmf_req *req, uint8_t *small, size_t *len)
         {NVME_IO_COMPARE, PLX_BDEV_COMPARE, CSUPP},
         {NVME_IO_WRITE_ZEROES, PLX_BDEV_WRITE_ZEROES, CSUPP | LBCC},
         {NVME_IO_DSM, PLX_BDEV_UNMAP, CSUPP | LBCC},
-        {NVME_IO_VERIFY, PLX_BDEV_READ, CSUPP},
+        {NVME_IO_VERIFY, PLX_BDEV_VERIFY, CSUPP},
         {NVME_IO_COPY, PLX_BDEV_COPY, CSUPP | LBCC},
         {NVME_IO_RESV_REGISTER, PLX_BDEV_READ, CSUPP},
         {NVME_IO_RESV_REPORT, PLX_BDEV_READ, CSUPP},

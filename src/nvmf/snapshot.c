@@ -313,7 +313,7 @@ void nvmf_image_stats(const struct nvmf_image *image, uint64_t *blocks512_read, 
             continue;
         plx_bdev_get_totals(image->ns[i].ns->bdev, &st);
         uint64_t per_block = plx_bdev_info(image->ns[i].ns->bdev)->block_size / 512;
-        *blocks512_read += st.blocks[PLX_BDEV_READ] * per_block;
+        *blocks512_read += (st.blocks[PLX_BDEV_READ] + st.blocks[PLX_BDEV_VERIFY]) * per_block;
         *blocks512_written += st.blocks[PLX_BDEV_WRITE] * per_block;
         *reads += st.ops[PLX_BDEV_READ] + st.ops[PLX_BDEV_COMPARE];
         *writes += st.ops[PLX_BDEV_WRITE];

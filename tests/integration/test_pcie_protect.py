@@ -1,15 +1,18 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """SSDs whose blocks have metadata and protection information: what clients are told, and what hosts see of it."""
+import contextlib
 import os
 import random
 
 import pytest
 
+import sqe
 from host import Bystander, Controller
 from nvmetcp import CommandError
 from pcie import A, BLOCK, BLOCKS, Machine, assert_content, model
 from rpc import Server, listen
-from target import wait_until
+from spec import Io
+from target import Target, wait_until
 
 NQN = "nqn.2001-01.example:protected"
 ENOTSUP = -95
@@ -164,6 +167,27 @@ def test_hosts_are_told_what_is_wrong(client, machine, options, flips, request):
         assert "Nvme0n1: blocks 1000 to 1015: End-to-end Guard Check Error, says the controller" in lines[0]
         health = client.call("bdev_nvme_get_controller_health_info", name="Nvme0")
         assert int(health["media_errors"]) == wrong
+
+
+@pytest.mark.parametrize("hops", [0, 1], ids=["here", "behind-another-target"])
+def test_a_verify_is_the_controllers(client, machine, hops):
+    """No data is read for it, by nobody on the way."""
+    attach(client)
+    address, nqn = serve(client), NQN
+    with contextlib.ExitStack() as stack:
+        if hops:
+            near = stack.enter_context(Target(f"nvme+tcp://127.0.0.1:{address[1]}/{NQN}"))
+            address, nqn = near.address, near.nqn
+        host = stack.enter_context(Controller(address, nqn, io_queues=1))
+        host.write(1, 1000, bytes(16 * BLOCK))
+        machine.tell(A, "flip", 1, 1005, 3, 2)
+        reads, verifies = machine.tell(A, "count", 1, Io.READ), machine.tell(A, "count", 1, Io.VERIFY)
+        assert host.io.execute(sqe.verify(1, 1000, 16)).status == GUARD
+        host.io.must(sqe.verify(1, 1000, 5))
+        host.io.must(sqe.verify(1, 1006, 10))
+        assert machine.tell(A, "count", 1, Io.READ) == reads
+        assert machine.tell(A, "count", 1, Io.VERIFY) == verifies + 3
+    assert "Nvme0n1: blocks 1000 to 1015: End-to-end Guard Check Error, says the controller" in told_of(client)[0]
 
 
 def test_an_application_tag_that_is_wanted_is_checked(client, machine):

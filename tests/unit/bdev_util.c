@@ -106,6 +106,7 @@ static size_t data_bytes(const struct tu *t, enum plx_bdev_op op, uint32_t nlb)
     case PLX_BDEV_COPY:
     case PLX_BDEV_RESET:
     case PLX_BDEV_ZONE_MANAGE:
+    case PLX_BDEV_VERIFY:
     case PLX_BDEV_OPS:
         break;
     }

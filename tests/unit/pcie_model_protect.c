@@ -167,6 +167,10 @@ static uint16_t pm_check_words(struct pcie_model *m, const struct pm_ns *ns, con
     const uint64_t lba = plx_get32(c->sqe.cdw10) | (uint64_t)plx_get32(c->sqe.cdw11) << 32;
     if (!ns->is.pi)
         return 0;
+    if (w.prinfo & PRINFO_PRACT && c->sqe.opcode == NVME_IO_VERIFY) {
+        pm_complain(&m->complaints, "queue %u: a verify with PRACT", c->sqid);
+        return PLX_SC_INVALID_PROTECTION_INFORMATION | DNR;
+    }
     if (w.prinfo & PRINFO_REF && (ns->is.pi == 3 || (ns->is.pi == 1 && w.ref != (lba & pm_ref_mask(ns))))) {
         pm_complain(&m->complaints, "queue %u opcode 0x%02x: invalid protection information", c->sqid, c->sqe.opcode);
         return PLX_SC_INVALID_PROTECTION_INFORMATION | DNR;

@@ -5,6 +5,8 @@
  */
 #include "bdev_util.h"
 
+#include <pollux/bdev_filter.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -54,6 +56,33 @@ static void compare_and_write_takes_data_in_odd_pieces(void **state)
     tu_req_free(&q);
     free(data);
     free(before);
+    tu_close(&t);
+}
+
+/* By reads, each of them: what cannot be read, in whichever piece, is found. */
+static void verify_reads(void **state)
+{
+    (void)state;
+    struct tu t;
+    char url[400];
+    snprintf(url, sizeof url, "error:[%s]", tu_url);
+    tu_open(&t, url);
+    const uint32_t blocks = (uint32_t)t.info->blocks;
+    struct plx_bdev_stats stats = {0};
+    struct plx_error err;
+    struct plx_bdev_injection i = {.type = PLX_BDEV_INJECT_FAILURE,
+                                   .ops = 1 << PLX_BDEV_READ,
+                                   .count = 1,
+                                   .status = PLX_SC_UNRECOVERED_READ_ERROR};
+    assert_int_equal(tu_io(&t, PLX_BDEV_VERIFY, 0, blocks, NULL), 0);
+    plx_bdev_get_stats(plx_bdev_below(t.bdev), &stats);
+    assert_int_equal(stats.blocks[PLX_BDEV_READ], blocks);
+    assert_true(stats.ops[PLX_BDEV_READ] > 1);
+    assert_int_equal(tu_io(&t, PLX_BDEV_VERIFY, 1, blocks, NULL), PLX_SC_LBA_OUT_OF_RANGE);
+    assert_int_equal(tu_io(&t, PLX_BDEV_VERIFY, 1, 0, NULL), PLX_SC_INVALID_FIELD);
+    assert_int_equal(plx_bdev_error_inject(t.bdev, &i, &err), 0);
+    assert_int_equal(tu_io(&t, PLX_BDEV_VERIFY, 0, blocks, NULL), PLX_SC_UNRECOVERED_READ_ERROR);
+    assert_int_equal(tu_io(&t, PLX_BDEV_VERIFY, 0, blocks, NULL), 0);
     tu_close(&t);
 }
 
@@ -322,6 +351,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(compare_tells_where_data_differ),
         cmocka_unit_test(compare_and_write_takes_data_in_odd_pieces),
+        cmocka_unit_test(verify_reads),
         cmocka_unit_test(copies_may_overlap),
         cmocka_unit_test(it_works_when_the_pool_of_buffers_is_empty),
         cmocka_unit_test(what_waits_can_be_aborted),

@@ -774,9 +774,10 @@ static void a_read_only_disk_refuses_writes(void **state)
     assert_int_equal(tu_io(&a, PLX_BDEV_READ, 0, 8, buf), 0);
     assert_int_equal(tu_io(&a, PLX_BDEV_FLUSH, 0, 0, NULL), 0);
     assert_int_equal(tu_io(&a, PLX_BDEV_COMPARE, 0, 8, buf), 0);
+    assert_int_equal(tu_io(&a, PLX_BDEV_VERIFY, 0, 8, NULL), 0);
     for (enum plx_bdev_op op = 0; op < PLX_BDEV_OPS; op++)
         if (op != PLX_BDEV_READ && op != PLX_BDEV_COMPARE && op != PLX_BDEV_FLUSH && op != PLX_BDEV_RESET &&
-            op != PLX_BDEV_ALLOCATED && op != PLX_BDEV_ZONE_REPORT)
+            op != PLX_BDEV_ALLOCATED && op != PLX_BDEV_ZONE_REPORT && op != PLX_BDEV_VERIFY)
             assert_int_equal(tu_io(&a, op, 0, 1, buf), PLX_SC_NAMESPACE_WRITE_PROTECTED);
     free(buf);
     tu_close(&a);

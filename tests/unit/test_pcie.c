@@ -451,6 +451,40 @@ static void what_the_controller_can_do_is_done_by_it(void **state)
     memory_free(m, 1 << 20);
 }
 
+enum { READ_COMMAND = 0x02, VERIFY_COMMAND = 0x0c };
+
+/* By the command, as long as the controller takes it; by reads where there is none, or it is refused. */
+static void what_is_verified_is_so_by_the_controller(void **state)
+{
+    struct ssd s = {.opts = pcie_model_defaults};
+    const struct pcie_model_fault bad = {
+        .kind = PCIE_MODEL_STATUS, .qid = PCIE_MODEL_IO, .opcode = VERIFY_COMMAND, .value = 0x4281, .skip = 2};
+    const struct pcie_model_fault none = {
+        .kind = PCIE_MODEL_STATUS, .qid = PCIE_MODEL_IO, .opcode = VERIFY_COMMAND, .value = 0x4001};
+    (void)state;
+    s.opts.vsl = 3; /* 32 KiB: 64 blocks */
+    s.opts.ns[0].noiob = 8;
+    ssd_open(&s);
+    assert_int_equal(tu_io(&s.t, PLX_BDEV_VERIFY, 3, 64, NULL), 0);
+    assert_int_equal(pcie_model_count(s.m, 1, VERIFY_COMMAND), 1);
+    assert_int_equal(tu_io(&s.t, PLX_BDEV_VERIFY, 3, 1000, NULL), 0);
+    assert_int_equal(pcie_model_count(s.m, 1, VERIFY_COMMAND), 17);
+    assert_int_equal(tu_io(&s.t, PLX_BDEV_VERIFY, DISK_BLOCKS - 1, 2, NULL), PLX_SC_LBA_OUT_OF_RANGE);
+    pcie_model_fault(s.m, &bad);
+    assert_int_equal(tu_io(&s.t, PLX_BDEV_VERIFY, 0, 1000, NULL), PLX_SC_UNRECOVERED_READ_ERROR);
+    assert_int_equal(pcie_model_count(s.m, 1, READ_COMMAND), 0);
+    pcie_model_fault(s.m, &none);
+    assert_int_equal(tu_io(&s.t, PLX_BDEV_VERIFY, 0, 64, NULL), 0);
+    assert_int_equal(pcie_model_count(s.m, 1, READ_COMMAND), 8);
+    ssd_close(&s);
+    s.opts.oncs &= ~(unsigned)PCIE_MODEL_ONCS_VERIFY;
+    ssd_open(&s);
+    assert_int_equal(tu_io(&s.t, PLX_BDEV_VERIFY, 0, 64, NULL), 0);
+    assert_int_equal(pcie_model_count(s.m, 1, VERIFY_COMMAND), 0);
+    assert_int_equal(pcie_model_count(s.m, 1, READ_COMMAND), 8);
+    ssd_close(&s);
+}
+
 /* ---- its identity ---- */
 
 static void it_is_identified(void **state)
@@ -753,6 +787,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(data_that_is_known_in_part_is_copied),
         cmocka_unit_test(what_is_behind_a_completion_that_closes_the_queue_is_lost),
         cmocka_unit_test(what_the_controller_can_do_is_done_by_it),
+        cmocka_unit_test(what_is_verified_is_so_by_the_controller),
         cmocka_unit_test(it_is_identified),
         cmocka_unit_test(it_is_identified_while_it_is_a_disk),
         cmocka_unit_test(what_cannot_be_opened_gets_a_sentence),

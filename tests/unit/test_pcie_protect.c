@@ -166,6 +166,7 @@ static void check_operations(struct pid *d)
     memset(d->data + n + 6 * d->block, 0, d->block);
     assert_int_equal(tu_io(&d->t, PLX_BDEV_READ, 100, 8, d->back), 0);
     assert_memory_equal(d->back, d->data + n, n);
+    assert_int_equal(tu_io(&d->t, PLX_BDEV_VERIFY, 90, 100, NULL), 0);
     assert_int_equal(tu_io(&d->t, PLX_BDEV_READ, BLOCKS - 100, 100, d->back), 0); /* never written */
     assert_true(tu_zeroed(d->back, 100 * d->block));
 }
@@ -343,6 +344,8 @@ static void check_flip(struct pid *d, unsigned byte, unsigned bit, uint16_t stat
     assert_int_equal(tu_io(&d->t, PLX_BDEV_READ, 60, 6, d->back), 0);
     assert_int_equal(tu_io(&d->t, PLX_BDEV_COMPARE, 59, 1, d->data), status ? status : byte < d->block ? 0x285 : 0);
     assert_int_equal(pcie_model_media_errors(d->m), found + more);
+    assert_int_equal(tu_io(&d->t, PLX_BDEV_VERIFY, 50, 16, NULL), d->ns.lax ? 0 : status); /* the controller alone */
+    assert_int_equal(tu_io(&d->t, PLX_BDEV_VERIFY, 50, 9, NULL), 0);
     assert_int_equal(tu_io(&d->t, PLX_BDEV_WRITE, 59, 1, d->data), 0);
     assert_int_equal(tu_io(&d->t, PLX_BDEV_READ, 50, 16, d->back), 0);
 }
@@ -442,7 +445,8 @@ static void errors_are_counted(void **state)
     plx_bdev_get_stats(d.t.bdev, &stats);
     assert_int_equal(stats.failed[PLX_BDEV_READ], 1);
     assert_int_equal(stats.failed[PLX_BDEV_COMPARE], 1);
-    assert_int_equal(stats.errors, 2);
+    assert_int_equal(stats.failed[PLX_BDEV_VERIFY], 1);
+    assert_int_equal(stats.errors, 3);
     pid_close(&d);
 }
 

@@ -117,7 +117,7 @@ static void it_says_what_it_is(void **state)
     for (int op = 0; op < PLX_BDEV_OPS; op++)
         assert_int_equal(z.t.info->ops >> op & 1, op == PLX_BDEV_READ || op == PLX_BDEV_WRITE || op == PLX_BDEV_FLUSH ||
                                                       op == PLX_BDEV_COMPARE || op == PLX_BDEV_RESET ||
-                                                      PLX_BDEV_ZONED_OPS >> op & 1);
+                                                      op == PLX_BDEV_VERIFY || PLX_BDEV_ZONED_OPS >> op & 1);
     assert_int_equal(tu_io(&z.t, PLX_BDEV_WRITE_ZEROES, 0, 8, NULL), PLX_SC_INVALID_OPCODE);
     is_zone(&z, 0, PLX_BDEV_ZONE_IS_EMPTY, 0);
     is_zone(&z, ZONES - 1, PLX_BDEV_ZONE_IS_EMPTY, 0);

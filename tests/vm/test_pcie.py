@@ -98,6 +98,7 @@ class Ssds:
 
     def serve(self, options):
         """`pollux serve` in the guest, once it serves."""
+        self.sh("rm -f /tmp/serve.out")  # of the one before
         job = self.machine.spawn(f"exec pollux serve {options} >/tmp/serve.out 2>/tmp/serve.err")
         self.machine.wait_until("grep -q 'listening on' /tmp/serve.out", during=[job])
         return job
@@ -232,7 +233,7 @@ def test_the_kernel_sees_what_was_written_to_protected_blocks(ssds):
 
 
 def test_a_bit_that_has_changed_on_the_medium(ssds):
-    """It is read by nobody, and told with its block; writing it makes it good."""
+    """It is read by nobody, and told with its block, as a verify of a kernel's host tells; writing it makes it good."""
     ssds.sh(f"dd if=/dev/urandom of=/tmp/data bs={MIB} count=1 status=none")
     for nsid in 1, 5:
         disk = f"pcie://{GUARDED}/{nsid}"
@@ -242,6 +243,17 @@ def test_a_bit_that_has_changed_on_the_medium(ssds):
             byte = file.read(1)[0]
             file.seek(77 * BLOCK + 100)
             file.write(bytes([byte ^ 4]))
+        serve = ssds.serve(f"--nqn {NQN} {disk}")
+        ssds.sh(f"nvme connect -t tcp -a 127.0.0.1 -s {PORT} -n {NQN}")
+        device = ssds.machine.wait_until(f"""for each in /sys/block/nvme*n*; do
+            [ "$(cat $each/device/subsysnqn)" = {NQN} ] && [ -b /dev/${{each##*/}} ] && echo ${{each##*/}}; done |
+            grep nvme""", during=[serve]).strip()
+        ssds.sh(f"nvme verify /dev/{device} -s 0 -c 76; nvme verify /dev/{device} -s 78 -c 99")
+        status, output = ssds.run(f"nvme verify /dev/{device} -s 70 -c 15")
+        assert status and "End-to-end Guard Check Error" in output.replace("GUARD", "Guard"), output
+        ssds.sh("nvme disconnect-all; killall pollux")
+        serve.wait()
+        assert "blocks 70 to 85: End-to-end Guard Check Error, says the controller" in ssds.sh("cat /tmp/serve.err")
         for options in "", "?prchk_guard=0&prchk_reftag=0":
             status, output = ssds.run(f"truncate -s 16M /tmp/back; pollux cp '{disk}{options}' /tmp/back; s=$?; "
                                       "rm /tmp/back; exit $s")

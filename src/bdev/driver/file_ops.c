@@ -278,6 +278,7 @@ void plx_file_submit(struct plx_bdev_channel *ch, struct plx_bdev_req *req)
     case PLX_BDEV_ZONE_APPEND:
     case PLX_BDEV_ZONE_MANAGE:
     case PLX_BDEV_ZONE_REPORT:
+    case PLX_BDEV_VERIFY:
     case PLX_BDEV_OPS: /* not offered, or the core's */
         plx_bdev_complete(req, PLX_SC_INVALID_OPCODE);
         break;

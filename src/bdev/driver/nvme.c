@@ -14,6 +14,7 @@ enum {
     ONCS_COMPARE = 1 << 0,
     ONCS_DSM = 1 << 2,
     ONCS_WRITE_ZEROES = 1 << 3,
+    ONCS_VERIFY = 1 << 7,
     ONCS_COPY = 1 << 8,
     CDFS_FORMAT_0 = 1 << 0,
     FUSES_COMPARE_AND_WRITE = 1 << 0,
@@ -51,6 +52,7 @@ struct nvme_limits nvme_limits_of(const struct nvme_ctrlr *c, unsigned shift)
     uint64_t dmrsl = plx_get32(ns->limits.dmrsl), dmsl = plx_get64(ns->limits.dmsl); /* 0: no limit */
     return (struct nvme_limits){
         .zero = in_blocks(c, shift, ns->limits.wzsl, NLB_MAX),
+        .verify = in_blocks(c, shift, ns->limits.vsl, NLB_MAX),
         .fused = plx_get16(nvme_ctrlr_id(c)->acwu) + 1u,
         .copy = (uint32_t)plx_min_u64(plx_get16(ns->id.mssrl), plx_get32(ns->id.mcl)),
         .unmap = (uint32_t)plx_min_u64(dmrsl ? dmrsl : UINT32_MAX, dmsl ? dmsl : UINT32_MAX),
@@ -65,6 +67,7 @@ static uint32_t nvme_ops_of(const struct nvme_id_ctrl *id)
            (oncs & ONCS_WRITE_ZEROES ? 1u << PLX_BDEV_WRITE_ZEROES : 0) | (oncs & ONCS_DSM ? 1u << PLX_BDEV_UNMAP : 0) |
            (oncs & ONCS_COPY && (plx_get16(id->cdfs) & CDFS_FORMAT_0 || !plx_get16(id->cdfs)) ? 1u << PLX_BDEV_COPY
                                                                                               : 0) |
+           (oncs & ONCS_VERIFY ? 1u << PLX_BDEV_VERIFY : 0) |
            (plx_get16(id->fuses) & FUSES_COMPARE_AND_WRITE ? 1u << PLX_BDEV_COMPARE_AND_WRITE : 0);
 }
 
@@ -81,7 +84,8 @@ static void take_zones(struct nvme_disk *d, const struct nvme_ctrlr *c)
     info->max_open_zones = d->ns.max_open;
     info->max_active_zones = d->ns.max_active;
     info->max_append_blocks = (uint32_t)plx_min_u64(d->max_blocks, in_blocks(c, d->shift, d->ns.zasl, NLB_MAX));
-    info->ops &= 1u << PLX_BDEV_READ | 1u << PLX_BDEV_WRITE | 1u << PLX_BDEV_FLUSH | 1u << PLX_BDEV_COMPARE;
+    info->ops &= 1u << PLX_BDEV_READ | 1u << PLX_BDEV_WRITE | 1u << PLX_BDEV_FLUSH | 1u << PLX_BDEV_COMPARE |
+                 1u << PLX_BDEV_VERIFY;
     info->ops |= PLX_BDEV_ZONED_OPS;
     info->max_unmap_blocks = 0;
 }

@@ -25,6 +25,10 @@ static void bio_end(struct nvme_channel *nc, struct plx_bdev_req *bio, uint16_t 
         plx_bdev_emulate(bio);
         return;
     }
+    if (plx_unlikely(status) && bio->op == PLX_BDEV_VERIFY && refuses(status)) {
+        plx_bdev_emulate(bio); /* reads tell whether it is well, too */
+        return;
+    }
     plx_bdev_complete(bio, status);
 }
 
@@ -60,7 +64,7 @@ static void init_heads(struct nvme_channel *nc)
         [PLX_BDEV_READ] = NVME_IO_READ,       [PLX_BDEV_WRITE] = NVME_IO_WRITE,
         [PLX_BDEV_COMPARE] = NVME_IO_COMPARE, [PLX_BDEV_WRITE_ZEROES] = NVME_IO_WRITE_ZEROES,
         [PLX_BDEV_FLUSH] = NVME_IO_FLUSH,     [PLX_BDEV_UNMAP] = NVME_IO_DSM,
-        [PLX_BDEV_COPY] = NVME_IO_COPY,
+        [PLX_BDEV_COPY] = NVME_IO_COPY,       [PLX_BDEV_VERIFY] = NVME_IO_VERIFY,
     };
     for (int op = 0; op < PLX_BDEV_OPS; op++)
         nc->heads[op] = plx_put64(opcodes[op] | (uint64_t)nc->disk->ns.nsid << 32);
@@ -100,7 +104,9 @@ void nvme_commands_init(struct nvme_channel *nc)
 
 static uint32_t largest(const struct nvme_channel *nc, const struct plx_bdev_req *bio)
 {
-    return bio->op == PLX_BDEV_WRITE_ZEROES ? nc->limits.zero : nc->max_blocks;
+    return bio->op == PLX_BDEV_WRITE_ZEROES ? nc->limits.zero
+           : bio->op == PLX_BDEV_VERIFY     ? nc->limits.verify
+                                            : nc->max_blocks;
 }
 
 static void unsplit(struct nvme_channel *nc, struct nvme_io *io)
@@ -123,6 +129,12 @@ static bool is_in_order(const struct nvme_disk *d, const struct plx_bdev_req *bi
     return d->ns.zone_blocks && bio->op == PLX_BDEV_WRITE;
 }
 
+/* Data of its own, from block to block. */
+static bool req_transfers(const struct plx_bdev_req *bio)
+{
+    return bio->op == PLX_BDEV_READ || bio->op == PLX_BDEV_WRITE || bio->op == PLX_BDEV_COMPARE;
+}
+
 static void send_piece(struct nvme_channel *nc, struct nvme_io *io)
 {
     const struct nvme_disk *d = nc->disk;
@@ -136,7 +148,7 @@ static void send_piece(struct nvme_channel *nc, struct nvme_io *io)
         return;
     }
     uint32_t nlb = (uint32_t)plx_min_u64(bio->nlb - io->at, largest(nc, bio));
-    if (d->boundary && bio->op != PLX_BDEV_WRITE_ZEROES)
+    if (d->boundary && req_transfers(bio))
         nlb = (uint32_t)plx_min_u64(nlb, d->boundary - (bio->lba + io->at) % d->boundary);
     struct nvme_req *req = &piece->t.req;
     set_range(req, nc, bio->op, bio->lba + io->at, nlb, flags_of(d, bio));
@@ -273,6 +285,16 @@ static void bio_write_zeroes(struct nvme_channel *nc, struct nvme_io *io, struct
     try_no_data(nc, io);
 }
 
+static void bio_verify(struct nvme_channel *nc, struct nvme_io *io, const struct plx_bdev_req *bio)
+{
+    if (bio->nlb > nc->limits.verify) {
+        bio_split(nc, io);
+        return;
+    }
+    set_range(&io->t.req, nc, bio->op, bio->lba, bio->nlb, 0);
+    try_no_data(nc, io);
+}
+
 /*
  * One range that does not overlap its destination, as long as the controller takes; the others the core does by reading
  * and writing.
@@ -354,6 +376,9 @@ static __attribute__((noinline)) void bio_odd(struct nvme_channel *nc, struct nv
     case PLX_BDEV_UNMAP:
         bio_unmap(nc, io, bio);
         break;
+    case PLX_BDEV_VERIFY:
+        bio_verify(nc, io, bio);
+        break;
     case PLX_BDEV_COPY:
         bio_copy(nc, io, bio);
         break;
@@ -386,8 +411,7 @@ void nvme_bio_submit_bounded(struct plx_bdev_channel *ch, struct plx_bdev_req *b
 {
     struct nvme_channel *nc = nvme_channel_of(ch);
     const uint32_t boundary = nc->disk->boundary;
-    const bool transfer = bio->op == PLX_BDEV_READ || bio->op == PLX_BDEV_WRITE || bio->op == PLX_BDEV_COMPARE;
-    if (transfer && bio->lba % boundary + bio->nlb > boundary)
+    if (req_transfers(bio) && bio->lba % boundary + bio->nlb > boundary)
         bio_split(nc, (struct nvme_io *)(void *)bio->context);
     else
         nvme_bio_submit(ch, bio);

@@ -36,10 +36,11 @@ enum {
 
 /* Blocks of one command; see max_blocks for those that transfer data. */
 struct nvme_limits {
-    uint32_t zero;  /* of Write Zeroes */
-    uint32_t fused; /* of a fused Compare and Write */
-    uint32_t copy;  /* of a range of Copy */
-    uint32_t unmap; /* of a range that is deallocated */
+    uint32_t zero;   /* of Write Zeroes */
+    uint32_t verify; /* of Verify */
+    uint32_t fused;  /* of a fused Compare and Write */
+    uint32_t copy;   /* of a range of Copy */
+    uint32_t unmap;  /* of a range that is deallocated */
 };
 
 /* What the paths of a disk are to be. Channels take it over, each on its reactor. */

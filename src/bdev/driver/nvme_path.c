@@ -141,6 +141,8 @@ static bool too_large(const struct nvme_channel *nc, struct nvme_try *t)
         return t->req.fused && nlb > nc->limits.fused;
     case NVME_IO_WRITE_ZEROES:
         return nlb > nc->limits.zero;
+    case NVME_IO_VERIFY:
+        return nlb > nc->limits.verify;
     case NVME_IO_COPY:
         return plx_get16(plx_container_of(t, struct nvme_io, t)->copy.nlb) >= nc->limits.copy;
     default:
@@ -389,6 +391,7 @@ static void heed_limits(struct nvme_channel *nc, const struct nvme_ctrlr *c)
     nc->max_blocks =
         (uint32_t)plx_min_u64(nc->max_blocks, nvme_protect_blocks(&nc->disk->protection, nvme_ctrlr_max_transfer(c)));
     nc->limits.zero = (uint32_t)plx_min_u64(nc->limits.zero, l.zero);
+    nc->limits.verify = (uint32_t)plx_min_u64(nc->limits.verify, l.verify);
     nc->limits.fused = (uint32_t)plx_min_u64(nc->limits.fused, l.fused);
     nc->limits.copy = (uint32_t)plx_min_u64(nc->limits.copy, l.copy);
     if (l.unmap < nc->disk->limits.unmap) /* which those who use the disk have been told */

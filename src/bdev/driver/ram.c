@@ -323,6 +323,7 @@ static void ram_submit(struct plx_bdev_channel *ch, struct plx_bdev_req *req)
         status = ram_compare(d, locked, req, offset, bytes);
         break;
     case PLX_BDEV_FLUSH: /* there is nothing more stable than this memory */
+    case PLX_BDEV_VERIFY:
         break;
     case PLX_BDEV_ALLOCATED:
     case PLX_BDEV_RESET:

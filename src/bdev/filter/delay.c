@@ -52,6 +52,7 @@ static uint64_t choose_delay(struct plx_bdev_channel *ch, const struct plx_bdev_
     switch ((enum plx_bdev_op)req->op) {
     case PLX_BDEV_READ:
     case PLX_BDEV_COMPARE:
+    case PLX_BDEV_VERIFY:
         which = PLX_BDEV_DELAY_AVG_READ;
         break;
     case PLX_BDEV_WRITE:

@@ -402,6 +402,7 @@ static int error_new(struct plx_bdev *below, const uint8_t *uuid, struct error_d
     d->f.bdev.channel_size = sizeof(struct error_channel);
     d->f.bdev.subs = ERROR_SUBS;
     int ret = plx_filter_init(&d->f, below, &error_ops, error_wake, uuid, err);
+    d->f.bdev.info.ops &= ~(1u << PLX_BDEV_VERIFY); /* done by reads, which fail as they are told to */
     if (ret)
         error_close(&d->f.bdev);
     else
