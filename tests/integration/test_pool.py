@@ -222,7 +222,7 @@ def test_what_is_written_is_kept_by_snapshots_and_got_back(pool, tmp_path):
 
 
 @pytest.mark.parametrize("words,status,sentence", [
-    (("pool",), 2, "takes a verb: create, status, grow or rm"),
+    (("pool",), 2, "takes a verb: create, status, grow, check, repair, dump or rm"),
     (("volume", "make"), 2, 'there is no verb "make": it is ls, create, snapshot'),
     (("pool", "status"), 2, "a word is missing: pollux pool status DISK"),
     (("pool", "status", "DISK", "b"), 2, '"b" is a word too many'),

@@ -643,7 +643,6 @@ static bool run_workload(const struct workload *what, uint64_t at, enum keep kee
     struct life *l = &w.l;
     rig_make_small(&l->rig, "crash:ram:5M", NULL, POOL_SIZE);
     l->look = at % 8 == 0;
-    rig_make(&l->rig, "crash:ram:4M", NULL);
     plx_crash_seed(l->rig.disk, at * KEEPS + keep + 1);
     if (keep != SOME)
         plx_crash_choose(l->rig.disk, keep == NOTHING ? keep_none : keep_all, NULL);
