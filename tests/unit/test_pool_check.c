@@ -537,6 +537,57 @@ static void test_a_log_that_cannot_be_replayed(void **state)
     rig_end(&rig);
 }
 
+/* ---- two snapshots that are being freed ---- */
+
+/*
+ * The older one of two is deleted while the other is being freed, and the pool is opened anew, upon which the older one
+ * is gone through first.
+ */
+static void test_snapshots_that_are_freed_in_another_order(void **state)
+{
+    enum { LEAVES = 40 };
+    struct pool_rig rig;
+    struct tu t;
+    uint8_t *data = tu_pattern(UNIT, 1);
+    bool done[2];
+    (void)state;
+    rig_make(&rig, "ram:16M", NULL);
+    rig_create(&rig, "a", LEAVES << 20);
+    rig_open(&rig, "a", &t);
+    for (unsigned i = 0; i < 3; i++) {
+        static const char *const names[] = {"one", "two", "three"};
+        for (uint64_t leaf = 0; leaf < LEAVES; leaf++)
+            assert_int_equal(tu_io(&t, PLX_BDEV_WRITE, leaf * 2048 + (leaf % 2 ? 8 * i : 0), 8, data), 0);
+        rig_do(&rig, PLX_POOL_SNAPSHOT, "a", names[i], 0);
+    }
+    rig.pool->job_steps = 1;
+    struct plx_pool_op two = {.kind = PLX_POOL_DELETE, .volume = "two"},
+                       one = {.kind = PLX_POOL_DELETE, .volume = "one"};
+    rig_begin(&rig, &two, &done[0]);
+    const struct pool_volume *freed = rig.pool->volume[2];
+    while (freed->done < (LEAVES / 2) << 8) {
+        rig_turn(rig.reactor);
+        assert_ptr_equal(rig.pool->volume[2], freed);
+    }
+    rig_begin(&rig, &one, &done[1]);
+    while (!done[1])
+        rig_turn(rig.reactor);
+    rig_close(&rig, &t);
+    assert_int_equal(pool_close_on(rig.pool), 0);
+    rig.pool = NULL;
+    expect_clean(&rig);
+    assert_int_equal(seen.per[PLX_POOL_NOTE], 2); /* both are being freed */
+    rig_pool(&rig);
+    rig_settle(&rig);
+    assert_null(rig.pool->volume[1]);
+    assert_null(rig.pool->volume[2]);
+    assert_int_equal(pool_close_on(rig.pool), 0);
+    rig.pool = NULL;
+    expect_clean(&rig);
+    rig_end(&rig);
+    free(data);
+}
+
 /* ---- power is cut in the middle of a repair ---- */
 
 static void test_a_repair_that_is_cut_off(void **state)
@@ -592,7 +643,9 @@ int main(void)
         cmocka_unit_test(test_entries_that_cannot_be),
         cmocka_unit_test(test_a_torn_root_is_told),
         cmocka_unit_test(test_a_log_that_cannot_be_replayed),
+        cmocka_unit_test(test_snapshots_that_are_freed_in_another_order),
         cmocka_unit_test(test_a_repair_that_is_cut_off),
     };
+    rig_simulate(true); /* nobody waits for timers */
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -23,6 +23,14 @@ static struct pool_volume *child_of(const struct plx_pool *p, const struct pool_
     return NULL;
 }
 
+/* Who has what is below `end` of one that is being freed: not its child, where that has been freed itself. */
+static struct pool_volume *heir_at(const struct plx_pool *p, struct pool_volume *child, uint64_t end)
+{
+    while (child && child->state == POOL_DYING && plx_min_u64(end, child->size) <= child->done)
+        child = child_of(p, child);
+    return child;
+}
+
 void pool_volume_die(struct plx_pool *p, struct pool_volume *v)
 {
     v->state = POOL_DYING;
@@ -83,8 +91,10 @@ static int dying_step(struct plx_pool *p, struct pool_try *t, struct pool_volume
     for (unsigned l = s->tree.height;; l--) {
         const uint64_t end = pool_span_end(p, at, l);
         bool kept = !e->where.raw || !pool_tree_owns(&s->tree, e, end);
-        if (!kept && child) {
-            ret = pool_tree_find(p, t, &child->tree, at, l, &theirs);
+        struct pool_volume *heir = kept ? NULL : heir_at(p, child, end);
+        theirs = NULL;
+        if (heir) {
+            ret = pool_tree_find(p, t, &heir->tree, at, l, &theirs);
             if (ret)
                 return ret;
             kept = theirs && theirs->unit == pool_entry_unit(e);
