@@ -142,6 +142,45 @@ PLX_API void plx_pool_submit(struct plx_pool *pool, struct plx_pool_op *op);
 /** The same, and waits for it; done and reactor are not looked at. Not on a reactor. @return op->result */
 PLX_API int plx_pool_do(struct plx_pool *pool, struct plx_pool_op *op);
 
+/* ---- what is different ---- */
+
+/** Bytes in a row, in whole units of the pool, but for the end of the volume. */
+struct plx_pool_extent {
+    uint64_t offset, length;
+    bool data; /**< `to` has something there; else it has nothing, and reads as zeroes */
+};
+
+/**
+ * Where a volume is not what another one is, which is mostly a snapshot that it goes back to, from what they map alone:
+ * what both share is not looked at. Exact for snapshots; a volume may change meanwhile. Memory of the caller's, who
+ * leaves it alone until done is called.
+ */
+struct plx_pool_diff {
+    const char *from; /**< UUID or name; NULL for a volume that has nothing */
+    const char *to;
+    uint64_t offset; /**< where to begin; then where to go on: the end of `to` when that was all */
+    struct plx_pool_extent *extents;
+    uint32_t room; /**< for so many */
+    /** Called on the reactor, or NULL: on a thread of the pool's, which must not be blocked. */
+    void (*done)(struct plx_pool_diff *d);
+    struct plx_reactor *reactor;
+    void *arg; /**< the caller's */
+
+    uint32_t n;    /**< extents, in order, none of which touches the next unless that is of the other kind */
+    uint64_t size; /**< of `to` */
+    int result;    /**< 0, or -errno with err filled: -ENOENT, -EIO when a part of either cannot be read */
+    struct plx_error err;
+
+    /* The pool's. */
+    struct plx_pool *pool;
+    struct plx_msg msg;
+};
+
+/** Begins it. From any thread. */
+PLX_API void plx_pool_diff_submit(struct plx_pool *pool, struct plx_pool_diff *d);
+/** The same, and waits for it; done and reactor are not looked at. Not on a reactor. @return d->result */
+PLX_API int plx_pool_diff(struct plx_pool *pool, struct plx_pool_diff *d);
+
 #ifdef __cplusplus
 }
 #endif

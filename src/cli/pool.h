@@ -69,6 +69,9 @@ int pool_check(const struct pool_command *o, const struct pool_verb *v);
 int pool_repair(const struct pool_command *o, const struct pool_verb *v);
 int pool_dump(const struct pool_command *o, const struct pool_verb *v);
 
+/* volume_diff.c */
+int volume_diff(const struct pool_command *o, const struct pool_verb *v);
+
 /* For people, and as JSON; text that did not come from us cannot do harm in either. */
 void pool_uuid(const uint8_t uuid[16], char text[40]);
 json_t *pool_json_text(const char *text);

@@ -380,33 +380,36 @@ static const struct pool_verb volume_verbs[] = {
     {"revert", "[--yes] DISK NAME SNAPSHOT", 3, 3, "y", NULL, volume_revert},
     {"resize", "[--yes] DISK NAME SIZE", 3, 3, "y", "bdev_lvol_resize", volume_size},
     {"rename", "DISK NAME NEW", 3, 3, "", "bdev_lvol_rename", volume_rename},
+    {"diff", "DISK [FROM] TO", 2, 3, "", NULL, volume_diff},
     {"rm", "[--yes] DISK NAME...", 2, UINT_MAX, "y", "bdev_lvol_delete", volume_remove},
     {0},
 };
 
 static void volume_help(void)
 {
-    puts(
-        "pollux volume ls DISK\n"
-        "  Lists the volumes and snapshots of the pool on a disk.\n\n"
-        "pollux volume create [--thick] DISK NAME SIZE\n"
-        "  Makes a volume, which is the disk volume:DISK?name=NAME. It takes space as it is written to.\n\n"
-        "pollux volume snapshot DISK NAME NEW [NAME NEW]...\n"
-        "  Keeps what the volume is now, as the snapshot NEW, which can be read as a disk and never changes. Those of\n"
-        "  several volumes are of one instant.\n\n"
-        "pollux volume clone DISK SNAPSHOT NEW\n"
-        "  Makes a volume that begins as the snapshot is.\n\n"
-        "pollux volume revert [--yes] DISK NAME SNAPSHOT\n"
-        "  Makes a volume again what the snapshot is, which must be the one that it goes back to.\n\n"
-        "pollux volume resize [--yes] DISK NAME SIZE\n"
-        "pollux volume rename DISK NAME NEW\n"
-        "pollux volume rm [--yes] DISK NAME...\n\n"
-        "DISK is the disk that the pool is on, which nobody has open: a server that has it is asked by \"pollux\n"
-        "ctl\". NAME can be a UUID. What is lost is named, and asked about, before it is.\n\n"
-        "options:\n"
-        "      --thick    create: with all its space set aside\n"
-        "      --yes      revert, resize, rm: do not ask\n"
-        "      --json     as JSON");
+    puts("pollux volume ls DISK\n"
+         "  Lists the volumes and snapshots of the pool on a disk.\n\n"
+         "pollux volume create [--thick] DISK NAME SIZE\n"
+         "  Makes a volume, which is the disk volume:DISK?name=NAME. It takes space as it is written to.\n\n"
+         "pollux volume snapshot DISK NAME NEW [NAME NEW]...\n"
+         "  Keeps what the volume is now, as the snapshot NEW, which can be read as a disk and never changes.\n"
+         "  Those of several volumes are of one instant.\n\n"
+         "pollux volume clone DISK SNAPSHOT NEW\n"
+         "  Makes a volume that begins as the snapshot is.\n\n"
+         "pollux volume revert [--yes] DISK NAME SNAPSHOT\n"
+         "  Makes a volume again what the snapshot is, which must be the one that it goes back to.\n\n"
+         "pollux volume diff DISK [FROM] TO\n"
+         "  Lists where the snapshot TO is not what the snapshot FROM is, in bytes; without FROM, where it has\n"
+         "  anything at all. Either can be a volume, too.\n\n"
+         "pollux volume resize [--yes] DISK NAME SIZE\n"
+         "pollux volume rename DISK NAME NEW\n"
+         "pollux volume rm [--yes] DISK NAME...\n\n"
+         "DISK is the disk that the pool is on, which nobody has open: a server that has it is asked by \"pollux\n"
+         "ctl\". NAME can be a UUID. What is lost is named, and asked about, before it is.\n\n"
+         "options:\n"
+         "      --thick    create: with all its space set aside\n"
+         "      --yes      revert, resize, rm: do not ask\n"
+         "      --json     as JSON");
 }
 
 static int volume_command(int argc, char **argv)

@@ -261,3 +261,15 @@ int pool_node_get(struct plx_pool *p, struct pool_try *t, const struct pool_entr
     pool_wait_in(&n->waits, t->wait);
     return POOL_AGAIN;
 }
+
+struct pool_node *pool_node_ahead(struct plx_pool *p, const struct pool_entry *e, unsigned level)
+{
+    if (!e->where.raw || pool_entry_unit(e) >= p->units || pool_node_find(p, pool_entry_unit(e)))
+        return NULL;
+    struct pool_node *n = node_alloc(p, pool_entry_unit(e), level);
+    if (!n)
+        return NULL;
+    n->state = POOL_NODE_LOADING;
+    n->crc = plx_get32(e->crc);
+    return n;
+}

@@ -324,6 +324,8 @@ void pool_nodes_sum(struct plx_pool *p, uint32_t *left);
 /* Of one that is dirty. */
 uint32_t pool_node_crc(const struct plx_pool *p, struct pool_node *n);
 void pool_node_cleaned(struct plx_pool *p, struct pool_node *n);
+/* One that will be wanted soon, to be loaded without the lock; NULL when it is there or cannot be. */
+struct pool_node *pool_node_ahead(struct plx_pool *p, const struct pool_entry *e, unsigned level);
 /* Without the lock. */
 void pool_node_load(struct plx_pool *p, struct pool_node *n, struct plx_bdev_channel *ch);
 

@@ -1,0 +1,312 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * Where two volumes are not the same. Both trees are gone down side by side: what one entry leads to in both is the
+ * same, and is passed by without a look, so that it costs as much as has changed. It is done by the keeper, a bounded
+ * number of nodes at a time.
+ */
+#include "pool.h"
+
+#include <errno.h>
+#include <semaphore.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum {
+    DIFF_STEPS = 256, /* nodes of level 1, before others have their turn */
+    DIFF_AHEAD = 64,  /* of them that are read at once */
+};
+
+struct diff_side {
+    uint32_t number;
+    uint8_t uuid[16];
+    bool none; /* a volume that has nothing */
+    struct pool_tree *tree;
+};
+
+struct pool_diff {
+    struct plx_pool *pool;
+    struct plx_pool_diff *d;
+    struct pool_wait wait;
+    struct plx_msg msg;
+    struct diff_side a, b;
+    uint64_t at, size; /* units */
+    uint64_t ahead;    /* up to where nodes have been asked for */
+    struct pool_node *load[2 * DIFF_AHEAD];
+    unsigned n_load;
+};
+
+static const struct pool_entry diff_nothing;
+static const struct pool_entry diff_deeper = {{UINT64_MAX}, {0}, {0}}; /* no entry: its tree is not as high as that */
+
+/* ---- one node of either ---- */
+
+static int diff_find(struct plx_pool *p, struct diff_side *s)
+{
+    struct pool_volume *v = p->volume[s->number];
+    if (s->none)
+        return 0;
+    if (!v || memcmp(v->uuid, s->uuid, sizeof v->uuid))
+        return -ENOENT;
+    s->tree = &v->tree;
+    return 0;
+}
+
+static const struct pool_entry *diff_top(const struct diff_side *s, unsigned level)
+{
+    return s->none ? &diff_nothing : level > s->tree->height ? &diff_deeper : &s->tree->root;
+}
+
+/* The node that an entry leads to; NULL for none. @return 0, POOL_AGAIN, -errno */
+static int diff_node(struct plx_pool *p, struct pool_try *t, const struct pool_entry *e, unsigned level,
+                     struct pool_node **out)
+{
+    *out = NULL;
+    return e->where.raw && e != &diff_deeper ? pool_node_get(p, t, e, level, out) : 0;
+}
+
+/* What there is in a slot of a node of a level, which e leads to; first: it is the first one of that level. */
+static const struct pool_entry *diff_below(const struct diff_side *s, const struct pool_entry *e,
+                                           const struct pool_node *n, unsigned level, uint32_t slot)
+{
+    if (e != &diff_deeper)
+        return n ? &pool_entries(n)[slot] : &diff_nothing;
+    return slot ? &diff_nothing : diff_top(s, level - 1);
+}
+
+static bool diff_same(const struct pool_entry *a, const struct pool_entry *b)
+{
+    if (a == &diff_deeper || b == &diff_deeper)
+        return false;
+    return a->where.raw == b->where.raw && a->birth.raw == b->birth.raw;
+}
+
+/* ---- what is found ---- */
+
+/* @return false when there is no room for it */
+static bool diff_add(struct pool_diff *w, uint64_t at, bool data)
+{
+    struct plx_pool_diff *d = w->d;
+    struct plx_pool_extent *last = d->n ? &d->extents[d->n - 1] : NULL;
+    const uint64_t offset = at << w->pool->unit_shift, length = UINT64_C(1) << w->pool->unit_shift;
+    if (last && last->data == data && last->offset + last->length == offset) {
+        last->length += length;
+        return true;
+    }
+    if (d->n == d->room)
+        return false;
+    d->extents[d->n++] = (struct plx_pool_extent){offset, length, data};
+    return true;
+}
+
+/* @return 1 when there is no room for more; 0 */
+static int diff_leaves(struct pool_diff *w, const struct pool_node *a, const struct pool_node *b)
+{
+    const struct plx_pool *p = w->pool;
+    const uint64_t end = plx_min_u64(pool_span_end(p, w->at, 1), w->size);
+    for (; w->at < end; w->at++) {
+        const uint32_t slot = pool_slot(p, w->at, 0);
+        const struct pool_entry *x = a ? &pool_entries(a)[slot] : &diff_nothing,
+                                *y = b ? &pool_entries(b)[slot] : &diff_nothing;
+        if (!diff_same(x, y) && !diff_add(w, w->at, y->where.raw))
+            return 1;
+    }
+    return 0;
+}
+
+/* ---- what will be wanted ---- */
+
+static void diff_want(struct pool_diff *w, const struct pool_entry *e)
+{
+    struct pool_node *n = pool_node_ahead(w->pool, e, 1);
+    if (n)
+        w->load[w->n_load++] = n;
+}
+
+/* Nodes of level 1 below these two, of level 2. */
+static void diff_look_ahead(struct pool_diff *w, const struct pool_node *a, const struct pool_node *b)
+{
+    const struct plx_pool *p = w->pool;
+    const uint64_t end = plx_min_u64(pool_span_end(p, w->at, 2), w->size);
+    unsigned n = 0;
+    for (uint64_t at = w->at; at < end && n < DIFF_AHEAD; at = pool_span_end(p, at, 1)) {
+        const uint32_t slot = pool_slot(p, at, 1);
+        const struct pool_entry *x = a ? &pool_entries(a)[slot] : &diff_nothing,
+                                *y = b ? &pool_entries(b)[slot] : &diff_nothing;
+        w->ahead = pool_span_end(p, at, 1);
+        if (diff_same(x, y))
+            continue;
+        diff_want(w, x);
+        diff_want(w, y);
+        n++;
+    }
+}
+
+/* ---- how it goes ---- */
+
+/* Goes on by as much as two nodes of one level have below them, or one of level 1. @return 1 when there is no room */
+static int diff_step(struct pool_diff *w, struct pool_try *t)
+{
+    struct plx_pool *p = w->pool;
+    const unsigned ha = w->a.none ? 1 : w->a.tree->height, hb = w->b.none ? 1 : w->b.tree->height;
+    unsigned level = ha > hb ? ha : hb;
+    const struct pool_entry *x = diff_top(&w->a, level), *y = diff_top(&w->b, level);
+    if (diff_same(x, y)) {
+        w->at = w->size;
+        return 0;
+    }
+    for (;; level--) {
+        struct pool_node *a, *b;
+        int ret = diff_node(p, t, x, level, &a);
+        if (!ret)
+            ret = diff_node(p, t, y, level, &b);
+        if (ret)
+            return ret;
+        if (level == 1)
+            return diff_leaves(w, a, b);
+        if (level == 2 && w->at >= w->ahead && x != &diff_deeper && y != &diff_deeper)
+            diff_look_ahead(w, a, b);
+        const uint64_t end = pool_span_end(p, w->at, level);
+        for (;; w->at = pool_span_end(p, w->at, level - 1)) {
+            if (w->at >= end || w->at >= w->size)
+                return 0;
+            const uint32_t slot = pool_slot(p, w->at, level - 1);
+            const struct pool_entry *xx = diff_below(&w->a, x, a, level, slot),
+                                    *yy = diff_below(&w->b, y, b, level, slot);
+            if (!diff_same(xx, yy)) {
+                x = xx;
+                y = yy;
+                break;
+            }
+        }
+    }
+}
+
+static void diff_told(struct plx_msg *msg)
+{
+    struct plx_pool_diff *d = plx_container_of(msg, struct plx_pool_diff, msg);
+    d->done(d);
+}
+
+static void diff_over(struct pool_diff *w, int result)
+{
+    struct plx_pool_diff *d = w->d;
+    struct plx_pool *p = w->pool;
+    if (result == -ENOENT)
+        plx_fail(&d->err, result, "%s has been deleted meanwhile", d->to);
+    else if (result)
+        plx_fail(&d->err, result, "what %s%s%s maps cannot be read: %s", d->from ? d->from : "", d->from ? " or " : "",
+                 d->to, "`pollux pool check` says what is damaged");
+    d->size = w->size << p->unit_shift;
+    d->offset = w->at << p->unit_shift;
+    d->result = result;
+    free(w);
+    d->msg.fn = diff_told;
+    plx_reactor_send(d->reactor ? d->reactor : p->keeper, &d->msg);
+}
+
+static void diff_try(struct pool_diff *w)
+{
+    struct plx_pool *p = w->pool;
+    struct pool_try t = {.ch = p->keeper_ch, .wait = &w->wait};
+    bool more = true;
+    w->n_load = 0;
+    pool_lock(p);
+    int ret = diff_find(p, &w->a);
+    if (!ret)
+        ret = diff_find(p, &w->b);
+    for (unsigned i = 0; i < DIFF_STEPS && !ret && w->at < w->size && w->n_load == 0; i++)
+        ret = diff_step(w, &t);
+    more = !ret && w->at < w->size;
+    pool_try_end(p, &t);
+    for (unsigned i = 0; i < w->n_load; i++) /* which wakes it by a message, and so not before it has returned */
+        pool_node_load(p, w->load[i], p->keeper_ch);
+    if (ret == POOL_AGAIN)
+        return;
+    if (more)
+        plx_reactor_send(p->keeper, &w->msg);
+    else
+        diff_over(w, ret > 0 ? 0 : ret);
+}
+
+static void diff_again(struct pool_wait *wait)
+{
+    struct pool_diff *w = plx_container_of(wait, struct pool_diff, wait);
+    if (wait->status)
+        diff_over(w, -EIO);
+    else
+        diff_try(w);
+}
+
+static void diff_go_on(struct plx_msg *msg)
+{
+    diff_try(plx_container_of(msg, struct pool_diff, msg));
+}
+
+/* @return 0; -ENOENT with err filled */
+static int diff_name(struct plx_pool *p, struct plx_pool_diff *d, const char *name, struct diff_side *s, uint64_t *size)
+{
+    const struct pool_volume *v = pool_volume_find(p, name);
+    if (!v)
+        return plx_fail(&d->err, -ENOENT, "there is no volume %s", name);
+    s->number = v->number;
+    memcpy(s->uuid, v->uuid, sizeof s->uuid);
+    *size = v->size;
+    return 0;
+}
+
+static void diff_begin(struct plx_msg *msg)
+{
+    struct plx_pool_diff *d = plx_container_of(msg, struct plx_pool_diff, msg);
+    struct plx_pool *p = d->pool;
+    struct pool_diff *w = calloc(1, sizeof *w);
+    uint64_t size;
+    d->n = 0;
+    d->result = w ? 0 : plx_fail(&d->err, -ENOMEM, "out of memory");
+    pool_lock(p);
+    if (w && d->from)
+        d->result = diff_name(p, d, d->from, &w->a, &size);
+    if (w && !d->result)
+        d->result = diff_name(p, d, d->to, &w->b, &w->size);
+    pool_unlock(p);
+    if (d->result) {
+        free(w);
+        d->msg.fn = diff_told;
+        plx_reactor_send(d->reactor ? d->reactor : p->keeper, &d->msg);
+        return;
+    }
+    w->pool = p;
+    w->d = d;
+    w->a.none = !d->from;
+    w->at = d->offset >> p->unit_shift;
+    w->wait.reactor = p->keeper;
+    w->wait.again = diff_again;
+    w->msg.fn = diff_go_on;
+    diff_try(w);
+}
+
+void plx_pool_diff_submit(struct plx_pool *pool, struct plx_pool_diff *d)
+{
+    d->pool = pool;
+    d->err.text[0] = 0;
+    d->msg.fn = diff_begin;
+    plx_reactor_send(pool->keeper, &d->msg);
+}
+
+static void diff_post(struct plx_pool_diff *d)
+{
+    sem_post(d->arg);
+}
+
+int plx_pool_diff(struct plx_pool *pool, struct plx_pool_diff *d)
+{
+    sem_t over;
+    sem_init(&over, 0, 0);
+    d->done = diff_post;
+    d->arg = &over;
+    d->reactor = NULL;
+    plx_pool_diff_submit(pool, d);
+    while (sem_wait(&over) < 0)
+        continue;
+    sem_destroy(&over);
+    return d->result;
+}
