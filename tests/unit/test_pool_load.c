@@ -80,8 +80,8 @@ static void test_more_requests_than_sub_requests(void **state)
 
 /*
  * What a checkpoint writes it writes at once, and others go on meanwhile: first writes that are spread so far that each
- * needs nodes of its own, on a disk on which each write takes a millisecond. If nodes were written one after the other,
- * a checkpoint would take as many milliseconds as there are, and others would wait for it.
+ * needs nodes of its own, on a disk on which each write takes a millisecond. Were nodes written one after the other, a
+ * checkpoint would take as many milliseconds as there are, and others would wait for it.
  */
 static void test_checkpoints_are_not_waited_for(void **state)
 {

@@ -111,7 +111,7 @@ int pool_volume_from_record(struct plx_pool *p, uint32_t number, const struct po
         r->height >= POOL_LEVELS || r->height < pool_height(size, p->unit_shift) || plx_get64(r->done) > size ||
         plx_get32(r->parent) > p->slots || plx_get32(r->instant) >= p->instant ||
         (state == POOL_VOLUME) != !plx_get32(r->instant) || memchr(r->name, 0, sizeof r->name) == NULL ||
-        (named && (!pool_name_ok(r->name) || volume_named(p, r->name))) || pool_entry_unit(&r->root) >= p->units)
+        (named && !pool_name_ok(r->name)) || pool_entry_unit(&r->root) >= p->units)
         return plx_fail(err, -EUCLEAN, "%s: what its pool says of volume %u cannot be", disk, number);
     struct pool_volume *v = volume_new(p, number);
     if (!v)
@@ -134,9 +134,36 @@ int pool_volume_from_record(struct plx_pool *p, uint32_t number, const struct po
     return 0;
 }
 
+static int compare_names(const void *a, const void *b)
+{
+    return strcmp((*(struct pool_volume *const *)a)->name, (*(struct pool_volume *const *)b)->name);
+}
+
+/* Whether two volumes have the same name, which nobody could tell apart. @return 0 or -errno */
+static int check_names(struct plx_pool *p, struct plx_error *err)
+{
+    struct pool_volume **named = calloc(p->slots + 1, sizeof(struct pool_volume *));
+    size_t n = 0;
+    int ret = named ? 0 : plx_fail(err, -ENOMEM, "out of memory");
+    for (uint32_t i = 0; i < p->slots && !ret; i++)
+        if (p->volume[i] && p->volume[i]->name[0])
+            named[n++] = p->volume[i];
+    if (n)
+        qsort(named, n, sizeof(struct pool_volume *), compare_names);
+    for (size_t i = 1; i < n && !ret; i++)
+        if (!compare_names(&named[i - 1], &named[i]))
+            ret = plx_fail(err, -EUCLEAN, "%s: what its pool says of volume %u cannot be: it has the name of another",
+                           plx_bdev_info(p->disk)->name, named[i]->number);
+    free(named);
+    return ret;
+}
+
 /* Along parents instants fall, so that nobody goes back to itself. */
 int pool_volumes_link(struct plx_pool *p, struct plx_error *err)
 {
+    int ret = check_names(p, err);
+    if (ret)
+        return ret;
     for (uint32_t i = 0; i < p->slots; i++) {
         struct pool_volume *v = p->volume[i], *s;
         if (!v || !v->parent_number)

@@ -22,6 +22,7 @@ enum {
     CACHE_BYTES = 64 << 20,
     FULL_WAIT_S = 60,
     JOB_STEPS = 64,
+    AHEAD = 512,           /* units that are read at once when it is opened */
     WIPED_FIRST = 4 << 20, /* bytes of a disk where signs of what it was can be */
     WIPED_LAST = 1 << 20,
 };
@@ -104,6 +105,36 @@ static int sync_wait(struct plx_pool *p, struct sync_wait *s)
         p->turn(p->keeper);
     s->over = false;
     return s->wait.status ? -EIO : 0;
+}
+
+/*
+ * Has n things in memory, of which each may need several units one after the other; but all at once. What cannot be had
+ * whoever wants it will find out.
+ */
+static void read_ahead(struct plx_pool *p, size_t n, const void *things,
+                       int (*want)(struct plx_pool *p, struct pool_try *t, const void *things, size_t i))
+{
+    struct sync_wait *waits = calloc(n, sizeof *waits);
+    size_t left = waits ? n : 0;
+    for (size_t i = 0; i < left; i++)
+        waits[i] = (struct sync_wait){{.reactor = p->keeper, .again = sync_again}, true};
+    while (left) {
+        for (size_t i = 0; i < n; i++) {
+            struct pool_try t = {.ch = p->keeper_ch, .wait = &waits[i].wait};
+            if (!waits[i].over)
+                continue;
+            waits[i].over = false;
+            int ret = -EIO;
+            pool_lock(p);
+            if (!waits[i].wait.status)
+                ret = want(p, &t, things, i);
+            pool_try_end(p, &t);
+            left -= ret != POOL_AGAIN;
+        }
+        if (left)
+            p->turn(p->keeper);
+    }
+    free(waits);
 }
 
 /* ---- the keeper ---- */
@@ -379,12 +410,22 @@ static int dir_read_page(struct plx_pool *p, uint32_t page, struct plx_error *er
     return 0;
 }
 
+static int dir_want(struct plx_pool *p, struct pool_try *t, const void *first, size_t i)
+{
+    struct pool_node *n;
+    return pool_tree_find(p, t, &p->dir, *(const uint32_t *)first + i, 0, &n);
+}
+
 static int dir_read(struct plx_pool *p, uint32_t slots, struct plx_error *err)
 {
     const unsigned shift = p->unit_shift - 9;
+    const uint32_t pages = (slots + (1U << shift) - 1) >> shift;
     int ret = pool_slots(p, slots) ? plx_fail(err, -ENOMEM, "out of memory") : 0;
-    for (uint32_t page = 0; page << shift < slots && !ret; page++)
+    for (uint32_t page = 0; page < pages && !ret; page++) {
+        if (page % AHEAD == 0)
+            read_ahead(p, plx_min_u64(pages - page, AHEAD), &page, dir_want);
         ret = dir_read_page(p, page, err);
+    }
     return ret ? ret : pool_volumes_link(p, err);
 }
 
@@ -393,6 +434,7 @@ static int dir_read(struct plx_pool *p, uint32_t slots, struct plx_error *err)
 struct replay {
     uint8_t *pages; /* as they were read */
     size_t n, size;
+    const struct pool_change *changes[AHEAD]; /* that come next */
 };
 
 static int replay_read(struct plx_pool *p, struct replay *l, struct plx_error *err)
@@ -499,19 +541,64 @@ static void log_shorten(struct plx_pool *p)
             pool_space_free(p, unit);
 }
 
+static int claim_want(struct plx_pool *p, struct pool_try *t, const void *changes, size_t i)
+{
+    const struct pool_change *c = ((const struct pool_change *const *)changes)[i];
+    if (!change_ok(p, c) || plx_get16(c->kind) != POOL_MAP)
+        return 0;
+    return pool_region_want(p, t, plx_get64(c->to) >> p->region_shift);
+}
+
+static int apply_want(struct plx_pool *p, struct pool_try *t, const void *changes, size_t i)
+{
+    const struct pool_change *c = ((const struct pool_change *const *)changes)[i];
+    struct pool_node *n;
+    if (!change_ok(p, c))
+        return 0;
+    return pool_tree_find(p, t, &p->volume[plx_get32(c->volume)]->tree, plx_get64(c->at), 1, &n);
+}
+
+/* What it is that is done with each change, and what that will need. */
+static const struct replay_pass {
+    int (*step)(struct plx_pool *p, struct pool_try *t, const struct pool_change *c, unsigned *done);
+    int (*want)(struct plx_pool *p, struct pool_try *t, const void *changes, size_t i);
+} replay_passes[] = {{replay_claim, claim_want}, {replay_apply, apply_want}};
+
+static int replay_some(struct plx_pool *p, const struct replay *l, size_t n, const struct replay_pass *pass)
+{
+    int ret = 0;
+    read_ahead(p, n, l->changes, pass->want);
+    for (size_t i = 0; i < n && !ret; i++)
+        ret = change_ok(p, l->changes[i]) ? replay_step(p, l->changes[i], pass->step) : -EUCLEAN;
+    return ret;
+}
+
+static int replay_pages(struct plx_pool *p, struct replay *l, const struct replay_pass *pass)
+{
+    size_t n = 0;
+    int ret = 0;
+    for (size_t i = 0; i < l->n && !ret; i++) {
+        const uint8_t *page = l->pages + (i << p->unit_shift);
+        const struct pool_change *c = (const void *)(page + POOL_PAGE_HEADER);
+        const uint32_t changes = plx_get32(((const struct pool_log_page *)(const void *)page)->bytes) / sizeof *c;
+        for (uint32_t k = 0; k < changes && !ret; k++) {
+            l->changes[n++] = c + k;
+            if (n < AHEAD)
+                continue;
+            ret = replay_some(p, l, n, pass);
+            n = 0;
+        }
+    }
+    return ret || !n ? ret : replay_some(p, l, n, pass);
+}
+
 /* First all units that the log names are put out of reach, as nodes are allocated when it is applied. */
 static int replay(struct plx_pool *p, struct plx_error *err)
 {
     struct replay l = {0};
     int ret = replay_read(p, &l, err);
-    for (int pass = 0; pass < 2 && !ret; pass++)
-        for (size_t i = 0; i < l.n && !ret; i++) {
-            const uint8_t *page = l.pages + (i << p->unit_shift);
-            const uint32_t bytes = plx_get32(((const struct pool_log_page *)(const void *)page)->bytes);
-            const struct pool_change *c = (const void *)(page + POOL_PAGE_HEADER);
-            for (uint32_t n = bytes / sizeof *c; n && !ret; n--, c++)
-                ret = change_ok(p, c) ? replay_step(p, c, pass ? replay_apply : replay_claim) : -EUCLEAN;
-        }
+    for (size_t i = 0; i < PLX_ARRAY_SIZE(replay_passes) && !ret; i++)
+        ret = replay_pages(p, &l, &replay_passes[i]);
     if (ret && ret != -ENOMEM)
         plx_fail(err, ret, "%s: the log of its pool cannot be replayed: %s", plx_bdev_info(p->disk)->name,
                  strerror(-ret));

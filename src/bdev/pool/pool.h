@@ -319,7 +319,7 @@ int pool_node_new(struct plx_pool *p, uint64_t unit, unsigned level, struct pool
 void pool_node_drop(struct plx_pool *p, struct pool_node *n);
 /* What is more than there should be; some of it. @return whether there is more */
 bool pool_nodes_trim(struct plx_pool *p);
-/* CRCs of dirty leaves, so that fewer are made at a checkpoint's moment. *left is how many have not been looked at. */
+/* CRCs of dirty leaves, so that fewer are made at a checkpoint's moment; *left is how many are to be looked at. */
 void pool_nodes_sum(struct plx_pool *p, uint32_t *left);
 /* Of one that is dirty. */
 uint32_t pool_node_crc(const struct plx_pool *p, struct pool_node *n);
