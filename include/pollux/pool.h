@@ -78,6 +78,7 @@ struct plx_volume_info {
     bool thick;
     char parent[PLX_POOL_NAME]; /**< the snapshot that it goes back to, of those there are; "" for none */
     uint32_t children;          /**< of a snapshot: that go back to it */
+    bool busy;                  /**< an operation that takes long is under way */
     uint64_t created;           /**< seconds since 1970 */
     struct plx_bdev *disk;      /**< as which it is open; or NULL */
 };
@@ -109,6 +110,17 @@ enum plx_pool_op_kind {
     PLX_POOL_FREEZE,   /**< `volume`, which is not open, is a snapshot from now on */
     PLX_POOL_NAME_IT,  /**< the pool is `name` from now on */
     PLX_POOL_GROW,     /**< the pool has all of its disk, which has become larger */
+    /*
+     * These take long, and go on while `volume` is in use. Whatever ends them before they are through, it holds what it
+     * did; what was copied is its own. A snapshot can be `volume` when none goes back to it.
+     */
+    PLX_POOL_INFLATE, /**< `volume` goes back to nothing any more, and is thick: all space is its own */
+    /**
+     * `volume`, which is thin, goes back to the snapshot `name` from now on, which has the same size; or to none.
+     * What it has of its own stays, and all else is as that one has it, or zeroes. -EEXIST when it does already.
+     */
+    PLX_POOL_SET_PARENT,
+    PLX_POOL_DECOUPLE, /**< `volume` goes back to what its snapshot does: it gets its own of what that one has */
 };
 
 /** Something to be done to a pool. Memory of the caller's, who leaves it alone until done is called. */
@@ -139,6 +151,8 @@ struct plx_pool_op {
 
 /** Begins it. From any thread. */
 PLX_API void plx_pool_submit(struct plx_pool *pool, struct plx_pool_op *op);
+/** Operations that take long end soon, with -ECANCELED; for good: the pool is to be closed. From any thread. */
+PLX_API void plx_pool_cancel(struct plx_pool *pool);
 /** The same, and waits for it; done and reactor are not looked at. Not on a reactor. @return op->result */
 PLX_API int plx_pool_do(struct plx_pool *pool, struct plx_pool_op *op);
 

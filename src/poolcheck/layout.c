@@ -254,8 +254,10 @@ const char *pck_record_wrong(const struct pck_root *r, const struct pck_record *
 {
     if (v->state >= PCK_STATES)
         return "its state is none that there is";
-    if (v->flags & ~(uint32_t)(PCK_THICK | PCK_OUTER))
+    if (v->flags & ~(uint32_t)(PCK_THICK | PCK_OUTER | PCK_BORROWS))
         return "it has flags that are not known here";
+    if (v->flags & PCK_BORROWS && v->state != PCK_DYING)
+        return "it borrows its data, but is not being freed";
     if (!v->size || v->size >> PCK_UNITS_SHIFT)
         return "its size cannot be";
     if (!v->height || v->height > PCK_HEIGHT_MAX || v->height < pck_height(r, v->size))

@@ -45,7 +45,8 @@ enum pck_state {
 
 enum pck_record_flag {
     PCK_THICK = 1,
-    PCK_OUTER = 2, /* bytes 152-215: a disk outside, which shows through where nothing is mapped */
+    PCK_OUTER = 2,   /* bytes 152-215: a disk outside, which shows through where nothing is mapped */
+    PCK_BORROWS = 4, /* of one that is dying: its data is owned by another, and only its nodes are its own */
 };
 
 enum pck_kind {

@@ -90,8 +90,8 @@ static uint64_t count_below(struct pck *c, struct pck_volume *v, const struct pc
     return n;
 }
 
-static void read_ahead(struct pck *c, struct pck_volume *v, const uint8_t *mem, unsigned level, uint64_t first,
-                       uint32_t from)
+static void nodes_ahead(struct pck *c, struct pck_volume *v, const uint8_t *mem, unsigned level, uint64_t first,
+                        uint32_t from)
 {
     struct pck_entry wanted[PCK_AT_ONCE];
     const uint32_t fan = 1U << pck_fan(&c->root), to = from + PCK_AT_ONCE < fan ? from + PCK_AT_ONCE : fan;
@@ -130,7 +130,7 @@ static uint64_t node_walk(struct pck *c, struct pck_volume *v, const struct pck_
     memcpy(mem, node, c->unit);
     for (uint32_t i = 0; i < 1U << pck_fan(&c->root) && !c->stop; i++) {
         if (level > 1 && i % PCK_AT_ONCE == 0)
-            read_ahead(c, v, mem, level - 1, at, i);
+            nodes_ahead(c, v, mem, level - 1, at, i);
         const struct pck_entry below = pck_get_entry(mem + (size_t)i * 16);
         if (below.unit)
             n += tree_walk(c, v, &below, level - 1, at + ((uint64_t)i << ((level - 1) * pck_fan(&c->root))));
@@ -151,7 +151,7 @@ static uint64_t tree_walk(struct pck *c, struct pck_volume *v, const struct pck_
     const struct pck_volume *s = pck_parent_at(c, v, end);
     const bool own = !s || e->birth > s->r.instant;
     const int same = own ? 0 : same_as_parent(c, v, s, e, level, at);
-    if (same > 0)
+    if (same > 0 || (!level && v->r.flags & PCK_BORROWS))
         return count_below(c, v, e, level);
     if (pck_bit(c, &c->meta, e->unit) || !pck_bit_set(c, &c->used, e->unit)) {
         v->shares |= v->orphan;

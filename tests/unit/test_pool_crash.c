@@ -19,6 +19,7 @@ enum {
     BLOCK = 512,
     VOLUMES = 5,
     BLOCKS = 2 * 512 + 64, /* of a volume: more than one node has */
+    UNITS = BLOCKS / 8,
     DEPTH = 6,
     MAX_BLOCKS = 40,
 };
@@ -34,6 +35,9 @@ struct vol {
     bool open;
     struct tu t;
     struct oracle *o;
+    int parent;      /* its place, and 1; or 0 */
+    bool own[UNITS]; /* units that it has, and its parent has not; or that it has not, and its parent has */
+    bool mapped[UNITS];
 };
 
 struct io {
@@ -171,10 +175,24 @@ static bool run_op(struct life *l, struct plx_pool_op *op)
     rig_begin(&l->rig, op, &done);
     while (!done)
         rig_turn(l->rig.reactor);
-    if (op->result && !is_off(l))
+    if (op->result && !is_off(l) && !(op->kind == PLX_POOL_RESIZE && op->result == -ENOSPC)) /* it is thick */
         fail_msg("operation %d: %s", op->kind, op->err.text);
     l->ops += !op->result;
     return !op->result;
+}
+
+/* The same of one that leaves what a volume holds as it is, and cannot be done now and then. */
+static bool run_op_or(struct life *l, enum plx_pool_op_kind kind, const struct vol *v, int or)
+{
+    struct plx_pool_op op = {.kind = kind, .volume = v->name};
+    bool done;
+    rig_begin(&l->rig, &op, &done);
+    while (!done)
+        rig_turn(l->rig.reactor);
+    if (op.result && op.result != or &&op.result != -ENOSPC && !is_off(l))
+        fail_msg("operation %d: %s", op.kind, op.err.text);
+    l->ops += !op.result;
+    return !op.result;
 }
 
 static void vol_new(struct life *l, struct vol *v, bool snapshot, const uint8_t *data)
@@ -211,7 +229,7 @@ static void op_any(struct life *l)
     struct plx_pool_op op = {0};
     struct vol *fresh = vol_any(l, false, -1), *v;
     char old[16];
-    const uint32_t dice = tu_random(&l->seed) % 8;
+    const uint32_t dice = tu_random(&l->seed) % 10;
     const bool calm = tu_random(&l->seed) % 2 || dice == 4 || dice == 5 || dice == 6;
     while (calm && io_busy(l))
         rig_turn(l->rig.reactor);
@@ -239,6 +257,10 @@ static void op_any(struct life *l)
         fresh->unknown = !calm;
         if (!calm && sure)
             vol_learn(l, fresh);
+    } else if (dice >= 8) {
+        v = vol_any(l, true, 0);
+        if (v)
+            run_op_or(l, dice == 8 ? PLX_POOL_INFLATE : PLX_POOL_DECOUPLE, v, -EINVAL);
     } else if ((v = vol_any(l, true, -1)) && dice == 6) {
         vol_close(l, v);
         op = (struct plx_pool_op){.kind = PLX_POOL_DELETE, .volume = v->name};
@@ -413,6 +435,9 @@ enum code {
     DELETE_VOLUME,
     REVERT,
     GROW_POOL,
+    INFLATE,
+    DECOUPLE,
+    SET_PARENT, /* to none; or, when there is none, to a snapshot */
     CODES
 };
 
@@ -428,9 +453,9 @@ struct workload {
     enum code codes[3];
     unsigned n;
     bool grown, maybe_grown;
-    bool maybe_reverted;
+    bool maybe_other;
     bool pool_grown, maybe_pool_grown;
-    uint8_t reverted[BLOCKS * BLOCK];
+    uint8_t other[BLOCKS * BLOCK]; /* what it was reverted to, or has by another parent */
 };
 
 static uint32_t keep_none(void *arg, const struct plx_crash_write *writes, uint32_t n, struct plx_crash_keep *keep)
@@ -487,7 +512,7 @@ static void io_run(struct life *l, enum plx_bdev_op op, uint64_t lba, uint32_t n
         rig_turn(l->rig.reactor);
 }
 
-static void make_of(struct life *l, enum plx_pool_op_kind kind, struct vol *of, const uint8_t *data)
+static struct vol *make_of(struct life *l, enum plx_pool_op_kind kind, struct vol *of, const uint8_t *data)
 {
     struct vol *fresh = vol_unused(l);
     snprintf(fresh->name, sizeof fresh->name, "n%u", l->names++);
@@ -495,6 +520,7 @@ static void make_of(struct life *l, enum plx_pool_op_kind kind, struct vol *of, 
     bool sure = run_op(l, &op);
     vol_new(l, fresh, kind == PLX_POOL_SNAPSHOT, data);
     fresh->maybe_there = !sure;
+    return fresh;
 }
 
 static void delete_one(struct life *l, struct vol *v)
@@ -522,7 +548,7 @@ static void revert(struct workload *w, struct vol *s)
 {
     struct life *l = &w->l;
     struct vol *a = &l->v[A];
-    read_all(l, s, w->reverted);
+    read_all(l, s, w->other);
     vol_close(l, a);
     if (is_off(l))
         return;
@@ -532,13 +558,118 @@ static void revert(struct workload *w, struct vol *s)
     while (!done)
         rig_turn(l->rig.reactor);
     if (!op.result) {
-        oracle_restart(a->o, w->reverted);
+        oracle_restart(a->o, w->other);
         w->grown = s->t.info->blocks > BLOCKS;
+        memcpy(a->mapped, s->mapped, sizeof a->mapped);
+        memset(a->own, 0, sizeof a->own);
     } else if (is_off(l)) {
-        w->maybe_reverted = true;
+        w->maybe_other = true;
     } else {
         assert_int_equal(op.result, -EINVAL); /* not its parent any more */
     }
+}
+
+/* ---- who has what: of what is changed by no more than these ---- */
+
+static struct vol *parent_of(struct life *l, const struct vol *v)
+{
+    return v->parent ? &l->v[v->parent - 1] : NULL;
+}
+
+static void units_change(struct life *l, struct vol *v, unsigned first, unsigned n, bool mapped)
+{
+    const struct vol *s = parent_of(l, v);
+    for (unsigned i = first; i < first + n; i++) {
+        v->mapped[i] = mapped;
+        v->own[i] = mapped || (s && s->mapped[i]);
+    }
+}
+
+/* It goes back to another one, or to none; what it has not had is that one's, if it is to be so. */
+static void parent_set(struct life *l, struct vol *v, struct vol *s, bool take)
+{
+    v->parent = s ? (int)(s - l->v) + 1 : 0;
+    for (unsigned i = 0; i < UNITS; i++) {
+        if (take && !v->own[i])
+            v->mapped[i] = s && s->mapped[i];
+        v->own[i] = v->mapped[i] ? v->own[i] || !s : s && s->mapped[i];
+    }
+}
+
+static void parent_joins(struct life *l, struct vol *v)
+{
+    struct vol *s = parent_of(l, v);
+    for (unsigned i = 0; s && i < UNITS; i++)
+        v->own[i] |= s->own[i];
+    parent_set(l, v, s ? parent_of(l, s) : NULL, false);
+}
+
+static void snapshot_made(struct life *l, struct vol *v, struct vol *s)
+{
+    s->parent = v->parent;
+    memcpy(s->own, v->own, sizeof s->own);
+    memcpy(s->mapped, v->mapped, sizeof s->mapped);
+    memset(v->own, 0, sizeof v->own);
+    v->parent = (int)(s - l->v) + 1;
+}
+
+static void set_parent(struct workload *w, struct vol *s)
+{
+    static uint8_t theirs[BLOCKS * BLOCK];
+    struct life *l = &w->l;
+    struct vol *a = &l->v[A], *to = a->parent ? NULL : s;
+    memset(theirs, 0, sizeof theirs);
+    if (to)
+        read_all(l, to, theirs);
+    if (!is_off(l))
+        read_all(l, a, w->other);
+    if (is_off(l))
+        return;
+    for (unsigned i = 0; i < UNITS; i++)
+        if (!a->own[i])
+            memcpy(w->other + (size_t)i * 8 * BLOCK, theirs + (size_t)i * 8 * BLOCK, 8 * BLOCK);
+    struct plx_pool_op op = {.kind = PLX_POOL_SET_PARENT, .volume = a->name, .name = to ? to->name : NULL};
+    bool done;
+    rig_begin(&l->rig, &op, &done);
+    while (!done)
+        rig_turn(l->rig.reactor);
+    if (!op.result) {
+        oracle_restart(a->o, w->other);
+        parent_set(l, a, to, true);
+    } else if (is_off(l)) {
+        w->maybe_other = true;
+    } else {
+        assert_int_equal(op.result, -EINVAL); /* it is thick, or larger than that */
+    }
+}
+
+/* What is about whom a volume goes back to. s: a snapshot, or NULL. */
+static void do_family(struct workload *w, enum code code, struct vol *s)
+{
+    struct life *l = &w->l;
+    struct vol *a = &l->v[A];
+    if (code == REVERT && s)
+        revert(w, s);
+    else if (code == INFLATE && run_op_or(l, PLX_POOL_INFLATE, a, 0))
+        parent_set(l, a, NULL, false);
+    else if (code == DECOUPLE && run_op_or(l, PLX_POOL_DECOUPLE, a, -EINVAL))
+        parent_joins(l, a);
+    else if (code == SET_PARENT && (a->parent || s))
+        set_parent(w, s);
+}
+
+static void write_some(struct life *l, struct vol *a)
+{
+    io_run(l, PLX_BDEV_WRITE, 3, 20); /* parts of units, and whole ones */
+    units_change(l, a, 0, 3, true);
+}
+
+static void grow_pool(struct workload *w)
+{
+    struct plx_pool_op op = {.kind = PLX_POOL_GROW};
+    const bool done = run_op(&w->l, &op);
+    w->pool_grown |= done;
+    w->maybe_pool_grown |= !done;
 }
 
 static void do_code(struct workload *w, enum code code)
@@ -552,7 +683,7 @@ static void do_code(struct workload *w, enum code code)
         break;
     case WRITE:
         if (a->there)
-            io_run(l, PLX_BDEV_WRITE, 3, 20); /* parts of units, and whole ones */
+            write_some(l, a);
         break;
     case FLUSH:
         if (a->there)
@@ -561,8 +692,10 @@ static void do_code(struct workload *w, enum code code)
     case SNAPSHOT:
         if (a->there)
             read_all(l, a, data);
-        if (a->there && !is_off(l))
-            make_of(l, PLX_POOL_SNAPSHOT, a, data);
+        if (a->there && !is_off(l)) {
+            s = make_of(l, PLX_POOL_SNAPSHOT, a, data);
+            snapshot_made(l, a, s);
+        }
         break;
     case CLONE:
         if (s)
@@ -571,18 +704,23 @@ static void do_code(struct workload *w, enum code code)
             make_of(l, PLX_POOL_CLONE, s, data);
         break;
     case DELETE_SNAPSHOT:
+        if (s && a->there && parent_of(l, a) == s)
+            parent_joins(l, a);
         if (s)
             delete_one(l, s);
         break;
     case DISCARD:
-        if (a->there)
+        if (a->there) {
             io_run(l, PLX_BDEV_UNMAP, 8, 13);
+            units_change(l, a, 1, 1, false);
+            units_change(l, a, 2, 1, a->mapped[2]);
+        }
         break;
     case GROW:
         if (a->there) {
             struct plx_pool_op op = {.kind = PLX_POOL_RESIZE, .volume = a->name, .size = 512 * BLOCKS * BLOCK};
             w->grown = run_op(l, &op);
-            w->maybe_grown = !w->grown;
+            w->maybe_grown = !w->grown && is_off(l);
         }
         break;
     case RENAME:
@@ -594,16 +732,15 @@ static void do_code(struct workload *w, enum code code)
             delete_one(l, a);
         break;
     case REVERT:
-        if (a->there && s)
-            revert(w, s);
+    case INFLATE:
+    case DECOUPLE:
+    case SET_PARENT:
+        if (a->there)
+            do_family(w, code, s);
         break;
-    case GROW_POOL: {
-        struct plx_pool_op op = {.kind = PLX_POOL_GROW};
-        const bool done = run_op(l, &op);
-        w->pool_grown |= done;
-        w->maybe_pool_grown |= !done;
+    case GROW_POOL:
+        grow_pool(w);
         break;
-    }
     case CODES:
         break;
     }
@@ -621,15 +758,15 @@ static void workload_known(struct workload *w)
                               : info.size == POOL_SIZE || (w->maybe_pool_grown && info.size == POOL_GROWN));
     if (!a->there)
         return;
-    if (w->maybe_reverted && find(l, a)) {
+    if (w->maybe_other && find(l, a)) {
         read_all(l, a, data);
-        if (!memcmp(data, w->reverted, sizeof data))
+        if (!memcmp(data, w->other, sizeof data))
             oracle_restart(a->o, data);
     }
     if (find(l, a)) {
         vol_open(l, a);
         const bool large = a->t.info->blocks > BLOCKS;
-        assert_true(w->maybe_grown || w->maybe_reverted || large == w->grown);
+        assert_true(w->maybe_grown || w->maybe_other || large == w->grown);
     }
 }
 
@@ -658,6 +795,8 @@ static bool run_workload(const struct workload *what, uint64_t at, enum keep kee
     io_run(l, PLX_BDEV_WRITE, 0, 40);
     io_run(l, PLX_BDEV_WRITE, BLOCKS - 20, 20);
     io_run(l, PLX_BDEV_FLUSH, 0, 0);
+    units_change(l, &l->v[A], 0, 5, true);
+    units_change(l, &l->v[A], (BLOCKS - 20) / 8, 3, true);
     plx_crash_arm(l->rig.disk, 0, at);
     for (unsigned i = 0; i < w.n && !is_off(l); i++)
         do_code(&w, w.codes[i]);
@@ -675,9 +814,30 @@ static bool run_workload(const struct workload *what, uint64_t at, enum keep kee
     return cut;
 }
 
+/* Whether each operation does something: with one that does not it is a shorter workload, which is tried as such. */
+static bool does_all(const struct workload *w)
+{
+    bool there = true, linked = false;
+    unsigned snapshots = 0;
+    for (unsigned i = 0; i < w->n; i++) {
+        const enum code c = w->codes[i];
+        const bool of_snapshot = c == CLONE || c == DELETE_SNAPSHOT || c == RENAME;
+        if ((of_snapshot && !snapshots) || (!of_snapshot && c != CREATE && !there) ||
+            ((c == REVERT || c == DECOUPLE) && !linked) || (c == SET_PARENT && !linked && !snapshots))
+            return false;
+        snapshots += (c == SNAPSHOT) - (c == DELETE_SNAPSHOT);
+        linked = c == SNAPSHOT || (c == SET_PARENT && !linked) ||
+                 (linked && c != INFLATE && c != DECOUPLE && c != SET_PARENT && snapshots);
+        there &= c != DELETE_VOLUME;
+    }
+    return true;
+}
+
 static unsigned run_everywhere(const struct workload *w, unsigned keeps)
 {
     unsigned lives = 0;
+    if (!does_all(w))
+        return 0;
     for (uint64_t at = 1, more = 1; more; at++)
         for (unsigned k = 0; k < keeps; k++, lives++)
             more = run_workload(w, at, keeps == 1 ? (enum keep)(at % KEEPS) : (enum keep)k);

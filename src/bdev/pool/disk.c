@@ -118,22 +118,13 @@ static int volume_entry(struct pool_disk *d, struct pool_try *t, uint64_t at, st
 
 /* ---- units ---- */
 
-static struct plx_list *busy_list(struct pool_volume *v, const struct plx_pool *p, uint64_t at)
-{
-    return &v->busy[(at >> p->fan_shift) % POOL_BUSY_LISTS];
-}
-
 /* Whether any of n units, which one node has, is being moved; then the request waits. Under the lock. */
 static bool is_busy(struct plx_pool *p, struct pool_volume *v, uint64_t at, uint64_t n, struct volume_req *r)
 {
-    plx_list_for_each(it, busy_list(v, p, at)) {
-        const struct pool_busy *b = plx_list_entry(it, struct pool_busy, link);
-        if (b->at < at + n && at < b->at + b->n) {
-            pool_wait_in(&p->busy_waits, &r->wait);
-            return true;
-        }
-    }
-    return false;
+    if (!pool_volume_is_busy(p, v, at, n))
+        return false;
+    pool_wait_in(&p->busy_waits, &r->wait);
+    return true;
 }
 
 /* ---- what the disk has ---- */
@@ -290,7 +281,7 @@ static int move_begin(struct volume_req *r, struct pool_try *t, uint64_t at, uin
         n = plx_min_u64(n, pool_space_room(p));
     r->busy.n = (uint32_t)pool_space_take(p, POOL_FOR_DATA, n, &r->limbo.unit);
     r->limbo.n = r->busy.n;
-    plx_list_add_tail(busy_list(d->v, p, at), &r->busy.link);
+    plx_list_add_tail(pool_busy_list(p, d->v, at), &r->busy.link);
     plx_list_add_tail(&p->limbo, &r->limbo.link);
     return 0;
 }
@@ -399,6 +390,8 @@ static int piece_find(struct volume_req *r, struct pool_try *t, struct piece *ou
                (!e || (write ? !e[n].where.raw || !pool_tree_owns(&d->v->tree, &e[n], at + n + 1) : !e[n].where.raw)))
             n++;
     }
+    if (own && write && d->v->moving && is_busy(p, d->v, at, n, r))
+        return POOL_AGAIN; /* it became its own while it was copied */
     out->mapped = own;
     out->move = write && !own;
     out->part = false;
@@ -748,6 +741,8 @@ static inline bool may_be_plain(const struct plx_bdev_req *req)
 /* Whether the entries of n units, which one node has, are in a row, and the volume's own where that matters. */
 static inline bool plain_row(const struct pool_disk *d, const struct pool_entry *e, uint64_t at, uint64_t n, bool write)
 {
+    if (write && d->v->moving)
+        return false;
     const uint64_t unit = pool_entry_unit(e);
     for (uint64_t i = 0; i < n; i++)
         if (!unit || pool_entry_unit(&e[i]) != unit + i || (write && !pool_tree_owns(&d->v->tree, &e[i], at + i + 1)))

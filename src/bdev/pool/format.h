@@ -73,7 +73,8 @@ enum pool_state {
 };
 
 enum pool_volume_flag {
-    POOL_THICK = 1 << 0, /* space is set aside for what is not mapped */
+    POOL_THICK = 1 << 0,   /* space is set aside for what is not mapped */
+    POOL_BORROWS = 1 << 2, /* POOL_DYING: its data is another's, and only its nodes are freed */
 };
 
 /* A volume, or what it was made of. Its number is its place in the directory. */

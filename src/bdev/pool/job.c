@@ -31,6 +31,18 @@ static struct pool_volume *heir_at(const struct plx_pool *p, struct pool_volume 
     return child;
 }
 
+/*
+ * What borrows its data goes first: while it is there, nothing of those that it goes back to is freed, some of which
+ * would be left to it.
+ */
+static void dying_enter(struct plx_pool *p, struct pool_volume *v)
+{
+    if (v->flags & POOL_BORROWS)
+        plx_list_add_tail(p->dying.next, &v->dying);
+    else
+        plx_list_add_tail(&p->dying, &v->dying);
+}
+
 void pool_volume_die(struct plx_pool *p, struct pool_volume *v)
 {
     v->state = POOL_DYING;
@@ -38,7 +50,21 @@ void pool_volume_die(struct plx_pool *p, struct pool_volume *v)
     v->changed = true;
     if (!v->instant) /* of a volume: none goes back to it */
         v->instant = p->instant++;
-    plx_list_add_tail(&p->dying, &v->dying);
+    dying_enter(p, v);
+}
+
+void pool_volume_leave(struct plx_pool *p, struct pool_volume *s)
+{
+    s->children--;
+    if (s->state == POOL_GHOST && s->children <= 1 && !s->pins)
+        pool_volume_die(p, s);
+}
+
+void pool_volume_unpin(struct plx_pool *p, struct pool_volume *s)
+{
+    s->pins--;
+    if (s->state == POOL_GHOST && s->children <= 1 && !s->pins)
+        pool_volume_die(p, s);
 }
 
 static void volume_gone(struct plx_pool *p, struct pool_volume *s)
@@ -51,9 +77,7 @@ static void volume_gone(struct plx_pool *p, struct pool_volume *s)
         child->parent = parent;
         child->changed = true;
     } else if (parent) {
-        parent->children--;
-        if (parent->state == POOL_GHOST && parent->children <= 1)
-            pool_volume_die(p, parent);
+        pool_volume_leave(p, parent);
     }
     s->parent = NULL;
 }
@@ -112,7 +136,7 @@ static int dying_step(struct plx_pool *p, struct pool_try *t, struct pool_volume
     }
     const struct pool_entry *mine = pool_entries(path[1]), *other = theirs ? pool_entries(theirs) : NULL;
     const uint64_t first = at & ~((UINT64_C(1) << p->fan_shift) - 1);
-    for (uint32_t i = 0; i < 1U << p->fan_shift; i++)
+    for (uint32_t i = 0; i < 1U << p->fan_shift && !(s->flags & POOL_BORROWS); i++)
         if (mine[i].where.raw && pool_tree_owns(&s->tree, &mine[i], first + i + 1) &&
             (!other || other[i].where.raw != mine[i].where.raw))
             pool_space_free(p, pool_entry_unit(&mine[i]));
@@ -129,11 +153,12 @@ static void job_again(struct pool_wait *w)
         return;
     }
     pool_lock(p);
-    if (!plx_list_empty(&p->dying)) {
-        struct pool_volume *s = plx_list_entry(p->dying.next, struct pool_volume, dying);
+    struct pool_volume *s = p->dying_now;
+    if (s) {
         plx_error("pool %s: volume %u, which was deleted, cannot be read: its space is not given back", p->name,
                   s->number);
         plx_list_del(&s->dying);
+        p->dying_now = NULL;
     }
     pool_unlock(p);
     pool_kick(p);
@@ -148,6 +173,7 @@ void pool_jobs_serve(struct plx_pool *p)
     pool_lock(p);
     for (unsigned i = 0; i < p->job_steps && !ret && !plx_list_empty(&p->dying) && !p->broken; i++) {
         struct pool_volume *s = plx_list_entry(p->dying.next, struct pool_volume, dying);
+        p->dying_now = s;
         if (s->done >= s->size)
             volume_gone(p, s);
         else if (p->freed.n >= FREED_MAX || (p->checkpoint && p->freed.n))
@@ -176,7 +202,7 @@ void pool_jobs_begin(struct plx_pool *p)
         struct pool_volume *v = p->volume[i];
         if (v && (v->state == POOL_DYING || (v->state == POOL_GHOST && v->children <= 1))) {
             v->state = POOL_DYING;
-            plx_list_add_tail(&p->dying, &v->dying);
+            dying_enter(p, v);
         }
     }
     pool_kick(p);

@@ -3,7 +3,7 @@
  * What volumes there are, and what is done to them. An operation is tried on the keeper; what it changes it changes at
  * the moment of the next checkpoint, and it is done when that is on the disk.
  */
-#include "pool.h"
+#include "op.h"
 
 #include "base/log.h"
 #include "base/uuid.h"
@@ -13,18 +13,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-
-struct plx_pool_work {
-    struct plx_pool *pool;
-    struct plx_pool_op *op;
-    struct plx_pool_work *with; /* another snapshot, of op->with */
-    struct pool_wait wait;
-    struct pool_apply apply;
-    struct pool_volume *v, *made;
-    bool applied;
-    uint64_t cut; /* PLX_POOL_RESIZE: where to go on unmapping */
-    bool bars;    /* v is not opened meanwhile */
-};
 
 /* ---- volumes in memory ---- */
 
@@ -180,7 +168,7 @@ int pool_volumes_link(struct plx_pool *p, struct plx_error *err)
 
 /* ---- operations ---- */
 
-static int fail_name(struct plx_pool_op *op, const char *name)
+int pool_work_no_volume(struct plx_pool_op *op, const char *name)
 {
     return plx_fail(&op->err, -ENOENT, "there is no volume named %.64s", name ? name : "");
 }
@@ -195,13 +183,67 @@ static void work_unbar(struct plx_pool_work *w)
 {
     if (w->bars)
         w->v->barred = w->bars = false;
+    if (w->end)
+        w->end(w);
+}
+
+/* @return 0; or -EBUSY with err filled: something is being done to it that takes long */
+static int check_free(struct plx_pool_op *op, const struct pool_volume *v)
+{
+    return v->locked || v->pins
+               ? plx_fail(&op->err, -EBUSY,
+                          "%s is in use: its data or its parent is being changed, or another's that goes back to it",
+                          v->name)
+               : 0;
+}
+
+/* One that others go back to is not changed; of those that have been deleted it is waited for that they are freed. */
+static int wait_for_children(struct plx_pool_work *w, const struct pool_volume *v)
+{
+    struct plx_pool *p = w->pool;
+    for (uint32_t i = 0; i < p->slots; i++)
+        if (p->volume[i] && p->volume[i]->parent == v && plx_list_empty(&p->volume[i]->dying))
+            return plx_fail(&w->op->err, -EINVAL,
+                            "%s is a snapshot that others go back to, and stays as it is; they can be changed",
+                            v->name);
+    pool_checkpoint_wait(p, &w->wait);
+    return POOL_AGAIN;
+}
+
+int pool_work_lock(struct plx_pool_work *w)
+{
+    struct pool_volume *v = w->op->volume ? pool_volume_find(w->pool, w->op->volume) : NULL;
+    if (!v)
+        return pool_work_no_volume(w->op, w->op->volume);
+    int ret = check_free(w->op, v);
+    if (ret || v->barred)
+        return ret ? ret : plx_fail(&w->op->err, -EBUSY, "%s is about to be another", v->name);
+    w->v = v;
+    if (v->state == POOL_SNAPSHOT && v->children)
+        return wait_for_children(w, v);
+    if (v->state != POOL_SNAPSHOT)
+        return 0;
+    if (w->pool->instant >= UINT32_MAX - w->pool->slots)
+        return plx_fail(&w->op->err, -ENOSPC, "the pool has had all the snapshots that it can ever have");
+    v->instant = w->pool->instant++;
+    v->changed = true;
+    return 0;
+}
+
+int pool_work_number(struct plx_pool *p, struct pool_volume **out)
+{
+    uint32_t number = 0;
+    while (number < p->slots && p->volume[number])
+        number++;
+    int ret = pool_slots(p, number + 1);
+    *out = ret ? NULL : volume_new(p, number);
+    return *out ? 0 : ret ? ret : -ENOMEM;
 }
 
 static int make_volume(struct plx_pool_work *w, struct pool_volume **out)
 {
     struct plx_pool *p = w->pool;
     struct plx_pool_op *op = w->op;
-    uint32_t number = 0;
     if (!op->name || !pool_name_ok(op->name))
         return plx_fail(&op->err, -EINVAL, "the name of a volume has 1 to %d bytes of printable characters, and no '/'",
                         POOL_NAME - 1);
@@ -211,12 +253,10 @@ static int make_volume(struct plx_pool_work *w, struct pool_volume **out)
         return plx_fail(&op->err, -ENOMEM, "out of memory");
     if (pool_volume_find_uuid(p, op->uuid))
         return plx_fail(&op->err, -EEXIST, "there is a volume with this UUID already");
-    while (number < p->slots && p->volume[number])
-        number++;
-    int ret = pool_slots(p, number + 1);
-    struct pool_volume *v = ret ? NULL : volume_new(p, number);
-    if (!v)
-        return plx_fail(&op->err, ret ? ret : -ENOMEM, "no more volumes fit: %s", strerror(ret ? -ret : ENOMEM));
+    struct pool_volume *v;
+    int ret = pool_work_number(p, &v);
+    if (ret)
+        return plx_fail(&op->err, ret, "no more volumes fit: %s", strerror(-ret));
     memcpy(v->uuid, op->uuid, sizeof v->uuid);
     snprintf(v->name, sizeof v->name, "%s", op->name);
     v->created = plx_wall_seconds();
@@ -267,12 +307,14 @@ static int snapshot_one(struct plx_pool_work *w)
     struct plx_pool *p = w->pool;
     w->v = w->op->volume ? pool_volume_find(p, w->op->volume) : NULL;
     if (!w->v)
-        return fail_name(w->op, w->op->volume);
+        return pool_work_no_volume(w->op, w->op->volume);
     if (w->v->state != POOL_VOLUME)
         return plx_fail(&w->op->err, -EINVAL, "%s is a snapshot already; a clone of it can have snapshots", w->v->name);
     if (p->instant >= UINT32_MAX - p->slots)
         return plx_fail(&w->op->err, -ENOSPC, "the pool has had all the snapshots that it can ever have");
-    int ret = make_volume(w, &w->made);
+    int ret = check_free(w->op, w->v);
+    if (!ret)
+        ret = make_volume(w, &w->made);
     w->v->changed |= !ret;
     return ret;
 }
@@ -344,10 +386,10 @@ static int op_clone(struct plx_pool_work *w, struct pool_try *t)
     (void)t;
     w->v = w->op->volume ? pool_volume_find(p, w->op->volume) : NULL;
     if (!w->v)
-        return fail_name(w->op, w->op->volume);
+        return pool_work_no_volume(w->op, w->op->volume);
     if (w->v->state != POOL_SNAPSHOT)
         return plx_fail(&w->op->err, -EINVAL, "%s is no snapshot; a clone is made of one", w->v->name);
-    int ret = make_volume(w, &w->made);
+    int ret = w->v->locked ? check_free(w->op, w->v) : make_volume(w, &w->made);
     if (ret)
         return ret;
     w->made->parent = w->v; /* which stays as it is from now on */
@@ -364,9 +406,12 @@ static int op_delete(struct plx_pool_work *w, struct pool_try *t)
     (void)t;
     w->v = w->op->volume ? pool_volume_find(w->pool, w->op->volume) : NULL;
     if (!w->v)
-        return fail_name(w->op, w->op->volume);
+        return pool_work_no_volume(w->op, w->op->volume);
     if (w->v->disk || w->v->barred)
         return plx_fail(&w->op->err, -EBUSY, "%s is in use", w->v->name);
+    int ret = check_free(w->op, w->v);
+    if (ret)
+        return ret;
     w->v->name[0] = 0; /* nobody finds it any more */
     memset(w->v->uuid, 0, sizeof w->v->uuid);
     w->v->changed = true;
@@ -390,7 +435,7 @@ static int op_rename(struct plx_pool_work *w, struct pool_try *t)
     (void)t;
     w->v = w->op->volume ? pool_volume_find(p, w->op->volume) : NULL;
     if (!w->v)
-        return fail_name(w->op, w->op->volume);
+        return pool_work_no_volume(w->op, w->op->volume);
     if (!w->op->name || !pool_name_ok(w->op->name))
         return plx_fail(&w->op->err, -EINVAL, "the name of a volume has 1 to %d bytes of printable characters, no '/'",
                         POOL_NAME - 1);
@@ -406,11 +451,10 @@ static int op_revert(struct plx_pool_work *w, struct pool_try *t)
 {
     struct plx_pool *p = w->pool;
     struct pool_volume *s = w->op->name ? pool_volume_find(p, w->op->name) : NULL;
-    uint32_t number = 0;
     (void)t;
     w->v = w->op->volume ? pool_volume_find(p, w->op->volume) : NULL;
     if (!w->v || !s)
-        return fail_name(w->op, w->v ? w->op->name : w->op->volume);
+        return pool_work_no_volume(w->op, w->v ? w->op->name : w->op->volume);
     if (w->v->state != POOL_VOLUME || w->v->parent != s)
         return plx_fail(&w->op->err, -EINVAL, "%s goes back to %s, and not to %s", w->v->name,
                         w->v->parent && w->v->parent->name[0] ? w->v->parent->name : "nothing", s->name);
@@ -418,12 +462,12 @@ static int op_revert(struct plx_pool_work *w, struct pool_try *t)
         return plx_fail(&w->op->err, -EBUSY, "%s is in use", w->v->name);
     if (w->v->flags & POOL_THICK)
         return plx_fail(&w->op->err, -EINVAL, "%s is thick", w->v->name);
-    while (number < p->slots && p->volume[number])
-        number++;
-    int ret = pool_slots(p, number + 1);
-    w->made = ret ? NULL : volume_new(p, number);
-    if (!w->made)
-        return plx_fail(&w->op->err, -ENOMEM, "out of memory");
+    int ret = check_free(w->op, w->v);
+    if (ret)
+        return ret;
+    ret = pool_work_number(p, &w->made);
+    if (ret)
+        return plx_fail(&w->op->err, ret, "no more volumes fit: %s", strerror(-ret));
     w->made->changed = w->v->changed = true;
     work_bar(w);
     return 0;
@@ -453,13 +497,16 @@ static int op_freeze(struct plx_pool_work *w, struct pool_try *t)
     (void)t;
     w->v = w->op->volume ? pool_volume_find(p, w->op->volume) : NULL;
     if (!w->v)
-        return fail_name(w->op, w->op->volume);
+        return pool_work_no_volume(w->op, w->op->volume);
     if (w->v->state != POOL_VOLUME)
         return plx_fail(&w->op->err, -EINVAL, "%s is a snapshot already", w->v->name);
     if (w->v->disk || w->v->barred)
         return plx_fail(&w->op->err, -EBUSY, "%s is in use", w->v->name);
     if (p->instant >= UINT32_MAX - p->slots)
         return plx_fail(&w->op->err, -ENOSPC, "the pool has had all the snapshots that it can ever have");
+    int ret = check_free(w->op, w->v);
+    if (ret)
+        return ret;
     w->v->changed = true;
     work_bar(w);
     return 0;
@@ -497,8 +544,10 @@ static int op_resize(struct plx_pool_work *w, struct pool_try *t)
     uint64_t units = 0;
     w->v = w->op->volume ? pool_volume_find(p, w->op->volume) : NULL;
     if (!w->v)
-        return fail_name(w->op, w->op->volume);
+        return pool_work_no_volume(w->op, w->op->volume);
     int ret = units_of(p, w->op, &units);
+    if (!ret)
+        ret = check_free(w->op, w->v);
     if (ret)
         return ret;
     if (w->v->state != POOL_VOLUME)
@@ -553,6 +602,9 @@ static const struct op_kind {
     [PLX_POOL_FREEZE] = {op_freeze, apply_freeze},
     [PLX_POOL_NAME_IT] = {op_name_it, apply_name_it},
     [PLX_POOL_GROW] = {op_grow, NULL},
+    [PLX_POOL_INFLATE] = {pool_own_attempt, pool_own_apply},
+    [PLX_POOL_DECOUPLE] = {pool_own_attempt, pool_own_apply},
+    [PLX_POOL_SET_PARENT] = {pool_own_attempt, pool_own_apply},
 };
 
 static void op_told(struct plx_msg *msg)
@@ -566,6 +618,7 @@ static void work_over(struct plx_pool_work *w, int result)
     struct plx_pool_op *op = w->op;
     struct plx_pool *p = w->pool;
     free(w);
+    p->works--;
     op->result = result;
     op->msg.fn = op_told;
     plx_reactor_send(op->reactor ? op->reactor : p->keeper, &op->msg);
@@ -614,10 +667,11 @@ void pool_ops_late(struct plx_pool *p)
     pool_unlock(p);
 }
 
-static void op_try(struct plx_pool_work *w)
+void pool_work_try(struct plx_pool_work *w)
 {
     struct plx_pool *p = w->pool;
     struct pool_try t = {.ch = p->keeper_ch, .wait = &w->wait, .kick = true};
+    w->begin = NULL;
     pool_lock(p);
     int ret = p->broken ? plx_fail(&w->op->err, -EROFS, "pool %s could not be written to", p->name)
                         : op_kinds[w->op->kind].attempt(w, &t);
@@ -629,6 +683,8 @@ static void op_try(struct plx_pool_work *w)
         work_unbar(w);
     }
     pool_try_end(p, &t);
+    if (ret == POOL_AGAIN && w->begin)
+        w->begin(w);
     if (!ret || ret == POOL_AGAIN)
         return;
     if (!w->op->err.text[0])
@@ -636,11 +692,16 @@ static void op_try(struct plx_pool_work *w)
     work_over(w, ret);
 }
 
+void pool_work_yield(struct plx_pool_work *w)
+{
+    pool_wake_one(&w->wait, 0);
+}
+
 static void op_again(struct pool_wait *wait)
 {
     struct plx_pool_work *w = plx_container_of(wait, struct plx_pool_work, wait);
     if (!wait->status) {
-        op_try(w);
+        pool_work_try(w);
         return;
     }
     pool_lock(w->pool);
@@ -663,7 +724,8 @@ static void op_begin(struct plx_msg *msg)
     w->op = op;
     w->wait.reactor = op->pool->keeper;
     w->wait.again = op_again;
-    op_try(w);
+    w->pool->works++;
+    pool_work_try(w);
 }
 
 void plx_pool_submit(struct plx_pool *pool, struct plx_pool_op *op)
@@ -672,6 +734,11 @@ void plx_pool_submit(struct plx_pool *pool, struct plx_pool_op *op)
     op->err.text[0] = 0;
     op->msg.fn = op_begin;
     plx_reactor_send(pool->keeper, &op->msg);
+}
+
+void plx_pool_cancel(struct plx_pool *pool)
+{
+    atomic_store(&pool->cancelled, true);
 }
 
 struct awaited {
@@ -727,9 +794,9 @@ void plx_pool_get_info(struct plx_pool *p, struct plx_pool_info *out)
 }
 
 /* A snapshot that was deleted is there for as long as others go back to it, but nobody sees it. */
-static const struct pool_volume *live_parent(const struct pool_volume *v)
+struct pool_volume *pool_volume_live_parent(const struct pool_volume *v)
 {
-    const struct pool_volume *s = v->parent;
+    struct pool_volume *s = v->parent;
     while (s && !(is_live(s) && s->name[0]))
         s = s->parent;
     return s;
@@ -737,13 +804,14 @@ static const struct pool_volume *live_parent(const struct pool_volume *v)
 
 static void volume_info_fill(const struct plx_pool *p, const struct pool_volume *v, struct plx_volume_info *out)
 {
-    const struct pool_volume *parent = live_parent(v);
+    const struct pool_volume *parent = pool_volume_live_parent(v);
     *out = (struct plx_volume_info){
         .size = v->size << p->unit_shift,
         .mapped = v->mapped << p->unit_shift,
         .snapshot = v->state == POOL_SNAPSHOT,
         .thick = v->flags & POOL_THICK,
         .children = v->children,
+        .busy = v->locked || v->pins,
         .created = v->created,
         .disk = pool_disk_of(v),
     };
@@ -769,7 +837,7 @@ void plx_volume_each_child(struct plx_bdev *snapshot, void (*fn)(void *arg, cons
     for (uint32_t i = 0; i < p->slots; i++) {
         char name[POOL_NAME];
         const struct pool_volume *v = p->volume[i];
-        if (!is_live(v) || !v->name[0] || live_parent(v) != s)
+        if (!is_live(v) || !v->name[0] || pool_volume_live_parent(v) != s)
             continue;
         memcpy(name, v->name, sizeof name);
         pool_unlock(p);

@@ -111,8 +111,8 @@ static int sync_wait(struct plx_pool *p, struct sync_wait *s)
  * Has n things in memory, of which each may need several units one after the other; but all at once. What cannot be had
  * whoever wants it will find out.
  */
-static void read_ahead(struct plx_pool *p, size_t n, const void *things,
-                       int (*want)(struct plx_pool *p, struct pool_try *t, const void *things, size_t i))
+static void read_units_ahead(struct plx_pool *p, size_t n, const void *things,
+                             int (*want)(struct plx_pool *p, struct pool_try *t, const void *things, size_t i))
 {
     struct sync_wait *waits = calloc(n, sizeof *waits);
     size_t left = waits ? n : 0;
@@ -423,7 +423,7 @@ static int dir_read(struct plx_pool *p, uint32_t slots, struct plx_error *err)
     int ret = pool_slots(p, slots) ? plx_fail(err, -ENOMEM, "out of memory") : 0;
     for (uint32_t page = 0; page < pages && !ret; page++) {
         if (page % AHEAD == 0)
-            read_ahead(p, plx_min_u64(pages - page, AHEAD), &page, dir_want);
+            read_units_ahead(p, plx_min_u64(pages - page, AHEAD), &page, dir_want);
         ret = dir_read_page(p, page, err);
     }
     return ret ? ret : pool_volumes_link(p, err);
@@ -567,7 +567,7 @@ static const struct replay_pass {
 static int replay_some(struct plx_pool *p, const struct replay *l, size_t n, const struct replay_pass *pass)
 {
     int ret = 0;
-    read_ahead(p, n, l->changes, pass->want);
+    read_units_ahead(p, n, l->changes, pass->want);
     for (size_t i = 0; i < n && !ret; i++)
         ret = change_ok(p, l->changes[i]) ? replay_step(p, l->changes[i], pass->step) : -EUCLEAN;
     return ret;
@@ -750,7 +750,7 @@ static void close_begin(struct plx_msg *msg)
 static bool is_quiet(struct plx_pool *p)
 {
     pool_lock(p);
-    bool quiet = !p->checkpoint && !p->committing && !p->timer_busy && !p->kicked && !p->jobs_busy;
+    bool quiet = !p->checkpoint && !p->committing && !p->timer_busy && !p->kicked && !p->jobs_busy && !p->works;
     pool_unlock(p);
     return quiet;
 }

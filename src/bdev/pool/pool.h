@@ -124,12 +124,17 @@ struct pool_volume {
     struct pool_volume *parent;
     uint32_t instant;
     uint32_t children;
-    struct pool_disk *disk; /* as which it is open; or NULL */
-    bool barred;            /* an operation is under way that it must not be opened during */
-    bool changed;           /* since the last checkpoint */
-    uint32_t parent_number; /* while the directory is read: of its parent, and 1 */
-    unsigned settling;      /* snapshots of it that were just made: writes that were under way then may still be */
-    struct plx_list dying;  /* in pool->dying, as long as that is its state */
+    struct pool_disk *disk;     /* as which it is open; or NULL */
+    bool barred;                /* an operation is under way that it must not be opened during */
+    bool locked;                /* another one, during which there is to be no other that changes it */
+    bool moving;                /* units of it are copied, which may become its own meanwhile: see pool_busy */
+    unsigned pins;              /* operations that need it as it is: it is not deleted */
+    bool changed;               /* since the last checkpoint */
+    uint32_t parent_number;     /* while the directory is read: of its parent, and 1 */
+    unsigned settling;          /* snapshots of it that were just made: writes that were under way then may still be */
+    struct pool_volume *shadow; /* what it is about to be, below `shadow_at`: see rebase.c */
+    uint64_t shadow_at;
+    struct plx_list dying;                 /* in pool->dying, as long as that is its state */
     struct plx_list busy[POOL_BUSY_LISTS]; /* pool_busy.link: units that are being moved */
 };
 
@@ -248,8 +253,9 @@ struct plx_pool {
     struct pool_tree dir, maps;
     struct pool_volume **volume; /* by number */
     uint32_t slots;
-    struct plx_list dying; /* pool_volume.dying */
-    unsigned job_steps;    /* that are done before others have their turn */
+    struct plx_list dying;         /* pool_volume.dying */
+    struct pool_volume *dying_now; /* that job_wait waits for */
+    unsigned job_steps;            /* that are done before others have their turn */
     struct pool_wait job_wait;
     bool jobs_busy; /* job_wait waits */
     struct plx_msg kick;
@@ -257,6 +263,8 @@ struct plx_pool {
     _Atomic bool disk_gone;    /* which volumes have not been told */
     _Atomic bool disk_resized; /* which has not been looked at */
 
+    unsigned works;         /* operations that are not over */
+    _Atomic bool cancelled; /* those that take long */
     struct plx_msg close_msg;
     struct pool_wait close_wait;
     uint16_t close_status;
@@ -369,21 +377,30 @@ static inline uint64_t pool_span_end(const struct plx_pool *p, uint64_t at, unsi
 static inline uint32_t pool_shared_until(const struct pool_volume *v, uint64_t end)
 {
     const struct pool_volume *s = v->parent;
-    while (s && s->state == POOL_DYING && end <= s->done)
+    while (s && s->state == POOL_DYING && (end <= s->done || s->done >= s->size))
         s = s->parent;
     return s ? s->instant : 0;
 }
 
-/* Where none of those whose volumes' instants matter is being freed, as of most volumes at most times. */
+/* Where none of those whose instants matter is being freed, and nothing is copied, as of most volumes at most times. */
 static inline bool pool_volume_surely_owns(const struct pool_volume *v, const struct pool_entry *e)
 {
     const struct pool_volume *s = v->parent;
-    return !s || (s->state != POOL_DYING && pool_entry_birth(e) > s->instant);
+    return !v->moving && (!s || (s->state != POOL_DYING && pool_entry_birth(e) > s->instant));
 }
 
 static inline bool pool_tree_owns(const struct pool_tree *tree, const struct pool_entry *e, uint64_t end)
 {
     return !tree->of || pool_entry_birth(e) > pool_shared_until(tree->of, end);
+}
+
+/*
+ * When what is entered now is said to be born. A snapshot has an instant of its own, until which everything of it was:
+ * nobody goes back to it while it is changed.
+ */
+static inline uint32_t pool_birth(const struct plx_pool *p, const struct pool_volume *v)
+{
+    return v && v->state != POOL_VOLUME ? v->instant : p->instant;
 }
 
 /* ---- space.c; under the lock ---- */
@@ -526,6 +543,23 @@ int pool_volume_map(struct plx_pool *p, struct pool_try *t, struct pool_volume *
 int pool_volume_unmap(struct plx_pool *p, struct pool_try *t, struct pool_volume *v, uint64_t at, uint64_t *n,
                       bool log);
 
+/* Those of a volume that are in the same list as a unit. */
+static inline struct plx_list *pool_busy_list(const struct plx_pool *p, struct pool_volume *v, uint64_t at)
+{
+    return &v->busy[(at >> p->fan_shift) % POOL_BUSY_LISTS];
+}
+/* Whether any of n units, which one node has, is being moved. */
+bool pool_volume_is_busy(const struct plx_pool *p, struct pool_volume *v, uint64_t at, uint64_t n);
+
+/* ---- rebase.c: the shadow of a volume follows it ---- */
+
+/* Has a node of level 1 of it be one that can be changed, if it is to follow there. @return 0, POOL_AGAIN, -errno */
+int pool_shadow_ready(struct plx_pool *p, struct pool_try *t, struct pool_volume *v, uint64_t at,
+                      struct pool_node **leaf);
+/* to: the first unit, or 0 for nothing */
+void pool_shadow_enter(struct plx_pool *p, struct pool_volume *v, struct pool_node *leaf, uint64_t at, uint64_t n,
+                       uint64_t to);
+
 /* ---- op.c ---- */
 
 /* Ends operations that had something told first. The keeper's, without the lock. */
@@ -558,6 +592,10 @@ void pool_jobs_begin(struct plx_pool *p);
 void pool_jobs_serve(struct plx_pool *p);
 /* It is DYING from now on. Under the lock. */
 void pool_volume_die(struct plx_pool *p, struct pool_volume *v);
+/* It is needed as it is no more. Its record is one that has changed, if it is a ghost. Under the lock. */
+void pool_volume_unpin(struct plx_pool *p, struct pool_volume *s);
+/* One goes back to it no more: a ghost that is not needed dies. Its record is one that has changed. Under the lock. */
+void pool_volume_leave(struct plx_pool *p, struct pool_volume *s);
 
 /* ---- disk.c ---- */
 

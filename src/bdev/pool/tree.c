@@ -71,7 +71,7 @@ static int node_dirty(struct plx_pool *p, struct pool_tree *tree, struct pool_no
     n->parent = parent;
     n->tree = tree;
     n->slot = (uint32_t)(parent ? e - pool_entries(parent) : 0);
-    *e = pool_entry_make(unit, p->instant, 0);
+    *e = pool_entry_make(unit, pool_birth(p, tree->of), 0);
     *out = n; /* none of those below is dirty, as then this one had been */
     return 0;
 }
@@ -164,7 +164,7 @@ int pool_tree_raise(struct plx_pool *p, struct pool_try *t, struct pool_tree *tr
                 old->parent = n;
                 old->slot = 0;
             }
-            tree->root = pool_entry_make(unit, p->instant, 0);
+            tree->root = pool_entry_make(unit, pool_birth(p, tree->of), 0);
         }
         tree->height++;
     }

@@ -12,6 +12,16 @@ static void entry_leave(struct plx_pool *p, struct pool_volume *v, const struct 
         pool_space_free(p, pool_entry_unit(e));
 }
 
+bool pool_volume_is_busy(const struct plx_pool *p, struct pool_volume *v, uint64_t at, uint64_t n)
+{
+    plx_list_for_each(it, pool_busy_list(p, v, at)) {
+        const struct pool_busy *b = plx_list_entry(it, struct pool_busy, link);
+        if (b->at < at + n && at < b->at + b->n)
+            return true;
+    }
+    return false;
+}
+
 /* What a change needs, so that it cannot fail any more. */
 static int change_ready(struct plx_pool *p, struct pool_try *t, unsigned units, bool log)
 {
@@ -22,8 +32,10 @@ static int change_ready(struct plx_pool *p, struct pool_try *t, unsigned units, 
 int pool_volume_map(struct plx_pool *p, struct pool_try *t, struct pool_volume *v, uint64_t at, unsigned n, uint64_t to,
                     bool log)
 {
-    struct pool_node *leaf;
+    struct pool_node *leaf, *shadow;
     int ret = p->broken ? -EIO : pool_tree_change(p, t, &v->tree, at, 1, &leaf);
+    if (!ret)
+        ret = pool_shadow_ready(p, t, v, at, &shadow);
     if (!ret)
         ret = change_ready(p, t, n, log);
     if (ret)
@@ -38,8 +50,9 @@ int pool_volume_map(struct plx_pool *p, struct pool_try *t, struct pool_volume *
         } else {
             entry_leave(p, v, e, at + i);
         }
-        *e = pool_entry_make(to + i, p->instant, 0);
+        *e = pool_entry_make(to + i, pool_birth(p, v), 0);
     }
+    pool_shadow_enter(p, v, shadow, at, n, to);
     if (log)
         pool_log_add(p, v->number, POOL_MAP, at, to, n);
     return 0;
@@ -47,7 +60,7 @@ int pool_volume_map(struct plx_pool *p, struct pool_try *t, struct pool_volume *
 
 int pool_volume_unmap(struct plx_pool *p, struct pool_try *t, struct pool_volume *v, uint64_t at, uint64_t *n, bool log)
 {
-    struct pool_node *leaf;
+    struct pool_node *leaf, *shadow;
     const uint64_t most = plx_min_u64(*n, (UINT64_C(1) << p->fan_shift) - pool_slot(p, at, 0));
     int ret = p->broken ? -EIO : pool_tree_find(p, t, &v->tree, at, 1, &leaf);
     if (ret)
@@ -60,6 +73,8 @@ int pool_volume_unmap(struct plx_pool *p, struct pool_try *t, struct pool_volume
     if (!mapped)
         return 0;
     ret = pool_tree_change(p, t, &v->tree, at, 1, &leaf);
+    if (!ret)
+        ret = pool_shadow_ready(p, t, v, at, &shadow);
     if (!ret)
         ret = change_ready(p, t, (unsigned)most, log);
     if (ret)
@@ -76,6 +91,7 @@ int pool_volume_unmap(struct plx_pool *p, struct pool_try *t, struct pool_volume
             p->set_aside++;
     }
     pool_tree_prune(p, leaf);
+    pool_shadow_enter(p, v, shadow, at, most, 0);
     if (log)
         pool_log_add(p, v->number, POOL_UNMAP, at, most, 0);
     return 0;

@@ -1,0 +1,51 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* Operations on pools: what those that are done at once (op.c) and those that take long (own.c, rebase.c) share. */
+#ifndef PLX_POOL_OP_H
+#define PLX_POOL_OP_H
+
+#include "pool.h"
+
+struct plx_pool_work {
+    struct plx_pool *pool;
+    struct plx_pool_op *op;
+    struct plx_pool_work *with; /* another snapshot, of op->with */
+    struct pool_wait wait;
+    struct pool_apply apply;
+    struct pool_volume *v, *made;
+    bool applied;
+    uint64_t cut; /* PLX_POOL_RESIZE: where to go on unmapping */
+    bool bars;    /* v is not opened meanwhile */
+    void *steps;  /* of one that takes many */
+    /* An attempt that ends in POOL_AGAIN may leave what is to be begun without the lock: it has it tried again. */
+    void (*begin)(struct plx_pool_work *w);
+    void (*end)(struct plx_pool_work *w); /* it is over, whether it was done or not; under the lock */
+};
+
+/* Tries it (again). The keeper's, without the lock. */
+void pool_work_try(struct plx_pool_work *w);
+/* What another message tries again, so that others have their turn: for `begin`. */
+void pool_work_yield(struct plx_pool_work *w);
+/* There is none of this name: -ENOENT, with op->err filled. */
+int pool_work_no_volume(struct plx_pool_op *op, const char *name);
+/* Takes a place of the directory. @return 0 or -ENOMEM, -ENOSPC */
+int pool_work_number(struct plx_pool *p, struct pool_volume **out);
+/* The snapshot that people see a volume go back to; or NULL. */
+struct pool_volume *pool_volume_live_parent(const struct pool_volume *v);
+/* Finds the volume of an operation that takes long, w->v. @return 0, POOL_AGAIN, or -errno with err filled */
+int pool_work_lock(struct plx_pool_work *w);
+
+/* own.c: PLX_POOL_INFLATE, PLX_POOL_DECOUPLE */
+/* and, before pool_rebase_attempt(), PLX_POOL_SET_PARENT */
+int pool_own_attempt(struct plx_pool_work *w, struct pool_try *t);
+void pool_own_apply(struct plx_pool_work *w);
+
+/* rebase.c: PLX_POOL_SET_PARENT */
+/* @return 0 with the snapshot, or NULL for none; or -errno with op->err filled */
+int pool_rebase_check(struct plx_pool_work *w, struct pool_volume **to);
+int pool_rebase_begin(struct plx_pool_work *w, struct pool_volume *to);
+/* now: the snapshot that is seen as its parent, until which all that is in its tree is not its own; or NULL */
+int pool_rebase_attempt(struct plx_pool_work *w, struct pool_try *t, struct pool_volume *now);
+void pool_rebase_apply(struct plx_pool_work *w);
+void pool_rebase_end(struct plx_pool_work *w);
+
+#endif
