@@ -8,6 +8,10 @@
 enum { LINE = 512 };
 #define GRAIN_NS UINT64_C(50000000) /* how exactly intervals are kept: cores mostly read the time, and rarely set it */
 
+/*
+ * What threads share here is sequentially consistent throughout, as a line costs microseconds anyway; but for looks
+ * that may as well be late (relaxed): the level, the time, and whether there is something to tell.
+ */
 static plx_log_fn log_fn;
 static void *log_arg;
 static _Atomic enum plx_log_level log_level;

@@ -296,11 +296,9 @@ int plx_bdev_channel_get(struct plx_bdev *bdev, struct plx_reactor *r, struct pl
         *out = ch;
         return 0;
     }
-    size_t bytes = plx_align_up(sizeof *ch + bdev->channel_size, PLX_CACHE_ALIGN);
-    ch = aligned_alloc(PLX_CACHE_ALIGN, bytes);
+    ch = plx_alloc_apart(sizeof *ch + bdev->channel_size);
     if (!ch)
         return -ENOMEM;
-    memset(ch, 0, bytes);
     ch->bdev = bdev;
     ch->reactor = r;
     ch->refs = 1;

@@ -8,7 +8,7 @@
 
 #include <pollux/bdev.h>
 
-#include "base/util.h"
+#include "base/apart.h"
 
 #include <stdatomic.h>
 
@@ -37,6 +37,7 @@ struct plx_limiter {
     _Atomic uint64_t burst;
     _Atomic uint32_t version; /* counts changes */
 };
+PLX_IS_APART(struct plx_limiter);
 
 /* One who asks: on one reactor, for reads alone or for writes alone. Zeroed at first. */
 struct plx_limit_user {

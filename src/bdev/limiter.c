@@ -17,9 +17,6 @@
  */
 #include "bdev/limit.h"
 
-#include <stdlib.h>
-#include <string.h>
-
 enum {
     TICK_NS = 8,
     TAG_BITS = 8,
@@ -34,10 +31,7 @@ enum {
 
 struct plx_limiter *plx_limiter_new(void)
 {
-    struct plx_limiter *l = aligned_alloc(PLX_CACHE_ALIGN, sizeof *l);
-    if (l)
-        memset(l, 0, sizeof *l);
-    return l;
+    return plx_alloc_apart(sizeof(struct plx_limiter));
 }
 
 static uint64_t rate_of(const struct plx_bdev_limits *limits, enum plx_limit_kind kind)
@@ -61,7 +55,11 @@ static uint64_t rate_of(const struct plx_bdev_limits *limits, enum plx_limit_kin
     return 0;
 }
 
-/* The time goes before the rate: who sees the new rate, and means to book by an old version, cannot any more. */
+/*
+ * Orders, of which tests/model/test_limiter.c finds that they are needed and enough: who acquires the new version has
+ * the new rates and times, so that nothing is booked among the new by an old rate. All else is relaxed: who has the
+ * old version books, by whichever rate, in a word with the old tag, or finds that the tag is another.
+ */
 void plx_limiter_set(struct plx_limiter *l, const struct plx_bdev_limits *limits, uint64_t now)
 {
     uint32_t version = atomic_load_explicit(&l->version, memory_order_relaxed) + 1;
@@ -70,7 +68,7 @@ void plx_limiter_set(struct plx_limiter *l, const struct plx_bdev_limits *limits
     for (int kind = 0; kind < PLX_LIMIT_KINDS; kind++) {
         struct plx_limit_bucket *b = &l->buckets[kind];
         atomic_store_explicit(&b->next, now / TICK_NS << TAG_BITS | (version & TAG), memory_order_relaxed);
-        atomic_store_explicit(&b->rate, rate_of(limits, (enum plx_limit_kind)kind), memory_order_release);
+        atomic_store_explicit(&b->rate, rate_of(limits, (enum plx_limit_kind)kind), memory_order_relaxed);
     }
     atomic_store_explicit(&l->version, version, memory_order_release);
 }
@@ -106,7 +104,7 @@ static uint64_t provide(struct plx_limiter *l, struct plx_limit_user *u, bool wr
         *u = (struct plx_limit_user){.version = version};
     for (int i = 0; i < PLX_LIMIT_EACH; i++) {
         struct plx_limit_bucket *b = bucket_of(l, i, write);
-        uint64_t rate = atomic_load_explicit(&b->rate, memory_order_acquire), need = cost[i & 1], begins;
+        uint64_t rate = atomic_load_explicit(&b->rate, memory_order_relaxed), need = cost[i & 1], begins;
         if (!rate || u->credit[i] >= need)
             continue;
         uint64_t n = plx_max_u64(need - u->credit[i], rate / SLICES);

@@ -40,7 +40,8 @@ struct nvmf_host_part {
     struct host_lane lanes[2]; /* reads, writes */
     struct plx_fan_leg *leg;   /* answered when nothing is held any more */
     bool open;                 /* its lanes let everything go: it leaves, or the target stops */
-};
+} PLX_APART;
+PLX_IS_APART(struct nvmf_host_part);
 
 /* The control reactor's, but for what never changes, and the limiter. */
 struct host_group {
@@ -261,7 +262,7 @@ static void changed(struct plx_fan *fan, int result)
 static struct host_group *host_group_make(struct plx_nvmf_target *t, const char *name, const char *const *hosts,
                                           unsigned n)
 {
-    struct host_group *group = calloc(1, sizeof *group + t->nreactors * sizeof group->parts[0]);
+    struct host_group *group = plx_alloc_apart(sizeof *group + t->nreactors * sizeof group->parts[0]);
     if (!group)
         return NULL;
     plx_list_init(&group->link);

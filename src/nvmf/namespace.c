@@ -64,10 +64,9 @@ static struct nvmf_ns *make_ns(struct plx_nvmf_subsystem *s, struct plx_bdev *bd
 {
     struct plx_nvmf_target *t = s->target;
     const size_t size = sizeof(struct nvmf_ns) + t->nreactors * sizeof(struct nvmf_nsref);
-    struct nvmf_ns *ns = aligned_alloc(_Alignof(struct nvmf_ns), size);
+    struct nvmf_ns *ns = plx_alloc_apart(size);
     if (!ns)
         return NULL;
-    memset(ns, 0, size);
     if (plx_fan_init(&ns->drain, nvmf_control_reactor(t), t->reactors, t->nreactors)) {
         free(ns);
         return NULL;

@@ -17,6 +17,7 @@
 #include <pollux/nvmf.h>
 
 #include "base/addr.h"
+#include "base/apart.h"
 #include "base/list.h"
 #include "base/log.h"
 #include "bdev/access.h"
@@ -77,7 +78,8 @@ struct nvmf_nsref {
         struct plx_timer timer;
         struct nvmf_walk at; /* no request before this one is waited for */
     } expel;
-} __attribute__((aligned(64)));
+} PLX_APART;
+PLX_IS_APART(struct nvmf_nsref);
 
 /*
  * A namespace: constant from plx_nvmf_subsystem_add_ns() on, but for what is marked as the control reactor's. Freed
@@ -231,7 +233,8 @@ struct nvmf_group {
     struct nvmf_walk taking_at; /* no request before this one is one of them */
     uint64_t taking_since;
     struct plx_timer take;
-};
+} PLX_APART;
+PLX_IS_APART(struct nvmf_group);
 
 /* For messages: some programs give their host no name. */
 static inline const char *nvmf_host_name(const char *hostnqn)

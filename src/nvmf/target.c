@@ -103,7 +103,7 @@ int plx_nvmf_target_create(struct plx_nvmf_target **out, struct plx_reactor *con
     for (size_t i = 0; i < PLX_ARRAY_SIZE(lists); i++)
         plx_list_init(lists[i]);
     t->reactors = calloc(nreactors, sizeof(struct plx_reactor *));
-    t->groups = calloc(nreactors, sizeof *t->groups);
+    t->groups = plx_alloc_apart(nreactors * sizeof *t->groups);
     if (t->reactors)
         memcpy(t->reactors, reactors, nreactors * sizeof(struct plx_reactor *));
     if (!t->reactors || !t->groups || nvmf_apply_init(t) ||

@@ -149,7 +149,11 @@ static int by_address(const void *a, const void *b)
     return x->at < y->at ? -1 : x->at > y->at;
 }
 
-/* Under the lock: what was told of is old. */
+/*
+ * Under the lock: what was told of is old. The count orders nothing: the table comes by the lock. Whoever has memory
+ * that was added was told so by whoever added it, after the count; so it reads that count or a later one, by coherence
+ * alone.
+ */
 static void tables_changed(struct pci_dma *d)
 {
     if (d->table)

@@ -2,6 +2,7 @@
 /* The loop of a core: rounds over what can produce work, spinning while that pays, sleeping when it does not. */
 #include "reactor/reactor.h"
 
+#include "base/apart.h"
 #include "base/log.h"
 #include "reactor/aio.h"
 #include "reactor/owner.h"
@@ -65,10 +66,9 @@ int plx_reactor_create(struct plx_reactor **out, const struct plx_reactor_opts *
     static const struct plx_reactor_opts defaults = {.core = -1};
     if (!opts)
         opts = &defaults;
-    struct plx_reactor *r = aligned_alloc(PLX_CACHE_ALIGN, plx_align_up(sizeof *r, PLX_CACHE_ALIGN));
+    struct plx_reactor *r = plx_alloc_apart(sizeof *r);
     if (!r)
         return -ENOMEM;
-    memset(r, 0, sizeof *r);
     r->core = opts->core;
     r->mode = opts->mode;
     r->spin.window = r->spin.max = (opts->spin_us ? opts->spin_us : SPIN_MAX_US) * PLX_NS_PER_US;
@@ -264,7 +264,7 @@ static int wait_fds(struct plx_reactor *r, int64_t timeout_ns)
 static void disarm(struct plx_reactor *r)
 {
     r->armed = false;
-    atomic_store_explicit(&r->asleep, false, memory_order_relaxed);
+    plx_inbox_rise(&r->inbox);
     uint64_t ignored;
     if (read(r->wake_fd, &ignored, sizeof ignored) < 0 && errno != EAGAIN)
         plx_error("reactor: cannot read its own eventfd: %s", strerror(errno));
@@ -306,13 +306,8 @@ int plx_reactor_poll(struct plx_reactor *r)
 
 int plx_reactor_arm(struct plx_reactor *r)
 {
-    /*
-     * The sender writes the inbox, then reads `asleep`; we write `asleep`, then read the inbox. All four are
-     * sequentially consistent, so at least one of us sees the other's write, and no message is slept through.
-     */
-    atomic_store(&r->asleep, true);
     r->armed = true;
-    int work = atomic_load(&r->inbox) != NULL || atomic_load(&r->stop);
+    int work = plx_inbox_doze(&r->inbox) || atomic_load_explicit(&r->stop, memory_order_relaxed);
     for (struct plx_source *s = r->sources; s; s = s->next)
         if (s->ops->arm)
             work |= s->ops->arm(s);
@@ -447,7 +442,7 @@ void plx_reactor_run(struct plx_reactor *r)
     const void *was = reactor_own(r);
     prctl(PR_SET_TIMERSLACK, 1, 0, 0, 0); /* sleep as long as we said, and not up to 50 us longer */
     pin(r);
-    atomic_store(&r->tid, (int)gettid());
+    atomic_store_explicit(&r->tid, (int)gettid(), memory_order_relaxed);
     while (!atomic_load_explicit(&r->stop, memory_order_relaxed)) {
         if (plx_reactor_poll(r)) {
             if (r->spin.idle_since)
@@ -456,8 +451,8 @@ void plx_reactor_run(struct plx_reactor *r)
         }
         idle(r);
     }
-    atomic_store(&r->tid, 0);
-    atomic_store(&r->stop, false);
+    atomic_store_explicit(&r->tid, 0, memory_order_relaxed);
+    atomic_store_explicit(&r->stop, false, memory_order_relaxed);
     reactor_disown(r, was);
     unpin(r);
     set_slice(slice);
@@ -474,42 +469,28 @@ static void wake(struct plx_reactor *r)
 
 void plx_reactor_stop(struct plx_reactor *r)
 {
-    atomic_store(&r->stop, true);
+    atomic_store_explicit(&r->stop, true, memory_order_relaxed);
     wake(r);
 }
 
 /* ---- messages ---- */
 
-/*
- * The inbox is a stack: senders push with a compare-and-swap, the reactor takes the whole of it with one exchange and
- * turns it round. Nothing is ever popped singly, so there is no ABA.
- */
 void plx_reactor_send(struct plx_reactor *r, struct plx_msg *msg)
 {
-    struct plx_msg *top = atomic_load_explicit(&r->inbox, memory_order_relaxed);
-    do
-        msg->next = top;
-    while (!atomic_compare_exchange_weak(&r->inbox, &top, msg));
-    if (atomic_load(&r->asleep)) /* see plx_reactor_arm() */
+    if (plx_inbox_push(&r->inbox, msg))
         wake(r);
 }
 
 bool plx_messages_waiting(struct plx_reactor *r)
 {
-    return atomic_load_explicit(&r->inbox, memory_order_relaxed) != NULL;
+    return plx_inbox_waiting(&r->inbox);
 }
 
 int plx_messages_run(struct plx_reactor *r)
 {
     if (!plx_messages_waiting(r))
         return 0;
-    struct plx_msg *stack = atomic_exchange_explicit(&r->inbox, NULL, memory_order_acquire), *queue = NULL;
-    while (stack) {
-        struct plx_msg *next = stack->next;
-        stack->next = queue;
-        queue = stack;
-        stack = next;
-    }
+    struct plx_msg *queue = plx_inbox_take(&r->inbox);
     int n = 0;
     for (; queue; n++) {
         struct plx_msg *msg = queue;

@@ -7,6 +7,7 @@
 
 #include "base/util.h"
 #include "reactor/clock.h"
+#include "reactor/inbox.h"
 #include "reactor/rhythm.h"
 
 #include <sched.h>
@@ -78,11 +79,10 @@ struct plx_reactor {
 #endif
     _Atomic uint64_t rounds, busy_rounds, sleeps;
 
-    /* Written by other threads; on lines of their own. */
-    _Alignas(PLX_CACHE_ALIGN) _Atomic(struct plx_msg *) inbox;
-    _Alignas(PLX_CACHE_ALIGN) _Atomic bool asleep;
-    _Atomic bool stop;
+    struct plx_inbox inbox; /* which others write, on lines of its own */
+    _Atomic bool stop;      /* relaxed: who sets it writes wake_fd, which orders the two */
 };
+PLX_IS_APART(struct plx_reactor);
 
 int plx_messages_run(struct plx_reactor *r);
 bool plx_messages_waiting(struct plx_reactor *r);

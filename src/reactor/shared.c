@@ -115,7 +115,8 @@ void plx_shared_free(void *mem)
     struct entry *e = shared_find(mem);
     assert(e);
     plx_list_del(&e->link);
-    atomic_fetch_add(&plx_shared_freed, 1); /* before others can be there */
+    /* Before others can be there: who has such was told of it after this, and so reads this count, or a later one. */
+    atomic_fetch_add(&plx_shared_freed, 1);
     pthread_mutex_unlock(&shared_lock);
     munmap(e->region.base, e->region.bytes);
     close(e->region.fd);

@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* Packed rings: virtio 1.2, 2.8. */
+/*
+ * Packed rings: virtio 1.2, 2.8. Orders are as in split.c, with flags in place of the indices: those of the first
+ * descriptor of a batch are released, and acquired, and all others are relaxed. See tests/model/test_packed.c.
+ */
 #include "vhost/ring.h"
 
 #include <string.h>
@@ -186,8 +189,12 @@ static struct vhost_slot *packed_take_again(struct vhost_ring *r, uint16_t head)
 /* Whether the guest wants to know of the last n descriptors (2.8.10). */
 static bool packed_wants_signal(const struct vhost_ring *r, unsigned n)
 {
-    atomic_thread_fence(memory_order_seq_cst); /* between the store of the flags, and this look */
-    const uint16_t flags = packed_get(&r->at.packed.driver->flags, __ATOMIC_ACQUIRE);
+    /*
+     * Between the store of the flags, and this look. A guest whose fence was before ours has all seen by us that it
+     * wrote before that, flags and off_wrap; one whose fence comes after it sees what was published.
+     */
+    atomic_thread_fence(memory_order_seq_cst);
+    const uint16_t flags = packed_get(&r->at.packed.driver->flags, __ATOMIC_RELAXED);
     if (flags == VIRTQ_EVENT_DISABLE)
         return false;
     if (flags != VIRTQ_EVENT_DESC || !r->event_idx || !r->signalled)
@@ -259,6 +266,8 @@ static void packed_publish(struct vhost_ring *r)
 static void packed_notify(struct vhost_ring *r, bool on)
 {
     packed_put(&r->at.packed.device->flags, on ? VIRTQ_EVENT_ENABLE : VIRTQ_EVENT_DISABLE, __ATOMIC_RELAXED);
+    if (on)
+        atomic_thread_fence(memory_order_seq_cst); /* between that store, and the look whether there is something */
 }
 
 const struct vhost_ring_kind vhost_packed = {

@@ -293,8 +293,6 @@ static int ring_arm(struct plx_source *source)
     if (!r->quiet) {
         r->quiet = true;
         ring_kind(r)->notify(r, true);
-        /* Pairs with the guest's, between what it makes available and its look whether to notify (2.7.13) */
-        atomic_thread_fence(memory_order_seq_cst);
     }
     return ring_kind(r)->waiting(r);
 }

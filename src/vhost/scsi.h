@@ -11,6 +11,7 @@
 
 #include <stdatomic.h>
 
+#include "base/apart.h"
 #include "bdev/reserve.h"
 #include "vhost/ring.h"
 #include "vhost/scsi_page.h"
@@ -47,7 +48,8 @@ struct scsi_lun_leg {
     unsigned in_flight;
     struct plx_fan_leg *leaving; /* is to be answered when there is nothing in flight */
     struct scsi_wait expel;
-} __attribute__((aligned(PLX_CACHE_ALIGN)));
+} PLX_APART;
+PLX_IS_APART(struct scsi_lun_leg);
 
 struct scsi_lun {
     struct plx_list link;
@@ -67,6 +69,7 @@ struct scsi_lun {
     struct scsi_lun_leg legs[];
 };
 
+/* A unit, and a target, are released when all of them is there, and acquired: src/vhost/scsi_host.c stores. */
 struct scsi_target {
     _Atomic(struct scsi_lun *) units[SCSI_UNITS];
     atomic_uint n; /* of them */
@@ -77,7 +80,8 @@ struct scsi_leg {
     struct plx_list rings; /* of requests, that run there */
     struct plx_list waits; /* of scsi_wait */
     uint64_t seq;          /* requests that have begun there */
-} __attribute__((aligned(PLX_CACHE_ALIGN)));
+} PLX_APART;
+PLX_IS_APART(struct scsi_leg);
 
 struct vhost_scsi {
     struct plx_vhost_ctrlr *ctrlr;

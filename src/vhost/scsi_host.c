@@ -116,10 +116,9 @@ void vhost_scsi_connected(struct vhost_scsi *h, unsigned nexus)
 int vhost_scsi_new(struct vhost_scsi **out, struct plx_vhost_ctrlr *c, const struct plx_vhost_scsi_opts *o,
                    struct plx_reactor *const *reactors, unsigned n)
 {
-    struct vhost_scsi *h = aligned_alloc(PLX_CACHE_ALIGN, sizeof *h + n * sizeof h->legs[0]);
+    struct vhost_scsi *h = plx_alloc_apart(sizeof *h + n * sizeof h->legs[0]);
     if (!h)
         return -ENOMEM;
-    memset(h, 0, sizeof *h + n * sizeof h->legs[0]);
     h->reactors = calloc(n, sizeof(struct plx_reactor *));
     if (!h->reactors) {
         free(h);
@@ -361,10 +360,9 @@ static int lun_hold(struct scsi_lun *l, struct plx_error *err)
 static struct scsi_lun *lun_new(struct vhost_scsi *h, const struct plx_vhost_lun *what)
 {
     const size_t bytes = sizeof(struct scsi_lun) + h->n * sizeof(struct scsi_lun_leg);
-    struct scsi_lun *l = aligned_alloc(PLX_CACHE_ALIGN, bytes);
+    struct scsi_lun *l = plx_alloc_apart(bytes);
     if (!l)
         return NULL;
-    memset(l, 0, bytes);
     l->scsi = h;
     l->target = what->target;
     l->number = what->lun;

@@ -1,5 +1,13 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* Split rings: virtio 1.2, 2.7. */
+/*
+ * Split rings: virtio 1.2, 2.7.
+ *
+ * Orders, of which tests/model/test_split.c finds that they are needed and enough, together with those of the driver's
+ * end (src/bdev/driver/virtio_ring.c): each side releases its index when what it stands for is written, and acquires
+ * the other's. Each writes whether it wants to be told, then looks at the other's index; and each writes its index,
+ * then looks whether the other wants to be told: two fences, one in each, so that one of the two sees what the other
+ * has written.
+ */
 #include "vhost/ring.h"
 
 #include <string.h>
@@ -59,8 +67,8 @@ typedef const char *indirect_fn(struct vhost_ring *r, struct vhost_slot *s, stru
 
 /*
  * Adds the chain that begins at `i` of a table of n descriptors. What is in guest memory may change at any time, so
- * each descriptor is copied, and the copy is looked at. A chain without an end has too many. @return what is wrong with
- * it, or NULL
+ * each descriptor is copied, and the copy is looked at. A chain without an end has too many. @return what is wrong
+ * with it, or NULL
  */
 static inline const char *add_chain(struct vhost_ring *r, struct vhost_slot *s, const struct virtq_desc *table,
                                     uint32_t n, uint32_t i, indirect_fn *indirect)
@@ -224,6 +232,8 @@ static void split_notify(struct vhost_ring *r, bool on)
         shared_put(&r->at.split.used->flags, on ? 0 : VIRTQ_USED_NO_NOTIFY, __ATOMIC_RELAXED);
     else if (on)
         shared_put(avail_event(r), r->last_avail, __ATOMIC_RELAXED);
+    if (on)
+        atomic_thread_fence(memory_order_seq_cst); /* between that store, and the look whether there is something */
 }
 
 const struct vhost_ring_kind vhost_split = {

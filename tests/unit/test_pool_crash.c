@@ -664,6 +664,13 @@ static void write_some(struct life *l, struct vol *a)
     units_change(l, a, 0, 3, true);
 }
 
+static void discard_some(struct life *l, struct vol *a)
+{
+    io_run(l, PLX_BDEV_UNMAP, 8, 13);
+    units_change(l, a, 1, 1, false);
+    units_change(l, a, 2, 1, a->mapped[2]);
+}
+
 static void grow_pool(struct workload *w)
 {
     struct plx_pool_op op = {.kind = PLX_POOL_GROW};
@@ -710,11 +717,8 @@ static void do_code(struct workload *w, enum code code)
             delete_one(l, s);
         break;
     case DISCARD:
-        if (a->there) {
-            io_run(l, PLX_BDEV_UNMAP, 8, 13);
-            units_change(l, a, 1, 1, false);
-            units_change(l, a, 2, 1, a->mapped[2]);
-        }
+        if (a->there)
+            discard_some(l, a);
         break;
     case GROW:
         if (a->there) {

@@ -13,12 +13,18 @@
  * run (between two requests, with nothing lent) requests through newcomers are refused as Command Interrupted, which
  * means: try again. When all channels are opened before the first request, as a target does at start, nobody has
  * claimed the disk yet and no request is refused.
+ *
+ * Orders, all of which tests/model/test_ram.c finds to be needed and enough. `sole` is read relaxed: what a reactor
+ * wrote there itself it reads, until it knows of another's write, and it does when it has run the message, which was
+ * sent after that write. `over` releases what that reactor has done without locks to the newcomer, which acquires it.
+ * `sole` set to NULL by a channel that closes releases what it has done under locks, and the claim acquires that.
+ * Whose channel it is, a newcomer knows by the mutex, under which that was opened.
  */
 #include "base/iov.h"
+#include "base/spin.h"
 #include "bdev/driver.h"
 
 #include <errno.h>
-#include <sched.h>
 #include <stdlib.h>
 #include <sys/mman.h>
 #include <sys/sysinfo.h>
@@ -29,12 +35,12 @@ enum {
     LOCKS = 1024,
     CHUNK = 2 << 20,   /* what is freed at once under locks: a huge page */
     FREE_MIN = STRIPE, /* less than this is zeroed rather than freed */
-    SPINS = 1000,      /* before the lock's holder is given the core, in case it waits for that */
 };
 
 struct stripe_lock {
     _Alignas(PLX_CACHE_ALIGN) _Atomic bool taken;
 };
+PLX_IS_APART(struct stripe_lock);
 
 /*
  * From `sole` being revoked to its reactor having said that it has noticed. Shared by that message and the channels
@@ -72,14 +78,14 @@ static struct ram_disk *disk_of(const struct plx_bdev_channel *ch)
 
 static void grace_put(struct grace *g)
 {
-    if (g && atomic_fetch_sub(&g->refs, 1) == 1)
+    if (g && atomic_fetch_sub_explicit(&g->refs, 1, memory_order_acq_rel) == 1)
         free(g);
 }
 
 static void grace_over(struct plx_msg *msg)
 {
     struct grace *g = plx_container_of(msg, struct grace, msg);
-    atomic_store(&g->over, true);
+    atomic_store_explicit(&g->over, true, memory_order_release);
     grace_put(g);
 }
 
@@ -91,17 +97,19 @@ static int ram_channel_open(struct plx_bdev_channel *ch)
     if (!fresh)
         return -ENOMEM;
     pthread_mutex_lock(&d->lock);
-    struct plx_bdev_channel *was = d->channels++ ? atomic_exchange(&d->sole, SHARED) : NULL;
+    struct plx_bdev_channel *was =
+        d->channels++ ? atomic_exchange_explicit(&d->sole, SHARED, memory_order_relaxed) : NULL;
     if (was && was != SHARED) {
         fresh->msg.fn = grace_over;
-        fresh->refs = 3; /* the message's, the disk's, and this channel's */
+        /* The message's, the disk's, and this channel's. */
+        atomic_store_explicit(&fresh->refs, 3, memory_order_relaxed);
         grace_put(d->grace);
         d->grace = rc->grace = fresh;
         plx_reactor_send(was->reactor, &fresh->msg);
         fresh = NULL;
-    } else if (d->grace && !atomic_load(&d->grace->over)) {
+    } else if (d->grace && !atomic_load_explicit(&d->grace->over, memory_order_acquire)) {
         rc->grace = d->grace;
-        atomic_fetch_add(&d->grace->refs, 1);
+        atomic_fetch_add_explicit(&d->grace->refs, 1, memory_order_relaxed);
     }
     pthread_mutex_unlock(&d->lock);
     free(fresh);
@@ -114,7 +122,7 @@ static void ram_channel_close(struct plx_bdev_channel *ch)
     struct ram_channel *rc = (void *)ch->driver;
     pthread_mutex_lock(&d->lock);
     if (--d->channels <= 1)
-        atomic_store(&d->sole, NULL); /* whoever is left may claim the disk */
+        atomic_store_explicit(&d->sole, NULL, memory_order_release); /* whoever is left may claim the disk */
     pthread_mutex_unlock(&d->lock);
     grace_put(rc->grace);
 }
@@ -126,7 +134,7 @@ static inline bool alone(struct ram_disk *d, struct plx_bdev_channel *ch)
     if (plx_likely(sole == ch))
         return true;
     return !sole && !((struct ram_channel *)(void *)ch->driver)->grace &&
-           atomic_compare_exchange_strong(&d->sole, &sole, ch);
+           atomic_compare_exchange_strong_explicit(&d->sole, &sole, ch, memory_order_acquire, memory_order_relaxed);
 }
 
 /* Whether the channel is still in its grace period. */
@@ -151,16 +159,12 @@ static struct stripe_lock *lock_of(const struct ram_disk *d, uint64_t offset)
 
 static void lock(struct stripe_lock *l)
 {
-    unsigned spins = 0;
-    while (atomic_exchange_explicit(&l->taken, true, memory_order_acquire))
-        while (atomic_load_explicit(&l->taken, memory_order_relaxed))
-            if (++spins % SPINS == 0)
-                sched_yield();
+    plx_spin_lock(&l->taken);
 }
 
 static void unlock(struct stripe_lock *l)
 {
-    atomic_store_explicit(&l->taken, false, memory_order_release);
+    plx_spin_unlock(&l->taken);
 }
 
 static void lock_some(struct ram_disk *d, uint64_t from, uint64_t to, void (*act)(struct stripe_lock *))

@@ -174,11 +174,9 @@ int vio_memory_init(struct vio_disk *d, unsigned queues, struct plx_error *err)
     size_t unused[3], bytes = queue_bytes(d, &unused[0], &unused[1], &unused[2]);
     int ret = -ENOMEM;
     d->nqueues = 0;
-    d->queues = aligned_alloc(PLX_CACHE_ALIGN, queues * sizeof *d->queues);
-    if (d->queues) {
-        memset(d->queues, 0, queues * sizeof *d->queues);
+    d->queues = plx_alloc_apart(queues * sizeof *d->queues);
+    if (d->queues)
         ret = vio_map(d, queues * bytes);
-    }
     for (unsigned i = 0; i < queues && !ret; i++) {
         struct vio_queue *q = &d->queues[d->nqueues++];
         q->call_fd = q->kick_fd = -1;
@@ -299,10 +297,9 @@ static int vio_connect(struct vio_disk *d, const struct plx_url *url, struct plx
 
 static int vio_open(const struct plx_url *url, struct plx_bdev **out, struct plx_error *err)
 {
-    struct vio_disk *d = aligned_alloc(PLX_CACHE_ALIGN, plx_align_up(sizeof *d, PLX_CACHE_ALIGN));
+    struct vio_disk *d = plx_alloc_apart(sizeof *d);
     if (!d)
         return plx_fail(err, -ENOMEM, "out of memory");
-    memset(d, 0, sizeof *d);
     pthread_mutex_init(&d->lock, NULL);
     vio_conn_init(&d->conn);
     d->mem_fd = d->inflight_fd = -1;

@@ -110,8 +110,9 @@ struct vio_queue {
     int kick_fd;
     struct plx_bdev_channel *ch; /* whose it is, or NULL; under the disk's lock */
     uint64_t *out;
-    _Alignas(PLX_CACHE_ALIGN) _Atomic uint32_t ask;
+    _Alignas(PLX_CACHE_ALIGN) _Atomic uint32_t ask; /* by others, who then write call_fd, which orders it */
 };
+PLX_IS_APART(struct vio_queue);
 
 struct vio_channel {
     struct plx_source source;

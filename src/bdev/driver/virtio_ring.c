@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
+/* Orders: see the head of src/vhost/split.c, which is the other end; tests/model/ runs both against each other. */
 #include "bdev/driver/virtio_ring.h"
 
 #include <string.h>

@@ -88,7 +88,9 @@ static uint64_t fault_pack(const struct plx_bdev_injection *i)
 
 /*
  * Each store of a field comes after that of `left`, and each load of one before the exchange of it: who has read a
- * field of a later fault does not get a count of an earlier one.
+ * field of a later fault does not get a count of an earlier one. The exchange acquires where it fails, as fields are
+ * read again then (and only therefore where it does not: compilers want that). tests/model/test_error.c finds that all
+ * of these orders are needed and enough.
  */
 static void fault_set(struct fault *f, const struct plx_bdev_injection *i)
 {
@@ -131,7 +133,7 @@ static void fault_draw(struct fault *f, uint32_t below, uint64_t bytes, struct d
             return;
         }
         next = (uint32_t)left == PLX_BDEV_INJECT_FOREVER ? left : left - 1;
-    } while (!atomic_compare_exchange_weak_explicit(&f->left, &left, next, memory_order_acq_rel, memory_order_acquire));
+    } while (!atomic_compare_exchange_weak_explicit(&f->left, &left, next, memory_order_acquire, memory_order_acquire));
 }
 
 /* ---- requests below ---- */

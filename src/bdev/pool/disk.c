@@ -132,8 +132,7 @@ static bool is_busy(struct plx_pool *p, struct pool_volume *v, uint64_t at, uint
 /* A request counts for one epoch, from its first piece that is under way until none is. Under the lock. */
 static inline void disk_count(struct disk_channel *c, struct volume_req *r)
 {
-    r->counted = c->c.present;
-    atomic_fetch_add_explicit(r->counted, 1, memory_order_relaxed);
+    r->counted = pool_begin(&c->c);
 }
 
 static __attribute__((noinline)) void grace_look(struct plx_pool *p)
@@ -148,8 +147,7 @@ static __attribute__((noinline)) void grace_look(struct plx_pool *p)
 /* @return whether somebody waits for it who is to look: grace_look() */
 static inline bool disk_uncount(struct disk_channel *c, struct volume_req *r)
 {
-    /* Who waits sets `draining` and then looks here; one of the two sees the other. */
-    return atomic_fetch_sub(r->counted, 1) == 1 && plx_unlikely(atomic_load(&c->c.draining));
+    return plx_unlikely(pool_end(&c->c, r->counted));
 }
 
 static void piece_count(struct disk_channel *c, struct volume_req *r)

@@ -15,6 +15,7 @@
 #include <pollux/pool.h>
 
 #include "base/list.h"
+#include "base/spin.h"
 #include "bdev/driver.h"
 #include "bdev/pool/format.h"
 
@@ -273,12 +274,9 @@ struct plx_pool {
 
 /* ---- the lock ---- */
 
-void pool_lock_wait(struct plx_pool *p);
-
 static inline void pool_lock(struct plx_pool *p)
 {
-    if (plx_unlikely(atomic_exchange_explicit(&p->taken, true, memory_order_acquire)))
-        pool_lock_wait(p);
+    plx_spin_lock(&p->taken);
 }
 
 static inline bool pool_lock_try(struct plx_pool *p)
@@ -288,7 +286,7 @@ static inline bool pool_lock_try(struct plx_pool *p)
 
 static inline void pool_unlock(struct plx_pool *p)
 {
-    atomic_store_explicit(&p->taken, false, memory_order_release);
+    plx_spin_unlock(&p->taken);
 }
 
 /* An attempt at something, under the lock. */
@@ -467,6 +465,28 @@ void pool_grace(struct plx_pool *p, struct pool_grace *g);
 void pool_grace_step(struct plx_pool *p);
 /* What epoch it is. */
 void pool_channel_tell(const struct plx_pool *p, struct pool_channel *c);
+
+/*
+ * Something is under way from here on. Under the lock. @return what to end it with
+ *
+ * Orders, of which tests/model/test_grace.c finds that they are needed and enough. Counting is relaxed, as the lock
+ * orders it against a grace period that begins. What ends releases, and who finds nothing left acquires, what was read
+ * and written until then. And whoever ends something decrements, then reads `draining`; whoever begins a grace period
+ * writes `draining`, then reads the counts: all four sequentially consistent, so that one of the two sees the other,
+ * and no grace period is forgotten.
+ */
+static inline _Atomic uint32_t *pool_begin(struct pool_channel *c)
+{
+    atomic_fetch_add_explicit(c->present, 1, memory_order_relaxed);
+    return c->present;
+}
+
+/* It has ended. Not under the lock. @return whether a grace period may have, too: pool_grace_step() is to look */
+static inline bool pool_end(struct pool_channel *c, _Atomic uint32_t *counted)
+{
+    return atomic_fetch_sub_explicit(counted, 1, memory_order_seq_cst) == 1 &&
+           atomic_load_explicit(&c->draining, memory_order_seq_cst);
+}
 
 /* ---- log.c ---- */
 

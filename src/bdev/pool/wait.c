@@ -1,20 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* The lock of a pool, who waits, and who is still at it. */
+/* Of a pool: who waits, and who is still at it. */
 #include "pool.h"
-
-#include <sched.h>
-
-enum { SPINS = 1000 }; /* before the lock's holder is given the core, in case it waits for that */
-
-void pool_lock_wait(struct plx_pool *p)
-{
-    unsigned spins = 0;
-    do {
-        while (atomic_load_explicit(&p->taken, memory_order_relaxed))
-            if (++spins % SPINS == 0)
-                sched_yield();
-    } while (atomic_exchange_explicit(&p->taken, true, memory_order_acquire));
-}
 
 static void wait_over(struct plx_msg *msg)
 {
@@ -55,7 +41,7 @@ static bool epoch_over(const struct plx_pool *p, uint64_t epoch)
 {
     plx_list_for_each(it, &p->channels) {
         struct pool_channel *c = plx_list_entry(it, struct pool_channel, link);
-        if (atomic_load(&c->under_way[epoch & 1]))
+        if (atomic_load_explicit(&c->under_way[epoch & 1], memory_order_seq_cst))
             return false;
     }
     return true;
@@ -64,7 +50,7 @@ static bool epoch_over(const struct plx_pool *p, uint64_t epoch)
 void pool_channel_tell(const struct plx_pool *p, struct pool_channel *c)
 {
     c->present = &c->under_way[p->epoch & 1];
-    atomic_store(&c->draining, p->draining);
+    atomic_store_explicit(&c->draining, p->draining, memory_order_seq_cst);
 }
 
 static void channels_tell(struct plx_pool *p)
