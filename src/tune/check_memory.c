@@ -13,6 +13,9 @@
 enum {
     MEMLOCK_ENOUGH = 64 << 20,
     FILES_ENOUGH = 16384, /* a connection is one, and so is a disk, an eventfd, ... */
+    HUGE_PAGES = 512,
+    HUGE_KB = 2048,
+    HUGE_PART = 4, /* of the memory that is available: the kernel itself gives all of it, and then nothing runs */
 };
 
 static int several_nodes(struct tune_machine *m)
@@ -25,6 +28,8 @@ static int several_nodes(struct tune_machine *m)
 static void look_huge_pages(struct tune_look *l)
 {
     static const char file[] = "/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages";
+    static char info[4096];
+    char available[64], value[16];
     int64_t n;
     int ret = tune_number(l->m, &n, "%s", file);
     if (ret) {
@@ -35,9 +40,23 @@ static void look_huge_pages(struct tune_look *l)
         look_add(l, TUNE_OK, "", "%lld of 2 MiB", (long long)n);
         return;
     }
-    json_t *f = look_add(l, TUNE_CHOICE, "", "none are reserved");
-    look_want(f, "512 (1 GiB) or what RAM disks and buffers take");
-    look_change(f, file, "512");
+    long got = tune_read(l->m, info, sizeof info, "/proc/meminfo");
+    if (got < 0 || !tune_line(info, "MemAvailable", available, sizeof available)) {
+        look_add(l, TUNE_UNKNOWN, "", "none are reserved, and how much memory is available cannot be read: %s",
+                 strerror(got < 0 ? (int)-got : EINVAL));
+        return;
+    }
+    long long kb = strtoll(available, NULL, 10), pages = kb / HUGE_KB / HUGE_PART;
+    pages = pages > HUGE_PAGES ? HUGE_PAGES : pages;
+    if (pages <= 0) {
+        look_add(l, TUNE_OK, "", "none are reserved, and %lld KiB available are too few for some", kb);
+        return;
+    }
+    json_t *f = look_add(l, TUNE_CHOICE, "", "none are reserved; %lld MiB are available", kb / 1024);
+    look_want(f, "%lld (%lld MiB), or what RAM disks and buffers take; no more than the machine can do without", pages,
+              pages * HUGE_KB / 1024);
+    snprintf(value, sizeof value, "%lld", pages);
+    look_change(f, file, value);
 }
 
 static void look_page_size(struct tune_look *l)

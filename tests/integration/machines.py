@@ -86,7 +86,8 @@ def add_kernel(files, total, *, arm, virtual, version, page=4, gigabytes=256):
         "proc/version": version,
         "proc/stat": "cpu  1000 0 500 90000 10 0 40 0 0 0\nctxt 1",
         "proc/swaps": "Filename\t\t\t\tType\t\tSize\t\tUsed\t\tPriority",
-        "proc/meminfo": f"MemTotal:       {gigabytes << 20} kB\nMemFree:        1048576 kB",
+        "proc/meminfo": f"MemTotal:       {gigabytes << 20} kB\nMemFree:        1048576 kB\n"
+                        f"MemAvailable:   {gigabytes << 19} kB",
         "proc/sys/kernel/random/boot_id": "3c0c2a62-6a1c-4d53-8a3e-2f6d3b6f1a01",
         "proc/sys/kernel/nmi_watchdog": 1,
         "proc/sys/kernel/numa_balancing": 1,

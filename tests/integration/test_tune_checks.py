@@ -379,6 +379,23 @@ def test_more_of_something_than_is_looked_at_is_not_ok(machines):
     assert finding["state"] == "unknown" and "too long" in finding["found"]
 
 
+@pytest.mark.parametrize("available, pages", [(64 << 20, 512), (710000, 86), (8192, 1)])
+def test_huge_pages_are_a_part_of_what_is_available(machines, available, pages):
+    """A machine of 1 GiB that was asked for 512 of them had no memory left to take them back with."""
+    machine = machines("vm")
+    with machine.changed({"proc/meminfo": f"MemTotal: 134217728 kB\nMemAvailable: {available} kB"}):
+        finding = one(machine, "mem.huge-pages")
+    assert [c["value"] for c in finding["changes"]] == [str(pages)]
+
+
+def test_where_no_memory_can_be_spared_no_huge_page_is_advised(machines):
+    machine = machines("vm")
+    with machine.changed({"proc/meminfo": "MemTotal: 65536 kB\nMemAvailable: 8191 kB"}):
+        assert one(machine, "mem.huge-pages")["state"] == "ok"
+    with machine.changed({"proc/meminfo": "MemTotal: 65536 kB"}):
+        assert one(machine, "mem.huge-pages")["state"] == "unknown"
+
+
 def test_pages_of_no_size_leave_it_unknown(machines):
     machine = machines("xeon")
     with machine.changed({"proc/self/smaps": "KernelPageSize:        0 kB"}):
