@@ -114,6 +114,26 @@ _pollux_tune()
     esac
 }
 
+_pollux_compare()
+{
+    local previous=$1 word=$2
+    local options='-q --queue-depth -o --io-size -M --read-percent -m --cores --digests --poll --cross --quick -t --time
+        --rounds --targets --hosts --disk --target-cores --host-cores --json --html --from --clean -h --help'
+    case $previous in
+    --digests) mapfile -t COMPREPLY < <(compgen -W 'off on off,on' -- "$word") ;;
+    --poll) mapfile -t COMPREPLY < <(compgen -W 'adaptive busy sleep' -- "$word") ;;
+    --targets | --hosts) mapfile -t COMPREPLY < <(compgen -W 'pollux kernel' -- "$word") ;;
+    --target-cores | --host-cores) _pollux_cores "$word" ;;
+    --disk | --json | --html | --from)
+        compopt -o filenames
+        mapfile -t COMPREPLY < <(compgen -f -- "$word")
+        [[ $previous == --disk ]] && mapfile -t -O "${#COMPREPLY[@]}" COMPREPLY < <(compgen -W 'ram null' -- "$word")
+        ;;
+    -q | --queue-depth | -o | --io-size | -M | --read-percent | -m | --cores | -t | --time | --rounds) ;;
+    *) mapfile -t COMPREPLY < <(compgen -W "$options" -- "$word") ;;
+    esac
+}
+
 # pollux pool and pollux volume: a verb, a disk, and names of volumes on it.
 _pollux_pool()
 {
@@ -247,7 +267,7 @@ _pollux_ctl()
 
 _pollux()
 {
-    local commands='serve ctl perf cp identify discover nvme tune pool volume help'
+    local commands='serve ctl perf cp identify discover nvme tune compare pool volume help'
     local options='-l --listen -n --nqn -m --cores --allow --allow-any-host --poll --max-io-size --queue-depth
         --max-queues --in-capsule --peer-timeout --serial -r --rpc -c --config --state -S --vhost --socket-group
         --example --wait-for-rpc -v --verbose -q --quiet -h --help'
@@ -280,6 +300,10 @@ _pollux()
         ;;
     tune)
         _pollux_tune "${words[0]}" "$previous" "$word"
+        return
+        ;;
+    compare)
+        _pollux_compare "$previous" "$word"
         return
         ;;
     pool | volume)

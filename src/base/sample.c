@@ -74,6 +74,18 @@ bool plx_change_interval(const double *a, const double *b, unsigned n, struct pl
     return good;
 }
 
+bool plx_median_change(const double *a, const double *b, unsigned n, struct plx_interval *out)
+{
+    double *changes = calloc(n ? n : 1, sizeof *changes);
+    bool good = changes && n;
+    for (unsigned i = 0; changes && i < n; i++)
+        changes[i] = b[i] / a[i] - 1;
+    if (good)
+        good = plx_median_interval(changes, n, out);
+    free(changes);
+    return good;
+}
+
 bool plx_no_difference(const struct plx_interval *change)
 {
     return change->low <= 0 && change->high >= 0;

@@ -28,6 +28,12 @@ bool plx_mean_interval(const double *v, unsigned n, struct plx_interval *out);
  */
 bool plx_change_interval(const double *a, const double *b, unsigned n, struct plx_interval *out);
 
+/*
+ * The same from the median of b[i] / a[i], whatever the distribution is: with 6 pairs, from the least change to the
+ * largest. @return false with fewer than 6, or where there is no memory
+ */
+bool plx_median_change(const double *a, const double *b, unsigned n, struct plx_interval *out);
+
 /* Whether no difference is among what is likely. */
 bool plx_no_difference(const struct plx_interval *change);
 

@@ -41,7 +41,7 @@ struct cli_command {
 };
 
 extern const struct cli_command cli_serve, cli_ctl, cli_perf, cli_identify, cli_discover, cli_cp, cli_nvme, cli_tune;
-extern const struct cli_command cli_pool, cli_volume;
+extern const struct cli_command cli_pool, cli_volume, cli_compare;
 
 /* ---- options.c ---- */
 

@@ -8,8 +8,9 @@
 #include <string.h>
 #include <sys/sysinfo.h>
 
-static const struct cli_command *const commands[] = {&cli_serve,    &cli_ctl,  &cli_perf, &cli_cp,   &cli_identify,
-                                                     &cli_discover, &cli_nvme, &cli_tune, &cli_pool, &cli_volume};
+static const struct cli_command *const commands[] = {&cli_serve,    &cli_ctl,      &cli_perf,  &cli_cp,
+                                                     &cli_identify, &cli_discover, &cli_nvme,  &cli_tune,
+                                                     &cli_compare,  &cli_pool,     &cli_volume};
 enum { COMMANDS = sizeof commands / sizeof commands[0] };
 
 char *cli_clean(char *text)

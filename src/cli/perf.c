@@ -33,6 +33,7 @@ struct perf {
     struct perf_job **jobs;
     unsigned njobs;
     int signals, notify;
+    const struct perf_watch *watch;
     bool terminal;      /* say how it goes */
     uint64_t started;   /* when the workers were told to start */
     uint64_t next_tick; /* the next line */
@@ -363,7 +364,10 @@ static int check_probes(const struct perf *p)
 
 static void perf_begin(struct perf *p, struct perf_result *r)
 {
-    r->npeers = perf_peers(r->peers, PERF_PEERS);
+    if (p->watch->begin)
+        p->watch->begin(p->watch->arg);
+    else
+        r->npeers = perf_peers(r->peers, PERF_PEERS);
     p->started = p->seen_at = now_ns();
     r->own_cpu = -perf_cpu_own();
     p->next_tick = p->terminal ? p->started + TICK_MS * UINT64_C(1000000) : 0;
@@ -413,7 +417,7 @@ static int measure(struct perf *p)
     perf_begin(p, &r);
     through = wait_through(p);
     end(p, &r);
-    status = perf_report(&r);
+    status = p->watch->report(p->watch->arg, &r);
     if (!through)
         leave(status);
     return status;
@@ -450,22 +454,16 @@ static void perf_clean_up(struct perf *p)
     free(p);
 }
 
-static int perf(int argc, char **argv)
+int perf_execute(const struct perf_options *o, const struct perf_watch *watch)
 {
     struct perf *p = calloc(1, sizeof *p);
     if (!p)
         return cli_fail(EXIT_RUNTIME, "out of memory");
+    p->o = *o;
+    p->watch = watch;
     p->signals = p->notify = -1;
-    int status = perf_parse(argc, argv, &p->o);
-    if (status || p->o.help) {
-        if (!status)
-            perf_help();
-        free(p);
-        return status;
-    }
-    plx_log_set(cli_log, NULL, PLX_LOG_WARN); /* a connection lost, and made again, explains what figures do not */
-    p->terminal = isatty(STDOUT_FILENO) && !(p->o.json && strcmp(p->o.json, "-") == 0);
-    status = perf_open_signals(p);
+    p->terminal = watch->ticks;
+    int status = perf_open_signals(p);
     if (!status)
         status = perf_open_disks(p);
     if (!status)
@@ -480,6 +478,28 @@ static int perf(int argc, char **argv)
         status = perf_run(p);
     perf_clean_up(p);
     return status;
+}
+
+static int perf_report_all(void *arg, const struct perf_result *r)
+{
+    (void)arg;
+    return perf_report(r);
+}
+
+static int perf(int argc, char **argv)
+{
+    struct perf_options o;
+    struct perf_watch watch = {.report = perf_report_all};
+    int status = perf_parse(argc, argv, &o);
+    if (status)
+        return status;
+    if (o.help) {
+        perf_help();
+        return EXIT_OK;
+    }
+    plx_log_set(cli_log, NULL, PLX_LOG_WARN); /* a connection lost, and made again, explains what figures do not */
+    watch.ticks = isatty(STDOUT_FILENO) && !(o.json && strcmp(o.json, "-") == 0);
+    return perf_execute(&o, &watch);
 }
 
 const struct cli_command cli_perf = {

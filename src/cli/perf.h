@@ -10,7 +10,7 @@
 #define PLX_CLI_PERF_H
 
 #include "cli.h"
-#include "histogram.h"
+#include "compare/histogram.h"
 
 #include <pthread.h>
 #include <stdatomic.h>
@@ -208,10 +208,32 @@ struct perf_result {
     struct perf_peer peers[PERF_PEERS];
     unsigned npeers;
 };
+/* What jobs did together. */
+struct perf_summary {
+    double iops, mib_s;
+    uint64_t requests, errors, late;
+    uint64_t stalls, stall_longest;
+    uint16_t first_error;
+    uint64_t checked, unknown, wrong;
+    const char *first_wrong;
+    struct histogram latency;
+};
+/* Those of one disk, by its number, or -1 for all. */
+void perf_summarize(const struct perf_result *r, int disk, struct perf_summary *sum);
 /*
  * Prints the results and writes the JSON. @return EXIT_OK, or EXIT_RUNTIME when that cannot be written or data or
  * requests were wrong
  */
 int perf_report(const struct perf_result *r);
+
+/* perf.c: a run, for others than the command itself. */
+struct perf_watch {
+    void (*begin)(void *arg); /* all is connected, and the first request that counts is about to be sent; or NULL */
+    int (*report)(void *arg, const struct perf_result *r); /* what came of it. @return an exit status */
+    void *arg;
+    bool ticks; /* print a line each second */
+};
+/* Takes SIGINT, SIGTERM and SIGHUP for the process. @return an exit status */
+int perf_execute(const struct perf_options *o, const struct perf_watch *watch);
 
 #endif

@@ -18,24 +18,13 @@ static const char *const mark_names[MARKS] = {"p50", "p90", "p99", "p99.9", "p99
  */
 #define CPU_SECONDS 0.2
 
-/* What jobs did together: those of one disk, or all. */
-struct summary {
-    double iops, mib_s;
-    uint64_t requests, errors, late;
-    uint64_t stalls, stall_longest;
-    uint16_t first_error;
-    uint64_t checked, unknown, wrong;
-    const char *first_wrong;
-    struct histogram latency;
-};
-
 static double us(double ns)
 {
     return ns / 1000;
 }
 
 /* What stalls one queue pair of a disk stalls the others: those of the one with the most are those of the disk. */
-static void add_stalls(const struct perf_result *r, unsigned disk, struct summary *sum)
+static void add_stalls(const struct perf_result *r, unsigned disk, struct perf_summary *sum)
 {
     uint64_t most = 0;
     for (unsigned i = 0; i < r->njobs; i++) {
@@ -48,10 +37,9 @@ static void add_stalls(const struct perf_result *r, unsigned disk, struct summar
     sum->stalls += most;
 }
 
-/* disk: its number, or -1 for all */
-static void report_summarize(const struct perf_result *r, int disk, struct summary *sum)
+void perf_summarize(const struct perf_result *r, int disk, struct perf_summary *sum)
 {
-    memset(sum, 0, offsetof(struct summary, latency));
+    memset(sum, 0, offsetof(struct perf_summary, latency));
     histogram_init(&sum->latency);
     for (unsigned i = 0; i < r->njobs; i++) {
         const struct perf_job *job = r->jobs[i];
@@ -83,7 +71,7 @@ static void report_summarize(const struct perf_result *r, int disk, struct summa
 
 /* ---- for people ---- */
 
-static void print_row(const char *name, const struct summary *s)
+static void print_row(const char *name, const struct perf_summary *s)
 {
     printf("%11.0f %10.1f", s->iops, s->mib_s);
     printf(" %9.2f %9.2f", us(histogram_average(&s->latency)), us((double)s->latency.min));
@@ -112,12 +100,12 @@ static void print_cpu(const struct perf_result *r)
     printf("\n");
 }
 
-static void print_table(const struct perf_result *r, const struct summary *all)
+static void print_table(const struct perf_result *r, const struct perf_summary *all)
 {
     print_heading();
     for (unsigned i = 0; i < r->o->ndisks; i++) {
-        struct summary one;
-        report_summarize(r, (int)i, &one);
+        struct perf_summary one;
+        perf_summarize(r, (int)i, &one);
         print_row(plx_bdev_info(r->disks[i])->name, &one);
     }
     if (r->o->ndisks > 1)
@@ -150,7 +138,7 @@ static void json_string(FILE *f, const char *text)
     fputc('"', f);
 }
 
-static void json_summary(FILE *f, const struct summary *s, const char *indent)
+static void json_summary(FILE *f, const struct perf_summary *s, const char *indent)
 {
     const struct histogram *h = &s->latency;
     fprintf(f, "%s\"iops\": %.1f,\n%s\"mib_s\": %.3f,\n", indent, s->iops, indent, s->mib_s);
@@ -163,7 +151,7 @@ static void json_summary(FILE *f, const struct summary *s, const char *indent)
             (double)s->stall_longest / 1e9);
 }
 
-static void json_top(FILE *f, const struct perf_result *r, const struct summary *all)
+static void json_top(FILE *f, const struct perf_result *r, const struct perf_summary *all)
 {
     const struct perf_options *o = r->o;
     fprintf(f, "{\n");
@@ -185,7 +173,7 @@ static void json_top(FILE *f, const struct perf_result *r, const struct summary 
     fprintf(f, "]},\n");
 }
 
-static int write_json(const struct perf_result *r, const struct summary *all)
+static int write_json(const struct perf_result *r, const struct perf_summary *all)
 {
     bool out = strcmp(r->o->json, "-") == 0;
     FILE *f = out ? stdout : fopen(r->o->json, "we");
@@ -194,8 +182,8 @@ static int write_json(const struct perf_result *r, const struct summary *all)
     json_top(f, r, all);
     fprintf(f, "  \"disks\": [");
     for (unsigned i = 0; i < r->o->ndisks; i++) {
-        struct summary one;
-        report_summarize(r, (int)i, &one);
+        struct perf_summary one;
+        perf_summarize(r, (int)i, &one);
         fprintf(f, "%s\n    {\n      \"disk\": ", i ? "," : "");
         json_string(f, plx_bdev_info(r->disks[i])->name);
         fprintf(f, ",\n");
@@ -211,9 +199,9 @@ static int write_json(const struct perf_result *r, const struct summary *all)
 
 int perf_report(const struct perf_result *r)
 {
-    struct summary all;
+    struct perf_summary all;
     int status = EXIT_OK;
-    report_summarize(r, -1, &all);
+    perf_summarize(r, -1, &all);
     if (!r->o->json || strcmp(r->o->json, "-"))
         print_table(r, &all);
     if (r->o->json)

@@ -3,8 +3,8 @@
  * Times in nanoseconds, counted by how long they are: log-linear, so that a percentile is right to 1/128 whether it is
  * 200 ns or 20 s. Below 256 ns every value has a bucket of its own; above, each power of two is cut into 128.
  */
-#ifndef PLX_CLI_HISTOGRAM_H
-#define PLX_CLI_HISTOGRAM_H
+#ifndef PLX_COMPARE_HISTOGRAM_H
+#define PLX_COMPARE_HISTOGRAM_H
 
 #include <stdint.h>
 

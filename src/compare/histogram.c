@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-#include "histogram.h"
+#include "compare/histogram.h"
 
 #include <string.h>
 
