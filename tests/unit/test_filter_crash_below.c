@@ -180,6 +180,53 @@ static void errors_below_reach_who_is_concerned(void **state)
     thumb_end(&s);
 }
 
+/* What it still has a place for is not lost. */
+static void a_write_across_the_end_of_a_disk_that_shrank_gets_there_in_part(void **state)
+{
+    (void)state;
+    struct thumb s;
+    struct tu_req q;
+    thumb_begin(&s, "");
+    tu_req_init(&q);
+    tu_start(&s.t, &q, PLX_BDEV_WRITE, 3, 2, s.data);
+    is_ended(&q, 0);
+    plx_bdev_resized(&s.d->bdev, 4);
+    thumb_start(&s, &q, PLX_BDEV_FLUSH, 0);
+    assert_non_null(s.d->first);
+    assert_int_equal(s.d->first->lba, 3);
+    assert_int_equal(s.d->first->nlb, 1);
+    below_ends(&s, PLX_BDEV_WRITE);
+    below_ends(&s, PLX_BDEV_FLUSH);
+    is_ended(&q, 0);
+    assert_int_equal(look(s.t.bdev).held, 0);
+    thumb_end(&s);
+}
+
+static void what_waits_for_memory_while_the_disk_shrinks_goes_where_it_was_to(void **state)
+{
+    (void)state;
+    struct thumb s;
+    struct tu_req large, room, flush;
+    uint8_t *data = calloc(256, BLOCK);
+    assert_non_null(data);
+    thumb_begin(&s, "&memory=64K&misdirect=1000");
+    tu_req_init(&large);
+    tu_start(&s.t, &large, PLX_BDEV_WRITE, 1000, 256, data);
+    is_ended(&large, 0);
+    tu_req_init(&room);
+    tu_start(&s.t, &room, PLX_BDEV_WRITE, 3, 2, s.data);
+    assert_int_equal(room.done, 0);
+    plx_bdev_resized(&s.d->bdev, 1); /* no place for two blocks */
+    below_ends(&s, PLX_BDEV_WRITE);
+    is_ended(&room, 0);
+    thumb_start(&s, &flush, PLX_BDEV_FLUSH, 0);
+    below_ends(&s, PLX_BDEV_FLUSH);
+    is_ended(&flush, 0);
+    assert_int_equal(look(s.t.bdev).held, 0);
+    free(data);
+    thumb_end(&s);
+}
+
 static void what_waits_can_be_aborted(void **state)
 {
     (void)state;
@@ -217,6 +264,8 @@ int main(void)
         cmocka_unit_test(what_is_in_flight_as_power_is_cut_fails),
         cmocka_unit_test(the_request_that_cuts_power_ends_when_what_is_left_is_there),
         cmocka_unit_test(errors_below_reach_who_is_concerned),
+        cmocka_unit_test(a_write_across_the_end_of_a_disk_that_shrank_gets_there_in_part),
+        cmocka_unit_test(what_waits_for_memory_while_the_disk_shrinks_goes_where_it_was_to),
         cmocka_unit_test(what_waits_can_be_aborted),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

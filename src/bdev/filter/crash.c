@@ -79,12 +79,13 @@ bool crash_has_room(const struct crash_disk *d, size_t bytes)
     return d->held_bytes + bytes <= d->o.memory;
 }
 
-/* Where a write goes: elsewhere, now and then. */
+/* Where a write goes: elsewhere, now and then. The disk may have become smaller since it came. */
 static uint64_t crash_direct(struct crash_disk *d, const struct plx_bdev_req *req)
 {
-    if (!d->o.misdirect || crash_draw(&d->random) % CRASH_PER_MILLE >= d->o.misdirect)
+    const uint64_t blocks = plx_bdev_blocks(&d->f.bdev);
+    if (!d->o.misdirect || crash_draw(&d->random) % CRASH_PER_MILLE >= d->o.misdirect || blocks < req->nlb)
         return req->lba;
-    return crash_draw(&d->random) % (plx_bdev_blocks(&d->f.bdev) - req->nlb + 1);
+    return crash_draw(&d->random) % (blocks - req->nlb + 1);
 }
 
 static uint16_t crash_hold(struct crash_disk *d, struct plx_bdev_req *req)

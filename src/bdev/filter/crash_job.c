@@ -87,10 +87,14 @@ static struct crash_held *job_next_write(struct crash_disk *d, const struct cras
 /* What was begun below has ended. Under the lock. */
 static void job_hears(struct crash_disk *d, struct crash_job *job)
 {
+    const uint64_t blocks = plx_bdev_blocks(d->f.bdev.below);
+    struct crash_held *w = d->persisting;
     uint16_t status = d->below.status;
-    if (d->persisting && (!status || status == PLX_SC_LBA_OUT_OF_RANGE)) { /* beyond the end, of a disk that shrank */
-        crash_mend(d, d->persisting->lba, d->persisting->nlb);
-        crash_drop(d, d->persisting);
+    if (w && status == PLX_SC_LBA_OUT_OF_RANGE && w->lba < blocks && w->nlb > blocks - w->lba) {
+        w->nlb = (uint32_t)(blocks - w->lba); /* a disk that shrank: what it still has a place for is tried again */
+    } else if (w && (!status || status == PLX_SC_LBA_OUT_OF_RANGE)) {
+        crash_mend(d, w->lba, w->nlb);
+        crash_drop(d, w);
     } else if (d->persisting || job->flushed) {
         job->status = status;
     }
