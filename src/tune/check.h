@@ -67,6 +67,11 @@ void look_command(json_t *finding, const char *fmt, ...) __attribute__((format(p
 void look_lack(struct tune_look *l, const char *subject, long ret, const char *path);
 /* Reactors are needed for it. @return false after having added that they are not known */
 bool look_reactors(struct tune_look *l);
+/*
+ * And the CPU of each is in the topology, which has those that are online, and inside of our cpuset.
+ * @return false after having added of which one nothing is known
+ */
+bool look_reactors_there(struct tune_look *l, const struct tune_topology *t, const char *subject);
 /* The same for the topology. */
 const struct tune_topology *look_topology(struct tune_look *l);
 /* The NICs. @return false after having added that there are none */

@@ -32,16 +32,20 @@ static void look_smt(struct tune_look *l)
         look_lack(l, "", ret, CPU "/smt/active");
         return;
     }
-    if (strcmp(active, "1") != 0) {
+    if (strcmp(active, "0") == 0) {
         look_add(l, TUNE_OK, "", "no core runs two threads");
         return;
     }
-    if (!look_reactors(l) || !(t = look_topology(l)))
+    if (strcmp(active, "1") != 0) {
+        look_lack(l, "", -EINVAL, CPU "/smt/active");
+        return;
+    }
+    if (!look_reactors(l) || !(t = look_topology(l)) || !look_reactors_there(l, t, ""))
         return;
     for (int i = 0; i < l->m->nreactors; i++) {
         for (int k = 0; k < i; k++) {
             int a = l->m->reactors[k], b = l->m->reactors[i];
-            if (!t->cpus[a].there || !t->cpus[b].there || t->cpus[a].core != t->cpus[b].core)
+            if (t->cpus[a].core != t->cpus[b].core)
                 continue;
             json_t *f = look_add(l, TUNE_BETTER, "", "reactors on %d and %d share one core", a, b);
             look_want(f, "a core for each");
@@ -58,6 +62,7 @@ static void look_apart(struct tune_look *l, const char *file, const char *parame
     char text[1024], reactors[256];
     int cores[TUNE_CPUS];
     long ret = tune_read(l->m, text, sizeof text, "%s", file);
+    ret = ret == -ENODATA ? 0 : ret; /* no core */
     int n = ret < 0 ? 0 : strcmp(text, "(null)") == 0 ? 0 : tune_cores(text, cores);
     if (ret < 0 || n < 0) {
         look_lack(l, "", ret < 0 ? ret : -EINVAL, file);
@@ -89,6 +94,20 @@ static void look_nohz_full(struct tune_look *l)
     look_apart(l, CPU "/nohz_full", "nohz_full");
 }
 
+/* Takes away those that are not among the others. @return how many remain */
+static int keep_common(int *cores, int n, const int *others, int nothers)
+{
+    int kept = 0;
+    for (int i = 0; i < n; i++) {
+        bool in = false;
+        for (int k = 0; k < nothers; k++)
+            in |= others[k] == cores[i];
+        cores[kept] = cores[i];
+        kept += in;
+    }
+    return kept;
+}
+
 static void look_cpuset(struct tune_look *l)
 {
     char status[4096], allowed[1024] = "", online[1024];
@@ -101,6 +120,8 @@ static void look_cpuset(struct tune_look *l)
         look_lack(l, "", ret < 0 ? ret : -EINVAL, ret == -ENOENT ? CPU "/online or /proc/self/status" : CPU "/online");
         return;
     }
+    n = keep_common(mine, n, all, nall); /* offline ones, too, are allowed */
+    tune_list(mine, n, allowed, sizeof allowed);
     int outside = reactor_outside(l->m, mine, n);
     if (n == nall && outside < 0) {
         look_add(l, TUNE_OK, "", "all of %s", online);
@@ -142,6 +163,7 @@ static int group_limit(struct tune_machine *m, const char *file, char *value, si
 
 static void look_quota(struct tune_look *l)
 {
+    unsigned long long us, of;
     char value[64];
     int ret = group_limit(l->m, "cpu.max", value, sizeof value);
     if (ret) {
@@ -152,13 +174,18 @@ static void look_quota(struct tune_look *l)
         look_add(l, TUNE_OK, "", "none");
         return;
     }
-    json_t *f = look_add(l, TUNE_BETTER, "", "%s (us of each so many us)", value);
+    if (sscanf(value, "%llu %llu", &us, &of) != 2) {
+        look_lack(l, "", -EINVAL, "cpu.max of this control group");
+        return;
+    }
+    json_t *f = look_add(l, TUNE_BETTER, "", "%llu us of each %llu us", us, of);
     look_want(f, "none: whole CPUs, by a cpuset");
     look_command(f, "CPUQuota= of the unit empty, or the container without a CPU limit");
 }
 
 static void look_memory_limit(struct tune_look *l)
 {
+    unsigned long long bytes;
     char value[64];
     int ret = group_limit(l->m, "memory.max", value, sizeof value);
     if (ret) {
@@ -169,7 +196,11 @@ static void look_memory_limit(struct tune_look *l)
         look_add(l, TUNE_OK, "", "none");
         return;
     }
-    json_t *f = look_add(l, TUNE_CHOICE, "", "%s bytes", value);
+    if (sscanf(value, "%llu", &bytes) != 1) {
+        look_lack(l, "", -EINVAL, "memory.max of this control group");
+        return;
+    }
+    json_t *f = look_add(l, TUNE_CHOICE, "", "%llu bytes", bytes);
     look_want(f, "room for RAM disks, buffers of connections, and those of their sockets");
     look_command(f, "MemoryMax= of the unit, or the container's memory limit");
 }
@@ -193,7 +224,8 @@ static int spread(const struct tune_machine *m, const struct tune_topology *t, i
 {
     int picked[TUNE_CPUS] = {0}, n = 0;
     bool used[TUNE_CPUS] = {false};
-    for (int round = 0; n < m->nreactors && round < t->cluster_cores; round++) {
+    for (int round = 0, before = -1; n < m->nreactors && n > before; round++) { /* they may be of different sizes */
+        before = n;
         for (int c = 0; c < TUNE_CPUS && n < m->nreactors; c++) {
             const struct tune_cpu *cpu = &t->cpus[c];
             if (!is_candidate(m, t, c) || used[cpu->core] || picked[cpu->cluster] != round)
@@ -239,11 +271,11 @@ static void look_clusters(struct tune_look *l)
         look_add(l, TUNE_ABSENT, "", "the cores of a node are not in several groups that share a cache");
         return;
     }
-    if (!look_reactors(l))
+    if (!look_reactors(l) || !look_reactors_there(l, t, ""))
         return;
     int n = l->m->nreactors, most = most_on_a_group(l->m, t, &groups);
     if (!groups) {
-        look_add(l, TUNE_UNKNOWN, "", "which groups reactors are in: their cores are not there");
+        look_add(l, TUNE_ABSENT, "", "the nodes of the reactors have no groups of cores that share a cache");
         return;
     }
     if (most <= (n + groups - 1) / groups) {

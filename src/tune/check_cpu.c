@@ -26,6 +26,8 @@ static void look_boost(struct tune_look *l)
     for (unsigned i = 0; i < PLX_ARRAY_SIZE(files); i++) {
         int got = tune_get(l->m, files[i].file, value, sizeof value);
         ret = got == -ENOENT ? ret : got;
+        if (!got && strcmp(value, "0") != 0 && strcmp(value, "1") != 0)
+            ret = got = -EINVAL;
         if (got)
             continue;
         if (strcmp(value, files[i].on) == 0) {
@@ -69,6 +71,7 @@ static void look_idle_states(struct tune_look *l)
         }
     }
     if (f) {
+        tune_make_printable(slow);
         json_object_set_new(f, "found", json_sprintf("on, and slow to leave: %s", slow));
         look_want(f, "states that take more than %d us to leave disabled", IDLE_LONG_US);
         json_object_set_new(
@@ -77,7 +80,7 @@ static void look_idle_states(struct tune_look *l)
                       json_sprintf("up to %lld us less at a wake-up from the deepest", (long long)longest), "source",
                       "what this machine's firmware says of its states (cpuidle/state*/latency)"));
     } else if (failed) {
-        look_lack(l, "", failed == -ENOENT ? -EIO : failed, CPU "/cpu*/cpuidle/state*");
+        look_lack(l, "", tune_is_gone(failed) ? -EIO : failed, CPU "/cpu*/cpuidle/state*");
     } else if (tune_exists(l->m, CPU "/cpu0/cpuidle/state0")) {
         look_add(l, TUNE_OK, "", "no state that is on takes more than %d us to leave", IDLE_LONG_US);
     } else {
@@ -85,9 +88,18 @@ static void look_idle_states(struct tune_look *l)
     }
 }
 
+/* A TSC that changes its rate, or stops, is a clock that goes wrong, whatever the kernel lists. */
+static bool is_tsc_steady(struct tune_machine *m)
+{
+    char info[8192], flags[4096];
+    return tune_read(m, info, sizeof info, "/proc/cpuinfo") > 0 && tune_line(info, "flags", flags, sizeof flags) &&
+           tune_has_word(flags, "constant_tsc") && tune_has_word(flags, "nonstop_tsc");
+}
+
 static void look_clocksource(struct tune_look *l)
 {
-    static const char *const fast[] = {"tsc", "arch_sys_counter", "kvm-clock", "hyperv_clocksource_tsc_page"};
+    /* A hypervisor that has a clock of its own knows why. */
+    static const char *const fast[] = {"kvm-clock", "hyperv_clocksource_tsc_page", "arch_sys_counter", "tsc"};
     char current[64], available[256];
     int ret = tune_get(l->m, CLOCK "/current_clocksource", current, sizeof current);
     if (ret) {
@@ -104,12 +116,13 @@ static void look_clocksource(struct tune_look *l)
     look_want(f, "one that is read without a system call");
     tune_read(l->m, available, sizeof available, CLOCK "/available_clocksource");
     for (unsigned i = 0; i < PLX_ARRAY_SIZE(fast); i++) {
-        if (!tune_has_word(available, fast[i]))
+        if (!tune_has_word(available, fast[i]) || (strcmp(fast[i], "tsc") == 0 && !is_tsc_steady(l->m)))
             continue;
         look_want(f, "%s", fast[i]);
         look_change(f, CLOCK "/current_clocksource", fast[i]);
         return;
     }
+    look_command(f, "dmesg says why the kernel uses no other");
 }
 
 /* "Vulnerable" is for information: what is not mitigated costs nothing. */
@@ -126,10 +139,15 @@ static void look_mitigations(struct tune_look *l)
     for (unsigned i = 0; i < names.n; i++) {
         long got = tune_read(l->m, text, sizeof text, CPU "/vulnerabilities/%s", names.v[i]);
         if (got < 0) {
-            look_lack(l, "", got == -ENOENT ? -EIO : got, CPU "/vulnerabilities");
+            look_lack(l, "", tune_is_gone(got) ? -EIO : got, CPU "/vulnerabilities");
             return;
         }
-        on += strncmp(text, "Mitigation", 10) == 0;
+        if (!strstr(text, "Mitigation") && !strstr(text, "ulnerable") && strncmp(text, "Not affected", 12) != 0 &&
+            strncmp(text, "Unknown", 7) != 0) {
+            look_lack(l, "", -EINVAL, CPU "/vulnerabilities");
+            return;
+        }
+        on += strstr(text, "Mitigation") != NULL; /* "KVM: Mitigation: ..." */
     }
     if (!on) {
         look_add(l, TUNE_OK, "", "no mitigation costs anything here (%u are known of)", names.n);
@@ -144,8 +162,8 @@ static void look_preemption(struct tune_look *l)
 {
     char version[256], mode[64];
     long ret = tune_read(l->m, version, sizeof version, "/proc/version");
-    if (ret < 0) {
-        look_lack(l, "", ret, "/proc/version");
+    if (ret < 0 || strncmp(version, "Linux version", 13) != 0) {
+        look_lack(l, "", ret < 0 ? ret : -EINVAL, "/proc/version");
         return;
     }
     bool dynamic = strstr(version, "PREEMPT_DYNAMIC") != NULL;
@@ -240,7 +258,7 @@ static void look_throttled(struct tune_look *l)
     int ret = tune_names(l->m, "cpu", &cpus, CPU), failed = ret;
     for (unsigned i = 0; !ret && i < cpus.n; i++) {
         int got = tune_number(l->m, &n, CPU "/%s/thermal_throttle/core_throttle_count", cpus.v[i]);
-        failed = got && got != -ENOENT ? got : failed;
+        failed = got && !tune_is_gone(got) ? got : failed;
         if (got)
             continue;
         there = true;

@@ -29,10 +29,12 @@ static void look_device_node(struct tune_look *l, const char *subject, const cha
         look_add(l, TUNE_UNKNOWN, subject, "the topology: %s", t->problem);
         return;
     }
+    if (!look_reactors_there(l, t, subject))
+        return;
     for (int i = 0; i < l->m->nreactors; i++) {
         const struct tune_cpu *cpu = &t->cpus[l->m->reactors[i]];
-        near |= cpu->there && cpu->node == node;
-        far |= cpu->there && cpu->node != node;
+        near |= cpu->node == node;
+        far |= cpu->node != node;
     }
     if (!far) {
         look_add(l, TUNE_OK, subject, "on node %lld, as all reactors", (long long)node);
@@ -161,7 +163,12 @@ static void look_link(struct tune_look *l)
     char device[120];
     unsigned seen = 0;
     for (unsigned k = 0; k < 2; k++) {
-        if (k ? tune_nics(l->m, &names) : tune_names(l->m, "nvme", &names, "/sys/class/nvme"))
+        int got = k ? tune_nics(l->m, &names) : tune_names(l->m, "nvme", &names, "/sys/class/nvme");
+        if (got && got != -ENOENT) {
+            look_lack(l, "", got, k ? "/sys/class/net" : "/sys/class/nvme");
+            seen++;
+        }
+        if (got)
             continue;
         for (unsigned i = 0; i < names.n; i++) {
             snprintf(device, sizeof device, "/sys/class/%s/%s/device", classes[k], names.v[i]);

@@ -69,7 +69,12 @@ static void look_page_size(struct tune_look *l)
         return;
     }
     long kb = strtol(size, NULL, 10);
-    if (tune_is_arm(l->m) != 1 || kb != 4) {
+    int arm = tune_is_arm(l->m);
+    if (kb <= 0 || arm < 0) {
+        look_lack(l, "", kb > 0 ? arm : -EINVAL, kb > 0 ? "/proc/cpuinfo" : "KernelPageSize of /proc/self/smaps");
+        return;
+    }
+    if (!arm || kb != 4) {
         look_add(l, TUNE_OK, "", "%ld KiB; the kernel's target takes writes of up to %ld KiB in a capsule", kb, 4 * kb);
         return;
     }
@@ -86,7 +91,7 @@ static void look_limit(struct tune_look *l, const char *name, unsigned long long
     char limits[4096], soft[32] = "";
     long ret = tune_read(l->m, limits, sizeof limits, "/proc/self/limits");
     char *line = ret < 0 ? NULL : strstr(limits, name);
-    if (!line || sscanf(line + strlen(name), "%31s", soft) != 1) {
+    if (!line || sscanf(line + strlen(name), " %31[0-9unlimited]", soft) != 1) {
         look_lack(l, "", ret < 0 ? ret : -EINVAL, "/proc/self/limits");
         return;
     }
@@ -117,6 +122,10 @@ static void look_swap(struct tune_look *l)
     int got = ret < 0 ? (int)ret : tune_number(l->m, &swappiness, "/proc/sys/vm/swappiness");
     if (got) {
         look_lack(l, "", got, ret < 0 ? "/proc/swaps" : "/proc/sys/vm/swappiness");
+        return;
+    }
+    if (strncmp(swaps, "Filename", 8) != 0) {
+        look_lack(l, "", -EINVAL, "/proc/swaps");
         return;
     }
     if (!strchr(swaps, '\n')) {

@@ -69,18 +69,19 @@ static void look_queues(struct tune_look *l)
 
 /* ---- interrupts ---- */
 
-/* Not those of what manages a NIC: their names are folders beside the affinity. */
-static bool is_queue_irq(struct tune_machine *m, const char *irq)
+/* Not those of what manages a NIC: their names are folders beside the affinity. @return 1 or 0, or -errno */
+static int is_queue_irq(struct tune_machine *m, const char *irq)
 {
     static const char *const others[] = {"config", "async", "mgmt", "control", "ctrl", "misc", "admin"};
     struct tune_names names;
-    if (tune_names(m, "", &names, "/proc/irq/%s", irq))
-        return false;
+    int ret = tune_names(m, "", &names, "/proc/irq/%s", irq);
+    if (ret)
+        return tune_is_gone(ret) ? 0 : ret;
     for (unsigned i = 0; i < names.n; i++)
         for (unsigned k = 0; k < PLX_ARRAY_SIZE(others); k++)
             if (strstr(names.v[i], others[k]))
-                return false;
-    return true;
+                return 0;
+    return 1;
 }
 
 /* What is in one folder only: of a virtio NIC, its PCI device's. */
@@ -91,9 +92,12 @@ static int nic_irqs(struct tune_machine *m, const char *nic, struct tune_names *
     if (ret == -ENOENT)
         ret = tune_names(m, "", &all, "/sys/class/net/%s/device/../msi_irqs", nic);
     out->n = 0;
-    for (unsigned i = 0; !ret && i < all.n; i++)
-        if (is_queue_irq(m, all.v[i]))
+    for (unsigned i = 0; !ret && i < all.n; i++) {
+        int is = is_queue_irq(m, all.v[i]);
+        if (is > 0)
             memcpy(out->v[out->n++], all.v[i], TUNE_NAME);
+        ret = is < 0 ? is : 0;
+    }
     return ret ? ret : out->n ? 0 : -ENOENT;
 }
 
@@ -109,6 +113,8 @@ static void look_irqs_of(struct tune_look *l, const char *nic)
         if (got <= 0)
             got = tune_read(l->m, text, sizeof text, "/proc/irq/%s/smp_affinity_list", irqs.v[i]);
         int n = got < 0 ? (ret = (int)got, 0) : tune_cores(text, cores);
+        if (!ret && n <= 0)
+            ret = -EINVAL;
         bool in = n > 0;
         for (int k = 0; k < n; k++)
             in &= tune_is_reactor(l->m, cores[k]);
@@ -187,7 +193,7 @@ static int count_masks(struct tune_look *l, const char *nic, const char *kind, c
     *masks = 0;
     for (unsigned i = 0; !ret && i < queues->n; i++) {
         long got = tune_read(l->m, mask, sizeof mask, "/sys/class/net/%s/queues/%s/%s", nic, queues->v[i], file);
-        ret = got < 0 ? (int)got : 0;
+        ret = got < 0 ? (int)got : mask[strspn(mask, "0123456789abcdef,")] ? -EINVAL : 0;
         *masks += got > 0 && !is_no_mask(mask);
     }
     return ret ? ret : queues->n ? 0 : -ENOENT;
@@ -221,6 +227,11 @@ static void look_rps(struct tune_look *l)
     each_nic(l, look_rps_of);
 }
 
+static bool is_same_mask(const char *a, const char *b)
+{
+    return strcmp(a + strspn(a, "0,"), b + strspn(b, "0,")) == 0;
+}
+
 /* The mask of one CPU, in words of 32 as the kernel writes them. */
 static void mask_of(int cpu, char *out, size_t size)
 {
@@ -233,7 +244,7 @@ static void look_xps_of(struct tune_look *l, const char *nic)
 {
     static struct tune_names queues;
     unsigned masks;
-    char setting[200], mask[300];
+    char setting[200], mask[300], now[300];
     int ret = count_masks(l, nic, "tx-", "xps_cpus", &queues, &masks);
     if (ret) {
         look_lack(l, nic, ret, "queues/tx-*/xps_cpus");
@@ -255,7 +266,8 @@ static void look_xps_of(struct tune_look *l, const char *nic)
     for (unsigned i = 0; i < queues.n; i++) {
         snprintf(setting, sizeof setting, "/sys/class/net/%s/queues/%s/xps_cpus", nic, queues.v[i]);
         mask_of(l->m->reactors[i % (unsigned)l->m->nreactors], mask, sizeof mask);
-        look_change(f, setting, mask);
+        if (tune_get(l->m, setting, now, sizeof now) || !is_same_mask(now, mask))
+            look_change(f, setting, mask);
     }
 }
 

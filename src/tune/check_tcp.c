@@ -10,6 +10,13 @@
 
 #define NET "/proc/sys/net"
 
+/* Numbers that are texts, too. */
+#define BUDGET 600
+#define BUDGET_US 8000
+#define BACKLOG 10000
+#define TEXT(number) #number
+#define TEXT_OF(number) TEXT(number)
+
 enum {
     BUFFER_ENOUGH = 4 << 20, /* bytes; what a window at 25 Gb/s over 1 ms needs */
     SQUEEZED_PER_MILLION = 100,
@@ -89,8 +96,10 @@ static int read_softnet(struct tune_look *l, struct softnet *out)
     }
     for (char *save, *line = strtok_r(text, "\n", &save); line; line = strtok_r(NULL, "\n", &save)) {
         unsigned long long packets, dropped, squeezed;
-        if (sscanf(line, "%llx %llx %llx", &packets, &dropped, &squeezed) != 3)
-            continue;
+        if (sscanf(line, "%llx %llx %llx", &packets, &dropped, &squeezed) != 3) {
+            look_lack(l, "", -EINVAL, "/proc/net/softnet_stat");
+            return -EINVAL;
+        }
         out->packets += packets;
         out->dropped += dropped;
         out->squeezed += squeezed;
@@ -101,32 +110,51 @@ static int read_softnet(struct tune_look *l, struct softnet *out)
 static void look_budget(struct tune_look *l)
 {
     struct softnet s;
+    int64_t packets, us;
+    int ret = tune_number(l->m, &packets, NET "/core/netdev_budget");
+    if (!ret)
+        ret = tune_number(l->m, &us, NET "/core/netdev_budget_usecs");
+    if (ret) {
+        look_lack(l, "", ret, NET "/core/netdev_budget or netdev_budget_usecs");
+        return;
+    }
     if (read_softnet(l, &s))
         return;
     bool often = s.squeezed > s.packets / 1000000 * SQUEEZED_PER_MILLION && s.squeezed > SQUEEZED_PER_MILLION;
-    json_t *f = look_add(l, often ? TUNE_BETTER : TUNE_OK, "", "%llu rounds ended early, of %llu packets", s.squeezed,
-                         s.packets);
+    often &= packets < BUDGET || us < BUDGET_US; /* what was counted is of before as well */
+    json_t *f = look_add(l, often ? TUNE_BETTER : TUNE_OK, "",
+                         "%llu rounds ended early, of %llu packets; a round is %lld packets or %lld us", s.squeezed,
+                         s.packets, (long long)packets, (long long)us);
     look_measured(f, "/proc/net/softnet_stat, third column", "%llu rounds since the boot left packets for the next one",
                   s.squeezed);
     if (!often)
         return;
-    look_want(f, "600 packets and 8000 us a round");
-    look_change(f, NET "/core/netdev_budget", "600");
-    look_change(f, NET "/core/netdev_budget_usecs", "8000");
+    look_want(f, "%d packets and %d us a round, or more", BUDGET, BUDGET_US);
+    if (packets < BUDGET)
+        look_change(f, NET "/core/netdev_budget", TEXT_OF(BUDGET));
+    if (us < BUDGET_US)
+        look_change(f, NET "/core/netdev_budget_usecs", TEXT_OF(BUDGET_US));
 }
 
 static void look_backlog(struct tune_look *l)
 {
     struct softnet s;
+    int64_t most;
+    int ret = tune_number(l->m, &most, NET "/core/netdev_max_backlog");
+    if (ret) {
+        look_lack(l, "", ret, NET "/core/netdev_max_backlog");
+        return;
+    }
     if (read_softnet(l, &s))
         return;
-    json_t *f =
-        look_add(l, s.dropped ? TUNE_BETTER : TUNE_OK, "", "%llu packets dropped, of %llu", s.dropped, s.packets);
+    bool few = s.dropped && most < BACKLOG;
+    json_t *f = look_add(l, few ? TUNE_BETTER : TUNE_OK, "", "%llu packets dropped, of %llu; %lld may wait", s.dropped,
+                         s.packets, (long long)most);
     look_measured(f, "/proc/net/softnet_stat, second column", "%llu packets dropped since the boot", s.dropped);
-    if (!s.dropped)
+    if (!few)
         return;
-    look_want(f, "10000");
-    look_change(f, NET "/core/netdev_max_backlog", "10000");
+    look_want(f, "%d or more", BACKLOG);
+    look_change(f, NET "/core/netdev_max_backlog", TEXT_OF(BACKLOG));
 }
 
 const struct tune_check tune_tcp_checks[] = {

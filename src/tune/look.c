@@ -12,18 +12,22 @@ enum { TEXT = 1024, VALUE = 512 };
 
 /* ---- findings ---- */
 
-/* Text that may have come from anywhere: JSON takes UTF-8 only. */
 static json_t *text_vprintf(const char *fmt, va_list ap)
 {
     char text[TEXT];
     vsnprintf(text, sizeof text, fmt, ap);
-    for (size_t n, at = 0; text[at]; at += n) {
-        n = plx_text_printable(text + at);
-        if (!n)
-            text[at] = text[at] == '\t' || text[at] == '\n' ? ' ' : '?';
-        n += !n;
-    }
+    tune_make_printable(text);
     return json_string(text);
+}
+
+static json_t *text_printf(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
+static json_t *text_printf(const char *fmt, ...)
+{
+    va_list ap;
+    va_start(ap, fmt);
+    json_t *text = text_vprintf(fmt, ap);
+    va_end(ap);
+    return text;
 }
 
 static json_t *gain_json(enum tune_origin origin, json_t *text, const char *source)
@@ -44,7 +48,7 @@ json_t *look_add(struct tune_look *l, enum tune_state state, const char *subject
     va_list ap;
     json_object_set_new(f, "check", json_string(c->name));
     json_object_set_new(f, "title", json_string(c->title));
-    json_object_set_new(f, "subject", json_string(subject));
+    json_object_set_new(f, "subject", text_printf("%s", subject));
     json_object_set_new(f, "state", json_string(names[state]));
     va_start(ap, found);
     json_object_set_new(f, "found", text_vprintf(found, ap));
@@ -115,8 +119,7 @@ void look_change(json_t *finding, const char *setting, const char *value)
 
 void look_lack(struct tune_look *l, const char *subject, long ret, const char *path)
 {
-    bool absent = ret == -ENOENT || ret == -ENOTDIR || ret == -EOPNOTSUPP || ret == -ENODEV || ret == -ENXIO;
-    if (absent)
+    if (tune_is_gone(ret) || ret == -EOPNOTSUPP)
         look_add(l, TUNE_ABSENT, subject, "there is no %s here", path);
     else
         look_add(l, TUNE_UNKNOWN, subject, "%s cannot be read: %s", path, strerror((int)-ret));
@@ -128,6 +131,19 @@ bool look_reactors(struct tune_look *l)
         look_add(l, TUNE_UNKNOWN, "",
                  "where reactors run: no pollux holds threads to cores here; --cores LIST says it");
     return l->m->nreactors > 0;
+}
+
+bool look_reactors_there(struct tune_look *l, const struct tune_topology *t, const char *subject)
+{
+    for (int i = 0; i < l->m->nreactors; i++) {
+        int core = l->m->reactors[i];
+        if (t->cpus[core].there)
+            continue;
+        look_add(l, TUNE_UNKNOWN, subject, "core %d, where a reactor is: it is offline, or outside of our cpuset",
+                 core);
+        return false;
+    }
+    return true;
 }
 
 const struct tune_topology *look_topology(struct tune_look *l)
@@ -204,20 +220,27 @@ static void look_paths(struct tune_look *l, const char *subject)
     const struct tune_check *c = l->check;
     static struct paths paths;
     bool bad[TUNE_NAMES];
-    unsigned nbad = 0;
+    unsigned nbad = 0, n = 0, at = 0;
     char value[VALUE], shown[VALUE] = "", wanted[64];
-    int ret = expand(l->m, c->file, subject, &paths);
-    for (unsigned i = 0; !ret && i < paths.n; i++) {
-        ret = tune_get(l->m, paths.v[i], value, sizeof value);
-        bad[i] = !is_well(c, value);
-        if (!i || (bad[i] && !nbad))
+    int ret = expand(l->m, c->file, subject, &paths), gone = 0;
+    for (; !ret && at < paths.n; at += !ret) {
+        ret = tune_get(l->m, paths.v[at], value, sizeof value);
+        if (tune_is_gone(ret)) { /* since we saw its name, as a CPU may be */
+            gone = ret;
+            ret = 0;
+            continue;
+        }
+        bad[n] = !is_well(c, value);
+        if (!n || (bad[n] && !nbad))
             memcpy(shown, value, sizeof value);
-        nbad += bad[i];
+        nbad += bad[n];
+        memmove(paths.v[n++], paths.v[at], sizeof paths.v[0]);
     }
-    if (ret) {
-        look_lack(l, subject, ret, paths.n ? paths.v[0] : c->file);
+    if (ret || !n) {
+        look_lack(l, subject, ret ? ret : gone, paths.n ? paths.v[ret ? at : 0] : c->file);
         return;
     }
+    paths.n = n;
     if (!nbad) {
         look_add(l, TUNE_OK, subject, "%s", shown);
         return;

@@ -26,11 +26,17 @@ static int machine_path(char out[PATH_MAX], const char *fmt, va_list ap)
     return vsnprintf(out, PATH_MAX, fmt, ap) < PATH_MAX ? 0 : -ENAMETOOLONG;
 }
 
-static long machine_read(struct tune_machine *m, const char *path, char *out, size_t size)
+bool tune_is_gone(long ret)
+{
+    return ret == -ENOENT || ret == -ENOTDIR || ret == -ENODEV || ret == -ENXIO;
+}
+
+/* O_NONBLOCK: what was copied may be anything, and nobody may ever write to it. */
+static long machine_read(struct tune_machine *m, const char *path, char *out, size_t size, bool whole)
 {
     size_t have = 0;
     out[0] = '\0';
-    int fd = machine_open(m, path, O_RDONLY);
+    int fd = machine_open(m, path, O_RDONLY | O_NONBLOCK);
     if (fd < 0)
         return fd;
     for (ssize_t n = 1; n > 0 && have + 1 < size; have += (size_t)n) {
@@ -43,10 +49,12 @@ static long machine_read(struct tune_machine *m, const char *path, char *out, si
         }
     }
     close(fd);
+    bool cut = whole && have + 1 == size;
     while (have && isspace((unsigned char)out[have - 1]))
         have--;
+    have = cut ? 0 : have;
     out[have] = '\0';
-    return (long)have;
+    return cut ? -EFBIG : have ? (long)have : -ENODATA;
 }
 
 long tune_read(struct tune_machine *m, char *out, size_t size, const char *fmt, ...)
@@ -56,7 +64,7 @@ long tune_read(struct tune_machine *m, char *out, size_t size, const char *fmt, 
     va_start(ap, fmt);
     int ret = machine_path(path, fmt, ap);
     va_end(ap);
-    return ret ? ret : machine_read(m, path, out, size);
+    return ret ? ret : machine_read(m, path, out, size, false);
 }
 
 int tune_number(struct tune_machine *m, int64_t *out, const char *fmt, ...)
@@ -66,7 +74,7 @@ int tune_number(struct tune_machine *m, int64_t *out, const char *fmt, ...)
     va_start(ap, fmt);
     int ret = machine_path(path, fmt, ap);
     va_end(ap);
-    long n = ret ? ret : machine_read(m, path, text, sizeof text);
+    long n = ret ? ret : machine_read(m, path, text, sizeof text, true);
     if (n < 0)
         return (int)n;
     errno = 0;
@@ -104,7 +112,8 @@ int tune_names(struct tune_machine *m, const char *prefix, struct tune_names *ou
     DIR *dir = fd < 0 ? NULL : fdopendir(fd);
     if (!dir)
         return fd < 0 ? fd : -ENOMEM;
-    for (struct dirent *d; !ret && (d = readdir(dir));) {
+    errno = 0;
+    for (struct dirent *d; !ret && (d = readdir(dir)); errno = 0) {
         if (d->d_name[0] == '.' || strncmp(d->d_name, prefix, strlen(prefix)) != 0)
             continue;
         if (out->n == TUNE_NAMES || strlen(d->d_name) >= TUNE_NAME)
@@ -112,6 +121,7 @@ int tune_names(struct tune_machine *m, const char *prefix, struct tune_names *ou
         else
             snprintf(out->v[out->n++], TUNE_NAME, "%s", d->d_name);
     }
+    ret = ret ? ret : -errno;
     closedir(dir);
     qsort(out->v, out->n, sizeof out->v[0], by_number);
     return ret;
@@ -163,7 +173,7 @@ int tune_get(struct tune_machine *m, const char *setting, char *value, size_t si
     if (parse_ethtool(setting, &e))
         return tune_ethtool_get(m, e.nic, e.group, e.key, value, size);
     int ret = check_setting(setting);
-    long n = ret ? ret : machine_read(m, setting, value, size);
+    long n = ret ? ret : machine_read(m, setting, value, size, true);
     if (n < 0)
         return (int)n;
     char *open = strchr(value, '['), *end = open ? strchr(open, ']') : NULL;
@@ -184,6 +194,16 @@ int tune_set(struct tune_machine *m, const char *setting, const char *value)
 }
 
 /* ---- texts ---- */
+
+void tune_make_printable(char *text)
+{
+    for (size_t n, at = 0; text[at]; at += n) {
+        n = plx_text_printable(text + at);
+        if (!n)
+            text[at] = text[at] == '\t' || text[at] == '\n' ? ' ' : '?';
+        n += !n;
+    }
+}
 
 bool tune_line(const char *text, const char *name, char *out, size_t size)
 {
@@ -243,10 +263,14 @@ int tune_nics(struct tune_machine *m, struct tune_names *out)
     int64_t type;
     int ret = tune_names(m, "", &all, "/sys/class/net");
     out->n = 0;
-    for (unsigned i = 0; !ret && i < all.n; i++)
-        if (tune_exists(m, "/sys/class/net/%s/device", all.v[i]) &&
-            !tune_number(m, &type, "/sys/class/net/%s/type", all.v[i]) && type == 1)
+    for (unsigned i = 0; !ret && i < all.n; i++) {
+        if (!tune_exists(m, "/sys/class/net/%s/device", all.v[i]))
+            continue;
+        int got = tune_number(m, &type, "/sys/class/net/%s/type", all.v[i]);
+        if (!got && type == 1)
             memcpy(out->v[out->n++], all.v[i], TUNE_NAME);
+        ret = tune_is_gone(got) ? 0 : got;
+    }
     return ret;
 }
 
@@ -256,10 +280,14 @@ int tune_ssds(struct tune_machine *m, struct tune_names *out)
     int64_t turns;
     int ret = tune_names(m, "", &all, "/sys/block");
     out->n = 0;
-    for (unsigned i = 0; !ret && i < all.n; i++)
-        if (tune_exists(m, "/sys/block/%s/device", all.v[i]) &&
-            !tune_number(m, &turns, "/sys/block/%s/queue/rotational", all.v[i]) && !turns)
+    for (unsigned i = 0; !ret && i < all.n; i++) {
+        if (!tune_exists(m, "/sys/block/%s/device", all.v[i]))
+            continue;
+        int got = tune_number(m, &turns, "/sys/block/%s/queue/rotational", all.v[i]);
+        if (!got && !turns)
             memcpy(out->v[out->n++], all.v[i], TUNE_NAME);
+        ret = tune_is_gone(got) ? 0 : got;
+    }
     return ret;
 }
 
@@ -322,7 +350,7 @@ unsigned tune_processes(struct tune_machine *m, const char *name, void (*fn)(str
         if (!isdigit((unsigned char)d->d_name[0]) || strtol(d->d_name, NULL, 10) == getpid())
             continue;
         snprintf(path, sizeof path, "/proc/%.12s/comm", d->d_name);
-        if (machine_read(m, path, comm, sizeof comm) <= 0)
+        if (machine_read(m, path, comm, sizeof comm, false) <= 0)
             continue;
         seen++;
         if (strcmp(comm, name) == 0)

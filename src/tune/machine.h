@@ -35,9 +35,14 @@ struct tune_names {
 
 /* ---- machine.c: paths are from the root on ---- */
 
-/* A whole file, or what fits, without white space at its end. @return its length, or -errno and "" */
+/*
+ * A whole file, or what fits, without white space at its end. @return its length, or -errno and "": -ENODATA where
+ * there is nothing in it, which is an answer of few files
+ */
 long tune_read(struct tune_machine *m, char *out, size_t size, const char *fmt, ...)
     __attribute__((format(printf, 4, 5)));
+/* What says that something is not there, or not any more. */
+bool tune_is_gone(long ret);
 /* A decimal number. @return 0 or -errno */
 int tune_number(struct tune_machine *m, int64_t *out, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
 /*
@@ -47,6 +52,8 @@ int tune_number(struct tune_machine *m, int64_t *out, const char *fmt, ...) __at
 int tune_names(struct tune_machine *m, const char *prefix, struct tune_names *out, const char *fmt, ...)
     __attribute__((format(printf, 4, 5)));
 bool tune_exists(struct tune_machine *m, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+/* Text that may have come from anywhere: what is not for a terminal becomes '?', and what remains is UTF-8. */
+void tune_make_printable(char *text);
 /* The rest of a line "name: ..." of /proc/cpuinfo and the like. @return false if there is none */
 bool tune_line(const char *text, const char *name, char *out, size_t size);
 /* A word of a text of words. */

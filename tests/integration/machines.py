@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Machines for `pollux tune --root`: the files that four of them have, written from what is publicly known of each.
+"""Machines for `pollux tune --root`: the files that five of them have, written from what is publicly known of each.
 
-xeon     2 sockets of 16 cores of 2 threads; a NIC and an SSD on each node
-altra    80 cores of Armv8.2 (Neoverse N1) in four NUMA quadrants, 2 cores share a DSU
-kunpeng  64 cores of Armv8.2 in two nodes, 4 cores share an L3 tag: a cluster
-vm       2 CPUs of a small cloud instance, a NIC and a disk by virtio
+xeon       2 sockets of 16 cores of 2 threads; a NIC and an SSD on each node
+altra      80 cores of Armv8.2 (Neoverse N1) in four NUMA quadrants, 2 cores share a DSU
+kunpeng    64 cores of Armv8.2 in two nodes, 4 cores share an L3 tag: a cluster
+biglittle  2 large cores and 4 small ones of Arm, each kind with an L2 of its own, as single-board computers have
+vm         2 CPUs of a small cloud instance, a NIC and a disk by virtio
 """
 import os
 import shutil
@@ -14,7 +15,7 @@ from pathlib import Path
 CPU = "sys/devices/system/cpu"
 NET = "sys/class/net/eth0"
 CLOCK = "sys/devices/system/clocksource/clocksource0"
-X86_FLAGS = "fpu sse2 ssse3 sse4_1 sse4_2 popcnt avx avx2 pclmulqdq constant_tsc"
+X86_FLAGS = "fpu sse2 ssse3 sse4_1 sse4_2 popcnt avx avx2 pclmulqdq constant_tsc nonstop_tsc"
 ARM_FEATURES = "fp asimd evtstrm aes pmull sha1 sha2 crc32 atomics fphp asimdhp cpuid asimdrdm"
 UNREADABLE = object()  # what opens, and cannot be read
 
@@ -253,6 +254,25 @@ def kunpeng():
     return files
 
 
+def biglittle():
+    files, total = {f"{CPU}/smt/active": 0}, 6
+
+    def one(cpu):
+        return cpu
+
+    def kind(cpu):
+        return int(cpu >= 2)
+
+    add_cpus(files, total, package=lambda cpu: 0, node=lambda cpu: 0, core=one,
+             caches=[(1, "Data", 32, 64, one), (1, "Instruction", 32, 64, one), (2, "Unified", 512, 64, kind)])
+    add_kernel(files, total, arm=True, virtual=False, version="Linux version 6.1.0 #1 SMP PREEMPT", gigabytes=4)
+    files["proc/sys/net/ipv4/tcp_mem"] = "46128\t61504\t92256"
+    add_frequency(files, total, driver="cpufreq-dt")
+    add_nic(files, queues=1, irqs=[40], total=total, link=None, max_queues=1)
+    add_disk(files, "nvme0n1")
+    return files
+
+
 def vm():
     files, total = {}, 2
     add_cpus(files, total, package=lambda cpu: 0, node=lambda cpu: 0, core=lambda cpu: 0,
@@ -265,7 +285,7 @@ def vm():
     return files
 
 
-MACHINES = {"xeon": xeon, "altra": altra, "kunpeng": kunpeng, "vm": vm}
+MACHINES = {"xeon": xeon, "altra": altra, "kunpeng": kunpeng, "biglittle": biglittle, "vm": vm}
 
 
 class Machine:

@@ -2,6 +2,7 @@
 """Every check of `pollux tune`, on machines that were written down: where it says ok, where it finds something, and
 where it has nothing to look at, or cannot."""
 import json
+import os
 import subprocess
 from typing import NamedTuple
 
@@ -238,6 +239,31 @@ def test_what_cannot_be_read_is_not_ok(machines, check):
     assert set(found) == {"unknown"}
 
 
+AN_ANSWER = ("core.isolated", "core.nohz-full")  # where there is nothing in them there is no such core
+ANY_NAME = ("nic.irqbalance",)
+
+
+def with_content(machines, check, content):
+    """What a check says where that is in the files that it reads."""
+    case = CASES[check]
+    machine = machines(case.machine)
+    paths = [path for path in case.unreadable or case.reads
+             if not all(each.is_dir() for each in machine.root.glob(path))]
+    with machine.changed({**case.ok, **dict.fromkeys(paths, content)}):
+        return set(states(machine, check, case.ok_cores or case.cores)) if paths else set()
+
+
+@pytest.mark.parametrize("check", [check for check in CASES if check not in AN_ANSWER])
+def test_what_is_empty_is_unknown(machines, check):
+    assert with_content(machines, check, "") <= {"unknown"}
+
+
+@pytest.mark.parametrize("check", [check for check in CASES if check not in ANY_NAME])
+def test_what_makes_no_sense_is_not_ok(machines, check):
+    found = with_content(machines, check, "~ 99999999999999999999999999 [")
+    assert "ok" not in found or check == "pci.link"  # others of the kind
+
+
 # ---- findings of whole machines
 
 def test_every_finding_says_where_its_figure_comes_from(each):
@@ -334,7 +360,7 @@ def test_a_mask_of_a_high_cpu_has_its_words(machines):
 def test_a_limit_of_a_group_above_counts(machines):
     machine = machines("vm")
     with machine.changed({"sys/fs/cgroup/system.slice/cpu.max": "50000 100000"}):
-        assert "50000 100000" in one(machine, "core.quota")["found"]
+        assert "50000 us of each 100000 us" in one(machine, "core.quota")["found"]
 
 
 def test_a_reactor_outside_of_the_cpuset_is_found(machines):
@@ -377,6 +403,85 @@ def test_more_of_something_than_is_looked_at_is_not_ok(machines):
     with machine.changed({f"sys/kernel/iommu_groups/{i}/type": "identity" for i in range(1100)}):
         finding = one(machine, "iommu.mode")
     assert finding["state"] == "unknown" and "too long" in finding["found"]
+
+
+@pytest.mark.parametrize("name, check, cores", [
+    ("xeon", "core.smt", "0,900"), ("kunpeng", "core.clusters", "0,900"), ("altra", "numa.ssd", "900"),
+    ("xeon", "numa.nic", "16,900")])
+def test_of_reactors_on_cores_that_are_not_there_nothing_is_known(machines, name, check, cores):
+    for finding in tune("--root", str(machines(name).root), "-m", cores, check):
+        assert finding["state"] == "unknown" and "core 900, where a reactor is" in finding["found"]
+
+
+def test_cores_that_are_offline_are_not_missing_in_a_cpuset(machines):
+    """A machine that more may be plugged into allows them all from the first."""
+    machine = machines("xeon")
+    with machine.changed({"proc/self/status": "Cpus_allowed_list:\t0-239"}):
+        assert one(machine, "core.cpuset", "-m", "1")["state"] == "ok"
+        assert "core 200 is not" in one(machine, "core.cpuset", "-m", "1,200")["wanted"]
+
+
+def test_groups_of_different_sizes_are_filled_in_turn(machines):
+    finding = one(machines("biglittle"), "core.clusters", "-m", "1-5")
+    assert "--cores 0-4 " in finding["commands"][0], "as many as reactors"
+
+
+def changes(machine, check):
+    return {c["setting"].rpartition("/")[2]: c["value"] for c in one(machine, check)["changes"]}
+
+
+def test_what_is_more_than_advised_is_not_made_less(machines):
+    """What was counted may have been before it was made more."""
+    machine = machines("xeon")
+    core = f"{SYSCTL}/net/core"
+    with machine.changed({SOFTNET: "00100000 00000001 00010000", f"{core}/netdev_budget": 3000,
+                          f"{core}/netdev_max_backlog": 250000}):
+        assert changes(machine, "net.budget") == {"netdev_budget_usecs": "8000"}
+        assert one(machine, "net.backlog")["state"] == "ok"
+        with machine.changed({f"{core}/netdev_budget_usecs": 8000}):
+            assert one(machine, "net.budget")["state"] == "ok"
+
+
+def test_what_is_advised_of_clocks_is_what_can_be_trusted(machines):
+    machine = machines("vm")
+    wrong = {f"{CLOCK}/current_clocksource": "acpi_pm", f"{CLOCK}/available_clocksource": "tsc kvm-clock acpi_pm"}
+    with machine.changed(wrong):
+        assert changes(machine, "cpu.clocksource") == {"current_clocksource": "kvm-clock"}
+    wrong[f"{CLOCK}/available_clocksource"] = "tsc acpi_pm"
+    with machine.changed(wrong):
+        assert changes(machine, "cpu.clocksource") == {"current_clocksource": "tsc"}
+        with machine.changed({"proc/cpuinfo": "flags : constant_tsc hypervisor"}):
+            finding = one(machine, "cpu.clocksource")
+    assert (finding["state"], finding["changes"]) == ("better", []) and finding["commands"]
+
+
+def test_a_queue_that_has_its_core_already_is_not_written_to(machines):
+    machine = machines("xeon")
+    with machine.changed({f"{NET}/queues/tx-2/xps_cpus": "00000000,00010000"}):
+        settings = [c["setting"] for c in one(machine, "nic.xps", "-m", "16")["changes"]]
+    assert len(settings) == 7 and f"/{NET}/queues/tx-2/xps_cpus" not in settings
+
+
+@pytest.mark.parametrize("check, unreadable", [
+    ("nic.mtu", f"{NET}/type"), ("disk.iostats", "sys/block/vda/queue/rotational"), ("pci.link", "sys/class/nvme"),
+    ("nic.irq-cores", "proc/irq/27"), ("mem.page-size", "proc/cpuinfo")])
+def test_whether_it_is_there_is_unknown_where_that_cannot_be_read(machines, check, unreadable):
+    machine = machines("vm")
+    (machine.root / "sys/class/nvme").mkdir(exist_ok=True)
+    # A folder in place of a file; and in place of a folder, one that has a name in it that is too long.
+    content = {unreadable: UNREADABLE}
+    if (machine.root / unreadable).is_dir():
+        content = {f"{unreadable}/nvme{'x' * 100}": ""}
+    with machine.changed(content):
+        assert "unknown" in states(machine, check, "0")
+
+
+def test_what_is_no_file_keeps_nobody_waiting(machines):
+    machine = machines("vm")
+    with machine.changed({f"{SYSCTL}/kernel/io_uring_disabled": None}):
+        os.mkfifo(machine.root / SYSCTL / "kernel/io_uring_disabled")
+        assert one(machine, "kernel.io-uring")["state"] == "unknown"
+        (machine.root / SYSCTL / "kernel/io_uring_disabled").unlink()
 
 
 @pytest.mark.parametrize("available, pages", [(64 << 20, 512), (710000, 86), (8192, 1)])
