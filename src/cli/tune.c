@@ -25,7 +25,7 @@ enum {
     OPT_STATE,
     OPT_ROOT,
     OPT_LIST,
-    LOAD_MAX = 4 * PATH_MAX,
+    COMMAND_MAX = 4 * PATH_MAX,
 };
 
 /* What is told while settings are changed: on the terminal as it comes, or in the JSON. */
@@ -212,18 +212,20 @@ static int apply_findings(const struct tune_options *o, struct tune_journal *j, 
     return first;
 }
 
-static int run_load(void *arg, double *figure)
+static int run_load(const struct tune_load *load, double *figure)
 {
-    return interrupted ? -EINTR : tune_run_load(arg, figure);
+    return interrupted ? -EINTR : tune_run_load(load->name, figure);
 }
 
-static int measure_findings(const struct tune_options *o, struct tune_journal *j, json_t *findings, char *command)
+static int measure_findings(const struct tune_options *o, struct tune_journal *j, json_t *findings, const char *command)
 {
-    const struct tune_load load = {o->load ? o->load : command, run_load, command};
+    const struct tune_load load = {command, run_load};
     size_t i;
     json_t *f;
     int first = 0;
-    signal(SIGINT, tune_interrupt); /* the load ends by it; what was changed is taken back */
+    static const int ends[] = {SIGINT, SIGTERM, SIGHUP};
+    for (unsigned k = 0; k < sizeof ends / sizeof ends[0]; k++)
+        signal(ends[k], tune_interrupt); /* the load ends, by it or by itself; what was changed is taken back */
     json_array_foreach(findings, i, f)
     {
         if (interrupted || !is_to_change(o, f))
@@ -241,13 +243,11 @@ static int measure_findings(const struct tune_options *o, struct tune_journal *j
 
 static int tune_change(const struct tune_options *o, struct tune_machine *m, json_t *findings, struct tune_told *told)
 {
-    char command[LOAD_MAX];
+    char command[COMMAND_MAX];
     struct tune_journal *j;
     struct plx_error err;
     if (o->apply && o->dry_run)
         return apply_findings(o, NULL, findings);
-    if (o->measure && o->load)
-        snprintf(command, sizeof command, "%s", o->load);
     if (o->target && tune_perf_command(o->target, o->seconds, command, sizeof command))
         return -EINVAL;
     int ret = tune_journal_open(m, o->state, tune_tell, told, &j, &err);
@@ -255,7 +255,7 @@ static int tune_change(const struct tune_options *o, struct tune_machine *m, jso
         return cli_fail(ret, "%s%s", err.text, ret == -EACCES || ret == -EPERM ? "; changing settings takes root" : "");
     ret = o->undo    ? tune_undo(j, o->forget, o->dry_run)
           : o->apply ? apply_findings(o, j, findings)
-                     : measure_findings(o, j, findings, command);
+                     : measure_findings(o, j, findings, o->load ? o->load : command);
     tune_journal_close(j);
     return ret;
 }

@@ -2,6 +2,7 @@
 #include "tune.h"
 
 #include <errno.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -20,12 +21,14 @@ int tune_perf_command(const char *disk, uint32_t seconds, char *out, size_t size
     return EXIT_OK;
 }
 
-/* The first number from there on; false where there is none in that line. */
+/* The first number from there on, with its sign; false where there is none in that line. */
 static bool first_number(const char *text, double *out)
 {
-    for (; *text && *text != '\n'; text++) {
+    for (const char *from = text; *text && *text != '\n'; text++) {
         char *end;
-        if ((*text < '0' || *text > '9') && *text != '.')
+        bool sign = *text == '-' && (text == from || text[-1] == ' ' || text[-1] == '\t') &&
+                    (text[1] == '.' || (text[1] >= '0' && text[1] <= '9'));
+        if ((*text < '0' || *text > '9') && *text != '.' && !sign)
             continue;
         *out = strtod(text, &end);
         if (end != text)
@@ -68,7 +71,7 @@ int tune_run_load(const char *command, double *figure)
                         WIFEXITED(status) ? WEXITSTATUS(status) : WTERMSIG(status));
     if (!figure_of(output, figure))
         return cli_fail(-ENODATA, "the load's last line has no number, which would be its figure");
-    if (*figure <= 0)
-        return cli_fail(-ERANGE, "the load's figure is %g: it has to be above 0", *figure);
+    if (*figure <= 0 || !isfinite(*figure))
+        return cli_fail(-ERANGE, "the load's figure is %g: it has to be above 0, and finite", *figure);
     return 0;
 }

@@ -52,7 +52,7 @@ bool tune_is_name(const char *name);
 /*
  * A setting: a file below /sys, /proc/sys or /proc/irq; or "ethtool:IF/GROUP/KEY". Values are without white space at
  * their ends; of "always [madvise] never" it is what stands in brackets.
- * @return 0 or a negative errno value
+ * @return 0 or a negative errno value: -EFBIG when it does not fit, -ENODATA when it is empty
  */
 int tune_get(struct tune_machine *m, const char *setting, char *value, size_t size);
 int tune_set(struct tune_machine *m, const char *setting, const char *value);
@@ -75,10 +75,12 @@ void tune_journal_close(struct tune_journal *j);
 
 /*
  * Makes the changes of a finding. A setting of the journal that is neither as it was nor as it was made, in this boot
- * of the machine, is left alone.
+ * of the machine, is left alone. What the kernel takes, and leaves as it was, is an error too.
  * @return 0, or the first error after having told each; the others are made all the same
  */
 int tune_apply(struct tune_journal *j, const json_t *finding);
+/* @return 0 when no setting of the finding has been changed by us in this boot, or -EEXIST after having told it */
+int tune_is_free(struct tune_journal *j, const json_t *finding);
 /* Takes back what that has done, if it is still so. */
 int tune_take_back(struct tune_journal *j, const json_t *finding);
 /*

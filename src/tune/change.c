@@ -40,6 +40,7 @@ static void change_tell(struct tune_journal *j, bool bad, const char *fmt, ...)
     va_start(ap, fmt);
     vsnprintf(line, sizeof line, fmt, ap);
     va_end(ap);
+    tune_make_printable(line);
     j->tell(j->arg, bad, line);
 }
 
@@ -107,11 +108,13 @@ static int make_folder(char *path)
     return 0;
 }
 
-/* What another user can write would have us write what he likes. */
+/*
+ * What another user can write would have us write what he likes; and in a folder like /tmp he can be there first with a
+ * file, or a link, of the name that we would write to.
+ */
 static bool is_ours(const struct stat *st)
 {
-    bool others_write = st->st_mode & (S_IWGRP | S_IWOTH) && !(S_ISDIR(st->st_mode) && st->st_mode & S_ISVTX);
-    return (st->st_uid == geteuid() || st->st_uid == 0) && !others_write;
+    return (st->st_uid == geteuid() || st->st_uid == 0) && !(st->st_mode & (S_IWGRP | S_IWOTH));
 }
 
 static int lock_folder(struct tune_journal *j, struct plx_error *err)
@@ -236,22 +239,32 @@ static int undo_entry(struct tune_journal *j, size_t at, bool forget, bool dry_r
 
 /* ---- changing ---- */
 
-/* The kernel may have made another value of what it was given, which is then ours. */
+/*
+ * The kernel may have made another value of what it was given, which is then ours: also where it says that it could not
+ * do all of it.
+ */
 static int write_and_look(struct tune_journal *j, json_t *e)
 {
     char now[VALUE_SIZE];
-    const char *setting = entry_text(e, "setting"), *new = entry_text(e, "new");
+    const char *setting = entry_text(e, "setting"), *old = entry_text(e, "old"), *new = entry_text(e, "new");
     int ret = tune_set(j->m, setting, new);
     int got = tune_get(j->m, setting, now, sizeof now);
-    if (!got && !ret && strcmp(now, new) != 0) {
-        change_tell(j, false, "%s: asked for %s, the kernel made it %s", setting, new, now);
-        json_object_set_new(e, "new", json_string(now));
-        return save_journal(j);
-    }
-    if (ret)
+    if (ret) {
         change_tell(j, true, "%s cannot be set to %s: %s%s", setting, new, strerror(-ret),
                     ret == -EACCES || ret == -EPERM ? "; it takes root" : "");
-    return ret ? ret : got;
+    } else if (got) {
+        ret = got;
+        change_tell(j, true, "%s was set to %s, and cannot be read any more: %s", setting, new, strerror(-got));
+    } else if (strcmp(now, old) == 0) {
+        ret = -EIO;
+        change_tell(j, true, "%s cannot be set to %s: the kernel took that, and left it at %s", setting, new, old);
+    }
+    if (got || strcmp(now, old) == 0 || strcmp(now, new) == 0)
+        return ret;
+    change_tell(j, false, "%s: asked for %s, the kernel made it %s", setting, new, now);
+    json_object_set_new(e, "new", json_string(now));
+    int saved = save_journal(j);
+    return ret ? ret : saved;
 }
 
 /* Puts an entry into the journal, in place of one of another boot, and makes the change. */
@@ -259,9 +272,13 @@ static int make_change(struct tune_journal *j, const char *check, const char *se
 {
     size_t at = find_entry(j, setting);
     json_t *e = json_pack("{ssssssssss}", "setting", setting, "old", old, "new", new, "boot", j->boot, "check", check);
+    if (!e) { /* no UTF-8: a journal could not say what it goes back to */
+        change_tell(j, true, "%s is left alone: it is %s, which is no text", setting, old);
+        return -EILSEQ;
+    }
     json_array_remove(j->entries, at);
     json_array_append_new(j->entries, e);
-    int ret = e ? save_journal(j) : -ENOMEM;
+    int ret = save_journal(j);
     if (!ret)
         ret = write_and_look(j, e);
     if (!ret) {
@@ -334,4 +351,22 @@ int tune_take_back(struct tune_journal *j, const json_t *finding)
         first = first ? first : ret;
     }
     return first;
+}
+
+int tune_is_free(struct tune_journal *j, const json_t *finding)
+{
+    size_t i;
+    json_t *change;
+    json_array_foreach(json_object_get(finding, "changes"), i, change)
+    {
+        const char *setting = entry_text(change, "setting");
+        const json_t *e = json_array_get(j->entries, find_entry(j, setting));
+        if (!e || !of_this_boot(j, e))
+            continue;
+        change_tell(j, true,
+                    "%s was set to %s by --apply; pollux tune --undo takes that back, so that it can be measured",
+                    setting, entry_text(e, "new"));
+        return -EEXIST;
+    }
+    return 0;
 }

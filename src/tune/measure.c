@@ -7,13 +7,14 @@
 #include <string.h>
 
 #include "base/sample.h"
+#include "tune/machine.h"
 
 /* Part of a round: a load's figure with the change made, or without. */
 static int run_one(struct tune_journal *j, const json_t *finding, bool with, const struct tune_load *load, double *out)
 {
     int ret = with ? tune_apply(j, finding) : tune_take_back(j, finding);
     if (!ret)
-        ret = load->run(load->arg, out);
+        ret = load->run(load, out);
     return ret ? ret : *out > 0 ? 0 : -ERANGE;
 }
 
@@ -43,8 +44,10 @@ int tune_measure(struct tune_journal *j, json_t *finding, const struct tune_load
 {
     double a[TUNE_ROUNDS], b[TUNE_ROUNDS];
     struct plx_interval change;
-    char text[160];
-    int ret = 0;
+    char text[160], source[1024];
+    int ret = tune_is_free(j, finding);
+    if (ret)
+        return ret;
     for (unsigned i = 0; !ret && i < rounds; i++)
         ret = run_round(j, finding, load, &a[i], &b[i]);
     int back = tune_take_back(j, finding);
@@ -58,8 +61,9 @@ int tune_measure(struct tune_journal *j, json_t *finding, const struct tune_load
     else
         snprintf(text, sizeof text, "%+.1f %% (95 %%: %+.1f to %+.1f)", 100 * change.mid, 100 * change.low,
                  100 * change.high);
-    json_object_set_new(finding, "gain",
-                        json_pack("{ssssss}", "origin", "measured", "text", text, "source", load->name));
+    snprintf(source, sizeof source, "%s", load->name);
+    tune_make_printable(source);
+    json_object_set_new(finding, "gain", json_pack("{ssssss}", "origin", "measured", "text", text, "source", source));
     json_object_set_new(finding, "measured",
                         json_pack("{sb,sf,sf,sf,so,so}", "difference", !none, "change", change.mid, "low", change.low,
                                   "high", change.high, "without", figures_json(a, rounds), "with",

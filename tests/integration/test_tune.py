@@ -234,7 +234,9 @@ def test_pollux_perf_is_a_load(machine):
     ("kill -9 $$", "the load failed (signal 9)"),
     ("echo no figure", "the load's last line has no number, which would be its figure"),
     ("true", "the load's last line has no number, which would be its figure"),
-    ("echo 0", "the load's figure is 0: it has to be above 0"),
+    ("echo 0", "the load's figure is 0: it has to be above 0, and finite"),
+    ("echo '-12 a second'", "the load's figure is -12: it has to be above 0, and finite"),
+    ("echo 1e999", "the load's figure is inf: it has to be above 0, and finite"),
 ])
 def test_a_load_without_a_figure_is_told_and_nothing_is_left(machine, command, said):
     done = on(machine, "--measure", "--load", command, "mem.swap", status=1)
@@ -264,6 +266,20 @@ def test_interrupted_it_takes_back_what_is_made(machine, tmp_path):
         os.killpg(process.pid, signal.SIGINT)
         assert process.wait(LIMIT) == 1
     assert machine.read(SWAPPINESS) == "60" and not (machine.root / JOURNAL).exists()
+
+
+@pytest.mark.parametrize("ends", [signal.SIGTERM, signal.SIGHUP])
+def test_told_to_end_it_takes_back_what_is_made(machine, tmp_path, ends):
+    """As when the terminal goes."""
+    with measuring(machine, tmp_path) as process:
+        os.killpg(process.pid, ends)
+        assert process.wait(LIMIT) == 1
+    assert machine.read(SWAPPINESS) == "60" and not (machine.root / JOURNAL).exists()
+
+
+def test_a_long_load_is_run_whole(machine):
+    command = f"{':;' * 10000} echo 5"
+    assert measured(machine, command)["measured"]["with"] == [5] * 3
 
 
 def test_killed_while_it_measures_the_next_one_takes_it_back(machine, tmp_path):

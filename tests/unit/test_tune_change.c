@@ -23,6 +23,7 @@
 #define KSM "/sys/kernel/mm/ksm/run"
 #define AFFINITY "/proc/irq/9/smp_affinity_list"
 #define RING "ethtool:eth0/rings/rx"
+#define GOVERNOR(n) "/sys/devices/system/cpu/cpufreq/policy" #n "/scaling_governor"
 #define BOOT_ID "/proc/sys/kernel/random/boot_id"
 
 enum { STOPS_MAX = 1000, TOLD_MAX = 64 };
@@ -31,10 +32,17 @@ static char root[64];
 static unsigned kill_at, calls; /* 0: never */
 static bool fsync_fails;
 static const char *refused; /* a setting that cannot be written */
+static const char *ignored; /* one that stays as it is, whatever is written */
+static const char *partly;  /* one that is written in part, and then refused */
 static char told[TOLD_MAX][1024];
 static unsigned ntold, nbad;
 
+static const char *goes; /* a setting that is gone when it is read, after its name was seen */
+
 /* ---- what is injured ---- */
+
+int __real_tune_get(struct tune_machine *m, const char *setting, char *value, size_t size);
+int __wrap_tune_get(struct tune_machine *m, const char *setting, char *value, size_t size);
 
 ssize_t __real_write(int fd, const void *data, size_t n);
 ssize_t __wrap_write(int fd, const void *data, size_t n);
@@ -84,7 +92,18 @@ int __wrap_tune_set(struct tune_machine *m, const char *setting, const char *val
     stop_here();
     if (refused && strcmp(setting, refused) == 0)
         return -EINVAL;
+    if (ignored && strcmp(setting, ignored) == 0)
+        return 0;
+    if (partly && strcmp(setting, partly) == 0) {
+        partly = NULL; /* back it goes */
+        return __real_tune_set(m, setting, "7") ? -EIO : -ENOMEM;
+    }
     return __real_tune_set(m, setting, strcmp(value, "0,1,2,3") == 0 ? "0-3" : value);
+}
+
+int __wrap_tune_get(struct tune_machine *m, const char *setting, char *value, size_t size)
+{
+    return goes && strstr(setting, goes) ? -ENODEV : __real_tune_get(m, setting, value, size);
 }
 
 /* ---- a machine ---- */
@@ -140,7 +159,7 @@ static int set_up(void **state)
     put("/ethtool/eth0/rings", "rx 256\nrx-max 4096");
     kill_at = 0;
     fsync_fails = false;
-    refused = NULL;
+    refused = ignored = partly = goes = NULL;
     return 0;
 }
 
@@ -423,6 +442,80 @@ static void what_is_refused_leaves_no_trace_and_the_others_are_made(void **state
     assert_as_it_was();
 }
 
+static void what_stays_as_it_was_is_an_error(void **state)
+{
+    (void)state;
+    ignored = KSM;
+    assert_int_equal(act(APPLY), -EIO);
+    assert_true(was_told(KSM " cannot be set to 0: the kernel took that, and left it at 1"));
+    assert_setting(SWAPPINESS, "10");
+    assert_int_equal(act(UNDO), 0);
+    assert_false(was_told(KSM));
+    assert_as_it_was();
+}
+
+static void what_was_done_in_part_is_ours_too(void **state)
+{
+    (void)state;
+    partly = KSM;
+    assert_int_equal(act(APPLY), -ENOMEM);
+    assert_true(was_told(KSM ": asked for 0, the kernel made it 7"));
+    assert_setting(KSM, "7");
+    assert_int_equal(act(UNDO), 0);
+    assert_as_it_was();
+}
+
+/* A journal could not say what it was. */
+static void what_is_no_text_is_left_alone_and_nothing_else_is_forgotten(void **state)
+{
+    struct tune_machine *m;
+    char now[64];
+    (void)state;
+    put(KSM, "\xff\x1b[31m");
+    assert_int_equal(act(APPLY), -EILSEQ);
+    assert_true(was_told(KSM " is left alone: it is ??[31m, which is no text"));
+    assert_setting(SWAPPINESS, "10");
+    assert_int_equal(act(UNDO), 0);
+    m = machine();
+    assert_int_equal(tune_get(m, KSM, now, sizeof now), 0);
+    assert_string_equal(now, "\xff\x1b[31m");
+    tune_close(m);
+    put(KSM, "1");
+    assert_as_it_was();
+}
+
+/* What was read of it would not be what it was. */
+static void what_is_too_long_or_empty_is_left_alone(void **state)
+{
+    char text[600];
+    struct stat st;
+    char file[128];
+    (void)state;
+    memset(text, '1', sizeof text);
+    text[sizeof text - 1] = '\0';
+    put(KSM, text);
+    put(SWAPPINESS, "");
+    assert_int_equal(act(APPLY), -ENODATA);
+    assert_true(was_told(SWAPPINESS " cannot be read: No data available"));
+    assert_true(was_told(KSM " cannot be read: File too large"));
+    snprintf(file, sizeof file, "%s%s", root, KSM);
+    assert_int_equal(stat(file, &st), 0);
+    assert_int_equal(st.st_size, sizeof text);
+    put(KSM, "1");
+    put(SWAPPINESS, "60");
+    assert_int_equal(act(UNDO), 0);
+    assert_as_it_was();
+}
+
+static void what_somebody_wrote_is_told_as_text(void **state)
+{
+    (void)state;
+    assert_int_equal(act(APPLY), 0);
+    put(SWAPPINESS, "\x1b]0;x\x07");
+    assert_int_equal(act(UNDO), -EEXIST);
+    assert_true(was_told("and is ?]0;x? now: left alone"));
+}
+
 static void what_cannot_be_set_back_stays_in_the_journal(void **state)
 {
     (void)state;
@@ -499,6 +592,8 @@ static void a_journal_that_others_can_write_is_refused(void **state)
     assert_int_equal(act(APPLY), 0);
     assert_int_equal(chmod(folder, 0777), 0);
     assert_int_equal(act(UNDO), -EINVAL);
+    assert_int_equal(chmod(folder, 01777), 0); /* as /tmp: there first with a link, another one names what is written */
+    assert_int_equal(act(UNDO), -EINVAL);
     assert_int_equal(chmod(folder, 0755), 0);
     assert_int_equal(chmod(file, 0620), 0);
     assert_int_equal(act(UNDO), -EINVAL);
@@ -527,17 +622,48 @@ static void a_setting_is_one_of_the_kernels(void **state)
     tune_close(m);
 }
 
+/* ---- looking ---- */
+
+static void assert_governors(const char *state, const char *found)
+{
+    char *name = "cpu.governor";
+    struct tune_machine *m = machine();
+    json_t *findings = tune_look(m, &name, 1);
+    const json_t *finding = json_array_get(findings, 0);
+    assert_int_equal(json_array_size(findings), 1);
+    assert_string_equal(json_string_value(json_object_get(finding, "state")), state);
+    assert_string_equal(json_string_value(json_object_get(finding, "found")), found);
+    json_decref(findings);
+    tune_close(m);
+}
+
+static void a_cpu_that_goes_while_we_look_is_not_looked_at(void **state)
+{
+    (void)state;
+    put(GOVERNOR(0), "performance");
+    put(GOVERNOR(1), "powersave");
+    put(GOVERNOR(2), "schedutil");
+    assert_governors("better", "powersave (2 of 3)");
+    goes = "policy1";
+    assert_governors("better", "schedutil (1 of 2)");
+    put(GOVERNOR(2), "performance");
+    assert_governors("ok", "performance");
+    goes = "policy";
+    assert_governors("absent", "there is no " GOVERNOR(0) " here");
+}
+
 /* ---- measuring ---- */
 
 struct fake_load {
+    struct tune_load load;
     char order[TUNE_ROUNDS * 4 + 1]; /* an A without the change, a B with it */
     unsigned runs, fails_at;
     double gain;
 };
 
-static int fake_run(void *arg, double *figure)
+static int fake_run(const struct tune_load *load, double *figure)
 {
-    struct fake_load *l = arg;
+    struct fake_load *l = (struct fake_load *)load; /* its first member */
     struct tune_machine *m = machine();
     char now[64];
     assert_int_equal(tune_get(m, SWAPPINESS, now, sizeof now), 0);
@@ -556,9 +682,10 @@ static int measure(struct fake_load *l, json_t *finding)
     struct tune_machine *m = machine();
     struct tune_journal *j;
     struct plx_error err;
-    const struct tune_load load = {"a load", fake_run, l};
+    l->load = (struct tune_load){"a load", fake_run};
+    ntold = calls = 0;
     assert_int_equal(tune_journal_open(m, NULL, remember, NULL, &j, &err), 0);
-    int ret = tune_measure(j, finding, &load, 3);
+    int ret = tune_measure(j, finding, &l->load, 3);
     tune_journal_close(j);
     tune_close(m);
     return ret;
@@ -609,6 +736,49 @@ static void a_load_that_fails_leaves_the_machine_as_it_was(void **state)
     }
 }
 
+/* Without it would be what there was before --apply, and not what there is. */
+static void what_was_applied_before_is_not_measured(void **state)
+{
+    struct fake_load l = {.gain = 0.1};
+    json_t *finding = changes();
+    (void)state;
+    assert_int_equal(act(APPLY), 0);
+    assert_int_equal(measure(&l, finding), -EEXIST);
+    assert_true(was_told(SWAPPINESS " was set to 10 by --apply; pollux tune --undo takes that back"));
+    assert_int_equal(l.runs, 0);
+    assert_changed();
+    reboot("60");
+    assert_int_equal(measure(&l, finding), 0);
+    assert_as_it_was();
+    json_decref(finding);
+}
+
+static void killed_at_any_step_of_measuring_all_goes_back(void **state)
+{
+    unsigned at = 1, conflicts = 0;
+    (void)state;
+    for (int status = 0; at < STOPS_MAX; at += 7) { /* it is the same 200 steps again and again */
+        fflush(NULL);
+        pid_t child = fork();
+        assert_true(child >= 0);
+        if (!child) {
+            struct fake_load l = {.gain = 0.1};
+            kill_at = at;
+            _exit(measure(&l, changes()) ? 1 : 0);
+        }
+        assert_int_equal(waitpid(child, &status, 0), child);
+        if (WIFEXITED(status)) {
+            assert_int_equal(WEXITSTATUS(status), 0);
+            break;
+        }
+        assert_int_equal(WTERMSIG(status), SIGKILL);
+        conflicts += undo_after_kill();
+    }
+    assert_in_range(at, 200, STOPS_MAX - 1);
+    assert_in_range(conflicts, 0, 5);
+    assert_as_it_was();
+}
+
 int main(void)
 {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
@@ -625,6 +795,11 @@ int main(void)
         TEST(what_is_otherwise_after_a_reboot_is_left_alone_and_named),
         TEST(applied_again_after_a_reboot_it_goes_back_to_what_that_boot_had),
         TEST(what_is_refused_leaves_no_trace_and_the_others_are_made),
+        TEST(what_stays_as_it_was_is_an_error),
+        TEST(what_was_done_in_part_is_ours_too),
+        TEST(what_is_no_text_is_left_alone_and_nothing_else_is_forgotten),
+        TEST(what_is_too_long_or_empty_is_left_alone),
+        TEST(what_somebody_wrote_is_told_as_text),
         TEST(what_cannot_be_set_back_stays_in_the_journal),
         TEST(what_is_so_already_is_no_change),
         TEST(nothing_is_changed_that_is_not_in_the_journal),
@@ -632,9 +807,12 @@ int main(void)
         TEST(a_journal_of_something_else_is_refused),
         TEST(a_journal_that_others_can_write_is_refused),
         TEST(a_setting_is_one_of_the_kernels),
+        TEST(a_cpu_that_goes_while_we_look_is_not_looked_at),
         TEST(a_change_that_brings_something_is_measured_in_turn),
         TEST(a_change_that_brings_nothing_is_no_difference),
         TEST(a_load_that_fails_leaves_the_machine_as_it_was),
+        TEST(what_was_applied_before_is_not_measured),
+        TEST(killed_at_any_step_of_measuring_all_goes_back),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
