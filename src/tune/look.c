@@ -92,17 +92,22 @@ void look_command(json_t *finding, const char *fmt, ...)
 static void ethtool_command(json_t *f, const char *setting, const char *value)
 {
     static const char *const letters[][2] = {{"channels", "L"}, {"rings", "G"}, {"coalesce", "C"}, {"features", "K"}};
-    char nic[TUNE_NAME], group[16], key[TUNE_NAME];
-    if (sscanf(setting, "ethtool:%63[^/]/%15[^/]/%63s", nic, group, key) != 3)
+    char nic[TUNE_NAME], group[16], key[TUNE_NAME], room[TEXT];
+    if (sscanf(setting, "ethtool:%63[^/]/%15[^/]/%63s", nic, group, key) != 3 ||
+        !plx_text_quote(nic, room, sizeof room))
         return;
     for (unsigned i = 0; i < 4; i++)
         if (strcmp(group, letters[i][0]) == 0)
-            look_command(f, "ethtool -%s %s %s %s", letters[i][1], nic, key, value);
+            look_command(f, "ethtool -%s %s %s %s", letters[i][1], room, key, value);
 }
 
+/* Names of NICs may have in them what a shell takes for more. */
 void look_change(json_t *finding, const char *setting, const char *value)
 {
-    json_array_append_new(json_object_get(finding, "changes"), json_pack("{ssss}", "setting", setting, "value", value));
+    char room[TEXT];
+    json_t *change = json_pack("{ssss}", "setting", setting, "value", value);
+    if (json_array_append_new(json_object_get(finding, "changes"), change))
+        return; /* its name is no UTF-8 */
     json_object_set_new(finding, "reversible", json_true());
     if (strncmp(setting, "/proc/sys/", 10) == 0) {
         char name[TEXT];
@@ -110,8 +115,8 @@ void look_change(json_t *finding, const char *setting, const char *value)
         for (char *slash; (slash = strchr(name, '/'));)
             *slash = '.';
         look_command(finding, "sysctl -w %s=\"%s\"", name, value);
-    } else if (setting[0] == '/') {
-        look_command(finding, "echo %s > %s", value, setting);
+    } else if (setting[0] == '/' && plx_text_quote(setting, room, sizeof room)) {
+        look_command(finding, "echo %s > %s", value, room);
     } else {
         ethtool_command(finding, setting, value);
     }
@@ -192,7 +197,7 @@ static int expand(struct tune_machine *m, const char *pattern, const char *subje
     out->n = 0;
     for (unsigned i = 0; i < names.n; i++)
         if (tune_exists(m, "%s/%s%s", path, names.v[i], star + 1))
-            snprintf(out->v[out->n++], sizeof out->v[0], "%.100s/%.64s%.32s", path, names.v[i], star + 1);
+            snprintf(out->v[out->n++], sizeof out->v[0], "%.100s/%.64s%.34s", path, names.v[i], star + 1);
     return ret ? ret : out->n ? 0 : -ENOENT;
 }
 

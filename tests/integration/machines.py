@@ -185,7 +185,7 @@ def add_ssd(files, name, node, local):
     files |= {f"{device}/numa_node": node, f"{device}/local_cpulist": local,
               f"{device}/current_link_speed": "8.0 GT/s PCIe", f"{device}/current_link_width": 4,
               f"{device}/max_link_speed": "8.0 GT/s PCIe", f"{device}/max_link_width": 4,
-              "sys/module/nvme_core/parameters/default_ps_max_latency_us": 100000}
+              f"sys/class/nvme/{name}/power/pm_qos_latency_tolerance_us": 100000}
     add_disk(files, f"{name}n1")
 
 

@@ -105,7 +105,7 @@ CASES = {
                      (f"{NET}/device/current_link_speed",)),
     "pci.aspm": simple("xeon", "sys/module/pcie_aspm/parameters/policy", "default [performance] powersave", "choice",
                        "default performance [powersave]"),
-    "disk.apst": simple("xeon", "sys/module/nvme_core/parameters/default_ps_max_latency_us", 0, "choice", 100000),
+    "disk.apst": simple("xeon", "sys/class/nvme/*/power/pm_qos_latency_tolerance_us", 0, "choice", "auto"),
     "disk.scheduler": simple("vm", f"{DISK}/scheduler", "[none] mq-deadline", "better", "none [bfq]"),
     "disk.nomerges": simple("vm", f"{DISK}/nomerges", 2, "choice", 0),
     "disk.rq-affinity": simple("vm", f"{DISK}/rq_affinity", 2, "choice", 1),
@@ -428,6 +428,23 @@ def test_groups_of_different_sizes_are_filled_in_turn(machines):
 
 def changes(machine, check):
     return {c["setting"].rpartition("/")[2]: c["value"] for c in one(machine, check)["changes"]}
+
+
+def test_each_ssd_is_kept_awake_by_a_setting_of_its_own(machines):
+    """The module's parameter is for those that come later."""
+    machine = machines("xeon")
+    with machine.changed({"sys/class/nvme/nvme0/power/pm_qos_latency_tolerance_us": 0}):
+        finding = one(machine, "disk.apst")
+    assert finding["changes"] == [{"setting": "/sys/class/nvme/nvme1/power/pm_qos_latency_tolerance_us", "value": "0"}]
+
+
+def test_a_command_is_safe_to_paste_whatever_a_nic_is_called(machines):
+    machine = machines("vm")
+    with machine.changed({"sys/class/net/a;b/type": 1, "sys/class/net/a;b/device/vendor": "0x1",
+                          "sys/class/net/a;b/mtu": 1500, "ethtool/a;b/coalesce": "adaptive-rx on"}):
+        commands = [c for f in tune("--root", str(machine.root), "nic.mtu", "nic.coalesce") for c in f["commands"]]
+    assert "echo 9000 > '/sys/class/net/a;b/mtu'" in commands
+    assert "ethtool -C 'a;b' adaptive-rx off" in commands and "ethtool -C eth0 adaptive-rx off" in commands
 
 
 def test_what_is_more_than_advised_is_not_made_less(machines):
