@@ -177,15 +177,19 @@ static bool is_asked_for(const struct tune_options *o, const char *check, bool i
     return false;
 }
 
+static bool is_careful(const json_t *f)
+{
+    return json_is_true(json_object_get(f, "careful"));
+}
+
 /* Of those that were looked at: "better" ones, and choices if they were named; careful ones by their own name. */
 static bool is_to_change(const struct tune_options *o, const json_t *f)
 {
     const char *state = json_string_value(json_object_get(f, "state"));
     const char *check = json_string_value(json_object_get(f, "check"));
-    bool careful = json_is_true(json_object_get(f, "careful"));
     bool choice = strcmp(state, "choice") == 0 && (o->measure || o->nnames);
     return json_is_true(json_object_get(f, "reversible")) && (choice || strcmp(state, "better") == 0) &&
-           (!careful || is_asked_for(o, check, true));
+           (!is_careful(f) || is_asked_for(o, check, true));
 }
 
 static void say_commands(const json_t *f)
@@ -195,20 +199,38 @@ static void say_commands(const json_t *f)
     json_array_foreach(json_object_get(f, "commands"), i, command) printf("%s\n", json_string_value(command));
 }
 
-static int apply_findings(const struct tune_options *o, struct tune_journal *j, const json_t *findings)
+/* Those that are careful, or those that are not. @return how many; *first is the first error */
+static unsigned apply_kind(const struct tune_options *o, struct tune_journal *j, const json_t *findings, bool careful,
+                           int *first)
 {
     size_t i;
     json_t *f;
-    int first = 0;
+    unsigned n = 0;
     json_array_foreach(findings, i, f)
     {
-        if (!is_to_change(o, f))
+        if (is_careful(f) != careful || !is_to_change(o, f))
             continue;
         int ret = o->dry_run ? 0 : tune_apply(j, f);
-        first = first ? first : ret;
+        *first = *first ? *first : ret;
+        n++;
         if (o->dry_run && !o->json)
             say_commands(f);
     }
+    return n;
+}
+
+/*
+ * A NIC that has got other queues has other interrupts, and what was found of these is of numbers that may be another
+ * device's by now: so we look again.
+ */
+static int apply_findings(const struct tune_options *o, struct tune_machine *m, struct tune_journal *j,
+                          json_t *findings)
+{
+    int first = 0;
+    bool again = apply_kind(o, j, findings, true, &first) && !o->dry_run;
+    json_t *now = again ? tune_look(m, o->names, o->nnames) : json_incref(findings);
+    apply_kind(o, j, now, false, &first);
+    json_decref(now);
     return first;
 }
 
@@ -247,14 +269,14 @@ static int tune_change(const struct tune_options *o, struct tune_machine *m, jso
     struct tune_journal *j;
     struct plx_error err;
     if (o->apply && o->dry_run)
-        return apply_findings(o, NULL, findings);
+        return apply_findings(o, m, NULL, findings);
     if (o->target && tune_perf_command(o->target, o->seconds, command, sizeof command))
         return -EINVAL;
     int ret = tune_journal_open(m, o->state, tune_tell, told, &j, &err);
     if (ret)
         return cli_fail(ret, "%s%s", err.text, ret == -EACCES || ret == -EPERM ? "; changing settings takes root" : "");
     ret = o->undo    ? tune_undo(j, o->forget, o->dry_run)
-          : o->apply ? apply_findings(o, j, findings)
+          : o->apply ? apply_findings(o, m, j, findings)
                      : measure_findings(o, j, findings, o->load ? o->load : command);
     tune_journal_close(j);
     return ret;

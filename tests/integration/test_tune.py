@@ -139,6 +139,17 @@ def test_what_may_cut_the_machine_off_is_changed_by_its_own_name_only(machine):
     assert machine.read(f"{NET}/mtu") == "9000"
 
 
+def test_after_a_nic_has_stopped_what_is_found_then_is_changed(machine):
+    """As if one setting had made another: a link, by which what it is looks well afterwards."""
+    usecs = machine.root / "proc/sys/net/core/netdev_budget_usecs"
+    machine.write("proc/net/softnet_stat", "00100000 00000000 00010000")
+    machine.write("proc/sys/net/core/netdev_budget", 3000)
+    usecs.unlink()
+    usecs.symlink_to(f"../../../../{NET}/mtu")
+    assert on(machine, "--apply", "net.budget", "--dry-run").stdout.count("netdev_budget_usecs") == 1
+    assert on(machine, "--apply", "net.budget", "nic.mtu").stdout == f"/{NET}/mtu: 1500 -> 9000\n"
+
+
 def test_a_dry_run_prints_the_commands_and_changes_nothing(machine):
     before = machine.content()
     done = on(machine, "--apply", "--dry-run", "mem.swap")
