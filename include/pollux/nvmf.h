@@ -338,11 +338,20 @@ struct plx_nvmf_end {
     bool ipv6;
 };
 
+/** Why a connection is on the reactor that it is on. */
+enum plx_nvmf_placed {
+    PLX_NVMF_PLACED_LOAD, /**< that had the fewest connections */
+    PLX_NVMF_PLACED_CPU,  /**< its core handles what comes from the host */
+    PLX_NVMF_PLACED_NAPI, /**< others that come by the same queue of the NIC are there */
+};
+
 /** A queue pair. */
 struct plx_nvmf_qpair_info {
     uint16_t qid;
     uint16_t entries;
-    int core;           /**< of its reactor, or -1 */
+    int core; /**< of its reactor, or -1 */
+    enum plx_nvmf_placed placed;
+    int incoming_cpu;   /**< where the kernel handled what came from the host when it connected; -1: not known */
     uint32_t in_flight; /**< commands: of an admin queue those too that wait for events */
     uint64_t completed; /**< commands */
     uint64_t age_ns;    /**< of its connection */

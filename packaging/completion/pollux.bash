@@ -37,7 +37,7 @@ _pollux_cores()
 {
     local last
     last=$(($(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 1) - 1))
-    mapfile -t COMPREPLY < <(compgen -W "$(seq -s ' ' 0 "$last") 0-$last" -- "$1")
+    mapfile -t COMPREPLY < <(compgen -W "$(seq -s ' ' 0 "$last") 0-$last auto" -- "$1")
 }
 
 _pollux_perf()

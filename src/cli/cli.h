@@ -92,9 +92,19 @@ int cli_check_memory(struct plx_bdev *const *disks, unsigned n);
  * cores.c: which cores to run on. Checks those that --cores named; with none (*n is 0), takes the one that we run on
  * now: the scheduler put us there because it had the least to do, inside our cpuset, and several instances end up on
  * different ones.
+ * `placed`: what cli_parse_cores() has set. At most max.
  * @return EXIT_OK, or EXIT_USAGE after having said what is wrong
  */
-int cli_choose_cores(int *cores, int *n);
+int cli_choose_cores(int *cores, int *n, int placed, int max);
+
+enum { CLI_PLACE_ALL = -1 };
+/*
+ * "0-3,8", 0x5, "auto" or "auto:4". The latter two are chosen later: *placed is the number of cores, or CLI_PLACE_ALL;
+ * else 0.
+ */
+int cli_parse_cores(const char *text, int max, int *cores, int *n, int *placed);
+/* Chooses them, of a machine whose files are below root: see tune_place(). */
+int cli_place_cores(const char *root, int placed, int max, int *cores, int *n);
 
 /*
  * identify.c: text from the wire, `size` bytes or up to a zero, for a terminal that it must not steer: what is not
@@ -168,6 +178,7 @@ struct serve_options {
     bool allow_any_host;
     int cores[SERVE_MAX_CORES];
     int ncores; /* 0: one, chosen by us */
+    int placed; /* see cli_parse_cores() */
     enum plx_poll_mode poll;
     const char *serial;
     const char *rpc, *config, *state;

@@ -1,12 +1,46 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 #include "cli.h"
 
+#include "tune/advice.h"
+
 #include <sched.h>
 #include <string.h>
 
-int cli_choose_cores(int *cores, int *n)
+int cli_parse_cores(const char *text, int max, int *cores, int *n, int *placed)
+{
+    struct plx_error err;
+    uint32_t wanted = 0;
+    *n = *placed = 0;
+    if (strcmp(text, "auto") == 0) {
+        *placed = CLI_PLACE_ALL;
+        return EXIT_OK;
+    }
+    if (strncmp(text, "auto:", 5) == 0) {
+        int ret = cli_parse_u32("cores auto", text + 5, "a number", 1, (uint32_t)max, &wanted);
+        *placed = (int)wanted;
+        return ret;
+    }
+    *n = plx_parse_cores(text, cores, max, &err);
+    return *n > 0 ? EXIT_OK : cli_fail(EXIT_USAGE, "--cores %s: %s", text, err.text);
+}
+
+int cli_place_cores(const char *root, int placed, int max, int *cores, int *n)
+{
+    struct tune_machine *m;
+    struct plx_error err;
+    const int any = 0; /* else it looks for processes of ours */
+    if (tune_open(root, &any, 1, &m, &err))
+        return cli_fail(EXIT_USAGE, "--root %s", err.text);
+    *n = tune_place(m, placed == CLI_PLACE_ALL ? 0 : placed, cores, max, &err);
+    tune_close(m);
+    return *n > 0 ? EXIT_OK : cli_fail(EXIT_USAGE, "--cores auto: %s", err.text);
+}
+
+int cli_choose_cores(int *cores, int *n, int placed, int max)
 {
     cpu_set_t allowed;
+    if (placed)
+        return cli_place_cores("/", placed, max, cores, n);
     if (!*n) {
         cores[0] = sched_getcpu();
         *n = 1;

@@ -99,6 +99,43 @@ int ctl_list(struct ctl *c, char *const *words, int n)
 
 /* ---- hosts that are connected ---- */
 
+/* Where a queue pair lives, and why, among the controller's "places"; servers other than ours do not tell. */
+static void add_place(json_t *ctrlr, const json_t *qpair)
+{
+    json_t *places = json_object_get(ctrlr, "places"), *core = json_object_get(qpair, "core");
+    if (!core || !json_object_get(qpair, "placed_by"))
+        return;
+    if (!places)
+        json_object_set_new(ctrlr, "places", places = json_array());
+    json_array_append_new(places, json_pack("{s:I, s:O, s:O, s:O}", "qid", ctl_int(qpair, "qid"), "core", core,
+                                            "placed_by", json_object_get(qpair, "placed_by"), "incoming_cpu",
+                                            json_object_get(qpair, "incoming_cpu")));
+}
+
+/* "0: 3 by interrupts, 1: 2 by load": the reactors' cores, and how many queue pairs each has for which reason. */
+static json_t *places_text(const json_t *places)
+{
+    char text[256] = "";
+    size_t at = 0, i, k;
+    const json_t *p, *other;
+    json_array_foreach(places, i, p)
+    {
+        size_t same = 0;
+        bool first = true;
+        json_array_foreach(places, k, other)
+        {
+            bool is = ctl_int(p, "core") == ctl_int(other, "core") &&
+                      strcmp(ctl_str(p, "placed_by"), ctl_str(other, "placed_by")) == 0;
+            same += is;
+            first &= !is || k >= i;
+        }
+        if (first && at < sizeof text)
+            at += (size_t)snprintf(text + at, sizeof text - at, "%s%lld: %zu by %s", at ? ", " : "", ctl_int(p, "core"),
+                                   same, ctl_str(p, "placed_by"));
+    }
+    return ctl_text(at ? text : NULL);
+}
+
 /* A subsystem's controllers, with where their hosts come from; NULL where the server does not tell. */
 static json_t *controllers_of(struct ctl *c, const json_t *subsystem)
 {
@@ -119,8 +156,11 @@ static json_t *controllers_of(struct ctl *c, const json_t *subsystem)
         json_array_foreach(qpairs, k, q)
         {
             json_t *from = json_object_get(q, "peer_address");
-            if (from && !ctl_int(q, "qid") && ctl_int(q, "cntlid") == ctl_int(ctrlr, "cntlid"))
+            if (ctl_int(q, "cntlid") != ctl_int(ctrlr, "cntlid"))
+                continue;
+            if (from && !ctl_int(q, "qid"))
                 json_object_set(ctrlr, "peer_address", from);
+            add_place(ctrlr, q);
         }
     }
     json_decref(qpairs);
@@ -137,14 +177,15 @@ static void list_controller(json_t *rows, const json_t *ctrlr)
 {
     const json_t *from = json_object_get(ctrlr, "peer_address");
     json_array_append_new(
-        rows, json_pack("[o, o, o, o, o]", ctl_text(ctl_str(ctrlr, "hostnqn")),
-                        from ? address_text(from) : ctl_text(NULL), ctl_textf("%lld", ctl_int(ctrlr, "cntlid")),
-                        ctl_textf("%lld", ctl_int(ctrlr, "num_io_qpairs")), ctl_text(ctl_str(ctrlr, "subnqn"))));
+        rows,
+        json_pack("[o, o, o, o, o, o]", ctl_text(ctl_str(ctrlr, "hostnqn")), from ? address_text(from) : ctl_text(NULL),
+                  ctl_textf("%lld", ctl_int(ctrlr, "cntlid")), ctl_textf("%lld", ctl_int(ctrlr, "num_io_qpairs")),
+                  places_text(json_object_get(ctrlr, "places")), ctl_text(ctl_str(ctrlr, "subnqn"))));
 }
 
 int ctl_connections(struct ctl *c, char *const *words, int n)
 {
-    static const char *const heads[] = {"HOST", "FROM", "CNTLID", "QUEUES", "SUBSYSTEM"};
+    static const char *const heads[] = {"HOST", "FROM", "CNTLID", "QUEUES", "CORES", "SUBSYSTEM"};
     json_t *subsystems, *all = json_array(), *rows = json_array();
     const json_t *s, *ctrlr;
     size_t i;
@@ -161,7 +202,7 @@ int ctl_connections(struct ctl *c, char *const *words, int n)
         list_controller(rows, ctrlr);
     }
     if (!ret && !c->json) {
-        ctl_print_table(heads, "llrrl", json_incref(rows));
+        ctl_print_table(heads, "llrrll", json_incref(rows));
     } else if (!ret) {
         ctl_print_json(all);
     }

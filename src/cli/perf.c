@@ -127,7 +127,7 @@ static int check_json(const struct perf_options *o)
 
 static int make_workers(struct perf *p)
 {
-    int ret = cli_choose_cores(p->o.cores, &p->o.ncores);
+    int ret = cli_choose_cores(p->o.cores, &p->o.ncores, p->o.placed, PERF_MAX_CORES);
     if (ret)
         return ret;
     for (; p->nworkers < (unsigned)p->o.ncores; p->nworkers++) {

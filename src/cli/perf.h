@@ -44,6 +44,7 @@ struct perf_options {
     enum plx_poll_mode poll;
     int cores[PERF_MAX_CORES];
     int ncores; /* 0: one, chosen by us */
+    int placed; /* see cli_parse_cores() */
     bool help;
 };
 

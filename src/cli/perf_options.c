@@ -51,7 +51,8 @@ void perf_help(void)
          "  -t, --time SECONDS      how long to measure (10, or with --count until that is reached)\n"
          "  -P, --qpairs N          shares of the load, dealt out to the cores (one a core); to a remote disk a core\n"
          "                          makes one association, of as many queue pairs (connections) as it has shares\n"
-         "  -m, --cores CORES       cores to run on: a list such as 0-3,6 or a hex mask such as 0x5 (one core)\n"
+         "  -m, --cores CORES       cores to run on: a list such as 0-3,6, a hex mask such as 0x5, or auto:4 for four\n"
+         "                          that are near NICs and SSDs (one core)\n"
          "      --rate IOPS         send by a schedule of so many a second; latency counts from the scheduled time\n"
          "      --count N           end after so many requests\n"
          "      --verify            write data that tells what it is, and check all that is read\n"
@@ -104,7 +105,6 @@ static int perf_add_disk(struct perf_options *o, const char *url)
 /* -M is for a workload that may be named after it, so it is kept apart until all has been read. */
 static int perf_parse_one(int opt, const char *arg, struct perf_options *o, const char **percent)
 {
-    struct plx_error err;
     switch (opt) {
     case 1: /* not an option */
         return perf_add_disk(o, arg);
@@ -122,8 +122,7 @@ static int perf_parse_one(int opt, const char *arg, struct perf_options *o, cons
     case 'P':
         return cli_parse_u32("qpairs", arg, "a number", 1, PERF_MAX_QPAIRS, &o->qpairs);
     case 'm':
-        o->ncores = plx_parse_cores(arg, o->cores, PERF_MAX_CORES, &err);
-        return o->ncores > 0 ? EXIT_OK : cli_fail(EXIT_USAGE, "--cores %s: %s", arg, err.text);
+        return cli_parse_cores(arg, PERF_MAX_CORES, o->cores, &o->ncores, &o->placed);
     case OPT_RATE:
         return cli_parse_number("rate", arg, "requests a second", 1, 1000000000, &o->rate);
     case OPT_COUNT:
@@ -152,6 +151,9 @@ static int perf_check(struct perf_options *o, const char *percent)
                         o->workload);
     if (percent && cli_parse_u32("read-percent", percent, "a number", 0, 100, &o->read_percent))
         return EXIT_USAGE;
+    if (o->placed && cli_place_cores("/", o->placed, PERF_MAX_CORES, o->cores, &o->ncores))
+        return EXIT_USAGE;
+    o->placed = 0;
     if (!o->qpairs)
         o->qpairs = o->ncores ? (uint32_t)o->ncores : 1;
     if (o->depth < o->qpairs)

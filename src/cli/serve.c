@@ -46,7 +46,7 @@ static bool memory_shared(const struct serve *s)
 static int make_reactors(struct serve *s)
 {
     size_t pool = (size_t)POOL_LARGEST * s->o.nvmf.max_io_size;
-    int ret = cli_choose_cores(s->o.cores, &s->o.ncores);
+    int ret = cli_choose_cores(s->o.cores, &s->o.ncores, s->o.placed, SERVE_MAX_CORES);
     if (ret)
         return ret;
     const struct plx_reactor_opts control = {.core = -1, .mode = PLX_POLL_SLEEP, .buffer_bytes = CONTROL_POOL};

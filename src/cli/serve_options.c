@@ -68,7 +68,8 @@ void serve_help(void)
         "\noptions:\n"
         "  -l, --listen ADDR[:PORT]  where to listen (127.0.0.1:4420; [::1]:4420 for IPv6); port 0 is any free one\n"
         "  -n, --nqn NQN             name of the subsystem; repeated, each begins one of the disks after it\n"
-        "  -m, --cores CORES         cores to run on: a list such as 0-3,6 or a hex mask such as 0x5 (one core)\n"
+        "  -m, --cores CORES         cores to run on: a list such as 0-3,6, a hex mask such as 0x5, auto:4 for four that are\n"
+        "                            near the NICs and SSDs, or auto for one of each core that there is (one core)\n"
         "      --allow HOSTNQN       let this host in; may be repeated\n"
         "      --allow-any-host      let every host in, which is the default only where all listeners are loopback\n"
         "      --poll MODE           adaptive, busy or sleep (adaptive)\n"
@@ -194,7 +195,6 @@ static int parse_control(int opt, const char *arg, struct serve_options *o)
 
 static int serve_parse_one(int opt, const char *arg, struct serve_options *o)
 {
-    struct plx_error err;
     uint32_t seconds = 0;
     int ret;
     switch (opt) {
@@ -205,8 +205,7 @@ static int serve_parse_one(int opt, const char *arg, struct serve_options *o)
     case 'n':
         return add_nqn(o, arg);
     case 'm':
-        o->ncores = plx_parse_cores(arg, o->cores, SERVE_MAX_CORES, &err);
-        return o->ncores > 0 ? EXIT_OK : cli_fail(EXIT_USAGE, "--cores %s: %s", arg, err.text);
+        return cli_parse_cores(arg, SERVE_MAX_CORES, o->cores, &o->ncores, &o->placed);
     case OPT_ALLOW:
         return add_host(o, arg);
     case OPT_ALLOW_ANY:

@@ -52,7 +52,8 @@ static void tune_help(void)
         "  better   something is better           choice   better for some, and worse for others\n"
         "  absent   there is no such thing here   unknown  it could not be found out\n\n"
         "options:\n"
-        "  -m, --cores LIST     where reactors run, or are to run (default: those of the pollux that runs)\n"
+        "  -m, --cores LIST     where reactors run, or are to run (default: those of the pollux that runs); auto:4 for\n"
+        "                       the four that pollux serve would choose, which are told\n"
         "      --apply          make the changes that are better, and of named checks those of a choice\n"
         "      --undo           take back all that --apply did; what was changed by others since is left alone\n"
         "      --forget         with --undo: forget what was left alone\n"
@@ -70,12 +71,10 @@ static void tune_help(void)
 
 static int tune_option(struct tune_options *o, int opt)
 {
-    struct plx_error err;
     switch (opt) {
     case 'm':
-        o->ncores = plx_parse_cores(optarg, o->cores, SERVE_MAX_CORES, &err);
-        if (o->ncores < 0)
-            return cli_fail(EXIT_USAGE, "--cores %s: %s", optarg, err.text);
+        if (cli_parse_cores(optarg, SERVE_MAX_CORES, o->cores, &o->ncores, &o->placed))
+            return EXIT_USAGE;
         if (o->ncores && o->cores[o->ncores - 1] >= TUNE_CPUS) /* they ascend */
             return cli_fail(EXIT_USAGE, "--cores %s: cores are numbered below %d", optarg, TUNE_CPUS);
         break;
@@ -285,24 +284,35 @@ static int tune_change(const struct tune_options *o, struct tune_machine *m, jso
 static int tune_show(const struct tune_options *o, json_t *findings, json_t *messages)
 {
     if (o->json) {
-        json_t *root = json_pack("{sO}", "findings", findings);
+        json_t *root = json_pack("{sO}", "findings", findings), *cores = json_array();
+        for (int i = 0; i < o->ncores; i++)
+            json_array_append_new(cores, json_integer(o->cores[i]));
+        if (o->placed)
+            json_object_set(root, "cores", cores);
+        json_decref(cores);
         if (messages)
             json_object_set(root, "messages", messages);
         json_dumpf(root, stdout, JSON_INDENT(2) | JSON_PRESERVE_ORDER | JSON_ENSURE_ASCII);
         putchar('\n');
         json_decref(root);
     } else if (!o->apply && !o->undo) {
+        char cores[512];
+        tune_list(o->cores, o->ncores, cores, sizeof cores);
+        if (o->placed)
+            printf("pollux serve --cores %s\n", cores);
         tune_print(findings, o);
     }
     return EXIT_OK;
 }
 
-static int tune_run(const struct tune_options *o)
+static int tune_run(struct tune_options *o)
 {
     struct tune_machine *m;
     struct plx_error err;
     struct tune_told told = {NULL};
     bool changes = o->apply || o->undo || o->measure;
+    if (o->placed && cli_place_cores(o->root, o->placed, SERVE_MAX_CORES, o->cores, &o->ncores))
+        return EXIT_USAGE;
     if (tune_open(o->root, o->cores, o->ncores, &m, &err))
         return cli_fail(EXIT_USAGE, "--root %s", err.text);
     json_t *findings = o->undo ? json_array() : tune_look(m, o->names, o->nnames);

@@ -10,7 +10,7 @@
 struct tune_options {
     const char *root, *state, *load, *target;
     int cores[SERVE_MAX_CORES];
-    int ncores;
+    int ncores, placed;
     uint32_t rounds, seconds;
     bool apply, undo, forget, dry_run, measure, json, list, help;
     char **names; /* of checks */

@@ -8,6 +8,7 @@
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <poll.h>
+#include <string.h>
 #include <unistd.h>
 
 static ssize_t result(ssize_t n)
@@ -75,6 +76,34 @@ void plx_stream_socket(struct plx_stream *s, int fd)
     set_int(fd, IPPROTO_TCP, TCP_KEEPCNT, 4);
     s->fd = fd;
     s->ops = &connected_ops;
+}
+
+/* Of the same address as we are, which no packet from elsewhere has. */
+static bool same_machine(const struct plx_stream *s)
+{
+    struct sockaddr_storage local, peer;
+    char here[PLX_ADDR_TEXT], there[PLX_ADDR_TEXT];
+    plx_stream_addr(s, false, &local);
+    plx_stream_addr(s, true, &peer);
+    if (local.ss_family == AF_UNSPEC || peer.ss_family == AF_UNSPEC)
+        return true;
+    plx_addr_host(&local, here);
+    plx_addr_host(&peer, there);
+    return strcmp(here, there) == 0 || strncmp(here, "127.", 4) == 0;
+}
+
+static int get_int(int fd, int name, int otherwise)
+{
+    int value;
+    socklen_t len = sizeof value;
+    return getsockopt(fd, SOL_SOCKET, name, &value, &len) < 0 ? otherwise : value;
+}
+
+void plx_stream_incoming(const struct plx_stream *s, int *cpu, unsigned *napi)
+{
+    const bool known = !same_machine(s);
+    *cpu = known ? get_int(s->fd, SO_INCOMING_CPU, -1) : -1;
+    *napi = known ? (unsigned)get_int(s->fd, SO_INCOMING_NAPI_ID, 0) : 0;
 }
 
 void plx_stream_addr(const struct plx_stream *s, bool peer, struct sockaddr_storage *out)

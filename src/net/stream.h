@@ -130,6 +130,11 @@ static inline ssize_t plx_stream_send(struct plx_stream *s, const struct iovec *
 
 /* A socket that is connected, such as accept() gave; the stream owns it. */
 void plx_stream_socket(struct plx_stream *s, int fd);
+/*
+ * The CPU on which the kernel handles what comes from the peer (SO_INCOMING_CPU), and the NIC's queue that it comes by
+ * (SO_INCOMING_NAPI_ID). -1 and 0 where that is not known, and of a peer on this machine, as it is where that runs.
+ */
+void plx_stream_incoming(const struct plx_stream *s, int *cpu, unsigned *napi);
 /* The address of either end; AF_UNSPEC where there is none. */
 void plx_stream_addr(const struct plx_stream *s, bool peer, struct sockaddr_storage *out);
 

@@ -33,6 +33,7 @@ enum {
     NVMF_PENDING_BUCKETS = 64,
     NVMF_MAX_NAMESPACES = 1024, /* of a subsystem */
     NVMF_AER_LIMIT = 4,
+    NVMF_NAPIS = 64, /* queues of NICs that are remembered */
     NVMF_ABORT_LIMIT = 4,
     NVMF_ERROR_LOG = 32,
     NVMF_KATO_UNIT_MS = 100, /* KAS: keep-alive granularity */
@@ -221,7 +222,8 @@ struct nvmf_group {
     struct plx_list qpairs;
     struct nvmf_req *free_reqs;
     unsigned reqs_in_use;
-    bool in_place; /* see the snapshot; and nothing is paused */
+    _Atomic unsigned connections; /* that are here; relaxed, and seldom changed */
+    bool in_place;                /* see the snapshot; and nothing is paused */
     struct plx_list pauses, host_parts;
     uint64_t connected[2]; /* admin and I/O queue pairs since the start, */
     uint64_t completed[2]; /* and commands of those that have left */
@@ -447,6 +449,8 @@ struct nvmf_qpair {
     struct nvmf_host_part *host_part; /* its host's rate limits here, or NULL */
     uint8_t access;                   /* enum plx_resv_access, to the namespace access_nsid, which may be 0 */
     uint32_t access_nsid;
+    uint8_t placed; /* enum plx_nvmf_placed */
+    int incoming_cpu;
     struct plx_msg kill_msg;
     _Atomic bool kill_sent;
     struct plx_msg detach_msg;
@@ -539,7 +543,11 @@ struct plx_nvmf_target {
     const struct nvmf_transport *transport;
     struct plx_list ctrlrs;
     uint16_t last_cntlid, last_portid;
-    unsigned next_group; /* for the next connection */
+    unsigned next_group; /* for the next connection, of several that are as good */
+    struct nvmf_napi {   /* queues of NICs, by which connections came lately */
+        unsigned id, group;
+    } napis[NVMF_NAPIS];
+    unsigned next_napi;
     _Atomic unsigned connections;
     uint64_t started_at; /* reactor time */
 

@@ -159,6 +159,8 @@ static void find_qpair(struct part *p, const struct nvmf_qpair *qp)
     f->info.qid = qp->qid;
     f->info.entries = qp->entries;
     f->info.core = plx_reactor_core(p->group->reactor);
+    f->info.placed = qp->placed;
+    f->info.incoming_cpu = qp->incoming_cpu;
     f->info.in_flight = qp->in_flight;
     f->info.completed = qp->completed;
     f->info.age_ns = age(p->group, qp->since);

@@ -60,8 +60,11 @@ static json_t *qpair_json(const struct plx_rpc *rpc, const struct plx_nvmf_contr
     for (unsigned i = 0; i < rpc->o.nreactors; i++)
         if (i && plx_reactor_core(rpc->o.reactors[i]) == q->core)
             rpc_reactor_name(rpc, i, thread, sizeof thread);
-    return json_pack("{s:i, s:i, s:s, s:s, s:s, s:o, s:o, s:i, s:I, s:i, s:b, s:b}", "cntlid", ctrlr->cntlid, "qid",
-                     q->qid, "state", "enabled", "thread", thread, "hostnqn", ctrlr->hostnqn, "listen_address",
+    static const char *const placed[] = {
+        [PLX_NVMF_PLACED_LOAD] = "load", [PLX_NVMF_PLACED_CPU] = "interrupts", [PLX_NVMF_PLACED_NAPI] = "queue"};
+    return json_pack("{s:i, s:i, s:s, s:s, s:i, s:s, s:i, s:s, s:o, s:o, s:i, s:I, s:i, s:b, s:b}", "cntlid",
+                     ctrlr->cntlid, "qid", q->qid, "state", "enabled", "thread", thread, "core", q->core, "placed_by",
+                     placed[q->placed], "incoming_cpu", q->incoming_cpu, "hostnqn", ctrlr->hostnqn, "listen_address",
                      end_json(&q->local), "peer_address", end_json(&q->peer), "in_flight", (int)q->in_flight,
                      "completed", (json_int_t)q->completed, "entries", q->entries, "hdgst", q->header_digest, "ddgst",
                      q->data_digest);

@@ -27,6 +27,18 @@ struct tune_machine;
 int tune_open(const char *root, const int *cores, int ncores, struct tune_machine **out, struct plx_error *err);
 void tune_close(struct tune_machine *m);
 
+/*
+ * Cores for n reactors (0: one for each core), by the machine's files alone: those that this process may run on; near
+ * the NICs, or else the SSDs; all of a cluster, whose cores share a cache, before the next; and a second thread of a
+ * core when there is no core left.
+ * @param cores receives max at most, ascending
+ * @return how many, or a negative errno value with err filled
+ */
+int tune_place(struct tune_machine *m, int n, int *cores, int max, struct plx_error *err);
+
+/* For people, and for --cores: "0-3,8". */
+void tune_list(const int *cores, int n, char *out, size_t size);
+
 /* The number of checks there are, and the name of one. */
 unsigned tune_checks(void);
 const char *tune_check_name(unsigned i);

@@ -61,8 +61,6 @@ bool tune_has_word(const char *text, const char *word);
 /* "0-3,8" as cores; plx_parse_cores() without a limit of one's own. @return how many, or -EINVAL */
 int tune_cores(const char *text, int out[TUNE_CPUS]);
 bool tune_is_reactor(const struct tune_machine *m, int cpu);
-/* For people, and for --cores: "0-3,8". */
-void tune_list(const int *cores, int n, char *out, size_t size);
 
 /* Processes of that name, each given to fn. @return how many processes of any name can be seen */
 unsigned tune_processes(struct tune_machine *m, const char *name, void (*fn)(struct tune_machine *m, const char *pid));

@@ -384,19 +384,27 @@ def qpair(cntlid, qid, addr):
             "peer_address": {"trtype": "TCP", "adrfam": "IPv6", "traddr": addr, "trsvcid": "40000"}}
 
 
+def placed(core, why):
+    return {"core": core, "placed_by": why, "incoming_cpu": 3}
+
+
 def test_connections_are_hosts_with_where_they_come_from(tmp_path):
     answer = results({
         "nvmf_get_subsystems": [DISCOVERY, {"nqn": NQN, "subtype": "NVMe"}],
         "nvmf_subsystem_get_controllers": [controller(1, "nqn.a"), controller(2, "nqn.bb")],
-        "nvmf_subsystem_get_qpairs": [qpair(1, 0, "::1"), qpair(1, 1, "9.9.9.9")]})
+        "nvmf_subsystem_get_qpairs": [
+            qpair(1, 0, "::1") | placed(3, "interrupts"), qpair(1, 1, "9.9.9.9") | placed(0, "load"),
+            qpair(1, 2, "9.9.9.9") | placed(3, "interrupts"), qpair(2, 1, "9.9.9.9")]})
     with Pretender(tmp_path / "s", answer) as pretender:
         assert ctl("-s", pretender.path, "connections").out == (
-            "HOST    FROM         CNTLID  QUEUES  SUBSYSTEM\n"
-            f"nqn.a   [::1]:40000       1       4  {NQN}\n"
-            f"nqn.bb  -                 2       4  {NQN}\n")
+            "HOST    FROM         CNTLID  QUEUES  CORES                             SUBSYSTEM\n"
+            f"nqn.a   [::1]:40000       1       4  3: 2 by interrupts, 0: 1 by load  {NQN}\n"
+            f"nqn.bb  -                 2       4  -                                 {NQN}\n")
         asked = {request["method"]: request.get("params") for request in pretender.requests}
         assert asked["nvmf_subsystem_get_controllers"] == {"nqn": NQN}
         assert json.loads(ctl("-s", pretender.path, "--json", "connections").out)[0]["subnqn"] == NQN
+        places = json.loads(ctl("-s", pretender.path, "--json", "connections").out)[0]["places"]
+        assert places[1] == {"qid": 1, "core": 0, "placed_by": "load", "incoming_cpu": 3}
 
 
 def test_a_server_that_tells_no_connections_has_a_status_all_the_same(tmp_path):

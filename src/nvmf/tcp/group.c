@@ -17,6 +17,7 @@ static void detached(struct nvmf_qpair *qp)
     struct tcp_group *g = c->group;
     plx_list_del(&c->link);
     atomic_fetch_sub(&g->core->target->connections, 1);
+    atomic_fetch_sub_explicit(&g->core->connections, 1, memory_order_relaxed);
     tcp_conn_free(c);
 }
 

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* Listeners: accept on the control reactor, which deals new connections out in turn. */
+/* Listeners: accept on the control reactor, which deals new connections out. */
 #include "nvmf/tcp/tcp.h"
 
 #include <errno.h>
@@ -38,8 +38,13 @@ static void accepted(struct plx_listener *socket, int fd)
     }
     plx_stream_socket(&c->stream, fd);
     c->qp.portid = at->portid;
+    enum plx_nvmf_placed why;
+    unsigned napi;
+    plx_stream_incoming(&c->stream, &c->qp.incoming_cpu, &napi);
+    const unsigned to = tcp_place(t, c->qp.incoming_cpu, napi, &why);
+    c->qp.placed = (uint8_t)why;
     atomic_fetch_add(&t->connections, 1);
-    unsigned to = t->next_group++ % t->nreactors;
+    atomic_fetch_add_explicit(&t->groups[to].connections, 1, memory_order_relaxed);
     c->group = t->groups[to].transport;
     c->msg.fn = adopt_here;
     plx_reactor_send(t->reactors[to], &c->msg);
