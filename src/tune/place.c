@@ -66,7 +66,7 @@ static void count_clusters(const struct tune_topology *t, const bool *ours, int 
 }
 
 /* By the order of the members, from the cores that are allowed. @return how many cores there are without siblings */
-static int rank(const struct tune_topology *t, const int *far, const int *cpus, int n, struct candidate *out)
+static int rank_cpus(const struct tune_topology *t, const int *far, const int *cpus, int n, struct candidate *out)
 {
     bool ours[TUNE_CPUS] = {false};
     int all[TUNE_CPUS] = {0}, mine[TUNE_CPUS] = {0}, threads[TUNE_CPUS] = {0}, first = 0;
@@ -91,7 +91,7 @@ static int rank(const struct tune_topology *t, const int *far, const int *cpus, 
     return first;
 }
 
-static int by_number(const void *a, const void *b)
+static int by_cpu_number(const void *a, const void *b)
 {
     return *(const int *)a - *(const int *)b;
 }
@@ -107,12 +107,12 @@ int tune_place(struct tune_machine *m, int n, int *cores, int max, struct plx_er
     if (!all)
         return plx_fail(err, -ENOMEM, "out of memory");
     devices_near(m, far);
-    const int singles = rank(tune_topology(m), far, cpus, there, all);
+    const int singles = rank_cpus(tune_topology(m), far, cpus, there, all);
     n = n ? n : singles;
     n = n < max ? n : max;
     for (int i = 0; i < n; i++)
         cores[i] = all[i].cpu;
     free(all);
-    qsort(cores, (size_t)n, sizeof *cores, by_number);
+    qsort(cores, (size_t)n, sizeof *cores, by_cpu_number);
     return n;
 }

@@ -40,7 +40,8 @@ def allowed(text):
 
 
 # xeon: two packages of 16 cores, whose second threads are 32 and up; the NIC and an SSD are at the second.
-# altra: nodes of 20; the NIC at the first, an SSD at the third. kunpeng: nodes of 32 in clusters of 4; NIC at the second.
+# altra: nodes of 20; the NIC at the first, an SSD at the third.
+# kunpeng: nodes of 32, in clusters of 4; the NIC at the second.
 @pytest.mark.parametrize("name, n, wanted", [
     ("xeon", 8, cores((16, 23))), ("xeon", 16, cores((16, 31))), ("xeon", 20, cores((16, 31), (0, 3))),
     ("xeon", 32, cores((0, 31))), ("xeon", 34, cores((0, 31), (48, 49))), ("xeon", 0, cores((0, 31))),

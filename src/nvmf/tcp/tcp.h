@@ -214,7 +214,7 @@ void tcp_conn_orphan(struct tcp_conn *c);
 /* Drops connections whose limits have passed. */
 void tcp_conn_check_limits(struct tcp_conn *c, uint64_t now);
 
-/* place.c: the reactor for a connection, by its number. On the control reactor; cpu and napi as plx_stream_incoming() */
+/* place.c: the number of the reactor for a connection, by plx_stream_incoming(). On the control reactor. */
 unsigned tcp_place(struct plx_nvmf_target *t, int cpu, unsigned napi, enum plx_nvmf_placed *why);
 
 /* rx.c */
