@@ -281,7 +281,7 @@ _pollux()
     COMPREPLY=()
 
     if [[ ${#words[@]} -eq 1 ]]; then
-        mapfile -t COMPREPLY < <(compgen -W "$commands --version --help" -- "$word")
+        mapfile -t COMPREPLY < <(compgen -W "$commands --version version --help" -- "$word")
         return
     fi
     case ${words[1]} in

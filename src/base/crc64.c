@@ -205,3 +205,9 @@ uint64_t plx_crc64(uint64_t crc, const void *data, size_t len)
 #endif
     return ~add_slices(~crc, data, len);
 }
+
+bool plx_crc64_multiplies(void)
+{
+    pthread_once(&once, crc64_begin);
+    return multiplies;
+}

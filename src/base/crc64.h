@@ -7,11 +7,15 @@
 #ifndef PLX_BASE_CRC64_H
 #define PLX_BASE_CRC64_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
 /* Continues over len bytes; begins with 0. */
 uint64_t plx_crc64(uint64_t crc, const void *data, size_t len);
+
+/* Whether it is by carry-less multiplication. */
+bool plx_crc64_multiplies(void);
 
 /* By tables alone, whatever the CPU has: what the other one is tested against. */
 uint64_t plx_crc64_portable(uint64_t crc, const void *data, size_t len);

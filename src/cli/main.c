@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 #include "cli.h"
 
+#include "tune/advice.h"
+
 #include <errno.h>
 #include <signal.h>
 #include <stdio.h>
@@ -95,7 +97,7 @@ static void usage(void)
     for (int i = 0; i < COMMANDS; i++)
         printf("  %-10s %s\n", commands[i]->name, commands[i]->summary);
     printf("  %-10s %s\n", "help", "explain a command: pollux help COMMAND");
-    printf("\n  pollux --version\n");
+    printf("\n  pollux --version\n  pollux version --cpu\n");
 }
 
 /* The words after "help". */
@@ -113,18 +115,28 @@ static int help(int argc, char **argv)
     return EXIT_OK;
 }
 
+/* The words after "version". */
+static int version(int argc, char **argv)
+{
+    struct tune_way ways[TUNE_WAYS];
+    const bool cpu = argc && strcmp(argv[0], "--cpu") == 0;
+    if (argc > cpu)
+        return cli_fail(EXIT_USAGE, "version takes --cpu and nothing else: \"%s\" is a word too many", argv[cpu]);
+    if (!cpu)
+        printf("pollux %s\n", plx_version());
+    for (unsigned i = 0, n = cpu ? tune_ways(ways) : 0; i < n; i++)
+        printf("%-10s %s\n", ways[i].what, ways[i].how);
+    return EXIT_OK;
+}
+
 static int run_command(int argc, char **argv)
 {
     if (argc < 2) {
         usage();
         return EXIT_USAGE;
     }
-    if (strcmp(argv[1], "--version") == 0 || strcmp(argv[1], "version") == 0) {
-        if (argc > 2)
-            return cli_fail(EXIT_USAGE, "%s stands alone: \"%s\" is a word too many", argv[1], argv[2]);
-        printf("pollux %s\n", plx_version());
-        return EXIT_OK;
-    }
+    if (strcmp(argv[1], "--version") == 0 || strcmp(argv[1], "version") == 0)
+        return version(argc - 2, argv + 2);
     if (strcmp(argv[1], "help") == 0 || strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0)
         return help(argc - 2, argv + 2);
     const struct cli_command *c = find_command(argv[1]);

@@ -36,6 +36,15 @@ void tune_close(struct tune_machine *m);
  */
 int tune_place(struct tune_machine *m, int n, int *cores, int max, struct plx_error *err);
 
+/* What there are several ways for, and the one that was chosen for this CPU: "CRC32C", "crc32 and pclmulqdq". */
+enum { TUNE_WAYS = 8 };
+struct tune_way {
+    const char *what, *how;
+    char text[96]; /* that `how` may point to */
+};
+/* @return how many */
+unsigned tune_ways(struct tune_way out[TUNE_WAYS]);
+
 /* For people, and for --cores: "0-3,8". */
 void tune_list(const int *cores, int n, char *out, size_t size);
 
