@@ -40,11 +40,11 @@ static bool is_loaded(const char *name)
 /* Loads a module that is not there, after it and those that come with it were noted, to be taken out in turn. */
 static bool have_module(struct compare_kernel *k, const char *name, const char *parameter)
 {
-    static const char *const together[] = {"nvme_common", "nvme_keyring", "nvme_auth",
-                                           "nvme_core",   "nvme_fabrics", "nvmet"};
+    static const char *const together[] = {"configfs",  "nvme_common",  "nvme_keyring", "nvme_auth",
+                                           "nvme_core", "nvme_fabrics", "nvmet"};
     if (is_loaded(name))
         return true;
-    for (size_t i = 0; i < PLX_ARRAY_SIZE(together) && strncmp(name, "nvme", 4) == 0; i++)
+    for (size_t i = 0; i < PLX_ARRAY_SIZE(together) && strcmp(name, "brd"); i++)
         if (strcmp(together[i], name) && !is_loaded(together[i]))
             kernel_note_module(k, together[i]);
     kernel_note_module(k, name);

@@ -13,6 +13,7 @@
 #include <sys/file.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -198,9 +199,9 @@ static int undo_nullb(const char *nullb)
 static void undo_modules(const json_t *modules)
 {
     for (size_t i = json_array_size(modules); i-- > 0;) {
-        const char *const words[] = {"rmmod", json_string_value(json_array_get(modules, i)), NULL};
-        if (words[1])
-            kernel_run(words);
+        const char *name = json_string_value(json_array_get(modules, i));
+        if (name)
+            syscall(SYS_delete_module, name, O_NONBLOCK);
     }
 }
 

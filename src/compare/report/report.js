@@ -102,7 +102,7 @@
 
   const options = (c, width) => {
     const lines = c.kind === "lines", n = c.x.values.length, high = top(c), low = least(c);
-    const columns = Math.max(9, Math.floor(width / n / 7.2));
+    const columns = Math.max(9, Math.floor((width - 90) / n / 7.2));
     const names = c.x.values.map((v, i) => (lines ? (c.x.text ? c.x.text[i] : short(v)) : wrap(v, columns)));
     const rows = Math.max(...names.map((name) => String(name).split("\n").length));
     const at = place(c);
@@ -142,7 +142,8 @@
 
   const draw = (c) => {
     if (c.plot) c.plot.destroy();
-    const width = Math.max(280, c.figure.clientWidth - 36);
+    /* Names need their room: on a small screen such a chart is moved sideways. */
+    const width = Math.max(280, c.figure.clientWidth - 36, c.kind === "lines" ? 0 : c.x.values.length * 72 + 90);
     c.plot = new uPlot(options(c, width), [place(c), ...c.series.map((s) => s.mid)], c.canvas);
     c.keys.forEach((key, k) => key.style.setProperty("--c", colour(c.series[k])));
   };
@@ -166,6 +167,7 @@
     make("h3", c.title, c.figure);
     make("figcaption", c.note, c.figure);
     c.canvas = make("div", "", c.figure);
+    c.canvas.className = "scroll";
     const keys = make("div", "", c.figure);
     keys.className = "legend";
     c.keys = c.series.map((s) => make("span", s.name, keys));
