@@ -118,7 +118,8 @@ _pollux_compare()
 {
     local previous=$1 word=$2
     local options='-q --queue-depth -o --io-size -M --read-percent -m --cores --digests --poll --cross --quick -t --time
-        --rounds --targets --hosts --disk --target-cores --host-cores --json --html --from --clean -h --help'
+        --rounds --targets --hosts --disk --target-cores --host-cores --json --html --from --clean
+        -l --listen --key target host -h --help'
     case $previous in
     --digests) mapfile -t COMPREPLY < <(compgen -W 'off on off,on' -- "$word") ;;
     --poll) mapfile -t COMPREPLY < <(compgen -W 'adaptive busy sleep' -- "$word") ;;
@@ -129,7 +130,8 @@ _pollux_compare()
         mapfile -t COMPREPLY < <(compgen -f -- "$word")
         [[ $previous == --disk ]] && mapfile -t -O "${#COMPREPLY[@]}" COMPREPLY < <(compgen -W 'ram null' -- "$word")
         ;;
-    -q | --queue-depth | -o | --io-size | -M | --read-percent | -m | --cores | -t | --time | --rounds) ;;
+    -q | --queue-depth | -o | --io-size | -M | --read-percent | -m | --cores) ;;
+    -t | --time | --rounds | -l | --listen | --key) ;;
     *) mapfile -t COMPREPLY < <(compgen -W "$options" -- "$word") ;;
     esac
 }

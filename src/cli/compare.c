@@ -18,7 +18,7 @@
 #define WARM_UP_SECONDS 0.25 /* of the runs before the rounds, at most */
 #define PACE 0.5             /* of what the slowest pair can do */
 
-enum { IDLE_MS = 1000, QUICK_LOADS = 9, MIN_RATE = 100 };
+enum { QUICK_LOADS = 9, MIN_RATE = 100, REMOTE_CORES = 4096 };
 
 volatile sig_atomic_t compare_interrupted;
 
@@ -33,7 +33,9 @@ struct comparing {
     unsigned ncells;
     struct compare_kernel *kernel;
     struct compare_site site;
-    double seconds, idle;
+    struct compare_wire *wire; /* to the target's machine, or NULL */
+    json_t *there;             /* that machine */
+    double seconds, idle, idle_there;
     unsigned done, all; /* runs */
     uint64_t started;   /* ns */
     char what[160];     /* is being done */
@@ -59,7 +61,10 @@ static void take_signals(void)
 
 /* ---- what is to be measured ---- */
 
-/* The cores that we may use: the first half is the target's, the other the load's. With one core they share it. */
+/*
+ * The cores that we may use: the first half is the target's, the other the load's, or both if there are two machines.
+ * With one core they share it.
+ */
 static int choose_sides(struct compare_options *o)
 {
     cpu_set_t set;
@@ -68,7 +73,7 @@ static int choose_sides(struct compare_options *o)
     for (int i = 0; i < CPU_SETSIZE && n < COMPARE_CORES; i++)
         if (CPU_ISSET(i, &set))
             all[n++] = i;
-    int half = n > 1 ? n / 2 : 1;
+    int half = n > 1 && o->where == COMPARE_HERE ? n / 2 : n;
     if (!o->ntarget_cores) {
         memcpy(o->target_cores, all, (size_t)half * sizeof *all);
         o->ntarget_cores = half;
@@ -82,9 +87,10 @@ static int choose_sides(struct compare_options *o)
 }
 
 /* Of each side no more cores than it has. */
-static int choose_scaling(struct compare_options *o)
+static int choose_scaling(struct compare_options *o, json_int_t there)
 {
-    unsigned most = (unsigned)(o->ntarget_cores < o->nhost_cores ? o->ntarget_cores : o->nhost_cores);
+    json_int_t targets = there ? there : o->ntarget_cores;
+    unsigned most = (unsigned)(targets < o->nhost_cores ? targets : o->nhost_cores);
     bool given = o->axes.ncores > 0;
     for (unsigned i = 0; i < o->axes.ncores; i++)
         if (o->axes.cores[i] > most)
@@ -111,11 +117,20 @@ static void add_pair(struct comparing *c, enum compare_side target, enum compare
     snprintf(p->reason, sizeof p->reason, "%s", why);
 }
 
+/* Why the kernel is no target on the other machine; "" when it is. */
+static const char *no_kernel_there(const struct comparing *c)
+{
+    const char *text = json_string_value(json_object_get(c->there, "no_kernel"));
+    return text ? text : "the target's machine does not say whether it has nvmet-tcp";
+}
+
 /* What the kernel cannot be here, and why. Modules are loaded only for what was asked for. */
 static void make_pairs(struct comparing *c)
 {
     char no_target[COMPARE_REASON] = "", no_host[COMPARE_REASON] = "";
-    if (c->o->targets[COMPARE_KERNEL])
+    if (c->wire)
+        snprintf(no_target, sizeof no_target, "%s", no_kernel_there(c));
+    else if (c->o->targets[COMPARE_KERNEL])
         compare_kernel_target_possible(c->kernel, no_target, sizeof no_target);
     if (c->o->hosts[COMPARE_KERNEL])
         compare_kernel_host_possible(c->kernel, no_host, sizeof no_host);
@@ -230,6 +245,8 @@ static int run_cell(struct comparing *c, struct compare_cell *cell, double secon
                                     .rate = rate,
                                     .idle = c->idle,
                                     .target = cell->pair->target == COMPARE_POLLUX ? c->site.pid : 0,
+                                    .wire = c->wire,
+                                    .idle_there = c->idle_there,
                                     .tick = compare_tick};
     if (!ret)
         ret = compare_measure(&job, out, err);
@@ -289,16 +306,14 @@ static void measure_load(struct comparing *c, struct compare_cell *cells, unsign
     }
 }
 
-/* What the machine does when nothing is asked of it is not the work of what is measured. */
+/* What the machines do when nothing is asked of them is not the work of what is measured. */
 static void measure_idle(struct comparing *c)
 {
-    struct compare_usage a, b;
-    compare_usage(0, &a);
-    for (int ms = 0; ms < IDLE_MS && !compare_interrupted; ms += 100)
-        poll(NULL, 0, 100);
-    compare_usage(0, &b);
-    struct compare_usage used = compare_used(&a, &b, 0);
-    c->idle = used.at > 0 ? used.busy / used.at : 0;
+    struct plx_error err;
+    c->idle = compare_idle();
+    json_t *there = c->wire ? compare_wire_ask(c->wire, json_pack("{ss}", "do", "idle"), &err) : NULL;
+    c->idle_there = json_number_value(json_object_get(there, "idle"));
+    json_decref(there);
 }
 
 static void measure_all(struct comparing *c)
@@ -320,12 +335,12 @@ static void measure_all(struct comparing *c)
 
 static json_t *compare_settings(const struct comparing *c)
 {
-    json_t *settings = json_pack(
-        "{sf,si,sf,ss,si,sI,ss}", "seconds", c->seconds, "rounds", c->o->rounds, "idle_cores", c->idle, "disk",
-        c->o->medium.path   ? c->o->medium.path
-        : c->o->medium.null ? "null"
-                            : "ram",
-        "in_capsule_bytes", COMPARE_IN_CAPSULE, "disk_bytes", (json_int_t)c->o->medium.bytes, "network", "loopback");
+    const char *there = json_string_value(json_object_get(c->there, "disk"));
+    json_t *settings =
+        json_pack("{ss,ss,sf,si,sf,si,sI,ss}", "network", c->wire ? "two machines" : "loopback", "disk",
+                  there ? there : compare_disk_name(c->o), "seconds", c->seconds, "rounds", c->o->rounds, "idle_cores",
+                  c->idle + c->idle_there, "in_capsule_bytes", COMPARE_IN_CAPSULE, "disk_bytes",
+                  (json_int_t)c->o->medium.bytes, "kernel_target_disk", compare_nvmet_medium(c->kernel));
     json_t *t = json_array(), *h = json_array();
     for (int i = 0; i < c->o->ntarget_cores; i++)
         json_array_append_new(t, json_integer(c->o->target_cores[i]));
@@ -333,7 +348,6 @@ static json_t *compare_settings(const struct comparing *c)
         json_array_append_new(h, json_integer(c->o->host_cores[i]));
     json_object_set_new(settings, "target_cores", t);
     json_object_set_new(settings, "host_cores", h);
-    json_object_set_new(settings, "kernel_target_disk", json_string(compare_nvmet_medium(c->kernel)));
     return settings;
 }
 
@@ -346,6 +360,10 @@ static json_t *results_of(const struct comparing *c, const char *began)
     json_object_set_new(doc, "began", json_string(began));
     json_object_set_new(doc, "settings", compare_settings(c));
     json_object_set_new(doc, "machine", compare_environment());
+    if (c->wire) {
+        json_object_set_new(doc, "two_machines", json_true());
+        json_object_set(doc, "target_machine", json_object_get(c->there, "machine"));
+    }
     return doc;
 }
 
@@ -458,7 +476,8 @@ static int compare_prepared(struct comparing *c)
     make_pairs(c);
     c->nloads = compare_plan(&c->o->axes, c->loads);
     choose_time(c);
-    c->site = (struct compare_site){.kernel = c->kernel,
+    c->site = (struct compare_site){.wire = c->wire,
+                                    .kernel = c->kernel,
                                     .medium = c->o->medium,
                                     .addr = "127.0.0.1",
                                     .cores = c->o->target_cores,
@@ -467,33 +486,69 @@ static int compare_prepared(struct comparing *c)
     return status ? status : measure_and_show(c);
 }
 
-static int compare_here(struct compare_options *o)
+/* The target's machine: lets us in, and says what it is. */
+static int meet(struct comparing *c)
+{
+    struct plx_error err;
+    if (compare_wire_connect(c->o->peer, &compare_interrupted, &c->wire, &err))
+        return cli_fail(EXIT_RUNTIME, "%s", err.text);
+    json_t *in = compare_wire_ask(c->wire, json_pack("{ss}", "key", c->o->key), &err);
+    c->there = in ? compare_wire_ask(c->wire, json_pack("{ss}", "do", "machine"), &err) : NULL;
+    json_decref(in);
+    if (!c->there)
+        return cli_fail(EXIT_RUNTIME, "%s", err.text);
+    json_int_t cores = json_integer_value(json_object_get(c->there, "cores"));
+    if (cores < 1 || cores > REMOTE_CORES)
+        return cli_fail(EXIT_RUNTIME, "the machine of the target does not say how many cores it has");
+    return EXIT_OK;
+}
+
+static int compare_set_up(struct comparing *c)
+{
+    struct plx_error err;
+    int status = choose_sides(c->o);
+    if (!status)
+        status = check_files(c->o);
+    if (!status && c->o->where == COMPARE_HOST)
+        status = meet(c);
+    if (!status)
+        status = choose_scaling(c->o, json_integer_value(json_object_get(c->there, "cores")));
+    if (!status)
+        status = clean(false);
+    if (!status && compare_kernel_open(&c->kernel, &err))
+        status = cli_fail(EXIT_RUNTIME, "%s", err.text);
+    return status;
+}
+
+static int compare_run_all(struct compare_options *o)
 {
     struct plx_error err;
     struct comparing *c = calloc(1, sizeof *c);
-    int status = choose_sides(o);
-    if (!status)
-        status = choose_scaling(o);
-    if (!status)
-        status = check_files(o);
-    if (!c || status) {
-        free(c);
-        return status ? status : cli_fail(EXIT_RUNTIME, "out of memory");
-    }
+    if (!c)
+        return cli_fail(EXIT_RUNTIME, "out of memory");
     c->o = o;
     take_signals();
-    if (!clean(false) && compare_kernel_open(&c->kernel, &err))
-        status = cli_fail(EXIT_RUNTIME, "%s", err.text);
-    if (c->kernel) {
+    int status = compare_set_up(c);
+    if (!status)
         status = compare_prepared(c);
-        if (compare_kernel_close(c->kernel, &err))
-            status = cli_fail(EXIT_RUNTIME, "%s", err.text);
-    }
+    if (c->kernel && compare_kernel_close(c->kernel, &err))
+        status = cli_fail(EXIT_RUNTIME, "%s", err.text);
     for (unsigned i = 0; c->cells && i < c->ncells; i++)
         free(c->cells[i].rounds);
     free(c->cells);
+    compare_wire_close(c->wire);
+    json_decref(c->there);
     free(c);
     return status;
+}
+
+static int compare_serve(struct compare_options *o)
+{
+    take_signals();
+    int status = choose_sides(o);
+    if (!status)
+        status = clean(false);
+    return status ? status : compare_target(o);
 }
 
 static int compare_command(int argc, char **argv)
@@ -508,7 +563,9 @@ static int compare_command(int argc, char **argv)
     }
     if (o.clean)
         return clean(true);
-    return o.from ? show_saved(&o) : compare_here(&o);
+    if (o.where == COMPARE_TARGET)
+        return compare_serve(&o);
+    return o.from ? show_saved(&o) : compare_run_all(&o);
 }
 
 const struct cli_command cli_compare = {

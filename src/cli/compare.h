@@ -12,10 +12,16 @@
 #include "cli.h"
 #include "compare/cells.h"
 #include "compare/kernel.h"
+#include "compare/wire.h"
 
-enum { COMPARE_CORES = 128, COMPARE_NQN = 256, COMPARE_ADDR = 64 };
+enum { COMPARE_CORES = 128, COMPARE_NQN = 256, COMPARE_ADDR = 64, COMPARE_DEPTH = 1023 };
+
+/* Both on this machine; or this one has the targets, or the hosts. */
+enum compare_where { COMPARE_HERE, COMPARE_TARGET, COMPARE_HOST };
 
 struct compare_options {
+    enum compare_where where;
+    const char *listen, *peer, *key; /* of two machines */
     struct compare_axes axes;
     uint32_t rounds;
     double seconds; /* of a run; 0: chosen */
@@ -30,6 +36,8 @@ struct compare_options {
 /* @return EXIT_OK, or EXIT_USAGE after having said what is wrong */
 int compare_parse(int argc, char **argv, struct compare_options *o);
 void compare_help(void);
+/* What targets serve, as --disk has it. */
+const char *compare_disk_name(const struct compare_options *o);
 
 /* Set by the signals that end a run. */
 extern volatile sig_atomic_t compare_interrupted;
@@ -42,6 +50,7 @@ struct compare_place {
 };
 
 struct compare_site {
+    struct compare_wire *wire; /* to the machine that has them, or NULL: this one */
     struct compare_kernel *kernel;
     struct compare_medium medium;
     const char *addr; /* where targets listen */
@@ -71,14 +80,23 @@ struct compare_job {
     const char *disk; /* as pollux perf names it */
     const struct compare_load *load;
     const int *cores;
-    double seconds, rate; /* rate 0: as fast as requests complete */
-    double idle;          /* CPU seconds a second that the machine uses by itself */
-    pid_t target;         /* the process of the target on this machine, or 0 */
-    uint64_t fill;        /* writes so many bytes once instead, from the beginning */
-    void (*tick)(void);   /* called now and then; or NULL */
+    double seconds, rate;      /* rate 0: as fast as requests complete */
+    double idle;               /* CPU seconds a second that the machine uses by itself */
+    pid_t target;              /* the process of the target on this machine, or 0 */
+    struct compare_wire *wire; /* to the target's machine, or NULL */
+    double idle_there;
+    uint64_t fill;      /* writes so many bytes once instead, from the beginning */
+    void (*tick)(void); /* called now and then; or NULL */
 };
 /* Measures in a process of its own. @return 0, or a negative errno value with err filled: -EINTR when interrupted */
 int compare_measure(const struct compare_job *job, struct compare_run *out, struct plx_error *err);
+
+/* What this machine uses by itself, in CPU seconds a second: looks for a second. */
+double compare_idle(void);
+
+/* ---- compare_target.c ---- */
+
+int compare_target(const struct compare_options *o);
 
 /* ---- compare_print.c ---- */
 

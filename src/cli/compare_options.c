@@ -21,8 +21,8 @@ enum {
     OPT_HOST_CORES,
     OPT_DIGESTS,
     OPT_POLL,
+    OPT_KEY,
     LIST_MAX = 16,
-    MAX_DEPTH = 1023,
     MAX_SECONDS = 600,
     RAM_BYTES = 256 << 20,
     QUICK_BYTES = 64 << 20,
@@ -48,6 +48,8 @@ static const struct option table[] = {
     {"html", required_argument, NULL, OPT_HTML},
     {"from", required_argument, NULL, OPT_FROM},
     {"clean", no_argument, NULL, OPT_CLEAN},
+    {"listen", required_argument, NULL, 'l'},
+    {"key", required_argument, NULL, OPT_KEY},
     {"help", no_argument, NULL, 'h'},
     {NULL, 0, NULL, 0},
 };
@@ -55,10 +57,14 @@ static const struct option table[] = {
 void compare_help(void)
 {
     puts("pollux compare [OPTION]...\n"
+         "pollux compare target -l ADDR[:PORT] [--disk DISK] [--target-cores LIST]\n"
+         "pollux compare host ADDR[:PORT] --key KEY [OPTION]...\n"
          "  Measures our target and the kernel's (nvmet-tcp) under our host and the kernel's (nvme-tcp), in "
          "turn, on this\n"
          "  machine over loopback. The kernel's sides take root, and are set up and taken down again; what cannot be\n"
-         "  measured is named with the reason. Every figure is the median of its rounds, with an interval of 95 %.\n\n"
+         "  measured is named with the reason. Every figure is the median of its rounds, with an interval of 95 %.\n"
+         "  With two machines, `target` on one prints what to type on the other, which has the hosts and says "
+         "how it went.\n\n"
          "what is varied, one at a time; each takes a list, whose first value is the one that the others keep:\n"
          "  -q, --queue-depth LIST  requests in flight (32,1,4,128)\n"
          "  -o, --io-size LIST      size of a request (4K,16K,128K)\n"
@@ -82,6 +88,11 @@ void compare_help(void)
          "      --html FILE         write a report: one file, with charts\n"
          "      --from FILE         make the table and the report of what --json wrote, and measure nothing\n"
          "      --clean             take down what a run that was killed has left; every run does that first");
+}
+
+const char *compare_disk_name(const struct compare_options *o)
+{
+    return o->medium.path ? o->medium.path : o->medium.null ? "null" : "ram";
 }
 
 /* ---- lists ---- */
@@ -116,7 +127,7 @@ static int add_value(const char *option, uint32_t *list, unsigned *n, uint32_t v
 static int one_depth(struct compare_options *o, const char *word)
 {
     uint32_t v = 0;
-    int status = cli_parse_u32("queue-depth", word, "numbers", 1, MAX_DEPTH, &v);
+    int status = cli_parse_u32("queue-depth", word, "numbers", 1, COMPARE_DEPTH, &v);
     return status ? status : add_value("queue-depth", o->axes.depths, &o->axes.ndepths, v);
 }
 
@@ -248,6 +259,12 @@ static int compare_parse_one(int opt, struct compare_options *o)
     case OPT_FROM:
         o->from = optarg;
         return EXIT_OK;
+    case OPT_KEY:
+        o->key = optarg;
+        return EXIT_OK;
+    case 'l':
+        o->listen = optarg;
+        return EXIT_OK;
     default:
         o->quick |= opt == OPT_QUICK;
         o->axes.cross |= opt == OPT_CROSS;
@@ -272,27 +289,64 @@ static void default_axes(struct compare_axes *a)
         a->polls[0] = PLX_POLL_ADAPTIVE, a->polls[1] = PLX_POLL_BUSY, a->npolls = 2;
 }
 
-int compare_parse(int argc, char **argv, struct compare_options *o)
+/* What is of no use with the others is an error: it was meant to do something. */
+static int compare_check(const struct compare_options *o)
 {
-    *o = (struct compare_options){.rounds = COMPARE_ROUNDS_MIN};
-    struct cli_options options = {"compare", ":q:o:M:m:t:h", table, NULL, 0};
-    for (int opt; (opt = cli_next_option(&options, argc, argv)) != -1;)
-        if (opt == CLI_WRONG || compare_parse_one(opt, o))
-            return EXIT_USAGE;
-    if (optind < argc)
-        return cli_fail(EXIT_USAGE, "\"%s\" is a word too many; \"pollux help compare\" lists the options",
-                        argv[optind]);
     if (o->quick && o->seconds > 0)
         return cli_fail(EXIT_USAGE, "--quick chooses the time itself: without --time");
     if (o->quick && o->rounds > COMPARE_ROUNDS_MIN)
         return cli_fail(EXIT_USAGE, "--quick has %d rounds: without --rounds", COMPARE_ROUNDS_MIN);
     if (o->clean && (o->json || o->html || o->from))
         return cli_fail(EXIT_USAGE, "--clean stands alone");
+    if (!o->listen != (o->where != COMPARE_TARGET))
+        return cli_fail(EXIT_USAGE, o->listen ? "--listen is for pollux compare target"
+                                              : "where to listen is not said: pollux compare target -l ADDR");
+    if (!o->key != (o->where != COMPARE_HOST))
+        return cli_fail(EXIT_USAGE, o->key ? "--key is for pollux compare host"
+                                           : "--key is missing: pollux compare target prints it");
+    if (o->where == COMPARE_TARGET && (o->json || o->html || o->from || o->quick || o->seconds > 0))
+        return cli_fail(EXIT_USAGE, "what is measured, and written, is said to pollux compare host");
+    if (o->where == COMPARE_HOST && (o->medium.path || o->medium.null || o->ntarget_cores))
+        return cli_fail(EXIT_USAGE, "--disk and --target-cores are for pollux compare target, on the other machine");
+    return EXIT_OK;
+}
+
+/* `target` and `host` come first. @return how many words to go on after */
+static int compare_word(int argc, char **argv, struct compare_options *o)
+{
+    if (argc > 1 && strcmp(argv[1], "target") == 0)
+        o->where = COMPARE_TARGET;
+    else if (argc > 1 && strcmp(argv[1], "host") == 0)
+        o->where = COMPARE_HOST;
+    if (o->where == COMPARE_HOST && argc > 2 && argv[2][0] != '-')
+        o->peer = argv[2];
+    return (o->where != COMPARE_HERE) + (o->peer != NULL);
+}
+
+int compare_parse(int argc, char **argv, struct compare_options *o)
+{
+    *o = (struct compare_options){.rounds = COMPARE_ROUNDS_MIN};
+    struct cli_options options = {"compare", ":q:o:M:m:t:l:h", table, NULL, 0};
+    int words = compare_word(argc, argv, o);
+    argc -= words;
+    argv += words;
+    for (int opt; (opt = cli_next_option(&options, argc, argv)) != -1;)
+        if (opt == CLI_WRONG || compare_parse_one(opt, o))
+            return EXIT_USAGE;
+    if (o->help)
+        return EXIT_OK;
+    if (optind < argc)
+        return cli_fail(EXIT_USAGE,
+                        "\"%s\" is a word too many; \"pollux help compare\" lists the "
+                        "options",
+                        argv[optind]);
+    if (o->where == COMPARE_HOST && !o->peer)
+        return cli_fail(EXIT_USAGE, "which machine has the target is not said: pollux compare host ADDR --key KEY");
     if (!o->targets[COMPARE_POLLUX] && !o->targets[COMPARE_KERNEL])
         o->targets[COMPARE_POLLUX] = o->targets[COMPARE_KERNEL] = true;
     if (!o->hosts[COMPARE_POLLUX] && !o->hosts[COMPARE_KERNEL])
         o->hosts[COMPARE_POLLUX] = o->hosts[COMPARE_KERNEL] = true;
     o->medium.bytes = o->quick ? QUICK_BYTES : RAM_BYTES;
     default_axes(&o->axes);
-    return EXIT_OK;
+    return compare_check(o);
 }

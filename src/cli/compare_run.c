@@ -22,6 +22,7 @@
 
 enum {
     TICK_MS = 200,
+    IDLE_MS = 1000,
     GRACE_SECONDS = 30, /* beyond the time that it was to take */
     PACED_DEPTH = 128,  /* enough for the schedule to be kept: what is late waits, and counts */
     FILL_SIZE = 1 << 20,
@@ -38,10 +39,29 @@ struct measuring {
     int to;
 };
 
+/* The target's machine tells what it uses; on this one it is the target's process. */
+static void look_there(const struct compare_job *job, struct compare_usage *target)
+{
+    struct plx_error err;
+    json_t *u = compare_wire_ask(job->wire, json_pack("{ss}", "do", "usage"), &err);
+    if (!u)
+        cli_fail(EXIT_RUNTIME, "%s", err.text);
+    target->at = json_number_value(json_object_get(u, "at"));
+    target->busy = json_number_value(json_object_get(u, "busy"));
+    target->user = json_number_value(json_object_get(u, "user"));
+    target->system = json_number_value(json_object_get(u, "system"));
+    target->threads = json_number_value(json_object_get(u, "threads"));
+    target->softirq = json_number_value(json_object_get(u, "softirq"));
+    target->stolen = json_number_value(json_object_get(u, "stolen"));
+    json_decref(u);
+}
+
 static void look_at_usage(const struct compare_job *job, struct compare_usage *host, struct compare_usage *target)
 {
     struct compare_usage whole;
     *target = (struct compare_usage){0};
+    if (job->wire)
+        look_there(job, target);
     if (job->target && compare_usage(job->target, &whole) == 0) {
         target->user = whole.user;
         target->system = whole.system;
@@ -74,7 +94,7 @@ static int measuring_ends(void *arg, const struct perf_result *r)
     look_at_usage(m->job, &host, &target);
     perf_summarize(r, -1, &sum);
     m->run.host = compare_used(&m->host, &host, m->job->idle);
-    m->run.target = compare_used(&m->target, &target, 0);
+    m->run.target = compare_used(&m->target, &target, m->job->idle_there);
     m->run.iops = sum.iops;
     m->run.seconds = r->seconds;
     m->run.requests = sum.requests;
@@ -148,7 +168,7 @@ static void last_words(int says, char *out, size_t size)
     snprintf(out, size, "%.*s", (int)size - 1, line);
 }
 
-/* Reads what the process measured. @return bytes, or -EINTR or -ETIMEDOUT */
+/* Reads what the process measured. @return bytes, or -EINTR, -ETIMEDOUT or -EPIPE */
 static long read_run(const struct compare_job *job, int from, struct compare_run *out)
 {
     size_t have = 0;
@@ -159,6 +179,8 @@ static long read_run(const struct compare_job *job, int from, struct compare_run
         if (compare_interrupted)
             return -EINTR;
         if (ready == 0) {
+            if (job->wire && compare_wire_gone(job->wire))
+                return -EPIPE; /* our host would connect again for as long as that takes */
             left -= TICK_MS / 1000.0;
             if (job->tick)
                 job->tick();
@@ -171,6 +193,17 @@ static long read_run(const struct compare_job *job, int from, struct compare_run
         have += (size_t)n;
     }
     return (long)have;
+}
+
+double compare_idle(void)
+{
+    struct compare_usage a, b;
+    compare_usage(0, &a);
+    for (int ms = 0; ms < IDLE_MS && !compare_interrupted; ms += TICK_MS)
+        poll(NULL, 0, TICK_MS);
+    compare_usage(0, &b);
+    struct compare_usage used = compare_used(&a, &b, 0);
+    return used.at > 0 ? used.busy / used.at : 0;
 }
 
 int compare_measure(const struct compare_job *job, struct compare_run *out, struct plx_error *err)
@@ -195,8 +228,12 @@ int compare_measure(const struct compare_job *job, struct compare_run *out, stru
     }
     last_words(says, words, sizeof words);
     close(says);
+    if (job->wire)
+        compare_wire_apart(job->wire);
     if (got == -EINTR || compare_interrupted)
         return plx_fail(err, -EINTR, "interrupted");
+    if (got == -EPIPE)
+        return plx_fail(err, -EPIPE, "the machine of the target is gone");
     if (got < 0)
         return plx_fail(err, (int)got, "the run did not end in time%s%s", words[0] ? ": " : "", words);
     if (got != sizeof *out)

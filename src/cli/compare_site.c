@@ -15,6 +15,12 @@
 
 enum { START_MS = 20000, STOP_MS = 5000, STEP_MS = 10, OUTPUT = 4096, ENTRIES = 128 };
 
+static const char *const poll_names[] = {
+    [PLX_POLL_ADAPTIVE] = "adaptive", [PLX_POLL_BUSY] = "busy", [PLX_POLL_SLEEP] = "sleep"};
+
+/* Of names that we or the kernel give; what comes from elsewhere must not become settings of a disk. */
+static const char nqn_characters[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.:-";
+
 uint32_t compare_entries(const struct compare_load *load)
 {
     uint32_t each = (load->depth + load->cores - 1) / load->cores + 1, entries = ENTRIES;
@@ -64,8 +70,6 @@ static int wait_listening(struct compare_site *s, struct plx_error *err)
 
 _Noreturn static void run_target(const struct compare_site *s, const struct compare_load *load, int to)
 {
-    static const char *const polls[] = {
-        [PLX_POLL_ADAPTIVE] = "adaptive", [PLX_POLL_BUSY] = "busy", [PLX_POLL_SLEEP] = "sleep"};
     char cores[COMPARE_CORES * 8] = "", capsule[16], entries[16], disk[PATH_MAX + 32], listen_at[COMPARE_ADDR + 8];
     size_t n = 0;
     for (uint32_t i = 0; i < load->cores; i++)
@@ -80,7 +84,7 @@ _Noreturn static void run_target(const struct compare_site *s, const struct comp
     prctl(PR_SET_PDEATHSIG, SIGKILL);
     dup2(to, STDOUT_FILENO);
     dup2(to, STDERR_FILENO);
-    execl("/proc/self/exe", "pollux", "serve", "-q", "-l", listen_at, "-m", cores, "--poll", polls[load->poll],
+    execl("/proc/self/exe", "pollux", "serve", "-q", "-l", listen_at, "-m", cores, "--poll", poll_names[load->poll],
           "--in-capsule", capsule, "--queue-depth", entries, "--allow-any-host", disk, (char *)NULL);
     _exit(EXIT_RUNTIME);
 }
@@ -131,6 +135,9 @@ static int start_ours(struct compare_site *s, const struct compare_load *load, s
 void site_stop(struct compare_site *s)
 {
     int status;
+    struct plx_error err;
+    if (s->wire && !compare_interrupted)
+        json_decref(compare_wire_ask(s->wire, json_pack("{ss}", "do", "stop"), &err));
     if (s->pid > 0) {
         kill(s->pid, SIGTERM);
         for (int ms = 0; waitpid(s->pid, &status, WNOHANG) == 0; ms += STEP_MS) {
@@ -159,9 +166,34 @@ static int start_kernels(struct compare_site *s, struct plx_error *err)
     return ret;
 }
 
+/* ---- on another machine ---- */
+
+static int start_there(struct compare_site *s, enum compare_side side, const struct compare_load *load,
+                       struct compare_place *place, struct plx_error *err)
+{
+    json_t *request = json_pack("{ss,ss,si,si,ss}", "do", "start", "target", compare_side_name(side), "cores",
+                                load->cores, "depth", load->depth, "poll", poll_names[load->poll]);
+    json_t *answer = compare_wire_ask(s->wire, request, err);
+    if (!answer)
+        return compare_interrupted ? -EINTR : -EIO;
+    const char *nqn = json_string_value(json_object_get(answer, "nqn"));
+    json_int_t port = json_integer_value(json_object_get(answer, "port"));
+    bool good = nqn && strncmp(nqn, "nqn.", 4) == 0 && strspn(nqn, nqn_characters) == strlen(nqn) &&
+                strlen(nqn) < sizeof place->nqn && port > 0 && port <= UINT16_MAX;
+    if (good) {
+        snprintf(place->nqn, sizeof place->nqn, "%s", nqn);
+        snprintf(place->addr, sizeof place->addr, "%s", compare_wire_there(s->wire));
+        place->port = (uint16_t)port;
+    }
+    json_decref(answer);
+    return good ? 0 : plx_fail(err, -EPROTO, "the machine of the target says nonsense");
+}
+
 int site_start(struct compare_site *s, enum compare_side side, const struct compare_load *load,
                struct compare_place *place, struct plx_error *err)
 {
+    if (s->wire)
+        return start_there(s, side, load, place, err);
     if (side == COMPARE_KERNEL && s->pid && s->load.poll == PLX_POLL_BUSY)
         site_stop(s); /* it would take a core from the other */
     int ret = side == COMPARE_KERNEL ? start_kernels(s, err) : start_ours(s, load, err);
