@@ -139,20 +139,22 @@ _pollux_compare()
 # pollux pool and pollux volume: a verb, a disk, and names of volumes on it.
 _pollux_pool()
 {
-    local command=$1 pollux=$2 previous=$3 word=$4 verb=${5:-} disk='' each plain=0 options=--json
+    local command=$1 pollux=$2 previous=$3 word=$4 verb=${5:-} disk='' each plain=0 options=--json verbs
     shift 5
     case $command:$verb in
     pool:)
-        mapfile -t COMPREPLY < <(compgen -W 'create status rm --help' -- "$word")
+        mapfile -t COMPREPLY < <(compgen -W 'create status check repair dump rm --help' -- "$word")
         return
         ;;
     volume:)
-        mapfile -t COMPREPLY < <(compgen -W 'ls create snapshot clone revert resize rename rm --help' -- "$word")
+        verbs='ls create snapshot clone revert diff export import resize rename rm --help'
+        mapfile -t COMPREPLY < <(compgen -W "$verbs" -- "$word")
         return
         ;;
     pool:create) options='--name --cluster --yes --json' ;;
     volume:create) options='--thick --json' ;;
-    pool:rm | volume:revert | volume:resize | volume:rm) options='--yes --json' ;;
+    volume:export) options='--base --offset' ;;
+    pool:repair | pool:rm | volume:revert | volume:resize | volume:rm) options='--yes --json' ;;
     esac
     case $previous in
     --name) return ;;

@@ -13,6 +13,9 @@ struct pool_command {
     unsigned nwords;
     bool json, yes, thick, help, data;
     const char *name; /* --name */
+    const char *base; /* --base */
+    uint64_t offset;  /* --offset */
+    bool offset_given;
     const char *cluster;
 };
 
@@ -21,7 +24,7 @@ struct pool_verb {
     const char *name;
     const char *takes;   /* after "pollux pool create" */
     unsigned min, max;   /* words */
-    const char *options; /* a letter for each option that it takes beside --json: y, n, c, t, d */
+    const char *options; /* a letter for each option that it takes beside --json: y, n, c, t, d, b, o */
     const char *method;  /* what a server is asked by for the same; or NULL */
     int (*run)(const struct pool_command *o, const struct pool_verb *v);
 };
@@ -69,7 +72,28 @@ int pool_check(const struct pool_command *o, const struct pool_verb *v);
 int pool_repair(const struct pool_command *o, const struct pool_verb *v);
 int pool_dump(const struct pool_command *o, const struct pool_verb *v);
 
-/* volume_diff.c */
+/* The volume of a name or UUID. @return EXIT_OK, or EXIT_USAGE after having said that there is none */
+int pool_find_volume(const struct pool_at *at, const char *name, struct plx_volume_info *info);
+void pool_show_volume(const struct pool_command *o, const struct pool_at *at, const char *name);
+
+/* ---- progress.c ---- */
+
+struct pool_progress {
+    const char *what;
+    bool bytes; /* what is done is counted in them, and its rate is shown */
+    bool quiet;
+    bool drawn;
+    uint64_t drawn_ns;
+};
+
+/* ns: since it began. On a terminal, and now and then only. */
+void pool_progress(struct pool_progress *p, uint64_t done, uint64_t total, uint64_t ns);
+/* Makes room for something else. */
+void pool_progress_clear(struct pool_progress *p);
+
+/* volume_diff.c, volume_export.c, volume_import.c */
+int volume_export(const struct pool_command *o, const struct pool_verb *v);
+int volume_import(const struct pool_command *o, const struct pool_verb *v);
 int volume_diff(const struct pool_command *o, const struct pool_verb *v);
 
 /* For people, and as JSON; text that did not come from us cannot do harm in either. */

@@ -7,7 +7,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 /* As of fsck(8). */
 enum {
@@ -16,12 +15,7 @@ enum {
     CHECK_FAILED = 8,
 };
 
-enum {
-    CHECK_BAR = 30,
-    CHECK_TELL_MS = 250,
-    CHECK_ROUNDS = 3, /* of repair: what was taken out may leave space that the next one frees */
-    CHECK_NS_PER_MS = 1000000,
-};
+enum { CHECK_ROUNDS = 3 }; /* of repair: what was taken out may leave space that the next one frees */
 
 struct checking {
     struct plx_pool_check check;
@@ -30,32 +24,13 @@ struct checking {
     json_t *findings; /* for --json */
     bool quiet;       /* findings are not shown */
     uint64_t mendable;
-    bool drawn;
-    uint64_t drawn_ns;
+    struct pool_progress progress;
 };
-
-static void check_erase_line(struct checking *k)
-{
-    if (k->drawn)
-        cli_say("\r\033[K");
-    k->drawn = false;
-}
 
 static bool check_progress(void *arg, uint64_t done, uint64_t total, uint64_t ns)
 {
     struct checking *k = arg;
-    char bar[CHECK_BAR + 1];
-    if (k->o->json || !isatty(STDERR_FILENO) || ns - k->drawn_ns < (uint64_t)CHECK_TELL_MS * CHECK_NS_PER_MS)
-        return true;
-    const double part = total && done < total ? (double)done / (double)total : 1;
-    const double left = part > 0 ? (double)ns / 1e9 * (1 - part) / part : 0;
-    memset(bar, ' ', CHECK_BAR);
-    memset(bar, '#', (size_t)(part * CHECK_BAR));
-    bar[CHECK_BAR] = 0;
-    cli_say("\r\033[Kcheck [%s] %3.0f %%  %" PRIu64 ":%02" PRIu64 " left", bar, part * 100, (uint64_t)left / 60,
-            (uint64_t)left % 60);
-    k->drawn = true;
-    k->drawn_ns = ns;
+    pool_progress(&k->progress, done, total, ns);
     return true;
 }
 
@@ -83,7 +58,7 @@ static void check_found(void *arg, const struct plx_pool_finding *f)
     k->mendable += f->mendable && f->severity != PLX_POOL_NOTE;
     if (k->quiet)
         return;
-    check_erase_line(k);
+    pool_progress_clear(&k->progress);
     if (k->findings)
         json_array_append_new(k->findings, finding_json(f));
     snprintf(text, sizeof text, "%s", f->text);
@@ -99,9 +74,9 @@ static int check_run(struct checking *k, const struct pool_at *at, bool repair)
     k->check = (struct plx_pool_check){
         .repair = repair, .data = k->o->data, .found = check_found, .progress = check_progress, .arg = k};
     k->mendable = 0;
-    k->drawn_ns = 0;
+    k->progress = (struct pool_progress){.what = "check", .quiet = k->o->json};
     int ret = plx_pool_check(at->disk, &k->check, &err);
-    check_erase_line(k);
+    pool_progress_clear(&k->progress);
     return ret ? cli_fail(CHECK_FAILED, "%s", cli_clean(err.text)) : EXIT_OK;
 }
 
@@ -137,7 +112,8 @@ static void checked_text(const struct checking *k)
     if (!c->wastes && !c->damages)
         printf("clean\n");
     else
-        printf("%" PRIu64 " damages, %" PRIu64 " of lost space or wrong counts\n", c->damages, c->wastes);
+        printf("%" PRIu64 " damage%s, %" PRIu64 " of lost space or wrong counts\n", c->damages,
+               c->damages == 1 ? "" : "s", c->wastes);
 }
 
 static void checked_end(struct checking *k, bool repaired)

@@ -15,6 +15,8 @@ enum {
     OPT_NAME,
     OPT_CLUSTER,
     OPT_DATA,
+    OPT_BASE,
+    OPT_OFFSET,
 };
 
 /* ---- the command line ---- */
@@ -41,6 +43,10 @@ static int check_pool_options(const struct pool_command *o, const struct pool_ve
         ret = check_pool_option(v, 'c', "cluster", command);
     if (!ret && o->data)
         ret = check_pool_option(v, 'd', "data", command);
+    if (!ret && o->base)
+        ret = check_pool_option(v, 'b', "base", command);
+    if (!ret && o->offset_given)
+        ret = check_pool_option(v, 'o', "offset", command);
     return ret;
 }
 
@@ -51,6 +57,8 @@ static int pool_parse(int argc, char **argv, struct pool_command *o)
                                           {"thick", no_argument, NULL, OPT_THICK},
                                           {"name", required_argument, NULL, OPT_NAME},
                                           {"cluster", required_argument, NULL, OPT_CLUSTER},
+                                          {"base", required_argument, NULL, OPT_BASE},
+                                          {"offset", required_argument, NULL, OPT_OFFSET},
                                           {"data", no_argument, NULL, OPT_DATA},
                                           {"help", no_argument, NULL, 'h'},
                                           {NULL, 0, NULL, 0}};
@@ -67,6 +75,11 @@ static int pool_parse(int argc, char **argv, struct pool_command *o)
             o->name = optarg;
         if (opt == OPT_CLUSTER)
             o->cluster = optarg;
+        if (opt == OPT_BASE)
+            o->base = optarg;
+        o->offset_given |= opt == OPT_OFFSET;
+        if (opt == OPT_OFFSET && cli_parse_number("offset", optarg, "a number of bytes", 0, INT64_MAX, &o->offset))
+            return EXIT_USAGE;
     }
     o->words = argv + optind;
     o->nwords = (unsigned)(argc - optind);

@@ -36,8 +36,7 @@ static bool find_one(void *arg, const struct plx_volume_info *info)
     return !f->there;
 }
 
-/* @return EXIT_OK, or EXIT_USAGE after having said that there is none */
-static int find_volume(const struct pool_at *at, const char *name, struct plx_volume_info *info)
+int pool_find_volume(const struct pool_at *at, const char *name, struct plx_volume_info *info)
 {
     struct found f = {.name = name};
     plx_pool_each(at->pool, find_one, &f);
@@ -149,6 +148,11 @@ static void show_volumes(const struct pool_command *o, const struct pool_at *at,
     json_decref(s.rows);
 }
 
+void pool_show_volume(const struct pool_command *o, const struct pool_at *at, const char *name)
+{
+    show_volumes(o, at, name);
+}
+
 static int volume_list(const struct pool_command *o, const struct pool_verb *v)
 {
     struct pool_at at;
@@ -181,7 +185,7 @@ static int run_on_volume(const struct pool_command *o, const struct pool_verb *v
     int ret = pool_open_pool(&at, o->words[0], v);
     if (ret)
         return ret;
-    ret = find_volume(&at, op.volume, &info);
+    ret = pool_find_volume(&at, op.volume, &info);
     if (!ret)
         ret = change(o, &at, &op, op.name);
     return pool_put(&at, ret);
@@ -285,9 +289,9 @@ static int volume_revert(const struct pool_command *o, const struct pool_verb *v
     int ret = pool_open_pool(&at, o->words[0], v);
     if (ret)
         return ret;
-    ret = find_volume(&at, op.volume, &info);
+    ret = pool_find_volume(&at, op.volume, &info);
     if (!ret)
-        ret = find_volume(&at, op.name, &to);
+        ret = pool_find_volume(&at, op.name, &to);
     if (!ret && strcmp(info.parent, to.name) == 0) { /* else it is refused below */
         volume_describe(&at, &info, text, sizeof text);
         ret = pool_ask(o, "%s: what %s has now, and %s has not, will be lost", at.name, text, to.name);
@@ -310,7 +314,7 @@ static int volume_size(const struct pool_command *o, const struct pool_verb *v)
     int ret = pool_open_pool(&at, o->words[0], v);
     if (ret)
         return ret;
-    ret = find_volume(&at, op.volume, &info);
+    ret = pool_find_volume(&at, op.volume, &info);
     if (!ret && op.size < info.size && !info.snapshot) {
         char text[2 * POOL_TEXT];
         volume_describe(&at, &info, text, sizeof text);
@@ -333,7 +337,7 @@ static int ask_to_remove(const struct pool_command *o, const struct pool_at *at)
     if (!list)
         return cli_fail(EXIT_RUNTIME, "out of memory");
     for (unsigned i = 1; i < o->nwords && !ret; i++) {
-        ret = find_volume(at, o->words[i], &info);
+        ret = pool_find_volume(at, o->words[i], &info);
         if (!ret) {
             volume_describe(at, &info, text, sizeof text);
             fprintf(list, "%s%s", i > 1 ? ", " : "", text);
@@ -381,6 +385,8 @@ static const struct pool_verb volume_verbs[] = {
     {"resize", "[--yes] DISK NAME SIZE", 3, 3, "y", "bdev_lvol_resize", volume_size},
     {"rename", "DISK NAME NEW", 3, 3, "", "bdev_lvol_rename", volume_rename},
     {"diff", "DISK [FROM] TO", 2, 3, "", NULL, volume_diff},
+    {"export", "[--base SNAPSHOT] [--offset BYTES] DISK SNAPSHOT [FILE]", 2, 3, "bo", NULL, volume_export},
+    {"import", "DISK NAME [FILE]", 2, 3, "", NULL, volume_import},
     {"rm", "[--yes] DISK NAME...", 2, UINT_MAX, "y", "bdev_lvol_delete", volume_remove},
     {0},
 };
@@ -401,6 +407,11 @@ static void volume_help(void)
          "pollux volume diff DISK [FROM] TO\n"
          "  Lists where the snapshot TO is not what the snapshot FROM is, in bytes; without FROM, where it has\n"
          "  anything at all. Either can be a volume, too.\n\n"
+         "pollux volume export [--base SNAPSHOT] [--offset BYTES] DISK SNAPSHOT [FILE]\n"
+         "  Writes a snapshot as a stream: all of it, or what is different from --base, to a file or standard\n"
+         "  output. --offset begins at that byte of the snapshot, to go on where an import was cut off.\n\n"
+         "pollux volume import DISK NAME [FILE]\n"
+         "  Makes the snapshot NAME of a stream. One that was cut off goes on when it is begun again.\n\n"
          "pollux volume resize [--yes] DISK NAME SIZE\n"
          "pollux volume rename DISK NAME NEW\n"
          "pollux volume rm [--yes] DISK NAME...\n\n"

@@ -282,8 +282,9 @@ def test_a_disk_that_a_server_has_is_left_alone_and_the_server_is_named(pool):
 
 
 def test_help_names_every_verb():
-    for command, verbs in (("pool", ("create", "status", "grow", "rm")),
-                           ("volume", ("ls", "create", "snapshot", "clone", "revert", "resize", "rename", "rm"))):
+    for command, verbs in (("pool", ("create", "status", "grow", "check", "repair", "dump", "rm")),
+                           ("volume", ("ls", "create", "snapshot", "clone", "revert", "diff", "export", "import",
+                                       "resize", "rename", "rm"))):
         text = run("help", command)
         assert text == run(command, "--help")
         assert all(f"pollux {command} {verb} " in text for verb in verbs)
@@ -432,6 +433,8 @@ def test_what_was_flushed_is_there_after_a_hundred_kills(tmp_path):
         target.start()
         live(target, chance, oracle)
         target.check_reports()
+        if number % 10 == 4:  # before anybody opens it
+            assert told("pool", "check", path)["clean"]
         if number % 10 == 9:
             with Target(f"volume:{path}?name=web", *(f"volume:{path}?name={name}" for name in snapshots)) as still:
                 with Controller(still.address, still.nqn, io_queues=1) as host:
@@ -446,4 +449,5 @@ def test_what_was_flushed_is_there_after_a_hundred_kills(tmp_path):
                 del snapshots[oldest]
                 run("volume", "rm", "--yes", path, oldest)
     run("volume", "rm", "--yes", path, "web", *snapshots)
+    assert told("pool", "check", path)["clean"]
     assert told("pool", "status", path)["free"] > 92 * MIB
