@@ -82,8 +82,8 @@ static int choose_sides(struct compare_options *o)
         memcpy(o->host_cores, all + n - half, (size_t)half * sizeof *all);
         o->nhost_cores = half;
     }
-    int status = cli_choose_cores(o->target_cores, &o->ntarget_cores);
-    return status ? status : cli_choose_cores(o->host_cores, &o->nhost_cores);
+    int status = cli_choose_cores(o->target_cores, &o->ntarget_cores, 0, COMPARE_CORES);
+    return status ? status : cli_choose_cores(o->host_cores, &o->nhost_cores, 0, COMPARE_CORES);
 }
 
 /* Of each side no more cores than it has. */

@@ -191,6 +191,30 @@ static int run_on_volume(const struct pool_command *o, const struct pool_verb *v
     return pool_put(&at, ret);
 }
 
+/* Until what was deleted is free: nobody else would see to it before the pool is opened again. */
+static void await_freed(const struct pool_at *at)
+{
+    struct plx_pool_info info;
+    for (plx_pool_get_info(at->pool, &info); info.freeing && !info.broken; plx_pool_get_info(at->pool, &info))
+        poll(NULL, 0, FREED_MS);
+}
+
+static int run_on_one(const struct pool_command *o, const struct pool_verb *v, enum plx_pool_op_kind kind)
+{
+    struct plx_pool_op op = {.kind = kind, .volume = o->words[1]};
+    struct plx_volume_info info;
+    struct pool_at at;
+    int ret = pool_open_pool(&at, o->words[0], v);
+    if (ret)
+        return ret;
+    ret = pool_find_volume(&at, op.volume, &info);
+    if (!ret)
+        ret = change(o, &at, &op, op.volume);
+    if (!ret)
+        await_freed(&at);
+    return pool_put(&at, ret);
+}
+
 static int parse_volume_size(const char *text, uint64_t *size)
 {
     if (!plx_parse_size(text, size) && *size)
@@ -233,7 +257,7 @@ static int volume_snapshot(const struct pool_command *o, const struct pool_verb 
                                       .volume = o->words[2 * i + 1],
                                       .name = o->words[2 * i + 2],
                                       .with = i + 1 < n ? &ops[i + 1] : NULL};
-        ret = find_volume(&at, ops[i].volume, &info);
+        ret = pool_find_volume(&at, ops[i].volume, &info);
     }
     if (!ret)
         ret = change(o, &at, ops, n == 1 ? ops->name : NULL);
@@ -248,17 +272,19 @@ static int volume_clone(const struct pool_command *o, const struct pool_verb *v)
     return run_on_volume(o, v, PLX_POOL_CLONE);
 }
 
+static int volume_inflate(const struct pool_command *o, const struct pool_verb *v)
+{
+    return run_on_one(o, v, PLX_POOL_INFLATE);
+}
+
+static int volume_decouple(const struct pool_command *o, const struct pool_verb *v)
+{
+    return run_on_one(o, v, PLX_POOL_DECOUPLE);
+}
+
 static int volume_rename(const struct pool_command *o, const struct pool_verb *v)
 {
     return run_on_volume(o, v, PLX_POOL_RENAME);
-}
-
-/* Until what was deleted is free: nobody else would see to it before the pool is opened again. */
-static void await_freed(const struct pool_at *at)
-{
-    struct plx_pool_info info;
-    for (plx_pool_get_info(at->pool, &info); info.freeing && !info.broken; plx_pool_get_info(at->pool, &info))
-        poll(NULL, 0, FREED_MS);
 }
 
 /* "web (10 GiB, 2.5 MiB of it written, ext4 (file system))" */
@@ -295,6 +321,33 @@ static int volume_revert(const struct pool_command *o, const struct pool_verb *v
     if (!ret && strcmp(info.parent, to.name) == 0) { /* else it is refused below */
         volume_describe(&at, &info, text, sizeof text);
         ret = pool_ask(o, "%s: what %s has now, and %s has not, will be lost", at.name, text, to.name);
+    }
+    if (!ret)
+        ret = change(o, &at, &op, op.volume);
+    if (!ret)
+        await_freed(&at);
+    return pool_put(&at, ret);
+}
+
+/* What it reads as where it has nothing of its own is another's then, which cannot be told beforehand. */
+static int volume_set_parent(const struct pool_command *o, const struct pool_verb *v)
+{
+    struct plx_pool_op op = {
+        .kind = PLX_POOL_SET_PARENT, .volume = o->words[1], .name = o->nwords > 2 ? o->words[2] : NULL};
+    struct plx_volume_info info, to = {.name = "zeroes"};
+    char text[2 * POOL_TEXT];
+    struct pool_at at;
+    int ret = pool_open_pool(&at, o->words[0], v);
+    if (ret)
+        return ret;
+    ret = pool_find_volume(&at, op.volume, &info);
+    if (!ret && op.name)
+        ret = pool_find_volume(&at, op.name, &to);
+    if (!ret && info.parent[0] &&
+        strcmp(info.parent, to.name)) { /* else there is nothing to be lost, or it is refused */
+        volume_describe(&at, &info, text, sizeof text);
+        ret = pool_ask(o, "%s: what %s has from %s will be lost for it, and be %s%s", at.name, text, info.parent,
+                       op.name ? "what it is in " : "", to.name);
     }
     if (!ret)
         ret = change(o, &at, &op, op.volume);
@@ -383,6 +436,9 @@ static const struct pool_verb volume_verbs[] = {
     {"clone", "DISK SNAPSHOT NEW", 3, 3, "", "bdev_lvol_clone", volume_clone},
     {"revert", "[--yes] DISK NAME SNAPSHOT", 3, 3, "y", NULL, volume_revert},
     {"resize", "[--yes] DISK NAME SIZE", 3, 3, "y", "bdev_lvol_resize", volume_size},
+    {"inflate", "DISK NAME", 2, 2, "", "bdev_lvol_inflate", volume_inflate},
+    {"decouple", "DISK NAME", 2, 2, "", "bdev_lvol_decouple_parent", volume_decouple},
+    {"set-parent", "[--yes] DISK NAME [SNAPSHOT]", 2, 3, "y", "bdev_lvol_set_parent", volume_set_parent},
     {"rename", "DISK NAME NEW", 3, 3, "", "bdev_lvol_rename", volume_rename},
     {"diff", "DISK [FROM] TO", 2, 3, "", NULL, volume_diff},
     {"export", "[--base SNAPSHOT] [--offset BYTES] DISK SNAPSHOT [FILE]", 2, 3, "bo", NULL, volume_export},
@@ -412,6 +468,12 @@ static void volume_help(void)
          "  output. --offset begins at that byte of the snapshot, to go on where an import was cut off.\n\n"
          "pollux volume import DISK NAME [FILE]\n"
          "  Makes the snapshot NAME of a stream. One that was cut off goes on when it is begun again.\n\n"
+         "pollux volume inflate DISK NAME\n"
+         "  Gives a volume all space of its own, with a copy of what it shares with its snapshot.\n\n"
+         "pollux volume decouple DISK NAME\n"
+         "  Gives a volume a copy of what its snapshot has, and has it go back to what that one goes back to.\n\n"
+         "pollux volume set-parent [--yes] DISK NAME [SNAPSHOT]\n"
+         "  Has a volume go back to another snapshot, or to none: what it has not of its own becomes that one's.\n\n"
          "pollux volume resize [--yes] DISK NAME SIZE\n"
          "pollux volume rename DISK NAME NEW\n"
          "pollux volume rm [--yes] DISK NAME...\n\n"
@@ -419,7 +481,7 @@ static void volume_help(void)
          "ctl\". NAME can be a UUID. What is lost is named, and asked about, before it is.\n\n"
          "options:\n"
          "      --thick    create: with all its space set aside\n"
-         "      --yes      revert, resize, rm: do not ask\n"
+         "      --yes      revert, set-parent, resize, rm: do not ask\n"
          "      --json     as JSON");
 }
 

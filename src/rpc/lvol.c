@@ -55,8 +55,7 @@ struct rpc_disk *rpc_lvol_named(struct rpc_call *c, const char *name)
     return NULL;
 }
 
-/* The volume that a parameter names; or NULL, and the call has failed. */
-static struct rpc_disk *lvol_of(struct rpc_call *c, const char *key)
+struct rpc_disk *rpc_lvol_of(struct rpc_call *c, const char *key)
 {
     return rpc_lvol_named(c, rpc_str(c, key));
 }
@@ -270,8 +269,11 @@ struct lvol_op {
     struct rpc_store *store;
     struct plx_pool *pool;
     char volume[PLX_UUID_TEXT]; /* op.volume */
+    char other[PLX_UUID_TEXT];  /* op.name, of one that takes long */
     struct rpc_disk *d;         /* that is closed for it, and opened again */
     struct plx_bdev_limits limits;
+    char name[PLX_POOL_NAME];                            /* of a volume that is to be deleted */
+    bool always;                                         /* over is called when it has failed, too */
     void (*over)(struct rpc_call *c, struct lvol_op *o); /* it is done */
 };
 
@@ -279,7 +281,7 @@ static void lvol_op_over(struct plx_pool_op *op)
 {
     struct rpc_call *c = op->arg;
     struct lvol_op *o = c->state;
-    if (op->result && !o->d)
+    if (op->result && !o->d && !o->always)
         rpc_fail_errno(c, op->result, &op->err);
     else
         o->over(c, o);
@@ -315,6 +317,19 @@ static void just_done(struct rpc_call *c, struct lvol_op *o)
 {
     (void)o;
     rpc_ok(c, NULL);
+}
+
+void rpc_lvol_begin_long(struct rpc_call *c, enum plx_pool_op_kind kind, const struct rpc_disk *d, const uint8_t *other)
+{
+    struct lvol_op *o = lvol_op_new(c, kind, rpc_store_with(c->rpc, d), d, just_done);
+    if (!o)
+        return;
+    if (other) {
+        plx_uuid_format(other, o->other);
+        o->op.name = o->other;
+    }
+    lvol_op_submit(c, o);
+    rpc_takes_long(c);
 }
 
 /* What was made becomes a disk. */
@@ -384,7 +399,7 @@ static const struct rpc_param params_rename[] = {
 static void begin_named(struct rpc_call *c, enum plx_pool_op_kind kind, const char *key, const char *name_key,
                         void (*over)(struct rpc_call *c, struct lvol_op *o))
 {
-    struct rpc_disk *d = lvol_of(c, key);
+    struct rpc_disk *d = rpc_lvol_of(c, key);
     struct lvol_op *o = d ? lvol_op_new(c, kind, rpc_store_with(c->rpc, d), d, over) : NULL;
     if (!o)
         return;
@@ -527,7 +542,7 @@ static void lvol_resize(struct rpc_call *c)
 {
     struct plx_volume_info v;
     struct plx_error err;
-    struct rpc_disk *d = lvol_of(c, "name");
+    struct rpc_disk *d = rpc_lvol_of(c, "name");
     if (!d)
         return;
     plx_volume_get_info(d->bdev, &v);
@@ -554,7 +569,7 @@ static const struct rpc_param params_name[] = {
 static void lvol_set_read_only(struct rpc_call *c)
 {
     struct plx_volume_info v;
-    struct rpc_disk *d = lvol_of(c, "name");
+    struct rpc_disk *d = rpc_lvol_of(c, "name");
     if (!d)
         return;
     plx_volume_get_info(d->bdev, &v);
@@ -569,6 +584,23 @@ static void lvol_set_read_only(struct rpc_call *c)
 
 /* ---- deleting ---- */
 
+/* What cannot be deleted is a disk as before. */
+static void lvol_deleted(struct rpc_call *c, struct lvol_op *o)
+{
+    struct plx_error err;
+    struct plx_bdev *bdev;
+    uint8_t uuid[16];
+    if (!o->op.result) {
+        rpc_ok(c, NULL);
+        return;
+    }
+    plx_uuid_parse(o->volume, uuid);
+    if (!rpc_volume_open(o->pool, o->store->name, uuid, o->name, &bdev, &err) &&
+        !rpc_disk_add(c->rpc, &rpc_kind_lvol, bdev))
+        plx_bdev_close(bdev);
+    rpc_fail_errno(c, o->op.result, &o->op.err);
+}
+
 static void lvol_closed(struct rpc_call *c)
 {
     lvol_op_submit(c, c->state);
@@ -576,44 +608,23 @@ static void lvol_closed(struct rpc_call *c)
 
 static void lvol_delete(struct rpc_call *c)
 {
-    struct rpc_disk *d = lvol_of(c, "name");
-    struct lvol_op *o = d ? lvol_op_new(c, PLX_POOL_DELETE, rpc_store_with(c->rpc, d), d, just_done) : NULL;
-    if (!o)
-        return;
-    o->clearing = (struct rpc_clearing){.base = d->bdev, .over = lvol_closed};
-    rpc_disk_clear(c);
-}
-
-/* ---- what a pool cannot do ---- */
-
-static void fail_not_supported(struct rpc_call *c, const char *what)
-{
-    struct plx_error err;
-    if (!lvol_of(c, "name"))
-        return;
-    plx_fail(&err, -EOPNOTSUPP, "a volume cannot be %s yet; its snapshot can be deleted all the same", what);
-    rpc_fail_errno(c, -EOPNOTSUPP, &err);
-}
-
-static void lvol_inflate(struct rpc_call *c)
-{
-    fail_not_supported(c, "given what its snapshot holds");
-}
-
-static void lvol_decouple_parent(struct rpc_call *c)
-{
+    struct rpc_disk *d = rpc_lvol_of(c, "name");
+    struct lvol_op *o = d ? lvol_op_new(c, PLX_POOL_DELETE, rpc_store_with(c->rpc, d), d, lvol_deleted) : NULL;
     struct plx_volume_info v;
     struct plx_error err;
-    struct rpc_disk *d = lvol_of(c, "name");
-    if (!d)
+    if (!o)
         return;
     plx_volume_get_info(d->bdev, &v);
-    if (v.parent[0]) {
-        fail_not_supported(c, "taken off its snapshot");
+    if (v.busy) {
+        plx_fail(&err, -EBUSY, "%s is in use: it, or one that goes back to it, is being copied or given a parent",
+                 v.name);
+        rpc_fail_errno(c, -EBUSY, &err);
         return;
     }
-    plx_fail(&err, -EINVAL, "%s has no snapshot that it goes back to", v.name);
-    rpc_fail_errno(c, -EINVAL, &err);
+    memcpy(o->name, v.name, sizeof o->name);
+    o->always = true;
+    o->clearing = (struct rpc_clearing){.base = d->bdev, .over = lvol_closed};
+    rpc_disk_clear(c);
 }
 
 /* ---- disks are looked at ---- */
@@ -653,10 +664,6 @@ const struct rpc_method rpc_methods_lvol[] = {
      params_name, RPC_CHANGES, .run = lvol_set_read_only},
     {"bdev_lvol_delete", "destroy_lvol_bdev", "Deletes a volume or snapshot, with the namespaces that it is.",
      params_name, RPC_CHANGES, .run = lvol_delete},
-    {"bdev_lvol_inflate", "inflate_lvol_bdev", "Would give a volume all that its snapshot holds: not possible yet.",
-     params_name, RPC_CHANGES, .run = lvol_inflate},
-    {"bdev_lvol_decouple_parent", "decouple_parent_lvol_bdev",
-     "Would take a volume off its snapshot: not possible yet.", params_name, RPC_CHANGES, .run = lvol_decouple_parent},
     {"bdev_lvol_get_lvols", NULL, "Lists the volumes and snapshots of one lvstore, or of all.", params_get_lvols,
      RPC_READS, .run = get_lvols},
     {RPC_EXAMINE, NULL, "Waits until disks were looked at for the lvstores that are on them.", NULL, RPC_DUMPS,

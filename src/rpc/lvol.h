@@ -54,6 +54,14 @@ void rpc_store_erase(struct rpc_call *c, struct plx_bdev *base);
 /* Opens a volume as a disk, with its alias. @return 0, or -errno with err filled */
 int rpc_volume_open(struct plx_pool *pool, const char *store, const uint8_t uuid[16], const char *name,
                     struct plx_bdev **out, struct plx_error *err);
+/* The volume that a parameter names by its alias, or its UUID; or NULL, and the call has failed. */
+struct rpc_disk *rpc_lvol_of(struct rpc_call *c, const char *key);
+/* Begins what takes long, with another volume or without, and answers with true. */
+void rpc_lvol_begin_long(struct rpc_call *c, enum plx_pool_op_kind kind, const struct rpc_disk *d,
+                         const uint8_t *other);
+/* The process ends: so does what takes long. */
+void rpc_lvols_stop(struct plx_rpc *rpc);
+
 int rpc_volume_alias(struct plx_bdev *bdev, const char *store, const char *name, struct plx_error *err);
 
 #endif

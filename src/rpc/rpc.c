@@ -12,7 +12,7 @@
 static const struct rpc_method *const tables[] = {
     rpc_methods_app,   rpc_methods_options,    rpc_methods_keyring, rpc_methods_bdev,       rpc_methods_filter,
     rpc_methods_nvmf,  rpc_methods_access,     rpc_methods_query,   rpc_methods_limit,      rpc_methods_nvme,
-    rpc_methods_vhost, rpc_methods_vhost_scsi, rpc_methods_lvol,    rpc_methods_lvol_group,
+    rpc_methods_vhost, rpc_methods_vhost_scsi, rpc_methods_lvol,    rpc_methods_lvol_group, rpc_methods_lvol_family,
 };
 
 void rpc_methods_each(void (*fn)(void *arg, const struct rpc_method *m), void *arg)
@@ -104,6 +104,7 @@ void plx_rpc_stop(struct plx_rpc *rpc, void (*done)(void *arg, int ret), void *a
         }
     }
     rpc_remotes_stop(rpc);
+    rpc_lvols_stop(rpc);
     rpc_may_stop(rpc);
 }
 

@@ -7,7 +7,7 @@
  */
 #include "nvmf/tcp/tcp.h"
 
-static unsigned load_of(const struct nvmf_group *g)
+static unsigned place_load(const struct nvmf_group *g)
 {
     return atomic_load_explicit(&g->connections, memory_order_relaxed);
 }
@@ -19,7 +19,7 @@ static unsigned least(struct plx_nvmf_target *t)
     unsigned best = first;
     for (unsigned i = 1; i < t->nreactors; i++) {
         const unsigned other = (first + i) % t->nreactors;
-        if (load_of(&t->groups[other]) < load_of(&t->groups[best]))
+        if (place_load(&t->groups[other]) < place_load(&t->groups[best]))
             best = other;
     }
     return best;
@@ -53,7 +53,7 @@ static unsigned by_cpu(const struct plx_nvmf_target *t, int cpu)
 unsigned tcp_place(struct plx_nvmf_target *t, int cpu, unsigned napi, enum plx_nvmf_placed *why)
 {
     const unsigned most = most_of(t), home = by_cpu(t, cpu), same = home < t->nreactors ? home : by_napi(t, napi);
-    if (same < t->nreactors && load_of(&t->groups[same]) < most) {
+    if (same < t->nreactors && place_load(&t->groups[same]) < most) {
         *why = same == home ? PLX_NVMF_PLACED_CPU : PLX_NVMF_PLACED_NAPI;
         return same;
     }
