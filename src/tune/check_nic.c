@@ -8,7 +8,9 @@
 #include "base/util.h"
 #include "tune/check.h"
 
-enum { DEFER_IRQS = 10, FLUSH_NS = 20000 };
+#define SOCK_FLOWS "/proc/sys/net/core/rps_sock_flow_entries"
+
+enum { DEFER_IRQS = 10, FLUSH_NS = 20000, FLOWS = 32768 };
 
 static int nic_number(struct tune_look *l, const char *nic, const char *group, const char *key, unsigned long *out)
 {
@@ -227,6 +229,57 @@ static void look_rps(struct tune_look *l)
     each_nic(l, look_rps_of);
 }
 
+/* Flows for each of so many queues: a power of two, as the kernel rounds. */
+static unsigned flows_of(unsigned queues)
+{
+    unsigned flows = FLOWS;
+    while (flows > 1 && (uint64_t)flows * queues > FLOWS)
+        flows /= 2;
+    return flows;
+}
+
+/* There is a table of all, and one of each queue; without one of them nothing is done (scaling.rst). */
+static void look_rfs_of(struct tune_look *l, const char *nic)
+{
+    static struct tune_names queues;
+    bool has[TUNE_NAMES];
+    int64_t all, own;
+    unsigned with = 0;
+    char setting[200], value[16];
+    int ret = tune_number(l->m, &all, SOCK_FLOWS);
+    if (!ret)
+        ret = tune_names(l->m, "rx-", &queues, "/sys/class/net/%s/queues", nic);
+    for (unsigned i = 0; !ret && i < queues.n; i++) {
+        ret = tune_number(l->m, &own, "/sys/class/net/%s/queues/%s/rps_flow_cnt", nic, queues.v[i]);
+        has[i] = !ret && own > 0;
+        with += has[i];
+    }
+    if (ret || !queues.n) {
+        look_lack(l, nic, ret ? ret : -ENOENT, "rps_sock_flow_entries with queues/rx-*/rps_flow_cnt");
+        return;
+    }
+    const bool on = all > 0 && with == queues.n;
+    json_t *f = look_add(l, on ? TUNE_OK : TUNE_CHOICE, nic, "%lld flows, and %u of %u queues have some of their own",
+                         (long long)all, with, queues.n);
+    if (on)
+        return;
+    look_want(f, "%d flows, and %u for each queue", FLOWS, flows_of(queues.n));
+    snprintf(value, sizeof value, "%d", FLOWS);
+    if (all <= 0)
+        look_change(f, SOCK_FLOWS, value);
+    snprintf(value, sizeof value, "%u", flows_of(queues.n));
+    for (unsigned i = 0; i < queues.n; i++) {
+        snprintf(setting, sizeof setting, "/sys/class/net/%s/queues/%s/rps_flow_cnt", nic, queues.v[i]);
+        if (!has[i])
+            look_change(f, setting, value);
+    }
+}
+
+static void look_rfs(struct tune_look *l)
+{
+    each_nic(l, look_rfs_of);
+}
+
 static bool is_same_mask(const char *a, const char *b)
 {
     return strcmp(a + strspn(a, "0,"), b + strspn(b, "0,")) == 0;
@@ -406,13 +459,11 @@ const struct tune_check tune_nic_checks[] = {
      .why = "Where a connection's packets come to a core that is not its reactor's, this moves them there.",
      .cost = "each packet is looked up, and moved by an interrupt between cores",
      .gain = NO_FIGURE("SPDK's lab sets 32768, scripts/perf/nvmf"),
-     .file = "/proc/sys/net/core/rps_sock_flow_entries",
-     .want = "32768",
-     .least = 1,
-     .otherwise = TUNE_CHOICE},
+     .look = look_rfs},
     {.name = "nic.arfs",
      .title = "aRFS: the same by the NIC",
-     .why = "The NIC itself puts a connection's packets into the queue of the core that reads them.",
+     .why =
+         "The NIC itself puts a connection's packets into the queue of the core that reads them. Takes nic.rfs, too.",
      .cost = "the NIC's table of flows",
      .gain = NO_FIGURE("kernel documentation, scaling.rst"),
      .file = "ethtool:%/features/rx-ntuple-filter",

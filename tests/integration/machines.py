@@ -160,7 +160,7 @@ def add_nic(files, *, queues, irqs, node=None, local=None, total=64, link=("16.0
               "ethtool/eth0/features": "rx-gro on\ntx-tcp-segmentation on\ntx-scatter-gather on\nrx-checksum on\n"
                                        "rx-gro-hw off\nrx-ntuple-filter off"}
     for queue in range(queues):
-        files |= {f"{NET}/queues/rx-{queue}/rps_cpus": mask([], total),
+        files |= {f"{NET}/queues/rx-{queue}/rps_cpus": mask([], total), f"{NET}/queues/rx-{queue}/rps_flow_cnt": 0,
                   f"{NET}/queues/tx-{queue}/xps_cpus": mask([], total)}
     for i, irq in enumerate(irqs):
         files |= {f"{device}/msi_irqs/{irq}": "msix", f"proc/irq/{irq}/smp_affinity_list": i % total,

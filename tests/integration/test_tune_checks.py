@@ -45,6 +45,7 @@ IRQS = {f"proc/irq/{irq}/smp_affinity_list": 0 for irq in range(120, 128)}
 LIMITS = "Max open files   {files}   524288   files\nMax locked memory   {memlock}   8388608   bytes"
 SOFTNET = "proc/net/softnet_stat"
 DISK = "sys/block/vda/queue"
+FLOWS = f"{SYSCTL}/net/core/rps_sock_flow_entries"
 
 CASES = {
     "cpu.governor": simple("xeon", f"{CPU}/cpufreq/policy*/scaling_governor", "performance", "better", "powersave"),
@@ -119,7 +120,7 @@ CASES = {
     "nic.irqbalance": simple("xeon", "proc/1/comm", "systemd", "better", "irqbalance", missing="unknown"),
     "nic.rps": Case("xeon", {}, "better", {f"{NET}/queues/rx-3/rps_cpus": "00000000,000000ff"},
                     (f"{NET}/queues/rx-*/rps_cpus",)),
-    "nic.rfs": simple("xeon", f"{SYSCTL}/net/core/rps_sock_flow_entries", 4096, "choice", 0),
+    "nic.rfs": Case("xeon", {FLOWS: 4096, f"{NET}/queues/rx-*/rps_flow_cnt": 512}, "choice", {FLOWS: 4096}, (FLOWS,)),
     "nic.arfs": Case("xeon", {FEATURES: "rx-ntuple-filter on"}, "choice", {FEATURES: "rx-ntuple-filter off"},
                      (FEATURES,)),
     "nic.xps": Case("xeon", {f"{NET}/queues/tx-*/xps_cpus": "00000000,00000001"}, "choice", {},
@@ -470,6 +471,17 @@ def test_what_is_advised_of_clocks_is_what_can_be_trusted(machines):
         with machine.changed({"proc/cpuinfo": "flags : constant_tsc hypervisor"}):
             finding = one(machine, "cpu.clocksource")
     assert (finding["state"], finding["changes"]) == ("better", []) and finding["commands"]
+
+
+@pytest.mark.parametrize("name, queues, flows", [("vm", 1, 32768), ("xeon", 8, 4096), ("altra", 63, 512)])
+def test_flows_are_told_to_all_and_to_each_queue(machines, name, queues, flows):
+    """One without the other does nothing."""
+    machine = machines(name)
+    made = one(machine, "nic.rfs")["changes"]
+    assert made[0] == {"setting": f"/{FLOWS}", "value": "32768"}
+    assert made[1:] == [{"setting": f"/{NET}/queues/rx-{i}/rps_flow_cnt", "value": str(flows)} for i in range(queues)]
+    with machine.changed({f"{NET}/queues/rx-*/rps_flow_cnt": 64}):
+        assert changes(machine, "nic.rfs") == {"rps_sock_flow_entries": "32768"}
 
 
 def test_a_queue_that_has_its_core_already_is_not_written_to(machines):
