@@ -269,10 +269,10 @@ const struct tune_check tune_device_checks[] = {
     {.name = "kernel.io-uring",
      .title = "io_uring",
      .why = "Files and block devices are read and written by io_uring; without it, by threads.",
-     .cost = "what the kernel's io_uring may still have in it",
+     .cost = "what the kernel's io_uring may still have in it, open to all programs again",
      .gain = NO_FIGURE(""),
      .file = "/proc/sys/kernel/io_uring_disabled",
      .want = "0",
-     .otherwise = TUNE_BETTER},
+     .otherwise = TUNE_CHOICE},
 };
 const unsigned tune_device_checks_n = PLX_ARRAY_SIZE(tune_device_checks);

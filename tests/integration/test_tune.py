@@ -131,6 +131,15 @@ def test_a_choice_is_made_when_it_is_named(machine):
     assert machine.read(KSM) == "0"
 
 
+def test_what_was_closed_for_safety_is_opened_only_when_it_is_named(machine):
+    io_uring = "proc/sys/kernel/io_uring_disabled"
+    machine.write(io_uring, 2)
+    on(machine, "--apply")
+    assert machine.read(io_uring) == "2"
+    on(machine, "--apply", "kernel.io-uring")
+    assert machine.read(io_uring) == "0"
+
+
 def test_what_may_cut_the_machine_off_is_changed_by_its_own_name_only(machine):
     on(machine, "--apply", "nic")
     assert machine.read(f"{NET}/mtu") == "1500"

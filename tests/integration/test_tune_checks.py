@@ -112,7 +112,7 @@ CASES = {
     "disk.rq-affinity": simple("vm", f"{DISK}/rq_affinity", 2, "choice", 1),
     "disk.iostats": simple("vm", f"{DISK}/iostats", 0, "choice", 1),
     "disk.wbt": simple("vm", f"{DISK}/wbt_lat_usec", 0, "choice", 75000),
-    "kernel.io-uring": simple("vm", f"{SYSCTL}/kernel/io_uring_disabled", 0, "better", 2),
+    "kernel.io-uring": simple("vm", f"{SYSCTL}/kernel/io_uring_disabled", 0, "choice", 2),
     "nic.queues": Case("xeon", lines("ethtool/eth0/channels", combined=1, combined_max=63), "better",
                        lines("ethtool/eth0/channels", combined=8, combined_max=63), ("ethtool/eth0/channels",)),
     "nic.irq-cores": Case("xeon", IRQS, "better", {"proc/irq/121/smp_affinity_list": "40-42"},
