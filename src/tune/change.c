@@ -190,8 +190,30 @@ static bool of_this_boot(const struct tune_journal *j, const json_t *e)
 
 /* ---- going back ---- */
 
+/*
+ * Writes what was there before. What the kernel makes of that is ours: of huge pages it keeps those that are in use,
+ * which can be taken back later.
+ */
+static int set_back(struct tune_journal *j, json_t *e)
+{
+    char now[VALUE_SIZE];
+    const char *setting = entry_text(e, "setting"), *old = entry_text(e, "old");
+    int ret = tune_set(j->m, setting, old);
+    if (ret) {
+        change_tell(j, true, "%s cannot be set back to %s: %s%s", setting, old, strerror(-ret),
+                    ret == -EACCES || ret == -EPERM ? "; it takes root" : "");
+    } else if (!tune_get(j->m, setting, now, sizeof now) && strcmp(now, old) != 0) {
+        change_tell(j, true, "%s: set back to %s, the kernel made it %s; some is in use: try again later", setting, old,
+                    now);
+        json_object_set_new(e, "new", json_string(now));
+        ret = save_journal(j);
+        ret = ret ? ret : -EBUSY;
+    }
+    return ret;
+}
+
 /* @return 0 when the entry is done with; -EEXIST for a conflict, or another error, after having told it */
-static int take_back_entry(struct tune_journal *j, const json_t *e, bool dry_run)
+static int take_back_entry(struct tune_journal *j, json_t *e, bool dry_run)
 {
     char now[VALUE_SIZE];
     const char *setting = entry_text(e, "setting"), *old = entry_text(e, "old"), *new = entry_text(e, "new");
@@ -215,13 +237,8 @@ static int take_back_entry(struct tune_journal *j, const json_t *e, bool dry_run
                     new, now);
         return -EEXIST;
     }
-    ret = dry_run ? 0 : tune_set(j->m, setting, old);
-    if (!ret && !dry_run && !tune_get(j->m, setting, now, sizeof now) && strcmp(now, old) != 0)
-        ret = -EIO;
-    if (ret)
-        change_tell(j, true, "%s cannot be set back to %s: %s%s", setting, old, strerror(-ret),
-                    ret == -EACCES || ret == -EPERM ? "; it takes root" : "");
-    else
+    ret = dry_run ? 0 : set_back(j, e);
+    if (!ret)
         change_tell(j, false, "%s: %s -> %s", setting, new, old);
     return ret;
 }

@@ -33,6 +33,7 @@ static unsigned kill_at, calls; /* 0: never */
 static bool fsync_fails;
 static const char *refused; /* a setting that cannot be written */
 static const char *ignored; /* one that stays as it is, whatever is written */
+static const char *in_use;  /* one that goes back in part, the first time */
 static const char *partly;  /* one that is written in part, and then refused */
 static char told[TOLD_MAX][1024];
 static unsigned ntold, nbad;
@@ -94,6 +95,10 @@ int __wrap_tune_set(struct tune_machine *m, const char *setting, const char *val
         return -EINVAL;
     if (ignored && strcmp(setting, ignored) == 0)
         return 0;
+    if (in_use && strcmp(setting, in_use) == 0 && strcmp(value, "1") == 0) {
+        in_use = NULL;
+        return __real_tune_set(m, setting, "30");
+    }
     if (partly && strcmp(setting, partly) == 0) {
         partly = NULL; /* back it goes */
         return __real_tune_set(m, setting, "7") ? -EIO : -ENOMEM;
@@ -159,7 +164,7 @@ static int set_up(void **state)
     put("/ethtool/eth0/rings", "rx 256\nrx-max 4096");
     kill_at = 0;
     fsync_fails = false;
-    refused = ignored = partly = goes = NULL;
+    refused = ignored = in_use = partly = goes = NULL;
     return 0;
 }
 
@@ -462,6 +467,19 @@ static void what_was_done_in_part_is_ours_too(void **state)
     assert_true(was_told(KSM ": asked for 0, the kernel made it 7"));
     assert_setting(KSM, "7");
     assert_int_equal(act(UNDO), 0);
+    assert_as_it_was();
+}
+
+static void what_goes_back_in_part_can_go_back_later(void **state)
+{
+    (void)state;
+    assert_int_equal(act(APPLY), 0);
+    in_use = KSM;
+    assert_int_equal(act(UNDO), -EBUSY);
+    assert_true(was_told(KSM ": set back to 1, the kernel made it 30; some is in use: try again later"));
+    assert_true(journal_there());
+    assert_int_equal(act(UNDO), 0);
+    assert_true(was_told(KSM ": 30 -> 1"));
     assert_as_it_was();
 }
 
@@ -797,6 +815,7 @@ int main(void)
         TEST(what_is_refused_leaves_no_trace_and_the_others_are_made),
         TEST(what_stays_as_it_was_is_an_error),
         TEST(what_was_done_in_part_is_ours_too),
+        TEST(what_goes_back_in_part_can_go_back_later),
         TEST(what_is_no_text_is_left_alone_and_nothing_else_is_forgotten),
         TEST(what_is_too_long_or_empty_is_left_alone),
         TEST(what_somebody_wrote_is_told_as_text),
