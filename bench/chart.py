@@ -1,62 +1,82 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Bar charts as SVG, written by hand: no library, no script, no font of their own."""
+"""Charts, drawn as those of `pollux compare` are: JSON in a page that needs nothing from elsewhere, by its scripts.
 
-from xml.sax.saxutils import escape
+src/compare/report/ has the page and its scripts; report.js says what a chart is."""
+import base64
+import hashlib
+import html
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
 
-WIDTH, LABEL, BAR, GAP, TOP, RIGHT = 960, 330, 16, 12, 64, 90
-COLOURS = ["#2f6f9f", "#b9c4cc", "#c9803a", "#7a9a52"]
-TEXT = "#22282c"
-STYLE = f"text{{font:13px sans-serif;fill:{TEXT}}} .title{{font:bold 16px sans-serif}} .small{{font:11px sans-serif}}"
-
-
-def _text(x, y, text, anchor="start", style=""):
-    kind = f' class="{style}"' if style else ""
-    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}"{kind}>{escape(text)}</text>'
-
-
-def _rect(x, y, width, colour):
-    return f'<rect x="{x:.1f}" y="{y:.1f}" width="{max(width, 0.5):.1f}" height="{BAR}" fill="{colour}"/>'
-
-
-def _line(x1, y1, x2, y2, colour=TEXT, dash=""):
-    more = f' stroke-dasharray="{dash}"' if dash else ""
-    return f'<line x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}" stroke="{colour}" stroke-width="1.5"{more}/>'
+REPORT = Path(__file__).resolve().parent.parent / "src/compare/report"
+SCRIPTS = ("uPlot.iife.min.js", "report.js")
+STYLES = ("uPlot.min.css", "report.css")
+COLOURS = (3, 5, 0, 2)  # of report.css
+BROWSERS = ("chromium", "chromium-headless-shell", "google-chrome")
+PICTURE_LIMIT = 120  # seconds
+WIDTH = 1280
 
 
-def bars(title, subtitle, series, rows, reference=None):
-    """A horizontal bar chart.
+def bars(name, title, note, series, rows, unit="", reference=None):
+    """A chart of bars.
 
     series: names, one a colour. rows: (label, [bar or None, one a series], goal or None), where a bar is
-    (value, low, high, text). reference: a value that gets a dashed line through all rows."""
-    group = len(series) * BAR + GAP
-    height = TOP + len(rows) * group + GAP
-    largest = max(reference or 0, *(bar[2] for _, row, _ in rows for bar in row if bar),
-                  *(goal for _, _, goal in rows if goal))
-    scale = (WIDTH - LABEL - RIGHT) / (largest or 1)
-    out = [f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" width="{WIDTH}" height="{height}">',
-           f"<style>{STYLE}</style>", f'<rect width="{WIDTH}" height="{height}" fill="#ffffff"/>',
-           _text(16, 26, title, style="title"), _text(16, 46, subtitle, style="small")]
-    x = LABEL
-    for name, colour in zip(series, COLOURS) if len(series) > 1 else ():
-        out += [f'<rect x="{x}" y="36" width="12" height="12" fill="{colour}"/>',
-                _text(x + 17, 46, name, style="small")]
-        x += 40 + 7 * len(name)
-    for i, (label, row, goal) in enumerate(rows):
-        y = TOP + i * group
-        out.append(_text(LABEL - 10, y + len(series) * BAR / 2 + 4, label, "end"))
-        for k, bar in enumerate(row):
-            if bar is None:
-                continue
-            value, low, high, text = bar
-            top, middle = y + k * BAR, y + k * BAR + BAR / 2
-            out.append(_rect(LABEL, top, value * scale, COLOURS[k]))
-            if high > low:
-                out.append(_line(LABEL + low * scale, middle, LABEL + high * scale, middle))
-            out.append(_text(LABEL + max(value, high) * scale + 6, top + BAR - 4, text, style="small"))
-        if goal:
-            at = LABEL + goal * scale
-            out.append(_line(at, y - 3, at, y + len(series) * BAR + 3, "#b03030"))
-    if reference:
-        at = LABEL + reference * scale
-        out.append(_line(at, TOP - 4, at, height - GAP, "#8a949b", "4 3"))
-    return "\n".join([*out, "</svg>"]) + "\n"
+    (value, low, high). reference: a value that gets a dashed line through all rows."""
+    def column(which, k):
+        return [row[k] and row[k][which] for _, row, _ in rows]
+
+    return {"id": name, "title": title, "note": note, "kind": "bars", "wide": True, "labels": True,
+            "x": {"label": "", "values": [label for label, _, _ in rows]}, "y": {"label": unit},
+            "series": [{"name": what, "colour": COLOURS[k % len(COLOURS)], "mid": column(0, k), "low": column(1, k),
+                        "high": column(2, k)} for k, what in enumerate(series)],
+            "goals": [goal for _, _, goal in rows], "reference": reference}
+
+
+def _asset(name):
+    vendored = REPORT / "uplot" / name
+    return (vendored if vendored.exists() else REPORT / name).read_text(encoding="utf-8")
+
+
+def _hashes(names):
+    digests = (hashlib.sha256(_asset(name).encode()).digest() for name in names)
+    return " ".join(f"'sha256-{base64.b64encode(digest).decode()}'" for digest in digests)
+
+
+def _tables(charts):
+    """What the charts show, for who has no scripts."""
+    for each in charts:
+        head = "".join(f"<th>{html.escape(one['name'])}</th>" for one in each["series"])
+        yield f'<h3>{html.escape(each["title"])}</h3>\n<div class="scroll"><table>'
+        yield f"<thead><tr><th></th>{head}</tr></thead><tbody>"
+        for i, label in enumerate(each["x"]["values"]):
+            cells = ("\u2013" if one["mid"][i] is None else
+                     f'{one["mid"][i]:,.4g}<br><small>{one["low"][i]:,.4g} \u2013 {one["high"][i]:,.4g}</small>'
+                     for one in each["series"])
+            yield f"<tr><td>{html.escape(label)}</td>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>"
+        yield "</tbody></table></div>"
+
+
+def page(charts, title, subtitle):
+    """The page, as text."""
+    body = "\n".join([
+        f'<header><h1>{html.escape(title)}</h1>\n<p class="sub">{html.escape(subtitle)}</p></header>',
+        '<p class="needs-script sub">The charts need scripts; all that they show is in the tables.</p>',
+        '<div class="charts"></div>', "<h2>All figures</h2>", *_tables(charts)])
+    text = json.dumps(charts).replace("<", "\\u003c")
+    parts = {"style-hashes": _hashes(STYLES), "script-hashes": _hashes(SCRIPTS), "title": html.escape(title),
+             "body": body, "charts": text, "foot": "Made by bench/run. Charts by uPlot."}
+    return re.sub(r"{{(.*?)}}", lambda place: parts.get(place[1]) or _asset(place[1]), _asset("page.html"))
+
+
+def picture(path, to, height):
+    """A picture of the page's top, where there is a browser. @return whether there is"""
+    browser = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if not browser:
+        return False
+    done = subprocess.run([browser, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars",
+                           f"--window-size={WIDTH},{height}", f"--screenshot={to}", Path(path).resolve().as_uri()],
+                          capture_output=True, timeout=PICTURE_LIMIT, check=False)
+    return done.returncode == 0 and Path(to).exists()

@@ -127,3 +127,20 @@ def test_on_paper_it_is_light(browser, page):
     browser.devtools("Emulation.setEmulatedMedia", media="", features=[])
     paper = browser.devtools("Page.printToPDF", printBackground=True)["data"]
     assert len(paper) > 20000
+
+
+def test_charts_of_the_benchmark_are_drawn_the_same_way(browser, tmp_path):
+    sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "bench"))
+    import chart  # noqa: PLC0415
+
+    rows = [(f"{size} KiB random read, QD128, of a disk with a rather long name", [(9e5 / size, 8e5 / size, 1e6 / size),
+                                                                                   None], 5e5 / size)
+            for size in (4, 8, 16, 32, 64, 128)]
+    made = chart.bars("made-up", "Made up", "For a test.", ["Pollux", "nothing"], rows, "IOPS", 1e5)
+    (tmp_path / "page.html").write_text(chart.page([made], "A title", "below it"))
+    browser.resize(WIDTHS[0])
+    browser.console()
+    browser.open(tmp_path / "page.html")
+    drawn, = browser.ask(DRAWN)
+    assert drawn["ink"] > 0.01 and not drawn["edge"]
+    assert browser.console() == []

@@ -3,7 +3,7 @@
 
    A chart is {id, title, note, kind, wide, x: {label, values, text}, y: {label, log}, series: [{name, colour, dash, mid,
    low, high}]}. kind: "lines" (values are numbers), "bars" or "stack" (values are names). mid, low and high are of each
-   value, null where there is none. */
+   value, null where there is none. Bars may have goals, one of each value, and a reference, a line through all. */
 "use strict";
 (() => {
   const charts = JSON.parse(document.getElementById("charts").textContent);
@@ -27,7 +27,7 @@
   };
   const top = (c) => {
     const sums = c.x.values.map((_, i) => c.series.reduce((all, s) => all + (s.mid[i] || 0), 0));
-    const highs = c.series.flatMap((s) => [...s.mid, ...(s.high || [])]);
+    const highs = [...c.series.flatMap((s) => [...s.mid, ...(s.high || [])]), ...(c.goals || []), c.reference];
     return Math.max(...(c.kind === "stack" ? sums : highs).filter((v) => v > 0), 1e-9);
   };
   const least = (c) => Math.min(...c.series.flatMap((s) => [...s.mid, ...(s.low || [])]).filter((v) => v > 0), 1e9);
@@ -76,7 +76,28 @@
           if (each > 30 * devicePixelRatio) ctx.fillText(short(s.mid[i]), left + each / 2, high - 7 * devicePixelRatio);
         }
       });
+    drawMarks(c, u, ctx);
   });
+  const drawMarks = (c, u, ctx) => {
+    const across = (value, from, to) => {
+      const y = u.valToPos(value, "y", true);
+      ctx.beginPath();
+      ctx.moveTo(from, y);
+      ctx.lineTo(to, y);
+      ctx.stroke();
+    };
+    const half = u.bbox.width / c.x.values.length * 0.42;
+    ctx.strokeStyle = css("--s6");
+    ctx.lineWidth = 2 * devicePixelRatio;
+    (c.goals || []).forEach((goal, i) => {
+      const x = u.valToPos(i, "x", true);
+      if (goal !== null) across(goal, x - half, x + half);
+    });
+    ctx.setLineDash([5 * devicePixelRatio, 4 * devicePixelRatio]);
+    ctx.strokeStyle = css("--soft");
+    if (c.reference) across(c.reference, u.bbox.left, u.bbox.left + u.bbox.width);
+    ctx.setLineDash([]);
+  };
   const drawStack = (c) => (u) => clipped(u, (ctx) => {
     const n = c.x.values.length, room = Math.min((u.bbox.width / n) * 0.6, 110 * devicePixelRatio);
     for (let i = 0; i < n; i++) {
