@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The guard against regressions: instructions per request, counted by callgrind.
+"""The guard against regressions: instructions per request, counted by callgrind; and of the aarch64 build, by QEMU.
 
 Unlike times, they are the same on a busy machine. Each figure is what a run of 2 N requests takes more than one of N,
 divided by N, so that start and end do not count. Instructions in the kernel are not in them.
 """
 
+import contextlib
 import json
 import os
 import pathlib
@@ -27,20 +28,91 @@ BLOCKS = 8  # of 512 bytes
 DISK_BLOCKS = 64 << 11  # of a 64 MiB disk
 
 
-def callgrind(out, within=None):
-    """The beginning of a command whose instructions are to be counted: all of them, or those of a function without
-    those of functions that are named behind it."""
-    if not shutil.which("valgrind"):
-        raise Skip("valgrind is not installed")
-    only = [f"--toggle-collect={each}" for each in (within or "").split()]
-    return ("valgrind", "--tool=callgrind", f"--callgrind-out-file={out}", *only)
+class Callgrind:
+    """Counts those of this machine's build."""
+
+    @staticmethod
+    def program():
+        return binary_path()
+
+    @staticmethod
+    def command(out, within=None):
+        """The beginning of a command whose instructions are to be counted: all of them, or those of a function without
+        those of functions that are named behind it."""
+        if not shutil.which("valgrind"):
+            raise Skip("valgrind is not installed")
+        only = [f"--toggle-collect={each}" for each in (within or "").split()]
+        return ("valgrind", "--tool=callgrind", f"--callgrind-out-file={out}", *only)
+
+    @staticmethod
+    def counted(text):
+        return int(re.search(r"^(?:summary|totals): (\d+)", text, re.M)[1])
+
+
+class Qemu:
+    """Counts those of the aarch64 build, as a Neoverse N1."""
+
+    CPU = "neoverse-n1"
+    ROOT = pathlib.Path(__file__).resolve().parent.parent
+    SYSROOT = ROOT / "build-arm64-sysroot/usr/lib/aarch64-linux-gnu"
+    LIBC = pathlib.Path("/usr/aarch64-linux-gnu/lib")  # as in cross/aarch64.ini.in
+    PLUGIN = RESULTS / "count.so"
+
+    @classmethod
+    def program(cls):
+        program = cls.ROOT / "build-arm64/pollux"
+        if not program.exists():
+            raise Skip("there is no aarch64 build (make arm64)")
+        return str(program)
+
+    @classmethod
+    def command(cls, out, within=None):
+        assert not within
+        if not shutil.which("qemu-aarch64"):
+            raise Skip("qemu-user is not installed")
+        source = cls.ROOT / "bench/count.c"
+        if not cls.PLUGIN.exists() or cls.PLUGIN.stat().st_mtime < source.stat().st_mtime:
+            RESULTS.mkdir(parents=True, exist_ok=True)
+            subprocess.run([compiler(), "-O2", "-shared", "-fPIC", "-o", cls.PLUGIN, source], check=True)
+        return ("qemu-aarch64", "-cpu", cls.CPU, "-plugin", f"{cls.PLUGIN},out={out}",
+                str(cls.LIBC / "ld-linux-aarch64.so.1"), "--library-path", f"{cls.LIBC}:{cls.SYSROOT}")
+
+    @staticmethod
+    def counted(text):
+        return int(text)
+
+
+counter = Callgrind
+
+
+@contextlib.contextmanager
+def counting_by(other):
+    global counter
+    before, counter = counter, other
+    try:
+        yield
+    finally:
+        counter = before
 
 
 def collected(out):
     """The instructions that a run counted; the file is not kept."""
     text = out.read_text(encoding="utf-8", errors="replace")
     out.unlink()
-    return int(re.search(r"^(?:summary|totals): (\d+)", text, re.M)[1])
+    return counter.counted(text)
+
+
+@contextlib.contextmanager
+def target_counted():
+    """tests/target.py starts what is counted."""
+    before = os.environ.get("POLLUX")
+    os.environ["POLLUX"] = counter.program()
+    try:
+        yield
+    finally:
+        del os.environ["POLLUX"]
+        if before is not None:
+            os.environ["POLLUX"] = before
 
 
 def _output(name):
@@ -51,7 +123,8 @@ def _output(name):
 def _perf(name, disk, arguments, count):
     out = _output(name)
     # A reactor that sleeps when there is nothing to do, as spinning counts too.
-    command = [*callgrind(out), binary_path(), "perf", "--poll", "sleep", "--count", str(count), *arguments, disk]
+    words = ["perf", "--poll", "sleep", "--count", str(count), *arguments, disk]
+    command = [*counter.command(out), counter.program(), *words]
     subprocess.run(command, check=True, capture_output=True, stdin=subprocess.DEVNULL)
     return collected(out)
 
@@ -73,7 +146,7 @@ def _drive(target, make, count):
 
 def _target_once(name, make, count):
     out = _output(name)
-    with Target("ram:64M", options=("--poll", "sleep"), prefix=callgrind(out)) as target:
+    with target_counted(), Target("ram:64M", options=("--poll", "sleep"), prefix=counter.command(out)) as target:
         _drive(target, make, count)
     return collected(out)
 
@@ -114,11 +187,11 @@ FILTERS = 8
 
 def _unit(name, *arguments, within=None):
     """A program of the unit tests'."""
-    program = pathlib.Path(binary_path()).parent / "tests/unit" / name
+    program = pathlib.Path(counter.program()).parent / "tests/unit" / name
     if not program.exists():
         raise Skip("this build has no tests (meson -Dtests=true)")
     out = _output(name)
-    subprocess.run([*callgrind(out, within), program, *map(str, arguments)], check=True, capture_output=True)
+    subprocess.run([*counter.command(out, within), program, *map(str, arguments)], check=True, capture_output=True)
     count = collected(out)
     if not count:
         raise Skip(f"valgrind does not see {within}() in {name}")
@@ -208,6 +281,11 @@ FIGURES = [
     ("pcie-block-read-4k", "the same with the block layer", pcie("block"), 220),
     ("host-read-4k", "host and load generator, 4 KiB read, QD32", host_read, 950),
 ]
+
+# Those of which all instructions of a program are counted: a function's alone QEMU does not tell.
+ON_AARCH64 = ("block-layer", "filter-layer", "tracked-request", "volume-read-4k", "volume-write-4k", "core-read-4k",
+              "core-write-4k", "target-read-4k", "target-write-4k", "host-read-4k")
+AARCH64_AT_MOST = 1.15  # of those of x86
 
 
 def surroundings():
