@@ -385,20 +385,28 @@ static struct pcie_hw *hw_of(struct pcie_op *op)
     return plx_container_of(op, struct pcie_hw, op);
 }
 
-static void hw_deleted(struct pcie_dev *d, struct pcie_op *op)
+/* What cannot be deleted is there, and written to, until the controller is disabled. */
+static void hw_stays(struct pcie_dev *d, struct pcie_hw *hw, const char *why)
 {
-    hw_free(d, hw_of(op));
+    plx_list_add_tail(&d->quiet, &hw->link);
+    pcie_ctrl_reset(d, false, why);
 }
 
-/* What cannot be deleted is there until the controller is disabled. */
+static void hw_deleted(struct pcie_dev *d, struct pcie_op *op)
+{
+    if (op->lost || !op->status)
+        hw_free(d, hw_of(op));
+    else
+        hw_stays(d, hw_of(op), "it does not delete a completion queue");
+}
+
 static void hw_sq_deleted(struct pcie_dev *d, struct pcie_op *op)
 {
     struct pcie_hw *hw = hw_of(op);
     if (op->lost) {
         hw_free(d, hw);
     } else if (op->status) {
-        plx_list_add_tail(&d->quiet, &hw->link);
-        pcie_ctrl_reset(d, false, "it does not delete a submission queue");
+        hw_stays(d, hw, "it does not delete a submission queue");
     } else {
         hw_command(d, hw, hw_deleted, ADMIN_DELETE_CQ, 0, 0);
     }
@@ -407,9 +415,8 @@ static void hw_sq_deleted(struct pcie_dev *d, struct pcie_op *op)
 /* A queue pair that is made needs an SQ, without which its CQ goes. */
 static void sq_failed(struct pcie_dev *d, struct pcie_op *op)
 {
-    struct pcie_hw *hw = hw_of(op);
-    struct pcie_call *call = hw->call;
-    hw_free(d, hw);
+    struct pcie_call *call = hw_of(op)->call;
+    hw_deleted(d, op);
     answer(call);
 }
 
@@ -539,8 +546,7 @@ static void hw_ended(struct plx_msg *msg)
     if (hw->generation != d->generation || d->state == PCIE_CLOSED || d->state == PCIE_OFF) {
         hw_quiet(d, hw);
     } else if (hw->owner || hw->broken) {
-        plx_list_add_tail(&d->quiet, &hw->link);
-        pcie_ctrl_reset(d, false, hw->broken ? "it completed what it was not sent" : "commands have to be taken back");
+        hw_stays(d, hw, hw->broken ? "it completed what it was not sent" : "commands have to be taken back");
     } else if (d->state == PCIE_READY) {
         hw_command(d, hw, hw_sq_deleted, ADMIN_DELETE_SQ, 0, 0);
     } else {

@@ -345,10 +345,6 @@ struct pcie_model *pcie_model_new(const struct pcie_model_opts *opts)
     m->pool = calloc(PM_COMMANDS, sizeof *m->pool);
     m->cids = calloc(PM_QUEUES_MAX, sizeof *m->cids);
     pm_must(m->pool && m->cids, "no memory");
-    for (unsigned i = 0; i < PM_COMMANDS; i++) {
-        m->pool[i].next = m->spare;
-        m->spare = &m->pool[i];
-    }
     m->last = &m->first;
     m->shuffle = 88172645463325252;
     pm_media(m);

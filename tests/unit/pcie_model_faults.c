@@ -78,15 +78,22 @@ static bool pm_may(const struct pcie_model *m, enum pcie_model_kind kind)
     return m->random && m->o.random_kinds & 1u << kind;
 }
 
+enum { PM_LUCK_OF_MEDIA = 2 }; /* the last ones, which no admin command has */
+
 static const uint16_t pm_bad_luck[] = {
     PLX_SC_NAMESPACE_NOT_READY | 1 << 11,
     PLX_SC_COMMAND_INTERRUPTED | 1 << 11,
     PLX_SC_INTERNAL_ERROR,
     PLX_SC_DATA_TRANSFER_ERROR,
+    PLX_SC_ABORTED_BY_REQUEST,
     PLX_SC_UNRECOVERED_READ_ERROR | NVME_STATUS_DNR,
     PLX_SC_WRITE_FAULT | NVME_STATUS_DNR,
-    PLX_SC_ABORTED_BY_REQUEST,
 };
+
+static uint16_t pm_bad_status(unsigned sqid, uint32_t chance)
+{
+    return pm_bad_luck[chance % (PLX_ARRAY_SIZE(pm_bad_luck) - (sqid ? 0 : PM_LUCK_OF_MEDIA))];
+}
 
 static void pm_fault_by_chance(struct pcie_model *m, struct pm_cmd *c)
 {
@@ -99,7 +106,7 @@ static void pm_fault_by_chance(struct pcie_model *m, struct pm_cmd *c)
         ((kind == PCIE_MODEL_FATAL || kind == PCIE_MODEL_GONE) && value))
         return;
     c->kind = kind;
-    c->value = kind == PCIE_MODEL_STATUS                             ? pm_bad_luck[value % PLX_ARRAY_SIZE(pm_bad_luck)]
+    c->value = kind == PCIE_MODEL_STATUS                             ? pm_bad_status(c->sqid, value)
                : kind == PCIE_MODEL_LATE || kind == PCIE_MODEL_TWICE ? value
                                                                      : 0;
     m->injected[kind]++;

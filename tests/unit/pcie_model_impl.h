@@ -163,6 +163,7 @@ struct pcie_model {
 
     struct pm_queue sqs[PM_QUEUES_MAX], cqs[PM_QUEUES_MAX];
     struct pm_cmd *first, **last, *spare, *pool; /* commands that it has, in order; and memory for them */
+    unsigned npool;                              /* of that memory: have been in use */
     uint64_t (*cids)[65536 / 64];                /* in use, of each submission queue */
     uint16_t granted_sqs, granted_cqs;
     uint64_t shadow, event_idx;

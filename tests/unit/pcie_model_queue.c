@@ -19,9 +19,12 @@ struct pm_queue *pm_queue_start(struct pcie_model *m, unsigned qid, bool cq, uin
 struct pm_cmd *pm_cmd_new(struct pcie_model *m)
 {
     struct pm_cmd *c = m->spare;
-    if (!c)
+    if (c)
+        m->spare = c->next;
+    else if (m->npool < PM_COMMANDS)
+        c = &m->pool[m->npool++];
+    else
         return NULL;
-    m->spare = c->next;
     memset(c, 0, sizeof *c);
     *m->last = c;
     m->last = &c->next;

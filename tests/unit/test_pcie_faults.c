@@ -25,7 +25,16 @@
 #define URL "pcie://" ADDR "/1?timeout=1&reconnect_deadline=30"
 #define IMPATIENT "pcie://" ADDR "/1?reconnect_deadline=1"
 
-enum { BLOCK = 512, WRITE = 0x01, READ = 0x02, ABORT = 0x08, CREATE_SQ = 0x01, CREATE_CQ = 0x05, IDENTIFY = 0x06 };
+enum {
+    BLOCK = 512,
+    WRITE = 0x01,
+    READ = 0x02,
+    ABORT = 0x08,
+    CREATE_SQ = 0x01,
+    DELETE_CQ = 0x04,
+    CREATE_CQ = 0x05,
+    IDENTIFY = 0x06
+};
 
 struct ssd {
     struct pcie_model_opts opts;
@@ -270,6 +279,37 @@ static void a_queue_that_cannot_be_made_is_tried_again(void **state)
     }
 }
 
+/* It is there, and may be written to, until the controller is disabled: that of a pair that was not made, or was left */
+static void a_completion_queue_that_cannot_be_deleted_resets_the_controller(void **state)
+{
+    (void)state;
+    for (unsigned left = 0; left < 2; left++) {
+        struct ssd s;
+        struct tu two;
+        struct tu_req q;
+        ssd_open(&s);
+        check_works(&s);
+        tu_req_init(&q);
+        if (!left)
+            fault(&s, PCIE_MODEL_STATUS, 0, CREATE_SQ, 0x4006);
+        fault(&s, PCIE_MODEL_STATUS, 0, DELETE_CQ, 0x4006);
+        tu_join(&two, s.t.bdev);
+        tu_start(&two, &q, PLX_BDEV_READ, 0, 8, s.data);
+        while (!q.done) { /* both have to leave */
+            tu_turn(two.reactor);
+            plx_reactor_poll(s.t.reactor);
+        }
+        assert_int_equal(q.req->status, 0);
+        tu_req_free(&q);
+        tu_leave(&two);
+        while (pcie_model_enables(s.m) < 2)
+            check_works(&s);
+        check_works(&s);
+        assert_int_equal(pcie_model_queues(s.m), 1);
+        ssd_close(&s);
+    }
+}
+
 /* ---- controllers that are pulled out ---- */
 
 static void one_that_is_pulled_out_ends_its_requests_and_may_come_back(void **state)
@@ -494,6 +534,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(one_that_cannot_be_reset_is_closed_and_opened),
         cmocka_unit_test(bring_up_fails_with_a_sentence),
         cmocka_unit_test(a_queue_that_cannot_be_made_is_tried_again),
+        cmocka_unit_test(a_completion_queue_that_cannot_be_deleted_resets_the_controller),
         cmocka_unit_test(one_that_is_pulled_out_ends_its_requests_and_may_come_back),
         cmocka_unit_test(one_whose_registers_are_taken_away_is_gone),
         cmocka_unit_test(one_that_is_asked_back_is_given_back),
