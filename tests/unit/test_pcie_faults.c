@@ -279,7 +279,7 @@ static void a_queue_that_cannot_be_made_is_tried_again(void **state)
     }
 }
 
-/* It is there, and may be written to, until the controller is disabled: that of a pair that was not made, or was left */
+/* It is there, and may be written to, until the controller is disabled: of a pair that was not made, or was left. */
 static void a_completion_queue_that_cannot_be_deleted_resets_the_controller(void **state)
 {
     (void)state;
