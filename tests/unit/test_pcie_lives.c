@@ -13,7 +13,9 @@
 #include "nvme/nvme.h"
 #include "reactor/clock.h"
 
+#include <dirent.h>
 #include <errno.h>
+#include <malloc.h>
 #include <poll.h>
 #include <pollux/nvme_status.h>
 #include <pollux/reactor.h>
@@ -539,6 +541,25 @@ static void one_life(uint64_t seed)
     l.failures += l.failed;
 }
 
+/* Descriptors and memory of the process. What allocates at first, and keeps it, has done so after some lives. */
+enum { SETTLED = 100, SLACK = 16 << 10 };
+
+struct taken {
+    unsigned files;
+    size_t bytes;
+};
+
+static struct taken look_at_what_is_taken(void)
+{
+    const struct mallinfo2 m = mallinfo2();
+    struct taken t = {.bytes = m.uordblks + m.hblkhd};
+    DIR *d = opendir("/proc/self/fd");
+    while (readdir(d))
+        t.files++;
+    closedir(d);
+    return t;
+}
+
 static void show_line(void *arg, enum plx_log_level level, const char *line)
 {
     (void)arg, (void)level;
@@ -550,6 +571,7 @@ static void every_request_ends_once_whatever_happens(void **state)
     const char *text = getenv("POLLUX_SEED"), *rounds = getenv("POLLUX_ROUNDS");
     const uint64_t seed = text ? strtoull(text, NULL, 10) : 1, lives = rounds ? strtoull(rounds, NULL, 10) : LIVES;
     const struct sigaction act = {.sa_flags = SA_SIGINFO, .sa_sigaction = on_fault};
+    struct taken taken = {0};
     (void)state;
     if (getenv("POLLUX_VERBOSE"))
         plx_log_set(show_line, NULL, PLX_LOG_DEBUG);
@@ -561,8 +583,16 @@ static void every_request_ends_once_whatever_happens(void **state)
     plx_memory_add(l.data, SLOTS * PLACE);
     for (unsigned i = 0; i < SLOTS; i++)
         tu_req_init(&l.q[i]);
-    for (uint64_t i = 0; i < lives; i++)
+    for (uint64_t i = 0; i < lives; i++) {
+        if (i == SETTLED)
+            taken = look_at_what_is_taken();
         one_life(seed + i);
+    }
+    if (lives > SETTLED) {
+        const struct taken now = look_at_what_is_taken();
+        assert_int_equal(now.files, taken.files);
+        assert_in_range(now.bytes, 0, taken.bytes + SLACK);
+    }
     for (unsigned i = 0; i < SLOTS; i++)
         tu_req_free(&l.q[i]);
     plx_memory_remove(l.data);
