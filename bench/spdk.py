@@ -125,6 +125,30 @@ def host(port, nqn, load, seconds):
     return float(total[1])
 
 
+# -- volumes ---------------------------------------------------------------------------------------------------------
+
+
+def volume_rate(size, workload, seconds, volume=True, thin=False, snapshot=False):
+    """IOPS by bdevperf of 4 KiB at random, QD32: of a RAM disk of twice that size, or of a volume on it, all of which is
+    there at the beginning, unless it is thin, or of which a snapshot has all."""
+    program = _program("bdevperf", "examples")
+    calls = [_ram_disk("ram", 2 * size + 64 * MIB)]
+    if volume:
+        calls += [_call("bdev_lvol_create_lvstore", bdev_name="ram", lvs_name="lvs", clear_method="none"),
+                  _call("bdev_lvol_create", lvs_name="lvs", lvol_name="v", size_in_mib=size // MIB,
+                        thin_provision=thin, clear_method="none")]
+    if snapshot:
+        calls += [_call("bdev_lvol_snapshot", lvol_name="lvs/v", snapshot_name="s")]
+    command = [program, "-q", "32", "-o", "4096", "-w", workload, "-t", str(max(1, int(seconds))), "-m",
+               hex(1 << TARGET_CORE), "-r", RESULTS / "bdevperf", "-T", "lvs/v" if volume else "ram", "-c",
+               _written("spdk-volumes.json", bdev=calls), "--no-huge", "-s", str(2 * size // MIB + MORE_MIB)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT, check=False, stdin=subprocess.DEVNULL)
+    total = re.search(r"^\s*Total\s*:\s*([\d.]+)", done.stdout, re.M)
+    if not total:
+        raise Skip(f"bdevperf: {(done.stderr or done.stdout).strip()[-200:]}")
+    return float(total[1])
+
+
 # -- vhost-user ------------------------------------------------------------------------------------------------------
 
 
