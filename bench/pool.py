@@ -177,8 +177,9 @@ def _qemu_bench(path, form, seconds):
     """4 KiB writes, QD32, each so far from the one before that it is another cluster's: IOPS."""
     requests = max(1000, int(4000 * seconds))
     start = time.monotonic()
-    subprocess.run(["qemu-img", "bench", "-w", "-f", form, "-t", "none", "-i", "native", "-c", str(requests), "-d", "32",
-                    "-s", "4096", "-S", str(17 * 4096), str(path)], check=True, capture_output=True)
+    shape = ("-c", str(requests), "-d", "32", "-s", "4096", "-S", str(17 * 4096))
+    subprocess.run(["qemu-img", "bench", "-w", "-f", form, "-t", "none", "-i", "native", *shape, path], check=True,
+                   capture_output=True)
     return requests / (time.monotonic() - start)
 
 
@@ -203,7 +204,7 @@ def _qcow2(seconds, _quick):
             for each in (path, top):
                 each.unlink(missing_ok=True)
         lines += [
-            Line(f"{name}-over", f"qcow2, {what}: 4 KiB writes where there is data, QD32", "IOPS", [over], None, False),
+            Line(f"{name}-over", f"qcow2, {what}: 4 KiB writes where data is, QD32", "IOPS", [over], None, False),
             Line(f"{name}-first", "... first writes, of that", "", [first / over], None, False),
             Line(f"{name}-after", "... after a snapshot, of that", "", [after / over], None, False),
             Line(f"{name}-bytes", f"... bytes that its file has then, of one ({written >> 20} MiB before)", "",

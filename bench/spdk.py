@@ -129,8 +129,8 @@ def host(port, nqn, load, seconds):
 
 
 def volume_rate(size, workload, seconds, volume=True, thin=False, snapshot=False):
-    """IOPS by bdevperf of 4 KiB at random, QD32: of a RAM disk of twice that size, or of a volume on it, all of which is
-    there at the beginning, unless it is thin, or of which a snapshot has all."""
+    """IOPS by bdevperf of 4 KiB at random, QD32: of a RAM disk, or of a volume on it, all of which is there at the
+    beginning, unless it is thin, or of which a snapshot has all."""
     program = _program("bdevperf", "examples")
     calls = [_ram_disk("ram", 2 * size + 64 * MIB)]
     if volume:
