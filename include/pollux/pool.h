@@ -25,6 +25,7 @@ struct plx_pool_opts {
     const char *name;    /**< NULL for none */
     uint32_t cluster;    /**< bytes, as clients are told; 0 for the default of 4 MiB. Space is in units of 4 KiB */
     const uint8_t *uuid; /**< NULL for a random one */
+    bool checksums;      /**< of all data, each of which is checked whenever it is read */
 };
 
 /**
@@ -59,6 +60,8 @@ struct plx_pool_info {
     uint32_t unit;      /**< bytes that space is given out in */
     uint32_t cluster;   /**< as it was made */
     uint64_t size;      /**< of the disk, as far as the pool goes */
+    bool checksums;     /**< as it was made */
+    uint64_t damages;   /**< units that were read since it was opened, and were not what had been written */
     uint64_t beyond;    /**< that the disk has beyond that, for PLX_POOL_GROW */
     uint64_t usable;    /**< that volumes can take of it when there are none */
     uint64_t free;      /**< that they can still take */

@@ -61,6 +61,9 @@ static void status_text(const struct pool_at *at, const struct plx_pool_info *in
     printf("has        %s\nsize       %s\nused       %s\nset aside  %s\nfree       %s\n", text, size, used, aside,
            free);
     printf("full       %s %.1f %%\n", bar, full);
+    if (info->checksums)
+        printf("checksums  of all data; %llu that were read since it was opened are wrong\n",
+               (unsigned long long)info->damages);
     if (info->beyond) {
         char beyond[32];
         ctl_size((double)info->beyond, beyond, sizeof beyond);
@@ -86,6 +89,8 @@ static void status_json(const struct pool_at *at, const struct plx_pool_info *in
     json_object_set_new(o, "used", cli_json_number(info->size - info->free - info->set_aside));
     json_object_set_new(o, "set_aside", cli_json_number(info->set_aside));
     json_object_set_new(o, "free", cli_json_number(info->free));
+    json_object_set_new(o, "checksum", json_boolean(info->checksums));
+    json_object_set_new(o, "checksum_errors", cli_json_number(info->damages));
     json_object_set_new(o, "beyond", cli_json_number(info->beyond));
     json_object_set_new(o, "full_percent", json_integer((json_int_t)full_of(info)));
     json_object_set_new(o, "mark", json_integer(full_mark(full_of(info))));
@@ -130,7 +135,7 @@ static int ask_for(const struct pool_command *o, struct pool_at *at)
 
 static int pool_create(const struct pool_command *o, const struct pool_verb *v)
 {
-    struct plx_pool_opts opts = {.name = o->name};
+    struct plx_pool_opts opts = {.name = o->name, .checksums = o->checksum};
     struct plx_error err;
     struct pool_at at;
     if (o->cluster && cli_parse_size("cluster", o->cluster, "4K to 1G", CLUSTER_MIN, CLUSTER_MAX, true, &opts.cluster))
@@ -191,7 +196,8 @@ static int pool_remove(const struct pool_command *o, const struct pool_verb *v)
 }
 
 static const struct pool_verb pool_verbs[] = {
-    {"create", "[--name NAME] [--cluster SIZE] [--yes] DISK", 1, 1, "ync", "bdev_lvol_create_lvstore", pool_create},
+    {"create", "[--name NAME] [--cluster SIZE] [--checksum] [--yes] DISK", 1, 1, "ynck", "bdev_lvol_create_lvstore",
+     pool_create},
     {"status", "DISK", 1, 1, "", "bdev_lvol_get_lvstores", pool_show},
     {"grow", "DISK", 1, 1, "", "bdev_lvol_grow_lvstore", pool_grow},
     {"check", "DISK", 1, 1, "", NULL, pool_check},
@@ -203,7 +209,7 @@ static const struct pool_verb pool_verbs[] = {
 
 static void pool_help(void)
 {
-    puts("pollux pool create [--name NAME] [--cluster SIZE] [--yes] DISK\n"
+    puts("pollux pool create [--name NAME] [--cluster SIZE] [--checksum] [--yes] DISK\n"
          "  Makes a pool of a disk, of which volumes are made then: \"pollux help volume\".\n\n"
          "pollux pool status DISK\n"
          "  Shows what the pool is, and how full; the bar has marks at 80, 90 and 95 %.\n\n"
@@ -224,6 +230,7 @@ static void pool_help(void)
          "options:\n"
          "      --name NAME      create: a name for the pool\n"
          "      --cluster SIZE   create: of a cluster, as it is told to SPDK's clients: 4K to 1G, a power of two (4M)\n"
+         "      --checksum       create: with a checksum of each 4 KiB, which is checked whenever that is read\n"
          "      --yes            create, repair, rm: do not ask\n"
          "      --json           as JSON");
 }

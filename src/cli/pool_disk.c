@@ -12,6 +12,7 @@ enum {
     OPT_JSON = 256, /* options that have no letter */
     OPT_YES,
     OPT_THICK,
+    OPT_CHECKSUM,
     OPT_NAME,
     OPT_CLUSTER,
     OPT_DATA,
@@ -37,6 +38,8 @@ static int check_pool_options(const struct pool_command *o, const struct pool_ve
         ret = check_pool_option(v, 'y', "yes", command);
     if (!ret && o->thick)
         ret = check_pool_option(v, 't', "thick", command);
+    if (!ret && o->checksum)
+        ret = check_pool_option(v, 'k', "checksum", command);
     if (!ret && o->name)
         ret = check_pool_option(v, 'n', "name", command);
     if (!ret && o->cluster)
@@ -55,6 +58,7 @@ static int pool_parse(int argc, char **argv, struct pool_command *o)
     static const struct option table[] = {{"json", no_argument, NULL, OPT_JSON},
                                           {"yes", no_argument, NULL, OPT_YES},
                                           {"thick", no_argument, NULL, OPT_THICK},
+                                          {"checksum", no_argument, NULL, OPT_CHECKSUM},
                                           {"name", required_argument, NULL, OPT_NAME},
                                           {"cluster", required_argument, NULL, OPT_CLUSTER},
                                           {"base", required_argument, NULL, OPT_BASE},
@@ -70,6 +74,7 @@ static int pool_parse(int argc, char **argv, struct pool_command *o)
         o->yes |= opt == OPT_YES;
         o->thick |= opt == OPT_THICK;
         o->data |= opt == OPT_DATA;
+        o->checksum |= opt == OPT_CHECKSUM;
         o->help |= opt == 'h';
         if (opt == OPT_NAME)
             o->name = optarg;

@@ -111,11 +111,14 @@ static json_t *store_json(const struct rpc_store *s)
 {
     struct plx_pool_info i;
     plx_pool_get_info(s->pool, &i);
-    return json_pack("{s:o, s:s, s:s, s:I, s:I, s:I, s:I, s:I}", "uuid", rpc_uuid_json(i.uuid), "name", s->name,
-                     "base_bdev", plx_bdev_info(s->base)->name, "total_data_clusters",
-                     (json_int_t)(i.usable / i.cluster), "free_clusters", (json_int_t)(i.free / i.cluster),
-                     "block_size", (json_int_t)plx_bdev_info(s->base)->block_size, "cluster_size",
-                     (json_int_t)i.cluster, "max_growable_size", (json_int_t)i.size);
+    json_t *o = json_pack("{s:o, s:s, s:s, s:I, s:I, s:I, s:I, s:I}", "uuid", rpc_uuid_json(i.uuid), "name", s->name,
+                          "base_bdev", plx_bdev_info(s->base)->name, "total_data_clusters",
+                          (json_int_t)(i.usable / i.cluster), "free_clusters", (json_int_t)(i.free / i.cluster),
+                          "block_size", (json_int_t)plx_bdev_info(s->base)->block_size, "cluster_size",
+                          (json_int_t)i.cluster, "max_growable_size", (json_int_t)i.size);
+    if (i.checksums)
+        json_object_set_new(o, "checksum_errors", json_integer((json_int_t)i.damages));
+    return o;
 }
 
 static const struct rpc_param params_get_lvstores[] = {
@@ -208,6 +211,7 @@ static const struct rpc_param params_create_lvstore[] = {
     TEXT("lvs_name", "of the lvstore", REQUIRED, LIMITS(1, NAME_MAX_BYTES)),
     U32("cluster_sz", "bytes that sizes of volumes are rounded up to; 4 MiB without it. Space is taken by 4 KiB",
         INIT("0")),
+    BOOL("checksum", "each 4 KiB of data has a checksum, which is checked whenever it is read", INIT("false")),
     CLEAR_METHOD,
     U32("num_md_pages_per_cluster_ratio", "room for metadata, which is there anyway", INERT),
     U32("md_page_size", "of metadata", INERT),
@@ -230,7 +234,7 @@ static void create_lvstore(struct rpc_call *c)
         plx_fail(&err, -EEXIST, "there is an lvstore named %s already; choose another name", name);
         rpc_fail_errno(c, -EEXIST, &err);
     } else {
-        rpc_store_make(c, bdev, name, (uint32_t)rpc_uint(c, "cluster_sz"));
+        rpc_store_make(c, bdev, name, (uint32_t)rpc_uint(c, "cluster_sz"), rpc_bool(c, "checksum"));
     }
 }
 

@@ -43,7 +43,7 @@ bool rpc_examine_due(const struct plx_rpc *rpc);
 void rpc_examine(struct rpc_call *c, void (*over)(struct rpc_call *c));
 
 /* Makes a pool of a disk and opens it, or the call fails; its result is the UUID. */
-void rpc_store_make(struct rpc_call *c, struct plx_bdev *base, const char *name, uint32_t cluster);
+void rpc_store_make(struct rpc_call *c, struct plx_bdev *base, const char *name, uint32_t cluster, bool checksums);
 /* Puts a pool back, none of whose volumes is open, and forgets the store; then calls over. */
 void rpc_store_close(struct rpc_call *c, struct rpc_store *store, void (*over)(struct rpc_call *c));
 /* The same at the end of the process, of one on this disk, or of all. */

@@ -20,6 +20,7 @@ struct store_task {
     struct plx_pool *pool;
     char name[PLX_UUID_TEXT + PLX_POOL_NAME];
     uint32_t cluster;
+    bool checksums;
     struct plx_volume_info *found; /* volumes, */
     struct plx_bdev **opened;      /* which are these disks, or NULL where that failed */
     size_t n, room;
@@ -74,7 +75,7 @@ static int64_t run_open(struct plx_aio *aio)
 static int64_t run_make(struct plx_aio *aio)
 {
     struct store_task *t = plx_container_of(aio, struct store_task, aio);
-    const struct plx_pool_opts o = {.name = t->name, .cluster = t->cluster};
+    const struct plx_pool_opts o = {.name = t->name, .cluster = t->cluster, .checksums = t->checksums};
     int ret = plx_pool_make(t->base, &o, &t->err);
     return ret ? ret : plx_pool_open(t->base, &t->pool, &t->err);
 }
@@ -316,13 +317,14 @@ static void made(struct plx_aio *aio)
     store_found(t);
 }
 
-void rpc_store_make(struct rpc_call *c, struct plx_bdev *base, const char *name, uint32_t cluster)
+void rpc_store_make(struct rpc_call *c, struct plx_bdev *base, const char *name, uint32_t cluster, bool checksums)
 {
     struct store_task *t = store_task_new(c, base, store_made);
     if (!t)
         return;
     snprintf(t->name, sizeof t->name, "%s", name);
     t->cluster = cluster;
+    t->checksums = checksums;
     c->tried = true;
     store_task_run(t, run_make, made);
 }

@@ -1,7 +1,14 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Pools that grow with their disk, and what is done to several volumes at once: commands, calls, and what hosts see."""
 
+import struct
+
+import pytest
+
+import sqe
 from host import Controller
+from spec import Sc
+from target import Target
 from test_host import pattern
 from test_lvol import BLOCK, EEXIST, EINVAL, ENODEV, MIB, NQN, Kept, create, disk, lvol, make, names, serve
 from test_pool import disk_of, run, told, volumes
@@ -126,3 +133,81 @@ def test_a_group_of_snapshots_by_a_call():
             assert (code is None or got == code) and words in said, (params, got, said)
             assert names(client) == before
         assert client.call("bdev_lvol_snapshot_group", uuid=store, snapshots=group(("lvs0/a", "x")))
+
+
+# ---- checksums
+
+def test_checksums_by_a_command(tmp_path):
+    path = disk_of(tmp_path)
+    assert "checksums  of all data; 0 that were read" in run("pool", "create", "--checksum", path)
+    status = told("pool", "status", path)
+    assert status["checksum"] is True and status["checksum_errors"] == 0
+    run("volume", "create", path, "v", "8M")
+    mark = pattern(4096)
+    with Target(f"volume:{path}?name=v") as target, Controller(target.address, target.nqn, io_queues=1) as host:
+        host.write(1, 16, mark)
+        host.flush()
+        assert host.read(1, 16, 8) == mark
+    image = bytearray(path.read_bytes())
+    assert image.count(mark) == 1
+    image[image.index(mark) + 100] ^= 4
+    path.write_bytes(image)
+    with Target(f"volume:{path}?name=v") as target, Controller(target.address, target.nqn, io_queues=1) as host:
+        for lba in range(16, 24):
+            assert host.io.execute(sqe.read(1, lba, 1), read=512).status == Sc.UNRECOVERED_READ
+        assert host.read(1, 8, 8) == bytes(4096)
+        host.write(1, 16, mark)
+        assert host.read(1, 16, 8) == mark
+    assert target.stderr.count("volume v: block 16 is damaged") == 1
+    assert "--checksum is not for pool status" in run("pool", "status", "--checksum", path, status=2)
+
+
+def test_checksums_by_a_call():
+    with Kept() as server, server.client() as client:
+        client.call("bdev_aio_create", name="A", filename=str(server.image), block_size=BLOCK)
+        client.call("bdev_lvol_create_lvstore", bdev_name="A", lvs_name="lvs0", checksum=True)
+        [shown] = client.call("bdev_lvol_get_lvstores")
+        assert shown["checksum_errors"] == 0
+        create(client, "v")
+        with Controller(serve(client, "lvs0/v"), NQN, io_queues=1) as host:
+            mark = pattern(BLOCK)
+            host.write(1, 5, mark, BLOCK)
+            host.flush()
+            image = server.image.read_bytes()
+            assert image.count(mark) == 1
+            with open(server.image, "r+b") as file:
+                file.seek(image.index(mark))
+                file.write(b"x" + mark[1:])
+            for _ in range(3):
+                assert host.io.execute(sqe.read(1, 5, 1), read=BLOCK).status == Sc.UNRECOVERED_READ
+            [shown] = client.call("bdev_lvol_get_lvstores")
+            assert shown["checksum_errors"] == 3
+
+
+# ---- what hosts are told of space
+
+@pytest.mark.parametrize("block, options", [(512, ()), (4096, ()), (512, ("--checksum",))])
+def test_hosts_are_told_the_granularity_and_what_is_used(tmp_path, block, options):
+    path = disk_of(tmp_path)
+    disk_name = f"[file:{path}?block={block}]"
+    run("pool", "create", *options, f"file:{path}?block={block}")
+    run("volume", "create", f"file:{path}?block={block}", "v", "8M")
+    with Target(f"volume:{disk_name}?name=v") as target, Controller(target.address, target.nqn, io_queues=1) as host:
+        unit = 4096 // block
+
+        def told_of():
+            raw = host.identify(0, nsid=1)
+            nsze, ncap, nuse = struct.unpack_from("<QQQ", raw, 0)
+            npwg, npwa, npdg, npda = struct.unpack_from("<HHHH", raw, 64)
+            assert raw[24] & 1 and raw[24] & 16
+            assert nsze == ncap == 8 * MIB // block
+            assert npdg == npda == npwg == unit - 1 and npwa == npwg
+            return nuse
+        assert told_of() == 0
+        host.write(1, 0, pattern(64 * 1024), block)
+        assert told_of() == 16 * unit
+        host.write(1, 0, pattern(64 * 1024), block)
+        host.write(1, 100 * unit, pattern(block), block)
+        assert told_of() == 17 * unit
+        host.io.execute(sqe.write_zeroes(1, 0, 4 * unit, deac=True))
+        assert told_of() == 13 * unit

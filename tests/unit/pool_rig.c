@@ -49,12 +49,20 @@ void rig_pool(struct pool_rig *rig)
         fail_msg("%s", err.text);
 }
 
+static bool with_checksums;
+
+void rig_checksums(bool on)
+{
+    with_checksums = on;
+}
+
 static void make_on_disk(struct pool_rig *rig, const struct plx_pool_opts *opts)
 {
     struct plx_error err = {""};
-    const struct plx_pool_opts none = {0};
+    struct plx_pool_opts o = opts ? *opts : (struct plx_pool_opts){0};
     const struct pool_keeper keeper = {rig->reactor, rig_turn};
-    if (pool_make_on(rig->disk, &keeper, opts ? opts : &none, &err))
+    o.checksums |= with_checksums;
+    if (pool_make_on(rig->disk, &keeper, &o, &err))
         fail_msg("%s", err.text);
     rig_pool(rig);
 }

@@ -18,6 +18,9 @@ void rig_simulate(bool simulated);
 /* A round of the reactor, and a wait. */
 void rig_turn(struct plx_reactor *r);
 
+/* Whether pools that are made from now on have checksums. */
+void rig_checksums(bool on);
+
 /* A disk with a reactor, and no pool; the test fails when that does not work, as with all of these. */
 void rig_disk(struct pool_rig *rig, const char *url);
 void rig_make(struct pool_rig *rig, const char *url, const struct plx_pool_opts *opts);

@@ -292,7 +292,7 @@ static void map_units(struct bench *b, const char *name, uint64_t at, unsigned n
         if (!ret)
             got = pool_space_take(p, POOL_FOR_DATA, n, &unit);
         if (!ret)
-            ret = pool_volume_map(p, &t, v, at, (unsigned)got, unit, false);
+            ret = pool_volume_map(p, &t, v, at, (unsigned)got, unit, NULL, false);
         if (ret && got)
             pool_space_return(p, unit, got);
         pool_try_end(p, &t);

@@ -418,6 +418,10 @@ static void what_was_flushed_is_there(void **state)
     check_lives("crash:ram:8M", first, lives);
     check_lives("crash:ram:8M?latency=100us", first + 1, lives);
     check_lives("crash:ram:8M?torn=sector&latency=100us", first + 2, lives);
+    rig_checksums(true);
+    check_lives("crash:ram:8M", first + 3, lives);
+    check_lives("crash:ram:8M?torn=sector&latency=100us", first + 4, lives);
+    rig_checksums(false);
 }
 
 /* ---- every workload of a few operations, power being cut at every request ---- */
@@ -848,31 +852,35 @@ static unsigned run_everywhere(const struct workload *w, unsigned keeps)
     return lives;
 }
 
+/* All of so many operations. @return lives */
+static unsigned run_workloads(unsigned n, unsigned keeps)
+{
+    static struct workload w;
+    unsigned lives = 0, all = 1;
+    w.n = n;
+    for (unsigned i = 0; i < n; i++)
+        all *= CODES;
+    for (unsigned k = 0; k < all; k++) {
+        unsigned left = k;
+        for (unsigned i = 0; i < n; i++, left /= CODES)
+            w.codes[i] = (enum code)(left % CODES);
+        lives += run_everywhere(&w, keeps);
+    }
+    return lives;
+}
+
 /* All of one and two operations with all that may be kept; all of three with one of these in turn. */
 static void every_workload(void **state)
 {
-    static struct workload w;
-    unsigned lives = 0;
     (void)state;
     rig_simulate(true);
-    for (int a = 0; a < CODES; a++) {
-        w.n = 1;
-        w.codes[0] = (enum code)a;
-        lives += run_everywhere(&w, KEEPS);
-        for (int b = 0; b < CODES; b++) {
-            w.n = 2;
-            w.codes[1] = (enum code)b;
-            lives += run_everywhere(&w, KEEPS);
-            for (int c = 0; c < CODES; c++) {
-                w.n = 3;
-                w.codes[2] = (enum code)c;
-                lives += run_everywhere(&w, 1);
-            }
-        }
-    }
+    const unsigned lives = run_workloads(1, KEEPS) + run_workloads(2, KEEPS) + run_workloads(3, 1);
+    rig_checksums(true);
+    const unsigned summed = run_workloads(1, KEEPS) + run_workloads(2, 1);
+    rig_checksums(false);
     rig_simulate(false);
-    print_message("%u lives\n", lives);
-    assert_true(lives > 10000);
+    print_message("%u lives, and %u with checksums\n", lives, summed);
+    assert_true(lives > 10000 && summed > 1000);
 }
 
 /* ---- what a commit that was torn leaves ---- */

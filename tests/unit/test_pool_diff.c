@@ -141,5 +141,7 @@ int main(void)
         cmocka_unit_test(test_what_is_not_there),
     };
     rig_simulate(true);
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    int failed = cmocka_run_group_tests(tests, NULL, NULL);
+    rig_checksums(true);
+    return failed + cmocka_run_group_tests_name("with checksums", tests, NULL, NULL);
 }

@@ -537,5 +537,7 @@ int main(int argc, char **argv)
     rig_simulate(true);
     if (argc > 1)
         cmocka_set_test_filter(argv[1]);
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    int failed = cmocka_run_group_tests(tests, NULL, NULL);
+    rig_checksums(true);
+    return failed + cmocka_run_group_tests_name("with checksums", tests, NULL, NULL);
 }

@@ -135,16 +135,7 @@ static inline void disk_count(struct disk_channel *c, struct volume_req *r)
     r->counted = pool_begin(&c->c);
 }
 
-static __attribute__((noinline)) void grace_look(struct plx_pool *p)
-{
-    pool_lock(p);
-    pool_grace_step(p);
-    pool_unlock(p);
-    if (atomic_exchange(&p->kick_after, false))
-        pool_kick(p);
-}
-
-/* @return whether somebody waits for it who is to look: grace_look() */
+/* @return whether somebody waits for it who is to look: pool_grace_look() */
 static inline bool disk_uncount(struct disk_channel *c, struct volume_req *r)
 {
     return plx_unlikely(pool_end(&c->c, r->counted));
@@ -255,7 +246,7 @@ static int move_enter(struct volume_req *r, struct pool_try *t)
     struct pool_disk *d = volume_disk(plx_bdev_req_of(r));
     int ret = 0;
     if (!r->status)
-        ret = pool_volume_map(d->pool, t, d->v, r->busy.at, r->busy.n, r->limbo.unit, true);
+        ret = pool_volume_map(d->pool, t, d->v, r->busy.at, r->busy.n, r->limbo.unit, NULL, true);
     if (ret == POOL_AGAIN)
         return ret;
     if (ret && !r->status)
@@ -619,7 +610,7 @@ static void piece_done(struct plx_bdev_req *sub)
     if (is_serial(req) && r->stage != STAGE_READ && !r->part)
         data_mend(r);
     if (!--r->active && disk_uncount(channel_of(req), r))
-        grace_look(volume_disk(req)->pool);
+        pool_grace_look(volume_disk(req)->pool);
     if (sub == r->mover) {
         r->mover = NULL;
         if (r->stage == STAGE_READ && !r->status) {
@@ -676,7 +667,7 @@ static void subs_ready(struct plx_bdev_subs *subs)
 
 static __attribute__((noinline)) void plain_over(struct plx_bdev_req *req, uint16_t status)
 {
-    grace_look(volume_disk(req)->pool);
+    pool_grace_look(volume_disk(req)->pool);
     plx_bdev_complete(req, status);
 }
 

@@ -44,6 +44,9 @@ static inline unsigned pool_unit_blocks_shift(const struct plx_pool *p)
 }
 
 void pool_disk_submit(struct plx_bdev_channel *ch, struct plx_bdev_req *req);
+/* summed.c: the same, of a pool with checksums. */
+void pool_summed_submit(struct plx_bdev_channel *ch, struct plx_bdev_req *req);
+void pool_summed_abort(struct plx_bdev_channel *ch, struct plx_bdev_req *req);
 void pool_disk_abort(struct plx_bdev_channel *ch, struct plx_bdev_req *req);
 
 #endif

@@ -82,6 +82,20 @@ static const struct plx_bdev_ops volume_ops = {
     .resize = volume_resize,
 };
 
+static const struct plx_bdev_ops summed_ops = {
+    .close = volume_close,
+    .channel_open = volume_channel_open,
+    .channel_close = volume_channel_close,
+    .submit = pool_summed_submit,
+    .abort = pool_summed_abort,
+    .resize = volume_resize,
+};
+
+static bool is_volume(const struct plx_bdev *bdev)
+{
+    return bdev->ops == &volume_ops || bdev->ops == &summed_ops;
+}
+
 void pool_disk_resized(struct pool_volume *v)
 {
     if (v->disk)
@@ -90,12 +104,12 @@ void pool_disk_resized(struct pool_volume *v)
 
 struct pool_volume *pool_volume_of(const struct plx_bdev *bdev)
 {
-    return bdev->ops == &volume_ops ? ((const struct pool_disk *)bdev)->v : NULL;
+    return is_volume(bdev) ? ((const struct pool_disk *)bdev)->v : NULL;
 }
 
 struct plx_pool *plx_volume_pool(const struct plx_bdev *volume)
 {
-    return volume->ops == &volume_ops ? ((const struct pool_disk *)volume)->pool : NULL;
+    return is_volume(volume) ? ((const struct pool_disk *)volume)->pool : NULL;
 }
 
 struct plx_bdev *pool_disk_of(const struct pool_volume *v)
@@ -176,7 +190,7 @@ int pool_disk_new(struct plx_pool *p, const char *name, struct plx_bdev **out, s
         return ret == -EBUSY ? plx_fail(err, ret, "volume %s is open already, or about to be another", name)
                              : plx_fail(err, ret, "there is no volume named %s on %s", name, below->name);
     d->bdev.on = p->disk;
-    d->bdev.ops = &volume_ops;
+    d->bdev.ops = p->flags & POOL_CHECKSUMS ? &summed_ops : &volume_ops;
     d->bdev.channel_size = sizeof(struct disk_channel);
     d->bdev.subs = POOL_SUBS + POOL_PLAIN_SUBS;
     struct plx_bdev_info *info = &d->bdev.info;

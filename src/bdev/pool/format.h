@@ -31,11 +31,11 @@ enum {
 struct pool_entry {
     plx_le64 where; /* bits 39:0 the unit, bits 63:40 are zero */
     plx_le32 birth; /* the instant at which it was entered; of maps see below */
-    plx_le32 crc;   /* CRC32C of the unit; of data 0 */
+    plx_le32 crc;   /* CRC32C of the unit; of data 0, unless the pool has checksums */
 };
 
 enum pool_flag {
-    POOL_CHECKSUMS = 1 << 0, /* entries of data have a CRC: not known to this version of the program */
+    POOL_CHECKSUMS = 1 << 0, /* entries of data have a CRC, and changes in the log those of what they map */
 };
 
 /* In the units 0 and POOL_ROOT_STEP: that of generation g is in number g % 2. */

@@ -103,13 +103,19 @@ static void page_seal(struct plx_pool *p)
     p->log_page = NULL;
 }
 
-int pool_log_ready(struct plx_pool *p, struct pool_try *t)
+uint32_t pool_change_bytes(const struct plx_pool *p, enum pool_change_kind kind, unsigned count)
+{
+    const uint32_t crcs = kind == POOL_MAP && p->flags & POOL_CHECKSUMS ? count * 4 : 0;
+    return (uint32_t)sizeof(struct pool_change) + (uint32_t)plx_align_up(crcs, 8);
+}
+
+int pool_log_ready(struct plx_pool *p, struct pool_try *t, uint32_t bytes)
 {
     if (!atomic_load_explicit(&p->changed, memory_order_relaxed)) {
         atomic_store(&p->changed, true);
         t->kick = true; /* somebody has to see to it that it is committed */
     }
-    if (p->log_page && page_room(p) - p->log_page->bytes >= sizeof(struct pool_change))
+    if (p->log_page && page_room(p) - p->log_page->bytes >= bytes)
         return 0;
     uint64_t live = p->log_seq - p->log_first;
     if (live >= p->log_units / 2) {
@@ -127,12 +133,14 @@ int pool_log_ready(struct plx_pool *p, struct pool_try *t)
 }
 
 void pool_log_add(struct plx_pool *p, uint32_t volume, enum pool_change_kind kind, uint64_t at, uint64_t to,
-                  unsigned count)
+                  unsigned count, const plx_le32 *crcs)
 {
     struct pool_page *page = p->log_page;
     struct pool_change *c = (void *)(page->mem + POOL_PAGE_HEADER + page->bytes);
     *c = (struct pool_change){plx_put32(volume), plx_put16(kind), plx_put16(count), plx_put64(at), plx_put64(to)};
-    page->bytes += (uint32_t)sizeof *c;
+    if (crcs)
+        memcpy(c + 1, crcs, count * sizeof *crcs);
+    page->bytes += pool_change_bytes(p, kind, count);
 }
 
 uint64_t pool_log_turn(struct plx_pool *p)

@@ -781,6 +781,8 @@ void plx_pool_get_info(struct plx_pool *p, struct plx_pool_info *out)
         .unit = 1U << p->unit_shift,
         .cluster = p->cluster,
         .size = p->units << p->unit_shift,
+        .checksums = p->flags & POOL_CHECKSUMS,
+        .damages = p->damages,
         .beyond = pool_grow_room(p) << p->unit_shift,
         .usable = never < p->units ? (p->units - never) << p->unit_shift : 0,
         .free = pool_space_room(p) << p->unit_shift,

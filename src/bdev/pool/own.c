@@ -34,6 +34,7 @@ struct own {
     uint64_t from;     /* of the row that is being copied; */
     struct pool_busy busy;
     struct pool_limbo limbo; /* and to where */
+    plx_le32 crcs[ROW];      /* of a pool with checksums: they go with the data, whatever has become of that */
     uint16_t status;
     uint8_t *mem;
 };
@@ -185,7 +186,8 @@ static int row_enter(struct own *o, struct pool_try *t)
     struct plx_pool *p = w->pool;
     if (o->status)
         return plx_fail(&w->op->err, -EIO, "%s could not be copied: the disk below failed", w->v->name);
-    int ret = pool_volume_map(p, t, w->v, o->busy.at, o->busy.n, o->limbo.unit, w->v->state == POOL_VOLUME);
+    int ret = pool_volume_map(p, t, w->v, o->busy.at, o->busy.n, o->limbo.unit,
+                              p->flags & POOL_CHECKSUMS ? o->crcs : NULL, w->v->state == POOL_VOLUME);
     if (ret)
         return ret;
     const uint64_t n = plx_min_u64(o->reserved, o->busy.n);
@@ -216,6 +218,8 @@ static int row_begin(struct own *o, struct pool_try *t, const struct pool_entry 
     o->busy.at = o->at;
     o->busy.n = (uint32_t)pool_space_take(p, POOL_FOR_DATA, n, &o->limbo.unit);
     o->limbo.n = o->busy.n;
+    for (uint32_t i = 0; i < o->busy.n; i++)
+        o->crcs[i] = e[i].crc;
     plx_list_add_tail(pool_busy_list(p, w->v, o->at), &o->busy.link);
     plx_list_add_tail(&p->limbo, &o->limbo.link);
     o->stage = OWN_ENTER;

@@ -203,6 +203,7 @@ static void pool_free(struct plx_pool *p)
     for (uint32_t i = 0; i < p->slots; i++)
         free(p->volume[i]);
     free(p->volume);
+    free(p->damaged);
     free(p);
 }
 
@@ -302,8 +303,8 @@ static int root_check(const struct plx_pool *p, const struct pool_root *r, struc
     if (plx_get32(r->version) != POOL_VERSION)
         return plx_fail(err, -EINVAL, "%s: its pool is of version %u, and this program knows version %d", disk,
                         plx_get32(r->version), POOL_VERSION);
-    if (plx_get16(r->flags))
-        return plx_fail(err, -EINVAL, "%s: its pool has flags 0x%x, of which this program knows none", disk,
+    if (plx_get16(r->flags) & ~POOL_CHECKSUMS)
+        return plx_fail(err, -EINVAL, "%s: its pool has flags 0x%x, not all of which this program knows", disk,
                         plx_get16(r->flags));
     if (r->unit_shift != p->unit_shift)
         return plx_fail(err, -EINVAL, "%s: its pool has units of %llu bytes, which does not fit blocks of %u bytes",
@@ -481,6 +482,15 @@ static bool change_ok(const struct plx_pool *p, const struct pool_change *c)
     }
 }
 
+/* @return bytes of a change, or 0 when there are not as many */
+static uint32_t change_bytes(const struct plx_pool *p, const struct pool_change *c, uint32_t left)
+{
+    if (left < sizeof *c)
+        return 0;
+    const uint32_t n = pool_change_bytes(p, (enum pool_change_kind)plx_get16(c->kind), plx_get16(c->count));
+    return n <= left ? n : 0;
+}
+
 /* What is done with each unit in a step of its own, or with each change. */
 static int replay_claim(struct plx_pool *p, struct pool_try *t, const struct pool_change *c, unsigned *done)
 {
@@ -502,7 +512,8 @@ static int replay_apply(struct plx_pool *p, struct pool_try *t, const struct poo
     (void)done;
     if (plx_get16(c->kind) == POOL_UNMAP)
         return pool_volume_unmap(p, t, v, plx_get64(c->at), &n, false);
-    return pool_volume_map(p, t, v, plx_get64(c->at), plx_get16(c->count), plx_get64(c->to), false);
+    return pool_volume_map(p, t, v, plx_get64(c->at), plx_get16(c->count), plx_get64(c->to),
+                           p->flags & POOL_CHECKSUMS ? (const plx_le32 *)(c + 1) : NULL, false);
 }
 
 static int replay_step(struct plx_pool *p, const struct pool_change *c,
@@ -579,10 +590,13 @@ static int replay_pages(struct plx_pool *p, struct replay *l, const struct repla
     int ret = 0;
     for (size_t i = 0; i < l->n && !ret; i++) {
         const uint8_t *page = l->pages + (i << p->unit_shift);
-        const struct pool_change *c = (const void *)(page + POOL_PAGE_HEADER);
-        const uint32_t changes = plx_get32(((const struct pool_log_page *)(const void *)page)->bytes) / sizeof *c;
-        for (uint32_t k = 0; k < changes && !ret; k++) {
-            l->changes[n++] = c + k;
+        const uint32_t bytes = plx_get32(((const struct pool_log_page *)(const void *)page)->bytes);
+        for (uint32_t at = 0, len; at < bytes && !ret; at += len) {
+            const struct pool_change *c = (const void *)(page + POOL_PAGE_HEADER + at);
+            len = change_bytes(p, c, bytes - at);
+            if (!len)
+                return -EUCLEAN;
+            l->changes[n++] = c;
             if (n < AHEAD)
                 continue;
             ret = replay_some(p, l, n, pass);
@@ -833,6 +847,7 @@ int pool_make_on(struct plx_bdev *disk, const struct pool_keeper *keeper, const 
     p->log_units = plx_min_u64(p->log_units, pool_log_units_max(p));
     p->cluster = opts->cluster ? opts->cluster : CLUSTER;
     p->created = plx_wall_seconds();
+    p->flags = opts->checksums ? POOL_CHECKSUMS : 0;
     p->instant = 1;
     p->dir.height = POOL_DIR_HEIGHT;
     snprintf(p->name, sizeof p->name, "%s", name);

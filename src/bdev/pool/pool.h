@@ -230,6 +230,11 @@ struct plx_pool {
     _Atomic bool kick_after;         /* the keeper is to look at that */
     struct plx_list busy_waits;      /* for units that are being moved */
 
+    /* summed.c */
+    uint64_t *damaged; /* units that are not what was written, by a hash; or NULL */
+    uint32_t n_damaged;
+    uint64_t damages; /* how often that was found */
+
     /* log.c */
     uint64_t log_seq;           /* of the next page */
     uint64_t log_first;         /* of the oldest that is needed */
@@ -463,6 +468,8 @@ struct pool_channel {
 /* Calls g->over when all that is under way now has ended. Under the lock. */
 void pool_grace(struct plx_pool *p, struct pool_grace *g);
 void pool_grace_step(struct plx_pool *p);
+/* The same, without the lock, when a channel has nothing of an epoch under way any more and that is waited for. */
+void pool_grace_look(struct plx_pool *p);
 /* What epoch it is. */
 void pool_channel_tell(const struct plx_pool *p, struct pool_channel *c);
 
@@ -492,10 +499,13 @@ static inline bool pool_end(struct pool_channel *c, _Atomic uint32_t *counted)
 
 void pool_log_init(struct plx_pool *p);
 void pool_log_destroy(struct plx_pool *p);
-/* Whether there is room for a change. @return 0; POOL_AGAIN: t->wait waits; -ENOMEM */
-int pool_log_ready(struct plx_pool *p, struct pool_try *t);
+/* Bytes of a change. */
+uint32_t pool_change_bytes(const struct plx_pool *p, enum pool_change_kind kind, unsigned count);
+/* Whether there is room for a change of so many bytes. @return 0; POOL_AGAIN: t->wait waits; -ENOMEM */
+int pool_log_ready(struct plx_pool *p, struct pool_try *t, uint32_t bytes);
+/* crcs: those of POOL_MAP in a pool with checksums; else NULL */
 void pool_log_add(struct plx_pool *p, uint32_t volume, enum pool_change_kind kind, uint64_t at, uint64_t to,
-                  unsigned count);
+                  unsigned count, const plx_le32 *crcs);
 /* A checkpoint begins: what is logged from now on is on pages of its own. @return the first of them */
 uint64_t pool_log_turn(struct plx_pool *p);
 /* What was logged before `seq` is on the disk otherwise. */
@@ -556,9 +566,12 @@ void pool_io_init(struct pool_io *io, enum plx_bdev_op op, uint64_t unit, uint64
 
 void pool_volume_to_record(const struct pool_volume *v, struct pool_record *r);
 int pool_volume_from_record(struct plx_pool *p, uint32_t number, const struct pool_record *r, struct plx_error *err);
-/* Units of a volume are these from now on. @return 0, POOL_AGAIN, -ENOSPC, -errno */
+/*
+ * Units of a volume are these from now on. @param crcs of them, in a pool with checksums; else NULL
+ * @return 0, POOL_AGAIN, -ENOSPC, -errno
+ */
 int pool_volume_map(struct plx_pool *p, struct pool_try *t, struct pool_volume *v, uint64_t at, unsigned n, uint64_t to,
-                    bool log);
+                    const plx_le32 *crcs, bool log);
 /* As far as one node goes. *n is how many were done */
 int pool_volume_unmap(struct plx_pool *p, struct pool_try *t, struct pool_volume *v, uint64_t at, uint64_t *n,
                       bool log);
@@ -576,9 +589,9 @@ bool pool_volume_is_busy(const struct plx_pool *p, struct pool_volume *v, uint64
 /* Has a node of level 1 of it be one that can be changed, if it is to follow there. @return 0, POOL_AGAIN, -errno */
 int pool_shadow_ready(struct plx_pool *p, struct pool_try *t, struct pool_volume *v, uint64_t at,
                       struct pool_node **leaf);
-/* to: the first unit, or 0 for nothing */
+/* to: the first unit, or 0 for nothing. crcs: in a pool with checksums, or NULL */
 void pool_shadow_enter(struct plx_pool *p, struct pool_volume *v, struct pool_node *leaf, uint64_t at, uint64_t n,
-                       uint64_t to);
+                       uint64_t to, const plx_le32 *crcs);
 
 /* ---- op.c ---- */
 

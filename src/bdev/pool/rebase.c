@@ -68,11 +68,12 @@ int pool_rebase_begin(struct plx_pool_work *w, struct pool_volume *to)
 
 /* ---- the shadow ---- */
 
-static void shadow_set(struct plx_pool *p, struct pool_volume *shadow, struct pool_entry *e, uint64_t unit)
+static void shadow_set(struct plx_pool *p, struct pool_volume *shadow, struct pool_entry *e, uint64_t unit,
+                       uint32_t crc)
 {
     shadow->mapped += unit != 0;
     shadow->mapped -= e->where.raw != 0;
-    *e = unit ? pool_entry_make(unit, pool_birth(p, shadow), 0) : (struct pool_entry){0};
+    *e = unit ? pool_entry_make(unit, pool_birth(p, shadow), crc) : (struct pool_entry){0};
 }
 
 int pool_shadow_ready(struct plx_pool *p, struct pool_try *t, struct pool_volume *v, uint64_t at,
@@ -83,13 +84,13 @@ int pool_shadow_ready(struct plx_pool *p, struct pool_try *t, struct pool_volume
 }
 
 void pool_shadow_enter(struct plx_pool *p, struct pool_volume *v, struct pool_node *leaf, uint64_t at, uint64_t n,
-                       uint64_t to)
+                       uint64_t to, const plx_le32 *crcs)
 {
     if (!leaf)
         return;
     struct pool_entry *e = &pool_entries(leaf)[pool_slot(p, at, 0)];
     for (uint64_t i = 0; i < n; i++)
-        shadow_set(p, v->shadow, &e[i], to ? to + i : 0);
+        shadow_set(p, v->shadow, &e[i], to ? to + i : 0, crcs ? plx_get32(crcs[i]) : 0);
     v->shadow->changed = true;
     pool_tree_prune(p, leaf);
 }
@@ -133,7 +134,7 @@ static int leaf_enter(struct plx_pool_work *w, struct pool_try *t, const struct 
             if (ret)
                 return ret;
         }
-        shadow_set(p, v->shadow, &pool_entries(leaf)[i], own ? pool_entry_unit(e) : 0);
+        shadow_set(p, v->shadow, &pool_entries(leaf)[i], own ? pool_entry_unit(e) : 0, plx_get32(e->crc));
     }
     if (leaf) {
         v->shadow->changed = true;

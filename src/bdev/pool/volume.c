@@ -23,21 +23,23 @@ bool pool_volume_is_busy(const struct plx_pool *p, struct pool_volume *v, uint64
 }
 
 /* What a change needs, so that it cannot fail any more. */
-static int change_ready(struct plx_pool *p, struct pool_try *t, unsigned units, bool log)
+static int change_ready(struct plx_pool *p, struct pool_try *t, unsigned units, uint32_t log)
 {
     int ret = pool_space_free_ready(p, units);
-    return !ret && log ? pool_log_ready(p, t) : ret;
+    return !ret && log ? pool_log_ready(p, t, log) : ret;
 }
 
 int pool_volume_map(struct plx_pool *p, struct pool_try *t, struct pool_volume *v, uint64_t at, unsigned n, uint64_t to,
-                    bool log)
+                    const plx_le32 *crcs, bool log)
 {
     struct pool_node *leaf, *shadow;
+    if (!crcs != !(p->flags & POOL_CHECKSUMS))
+        return -EINVAL;
     int ret = p->broken ? -EIO : pool_tree_change(p, t, &v->tree, at, 1, &leaf);
     if (!ret)
         ret = pool_shadow_ready(p, t, v, at, &shadow);
     if (!ret)
-        ret = change_ready(p, t, n, log);
+        ret = change_ready(p, t, n, log ? pool_change_bytes(p, POOL_MAP, n) : 0);
     if (ret)
         return ret;
     struct pool_entry *e = &pool_entries(leaf)[pool_slot(p, at, 0)];
@@ -50,11 +52,11 @@ int pool_volume_map(struct plx_pool *p, struct pool_try *t, struct pool_volume *
         } else {
             entry_leave(p, v, e, at + i);
         }
-        *e = pool_entry_make(to + i, pool_birth(p, v), 0);
+        *e = pool_entry_make(to + i, pool_birth(p, v), crcs ? plx_get32(crcs[i]) : 0);
     }
-    pool_shadow_enter(p, v, shadow, at, n, to);
+    pool_shadow_enter(p, v, shadow, at, n, to, crcs);
     if (log)
-        pool_log_add(p, v->number, POOL_MAP, at, to, n);
+        pool_log_add(p, v->number, POOL_MAP, at, to, n, crcs);
     return 0;
 }
 
@@ -76,7 +78,7 @@ int pool_volume_unmap(struct plx_pool *p, struct pool_try *t, struct pool_volume
     if (!ret)
         ret = pool_shadow_ready(p, t, v, at, &shadow);
     if (!ret)
-        ret = change_ready(p, t, (unsigned)most, log);
+        ret = change_ready(p, t, (unsigned)most, log ? pool_change_bytes(p, POOL_UNMAP, 0) : 0);
     if (ret)
         return ret;
     struct pool_entry *gone = &pool_entries(leaf)[pool_slot(p, at, 0)];
@@ -91,9 +93,9 @@ int pool_volume_unmap(struct plx_pool *p, struct pool_try *t, struct pool_volume
             p->set_aside++;
     }
     pool_tree_prune(p, leaf);
-    pool_shadow_enter(p, v, shadow, at, most, 0);
+    pool_shadow_enter(p, v, shadow, at, most, 0, NULL);
     if (log)
-        pool_log_add(p, v->number, POOL_UNMAP, at, most, 0);
+        pool_log_add(p, v->number, POOL_UNMAP, at, most, 0, NULL);
     return 0;
 }
 

@@ -90,6 +90,15 @@ void pool_grace_step(struct plx_pool *p)
     }
 }
 
+void pool_grace_look(struct plx_pool *p)
+{
+    pool_lock(p);
+    pool_grace_step(p);
+    pool_unlock(p);
+    if (atomic_exchange(&p->kick_after, false))
+        pool_kick(p);
+}
+
 void pool_grace(struct plx_pool *p, struct pool_grace *g)
 {
     plx_list_add_tail(&p->graces, &g->link);
