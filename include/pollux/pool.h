@@ -47,6 +47,12 @@ PLX_API int plx_pool_erase(struct plx_bdev *disk, struct plx_error *err);
 PLX_API int plx_pool_open(struct plx_bdev *disk, struct plx_pool **out, struct plx_error *err);
 
 /**
+ * The pool of this UUID, if it is open in this process; it is put back like one that was opened. May block for as long
+ * as another is being opened. @return -ENODEV when it is not
+ */
+PLX_API int plx_pool_find(const uint8_t uuid[16], struct plx_pool **out);
+
+/**
  * Puts a pool back. When nobody has it open any more, and none of its volumes is, it is written as it is, and the disk
  * released. Blocks. @return 0, or -EIO when that could not be done: it will be recovered when it is opened again
  */

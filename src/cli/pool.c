@@ -45,7 +45,7 @@ static void status_text(const struct pool_at *at, const struct plx_pool_info *in
 {
     char uuid[40], text[POOL_COUNT], used[32], aside[32], free[32], size[32], bar[BAR + 3];
     const double full = full_of(info);
-    const struct pool_count n = pool_count(at->pool);
+    const struct pool_count n = pool_count(at);
     pool_uuid(info->uuid, uuid);
     pool_count_text(&n, text);
     ctl_size((double)info->size, size, sizeof size);
@@ -79,7 +79,7 @@ static void status_text(const struct pool_at *at, const struct plx_pool_info *in
 static void status_json(const struct pool_at *at, const struct plx_pool_info *info)
 {
     char uuid[40];
-    const struct pool_count n = pool_count(at->pool);
+    const struct pool_count n = pool_count(at);
     json_t *o = json_object();
     pool_uuid(info->uuid, uuid);
     json_object_set_new(o, "disk", pool_json_text(at->name));
@@ -105,7 +105,7 @@ static void status_json(const struct pool_at *at, const struct plx_pool_info *in
 static void show_status(const struct pool_command *o, const struct pool_at *at)
 {
     struct plx_pool_info info;
-    plx_pool_get_info(at->pool, &info);
+    pool_info(at, &info);
     if (o->json)
         status_json(at, &info);
     else
@@ -162,7 +162,7 @@ static int pool_grow(const struct pool_command *o, const struct pool_verb *v)
     int ret = pool_open_pool(&at, o->words[0], v);
     if (ret)
         return ret;
-    ret = plx_pool_do(at.pool, &op);
+    ret = pool_do(&at, &op);
     if (ret)
         return pool_put(&at, cli_fail(pool_status(ret), "%s: %s", at.name, op.err.text));
     show_status(o, &at);
@@ -225,8 +225,8 @@ static void pool_help(void)
          "  Prints what is on the disk: roots, records, the log; or the tree of one volume.\n\n"
          "pollux pool rm [--yes] DISK\n"
          "  Erases the pool, and all volumes with it.\n\n"
-         "DISK is any disk that nobody has open: a server that has it is asked by \"pollux ctl\". What is on it is\n"
-         "named, and asked about, before it is erased.\n\n"
+         "DISK is any disk. A server that has it open is asked to do it; create, repair, dump and rm are for one that\n"
+         "nobody has open. What is on it is named, and asked about, before it is erased.\n\n"
          "options:\n"
          "      --name NAME      create: a name for the pool\n"
          "      --cluster SIZE   create: of a cluster, as it is told to SPDK's clients: 4K to 1G, a power of two (4M)\n"

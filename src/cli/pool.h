@@ -37,10 +37,31 @@ struct pool_at {
     const char *name; /* of the disk, as it was typed */
     struct plx_bdev *disk;
     struct plx_pool *pool; /* or NULL */
+
+    /* A server has it, and is asked. */
+    bool is_served;
+    struct ctl server;
+    char socket[PATH_MAX], uuid[40];
+    char lvstore[2 * PLX_POOL_NAME]; /* as which it is known there, or "" */
 };
+
+/* ---- pool_served.c: what is done to a pool that is open here, or in a server ---- */
+
+/* busy is why the disk cannot be opened. @return whether there is a server that has its pool, and answers */
+bool pool_served(struct pool_at *at, const char *disk, const char *busy);
+/* As the library's calls do; what the server says of an error is in op->err, d->err. */
+void pool_info(const struct pool_at *at, struct plx_pool_info *out);
+void pool_each(const struct pool_at *at, bool (*fn)(void *arg, const struct plx_volume_info *info), void *arg);
+int pool_do(struct pool_at *at, struct plx_pool_op *op);
+int pool_diff(struct pool_at *at, struct plx_pool_diff *d);
+/* Of a server. @return EXIT_OK, or another after having said what is wrong */
+int pool_read(struct pool_at *at, const uint8_t volume[16], uint64_t offset, uint64_t length, uint8_t *mem);
+int pool_served_check(struct pool_at *at, json_t **out);
 
 /* @return EXIT_OK, or another after having said what is wrong */
 int pool_open_disk(struct pool_at *at, const char *disk, const struct pool_verb *v);
+/* The same, or a server that has its pool. */
+int pool_open_served(struct pool_at *at, const char *disk, const struct pool_verb *v);
 /* The same, and its pool. */
 int pool_open_pool(struct pool_at *at, const char *disk, const struct pool_verb *v);
 /* Puts back what there is. @return status, or EXIT_RUNTIME after having said that the end was not written */
@@ -59,7 +80,7 @@ int pool_ask(const struct pool_command *o, const char *fmt, ...) __attribute__((
 struct pool_count {
     unsigned volumes, snapshots;
 };
-struct pool_count pool_count(struct plx_pool *pool);
+struct pool_count pool_count(const struct pool_at *at);
 void pool_count_text(const struct pool_count *n, char text[POOL_COUNT]);
 
 /* Names the pool on a disk, though it may be damaged. @return 1; 0 when there is none, or -errno, with err filled */

@@ -142,28 +142,47 @@ int pool_status(int ret)
 }
 
 /* With its name as it was typed, where it can have that, as it stands in what the library says. */
-int pool_open_disk(struct pool_at *at, const char *disk, const struct pool_verb *v)
+static int open_typed(struct pool_at *at, const char *disk, struct plx_error *err)
 {
-    struct plx_error err;
     *at = (struct pool_at){.name = disk};
     size_t len = 0;
     for (size_t n; (n = plx_text_printable(disk + len));)
         len += n;
     bool fits = len && !disk[len] && len < sizeof(((struct plx_bdev_info *)NULL)->name);
-    int ret = plx_bdev_open_as(disk, fits ? disk : NULL, &at->disk, &err);
+    return plx_bdev_open_as(disk, fits ? disk : NULL, &at->disk, err);
+}
+
+static int fail_open(int ret, const struct plx_error *err, const struct pool_verb *v)
+{
     if (ret == -EBUSY && v->method)
         return cli_fail(EXIT_USAGE, "%s; if a server has it, the server does this when it is asked: pollux ctl %s",
-                        err.text, v->method);
+                        err->text, v->method);
     if (ret == -EBUSY)
-        return cli_fail(EXIT_USAGE, "%s; this is done while no server has it", err.text);
-    return ret ? cli_fail(pool_status(ret), "%s", err.text) : EXIT_OK;
+        return cli_fail(EXIT_USAGE, "%s; this is done while no server has it", err->text);
+    return cli_fail(pool_status(ret), "%s", err->text);
+}
+
+int pool_open_disk(struct pool_at *at, const char *disk, const struct pool_verb *v)
+{
+    struct plx_error err;
+    int ret = open_typed(at, disk, &err);
+    return ret ? fail_open(ret, &err, v) : EXIT_OK;
+}
+
+int pool_open_served(struct pool_at *at, const char *disk, const struct pool_verb *v)
+{
+    struct plx_error err;
+    int ret = open_typed(at, disk, &err);
+    if (ret == -EBUSY && pool_served(at, disk, err.text))
+        return EXIT_OK;
+    return ret ? fail_open(ret, &err, v) : EXIT_OK;
 }
 
 int pool_open_pool(struct pool_at *at, const char *disk, const struct pool_verb *v)
 {
     struct plx_error err;
-    int ret = pool_open_disk(at, disk, v);
-    if (ret)
+    int ret = pool_open_served(at, disk, v);
+    if (ret || at->is_served)
         return ret;
     ret = plx_pool_open(at->disk, &at->pool, &err);
     return ret ? pool_put(at, cli_fail(pool_status(ret), "%s", err.text)) : EXIT_OK;
@@ -178,6 +197,8 @@ int pool_put(struct pool_at *at, int status)
                           at->name);
     if (at->disk)
         plx_bdev_close(at->disk);
+    if (at->is_served)
+        ctl_close(&at->server);
     *at = (struct pool_at){0};
     return status;
 }
@@ -220,10 +241,10 @@ static bool count_one(void *arg, const struct plx_volume_info *info)
     return true;
 }
 
-struct pool_count pool_count(struct plx_pool *pool)
+struct pool_count pool_count(const struct pool_at *at)
 {
     struct pool_count n = {0, 0};
-    plx_pool_each(pool, count_one, &n);
+    pool_each(at, count_one, &n);
     return n;
 }
 
@@ -250,7 +271,7 @@ int pool_on(struct plx_bdev *disk, char text[POOL_TEXT], struct plx_error *err)
     if (ret)
         return ret;
     plx_pool_get_info(pool, &info);
-    const struct pool_count n = pool_count(pool);
+    const struct pool_count n = pool_count(&(struct pool_at){.pool = pool});
     pool_count_text(&n, count);
     if (*info.name)
         snprintf(label, sizeof label, " \"%s\"", info.name);

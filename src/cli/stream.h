@@ -62,6 +62,7 @@ struct stream_disk {
     uint64_t began;
 };
 
+/* pool is NULL when a server has it: then there is nothing of it but its time. */
 int stream_disk_open(struct stream_disk *d, struct plx_pool *pool, const uint8_t uuid[16]);
 void stream_disk_close(struct stream_disk *d);
 void stream_disk_begin(struct stream_disk *d, enum plx_bdev_op op, uint64_t offset, uint64_t length, void *mem);

@@ -39,7 +39,7 @@ static bool find_one(void *arg, const struct plx_volume_info *info)
 int pool_find_volume(const struct pool_at *at, const char *name, struct plx_volume_info *info)
 {
     struct found f = {.name = name};
-    plx_pool_each(at->pool, find_one, &f);
+    pool_each(at, find_one, &f);
     *info = f.info;
     return f.there ? EXIT_OK
                    : cli_fail(EXIT_USAGE, "there is no volume named %s; \"pollux volume ls %s\" lists those there are",
@@ -130,7 +130,7 @@ static void show_snapshots(const struct pool_command *o, const struct pool_at *a
     struct shown s = {.rows = json_array(), .json = o->json};
     for (unsigned i = 0; i < n; i++) {
         s.only = ops[i].name;
-        plx_pool_each(at->pool, add_shown, &s);
+        pool_each(at, add_shown, &s);
     }
     show_rows(o, s.rows);
 }
@@ -139,7 +139,7 @@ static void show_snapshots(const struct pool_command *o, const struct pool_at *a
 static void show_volumes(const struct pool_command *o, const struct pool_at *at, const char *only)
 {
     struct shown s = {.rows = json_array(), .only = only, .json = o->json};
-    plx_pool_each(at->pool, add_shown, &s);
+    pool_each(at, add_shown, &s);
     if (!o->json || !only) {
         show_rows(o, s.rows);
         return;
@@ -168,7 +168,7 @@ static int volume_list(const struct pool_command *o, const struct pool_verb *v)
 /* Does it, and shows the volume that it was about; name may be NULL. */
 static int change(const struct pool_command *o, struct pool_at *at, struct plx_pool_op *op, const char *name)
 {
-    int ret = plx_pool_do(at->pool, op);
+    int ret = pool_do(at, op);
     if (ret)
         return cli_fail(pool_status(ret), "%s: %s", at->name, op->err.text);
     if (name)
@@ -195,7 +195,7 @@ static int run_on_volume(const struct pool_command *o, const struct pool_verb *v
 static void await_freed(const struct pool_at *at)
 {
     struct plx_pool_info info;
-    for (plx_pool_get_info(at->pool, &info); info.freeing && !info.broken; plx_pool_get_info(at->pool, &info))
+    for (pool_info(at, &info); info.freeing && !info.broken; pool_info(at, &info))
         poll(NULL, 0, FREED_MS);
 }
 
@@ -293,10 +293,10 @@ static void volume_describe(const struct pool_at *at, const struct plx_volume_in
     char url[CLI_URL], size[32], written[32], content[POOL_TEXT] = "";
     struct plx_error err;
     struct plx_bdev *disk;
-    size_t n = (size_t)snprintf(url, sizeof url, "volume:[%s]?name=", plx_bdev_info(at->disk)->name);
+    size_t n = (size_t)snprintf(url, sizeof url, "volume:[%s]?name=", at->disk ? plx_bdev_info(at->disk)->name : "");
     for (const char *p = info->name; *p && n + 4 < sizeof url; p++)
         n += (size_t)snprintf(url + n, sizeof url - n, "%%%02x", (unsigned char)*p);
-    if (info->mapped && !plx_bdev_open(url, &disk, &err)) {
+    if (at->disk && info->mapped && !plx_bdev_open(url, &disk, &err)) {
         if (pool_content(disk, content, &err) <= 0)
             content[0] = 0;
         plx_bdev_close(disk);
@@ -477,8 +477,8 @@ static void volume_help(void)
          "pollux volume resize [--yes] DISK NAME SIZE\n"
          "pollux volume rename DISK NAME NEW\n"
          "pollux volume rm [--yes] DISK NAME...\n\n"
-         "DISK is the disk that the pool is on, which nobody has open: a server that has it is asked by \"pollux\n"
-         "ctl\". NAME can be a UUID. What is lost is named, and asked about, before it is.\n\n"
+         "DISK is the disk that the pool is on. A server that has it open is asked to do it; import is for one that\n"
+         "nobody has open. NAME can be a UUID. What is lost is named, and asked about, before it is.\n\n"
          "options:\n"
          "      --thick    create: with all its space set aside\n"
          "      --yes      revert, set-parent, resize, rm: do not ask\n"

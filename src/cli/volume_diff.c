@@ -61,14 +61,14 @@ static void show_differences_end(const struct differences *s, const struct plx_p
 static int diff_pool(const struct pool_command *o, struct pool_at *at, struct plx_pool_diff *d)
 {
     struct differences s = {.json = o->json};
-    int ret = plx_pool_diff(at->pool, d);
+    int ret = pool_diff(at, d);
     if (!ret)
         show_differences_head(o, d);
     while (!ret) {
         show_extents(&s, d->extents, d->n);
         if (d->offset >= d->size)
             break;
-        ret = plx_pool_diff(at->pool, d);
+        ret = pool_diff(at, d);
     }
     if (ret)
         return cli_fail(pool_status(ret), "%s: %s", at->name, cli_clean(d->err.text));

@@ -33,7 +33,7 @@ static int export_next(struct export *x, struct stream_piece *piece)
             return 0;
         x->next = 0;
         x->into = 0;
-        int ret = plx_pool_diff(x->at.pool, d);
+        int ret = pool_diff(&x->at, d);
         if (ret) {
             cli_fail(pool_status(ret), "%s: %s", x->at.name, cli_clean(d->err.text));
             return -1;
@@ -51,8 +51,17 @@ static int export_next(struct export *x, struct stream_piece *piece)
     return 1;
 }
 
-static int export_read(struct export *x, const struct stream_piece *piece)
+/* From here, or by the server that has it. */
+static void export_begin(struct export *x, const struct stream_piece *piece, uint8_t *mem)
 {
+    if (piece->kind == STREAM_DATA && !x->at.is_served)
+        stream_disk_begin(&x->disk, PLX_BDEV_READ, piece->offset, piece->length, mem);
+}
+
+static int export_read(struct export *x, const struct stream_piece *piece, uint8_t *mem)
+{
+    if (piece->kind == STREAM_DATA && x->at.is_served)
+        return pool_read(&x->at, x->stream.head.uuid, piece->offset, piece->length, mem);
     uint16_t status = piece->kind == STREAM_DATA ? stream_disk_end(&x->disk) : 0;
     if (!status)
         return EXIT_OK;
@@ -65,14 +74,14 @@ static int export_pieces(struct export *x)
     struct stream_piece piece[2];
     unsigned i = 0;
     int ret = EXIT_OK, more = export_next(x, &piece[0]);
-    if (more > 0 && piece[0].kind == STREAM_DATA)
-        stream_disk_begin(&x->disk, PLX_BDEV_READ, piece[0].offset, piece[0].length, x->mem[0]);
+    if (more > 0)
+        export_begin(x, &piece[0], x->mem[0]);
     while (more > 0 && !ret) {
         struct stream_piece *now = &piece[i], *then = &piece[!i];
-        ret = export_read(x, now);
+        ret = export_read(x, now, x->mem[i]);
         more = ret ? -1 : export_next(x, then);
-        if (more > 0 && then->kind == STREAM_DATA)
-            stream_disk_begin(&x->disk, PLX_BDEV_READ, then->offset, then->length, x->mem[!i]);
+        if (more > 0)
+            export_begin(x, then, x->mem[!i]);
         if (!ret && more >= 0)
             ret = stream_put(&x->stream, now, x->mem[i]);
         pool_progress(&x->progress, now->offset + now->length, x->stream.head.size, stream_disk_ns(&x->disk));
@@ -99,7 +108,7 @@ static int export_head(struct export *x, const struct pool_command *o)
     if (!info.snapshot || (o->base && !base.snapshot))
         return cli_fail(EXIT_USAGE, "%s is no snapshot, and may change meanwhile; \"pollux volume snapshot\" makes one",
                         info.snapshot ? o->base : o->words[1]);
-    plx_pool_get_info(x->at.pool, &pool);
+    pool_info(&x->at, &pool);
     memcpy(h->uuid, info.uuid, 16);
     memcpy(h->pool, pool.uuid, 16);
     memcpy(h->name, info.name, sizeof h->name);

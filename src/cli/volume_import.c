@@ -35,7 +35,7 @@ struct import {
 
 static int import_op(struct import *m, struct plx_pool_op *op)
 {
-    int ret = plx_pool_do(m->at.pool, op);
+    int ret = pool_do(&m->at, op);
     return ret ? cli_fail(pool_status(ret), "%s: %s", m->at.name, cli_clean(op->err.text)) : EXIT_OK;
 }
 
@@ -113,7 +113,7 @@ static int import_begin(struct import *m)
 {
     struct import_search s = {.m = m};
     const struct stream_head *h = &m->stream.head;
-    plx_pool_each(m->at.pool, import_found, &s);
+    pool_each(&m->at, import_found, &s);
     if (s.has_named)
         return cli_fail(EXIT_USAGE, "%s: there is a volume named %s already", m->at.name, m->name);
     if (s.has_uuid && !s.has_partial)
@@ -247,6 +247,9 @@ int volume_import(const struct pool_command *o, const struct pool_verb *v)
     int ret = import_open(&m.stream, o->nwords > 2 ? o->words[2] : NULL);
     if (!ret)
         ret = pool_open_pool(&m.at, o->words[0], v);
+    if (!ret && m.at.is_served)
+        ret = pool_put(&m.at, cli_fail(EXIT_USAGE, "%s is served; a stream is imported while no server has the disk",
+                                       o->words[0]));
     if (!ret) {
         m.mem = aligned_alloc(4096, STREAM_DATA_MAX);
         ret = m.mem ? import_into(&m) : cli_fail(EXIT_RUNTIME, "out of memory");

@@ -10,9 +10,10 @@
 /* ---- methods ---- */
 
 static const struct rpc_method *const tables[] = {
-    rpc_methods_app,   rpc_methods_options,    rpc_methods_keyring, rpc_methods_bdev,       rpc_methods_filter,
-    rpc_methods_nvmf,  rpc_methods_access,     rpc_methods_query,   rpc_methods_limit,      rpc_methods_nvme,
-    rpc_methods_vhost, rpc_methods_vhost_scsi, rpc_methods_lvol,    rpc_methods_lvol_group, rpc_methods_lvol_family,
+    rpc_methods_app,    rpc_methods_options,    rpc_methods_keyring,     rpc_methods_bdev,
+    rpc_methods_filter, rpc_methods_nvmf,       rpc_methods_access,      rpc_methods_query,
+    rpc_methods_limit,  rpc_methods_nvme,       rpc_methods_vhost,       rpc_methods_vhost_scsi,
+    rpc_methods_lvol,   rpc_methods_lvol_group, rpc_methods_lvol_family, rpc_methods_pool,
 };
 
 void rpc_methods_each(void (*fn)(void *arg, const struct rpc_method *m), void *arg)

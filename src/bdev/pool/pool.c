@@ -698,6 +698,22 @@ int plx_pool_open(struct plx_bdev *disk, struct plx_pool **out, struct plx_error
     return ret;
 }
 
+int plx_pool_find(const uint8_t uuid[16], struct plx_pool **out)
+{
+    int ret = -ENODEV;
+    pthread_mutex_lock(&pools_lock);
+    plx_list_for_each(it, &pools) {
+        struct plx_pool *p = plx_list_entry(it, struct plx_pool, link);
+        if (!ret || memcmp(p->uuid, uuid, sizeof p->uuid))
+            continue;
+        atomic_fetch_add(&p->refs, 1);
+        *out = p;
+        ret = 0;
+    }
+    pthread_mutex_unlock(&pools_lock);
+    return ret;
+}
+
 /* The disk that a name stands on, if it was opened for a pool; or NULL. */
 static struct plx_bdev *find_own(const struct plx_url *url)
 {

@@ -1,0 +1,505 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * Methods by which `pollux pool` and `pollux volume` do on a disk that this process has open what they do otherwise by
+ * themselves, and what clients ask of what is different. A pool is named by its UUID, whatever its disk is called. All
+ * of it is done by worker threads.
+ */
+#include "rpc/lvol.h"
+
+#include "base/base64.h"
+#include "base/uuid.h"
+#include "rpc/table.h"
+
+#include <errno.h>
+#include <pollux/nvme.h>
+#include <pollux/pool_check.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum {
+    POOL_EXTENTS = 4096,         /* of a call, at most */
+    POOL_READ_MAX = 1 << 20,     /* bytes, likewise */
+    POOL_FRAGMAP_MAX = 64 << 20, /* clusters, likewise */
+};
+
+struct pool_call {
+    struct plx_aio aio;
+    struct rpc_call *call;
+    struct plx_pool *pool;
+    struct plx_bdev *disk; /* of the volume that is read, and is open; or NULL */
+    struct plx_bdev_hold *hold;
+    uint8_t uuid[16];
+    int (*run)(struct pool_call *t, struct plx_error *err);
+    json_t *result;
+    struct plx_error err;
+
+    /* What it is to do; texts are the call's. */
+    const char *volume, *name, *from;
+    enum plx_pool_op_kind kind;
+    uint64_t offset, length;
+    bool thick, own;
+    char store[PLX_UUID_TEXT + PLX_POOL_NAME];
+};
+
+static int64_t run_pool_call(struct plx_aio *aio)
+{
+    struct pool_call *t = plx_container_of(aio, struct pool_call, aio);
+    int ret = plx_pool_find(t->uuid, &t->pool);
+    if (ret)
+        return plx_fail(&t->err, ret, "there is no pool of this UUID open here");
+    ret = t->run(t, &t->err);
+    plx_pool_close(t->pool);
+    return ret;
+}
+
+static void pool_call_done(struct plx_aio *aio)
+{
+    struct pool_call *t = plx_container_of(aio, struct pool_call, aio);
+    struct rpc_call *c = t->call;
+    int ret = (int)aio->res;
+    struct plx_error err = t->err;
+    json_t *result = t->result;
+    if (t->hold)
+        plx_bdev_release(t->hold);
+    free(t);
+    if (ret) {
+        json_decref(result);
+        rpc_fail_errno(c, ret, &err);
+    } else {
+        rpc_ok(c, result);
+    }
+}
+
+/* Or the call has failed. */
+static struct pool_call *pool_call_new(struct rpc_call *c, int (*run)(struct pool_call *t, struct plx_error *err))
+{
+    struct pool_call *t = calloc(1, sizeof *t);
+    if (!t) {
+        rpc_fail_errno(c, -ENOMEM, NULL);
+        return NULL;
+    }
+    t->call = c;
+    t->run = run;
+    return t;
+}
+
+static void pool_call_run(struct pool_call *t)
+{
+    t->aio = (struct plx_aio){.done = pool_call_done, .fd = -1, .op = PLX_AIO_CALL, .call = run_pool_call};
+    plx_aio_submit(t->call->rpc->reactor, &t->aio);
+}
+
+static struct pool_call *pool_call_of(struct rpc_call *c, int (*run)(struct pool_call *t, struct plx_error *err))
+{
+    struct pool_call *t = pool_call_new(c, run);
+    if (!t)
+        return NULL;
+    plx_uuid_parse(rpc_str(c, "uuid"), t->uuid); /* which the table has seen to */
+    plx_list_for_each(it, &c->rpc->stores) {
+        const struct rpc_store *s = plx_list_entry(it, struct rpc_store, link);
+        struct plx_pool_info info;
+        plx_pool_get_info(s->pool, &info);
+        if (!memcmp(info.uuid, t->uuid, sizeof t->uuid))
+            memcpy(t->store, s->name, sizeof t->store);
+    }
+    return t;
+}
+
+/* In the alphabet that other servers use: RFC 4648, 4. */
+static void pool_base64(char *out, const void *bytes, size_t n)
+{
+    plx_base64_encode(out, bytes, n);
+    for (; *out; out++)
+        *out = *out == '-' ? '+' : *out == '_' ? '/' : *out;
+}
+
+/* ---- what it is ---- */
+
+static bool add_volume(void *arg, const struct plx_volume_info *v)
+{
+    json_t *o = json_pack("{s:s, s:o, s:I, s:I, s:b, s:b, s:s, s:I, s:I, s:b}", "name", v->name, "uuid",
+                          rpc_uuid_json(v->uuid), "size", (json_int_t)v->size, "mapped", (json_int_t)v->mapped,
+                          "snapshot", v->snapshot, "thick", v->thick, "parent", v->parent, "children",
+                          (json_int_t)v->children, "created", (json_int_t)v->created, "open", v->disk != NULL);
+    json_array_append_new(arg, o);
+    return true;
+}
+
+static int run_get(struct pool_call *t, struct plx_error *err)
+{
+    struct plx_pool_info i;
+    json_t *volumes = json_array();
+    (void)err;
+    plx_pool_get_info(t->pool, &i);
+    plx_pool_each(t->pool, add_volume, volumes);
+    t->result =
+        json_pack("{s:s, s:o, s:s, s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:b, s:I, s:b, s:I, s:o}", "name", i.name,
+                  "uuid", rpc_uuid_json(i.uuid), "disk", plx_bdev_info(i.disk)->name, "lvstore", t->store, "unit",
+                  (json_int_t)i.unit, "cluster", (json_int_t)i.cluster, "size", (json_int_t)i.size, "usable",
+                  (json_int_t)i.usable, "free", (json_int_t)i.free, "set_aside", (json_int_t)i.set_aside, "beyond",
+                  (json_int_t)i.beyond, "checksums", i.checksums, "checksum_errors", (json_int_t)i.damages, "freeing",
+                  i.freeing, "broken", (json_int_t)i.broken, "volumes", volumes);
+    return t->result ? 0 : -ENOMEM;
+}
+
+static const struct rpc_param params_pool[] = {
+    UUID("uuid", "of the pool", REQUIRED),
+    END,
+};
+
+static void pool_get(struct rpc_call *c)
+{
+    struct pool_call *t = pool_call_of(c, run_get);
+    if (t)
+        pool_call_run(t);
+}
+
+/* ---- what is done to it ---- */
+
+static int run_change(struct pool_call *t, struct plx_error *err)
+{
+    struct plx_pool_op op = {
+        .kind = t->kind, .volume = t->volume, .name = t->name, .size = t->length, .thick = t->thick};
+    int ret = plx_pool_do(t->pool, &op);
+    if (ret)
+        *err = op.err;
+    else
+        t->result = json_true();
+    return ret;
+}
+
+#define CHANGES "create|snapshot|clone|delete|rename|resize|revert|inflate|decouple|set_parent|grow"
+
+static const struct rpc_param params_change[] = {
+    UUID("uuid", "of the pool, which is no lvstore", REQUIRED),
+    ENUM("change", CHANGES, "what is to be done", REQUIRED),
+    TEXT("volume", "its name or UUID; not of create and grow"),
+    TEXT("name", "of what is made, or that it gets; revert, set_parent: of the snapshot"),
+    U64("size", "create, resize: bytes", LIMITS(1, INT64_MAX)),
+    BOOL("thick", "create: all space is set aside", INIT("false")),
+    END,
+};
+
+static void pool_change(struct rpc_call *c)
+{
+    static const struct {
+        const char *name;
+        enum plx_pool_op_kind kind;
+    } kinds[] = {{"create", PLX_POOL_CREATE},         {"snapshot", PLX_POOL_SNAPSHOT}, {"clone", PLX_POOL_CLONE},
+                 {"delete", PLX_POOL_DELETE},         {"rename", PLX_POOL_RENAME},     {"resize", PLX_POOL_RESIZE},
+                 {"revert", PLX_POOL_REVERT},         {"inflate", PLX_POOL_INFLATE},   {"decouple", PLX_POOL_DECOUPLE},
+                 {"set_parent", PLX_POOL_SET_PARENT}, {"grow", PLX_POOL_GROW}};
+    struct pool_call *t = pool_call_of(c, run_change);
+    struct plx_error err;
+    if (!t)
+        return;
+    if (t->store[0]) {
+        plx_fail(&err, -EINVAL, "the pool is lvstore %s: bdev_lvol_create and the like change it", t->store);
+        rpc_fail_errno(c, -EINVAL, &err);
+        free(t);
+        return;
+    }
+    for (size_t i = 0; i < PLX_ARRAY_SIZE(kinds); i++)
+        if (!strcmp(rpc_str(c, "change"), kinds[i].name))
+            t->kind = kinds[i].kind;
+    t->volume = rpc_str(c, "volume");
+    t->name = rpc_str(c, "name");
+    t->length = rpc_uint(c, "size");
+    t->thick = rpc_bool(c, "thick");
+    c->tried = true;
+    pool_call_run(t);
+}
+
+/* ---- what is different ---- */
+
+static int run_diff(struct pool_call *t, struct plx_error *err)
+{
+    struct plx_pool_diff d = {.from = t->from, .to = t->volume, .offset = t->offset, .room = POOL_EXTENTS};
+    json_t *out = json_array();
+    d.extents = calloc(POOL_EXTENTS, sizeof *d.extents);
+    int ret = d.extents ? plx_pool_diff(t->pool, &d) : -ENOMEM;
+    if (ret)
+        *err = d.err;
+    for (uint32_t i = 0; i < d.n && !ret; i++)
+        json_array_append_new(out, json_pack("[I, I, b]", (json_int_t)d.extents[i].offset,
+                                             (json_int_t)d.extents[i].length, d.extents[i].data));
+    free(d.extents);
+    t->result = json_pack("{s:I, s:I, s:o}", "size", (json_int_t)d.size, "next", (json_int_t)d.offset, "extents", out);
+    return ret;
+}
+
+static const struct rpc_param params_diff[] = {
+    UUID("uuid", "of the pool", REQUIRED),
+    TEXT("from", "name or UUID of a snapshot; without it of one that has nothing"),
+    TEXT("to", "name or UUID of a snapshot", REQUIRED),
+    U64("offset", "byte to begin at: \"next\" of the answer before", INIT("0"), LIMITS(0, INT64_MAX)),
+    END,
+};
+
+static void pool_diff(struct rpc_call *c)
+{
+    struct pool_call *t = pool_call_of(c, run_diff);
+    if (!t)
+        return;
+    t->from = rpc_str(c, "from");
+    t->volume = rpc_str(c, "to");
+    t->offset = rpc_uint(c, "offset");
+    pool_call_run(t);
+}
+
+/* ---- data ---- */
+
+struct pool_reading {
+    struct plx_bdev_req req;
+    struct iovec iov;
+    struct plx_reactor *reactor;
+    bool done;
+};
+
+static void pool_read_done(struct plx_bdev_req *req)
+{
+    struct pool_reading *r = plx_container_of(req, struct pool_reading, req);
+    r->done = true;
+    plx_reactor_stop(r->reactor);
+}
+
+/* By a reactor of its own, as the thread has none. */
+static int read_volume(struct plx_bdev *bdev, uint64_t offset, uint64_t length, void *mem, struct plx_error *err)
+{
+    static const struct plx_reactor_opts opts = {.core = -1, .mode = PLX_POLL_SLEEP};
+    const uint32_t block = plx_bdev_info(bdev)->block_size;
+    struct pool_reading r = {.iov = {mem, length}};
+    struct plx_bdev_channel *ch = NULL;
+    if (offset % block || length % block)
+        return plx_fail(err, -EINVAL, "offset and length are multiples of %u", block);
+    int ret = plx_reactor_create(&r.reactor, &opts);
+    if (!ret)
+        ret = plx_bdev_channel_get(bdev, r.reactor, &ch);
+    if (!ret) {
+        r.req = (struct plx_bdev_req){.done = pool_read_done, .op = PLX_BDEV_READ, .lba = offset / block};
+        r.req.nlb = (uint32_t)(length / block);
+        r.req.iov = &r.iov;
+        r.req.iovcnt = 1;
+        plx_bdev_submit(ch, &r.req);
+        while (!r.done)
+            plx_reactor_run(r.reactor);
+        plx_bdev_channel_put(ch);
+        if (r.req.status)
+            ret = plx_fail(err, -EIO, "cannot be read: %s", plx_nvme_status_text(r.req.status));
+    }
+    if (r.reactor)
+        plx_reactor_destroy(r.reactor);
+    return ret;
+}
+
+static int run_read(struct pool_call *t, struct plx_error *err)
+{
+    struct plx_bdev *own = NULL;
+    uint8_t uuid[16], *mem = aligned_alloc(4096, (size_t)(t->length + 4095) & ~(size_t)4095);
+    char *text = malloc(PLX_BASE64_LEN(t->length) + 1);
+    plx_uuid_parse(t->volume, uuid);
+    int ret = mem && text ? 0 : -ENOMEM;
+    if (!ret && !t->disk)
+        ret = plx_pool_open_volume(t->pool, uuid, NULL, &own, err);
+    if (!ret)
+        ret = read_volume(own ? own : t->disk, t->offset, t->length, mem, err);
+    if (!ret) {
+        pool_base64(text, mem, t->length);
+        t->result = json_pack("{s:s}", "data", text);
+    }
+    if (own)
+        plx_bdev_close(own);
+    free(mem);
+    free(text);
+    return ret;
+}
+
+static const struct rpc_param params_read[] = {
+    UUID("uuid", "of the pool", REQUIRED),
+    UUID("volume", "its UUID", REQUIRED),
+    U64("offset", "byte to begin at", REQUIRED, LIMITS(0, INT64_MAX)),
+    U32("length", "bytes", REQUIRED, LIMITS(512, POOL_READ_MAX)),
+    END,
+};
+
+static void pool_read(struct rpc_call *c)
+{
+    struct pool_call *t = pool_call_of(c, run_read);
+    if (!t)
+        return;
+    t->volume = rpc_str(c, "volume");
+    t->offset = rpc_uint(c, "offset");
+    t->length = rpc_uint(c, "length");
+    /* Here, where disks are closed: so it is there until the read is over. */
+    static const struct plx_bdev_hold_opts hold = {.who = "pollux_pool_read", .claim = PLX_BDEV_READS};
+    struct plx_bdev *bdev = plx_bdev_find(t->volume);
+    if (bdev && plx_volume_pool(bdev) && !plx_bdev_hold(bdev, &hold, &t->hold, NULL))
+        t->disk = bdev;
+    pool_call_run(t);
+}
+
+/* ---- check ---- */
+
+static void add_finding(void *arg, const struct plx_pool_finding *f)
+{
+    static const char *const severities[] = {"note", "waste", "damage"};
+    json_t *text = json_string(f->text), *volume = f->volume ? json_string(f->volume) : json_null();
+    json_t *o = json_pack("{s:s, s:o, s:o, s:I, s:I, s:b}", "severity", severities[f->severity], "text",
+                          text ? text : json_string("?"), "volume", volume ? volume : json_null(), "number",
+                          (json_int_t)f->number, "unit", (json_int_t)f->unit, "repairable", f->mendable);
+    json_array_append_new(arg, o);
+}
+
+static int run_check(struct pool_call *t, struct plx_error *err)
+{
+    struct plx_pool_info info;
+    json_t *findings = json_array();
+    struct plx_pool_check c = {.found = add_finding, .arg = findings};
+    plx_pool_get_info(t->pool, &info);
+    int ret = plx_pool_check(info.disk, &c, err);
+    t->result = json_pack("{s:s, s:o, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:o}", "name", info.name,
+                          "uuid", rpc_uuid_json(info.uuid), "generation", (json_int_t)c.generation, "size",
+                          (json_int_t)c.size, "used", (json_int_t)c.used, "volumes", (json_int_t)c.volumes, "snapshots",
+                          (json_int_t)c.snapshots, "deleted", (json_int_t)c.others, "nodes", (json_int_t)c.nodes,
+                          "log_pages", (json_int_t)c.log_pages, "notes", (json_int_t)c.notes, "wastes",
+                          (json_int_t)c.wastes, "damages", (json_int_t)c.damages, "findings", findings);
+    return ret;
+}
+
+static void pool_check(struct rpc_call *c)
+{
+    struct pool_call *t = pool_call_of(c, run_check);
+    if (t)
+        pool_call_run(t);
+}
+
+/* ---- fragmaps ---- */
+
+struct fragmap {
+    uint8_t *bits;
+    uint64_t first, n, set; /* clusters */
+    uint32_t cluster;
+};
+
+static void fragmap_add(struct fragmap *f, const struct plx_pool_extent *e)
+{
+    for (uint64_t k = e->offset / f->cluster; e->data && k * f->cluster < e->offset + e->length; k++) {
+        if (k < f->first || k - f->first >= f->n || f->bits[(k - f->first) / 8] >> (k - f->first) % 8 & 1)
+            continue;
+        f->bits[(k - f->first) / 8] |= (uint8_t)(1 << (k - f->first) % 8);
+        f->set++;
+    }
+}
+
+/* What a volume has that the snapshot it goes back to has not. */
+static int fragmap_fill(struct pool_call *t, struct fragmap *f, struct plx_error *err)
+{
+    struct plx_pool_diff d = {.from = t->from, .to = t->volume, .offset = t->offset, .room = POOL_EXTENTS};
+    d.extents = calloc(POOL_EXTENTS, sizeof *d.extents);
+    int ret = d.extents ? 0 : -ENOMEM;
+    do {
+        ret = ret ? ret : plx_pool_diff(t->pool, &d);
+        if (ret == -ENOENT || ret == -EIO)
+            *err = d.err;
+        for (uint32_t i = 0; i < d.n && !ret; i++)
+            fragmap_add(f, &d.extents[i]);
+    } while (!ret && d.offset < d.size && d.offset < t->offset + t->length);
+    free(d.extents);
+    return ret;
+}
+
+struct parent_search {
+    const char *uuid;
+    char parent[PLX_POOL_NAME];
+    uint64_t size;
+};
+
+static bool find_parent(void *arg, const struct plx_volume_info *v)
+{
+    struct parent_search *s = arg;
+    char text[PLX_UUID_TEXT];
+    plx_uuid_format(v->uuid, text);
+    if (strcmp(text, s->uuid) != 0)
+        return true;
+    memcpy(s->parent, v->parent, sizeof s->parent);
+    s->size = v->size;
+    return false;
+}
+
+static int run_fragmap(struct pool_call *t, struct plx_error *err)
+{
+    struct parent_search s = {.uuid = t->volume};
+    struct plx_pool_info info;
+    plx_pool_get_info(t->pool, &info);
+    plx_pool_each(t->pool, find_parent, &s);
+    struct fragmap f = {.first = t->offset / info.cluster, .cluster = info.cluster};
+    if (t->offset % info.cluster || t->length % info.cluster)
+        return plx_fail(err, -EINVAL, "offset and size are multiples of the cluster size, %u", info.cluster);
+    if (t->offset > s.size || t->length > s.size - t->offset)
+        return plx_fail(err, -EINVAL, "the volume has %llu bytes", (unsigned long long)s.size);
+    if (!t->length)
+        t->length = s.size - t->offset;
+    f.n = (t->length + info.cluster - 1) / info.cluster;
+    if (f.n > POOL_FRAGMAP_MAX)
+        return plx_fail(err, -EINVAL, "at most %d clusters at a time", POOL_FRAGMAP_MAX);
+    f.bits = calloc(f.n / 8 + 1, 1);
+    char *text = malloc(PLX_BASE64_LEN((f.n + 7) / 8) + 1);
+    t->from = s.parent[0] ? s.parent : NULL;
+    int ret = f.bits && text ? fragmap_fill(t, &f, err) : -ENOMEM;
+    if (!ret) {
+        pool_base64(text, f.bits, (f.n + 7) / 8);
+        t->result = json_pack("{s:I, s:I, s:I, s:s}", "cluster_size", (json_int_t)info.cluster, "num_clusters",
+                              (json_int_t)f.n, "num_allocated_clusters", (json_int_t)f.set, "fragmap", text);
+    }
+    free(f.bits);
+    free(text);
+    return ret;
+}
+
+static const struct rpc_param params_fragmap[] = {
+    TEXT("name", "of the volume: LVSTORE/NAME, or its UUID", REQUIRED),
+    U64("offset", "byte to begin at", INIT("0"), LIMITS(0, INT64_MAX)),
+    U64("size", "bytes; 0 for all from there on", INIT("0"), LIMITS(0, INT64_MAX)),
+    END,
+};
+
+static void get_fragmap(struct rpc_call *c)
+{
+    const char *name = rpc_str(c, "name");
+    const struct rpc_disk *d = rpc_disk_find(c->rpc, name);
+    struct plx_pool_info info;
+    struct plx_error err;
+    if (!d || d->kind != &rpc_kind_lvol) {
+        plx_fail(&err, -ENODEV, "%s%.100s%s", d ? "" : "there is no volume ", name,
+                 d ? " is no logical volume" : "; bdev_lvol_get_lvols lists them");
+        rpc_fail_errno(c, -ENODEV, &err);
+        return;
+    }
+    struct pool_call *t = pool_call_new(c, run_fragmap);
+    if (!t)
+        return;
+    plx_pool_get_info(plx_volume_pool(d->bdev), &info);
+    memcpy(t->uuid, info.uuid, sizeof t->uuid);
+    plx_uuid_format(plx_bdev_info(d->bdev)->uuid, t->store); /* which has room for it */
+    t->volume = t->store;
+    t->offset = rpc_uint(c, "offset");
+    t->length = rpc_uint(c, "size");
+    pool_call_run(t);
+}
+
+const struct rpc_method rpc_methods_pool[] = {
+    {"pollux_pool_get", NULL, "Describes a pool that is open here, and its volumes.", params_pool, RPC_READS,
+     .run = pool_get},
+    {"pollux_pool_change", NULL, "Changes a pool of which volumes are served, and which is no lvstore.", params_change,
+     RPC_CHANGES, .run = pool_change},
+    {"pollux_pool_diff", NULL,
+     "Lists where two snapshots are different: offset, length, and whether there is data, at most 4096 at a time.",
+     params_diff, RPC_READS, .run = pool_diff},
+    {"pollux_pool_read", NULL, "Reads a snapshot or a volume.", params_read, RPC_READS, .run = pool_read},
+    {"pollux_pool_check", NULL, "Looks at all that is on the disk of a pool.", params_pool, RPC_READS,
+     .run = pool_check},
+    {"bdev_lvol_get_fragmap", NULL,
+     "Says of each cluster of a volume whether it has data that its snapshot has not, as bits in base64.",
+     params_fragmap, RPC_READS, .run = get_fragmap},
+    {.name = NULL},
+};

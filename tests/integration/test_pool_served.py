@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""`pollux pool` and `pollux volume` on a disk that a server has open: it is found, and does the same."""
+import base64
+import threading
+
+import pytest
+
+from host import Controller
+from rpc import Server
+from test_lvol import Kept, create, make, serve
+from test_pool import MIB, run, told, volumes
+from test_pool_stream import exported, source
+
+__all__ = ["source"]  # a fixture
+
+
+
+def serving(disk):
+    return Server(f"volume:{disk}?name=web", options=("--listen", "127.0.0.1:0"))
+
+
+def test_what_is_shown_is_the_same(tmp_path, source):
+    disk, *_ = source
+    words = [("pool", "status", disk), ("volume", "ls", disk), ("volume", "diff", disk, "one", "two"),
+             ("volume", "diff", disk, "two"), ("volume", "ls", disk, "--json"), ("pool", "status", disk, "--json"),
+             ("volume", "diff", disk, "one", "two", "--json")]
+    before = [run(*each) for each in words]
+    streams = [exported(tmp_path, disk, "two").read_bytes(),
+               exported(tmp_path, disk, "--base", "one", "two").read_bytes()]
+    with serving(disk):
+        assert [run(*each) for each in words] == before
+        assert exported(tmp_path, disk, "two").read_bytes() == streams[0]
+        assert exported(tmp_path, disk, "--base", "one", "two").read_bytes() == streams[1]
+        assert told("pool", "check", disk)["clean"]
+
+
+def test_what_is_done_is_done_by_the_server(source):
+    disk, *_ = source
+    with serving(disk):
+        run("volume", "snapshot", disk, "web", "three")
+        run("volume", "clone", disk, "three", "four")
+        run("volume", "create", disk, "--thick", "five", "4M")
+        run("volume", "rename", disk, "five", "six")
+        run("volume", "resize", disk, "six", "8M")
+        run("volume", "rm", "--yes", disk, "one", "four")
+        assert "web is in use" in run("volume", "rm", "--yes", disk, "web", status=2)
+        assert "there is no volume named none" in run("volume", "rm", "--yes", disk, "none", status=2)
+        assert "while no server has" in run("volume", "import", disk, "a", exported(disk.parent, disk, "two"), status=2)
+        assert "while no server has it" in run("pool", "repair", disk, status=8)
+        served = volumes(disk)
+    rows = volumes(disk)
+    assert rows == served and set(rows) == {"web", "two", "three", "six"}
+    assert rows["six"]["size"] == 8 * MIB and rows["six"]["kind"] == "thick" and rows["web"]["from"] == "three"
+    assert told("pool", "check", disk)["clean"]
+
+
+def test_volumes_of_an_lvstore_become_disks():
+    with Kept() as server, server.client() as client:
+        make(server, client)
+        run("volume", "create", server.image, "web", "8M")
+        run("volume", "snapshot", server.image, "web", "monday")
+        assert sorted(v["alias"] for v in client.call("bdev_lvol_get_lvols")) == ["lvs0/monday", "lvs0/web"]
+        assert client.call("bdev_get_bdevs", name="lvs0/web")[0]["num_blocks"] * 4096 == 8 * MIB
+        run("volume", "rename", server.image, "web", "www")
+        run("volume", "resize", server.image, "www", "16M")
+        assert client.call("bdev_get_bdevs", name="lvs0/www")[0]["num_blocks"] * 4096 == 16 * MIB
+        run("volume", "rm", "--yes", server.image, "monday")
+        assert set(volumes(server.image)) == {"www"}
+        assert "2 volumes" not in run("pool", "status", server.image)
+
+
+def test_a_server_that_is_not_asked_is_named(source):
+    disk, *_ = source
+    with serving(disk) as server:
+        server.path.rename(server.folder / "elsewhere")
+        said = run("volume", "ls", disk, status=2)
+        assert f"is in use by process {server.pid}; if a server has it" in said
+        (server.folder / "elsewhere").rename(server.path)
+
+
+def test_a_pool_that_is_written_to_is_clean():
+    """Looked at again and again while a host writes and flushes and snapshots come and go."""
+    with Kept(mib=64) as server, server.client() as client:
+        make(server, client)
+        create(client, "web", mib=16)
+        address = serve(client, "lvs0/web")
+        stop = threading.Event()
+
+        def write():
+            with Controller(address, "nqn.2016-06.io.spdk:lvol", io_queues=1) as host:
+                at = 0
+                while not stop.is_set():
+                    host.write(1, at, bytes([at % 251]) * 4096, 4096)
+                    at = (at + 7) % 4096
+                    if at % 16 == 0:
+                        host.flush()
+
+        written = []
+        writer = threading.Thread(target=lambda: (write(), written.append(True)))
+        writer.start()
+        try:
+            for number in range(10):
+                run("volume", "snapshot", server.image, "web", f"s{number}")
+                found = told("pool", "check", server.image)
+                assert found["clean"], found
+                if number > 2:
+                    run("volume", "rm", "--yes", server.image, f"s{number - 3}")
+        finally:
+            stop.set()
+            writer.join()
+        assert written
+
+
+@pytest.mark.parametrize("mib", [8, 9])
+def test_fragmaps_have_what_a_volume_has_of_its_own(mib):
+    with Kept() as server, server.client() as client:
+        make(server, client)
+        create(client, "web", mib=mib)
+        with Controller(serve(client, "lvs0/web"), "nqn.2016-06.io.spdk:lvol", io_queues=1) as host:
+            host.write(1, 0, bytes([1]) * 4096, 4096)
+            host.write(1, 3 * 256 - 1, bytes([1]) * 8192, 4096)  # the end of the third MiB, the beginning of the fourth
+            first = client.call("bdev_lvol_get_fragmap", name="lvs0/web")
+            client.call("bdev_lvol_snapshot", lvol_name="lvs0/web", snapshot_name="s")
+            host.write(1, 5 * 256, bytes([2]) * 4096, 4096)
+        assert first == {"cluster_size": MIB, "num_clusters": mib, "num_allocated_clusters": 3,
+                         "fragmap": base64.b64encode(bytes([0b1101] + [0] * (mib > 8))).decode()}
+        own = client.call("bdev_lvol_get_fragmap", name="lvs0/web")
+        assert base64.b64decode(own["fragmap"])[0] == 1 << 5 and own["num_allocated_clusters"] == 1
+        assert client.call("bdev_lvol_get_fragmap", name="lvs0/s") == first
+        part = client.call("bdev_lvol_get_fragmap", name="lvs0/s", offset=2 * MIB, size=2 * MIB)
+        assert part["num_clusters"] == 2 and base64.b64decode(part["fragmap"]) == b"\x03"
+        assert client.refused("bdev_lvol_get_fragmap", name="lvs0/s", offset=1)[0] == -22
+        assert client.refused("bdev_lvol_get_fragmap", name="lvs0/none")[0] == -19
