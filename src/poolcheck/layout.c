@@ -235,6 +235,8 @@ const char *pck_root_wrong(const struct pck_root *r, uint64_t units, unsigned sh
         return "its counts cannot be";
     if (r->maps_height < pck_height(r, pck_regions(r)))
         return "its tree of maps is not high enough";
+    if (!r->cluster || r->cluster & ((1U << shift) - 1))
+        return "its clusters are no multiple of units";
     if (!memchr(r->name, 0, PCK_NAME) || (r->name[0] && !pck_name_ok(r->name)))
         return "its name is none";
     return NULL;
