@@ -34,7 +34,6 @@ struct plx_pool_finding {
 /** Memory of the caller's; the lower half is filled. */
 struct plx_pool_check {
     bool repair;                 /**< what can be mended without a guess; nobody else has the disk open */
-    bool data;                   /**< read all data, and compare its checksums, of a pool that has them */
     struct plx_reactor *reactor; /**< that the caller drives by `turn`; NULL: one of its own */
     void (*turn)(struct plx_reactor *r);
     void (*found)(void *arg, const struct plx_pool_finding *f);

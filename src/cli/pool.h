@@ -11,7 +11,7 @@ enum { POOL_TEXT = 256, POOL_COUNT = 64 };
 struct pool_command {
     char **words; /* the first one is the disk */
     unsigned nwords;
-    bool json, yes, thick, checksum, help, data;
+    bool json, yes, thick, checksum, help;
     const char *name; /* --name */
     const char *base; /* --base */
     uint64_t offset;  /* --offset */
@@ -24,7 +24,7 @@ struct pool_verb {
     const char *name;
     const char *takes;   /* after "pollux pool create" */
     unsigned min, max;   /* words */
-    const char *options; /* a letter for each option that it takes beside --json: y, n, c, k, t, d, b, o */
+    const char *options; /* a letter for each option that it takes beside --json: y, n, c, k, t, b, o */
     const char *method;  /* what a server is asked by for the same; or NULL */
     int (*run)(const struct pool_command *o, const struct pool_verb *v);
 };

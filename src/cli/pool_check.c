@@ -71,8 +71,7 @@ static void check_found(void *arg, const struct plx_pool_finding *f)
 static int check_run(struct checking *k, const struct pool_at *at, bool repair)
 {
     struct plx_error err;
-    k->check = (struct plx_pool_check){
-        .repair = repair, .data = k->o->data, .found = check_found, .progress = check_progress, .arg = k};
+    k->check = (struct plx_pool_check){.repair = repair, .found = check_found, .progress = check_progress, .arg = k};
     k->mendable = 0;
     k->progress = (struct pool_progress){.what = "check", .quiet = k->o->json};
     int ret = plx_pool_check(at->disk, &k->check, &err);

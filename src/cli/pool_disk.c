@@ -15,7 +15,6 @@ enum {
     OPT_CHECKSUM,
     OPT_NAME,
     OPT_CLUSTER,
-    OPT_DATA,
     OPT_BASE,
     OPT_OFFSET,
 };
@@ -44,8 +43,6 @@ static int check_pool_options(const struct pool_command *o, const struct pool_ve
         ret = check_pool_option(v, 'n', "name", command);
     if (!ret && o->cluster)
         ret = check_pool_option(v, 'c', "cluster", command);
-    if (!ret && o->data)
-        ret = check_pool_option(v, 'd', "data", command);
     if (!ret && o->base)
         ret = check_pool_option(v, 'b', "base", command);
     if (!ret && o->offset_given)
@@ -63,7 +60,6 @@ static int pool_parse(int argc, char **argv, struct pool_command *o)
                                           {"cluster", required_argument, NULL, OPT_CLUSTER},
                                           {"base", required_argument, NULL, OPT_BASE},
                                           {"offset", required_argument, NULL, OPT_OFFSET},
-                                          {"data", no_argument, NULL, OPT_DATA},
                                           {"help", no_argument, NULL, 'h'},
                                           {NULL, 0, NULL, 0}};
     struct cli_options options = {argv[0], ":h", table, NULL, 0};
@@ -73,7 +69,6 @@ static int pool_parse(int argc, char **argv, struct pool_command *o)
         o->json |= opt == OPT_JSON;
         o->yes |= opt == OPT_YES;
         o->thick |= opt == OPT_THICK;
-        o->data |= opt == OPT_DATA;
         o->checksum |= opt == OPT_CHECKSUM;
         o->help |= opt == 'h';
         if (opt == OPT_NAME)

@@ -215,9 +215,14 @@ static const struct served_change {
     {PLX_POOL_SET_PARENT, "set_parent", "bdev_lvol_set_parent", "lvol_name", "parent_name"},
     {PLX_POOL_GROW, "grow", "bdev_lvol_grow_lvstore", NULL, NULL},
 };
+/* Of PLX_POOL_SET_PARENT, to none. */
+static const struct served_change served_detach = {PLX_POOL_SET_PARENT, "set_parent", "bdev_lvol_detach_parent", "name",
+                                                   NULL};
 
-static const struct served_change *served_change(enum plx_pool_op_kind kind)
+static const struct served_change *served_change(enum plx_pool_op_kind kind, bool named)
 {
+    if (kind == PLX_POOL_SET_PARENT && !named)
+        return &served_detach;
     for (size_t i = 0; i < sizeof served_changes / sizeof served_changes[0]; i++)
         if (served_changes[i].kind == kind)
             return &served_changes[i];
@@ -271,7 +276,7 @@ static bool search_uuid(void *arg, const struct plx_volume_info *info)
     return true;
 }
 
-static int find_uuid(const struct pool_at *at, const char *name, struct uuid_search *out, struct plx_error *err)
+static int served_find(const struct pool_at *at, const char *name, struct uuid_search *out, struct plx_error *err)
 {
     *out = (struct uuid_search){.name = name};
     if (name)
@@ -290,12 +295,12 @@ static int ask_server(struct pool_at *at, const char *method, json_t *params, st
 }
 
 /* Snapshots of several volumes, at one instant. */
-static int snapshot_group(struct pool_at *at, struct plx_pool_op *op)
+static int served_group(struct pool_at *at, struct plx_pool_op *op)
 {
     json_t *all = json_array();
     for (const struct plx_pool_op *each = op; each; each = each->with) {
         struct uuid_search s;
-        int ret = find_uuid(at, each->volume, &s, &op->err);
+        int ret = served_find(at, each->volume, &s, &op->err);
         if (ret) {
             json_decref(all);
             return ret;
@@ -312,20 +317,20 @@ int pool_do(struct pool_at *at, struct plx_pool_op *op)
     const bool sets_parent = op->kind == PLX_POOL_SET_PARENT;
     if (!at->is_served)
         return plx_pool_do(at->pool, op);
-    const struct served_change *c = served_change(op->kind);
+    const struct served_change *c = served_change(op->kind, op->name != NULL);
     if (!c || (*at->lvstore && !c->method) || (op->with && !*at->lvstore))
         return plx_fail(&op->err, -EINVAL, "this is done while no server has the disk");
     if (op->with)
-        return snapshot_group(at, op);
-    int ret = find_uuid(at, op->volume, &volume, &op->err);
+        return served_group(at, op);
+    int ret = served_find(at, op->volume, &volume, &op->err);
     if (!ret && sets_parent)
-        ret = find_uuid(at, op->name, &parent, &op->err);
+        ret = served_find(at, op->name, &parent, &op->err);
     if (ret)
         return ret;
     if (!*at->lvstore)
         return ask_server(at, "pollux_pool_change", change_params(at, c, op), &op->err);
-    return ask_server(at, sets_parent && !op->name ? "bdev_lvol_detach_parent" : c->method,
-                      lvol_params(at, c, op, volume.uuid, sets_parent ? parent.uuid : op->name), &op->err);
+    return ask_server(at, c->method, lvol_params(at, c, op, volume.uuid, sets_parent ? parent.uuid : op->name),
+                      &op->err);
 }
 
 /* ---- what is different, and data ---- */

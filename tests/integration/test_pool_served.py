@@ -69,6 +69,46 @@ def test_volumes_of_an_lvstore_become_disks():
         assert "2 volumes" not in run("pool", "status", server.image)
 
 
+def test_whom_volumes_go_back_to_is_changed_by_the_server(source):
+    disk, *_ = source
+    with serving(disk):
+        run("volume", "clone", disk, "two", "a")
+        run("volume", "inflate", disk, "a")
+        run("volume", "clone", disk, "two", "b")
+        run("volume", "decouple", disk, "b")
+        run("volume", "set-parent", "--yes", disk, "b", "two")
+        run("volume", "clone", disk, "two", "c")
+        run("volume", "set-parent", "--yes", disk, "c")
+        rows = volumes(disk)
+        assert (rows["a"]["kind"], rows["a"]["from"]) == ("thick", None)
+        assert rows["b"]["from"] == "two" and rows["c"]["from"] is None
+        assert "while no server has" in run("volume", "snapshot", disk, "a", "s", "b", "t", status=2)
+    assert told("pool", "check", disk)["clean"]
+
+
+def test_an_lvstore_grows_and_has_snapshots_of_one_instant():
+    with Kept() as server, server.client() as client:
+        make(server, client)
+        for name in ("web", "db"):
+            run("volume", "create", server.image, name, "8M")
+        run("volume", "snapshot", server.image, "web", "w1", "db", "d1")
+        run("volume", "clone", server.image, "w1", "own")
+        run("volume", "inflate", server.image, "own")
+        run("volume", "clone", server.image, "w1", "other")
+        run("volume", "decouple", server.image, "other")
+        run("volume", "set-parent", "--yes", server.image, "other", "w1")
+        run("volume", "set-parent", "--yes", server.image, "other")
+        rows = volumes(server.image)
+        assert rows["w1"]["kind"] == rows["d1"]["kind"] == "snapshot" and rows["db"]["from"] == "d1"
+        assert rows["own"]["from"] is rows["other"]["from"] is None
+        before = told("pool", "status", server.image)["size"]
+        with open(server.image, "ab") as file:
+            file.truncate(before + 64 * MIB)
+        client.call("bdev_aio_rescan", name=client.call("bdev_get_bdevs")[0]["name"])
+        run("pool", "grow", server.image)
+        assert told("pool", "status", server.image)["size"] == before + 64 * MIB
+
+
 def test_a_server_that_is_not_asked_is_named(source):
     disk, *_ = source
     with serving(disk) as server:
