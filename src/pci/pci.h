@@ -124,6 +124,9 @@ struct plx_pci_use *pci_use(struct pci_look *look, unsigned device, enum plx_pci
 /* Something cannot be looked at: said once, of all devices. */
 void pci_unseen(struct pci_look *look, const char *what, const char *cure);
 
+/* vfio.c: who else has a file open, of the processes that may be looked at: " by pollux (process 1234)", or "" */
+void pci_holder(const char *path, char *out, size_t size);
+
 /* process.c: who has nodes open, or mapped; and the mounts of all. */
 void pci_look_at_processes(struct pci_look *look);
 

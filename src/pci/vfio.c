@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * Functions by VFIO: by groups, in one container for all, so that memory is mapped and counted once. Linux's
- * Documentation/driver-api/vfio.rst.
+ * Functions by VFIO: by their own devices where the kernel has these (iommufd.c), else by groups, in one container for
+ * all, so that memory is mapped and counted once. Linux's Documentation/driver-api/vfio.rst.
  */
 #include "pci/function.h"
+#include "pci/iommufd.h"
 #include "pci/pci.h"
 
 #include "base/list.h"
@@ -61,7 +62,8 @@ static struct vfio_container *current;
 
 struct vfio_function {
     struct pci_function f;
-    struct vfio_group *group;
+    struct vfio_group *group;  /* or */
+    struct pci_iommufd *space; /* where it is opened by its own device */
     int fd;
     uint64_t config;    /* where the configuration space is in it */
     struct pci_bar bar; /* that was mapped besides, or NULL */
@@ -193,9 +195,9 @@ static int container_get(struct vfio_container **out, struct plx_error *err)
 
 /* ---- groups ---- */
 
-/* Who has a file open, of the processes that may be looked at: " by pollux (1234)", or "". */
-static void find_holder(const char *path, char *out, size_t size)
+void pci_holder(const char *path, char *out, size_t size)
 {
+    const int self = (int)getpid();
     DIR *proc = opendir("/proc");
     struct dirent *e;
     out[0] = 0;
@@ -203,7 +205,8 @@ static void find_holder(const char *path, char *out, size_t size)
         char at[PATH], to[PATH], name[64] = "";
         struct dirent *fd;
         snprintf(at, sizeof at, "/proc/%.20s/fd", e->d_name);
-        DIR *fds = e->d_name[0] > '0' && e->d_name[0] <= '9' ? opendir(at) : NULL;
+        const long pid = strtol(e->d_name, NULL, 10);
+        DIR *fds = pid > 0 && pid != self ? opendir(at) : NULL;
         while (fds && !out[0] && (fd = readdir(fds))) {
             snprintf(at, sizeof at, "/proc/%.20s/fd/%.20s", e->d_name, fd->d_name);
             ssize_t n = readlink(at, to, sizeof to - 1);
@@ -229,7 +232,7 @@ static int group_refused(const char *path, int ret, struct plx_error *err)
     char holder[128];
     switch (ret) {
     case -EBUSY:
-        find_holder(path, holder, sizeof holder);
+        pci_holder(path, holder, sizeof holder);
         return plx_fail(err, ret, "it is in use%s", holder[0] ? holder : " by another process");
     case -EACCES:
     case -EPERM:
@@ -401,6 +404,8 @@ static void function_free(struct vfio_function *v)
         close(v->f.lost_fd);
     if (v->group)
         group_put(v->group);
+    if (v->space)
+        pci_iommufd_put(v->space);
     free(v);
 }
 
@@ -522,7 +527,10 @@ static int function_setup(struct vfio_function *v, struct plx_error *err)
 /* Under the lock. */
 static int function_open(struct vfio_function *v, int number, struct plx_error *err)
 {
-    int ret = group_get(v->f.addr, number, &v->group, err);
+    int ret = pci_iommufd_get(v->f.addr, &v->fd, &v->space, &v->f.iommu, err);
+    if (ret <= 0)
+        return ret ? ret : function_setup(v, err);
+    ret = group_get(v->f.addr, number, &v->group, err);
     if (ret)
         return ret;
     v->f.iommu = &v->group->container->iommu;
