@@ -48,7 +48,7 @@ struct part {
 };
 
 static struct {
-    uint64_t seed, chance, now, began, lived, turns;
+    uint64_t seed, chance, now, began, lived, turns, pulled;
     struct pcie_model *m;
     struct part parts[PARTS]; /* reactors that there are */
     unsigned nparts;
@@ -324,12 +324,11 @@ static void happen(void)
         pcie_model_ask_back(w.m);
         break;
     case 2:
-        if (draw(3) == 0)
-            pcie_model_remove(w.m);
-        break;
     case 3:
-        if (draw(3) == 0)
-            pcie_model_zap(w.m);
+        if (draw(3))
+            break;
+        w.pulled += !w.m->removed;
+        (what == 2 ? pcie_model_remove : pcie_model_zap)(w.m);
         break;
     case 4:
         pcie_model_spurious(w.m, draw(w.m->nfds ? w.m->nfds : 1));
@@ -597,9 +596,11 @@ static void every_request_ends_once_whatever_happens(void **state)
         tu_req_free(&l.q[i]);
     plx_memory_remove(l.data);
     print_message(
-        "%llu lives from POLLUX_SEED=%llu: %llu requests, %llu failed, %llu times not opened; %.0f s of theirs\n",
+        "%llu lives from POLLUX_SEED=%llu: %llu requests, %llu failed; %llu times not opened, %llu times pulled out, "
+        "%.0f s of theirs\n",
         (unsigned long long)lives, (unsigned long long)seed, (unsigned long long)l.requests,
-        (unsigned long long)l.failures, (unsigned long long)l.refused, (double)w.lived / (double)PLX_NS_PER_S);
+        (unsigned long long)l.failures, (unsigned long long)l.refused,
+        (unsigned long long)(w.pulled + w.happened[PCIE_MODEL_GONE]), (double)w.lived / (double)PLX_NS_PER_S);
     for (unsigned i = 1; i < PCIE_MODEL_KINDS + 8 && lives >= LIVES; i++)
         if (!w.happened[i])
             fail_msg("nothing of kind %u has happened", i);
