@@ -269,6 +269,7 @@ FIGURES = [
     ("volume-read-4k", "what a volume adds to its disk, 4 KiB read", volume("volume", "read"), 150),
     ("volume-deep-read-4k", "the same with a hundred snapshots", volume("deep", "read"), 150),
     ("volume-write-4k", "the same, 4 KiB overwrite", volume("volume", "write"), 250),
+    ("volume-first-write-4k", "the same, 4 KiB first write", volume("thin", "write"), None),
     ("core-read-4k", "target without a transport, 4 KiB read from a null disk", core_read, None),
     ("core-write-4k", "target without a transport, 4 KiB write to a null disk", core_write, None),
     ("target-read-4k", "target, 4 KiB read from a RAM disk", target_read, 800),

@@ -2,7 +2,8 @@
 /*
  * pool_cost WORK REQUESTS: 4 KiB at random on a disk in memory, or on a volume of a pool on it, all of which is mapped,
  * for bench/instructions.py to count instructions. WORK is "disk", "volume", or "deep", a volume with a hundred
- * snapshots that each have a part of it; and "-read" or "-write".
+ * snapshots that each have a part of it; and "-read" or "-write". Or it is "thin-write", where nothing is mapped: first
+ * writes, each unit once, in an order that is all over the volume.
  */
 #include "pool_rig.h"
 
@@ -10,7 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { BLOCKS = 32768, NLB = 8, SNAPSHOTS = 100 };
+enum { BLOCKS = 32768, NLB = 8, SNAPSHOTS = 100, THIN_UNITS = 65536 };
 
 static struct tu_req q;
 
@@ -42,13 +43,17 @@ int main(int argc, char **argv)
     const long count = argc == 3 ? strtol(argv[2], NULL, 10) : -1;
     const char *kind = count > 0 ? strchr(argv[1], '-') : NULL;
     if (!kind || (strcmp(kind, "-read") && strcmp(kind, "-write"))) {
-        fprintf(stderr, "usage: pool_cost disk|volume|deep-read|write REQUESTS\n");
+        fprintf(stderr, "usage: pool_cost disk|volume|deep|thin-read|write REQUESTS\n");
         return 2;
     }
     const enum plx_bdev_op op = strcmp(kind, "-read") ? PLX_BDEV_WRITE : PLX_BDEV_READ;
-    const bool volume = strncmp(argv[1], "disk", 4) != 0;
+    const bool volume = strncmp(argv[1], "disk", 4) != 0, thin = strncmp(argv[1], "thin", 4) == 0;
     tu_req_init(&q);
-    if (volume) {
+    if (thin) {
+        rig_make(&rig, "ram:512M", NULL);
+        rig_create(&rig, "v", (uint64_t)THIN_UNITS * 4096);
+        rig_open(&rig, "v", &t);
+    } else if (volume) {
         rig_make(&rig, "ram:64M", NULL);
         rig_create(&rig, "v", (uint64_t)BLOCKS * 512);
         rig_open(&rig, "v", &t);
@@ -57,11 +62,11 @@ int main(int argc, char **argv)
         tu_open(&t, "ram:64M");
         map_all(NULL, &t, false, data);
     }
-    if (op == PLX_BDEV_WRITE) /* what a snapshot has is not written in place */
+    if (op == PLX_BDEV_WRITE && !thin) /* what a snapshot has is not written in place */
         for (uint64_t unit = 0; unit < BLOCKS / NLB; unit++)
             request(&t, op, unit, data);
     for (long i = 0; i < count; i++)
-        request(&t, op, tu_random(&seed) % (BLOCKS / NLB), data);
+        request(&t, op, thin ? (uint64_t)i * 40503 % THIN_UNITS : tu_random(&seed) % (BLOCKS / NLB), data);
     tu_req_free(&q);
     if (volume) {
         rig_close(&rig, &t);
