@@ -7,6 +7,7 @@ import json
 import pathlib
 import shutil
 import subprocess
+import threading
 import time
 from collections import namedtuple
 
@@ -17,7 +18,7 @@ GIB = 1 << 30
 IMAGE = RESULTS / "pool.img"
 EXTENTS = 1_000_000
 COUNT = 10_000
-START_LIMIT = 300
+WORK_LIMIT = 300  # seconds after which it hangs
 RAM = "ram:16G"
 
 # A line of the table: values are of several runs; goal is at most or at least; None: it is told, and no more.
@@ -32,7 +33,7 @@ def _program():
 
 
 def _run(work, disk, *arguments):
-    return run_json(["taskset", "-c", TARGET_CORE, _program(), work, disk, *arguments])
+    return run_json(["taskset", "-c", TARGET_CORE, _program(), work, disk, *arguments], WORK_LIMIT)
 
 
 @contextlib.contextmanager
@@ -108,9 +109,12 @@ def _killed(disk, extents):
     """A pool as it is before a kill, and the kill."""
     with subprocess.Popen([_program(), "crash", str(disk), "4096", str(extents)], stdout=subprocess.PIPE,
                           text=True) as process:
+        watch = threading.Timer(WORK_LIMIT, process.kill)
+        watch.start()
         try:
             line = process.stdout.readline()
         finally:
+            watch.cancel()
             process.kill()
     if not line:
         raise Skip("pool_speed crash ended early")

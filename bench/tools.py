@@ -133,8 +133,8 @@ def free_port():
         return probe.getsockname()[1]
 
 
-def run_json(command):
-    done = subprocess.run([str(word) for word in command], capture_output=True, text=True, timeout=LIMIT, check=False,
+def run_json(command, limit=LIMIT):
+    done = subprocess.run([str(word) for word in command], capture_output=True, text=True, timeout=limit, check=False,
                           stdin=subprocess.DEVNULL)
     if done.returncode:
         raise RuntimeError(f"{' '.join(map(str, command))} ended with {done.returncode}: {done.stderr.strip()}")
