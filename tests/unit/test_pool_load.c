@@ -120,11 +120,42 @@ static void test_checkpoints_are_not_waited_for(void **state)
     rig_simulate(false);
 }
 
+/* A leaf that is changed after its CRC was made for the next checkpoint has another one. */
+static void test_sums_made_early_are_of_what_is_written(void **state)
+{
+    struct pool_rig rig;
+    struct tu t;
+    uint8_t *a = tu_pattern(UNIT, 1), *b = tu_pattern(UNIT, 2), *out = tu_pattern(UNIT, 3);
+    uint32_t left = 100;
+    (void)state;
+    rig_make(&rig, "ram:64M", NULL);
+    rig_create(&rig, "v", 16 << 20);
+    rig_open(&rig, "v", &t);
+    assert_int_equal(tu_io(&t, PLX_BDEV_WRITE, 0, NLB, a), 0);
+    assert_true(rig.pool->n_dirty);
+    while (left)
+        pool_nodes_sum(rig.pool, &left);
+    assert_int_equal(tu_io(&t, PLX_BDEV_WRITE, NLB, NLB, b), 0);
+    rig_close(&rig, &t);
+    rig_reopen(&rig);
+    rig_open(&rig, "v", &t);
+    assert_int_equal(tu_io(&t, PLX_BDEV_READ, 0, NLB, out), 0);
+    assert_memory_equal(out, a, UNIT);
+    assert_int_equal(tu_io(&t, PLX_BDEV_READ, NLB, NLB, out), 0);
+    assert_memory_equal(out, b, UNIT);
+    rig_close(&rig, &t);
+    rig_end(&rig);
+    free(a);
+    free(b);
+    free(out);
+}
+
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_more_requests_than_sub_requests),
         cmocka_unit_test(test_checkpoints_are_not_waited_for),
+        cmocka_unit_test(test_sums_made_early_are_of_what_is_written),
     };
     if (argc > 1)
         cmocka_set_test_filter(argv[1]);
