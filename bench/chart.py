@@ -20,19 +20,29 @@ PICTURE_LIMIT = 120  # seconds
 WIDTH = 1280
 
 
+ROWS = 9  # of a chart: their names need the room
+
+
 def bars(name, title, note, series, rows, unit="", reference=None):
-    """A chart of bars.
+    """Charts of bars: one, or as many as the rows need.
 
     series: names, one a colour. rows: (label, [bar or None, one a series], goal or None), where a bar is
     (value, low, high). reference: a value that gets a dashed line through all rows."""
+    charts = -(-len(rows) // ROWS)
+    if charts > 1:
+        each = -(-len(rows) // charts)
+        return [chart for i in range(charts) for chart in
+                bars(f"{name}-{i + 1}", f"{title}, {i + 1} of {charts}", note, series, rows[i * each:(i + 1) * each],
+                     unit, reference)]
+
     def column(which, k):
         return [row[k] and row[k][which] for _, row, _ in rows]
 
-    return {"id": name, "title": title, "note": note, "kind": "bars", "wide": True, "labels": True,
-            "x": {"label": "", "values": [label for label, _, _ in rows]}, "y": {"label": unit},
-            "series": [{"name": what, "colour": COLOURS[k % len(COLOURS)], "mid": column(0, k), "low": column(1, k),
-                        "high": column(2, k)} for k, what in enumerate(series)],
-            "goals": [goal for _, _, goal in rows], "reference": reference}
+    return [{"id": name, "title": title, "note": note, "kind": "bars", "wide": True, "labels": True,
+             "x": {"label": "", "values": [label for label, _, _ in rows]}, "y": {"label": unit},
+             "series": [{"name": what, "colour": COLOURS[k % len(COLOURS)], "mid": column(0, k), "low": column(1, k),
+                         "high": column(2, k)} for k, what in enumerate(series)],
+             "goals": [goal for _, _, goal in rows], "reference": reference}]
 
 
 def _asset(name):

@@ -34,6 +34,7 @@
 
   const whisker = (u, x, s, i, ratio) => {
     if (!s.low || s.low[i] === null || s.low[i] === undefined || s.mid[i] === null) return;
+    if (s.low[i] === s.high[i]) return;
     const ctx = u.ctx, a = u.valToPos(s.low[i], "y", true), b = u.valToPos(s.high[i], "y", true), w = 4 * ratio;
     ctx.beginPath();
     for (const y of [a, b]) { ctx.moveTo(x - w, y); ctx.lineTo(x + w, y); }
@@ -72,7 +73,9 @@
           ctx.fillStyle = css("--ink");
           ctx.font = 11 * devicePixelRatio + "px system-ui, sans-serif";
           ctx.textAlign = "center";
-          const high = s.high && s.high[i] !== null ? Math.min(u.valToPos(s.high[i], "y", true), y) : y;
+          let high = s.high && s.high[i] !== null ? Math.min(u.valToPos(s.high[i], "y", true), y) : y;
+          const goal = c.goals && c.goals[i] !== null ? u.valToPos(c.goals[i], "y", true) : high;
+          if (goal < high && goal > high - 20 * devicePixelRatio) high = goal; /* not across the figure */
           if (each > 30 * devicePixelRatio) ctx.fillText(short(s.mid[i]), left + each / 2, high - 7 * devicePixelRatio);
         }
       });
