@@ -289,6 +289,15 @@ static void default_axes(struct compare_axes *a)
         a->polls[0] = PLX_POLL_ADAPTIVE, a->polls[1] = PLX_POLL_BUSY, a->npolls = 2;
 }
 
+static int check_addr(const char *option, const char *text)
+{
+    struct sockaddr_storage addr;
+    struct plx_error err;
+    if (!text || plx_parse_addr(text, COMPARE_WIRE_PORT, &addr, &err) == 0)
+        return EXIT_OK;
+    return cli_fail(EXIT_USAGE, "%s %s: %s", option, text, err.text);
+}
+
 /* What is of no use with the others is an error: it was meant to do something. */
 static int compare_check(const struct compare_options *o)
 {
@@ -308,7 +317,7 @@ static int compare_check(const struct compare_options *o)
         return cli_fail(EXIT_USAGE, "what is measured, and written, is said to pollux compare host");
     if (o->where == COMPARE_HOST && (o->medium.path || o->medium.null || o->ntarget_cores))
         return cli_fail(EXIT_USAGE, "--disk and --target-cores are for pollux compare target, on the other machine");
-    return EXIT_OK;
+    return check_addr("--listen", o->listen) || check_addr("host", o->peer) ? EXIT_USAGE : EXIT_OK;
 }
 
 /* `target` and `host` come first. @return how many words to go on after */

@@ -144,6 +144,7 @@ def test_a_target_that_goes_away_is_said_to_be_gone(tmp_path):
     (["host"], "which machine has the target is not said: pollux compare host ADDR --key KEY"),
     (["host", "127.0.0.1"], "--key is missing: pollux compare target prints it"),
     (["host", "127.0.0.1", "--key", "x", "--disk", "null"], "--disk and --target-cores are for pollux compare target"),
+    (["host", "nowhere", "--key", "x"], 'host nowhere: "nowhere" is not a numeric'),
     (["--key", "x"], "--key is for pollux compare host"),
     (["-l", "127.0.0.1"], "--listen is for pollux compare target"),
 ])
