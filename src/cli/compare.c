@@ -386,9 +386,24 @@ static int dump(const json_t *doc, FILE *f)
     return ret;
 }
 
-static int show(const struct compare_options *o, const json_t *doc)
+/* What came from a file, or from another machine, must not steer a terminal. */
+static void clean_texts(json_t *v)
+{
+    const char *name;
+    size_t i;
+    json_t *each;
+    char *copy = json_is_string(v) ? strdup(json_string_value(v)) : NULL;
+    if (copy)
+        json_string_set(v, cli_clean(copy));
+    free(copy);
+    json_object_foreach(v, name, each) clean_texts(each);
+    json_array_foreach(v, i, each) clean_texts(each);
+}
+
+static int show(const struct compare_options *o, json_t *doc)
 {
     int status = EXIT_OK;
+    clean_texts(doc);
     if (!o->json || strcmp(o->json, "-"))
         compare_table(doc);
     if (o->json && !o->from)

@@ -79,7 +79,9 @@ static void put_card(FILE *f, const json_t *cell)
     fprintf(f, "<div class=\"card k%d\"><span class=\"what\">%s</span>", pair, compare_pair_names[pair]);
     const json_t *iops = compare_figure(cell, "iops");
     if (!iops) {
-        fprintf(f, "<b>\xe2\x80\x93</b><span class=\"sub\">%s: ", compare_text(cell, "status"));
+        fputs("<b>\xe2\x80\x93</b><span class=\"sub\">", f);
+        put_text(f, compare_text(cell, "status"));
+        fputs(": ", f);
         put_text(f, compare_text(cell, "reason"));
         fputs("</span></div>\n", f);
         return;
@@ -117,7 +119,9 @@ static void put_row(FILE *f, const json_t *cell)
                                         "paced_cpu_us", "p50",   "p99",   "p99.9"};
     fprintf(f, "<tr><td>%s</td>", compare_pair_names[compare_pair_number(cell)]);
     if (!json_object_get(cell, "figures")) {
-        fprintf(f, "<td class=\"why\" colspan=\"9\">%s: ", compare_text(cell, "status"));
+        fputs("<td class=\"why\" colspan=\"9\">", f);
+        put_text(f, compare_text(cell, "status"));
+        fputs(": ", f);
         put_text(f, compare_text(cell, "reason"));
         fputs("</td></tr>\n", f);
         return;

@@ -86,6 +86,19 @@ def test_a_report_can_be_made_again_of_what_was_written(measured, tmp_path):
     assert "4 KiB read, QD8" in done.stdout
 
 
+def test_what_a_file_says_steers_neither_a_terminal_nor_a_browser(measured, tmp_path):
+    doc = json.loads((measured / "a.json").read_text())
+    for name in ("status", "reason"):
+        doc["cells"][0][name] = "\x1b[2J<img src=x>"
+    del doc["cells"][0]["figures"], doc["cells"][0]["latency_us"]
+    doc["settings"] = {"<b>": "<script>"}
+    (tmp_path / "evil.json").write_text(json.dumps(doc))
+    done = run("--from", tmp_path / "evil.json", "--html", tmp_path / "evil.html")
+    assert "\x1b" not in done.stdout and "?[2J" in done.stdout
+    page = (tmp_path / "evil.html").read_text()
+    assert "<img" not in page and "<b>" not in re.sub("<div class=.card.*", "", page) and page.count("<script") == 3
+
+
 def test_json_to_standard_output_is_all_that_is_there():
     assert json.loads(run(*SHORT, *OURS, "--json", "-").stdout)["format"] == 1
 
