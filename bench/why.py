@@ -4,6 +4,7 @@
 
     bench/why.py here      system calls and context switches of our target and host on this machine (perf)
     bench/why.py lines     cache lines of user memory that change threads (make arm64; qemu-user)
+    bench/why.py copies    instructions of reads of 4 KiB and of 64 KiB (valgrind)
     bench/why.py guest     in a virtual machine, as root: our target and the kernel's under the same kernel's host
 
 Counts, and no times: they are the same on a busy machine. Each is of N reads less one of none, or of 2 N less N.
@@ -77,6 +78,16 @@ def lines(count=4096):
     with instructions.counting_by(Lines):
         value = instructions.target_read(count)
     table("Cache lines of our target's memory that change threads, a read", [("on one reactor, and control", value)])
+
+
+def copies(count=1024):
+    """What a read takes must not depend on how much it reads, where nobody copies."""
+    rows, before = [], instructions.BLOCKS
+    for blocks in (8, 128):
+        instructions.BLOCKS = blocks
+        rows.append((f"{blocks // 2} KiB", instructions.target_read(count)))
+    instructions.BLOCKS = before
+    table("Instructions of our target, a read", rows)
 
 
 # -- in a virtual machine ----------------------------------------------------------------------------------------------
@@ -159,7 +170,7 @@ def show(title, counts):
 
 
 if __name__ == "__main__":
-    if sys.argv[1:] not in (["here"], ["lines"], ["guest"]):
+    if sys.argv[1:] not in (["here"], ["lines"], ["copies"], ["guest"]):
         sys.exit(__doc__)
     os.chdir(REPO)
     globals()[sys.argv[1]]()
