@@ -47,6 +47,7 @@ static bool entry_at(struct pck *c, const struct pck_volume *s, unsigned level, 
 static void say_of(struct pck *c, struct pck_volume *v, const struct pck_entry *e, uint64_t at, const char *what)
 {
     char offset[32];
+    c->blind = true; /* something else should be there, which may be one of those that nothing leads to */
     pck_say(c, PLX_POOL_DAMAGE, false, v, (int64_t)(e->unit & INT64_MAX), "%s, from byte %s on: unit %llu %s", v->shown,
             pck_offset(c, at, offset), (unsigned long long)e->unit, what);
 }

@@ -442,6 +442,7 @@ static void test_full_waits_for_space(void **state)
     rig_close(&rig, &t);
     rig_settle(&rig);
     rig_check(&rig);
+    rig_look(&rig);
     rig_end(&rig);
     rig_simulate(false);
     free(data);
@@ -900,6 +901,7 @@ static void check_world(const char *url, uint64_t seed, int steps)
     world_close(&w);
     rig_settle(&w.rig);
     rig_check(&w.rig);
+    rig_look(&w.rig);
     rig_reopen(&w.rig);
     for (int i = 0; i < MODELS; i++)
         if (w.m[i].data)
@@ -913,6 +915,7 @@ static void check_world(const char *url, uint64_t seed, int steps)
     }
     rig_settle(&w.rig);
     assert_int_equal(rig_check(&w.rig), 0); /* not a unit is lost */
+    rig_look(&w.rig);
     rig_end(&w.rig);
 }
 
