@@ -159,7 +159,9 @@ static json_t *dump_runs(struct pck *c, const uint8_t *mem, uint64_t at)
 static bool dump_tree(struct dump *d, const struct pck_entry *e, unsigned level, uint64_t at)
 {
     struct pck *c = d->c;
-    const uint8_t *node = e->unit < c->root.units ? pck_node(c, e) : NULL;
+    /* One that is led to from many places, which only an attacker's is, is shown once. */
+    const bool first = e->unit < c->root.units && pck_bit_set(c, &c->used, e->unit);
+    const uint8_t *node = first ? pck_node(c, e) : NULL;
     json_t *o = json_pack("{s:s,s:I,s:o,s:o,s:b}", "is", "node", "level", (json_int_t)level, "at", dump_number(at),
                           "entry", dump_entry(e), "whole", node != NULL);
     if (node)

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
  * pool_diff_cost DISK GIB PERCENT make: a pool on a disk that is a file, with a volume of so many GiB, all of which is
- * mapped, and two snapshots of it, between which so many percent have changed, a MiB here and there. No data is written.
+ * mapped, and two snapshots of it, between which so many percent changed, a MiB here and there. No data is written.
  * pool_diff_cost DISK GIB PERCENT diff: opens it, lists what is different, and says how long either took.
  */
 #include "pool_rig.h"
