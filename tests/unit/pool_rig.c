@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 #include "pool_rig.h"
 
+#include <pollux/pool_check.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -168,7 +169,11 @@ void rig_settle(struct pool_rig *rig)
     struct plx_pool *p = rig->pool;
     for (int quiet = 0; quiet < 3;) {
         bool busy = plx_reactor_poll(rig->reactor) || !plx_list_empty(&p->dying) || p->checkpoint ||
-                    p->checkpoint_wanted || p->freed.n;
+                    p->checkpoint_wanted || p->freed.n || !plx_list_empty(&p->stale) || !plx_list_empty(&p->sweeps);
+        if (!plx_list_empty(&p->stale) && !p->sweep_now) {
+            p->sweep_now = true;
+            pool_kick(p);
+        }
         if (p->freed.n && !p->checkpoint) {
             pool_checkpoint_want(p);
             pool_kick(p);
@@ -184,7 +189,7 @@ void rig_settle(struct pool_rig *rig)
 struct count {
     struct pool_rig *rig;
     uint8_t *seen; /* by unit: 1 it is led to */
-    uint64_t units;
+    uint64_t units, data;
 };
 
 static void count_again(struct pool_wait *w)
@@ -238,6 +243,7 @@ static void walk(struct count *c, const struct pool_entry *e, unsigned level, un
     if (!e->where.raw)
         return;
     bool known = c->seen[pool_entry_unit(e)];
+    c->data += !level && !known;
     see(c, pool_entry_unit(e));
     if ((level == 0) || known || (level == 1 && bottom)) /* what several trees share is gone through once */
         return;
@@ -254,9 +260,14 @@ uint64_t rig_check(struct pool_rig *rig)
     struct plx_pool *p = rig->pool;
     struct count c = {.rig = rig, .seen = calloc(p->units, 1)};
     assert_non_null(c.seen);
-    for (uint32_t i = 0; i < p->slots; i++)
-        if (p->volume[i])
-            walk(&c, &p->volume[i]->tree.root, p->volume[i]->tree.height, 0);
+    for (int ghosts = 0; ghosts < 2; ghosts++) {
+        const uint64_t data = c.data;
+        for (uint32_t i = 0; i < p->slots; i++)
+            if (p->volume[i] && (p->volume[i]->state == POOL_GHOST) == ghosts)
+                walk(&c, &p->volume[i]->tree.root, p->volume[i]->tree.height, 0);
+        if (ghosts)
+            assert_int_equal(c.data, data); /* they have nothing that nobody else has */
+    }
     const uint64_t of_volumes = c.units;
     walk(&c, &p->dir.root, p->dir.height, 0);
     walk(&c, &p->maps.root, p->maps.height, 1);
@@ -293,5 +304,21 @@ void rig_look(struct pool_rig *rig)
     struct plx_error err = {""};
     struct plx_pool_check look = {.reactor = rig->reactor, .turn = rig_turn, .found = look_found};
     if (plx_pool_check(rig->disk, &look, &err))
+        fail_msg("%s", err.text);
+}
+
+static void outside_found(void *arg, const struct plx_pool_finding *f)
+{
+    (void)arg;
+    if (f->severity != PLX_POOL_NOTE)
+        fail_msg("%s: %s", f->volume ? f->volume : "the pool", f->text);
+}
+
+void rig_check_outside(struct pool_rig *rig)
+{
+    struct plx_error err = {""};
+    struct plx_pool_check c = {.data = true, .reactor = rig->reactor, .turn = rig_turn, .found = outside_found};
+    rig_settle(rig);
+    if (plx_pool_check(rig->disk, &c, &err))
         fail_msg("%s", err.text);
 }

@@ -52,6 +52,8 @@ void rig_settle(struct pool_rig *rig);
  * @return units that volumes lead to
  */
 uint64_t rig_check(struct pool_rig *rig);
+/* The same by the check that shares nothing with what writes pools; data is compared with its checksums. */
+void rig_check_outside(struct pool_rig *rig);
 
 /*
  * That `pollux pool check` finds nothing wrong with what is on the disk, whether a log is to be replayed or not. The

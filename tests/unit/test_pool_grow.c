@@ -87,6 +87,7 @@ static void test_logs_that_were_too_long_become_shorter(void **state)
         rig_check(&rig);
         rig_reopen(&rig);
         rig_check(&rig);
+        rig_check_outside(&rig);
         rig_end(&rig);
     }
 }
@@ -259,6 +260,7 @@ static void test_grows_under_writes(void **state)
     rig_close(&rig, &t);
     rig_settle(&rig);
     rig_check(&rig);
+    rig_check_outside(&rig);
     rig_end(&rig);
     free(data);
 }

@@ -131,6 +131,7 @@ static void test_a_flipped_bit_is_an_error_that_says_where(void **state)
     rig_close(&rig, &t);
     rig_settle(&rig);
     rig_check(&rig);
+    rig_check_outside(&rig);
     rig_end(&rig);
     plx_log_set(NULL, NULL, PLX_LOG_ERROR);
 }
@@ -235,6 +236,7 @@ static void test_a_full_pool_is_overwritten(void **state)
     rig_close(&rig, &t);
     rig_settle(&rig);
     rig_check(&rig);
+    rig_check_outside(&rig);
     rig_end(&rig);
     rig_simulate(false);
 }

@@ -45,6 +45,7 @@ static void dying_enter(struct plx_pool *p, struct pool_volume *v)
 
 void pool_volume_die(struct plx_pool *p, struct pool_volume *v)
 {
+    pool_ghost_over(v);
     v->state = POOL_DYING;
     v->done = 0;
     v->changed = true;
@@ -56,8 +57,11 @@ void pool_volume_die(struct plx_pool *p, struct pool_volume *v)
 void pool_volume_leave(struct plx_pool *p, struct pool_volume *s)
 {
     s->children--;
+    p->families++;
     if (s->state == POOL_GHOST && s->children <= 1 && !s->pins)
         pool_volume_die(p, s);
+    else
+        pool_ghost_stale(p, s, true);
 }
 
 void pool_volume_unpin(struct plx_pool *p, struct pool_volume *s)
@@ -65,6 +69,8 @@ void pool_volume_unpin(struct plx_pool *p, struct pool_volume *s)
     s->pins--;
     if (s->state == POOL_GHOST && s->children <= 1 && !s->pins)
         pool_volume_die(p, s);
+    else
+        pool_ghost_stale(p, s, true);
 }
 
 static void volume_gone(struct plx_pool *p, struct pool_volume *s)
@@ -76,6 +82,8 @@ static void volume_gone(struct plx_pool *p, struct pool_volume *s)
     if (child) {
         child->parent = parent;
         child->changed = true;
+        p->families++;
+        pool_ghost_stale(p, parent, true);
     } else if (parent) {
         pool_volume_leave(p, parent);
     }
@@ -159,9 +167,34 @@ static void job_again(struct pool_wait *w)
                   s->number);
         plx_list_del(&s->dying);
         p->dying_now = NULL;
+    } else {
+        pool_ghosts_unreadable(p);
     }
     pool_unlock(p);
     pool_kick(p);
+}
+
+/* @return 0, 1 when a checkpoint is to be awaited first, POOL_AGAIN, or -errno */
+static int freeing_step(struct plx_pool *p, struct pool_try *t)
+{
+    struct pool_volume *s = NULL;
+    if (!plx_list_empty(&p->dying))
+        s = plx_list_entry(p->dying.next, struct pool_volume, dying);
+    p->dying_now = s;
+    if (s && s->done >= s->size)
+        volume_gone(p, s);
+    else if (p->freed.n >= FREED_MAX || (p->checkpoint && p->freed.n))
+        return 1;
+    else
+        return s ? dying_step(p, t, s) : pool_ghosts_step(p, t);
+    if (plx_list_empty(&p->dying))
+        pool_checkpoint_want(p); /* what was freed is to be free soon */
+    return 0;
+}
+
+static bool jobs_idle(const struct plx_pool *p)
+{
+    return plx_list_empty(&p->dying) && pool_ghosts_idle(p);
 }
 
 void pool_jobs_serve(struct plx_pool *p)
@@ -171,18 +204,8 @@ void pool_jobs_serve(struct plx_pool *p)
     if (p->jobs_busy || p->closing)
         return;
     pool_lock(p);
-    for (unsigned i = 0; i < p->job_steps && !ret && !plx_list_empty(&p->dying) && !p->broken; i++) {
-        struct pool_volume *s = plx_list_entry(p->dying.next, struct pool_volume, dying);
-        p->dying_now = s;
-        if (s->done >= s->size)
-            volume_gone(p, s);
-        else if (p->freed.n >= FREED_MAX || (p->checkpoint && p->freed.n))
-            ret = 1;
-        else
-            ret = dying_step(p, &t, s);
-        if (plx_list_empty(&p->dying))
-            pool_checkpoint_want(p); /* what was freed is to be free soon */
-    }
+    for (unsigned i = 0; i < p->job_steps && !ret && !jobs_idle(p) && !p->broken; i++)
+        ret = freeing_step(p, &t);
     if (ret == 1) {
         pool_checkpoint_want(p);
         pool_wait_in(&p->space_waits, &p->job_wait);
@@ -190,7 +213,7 @@ void pool_jobs_serve(struct plx_pool *p)
         t.kick = true;
     }
     p->jobs_busy = ret == POOL_AGAIN;
-    t.kick |= !ret && (!plx_list_empty(&p->dying) || (p->checkpoint_wanted && !p->checkpoint));
+    t.kick |= !ret && (!jobs_idle(p) || (p->checkpoint_wanted && !p->checkpoint));
     pool_try_end(p, &t);
 }
 
@@ -203,6 +226,8 @@ void pool_jobs_begin(struct plx_pool *p)
         if (v && (v->state == POOL_DYING || (v->state == POOL_GHOST && v->children <= 1))) {
             v->state = POOL_DYING;
             dying_enter(p, v);
+        } else if (v) {
+            pool_ghost_stale(p, v, false);
         }
     }
     pool_kick(p);

@@ -371,6 +371,7 @@ static void apply_snapshot_one(struct plx_pool_work *w)
     s->children = 1;
     s->instant = p->instant++;
     v->parent = s;
+    p->families++;
     v->settling++;
 }
 
@@ -423,10 +424,12 @@ static void apply_delete(struct plx_pool_work *w)
     struct plx_pool *p = w->pool;
     if (w->v->flags & POOL_THICK)
         p->set_aside -= w->v->size - w->v->mapped;
-    if (w->v->children > 1)
+    if (w->v->children > 1) {
         w->v->state = POOL_GHOST;
-    else
+        pool_ghost_stale(p, w->v, true);
+    } else {
         pool_volume_die(p, w->v);
+    }
 }
 
 static int op_rename(struct plx_pool_work *w, struct pool_try *t)
@@ -483,6 +486,7 @@ static void apply_revert(struct plx_pool_work *w)
     was->tree.height = v->tree.height;
     was->parent = s;
     s->children++;
+    w->pool->families++;
     v->tree.root = s->tree.root;
     v->tree.height = s->tree.height;
     v->size = s->size;
@@ -787,7 +791,7 @@ void plx_pool_get_info(struct plx_pool *p, struct plx_pool_info *out)
         .usable = never < p->units ? (p->units - never) << p->unit_shift : 0,
         .free = pool_space_room(p) << p->unit_shift,
         .set_aside = p->set_aside << p->unit_shift,
-        .freeing = !plx_list_empty(&p->dying),
+        .freeing = !plx_list_empty(&p->dying) || !pool_ghosts_idle(p),
         .broken = p->broken,
     };
     memcpy(out->name, p->name, sizeof out->name);

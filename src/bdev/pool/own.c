@@ -344,6 +344,7 @@ void pool_own_apply(struct plx_pool_work *w)
     }
     if (s != o->to) {
         v->parent = o->to;
+        p->families++;
         if (o->to)
             o->to->children++;
         pool_volume_leave(p, s);

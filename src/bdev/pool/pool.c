@@ -171,6 +171,7 @@ static void keeper_look(struct plx_msg *msg)
         pool_size_look(p);
     pool_checkpoint_serve(p);
     pool_jobs_serve(p);
+    pool_ghosts_look(p);
     if (atomic_load(&p->changed) && !p->timer.set && !p->timer_busy && !p->closing)
         plx_timer_set(p->keeper, &p->timer, COMMIT_MS * PLX_NS_PER_MS);
 }
@@ -255,6 +256,7 @@ static int pool_new(struct plx_bdev *disk, const struct pool_keeper *keeper, str
     plx_list_init(&p->loaded);
     plx_list_init(&p->space_waits);
     pool_log_init(p);
+    pool_ghosts_init(p);
     int ret = plx_bdev_hold(disk, &hold, &p->hold, err);
     if (ret) {
         p->hold = NULL;
@@ -766,6 +768,7 @@ static void close_begin(struct plx_msg *msg)
     struct plx_pool *p = plx_container_of(msg, struct plx_pool, close_msg);
     p->closing = true;
     plx_timer_cancel(p->keeper, &p->timer);
+    plx_timer_cancel(p->keeper, &p->sweep_timer);
     p->close_wait = (struct pool_wait){.reactor = p->keeper, .again = closed_again};
     pool_lock(p);
     if (p->broken)

@@ -135,7 +135,9 @@ struct pool_volume {
     unsigned settling;          /* snapshots of it that were just made: writes that were under way then may still be */
     struct pool_volume *shadow; /* what it is about to be, below `shadow_at`: see rebase.c */
     uint64_t shadow_at;
-    struct plx_list dying;                 /* in pool->dying, as long as that is its state */
+    struct plx_list dying; /* in pool->dying, as long as that is its state; of a ghost in pool->stale, or ->sweeps */
+    uint64_t swept;        /* units from the beginning of a ghost that have been gone through */
+    bool sweeping, swept_again;            /* that is being done; and will be once more */
     struct plx_list busy[POOL_BUSY_LISTS]; /* pool_busy.link: units that are being moved */
 };
 
@@ -144,6 +146,14 @@ struct pool_busy {
     struct plx_list link;
     uint64_t at;
     uint32_t n;
+};
+
+/* How far it has come with a node of level 1 of a ghost. */
+struct pool_sweep {
+    const struct pool_volume *of;                           /* NULL: it is to begin with it */
+    uint64_t families;                                      /* pool->families then */
+    uint32_t slot;                                          /* the next of the volumes that may go back to it */
+    uint64_t needed[(1 << (POOL_UNIT_SHIFT_MAX - 4)) / 64]; /* entries that those before have */
 };
 
 /* ---- the pool ---- */
@@ -262,6 +272,14 @@ struct plx_pool {
     struct plx_list dying;         /* pool_volume.dying */
     struct pool_volume *dying_now; /* that job_wait waits for */
     unsigned job_steps;            /* that are done before others have their turn */
+    uint64_t families;             /* another one whenever a volume goes back to another */
+
+    /* ghost.c */
+    struct plx_list stale, sweeps; /* ghosts that may have what nobody has any more; that are being gone through */
+    bool sweep_now;                /* those that are stale are not to wait */
+    uint64_t sweep_since, sweep_wait_ns;
+    struct plx_timer sweep_timer; /* the keeper's */
+    struct pool_sweep sweep;
     struct pool_wait job_wait;
     bool jobs_busy; /* job_wait waits */
     struct plx_msg kick;
@@ -629,6 +647,21 @@ void pool_volume_die(struct plx_pool *p, struct pool_volume *v);
 void pool_volume_unpin(struct plx_pool *p, struct pool_volume *s);
 /* One goes back to it no more: a ghost that is not needed dies. Its record is one that has changed. Under the lock. */
 void pool_volume_leave(struct plx_pool *p, struct pool_volume *s);
+
+/* ---- ghost.c; under the lock, but where it says so ---- */
+
+void pool_ghosts_init(struct plx_pool *p);
+/* If it is a ghost: it may have what nobody has any more. @param now it is not to wait */
+void pool_ghost_stale(struct plx_pool *p, struct pool_volume *g, bool now);
+/* It is one no longer. */
+void pool_ghost_over(struct pool_volume *g);
+/* Whether there is nothing to be done at once; what there is. @return 0, POOL_AGAIN, -errno */
+bool pool_ghosts_idle(const struct plx_pool *p);
+int pool_ghosts_step(struct plx_pool *p, struct pool_try *t);
+/* What the last step waited for cannot be read. */
+void pool_ghosts_unreadable(struct plx_pool *p);
+/* The keeper's, without the lock: sees to it that what waits has its turn. */
+void pool_ghosts_look(struct plx_pool *p);
 
 /* ---- disk.c ---- */
 

@@ -196,6 +196,7 @@ void pool_rebase_apply(struct plx_pool_work *w)
     const struct pool_tree tree = v->tree;
     const uint64_t mapped = v->mapped;
     v->parent = shadow->parent;
+    p->families++;
     v->tree.root = shadow->tree.root;
     v->tree.height = shadow->tree.height;
     v->mapped = shadow->mapped;

@@ -10,6 +10,8 @@ static void entry_leave(struct plx_pool *p, struct pool_volume *v, const struct 
 {
     if (pool_tree_owns(&v->tree, e, at + 1))
         pool_space_free(p, pool_entry_unit(e));
+    else
+        pool_ghost_stale(p, v->parent, false);
 }
 
 bool pool_volume_is_busy(const struct plx_pool *p, struct pool_volume *v, uint64_t at, uint64_t n)
