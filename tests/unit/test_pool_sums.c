@@ -8,6 +8,7 @@
 
 #include <errno.h>
 #include <pollux/bdev_filter.h>
+#include <pollux/reactor.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -241,6 +242,69 @@ static void test_a_full_pool_is_overwritten(void **state)
     rig_simulate(false);
 }
 
+/* ---- units and memory ---- */
+
+/* Whatever a unit is, and however little memory there is for its data. */
+static void check_memory(const char *url, bool scarce)
+{
+    enum { MANY = 4096, BYTES = 8 << 20 };
+    static struct {
+        void *mem;
+        size_t size;
+    } held[MANY];
+    unsigned n = 0;
+    struct pool_rig rig;
+    struct tu t;
+    uint64_t seed = 11;
+    uint8_t *want = calloc(1, BYTES), *is = tu_pattern(BYTES, 1);
+    rig_make(&rig, url, &sums);
+    rig_create(&rig, "v", BYTES);
+    rig_open(&rig, "v", &t);
+    const uint32_t block = t.info->block_size;
+    for (size_t size = 256 << 10; scarce && size >= 4096; size /= 2)
+        while (n < MANY && (held[n].mem = plx_buf_get(rig.reactor, size)))
+            held[n++].size = size;
+    assert_true(n < MANY && (n || !scarce));
+    for (unsigned i = 0; i < 150; i++) {
+        const uint32_t nlb = 1 + tu_random(&seed) % (BYTES / 8 / block);
+        const uint64_t lba = tu_random(&seed) % (BYTES / block - nlb + 1), dice = tu_random(&seed) % 8;
+        uint8_t *data = tu_pattern((size_t)nlb * block, i + 2);
+        if (dice < 4) {
+            assert_int_equal(tu_io(&t, PLX_BDEV_WRITE, lba, nlb, data), 0);
+            memcpy(want + lba * block, data, (size_t)nlb * block);
+        } else if (dice < 5) {
+            assert_int_equal(tu_io(&t, PLX_BDEV_WRITE_ZEROES, lba, nlb, NULL), 0);
+            memset(want + lba * block, 0, (size_t)nlb * block);
+        } else {
+            assert_int_equal(tu_io(&t, PLX_BDEV_READ, lba, nlb, data), 0);
+            assert_memory_equal(want + lba * block, data, (size_t)nlb * block);
+        }
+        free(data);
+    }
+    for (; n; n--)
+        plx_buf_put(rig.reactor, held[n - 1].mem, held[n - 1].size);
+    for (uint64_t at = 0; at < BYTES / block; at += 2048)
+        assert_int_equal(tu_io(&t, PLX_BDEV_READ, at, plx_min_u64(2048, BYTES / block - at), is + at * block), 0);
+    assert_memory_equal(want, is, BYTES);
+    rig_close(&rig, &t);
+    rig_settle(&rig);
+    rig_check(&rig);
+    rig_end(&rig);
+    free(want);
+    free(is);
+}
+
+static void test_units_of_any_size_and_little_memory(void **state)
+{
+    static const char *const urls[] = {"ram:64M", "ram:64M?block=4096", "ram:128M?block=16384", "ram:256M?block=65536"};
+    (void)state;
+    rig_simulate(true);
+    for (unsigned i = 0; i < PLX_ARRAY_SIZE(urls); i++)
+        for (int scarce = 0; scarce < 2; scarce++)
+            check_memory(urls[i], scarce);
+    rig_simulate(false);
+}
+
 /* ---- disks that do what they should not ---- */
 
 enum { DEPTH = 6, BLOCKS = UNITS * OF_UNIT, MOST = 40 };
@@ -368,6 +432,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_what_snapshots_and_clones_share_is_checked_too),
         cmocka_unit_test(test_a_thousand_damaged_places_are_told_so_many_times),
         cmocka_unit_test(test_a_full_pool_is_overwritten),
+        cmocka_unit_test(test_units_of_any_size_and_little_memory),
         cmocka_unit_test(test_misdirected_writes_are_never_read),
         cmocka_unit_test(test_latent_errors_are_errors),
     };
