@@ -45,7 +45,7 @@ static void map_leaf(struct pool_rig *rig, struct pool_volume *v, uint64_t leaf)
         int ret = pool_space_ready(p, &t, UNITS_A_MIB, true);
         if (!ret) {
             const uint64_t n = pool_space_take(p, POOL_FOR_DATA, UNITS_A_MIB - done, &unit);
-            ret = pool_volume_map(p, &t, v, leaf * UNITS_A_MIB + done, (unsigned)n, unit, false);
+            ret = pool_volume_map(p, &t, v, leaf * UNITS_A_MIB + done, (unsigned)n, unit, NULL, false);
             if (ret)
                 pool_space_return(p, unit, n);
             else

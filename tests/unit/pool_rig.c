@@ -296,7 +296,7 @@ static void look_found(void *arg, const struct plx_pool_finding *f)
 {
     (void)arg;
     if (f->severity != PLX_POOL_NOTE)
-        fail_msg("%s", f->text);
+        fail_msg("%s: %s", f->volume ? f->volume : "the pool", f->text);
 }
 
 void rig_look(struct pool_rig *rig)
@@ -307,18 +307,8 @@ void rig_look(struct pool_rig *rig)
         fail_msg("%s", err.text);
 }
 
-static void outside_found(void *arg, const struct plx_pool_finding *f)
-{
-    (void)arg;
-    if (f->severity != PLX_POOL_NOTE)
-        fail_msg("%s: %s", f->volume ? f->volume : "the pool", f->text);
-}
-
 void rig_check_outside(struct pool_rig *rig)
 {
-    struct plx_error err = {""};
-    struct plx_pool_check c = {.data = true, .reactor = rig->reactor, .turn = rig_turn, .found = outside_found};
     rig_settle(rig);
-    if (plx_pool_check(rig->disk, &c, &err))
-        fail_msg("%s", err.text);
+    rig_look(rig);
 }
