@@ -357,7 +357,7 @@ static void take_back(struct nvme_queue *q, struct nvme_req *req)
     *p = req->next;
     if (!*p)
         q->tail = p;
-    req->waiting = false;
+    req->waiting = req->lost = false; /* what has never been in flight has no word of that yet */
     req->status = PLX_SC_ABORTED_BY_REQUEST;
 }
 
