@@ -110,10 +110,10 @@ static int group_add(struct rpc_call *c, struct group *g, const json_t *asked)
 {
     const char *name = rpc_str_in(asked, "lvol_name");
     const struct rpc_disk *d = rpc_lvol_named(c, name);
-    struct one *one = &g->all[g->n];
     struct plx_error err;
     if (!d)
-        return -ENODEV;
+        return -ENODEV; /* and the group is gone, with the call */
+    struct one *one = &g->all[g->n];
     const struct rpc_store *store = rpc_store_with(c->rpc, d);
     if (g->store && store != g->store) {
         int ret = plx_fail(&err, -EINVAL,
