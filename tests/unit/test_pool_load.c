@@ -5,6 +5,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include <pollux/bdev_filter.h>
+
 enum { UNIT = 4096, NLB = 8, MANY = 600 };
 
 struct many {
@@ -120,6 +122,52 @@ static void test_checkpoints_are_not_waited_for(void **state)
     rig_simulate(false);
 }
 
+/* After a power cut what a replay needs is read at once: 1,000 changes, each with a node of its own, 1 ms a read */
+static void test_replay_reads_ahead(void **state)
+{
+    enum { WRITES = 1000, LIMIT_MS = 200 };
+    struct pool_rig rig;
+    struct tu t;
+    struct tu_req q;
+    uint8_t *data = tu_pattern(UNIT, 1);
+    uint64_t seed = 1;
+    (void)state;
+    rig_simulate(true);
+    rig_make(&rig, "crash:[delay:ram:1G?read=1ms]", NULL);
+    rig_create(&rig, "v", UINT64_C(1) << 40);
+    rig_open(&rig, "v", &t);
+    tu_req_init(&q);
+    for (unsigned round = 0; round < 2; round++) { /* the nodes of the second one are on the disk */
+        for (unsigned i = 0; i <= WRITES; i++) {
+            const bool over = i == WRITES;
+            const uint64_t unit = ((tu_random(&seed) % (1U << 20)) << 8) + round;
+            tu_start(&t, &q, over ? PLX_BDEV_FLUSH : PLX_BDEV_WRITE, over ? 0 : unit * NLB, over ? 0 : NLB, data);
+            while (!q.done)
+                rig_turn(t.reactor);
+            assert_int_equal(q.req->status, 0);
+        }
+        seed = 1;
+        if (!round)
+            rig_do(&rig, PLX_POOL_NAME_IT, NULL, "p", 0);
+        rig.pool->dirty_max = 8 * WRITES; /* no checkpoint by itself */
+    }
+    assert_int_equal(plx_bdev_crash_cut(rig.disk, NULL), 0);
+    tu_req_free(&q);
+    rig_close(&rig, &t);
+    pool_close_on(rig.pool);
+    assert_int_equal(plx_bdev_crash_restore(rig.disk, NULL), 0);
+    plx_reactor_poll(rig.reactor);
+    const uint64_t began = plx_reactor_now(rig.reactor);
+    rig_pool(&rig);
+    plx_reactor_poll(rig.reactor);
+    assert_true(plx_reactor_now(rig.reactor) - began < LIMIT_MS * PLX_NS_PER_MS);
+    assert_int_equal(rig.pool->volume[0]->mapped, 2 * WRITES);
+    assert_true(rig.pool->nodes > WRITES);
+    rig_end(&rig);
+    rig_simulate(false);
+    free(data);
+}
+
 /* A leaf that is changed after its CRC was made for the next checkpoint has another one. */
 static void test_sums_made_early_are_of_what_is_written(void **state)
 {
@@ -155,6 +203,7 @@ int main(int argc, char **argv)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_more_requests_than_sub_requests),
         cmocka_unit_test(test_checkpoints_are_not_waited_for),
+        cmocka_unit_test(test_replay_reads_ahead),
         cmocka_unit_test(test_sums_made_early_are_of_what_is_written),
     };
     if (argc > 1)
