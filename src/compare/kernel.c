@@ -22,11 +22,13 @@ enum { DEVICE_MS = 10000, STEP_MS = 10, PORTS = 65535, FIRST_PORT = 20000, SOME_
 
 /* ---- what is there ---- */
 
-static bool need_root(char *reason, size_t size)
+/* What cannot be noted is not set up. */
+static bool may_set_up(const struct compare_kernel *k, char *reason, size_t size)
 {
-    if (geteuid() == 0)
+    bool root = geteuid() == 0;
+    if (root && !k->problem[0])
         return true;
-    snprintf(reason, size, "only root can set the kernel's side up");
+    snprintf(reason, size, "%s", root ? k->problem : "only root can set the kernel's side up");
     return false;
 }
 
@@ -56,7 +58,7 @@ static bool have_module(struct compare_kernel *k, const char *name, const char *
 bool compare_kernel_target_possible(struct compare_kernel *k, char *reason, size_t size)
 {
     reason[0] = '\0';
-    if (!need_root(reason, size))
+    if (!may_set_up(k, reason, size))
         return false;
     if (!have_module(k, "nvmet_tcp", NULL)) {
         snprintf(reason, size, "this kernel has no module nvmet-tcp");
@@ -74,7 +76,7 @@ bool compare_kernel_target_possible(struct compare_kernel *k, char *reason, size
 bool compare_kernel_host_possible(struct compare_kernel *k, char *reason, size_t size)
 {
     reason[0] = '\0';
-    if (!need_root(reason, size))
+    if (!may_set_up(k, reason, size))
         return false;
     if (!have_module(k, "nvme_tcp", NULL) || access(FABRICS, R_OK | W_OK) < 0) {
         snprintf(reason, size, "this kernel has no module nvme-tcp");

@@ -20,7 +20,10 @@ struct compare_kernel;
 bool compare_kernel_target_possible(struct compare_kernel *k, char *reason, size_t size);
 bool compare_kernel_host_possible(struct compare_kernel *k, char *reason, size_t size);
 
-/* What a run sets up. Without root it can set up nothing, and that is no error. @return 0 or a negative errno value */
+/*
+ * What a run sets up. Without root, or where nothing can be noted, it can set up nothing, and that is no error.
+ * @return 0 or -ENOMEM
+ */
 int compare_kernel_open(struct compare_kernel **out, struct plx_error *err);
 /* Takes down what is still there, and its notes. @return 0, or a negative errno value when something could not be */
 int compare_kernel_close(struct compare_kernel *k, struct plx_error *err);

@@ -299,13 +299,9 @@ int compare_kernel_open(struct compare_kernel **out, struct plx_error *err)
     plx_uuid_format(uuid, k->id);
     k->lock = -1;
     k->notes = json_pack("{s[]}", "modules");
-    if (geteuid() == 0)
-        ret = make_dir(k);
-    if (ret) {
-        plx_fail(err, ret, "%s cannot be made: %s", k->dir, strerror(-ret));
-        json_decref(k->notes);
-        free(k);
-        return ret;
+    if (geteuid() == 0 && (ret = make_dir(k))) {
+        snprintf(k->problem, sizeof k->problem, "%s cannot be made: %s", RUN_DIR, strerror(-ret));
+        k->dir[0] = '\0';
     }
     *out = k;
     return 0;

@@ -12,10 +12,11 @@
 
 struct compare_kernel {
     char id[PLX_UUID_TEXT];
-    char dir[96];     /* of its notes; "" without root */
-    int lock;         /* -1 without root */
-    json_t *notes;    /* {subsystem, port, nullb, host, configfs: TEXT, modules: [TEXT]} */
-    char device[256]; /* what nvmet serves */
+    char dir[96];      /* of its notes; "" without root */
+    int lock;          /* -1 without root */
+    char problem[160]; /* why there can be no notes, and so nothing of the kernel; or "" */
+    json_t *notes;     /* {subsystem, port, nullb, host, configfs: TEXT, modules: [TEXT]} */
+    char device[256];  /* what nvmet serves */
     char medium[64];
 };
 

@@ -109,6 +109,17 @@ def test_who_is_not_root_is_told_what_cannot_be_measured(program):
     assert "[1] only root can set the kernel's side up" in done.stdout
 
 
+def test_where_nothing_can_be_noted_nothing_of_the_kernel_is_set_up():
+    if os.geteuid() != 0 or subprocess.run(["unshare", "-m", "true"], check=False).returncode:
+        pytest.skip("needs root, and a name space for mounts")
+    script = 'mount -t tmpfs -o ro none /run && exec "$@"'
+    done = subprocess.run(["unshare", "-m", "sh", "-c", script, "sh", binary(), "compare", *SHORT], capture_output=True,
+                          text=True, timeout=LIMIT, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "[1] /run/pollux-compare cannot be made: Read-only file system" in done.stdout
+    assert done.stdout.count("not measured [1]") == 3
+
+
 def test_nothing_that_can_be_measured_is_an_error(program):
     done = run(*SHORT, "--targets", "kernel", program=program, user=NOBODY, group=NOBODY, status=1, cwd="/tmp")
     assert done.stderr == ("pollux: nothing of what was asked for can be measured here: only root can set the kernel's "
