@@ -675,6 +675,14 @@ static void discard_some(struct life *l, struct vol *a)
     units_change(l, a, 2, 1, a->mapped[2]);
 }
 
+static void grow_volume(struct workload *w)
+{
+    struct life *l = &w->l;
+    struct plx_pool_op op = {.kind = PLX_POOL_RESIZE, .volume = l->v[A].name, .size = 512 * BLOCKS * BLOCK};
+    w->grown = run_op(l, &op);
+    w->maybe_grown = !w->grown && is_off(l);
+}
+
 static void grow_pool(struct workload *w)
 {
     struct plx_pool_op op = {.kind = PLX_POOL_GROW};
@@ -725,11 +733,8 @@ static void do_code(struct workload *w, enum code code)
             discard_some(l, a);
         break;
     case GROW:
-        if (a->there) {
-            struct plx_pool_op op = {.kind = PLX_POOL_RESIZE, .volume = a->name, .size = 512 * BLOCKS * BLOCK};
-            w->grown = run_op(l, &op);
-            w->maybe_grown = !w->grown && is_off(l);
-        }
+        if (a->there)
+            grow_volume(w);
         break;
     case RENAME:
         if (s)
@@ -830,7 +835,7 @@ static bool does_all(const struct workload *w)
     for (unsigned i = 0; i < w->n; i++) {
         const enum code c = w->codes[i];
         const bool of_snapshot = c == CLONE || c == DELETE_SNAPSHOT || c == RENAME;
-        if ((of_snapshot && !snapshots) || (!of_snapshot && c != CREATE && !there) ||
+        if ((of_snapshot && !snapshots) || (!of_snapshot && c != CREATE && c != GROW_POOL && !there) ||
             ((c == REVERT || c == DECOUPLE) && !linked) || (c == SET_PARENT && !linked && !snapshots))
             return false;
         snapshots += (c == SNAPSHOT) - (c == DELETE_SNAPSHOT);

@@ -206,6 +206,7 @@ void pool_rebase_apply(struct plx_pool_work *w)
     shadow->mapped = mapped;
     if (v->state == POOL_SNAPSHOT)
         v->instant = shadow->instant; /* until which all of it was entered */
+    shadow->instant = p->instant++;   /* what it was has been entered until now */
     p->shape++;
     v->shadow = NULL;
     w->made = NULL;
