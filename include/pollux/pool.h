@@ -204,6 +204,40 @@ PLX_API void plx_pool_diff_submit(struct plx_pool *pool, struct plx_pool_diff *d
 /** The same, and waits for it; done and reactor are not looked at. Not on a reactor. @return d->result */
 PLX_API int plx_pool_diff(struct plx_pool *pool, struct plx_pool_diff *d);
 
+/* ---- copied to another disk ---- */
+
+struct pool_send;
+
+/**
+ * What a snapshot has is written to the same places of another disk. Memory of the caller's, who leaves it alone until
+ * done is called, but for looking how far it has come. All on the one reactor.
+ */
+struct plx_volume_copy {
+    struct plx_bdev *volume;  /**< a snapshot, open as this disk */
+    struct plx_bdev *to;      /**< at least as large; nobody else may use it meanwhile */
+    bool all;                 /**< what those that it goes back to have, too; else what is its own */
+    const uint64_t *clusters; /**< only these, which are unmapped where there is nothing to be written; or NULL */
+    uint32_t n_clusters;
+    struct plx_reactor *reactor;
+    void (*done)(struct plx_volume_copy *c); /**< may be called before plx_volume_copy_begin() returns */
+    void *arg;                               /**< the caller's */
+
+    uint64_t copied, unmapped; /**< clusters of which something has been written, or nothing is there */
+    uint64_t total;            /**< of them, once they have been counted */
+    int result;                /**< at the end: 0, or -errno with err filled */
+    struct plx_error err;
+
+    struct pool_send *inner; /**< the pool's */
+};
+
+/**
+ * Begins it. @return 0; or -errno with err filled, and done is not called: -EPERM when it is no snapshot, -EINVAL when
+ * the disks do not fit, -EBUSY when either is in use
+ */
+PLX_API int plx_volume_copy_begin(struct plx_volume_copy *c);
+/** It ends soon, with -ECANCELED. */
+PLX_API void plx_volume_copy_stop(struct plx_volume_copy *c);
+
 #ifdef __cplusplus
 }
 #endif

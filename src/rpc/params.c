@@ -50,6 +50,9 @@ static void what_it_takes(const struct rpc_param *p, char *out, size_t size)
     case RPC_STRINGS:
         snprintf(out, size, "an array of texts");
         break;
+    case RPC_UINTS:
+        snprintf(out, size, "an array of numbers");
+        break;
     case RPC_OBJECT:
         snprintf(out, size, "an object");
         break;
@@ -150,6 +153,11 @@ static int check_list(const struct check *k, const struct rpc_param *p, const js
         return wrong(k, RPC_INTERNAL, p, v);
     json_array_foreach(v, i, item)
     {
+        if (p->type == RPC_UINTS) {
+            if (!json_is_integer(item) || json_integer_value(item) < 0)
+                return wrong(k, RPC_INTERNAL, p, item);
+            continue;
+        }
         if (!json_is_string(item) || (p->type == RPC_FLAGS && !one_of(p->values, json_string_value(item))))
             return wrong(k, RPC_INTERNAL, p, item);
     }
@@ -205,6 +213,7 @@ static int check_value(const struct check *k, const struct rpc_param *p, json_t 
         return check_text(k, p, *v);
     case RPC_FLAGS:
     case RPC_STRINGS:
+    case RPC_UINTS:
         return check_list(k, p, *v);
     case RPC_OBJECTS:
         return check_objects(k, p, v);
@@ -303,9 +312,9 @@ json_t *rpc_params_check(const struct rpc_method *m, const json_t *given, int *c
 static json_t *describe_params(const struct rpc_param *members)
 {
     static const char *const types[] = {
-        [RPC_BOOL] = "boolean",  [RPC_UINT] = "number",   [RPC_INT] = "number",  [RPC_STRING] = "string",
-        [RPC_UUID] = "uuid",     [RPC_ENUM] = "string",   [RPC_FLAGS] = "array", [RPC_STRINGS] = "array",
-        [RPC_OBJECT] = "object", [RPC_OBJECTS] = "array",
+        [RPC_BOOL] = "boolean", [RPC_UINT] = "number",   [RPC_INT] = "number",    [RPC_STRING] = "string",
+        [RPC_UUID] = "uuid",    [RPC_ENUM] = "string",   [RPC_FLAGS] = "array",   [RPC_STRINGS] = "array",
+        [RPC_UINTS] = "array",  [RPC_OBJECT] = "object", [RPC_OBJECTS] = "array",
     };
     json_t *out = json_array();
     for (const struct rpc_param *p = members; p && p->name; p++) {

@@ -10,10 +10,10 @@
 /* ---- methods ---- */
 
 static const struct rpc_method *const tables[] = {
-    rpc_methods_app,    rpc_methods_options,    rpc_methods_keyring,     rpc_methods_bdev,
-    rpc_methods_filter, rpc_methods_nvmf,       rpc_methods_access,      rpc_methods_query,
-    rpc_methods_limit,  rpc_methods_nvme,       rpc_methods_vhost,       rpc_methods_vhost_scsi,
-    rpc_methods_lvol,   rpc_methods_lvol_group, rpc_methods_lvol_family, rpc_methods_pool,
+    rpc_methods_app,   rpc_methods_options,    rpc_methods_keyring, rpc_methods_bdev,       rpc_methods_filter,
+    rpc_methods_nvmf,  rpc_methods_access,     rpc_methods_query,   rpc_methods_limit,      rpc_methods_nvme,
+    rpc_methods_vhost, rpc_methods_vhost_scsi, rpc_methods_lvol,    rpc_methods_lvol_group, rpc_methods_lvol_family,
+    rpc_methods_pool,  rpc_methods_lvol_copy,
 };
 
 void rpc_methods_each(void (*fn)(void *arg, const struct rpc_method *m), void *arg)
@@ -43,9 +43,9 @@ int plx_rpc_create(struct plx_rpc **out, const struct plx_rpc_opts *opts, struct
     rpc->reactor = opts->reactors[0];
     rpc->started = !opts->wait;
     rpc_clients_init(rpc);
-    struct plx_list *const lists[] = {&rpc->lane,        &rpc->unsaved, &rpc->calls,    &rpc->disks,
-                                      &rpc->listeners,   &rpc->waiters, &rpc->ns_texts, &rpc->remotes,
-                                      &rpc->discoveries, &rpc->asks,    &rpc->passes,   &rpc->stores};
+    struct plx_list *const lists[] = {&rpc->lane,    &rpc->unsaved,  &rpc->calls,   &rpc->disks,       &rpc->listeners,
+                                      &rpc->waiters, &rpc->ns_texts, &rpc->remotes, &rpc->discoveries, &rpc->asks,
+                                      &rpc->passes,  &rpc->stores,   &rpc->copies};
     for (size_t i = 0; i < PLX_ARRAY_SIZE(lists); i++)
         plx_list_init(lists[i]);
     json_t **const objects[] = {&rpc->options, &rpc->subsystems, &rpc->vhost, &rpc->keys, &rpc->log_flags};
@@ -79,7 +79,8 @@ static void rpc_stopped(struct plx_rpc *rpc, int ret)
 
 void rpc_may_stop(struct plx_rpc *rpc)
 {
-    if (rpc->stopping && plx_list_empty(&rpc->calls) && !rpc_state_busy(rpc) && !rpc->remote_tasks)
+    if (rpc->stopping && plx_list_empty(&rpc->calls) && !rpc_state_busy(rpc) && !rpc->remote_tasks &&
+        !rpc_copies_running(rpc))
         rpc_stopped(rpc, 0);
 }
 
@@ -106,6 +107,7 @@ void plx_rpc_stop(struct plx_rpc *rpc, void (*done)(void *arg, int ret), void *a
     }
     rpc_remotes_stop(rpc);
     rpc_lvols_stop(rpc);
+    rpc_copies_stop(rpc);
     rpc_may_stop(rpc);
 }
 

@@ -51,6 +51,7 @@ enum rpc_type {
     RPC_ENUM,    /* one of `values` */
     RPC_FLAGS,   /* an array of those */
     RPC_STRINGS, /* an array of strings */
+    RPC_UINTS,   /* an array of numbers */
     RPC_OBJECT,  /* `members` */
     RPC_OBJECTS, /* an array of such objects: `min` to `max` */
 };
@@ -92,7 +93,7 @@ struct rpc_method {
 extern const struct rpc_method rpc_methods_app[], rpc_methods_bdev[], rpc_methods_filter[], rpc_methods_nvme[],
     rpc_methods_options[], rpc_methods_nvmf[], rpc_methods_access[], rpc_methods_query[], rpc_methods_limit[],
     rpc_methods_keyring[], rpc_methods_vhost[], rpc_methods_vhost_scsi[], rpc_methods_lvol[], rpc_methods_lvol_group[],
-    rpc_methods_lvol_family[], rpc_methods_pool[];
+    rpc_methods_lvol_family[], rpc_methods_pool[], rpc_methods_lvol_copy[];
 
 const struct rpc_method *rpc_method_find(const char *name);
 /* Calls fn for each. */
@@ -253,7 +254,9 @@ struct plx_rpc {
     json_t *options;   /* by method: parameters */
     json_t *transport; /* that was created, or NULL */
     struct plx_list disks, listeners;
-    struct plx_list stores;               /* see lvol.h */
+    struct plx_list stores; /* see lvol.h */
+    struct plx_list copies; /* of volumes, likewise: under way, or over and not asked about yet */
+    uint32_t last_copy;
     bool loading;                         /* a configuration: what disks have on them is looked at later */
     struct plx_list remotes, discoveries; /* see nvme.h */
     struct plx_list asks, passes;         /* of controllers, likewise */

@@ -316,6 +316,7 @@ static json_t *script_params(struct script *s, const struct rpc_param *members)
                     : p->type == RPC_ENUM    ? script_choice(s, p->values)
                     : p->type == RPC_FLAGS   ? json_pack("[o]", script_choice(s, p->values))
                     : p->type == RPC_STRINGS ? json_pack("[o]", script_text(s, p->name))
+                    : p->type == RPC_UINTS   ? json_pack("[i, i]", script_byte(s), script_byte(s))
                     : p->type == RPC_OBJECT  ? script_params(s, p->members)
                     : p->type == RPC_OBJECTS ? json_pack("[o]", script_params(s, p->members))
                                              : script_number(s, p);

@@ -6,9 +6,12 @@ import threading
 
 import pytest
 
+import sqe
 from host import Controller
+from spec import Sc
 from test_pool import disk_of, put, run, told, volumes
-from test_lvol import BLOCK, EBUSY, EEXIST, EINVAL, ENODEV, ENOSPC, MIB, NQN, Kept, create, lvol, make, names, serve
+from test_lvol import (BLOCK, EBUSY, EEXIST, EINVAL, ENODEV, ENOSPC, EPERM, MIB, NQN,
+                       Kept, create, lvol, make, names, serve)
 
 CLUSTER = MIB
 BLOCKS = CLUSTER // BLOCK  # of a cluster
@@ -252,6 +255,120 @@ def test_cut_off(how):
         with server.client() as client, Controller(serve_again(client), NQN, io_queues=1) as host:
             assert lvol(client, "lvs0/v")["base_snapshot"] == "s" and lvol(client, "lvs0/v")["thin_provision"]
             assert pattern(host, 1, 41) == [7] * 40 + [0]
+
+
+# ---- copies
+
+def copied(client, start, check, **params):
+    """The last state of a copy."""
+    operation = client.call(start, **params)["operation_id"]
+    while (state := client.call(check, operation_id=operation))["state"] == "in progress":
+        assert state.get("copied_clusters", 0) <= state["total_clusters"] or not state["total_clusters"]
+    assert client.refused(check, operation_id=operation)[0] == ENODEV  # it has been told
+    return state
+
+
+def shallow(client, source, to):
+    return copied(client, "bdev_lvol_start_shallow_copy", "bdev_lvol_check_shallow_copy", src_lvol_name=source,
+                  dst_bdev_name=to)
+
+
+def snapshots_of_three(client, host):
+    """s1 has clusters 1, 3 of its own; s2 has 0 and 2, and has discarded 3."""
+    fill(host, 1, (1, 3), 0x11)
+    client.call("bdev_lvol_snapshot", lvol_name="lvs0/v", snapshot_name="s1")
+    fill(host, 1, (0, 2), 0x22)
+    for at in range(3 * BLOCKS, 4 * BLOCKS, 32):
+        assert host.io.execute(sqe.write_zeroes(1, at, 32, deac=True)).status == Sc.SUCCESS
+    client.call("bdev_lvol_snapshot", lvol_name="lvs0/v", snapshot_name="s2")
+
+
+def test_shallow_copy():
+    """test_shallow_copy_compare of the other server: what is not the snapshot's own is left alone."""
+    with Kept() as server, server.client() as client:
+        make(server, client, CLUSTER)
+        create(client, "v", 5)
+        client.call("bdev_malloc_create", name="M", num_blocks=5 * BLOCKS, block_size=BLOCK)
+        client.call("bdev_malloc_create", name="tiny", num_blocks=BLOCKS, block_size=BLOCK)
+        with Controller(serve(client, "lvs0/v", "M"), NQN, io_queues=1) as host:
+            snapshots_of_three(client, host)
+            fill(host, 2, range(5), 0xff)
+            for source, to, code, words in (("lvs0/v", "M", EPERM, "can be written to"),
+                                            ("lvs0/s2", "no", ENODEV, "No such device"),
+                                            ("M", "tiny", ENODEV, "No such device"),
+                                            ("lvs0/s2", "tiny", EINVAL, "is smaller than"),
+                                            ("lvs0/s2", "M", EPERM, "is used")):
+                got, said = client.refused("bdev_lvol_start_shallow_copy", src_lvol_name=source, dst_bdev_name=to)
+                assert got == code and words in said, (source, to, got, said)
+            client.call("nvmf_subsystem_remove_ns", nqn=NQN, nsid=2)
+            state = shallow(client, "lvs0/s2", "M")
+            assert state == {"state": "complete", "copied_clusters": 3, "unmapped_clusters": 0, "total_clusters": 3}
+            namespace(client, "M")
+            assert pattern(host, 2, 5) == [0x22, 0xff, 0x22, 0, 0xff]
+            client.call("nvmf_subsystem_remove_ns", nqn=NQN, nsid=2)
+            assert shallow(client, "lvs0/s1", "M")["copied_clusters"] == 2
+            namespace(client, "M")
+            assert pattern(host, 2, 5) == [0x22, 0x11, 0x22, 0x11, 0xff]
+            client.call("nvmf_subsystem_remove_ns", nqn=NQN, nsid=2)
+            state = copied(client, "bdev_lvol_start_deep_copy", "bdev_lvol_check_deep_copy", src_lvol_name="lvs0/s2",
+                           dst_bdev_name="M")
+            assert state == {"state": "complete", "processed_clusters": 3, "total_clusters": 3}
+            namespace(client, "M")
+            assert pattern(host, 2, 5)[:3] == [0x22, 0x11, 0x22]
+            client.call("nvmf_subsystem_remove_ns", nqn=NQN, nsid=2)
+            state = copied(client, "bdev_lvol_start_range_shallow_copy", "bdev_lvol_check_shallow_copy",
+                           src_lvol_name="lvs0/s2", dst_bdev_name="M", clusters=[4, 0, 1, 0])
+            assert state == {"state": "complete", "copied_clusters": 1, "unmapped_clusters": 2, "total_clusters": 3}
+            namespace(client, "M")
+            assert pattern(host, 2, 5)[:3] == [0x22, 0, 0x22] and pattern(host, 2, 5)[4] == 0
+            for bad in ([5], ["a"], [-1], 3):
+                client.refused("bdev_lvol_start_range_shallow_copy", src_lvol_name="lvs0/s2", dst_bdev_name="M",
+                               clusters=bad)
+
+
+def test_a_replica_is_rebuilt():
+    """As Longhorn does it: snapshot by snapshot, over NVMe-oF or not, into a volume of another store."""
+    with Kept() as server, server.client() as client:
+        make(server, client, CLUSTER)
+        create(client, "v", 5)
+        client.call("bdev_malloc_create", name="M", num_blocks=64 * BLOCKS, block_size=BLOCK)
+        client.call("bdev_lvol_create_lvstore", bdev_name="M", lvs_name="lvs1", cluster_sz=CLUSTER)
+        create(client, "r", 5, store="lvs1")
+        with Controller(serve(client, "lvs0/v"), NQN, io_queues=1) as host:
+            snapshots_of_three(client, host)
+            for name in ("s1", "s2"):
+                assert shallow(client, f"lvs0/{name}", "lvs1/r")["state"] == "complete"
+                client.call("bdev_lvol_snapshot", lvol_name="lvs1/r", snapshot_name=name)
+                client.call("bdev_lvol_detach_parent", name="lvs1/r")
+                if name == "s2":
+                    client.call("bdev_lvol_set_parent", lvol_name="lvs1/s2", parent_name="lvs1/s1")
+            client.call("bdev_lvol_set_parent", lvol_name="lvs1/r", parent_name="lvs1/s2")
+            namespace(client, "lvs1/r")
+            assert pattern(host, 2, 5) == pattern(host, 1, 5) == [0x22, 0x11, 0x22, 0, 0]
+
+
+@pytest.mark.parametrize("kill", [False, True], ids=["stop", "kill"])
+def test_a_copy_is_cut_off(kill):
+    with Kept() as server:
+        with server.client() as client:
+            make(server, client, CLUSTER)
+            create(client, "v", 40)
+            client.call("bdev_malloc_create", name="M", num_blocks=40 * BLOCKS, block_size=BLOCK)
+            client.call("bdev_delay_create", name="D", base_bdev_name="M", avg_read_latency=0, p99_read_latency=0,
+                        avg_write_latency=300000, p99_write_latency=300000)
+            with Controller(serve(client, "lvs0/v"), NQN, io_queues=1) as host:
+                fill(host, 1, range(40), 9)
+                client.call("bdev_lvol_snapshot", lvol_name="lvs0/v", snapshot_name="s")
+            operation = client.call("bdev_lvol_start_shallow_copy", src_lvol_name="lvs0/s",
+                                    dst_bdev_name="D")["operation_id"]
+            while not client.call("bdev_lvol_check_shallow_copy", operation_id=operation)["copied_clusters"]:
+                pass
+            code, said = client.refused("bdev_lvol_set_parent", lvol_name="lvs0/s", parent_name="lvs0/s")
+            assert code == EBUSY
+            assert client.refused("bdev_lvol_delete", name="lvs0/s")[0] == EBUSY
+        server.restart(kill)
+        with server.client() as client:
+            assert names(client) == ["lvs0/s", "lvs0/v"]
 
 
 # ---- commands

@@ -29,8 +29,6 @@ void pool_work_yield(struct plx_pool_work *w);
 int pool_work_no_volume(struct plx_pool_op *op, const char *name);
 /* Takes a place of the directory. @return 0 or -ENOMEM, -ENOSPC */
 int pool_work_number(struct plx_pool *p, struct pool_volume **out);
-/* The snapshot that people see a volume go back to; or NULL. */
-struct pool_volume *pool_volume_live_parent(const struct pool_volume *v);
 /* Finds the volume of an operation that takes long, w->v. @return 0, POOL_AGAIN, or -errno with err filled */
 int pool_work_lock(struct plx_pool_work *w);
 

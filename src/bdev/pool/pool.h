@@ -623,6 +623,8 @@ bool pool_name_ok(const char *name);
 struct pool_volume *pool_volume_find(struct plx_pool *p, const char *name);
 bool pool_name_ok(const char *name);
 struct pool_volume *pool_volume_find_uuid(struct plx_pool *p, const uint8_t uuid[16]);
+/* The snapshot that people see a volume go back to; or NULL. */
+struct pool_volume *pool_volume_live_parent(const struct pool_volume *v);
 /* All have been read: who goes back to whom. */
 int pool_volumes_link(struct plx_pool *p, struct plx_error *err);
 
