@@ -200,6 +200,7 @@ PLX_API int plx_bdev_content(struct plx_bdev *bdev, char *text, size_t size, str
 
 enum plx_bdev_claim {
     PLX_BDEV_READS,     /**< or only looks on; conflicts with nothing */
+    PLX_BDEV_STILL,     /**< reads, and nobody writes */
     PLX_BDEV_SHARED,    /**< writes, and so may others */
     PLX_BDEV_EXCLUSIVE, /**< writes, and nobody else does */
 };

@@ -85,6 +85,7 @@ struct plx_volume_info {
     uint64_t mapped; /**< bytes that have been written, whoever shares them */
     bool snapshot;   /**< cannot be changed */
     bool thick;
+    char outer[PLX_POOL_NAME];  /**< UUID or name of a disk outside, which shows through where nothing is; or "" */
     char parent[PLX_POOL_NAME]; /**< the snapshot that it goes back to, of those there are; "" for none */
     uint32_t children;          /**< of a snapshot: that go back to it */
     bool busy;                  /**< an operation that takes long is under way */
@@ -139,7 +140,8 @@ struct plx_pool_op {
     const char *name;
     uint64_t size;
     bool thick;
-    uint8_t uuid[16]; /**< of what is made: zeroes for a random one; it is there when it is done */
+    const char *outer; /**< PLX_POOL_CREATE: UUID or name of a disk that shows through where nothing is; or NULL */
+    uint8_t uuid[16];  /**< of what is made: zeroes for a random one; it is there when it is done */
     /**
      * PLX_POOL_SNAPSHOT: one more, or NULL, of the same instant: whatever order writes to all these volumes had, what
      * the snapshots have of them is the first ones. All are made, or none; `volume`, `name` and `uuid` of those that

@@ -220,6 +220,11 @@ static int check_claim(const struct plx_bdev *bdev, const struct plx_bdev_hold_o
             return plx_fail(err, -EBUSY, "%s is used exclusively by %s", name, h->who);
         if (o->claim == PLX_BDEV_EXCLUSIVE && h->o.claim != PLX_BDEV_READS)
             return plx_fail(err, -EBUSY, "%s is used by %s, so %s cannot have it exclusively", name, h->who, o->who);
+        if (h->o.claim == PLX_BDEV_STILL && o->claim == PLX_BDEV_SHARED)
+            return plx_fail(err, -EBUSY, "%s is read by %s, so that nobody may write to it", name, h->who);
+        if (o->claim == PLX_BDEV_STILL && h->o.claim == PLX_BDEV_SHARED)
+            return plx_fail(err, -EBUSY, "%s is used by %s, which may write to it, so that %s cannot read it", name,
+                            h->who, o->who);
     }
     return 0;
 }

@@ -93,6 +93,7 @@ struct rpc_disk *rpc_disk_add(struct plx_rpc *rpc, const struct rpc_disk_kind *k
     d->fresh = may_have_pool(rpc, bdev);
     plx_list_add_tail(&rpc->disks, &d->link);
     rpc_note(rpc, "bdev_register", d->name);
+    rpc_stores_retry(rpc, bdev);
     return d;
 }
 
@@ -313,10 +314,25 @@ void rpc_disk_delete(struct rpc_call *c, const struct rpc_disk_kind *kind, const
     rpc_disk_clear(c);
 }
 
+/* What goes back to a disk outside before that. */
+static struct rpc_disk *first_to_close(struct plx_rpc *rpc)
+{
+    for (struct plx_list *it = rpc->disks.prev; it != &rpc->disks; it = it->prev) {
+        struct rpc_disk *d = plx_list_entry(it, struct rpc_disk, link);
+        struct plx_volume_info v;
+        if (d->kind != &rpc_kind_lvol)
+            continue;
+        plx_volume_get_info(d->bdev, &v);
+        if (v.outer[0])
+            return d;
+    }
+    return plx_list_entry(rpc->disks.next, struct rpc_disk, link);
+}
+
 void rpc_disks_close(struct plx_rpc *rpc)
 {
     while (!plx_list_empty(&rpc->disks)) {
-        struct rpc_disk *first = plx_list_entry(rpc->disks.next, struct rpc_disk, link);
+        struct rpc_disk *first = first_to_close(rpc);
         struct rpc_disk *top = top_of(rpc, first->bdev);
         top = top ? top : first;
         rpc_stores_close(rpc, top->bdev);

@@ -101,7 +101,9 @@ static json_t *describe_lvol(const struct rpc_disk *d)
         plx_volume_each_child(d->bdev, add_child, children);
         json_object_set_new(o, "clones", children);
     }
-    json_object_set_new(o, "esnap_clone", json_false());
+    json_object_set_new(o, "esnap_clone", json_boolean(v.outer[0] && !v.parent[0]));
+    if (v.outer[0] && !v.parent[0])
+        json_object_set_new(o, "external_snapshot_name", json_string(v.outer));
     return json_pack("{s:o}", "lvol", o);
 }
 
@@ -159,11 +161,12 @@ static bool add_lvol(void *arg, const struct plx_volume_info *v)
     struct listing *l = arg;
     char alias[RPC_NAME];
     snprintf(alias, sizeof alias, "%s/%s", l->store->name, v->name);
-    json_t *o = json_pack("{s:s, s:o, s:s, s:b, s:b, s:b, s:b, s:b, s:I, s:{s:s, s:o}}", "alias", alias, "uuid",
-                          rpc_uuid_json(v->uuid), "name", v->name, "is_thin_provisioned", !v->thick, "is_snapshot",
-                          v->snapshot, "is_clone", v->parent[0] != 0, "is_esnap_clone", false, "is_degraded", false,
-                          "num_allocated_clusters", lvol_clusters(v, l->pool.cluster), "lvs", "name", l->store->name,
-                          "uuid", rpc_uuid_json(l->pool.uuid));
+    json_t *o =
+        json_pack("{s:s, s:o, s:s, s:b, s:b, s:b, s:b, s:b, s:I, s:{s:s, s:o}}", "alias", alias, "uuid",
+                  rpc_uuid_json(v->uuid), "name", v->name, "is_thin_provisioned", !v->thick, "is_snapshot", v->snapshot,
+                  "is_clone", v->parent[0] != 0, "is_esnap_clone", v->outer[0] && !v->parent[0], "is_degraded",
+                  v->outer[0] && !v->disk, "num_allocated_clusters", lvol_clusters(v, l->pool.cluster), "lvs", "name",
+                  l->store->name, "uuid", rpc_uuid_json(l->pool.uuid));
     json_array_append_new(l->out, o);
     return true;
 }
@@ -273,6 +276,7 @@ struct lvol_op {
     struct rpc_store *store;
     struct plx_pool *pool;
     char volume[PLX_UUID_TEXT]; /* op.volume */
+    char outer[PLX_UUID_TEXT];  /* op.outer */
     char other[PLX_UUID_TEXT];  /* op.name, of one that takes long */
     struct rpc_disk *d;         /* that is closed for it, and opened again */
     struct plx_bdev_limits limits;
@@ -379,6 +383,63 @@ static void lvol_create(struct rpc_call *c)
     o->op.name = rpc_str(c, "lvol_name");
     o->op.size = size_of(c, s->pool);
     o->op.thick = !rpc_bool(c, "thin_provision");
+    lvol_op_submit(c, o);
+}
+
+static const struct rpc_param params_clone_bdev[] = {
+    TEXT("bdev", "name or UUID of the disk, which nobody may write to from now on", REQUIRED),
+    TEXT("lvs_name", "of the lvstore", REQUIRED),
+    TEXT("clone_name", "of the new volume, in that lvstore", REQUIRED, LIMITS(1, NAME_MAX_BYTES)),
+    END,
+};
+
+/* What would keep the volume from being opened. */
+static int outer_check(const struct rpc_store *s, struct plx_bdev *outer, struct plx_error *err)
+{
+    const struct plx_bdev_hold_opts hold = {.who = "a volume", .claim = PLX_BDEV_STILL};
+    const uint32_t ours = plx_bdev_info(s->base)->block_size, theirs = plx_bdev_info(outer)->block_size;
+    struct plx_bdev_hold *h;
+    if (ours % theirs)
+        return plx_fail(err, -EINVAL, "blocks of %s, %u bytes, are no parts of those of %s, %u bytes",
+                        plx_bdev_info(outer)->name, theirs, s->name, ours);
+    int ret = plx_bdev_hold(outer, &hold, &h, err);
+    if (ret)
+        return ret == -EBUSY ? -EPERM : ret; /* as those expect it who know the other server's words */
+    plx_bdev_release(h);
+    return 0;
+}
+
+static void lvol_clone_bdev(struct rpc_call *c)
+{
+    struct rpc_store *s = rpc_store_named(c->rpc, rpc_str(c, "lvs_name"));
+    struct plx_bdev *outer = plx_bdev_find(rpc_str(c, "bdev"));
+    if (!s) {
+        rpc_fail(c, RPC_INVALID_PARAMS, "lvs does not exist: %.100s; bdev_lvol_get_lvstores lists them",
+                 rpc_str(c, "lvs_name"));
+        return;
+    }
+    if (!outer) {
+        rpc_fail(c, RPC_INVALID_PARAMS, "bdev does not exist: %.100s; bdev_get_bdevs lists disks", rpc_str(c, "bdev"));
+        return;
+    }
+    if (plx_volume_pool(outer) == s->pool) {
+        rpc_fail(c, RPC_INVALID_PARAMS, "bdev is an lvol in same lvs as clone; use bdev_lvol_clone instead");
+        return;
+    }
+    const struct plx_bdev_info *info = plx_bdev_info(outer);
+    struct plx_error err;
+    int ret = outer_check(s, outer, &err);
+    if (ret) {
+        rpc_fail_errno(c, ret, &err);
+        return;
+    }
+    struct lvol_op *o = lvol_op_new(c, PLX_POOL_CREATE, s, NULL, lvol_made);
+    if (!o)
+        return;
+    o->op.name = rpc_str(c, "clone_name");
+    o->op.size = plx_bdev_blocks(outer) * info->block_size;
+    plx_uuid_format(info->uuid, o->outer);
+    o->op.outer = plx_uuid_nil(info->uuid) ? info->name : o->outer;
     lvol_op_submit(c, o);
 }
 
@@ -659,6 +720,10 @@ const struct rpc_method rpc_methods_lvol[] = {
      params_snapshot, RPC_CHANGES, .run = lvol_snapshot},
     {"bdev_lvol_clone", "clone_lvol_bdev", "Makes a volume of a snapshot; returns its UUID.", params_clone, RPC_CHANGES,
      .run = lvol_clone},
+    {"bdev_lvol_clone_bdev", NULL,
+     "Makes a volume of a disk that is in no lvstore, or in another, which shows through where nothing was written; "
+     "returns its UUID.",
+     params_clone_bdev, RPC_CHANGES, .run = lvol_clone_bdev},
     {"bdev_lvol_rename", "rename_lvol_bdev", "Gives a volume another name in its lvstore.", params_rename, RPC_CHANGES,
      .run = lvol_rename},
     {"bdev_lvol_resize", "resize_lvol_bdev", "Gives a volume another size, which hosts see at once.", params_resize,

@@ -162,6 +162,47 @@ int rpc_volume_open(struct plx_pool *pool, const char *store, const uint8_t uuid
     return ret;
 }
 
+struct waiting {
+    const struct plx_bdev *outer;
+    struct plx_volume_info v;
+    bool found;
+};
+
+static bool find_waiting(void *arg, const struct plx_volume_info *v)
+{
+    struct waiting *w = arg;
+    w->found = v->outer[0] && !v->disk && plx_bdev_find(v->outer) == w->outer;
+    w->v = *v;
+    return !w->found;
+}
+
+/* @return whether there may be more of them */
+static bool open_waiting(struct plx_rpc *rpc, const struct rpc_store *s, const struct plx_bdev *outer)
+{
+    struct waiting w = {.outer = outer};
+    struct plx_bdev *bdev;
+    struct plx_error err;
+    plx_pool_each(s->pool, find_waiting, &w);
+    if (!w.found)
+        return false;
+    if (rpc_volume_open(s->pool, s->name, w.v.uuid, w.v.name, &bdev, &err)) {
+        plx_warn("lvstore %s: volume %s is not there: %s", s->name, w.v.name, err.text);
+        return false;
+    }
+    if (rpc_disk_add(rpc, &rpc_kind_lvol, bdev))
+        return true;
+    plx_bdev_close(bdev);
+    return false;
+}
+
+void rpc_stores_retry(struct plx_rpc *rpc, const struct plx_bdev *outer)
+{
+    plx_list_for_each(it, &rpc->stores) {
+        while (open_waiting(rpc, plx_list_entry(it, struct rpc_store, link), outer))
+            continue;
+    }
+}
+
 /* ---- a pool that is open becomes a store ---- */
 
 static void store_opened(struct plx_aio *aio)

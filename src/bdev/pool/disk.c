@@ -165,6 +165,48 @@ static void piece_begin(struct volume_req *r, enum plx_bdev_op op, struct iovec 
     plx_bdev_submit(channel_of(req)->disk, sub);
 }
 
+/* ---- the disk outside ---- */
+
+/* Of its blocks a block of the volume is so many, as a power of two; */
+static unsigned outer_shift(const struct pool_disk *d)
+{
+    return d->bdev.block_shift - d->outer->block_shift;
+}
+
+/* and it has so many of those. */
+static uint64_t outer_blocks(const struct pool_disk *d)
+{
+    return plx_bdev_blocks(d->outer) >> outer_shift(d);
+}
+
+/* Whether it shows through in a unit that is nowhere. Under the lock, right after volume_entry(). */
+static bool is_outer(const struct pool_disk *d, const struct pool_entry *e, uint64_t at)
+{
+    return d->outer && !(e ? pool_entry_zeroes(e) : pool_tree_zeroes(d->pool, &d->v->tree, at));
+}
+
+static void outer_done(struct plx_bdev_req *sub)
+{
+    piece_done(sub);
+}
+
+/* A piece of n blocks at block `to` of it, which is read. Not under the lock. */
+static void outer_begin(struct volume_req *r, struct iovec *iov, uint32_t iovcnt, uint64_t to, uint32_t n)
+{
+    struct plx_bdev_req *req = plx_bdev_req_of(r), *sub = r->idle;
+    r->idle = sub->next;
+    sub->done = outer_done;
+    sub->op = PLX_BDEV_READ;
+    sub->flags = 0;
+    sub->lba = to;
+    sub->nlb = n;
+    sub->iov = iov;
+    sub->iovcnt = iovcnt;
+    plx_bdev_submit(channel_of(req)->outer, sub);
+}
+
+/* ---- data ---- */
+
 /* Whether the pieces of a request are to come one after the other, as each cuts the caller's iovec for itself. */
 static bool is_serial(const struct plx_bdev_req *req)
 {
@@ -305,6 +347,23 @@ static void part_write(struct volume_req *r)
     piece_begin(r, PLX_BDEV_WRITE, sub->iov, 1, r->limbo.unit << shift, 1U << shift);
 }
 
+/* Blocks of a unit, counted as the volume's, that the disk outside has. */
+static uint32_t outer_left(const struct pool_disk *d, uint64_t unit)
+{
+    const uint64_t first = unit << d->shift, blocks = outer_blocks(d);
+    return first < blocks ? (uint32_t)plx_min_u64(blocks - first, UINT64_C(1) << d->shift) : 0;
+}
+
+/* The rest of a unit, of which a part is written, as the disk outside has it; what is beyond its end is zeroed. */
+static void part_read_outer(struct volume_req *r, uint32_t blocks)
+{
+    const struct pool_disk *d = volume_disk(plx_bdev_req_of(r));
+    struct plx_bdev_sub *sub = (struct plx_bdev_sub *)r->idle;
+    sub->iov[0] = (struct iovec){r->memory.piece.mem, (size_t)blocks << d->bdev.block_shift};
+    r->mover = r->idle;
+    outer_begin(r, sub->iov, 1, r->busy.at << d->shift << outer_shift(d), blocks << outer_shift(d));
+}
+
 static void volume_part_ready(struct plx_piece *piece)
 {
     struct volume_req *r = plx_container_of(piece, struct volume_req, memory.piece);
@@ -314,12 +373,15 @@ static void volume_part_ready(struct plx_piece *piece)
     struct pool_try t = {.ch = channel_of(req)->disk, .wait = &r->wait};
     struct pool_entry *e;
     uint64_t from = 0;
+    uint32_t outer = 0; /* blocks that the disk outside has */
     pool_lock(p);
     r->wait.status = 0;
     int ret = volume_entry(d, &t, r->busy.at, &e);
     if (!ret && e)
         from = pool_entry_unit(e);
-    if (!ret && from)
+    if (!ret && !from && is_outer(d, e, r->busy.at))
+        outer = outer_left(d, r->busy.at);
+    if (!ret && (from || outer))
         piece_count(channel_of(req), r);
     r->waits = ret == POOL_AGAIN;
     pool_try_end(p, &t);
@@ -336,7 +398,10 @@ static void volume_part_ready(struct plx_piece *piece)
         piece_begin(r, PLX_BDEV_READ, sub->iov, 1, from << pool_unit_blocks_shift(p), 1U << pool_unit_blocks_shift(p));
     } else {
         memset(piece->mem, 0, (size_t)1 << p->unit_shift);
-        part_write(r);
+        if (outer)
+            part_read_outer(r, outer);
+        else
+            part_write(r);
     }
 }
 
@@ -348,7 +413,29 @@ struct piece {
     bool mapped; /* else there is nothing */
     bool move;   /* units that are to be moved, */
     bool part;   /* one of which only a part is written */
+    bool outer;  /* it is read from the disk outside, at block `to` of that */
 };
+
+/* How many of n units, which are nowhere, are as the first one is. */
+static uint32_t outer_row(const struct pool_disk *d, const struct pool_entry *e, uint64_t at, uint32_t n,
+                          struct piece *out)
+{
+    uint32_t same = 1;
+    out->outer = is_outer(d, e, at);
+    while (same < n && (!e || pool_entry_zeroes(&e[same]) != out->outer))
+        same++;
+    return same;
+}
+
+/* Blocks of the disk outside that a piece is, which ends where that does; beyond its end there are zeroes. */
+static void outer_range(const struct pool_disk *d, uint64_t lba, struct piece *out)
+{
+    const uint64_t blocks = outer_blocks(d);
+    out->outer = lba < blocks;
+    if (out->outer)
+        out->n = (uint32_t)plx_min_u64(out->n, blocks - lba);
+    out->to = lba << outer_shift(d);
+}
 
 /* What the request comes to next. Under the lock. @return 0, POOL_AGAIN, -errno */
 static int piece_find(struct volume_req *r, struct pool_try *t, struct piece *out)
@@ -385,10 +472,14 @@ static int piece_find(struct volume_req *r, struct pool_try *t, struct piece *ou
     out->move = write && !own;
     out->part = false;
     out->to = (unit << shift) + into;
+    if (!own && !write && d->outer)
+        n = outer_row(d, e, at, n, out);
     out->n = (uint32_t)plx_min_u64(left, ((uint64_t)n << shift) - into);
+    if (out->outer)
+        outer_range(d, lba, out);
     if (!out->move)
         return 0;
-    if (req->op != PLX_BDEV_WRITE && !unit) { /* zeroes, where there is nothing */
+    if (req->op != PLX_BDEV_WRITE && !unit && !is_outer(d, e, at)) { /* zeroes, where there is nothing */
         out->move = false;
         out->n = (uint32_t)plx_min_u64(left, (1U << shift) - into);
         return 0;
@@ -507,7 +598,7 @@ static bool piece_next(struct volume_req *r)
     int ret = whole ? units_zero(r, &t, at, &whole) : piece_find(r, &t, &piece);
     if (ret == -ENOSPC && !r->active)
         ret = full_wait(r);
-    const bool below = !ret && !whole && (piece.mapped || (piece.move && !piece.part));
+    const bool below = !ret && !whole && (piece.mapped || piece.outer || (piece.move && !piece.part));
     if (below)
         piece_count(c, r);
     r->waits = ret == POOL_AGAIN;
@@ -544,7 +635,10 @@ static bool piece_next(struct volume_req *r)
     r->stage = piece.move ? STAGE_MOVE : STAGE_PIECES;
     r->mover = piece.move ? r->idle : NULL;
     r->pos += piece.n;
-    piece_begin(r, zero ? PLX_BDEV_WRITE : (enum plx_bdev_op)req->op, iov, iovcnt, piece.to, piece.n);
+    if (piece.outer)
+        outer_begin(r, iov, iovcnt, piece.to, piece.n << outer_shift(d));
+    else
+        piece_begin(r, zero ? PLX_BDEV_WRITE : (enum plx_bdev_op)req->op, iov, iovcnt, piece.to, piece.n);
     return !piece.move;
 }
 
@@ -845,5 +939,5 @@ void pool_disk_abort(struct plx_bdev_channel *ch, struct plx_bdev_req *req)
     }
     for (struct plx_bdev_sub *sub = r->subs.first; sub && r->active; sub = sub->next)
         if (sub->req.done)
-            plx_bdev_abort(channel_of(req)->disk, &sub->req);
+            plx_bdev_abort(sub->req.done == outer_done ? channel_of(req)->outer : channel_of(req)->disk, &sub->req);
 }

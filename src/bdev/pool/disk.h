@@ -25,6 +25,8 @@ struct pool_disk {
     /* What every request needs: blocks of a unit and entries of a node as powers of two; less one, these and leaves. */
     uint8_t shift, fan_shift;
     uint32_t fan_mask, leaves_mask;
+    struct plx_bdev *outer; /* that shows through where nothing is; or NULL */
+    struct plx_bdev_hold *outer_hold;
     bool resized, gone;         /* which is to be told */
     bool telling;               /* that is being done: the disk stays */
     struct known_leaf leaves[]; /* as many as the volume has, or as are worth it */
@@ -33,8 +35,9 @@ struct pool_disk {
 struct disk_channel {
     struct pool_channel c;
     struct plx_bdev_channel *disk;
-    struct plx_bdev_sub *plain; /* those of requests that go the plain way; used before, and free */
-    uint32_t plain_subs;        /* that there are */
+    struct plx_bdev_channel *outer; /* or NULL */
+    struct plx_bdev_sub *plain;     /* those of requests that go the plain way; used before, and free */
+    uint32_t plain_subs;            /* that there are */
 };
 
 /* Blocks of a unit, as a power of two. */

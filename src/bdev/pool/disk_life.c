@@ -15,9 +15,16 @@ static int volume_channel_open(struct plx_bdev_channel *ch)
 {
     struct disk_channel *c = (struct disk_channel *)(void *)ch->driver;
     struct plx_pool *p = ((struct pool_disk *)ch->bdev)->pool;
+    struct plx_bdev *outer = ((struct pool_disk *)ch->bdev)->outer;
     int ret = plx_bdev_channel_get(p->disk, ch->reactor, &c->disk);
     if (ret)
         return ret;
+    if (outer)
+        ret = plx_bdev_channel_get(outer, ch->reactor, &c->outer);
+    if (ret) {
+        plx_bdev_channel_put(c->disk);
+        return ret;
+    }
     pool_lock(p);
     pool_channel_tell(p, &c->c);
     plx_list_add_tail(&p->channels, &c->c.link);
@@ -40,6 +47,8 @@ static void volume_channel_close(struct plx_bdev_channel *ch)
     if (atomic_exchange(&p->kick_after, false))
         pool_kick(p);
     plx_bdev_channel_put(c->disk);
+    if (c->outer)
+        plx_bdev_channel_put(c->outer);
 }
 
 /* ---- disks ---- */
@@ -54,7 +63,45 @@ static void pool_disk_free(struct pool_disk *d)
     }
     d->v->disk = NULL;
     pool_unlock(d->pool);
+    if (d->outer_hold)
+        plx_bdev_release(d->outer_hold);
     free(d);
+}
+
+/* ---- the disk outside ---- */
+
+static void outer_event(void *arg, struct plx_bdev *outer, enum plx_bdev_event what)
+{
+    struct pool_disk *d = arg;
+    (void)outer;
+    if (what != PLX_BDEV_GONE)
+        return;
+    pool_lock(d->pool);
+    d->gone = true;
+    pool_unlock(d->pool);
+    atomic_store(&d->pool->volumes_gone, true);
+    pool_kick(d->pool);
+}
+
+/* It is there, nobody writes to it, and its blocks are parts of ours; else the volume is not. */
+static int hold_outer(struct pool_disk *d, struct plx_error *err)
+{
+    const struct plx_bdev_hold_opts hold = {.who = d->v->name, .claim = PLX_BDEV_STILL, .event = outer_event, .arg = d};
+    const uint32_t block = plx_bdev_info(d->pool->disk)->block_size;
+    if (!(d->v->flags & POOL_OUTER))
+        return 0;
+    struct plx_bdev *outer = plx_bdev_find(d->v->outer);
+    if (!outer)
+        return plx_fail(err, -ENODEV, "%s goes back to a disk, %s, that is not there", d->v->name, d->v->outer);
+    if (block % plx_bdev_info(outer)->block_size)
+        return plx_fail(err, -EINVAL, "%s goes back to %s, whose blocks of %u bytes are no parts of its own, of %u",
+                        d->v->name, plx_bdev_info(outer)->name, plx_bdev_info(outer)->block_size, block);
+    int ret = plx_bdev_hold(outer, &hold, &d->outer_hold, err);
+    if (ret)
+        d->outer_hold = NULL;
+    else
+        d->outer = outer;
+    return ret;
 }
 
 static void volume_close(struct plx_bdev *bdev)
@@ -203,6 +250,11 @@ int pool_disk_new(struct plx_pool *p, const char *name, struct plx_bdev **out, s
     info->unmap_reads_zero = true;
     info->write_cache = true;
     info->rotational = below->rotational;
+    ret = hold_outer(d, err);
+    if (ret) {
+        pool_disk_free(d);
+        return ret;
+    }
     *out = &d->bdev;
     return 0;
 }

@@ -20,14 +20,18 @@ enum {
     POOL_MAP_FIRST = 1, /* unit of a region where the two copies of its map are */
     POOL_PAGE_HEADER = 64,
     POOL_RECORD_BYTES = 512,
-    POOL_NAME = 64,  /* bytes of a name, with the zero at its end */
+    POOL_NAME = 64, /* bytes of a name, with the zero at its end */
+    POOL_OUTER_NAME = 64,
     POOL_LEVELS = 6, /* of a tree: its data, and the nodes above */
     POOL_DIR_HEIGHT = 2,
     POOL_SLOTS_MAX = 1 << 19,  /* of the directory */
     POOL_UNITS_SHIFT_MAX = 40, /* a pool has less than 2^40 units */
 };
 
-/* Where a unit is, since when, and what it holds. All zero: nothing. */
+/*
+ * Where a unit is, since when, and what it holds. All zero: nothing. No unit, but an instant: zeroes, which hide what a
+ * disk outside has there.
+ */
 struct pool_entry {
     plx_le64 where; /* bits 39:0 the unit, bits 63:40 are zero */
     plx_le32 birth; /* the instant at which it was entered; of maps see below */
@@ -74,6 +78,7 @@ enum pool_state {
 
 enum pool_volume_flag {
     POOL_THICK = 1 << 0,   /* space is set aside for what is not mapped */
+    POOL_OUTER = 1 << 1,   /* it goes back to a disk outside, which shows through where there is nothing */
     POOL_BORROWS = 1 << 2, /* POOL_DYING: its data is another's, and only its nodes are freed */
 };
 
@@ -92,7 +97,8 @@ struct pool_record {
     uint8_t zero1[7];
     struct pool_entry root;
     char name[POOL_NAME];
-    uint8_t zero[POOL_RECORD_BYTES - 152];
+    char outer[POOL_OUTER_NAME]; /* POOL_OUTER: UUID of that disk, or its name */
+    uint8_t zero[POOL_RECORD_BYTES - 216];
 };
 _Static_assert(sizeof(struct pool_record) == POOL_RECORD_BYTES, "a record is 512 bytes");
 
@@ -135,6 +141,12 @@ static inline uint64_t pool_entry_unit(const struct pool_entry *e)
 static inline uint32_t pool_entry_birth(const struct pool_entry *e)
 {
     return plx_get32(e->birth);
+}
+
+/* Whether it says that there are zeroes, all below it. */
+static inline bool pool_entry_zeroes(const struct pool_entry *e)
+{
+    return !e->where.raw && e->birth.raw;
 }
 
 static inline struct pool_entry pool_entry_make(uint64_t unit, uint32_t birth, uint32_t crc)

@@ -87,6 +87,21 @@ bool pool_name_ok(const char *name)
 
 /* ---- records ---- */
 
+static bool outer_ok(const char *name)
+{
+    size_t len = 0;
+    for (size_t n; len < POOL_OUTER_NAME && (n = plx_text_printable(name + len));)
+        len += n;
+    return len && len < POOL_OUTER_NAME && !name[len];
+}
+
+/* What shows through in one does so in what is made of it. */
+static void outer_take(struct pool_volume *v, const struct pool_volume *of)
+{
+    v->flags = (v->flags & ~(uint32_t)POOL_OUTER) | (of->flags & POOL_OUTER);
+    memcpy(v->outer, of->outer, sizeof v->outer);
+}
+
 int pool_volume_from_record(struct plx_pool *p, uint32_t number, const struct pool_record *r, struct plx_error *err)
 {
     const char *disk = plx_bdev_info(p->disk)->name;
@@ -99,13 +114,16 @@ int pool_volume_from_record(struct plx_pool *p, uint32_t number, const struct po
         r->height >= POOL_LEVELS || r->height < pool_height(size, p->unit_shift) || plx_get64(r->done) > size ||
         plx_get32(r->parent) > p->slots || plx_get32(r->instant) >= p->instant ||
         (state == POOL_VOLUME) != !plx_get32(r->instant) || memchr(r->name, 0, sizeof r->name) == NULL ||
-        (named && !pool_name_ok(r->name)) || pool_entry_unit(&r->root) >= p->units)
+        (named && !pool_name_ok(r->name)) || (plx_get32(r->flags) & POOL_OUTER && !outer_ok(r->outer)) ||
+        pool_entry_unit(&r->root) >= p->units)
         return plx_fail(err, -EUCLEAN, "%s: what its pool says of volume %u cannot be", disk, number);
     struct pool_volume *v = volume_new(p, number);
     if (!v)
         return plx_fail(err, -ENOMEM, "out of memory");
     v->state = (enum pool_state)state;
     v->flags = plx_get32(r->flags);
+    if (v->flags & POOL_OUTER)
+        memcpy(v->outer, r->outer, sizeof v->outer);
     memcpy(v->uuid, r->uuid, sizeof v->uuid);
     if (named)
         memcpy(v->name, r->name, sizeof v->name);
@@ -219,6 +237,10 @@ int pool_work_lock(struct plx_pool_work *w)
     if (ret || v->barred)
         return ret ? ret : plx_fail(&w->op->err, -EBUSY, "%s is about to be another", v->name);
     w->v = v;
+    if (v->flags & POOL_OUTER)
+        return plx_fail(&w->op->err, -EOPNOTSUPP,
+                        "%s goes back to a disk outside, %s, and can be copied, but not be taken off that", v->name,
+                        v->outer);
     if (v->state == POOL_SNAPSHOT && v->children)
         return wait_for_children(w, v);
     if (v->state != POOL_SNAPSHOT)
@@ -280,6 +302,10 @@ static int op_create(struct plx_pool_work *w, struct pool_try *t)
     uint64_t units = 0;
     (void)t;
     int ret = units_of(p, w->op, &units);
+    if (!ret && w->op->outer && (w->op->thick || !outer_ok(w->op->outer)))
+        ret = plx_fail(&w->op->err, -EINVAL,
+                       "a volume that goes back to a disk outside is thin, and the name of that has at most %d bytes",
+                       POOL_OUTER_NAME - 1);
     if (!ret && w->op->thick && units > pool_space_room(p))
         ret = plx_fail(&w->op->err, -ENOSPC, "there is no room for a thick volume of %llu bytes: %llu are free",
                        (unsigned long long)(units << p->unit_shift),
@@ -290,6 +316,10 @@ static int op_create(struct plx_pool_work *w, struct pool_try *t)
         return ret;
     w->made->size = units;
     w->made->tree.height = (uint8_t)pool_height(units, p->unit_shift);
+    if (w->op->outer) {
+        w->made->flags = POOL_OUTER;
+        snprintf(w->made->outer, sizeof w->made->outer, "%s", w->op->outer);
+    }
     if (w->op->thick) {
         w->made->flags = POOL_THICK;
         p->set_aside += units;
@@ -362,6 +392,7 @@ static void apply_snapshot_one(struct plx_pool_work *w)
     if (v->flags & POOL_THICK) /* what it maps is not its own any more, and it would need all of it once more */
         p->set_aside -= v->size - v->mapped;
     v->flags &= ~(uint32_t)POOL_THICK;
+    outer_take(s, v);
     s->state = POOL_SNAPSHOT;
     s->size = v->size;
     s->mapped = v->mapped;
@@ -393,6 +424,7 @@ static int op_clone(struct plx_pool_work *w, struct pool_try *t)
     int ret = w->v->locked ? check_free(w->op, w->v) : make_volume(w, &w->made);
     if (ret)
         return ret;
+    outer_take(w->made, w->v);
     w->made->parent = w->v; /* which stays as it is from now on */
     w->v->children++;
     w->made->size = w->v->size;
@@ -480,6 +512,7 @@ static int op_revert(struct plx_pool_work *w, struct pool_try *t)
 static void apply_revert(struct plx_pool_work *w)
 {
     struct pool_volume *v = w->v, *was = w->made, *s = v->parent;
+    outer_take(was, v);
     was->size = v->size;
     was->mapped = v->mapped;
     was->tree.root = v->tree.root;
@@ -825,6 +858,7 @@ static void volume_info_fill(const struct plx_pool *p, const struct pool_volume 
     memcpy(out->uuid, v->uuid, sizeof out->uuid);
     if (parent)
         memcpy(out->parent, parent->name, sizeof out->parent);
+    memcpy(out->outer, v->outer, sizeof out->outer);
 }
 
 void plx_volume_get_info(struct plx_bdev *volume, struct plx_volume_info *out)

@@ -161,6 +161,8 @@ static void keeper_look(struct plx_msg *msg)
 {
     struct plx_pool *p = plx_container_of(msg, struct plx_pool, kick);
     atomic_store(&p->kicked, false);
+    if (atomic_exchange(&p->volumes_gone, false))
+        pool_disks_tell(p);
     if (atomic_exchange(&p->disk_gone, false)) {
         pool_lock(p);
         pool_disks_gone(p);

@@ -120,6 +120,7 @@ struct pool_volume {
     uint32_t flags;
     uint8_t uuid[16];
     char name[POOL_NAME];
+    char outer[POOL_OUTER_NAME]; /* of a disk outside that it goes back to; "" for none */
     uint64_t size, mapped, done, created;
     struct pool_tree tree;
     struct pool_volume *parent;
@@ -285,6 +286,7 @@ struct plx_pool {
     struct plx_msg kick;
     _Atomic bool kicked;
     _Atomic bool disk_gone;    /* which volumes have not been told */
+    _Atomic bool volumes_gone; /* some of them: pool_disk.gone */
     _Atomic bool disk_resized; /* which has not been looked at */
 
     unsigned works;         /* operations that are not over */
@@ -375,6 +377,8 @@ int pool_tree_change(struct plx_pool *p, struct pool_try *t, struct pool_tree *t
                      struct pool_node **out);
 /* A node of level 1 that has become empty is taken out of its tree, and those above it that become so. It is dirty. */
 void pool_tree_prune(struct plx_pool *p, struct pool_node *n);
+/* Whether a unit that no node of level 1 has is zeroes by what is above. Right after pool_tree_find(). */
+bool pool_tree_zeroes(struct plx_pool *p, const struct pool_tree *tree, uint64_t at);
 /* Makes it as high as that. @return 0, POOL_AGAIN, -ENOSPC, -errno */
 int pool_tree_raise(struct plx_pool *p, struct pool_try *t, struct pool_tree *tree, unsigned height);
 

@@ -35,6 +35,9 @@ int pool_rebase_check(struct plx_pool_work *w, struct pool_volume **to)
         return plx_fail(&op->err, -EINVAL, "%s has %llu bytes, and %s %llu: their sizes are to be the same", v->name,
                         (unsigned long long)(v->size << w->pool->unit_shift), s->name,
                         (unsigned long long)(s->size << w->pool->unit_shift));
+    if (s->flags & POOL_OUTER)
+        return plx_fail(&op->err, -EOPNOTSUPP, "%s goes back to a disk outside, %s, and %s does not", s->name, s->outer,
+                        v->name);
     if (s->locked)
         return plx_fail(&op->err, -EBUSY, "%s is being changed", s->name);
     return 0;

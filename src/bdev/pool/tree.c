@@ -68,6 +68,8 @@ static int node_dirty(struct plx_pool *p, struct pool_tree *tree, struct pool_no
             pool_node_drop(p, old);
         }
     }
+    for (uint32_t i = 0; pool_entry_zeroes(e) && i < 1U << p->fan_shift; i++)
+        pool_entries(n)[i] = *e;
     n->parent = parent;
     n->tree = tree;
     n->slot = (uint32_t)(parent ? e - pool_entries(parent) : 0);
@@ -122,22 +124,40 @@ int pool_tree_change(struct plx_pool *p, struct pool_try *t, struct pool_tree *t
     }
 }
 
-static bool node_empty(const struct plx_pool *p, const struct pool_node *n)
+bool pool_tree_zeroes(struct plx_pool *p, const struct pool_tree *tree, uint64_t at)
+{
+    const struct pool_entry *e = &tree->root;
+    for (unsigned l = tree->height; l && e->where.raw; l--) {
+        const struct pool_node *n = pool_node_find(p, pool_entry_unit(e));
+        if (!n || n->state == POOL_NODE_LOADING)
+            return false;
+        e = &pool_entries(n)[pool_slot(p, at, l - 1)];
+    }
+    return pool_entry_zeroes(e);
+}
+
+/* It has nothing, or nothing but zeroes: then the latest of them stands for all. */
+static bool node_empty(const struct plx_pool *p, const struct pool_node *n, struct pool_entry *all)
 {
     const struct pool_entry *e = pool_entries(n);
-    for (uint32_t i = 0; i < 1U << p->fan_shift; i++)
-        if (e[i].where.raw)
+    *all = e[0];
+    for (uint32_t i = 0; i < 1U << p->fan_shift; i++) {
+        if (e[i].where.raw || pool_entry_zeroes(&e[i]) != pool_entry_zeroes(all))
             return false;
+        if (pool_entry_birth(&e[i]) > pool_entry_birth(all))
+            *all = e[i];
+    }
     return true;
 }
 
 void pool_tree_prune(struct plx_pool *p, struct pool_node *n)
 {
-    while (n && node_empty(p, n)) {
+    struct pool_entry all;
+    while (n && node_empty(p, n, &all)) {
         struct pool_node *parent = n->parent;
         struct pool_entry *e = parent ? &pool_entries(parent)[n->slot] : &n->tree->root;
         pool_space_return(p, n->unit, 1); /* which no checkpoint has seen */
-        memset(e, 0, sizeof *e);
+        *e = all;
         pool_node_drop(p, n);
         n = parent;
     }
@@ -146,8 +166,8 @@ void pool_tree_prune(struct plx_pool *p, struct pool_node *n)
 int pool_tree_raise(struct plx_pool *p, struct pool_try *t, struct pool_tree *tree, unsigned height)
 {
     while (tree->height < height) {
-        if (tree->root.where.raw) {
-            struct pool_node *n, *old = pool_node_find(p, pool_entry_unit(&tree->root));
+        if (tree->root.where.raw || pool_entry_zeroes(&tree->root)) {
+            struct pool_node *n, *old = tree->root.where.raw ? pool_node_find(p, pool_entry_unit(&tree->root)) : NULL;
             uint64_t unit;
             int ret = pool_space_ready(p, t, 1, false);
             if (ret)

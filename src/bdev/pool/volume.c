@@ -72,8 +72,10 @@ int pool_volume_unmap(struct plx_pool *p, struct pool_try *t, struct pool_volume
     const struct pool_entry *e = leaf ? &pool_entries(leaf)[pool_slot(p, at, 0)] : NULL;
     bool mapped = false;
     *n = most;
+    const bool outer = v->flags & POOL_OUTER;
     for (uint64_t i = 0; e && i < most && !mapped; i++)
-        mapped = e[i].where.raw != 0;
+        mapped = e[i].where.raw || (outer && !pool_entry_zeroes(&e[i]));
+    mapped |= !e && outer && !pool_tree_zeroes(p, &v->tree, at);
     if (!mapped)
         return 0;
     ret = pool_tree_change(p, t, &v->tree, at, 1, &leaf);
@@ -86,10 +88,13 @@ int pool_volume_unmap(struct plx_pool *p, struct pool_try *t, struct pool_volume
     struct pool_entry *gone = &pool_entries(leaf)[pool_slot(p, at, 0)];
     v->changed = true;
     for (uint64_t i = 0; i < most; i++, gone++) {
-        if (!gone->where.raw)
+        const bool there = gone->where.raw;
+        if (there)
+            entry_leave(p, v, gone, at + i);
+        if (there || outer)
+            *gone = outer ? pool_entry_make(0, pool_birth(p, v), 0) : (struct pool_entry){0};
+        if (!there)
             continue;
-        entry_leave(p, v, gone, at + i);
-        memset(gone, 0, sizeof *gone);
         v->mapped--;
         if (v->flags & POOL_THICK)
             p->set_aside++;
@@ -120,4 +125,5 @@ void pool_volume_to_record(const struct pool_volume *v, struct pool_record *r)
     r->height = v->tree.height;
     r->root = v->tree.root;
     memcpy(r->name, v->name, sizeof r->name);
+    memcpy(r->outer, v->outer, sizeof r->outer);
 }

@@ -1,0 +1,186 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Volumes that are clones of disks outside their lvstore, as the other server's tests of external snapshots have it."""
+import random
+
+import sqe
+from host import Controller
+from rpc import INVALID_PARAMS
+from spec import Sc
+from test_lvol import BLOCK, EBUSY, EEXIST, EINVAL, ENODEV, EPERM, MIB, NQN, Kept, disk, lvol, make, names, serve
+from test_lvol_family import BLOCKS, CLUSTER, fill, namespace, pattern, serve_again
+
+OUTER = "e4b40d8b-f623-416d-8234-baf5a4c83cbd"
+SIZE = 5  # MiB
+
+
+def outer_disk(client, name="esnap1", uuid=OUTER, blocks=SIZE * BLOCKS, block_size=BLOCK):
+    return client.call("bdev_malloc_create", name=name, num_blocks=blocks, block_size=block_size, uuid=uuid)
+
+
+def refill(client, host, byte, name="esnap1"):
+    """Writes to the disk outside, while nobody goes back to it."""
+    client.call("nvmf_subsystem_add_ns", nqn=NQN, namespace={"bdev_name": name, "nsid": 9})
+    fill(host, 9, range(SIZE), byte)
+    client.call("nvmf_subsystem_remove_ns", nqn=NQN, nsid=9)
+
+
+def listed(client, name):
+    return next(v for v in client.call("bdev_lvol_get_lvols") if v["name"] == name)
+
+
+def check_clone(client, name, parent):
+    now = lvol(client, name)
+    assert now["clone"] and now["base_snapshot"] == parent and not now["esnap_clone"]
+    assert "external_snapshot_name" not in now and disk(client, name)["supported_io_types"]["write"]
+
+
+def check_outer(client, name, writable=True):
+    now, shown = lvol(client, name), disk(client, name)
+    assert now["esnap_clone"] and now["external_snapshot_name"] == OUTER and now["snapshot"] != writable
+    assert listed(client, shown["aliases"][0].split("/")[1])["is_esnap_clone"]
+
+
+def test_clones_of_a_clone():
+    """test_esnap_clones of the other server, but that a snapshot with two clones can be deleted here."""
+    with Kept() as server, server.client() as client:
+        make(server, client, CLUSTER)
+        outer_disk(client)
+        given = client.call("bdev_lvol_clone_bdev", bdev=OUTER, lvs_name="lvs0", clone_name="vol1")
+        check_outer(client, given)
+        client.call("bdev_lvol_snapshot", lvol_name=given, snapshot_name="vol2")
+        check_outer(client, "lvs0/vol2", False)
+        check_clone(client, given, "vol2")
+        client.call("bdev_lvol_delete", name="lvs0/vol2")
+        check_outer(client, given)
+        client.call("bdev_lvol_snapshot", lvol_name=given, snapshot_name="vol3")
+        client.call("bdev_lvol_delete", name=given)
+        check_outer(client, "lvs0/vol3", False)
+        for name in ("vol4", "vol5"):
+            client.call("bdev_lvol_clone", snapshot_name="lvs0/vol3", clone_name=name)
+            check_clone(client, f"lvs0/{name}", "vol3")
+        client.call("bdev_lvol_delete", name="lvs0/vol4")
+        client.call("bdev_lvol_delete", name="lvs0/vol3")
+        check_outer(client, "lvs0/vol5")
+        code, said = client.refused("bdev_malloc_delete", name="esnap1")
+        assert code == EBUSY and "is used by vol5" in said
+        client.call("bdev_lvol_delete", name="lvs0/vol5")
+        client.call("bdev_malloc_delete", name="esnap1")
+
+
+def test_what_is_refused():
+    with Kept() as server, server.client() as client:
+        make(server, client, CLUSTER)
+        outer_disk(client)
+        client.call("bdev_malloc_create", name="used", num_blocks=BLOCKS, block_size=BLOCK)
+        client.call("bdev_lvol_clone_bdev", bdev="esnap1", lvs_name="lvs0", clone_name="v")
+        serve(client, "used")
+        for params, code, words in ((("no", "lvs0", "x"), INVALID_PARAMS, "bdev does not exist"),
+                                    (("esnap1", "no", "x"), INVALID_PARAMS, "lvs does not exist"),
+                                    (("lvs0/v", "lvs0", "x"), INVALID_PARAMS, "use bdev_lvol_clone instead"),
+                                    (("esnap1", "lvs0", "v"), EEXIST, "File exists"),
+                                    (("used", "lvs0", "x"), EPERM, "which may write to it")):
+            got, said = client.refused("bdev_lvol_clone_bdev", bdev=params[0], lvs_name=params[1], clone_name=params[2])
+            assert got == code and words in said, (params, got, said)
+        code, said = client.refused("nvmf_subsystem_add_ns", nqn=NQN, namespace={"bdev_name": "esnap1"})
+        assert code == INVALID_PARAMS and "busy" in said  # a host could write to it
+        assert names(client) == ["lvs0/v"]
+
+
+def test_what_shows_through():
+    """Reads, writes of parts of units, discards, snapshots and clones, beside a model; and after a kill."""
+    dice = random.Random(31)
+    with Kept() as server:
+        with server.client() as client:
+            client.call("bdev_malloc_create", name="tmp", num_blocks=1, block_size=BLOCK)
+            client.call("bdev_aio_create", name="A", filename=str(server.image), block_size=512)
+            client.call("bdev_lvol_create_lvstore", bdev_name="A", lvs_name="lvs0", cluster_sz=CLUSTER)
+            outer = server.folder / "outer.img"
+            content = dice.randbytes(SIZE * MIB - 5 * 512)
+            outer.write_bytes(content)
+            client.call("bdev_aio_create", name="esnap1", filename=str(outer), block_size=512, uuid=OUTER)
+            client.call("bdev_lvol_clone_bdev", bdev="esnap1", lvs_name="lvs0", clone_name="v")
+            model = bytearray(content)
+            kept = {}
+            with Controller(serve(client, "lvs0/v"), NQN, io_queues=1) as host:
+                blocks = host.namespace(1).nsze
+                model += bytes(blocks * 512 - len(model))
+                for step in range(150):
+                    at = dice.randrange(blocks)
+                    n = min(dice.choice((1, 3, 8, 40)), blocks - at)
+                    kind = dice.randrange(5)
+                    if kind < 2:
+                        data = dice.randbytes(n * 512)
+                        host.write(1, at, data, 512)
+                        model[at * 512:(at + n) * 512] = data
+                    elif kind == 2:
+                        assert host.io.execute(sqe.write_zeroes(1, at, n, deac=True)).status == Sc.SUCCESS
+                        model[at * 512:(at + n) * 512] = bytes(n * 512)
+                    else:
+                        assert host.read(1, at, n, 512) == model[at * 512:(at + n) * 512]
+                    if step in (40, 90):
+                        client.call("bdev_lvol_snapshot", lvol_name="lvs0/v", snapshot_name=f"s{step}")
+                        kept[f"s{step}"] = bytes(model)
+                host.flush(1)
+        server.restart(True)
+        with server.client() as client, Controller(serve_again(client), NQN, io_queues=1) as host:
+            kept["v"] = bytes(model)
+            client.call("bdev_lvol_clone", snapshot_name="lvs0/s40", clone_name="c")
+            kept["c"] = kept["s40"]
+            for nsid, name in ((2, "s40"), (3, "s90"), (4, "c")):
+                client.call("nvmf_subsystem_add_ns", nqn=NQN, namespace={"bdev_name": f"lvs0/{name}", "nsid": nsid})
+            for nsid, name in ((1, "v"), (2, "s40"), (3, "s90"), (4, "c")):
+                for at in range(0, blocks, 128):
+                    n = min(128, blocks - at)
+                    assert host.read(nsid, at, n, 512) == kept[name][at * 512:(at + n) * 512], (name, at)
+
+
+def test_missing_and_late():
+    """test_esnap_reload_missing and test_esnap_late_arrival of the other server."""
+    with Kept() as server, server.client() as client:
+        make(server, client, CLUSTER)
+        outer_disk(client)
+        with Controller(serve(client), NQN, io_queues=1) as host:
+            refill(client, host, 0xaa)
+            given = client.call("bdev_lvol_clone_bdev", bdev=OUTER, lvs_name="lvs0", clone_name="eclone")
+            namespace(client, given)
+            fill(host, 1, (1,), 0x11)
+            client.call("bdev_lvol_snapshot", lvol_name=given, snapshot_name="snap")
+            client.call("bdev_lvol_clone", snapshot_name="lvs0/snap", clone_name="clone")
+            client.call("nvmf_subsystem_remove_ns", nqn=NQN, nsid=1)
+            assert not listed(client, "eclone")["is_degraded"]
+            client.call("bdev_aio_delete", name="A")
+            client.call("bdev_malloc_delete", name="esnap1")
+            client.call("bdev_aio_create", name="A", filename=str(server.image), block_size=BLOCK)
+            assert names(client) == ["lvs0/clone", "lvs0/eclone", "lvs0/snap"]
+            assert all(v["is_degraded"] for v in client.call("bdev_lvol_get_lvols"))
+            assert [d["name"] for d in client.call("bdev_get_bdevs")] == ["A"]
+            assert client.refused("bdev_get_bdevs", name=given)[0] == ENODEV
+            outer_disk(client)
+            assert not any(v["is_degraded"] for v in client.call("bdev_lvol_get_lvols"))
+            assert listed(client, "snap")["is_esnap_clone"] and listed(client, "clone")["is_clone"]
+            assert disk(client, "lvs0/clone") and disk(client, given)["aliases"] == ["lvs0/eclone"]
+            namespace(client, given)
+            assert pattern(host, 1, SIZE) == [0, 0x11, 0, 0, 0]  # the disk outside is a new one, of memory
+
+
+def test_decouple_is_refused():
+    with Kept() as server, server.client() as client:
+        make(server, client, CLUSTER)
+        outer_disk(client)
+        client.call("bdev_lvol_clone_bdev", bdev=OUTER, lvs_name="lvs0", clone_name="v")
+        for method in ("bdev_lvol_decouple_parent", "bdev_lvol_inflate"):
+            code, said = client.refused(method, name="lvs0/v")
+            assert code == -95 and "goes back to a disk outside" in said
+
+
+def test_other_blocks():
+    with Kept() as server, server.client() as client:
+        make(server, client, CLUSTER)
+        outer_disk(client, block_size=512, blocks=SIZE * MIB // 512)
+        client.call("bdev_lvol_clone_bdev", bdev=OUTER, lvs_name="lvs0", clone_name="v")
+        assert disk(client, "lvs0/v")["block_size"] == BLOCK
+        client.call("bdev_malloc_create", name="M", num_blocks=65536, block_size=512)
+        client.call("bdev_lvol_create_lvstore", bdev_name="M", lvs_name="lvs1")
+        client.call("bdev_malloc_create", name="large", num_blocks=BLOCKS, block_size=BLOCK)
+        code, said = client.refused("bdev_lvol_clone_bdev", bdev="large", lvs_name="lvs1", clone_name="v")
+        assert code == EINVAL and "are no parts of those" in said
