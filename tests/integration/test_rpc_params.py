@@ -16,6 +16,7 @@ WRONG_TYPES = {
              "11111111-2222-3333-4444-5555555555555", "1111111122223333444455555555555g"],
     "enum": [1, True, None, [], {}, "", "nothing", "|"],
     "array": [1, True, None, {}, "x", [1], [None], [[]], ["x", 1]],
+    "numbers": [1, True, None, {}, "x", ["1"], [None], [[]], [-1], [1.5], [True], [1, "x"]],
     "flags": [1, True, None, {}, "x", [1], [None], [[]], ["nothing"], [""]],
     "object": [1, True, None, [], "x"],
 }
@@ -30,6 +31,8 @@ def kind_of(param):
         return "enum"
     if param["type"] == "array" and "values" in param:
         return "flags"
+    if param["takes"] == "an array of numbers":
+        return "numbers"
     return param["type"]
 
 
@@ -47,6 +50,8 @@ def fitting(param):
         return value if kind == "enum" else [value]
     if kind == "array":
         return ["nothing"]
+    if kind == "numbers":
+        return [1]
     if kind == "object":
         return {member["name"]: fitting(member) for member in param["members"] if member["required"]}
     return "nothing"
