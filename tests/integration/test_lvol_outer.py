@@ -163,6 +163,40 @@ def test_missing_and_late():
             assert pattern(host, 1, SIZE) == [0, 0x11, 0, 0, 0]  # the disk outside is a new one, of memory
 
 
+def test_set_parent_from_a_disk_outside():
+    """test_lvol_set_parent_from_esnap of the other server, under a host; what was discarded is the volume's own."""
+    with Kept() as server, server.client() as client:
+        make(server, client, CLUSTER)
+        outer_disk(client)
+        with Controller(serve(client), NQN, io_queues=1) as host:
+            refill(client, host, 0xaa)
+            client.call("bdev_lvol_create", lvol_name="temp", size_in_mib=SIZE, thin_provision=True, lvs_name="lvs0")
+            namespace(client, "lvs0/temp")
+            fill(host, 1, range(SIZE), 0xbb)
+            client.call("bdev_lvol_snapshot", lvol_name="lvs0/temp", snapshot_name="snap2")
+            given = client.call("bdev_lvol_clone_bdev", bdev="esnap1", lvs_name="lvs0", clone_name="v")
+            namespace(client, given)
+            fill(host, 2, (0, 1), 0xcc)
+            for at in range(2 * BLOCKS, 3 * BLOCKS, 32):
+                assert host.io.execute(sqe.write_zeroes(2, at, 32, deac=True)).status == Sc.SUCCESS
+            assert pattern(host, 2, SIZE) == [0xcc, 0xcc, 0, 0xaa, 0xaa]
+            client.call("bdev_lvol_set_parent", lvol_name=given, parent_name="lvs0/snap2")
+            check_clone(client, given, "snap2")
+            assert client.refused("bdev_lvol_set_parent", lvol_name="lvs0/v", parent_name="lvs0/snap2")[0] == EEXIST
+            assert pattern(host, 2, SIZE) == [0xcc, 0xcc, 0, 0xbb, 0xbb]
+            client.call("bdev_lvol_delete", name="lvs0/temp")
+            client.call("bdev_lvol_clone_bdev", bdev="esnap1", lvs_name="lvs0", clone_name="w")
+            namespace(client, "lvs0/w")
+            fill(host, 1, (1,), 0xdd)
+            client.call("bdev_lvol_detach_parent", name="lvs0/w")
+            assert pattern(host, 1, SIZE) == [0, 0xdd, 0, 0, 0] and not lvol(client, "lvs0/w")["esnap_clone"]
+            client.call("bdev_lvol_delete", name="lvs0/w")
+        server.restart(True)
+        with server.client() as again, Controller(serve_again(again), NQN, io_queues=1) as host:
+            assert not listed(again, "v")["is_degraded"]
+            assert pattern(host, 2, SIZE) == [0xcc, 0xcc, 0, 0xbb, 0xbb]
+
+
 def test_decouple_is_refused():
     with Kept() as server, server.client() as client:
         make(server, client, CLUSTER)

@@ -182,7 +182,8 @@ static uint64_t outer_blocks(const struct pool_disk *d)
 /* Whether it shows through in a unit that is nowhere. Under the lock, right after volume_entry(). */
 static bool is_outer(const struct pool_disk *d, const struct pool_entry *e, uint64_t at)
 {
-    return d->outer && !(e ? pool_entry_zeroes(e) : pool_tree_zeroes(d->pool, &d->v->tree, at));
+    return d->outer && d->v->flags & POOL_OUTER &&
+           !(e ? pool_entry_zeroes(e) : pool_tree_zeroes(d->pool, &d->v->tree, at));
 }
 
 static void outer_done(struct plx_bdev_req *sub)
@@ -472,7 +473,7 @@ static int piece_find(struct volume_req *r, struct pool_try *t, struct piece *ou
     out->move = write && !own;
     out->part = false;
     out->to = (unit << shift) + into;
-    if (!own && !write && d->outer)
+    if (!own && !write && d->outer && d->v->flags & POOL_OUTER)
         n = outer_row(d, e, at, n, out);
     out->n = (uint32_t)plx_min_u64(left, ((uint64_t)n << shift) - into);
     if (out->outer)

@@ -77,7 +77,7 @@ static void outer_event(void *arg, struct plx_bdev *outer, enum plx_bdev_event w
     if (what != PLX_BDEV_GONE)
         return;
     pool_lock(d->pool);
-    d->gone = true;
+    d->gone = d->gone || d->v->flags & POOL_OUTER; /* which it may have left meanwhile */
     pool_unlock(d->pool);
     atomic_store(&d->pool->volumes_gone, true);
     pool_kick(d->pool);

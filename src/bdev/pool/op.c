@@ -95,8 +95,7 @@ static bool outer_ok(const char *name)
     return len && len < POOL_OUTER_NAME && !name[len];
 }
 
-/* What shows through in one does so in what is made of it. */
-static void outer_take(struct pool_volume *v, const struct pool_volume *of)
+void pool_volume_take_outer(struct pool_volume *v, const struct pool_volume *of)
 {
     v->flags = (v->flags & ~(uint32_t)POOL_OUTER) | (of->flags & POOL_OUTER);
     memcpy(v->outer, of->outer, sizeof v->outer);
@@ -237,7 +236,7 @@ int pool_work_lock(struct plx_pool_work *w)
     if (ret || v->barred)
         return ret ? ret : plx_fail(&w->op->err, -EBUSY, "%s is about to be another", v->name);
     w->v = v;
-    if (v->flags & POOL_OUTER)
+    if (v->flags & POOL_OUTER && w->op->kind != PLX_POOL_SET_PARENT)
         return plx_fail(&w->op->err, -EOPNOTSUPP,
                         "%s goes back to a disk outside, %s, and can be copied, but not be taken off that", v->name,
                         v->outer);
@@ -392,7 +391,7 @@ static void apply_snapshot_one(struct plx_pool_work *w)
     if (v->flags & POOL_THICK) /* what it maps is not its own any more, and it would need all of it once more */
         p->set_aside -= v->size - v->mapped;
     v->flags &= ~(uint32_t)POOL_THICK;
-    outer_take(s, v);
+    pool_volume_take_outer(s, v);
     s->state = POOL_SNAPSHOT;
     s->size = v->size;
     s->mapped = v->mapped;
@@ -424,7 +423,7 @@ static int op_clone(struct plx_pool_work *w, struct pool_try *t)
     int ret = w->v->locked ? check_free(w->op, w->v) : make_volume(w, &w->made);
     if (ret)
         return ret;
-    outer_take(w->made, w->v);
+    pool_volume_take_outer(w->made, w->v);
     w->made->parent = w->v; /* which stays as it is from now on */
     w->v->children++;
     w->made->size = w->v->size;
@@ -512,7 +511,7 @@ static int op_revert(struct plx_pool_work *w, struct pool_try *t)
 static void apply_revert(struct plx_pool_work *w)
 {
     struct pool_volume *v = w->v, *was = w->made, *s = v->parent;
-    outer_take(was, v);
+    pool_volume_take_outer(was, v);
     was->size = v->size;
     was->mapped = v->mapped;
     was->tree.root = v->tree.root;

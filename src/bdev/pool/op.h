@@ -27,6 +27,8 @@ void pool_work_try(struct plx_pool_work *w);
 void pool_work_yield(struct plx_pool_work *w);
 /* There is none of this name: -ENOENT, with op->err filled. */
 int pool_work_no_volume(struct plx_pool_op *op, const char *name);
+/* What shows through in one does so in what is made of it. */
+void pool_volume_take_outer(struct pool_volume *v, const struct pool_volume *of);
 /* Takes a place of the directory. @return 0 or -ENOMEM, -ENOSPC */
 int pool_work_number(struct plx_pool *p, struct pool_volume **out);
 /* Finds the volume of an operation that takes long, w->v. @return 0, POOL_AGAIN, or -errno with err filled */

@@ -26,7 +26,9 @@ int pool_rebase_check(struct plx_pool_work *w, struct pool_volume **to)
     if (v->flags & POOL_THICK)
         return plx_fail(&op->err, -EINVAL, "%s is thick; what goes back to a snapshot is thin", v->name);
     if (!s)
-        return now ? 0 : plx_fail(&op->err, -EINVAL, "%s has no snapshot that it goes back to", v->name);
+        return now || v->flags & POOL_OUTER
+                   ? 0
+                   : plx_fail(&op->err, -EINVAL, "%s has no snapshot that it goes back to", v->name);
     if (s->state != POOL_SNAPSHOT || s == v)
         return plx_fail(&op->err, -EINVAL, "%s is no snapshot that %s could go back to", s->name, v->name);
     if (s == now)
@@ -35,7 +37,7 @@ int pool_rebase_check(struct plx_pool_work *w, struct pool_volume **to)
         return plx_fail(&op->err, -EINVAL, "%s has %llu bytes, and %s %llu: their sizes are to be the same", v->name,
                         (unsigned long long)(v->size << w->pool->unit_shift), s->name,
                         (unsigned long long)(s->size << w->pool->unit_shift));
-    if (s->flags & POOL_OUTER)
+    if (s->flags & POOL_OUTER && strcmp(s->outer, v->outer))
         return plx_fail(&op->err, -EOPNOTSUPP, "%s goes back to a disk outside, %s, and %s does not", s->name, s->outer,
                         v->name);
     if (s->locked)
@@ -56,6 +58,7 @@ int pool_rebase_begin(struct plx_pool_work *w, struct pool_volume *to)
     shadow->size = v->size;
     shadow->tree.height = to ? to->tree.height : v->tree.height;
     if (to) {
+        pool_volume_take_outer(shadow, to);
         shadow->mapped = to->mapped;
         shadow->tree.root = to->tree.root;
         shadow->parent = to;
@@ -76,7 +79,8 @@ static void shadow_set(struct plx_pool *p, struct pool_volume *shadow, struct po
 {
     shadow->mapped += unit != 0;
     shadow->mapped -= e->where.raw != 0;
-    *e = unit ? pool_entry_make(unit, pool_birth(p, shadow), crc) : (struct pool_entry){0};
+    *e = unit || shadow->flags & POOL_OUTER ? pool_entry_make(unit, pool_birth(p, shadow), unit ? crc : 0)
+                                            : (struct pool_entry){0};
 }
 
 int pool_shadow_ready(struct plx_pool *p, struct pool_try *t, struct pool_volume *v, uint64_t at,
@@ -100,7 +104,7 @@ void pool_shadow_enter(struct plx_pool *p, struct pool_volume *v, struct pool_no
 
 /* ---- making it ---- */
 
-/* The entry of a tree that leads to a node of a level, or NULL. @return 0, POOL_AGAIN, -errno */
+/* The entry of a tree that leads to a node of a level, or says that there are zeroes; or NULL. @return 0, POOL_AGAIN, -errno */
 static int entry_find(struct plx_pool *p, struct pool_try *t, struct pool_volume *v, uint64_t at, unsigned level,
                       const struct pool_entry **e)
 {
@@ -115,21 +119,21 @@ static int entry_find(struct plx_pool *p, struct pool_try *t, struct pool_volume
         *e = &v->tree.root; /* in which it is, or below which there is more */
     else if (n)
         *e = &pool_entries(n)[pool_slot(p, at, level)];
-    if (*e && !(*e)->where.raw)
+    if (*e && !(*e)->where.raw && !pool_entry_zeroes(*e))
         *e = NULL;
     return ret;
 }
 
+/* top: what is there when it has no node */
 static int leaf_enter(struct plx_pool_work *w, struct pool_try *t, const struct pool_node *mine,
-                      const struct pool_node *theirs, uint32_t until)
+                      const struct pool_node *theirs, const struct pool_entry *top, uint32_t until)
 {
-    static const struct pool_entry nothing;
     struct plx_pool *p = w->pool;
     struct pool_volume *v = w->v;
     struct pool_node *leaf = NULL;
     for (uint32_t i = 0; i < 1U << p->fan_shift; i++) {
-        const struct pool_entry *e = mine ? &pool_entries(mine)[i] : &nothing;
-        const bool own = e->where.raw && pool_entry_birth(e) > until;
+        const struct pool_entry *e = mine ? &pool_entries(mine)[i] : top;
+        const bool own = pool_entry_birth(e) > until; /* a unit, or zeroes */
         if (!own && (e->where.raw || !theirs || !pool_entries(theirs)[i].where.raw))
             continue; /* what it has from its snapshot; or nothing, as that */
         if (!leaf) {
@@ -152,6 +156,7 @@ static int rebase_step(struct plx_pool_work *w, struct pool_try *t, struct pool_
     struct plx_pool *p = w->pool;
     struct pool_volume *v = w->v;
     const uint32_t until = now ? now->instant : 0;
+    struct pool_entry top = {0};
     struct pool_node *mine = NULL, *theirs = NULL;
     const struct pool_entry *e = NULL, *other = NULL;
     for (unsigned l = v->tree.height; l; l--) {
@@ -164,12 +169,16 @@ static int rebase_step(struct plx_pool_work *w, struct pool_try *t, struct pool_
             v->shadow_at = pool_span_end(p, v->shadow_at, l);
             return 0;
         }
+        if (e && !e->where.raw) {
+            top = *e;
+            break;
+        }
     }
-    int ret = e ? pool_node_get(p, t, e, 1, &mine) : 0;
+    int ret = e && e->where.raw ? pool_node_get(p, t, e, 1, &mine) : 0;
     if (!ret && other)
         ret = pool_tree_find(p, t, &now->tree, v->shadow_at, 1, &theirs);
     if (!ret)
-        ret = leaf_enter(w, t, mine, theirs, until);
+        ret = leaf_enter(w, t, mine, theirs, &top, until);
     if (!ret)
         v->shadow_at = pool_span_end(p, v->shadow_at, 1);
     return ret;
@@ -198,6 +207,8 @@ void pool_rebase_apply(struct plx_pool_work *w)
     struct pool_volume *v = w->v, *shadow = w->made, *parent = v->parent;
     const struct pool_tree tree = v->tree;
     const uint64_t mapped = v->mapped;
+    pool_volume_take_outer(v, shadow);
+    shadow->flags &= ~(uint32_t)POOL_OUTER; /* of which nothing is in units */
     v->parent = shadow->parent;
     p->families++;
     v->tree.root = shadow->tree.root;
