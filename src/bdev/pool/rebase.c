@@ -104,7 +104,10 @@ void pool_shadow_enter(struct plx_pool *p, struct pool_volume *v, struct pool_no
 
 /* ---- making it ---- */
 
-/* The entry of a tree that leads to a node of a level, or says that there are zeroes; or NULL. @return 0, POOL_AGAIN, -errno */
+/*
+ * The entry of a tree that leads to a node of a level, or says that there are zeroes; or NULL. @return 0, POOL_AGAIN,
+ * -errno
+ */
 static int entry_find(struct plx_pool *p, struct pool_try *t, struct pool_volume *v, uint64_t at, unsigned level,
                       const struct pool_entry **e)
 {
