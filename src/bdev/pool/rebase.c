@@ -13,8 +13,6 @@
 #include <errno.h>
 #include <string.h>
 
-enum { NODES_A_TURN = 64 }; /* that are gone through before others have their turn */
-
 int pool_rebase_check(struct plx_pool_work *w, struct pool_volume **to)
 {
     struct plx_pool_op *op = w->op;
@@ -190,7 +188,7 @@ static int rebase_step(struct plx_pool_work *w, struct pool_try *t, struct pool_
 int pool_rebase_attempt(struct plx_pool_work *w, struct pool_try *t, struct pool_volume *now)
 {
     for (unsigned i = 0; w->v->shadow_at < w->v->size; i++) {
-        if (i == NODES_A_TURN) {
+        if (i == w->pool->job_steps) {
             w->begin = pool_work_yield;
             return POOL_AGAIN;
         }
