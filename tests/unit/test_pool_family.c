@@ -300,6 +300,65 @@ static void writes_and_deletes_meanwhile(void **state)
     free(data);
 }
 
+/* ---- a disk outside ---- */
+
+/* Zeroes that stand for a whole node, or for the whole tree, hide what is there, whatever comes of them. */
+static void what_is_discarded_hides_the_disk_outside(void **state)
+{
+    struct pool_rig rig;
+    struct plx_error err;
+    struct plx_bdev *outer;
+    struct tu t;
+    struct plx_pool_op op = {.kind = PLX_POOL_CREATE, .name = "v", .size = 256 * UNIT, .outer = "outer"};
+    bool done;
+    (void)state;
+    if (plx_bdev_open_as("ram:4M", "outer", &outer, &err))
+        fail_msg("%s", err.text);
+    rig_make(&rig, "ram:64M", NULL);
+    tu_join(&t, outer);
+    fill(&t, 0, 1000, 5);
+    tu_leave(&t);
+    rig_begin(&rig, &op, &done);
+    while (!done)
+        rig_turn(rig.reactor);
+    assert_int_equal(op.result, 0);
+    rig_open(&rig, "v", &t);
+    assert_int_equal(byte_at(&t, 255), 5);
+    assert_int_equal(run_io(&t, PLX_BDEV_UNMAP, 0, 256 * LBAS, NULL), 0); /* all of the tree */
+    assert_int_equal(byte_at(&t, 255), 0);
+    rig_do(&rig, PLX_POOL_RESIZE, "v", NULL, 1100 * UNIT);
+    rig_close(&rig, &t);
+    rig_reopen(&rig);
+    rig_open(&rig, "v", &t);
+    const uint8_t wanted[] = {0, 0, 0, 5, 5, 5, 5, 5, 5, 5, 0}; /* the disk outside ends there */
+    for (unsigned i = 0; i < 11; i++)
+        assert_int_equal(byte_at(&t, i * 100), wanted[i]);
+    assert_int_equal(run_io(&t, PLX_BDEV_UNMAP, 256 * LBAS, 512 * LBAS, NULL), 0); /* two whole nodes */
+    rig_do(&rig, PLX_POOL_SNAPSHOT, "v", "s", 0);
+    fill(&t, 300, 1, 7);
+    fill(&t, 10, 1, 8);
+    rig_close(&rig, &t);
+    for (int lap = 0; lap < 2; lap++) {
+        expect(&rig, "s", "00000000550");
+        expect(&rig, "v", "00070000550");
+        rig_open(&rig, "v", &t);
+        assert_int_equal(byte_at(&t, 10), 8);
+        for (unsigned i = 0; i < 768; i++)
+            if (i != 10 && i != 300)
+                assert_int_equal(byte_at(&t, i), 0);
+        rig_close(&rig, &t);
+        rig_settle(&rig);
+        rig_check(&rig);
+        rig_reopen(&rig);
+    }
+    rig_do(&rig, PLX_POOL_DELETE, "v", NULL, 0);
+    rig_do(&rig, PLX_POOL_DELETE, "s", NULL, 0);
+    rig_settle(&rig);
+    assert_int_equal(rig_check(&rig), 0);
+    rig_end(&rig);
+    assert_int_equal(plx_bdev_close(outer), 0);
+}
+
 /* ---- by chance, beside a model ---- */
 
 enum { VOLUMES = 7, SMALL = 300 };
@@ -536,6 +595,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(what_does_not_fit_is_not_begun),
         cmocka_unit_test(parents_are_set),
         cmocka_unit_test(writes_and_deletes_meanwhile),
+        cmocka_unit_test(what_is_discarded_hides_the_disk_outside),
         cmocka_unit_test(families_are_as_the_model_has_them),
     };
     rig_simulate(true);
