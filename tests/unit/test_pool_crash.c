@@ -242,7 +242,7 @@ static void op_any(struct life *l)
         snprintf(fresh->name, sizeof fresh->name, "n%u", l->names++);
     if (dice < 2 && fresh) {
         op = (struct plx_pool_op){.kind = PLX_POOL_CREATE, .name = fresh->name, .size = BLOCKS * BLOCK};
-        op.outer = tu_random(&l->seed) % 3 ? NULL : "outer";
+        op.outer = tu_random(&l->seed) % 3 || l->rig.pool->flags & POOL_CHECKSUMS ? NULL : "outer";
         bool sure = run_op(l, &op);
         vol_new(l, fresh, false, op.outer ? outer_data : NULL);
         fresh->maybe_there = !sure;

@@ -321,6 +321,12 @@ static void what_is_discarded_hides_the_disk_outside(void **state)
     rig_begin(&rig, &op, &done);
     while (!done)
         rig_turn(rig.reactor);
+    if (rig.pool->flags & POOL_CHECKSUMS) { /* not those */
+        assert_int_equal(op.result, -EOPNOTSUPP);
+        rig_end(&rig);
+        assert_int_equal(plx_bdev_close(outer), 0);
+        return;
+    }
     assert_int_equal(op.result, 0);
     rig_open(&rig, "v", &t);
     assert_int_equal(byte_at(&t, 255), 5);

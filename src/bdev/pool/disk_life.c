@@ -90,6 +90,10 @@ static int hold_outer(struct pool_disk *d, struct plx_error *err)
     const uint32_t block = plx_bdev_info(d->pool->disk)->block_size;
     if (!(d->v->flags & POOL_OUTER))
         return 0;
+    if (d->pool->flags & POOL_CHECKSUMS)
+        return plx_fail(err, -EOPNOTSUPP,
+                        "%s goes back to a disk outside, %s, which no volume of a pool with checksums does", d->v->name,
+                        d->v->outer);
     struct plx_bdev *outer = plx_bdev_find(d->v->outer);
     if (!outer)
         return plx_fail(err, -ENODEV, "%s goes back to a disk, %s, that is not there", d->v->name, d->v->outer);

@@ -301,6 +301,8 @@ static int op_create(struct plx_pool_work *w, struct pool_try *t)
     uint64_t units = 0;
     (void)t;
     int ret = units_of(p, w->op, &units);
+    if (!ret && w->op->outer && p->flags & POOL_CHECKSUMS)
+        ret = plx_fail(&w->op->err, -EOPNOTSUPP, "volumes of a pool with checksums do not go back to disks outside");
     if (!ret && w->op->outer && (w->op->thick || !outer_ok(w->op->outer)))
         ret = plx_fail(&w->op->err, -EINVAL,
                        "a volume that goes back to a disk outside is thin, and the name of that has at most %d bytes",
