@@ -568,7 +568,8 @@ static void families_are_as_the_model_has_them(void **state)
     static struct family f;
     unsigned done = 0;
     (void)state;
-    for (int i = 0; i < (rounds ? (int)strtol(rounds, NULL, 10) : 25); i++) {
+    const int lives = rounds ? (int)strtol(rounds, NULL, 10) : 25;
+    for (int i = 0; i < lives; i++) {
         memset(&f, 0, sizeof f);
         f.seed = (seed ? strtoull(seed, NULL, 10) : 1) + (unsigned)i;
         rig_make(&f.rig, "ram:32M", NULL);
@@ -589,7 +590,7 @@ static void families_are_as_the_model_has_them(void **state)
         done += f.done;
     }
     print_message("%u changes\n", done);
-    assert_true(done > 100);
+    assert_true(done > 4 * (unsigned)lives || lives < 5);
 }
 
 int main(int argc, char **argv)
