@@ -14,6 +14,8 @@
 enum {
     EXTENTS = 256,
     BYTES_AT_ONCE = 1 << 20,
+    TRIES = 1000, /* of a request that a disk wants to have once more, as newcomers' first ones now and then */
+    PAUSE_NS = 1000 * 1000,
 };
 
 enum send_step {
@@ -26,6 +28,8 @@ enum send_step {
 struct pool_send {
     struct plx_bdev_req req __attribute__((aligned(16)));
     struct iovec iov;
+    struct plx_timer timer; /* of one that is tried again */
+    unsigned tries;
     struct plx_volume_copy *c;
     struct plx_bdev_hold *hold[2];
     struct plx_bdev_channel *from, *to;
@@ -274,10 +278,25 @@ static void send_go(struct pool_send *s)
         send_over(s, s->result);
 }
 
+static void send_again(struct plx_timer *timer)
+{
+    struct pool_send *s = plx_container_of(timer, struct pool_send, timer);
+    if (s->stopping)
+        send_go(s);
+    else
+        plx_bdev_submit(s->req.op == PLX_BDEV_READ ? s->from : s->to, &s->req);
+}
+
 static void send_done(struct plx_bdev_req *req)
 {
     struct pool_send *s = plx_container_of(req, struct pool_send, req);
     const bool copies = s->step == SEND_COPY, reads = req->op == PLX_BDEV_READ;
+    if (req->status == PLX_SC_COMMAND_INTERRUPTED && s->tries++ < TRIES) {
+        s->timer = (struct plx_timer){.fn = send_again};
+        plx_timer_set(s->c->reactor, &s->timer, PAUSE_NS);
+        return;
+    }
+    s->tries = 0;
     if (req->status) {
         s->result = plx_fail(&s->c->err, -EIO, "%s could not be %s",
                              plx_bdev_info(reads ? s->c->volume : s->c->to)->name, reads ? "read" : "written to");
