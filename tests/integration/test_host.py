@@ -79,19 +79,21 @@ def test_digests_that_the_controller_declines_are_not_silently_left_off():
 @pytest.mark.parametrize("depth", [2, 127, 128, 1000])
 def test_no_more_commands_than_the_queue_has_room_for(depth):
     """The controller's queues have 128 entries, one of which stays empty."""
-    under_way, most = [], [0]
+    under_way, most, lock = [], [0], threading.Lock()
 
     def answer(connection):
-        cids, under_way[:] = list(under_way), []
+        with lock:
+            cids, under_way[:] = list(under_way), []
         for cid in cids:
             connection.send_data(SimpleNamespace(cid=cid), bytes(BLOCK))
 
     def count(connection, command):
         """Answers a while later, to see how many come meanwhile."""
-        if not under_way:
-            threading.Timer(0.02, answer, [connection]).start()
-        under_way.append(command.cid)
-        most[0] = max(most[0], len(under_way))
+        with lock:
+            if not under_way:
+                threading.Timer(0.02, answer, [connection]).start()
+            under_way.append(command.cid)
+            most[0] = max(most[0], len(under_way))
         return True
 
     with Port(Subsystem(), sq_flow=True) as port:
