@@ -265,7 +265,8 @@ static void writes_and_deletes_meanwhile(void **state)
         struct plx_pool_op op = {.kind = (enum plx_pool_op_kind)kind, .volume = "v", .name = "p"};
         struct plx_pool_op other = {.kind = PLX_POOL_DELETE, .volume = "s1"};
         rig_begin(&rig, &op, &done);
-        for (unsigned i = 0; !done; i++) {
+        unsigned i = 0;
+        while (!done) {
             tu_start(&t, &q, i % 3 ? PLX_BDEV_WRITE : PLX_BDEV_UNMAP, i * 37 % UNITS * LBAS, LBAS, data);
             while (!q.done)
                 rig_turn(rig.reactor);
@@ -289,6 +290,7 @@ static void writes_and_deletes_meanwhile(void **state)
                 else if (kind != PLX_POOL_SET_PARENT)
                     assert_true(tu_zeroed(out, UNIT));
             }
+            i++;
         }
         assert_int_equal(op.result, 0);
         tu_req_free(&q);
