@@ -103,6 +103,7 @@ def masked(text):
     text = re.sub(r"Pollux v\S+", "Pollux v", text)
     text = re.sub(r"^( *\d+) +(any|\d+) +\d+ %$", r"\1 CORE BUSY", text, flags=re.M)
     text = re.sub(r"(127\.0\.0\.1):(?!4420\b)\d+", r"\1:PORT", text)
+    text = re.sub(r"(:PORT +\d+ +\d+ +)\d+: \d+ by [a-z]+", r"\1CORES", text)
     text = re.sub(r"^(disk\.img)( +[\d.]+( \w+)?){4}.*$", r"\1 STATS", text, flags=re.M)
     return re.sub(r"[ ]+", " ", text)
 

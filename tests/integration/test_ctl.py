@@ -569,7 +569,7 @@ def completed(line, server=None):
 
 
 @pytest.mark.parametrize("line, offers", [
-    ("pollux c", ["ctl", "cp"]),
+    ("pollux c", ["ctl", "cp", "compare"]),
     ("pollux ctl sta", ["status", "stats"]),
     ("pollux ctl nvmf_subsystem_add_h", ["nvmf_subsystem_add_host"]),
     ("pollux ctl help nvmf_subsystem_add_h", ["nvmf_subsystem_add_host"]),
