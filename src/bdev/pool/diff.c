@@ -13,7 +13,7 @@
 
 enum {
     DIFF_STEPS = 256, /* nodes of level 1, before others have their turn */
-    DIFF_AHEAD = 64,  /* of them that are read at once */
+    DIFF_AHEAD = 64,  /* pairs of nodes that are read at once */
 };
 
 struct diff_side {
@@ -32,7 +32,7 @@ struct pool_diff {
     uint64_t at, size; /* units */
     uint64_t ahead;    /* up to where nodes have been asked for */
     struct pool_node *load[2 * DIFF_AHEAD];
-    unsigned n_load;
+    unsigned n_load, looked;
 };
 
 static const struct pool_entry diff_nothing;
@@ -115,29 +115,50 @@ static int diff_leaves(struct pool_diff *w, const struct pool_node *a, const str
 
 /* ---- what will be wanted ---- */
 
-static void diff_want(struct pool_diff *w, const struct pool_entry *e)
+/* The node that an entry leads to, or NULL for none, if it is in memory; else it is asked for. @return whether it is */
+static bool diff_there(struct pool_diff *w, const struct pool_entry *e, unsigned level, struct pool_node **out)
 {
-    struct pool_node *n = pool_node_ahead(w->pool, e, 1);
+    struct plx_pool *p = w->pool;
+    *out = NULL;
+    if (!e->where.raw)
+        return true;
+    struct pool_node *n = pool_node_find(p, pool_entry_unit(e));
+    if (n && n->state != POOL_NODE_LOADING && n->level == level) {
+        *out = n;
+        return true;
+    }
+    n = pool_node_ahead(p, e, level);
     if (n)
         w->load[w->n_load++] = n;
+    return false;
 }
 
-/* Nodes of level 1 below these two, of level 2. */
-static void diff_look_ahead(struct pool_diff *w, const struct pool_node *a, const struct pool_node *b)
+/*
+ * Asks for nodes that will be wanted from `at` on, below two entries that are not the same, through those that are in
+ * memory. w->ahead becomes the first place from which on more may be to be asked for.
+ */
+static void diff_look_ahead(struct pool_diff *w, const struct pool_entry *x, const struct pool_entry *y, unsigned level,
+                            uint64_t at)
 {
     const struct plx_pool *p = w->pool;
-    const uint64_t end = plx_min_u64(pool_span_end(p, w->at, 2), w->size);
-    unsigned n = 0;
-    for (uint64_t at = w->at; at < end && n < DIFF_AHEAD; at = pool_span_end(p, at, 1)) {
-        const uint32_t slot = pool_slot(p, at, 1);
-        const struct pool_entry *x = a ? &pool_entries(a)[slot] : &diff_nothing,
-                                *y = b ? &pool_entries(b)[slot] : &diff_nothing;
-        w->ahead = pool_span_end(p, at, 1);
-        if (diff_same(x, y))
-            continue;
-        diff_want(w, x);
-        diff_want(w, y);
-        n++;
+    const uint64_t end = plx_min_u64(pool_span_end(p, at, level), w->size);
+    struct pool_node *a, *b;
+    if (x == &diff_deeper || y == &diff_deeper || diff_same(x, y))
+        return;
+    if (w->n_load + 2 > PLX_ARRAY_SIZE(w->load) || ++w->looked > DIFF_STEPS) {
+        w->ahead = plx_min_u64(w->ahead, at);
+        w->looked = DIFF_STEPS + 1; /* enough */
+        return;
+    }
+    const bool there = diff_there(w, x, level, &a);
+    if (!diff_there(w, y, level, &b) || !there) {
+        if (level > 1)
+            w->ahead = plx_min_u64(w->ahead, at);
+        return;
+    }
+    for (; level > 1 && at < end && w->looked <= DIFF_STEPS; at = pool_span_end(p, at, level - 1)) {
+        const uint32_t slot = pool_slot(p, at, level - 1);
+        diff_look_ahead(w, diff_below(&w->a, x, a, level, slot), diff_below(&w->b, y, b, level, slot), level - 1, at);
     }
 }
 
@@ -154,6 +175,12 @@ static int diff_step(struct pool_diff *w, struct pool_try *t)
         w->at = w->size;
         return 0;
     }
+    if (w->at >= w->ahead) {
+        w->ahead = UINT64_MAX;
+        w->looked = 0;
+        diff_look_ahead(w, x, y, level, w->at);
+        w->ahead = plx_max_u64(w->ahead, w->at + 1);
+    }
     for (;; level--) {
         struct pool_node *a, *b;
         int ret = diff_node(p, t, x, level, &a);
@@ -163,8 +190,6 @@ static int diff_step(struct pool_diff *w, struct pool_try *t)
             return ret;
         if (level == 1)
             return diff_leaves(w, a, b);
-        if (level == 2 && w->at >= w->ahead && x != &diff_deeper && y != &diff_deeper)
-            diff_look_ahead(w, a, b);
         const uint64_t end = pool_span_end(p, w->at, level);
         for (;; w->at = pool_span_end(p, w->at, level - 1)) {
             if (w->at >= end || w->at >= w->size)
