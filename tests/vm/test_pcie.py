@@ -301,6 +301,23 @@ def test_a_user_needs_the_node_and_nothing_else(ssds):
     assert status and "ulimit -l" in output
 
 
+def test_by_its_own_device(ssds):
+    """Two SSDs, by iommufd, in one address space."""
+    status, _ = ssds.run(f"[ -c /dev/iommu ] && ls /sys/bus/pci/devices/{PLAIN}/vfio-dev")
+    if status:
+        pytest.skip("the guest's kernel has no iommufd, or no VFIO devices of their own (CONFIG_IOMMUFD, "
+                    "CONFIG_VFIO_DEVICE_CDEV; Debian's have neither): its groups are used, and test_pci_iommufd has a "
+                    "kernel that is made up")
+    serve = ssds.serve(f"--nqn {NQN} pcie://{PLAIN}/1 pcie://{MANY}/1")
+    files = ssds.sh(f"ls -l /proc/$(cat /run/job/{serve.number}.pid)/fd")
+    assert files.count("/dev/vfio/devices/") == 2 and files.count("/dev/iommu") == 1, files
+    status, output = ssds.run(f"pollux identify pcie://{PLAIN}")
+    assert status and "it is in use by pollux (process" in output
+    ssds.sh("killall pollux")
+    serve.wait()
+    ssds.perf("-w randrw -o 20K -q 16 --count 500 -m 0,1 -P 2", f"pcie://{PLAIN}/1", f"pcie://{MANY}/1")
+
+
 def test_commands_of_ones_own(ssds):
     """Of a client: to both queues, and in all sizes."""
     calls = Calls(ssds.machine)
