@@ -509,8 +509,8 @@ def test_when_one_path_goes_the_other_takes_over_at_once(policy):
 def test_the_path_with_the_better_ana_state_is_used(worse):
     shared = Subsystem()
     with Port(shared, ana=worse) as one, Port(shared) as two:
-        must("perf", "-q", 4, "--count", 400, both(one, two))
-        assert two.count(Io.READ) >= 390
+        must("perf", "-q", 4, "-t", 1, both(one, two))
+        assert two.count(Io.READ) > 3 * one.count(Io.READ)  # which may have been there before its state was known
 
 
 @pytest.mark.parametrize("groups", [1, 126, 127, 128, 254, 255, 1000])
@@ -518,8 +518,8 @@ def test_of_many_ana_groups_the_right_one_is_found(groups):
     """The log of more than 127 groups takes several reads."""
     shared = Subsystem(nanagrpid=groups, anagrpid=groups)
     with Port(shared, ana=NON_OPTIMIZED) as one, Port(shared) as two:
-        must("perf", "-q", 4, "--count", 400, both(one, two))
-        assert two.count(Io.READ) >= 390
+        must("perf", "-q", 4, "-t", 1, both(one, two))
+        assert two.count(Io.READ) > 3 * one.count(Io.READ)  # which may have been there before its state was known
 
 
 def test_a_log_of_many_ana_groups_without_offsets_is_read_as_far_as_it_can_be():
