@@ -10,8 +10,7 @@
  * - The push releases and the taking acquires, so that a message and what its sender wrote before is there. Pushes of
  *   others in between do not break that: each is an update, and so goes on with the release of the one before.
  * - Sleeping. The sender writes `top`, then reads `asleep`; the reactor writes `asleep`, then reads `top`. All four
- *   are
- *   sequentially consistent, so at least one of the two sees the other's write, and no message is slept through.
+ *   are sequentially consistent, so at least one of the two sees the other's write, and no message is slept through.
  *   On x86 that is a locked instruction each, which the push is anyway; on Arm no more than the push's release, an
  *   acquire, and a release: stlr and a later ldar are not reordered, and there is no dmb.
  * - That the reactor is awake again is relaxed: who reads too late that it sleeps wakes it once more, in vain.

@@ -72,31 +72,11 @@ VOLATILE(8, uint64_t)
 uint64_t explore_outside(const volatile void *at, unsigned bytes, const struct op *o)
 {
     void *p = (void *)(uintptr_t)at;
-    uint64_t was = 0, v;
+    uint64_t was = 0;
     memcpy(&was, p, bytes);
     if (o->kind == OP_READ || (o->compares && was != o->expect))
         return was;
-    switch ((enum rmw)o->rmw) {
-    case RMW_ADD:
-        v = was + o->arg;
-        break;
-    case RMW_SUB:
-        v = was - o->arg;
-        break;
-    case RMW_AND:
-        v = was & o->arg;
-        break;
-    case RMW_OR:
-        v = was | o->arg;
-        break;
-    case RMW_XOR:
-        v = was ^ o->arg;
-        break;
-    case RMW_SET:
-    default:
-        v = o->arg;
-        break;
-    }
+    const uint64_t v = explore_updated(o, was, bytes);
     memcpy(p, &v, bytes);
     return was;
 }

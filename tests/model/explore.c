@@ -361,7 +361,7 @@ static bool seen_before(uint64_t h)
 
 static bool explore(const struct graph *g);
 
-static uint64_t updated(const struct op *o, uint64_t was, unsigned bytes)
+uint64_t explore_updated(const struct op *o, uint64_t was, unsigned bytes)
 {
     uint64_t v = 0;
     switch ((enum rmw)o->rmw) {
@@ -398,7 +398,7 @@ static bool go(const struct graph *g, unsigned t, enum op_kind kind, unsigned po
     if (kind == OP_READ || kind == OP_RMW)
         got = value_of(g, l, g->line[l].write[position]);
     if (kind == OP_RMW)
-        value = updated(o, got, locations[l].bytes);
+        value = explore_updated(o, got, locations[l].bytes);
     if (o->compares && kind == OP_READ)
         order = o->fail_order;
     graph_add(&next, t, o, kind, order, position, got, value);

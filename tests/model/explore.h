@@ -14,6 +14,9 @@ void explore_fence(int order, const void *where);
 /* Outside of executions: as it is written. */
 uint64_t explore_outside(const volatile void *at, unsigned bytes, const struct op *o);
 
+/* What a store or an update leaves where it finds `was`. */
+uint64_t explore_updated(const struct op *o, uint64_t was, unsigned bytes);
+
 /*
  * The order that this access is to have in this run; o is NULL for a compare-exchange that fails. Whoever `ours` is
  * said of is put down among those that may be weakened.

@@ -20,7 +20,6 @@ static struct vhost_desc vhost_read_desc(const void *from)
                                le16toh(__atomic_load_n(&d->flags.raw, __ATOMIC_RELAXED))};
 }
 
-#include "bdev/driver/virtio_ring.c"
 #include "vhost/packed.c"
 
 #include <stdarg.h>
@@ -69,28 +68,6 @@ static void add(struct vio_ring *r, unsigned slot)
     vio_ring_add(r, slot, table, 1);
 }
 
-static void wait_for(struct vio_ring *r, unsigned want)
-{
-    int got;
-    while ((got = vio_ring_reap(r)) == VIO_RING_NONE) {
-        if (!vio_ring_arm(r))
-            model_hear(&call);
-        vio_ring_disarm(r);
-    }
-    MODEL_HOLD(got == (int)want);
-    MODEL_HOLD(data[got] == 20u + (unsigned)got);
-}
-
-static void driver_of_1(void)
-{
-    uint64_t out = 0;
-    struct vio_ring r = driver_ring(&out);
-    add(&r, 1);
-    if (vio_ring_show(&r))
-        model_tell(&kick);
-    wait_for(&r, 1);
-}
-
 /* At once: of both, only the first one's flags are written last. */
 static void driver_of_2(void)
 {
@@ -124,11 +101,8 @@ static void serve(unsigned want)
 {
     static struct vhost_span all = {.size = UINT64_MAX};
     const struct virtq_packed_desc table = {.len = plx_put32(1)};
-    struct vhost_slot slots[RING_SIZE], *done[RING_SIZE];
     struct vhost_ring r = {.at.packed = {descs, &driver_event, &device_event},
                            .size = RING_SIZE,
-                           .slots = slots,
-                           .done = done,
                            .view.last = &all,
                            .packed = true,
                            .avail_wrap = true,
@@ -137,32 +111,7 @@ static void serve(unsigned want)
                            .signalled = told_by_descriptor,
                            .is.features = VHOST_BIT(VIRTIO_F_INDIRECT_DESC),
                            .why = (const char *)&table};
-    slots[0].busy = slots[1].busy = false;
-    for (unsigned got = 0;;) {
-        if (vhost_packed.fetch(&r, want)) {
-            got += r.ndone;
-            vhost_packed.publish(&r);
-            for (unsigned i = 0; i < r.ndone; i++)
-                done[i]->busy = false;
-            r.ndone = 0;
-        }
-        if (got == want)
-            return;
-        vhost_packed.notify(&r, true);
-        if (!vhost_packed.waiting(&r))
-            model_hear(&kick);
-        vhost_packed.notify(&r, false);
-    }
-}
-
-static void device_of_1(void)
-{
-    serve(1);
-}
-
-static void device_of_2(void)
-{
-    serve(2);
+    serve_ring(&vhost_packed, &r, want);
 }
 
 static void begin_told(void)

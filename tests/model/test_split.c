@@ -2,7 +2,6 @@
 /* Split virtqueues, our driver's end against our device's: no request is lost, half seen, or slept through. */
 #include "rings.h"
 
-#include "bdev/driver/virtio_ring.c"
 #include "vhost/split.c"
 
 #include <stdarg.h>
@@ -69,32 +68,10 @@ static struct vio_ring driver_ring(uint64_t *out)
                              .event_idx = event_idx};
 }
 
-static void wait_for(struct vio_ring *r, int want)
-{
-    int got;
-    while ((got = vio_ring_reap(r)) == VIO_RING_NONE) {
-        if (!vio_ring_arm(r))
-            model_hear(&call);
-        vio_ring_disarm(r);
-    }
-    MODEL_HOLD(got == want);
-    MODEL_HOLD(data[got] == 20u + (unsigned)got);
-}
-
 static void add(struct vio_ring *r, unsigned slot)
 {
     data[slot] = 10 + slot;
     vio_ring_add(r, slot, NULL, 1);
-}
-
-static void driver_of_1(void)
-{
-    uint64_t out = 0;
-    struct vio_ring r = driver_ring(&out);
-    add(&r, 1);
-    if (vio_ring_show(&r))
-        model_tell(&kick);
-    wait_for(&r, 1);
 }
 
 /* Only what goes to the device: two one after the other. */
@@ -109,48 +86,14 @@ static void driver_that_asks_twice(void)
     }
 }
 
-static struct vhost_ring device_ring(struct vhost_slot *slots, struct vhost_slot **done)
-{
-    static struct vhost_span all = {.size = UINT64_MAX};
-    return (struct vhost_ring){.at.split = {(void *)descs, (void *)&avail, (void *)&used},
-                               .size = RING_SIZE,
-                               .event_idx = event_idx,
-                               .slots = slots,
-                               .done = done,
-                               .view.last = &all};
-}
-
-/* ring_poll() and ring_arm(), as far as they are about the ring. */
 static void serve(unsigned want)
 {
-    struct vhost_slot slots[RING_SIZE], *done[RING_SIZE];
-    struct vhost_ring r = device_ring(slots, done);
-    slots[0].busy = slots[1].busy = false;
-    for (unsigned got = 0;;) {
-        if (vhost_split.fetch(&r, want)) {
-            got += r.ndone;
-            vhost_split.publish(&r);
-            for (unsigned i = 0; i < r.ndone; i++)
-                done[i]->busy = false;
-            r.ndone = 0;
-        }
-        if (got == want)
-            return;
-        vhost_split.notify(&r, true);
-        if (!vhost_split.waiting(&r))
-            model_hear(&kick);
-        vhost_split.notify(&r, false);
-    }
-}
-
-static void device_of_1(void)
-{
-    serve(1);
-}
-
-static void device_of_2(void)
-{
-    serve(2);
+    static struct vhost_span all = {.size = UINT64_MAX};
+    struct vhost_ring r = {.at.split = {(void *)descs, (void *)&avail, (void *)&used},
+                           .size = RING_SIZE,
+                           .event_idx = event_idx,
+                           .view.last = &all};
+    serve_ring(&vhost_split, &r, want);
 }
 
 static const struct model_program event = {
