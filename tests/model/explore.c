@@ -6,6 +6,7 @@
  */
 #include "explore.h"
 
+#include <assert.h>
 #include <pthread.h>
 #include <setjmp.h>
 #include <stdio.h>
@@ -35,6 +36,7 @@ static struct location locations[GRAPH_LOCATIONS];
 static unsigned nlocations, nnames, ncells;
 static const struct model_program *program;
 static char wrong[512];
+static bool is_beyond;
 static unsigned long executions;
 
 /* The thread that is being run. */
@@ -81,14 +83,14 @@ static void memory_put(const struct location *l, uint64_t v)
 
 void model_name(const volatile void *at, size_t bytes, const char *name)
 {
-    if (nnames < sizeof names / sizeof *names)
-        names[nnames++] = (struct name){at, bytes, name};
+    assert(nnames < sizeof names / sizeof *names);
+    names[nnames++] = (struct name){at, bytes, name};
 }
 
 void model_cells(const volatile void *at, size_t bytes, unsigned cell)
 {
-    if (ncells < sizeof cells / sizeof *cells)
-        cells[ncells++] = (struct cells){at, bytes, cell};
+    assert(ncells < sizeof cells / sizeof *cells);
+    cells[ncells++] = (struct cells){at, bytes, cell};
 }
 
 static const char *name_at(const volatile void *at)
@@ -106,9 +108,9 @@ static __attribute__((noreturn)) void leave(struct op o)
     longjmp(run.out, 1);
 }
 
-static __attribute__((noreturn)) void give_up(const char *why)
+static __attribute__((noreturn)) void beyond_model(const char *why)
 {
-    leave((struct op){.kind = OP_FAILED, .why = why});
+    leave((struct op){.kind = OP_BEYOND, .why = why});
 }
 
 static unsigned locate(const volatile void *at, unsigned bytes)
@@ -119,10 +121,10 @@ static unsigned locate(const volatile void *at, unsigned bytes)
             return i;
         if ((const volatile char *)l->at < (const volatile char *)at + bytes &&
             (const volatile char *)at < (const volatile char *)l->at + l->bytes)
-            give_up("memory that is accessed in pieces of different sizes");
+            beyond_model("memory that is accessed in pieces of different sizes");
     }
     if (nlocations == GRAPH_LOCATIONS)
-        give_up("too many locations for the model");
+        beyond_model("too many locations for the model");
     struct location *l = &locations[nlocations];
     *l = (struct location){
         .at = at ? (volatile void *)(uintptr_t)at : NULL, .bytes = (uint8_t)bytes, .name = name_at(at)};
@@ -168,7 +170,7 @@ static const struct event *step(struct op o)
     const int8_t id = g->of[run.thread][run.at++];
     const struct event *e = &g->ev[id];
     if ((e->kind == OP_FENCE) != (o.kind == OP_FENCE) || (e->kind != OP_FENCE && e->location != o.location))
-        give_up("a thread that does not do the same when it reads the same");
+        beyond_model("a thread that does not do the same when it reads the same");
     if (e->kind == OP_READ || e->kind == OP_RMW) {
         run.spins = false;
         run.last = id;
@@ -195,6 +197,8 @@ void explore_plain(const volatile void *at, unsigned bytes, bool writes)
         cell = cell_at(at, bytes);
         const unsigned l = locate(at, cell);
         if (writes) {
+            if (run.nplain == sizeof run.plain / sizeof *run.plain)
+                beyond_model("too many stores at once for the model");
             memory_put(&locations[l], newest(run.g, l));
             run.plain[run.nplain++] = l;
         } else {
@@ -240,7 +244,7 @@ void model_hold(bool is_true, const char *what)
 {
     settle();
     if (!is_true)
-        give_up(what);
+        leave((struct op){.kind = OP_FAILED, .why = what});
 }
 
 void model_tell(uint32_t *eventfd)
@@ -438,8 +442,10 @@ static bool write_somewhere(const struct graph *g, unsigned t)
 static bool go_on(const struct graph *g, unsigned t)
 {
     const struct op *o = &g->next[t];
-    if (g->n == GRAPH_EVENTS || (o->kind != OP_FENCE && g->line[o->location].n == GRAPH_WRITES))
+    if (g->n == GRAPH_EVENTS || (o->kind != OP_FENCE && g->line[o->location].n == GRAPH_WRITES)) {
+        is_beyond = true;
         return fail(g, "too many steps for the model");
+    }
     if (o->kind == OP_FENCE)
         return go(g, t, OP_FENCE, 0);
     if (graph_race(g, t, o)) {
@@ -490,7 +496,8 @@ static bool explore(const struct graph *g)
     if (seen_before(graph_hash(g) ^ (g->next[MODEL_THREADS].kind != OP_NONE)))
         return true;
     for (unsigned t = 0; t < GRAPH_THREADS; t++) {
-        if (g->next[t].kind == OP_FAILED)
+        is_beyond = g->next[t].kind == OP_BEYOND;
+        if (is_beyond || g->next[t].kind == OP_FAILED)
             return fail(g, g->next[t].why);
         if (is_certain(&g->next[t]))
             return go_on(g, t);
@@ -517,12 +524,18 @@ const char *model_run(const struct model_program *p)
     seen_n = seen_size = 0;
     nlocations = nnames = ncells = 0;
     executions = 0;
+    is_beyond = false;
     wrong[0] = 0;
     program = p;
     p->begin();
     for (unsigned t = 0; t < MODEL_THREADS && p->thread[t]; t++)
         look_ahead(&g, t);
     return explore(&g) ? NULL : wrong;
+}
+
+bool explore_is_beyond(void)
+{
+    return is_beyond;
 }
 
 unsigned long model_executions(void)

@@ -29,4 +29,7 @@ const char *explore_fence_name(const void *where);
 /* Whether something is meant to go wrong in this run. */
 bool explore_expects(void);
 
+/* Whether the last program ended as it went beyond the model, so that nothing is known of it. */
+bool explore_is_beyond(void);
+
 #endif

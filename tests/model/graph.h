@@ -13,7 +13,16 @@ enum {
     GRAPH_INITIAL = -1,                /* the write that was there before */
 };
 
-enum op_kind { OP_NONE, OP_READ, OP_WRITE, OP_RMW, OP_FENCE, OP_DONE, OP_FAILED };
+enum op_kind {
+    OP_NONE,
+    OP_READ,
+    OP_WRITE,
+    OP_RMW,
+    OP_FENCE,
+    OP_DONE,
+    OP_FAILED,
+    OP_BEYOND, /* the model cannot say */
+};
 
 struct clock {
     uint8_t of[GRAPH_THREADS]; /* how many events of each thread are known */
@@ -36,7 +45,7 @@ struct op {
     uint8_t rmw;          /* enum rmw */
     uint64_t arg, expect; /* of the operation; of a compare-exchange */
     int8_t not_from;      /* spins: what it has seen already */
-    const char *why;      /* OP_FAILED */
+    const char *why;      /* OP_FAILED, OP_BEYOND */
 };
 
 enum rmw { RMW_SET, RMW_ADD, RMW_SUB, RMW_AND, RMW_OR, RMW_XOR };

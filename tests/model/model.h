@@ -15,7 +15,7 @@
  *
  * And each order that the code asks for is put to the test: model_suite() weakens one after the other, by one step,
  * and with each of them some program has to go wrong. An order that can be weaker is a finding as one that is too weak
- * is.
+ * is. Those of one operation on one name are one order: they are weakened together.
  */
 #ifndef PLX_MODEL_H
 #define PLX_MODEL_H
