@@ -226,7 +226,7 @@ static int set_up(void **state)
         struct path *p = &paths[i];
         nvme_queue_init(&p->sent);
         p->max_transfer = MAX_TRANSFER;
-        p->id.oncs = plx_put16(1 << 2 | 1 << 3 | 1 << 8); /* deallocations, zeroes, copies */
+        p->id.oncs = plx_put16(1 << 2 | 1 << 3 | 1 << 7 | 1 << 8); /* deallocations, zeroes, verify, copies */
         p->id.fuses = plx_put16(1);
         p->id.acwu = plx_put16(15);
         p->ns.nsid = 1;
@@ -359,6 +359,7 @@ static void a_path_that_takes_less_at_once_is_sent_less(void **state)
     struct tu_req q;
     (void)state;
     paths[0].ns.limits.wzsl = 1; /* 8 KiB */
+    paths[0].ns.limits.vsl = 2;
     paths[0].id.acwu = plx_put16(0);
     paths[0].ns.id.mcl = plx_put32(8);
     paths[0].ns.limits.dmrsl = plx_put32(1 << 20); /* is told of */
@@ -367,6 +368,11 @@ static void a_path_that_takes_less_at_once_is_sent_less(void **state)
     assert_sent(4, 0);
     for (int i = 0; i < 4; i++)
         answer(0, PLX_SC_SUCCESS);
+    assert_ended(&q, PLX_SC_SUCCESS);
+    begin_op(&q, PLX_BDEV_VERIFY, 64);
+    assert_sent(2, 0);
+    answer(0, PLX_SC_SUCCESS);
+    answer(0, PLX_SC_SUCCESS);
     assert_ended(&q, PLX_SC_SUCCESS);
     begin_op(&q, PLX_BDEV_COMPARE_AND_WRITE, 2);
     assert_ended(&q, PLX_SC_COMMAND_SIZE_LIMIT_EXCEEDED);
@@ -385,20 +391,21 @@ static void a_path_that_takes_less_at_once_is_sent_less(void **state)
 }
 
 /* Commands as long as the path takes that the disk was opened through, and one that takes half of each. */
-enum { ZEROES = 65536, COPIED = 64, FUSED = 2 };
-static struct tu_req whole, pieces, copy, fused;
+enum { ZEROES = 65536, VERIFIED = 65536, COPIED = 64, FUSED = 2 };
+static struct tu_req whole, pieces, verify, copy, fused;
 
 static void begin_largest(void)
 {
     begin_op(&whole, PLX_BDEV_WRITE_ZEROES, ZEROES);
     begin_op(&pieces, PLX_BDEV_WRITE_ZEROES, 2 * ZEROES);
+    begin_op(&verify, PLX_BDEV_VERIFY, VERIFIED);
     begin_op(&copy, PLX_BDEV_COPY, COPIED);
     begin_op(&fused, PLX_BDEV_COMPARE_AND_WRITE, FUSED);
 }
 
 static void half_goes_up(struct path *p)
 {
-    p->ns.limits.wzsl = 12; /* 16 MiB */
+    p->ns.limits.wzsl = p->ns.limits.vsl = 12; /* 16 MiB */
     p->ns.id.mcl = plx_put32(COPIED / 2);
     p->id.acwu = plx_put16(FUSED / 2 - 1);
     connected(p->c);
@@ -406,19 +413,22 @@ static void half_goes_up(struct path *p)
 
 static void assert_halved(unsigned i)
 {
-    unsigned zeroes = 0;
+    unsigned zeroes = 0, verified = 0;
     assert_ended(&fused, PLX_SC_COMMAND_SIZE_LIMIT_EXCEEDED); /* two of them would not be one */
     for (; paths[i].nsent; answer(i, PLX_SC_SUCCESS)) {
         const struct nvme_words *cmd = &paths[i].sent.head->cmd;
         assert_int_not_equal(cmd->opcode, NVME_IO_COPY); /* read and written instead */
-        if (cmd->opcode != NVME_IO_WRITE_ZEROES)
+        if (cmd->opcode != NVME_IO_WRITE_ZEROES && cmd->opcode != NVME_IO_VERIFY)
             continue;
-        assert_int_equal(plx_get32(cmd->cdw12), ZEROES / 2 - 1);
-        zeroes++;
+        assert_int_equal(plx_get32(cmd->cdw12), (cmd->opcode == NVME_IO_VERIFY ? VERIFIED : ZEROES) / 2 - 1);
+        zeroes += cmd->opcode == NVME_IO_WRITE_ZEROES;
+        verified += cmd->opcode == NVME_IO_VERIFY;
     }
     assert_int_equal(zeroes, 2 + 4);
+    assert_int_equal(verified, 2);
     assert_ended(&whole, PLX_SC_SUCCESS);
     assert_ended(&pieces, PLX_SC_SUCCESS);
+    assert_ended(&verify, PLX_SC_SUCCESS);
     assert_ended(&copy, PLX_SC_SUCCESS);
 }
 
@@ -435,9 +445,9 @@ static void what_another_path_is_to_do_is_sent_as_that_takes_it(void **state)
     (void)state;
     goes_up(0);
     begin_largest();
-    assert_sent(6, 0);
+    assert_sent(7, 0);
     half_goes_up(&paths[1]);
-    for (int n = 6; n--;)
+    for (int n = 7; n--;)
         answer(0, PLX_SC_ANA_INACCESSIBLE);
     assert_halved(1);
 }
