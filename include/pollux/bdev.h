@@ -234,9 +234,9 @@ PLX_API void plx_bdev_release(struct plx_bdev_hold *hold);
 /* ---- rate limits ---- */
 
 /**
- * How much a disk does in a second, on all reactors together; 0 for no limit. What is more waits. Reads are reads and
- * compares; writes are writes, copies, compare and writes, and write zeroes where these are done by writing. Others are
- * not limited. A request counts as one, and as the bytes of its blocks.
+ * How much a disk does in a second, on all reactors together; 0 for no limit. What is more waits. Reads are reads,
+ * compares and verifies; writes are writes, copies, compare and writes, and write zeroes where these are done by
+ * writing. Others are not limited. A request counts as one, and as the bytes of its blocks.
  */
 struct plx_bdev_limits {
     uint64_t ios, read_ios, write_ios;

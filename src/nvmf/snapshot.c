@@ -303,6 +303,7 @@ uint16_t nvmf_ana_status(const struct nvmf_port *port, uint32_t anagrpid)
     return PLX_SC_ANA_TRANSITION;
 }
 
+/* What counts as read: NVM 1.4.2, SMART Data Units Read Command and SMART Host Read Command. */
 void nvmf_image_stats(const struct nvmf_image *image, uint64_t *blocks512_read, uint64_t *blocks512_written,
                       uint64_t *reads, uint64_t *writes)
 {
@@ -313,9 +314,10 @@ void nvmf_image_stats(const struct nvmf_image *image, uint64_t *blocks512_read, 
             continue;
         plx_bdev_get_totals(image->ns[i].ns->bdev, &st);
         uint64_t per_block = plx_bdev_info(image->ns[i].ns->bdev)->block_size / 512;
-        *blocks512_read += (st.blocks[PLX_BDEV_READ] + st.blocks[PLX_BDEV_VERIFY]) * per_block;
+        *blocks512_read +=
+            (st.blocks[PLX_BDEV_READ] + st.blocks[PLX_BDEV_COMPARE] + st.blocks[PLX_BDEV_VERIFY]) * per_block;
         *blocks512_written += st.blocks[PLX_BDEV_WRITE] * per_block;
-        *reads += st.ops[PLX_BDEV_READ] + st.ops[PLX_BDEV_COMPARE];
+        *reads += st.ops[PLX_BDEV_READ] + st.ops[PLX_BDEV_COMPARE] + st.ops[PLX_BDEV_COPY];
         *writes += st.ops[PLX_BDEV_WRITE];
     }
 }

@@ -165,6 +165,23 @@ def test_health_counts_reads_and_writes(controller):
     assert after.number("units_written") >= before.number("units_written") + 40
 
 
+@pytest.mark.parametrize("opcode, reads, units", [(Io.COMPARE, 20, 40), (Io.VERIFY, 0, 40), (Io.COPY, 20, 0)])
+def test_health_counts_what_else_reads(controller, opcode, reads, units):
+    """NVM 1.4.2: Compare, Read and Verify read data units; Compare, Copy and Read are host reads."""
+    controller.write(RAM, 0, bytes(1 << 20))
+    before = HealthLog(controller.get_log(Log.HEALTH, 512))
+    for _ in range(20):
+        if opcode == Io.COMPARE:
+            controller.io.must(sqe.compare(RAM, 0, 2048), out=bytes(1 << 20))
+        elif opcode == Io.VERIFY:
+            controller.io.must(sqe.verify(RAM, 0, 2048))
+        else:
+            controller.io.must(sqe.copy(RAM, 2048, 1), out=sqe.copy_range(0, 8))
+    after = HealthLog(controller.get_log(Log.HEALTH, 512))
+    assert after.number("host_reads") - before.number("host_reads") == reads
+    assert after.number("units_read") - before.number("units_read") in range(units, units + 2)
+
+
 def test_health_of_one_namespace_is_refused_unless_announced(controller):
     """Base 5.1.12.1.3: LPA bit 0 says whether it can be had by namespace."""
     expected = (Sc.SUCCESS,) if controller.identity.lpa & 1 else (Sc.INVALID_FIELD, Sc.SUCCESS)

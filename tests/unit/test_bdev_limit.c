@@ -267,7 +267,7 @@ static bool twice_at_once(struct tu *t, enum plx_bdev_op op)
 static void only_what_moves_data_is_limited(void **state)
 {
     (void)state;
-    static const enum plx_bdev_op reads[] = {PLX_BDEV_READ, PLX_BDEV_COMPARE},
+    static const enum plx_bdev_op reads[] = {PLX_BDEV_READ, PLX_BDEV_COMPARE, PLX_BDEV_VERIFY},
                                   writes[] = {PLX_BDEV_WRITE, PLX_BDEV_COMPARE_AND_WRITE, PLX_BDEV_COPY},
                                   others[] = {PLX_BDEV_WRITE_ZEROES, PLX_BDEV_UNMAP, PLX_BDEV_FLUSH, PLX_BDEV_RESET};
     struct plx_bdev *below, *plain;

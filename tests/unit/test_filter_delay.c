@@ -96,14 +96,9 @@ static void requests_wait_as_long_as_their_kind(void **state)
         enum plx_bdev_op op;
         unsigned us;
     } kinds[] = {
-        {PLX_BDEV_READ, 2 * MS},
-        {PLX_BDEV_COMPARE, 2 * MS},
-        {PLX_BDEV_WRITE, 5 * MS},
-        {PLX_BDEV_COPY, 5 * MS},
-        {PLX_BDEV_COMPARE_AND_WRITE, 5 * MS},
-        {PLX_BDEV_WRITE_ZEROES, 0},
-        {PLX_BDEV_UNMAP, 0},
-        {PLX_BDEV_FLUSH, 0},
+        {PLX_BDEV_READ, 2 * MS},    {PLX_BDEV_COMPARE, 2 * MS}, {PLX_BDEV_VERIFY, 2 * MS},
+        {PLX_BDEV_WRITE, 5 * MS},   {PLX_BDEV_COPY, 5 * MS},    {PLX_BDEV_COMPARE_AND_WRITE, 5 * MS},
+        {PLX_BDEV_WRITE_ZEROES, 0}, {PLX_BDEV_UNMAP, 0},        {PLX_BDEV_FLUSH, 0},
         {PLX_BDEV_ALLOCATED, 0},
     };
     static const struct plx_bdev_delays delays = {2 * MS, 2 * MS, 5 * MS, 5 * MS};
