@@ -228,6 +228,9 @@ int compare_measure(const struct compare_job *job, struct compare_run *out, stru
     }
     last_words(says, words, sizeof words);
     close(says);
+    /* A machine that goes takes its target along, whose host may be the first to notice. */
+    if (job->wire && got >= 0 && got != sizeof *out && compare_wire_gone(job->wire))
+        got = -EPIPE;
     if (job->wire)
         compare_wire_apart(job->wire);
     if (got == -EINTR || compare_interrupted)
