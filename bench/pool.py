@@ -20,7 +20,7 @@ IMAGE = RESULTS / "pool.img"
 EXTENTS = 1_000_000
 COUNT = 10_000
 WORK_LIMIT = 300  # seconds after which it hangs
-RAM = "ram:16G"
+RAM = "ram:4G"
 
 # A line of the table: values are of several runs; goal is at most or at least; None: it is told, and no more.
 Line = namedtuple("Line", "name what unit values goal at_most")
