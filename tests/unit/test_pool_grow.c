@@ -316,6 +316,34 @@ static void test_a_disk_that_is_smaller_than_its_pool(void **state)
     free(data);
 }
 
+/* One that finds nothing to be taken ends while another one's root is on its way. */
+static void test_grown_when_the_root_that_says_so_is_written(void **state)
+{
+    struct pool_rig rig;
+    struct plx_pool_info info;
+    struct plx_pool_op vain = {.kind = PLX_POOL_GROW}, grow = vain;
+    bool done[2];
+    (void)state;
+    rig_make_small(&rig, "delay:ram:96M?write=1ms", NULL, 64 * MIB);
+    rig_disk_size(&rig, 64 * MIB);
+    rig_begin(&rig, &vain, &done[0]);
+    while (plx_list_empty(&rig.pool->applied))
+        rig_turn(rig.reactor);
+    rig_disk_size(&rig, 96 * MIB);
+    rig_begin(&rig, &grow, &done[1]);
+    while (!done[0])
+        rig_turn(rig.reactor);
+    assert_false(done[1]);
+    plx_pool_get_info(rig.pool, &info);
+    assert_int_equal(info.size, 64 * MIB);
+    while (!done[1])
+        rig_turn(rig.reactor);
+    assert_int_equal(vain.result | grow.result, 0);
+    plx_pool_get_info(rig.pool, &info);
+    assert_int_equal(info.size, 96 * MIB);
+    rig_end(&rig);
+}
+
 static int simulate(void **state)
 {
     (void)state;
@@ -339,6 +367,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_a_full_pool_grows_and_is_filled),
         cmocka_unit_test_setup_teardown(test_from_megabytes_to_terabytes, tu_make_file, tu_remove_file),
         cmocka_unit_test(test_grows_under_writes),
+        cmocka_unit_test(test_grown_when_the_root_that_says_so_is_written),
         cmocka_unit_test(test_a_disk_that_is_smaller_than_its_pool),
     };
     if (argc > 1)

@@ -621,7 +621,9 @@ static void apply_resize(struct plx_pool_work *w)
 
 static int op_grow(struct plx_pool_work *w, struct pool_try *t)
 {
-    return pool_grow_try(w->pool, t, &w->op->err);
+    int ret = pool_grow_try(w->pool, t, &w->op->err);
+    w->cut = ret ? 0 : w->pool->units_next;
+    return ret;
 }
 
 /* ---- how it goes ---- */
@@ -680,7 +682,7 @@ static void op_applied(struct plx_pool *p, struct pool_apply *a, uint16_t status
         with_free(w, false);
         pool_wake(&p->busy_waits, 0);
     }
-    if (w->op->kind == PLX_POOL_GROW)
+    if (w->op->kind == PLX_POOL_GROW && w->cut) /* else it is another's that is under way */
         pool_grow_over(p, !status);
     if (!status && w->op->kind == PLX_POOL_RESIZE) {
         pool_disk_resized(w->v);

@@ -13,7 +13,7 @@ struct plx_pool_work {
     struct pool_apply apply;
     struct pool_volume *v, *made;
     bool applied;
-    uint64_t cut; /* PLX_POOL_RESIZE: where to go on unmapping */
+    uint64_t cut; /* PLX_POOL_RESIZE: where to go on unmapping; PLX_POOL_GROW: units that the next root says; or 0 */
     bool bars;    /* v is not opened meanwhile */
     void *steps;  /* of one that takes many */
     /* An attempt that ends in POOL_AGAIN may leave what is to be begun without the lock: it has it tried again. */
