@@ -196,22 +196,39 @@ static void work_bar(struct plx_pool_work *w)
     w->bars = w->v->barred = true;
 }
 
+void pool_work_take(struct plx_pool_work *w)
+{
+    w->v->op = w;
+    w->taken = true;
+}
+
+/* It is over, or not begun at all. */
 static void work_unbar(struct plx_pool_work *w)
 {
     if (w->bars)
         w->v->barred = w->bars = false;
     if (w->end)
         w->end(w);
+    for (struct plx_pool_work *each = w; each; each = each->with)
+        if (each->taken)
+            each->v->op = NULL;
+    pool_wake(&w->pool->op_waits, 0);
 }
 
-/* @return 0; or -EBUSY with err filled: something is being done to it that takes long */
-static int check_free(struct plx_pool_op *op, const struct pool_volume *v)
+/*
+ * What has been begun on a volume is done to what it is then, and no other operation may have made it another until
+ * then: that one waits. @return 0; POOL_AGAIN; or -EBUSY with err filled: something is being done to it that takes long
+ */
+static int check_free(struct plx_pool_work *w, const struct pool_volume *v)
 {
-    return v->locked || v->pins
-               ? plx_fail(&op->err, -EBUSY,
-                          "%s is in use: its data or its parent is being changed, or another's that goes back to it",
-                          v->name)
-               : 0;
+    if (v->locked || v->pins)
+        return plx_fail(&w->op->err, -EBUSY,
+                        "%s is in use: its data or its parent is being changed, or another's that goes back to it",
+                        v->name);
+    if (!v->op || v->op == w)
+        return 0;
+    pool_wait_in(&w->pool->op_waits, &w->wait);
+    return POOL_AGAIN;
 }
 
 /* One that others go back to is not changed; of those that have been deleted it is waited for that they are freed. */
@@ -232,9 +249,9 @@ int pool_work_lock(struct plx_pool_work *w)
     struct pool_volume *v = w->op->volume ? pool_volume_find(w->pool, w->op->volume) : NULL;
     if (!v)
         return pool_work_no_volume(w->op, w->op->volume);
-    int ret = check_free(w->op, v);
-    if (ret || v->barred)
-        return ret ? ret : plx_fail(&w->op->err, -EBUSY, "%s is about to be another", v->name);
+    int ret = check_free(w, v);
+    if (ret)
+        return ret;
     w->v = v;
     if (v->flags & POOL_OUTER && w->op->kind != PLX_POOL_SET_PARENT)
         return plx_fail(&w->op->err, -EOPNOTSUPP,
@@ -242,10 +259,11 @@ int pool_work_lock(struct plx_pool_work *w)
                         v->outer);
     if (v->state == POOL_SNAPSHOT && v->children)
         return wait_for_children(w, v);
+    if (v->state == POOL_SNAPSHOT && w->pool->instant >= UINT32_MAX - w->pool->slots)
+        return plx_fail(&w->op->err, -ENOSPC, "the pool has had all the snapshots that it can ever have");
+    pool_work_take(w);
     if (v->state != POOL_SNAPSHOT)
         return 0;
-    if (w->pool->instant >= UINT32_MAX - w->pool->slots)
-        return plx_fail(&w->op->err, -ENOSPC, "the pool has had all the snapshots that it can ever have");
     v->instant = w->pool->instant++;
     v->changed = true;
     return 0;
@@ -333,7 +351,8 @@ static void apply_create(struct plx_pool_work *w)
     w->made->state = POOL_VOLUME;
 }
 
-static int snapshot_one(struct plx_pool_work *w)
+/* root: the operation that it is a part of */
+static int snapshot_one(struct plx_pool_work *w, struct plx_pool_work *root)
 {
     struct plx_pool *p = w->pool;
     w->v = w->op->volume ? pool_volume_find(p, w->op->volume) : NULL;
@@ -343,7 +362,7 @@ static int snapshot_one(struct plx_pool_work *w)
         return plx_fail(&w->op->err, -EINVAL, "%s is a snapshot already; a clone of it can have snapshots", w->v->name);
     if (p->instant >= UINT32_MAX - p->slots)
         return plx_fail(&w->op->err, -ENOSPC, "the pool has had all the snapshots that it can ever have");
-    int ret = check_free(w->op, w->v);
+    int ret = check_free(root, w->v);
     if (!ret)
         ret = make_volume(w, &w->made);
     w->v->changed |= !ret;
@@ -357,6 +376,7 @@ static void with_free(struct plx_pool_work *w, bool undo)
         if (undo && each->made) {
             w->pool->volume[each->made->number] = NULL;
             free(each->made);
+            each->made = NULL;
         }
         if (each != w)
             free(each);
@@ -367,7 +387,7 @@ static void with_free(struct plx_pool_work *w, bool undo)
 /* All of them, or none. */
 static int op_snapshot(struct plx_pool_work *w, struct pool_try *t)
 {
-    int ret = snapshot_one(w);
+    int ret = snapshot_one(w, w);
     (void)t;
     for (struct plx_pool_work *last = w; !ret && last->op->with; last = last->with) {
         struct plx_pool_work *one = last->with = calloc(1, sizeof *one);
@@ -377,12 +397,14 @@ static int op_snapshot(struct plx_pool_work *w, struct pool_try *t)
         }
         one->pool = w->pool;
         one->op = last->op->with;
-        ret = snapshot_one(one);
+        ret = snapshot_one(one, w);
         if (ret)
             w->op->err = one->op->err;
     }
     if (ret)
         with_free(w, true);
+    for (struct plx_pool_work *each = w; !ret && each; each = each->with)
+        pool_work_take(each);
     return ret;
 }
 
@@ -422,7 +444,7 @@ static int op_clone(struct plx_pool_work *w, struct pool_try *t)
         return pool_work_no_volume(w->op, w->op->volume);
     if (w->v->state != POOL_SNAPSHOT)
         return plx_fail(&w->op->err, -EINVAL, "%s is no snapshot; a clone is made of one", w->v->name);
-    int ret = w->v->locked ? check_free(w->op, w->v) : make_volume(w, &w->made);
+    int ret = w->v->locked ? check_free(w, w->v) : make_volume(w, &w->made);
     if (ret)
         return ret;
     pool_volume_take_outer(w->made, w->v);
@@ -441,9 +463,9 @@ static int op_delete(struct plx_pool_work *w, struct pool_try *t)
     w->v = w->op->volume ? pool_volume_find(w->pool, w->op->volume) : NULL;
     if (!w->v)
         return pool_work_no_volume(w->op, w->op->volume);
-    if (w->v->disk || w->v->barred)
+    if (w->v->disk)
         return plx_fail(&w->op->err, -EBUSY, "%s is in use", w->v->name);
-    int ret = check_free(w->op, w->v);
+    int ret = check_free(w, w->v);
     if (ret)
         return ret;
     w->v->name[0] = 0; /* nobody finds it any more */
@@ -457,7 +479,7 @@ static void apply_delete(struct plx_pool_work *w)
     struct plx_pool *p = w->pool;
     if (w->v->flags & POOL_THICK)
         p->set_aside -= w->v->size - w->v->mapped;
-    if (w->v->children > 1) {
+    if (w->v->children > 1 || w->v->pins) {
         w->v->state = POOL_GHOST;
         pool_ghost_stale(p, w->v, true);
     } else {
@@ -491,34 +513,38 @@ static int op_revert(struct plx_pool_work *w, struct pool_try *t)
     w->v = w->op->volume ? pool_volume_find(p, w->op->volume) : NULL;
     if (!w->v || !s)
         return pool_work_no_volume(w->op, w->v ? w->op->name : w->op->volume);
-    if (w->v->state != POOL_VOLUME || w->v->parent != s)
+    int ret = check_free(w, w->v);
+    if (ret)
+        return ret;
+    const struct pool_volume *now = pool_volume_live_parent(w->v);
+    if (w->v->state != POOL_VOLUME || now != s)
         return plx_fail(&w->op->err, -EINVAL, "%s goes back to %s, and not to %s", w->v->name,
-                        w->v->parent && w->v->parent->name[0] ? w->v->parent->name : "nothing", s->name);
-    if (w->v->disk || w->v->barred)
+                        now ? now->name : "nothing", s->name);
+    if (w->v->disk)
         return plx_fail(&w->op->err, -EBUSY, "%s is in use", w->v->name);
     if (w->v->flags & POOL_THICK)
         return plx_fail(&w->op->err, -EINVAL, "%s is thick", w->v->name);
-    int ret = check_free(w->op, w->v);
-    if (ret)
-        return ret;
     ret = pool_work_number(p, &w->made);
     if (ret)
         return plx_fail(&w->op->err, ret, "no more volumes fit: %s", strerror(-ret));
     w->made->changed = w->v->changed = true;
+    w->to = s;
+    pool_work_take(w);
     work_bar(w);
     return 0;
 }
 
-/* What it was goes its own way, and is freed there. */
+/* What it was goes its own way, with whatever deleted snapshots there are in between, and is freed there. */
 static void apply_revert(struct plx_pool_work *w)
 {
-    struct pool_volume *v = w->v, *was = w->made, *s = v->parent;
+    struct pool_volume *v = w->v, *was = w->made, *s = w->to;
     pool_volume_take_outer(was, v);
     was->size = v->size;
     was->mapped = v->mapped;
     was->tree.root = v->tree.root;
     was->tree.height = v->tree.height;
-    was->parent = s;
+    was->parent = v->parent;
+    v->parent = s;
     s->children++;
     w->pool->families++;
     v->tree.root = s->tree.root;
@@ -538,14 +564,15 @@ static int op_freeze(struct plx_pool_work *w, struct pool_try *t)
         return pool_work_no_volume(w->op, w->op->volume);
     if (w->v->state != POOL_VOLUME)
         return plx_fail(&w->op->err, -EINVAL, "%s is a snapshot already", w->v->name);
-    if (w->v->disk || w->v->barred)
+    if (w->v->disk)
         return plx_fail(&w->op->err, -EBUSY, "%s is in use", w->v->name);
     if (p->instant >= UINT32_MAX - p->slots)
         return plx_fail(&w->op->err, -ENOSPC, "the pool has had all the snapshots that it can ever have");
-    int ret = check_free(w->op, w->v);
+    int ret = check_free(w, w->v);
     if (ret)
         return ret;
     w->v->changed = true;
+    pool_work_take(w);
     work_bar(w);
     return 0;
 }
@@ -585,7 +612,7 @@ static int op_resize(struct plx_pool_work *w, struct pool_try *t)
         return pool_work_no_volume(w->op, w->op->volume);
     int ret = units_of(p, w->op, &units);
     if (!ret)
-        ret = check_free(w->op, w->v);
+        ret = check_free(w, w->v);
     if (ret)
         return ret;
     if (w->v->state != POOL_VOLUME)
@@ -597,6 +624,7 @@ static int op_resize(struct plx_pool_work *w, struct pool_try *t)
         return plx_fail(&w->op->err, -EBUSY, "%s is in use, and cannot become smaller", w->v->name);
     if (!w->cut)
         w->cut = units;
+    pool_work_take(w);
     if (units < w->v->size)
         work_bar(w);
     while (w->cut < w->v->size) {
@@ -609,13 +637,13 @@ static int op_resize(struct plx_pool_work *w, struct pool_try *t)
     ret = pool_tree_raise(p, t, &w->v->tree, pool_height(units, p->unit_shift));
     w->v->changed = true;
     w->cut = units;
+    if (!ret && w->v->flags & POOL_THICK)
+        p->set_aside += units - w->v->size; /* now, as others may want it */
     return ret;
 }
 
 static void apply_resize(struct plx_pool_work *w)
 {
-    if (w->v->flags & POOL_THICK)
-        w->pool->set_aside += w->cut - w->v->size;
     w->v->size = w->cut;
 }
 
@@ -679,7 +707,6 @@ static void op_applied(struct plx_pool *p, struct pool_apply *a, uint16_t status
     if (w->op->kind == PLX_POOL_SNAPSHOT) {
         for (struct plx_pool_work *each = w->applied ? w : NULL; each; each = each->with)
             each->v->settling--;
-        with_free(w, false);
         pool_wake(&p->busy_waits, 0);
     }
     if (w->op->kind == PLX_POOL_GROW && w->cut) /* else it is another's that is under way */
@@ -690,6 +717,7 @@ static void op_applied(struct plx_pool *p, struct pool_apply *a, uint16_t status
         return;
     }
     work_unbar(w);
+    with_free(w, false);
     work_over(w, status ? plx_fail(&w->op->err, -EIO, "pool %s cannot be written to", p->name) : 0);
 }
 

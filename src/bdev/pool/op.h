@@ -12,9 +12,11 @@ struct plx_pool_work {
     struct pool_wait wait;
     struct pool_apply apply;
     struct pool_volume *v, *made;
+    struct pool_volume *to; /* PLX_POOL_REVERT: what it will be as */
     bool applied;
     uint64_t cut; /* PLX_POOL_RESIZE: where to go on unmapping; PLX_POOL_GROW: units that the next root says; or 0 */
     bool bars;    /* v is not opened meanwhile */
+    bool taken;   /* v is changed by no other operation meanwhile: pool_volume.op */
     void *steps;  /* of one that takes many */
     /* An attempt that ends in POOL_AGAIN may leave what is to be begun without the lock: it has it tried again. */
     void (*begin)(struct plx_pool_work *w);
@@ -25,6 +27,8 @@ struct plx_pool_work {
 void pool_work_try(struct plx_pool_work *w);
 /* What another message tries again, so that others have their turn: for `begin`. */
 void pool_work_yield(struct plx_pool_work *w);
+/* v has no other operation begun on it until this one is over. */
+void pool_work_take(struct plx_pool_work *w);
 /* There is none of this name: -ENOENT, with op->err filled. */
 int pool_work_no_volume(struct plx_pool_op *op, const char *name);
 /* What shows through in one does so in what is made of it. */

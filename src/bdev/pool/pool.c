@@ -254,6 +254,7 @@ static int pool_new(struct plx_bdev *disk, const struct pool_keeper *keeper, str
     plx_list_init(&p->applied);
     plx_list_init(&p->late);
     plx_list_init(&p->dying);
+    plx_list_init(&p->op_waits);
     plx_list_init(&p->limbo);
     plx_list_init(&p->loaded);
     plx_list_init(&p->space_waits);

@@ -129,6 +129,7 @@ struct pool_volume {
     struct pool_disk *disk;     /* as which it is open; or NULL */
     bool barred;                /* an operation is under way that it must not be opened during */
     bool locked;                /* another one, during which there is to be no other that changes it */
+    struct plx_pool_work *op;   /* one that has been begun, and changes it when its checkpoint comes; or NULL */
     bool moving;                /* units of it are copied, which may become its own meanwhile: see pool_busy */
     unsigned pins;              /* operations that need it as it is: it is not deleted */
     bool changed;               /* since the last checkpoint */
@@ -289,8 +290,9 @@ struct plx_pool {
     _Atomic bool volumes_gone; /* some of them: pool_disk.gone */
     _Atomic bool disk_resized; /* which has not been looked at */
 
-    unsigned works;         /* operations that are not over */
-    _Atomic bool cancelled; /* those that take long */
+    unsigned works;           /* operations that are not over */
+    struct plx_list op_waits; /* for one before to be over: pool_volume.op */
+    _Atomic bool cancelled;   /* those that take long */
     struct plx_msg close_msg;
     struct pool_wait close_wait;
     uint16_t close_status;
