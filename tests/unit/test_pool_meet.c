@@ -3,9 +3,13 @@
 #include "pool_rig.h"
 
 #include <errno.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
+
+#include "bdev/driver.h"
 
 enum { UNIT = 4096, LBAS = UNIT / 512, UNITS = 600, SAMPLE = 20, MOST = 16 };
 
@@ -296,6 +300,64 @@ static void thick_volumes_that_grow_at_once(void **state)
     rig_end(&rig);
 }
 
+/* ---- the disk outside ---- */
+
+static void *close_it(void *arg)
+{
+    struct plx_bdev *bdev = arg;
+    bdev->ops->close(bdev);
+    return NULL;
+}
+
+struct closing {
+    struct plx_pool *pool;
+    struct pool_volume *v;
+    struct plx_bdev *bdev;
+    pthread_t thread;
+    bool open;
+};
+
+/* While this goes on no disk is let go: nor has the volume been, which could be deleted then. */
+static bool close_meanwhile(void *arg, struct plx_bdev *bdev)
+{
+    struct closing *c = arg;
+    const struct timespec ms = {0, 1000 * 1000};
+    (void)bdev;
+    assert_int_equal(pthread_create(&c->thread, NULL, close_it, c->bdev), 0);
+    c->open = true;
+    for (int i = 0; i < 30 && c->open; i++) {
+        nanosleep(&ms, NULL);
+        pool_lock(c->pool);
+        c->open = pool_disk_of(c->v) != NULL;
+        pool_unlock(c->pool);
+    }
+    return false;
+}
+
+static void a_disk_outside_is_let_go_before_the_volume(void **state)
+{
+    struct pool_rig rig;
+    struct plx_error err;
+    struct plx_bdev *outer;
+    const struct plx_pool_op make = {.kind = PLX_POOL_CREATE, .name = "v", .size = UNIT, .outer = "outer"};
+    (void)state;
+    if (plx_bdev_open_as("ram:4M", "outer", &outer, &err))
+        fail_msg("%s", err.text);
+    rig_make(&rig, "ram:24M", NULL);
+    assert_int_equal(run_one(&rig, &make), 0);
+    struct closing c = {.pool = rig.pool};
+    if (pool_disk_new(rig.pool, "v", &c.bdev, &err))
+        fail_msg("%s", err.text);
+    rig.pool->refs++;
+    c.v = pool_volume_of(c.bdev);
+    assert_int_equal(plx_bdev_close(outer), -EBUSY);
+    plx_bdev_each(close_meanwhile, &c);
+    assert_true(c.open);
+    pthread_join(c.thread, NULL);
+    assert_int_equal(plx_bdev_close(outer), 0);
+    rig_end(&rig);
+}
+
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
@@ -303,6 +365,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(what_will_be_the_parent_may_be_on_its_way_out),
         cmocka_unit_test(reverted_to_the_snapshot_that_is_seen),
         cmocka_unit_test(thick_volumes_that_grow_at_once),
+        cmocka_unit_test(a_disk_outside_is_let_go_before_the_volume),
     };
     rig_simulate(true);
     if (argc > 1)

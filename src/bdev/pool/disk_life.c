@@ -55,16 +55,16 @@ static void volume_channel_close(struct plx_bdev_channel *ch)
 
 static void pool_disk_free(struct pool_disk *d)
 {
+    if (d->outer_hold) /* which tells of a volume that there is */
+        plx_bdev_release(d->outer_hold);
     pool_lock(d->pool);
     while (d->telling) {
         pool_unlock(d->pool);
         sched_yield();
         pool_lock(d->pool);
     }
-    d->v->disk = NULL;
+    d->v->disk = NULL; /* from here on it may be deleted */
     pool_unlock(d->pool);
-    if (d->outer_hold)
-        plx_bdev_release(d->outer_hold);
     free(d);
 }
 
