@@ -172,7 +172,8 @@ PLX_API int plx_pool_do(struct plx_pool *pool, struct plx_pool_op *op);
 /** Bytes in a row, in whole units of the pool, but for the end of the volume. */
 struct plx_pool_extent {
     uint64_t offset, length;
-    bool data; /**< `to` has something there; else it has nothing, and reads as zeroes */
+    bool data;  /**< `to` has something there; else it has nothing, and reads as zeroes */
+    bool outer; /**< which is what a disk outside has, and zeroes beyond the end of that */
 };
 
 /**
@@ -181,11 +182,12 @@ struct plx_pool_extent {
  * leaves it alone until done is called.
  */
 struct plx_pool_diff {
-    const char *from; /**< UUID or name; NULL for a volume that has nothing */
+    const char *from; /**< UUID or name; NULL for a volume that has nothing, and reads as zeroes */
     const char *to;
     uint64_t offset; /**< where to begin; then where to go on: the end of `to` when that was all */
     struct plx_pool_extent *extents;
     uint32_t room; /**< for so many */
+    bool own;      /**< `from` is NULL: what a disk outside has, to which `to` goes back, is not different */
     /** Called on the reactor, or NULL: on a thread of the pool's, which must not be blocked. */
     void (*done)(struct plx_pool_diff *d);
     struct plx_reactor *reactor;

@@ -408,7 +408,8 @@ static void fragmap_add(struct fragmap *f, const struct plx_pool_extent *e)
 /* What a volume has that the snapshot it goes back to has not. */
 static int fragmap_fill(struct pool_call *t, struct fragmap *f, struct plx_error *err)
 {
-    struct plx_pool_diff d = {.from = t->from, .to = t->volume, .offset = t->offset, .room = POOL_EXTENTS};
+    struct plx_pool_diff d = {
+        .from = t->from, .to = t->volume, .offset = t->offset, .room = POOL_EXTENTS, .own = !t->from};
     d.extents = calloc(POOL_EXTENTS, sizeof *d.extents);
     int ret = d.extents ? 0 : -ENOMEM;
     do {

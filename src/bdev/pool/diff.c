@@ -20,6 +20,8 @@ struct diff_side {
     uint32_t number;
     uint8_t uuid[16];
     bool none; /* a volume that has nothing */
+    uint64_t size;
+    char outer[POOL_OUTER_NAME]; /* what shows through where nothing is; "" for zeroes */
     struct pool_tree *tree;
 };
 
@@ -30,6 +32,7 @@ struct pool_diff {
     struct plx_msg msg;
     struct diff_side a, b;
     uint64_t at, size; /* units */
+    uint64_t alike;    /* up to where nothing in the one means the same as in the other */
     uint64_t ahead;    /* up to where nodes have been asked for */
     struct pool_node *load[2 * DIFF_AHEAD];
     unsigned n_load, looked;
@@ -64,52 +67,83 @@ static int diff_node(struct plx_pool *p, struct pool_try *t, const struct pool_e
     return e->where.raw && e != &diff_deeper ? pool_node_get(p, t, e, level, out) : 0;
 }
 
-/* What there is in a slot of a node of a level, which e leads to; first: it is the first one of that level. */
+/* What there is in a slot of a node of a level, which e leads to; if that leads to none, e holds for all below it. */
 static const struct pool_entry *diff_below(const struct diff_side *s, const struct pool_entry *e,
                                            const struct pool_node *n, unsigned level, uint32_t slot)
 {
     if (e != &diff_deeper)
-        return n ? &pool_entries(n)[slot] : &diff_nothing;
+        return n ? &pool_entries(n)[slot] : e;
     return slot ? &diff_nothing : diff_top(s, level - 1);
 }
 
-static bool diff_same(const struct pool_entry *a, const struct pool_entry *b)
+/* What is there where an entry leads nowhere: a disk outside, or "", zeroes. */
+static const char *diff_through(const struct diff_side *s, const struct pool_entry *e, uint64_t at)
 {
+    return pool_entry_zeroes(e) || at >= s->size ? "" : s->outer;
+}
+
+/* Whether all is the same from `at` on that two entries of a level stand for. */
+static bool diff_same(const struct pool_diff *w, const struct pool_entry *a, const struct pool_entry *b, uint64_t at,
+                      unsigned level)
+{
+    const uint64_t end = plx_min_u64(pool_span_end(w->pool, at, level), w->size);
     if (a == &diff_deeper || b == &diff_deeper)
         return false;
-    return a->where.raw == b->where.raw && a->birth.raw == b->birth.raw;
+    if (a->where.raw || b->where.raw)
+        return a->where.raw == b->where.raw && a->birth.raw == b->birth.raw && (!level || end <= w->alike);
+    if (pool_entry_zeroes(a) && pool_entry_zeroes(b))
+        return true;
+    return (end <= w->alike || at >= w->alike) && !strcmp(diff_through(&w->a, a, at), diff_through(&w->b, b, at));
+}
+
+/* Whether neither leads anywhere. */
+static bool diff_bare(const struct pool_entry *a, const struct pool_entry *b)
+{
+    return !a->where.raw && !b->where.raw;
 }
 
 /* ---- what is found ---- */
 
 /* @return false when there is no room for it */
-static bool diff_add(struct pool_diff *w, uint64_t at, bool data)
+static bool diff_add(struct pool_diff *w, const struct pool_entry *y, uint64_t n)
 {
     struct plx_pool_diff *d = w->d;
     struct plx_pool_extent *last = d->n ? &d->extents[d->n - 1] : NULL;
-    const uint64_t offset = at << w->pool->unit_shift, length = UINT64_C(1) << w->pool->unit_shift;
-    if (last && last->data == data && last->offset + last->length == offset) {
+    const uint64_t offset = w->at << w->pool->unit_shift, length = n << w->pool->unit_shift;
+    const bool outer = !y->where.raw && *diff_through(&w->b, y, w->at), data = y->where.raw || outer;
+    if (last && last->data == data && last->outer == outer && last->offset + last->length == offset) {
         last->length += length;
         return true;
     }
     if (d->n == d->room)
         return false;
-    d->extents[d->n++] = (struct plx_pool_extent){offset, length, data};
+    d->extents[d->n++] = (struct plx_pool_extent){offset, length, data, outer};
     return true;
 }
 
-/* @return 1 when there is no room for more; 0 */
-static int diff_leaves(struct pool_diff *w, const struct pool_node *a, const struct pool_node *b)
+/* Two nodes of level 1, or what there is in the place of them. @return 1 when there is no room for more; 0 */
+static int diff_leaves(struct pool_diff *w, const struct pool_entry *x, const struct pool_node *a,
+                       const struct pool_entry *y, const struct pool_node *b)
 {
-    const struct plx_pool *p = w->pool;
-    const uint64_t end = plx_min_u64(pool_span_end(p, w->at, 1), w->size);
+    const uint64_t end = plx_min_u64(pool_span_end(w->pool, w->at, 1), w->size);
     for (; w->at < end; w->at++) {
-        const uint32_t slot = pool_slot(p, w->at, 0);
-        const struct pool_entry *x = a ? &pool_entries(a)[slot] : &diff_nothing,
-                                *y = b ? &pool_entries(b)[slot] : &diff_nothing;
-        if (!diff_same(x, y) && !diff_add(w, w->at, y->where.raw))
+        const uint32_t slot = pool_slot(w->pool, w->at, 0);
+        const struct pool_entry *xx = diff_below(&w->a, x, a, 1, slot), *yy = diff_below(&w->b, y, b, 1, slot);
+        if (!diff_same(w, xx, yy, w->at, 0) && !diff_add(w, yy, 1))
             return 1;
     }
+    return 0;
+}
+
+/* All that two entries of a level stand for which lead nowhere. @return 1 when there is no room for more; 0 */
+static int diff_run(struct pool_diff *w, const struct pool_entry *x, const struct pool_entry *y, unsigned level)
+{
+    uint64_t end = plx_min_u64(pool_span_end(w->pool, w->at, level), w->size);
+    if (w->at < w->alike)
+        end = plx_min_u64(end, w->alike);
+    if (strcmp(diff_through(&w->a, x, w->at), diff_through(&w->b, y, w->at)) != 0 && !diff_add(w, y, end - w->at))
+        return 1;
+    w->at = end;
     return 0;
 }
 
@@ -143,7 +177,7 @@ static void diff_look_ahead(struct pool_diff *w, const struct pool_entry *x, con
     const struct plx_pool *p = w->pool;
     const uint64_t end = plx_min_u64(pool_span_end(p, at, level), w->size);
     struct pool_node *a, *b;
-    if (x == &diff_deeper || y == &diff_deeper || diff_same(x, y))
+    if (x == &diff_deeper || y == &diff_deeper || diff_bare(x, y) || diff_same(w, x, y, at, level))
         return;
     if (w->n_load + 2 > PLX_ARRAY_SIZE(w->load) || ++w->looked > DIFF_STEPS) {
         w->ahead = plx_min_u64(w->ahead, at);
@@ -171,10 +205,12 @@ static int diff_step(struct pool_diff *w, struct pool_try *t)
     const unsigned ha = w->a.none ? 1 : w->a.tree->height, hb = w->b.none ? 1 : w->b.tree->height;
     unsigned level = ha > hb ? ha : hb;
     const struct pool_entry *x = diff_top(&w->a, level), *y = diff_top(&w->b, level);
-    if (diff_same(x, y)) {
+    if (diff_same(w, x, y, w->at, level)) {
         w->at = w->size;
         return 0;
     }
+    if (diff_bare(x, y))
+        return diff_run(w, x, y, level);
     if (w->at >= w->ahead) {
         w->ahead = UINT64_MAX;
         w->looked = 0;
@@ -189,7 +225,7 @@ static int diff_step(struct pool_diff *w, struct pool_try *t)
         if (ret)
             return ret;
         if (level == 1)
-            return diff_leaves(w, a, b);
+            return diff_leaves(w, x, a, y, b);
         const uint64_t end = pool_span_end(p, w->at, level);
         for (;; w->at = pool_span_end(p, w->at, level - 1)) {
             if (w->at >= end || w->at >= w->size)
@@ -197,11 +233,13 @@ static int diff_step(struct pool_diff *w, struct pool_try *t)
             const uint32_t slot = pool_slot(p, w->at, level - 1);
             const struct pool_entry *xx = diff_below(&w->a, x, a, level, slot),
                                     *yy = diff_below(&w->b, y, b, level, slot);
-            if (!diff_same(xx, yy)) {
-                x = xx;
-                y = yy;
-                break;
-            }
+            if (diff_same(w, xx, yy, w->at, level - 1))
+                continue;
+            if (diff_bare(xx, yy))
+                return diff_run(w, xx, yy, level - 1);
+            x = xx;
+            y = yy;
+            break;
         }
     }
 }
@@ -268,15 +306,32 @@ static void diff_go_on(struct plx_msg *msg)
 }
 
 /* @return 0; -ENOENT with err filled */
-static int diff_name(struct plx_pool *p, struct plx_pool_diff *d, const char *name, struct diff_side *s, uint64_t *size)
+static int diff_name(struct plx_pool *p, struct plx_pool_diff *d, const char *name, struct diff_side *s)
 {
     const struct pool_volume *v = pool_volume_find(p, name);
     if (!v)
         return plx_fail(&d->err, -ENOENT, "there is no volume %s", name);
     s->number = v->number;
     memcpy(s->uuid, v->uuid, sizeof s->uuid);
-    *size = v->size;
+    s->size = v->size;
+    if (v->flags & POOL_OUTER)
+        memcpy(s->outer, v->outer, sizeof s->outer);
     return 0;
+}
+
+/* What nothing means beyond the end of the one is zeroes, whatever it means in the other. */
+static void diff_sides(struct pool_diff *w)
+{
+    w->size = w->b.size;
+    w->a.none = !w->d->from;
+    if (w->a.none && w->d->own) {
+        w->a.size = w->b.size;
+        memcpy(w->a.outer, w->b.outer, sizeof w->a.outer);
+    }
+    if (strcmp(w->a.outer, w->b.outer) != 0)
+        w->alike = 0;
+    else
+        w->alike = w->b.outer[0] && w->a.size < w->b.size ? w->a.size : UINT64_MAX;
 }
 
 static void diff_begin(struct plx_msg *msg)
@@ -284,14 +339,13 @@ static void diff_begin(struct plx_msg *msg)
     struct plx_pool_diff *d = plx_container_of(msg, struct plx_pool_diff, msg);
     struct plx_pool *p = d->pool;
     struct pool_diff *w = calloc(1, sizeof *w);
-    uint64_t size;
     d->n = 0;
     d->result = w ? 0 : plx_fail(&d->err, -ENOMEM, "out of memory");
     pool_lock(p);
     if (w && d->from)
-        d->result = diff_name(p, d, d->from, &w->a, &size);
+        d->result = diff_name(p, d, d->from, &w->a);
     if (w && !d->result)
-        d->result = diff_name(p, d, d->to, &w->b, &w->size);
+        d->result = diff_name(p, d, d->to, &w->b);
     pool_unlock(p);
     if (d->result) {
         free(w);
@@ -301,7 +355,7 @@ static void diff_begin(struct plx_msg *msg)
     }
     w->pool = p;
     w->d = d;
-    w->a.none = !d->from;
+    diff_sides(w);
     w->at = d->offset >> p->unit_shift;
     w->wait.reactor = p->keeper;
     w->wait.again = diff_again;

@@ -179,6 +179,12 @@ static uint64_t outer_blocks(const struct pool_disk *d)
     return plx_bdev_blocks(d->outer) >> outer_shift(d);
 }
 
+uint64_t pool_disk_outer_bytes(const struct plx_bdev *volume)
+{
+    const struct pool_disk *d = (const struct pool_disk *)volume;
+    return d->outer ? outer_blocks(d) << volume->block_shift : 0;
+}
+
 /* Whether it shows through in a unit that is nowhere. Under the lock, right after volume_entry(). */
 static bool is_outer(const struct pool_disk *d, const struct pool_entry *e, uint64_t at)
 {

@@ -46,6 +46,8 @@ static inline unsigned pool_unit_blocks_shift(const struct plx_pool *p)
     return p->unit_shift - p->block_shift;
 }
 
+/* Bytes that a disk outside has which shows through in one. */
+uint64_t pool_disk_outer_bytes(const struct plx_bdev *volume);
 void pool_disk_submit(struct plx_bdev_channel *ch, struct plx_bdev_req *req);
 /* summed.c: the same, of a pool with checksums. */
 void pool_summed_submit(struct plx_bdev_channel *ch, struct plx_bdev_req *req);

@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * What a volume has is written to another disk, in the same places: what is its own, or all. Where that is told from
- * what it maps, as far as there is room for at a time; first it is counted, then copied.
+ * What a volume has is written to another disk, in the same places: what is its own, or all, with what a disk outside
+ * has that shows through. Where that is told from what it maps, as far as there is room for at a time; first it is
+ * counted, then copied.
  */
-#include "pool.h"
+#include "disk.h"
 
 #include "base/uuid.h"
 
@@ -119,15 +120,21 @@ static void send_diffed(struct plx_pool_diff *d)
 /* @return whether there is a next extent; else more have been asked for, or there are none */
 static bool send_extent(struct pool_send *s, struct plx_pool_extent *out, bool *asked)
 {
+    const uint64_t outer = pool_disk_outer_bytes(s->c->volume);
     *asked = false;
-    if (s->next < s->diff.n) {
+    while (s->next < s->diff.n) {
         *out = s->extents[s->next++];
-        return true;
+        if (!out->outer)
+            return true;
+        out->length = out->offset < outer ? plx_min_u64(out->length, outer - out->offset) : 0;
+        if (out->length)
+            return true;
     }
     if (s->diff.size && s->diff.offset >= s->diff.size)
         return false;
     s->diff.from = s->parent ? s->parent_name : NULL;
     s->diff.to = s->name;
+    s->diff.own = !s->c->all;
     s->diff.extents = s->extents;
     s->diff.room = EXTENTS;
     s->diff.done = send_diffed;
