@@ -39,7 +39,7 @@ static void tell_all(struct pck *c)
     for (unsigned i = 0; i < c->n_found && o->found; i++) {
         const struct pck_finding *f = &c->found[i];
         const struct plx_pool_finding told = {.severity = f->severity,
-                                              .mendable = f->mendable,
+                                              .mendable = f->mendable && !c->leave,
                                               .volume = f->number >= 0 ? f->volume : NULL,
                                               .number = f->number,
                                               .unit = f->unit,

@@ -55,7 +55,7 @@ struct pck_volume {
     bool inexact;     /* some could not be */
     bool damaged;     /* a part of its tree cannot be read */
     bool orphan;      /* there is no such parent */
-    bool shares;      /* an orphan: others have what it has, so that it is not the owner of all */
+    bool shares;      /* an orphan: others have what it has, or may have it, so that it is not the owner of all */
     char shown[PCK_SHOWN_NAME];
 };
 
@@ -97,9 +97,11 @@ struct pck {
     struct pck_bits used;   /* what volumes lead to */
     struct pck_bits meta;   /* what the directory and the tree of maps are */
     struct pck_bits logged; /* what the log maps */
+    struct pck_bits twice;  /* what an orphan leads to, and somebody before it */
     uint64_t n_used, n_meta;
     struct pck_counts counts;
     bool blind; /* what is in use is not wholly known: nothing that the maps have may be freed */
+    bool leave; /* there is what is not known here, or cannot be read for now: a repair would lose it */
 
     /* The log. */
     uint64_t log_pages;
@@ -111,6 +113,7 @@ struct pck {
     uint64_t map_used;   /* units that are not free, by the maps */
     struct pck_bits old; /* units that are not free by the maps, where what is in use is not wholly known */
     bool maps_wrong, root_wrong, records_wrong, root_torn;
+    bool maps_beyond; /* which has been told */
 
     /* Nodes that were read. */
     struct pck_cached {
@@ -158,6 +161,8 @@ void pck_step(struct pck *c);
  * says
  */
 const uint8_t *pck_node(struct pck *c, const struct pck_entry *e);
+/* Whether one that pck_node() has just not given could not be read, which may be so for now. */
+bool pck_node_unread(struct pck *c, const struct pck_entry *e);
 /* Those of some entries are read at once; what cannot be is found out by pck_node(). */
 void pck_nodes_read(struct pck *c, const struct pck_entry *e, unsigned n);
 

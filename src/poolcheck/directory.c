@@ -31,13 +31,56 @@ static bool take_meta(struct pck *c, const struct pck_entry *e, const char *what
 
 /* ---- records ---- */
 
+static bool is_shown(const struct pck_volume *v)
+{
+    return v->r.state == PCK_VOLUME || v->r.state == PCK_SNAPSHOT;
+}
+
 static void name_volume(struct pck_volume *v)
 {
     static const char *const kinds[PCK_STATES] = {"", "volume", "snapshot", "ghost", "dying volume"};
-    if ((v->r.state == PCK_VOLUME || v->r.state == PCK_SNAPSHOT) && pck_name_ok(v->r.name))
+    if (is_shown(v) && pck_name_ok(v->r.name))
         snprintf(v->shown, sizeof v->shown, "%s", v->r.name);
     else
         snprintf(v->shown, sizeof v->shown, "%s %u", kinds[v->r.state], v->number);
+}
+
+/* Of a name that somebody has already a next round finds that there are two: then it is another one. */
+static void name_anew(struct pck *c, char name[PCK_NAME], const char *what, uint32_t number)
+{
+    const bool again = !strncmp(name, what, strlen(what));
+    memset(name, 0, PCK_NAME);
+    if (again)
+        snprintf(name, PCK_NAME, "%s-%u-%llu", what, number, (unsigned long long)c->root.generation);
+    else
+        snprintf(name, PCK_NAME, "%s-%u", what, number);
+    c->records_wrong = true;
+}
+
+/* Names that cannot be are others. */
+static void names_take(struct pck *c, struct pck_volume *v, const struct pck_entry *page)
+{
+    struct pck_record *r = &v->r;
+    const int64_t unit = (int64_t)page->unit;
+    if (is_shown(v) && !pck_name_ok(r->name)) {
+        name_anew(c, r->name, "repaired", v->number);
+        pck_say(c, PLX_POOL_DAMAGE, true, NULL, unit, "volume %u has no name; a repair names it %s", v->number,
+                r->name);
+    }
+    name_volume(v);
+    if (!is_shown(v) && !memchr(r->name, 0, PCK_NAME)) {
+        memset(r->name, 0, PCK_NAME);
+        c->records_wrong = true;
+        pck_say(c, PLX_POOL_DAMAGE, true, v, unit, "%s has a name, which has no end", v->shown);
+    }
+    if (r->flags & PCK_OUTER && !pck_outer_ok(r->outer)) {
+        name_anew(c, r->outer, "lost", v->number);
+        pck_say(
+            c, PLX_POOL_DAMAGE, true, v, unit,
+            "%s goes back to a disk outside that has no name; a repair names that %s, and it is what a disk of that "
+            "name is then",
+            v->shown, r->outer);
+    }
 }
 
 static void record_take(struct pck *c, uint32_t number, const uint8_t *mem, const struct pck_entry *page)
@@ -46,6 +89,14 @@ static void record_take(struct pck *c, uint32_t number, const uint8_t *mem, cons
     pck_get_record(mem, &r);
     if (r.state == PCK_FREE)
         return;
+    const char *newer = pck_record_newer(&r);
+    if (newer) {
+        pck_say(c, PLX_POOL_DAMAGE, false, NULL, (int64_t)page->unit,
+                "volume %u %s, as a later version of this program may make it: a repair leaves the pool alone", number,
+                newer);
+        c->leave = c->blind = true;
+        return;
+    }
     const char *wrong = number >= c->root.slots ? "the directory has no room for it" : pck_record_wrong(&c->root, &r);
     if (wrong) {
         pck_say(c, PLX_POOL_DAMAGE, true, NULL, (int64_t)page->unit,
@@ -62,14 +113,14 @@ static void record_take(struct pck *c, uint32_t number, const uint8_t *mem, cons
     }
     v->number = number;
     v->r = r;
-    if ((r.state == PCK_VOLUME || r.state == PCK_SNAPSHOT) && !pck_name_ok(r.name)) {
-        memset(v->r.name, 0, sizeof v->r.name);
-        snprintf(v->r.name, sizeof v->r.name, "repaired-%u", number);
-        pck_say(c, PLX_POOL_DAMAGE, true, NULL, (int64_t)page->unit, "volume %u has no name; a repair names it %s",
-                number, v->r.name);
-        c->records_wrong = true;
+    names_take(c, v, page);
+    if (r.more) {
+        pck_say(c, PLX_POOL_NOTE, false, v, (int64_t)page->unit,
+                "%s has fields that are not known here, as a later version of this program may make them: a repair "
+                "leaves the pool alone",
+                v->shown);
+        c->leave = true;
     }
-    name_volume(v);
     c->volume[number] = v;
     c->order[c->n++] = v;
 }
@@ -81,9 +132,11 @@ static bool record_holds(struct pck *c, uint32_t number, const uint8_t *mem)
     pck_get_record(mem, &r);
     if (r.state == PCK_FREE)
         return true;
-    if (number >= c->root.slots || pck_record_wrong(&c->root, &r))
+    if (number >= c->root.slots || pck_record_newer(&r) || pck_record_wrong(&c->root, &r))
         return false;
     if ((r.state == PCK_VOLUME || r.state == PCK_SNAPSHOT) && !pck_name_ok(r.name))
+        return false;
+    if (r.flags & PCK_OUTER && !pck_outer_ok(r.outer))
         return false;
     return r.root.unit && r.root.unit < c->root.units && pck_node(c, &r.root);
 }
@@ -91,8 +144,8 @@ static bool record_holds(struct pck *c, uint32_t number, const uint8_t *mem)
 static void take_damaged(struct pck *c, uint32_t first, const struct pck_entry *e, uint8_t *mem)
 {
     unsigned kept = 0, lost = 0;
-    uint16_t status = pck_disk_read_one(&c->disk, e->unit, mem);
-    for (uint32_t i = 0; i < records_a_page(c) && !status; i++) {
+    const bool unread = pck_node_unread(c, e) || pck_disk_read_one(&c->disk, e->unit, mem);
+    for (uint32_t i = 0; i < records_a_page(c) && !unread; i++) {
         const uint8_t *record = mem + (size_t)i * PCK_RECORD_BYTES;
         if (!pck_get32(record))
             continue;
@@ -102,10 +155,15 @@ static void take_damaged(struct pck *c, uint32_t first, const struct pck_entry *
         kept += holds;
         lost += !holds;
     }
-    c->blind = c->records_wrong = true;
-    if (status)
-        pck_say(c, PLX_POOL_DAMAGE, false, NULL, (int64_t)e->unit,
-                "the page of the directory with volumes %u to %u cannot be read", first, first + records_a_page(c) - 1);
+    c->blind = true;
+    c->leave |= unread;
+    c->records_wrong |= !unread;
+    if (unread)
+        pck_say(
+            c, PLX_POOL_DAMAGE, false, NULL, (int64_t)e->unit,
+            "the page of the directory with volumes %u to %u cannot be read, which may be so for now: a repair leaves "
+            "the pool alone",
+            first, first + records_a_page(c) - 1);
     else
         pck_say(c, PLX_POOL_DAMAGE, true, NULL, (int64_t)e->unit,
                 "the page of the directory with volumes %u to %u is damaged: %u of them can be told, %u cannot", first,
@@ -138,11 +196,15 @@ static void dir_walk(struct pck *c, const struct pck_entry *e, unsigned level, u
         take_page(c, page, e);
         return;
     }
-    const uint8_t *node = take_meta(c, e, "the directory") ? pck_node(c, e) : NULL;
+    const bool can_be = take_meta(c, e, "the directory");
+    const uint8_t *node = can_be ? pck_node(c, e) : NULL;
     if (!node) {
+        const bool unread = can_be && pck_node_unread(c, e);
         c->blind = true;
-        pck_say(c, PLX_POOL_DAMAGE, false, NULL, PLX_POOL_NOWHERE,
-                "a node of level %u of the directory is damaged: the volumes below it are lost", level);
+        c->leave |= unread;
+        pck_say(c, PLX_POOL_DAMAGE, false, NULL, PLX_POOL_NOWHERE, "a node of level %u of the directory %s", level,
+                unread ? "cannot be read, which may be so for now: a repair leaves the pool alone"
+                       : "is damaged: the volumes below it are lost");
         return;
     }
     memcpy(c->level[level], node, c->unit);
@@ -192,23 +254,21 @@ static int by_uuid(const void *a, const void *b)
     return memcmp((*(struct pck_volume *const *)a)->r.uuid, (*(struct pck_volume *const *)b)->r.uuid, 16);
 }
 
-static bool is_shown(const struct pck_volume *v)
-{
-    return v->r.state == PCK_VOLUME || v->r.state == PCK_SNAPSHOT;
-}
-
 static void find_twins(struct pck *c)
 {
+    const struct pck_volume *w = NULL;
     qsort(c->order, c->n, sizeof(struct pck_volume *), by_name);
-    for (uint32_t i = 1; i < c->n; i++) {
-        struct pck_volume *v = c->order[i], *w = c->order[i - 1];
-        if (!is_shown(v) || !is_shown(w) || by_name(&v, &w))
+    for (uint32_t i = 0; i < c->n; i++) {
+        struct pck_volume *v = c->order[i];
+        if (!is_shown(v))
             continue;
-        memset(v->r.name, 0, sizeof v->r.name);
-        snprintf(v->r.name, sizeof v->r.name, "repaired-%u", v->number);
+        if (!w || strncmp(v->r.name, w->r.name, PCK_NAME)) {
+            w = v;
+            continue;
+        }
+        name_anew(c, v->r.name, "repaired", v->number);
         pck_say(c, PLX_POOL_DAMAGE, true, v, PLX_POOL_NOWHERE, "volumes %u and %u have the same name", w->number,
                 v->number);
-        c->records_wrong = true;
     }
     qsort(c->order, c->n, sizeof(struct pck_volume *), by_uuid);
     for (uint32_t i = 1; i < c->n; i++)

@@ -58,6 +58,14 @@ void pck_put_entry(uint8_t *p, const struct pck_entry *e)
     plx_poke32(p + 12, e->crc);
 }
 
+static bool any_set(const uint8_t *mem, size_t from, size_t to)
+{
+    for (; from < to; from++)
+        if (mem[from])
+            return true;
+    return false;
+}
+
 bool pck_get_root(const uint8_t *mem, struct pck_root *r)
 {
     *r = (struct pck_root){
@@ -80,6 +88,7 @@ bool pck_get_root(const uint8_t *mem, struct pck_root *r)
     };
     memcpy(r->uuid, mem + 16, sizeof r->uuid);
     memcpy(r->name, mem + 136, sizeof r->name);
+    r->more = any_set(mem, 200, PCK_ROOT_BYTES);
     return !memcmp(mem, root_magic, sizeof root_magic) && crc_around(mem, PCK_ROOT_BYTES, 12) == plx_peek32(mem + 12);
 }
 
@@ -125,6 +134,8 @@ void pck_get_record(const uint8_t *mem, struct pck_record *r)
     };
     memcpy(r->uuid, mem + 8, sizeof r->uuid);
     memcpy(r->name, mem + 88, sizeof r->name);
+    memcpy(r->outer, mem + PCK_OUTER_AT, sizeof r->outer);
+    r->more = any_set(mem, 65, 72) || any_set(mem, PCK_OUTER_AT + PCK_NAME, PCK_RECORD_BYTES);
 }
 
 void pck_put_record(uint8_t *mem, const struct pck_record *r)
@@ -141,6 +152,7 @@ void pck_put_record(uint8_t *mem, const struct pck_record *r)
     mem[64] = r->height;
     pck_put_entry(mem + 72, &r->root);
     memcpy(mem + 88, r->name, sizeof r->name);
+    memcpy(mem + PCK_OUTER_AT, r->outer, sizeof r->outer);
 }
 
 int64_t pck_get_page(const uint8_t *mem, const struct pck_root *r, uint64_t n)
@@ -205,29 +217,41 @@ uint64_t pck_fixed_from(const struct pck_root *r, uint64_t region)
 {
     uint64_t n = 0;
     for (; region < pck_regions(r); region++) {
-        const uint64_t size = pck_region_size(r, region);
+        const uint64_t size = pck_region_size(r, region), first = region << pck_region_shift(r);
         if (!region)
-            n += PCK_LOG_PLACE + r->log_units;
-        else if (size > PCK_MAP_PLACE)
-            n += size > PCK_MAP_PLACE + 1 ? 2 : 1;
+            n += plx_min_u64(PCK_LOG_PLACE + r->log_units, size);
+        else if (region > 1)
+            n += 2;
+        for (uint64_t i = 0; region == 1 && i < PCK_LOG_PLACE; i++) /* where a log may have gone on */
+            n += pck_is_fixed(r, first + i);
     }
     return n;
 }
 
-const char *pck_root_wrong(const struct pck_root *r, uint64_t units, unsigned shift)
+uint64_t pck_log_most(const struct pck_root *r)
+{
+    return (UINT64_C(1) << pck_region_shift(r)) - PCK_LOG_PLACE;
+}
+
+const char *pck_root_newer(const struct pck_root *r)
 {
     if (r->version != PCK_VERSION)
-        return "it is of another version than 1";
+        return "is of another version than 1";
     if (r->flags & ~PCK_ROOT_CHECKSUMS)
-        return "it has flags that are not known here";
+        return "has flags that are not known here";
+    return NULL;
+}
+
+const char *pck_root_wrong(const struct pck_root *r, uint64_t units, unsigned shift)
+{
     if (r->shift != shift)
         return "its units do not fit the blocks of the disk";
     if (r->units > units)
         return "it is larger than the disk";
     if (r->units < PCK_UNITS_MIN || r->units >> PCK_UNITS_SHIFT)
         return "it is of a size that none has";
-    if (r->log_units < 8 || r->log_units > r->units / 4 ||
-        r->log_units > (UINT64_C(1) << pck_region_shift(r)) - PCK_LOG_PLACE)
+    /* Logs were made once that have as many units as a region has: they go beyond the first. */
+    if (r->log_units < 8 || r->log_units > r->units / 4 || r->log_units > UINT64_C(1) << pck_region_shift(r))
         return "its log is of a size that none has";
     if (r->regions > pck_regions(r) || r->used > r->units)
         return "more of it is used than there is";
@@ -244,20 +268,30 @@ const char *pck_root_wrong(const struct pck_root *r, uint64_t units, unsigned sh
 
 bool pck_name_ok(const char name[PCK_NAME])
 {
+    return pck_outer_ok(name) && !strchr(name, '/');
+}
+
+bool pck_outer_ok(const char name[PCK_NAME])
+{
     size_t len = 0;
     if (!memchr(name, 0, PCK_NAME))
         return false;
     for (size_t n; (n = plx_text_printable(name + len));)
         len += n;
-    return len && !name[len] && !strchr(name, '/');
+    return len && !name[len];
+}
+
+const char *pck_record_newer(const struct pck_record *v)
+{
+    if (v->state >= PCK_STATES)
+        return "is in a state that is not known here";
+    if (v->flags & ~(uint32_t)(PCK_THICK | PCK_OUTER | PCK_BORROWS))
+        return "has flags that are not known here";
+    return NULL;
 }
 
 const char *pck_record_wrong(const struct pck_root *r, const struct pck_record *v)
 {
-    if (v->state >= PCK_STATES)
-        return "its state is none that there is";
-    if (v->flags & ~(uint32_t)(PCK_THICK | PCK_OUTER | PCK_BORROWS))
-        return "it has flags that are not known here";
     if (v->flags & PCK_BORROWS && v->state != PCK_DYING)
         return "it borrows its data, but is not being freed";
     if (!v->size || v->size >> PCK_UNITS_SHIFT)

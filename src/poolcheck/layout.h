@@ -22,6 +22,7 @@ enum {
     PCK_PAGE_HEADER = 64,
     PCK_CHANGE_BYTES = 24,
     PCK_NAME = 64,
+    PCK_OUTER_AT = 152, /* in a record: what it goes back to outside the pool */
     PCK_HEIGHT_MAX = 5,
     PCK_DIR_HEIGHT = 2,
     PCK_SLOTS_MAX = 1 << 19,
@@ -68,6 +69,7 @@ struct pck_root {
     uint8_t shift, maps_height;
     struct pck_entry dir, maps;
     char name[PCK_NAME];
+    bool more; /* it has something where zeroes are to be */
 };
 
 struct pck_record {
@@ -78,7 +80,9 @@ struct pck_record {
     uint32_t instant;
     uint8_t height;
     struct pck_entry root;
-    char name[PCK_NAME]; /* as it is on the disk: perhaps without a zero */
+    char name[PCK_NAME]; /* as it is on the disk: perhaps without a zero; as the next one */
+    char outer[PCK_NAME];
+    bool more; /* it has something where zeroes are to be */
 };
 
 struct pck_change {
@@ -139,10 +143,17 @@ uint64_t pck_region_size(const struct pck_root *r, uint64_t region);
 /* Fixed units of the regions from one on. */
 uint64_t pck_fixed_from(const struct pck_root *r, uint64_t region);
 
+/* What of it is of a later version of the format than this, so that what the rest says is not known; or NULL. */
+const char *pck_root_newer(const struct pck_root *r);
+const char *pck_record_newer(const struct pck_record *v);
 /* Why a root that is whole cannot be that of a disk of so many units; NULL when it can. */
 const char *pck_root_wrong(const struct pck_root *r, uint64_t units, unsigned shift);
 bool pck_name_ok(const char name[PCK_NAME]);
-/* The same of a record, but for its name, and what it says of others. */
+/* The name of a disk outside, which may have more in it. */
+bool pck_outer_ok(const char name[PCK_NAME]);
+/* The same of a record, but for its names, and what it says of others. */
 const char *pck_record_wrong(const struct pck_root *r, const struct pck_record *v);
+/* The most units that a log has. */
+uint64_t pck_log_most(const struct pck_root *r);
 
 #endif

@@ -38,8 +38,6 @@ static const char *change_wrong(struct pck *c, const struct pck_change *g)
 {
     const struct pck_volume *v = g->volume < c->root.slots ? c->volume[g->volume] : NULL;
     const uint64_t n = g->kind == PCK_MAP ? g->count : g->to;
-    if (g->kind != PCK_MAP && g->kind != PCK_UNMAP)
-        return "is of no kind that there is";
     if (!v || v->r.state != PCK_VOLUME)
         return "is of a volume that there is not";
     if (!n || g->at >= v->r.size || n > v->r.size - g->at)
@@ -60,14 +58,33 @@ static const char *change_wrong(struct pck *c, const struct pck_change *g)
     return NULL;
 }
 
+static void log_newer(struct pck *c, uint64_t n, const char *what)
+{
+    c->leave = true;
+    pck_say(c, PLX_POOL_DAMAGE, false, NULL, (int64_t)(PCK_LOG_PLACE + (c->root.log_first + n) % c->root.log_units),
+            "page %llu of the log %s that is not known here, as a later version of this program may make it: a repair "
+            "leaves the pool alone",
+            (unsigned long long)(c->root.log_first + n), what);
+}
+
 static void log_page_check(struct pck *c, uint64_t n)
 {
     const uint8_t *mem = c->log[n] + PCK_PAGE_HEADER;
     uint32_t room = (uint32_t)pck_get_page(c->log[n], &c->root, c->root.log_first + n);
+    for (unsigned i = 40; i < PCK_PAGE_HEADER; i++)
+        if (c->log[n][i]) {
+            log_newer(c, n, "has a field");
+            break;
+        }
     while (room && !c->stop) {
-        struct pck_change g;
+        struct pck_change g = {.volume = UINT32_MAX};
         const uint32_t bytes = pck_get_change(mem, room, &c->root, &g);
-        const char *wrong = bytes ? change_wrong(c, &g) : "is cut off";
+        const bool newer = bytes && g.kind != PCK_MAP && g.kind != PCK_UNMAP;
+        const char *wrong = newer ? NULL : bytes ? change_wrong(c, &g) : "is cut off";
+        if (newer) { /* how long it is is not known */
+            log_newer(c, n, "has a change of a kind");
+            return;
+        }
         if (wrong) {
             c->log_wrong = true;
             pck_say(c, PLX_POOL_DAMAGE, true, g.volume < c->root.slots ? c->volume[g.volume] : NULL,

@@ -148,11 +148,26 @@ static void maps_lost(struct pck *c, uint64_t at, uint64_t regions)
         map_unknown(c, at + i, true, "cannot be found");
 }
 
+/* What would be read when the pool has become so large. */
+static void maps_beyond(struct pck *c, const struct pck_entry *e)
+{
+    if (!e->unit || c->maps_beyond)
+        return;
+    c->maps_beyond = c->maps_wrong = true;
+    pck_say(c, PLX_POOL_DAMAGE, true, NULL, (int64_t)(e->unit & INT64_MAX),
+            "the tree of maps goes on beyond the %llu regions that are in use, to unit %llu",
+            (unsigned long long)c->root.regions, (unsigned long long)e->unit);
+}
+
 static void maps_walk(struct pck *c, struct map_batch *b, const struct pck_entry *e, unsigned level, uint64_t at)
 {
     const uint64_t span = UINT64_C(1) << (level * pck_fan(&c->root));
-    if (at >= c->root.regions || c->stop)
+    if (c->stop)
         return;
+    if (at >= c->root.regions) {
+        maps_beyond(c, e);
+        return;
+    }
     if (level == 0) {
         map_found(c, b, at, e);
         return;

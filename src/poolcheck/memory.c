@@ -29,11 +29,12 @@ int pck_memory_init(struct pck *c)
     c->meta.region = calloc(regions, sizeof *c->meta.region);
     c->logged.region = calloc(regions, sizeof *c->logged.region);
     c->old.region = calloc(regions, sizeof *c->old.region);
+    c->twice.region = calloc(regions, sizeof *c->twice.region);
     c->map_place = calloc(regions, 1);
     c->volume = calloc((size_t)c->root.slots + 1, sizeof(struct pck_volume *));
     c->order = calloc((size_t)c->root.slots + 1, sizeof(struct pck_volume *));
     bool ok = c->cache && c->counts.slot && c->used.region && c->meta.region && c->logged.region && c->old.region &&
-              c->map_place && c->volume && c->order;
+              c->twice.region && c->map_place && c->volume && c->order;
     for (unsigned i = 0; i <= PCK_HEIGHT_MAX && ok; i++)
         ok = (c->level[i] = malloc(c->unit)) != NULL;
     return ok ? 0 : plx_fail(c->err, -ENOMEM, "out of memory");
@@ -53,6 +54,7 @@ void pck_memory_free(struct pck *c)
     pck_bits_free(c, &c->meta);
     pck_bits_free(c, &c->logged);
     pck_bits_free(c, &c->old);
+    pck_bits_free(c, &c->twice);
     free(c->log);
     free(c->cache);
     free(c->counts.slot);

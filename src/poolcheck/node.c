@@ -36,6 +36,12 @@ const uint8_t *pck_node(struct pck *c, const struct pck_entry *e)
     return n->bad || n->crc != e->crc ? NULL : n->mem;
 }
 
+bool pck_node_unread(struct pck *c, const struct pck_entry *e)
+{
+    const struct pck_cached *n = cached_at(c, e->unit);
+    return e->unit && n->unit == e->unit && n->bad;
+}
+
 void pck_nodes_read(struct pck *c, const struct pck_entry *e, unsigned n)
 {
     struct pck_read reads[PCK_AT_ONCE];

@@ -197,7 +197,7 @@ static void drop_dying(struct pck *c)
 {
     for (uint32_t i = 0; i < c->n; i++) {
         struct pck_volume *v = c->order[i];
-        if (v->r.state != PCK_DYING || !v->damaged || v->orphan)
+        if (v->r.state != PCK_DYING || !v->damaged || v->orphan || v->children > 1)
             continue;
         for (uint32_t k = 0; k < c->n; k++)
             if (c->order[k]->r.parent == v->number + 1)
@@ -231,6 +231,10 @@ static int mend_all(struct mend *m)
     struct pck *c = m->c;
     struct pck_entry e;
     int ret = 0;
+    if (c->root.log_units > pck_log_most(&c->root)) { /* as who opens the pool does */
+        m->root.log_first += 2 * c->root.log_units;
+        m->root.log_units = c->root.log_units = pck_log_most(&c->root);
+    }
     m->root.regions = last_region(c) ? last_region(c) : 1;
     if (c->log_wrong)
         ret = pck_log_rewrite(c, &m->root.log_first);
@@ -257,9 +261,15 @@ static int mend_all(struct mend *m)
 int pck_repair(struct pck *c)
 {
     struct mend m = {.c = c, .root = c->root};
+    if (c->leave)
+        return 0;
     drop_dying(c);
     if (!c->maps_wrong && !c->root_wrong && !c->records_wrong && !c->log_wrong && !c->root_torn)
         return 0;
+    if (c->root.log_units > pck_log_most(&c->root) && c->log_pages)
+        return plx_fail(c->err, -EUCLEAN,
+                        "the log is one that has the maps of the second region, and is not empty: opened, the pool has "
+                        "a log that a repair can keep");
     m.fresh.region = calloc(pck_regions(&c->root), sizeof *m.fresh.region);
     bool ok = m.fresh.region;
     for (unsigned i = 0; i <= PCK_HEIGHT_MAX && ok; i++)

@@ -9,6 +9,7 @@
 #include "base/util.h"
 
 #include <errno.h>
+#include <stdlib.h>
 #include <string.h>
 
 enum { KIN_STEPS_MAX = 1 << 28 }; /* more than that an attacker would have us take */
@@ -155,7 +156,10 @@ static uint64_t tree_walk(struct pck *c, struct pck_volume *v, const struct pck_
     if (same > 0 || (!level && v->r.flags & PCK_BORROWS))
         return count_below(c, v, e, level);
     if (pck_bit(c, &c->meta, e->unit) || !pck_bit_set(c, &c->used, e->unit)) {
-        v->shares |= v->orphan;
+        if (v->orphan) {
+            v->shares = true;
+            pck_bit_set(c, &c->twice, e->unit);
+        }
         if (own && !v->orphan && !c->stop)
             say_of(c, v, e, at, "is in use elsewhere as well");
         v->inexact = true;
@@ -164,6 +168,55 @@ static uint64_t tree_walk(struct pck *c, struct pck_volume *v, const struct pck_
     c->n_used++;
     pck_step(c);
     return level ? node_walk(c, v, e, level, at) : 1;
+}
+
+/*
+ * Whether it leads to what an orphan after it leads to as well. `seen` has what was gone through: an attacker's tree
+ * may lead to a node from anywhere.
+ */
+static bool leads_to_twice(struct pck *c, const struct pck_entry *e, unsigned level, struct pck_bits *seen)
+{
+    if (!e->unit || e->unit >= c->root.units || c->stop)
+        return false;
+    if (pck_bit(c, &c->twice, e->unit))
+        return true;
+    if (!level || !pck_bit_set(c, seen, e->unit))
+        return false;
+    pck_step(c);
+    const uint8_t *node = pck_node(c, e);
+    bool found = false;
+    if (node)
+        memcpy(c->level[level], node, c->unit);
+    for (uint32_t i = 0; node && i < 1U << pck_fan(&c->root) && !found; i++) {
+        const struct pck_entry below = pck_get_entry(c->level[level] + (size_t)i * 16);
+        found = leads_to_twice(c, &below, level - 1, seen);
+    }
+    return found;
+}
+
+/*
+ * Of those that have lost the snapshot that they go back to, the first that is gone through leads to nothing that was
+ * seen: what the others share with it is found with them. And what cannot be read may lead to what any of them has.
+ */
+static void find_sharers(struct pck *c)
+{
+    bool twice = false, unknown = false;
+    for (uint32_t i = 0; i < c->n; i++) {
+        twice |= c->order[i]->shares;
+        unknown |= c->order[i]->damaged;
+    }
+    for (uint32_t i = 0; i < c->n && (twice || unknown) && !c->stop; i++) {
+        struct pck_volume *v = c->order[i];
+        struct pck_bits seen = {NULL};
+        if (!v->orphan || v->shares)
+            continue;
+        seen.region = calloc(pck_regions(&c->root), sizeof *seen.region);
+        if (!seen.region)
+            c->stop = plx_fail(c->err, -ENOMEM, "out of memory");
+        else
+            v->shares = unknown || leads_to_twice(c, &v->r.root, v->r.height, &seen);
+        pck_bits_free(c, &seen);
+    }
 }
 
 static void say_orphan(struct pck *c, struct pck_volume *v)
@@ -177,10 +230,11 @@ static void say_orphan(struct pck *c, struct pck_volume *v)
         v->r.parent = 0;
         return;
     }
+    c->leave = true; /* there would be less to tell it by */
     pck_say(
         c, PLX_POOL_DAMAGE, false, v, PLX_POOL_NOWHERE,
-        "%s goes back to volume %u, which is no snapshot of before it, and others have what it has: it can be read, "
-        "and copied, but must not be written to",
+        "%s goes back to volume %u, which is no snapshot of before it, and others have what it has, or may have it: "
+        "whose that is cannot be told, and the pool is not opened with it",
         v->shown, v->r.parent - 1);
 }
 
@@ -190,6 +244,10 @@ void pck_trees(struct pck *c)
         struct pck_volume *v = c->order[i];
         if (v->r.root.unit)
             v->counted = tree_walk(c, v, &v->r.root, v->r.height, 0);
+    }
+    find_sharers(c);
+    for (uint32_t i = 0; i < c->n && !c->stop; i++) {
+        struct pck_volume *v = c->order[i];
         if (v->orphan)
             say_orphan(c, v);
         if (v->inexact || v->r.state == PCK_DYING || v->counted == v->r.mapped)
