@@ -19,6 +19,8 @@ extern "C" {
 
 /** The disk that a filter, or the pool of a volume, stands on; or NULL. */
 PLX_API struct plx_bdev *plx_bdev_below(const struct plx_bdev *bdev);
+/** Calls fn for each disk that stands right on this one, from the latest on, until it returns false. */
+PLX_API void plx_bdev_each_above(const struct plx_bdev *of, bool (*fn)(void *arg, struct plx_bdev *bdev), void *arg);
 
 /* ---- a slow disk ---- */
 

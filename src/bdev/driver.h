@@ -16,6 +16,7 @@
 
 #include <pollux/bdev.h>
 
+#include "base/hash.h"
 #include "base/list.h"
 #include "base/settings.h"
 #include "bdev/limit.h"
@@ -87,6 +88,9 @@ struct plx_bdev {
     bool named;                   /* info.name was given, and is unique */
     char *alias;                  /* as unique; or NULL */
     struct plx_list link;         /* this and below: registry.c's */
+    struct plx_hash_link by_name, by_alias, by_uuid;
+    struct plx_list above; /* those that stand right on it, by `beside` */
+    struct plx_list beside;
     struct plx_list holds;
     struct plx_bdev_hold *below_hold;
     uint64_t below_blocks; /* when the filter took its size */

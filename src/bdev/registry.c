@@ -12,12 +12,14 @@
 #include "reactor/owner.h"
 
 #include <errno.h>
+#include <pollux/bdev_filter.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 static pthread_mutex_t lock = PTHREAD_RECURSIVE_MUTEX_INITIALIZER_NP;
 static struct plx_list disks = {&disks, &disks};
+static struct plx_hash by_name, by_alias, by_uuid; /* of those */
 
 struct plx_bdev_hold {
     struct plx_list link; /* in bdev->holds */
@@ -32,13 +34,24 @@ struct plx_bdev_hold {
 
 /* ---- names ---- */
 
+static uint64_t key_of(const char *name)
+{
+    return plx_hash_bytes(name, strlen(name));
+}
+
 static struct plx_bdev *find_named(const char *name, bool named)
 {
-    plx_list_for_each(it, &disks) {
-        struct plx_bdev *bdev = plx_list_entry(it, struct plx_bdev, link);
-        if (bdev->named == named && !strcmp(bdev->info.name, name))
+    const uint64_t key = key_of(name);
+    plx_list_for_each(it, plx_hash_row(&by_name, key)) {
+        struct plx_bdev *bdev = plx_hash_entry(it, struct plx_bdev, by_name);
+        if (bdev->by_name.key == key && bdev->named == named && !strcmp(bdev->info.name, name))
             return bdev;
-        if (named && bdev->alias && !strcmp(bdev->alias, name))
+    }
+    if (!named)
+        return NULL;
+    plx_list_for_each(it, plx_hash_row(&by_alias, key)) {
+        struct plx_bdev *bdev = plx_hash_entry(it, struct plx_bdev, by_alias);
+        if (bdev->by_alias.key == key && !strcmp(bdev->alias, name))
             return bdev;
     }
     return NULL;
@@ -48,8 +61,8 @@ static struct plx_bdev *find_named(const char *name, bool named)
 static struct plx_bdev *find_uuid(const uint8_t uuid[16])
 {
     struct plx_bdev *found = NULL;
-    plx_list_for_each(it, &disks) {
-        struct plx_bdev *bdev = plx_list_entry(it, struct plx_bdev, link);
+    plx_list_for_each(it, plx_hash_row(&by_uuid, plx_hash_bytes(uuid, 16))) {
+        struct plx_bdev *bdev = plx_hash_entry(it, struct plx_bdev, by_uuid);
         if (!memcmp(bdev->info.uuid, uuid, 16))
             found = bdev;
     }
@@ -108,6 +121,15 @@ void plx_bdev_each(bool (*fn)(void *arg, struct plx_bdev *bdev), void *arg)
     pthread_mutex_unlock(&lock);
 }
 
+void plx_bdev_each_above(const struct plx_bdev *of, bool (*fn)(void *arg, struct plx_bdev *bdev), void *arg)
+{
+    pthread_mutex_lock(&lock);
+    for (struct plx_list *it = of->above.prev; it != &of->above; it = it->prev)
+        if (!fn(arg, plx_list_entry(it, struct plx_bdev, beside)))
+            break;
+    pthread_mutex_unlock(&lock);
+}
+
 int plx_registry_check_name(const char *name, struct plx_error *err)
 {
     const size_t limit = sizeof(((struct plx_bdev_info *)NULL)->name) - 1;
@@ -133,7 +155,11 @@ int plx_bdev_set_alias(struct plx_bdev *bdev, const char *alias, struct plx_erro
         ret = plx_fail(err, -EEXIST, "there is a disk named %s already", alias);
     } else {
         char *was = bdev->alias;
+        if (was)
+            plx_hash_del(&by_alias, &bdev->by_alias);
         bdev->alias = copy;
+        if (copy)
+            plx_hash_add(&by_alias, &bdev->by_alias, key_of(copy));
         copy = was;
     }
     pthread_mutex_unlock(&lock);
@@ -163,6 +189,30 @@ static void below_event(void *arg, struct plx_bdev *below, enum plx_bdev_event w
         plx_bdev_gone(filter, "the disk below it is");
 }
 
+static void registry_enter(struct plx_bdev *bdev)
+{
+    struct plx_bdev *below = bdev->below ? bdev->below : bdev->on;
+    plx_list_add_tail(&disks, &bdev->link);
+    plx_hash_add(&by_name, &bdev->by_name, key_of(bdev->info.name));
+    plx_hash_add(&by_uuid, &bdev->by_uuid, plx_hash_bytes(bdev->info.uuid, sizeof bdev->info.uuid));
+    plx_list_init(&bdev->above);
+    plx_list_init(&bdev->beside);
+    if (below)
+        plx_list_add_tail(&below->above, &bdev->beside);
+}
+
+static void registry_leave(struct plx_bdev *bdev)
+{
+    plx_list_del(&bdev->link);
+    plx_hash_del(&by_name, &bdev->by_name);
+    plx_hash_del(&by_uuid, &bdev->by_uuid);
+    plx_list_del(&bdev->beside);
+    if (bdev->alias)
+        plx_hash_del(&by_alias, &bdev->by_alias);
+    free(bdev->alias);
+    bdev->alias = NULL;
+}
+
 int plx_registry_add(struct plx_bdev *bdev, struct plx_error *err)
 {
     const struct plx_bdev_hold_opts o = {
@@ -175,7 +225,7 @@ int plx_registry_add(struct plx_bdev *bdev, struct plx_error *err)
     if (!ret && bdev->below)
         ret = plx_bdev_hold(bdev->below, &o, &bdev->below_hold, err);
     if (!ret)
-        plx_list_add_tail(&disks, &bdev->link);
+        registry_enter(bdev);
     plx_bdev_adapt(bdev);
     /* What happened to the disk below before it was held, nobody told. */
     if (!ret && bdev->below && plx_bdev_blocks(bdev->below) != bdev->below_blocks)
@@ -195,12 +245,8 @@ int plx_registry_remove(struct plx_bdev *bdev, struct plx_error *err)
     else if (!plx_list_empty(&bdev->channels))
         ret = plx_fail(err, -EBUSY, "%s is in use: not all of its channels have been put back", bdev->info.name);
     else
-        plx_list_del(&bdev->link);
+        registry_leave(bdev);
     pthread_mutex_unlock(&bdev->lock);
-    if (!ret) {
-        free(bdev->alias);
-        bdev->alias = NULL;
-    }
     if (!ret && bdev->below_hold)
         plx_bdev_release(bdev->below_hold);
     pthread_mutex_unlock(&lock);

@@ -337,23 +337,18 @@ static json_t *io_types(const struct plx_bdev_info *info)
     return o;
 }
 
-struct claim {
-    const struct plx_bdev *of;
-    bool found;
-};
-
-static bool stands_right_on(void *arg, struct plx_bdev *bdev)
+static bool stands_on_it(void *arg, struct plx_bdev *bdev)
 {
-    struct claim *claim = arg;
-    claim->found = plx_bdev_below(bdev) == claim->of;
-    return !claim->found;
+    (void)bdev;
+    *(bool *)arg = true;
+    return false;
 }
 
 bool rpc_disk_claimed(const struct plx_bdev *of)
 {
-    struct claim claim = {.of = of};
-    plx_bdev_each(stands_right_on, &claim);
-    return claim.found;
+    bool claimed = false;
+    plx_bdev_each_above(of, stands_on_it, &claimed);
+    return claimed;
 }
 
 static const char *product_of(const struct rpc_disk *d, const struct plx_bdev_info *info)

@@ -14,8 +14,8 @@
 
 struct rpc_disk *rpc_disk_of(struct plx_rpc *rpc, const struct plx_bdev *bdev)
 {
-    plx_list_for_each(it, &rpc->disks) {
-        struct rpc_disk *d = plx_list_entry(it, struct rpc_disk, link);
+    plx_list_for_each(it, plx_hash_row(&rpc->by_bdev, (uintptr_t)bdev)) {
+        struct rpc_disk *d = plx_hash_entry(it, struct rpc_disk, by_bdev);
         if (d->bdev == bdev && !d->closing)
             return d;
     }
@@ -82,7 +82,7 @@ static bool may_have_pool(struct plx_rpc *rpc, const struct plx_bdev *bdev)
     return !info->read_only && strcmp(info->driver, "ram") && strcmp(info->driver, "null");
 }
 
-struct rpc_disk *rpc_disk_add(struct plx_rpc *rpc, const struct rpc_disk_kind *kind, struct plx_bdev *bdev)
+struct rpc_disk *rpc_disk_enter(struct plx_rpc *rpc, const struct rpc_disk_kind *kind, struct plx_bdev *bdev)
 {
     struct rpc_disk *d = calloc(1, sizeof *d);
     if (!d)
@@ -92,9 +92,25 @@ struct rpc_disk *rpc_disk_add(struct plx_rpc *rpc, const struct rpc_disk_kind *k
     d->kind = kind;
     d->fresh = may_have_pool(rpc, bdev);
     plx_list_add_tail(&rpc->disks, &d->link);
+    plx_hash_add(&rpc->by_bdev, &d->by_bdev, (uintptr_t)bdev);
     rpc_note(rpc, "bdev_register", d->name);
-    rpc_stores_retry(rpc, bdev);
     return d;
+}
+
+struct rpc_disk *rpc_disk_add(struct plx_rpc *rpc, const struct rpc_disk_kind *kind, struct plx_bdev *bdev)
+{
+    struct rpc_disk *d = rpc_disk_enter(rpc, kind, bdev);
+    if (d)
+        rpc_stores_retry(rpc, bdev, NULL);
+    return d;
+}
+
+void rpc_disk_reopened(struct plx_rpc *rpc, struct rpc_disk *d, struct plx_bdev *bdev)
+{
+    plx_hash_del(&rpc->by_bdev, &d->by_bdev);
+    plx_hash_add(&rpc->by_bdev, &d->by_bdev, (uintptr_t)bdev);
+    d->bdev = bdev;
+    d->closing = false;
 }
 
 static void disk_is_known(struct rpc_call *c)
@@ -178,23 +194,32 @@ static bool stands_on(const struct plx_bdev *bdev, const struct plx_bdev *base)
     return false;
 }
 
+/* The next one that stands on another; between them may be some that no call has made. */
+struct higher {
+    struct plx_rpc *rpc;
+    struct rpc_disk *found;
+};
+
+static bool find_higher(void *arg, struct plx_bdev *bdev)
+{
+    struct higher *h = arg;
+    h->found = rpc_disk_of(h->rpc, bdev);
+    if (!h->found)
+        plx_bdev_each_above(bdev, find_higher, h);
+    return !h->found;
+}
+
 /* What stands on a disk, and has nothing on it; or NULL. */
 static struct rpc_disk *top_of(struct plx_rpc *rpc, const struct plx_bdev *base)
 {
     struct rpc_disk *top = NULL;
-    for (bool higher = true; higher;) {
-        higher = false;
-        plx_list_for_each(it, &rpc->disks) {
-            struct rpc_disk *d = plx_list_entry(it, struct rpc_disk, link);
-            if (d->bdev != base && !d->closing && stands_on(d->bdev, base)) {
-                top = d;
-                base = d->bdev;
-                higher = true;
-                break;
-            }
-        }
+    for (struct higher h = {.rpc = rpc};; base = top->bdev) {
+        h.found = NULL;
+        plx_bdev_each_above(base, find_higher, &h);
+        if (!h.found)
+            return top;
+        top = h.found;
     }
-    return top;
 }
 
 static void remove_namespaces(struct plx_rpc *rpc, const struct plx_bdev *base)
@@ -212,6 +237,7 @@ void rpc_disk_gone(struct plx_rpc *rpc, struct rpc_disk *d)
 {
     rpc_note(rpc, "bdev_unregister", d->name);
     plx_list_del(&d->link);
+    plx_hash_del(&rpc->by_bdev, &d->by_bdev);
     json_decref(d->params);
     free(d->text);
     free(d);
@@ -314,25 +340,27 @@ void rpc_disk_delete(struct rpc_call *c, const struct rpc_disk_kind *kind, const
     rpc_disk_clear(c);
 }
 
-/* What goes back to a disk outside before that. */
-static struct rpc_disk *first_to_close(struct plx_rpc *rpc)
+/* What goes back to a disk outside is closed before that, from the latest on. */
+static void outer_first(struct plx_rpc *rpc)
 {
-    for (struct plx_list *it = rpc->disks.prev; it != &rpc->disks; it = it->prev) {
-        struct rpc_disk *d = plx_list_entry(it, struct rpc_disk, link);
+    plx_list_for_each_safe(it, &rpc->disks) {
+        const struct rpc_disk *d = plx_list_entry(it, struct rpc_disk, link);
         struct plx_volume_info v;
         if (d->kind != &rpc_kind_lvol)
             continue;
         plx_volume_get_info(d->bdev, &v);
-        if (v.outer[0])
-            return d;
+        if (!v.outer[0])
+            continue;
+        plx_list_take(it);
+        plx_list_add_tail(rpc->disks.next, it);
     }
-    return plx_list_entry(rpc->disks.next, struct rpc_disk, link);
 }
 
 void rpc_disks_close(struct plx_rpc *rpc)
 {
+    outer_first(rpc);
     while (!plx_list_empty(&rpc->disks)) {
-        struct rpc_disk *first = first_to_close(rpc);
+        struct rpc_disk *first = plx_list_entry(rpc->disks.next, struct rpc_disk, link);
         struct rpc_disk *top = top_of(rpc, first->bdev);
         top = top ? top : first;
         rpc_stores_close(rpc, top->bdev);

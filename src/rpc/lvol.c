@@ -556,8 +556,7 @@ static void reopened(struct rpc_call *c, struct lvol_op *o)
     if (ret) {
         rpc_disk_gone(c->rpc, o->d);
     } else {
-        o->d->bdev = bdev;
-        o->d->closing = false;
+        rpc_disk_reopened(c->rpc, o->d, bdev);
         plx_volume_get_info(bdev, &v);
         snprintf(alias, sizeof alias, "%s/%s", o->store->name, v.name);
         if (plx_bdev_set_alias(bdev, alias, &err) || plx_bdev_set_limits(bdev, &o->limits, &err))

@@ -162,44 +162,62 @@ int rpc_volume_open(struct plx_pool *pool, const char *store, const uint8_t uuid
     return ret;
 }
 
+/* Volumes that go back to a disk that has come. */
 struct waiting {
-    const struct plx_bdev *outer;
-    struct plx_volume_info v;
-    bool found;
+    const struct plx_bdev *outer; /* it, or */
+    const struct plx_pool *pool;  /* any volume of this */
+    struct waiting_volume {
+        uint8_t uuid[16];
+        char name[PLX_POOL_NAME];
+    } * found;
+    size_t n, room;
 };
 
 static bool find_waiting(void *arg, const struct plx_volume_info *v)
 {
     struct waiting *w = arg;
-    w->found = v->outer[0] && !v->disk && plx_bdev_find(v->outer) == w->outer;
-    w->v = *v;
-    return !w->found;
+    const struct plx_bdev *outer = v->outer[0] && !v->disk ? plx_bdev_find(v->outer) : NULL;
+    if (!outer || !(w->pool ? plx_volume_pool(outer) == w->pool : outer == w->outer))
+        return true;
+    if (w->n == w->room) {
+        size_t room = w->room ? 2 * w->room : 16;
+        struct waiting_volume *found = realloc(w->found, room * sizeof *found);
+        if (!found)
+            return false;
+        w->found = found;
+        w->room = room;
+    }
+    memcpy(w->found[w->n].uuid, v->uuid, sizeof v->uuid);
+    memcpy(w->found[w->n++].name, v->name, sizeof v->name);
+    return true;
 }
 
-/* @return whether there may be more of them */
-static bool open_waiting(struct plx_rpc *rpc, const struct rpc_store *s, const struct plx_bdev *outer)
+static bool open_waiting(struct plx_rpc *rpc, const struct rpc_store *s, const struct waiting_volume *v)
 {
-    struct waiting w = {.outer = outer};
     struct plx_bdev *bdev;
     struct plx_error err;
-    plx_pool_each(s->pool, find_waiting, &w);
-    if (!w.found)
-        return false;
-    if (rpc_volume_open(s->pool, s->name, w.v.uuid, w.v.name, &bdev, &err)) {
-        plx_warn("lvstore %s: volume %s is not there: %s", s->name, w.v.name, err.text);
+    if (rpc_volume_open(s->pool, s->name, v->uuid, v->name, &bdev, &err)) {
+        plx_warn("lvstore %s: volume %s is not there: %s", s->name, v->name, err.text);
         return false;
     }
-    if (rpc_disk_add(rpc, &rpc_kind_lvol, bdev))
+    if (rpc_disk_enter(rpc, &rpc_kind_lvol, bdev))
         return true;
     plx_bdev_close(bdev);
     return false;
 }
 
-void rpc_stores_retry(struct plx_rpc *rpc, const struct plx_bdev *outer)
+void rpc_stores_retry(struct plx_rpc *rpc, const struct plx_bdev *outer, const struct plx_pool *pool)
 {
     plx_list_for_each(it, &rpc->stores) {
-        while (open_waiting(rpc, plx_list_entry(it, struct rpc_store, link), outer))
-            continue;
+        const struct rpc_store *s = plx_list_entry(it, struct rpc_store, link);
+        struct waiting w = {.outer = outer, .pool = pool};
+        bool any = false;
+        plx_pool_each(s->pool, find_waiting, &w);
+        for (size_t i = 0; i < w.n; i++)
+            any |= open_waiting(rpc, s, &w.found[i]);
+        free(w.found);
+        if (any)
+            rpc_stores_retry(rpc, NULL, s->pool);
     }
 }
 
@@ -222,8 +240,9 @@ static void store_opened(struct plx_aio *aio)
                  t->n == 1 ? "" : "s");
     }
     for (size_t i = 0; i < t->n && t->opened && s; i++)
-        if (t->opened[i] && !rpc_disk_add(rpc, &rpc_kind_lvol, t->opened[i]))
+        if (t->opened[i] && !rpc_disk_enter(rpc, &rpc_kind_lvol, t->opened[i]))
             complete = false;
+    rpc_stores_retry(rpc, NULL, t->pool);
     if (!complete)
         plx_warn("lvstore %s: out of memory: not all of its volumes are there", t->name);
     store_task_free(t);

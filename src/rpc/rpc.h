@@ -13,6 +13,7 @@
 
 #include <pollux/rpc.h>
 
+#include "base/hash.h"
 #include "base/list.h"
 #include "net/stream.h"
 #include "reactor/aio.h"
@@ -197,6 +198,7 @@ struct rpc_disk {
     struct plx_list link; /* in rpc->disks, in the order in which they were made */
     char name[RPC_NAME];
     struct plx_bdev *bdev;
+    struct plx_hash_link by_bdev;    /* in rpc->by_bdev */
     const struct rpc_method *method; /* that makes it again, or NULL: it comes with its controller; */
     json_t *params;                  /* with these */
     const struct rpc_disk_kind *kind;
@@ -254,8 +256,9 @@ struct plx_rpc {
     json_t *options;   /* by method: parameters */
     json_t *transport; /* that was created, or NULL */
     struct plx_list disks, listeners;
-    struct plx_list stores; /* see lvol.h */
-    struct plx_list copies; /* of volumes, likewise: under way, or over and not asked about yet */
+    struct plx_hash by_bdev; /* disks */
+    struct plx_list stores;  /* see lvol.h */
+    struct plx_list copies;  /* of volumes, likewise: under way, or over and not asked about yet */
     uint32_t last_copy;
     bool loading;                         /* a configuration: what disks have on them is looked at later */
     struct plx_list remotes, discoveries; /* see nvme.h */
@@ -380,6 +383,10 @@ void rpc_disk_open(struct rpc_call *c, const struct rpc_disk_kind *kind, const c
 void rpc_disk_opened(struct rpc_call *c, const struct rpc_disk_kind *kind, struct plx_bdev *bdev);
 /* One that no call made by itself. @return NULL without memory */
 struct rpc_disk *rpc_disk_add(struct plx_rpc *rpc, const struct rpc_disk_kind *kind, struct plx_bdev *bdev);
+/* The same, when what waits for it is to be seen to later: rpc_stores_retry(). */
+struct rpc_disk *rpc_disk_enter(struct plx_rpc *rpc, const struct rpc_disk_kind *kind, struct plx_bdev *bdev);
+/* It was closed, and is open again as this. */
+void rpc_disk_reopened(struct plx_rpc *rpc, struct rpc_disk *d, struct plx_bdev *bdev);
 /* It has been closed, and is not there any more. */
 void rpc_disk_gone(struct plx_rpc *rpc, struct rpc_disk *d);
 /* A disk that is to be deleted, or on which nothing is to stand any more; stands first in the state of a call. */
