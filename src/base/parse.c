@@ -80,7 +80,7 @@ static int parse_number(const char **p)
     return v <= MAX_CORE ? (int)v : -1;
 }
 
-static int parse_list(const char *p, int *cores, int max, struct plx_error *err)
+static int parse_list(const char *p, const char *end, int *cores, int max, struct plx_error *err)
 {
     uint8_t wanted[MAX_CORE + 1] = {0};
     for (;;) {
@@ -89,11 +89,11 @@ static int parse_list(const char *p, int *cores, int max, struct plx_error *err)
             p++;
             to = parse_number(&p);
         }
-        if (from < 0 || to < from || (*p && *p != ','))
+        if (from < 0 || to < from || (p != end && *p != ','))
             return plx_fail(err, -EINVAL,
                             "cores are numbers up to %d, in a list such as 0-3,6 or a hex mask such as 0x5", MAX_CORE);
         memset(wanted + from, 1, (size_t)(to - from) + 1);
-        if (!*p++)
+        if (p++ == end)
             break;
     }
     int n = 0;
@@ -117,10 +117,5 @@ int plx_parse_cores(const char *text, int *cores, int max, struct plx_error *err
     }
     if (len > 2 && text[0] == '0' && (text[1] == 'x' || text[1] == 'X'))
         return parse_mask(text + 2, len - 2, cores, max, err);
-    char list[256];
-    if (len >= sizeof list)
-        return plx_fail(err, -EINVAL, "the list of cores is too long");
-    memcpy(list, text, len);
-    list[len] = 0;
-    return parse_list(list, cores, max, err);
+    return parse_list(text, text + len, cores, max, err);
 }

@@ -69,7 +69,8 @@ static int choose_sides(struct compare_options *o)
 {
     cpu_set_t set;
     int all[COMPARE_CORES], n = 0;
-    sched_getaffinity(0, sizeof set, &set);
+    CPU_ZERO(&set);
+    sched_getaffinity(0, sizeof set, &set); /* or, where there are more than fit into it, the core that we run on */
     for (int i = 0; i < CPU_SETSIZE && n < COMPARE_CORES; i++)
         if (CPU_ISSET(i, &set))
             all[n++] = i;

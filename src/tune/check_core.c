@@ -94,20 +94,6 @@ static void look_nohz_full(struct tune_look *l)
     look_apart(l, CPU "/nohz_full", "nohz_full");
 }
 
-/* Takes away those that are not among the others. @return how many remain */
-static int keep_common(int *cores, int n, const int *others, int nothers)
-{
-    int kept = 0;
-    for (int i = 0; i < n; i++) {
-        bool in = false;
-        for (int k = 0; k < nothers; k++)
-            in |= others[k] == cores[i];
-        cores[kept] = cores[i];
-        kept += in;
-    }
-    return kept;
-}
-
 static void look_cpuset(struct tune_look *l)
 {
     char status[4096], allowed[1024] = "", online[1024];
@@ -120,7 +106,7 @@ static void look_cpuset(struct tune_look *l)
         look_lack(l, "", ret < 0 ? ret : -EINVAL, ret == -ENOENT ? CPU "/online or /proc/self/status" : CPU "/online");
         return;
     }
-    n = keep_common(mine, n, all, nall); /* offline ones, too, are allowed */
+    n = tune_common(mine, n, all, nall); /* offline ones, too, are allowed */
     tune_list(mine, n, allowed, sizeof allowed);
     int outside = reactor_outside(l->m, mine, n);
     if (n == nall && outside < 0) {

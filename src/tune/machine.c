@@ -14,6 +14,8 @@
 
 #include "reactor/keep.h"
 
+enum { CORES = 4096 }; /* that plx_parse_cores() knows of */
+
 /* Links that the kernel's file systems have are relative: they stay in a tree. */
 static int machine_open(struct tune_machine *m, const char *path, int flags)
 {
@@ -233,7 +235,24 @@ bool tune_has_word(const char *text, const char *word)
 
 int tune_cores(const char *text, int out[TUNE_CPUS])
 {
-    return text[0] ? plx_parse_cores(text, out, TUNE_CPUS, NULL) : 0;
+    int all[CORES], n = text[0] ? plx_parse_cores(text, all, CORES, NULL) : 0, kept = 0;
+    while (kept < n && kept < TUNE_CPUS && all[kept] < TUNE_CPUS) { /* they ascend */
+        out[kept] = all[kept];
+        kept++;
+    }
+    return n < 0 ? n : kept;
+}
+
+int tune_common(int *cores, int n, const int *others, int nothers)
+{
+    int kept = 0;
+    for (int i = 0, k = 0; i < n; i++) {
+        while (k < nothers && others[k] < cores[i])
+            k++;
+        if (k < nothers && others[k] == cores[i])
+            cores[kept++] = cores[i];
+    }
+    return kept;
 }
 
 void tune_list(const int *cores, int n, char *out, size_t size)

@@ -58,8 +58,10 @@ void tune_make_printable(char *text);
 bool tune_line(const char *text, const char *name, char *out, size_t size);
 /* A word of a text of words. */
 bool tune_has_word(const char *text, const char *word);
-/* "0-3,8" as cores; plx_parse_cores() without a limit of one's own. @return how many, or -EINVAL */
+/* "0-3,8" as cores, in their order, without those from TUNE_CPUS on. @return how many, or -EINVAL */
 int tune_cores(const char *text, int out[TUNE_CPUS]);
+/* Of n cores, in their order, those that are among others. @return how many */
+int tune_common(int *cores, int n, const int *others, int nothers);
 bool tune_is_reactor(const struct tune_machine *m, int cpu);
 
 /* Processes of that name, each given to fn. @return how many processes of any name can be seen */

@@ -7,6 +7,12 @@
 #include <stdlib.h>
 #include <string.h>
 
+enum {
+    STATUS = 32 << 10, /* of thousands of cores, in pieces */
+    LIST = 16 << 10,
+    FARTHEST = 3,
+};
+
 /* A CPU that may be taken; members in the order in which they count. Less is taken first. */
 struct candidate {
     int sibling; /* how many of its core come before it */
@@ -43,16 +49,26 @@ static void devices_near(struct tune_machine *m, int far[TUNE_CPUS])
         if (!tune_number(m, &node, "/sys/class/nvme/%s/device/numa_node", ssds.v[i]) && node >= 0 && node < TUNE_CPUS)
             ssd[node] = true;
     for (int i = 0; i < TUNE_CPUS; i++)
-        far[i] = 3 - 2 * nic[i] - ssd[i];
+        far[i] = FARTHEST - 2 * nic[i] - ssd[i];
 }
 
-static int allowed_cpus(struct tune_machine *m, int cpus[TUNE_CPUS])
+/*
+ * Cores that are offline, and those that could be plugged in, stay in a cpuset. @return how many there are, or a
+ * negative errno value with err filled
+ */
+static int usable_cpus(struct tune_machine *m, int cpus[TUNE_CPUS], struct plx_error *err)
 {
-    char status[4096], allowed[1024];
-    if (tune_read(m, status, sizeof status, "/proc/self/status") < 0 ||
-        !tune_line(status, "Cpus_allowed_list", allowed, sizeof allowed))
-        return -EINVAL;
-    return tune_cores(allowed, cpus);
+    char status[STATUS], list[LIST];
+    int online[TUNE_CPUS], n = -EINVAL, nonline = -EINVAL;
+    if (tune_read(m, status, sizeof status, "/proc/self/status") > 0 &&
+        tune_line(status, "Cpus_allowed_list", list, sizeof list))
+        n = tune_cores(list, cpus);
+    if (n <= 0)
+        return plx_fail(err, -EINVAL, "/proc/self/status does not say on which cores this process may run");
+    if (tune_read(m, list, sizeof list, "/sys/devices/system/cpu/online") > 0)
+        nonline = tune_cores(list, online);
+    n = nonline < 0 ? n : tune_common(cpus, n, online, nonline);
+    return n ? n : plx_fail(err, -EINVAL, "none of the cores that this process may run on is online");
 }
 
 /* How many CPUs of each cluster there are, and how many of them are ours. */
@@ -76,10 +92,10 @@ static int rank_cpus(const struct tune_topology *t, const int *far, const int *c
     for (int i = 0; i < n; i++) {
         const struct tune_cpu *c = &t->cpus[cpus[i]];
         const bool known = !t->problem[0] && c->there;
-        out[i] = (struct candidate){.cpu = cpus[i], .core = cpus[i], .cluster = cpus[i]};
+        out[i] = (struct candidate){.far = FARTHEST, .cpu = cpus[i], .core = cpus[i], .cluster = cpus[i]};
         if (known)
             out[i] = (struct candidate){.sibling = threads[c->core]++,
-                                        .far = c->node >= 0 ? far[c->node] : 3,
+                                        .far = c->node >= 0 ? far[c->node] : FARTHEST,
                                         .node = c->node,
                                         .part = c->cluster >= 0 && mine[c->cluster] < all[c->cluster],
                                         .cluster = c->cluster,
@@ -98,9 +114,9 @@ static int by_cpu_number(const void *a, const void *b)
 
 int tune_place(struct tune_machine *m, int n, int *cores, int max, struct plx_error *err)
 {
-    int far[TUNE_CPUS], cpus[TUNE_CPUS], there = allowed_cpus(m, cpus);
-    if (there <= 0)
-        return plx_fail(err, -EINVAL, "/proc/self/status does not say on which cores this process may run");
+    int far[TUNE_CPUS], cpus[TUNE_CPUS], there = usable_cpus(m, cpus, err);
+    if (there < 0)
+        return there;
     if (n > there)
         return plx_fail(err, -EINVAL, "%d cores are more than the %d that this process may run on", n, there);
     struct candidate *all = calloc((size_t)there, sizeof *all);

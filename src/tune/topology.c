@@ -100,13 +100,14 @@ static void read_cpus(const struct hwloc_calls *h, hwloc_topology_t from, struct
     unsigned n = h->get_nbobjs_by_depth(from, depth);
     for (unsigned i = 0; seen && i < n; i++) {
         hwloc_obj_t pu = h->get_obj_by_depth(from, depth, i), core = above(pu, HWLOC_OBJ_CORE);
-        if (pu->os_index >= TUNE_CPUS)
-            continue;
+        const unsigned number = core ? core->logical_index : i;
+        if (pu->os_index >= TUNE_CPUS || number >= TUNE_CPUS)
+            continue; /* numbers of CPUs need not be in the order of cores */
         struct tune_cpu *cpu = &t->cpus[pu->os_index];
         cpu->there = true;
-        cpu->core = core ? (int)core->logical_index : (int)i;
+        cpu->core = (int)number;
         hwloc_obj_t node = node_of(h, from, pu->os_index);
-        cpu->node = node ? (int)node->os_index : -1;
+        cpu->node = node && node->os_index < TUNE_CPUS ? (int)node->os_index : -1;
         cpu->cluster = core ? number_cluster(t, cluster_of(h, core, node), seen) : -1;
     }
     free(seen);

@@ -68,6 +68,35 @@ def test_only_cores_of_the_cpuset_are_taken(machines):
         assert done.returncode == 2 and "5 cores are more than the 4 that this process may run on" in done.stderr
 
 
+def test_cores_that_are_offline_are_not_taken(machines):
+    """They stay in the cpuset, and so do those that could be plugged in; their topology goes."""
+    online = {f"{CPU}/online": "0-17,20", f"{CPU}/cpu1[89]/topology": None, f"{CPU}/cpu19/cache": None}
+    with machines("xeon").changed({**online, **allowed("0-255")}) as machine:
+        assert place(machine, 4) == {16, 17, 20, 0}
+        assert place(machine, 0) == cores((0, 17), (20, 20))
+        done = run(machine, 20)
+        assert done.returncode == 2 and "20 cores are more than the 19 that this process may run on" in done.stderr
+    with machines("xeon").changed({**online, **allowed("18-19")}) as machine:
+        done = run(machine, 0)
+        assert done.returncode == 2 and done.stderr == (
+            "pollux: --cores auto: none of the cores that this process may run on is online\n")
+
+
+def test_where_what_is_online_is_not_told_the_cpuset_counts(machines):
+    with machines("kunpeng").changed({f"{CPU}/online": None, **allowed("34-37")}) as machine:
+        assert place(machine, 0) == cores((34, 37))
+
+
+def test_a_cpuset_in_many_pieces_is_taken_whole(machines):
+    with machines("altra").changed(allowed(",".join(str(core) for core in range(0, 1024, 2)))) as machine:
+        assert place(machine, 0) == set(range(0, 80, 2))
+
+
+def test_cores_beyond_those_that_are_known_of_are_left_out(machines):
+    with machines("vm").changed({f"{CPU}/online": "0-4000", **allowed("1,1024,4000")}) as machine:
+        assert place(machine, 0) == {1}
+
+
 def test_without_a_topology_cores_are_taken_in_turn(machines):
     with machines("kunpeng").changed({f"{CPU}/cpu0/topology/*": None}) as machine:
         assert len(place(machine, 5)) == 5
