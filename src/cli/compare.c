@@ -18,7 +18,7 @@
 #define WARM_UP_SECONDS 0.25 /* of the runs before the rounds, at most */
 #define PACE 0.5             /* of what the slowest pair can do */
 
-enum { QUICK_LOADS = 9, MIN_RATE = 100, REMOTE_CORES = 4096 };
+enum { QUICK_LOADS = 9, MIN_RATE = 100 };
 
 volatile sig_atomic_t compare_interrupted;
 
@@ -116,13 +116,7 @@ static void add_pair(struct comparing *c, enum compare_side target, enum compare
     p->host = host;
     const char *why = target == COMPARE_KERNEL && no_target[0] ? no_target : host == COMPARE_KERNEL ? no_host : "";
     snprintf(p->reason, sizeof p->reason, "%s", why);
-}
-
-/* Why the kernel is no target on the other machine; "" when it is. */
-static const char *no_kernel_there(const struct comparing *c)
-{
-    const char *text = json_string_value(json_object_get(c->there, "no_kernel"));
-    return text ? text : "the target's machine does not say whether it has nvmet-tcp";
+    cli_clean(p->reason); /* the last character may be cut off in its middle */
 }
 
 /* What the kernel cannot be here, and why. Modules are loaded only for what was asked for. */
@@ -130,7 +124,7 @@ static void make_pairs(struct comparing *c)
 {
     char no_target[COMPARE_REASON] = "", no_host[COMPARE_REASON] = "";
     if (c->wire)
-        snprintf(no_target, sizeof no_target, "%s", no_kernel_there(c));
+        snprintf(no_target, sizeof no_target, "%s", json_string_value(json_object_get(c->there, "no_kernel")));
     else if (c->o->targets[COMPARE_KERNEL])
         compare_kernel_target_possible(c->kernel, no_target, sizeof no_target);
     if (c->o->hosts[COMPARE_KERNEL])
@@ -188,6 +182,12 @@ static int make_cells(struct comparing *c)
 }
 
 /* ---- measuring ---- */
+
+/* Why no more is measured, or NULL. */
+static const char *why_stopped(const struct comparing *c)
+{
+    return compare_interrupted ? "interrupted" : compare_wire_problem(c->wire);
+}
 
 static void compare_tick(void)
 {
@@ -260,10 +260,11 @@ static int run_cell(struct comparing *c, struct compare_cell *cell, double secon
 /* What could not be done says so in its place, and is not tried again. */
 static void cell_failed(struct comparing *c, struct compare_cell *cell, int ret, const struct plx_error *err)
 {
-    if (ret == -EINTR || compare_interrupted)
+    if (ret == -EINTR || why_stopped(c))
         return;
     cell->failed = true;
     snprintf(cell->reason, sizeof cell->reason, "%.*s", COMPARE_REASON - 1, err->text);
+    cli_clean(cell->reason); /* the last character may be cut off in its middle */
     site_stop(&c->site);
 }
 
@@ -273,7 +274,7 @@ static void warm_up(struct comparing *c, struct compare_cell *cells)
     static struct compare_run run;
     double slowest = 0, seconds = c->seconds < WARM_UP_SECONDS ? c->seconds : WARM_UP_SECONDS;
     struct plx_error err;
-    for (unsigned i = 0; i < c->npairs && !compare_interrupted; i++) {
+    for (unsigned i = 0; i < c->npairs && !why_stopped(c); i++) {
         if (cells[i].reason[0])
             continue;
         say_what(c, &cells[i], 0);
@@ -291,7 +292,7 @@ static void warm_up(struct comparing *c, struct compare_cell *cells)
 static void measure_load(struct comparing *c, struct compare_cell *cells, unsigned round)
 {
     struct plx_error err;
-    for (unsigned i = 0; i < c->npairs && !compare_interrupted; i++) {
+    for (unsigned i = 0; i < c->npairs && !why_stopped(c); i++) {
         struct compare_cell *cell = &cells[compare_turn(round, i, c->npairs)];
         if (cell->reason[0])
             continue;
@@ -308,22 +309,29 @@ static void measure_load(struct comparing *c, struct compare_cell *cells, unsign
 }
 
 /* What the machines do when nothing is asked of them is not the work of what is measured. */
-static void measure_idle(struct comparing *c)
+static int measure_idle(struct comparing *c)
 {
     struct plx_error err;
     c->idle = compare_idle();
-    json_t *there = c->wire ? compare_wire_ask(c->wire, json_pack("{ss}", "do", "idle"), &err) : NULL;
-    c->idle_there = json_number_value(json_object_get(there, "idle"));
+    if (!c->wire)
+        return EXIT_OK;
+    json_t *there = compare_wire_ask(c->wire, json_pack("{ss}", "do", "idle"), COMPARE_ANSWER_MS, &err);
+    if (!there)
+        return cli_fail(EXIT_RUNTIME, "%s", err.text);
+    const json_t *idle = json_object_get(there, "idle");
+    c->idle_there = json_number_value(idle);
+    bool good = json_is_number(idle) && c->idle_there >= 0 && c->idle_there <= COMPARE_REMOTE_CPUS;
     json_decref(there);
+    return good ? EXIT_OK : cli_fail(EXIT_RUNTIME, "the machine of the target says nonsense of how idle it is");
 }
 
 static void measure_all(struct comparing *c)
 {
     running = c;
     c->started = plx_reactor_clock(NULL);
-    for (unsigned i = 0; i < c->measured && !compare_interrupted; i++)
+    for (unsigned i = 0; i < c->measured && !why_stopped(c); i++)
         warm_up(c, &c->cells[i * c->npairs]);
-    for (unsigned round = 0; round < c->o->rounds && !compare_interrupted; round++) {
+    for (unsigned round = 0; round < c->o->rounds && !why_stopped(c); round++) {
         for (unsigned i = 0; i < c->measured; i++)
             measure_load(c, &c->cells[i * c->npairs], round);
         site_stop(&c->site); /* each round has targets of its own */
@@ -336,12 +344,12 @@ static void measure_all(struct comparing *c)
 
 static json_t *compare_settings(const struct comparing *c)
 {
-    const char *there = json_string_value(json_object_get(c->there, "disk"));
+    json_t *disk = c->wire ? json_incref(json_object_get(c->there, "disk")) : compare_disk_name(c->o);
     json_t *settings =
-        json_pack("{ss,ss,sf,si,sf,si,sI,ss}", "network", c->wire ? "two machines" : "loopback", "disk",
-                  there ? there : compare_disk_name(c->o), "seconds", c->seconds, "rounds", c->o->rounds, "idle_cores",
-                  c->idle + c->idle_there, "in_capsule_bytes", COMPARE_IN_CAPSULE, "disk_bytes",
-                  (json_int_t)c->o->medium.bytes, "kernel_target_disk", compare_nvmet_medium(c->kernel));
+        json_pack("{ss,so,sf,si,sf,si,sI,so}", "network", c->wire ? "two machines" : "loopback", "disk", disk,
+                  "seconds", c->seconds, "rounds", c->o->rounds, "idle_cores", c->idle + c->idle_there,
+                  "in_capsule_bytes", COMPARE_IN_CAPSULE, "disk_bytes", (json_int_t)c->o->medium.bytes,
+                  "kernel_target_disk", compare_json_text(compare_nvmet_medium(c->kernel)));
     json_t *t = json_array(), *h = json_array();
     for (int i = 0; i < c->o->ntarget_cores; i++)
         json_array_append_new(t, json_integer(c->o->target_cores[i]));
@@ -354,7 +362,7 @@ static json_t *compare_settings(const struct comparing *c)
 
 static json_t *results_of(const struct comparing *c, const char *began)
 {
-    const struct compare_results r = {c->cells, c->ncells, c->o->rounds, !compare_interrupted};
+    const struct compare_results r = {c->cells, c->ncells, c->o->rounds, !why_stopped(c)};
     json_t *doc = compare_results(&r);
     json_object_set_new(doc, "pollux", json_string(plx_version()));
     json_object_set_new(doc, "format", json_integer(1));
@@ -475,16 +483,19 @@ static int measure_and_show(struct comparing *c)
     strftime(began, sizeof began, "%Y-%m-%dT%H:%M:%SZ", gmtime(&now));
     if (!possible_pairs(c))
         return cli_fail(EXIT_RUNTIME, "nothing of what was asked for can be measured here: %s", c->pairs[0].reason);
-    measure_idle(c);
+    int status = measure_idle(c);
+    if (status)
+        return status;
     measure_all(c);
-    if (compare_interrupted)
-        cli_say("pollux: interrupted; what follows is of the rounds that were through\n");
-    if (compare_interrupted && !any_measured(c))
-        return EXIT_RUNTIME;
+    const char *why = why_stopped(c);
+    if (why && !any_measured(c))
+        return cli_fail(EXIT_RUNTIME, "%s", why);
+    if (why)
+        cli_say("pollux: %s; what follows is of the rounds that were through\n", why);
     json_t *doc = results_of(c, began);
-    int status = show(c->o, doc);
+    status = show(c->o, doc);
     json_decref(doc);
-    return compare_interrupted ? EXIT_RUNTIME : status;
+    return why ? EXIT_RUNTIME : status;
 }
 
 static int compare_prepared(struct comparing *c)
@@ -502,20 +513,28 @@ static int compare_prepared(struct comparing *c)
     return status ? status : measure_and_show(c);
 }
 
+/* What the target's machine says of itself. */
+static bool is_machine(const json_t *there)
+{
+    json_int_t cores = json_integer_value(json_object_get(there, "cores"));
+    return cores >= 1 && cores <= COMPARE_REMOTE_CPUS && json_is_object(json_object_get(there, "machine")) &&
+           json_is_string(json_object_get(there, "no_kernel")) && json_is_string(json_object_get(there, "disk"));
+}
+
 /* The target's machine: lets us in, and says what it is. */
 static int meet(struct comparing *c)
 {
     struct plx_error err;
     if (compare_wire_connect(c->o->peer, &compare_interrupted, &c->wire, &err))
         return cli_fail(EXIT_RUNTIME, "%s", err.text);
-    json_t *in = compare_wire_ask(c->wire, json_pack("{ss}", "key", c->o->key), &err);
-    c->there = in ? compare_wire_ask(c->wire, json_pack("{ss}", "do", "machine"), &err) : NULL;
+    json_t *in = compare_wire_ask(c->wire, json_pack("{ss}", "key", c->o->key), COMPARE_ANSWER_MS, &err);
+    if (in)
+        c->there = compare_wire_ask(c->wire, json_pack("{ss}", "do", "machine"), COMPARE_ANSWER_MS, &err);
     json_decref(in);
     if (!c->there)
         return cli_fail(EXIT_RUNTIME, "%s", err.text);
-    json_int_t cores = json_integer_value(json_object_get(c->there, "cores"));
-    if (cores < 1 || cores > REMOTE_CORES)
-        return cli_fail(EXIT_RUNTIME, "the machine of the target does not say how many cores it has");
+    if (!is_machine(c->there))
+        return cli_fail(EXIT_RUNTIME, "the machine of the target says nonsense of what it is");
     return EXIT_OK;
 }
 

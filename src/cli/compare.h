@@ -14,7 +14,7 @@
 #include "compare/kernel.h"
 #include "compare/wire.h"
 
-enum { COMPARE_CORES = 128, COMPARE_NQN = 256, COMPARE_ADDR = 64, COMPARE_DEPTH = 1023 };
+enum { COMPARE_CORES = 128, COMPARE_NQN = 256, COMPARE_ADDR = 64, COMPARE_DEPTH = 1023, COMPARE_REMOTE_CPUS = 4096 };
 
 /* Both on this machine; or this one has the targets, or the hosts. */
 enum compare_where { COMPARE_HERE, COMPARE_TARGET, COMPARE_HOST };
@@ -36,8 +36,8 @@ struct compare_options {
 /* @return EXIT_OK, or EXIT_USAGE after having said what is wrong */
 int compare_parse(int argc, char **argv, struct compare_options *o);
 void compare_help(void);
-/* What targets serve, as --disk has it. */
-const char *compare_disk_name(const struct compare_options *o);
+/* What targets serve, as --disk has it: a path may be no text. */
+json_t *compare_disk_name(const struct compare_options *o);
 
 /* Set by the signals that end a run. */
 extern volatile sig_atomic_t compare_interrupted;
@@ -99,6 +99,9 @@ double compare_idle(void);
 int compare_target(const struct compare_options *o);
 
 /* ---- compare_print.c ---- */
+
+/* Any bytes, as text for people. */
+json_t *compare_json_text(const char *bytes);
 
 void compare_progress(unsigned done, unsigned all, double left, const char *what);
 void compare_progress_end(void);

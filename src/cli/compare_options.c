@@ -90,9 +90,9 @@ void compare_help(void)
          "      --clean             take down what a run that was killed has left; every run does that first");
 }
 
-const char *compare_disk_name(const struct compare_options *o)
+json_t *compare_disk_name(const struct compare_options *o)
 {
-    return o->medium.path ? o->medium.path : o->medium.null ? "null" : "ram";
+    return compare_json_text(o->medium.path ? o->medium.path : o->medium.null ? "null" : "ram");
 }
 
 /* ---- lists ---- */

@@ -3,10 +3,19 @@
 #include "compare.h"
 
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
 enum { BAR = 24, NOTES = 8 };
+
+json_t *compare_json_text(const char *bytes)
+{
+    char *copy = strdup(bytes);
+    json_t *text = copy ? json_string(cli_clean(copy)) : NULL;
+    free(copy);
+    return text ? text : json_string("?");
+}
 
 void compare_progress(unsigned done, unsigned all, double left, const char *what)
 {

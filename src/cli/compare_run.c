@@ -11,6 +11,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <math.h>
 #include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -27,9 +28,12 @@ enum {
     PACED_DEPTH = 128,  /* enough for the schedule to be kept: what is late waits, and counts */
     FILL_SIZE = 1 << 20,
     FILL_DEPTH = 8,
+    STATUS_WIRE = 100,  /* of the process: the connection to the target's machine is of no use any more */
+    SLACK_SECONDS = 10, /* between two machines */
 };
 
 #define NS 1e9
+#define MAX_SECONDS 1e12 /* of CPU time, since a machine was started */
 
 /* What the process knows. */
 struct measuring {
@@ -39,21 +43,56 @@ struct measuring {
     int to;
 };
 
+/* This process is of no use any more. */
+_Noreturn static void wire_failed(const struct compare_job *job)
+{
+    const char *problem = compare_wire_problem(job->wire);
+    cli_fail(STATUS_WIRE, "%s", problem ? problem : "interrupted");
+    cli_log_stop();
+    _exit(STATUS_WIRE);
+}
+
+static void usage_is_nonsense(const struct compare_job *job)
+{
+    compare_wire_break(job->wire, "the machine of the target says nonsense of the CPU time that it used");
+    wire_failed(job);
+}
+
 /* The target's machine tells what it uses; on this one it is the target's process. */
 static void look_there(const struct compare_job *job, struct compare_usage *target)
 {
     struct plx_error err;
-    json_t *u = compare_wire_ask(job->wire, json_pack("{ss}", "do", "usage"), &err);
+    const struct {
+        const char *name;
+        double *to;
+    } members[] = {{"at", &target->at},         {"busy", &target->busy},       {"user", &target->user},
+                   {"system", &target->system}, {"threads", &target->threads}, {"softirq", &target->softirq},
+                   {"stolen", &target->stolen}};
+    json_t *u = compare_wire_ask(job->wire, json_pack("{ss}", "do", "usage"), COMPARE_ANSWER_MS, &err);
     if (!u)
-        cli_fail(EXIT_RUNTIME, "%s", err.text);
-    target->at = json_number_value(json_object_get(u, "at"));
-    target->busy = json_number_value(json_object_get(u, "busy"));
-    target->user = json_number_value(json_object_get(u, "user"));
-    target->system = json_number_value(json_object_get(u, "system"));
-    target->threads = json_number_value(json_object_get(u, "threads"));
-    target->softirq = json_number_value(json_object_get(u, "softirq"));
-    target->stolen = json_number_value(json_object_get(u, "stolen"));
+        compare_wire_break(job->wire, "%s", err.text);
+    for (size_t i = 0; u && i < sizeof members / sizeof members[0]; i++) {
+        const json_t *value = json_object_get(u, members[i].name);
+        *members[i].to = json_number_value(value);
+        bool negative = *members[i].to < 0 && members[i].to != &target->busy; /* which is a difference of clocks */
+        if (!json_is_number(value) || negative || fabs(*members[i].to) > MAX_SECONDS)
+            usage_is_nonsense(job);
+    }
     json_decref(u);
+    if (!u)
+        wire_failed(job);
+}
+
+/* What no machine can use in that time is no figure. What is summed over threads that end may become less. */
+static void check_usage(const struct compare_job *job, const struct compare_usage *used, double seconds)
+{
+    const double most = (seconds + SLACK_SECONDS) * COMPARE_REMOTE_CPUS;
+    const double values[] = {used->busy, used->user, used->system, used->threads, used->softirq, used->stolen};
+    bool sane = used->at > 0 && used->at < 2 * seconds + SLACK_SECONDS && used->user >= 0 && used->system >= 0;
+    for (size_t i = 0; i < sizeof values / sizeof values[0]; i++)
+        sane = sane && fabs(values[i]) <= most;
+    if (!sane)
+        usage_is_nonsense(job);
 }
 
 static void look_at_usage(const struct compare_job *job, struct compare_usage *host, struct compare_usage *target)
@@ -95,6 +134,8 @@ static int measuring_ends(void *arg, const struct perf_result *r)
     perf_summarize(r, -1, &sum);
     m->run.host = compare_used(&m->host, &host, m->job->idle);
     m->run.target = compare_used(&m->target, &target, m->job->idle_there);
+    if (m->job->wire)
+        check_usage(m->job, &m->run.target, m->run.host.at);
     m->run.iops = sum.iops;
     m->run.seconds = r->seconds;
     m->run.requests = sum.requests;
@@ -166,6 +207,7 @@ static void last_words(int says, char *out, size_t size)
     if (strncmp(line, "pollux: ", 8) == 0)
         line += 8;
     snprintf(out, size, "%.*s", (int)size - 1, line);
+    cli_clean(out); /* the last character may be cut off in its middle */
 }
 
 /* Reads what the process measured. @return bytes, or -EINTR, -ETIMEDOUT or -EPIPE */
@@ -228,6 +270,8 @@ int compare_measure(const struct compare_job *job, struct compare_run *out, stru
     }
     last_words(says, words, sizeof words);
     close(says);
+    if (job->wire && WIFEXITED(status) && WEXITSTATUS(status) == STATUS_WIRE)
+        compare_wire_break(job->wire, "%s", words);
     /* A machine that goes takes its target along, whose host may be the first to notice. */
     if (job->wire && got >= 0 && got != sizeof *out && compare_wire_gone(job->wire))
         got = -EPIPE;
@@ -236,7 +280,7 @@ int compare_measure(const struct compare_job *job, struct compare_run *out, stru
     if (got == -EINTR || compare_interrupted)
         return plx_fail(err, -EINTR, "interrupted");
     if (got == -EPIPE)
-        return plx_fail(err, -EPIPE, "the machine of the target is gone");
+        return plx_fail(err, -EPIPE, "%s", compare_wire_problem(job->wire));
     if (got < 0)
         return plx_fail(err, (int)got, "the run did not end in time%s%s", words[0] ? ": " : "", words);
     if (got != sizeof *out)

@@ -137,7 +137,7 @@ void site_stop(struct compare_site *s)
     int status;
     struct plx_error err;
     if (s->wire && !compare_interrupted)
-        json_decref(compare_wire_ask(s->wire, json_pack("{ss}", "do", "stop"), &err));
+        json_decref(compare_wire_ask(s->wire, json_pack("{ss}", "do", "stop"), COMPARE_ANSWER_MS, &err));
     if (s->pid > 0) {
         kill(s->pid, SIGTERM);
         for (int ms = 0; waitpid(s->pid, &status, WNOHANG) == 0; ms += STEP_MS) {
@@ -173,7 +173,7 @@ static int start_there(struct compare_site *s, enum compare_side side, const str
 {
     json_t *request = json_pack("{ss,ss,si,si,ss}", "do", "start", "target", compare_side_name(side), "cores",
                                 load->cores, "depth", load->depth, "poll", poll_names[load->poll]);
-    json_t *answer = compare_wire_ask(s->wire, request, err);
+    json_t *answer = compare_wire_ask(s->wire, request, COMPARE_START_MS, err);
     if (!answer)
         return compare_interrupted ? -EINTR : -EIO;
     const char *nqn = json_string_value(json_object_get(answer, "nqn"));
@@ -186,7 +186,9 @@ static int start_there(struct compare_site *s, enum compare_side side, const str
         place->port = (uint16_t)port;
     }
     json_decref(answer);
-    return good ? 0 : plx_fail(err, -EPROTO, "the machine of the target says nonsense");
+    if (!good)
+        compare_wire_break(s->wire, "the machine of the target says nonsense of where its target listens");
+    return good ? 0 : plx_fail(err, -EPROTO, "%s", compare_wire_problem(s->wire));
 }
 
 int site_start(struct compare_site *s, enum compare_side side, const struct compare_load *load,

@@ -24,7 +24,7 @@ struct agent {
 
 static json_t *agent_error(const char *text)
 {
-    return json_pack("{ss}", "error", text);
+    return json_pack("{so}", "error", compare_json_text(text));
 }
 
 static json_t *usage_to_json(const struct compare_usage *u)
@@ -92,8 +92,9 @@ static json_t *agent_answer(struct agent *a, const json_t *request)
     if (!what)
         return agent_error("a request says what to do");
     if (strcmp(what, "machine") == 0)
-        return json_pack("{so,si,ss,ss,ss}", "machine", compare_environment(), "cores", a->o->ntarget_cores,
-                         "no_kernel", a->no_kernel, "pollux", plx_version(), "disk", compare_disk_name(a->o));
+        return json_pack("{so,si,so,ss,so}", "machine", compare_environment(), "cores", a->o->ntarget_cores,
+                         "no_kernel", compare_json_text(a->no_kernel), "pollux", plx_version(), "disk",
+                         compare_disk_name(a->o));
     if (strcmp(what, "usage") == 0)
         return agent_usage(a);
     if (strcmp(what, "start") == 0)

@@ -6,6 +6,7 @@
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <poll.h>
+#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -14,20 +15,31 @@
 
 #include "base/addr.h"
 #include "base/uuid.h"
+#include "reactor/clock.h"
 
 enum {
-    LINE_MAX_BYTES = 1 << 20,
-    ASK_MS = 60000, /* a target that starts fills its memory first */
+    LINE_MAX_BYTES = 256 << 10,
+    SEND_MS = 60000,
     CONNECT_MS = 10000,
     STEP_MS = 200, /* stopping is looked for so often: a signal may come just before poll() */
     BACKLOG = 4,
     APART = 16, /* more than a process asks */
+    LATE = 100, /* answers to requests that were given up on; more are no accident */
+    DEPTH = 8,  /* of what we send: 5 */
+    TEXT = 4096,
+    NAME = 128,
 };
+
+#define NONSENSE "the machine of the target says nonsense"
+#define WIRE_GONE "the machine of the target is gone"
+
+enum { WIRE_PROBLEM = 160, NS_PER_MS = 1000000 };
 
 struct compare_wire {
     int fd;
     const volatile sig_atomic_t *stop;
     unsigned id; /* of the last request */
+    char problem[WIRE_PROBLEM];
     char here[COMPARE_WIRE_ADDR], there[COMPARE_WIRE_ADDR];
     size_t have;
     char line[LINE_MAX_BYTES];
@@ -174,53 +186,137 @@ int compare_wire_send(struct compare_wire *w, const json_t *object)
             sent += (size_t)n;
         else if (errno != EAGAIN && errno != EINTR)
             ret = -errno;
-        else if (wait_for(w->fd, POLLOUT, ASK_MS, w->stop) <= 0)
+        else if (wait_for(w->fd, POLLOUT, SEND_MS, w->stop) <= 0)
             ret = -ETIMEDOUT;
     }
     free(text);
     return ret;
 }
 
-json_t *compare_wire_receive(struct compare_wire *w, int timeout_ms)
+void compare_wire_break(struct compare_wire *w, const char *fmt, ...)
 {
-    for (;;) {
-        char *end = memchr(w->line, '\n', w->have);
-        if (end) {
-            size_t size = (size_t)(end - w->line);
-            json_t *object = json_loadb(w->line, size, JSON_REJECT_DUPLICATES, NULL);
-            w->have -= size + 1;
-            memmove(w->line, end + 1, w->have);
-            if (json_is_object(object))
-                return object;
-            json_decref(object);
-            return NULL;
-        }
-        if (w->have == sizeof w->line || wait_for(w->fd, POLLIN, timeout_ms, w->stop) <= 0)
-            return NULL;
-        ssize_t n = recv(w->fd, w->line + w->have, sizeof w->line - w->have, 0);
-        if (n == 0 || (n < 0 && errno != EAGAIN && errno != EINTR))
-            return NULL;
-        w->have += n > 0 ? (size_t)n : 0;
+    va_list ap;
+    va_start(ap, fmt);
+    if (!w->problem[0])
+        vsnprintf(w->problem, sizeof w->problem, fmt, ap);
+    va_end(ap);
+}
+
+const char *compare_wire_problem(const struct compare_wire *w)
+{
+    return w && w->problem[0] ? w->problem : NULL;
+}
+
+/* ---- what comes ---- */
+
+static void make_printable(char *text)
+{
+    for (size_t n, at = 0; text[at]; at += n) {
+        n = plx_text_printable(text + at);
+        if (!n)
+            text[at] = text[at] == '\t' ? ' ' : '?';
+        n += !n;
     }
 }
 
-json_t *compare_wire_ask(struct compare_wire *w, json_t *request, struct plx_error *err)
+static bool is_good_name(const char *name)
+{
+    size_t n = 0;
+    while (name[n] && n < NAME && plx_text_printable(name + n))
+        n += plx_text_printable(name + n);
+    return !name[n];
+}
+
+/* Of what there is no end, and of what nobody would want to see, there is nothing after this. */
+static bool is_sane(json_t *v, unsigned depth)
+{
+    const char *name;
+    size_t i;
+    json_t *each;
+    bool sane = depth <= DEPTH && json_string_length(v) <= TEXT;
+    char *text = sane && json_is_string(v) ? strdup(json_string_value(v)) : NULL;
+    if (text) {
+        make_printable(text);
+        json_string_set(v, text);
+    }
+    free(text);
+    if (!sane)
+        return false;
+    json_object_foreach(v, name, each) sane = sane && is_good_name(name) && is_sane(each, depth + 1);
+    json_array_foreach(v, i, each) sane = sane && is_sane(each, depth + 1);
+    return sane;
+}
+
+/* The first line of what has come. */
+static json_t *wire_line(struct compare_wire *w, const char *end)
+{
+    size_t size = (size_t)(end - w->line);
+    json_t *object = json_loadb(w->line, size, JSON_REJECT_DUPLICATES, NULL);
+    w->have -= size + 1;
+    memmove(w->line, end + 1, w->have);
+    if (json_is_object(object) && is_sane(object, 0))
+        return object;
+    json_decref(object);
+    compare_wire_break(w, NONSENSE);
+    return NULL;
+}
+
+json_t *compare_wire_receive(struct compare_wire *w, int timeout_ms)
+{
+    const uint64_t end_ns = plx_clock_ns() + (uint64_t)timeout_ms * NS_PER_MS;
+    while (!w->problem[0]) {
+        const char *end = memchr(w->line, '\n', w->have);
+        if (end)
+            return wire_line(w, end);
+        if (w->have == sizeof w->line) {
+            compare_wire_break(w, NONSENSE);
+            break;
+        }
+        const uint64_t now = plx_clock_ns();
+        int ready = now < end_ns ? wait_for(w->fd, POLLIN, (int)((end_ns - now) / NS_PER_MS) + 1, w->stop) : 0;
+        if (ready < 0)
+            break;
+        ssize_t n = ready ? recv(w->fd, w->line + w->have, sizeof w->line - w->have, 0) : 0;
+        if (!ready)
+            compare_wire_break(w, "the machine of the target does not answer");
+        else if (n == 0 || (n < 0 && errno != EAGAIN && errno != EINTR))
+            compare_wire_break(w, WIRE_GONE);
+        w->have += n > 0 ? (size_t)n : 0;
+    }
+    return NULL;
+}
+
+/* The answer to the last request. */
+static json_t *receive_answer(struct compare_wire *w, int timeout_ms)
+{
+    const uint64_t end_ns = plx_clock_ns() + (uint64_t)timeout_ms * NS_PER_MS;
+    for (unsigned late = 0; late < LATE; late++) {
+        const uint64_t now = plx_clock_ns();
+        json_t *answer = compare_wire_receive(w, now < end_ns ? (int)((end_ns - now) / NS_PER_MS) : 0);
+        const json_t *id = json_object_get(answer, "id"), *error = json_object_get(answer, "error");
+        const json_int_t number = json_integer_value(id);
+        if (!answer || (number == (json_int_t)w->id && (!error || json_is_string(error))))
+            return answer;
+        json_decref(answer);
+        if (number <= 0 || number >= (json_int_t)w->id)
+            break;
+    }
+    compare_wire_break(w, NONSENSE);
+    return NULL;
+}
+
+json_t *compare_wire_ask(struct compare_wire *w, json_t *request, int timeout_ms, struct plx_error *err)
 {
     json_object_set_new(request, "id", json_integer(++w->id));
-    int ret = compare_wire_send(w, request);
+    if (!w->problem[0] && compare_wire_send(w, request) && !*w->stop)
+        compare_wire_break(w, WIRE_GONE);
     json_decref(request);
-    json_t *answer = ret ? NULL : compare_wire_receive(w, ASK_MS);
-    while (answer && json_integer_value(json_object_get(answer, "id")) != (json_int_t)w->id) {
-        json_decref(answer);
-        answer = compare_wire_receive(w, ASK_MS);
-    }
+    json_t *answer = receive_answer(w, timeout_ms);
     const char *error = json_string_value(json_object_get(answer, "error"));
     if (answer && !error)
         return answer;
-    if (error)
-        plx_fail(err, -EIO, "%.200s", error);
-    else
-        plx_fail(err, -EIO, "the machine of the target is gone, or does not answer");
+    plx_fail(err, -EIO, "%.200s", error ? error : w->problem[0] ? w->problem : "interrupted");
+    make_printable(err->text); /* the last character may be cut off in its middle */
     json_decref(answer);
     return NULL;
 }
@@ -234,5 +330,7 @@ bool compare_wire_gone(struct compare_wire *w)
 {
     char c;
     ssize_t n = recv(w->fd, &c, 1, MSG_PEEK | MSG_DONTWAIT);
-    return n == 0 || (n < 0 && errno != EAGAIN && errno != EINTR);
+    if (n == 0 || (n < 0 && errno != EAGAIN && errno != EINTR))
+        compare_wire_break(w, WIRE_GONE);
+    return w->problem[0];
 }

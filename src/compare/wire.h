@@ -10,7 +10,13 @@
 #include <pollux/base.h>
 #include <signal.h>
 
-enum { COMPARE_WIRE_PORT = 4419, COMPARE_WIRE_ADDR = 64, COMPARE_KEY = 33 };
+enum {
+    COMPARE_WIRE_PORT = 4419,
+    COMPARE_WIRE_ADDR = 64,
+    COMPARE_KEY = 33,
+    COMPARE_ANSWER_MS = 10000,
+    COMPARE_START_MS = 90000, /* a target that starts fills its memory first */
+};
 
 struct compare_wire;
 
@@ -33,16 +39,23 @@ const char *compare_wire_there(const struct compare_wire *w);
 
 /* @return 0 or a negative errno value */
 int compare_wire_send(struct compare_wire *w, const json_t *object);
-/* @return an object, or NULL: the other end is gone, was silent for so long, or sent what is none; or it is stopped */
+/*
+ * A whole line, in so long. @return an object that is not deep, whose texts are short and may be printed; or NULL: the
+ * other end is gone, was silent, or sent what is none; or it is stopped
+ */
 json_t *compare_wire_receive(struct compare_wire *w, int timeout_ms);
 
 /*
  * A request with its answer; answers to requests that were given up on are passed over. Takes the request. @return the
  * answer, or NULL with err filled: by the other end's own words, if it sent some
  */
-json_t *compare_wire_ask(struct compare_wire *w, json_t *request, struct plx_error *err);
+json_t *compare_wire_ask(struct compare_wire *w, json_t *request, int timeout_ms, struct plx_error *err);
 
-/* Whether the other end has closed it. */
+/* Nothing is asked or received any more. The first reason counts. */
+void compare_wire_break(struct compare_wire *w, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+/* Why nothing is, as a sentence; NULL: it works, or w is NULL. */
+const char *compare_wire_problem(const struct compare_wire *w);
+/* Looks whether the other end has closed it. @return whether it is broken */
 bool compare_wire_gone(struct compare_wire *w);
 
 /* After another process has asked on this connection: what it asked is not taken for what we will ask. */
