@@ -63,12 +63,23 @@ struct pcie_seen {
     uint32_t last; /* dword: identifier, phase, status */
 };
 
+static inline bool pcie_ring_is_new(const struct pcie_ring *r, uint32_t last)
+{
+    return !((last ^ r->phase) & PCIE_PHASE);
+}
+
+/* Whether a completion has come, which is not read yet. */
+static inline bool pcie_ring_waiting(const struct pcie_ring *r)
+{
+    return pcie_ring_is_new(r, pci_load32(&r->cq[r->head].cid));
+}
+
 /* Whether a completion has come. All of it was written before that is seen. */
 static inline bool pcie_ring_peek(const struct pcie_ring *r, struct pcie_seen *seen)
 {
     seen->cqe = &r->cq[r->head];
     seen->last = pci_load32(&seen->cqe->cid);
-    if ((seen->last ^ r->phase) & PCIE_PHASE)
+    if (!pcie_ring_is_new(r, seen->last))
         return false;
     pci_read_barrier();
     return true;

@@ -194,9 +194,8 @@ static int admin_arm(struct plx_source *s)
     struct pcie_dev *d = plx_container_of(s, struct pcie_dev, source);
     if (!takes_commands(d))
         return 0;
-    struct pcie_seen seen;
     plx_eventfd_hear(d->fds[0]);
-    return pcie_ring_peek(&d->ring, &seen);
+    return pcie_ring_waiting(&d->ring);
 }
 
 static const struct plx_source_ops admin_source = {.poll = admin_poll, .arm = admin_arm};

@@ -277,7 +277,6 @@ static void set_mask(const struct pcie_queue *q, bool masked)
 static int queue_arm(struct plx_source *s)
 {
     struct pcie_queue *q = plx_container_of(s, struct pcie_queue, source);
-    struct pcie_seen seen;
     if (q->ring.tail != q->ring.rung || q->failed.head)
         return 1;
     if (q->told || !q->hw->mask)
@@ -290,7 +289,7 @@ static int queue_arm(struct plx_source *s)
     q->told = true;
     set_mask(q, false);
     pci_barrier();
-    return pcie_ring_peek(&q->ring, &seen);
+    return pcie_ring_waiting(&q->ring);
 }
 
 static void queue_disarm(struct plx_source *s)

@@ -1,5 +1,12 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* A submission queue and its completion queue: entries and doorbells (PCIe Transport 3.1, Base 3.3.1). */
+/*
+ * A submission queue and its completion queue: entries and doorbells (PCIe Transport 3.1, Base 3.3.1).
+ *
+ * Orders, of which tests/model/test_pcie.c finds that they are needed and enough: entries, and data, are written before
+ * the doorbell; completions are read after their phase was, and before the doorbell gives them back; and where one side
+ * writes what the other looks at before it waits, and then looks itself (doorbells in memory, the vector's mask), there
+ * is a full barrier between the two.
+ */
 #include "nvme/pcie.h"
 
 #include <string.h>

@@ -112,7 +112,10 @@ extern pci_list_fn *pci_list;
 
 /*
  * What is written before is seen by the device before what is written after; the same of what is read; and of both. On
- * Arm devices are in another domain of shareability than threads are, so C's own fences are not enough.
+ * Arm devices are in another domain of shareability than threads are, so C's own fences are not enough. There the first
+ * one does not keep what is read before what is written after: who gives memory back that it has read from has stored
+ * what it read, and that store depends on the read. The accesses themselves have no order, as these are there:
+ * tests/model/test_pcie.c finds that each is needed, and is enough.
  */
 #if defined(__aarch64__)
 #define pci_write_barrier() __asm__ volatile("dmb oshst" ::: "memory")
@@ -134,17 +137,20 @@ extern pci_list_fn *pci_list;
 /* Memory that is also the device's, a register perhaps: little-endian, read and written as a whole (Base 3.1.4). */
 static inline uint32_t pci_load32(const volatile void *at)
 {
-    return le32toh(__atomic_load_n((const volatile uint32_t *)at, __ATOMIC_ACQUIRE));
+    return le32toh(__atomic_load_n((const volatile uint32_t *)at, __ATOMIC_RELAXED));
 }
 
 static inline void pci_store32(volatile void *at, uint32_t value)
 {
-    __atomic_store_n((volatile uint32_t *)at, htole32(value), __ATOMIC_RELEASE);
+    __atomic_store_n((volatile uint32_t *)at, htole32(value), __ATOMIC_RELAXED);
 }
 
+/* Registers: what was written to memory before is there when one is written, and what was there before is read then. */
 static inline uint32_t pci_get32(const struct pci_function *f, uint32_t offset)
 {
-    return pci_load32(f->regs + offset);
+    const uint32_t value = pci_load32(f->regs + offset);
+    pci_read_barrier();
+    return value;
 }
 
 static inline void pci_put32(struct pci_function *f, uint32_t offset, uint32_t value)
