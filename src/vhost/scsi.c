@@ -425,7 +425,8 @@ static bool take_attention(const struct vhost_slot *s, struct scsi_sense *sense)
     };
     atomic_uint *a = &s->task.lun->attentions[s->ring->scsi->nexus];
     unsigned bits = atomic_load_explicit(a, memory_order_relaxed);
-    while (bits && !atomic_compare_exchange_weak(a, &bits, bits & (bits - 1)))
+    while (bits && !atomic_compare_exchange_weak_explicit(a, &bits, bits & (bits - 1), memory_order_acquire,
+                                                          memory_order_relaxed))
         ;
     if (!bits)
         return false;

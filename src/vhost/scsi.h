@@ -69,7 +69,12 @@ struct scsi_lun {
     struct scsi_lun_leg legs[];
 };
 
-/* A unit, and a target, are released when all of them is there, and acquired: src/vhost/scsi_host.c stores. */
+/*
+ * Orders, of which tests/model/test_scsi.c finds that they are needed and enough: a unit, and a target, are released
+ * when all of them is there, and acquired. Attentions are released by whoever has something to say, and acquired by
+ * the ring that tells the guest, which then asks for what has changed, and finds it. What is taken out of the table
+ * needs no order: reactors hear of that by messages.
+ */
 struct scsi_target {
     _Atomic(struct scsi_lun *) units[SCSI_UNITS];
     atomic_uint n; /* of them */
@@ -125,6 +130,13 @@ struct scsi_ring {
     struct plx_msg msg;
     bool under_way;
 };
+
+/* From any reactor: all front-ends are told of it, each once. */
+static inline void scsi_attend(struct scsi_lun *l, enum scsi_attention what)
+{
+    for (unsigned i = 0; i < VHOST_DEVICES; i++)
+        atomic_fetch_or_explicit(&l->attentions[i], 1u << what, memory_order_release);
+}
 
 /* ---- scsi.c: on rings' reactors ---- */
 

@@ -107,11 +107,18 @@ void vhost_scsi_published(struct vhost_ring *r)
 void vhost_scsi_connected(struct vhost_scsi *h, unsigned nexus)
 {
     plx_list_for_each(it, &h->luns) {
-        atomic_store(&plx_list_entry(it, struct scsi_lun, link)->attentions[nexus], 0);
+        struct scsi_lun *l = plx_list_entry(it, struct scsi_lun, link);
+        atomic_store_explicit(&l->attentions[nexus], 0, memory_order_relaxed); /* none of its rings runs yet */
     }
 }
 
 /* ---- the host ---- */
+
+/* On the control reactor, which alone writes them. */
+static struct scsi_target *target_of(const struct vhost_scsi *h, unsigned target)
+{
+    return atomic_load_explicit(&h->targets[target], memory_order_relaxed);
+}
 
 int vhost_scsi_new(struct vhost_scsi **out, struct plx_vhost_ctrlr *c, const struct plx_vhost_scsi_opts *o,
                    struct plx_reactor *const *reactors, unsigned n)
@@ -149,7 +156,7 @@ void vhost_scsi_free(struct vhost_scsi *h)
     if (!h)
         return;
     for (unsigned i = 0; i < SCSI_TARGETS; i++)
-        free(atomic_load(&h->targets[i]));
+        free(target_of(h, i));
     free(h->reactors);
     free(h);
 }
@@ -230,21 +237,21 @@ static void luns_changed(struct vhost_scsi *h, const struct scsi_lun *except)
 {
     plx_list_for_each(it, &h->luns) {
         struct scsi_lun *l = plx_list_entry(it, struct scsi_lun, link);
-        for (unsigned i = 0; l != except && l->target == except->target && i < VHOST_DEVICES; i++)
-            atomic_fetch_or(&l->attentions[i], 1u << SCSI_ATTENTION_LUNS);
+        if (l != except && l->target == except->target)
+            scsi_attend(l, SCSI_ATTENTION_LUNS);
     }
 }
 
 /* Nobody finds it from here on; who has found it is waited for. */
 static void lun_remove(struct scsi_lun *l)
 {
-    struct scsi_target *t = atomic_load(&l->scsi->targets[l->target]);
+    struct scsi_target *t = target_of(l->scsi, l->target);
     l->leaving = true;
     if (!l->there)
         return; /* see lun_opened() */
     l->there = false;
-    atomic_store(&t->units[l->number], NULL);
-    atomic_fetch_sub(&t->n, 1);
+    atomic_store_explicit(&t->units[l->number], NULL, memory_order_relaxed);
+    atomic_fetch_sub_explicit(&t->n, 1, memory_order_relaxed);
     luns_changed(l->scsi, l);
     scsi_event_tell(l->scsi, l, VIRTIO_SCSI_TRANSPORT_RESET, VIRTIO_SCSI_REMOVED);
     for (unsigned i = 0; i < l->fan.n; i++)
@@ -274,8 +281,7 @@ static void lun_event(void *arg, struct plx_bdev *bdev, enum plx_bdev_event what
     }
     if (what != PLX_BDEV_RESIZED || !l->there)
         return;
-    for (unsigned i = 0; i < VHOST_DEVICES; i++)
-        atomic_fetch_or(&l->attentions[i], 1u << SCSI_ATTENTION_CAPACITY);
+    scsi_attend(l, SCSI_ATTENTION_CAPACITY);
     scsi_event_tell(l->scsi, l, VIRTIO_SCSI_PARAM_CHANGE, SCSI_ASC_CAPACITY >> 8 | (SCSI_ASC_CAPACITY & 0xff) << 8);
 }
 
@@ -298,7 +304,7 @@ static void lun_closed_again(struct plx_bdev_access *a, int result)
 static void lun_opened(struct plx_bdev_access *a, int result)
 {
     struct scsi_lun *l = plx_container_of(a, struct scsi_lun, access);
-    struct scsi_target *t = atomic_load(&l->scsi->targets[l->target]);
+    struct scsi_target *t = target_of(l->scsi, l->target);
     if (result) {
         lun_undone(l, result);
         return;
@@ -314,7 +320,7 @@ static void lun_opened(struct plx_bdev_access *a, int result)
     }
     l->there = true;
     atomic_store_explicit(&t->units[l->number], l, memory_order_release);
-    atomic_fetch_add(&t->n, 1);
+    atomic_fetch_add_explicit(&t->n, 1, memory_order_relaxed);
     luns_changed(l->scsi, l);
     scsi_event_tell(l->scsi, l, VIRTIO_SCSI_TRANSPORT_RESET, VIRTIO_SCSI_RESCAN);
     plx_vhost_done_fn done = l->done;
@@ -382,7 +388,7 @@ static struct scsi_lun *lun_new(struct vhost_scsi *h, const struct plx_vhost_lun
 
 static int target_make(struct vhost_scsi *h, unsigned target)
 {
-    if (atomic_load(&h->targets[target]))
+    if (target_of(h, target))
         return 0;
     struct scsi_target *t = calloc(1, sizeof *t);
     if (!t)

@@ -42,8 +42,7 @@ static void party_tell(struct plx_fan_leg *leg)
     const struct plx_resv_notices *told = plx_resv_notices(&l->resv);
     for (unsigned i = 0; !leg_at && i < told->n; i++)
         if (!memcmp(told->of[i].name, l->scsi->initiator, sizeof l->scsi->initiator))
-            for (unsigned k = 0; k < VHOST_DEVICES; k++)
-                atomic_fetch_or(&l->attentions[k], 1u << attentions[told->of[i].news]);
+            scsi_attend(l, (enum scsi_attention)attentions[told->of[i].news]);
     plx_fan_answer(leg, 0);
 }
 

@@ -146,8 +146,8 @@ static void tmf_attentions(struct scsi_tmf *t)
 {
     struct scsi_target *of;
     struct scsi_lun *l = scsi_lun_find(t->ring->scsi->scsi, t->target, t->number, &of);
-    for (unsigned i = 0; l && function_of(t) == VIRTIO_SCSI_LUN_RESET && i < VHOST_DEVICES; i++)
-        atomic_fetch_or(&l->attentions[i], 1u << SCSI_ATTENTION_RESET);
+    if (l && function_of(t) == VIRTIO_SCSI_LUN_RESET)
+        scsi_attend(l, SCSI_ATTENTION_RESET);
 }
 
 static void tmf_next(struct scsi_tmf *t);
