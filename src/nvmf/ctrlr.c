@@ -204,7 +204,7 @@ uint16_t nvmf_property_get(struct nvmf_ctrlr *c, uint32_t offset, unsigned bytes
 static void reset_on_control(struct plx_msg *msg)
 {
     struct nvmf_ctrlr *c = plx_container_of(msg, struct nvmf_ctrlr, reset_msg);
-    atomic_store(&c->reset_sent, false);
+    plx_once_hear(&c->reset_sent);
     nvmf_ctrlr_kill_queues(c);
 }
 
@@ -216,7 +216,7 @@ static void disable(struct nvmf_ctrlr *c)
     nvmf_features_reset(c);
     forget_events(c);
     nvmf_ctrlr_start_keep_alive(c);
-    if (atomic_exchange(&c->reset_sent, true))
+    if (!plx_once_ask(&c->reset_sent))
         return;
     c->reset_msg.fn = reset_on_control;
     plx_reactor_send(nvmf_control_reactor(c->target), &c->reset_msg);

@@ -23,6 +23,7 @@
 #include "bdev/access.h"
 #include "nvme/spec.h"
 #include "nvmf/reservation.h"
+#include "reactor/once.h"
 #include "reactor/owner.h"
 
 #include <pthread.h>

@@ -421,7 +421,7 @@ static void kill_here(struct plx_msg *msg)
 
 void nvmf_qpair_kill_from_afar(struct nvmf_qpair *qp)
 {
-    if (atomic_exchange(&qp->kill_sent, true))
+    if (!plx_once_ask(&qp->kill_sent))
         return;
     qp->kill_msg.fn = kill_here;
     plx_reactor_send(qp->group->reactor, &qp->kill_msg);

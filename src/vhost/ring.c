@@ -4,6 +4,7 @@
 
 #include "base/log.h"
 #include "reactor/eventfd.h"
+#include "reactor/once.h"
 #include "vhost/blk.h"
 #include "vhost/scsi_ring.h"
 
@@ -62,13 +63,13 @@ void vhost_ring_free_memory(struct vhost_ring *r)
 static void trouble_there(struct plx_msg *msg)
 {
     struct vhost_ring *r = plx_container_of(msg, struct vhost_ring, trouble);
-    atomic_store(&r->troubled, false);
+    plx_once_hear(&r->troubled);
     r->in_trouble(r);
 }
 
 static void ring_tell(struct vhost_ring *r)
 {
-    if (atomic_exchange(&r->troubled, true))
+    if (!plx_once_ask(&r->troubled))
         return;
     r->trouble.fn = trouble_there;
     plx_reactor_send(r->control, &r->trouble);

@@ -243,7 +243,7 @@ static void drop_inflight(struct vio_disk *d)
 static bool resets_pending(const struct vio_disk *d)
 {
     for (unsigned i = 0; i < d->nqueues; i++)
-        if (atomic_load(&d->queues[i].ask) & VIO_ASK_RESET)
+        if (vio_ask_is(&d->queues[i].ask, VIO_ASK_RESET))
             return true;
     return false;
 }
@@ -730,7 +730,7 @@ static void home_asked(struct plx_watch *w)
     struct vio_disk *d = disk_of_conn(c);
     eventfd_t ignored;
     eventfd_read(d->ask_fd, &ignored);
-    uint32_t bits = atomic_exchange(&d->ask, 0);
+    uint32_t bits = vio_ask_take(&d->ask, UINT32_MAX);
     if (bits & VIO_HOME_BROKEN)
         drop_inflight(d); /* is not to be believed either, whether the connection has just ended or not */
     if (bits & VIO_HOME_BROKEN && c->step != STEP_DOWN) {
@@ -747,7 +747,7 @@ static void home_asked(struct plx_watch *w)
 
 void vio_ask_home(struct vio_disk *d, uint32_t bits)
 {
-    atomic_fetch_or(&d->ask, bits);
+    vio_ask_add(&d->ask, bits);
     eventfd_write(d->ask_fd, 1);
 }
 

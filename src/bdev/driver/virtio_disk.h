@@ -29,6 +29,7 @@
 
 #include "base/iov.h"
 #include "bdev/driver.h"
+#include "bdev/driver/virtio_ask.h"
 #include "bdev/driver/virtio_ring.h"
 #include "reactor/shared.h"
 
@@ -110,7 +111,7 @@ struct vio_queue {
     int kick_fd;
     struct plx_bdev_channel *ch; /* whose it is, or NULL; under the disk's lock */
     uint64_t *out;
-    _Alignas(PLX_CACHE_ALIGN) _Atomic uint32_t ask; /* by others, who then write call_fd, which orders it */
+    _Alignas(PLX_CACHE_ALIGN) _Atomic uint32_t ask; /* by others, who then write call_fd */
 };
 PLX_IS_APART(struct vio_queue);
 

@@ -74,13 +74,8 @@ void vio_queue_reset(struct vio_disk *d, struct vio_queue *q)
 
 void vio_ask_queue(struct plx_reactor *from, struct vio_queue *q, uint32_t bits)
 {
-    atomic_fetch_or(&q->ask, bits);
+    vio_ask_add(&q->ask, bits);
     plx_eventfd_tell(from, q->call_fd);
-}
-
-static bool take_bit(struct vio_queue *q, uint32_t bit)
-{
-    return atomic_fetch_and(&q->ask, ~bit) & bit;
 }
 
 /* Under the lock. */
@@ -97,19 +92,19 @@ static void vio_asked(struct vio_channel *vc)
 {
     struct vio_disk *d = vc->disk;
     struct vio_queue *q = vc->q;
-    if (atomic_load(&q->ask) & VIO_ASK_RESET) {
+    if (vio_ask_is(&q->ask, VIO_ASK_RESET)) {
         vio_queue_reset(d, q);
-        take_bit(q, VIO_ASK_RESET);
+        vio_ask_take(&q->ask, VIO_ASK_RESET);
         vio_ask_home(d, VIO_HOME_RESET);
     }
-    if (take_bit(q, VIO_ASK_ADOPT)) {
+    if (vio_ask_take(&q->ask, VIO_ASK_ADOPT)) {
         pthread_mutex_lock(&d->lock);
         vio_adopt(vc);
         pthread_mutex_unlock(&d->lock);
     }
-    if (take_bit(q, VIO_ASK_GIVE_UP))
+    if (vio_ask_take(&q->ask, VIO_ASK_GIVE_UP))
         vio_fail_all(vc);
-    if (take_bit(q, VIO_ASK_UP | VIO_ASK_MEMORY)) {
+    if (vio_ask_take(&q->ask, VIO_ASK_UP | VIO_ASK_MEMORY)) {
         pthread_mutex_lock(&d->lock);
         vc->failing = d->state == VIO_GIVEN_UP;
         vc->regions = d->regions;
@@ -189,7 +184,7 @@ static int vio_arm(struct plx_source *s)
     struct vio_channel *vc = channel_of_source(s);
     struct vio_queue *q = vc->q;
     vio_show(vc);
-    return (vio_ring_arm(&q->ring) && !q->broken) || atomic_load(&q->ask);
+    return (vio_ring_arm(&q->ring) && !q->broken) || atomic_load_explicit(&q->ask, memory_order_relaxed);
 }
 
 static void vio_disarm(struct plx_source *s)
@@ -261,7 +256,7 @@ void vio_channel_close(struct plx_bdev_channel *ch)
     vio_show(vc); /* of what was given up there may be something left */
     pthread_mutex_lock(&d->lock);
     q->ch = NULL;
-    if (atomic_exchange(&q->ask, 0) & VIO_ASK_RESET) {
+    if (vio_ask_take(&q->ask, UINT32_MAX) & VIO_ASK_RESET) {
         vio_queue_reset(d, q);
         vio_ask_home(d, VIO_HOME_RESET);
     }

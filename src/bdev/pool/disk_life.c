@@ -79,7 +79,7 @@ static void outer_event(void *arg, struct plx_bdev *outer, enum plx_bdev_event w
     pool_lock(d->pool);
     d->gone = d->gone || d->v->flags & POOL_OUTER; /* which it may have left meanwhile */
     pool_unlock(d->pool);
-    atomic_store(&d->pool->volumes_gone, true);
+    atomic_store_explicit(&d->pool->volumes_gone, true, memory_order_relaxed);
     pool_kick(d->pool);
 }
 

@@ -6,6 +6,7 @@
 #include "base/log.h"
 #include "base/uuid.h"
 #include "reactor/clock.h"
+#include "reactor/once.h"
 #include "reactor/thread.h"
 
 #include <assert.h>
@@ -160,16 +161,16 @@ static void keeper_timer(struct plx_timer *timer)
 static void keeper_look(struct plx_msg *msg)
 {
     struct plx_pool *p = plx_container_of(msg, struct plx_pool, kick);
-    atomic_store(&p->kicked, false);
-    if (atomic_exchange(&p->volumes_gone, false))
+    plx_once_hear(&p->kicked);
+    if (atomic_exchange_explicit(&p->volumes_gone, false, memory_order_relaxed))
         pool_disks_tell(p);
-    if (atomic_exchange(&p->disk_gone, false)) {
+    if (atomic_exchange_explicit(&p->disk_gone, false, memory_order_relaxed)) {
         pool_lock(p);
         pool_disks_gone(p);
         pool_unlock(p);
         pool_disks_tell(p);
     }
-    if (atomic_exchange(&p->disk_resized, false))
+    if (atomic_exchange_explicit(&p->disk_resized, false, memory_order_relaxed))
         pool_size_look(p);
     pool_checkpoint_serve(p);
     pool_jobs_serve(p);
@@ -180,7 +181,7 @@ static void keeper_look(struct plx_msg *msg)
 
 void pool_kick(struct plx_pool *p)
 {
-    if (!atomic_exchange(&p->kicked, true))
+    if (plx_once_ask(&p->kicked))
         plx_reactor_send(p->keeper, &p->kick);
 }
 
@@ -214,7 +215,7 @@ static void pool_disk_event(void *arg, struct plx_bdev *disk, enum plx_bdev_even
 {
     (void)disk;
     struct plx_pool *p = arg;
-    atomic_store(what == PLX_BDEV_GONE ? &p->disk_gone : &p->disk_resized, true);
+    atomic_store_explicit(what == PLX_BDEV_GONE ? &p->disk_gone : &p->disk_resized, true, memory_order_relaxed);
     pool_kick(p);
 }
 

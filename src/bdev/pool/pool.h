@@ -285,7 +285,7 @@ struct plx_pool {
     struct pool_wait job_wait;
     bool jobs_busy; /* job_wait waits */
     struct plx_msg kick;
-    _Atomic bool kicked;
+    _Atomic bool kicked;       /* it is under way; what it is to see to orders nothing by itself: see once.h */
     _Atomic bool disk_gone;    /* which volumes have not been told */
     _Atomic bool volumes_gone; /* some of them: pool_disk.gone */
     _Atomic bool disk_resized; /* which has not been looked at */
