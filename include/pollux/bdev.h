@@ -35,7 +35,8 @@ enum plx_bdev_op {
                              begins at lba; src_lba is then the first of them */
     PLX_BDEV_ZONE_MANAGE, /**< no data; zone_action on the zone that begins at lba, or on all: PLX_BDEV_ALL_ZONES */
     PLX_BDEV_ZONE_REPORT, /**< iov receives nlb times 64 bytes: a struct plx_bdev_zones, and a struct plx_bdev_zone for
-                             each zone from that of lba on, as far as there is room; then zeroes */
+                             each zone from that of lba on, of those that zone_report says, as far as there is room;
+                             then zeroes */
     PLX_BDEV_VERIFY,      /**< no data; ends as a read of the blocks would: NVM 3.3.5 */
     PLX_BDEV_OPS,
 };
@@ -51,6 +52,18 @@ enum plx_bdev_zone_action {
     PLX_BDEV_ZONE_OFFLINE = 5,
 };
 
+/** Of enum plx_bdev_op PLX_BDEV_ZONE_REPORT, with the values of ZNS 3.4.2. */
+enum plx_bdev_zone_report {
+    PLX_BDEV_ZONES_ALL = 0,
+    PLX_BDEV_ZONES_EMPTY = 1,
+    PLX_BDEV_ZONES_OPEN = 2, /**< by a write */
+    PLX_BDEV_ZONES_EXPLICITLY_OPEN = 3,
+    PLX_BDEV_ZONES_CLOSED = 4,
+    PLX_BDEV_ZONES_FULL = 5,
+    PLX_BDEV_ZONES_READ_ONLY = 6,
+    PLX_BDEV_ZONES_OFFLINE = 7,
+};
+
 /** With the values of ZNS 3.4.2.2.3. */
 enum plx_bdev_zone_state {
     PLX_BDEV_ZONE_IS_EMPTY = 1,
@@ -64,7 +77,8 @@ enum plx_bdev_zone_state {
 
 /** The beginning of a report, little-endian: ZNS 3.4.2.2.2. */
 struct plx_bdev_zones {
-    uint64_t count; /**< zones from there to the end of the disk; there may be more than fit */
+    uint64_t count; /**< such zones from there to the end of the disk: there may be more than fit, but for
+                       PLX_BDEV_PARTIAL */
     uint8_t reserved[56];
 };
 
@@ -83,6 +97,7 @@ enum plx_bdev_flag {
     PLX_BDEV_FUA = 1 << 0,       /**< write, write zeroes, compare and write: on stable storage when it completes */
     PLX_BDEV_UNMAP_OK = 1 << 1,  /**< write zeroes: the space may be freed */
     PLX_BDEV_ALL_ZONES = 1 << 3, /**< zone manage: all zones that are in a state for it */
+    PLX_BDEV_PARTIAL = 1 << 4,   /**< zone report: those zones are counted alone that are told of */
     PLX_BDEV_IN_PLACE = 1 << 2,  /**< its data was counted on as info->in_place says, and is gone when plx_bdev_submit()
                                    returns: a rate limit that was set just now counts it, and does not hold it back */
 };
@@ -115,6 +130,9 @@ struct plx_bdev_info {
     uint64_t zone_blocks;
     uint32_t max_open_zones, max_active_zones; /**< at a time; 0: any number */
     uint32_t max_append_blocks;                /**< of one append */
+    bool reads_cross_zones;                    /**< else a read that does ends with PLX_SC_ZONE_BOUNDARY_ERROR */
+    bool zone_capacity_varies;                 /**< a zone that is reset may have another */
+    bool zones_finish;                         /**< a zone may become full that nobody has filled */
     uint32_t max_reactors; /**< that can have a channel at a time, as each takes a queue; 0: any number */
 };
 
@@ -285,8 +303,11 @@ struct plx_bdev_req {
     uint16_t status; /**< result: enum plx_nvme_status */
     uint64_t lba;
     uint64_t src_lba;
-    uint32_t nlb;        /**< blocks, at least 1 but for flush and reset */
-    uint8_t zone_action; /**< enum plx_bdev_zone_action */
+    uint32_t nlb; /**< blocks, at least 1 but for flush and reset */
+    union {
+        uint8_t zone_action; /**< enum plx_bdev_zone_action */
+        uint8_t zone_report; /**< enum plx_bdev_zone_report */
+    };
 
     /* The block layer's. */
     uint8_t kept;                /**< by its channel, in the list of what is in flight: 0, or how */

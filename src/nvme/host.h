@@ -196,6 +196,7 @@ struct nvme_ns {
     uint32_t elbaf; /* Extended LBA Format of the one that it has: NVM 4.1.5.3; 0 where there is none */
     /* Of a zoned one: */
     uint64_t zone_blocks;
+    uint16_t zoc, ozcs;            /* NVME_ZOC_, NVME_OZCS_ */
     uint32_t max_open, max_active; /* 0: no limit */
     uint8_t zasl;                  /* of an append, as MDTS; 0: that is the limit */
 };

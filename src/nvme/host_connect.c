@@ -286,6 +286,8 @@ static void took_zones(struct nvme_ctrlr *c)
 {
     const struct nvme_id_ns_zoned *id = (const void *)c->page;
     c->ns.zone_blocks = plx_get64(id->lbafe[nvme_ns_format_index(&c->ns.id)].zsze);
+    c->ns.zoc = plx_get16(id->zoc);
+    c->ns.ozcs = plx_get16(id->ozcs);
     c->ns.max_active = plx_get32(id->mar) + 1; /* counted from zero: that without a limit becomes 0 */
     c->ns.max_open = plx_get32(id->mor) + 1;
     identify_zoned(c, NVME_CNS_CSI_CTRL, 0);
@@ -372,7 +374,7 @@ static void connect_step(struct nvme_ctrlr *c, uint16_t status)
         took_zones(c);
         break;
     case NVME_STEP_APPEND:
-        c->ns.zasl = status ? 0 : c->page[0];
+        c->ns.zasl = status ? 0 : ((const struct nvme_id_ctrl_zoned *)c->page)->zasl;
         ask_for_ana(c);
         break;
     case NVME_STEP_ANA:

@@ -373,6 +373,25 @@ struct nvme_id_ns_zoned {
 
 enum { NVME_CSI_NVM = 0, NVME_CSI_ZONED = 2 };
 
+enum {
+    NVME_ZOC_VARIABLE_CAPACITY = 1 << 0,
+    NVME_ZOC_EXCURSIONS = 1 << 1,
+    NVME_OZCS_READ_ACROSS = 1 << 0,
+};
+
+/* Identify Controller, zoned namespaces: ZNS 4.1.5.2 */
+struct nvme_id_ctrl_zoned {
+    uint8_t zasl, reserved1[4095];
+};
+
+/* Zone Management Send and Receive: ZNS 3.4.2, 3.4.3 */
+enum {
+    NVME_ZONE_ALL = 1 << 8,      /* Send, dword 13: Select All */
+    NVME_ZONE_REPORT_SHIFT = 8,  /* Receive, dword 13: Zone Receive Action Specific Field */
+    NVME_ZONE_PARTIAL = 1 << 16, /* and of that, Partial Report */
+    NVME_ZONE_BYTES = 64,        /* of a zone's descriptor, and of what comes before them */
+};
+
 /* NVM command set specific namespace data: NVM 4.1.5.3 */
 struct nvme_id_ns_nvm {
     plx_le64 lbstm;

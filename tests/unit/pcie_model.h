@@ -73,6 +73,7 @@ struct pcie_model_ns {
     uint32_t zone_blocks, zone_capacity; /* with such zones; 0: a host leaves it alone */
     uint32_t max_open, max_active;       /* 0: any number */
     uint8_t zasl;
+    uint16_t zoc, ozcs; /* ZNS 4.1.5.1; ozcs 1: reads may go on in the next zone */
 };
 
 struct pcie_model_opts {
@@ -219,6 +220,8 @@ void pcie_model_spurious(struct pcie_model *m, unsigned vector);
 void pcie_model_ns_resize(struct pcie_model *m, uint32_t nsid, uint64_t blocks);
 /* Critical warning bits of the SMART log. */
 void pcie_model_smart(struct pcie_model *m, uint8_t critical_warning);
+/* A zone is in another state: read only (13), say, or offline (15). */
+void pcie_model_zone_set(struct pcie_model *m, uint32_t nsid, unsigned zone, uint8_t state);
 
 /* ---- what there is to see ---- */
 

@@ -139,6 +139,8 @@ static void pm_ns_list(const struct pcie_model *m, uint32_t beyond, bool inactiv
 
 static void pm_id_zoned(const struct pm_ns *ns, struct nvme_id_ns_zoned *id)
 {
+    id->zoc = plx_put16(ns->is.zoc);
+    id->ozcs = plx_put16(ns->is.ozcs);
     id->mar = plx_put32(ns->is.max_active - 1);
     id->mor = plx_put32(ns->is.max_open - 1);
     id->lbafe[ns->is.block_bits == 12].zsze = plx_put64(ns->is.zone_blocks);

@@ -110,7 +110,7 @@ struct pm_seg {
     uint32_t bytes;
 };
 
-enum { PM_ZONES_MAX = 64 };
+enum { PM_ZONES_MAX = 256 };
 
 struct pm_zone {
     uint8_t state; /* ZNS 3.4.2.2.3 */
@@ -248,6 +248,7 @@ uint16_t pm_io(struct pcie_model *m, struct pm_cmd *c);
 /* pcie_model_zoned.c: what zones say to a command before it is done; sets where an append goes. @return status */
 uint16_t pm_zone_write(struct pcie_model *m, struct pm_cmd *c, struct pm_ns *ns, uint64_t *lba, uint64_t n);
 uint16_t pm_zone_command(struct pcie_model *m, struct pm_cmd *c, struct pm_ns *ns);
+uint16_t pm_zone_read(const struct pm_ns *ns, uint64_t lba, uint64_t n);
 void pm_zones_init(struct pm_ns *ns);
 /* Than a limit of Identify, as a power of two of the smallest page; 0: none. */
 uint16_t pm_too_long(struct pcie_model *m, const struct pm_cmd *c, uint64_t bytes, unsigned limit);

@@ -60,6 +60,8 @@ static uint16_t pm_transfer(struct pcie_model *m, struct pm_cmd *c, struct pm_ns
         status = pm_data(m, c, bytes);
     if (!status && ns->nzones && writes)
         status = pm_zone_write(m, c, ns, &lba, n);
+    if (!status && ns->nzones && !writes)
+        status = pm_zone_read(ns, lba, n);
     if (status)
         return status;
     if (c->sqe.opcode == NVME_IO_READ) {

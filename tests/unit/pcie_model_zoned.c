@@ -10,6 +10,7 @@ enum {
     OPEN = 2, /* by a write */
     OPENED = 3,
     CLOSED = 4,
+    READ_ONLY = 13,
     FULL = 14,
     OFFLINE = 15,
     ZSA_CLOSE = 1,
@@ -69,6 +70,8 @@ uint16_t pm_zone_write(struct pcie_model *m, struct pm_cmd *c, struct pm_ns *ns,
     (void)m;
     if (z->state == FULL)
         return PLX_SC_ZONE_IS_FULL | DNR;
+    if (z->state == READ_ONLY)
+        return PLX_SC_ZONE_IS_READ_ONLY | DNR;
     if (z->state == OFFLINE)
         return PLX_SC_ZONE_IS_OFFLINE | DNR;
     if (c->sqe.opcode == NVME_IO_ZONE_APPEND && *lba != start)
@@ -90,6 +93,22 @@ uint16_t pm_zone_write(struct pcie_model *m, struct pm_cmd *c, struct pm_ns *ns,
     return 0;
 }
 
+uint16_t pm_zone_read(const struct pm_ns *ns, uint64_t lba, uint64_t n)
+{
+    const uint64_t first = lba / ns->is.zone_blocks, last = (lba + n - 1) / ns->is.zone_blocks;
+    for (uint64_t i = first; i <= last; i++)
+        if (ns->zones[i].state == OFFLINE)
+            return PLX_SC_ZONE_IS_OFFLINE | DNR;
+    return first != last && !(ns->is.ozcs & 1) ? PLX_SC_ZONE_BOUNDARY_ERROR | DNR : 0;
+}
+
+void pcie_model_zone_set(struct pcie_model *m, uint32_t nsid, unsigned zone, uint8_t state)
+{
+    pthread_mutex_lock(&m->lock);
+    pm_ns_of(m, nsid)->zones[zone].state = state;
+    pthread_mutex_unlock(&m->lock);
+}
+
 /* Whether that can be done in that state, as Select All has it. */
 static bool may(const struct pm_zone *z, unsigned action)
 {
@@ -97,16 +116,16 @@ static bool may(const struct pm_zone *z, unsigned action)
            : action == ZSA_FINISH ? is_open(z) || z->state == CLOSED
            : action == ZSA_OPEN   ? z->state == CLOSED
            : action == ZSA_RESET  ? is_open(z) || z->state == CLOSED || z->state == FULL
-                                  : false;
+                                  : z->state == READ_ONLY;
 }
 
 static uint16_t act(struct pm_ns *ns, struct pm_zone *z, unsigned action, bool all)
 {
-    const bool here = may(z, action) || (z->state == EMPTY && action != ZSA_CLOSE) ||
+    const bool here = may(z, action) || (z->state == EMPTY && action != ZSA_CLOSE && action != ZSA_OFFLINE) ||
                       (action == ZSA_CLOSE && z->state == CLOSED) || (action == ZSA_FINISH && z->state == FULL);
     if (all && !may(z, action))
         return 0;
-    if (!here || action == ZSA_OFFLINE)
+    if (!here)
         return PLX_SC_INVALID_ZONE_STATE_TRANSITION | DNR;
     switch (action) {
     case ZSA_CLOSE:
@@ -117,6 +136,9 @@ static uint16_t act(struct pm_ns *ns, struct pm_zone *z, unsigned action, bool a
         return 0;
     case ZSA_OPEN:
         return zone_open(ns, z, OPENED);
+    case ZSA_OFFLINE:
+        z->state = OFFLINE;
+        return 0;
     default:
         *z = (struct pm_zone){.state = EMPTY, .wp = zone_start(ns, z)};
         return 0;
@@ -140,20 +162,32 @@ static uint16_t manage(struct pm_cmd *c, struct pm_ns *ns, uint64_t lba)
 
 static uint16_t report(struct pcie_model *m, struct pm_cmd *c, struct pm_ns *ns, uint64_t lba)
 {
+    static const uint8_t reported[] = {0, EMPTY, OPEN, OPENED, CLOSED, FULL, READ_ONLY, OFFLINE}; /* ZRASF */
     const size_t bytes = (plx_get32(c->sqe.cdw12) + UINT64_C(1)) * 4;
     const unsigned first = (unsigned)(lba / ns->is.zone_blocks);
-    if (plx_get32(c->sqe.cdw13) & 0xffff || bytes > m->bounce_bytes)
+    const uint32_t cdw13 = plx_get32(c->sqe.cdw13);
+    uint32_t count = 0, told = 0;
+    if (cdw13 & 0xff || (cdw13 >> 8 & 0xff) >= sizeof reported || bytes > m->bounce_bytes)
         return PLX_SC_INVALID_FIELD | DNR;
-    memset(m->bounce, 0, bytes);
-    plx_poke32(m->bounce, ns->nzones - first);
-    for (unsigned i = first; i < ns->nzones && (i - first + 2) * (size_t)ZONE_BYTES <= bytes; i++) {
-        uint8_t *to = m->bounce + (i - first + 1) * (size_t)ZONE_BYTES;
+    if (pm_too_long(m, c, bytes, m->o.mdts))
+        return PLX_SC_INVALID_FIELD | DNR;
+    memset(m->bounce, 0xa5, bytes); /* what is behind the zones that are told of is anything */
+    memset(m->bounce, 0, plx_min_u64(bytes, ZONE_BYTES));
+    for (unsigned i = first; i < ns->nzones; i++) {
+        if (reported[cdw13 >> 8 & 0xff] && reported[cdw13 >> 8 & 0xff] != ns->zones[i].state)
+            continue;
+        count++;
+        if ((told + 2) * (size_t)ZONE_BYTES > bytes)
+            continue;
+        uint8_t *to = m->bounce + ++told * (size_t)ZONE_BYTES;
         const plx_le64 numbers[] = {plx_put64(ns->is.zone_capacity), plx_put64(zone_start(ns, &ns->zones[i])),
                                     plx_put64(ns->zones[i].wp)};
+        memset(to, 0, ZONE_BYTES);
+        memcpy(to + 8, numbers, sizeof numbers);
         to[0] = 2;
         to[1] = (uint8_t)(ns->zones[i].state << 4);
-        memcpy(to + 8, numbers, sizeof numbers);
     }
+    plx_poke32(m->bounce, cdw13 >> 16 & 1 ? told : count); /* partial */
     return pm_answer_data(m, c, m->bounce, bytes);
 }
 

@@ -246,6 +246,8 @@ static unsigned pp_command(char *line)
         pcie_model_flip(m, (uint32_t)n[0], (uint64_t)n[1], (unsigned)n[2], (unsigned)n[3]);
     else if (strcmp(verb, "smart") == 0)
         pcie_model_smart(m, (uint8_t)n[0]);
+    else if (strcmp(verb, "zone") == 0) /* NSID ZONE STATE */
+        pcie_model_zone_set(m, (uint32_t)n[0], (unsigned)n[1], (uint8_t)n[2]);
     else if (strcmp(verb, "feature") == 0)
         return pcie_model_feature(m, (unsigned)n[0]);
     else if (strcmp(verb, "count") == 0)

@@ -36,16 +36,21 @@ static struct pcie_model_opts zoned_opts(void)
     return o;
 }
 
-static void zoned_open(struct zoned *z, const char *url)
+static void zoned_open_with(struct zoned *z, const struct pcie_model_opts *o, const char *url)
 {
-    const struct pcie_model_opts o = zoned_opts();
     pci_open = pcie_model_open;
-    z->m = pcie_model_new(&o);
+    z->m = pcie_model_new(o);
     pcie_model_start_thread(z->m);
     tu_open(&z->t, url);
     z->data = malloc(2048 * BLOCK);
     for (unsigned i = 0; i < 2048 * BLOCK; i++)
         z->data[i] = (uint8_t)(i / BLOCK * 3 + i % 251);
+}
+
+static void zoned_open(struct zoned *z, const char *url)
+{
+    const struct pcie_model_opts o = zoned_opts();
+    zoned_open_with(z, &o, url);
 }
 
 static void zoned_close(struct zoned *z)
@@ -216,6 +221,108 @@ static void zones_are_managed(void **state)
     zoned_close(&z);
 }
 
+/* Reads the zones of one kind that there are from a zone on; @return how many there are, says the report */
+static uint64_t report(struct zoned *z, unsigned from, enum plx_bdev_zone_report of, uint8_t flags, unsigned room,
+                       struct plx_bdev_zone *zones)
+{
+    struct tu_req q;
+    struct plx_bdev_zones head;
+    struct plx_bdev_zone *all = malloc((room + 1) * sizeof *all);
+    memset(all, 0xee, (room + 1) * sizeof *all);
+    tu_req_init(&q);
+    q.req->zone_report = (uint8_t)of;
+    q.req->flags = flags;
+    tu_start(&z->t, &q, PLX_BDEV_ZONE_REPORT, (uint64_t)from * ZONE, room + 1, all);
+    assert_int_equal(tu_finish(&z->t, &q), 0);
+    tu_req_free(&q);
+    memcpy(&head, all, sizeof head);
+    memcpy(zones, all + 1, room * sizeof *all);
+    free(all);
+    return head.count;
+}
+
+static void zones_of_one_kind_are_reported(void **state)
+{
+    struct zoned z;
+    struct plx_bdev_zone zones[ZONES];
+    (void)state;
+    zoned_open(&z, URL);
+    assert_int_equal(append(&z, 2, 8, NULL), 0);
+    assert_int_equal(append(&z, 5, 8, NULL), 0);
+    assert_int_equal(manage(&z, 7, PLX_BDEV_ZONE_OPEN, 0), 0);
+    assert_int_equal(manage(&z, 5, PLX_BDEV_ZONE_CLOSE, 0), 0);
+    assert_int_equal(manage(&z, 8, PLX_BDEV_ZONE_FINISH, 0), 0);
+    pcie_model_zone_set(z.m, 1, 9, PLX_BDEV_ZONE_IS_READ_ONLY);
+    pcie_model_zone_set(z.m, 1, 10, PLX_BDEV_ZONE_IS_OFFLINE);
+    static const struct {
+        enum plx_bdev_zone_report of;
+        unsigned zone;
+    } one[] = {{PLX_BDEV_ZONES_OPEN, 2}, {PLX_BDEV_ZONES_EXPLICITLY_OPEN, 7}, {PLX_BDEV_ZONES_CLOSED, 5},
+               {PLX_BDEV_ZONES_FULL, 8}, {PLX_BDEV_ZONES_READ_ONLY, 9},       {PLX_BDEV_ZONES_OFFLINE, 10}};
+    for (unsigned i = 0; i < 6; i++) {
+        assert_int_equal(report(&z, 0, one[i].of, 0, 3, zones), 1);
+        assert_int_equal(zones[0].lba, one[i].zone * ZONE);
+        assert_true(tu_zeroed(zones + 1, 2 * sizeof *zones)); /* whatever the SSD left there */
+        assert_int_equal(report(&z, one[i].zone + 1, one[i].of, 0, 3, zones), 0);
+    }
+    assert_int_equal(report(&z, 0, PLX_BDEV_ZONES_EMPTY, 0, 3, zones), ZONES - 6);
+    assert_int_equal(zones[2].lba, 3 * ZONE);
+    assert_int_equal(report(&z, 0, PLX_BDEV_ZONES_EMPTY, PLX_BDEV_PARTIAL, 3, zones), 3);
+    assert_int_equal(report(&z, 0, PLX_BDEV_ZONES_ALL, PLX_BDEV_PARTIAL, 0, zones), 0);
+    assert_int_equal(report(&z, 3, PLX_BDEV_ZONES_ALL, 0, 0, zones), ZONES - 3);
+    assert_int_equal(tu_io(&z.t, PLX_BDEV_ZONE_REPORT, 0, 0, NULL), PLX_SC_INVALID_FIELD);
+    zoned_close(&z);
+}
+
+/* One that a command does not transfer takes several. */
+static void a_report_may_be_larger_than_a_transfer(void **state)
+{
+    enum { MANY = 250 };
+    struct zoned z;
+    struct plx_bdev_zone zones[MANY + 10];
+    struct pcie_model_opts o = zoned_opts();
+    (void)state;
+    o.mdts = 1; /* 8 KiB: 127 zones */
+    o.ns[0].zasl = 1;
+    o.ns[0].blocks = MANY * ZONE;
+    zoned_open_with(&z, &o, URL);
+    for (unsigned room = 126; room <= MANY + 10; room += room == 128 ? 124 : room == 255 ? 5 : 1) {
+        for (unsigned flags = 0; flags <= PLX_BDEV_PARTIAL; flags += PLX_BDEV_PARTIAL) {
+            const unsigned told = room < MANY ? room : MANY;
+            assert_int_equal(report(&z, 0, PLX_BDEV_ZONES_ALL, (uint8_t)flags, room, zones), flags ? told : MANY);
+            for (unsigned i = 0; i < told; i++)
+                assert_int_equal(zones[i].lba, i * ZONE);
+            assert_true(tu_zeroed(zones + told, (room - told) * sizeof *zones));
+        }
+    }
+    for (unsigned i = 0; i < MANY; i++)
+        if (i % 3)
+            pcie_model_zone_set(z.m, 1, i, PLX_BDEV_ZONE_IS_FULL);
+    assert_int_equal(report(&z, 0, PLX_BDEV_ZONES_FULL, 0, MANY, zones), 166);
+    for (unsigned i = 0; i < 166; i++)
+        assert_int_equal(zones[i].lba, (i / 2 * 3 + i % 2 + 1) * ZONE);
+    assert_true(tu_zeroed(zones + 166, (MANY - 166) * sizeof *zones));
+    zoned_close(&z);
+}
+
+static void reads_stay_in_a_zone_unless_the_ssd_says_otherwise(void **state)
+{
+    (void)state;
+    for (uint16_t across = 0; across < 2; across++) {
+        struct pcie_model_opts o = zoned_opts();
+        struct zoned z;
+        uint8_t back[16 * BLOCK];
+        o.ns[0].ozcs = across;
+        o.ns[0].zoc = across ? 3 : 0;
+        zoned_open_with(&z, &o, URL);
+        assert_int_equal(z.t.info->reads_cross_zones, across);
+        assert_int_equal(z.t.info->zone_capacity_varies, across);
+        assert_int_equal(z.t.info->zones_finish, across);
+        assert_int_equal(tu_io(&z.t, PLX_BDEV_READ, ZONE - 8, 16, back), across ? 0 : PLX_SC_ZONE_BOUNDARY_ERROR);
+        zoned_close(&z);
+    }
+}
+
 /* A write that may have been done is not done once more: it ends, and whoever wrote looks where the zone is. */
 static void what_is_lost_is_not_written_twice(void **state)
 {
@@ -283,6 +390,9 @@ int main(void)
         cmocka_unit_test(zones_are_written_in_order),
         cmocka_unit_test(appends_go_where_they_went),
         cmocka_unit_test(zones_are_managed),
+        cmocka_unit_test(zones_of_one_kind_are_reported),
+        cmocka_unit_test(a_report_may_be_larger_than_a_transfer),
+        cmocka_unit_test(reads_stay_in_a_zone_unless_the_ssd_says_otherwise),
         cmocka_unit_test(what_is_lost_is_not_written_twice),
         cmocka_unit_test(what_is_not_of_zones_has_none_of_it),
         cmocka_unit_test(zones_of_blocks_with_metadata_are_refused),

@@ -83,6 +83,9 @@ static void take_zones(struct nvme_disk *d, const struct nvme_ctrlr *c)
     info->zone_blocks = d->ns.zone_blocks;
     info->max_open_zones = d->ns.max_open;
     info->max_active_zones = d->ns.max_active;
+    info->reads_cross_zones = d->ns.ozcs & NVME_OZCS_READ_ACROSS;
+    info->zone_capacity_varies = d->ns.zoc & NVME_ZOC_VARIABLE_CAPACITY;
+    info->zones_finish = d->ns.zoc & NVME_ZOC_EXCURSIONS;
     info->max_append_blocks = (uint32_t)plx_min_u64(d->max_blocks, in_blocks(c, d->shift, d->ns.zasl, NLB_MAX));
     info->ops &= 1u << PLX_BDEV_READ | 1u << PLX_BDEV_WRITE | 1u << PLX_BDEV_FLUSH | 1u << PLX_BDEV_COMPARE |
                  1u << PLX_BDEV_VERIFY;

@@ -42,7 +42,7 @@ static void whole_end(struct nvme_io *io, uint16_t status)
     else if (bio->op == PLX_BDEV_COPY)
         plx_bdev_emulate(bio);
     else if (PLX_BDEV_ZONED_OPS >> bio->op & 1)
-        plx_bdev_complete(bio, PLX_SC_INVALID_FIELD);
+        nvme_zoned_too_large(io);
     else
         bio_split(io->t.nc, io);
 }

@@ -168,6 +168,12 @@ struct nvme_io {
             uint32_t at; /* blocks that pieces have been sent for */
             uint16_t status;
         };
+        struct { /* a report of zones */
+            struct plx_bdev_zone last;
+            uint64_t from; /* the zone that the next command begins with */
+            uint64_t count;
+            uint32_t told; /* zones, by the commands before it */
+        } report;
     };
     /* In pieces, or fused. */
     struct nvme_io *next; /* in nc->split */
@@ -213,6 +219,8 @@ void nvme_try_end(struct nvme_try *t, uint16_t status);
 
 /* nvme_zoned.c */
 void nvme_zoned_submit(struct plx_bdev_channel *ch, struct plx_bdev_req *bio);
+/* The path that is there now takes less at once. */
+void nvme_zoned_too_large(struct nvme_io *io);
 
 /* nvme_path.c */
 int nvme_paths_open(struct nvme_channel *nc);
