@@ -354,9 +354,11 @@ int pool_diff(struct pool_at *at, struct plx_pool_diff *d)
     json_array_foreach(json_object_get(got, "extents"), i, e)
     {
         if (d->n < d->room)
-            d->extents[d->n++] = (struct plx_pool_extent){(uint64_t)json_integer_value(json_array_get(e, 0)),
-                                                          (uint64_t)json_integer_value(json_array_get(e, 1)),
-                                                          json_is_true(json_array_get(e, 2))};
+            d->extents[d->n++] = (struct plx_pool_extent){
+                .offset = (uint64_t)json_integer_value(json_array_get(e, 0)),
+                .length = (uint64_t)json_integer_value(json_array_get(e, 1)),
+                .data = json_is_true(json_array_get(e, 2)),
+            };
     }
     d->size = served_number(got, "size");
     d->offset = served_number(got, "next");
