@@ -131,6 +131,8 @@ enum plx_pool_op_kind {
      */
     PLX_POOL_SET_PARENT,
     PLX_POOL_DECOUPLE, /**< `volume` goes back to what its snapshot does: it gets its own of what that one has */
+    /** Like PLX_POOL_SET_PARENT, but it goes back to a disk outside, `outer`, of any size, and to no snapshot. */
+    PLX_POOL_SET_OUTER,
 };
 
 /** Something to be done to a pool. Memory of the caller's, who leaves it alone until done is called. */
@@ -140,7 +142,7 @@ struct plx_pool_op {
     const char *name;
     uint64_t size;
     bool thick;
-    const char *outer; /**< PLX_POOL_CREATE: UUID or name of a disk that shows through where nothing is; or NULL */
+    const char *outer; /**< UUID or name of a disk outside that shows through where nothing is; or NULL */
     uint8_t uuid[16];  /**< of what is made: zeroes for a random one; it is there when it is done */
     /**
      * PLX_POOL_SNAPSHOT: one more, or NULL, of the same instant: whatever order writes to all these volumes had, what

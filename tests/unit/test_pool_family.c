@@ -323,12 +323,6 @@ static void what_is_discarded_hides_the_disk_outside(void **state)
     rig_begin(&rig, &op, &done);
     while (!done)
         rig_turn(rig.reactor);
-    if (rig.pool->flags & POOL_CHECKSUMS) { /* not those */
-        assert_int_equal(op.result, -EOPNOTSUPP);
-        rig_end(&rig);
-        assert_int_equal(plx_bdev_close(outer), 0);
-        return;
-    }
     assert_int_equal(op.result, 0);
     rig_open(&rig, "v", &t);
     assert_int_equal(byte_at(&t, 255), 5);
@@ -365,6 +359,204 @@ static void what_is_discarded_hides_the_disk_outside(void **state)
     assert_int_equal(rig_check(&rig), 0);
     rig_end(&rig);
     assert_int_equal(plx_bdev_close(outer), 0);
+}
+
+static int run_op(struct pool_rig *rig, const struct plx_pool_op *what)
+{
+    struct plx_pool_op op = *what;
+    bool done;
+    rig_begin(rig, &op, &done);
+    while (!done)
+        rig_turn(rig->reactor);
+    return op.result;
+}
+
+/* A disk outside of so many units and a block, all of which are full of a byte. */
+static struct plx_bdev *make_outer(const char *name, uint32_t units, uint8_t byte)
+{
+    struct plx_error err;
+    struct plx_bdev *outer;
+    char url[32];
+    struct tu t;
+    uint8_t *data = malloc((size_t)units * UNIT + 512);
+    snprintf(url, sizeof url, "ram:%u", units * UNIT + 512);
+    if (plx_bdev_open_as(url, name, &outer, &err))
+        fail_msg("%s", err.text);
+    tu_join(&t, outer);
+    memset(data, byte, (size_t)units * UNIT + 512);
+    assert_int_equal(run_io(&t, PLX_BDEV_WRITE, 0, units * LBAS + 1, data), 0);
+    tu_leave(&t);
+    free(data);
+    return outer;
+}
+
+/* A block more than whole units of it are a byte, and all else of that unit zeroes. */
+static void expect_tail(struct tu *t, uint64_t at, uint8_t byte)
+{
+    uint8_t data[UNIT];
+    assert_int_equal(run_io(t, PLX_BDEV_READ, at * LBAS, LBAS, data), 0);
+    for (unsigned i = 0; i < UNIT; i++)
+        assert_int_equal(data[i], i < 512 ? byte : 0);
+}
+
+/* What shows through becomes its own, whatever has been written and discarded, and that disk can be closed. */
+static void what_leaves_a_disk_outside_has_a_copy_of_it(void **state)
+{
+    (void)state;
+    for (unsigned i = 0; i < 8; i++) {
+        const bool open = i & 1, inflate = i & 2, child = i & 4;
+        struct plx_bdev *outer = make_outer("outer", 490, 5);
+        struct pool_rig rig;
+        struct tu t;
+        rig_make(&rig, "ram:64M", NULL);
+        const struct plx_pool_op make = {.kind = PLX_POOL_CREATE, .name = "v", .size = UNITS * UNIT, .outer = "outer"};
+        assert_int_equal(run_op(&rig, &make), 0);
+        rig_open(&rig, "v", &t);
+        fill(&t, 100, 100, 2);
+        assert_int_equal(run_io(&t, PLX_BDEV_UNMAP, 256 * LBAS, 150 * LBAS, NULL), 0);
+        if (child)
+            rig_do(&rig, PLX_POOL_SNAPSHOT, "v", "s", 0);
+        if (!open)
+            rig_close(&rig, &t);
+        const uint64_t room = free_of(&rig);
+        if (child && !inflate) { /* what its snapshot has first */
+            rig_do(&rig, PLX_POOL_DECOUPLE, "v", NULL, 0);
+            assert_string_equal(info_of(&rig, "v").parent, "");
+            assert_string_equal(info_of(&rig, "v").outer, "outer");
+        }
+        rig_do(&rig, inflate ? PLX_POOL_INFLATE : PLX_POOL_DECOUPLE, "v", NULL, 0);
+        const struct plx_volume_info v = info_of(&rig, "v");
+        assert_string_equal(v.outer, "");
+        assert_int_equal(v.thick, inflate);
+        assert_int_equal(v.mapped, (491 - 150) * UNIT);
+        const uint64_t taken = (inflate ? UNITS : 491 - 150) * UNIT - (child ? 0 : 100 * UNIT);
+        assert_in_range(room - free_of(&rig), taken, taken + 10 * UNIT);
+        if (child)
+            rig_do(&rig, PLX_POOL_DELETE, "s", NULL, 0);
+        if (!open)
+            rig_open(&rig, "v", &t);
+        assert_int_equal(plx_bdev_close(outer), 0);
+        for (int lap = 0; lap < 2; lap++) {
+            assert_int_equal(byte_at(&t, 255), 5);
+            assert_int_equal(byte_at(&t, 256), 0);
+            assert_int_equal(byte_at(&t, 489), 5);
+            expect_tail(&t, 490, 5);
+            assert_int_equal(byte_at(&t, 491), 0);
+            rig_close(&rig, &t);
+            expect(&rig, "v", "525000");
+            rig_settle(&rig);
+            rig_check(&rig);
+            rig_check_outside(&rig);
+            rig_reopen(&rig);
+            rig_open(&rig, "v", &t);
+        }
+        rig_close(&rig, &t);
+        rig_do(&rig, PLX_POOL_DELETE, "v", NULL, 0);
+        rig_settle(&rig);
+        assert_int_equal(rig_check(&rig), 0);
+        rig_end(&rig);
+    }
+}
+
+/* Reads and writes of parts go on, and what comes of them is the volume's. */
+static void inflated_off_a_disk_outside_under_writes(void **state)
+{
+    struct plx_bdev *outer = make_outer("outer", 600, 5);
+    uint8_t *data = tu_pattern(512, 7), out[UNIT];
+    struct pool_rig rig;
+    struct tu t;
+    struct tu_req q;
+    bool done;
+    unsigned i = 0;
+    (void)state;
+    rig_make(&rig, "delay:ram:64M?read=1ms&write=1ms", NULL);
+    const struct plx_pool_op make = {.kind = PLX_POOL_CREATE, .name = "v", .size = UNITS * UNIT, .outer = "outer"};
+    assert_int_equal(run_op(&rig, &make), 0);
+    rig_open(&rig, "v", &t);
+    tu_req_init(&q);
+    struct plx_pool_op op = {.kind = PLX_POOL_INFLATE, .volume = "v"};
+    rig_begin(&rig, &op, &done);
+    for (; !done && i < UNITS; i++) {
+        tu_start(&t, &q, PLX_BDEV_WRITE, i * 37ULL % UNITS * LBAS + 3, 1, data);
+        while (!q.done)
+            rig_turn(rig.reactor);
+        assert_int_equal(q.req->status, 0);
+    }
+    while (!done)
+        rig_turn(rig.reactor);
+    assert_int_equal(op.result, 0);
+    assert_true(i > 3);
+    tu_req_free(&q);
+    assert_int_equal(plx_bdev_close(outer), 0);
+    for (unsigned k = 0; k < UNITS; k++) {
+        assert_int_equal(run_io(&t, PLX_BDEV_READ, k * 37ULL % UNITS * LBAS, LBAS, out), 0);
+        for (unsigned b = 0; b < UNIT; b++)
+            assert_int_equal(out[b], k < i && b / 512 == 3 ? data[b - 3 * 512] : 5);
+    }
+    rig_close(&rig, &t);
+    rig_settle(&rig);
+    rig_check(&rig);
+    rig_end(&rig);
+    free(data);
+}
+
+/* From anything to a disk outside, and from there to another one, to snapshots, and to nothing, while it is in use. */
+static void disks_outside_are_set(void **state)
+{
+    struct plx_bdev *one = make_outer("one", 490, 5), *two = make_outer("two", 290, 6);
+    struct pool_rig rig;
+    struct tu t;
+    (void)state;
+    make_chain(&rig, "ram:64M");
+    rig_open(&rig, "v", &t);
+    assert_int_equal(run_io(&t, PLX_BDEV_UNMAP, 0, 100 * LBAS, NULL), 0); /* which is its own */
+    struct plx_pool_op set = {.kind = PLX_POOL_SET_OUTER, .volume = "v", .outer = "none"};
+    assert_int_equal(run_op(&rig, &set), -ENODEV);
+    set.outer = "one";
+    assert_int_equal(run_op(&rig, &set), 0);
+    assert_int_equal(run_op(&rig, &set), -EEXIST);
+    assert_string_equal(info_of(&rig, "v").outer, "one");
+    assert_string_equal(info_of(&rig, "v").parent, "");
+    assert_int_equal(plx_bdev_close(one), -EBUSY);
+    static const uint8_t with_one[] = {0, 5, 3, 5, 5, 0};
+    for (unsigned i = 0; i < 6; i++)
+        assert_int_equal(byte_at(&t, i * 100ULL), with_one[i]);
+    expect_tail(&t, 490, 5);
+    rig_do(&rig, PLX_POOL_SNAPSHOT, "v", "w", 0);
+    fill(&t, 150, 1, 9);
+    assert_int_equal(run_io(&t, PLX_BDEV_UNMAP, 160 * LBAS, LBAS, NULL), 0);
+    set.outer = "two";
+    assert_int_equal(run_op(&rig, &set), 0);
+    assert_int_equal(byte_at(&t, 0), 6); /* what was its snapshot's is not its own */
+    assert_int_equal(byte_at(&t, 150), 9);
+    assert_int_equal(byte_at(&t, 160), 0);
+    assert_int_equal(byte_at(&t, 200), 6);
+    rig_close(&rig, &t);
+    expect(&rig, "v", "666000");
+    expect(&rig, "w", "053550");
+    rig_settle(&rig);
+    rig_check(&rig);
+    rig_check_outside(&rig);
+    rig_reopen(&rig);
+    rig_open(&rig, "v", &t);
+    assert_int_equal(byte_at(&t, 160), 0);
+    rig_do(&rig, PLX_POOL_SET_PARENT, "v", "w", 0); /* and to that one's disk */
+    assert_int_equal(byte_at(&t, 150), 9);
+    assert_int_equal(byte_at(&t, 160), 0);
+    assert_int_equal(byte_at(&t, 161), 5);
+    assert_int_equal(plx_bdev_close(two), 0);
+    rig_do(&rig, PLX_POOL_SET_PARENT, "v", "s1", 0);
+    assert_int_equal(byte_at(&t, 160), 0);
+    assert_int_equal(byte_at(&t, 161), 1);
+    assert_int_equal(plx_bdev_close(one), 0);
+    rig_close(&rig, &t);
+    rig_do(&rig, PLX_POOL_INFLATE, "v", NULL, 0);
+    set.outer = "one";
+    assert_int_equal(run_op(&rig, &set), -EINVAL); /* it is thick */
+    rig_settle(&rig);
+    rig_check(&rig);
+    rig_check_outside(&rig);
+    rig_end(&rig);
 }
 
 /* ---- by chance, beside a model ---- */
@@ -605,6 +797,9 @@ int main(int argc, char **argv)
         cmocka_unit_test(parents_are_set),
         cmocka_unit_test(writes_and_deletes_meanwhile),
         cmocka_unit_test(what_is_discarded_hides_the_disk_outside),
+        cmocka_unit_test(what_leaves_a_disk_outside_has_a_copy_of_it),
+        cmocka_unit_test(inflated_off_a_disk_outside_under_writes),
+        cmocka_unit_test(disks_outside_are_set),
         cmocka_unit_test(families_are_as_the_model_has_them),
     };
     rig_simulate(true);

@@ -167,49 +167,36 @@ static void piece_begin(struct volume_req *r, enum plx_bdev_op op, struct iovec 
 
 /* ---- the disk outside ---- */
 
-/* Of its blocks a block of the volume is so many, as a power of two; */
-static unsigned outer_shift(const struct pool_disk *d)
-{
-    return d->bdev.block_shift - d->outer->block_shift;
-}
-
-/* and it has so many of those. */
-static uint64_t outer_blocks(const struct pool_disk *d)
-{
-    return plx_bdev_blocks(d->outer) >> outer_shift(d);
-}
-
 uint64_t pool_disk_outer_bytes(const struct plx_bdev *volume)
 {
     const struct pool_disk *d = (const struct pool_disk *)volume;
-    return d->outer ? outer_blocks(d) << volume->block_shift : 0;
+    pool_lock(d->pool);
+    const uint64_t blocks = d->outer ? pool_outer_blocks(d->pool, d->outer) : 0;
+    pool_unlock(d->pool);
+    return blocks << volume->block_shift;
 }
 
-/* Whether it shows through in a unit that is nowhere. Under the lock, right after volume_entry(). */
-static bool is_outer(const struct pool_disk *d, const struct pool_entry *e, uint64_t at)
-{
-    return d->outer && d->v->flags & POOL_OUTER &&
-           !(e ? pool_entry_zeroes(e) : pool_tree_zeroes(d->pool, &d->v->tree, at));
-}
-
-static void outer_done(struct plx_bdev_req *sub)
-{
-    piece_done(sub);
-}
-
-/* A piece of n blocks at block `to` of it, which is read. Not under the lock. */
-static void outer_begin(struct volume_req *r, struct iovec *iov, uint32_t iovcnt, uint64_t to, uint32_t n)
+/* A piece of n blocks at block `to` of the volume, which is read. Not under the lock. */
+static void outer_begin(struct volume_req *r, struct pool_outer *o, struct iovec *iov, uint32_t iovcnt, uint64_t to,
+                        uint32_t n)
 {
     struct plx_bdev_req *req = plx_bdev_req_of(r), *sub = r->idle;
+    const unsigned shift = pool_outer_shift(o->pool, o);
+    struct plx_bdev_channel *ch = pool_outer_channel(req->ch, o);
     r->idle = sub->next;
-    sub->done = outer_done;
+    sub->done = piece_done;
     sub->op = PLX_BDEV_READ;
     sub->flags = 0;
-    sub->lba = to;
-    sub->nlb = n;
+    sub->lba = to << shift;
+    sub->nlb = n << shift;
     sub->iov = iov;
     sub->iovcnt = iovcnt;
-    plx_bdev_submit(channel_of(req)->outer, sub);
+    if (ch) {
+        plx_bdev_submit(ch, sub);
+        return;
+    }
+    sub->status = PLX_SC_INTERNAL_ERROR;
+    piece_done(sub);
 }
 
 /* ---- data ---- */
@@ -354,21 +341,14 @@ static void part_write(struct volume_req *r)
     piece_begin(r, PLX_BDEV_WRITE, sub->iov, 1, r->limbo.unit << shift, 1U << shift);
 }
 
-/* Blocks of a unit, counted as the volume's, that the disk outside has. */
-static uint32_t outer_left(const struct pool_disk *d, uint64_t unit)
-{
-    const uint64_t first = unit << d->shift, blocks = outer_blocks(d);
-    return first < blocks ? (uint32_t)plx_min_u64(blocks - first, UINT64_C(1) << d->shift) : 0;
-}
-
 /* The rest of a unit, of which a part is written, as the disk outside has it; what is beyond its end is zeroed. */
-static void part_read_outer(struct volume_req *r, uint32_t blocks)
+static void part_read_outer(struct volume_req *r, struct pool_outer *o, uint32_t blocks)
 {
     const struct pool_disk *d = volume_disk(plx_bdev_req_of(r));
     struct plx_bdev_sub *sub = (struct plx_bdev_sub *)r->idle;
     sub->iov[0] = (struct iovec){r->memory.piece.mem, (size_t)blocks << d->bdev.block_shift};
     r->mover = r->idle;
-    outer_begin(r, sub->iov, 1, r->busy.at << d->shift << outer_shift(d), blocks << outer_shift(d));
+    outer_begin(r, o, sub->iov, 1, r->busy.at << d->shift, blocks);
 }
 
 static void volume_part_ready(struct plx_piece *piece)
@@ -381,13 +361,15 @@ static void volume_part_ready(struct plx_piece *piece)
     struct pool_entry *e;
     uint64_t from = 0;
     uint32_t outer = 0; /* blocks that the disk outside has */
+    struct pool_outer *o;
     pool_lock(p);
+    o = d->outer;
     r->wait.status = 0;
     int ret = volume_entry(d, &t, r->busy.at, &e);
     if (!ret && e)
         from = pool_entry_unit(e);
-    if (!ret && !from && is_outer(d, e, r->busy.at))
-        outer = outer_left(d, r->busy.at);
+    if (!ret && !from && pool_disk_through(d, e, r->busy.at))
+        outer = pool_outer_left(d, o, r->busy.at);
     if (!ret && (from || outer))
         piece_count(channel_of(req), r);
     r->waits = ret == POOL_AGAIN;
@@ -406,7 +388,7 @@ static void volume_part_ready(struct plx_piece *piece)
     } else {
         memset(piece->mem, 0, (size_t)1 << p->unit_shift);
         if (outer)
-            part_read_outer(r, outer);
+            part_read_outer(r, o, outer);
         else
             part_write(r);
     }
@@ -415,12 +397,12 @@ static void volume_part_ready(struct plx_piece *piece)
 /* ---- pieces ---- */
 
 struct piece {
-    uint64_t to; /* block of the disk */
-    uint32_t n;  /* blocks */
-    bool mapped; /* else there is nothing */
-    bool move;   /* units that are to be moved, */
-    bool part;   /* one of which only a part is written */
-    bool outer;  /* it is read from the disk outside, at block `to` of that */
+    uint64_t to;              /* block of the disk */
+    uint32_t n;               /* blocks */
+    bool mapped;              /* else there is nothing */
+    bool move;                /* units that are to be moved, */
+    bool part;                /* one of which only a part is written */
+    struct pool_outer *outer; /* the disk outside that it is read from, at block `to` of the volume; or NULL */
 };
 
 /* How many of n units, which are nowhere, are as the first one is. */
@@ -428,20 +410,22 @@ static uint32_t outer_row(const struct pool_disk *d, const struct pool_entry *e,
                           struct piece *out)
 {
     uint32_t same = 1;
-    out->outer = is_outer(d, e, at);
-    while (same < n && (!e || pool_entry_zeroes(&e[same]) != out->outer))
+    const bool through = pool_disk_through(d, e, at);
+    while (same < n && (!e || pool_entry_zeroes(&e[same]) != through))
         same++;
+    out->outer = through ? d->outer : NULL;
     return same;
 }
 
 /* Blocks of the disk outside that a piece is, which ends where that does; beyond its end there are zeroes. */
 static void outer_range(const struct pool_disk *d, uint64_t lba, struct piece *out)
 {
-    const uint64_t blocks = outer_blocks(d);
-    out->outer = lba < blocks;
-    if (out->outer)
+    const uint64_t blocks = pool_outer_blocks(d->pool, out->outer);
+    if (lba < blocks)
         out->n = (uint32_t)plx_min_u64(out->n, blocks - lba);
-    out->to = lba << outer_shift(d);
+    else
+        out->outer = NULL;
+    out->to = lba;
 }
 
 /* What the request comes to next. Under the lock. @return 0, POOL_AGAIN, -errno */
@@ -486,7 +470,7 @@ static int piece_find(struct volume_req *r, struct pool_try *t, struct piece *ou
         outer_range(d, lba, out);
     if (!out->move)
         return 0;
-    if (req->op != PLX_BDEV_WRITE && !unit && !is_outer(d, e, at)) { /* zeroes, where there is nothing */
+    if (req->op != PLX_BDEV_WRITE && !unit && !pool_disk_through(d, e, at)) { /* zeroes, where there is nothing */
         out->move = false;
         out->n = (uint32_t)plx_min_u64(left, (1U << shift) - into);
         return 0;
@@ -643,7 +627,7 @@ static bool piece_next(struct volume_req *r)
     r->mover = piece.move ? r->idle : NULL;
     r->pos += piece.n;
     if (piece.outer)
-        outer_begin(r, iov, iovcnt, piece.to, piece.n << outer_shift(d));
+        outer_begin(r, piece.outer, iov, iovcnt, piece.to, piece.n);
     else
         piece_begin(r, zero ? PLX_BDEV_WRITE : (enum plx_bdev_op)req->op, iov, iovcnt, piece.to, piece.n);
     return !piece.move;
@@ -946,5 +930,5 @@ void pool_disk_abort(struct plx_bdev_channel *ch, struct plx_bdev_req *req)
     }
     for (struct plx_bdev_sub *sub = r->subs.first; sub && r->active; sub = sub->next)
         if (sub->req.done)
-            plx_bdev_abort(sub->req.done == outer_done ? channel_of(req)->outer : channel_of(req)->disk, &sub->req);
+            plx_bdev_abort(sub->req.ch, &sub->req);
 }

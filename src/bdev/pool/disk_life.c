@@ -15,16 +15,9 @@ static int volume_channel_open(struct plx_bdev_channel *ch)
 {
     struct disk_channel *c = (struct disk_channel *)(void *)ch->driver;
     struct plx_pool *p = ((struct pool_disk *)ch->bdev)->pool;
-    struct plx_bdev *outer = ((struct pool_disk *)ch->bdev)->outer;
     int ret = plx_bdev_channel_get(p->disk, ch->reactor, &c->disk);
     if (ret)
         return ret;
-    if (outer)
-        ret = plx_bdev_channel_get(outer, ch->reactor, &c->outer);
-    if (ret) {
-        plx_bdev_channel_put(c->disk);
-        return ret;
-    }
     pool_lock(p);
     pool_channel_tell(p, &c->c);
     plx_list_add_tail(&p->channels, &c->c.link);
@@ -40,6 +33,7 @@ static void volume_channel_close(struct plx_bdev_channel *ch)
         c->plain = sub->next;
         plx_bdev_sub_give(ch, sub);
     }
+    pool_outer_channels_close(c);
     pool_lock(p);
     plx_list_del(&c->c.link);
     pool_grace_step(p);
@@ -47,16 +41,19 @@ static void volume_channel_close(struct plx_bdev_channel *ch)
     if (atomic_exchange(&p->kick_after, false))
         pool_kick(p);
     plx_bdev_channel_put(c->disk);
-    if (c->outer)
-        plx_bdev_channel_put(c->outer);
 }
 
 /* ---- disks ---- */
 
 static void pool_disk_free(struct pool_disk *d)
 {
-    if (d->outer_hold) /* which tells of a volume that there is */
-        plx_bdev_release(d->outer_hold);
+    struct pool_outer *o = NULL;
+    pool_lock(d->pool);
+    d->closing = true;
+    o = pool_outer_exchange(d, &o);
+    pool_unlock(d->pool);
+    if (o)
+        pool_outer_put(o);
     pool_lock(d->pool);
     while (d->telling) {
         pool_unlock(d->pool);
@@ -66,46 +63,6 @@ static void pool_disk_free(struct pool_disk *d)
     d->v->disk = NULL; /* from here on it may be deleted */
     pool_unlock(d->pool);
     free(d);
-}
-
-/* ---- the disk outside ---- */
-
-static void outer_event(void *arg, struct plx_bdev *outer, enum plx_bdev_event what)
-{
-    struct pool_disk *d = arg;
-    (void)outer;
-    if (what != PLX_BDEV_GONE)
-        return;
-    pool_lock(d->pool);
-    d->gone = d->gone || d->v->flags & POOL_OUTER; /* which it may have left meanwhile */
-    pool_unlock(d->pool);
-    atomic_store_explicit(&d->pool->volumes_gone, true, memory_order_relaxed);
-    pool_kick(d->pool);
-}
-
-/* It is there, nobody writes to it, and its blocks are parts of ours; else the volume is not. */
-static int hold_outer(struct pool_disk *d, struct plx_error *err)
-{
-    const struct plx_bdev_hold_opts hold = {.who = d->v->name, .claim = PLX_BDEV_STILL, .event = outer_event, .arg = d};
-    const uint32_t block = plx_bdev_info(d->pool->disk)->block_size;
-    if (!(d->v->flags & POOL_OUTER))
-        return 0;
-    if (d->pool->flags & POOL_CHECKSUMS)
-        return plx_fail(err, -EOPNOTSUPP,
-                        "%s goes back to a disk outside, %s, which no volume of a pool with checksums does", d->v->name,
-                        d->v->outer);
-    struct plx_bdev *outer = plx_bdev_find(d->v->outer);
-    if (!outer)
-        return plx_fail(err, -ENODEV, "%s goes back to a disk, %s, that is not there", d->v->name, d->v->outer);
-    if (block % plx_bdev_info(outer)->block_size)
-        return plx_fail(err, -EINVAL, "%s goes back to %s, whose blocks of %u bytes are no parts of its own, of %u",
-                        d->v->name, plx_bdev_info(outer)->name, plx_bdev_info(outer)->block_size, block);
-    int ret = plx_bdev_hold(outer, &hold, &d->outer_hold, err);
-    if (ret)
-        d->outer_hold = NULL;
-    else
-        d->outer = outer;
-    return ret;
 }
 
 static void volume_close(struct plx_bdev *bdev)
@@ -254,7 +211,7 @@ int pool_disk_new(struct plx_pool *p, const char *name, struct plx_bdev **out, s
     info->unmap_reads_zero = true;
     info->write_cache = true;
     info->rotational = below->rotational;
-    ret = hold_outer(d, err);
+    ret = pool_outer_hold(d, err);
     if (ret) {
         pool_disk_free(d);
         return ret;

@@ -4,6 +4,7 @@
  * the moment of the next checkpoint, and it is done when that is on the disk.
  */
 #include "op.h"
+#include "disk.h"
 
 #include "base/log.h"
 #include "base/uuid.h"
@@ -87,7 +88,7 @@ bool pool_name_ok(const char *name)
 
 /* ---- records ---- */
 
-static bool outer_ok(const char *name)
+bool pool_outer_name_ok(const char *name)
 {
     size_t len = 0;
     for (size_t n; len < POOL_OUTER_NAME && (n = plx_text_printable(name + len));)
@@ -113,7 +114,7 @@ int pool_volume_from_record(struct plx_pool *p, uint32_t number, const struct po
         r->height >= POOL_LEVELS || r->height < pool_height(size, p->unit_shift) || plx_get64(r->done) > size ||
         plx_get32(r->parent) > p->slots || plx_get32(r->instant) >= p->instant ||
         (state == POOL_VOLUME) != !plx_get32(r->instant) || memchr(r->name, 0, sizeof r->name) == NULL ||
-        (named && !pool_name_ok(r->name)) || (plx_get32(r->flags) & POOL_OUTER && !outer_ok(r->outer)) ||
+        (named && !pool_name_ok(r->name)) || (plx_get32(r->flags) & POOL_OUTER && !pool_outer_name_ok(r->outer)) ||
         pool_entry_unit(&r->root) >= p->units)
         return plx_fail(err, -EUCLEAN, "%s: what its pool says of volume %u cannot be", disk, number);
     struct pool_volume *v = volume_new(p, number);
@@ -253,10 +254,6 @@ int pool_work_lock(struct plx_pool_work *w)
     if (ret)
         return ret;
     w->v = v;
-    if (v->flags & POOL_OUTER && w->op->kind != PLX_POOL_SET_PARENT)
-        return plx_fail(&w->op->err, -EOPNOTSUPP,
-                        "%s goes back to a disk outside, %s, and can be copied, but not be taken off that", v->name,
-                        v->outer);
     if (v->state == POOL_SNAPSHOT && v->children)
         return wait_for_children(w, v);
     if (v->state == POOL_SNAPSHOT && w->pool->instant >= UINT32_MAX - w->pool->slots)
@@ -319,9 +316,7 @@ static int op_create(struct plx_pool_work *w, struct pool_try *t)
     uint64_t units = 0;
     (void)t;
     int ret = units_of(p, w->op, &units);
-    if (!ret && w->op->outer && p->flags & POOL_CHECKSUMS)
-        ret = plx_fail(&w->op->err, -EOPNOTSUPP, "volumes of a pool with checksums do not go back to disks outside");
-    if (!ret && w->op->outer && (w->op->thick || !outer_ok(w->op->outer)))
+    if (!ret && w->op->outer && (w->op->thick || !pool_outer_name_ok(w->op->outer)))
         ret = plx_fail(&w->op->err, -EINVAL,
                        "a volume that goes back to a disk outside is thin, and the name of that has at most %d bytes",
                        POOL_OUTER_NAME - 1);
@@ -673,6 +668,7 @@ static const struct op_kind {
     [PLX_POOL_INFLATE] = {pool_own_attempt, pool_own_apply},
     [PLX_POOL_DECOUPLE] = {pool_own_attempt, pool_own_apply},
     [PLX_POOL_SET_PARENT] = {pool_own_attempt, pool_own_apply},
+    [PLX_POOL_SET_OUTER] = {pool_own_attempt, pool_own_apply},
 };
 
 static void op_told(struct plx_msg *msg)
@@ -690,6 +686,46 @@ static void work_over(struct plx_pool_work *w, int result)
     op->result = result;
     op->msg.fn = op_told;
     plx_reactor_send(op->reactor ? op->reactor : p->keeper, &op->msg);
+}
+
+void pool_work_leave(struct plx_pool_work *w)
+{
+    struct pool_disk *d = w->v->disk;
+    if (d && !d->closing)
+        w->leaves = pool_outer_exchange(d, &w->outer);
+}
+
+static void work_left(struct pool_wait *wait)
+{
+    struct plx_pool_work *w = plx_container_of(wait, struct plx_pool_work, wait);
+    work_over(w, w->result);
+}
+
+/* Disks outside are let go before that is told, so that they can be closed then. The keeper's, without the lock. */
+static void work_finish(struct plx_pool_work *w, int result)
+{
+    struct pool_outer *leaves = w->leaves;
+    w->result = result;
+    if (w->outer_ch)
+        plx_bdev_channel_put(w->outer_ch);
+    if (w->outer)
+        pool_outer_put(w->outer);
+    if (!leaves) {
+        work_over(w, result);
+        return;
+    }
+    w->wait.again = work_left;
+    pool_outer_leave(leaves, &w->wait);
+}
+
+void pool_work_fail(struct plx_pool_work *w, int ret)
+{
+    pool_lock(w->pool);
+    work_unbar(w);
+    pool_unlock(w->pool);
+    if (!w->op->err.text[0])
+        plx_fail(&w->op->err, ret, "%s", strerror(-ret));
+    work_finish(w, ret);
 }
 
 static void op_apply(struct plx_pool *p, struct pool_apply *a)
@@ -711,14 +747,18 @@ static void op_applied(struct plx_pool *p, struct pool_apply *a, uint16_t status
     }
     if (w->op->kind == PLX_POOL_GROW && w->cut) /* else it is another's that is under way */
         pool_grow_over(p, !status);
-    if (!status && w->op->kind == PLX_POOL_RESIZE) {
+    const bool resized = !status && w->op->kind == PLX_POOL_RESIZE;
+    const int result = status ? plx_fail(&w->op->err, -EIO, "pool %s cannot be written to", p->name) : 0;
+    if (resized)
         pool_disk_resized(w->v);
+    work_unbar(w);
+    with_free(w, false);
+    if (resized || w->outer || w->leaves) {
+        w->result = result;
         plx_list_add_tail(&p->late, &a->link);
         return;
     }
-    work_unbar(w);
-    with_free(w, false);
-    work_over(w, status ? plx_fail(&w->op->err, -EIO, "pool %s cannot be written to", p->name) : 0);
+    work_over(w, result);
 }
 
 void pool_ops_late(struct plx_pool *p)
@@ -729,8 +769,9 @@ void pool_ops_late(struct plx_pool *p)
         struct pool_apply *a = plx_list_entry(p->late.next, struct pool_apply, link);
         struct plx_pool_work *w = plx_container_of(a, struct plx_pool_work, apply);
         plx_list_del(&a->link);
-        work_unbar(w);
-        work_over(w, 0);
+        pool_unlock(p);
+        work_finish(w, w->result);
+        pool_lock(p);
     }
     pool_unlock(p);
 }
@@ -747,17 +788,12 @@ void pool_work_try(struct plx_pool_work *w)
         w->apply.apply = op_apply;
         w->apply.over = op_applied;
         pool_checkpoint_apply(p, &w->apply);
-    } else if (ret != POOL_AGAIN) {
-        work_unbar(w);
     }
     pool_try_end(p, &t);
     if (ret == POOL_AGAIN && w->begin)
         w->begin(w);
-    if (!ret || ret == POOL_AGAIN)
-        return;
-    if (!w->op->err.text[0])
-        plx_fail(&w->op->err, ret, "%s", strerror(-ret));
-    work_over(w, ret);
+    if (ret && ret != POOL_AGAIN)
+        pool_work_fail(w, ret);
 }
 
 void pool_work_yield(struct plx_pool_work *w)
@@ -772,10 +808,7 @@ static void op_again(struct pool_wait *wait)
         pool_work_try(w);
         return;
     }
-    pool_lock(w->pool);
-    work_unbar(w);
-    pool_unlock(w->pool);
-    work_over(w, plx_fail(&w->op->err, -EIO, "the pool cannot be read or written"));
+    pool_work_fail(w, plx_fail(&w->op->err, -EIO, "the pool cannot be read or written"));
 }
 
 static void op_begin(struct plx_msg *msg)

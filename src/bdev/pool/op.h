@@ -18,12 +18,18 @@ struct plx_pool_work {
     bool bars;    /* v is not opened meanwhile */
     bool taken;   /* v is changed by no other operation meanwhile: pool_volume.op */
     void *steps;  /* of one that takes many */
+    int result;   /* that is to be told when it has let go of what it has: */
+    struct pool_outer *outer;          /* a disk outside that it reads, or that v will go back to; or NULL */
+    struct plx_bdev_channel *outer_ch; /* to read it; or NULL */
+    struct pool_outer *leaves;         /* the one that v, as a disk, went back to; or NULL */
     /* An attempt that ends in POOL_AGAIN may leave what is to be begun without the lock: it has it tried again. */
     void (*begin)(struct plx_pool_work *w);
     void (*end)(struct plx_pool_work *w); /* it is over, whether it was done or not; under the lock */
 };
 
-/* Tries it (again). The keeper's, without the lock. */
+/* The next two are the keeper's, without the lock. It cannot be done. */
+void pool_work_fail(struct plx_pool_work *w, int ret);
+/* Tries it (again). */
 void pool_work_try(struct plx_pool_work *w);
 /* What another message tries again, so that others have their turn: for `begin`. */
 void pool_work_yield(struct plx_pool_work *w);
@@ -38,12 +44,22 @@ int pool_work_number(struct plx_pool *p, struct pool_volume **out);
 /* Finds the volume of an operation that takes long, w->v. @return 0, POOL_AGAIN, or -errno with err filled */
 int pool_work_lock(struct plx_pool_work *w);
 
+/* Its volume, if that is a disk, has w->outer, or none, from now on; what it had is to be left. Under the lock. */
+void pool_work_leave(struct plx_pool_work *w);
+
 /* own.c: PLX_POOL_INFLATE, PLX_POOL_DECOUPLE */
-/* and, before pool_rebase_attempt(), PLX_POOL_SET_PARENT */
+/* and, before pool_rebase_attempt(), PLX_POOL_SET_PARENT, PLX_POOL_SET_OUTER */
 int pool_own_attempt(struct plx_pool_work *w, struct pool_try *t);
 void pool_own_apply(struct plx_pool_work *w);
 
-/* rebase.c: PLX_POOL_SET_PARENT */
+/* rebase.c: PLX_POOL_SET_PARENT, PLX_POOL_SET_OUTER */
+/* Whether it is one of these. */
+static inline bool pool_work_rebases(const struct plx_pool_work *w)
+{
+    return w->op->kind == PLX_POOL_SET_PARENT || w->op->kind == PLX_POOL_SET_OUTER;
+}
+/* Whether it can be the name of a disk outside. */
+bool pool_outer_name_ok(const char *name);
 /* @return 0 with the snapshot, or NULL for none; or -errno with op->err filled */
 int pool_rebase_check(struct plx_pool_work *w, struct pool_volume **to);
 int pool_rebase_begin(struct plx_pool_work *w, struct pool_volume *to);

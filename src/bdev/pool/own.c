@@ -3,11 +3,16 @@
  * A volume gets units of its own in place of those that it shares with the snapshot that it goes back to, so that it
  * can go back to another one, or to none. All of it is gone through twice: first it is counted what it takes, and that
  * is set aside; then a row of units at a time is copied, and entered as if it had been written. Requests go on
- * meanwhile: as with a write, nobody else writes to those units until they are entered.
+ * meanwhile: as with a write, nobody else writes to those units until they are entered. What a volume leaves may be a
+ * disk outside as well: then all of that which shows through is copied.
  */
+#include "disk.h"
 #include "op.h"
 
+#include "base/crc32c.h"
+
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -31,12 +36,17 @@ struct own {
     uint64_t at;       /* units before it are done with */
     uint64_t needed;   /* units that are to be copied */
     uint64_t reserved; /* units that are set aside for that, and for what will be thick */
-    uint64_t from;     /* of the row that is being copied; */
+    uint64_t from;     /* of the row that is being copied, or 0: it is read from the disk outside; */
     struct pool_busy busy;
     struct pool_limbo limbo; /* and to where */
     plx_le32 crcs[ROW];      /* of a pool with checksums: they go with the data, whatever has become of that */
     uint16_t status;
     uint8_t *mem;
+    char outer[POOL_OUTER_NAME]; /* the disk outside that is read, or that the volume will go back to; "" for none */
+    bool leaves;                 /* it is read, and left */
+    uint64_t outer_units;        /* that it has, of those of the volume */
+    uint64_t bare;               /* up to where it shows through from `at` on, without a node; or 0 */
+    uint64_t through;            /* units where it does, of those that are needed */
 };
 
 /* ---- finding ---- */
@@ -46,6 +56,12 @@ static bool is_wanted(const struct own *o, const struct pool_entry *e, uint64_t 
 {
     const struct pool_volume *v = o->work->v;
     return e->where.raw && pool_entry_birth(e) > (o->to ? o->to->instant : 0) && !pool_tree_owns(&v->tree, e, at + 1);
+}
+
+/* What shows through of a disk outside that it leaves. */
+static bool is_through(const struct own *o, const struct pool_entry *e, uint64_t at)
+{
+    return !e->where.raw && !pool_entry_zeroes(e) && at < o->outer_units;
 }
 
 /*
@@ -67,7 +83,7 @@ static int node_own(struct own *o, struct pool_try *t, const struct pool_entry *
     return ret ? ret : 1;
 }
 
-/* The node of level 1 that o->at is in, or NULL: then o->at goes on. @return as node_own() */
+/* The node of level 1 that o->at is in, or NULL: then o->at goes on, or o->bare is beyond it. @return as node_own() */
 static int leaf_find(struct own *o, struct pool_try *t, struct pool_node **leaf)
 {
     struct plx_pool *p = o->work->pool;
@@ -75,6 +91,10 @@ static int leaf_find(struct own *o, struct pool_try *t, struct pool_node **leaf)
     const struct pool_entry *e = &tree->root;
     struct pool_node *n = NULL;
     for (unsigned l = tree->height; l; l--) {
+        if (is_through(o, e, o->at)) {
+            o->bare = plx_min_u64(pool_span_end(p, o->at, l), o->outer_units);
+            return 0;
+        }
         /* What leads to a unit is not older than that. */
         if (!e->where.raw || pool_entry_birth(e) <= (o->to ? o->to->instant : 0)) {
             o->at = pool_span_end(p, o->at, l);
@@ -91,11 +111,15 @@ static int leaf_find(struct own *o, struct pool_try *t, struct pool_node **leaf)
     return 0;
 }
 
-/* The next node that may have such entries, from o->at on. @return 0 with *leaf NULL at the end; POOL_AGAIN; -errno */
+/*
+ * The next node that may have such entries, from o->at on. @return 0 with *leaf NULL at the end, or with o->bare;
+ * POOL_AGAIN; -errno
+ */
 static int next_leaf(struct own *o, struct pool_try *t, unsigned *nodes, struct pool_node **leaf)
 {
     int ret = 0;
-    for (*leaf = NULL; ret >= 0 && !*leaf && o->at < o->work->v->size && *nodes < NODES_A_TURN; ++*nodes)
+    o->bare = 0;
+    for (*leaf = NULL; ret >= 0 && !*leaf && !o->bare && o->at < o->work->v->size && *nodes < NODES_A_TURN; ++*nodes)
         ret = leaf_find(o, t, leaf);
     return ret < 0 ? ret : 0;
 }
@@ -108,7 +132,8 @@ static int own_check(struct own *o)
     struct plx_pool *p = w->pool;
     const bool thick = w->op->kind == PLX_POOL_INFLATE && w->v->state == POOL_VOLUME;
     const uint64_t nodes = o->needed >> p->fan_shift; /* above those that were counted */
-    const uint64_t all = o->needed + nodes + (thick ? w->v->size - w->v->mapped : 0), room = pool_space_room(p);
+    const uint64_t more = thick ? w->v->size - w->v->mapped - plx_min_u64(o->through, w->v->size - w->v->mapped) : 0;
+    const uint64_t all = o->needed + nodes + more, room = pool_space_room(p);
     if (all > room)
         return plx_fail(&w->op->err, -ENOSPC, "%s would need %llu bytes more, and %llu are free", w->v->name,
                         (unsigned long long)(all << p->unit_shift), (unsigned long long)(room << p->unit_shift));
@@ -119,18 +144,34 @@ static int own_check(struct own *o)
     return 0;
 }
 
+/* In a node of level 1; or, without one, up to o->bare. */
+static void count_some(struct own *o, const struct pool_node *leaf)
+{
+    const struct plx_pool *p = o->work->pool;
+    if (!leaf) {
+        const uint64_t n = o->bare - o->at;
+        o->through += n;
+        o->needed += n + (n >> p->fan_shift) + 1; /* with the nodes that will lead to them */
+        o->at = o->bare;
+        return;
+    }
+    for (uint32_t i = pool_slot(p, o->at, 0); i < 1U << p->fan_shift; i++, o->at++) {
+        const bool through = is_through(o, &pool_entries(leaf)[i], o->at);
+        o->through += through;
+        o->needed += through || is_wanted(o, &pool_entries(leaf)[i], o->at);
+    }
+}
+
 static int own_count(struct own *o, struct pool_try *t)
 {
-    struct plx_pool *p = o->work->pool;
     struct pool_node *leaf;
     unsigned nodes = 0;
     while (o->at < o->work->v->size) {
         int ret = next_leaf(o, t, &nodes, &leaf);
         if (ret)
             return ret;
-        if (leaf)
-            for (uint32_t i = pool_slot(p, o->at, 0); i < 1U << p->fan_shift; i++, o->at++)
-                o->needed += is_wanted(o, &pool_entries(leaf)[i], o->at);
+        if (leaf || o->bare)
+            count_some(o, leaf);
         if (nodes >= NODES_A_TURN) {
             o->work->begin = pool_work_yield;
             return POOL_AGAIN;
@@ -146,7 +187,11 @@ static void own_submit(struct own *o, enum plx_bdev_op op, uint64_t unit);
 static void row_done(struct plx_bdev_req *req)
 {
     struct own *o = plx_container_of(req, struct own, io.req);
+    const unsigned shift = o->work->pool->unit_shift;
     o->status = req->status;
+    if (!req->status && req->op == PLX_BDEV_READ && !o->from)
+        for (uint32_t i = 0; i < o->busy.n; i++)
+            o->crcs[i] = plx_put32(plx_crc32c(o->mem + ((size_t)i << shift), (size_t)1 << shift));
     if (!req->status && req->op == PLX_BDEV_READ)
         own_submit(o, PLX_BDEV_WRITE, o->limbo.unit);
     else
@@ -161,10 +206,33 @@ static void own_submit(struct own *o, enum plx_bdev_op op, uint64_t unit)
     plx_bdev_submit(p->keeper_ch, &o->io.req);
 }
 
+/* What is beyond its end is zeroes. */
+static void own_read_outer(struct own *o)
+{
+    const struct plx_pool *p = o->work->pool;
+    const struct pool_outer *outer = o->work->outer;
+    const unsigned shift = outer->disk->block_shift;
+    const uint64_t at = o->busy.at << p->unit_shift, end = pool_outer_blocks(p, outer) << p->block_shift;
+    const uint64_t most = (uint64_t)o->busy.n << p->unit_shift, bytes = at < end ? plx_min_u64(most, end - at) : 0;
+    memset(o->mem + bytes, 0, most - bytes);
+    o->io.iov[0] = (struct iovec){o->mem, bytes};
+    pool_io_init(&o->io, PLX_BDEV_READ, 0, 0, o->work->pool, row_done, NULL);
+    o->io.req.lba = at >> shift;
+    o->io.req.nlb = (uint32_t)(bytes >> shift);
+    o->io.req.iovcnt = 1;
+    if (bytes)
+        plx_bdev_submit(o->work->outer_ch, &o->io.req);
+    else /* it has become smaller */
+        row_done(&o->io.req);
+}
+
 static void own_read(struct plx_pool_work *w)
 {
     struct own *o = w->steps;
-    own_submit(o, PLX_BDEV_READ, o->from);
+    if (o->from)
+        own_submit(o, PLX_BDEV_READ, o->from);
+    else
+        own_read_outer(o);
 }
 
 static void row_over(struct own *o, bool entered)
@@ -197,15 +265,28 @@ static int row_enter(struct own *o, struct pool_try *t)
     return 0;
 }
 
-/* Begins with a row of units, of which the first is at o->at. */
+/* How many units, of which the first is at o->at, are copied at once. e: the entry of that; NULL: up to o->bare */
+static uint32_t row_length(const struct own *o, const struct pool_entry *e)
+{
+    const struct plx_pool *p = o->work->pool;
+    const uint64_t from = e ? pool_entry_unit(e) : 0;
+    uint64_t most = plx_min_u64((1U << p->fan_shift) - pool_slot(p, o->at, 0), ROW);
+    uint32_t n = 1;
+    if (!e)
+        return (uint32_t)plx_min_u64(most, o->bare - o->at);
+    while (n < most && (from ? pool_entry_unit(&e[n]) == from + n && is_wanted(o, &e[n], o->at + n)
+                             : is_through(o, &e[n], o->at + n)))
+        n++;
+    return n;
+}
+
+/* Begins with such a row. */
 static int row_begin(struct own *o, struct pool_try *t, const struct pool_entry *e)
 {
     struct plx_pool_work *w = o->work;
     struct plx_pool *p = w->pool;
-    const uint64_t from = pool_entry_unit(e), most = (1U << p->fan_shift) - pool_slot(p, o->at, 0);
-    uint32_t n = 1;
-    while (n < most && n < ROW && pool_entry_unit(&e[n]) == from + n && is_wanted(o, &e[n], o->at + n))
-        n++;
+    const uint64_t from = e ? pool_entry_unit(e) : 0;
+    const uint32_t n = row_length(o, e);
     /* What was written before a snapshot may still be under way. */
     if (w->v->settling || pool_volume_is_busy(p, w->v, o->at, n)) {
         pool_wait_in(&p->busy_waits, &w->wait);
@@ -218,7 +299,7 @@ static int row_begin(struct own *o, struct pool_try *t, const struct pool_entry 
     o->busy.at = o->at;
     o->busy.n = (uint32_t)pool_space_take(p, POOL_FOR_DATA, n, &o->limbo.unit);
     o->limbo.n = o->busy.n;
-    for (uint32_t i = 0; i < o->busy.n; i++)
+    for (uint32_t i = 0; from && i < o->busy.n; i++)
         o->crcs[i] = e[i].crc;
     plx_list_add_tail(pool_busy_list(p, w->v, o->at), &o->busy.link);
     plx_list_add_tail(&p->limbo, &o->limbo.link);
@@ -236,10 +317,13 @@ static int own_copy(struct own *o, struct pool_try *t)
         int ret = next_leaf(o, t, &nodes, &leaf);
         if (ret)
             return ret;
-        if (leaf)
-            for (uint32_t i = pool_slot(p, o->at, 0); i < 1U << p->fan_shift; i++, o->at++)
-                if (is_wanted(o, &pool_entries(leaf)[i], o->at))
-                    return row_begin(o, t, &pool_entries(leaf)[i]);
+        if (o->bare)
+            return row_begin(o, t, NULL);
+        for (uint32_t i = pool_slot(p, o->at, 0); leaf && i < 1U << p->fan_shift; i++, o->at++) {
+            const struct pool_entry *e = &pool_entries(leaf)[i];
+            if (is_wanted(o, e, o->at) || is_through(o, e, o->at))
+                return row_begin(o, t, e);
+        }
         if (nodes >= NODES_A_TURN) {
             o->work->begin = pool_work_yield;
             return POOL_AGAIN;
@@ -266,18 +350,43 @@ static void own_end(struct plx_pool_work *w)
     w->end = NULL;
 }
 
+/* What it goes back to is found, or refused. to: a snapshot that is to be its parent. @return 0, or -errno */
+static int own_look(struct plx_pool_work *w, struct pool_volume **to)
+{
+    const struct pool_volume *v = w->v;
+    *to = NULL;
+    if (pool_work_rebases(w))
+        return pool_rebase_check(w, to);
+    if (w->op->kind == PLX_POOL_DECOUPLE && !pool_volume_live_parent(v) && !(v->flags & POOL_OUTER))
+        return plx_fail(&w->op->err, -EINVAL, "%s has no snapshot that it goes back to", v->name);
+    return 0;
+}
+
+/* The disk outside that it is about, if it is. */
+static void own_outer(struct own *o, const struct pool_volume *to)
+{
+    const struct plx_pool_work *w = o->work;
+    const struct pool_volume *v = w->v;
+    const char *next = w->op->kind == PLX_POOL_SET_OUTER ? w->op->outer : to && to->flags & POOL_OUTER ? to->outer : "";
+    o->leaves = !pool_work_rebases(w) && v->flags & POOL_OUTER &&
+                (w->op->kind == PLX_POOL_INFLATE || !pool_volume_live_parent(v));
+    if (o->leaves)
+        next = v->outer;
+    else if (!strcmp(next, v->outer))
+        next = ""; /* which it has */
+    snprintf(o->outer, sizeof o->outer, "%s", next);
+}
+
 static int own_begin(struct plx_pool_work *w)
 {
     struct plx_pool *p = w->pool;
+    struct pool_volume *to;
     int ret = pool_work_lock(w);
+    if (!ret)
+        ret = own_look(w, &to);
     if (ret)
         return ret;
-    struct pool_volume *v = w->v, *s = pool_volume_live_parent(v), *to = NULL;
-    ret = w->op->kind == PLX_POOL_SET_PARENT ? pool_rebase_check(w, &to) : 0;
-    if (ret)
-        return ret;
-    if (w->op->kind == PLX_POOL_DECOUPLE && !s)
-        return plx_fail(&w->op->err, -EINVAL, "%s has no snapshot that it goes back to", v->name);
+    struct pool_volume *v = w->v, *s = pool_volume_live_parent(v);
     struct own *o = calloc(1, sizeof *o);
     uint8_t *mem = o ? aligned_alloc(4096, (size_t)ROW << p->unit_shift) : NULL;
     if (!mem) {
@@ -288,16 +397,34 @@ static int own_begin(struct plx_pool_work *w)
     o->mem = mem;
     w->steps = o;
     w->end = own_end;
-    if (w->op->kind == PLX_POOL_SET_PARENT)
+    own_outer(o, to);
+    if (pool_work_rebases(w))
         o->to = s;
     else if (w->op->kind == PLX_POOL_DECOUPLE)
-        o->to = s->parent;
+        o->to = s ? s->parent : NULL;
     while (o->to && o->to->state == POOL_DYING) /* which has one child at most */
         o->to = o->to->parent;
     if (o->to)
         o->to->pins++;
     v->locked = v->moving = true;
-    return w->op->kind == PLX_POOL_SET_PARENT ? pool_rebase_begin(w, to) : 0;
+    return pool_work_rebases(w) ? pool_rebase_begin(w, to) : 0;
+}
+
+/* The keeper's, without the lock. */
+static void own_open(struct plx_pool_work *w)
+{
+    struct own *o = w->steps;
+    int ret = pool_outer_open(w->pool, w->v->name, o->outer, &w->outer, &w->op->err);
+    if (!ret && o->leaves)
+        ret = plx_bdev_channel_get(w->outer->disk, w->pool->keeper, &w->outer_ch);
+    if (ret) {
+        pool_work_fail(w, ret);
+        return;
+    }
+    if (o->leaves)
+        o->outer_units = plx_min_u64(
+            w->v->size, ((pool_outer_blocks(w->pool, w->outer) - 1) >> pool_unit_blocks_shift(w->pool)) + 1);
+    pool_work_try(w);
 }
 
 /* All who may be left by it: their records are part of the checkpoint that does it. */
@@ -318,6 +445,10 @@ int pool_own_attempt(struct plx_pool_work *w, struct pool_try *t)
         return plx_fail(&w->op->err, -ECANCELED, "the pool is being closed; what was copied stays so");
     if (w->v->flags & POOL_THICK && !w->v->parent)
         return 0;
+    if (o->outer[0] && !w->outer) {
+        w->begin = own_open;
+        return POOL_AGAIN;
+    }
     if (o->stage == OWN_COUNT)
         ret = own_count(o, t);
     if (!ret && o->stage == OWN_ENTER)
@@ -328,7 +459,7 @@ int pool_own_attempt(struct plx_pool_work *w, struct pool_try *t)
         return ret;
     o->stage = OWN_DONE;
     mark_changed(w->v, o->to);
-    return w->op->kind == PLX_POOL_SET_PARENT ? pool_rebase_attempt(w, t, o->to) : 0;
+    return pool_work_rebases(w) ? pool_rebase_attempt(w, t, o->to) : 0;
 }
 
 void pool_own_apply(struct plx_pool_work *w)
@@ -338,9 +469,17 @@ void pool_own_apply(struct plx_pool_work *w)
     struct pool_volume *v = w->v, *s = v->parent;
     p->set_aside -= o->reserved;
     o->reserved = 0;
-    if (w->op->kind == PLX_POOL_SET_PARENT) {
+    if (pool_work_rebases(w)) {
         pool_rebase_apply(w);
         return;
+    }
+    if (o->leaves) {
+        struct pool_outer *read = w->outer; /* it is let go with the one that is left */
+        w->outer = NULL;
+        pool_work_leave(w);
+        w->outer = read;
+        v->flags &= ~(uint32_t)POOL_OUTER;
+        memset(v->outer, 0, sizeof v->outer);
     }
     if (s != o->to) {
         v->parent = o->to;

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * A volume is made to go back to another snapshot, or to none. What it has of its own stays; all else is as that one
- * has it. So a tree is made beside the volume's, its shadow, which begins as that of the snapshot, and in which all is
- * entered that is the volume's own; and at one moment the two are exchanged. Who writes to the volume meanwhile enters
- * that in both, where the shadow has been made already.
+ * A volume is made to go back to another snapshot, or to none, or to a disk outside. What it has of its own stays; all
+ * else is as that one has it. So a tree is made beside the volume's, its shadow, which begins as that of the snapshot,
+ * and in which all is entered that is the volume's own; and at one moment the two are exchanged. Who writes to the
+ * volume meanwhile enters that in both, where the shadow has been made already.
  *
  * The shadow is a volume that is dying. Data that it leads to is the volume's, so that only its nodes are freed
  * (POOL_BORROWS), when that is not done to its end; and when it is, as what it was exchanged for, in the same way.
@@ -13,11 +13,28 @@
 #include <errno.h>
 #include <string.h>
 
+/* @return 0, or -errno with op->err filled */
+static int rebase_check_outer(const struct plx_pool_work *w)
+{
+    struct plx_pool_op *op = w->op;
+    const struct pool_volume *v = w->v;
+    if (!op->outer || !pool_outer_name_ok(op->outer))
+        return plx_fail(&op->err, -EINVAL, "the name of a disk outside has 1 to %d bytes of printable characters",
+                        POOL_OUTER_NAME - 1);
+    if (v->flags & POOL_THICK)
+        return plx_fail(&op->err, -EINVAL, "%s is thick; what goes back to a disk outside is thin", v->name);
+    if (v->flags & POOL_OUTER && !v->parent && !strcmp(v->outer, op->outer))
+        return plx_fail(&op->err, -EEXIST, "%s goes back to %s already", v->name, op->outer);
+    return 0;
+}
+
 int pool_rebase_check(struct plx_pool_work *w, struct pool_volume **to)
 {
     struct plx_pool_op *op = w->op;
     struct pool_volume *v = w->v, *s = op->name ? pool_volume_find(w->pool, op->name) : NULL;
     const struct pool_volume *now = pool_volume_live_parent(v);
+    if (op->kind == PLX_POOL_SET_OUTER)
+        return rebase_check_outer(w);
     *to = s;
     if (op->name && !s)
         return pool_work_no_volume(op, op->name);
@@ -35,9 +52,6 @@ int pool_rebase_check(struct plx_pool_work *w, struct pool_volume **to)
         return plx_fail(&op->err, -EINVAL, "%s has %llu bytes, and %s %llu: their sizes are to be the same", v->name,
                         (unsigned long long)(v->size << w->pool->unit_shift), s->name,
                         (unsigned long long)(s->size << w->pool->unit_shift));
-    if (s->flags & POOL_OUTER && strcmp(s->outer, v->outer))
-        return plx_fail(&op->err, -EOPNOTSUPP, "%s goes back to a disk outside, %s, and %s does not", s->name, s->outer,
-                        v->name);
     if (s->locked)
         return plx_fail(&op->err, -EBUSY, "%s is being changed", s->name);
     return 0;
@@ -55,6 +69,10 @@ int pool_rebase_begin(struct plx_pool_work *w, struct pool_volume *to)
     shadow->instant = p->instant++;
     shadow->size = v->size;
     shadow->tree.height = to ? to->tree.height : v->tree.height;
+    if (w->op->kind == PLX_POOL_SET_OUTER) {
+        shadow->flags |= POOL_OUTER;
+        memccpy(shadow->outer, w->op->outer, 0, sizeof shadow->outer - 1);
+    }
     if (to) {
         pool_volume_take_outer(shadow, to);
         shadow->mapped = to->mapped;
@@ -208,6 +226,8 @@ void pool_rebase_apply(struct plx_pool_work *w)
     struct pool_volume *v = w->v, *shadow = w->made, *parent = v->parent;
     const struct pool_tree tree = v->tree;
     const uint64_t mapped = v->mapped;
+    if (strcmp(v->outer, shadow->outer) != 0)
+        pool_work_leave(w);
     pool_volume_take_outer(v, shadow);
     shadow->flags &= ~(uint32_t)POOL_OUTER; /* of which nothing is in units */
     v->parent = shadow->parent;

@@ -46,8 +46,9 @@ struct summed_req {
     struct pool_busy busy;
     struct pool_limbo limbo; /* n is 0: it has no new units */
     _Atomic uint32_t *counted;
-    uint64_t from; /* the first unit that is read */
-    uint32_t pos;  /* blocks that are done */
+    uint64_t from;            /* the first unit that is read; */
+    struct pool_outer *outer; /* or the disk outside that is read in place of it, which has no CRCs */
+    uint32_t pos;             /* blocks that are done */
     uint32_t units;
     plx_le32 one; /* the CRC, if it is one unit */
     uint16_t status;
@@ -204,11 +205,56 @@ static void summed_begin(struct summed_req *r, enum plx_bdev_op op, uint64_t uni
     plx_bdev_submit(summed_channel(r)->disk, &sub->req);
 }
 
+/* The same units of a disk outside, as those of the volume from `at` on: what is beyond its end is zeroes. */
+static void summed_outer_begin(struct summed_req *r, uint64_t at, enum summed_stage stage)
+{
+    const struct pool_disk *d = summed_disk(r);
+    const struct plx_pool *p = d->pool;
+    const unsigned shift = pool_outer_shift(p, r->outer);
+    struct plx_bdev_sub *sub = r->subs.first;
+    struct plx_bdev_channel *ch = pool_outer_channel(plx_bdev_req_of(r)->ch, r->outer);
+    const uint64_t first = at << d->shift, end = pool_outer_blocks(p, r->outer), most = (uint64_t)r->units << d->shift;
+    const uint64_t blocks = first < end ? plx_min_u64(most, end - first) : 0;
+    uint8_t *mem = r->memory.piece.mem;
+    r->stage = (uint8_t)stage;
+    r->active = true;
+    memset(mem + (blocks << p->block_shift), 0, (most - blocks) << p->block_shift);
+    sub->req.done = summed_sub_done;
+    sub->req.op = PLX_BDEV_READ;
+    sub->req.flags = 0;
+    sub->req.lba = first << shift;
+    sub->req.nlb = (uint32_t)(blocks << shift);
+    sub->iov[0] = (struct iovec){mem, blocks << p->block_shift};
+    sub->req.iov = sub->iov;
+    sub->req.iovcnt = 1;
+    if (ch && blocks) {
+        plx_bdev_submit(ch, &sub->req);
+        return;
+    }
+    sub->req.status = ch ? 0 : PLX_SC_INTERNAL_ERROR; /* there it has become smaller meanwhile */
+    summed_sub_done(&sub->req);
+}
+
 /* ---- reading ---- */
+
+/* How many of n units, which are nowhere, are as the first one is: zeroes, or what r->outer has. Under the lock. */
+static uint64_t nowhere_row(struct summed_req *r, const struct pool_entry *e, uint64_t at, uint64_t n)
+{
+    const struct pool_disk *d = summed_disk(r);
+    const bool outer = d->outer && d->v->flags & POOL_OUTER, through = pool_disk_through(d, e, at);
+    uint64_t same = 1;
+    while (same < n && !(e && e[same].where.raw) && !(outer && e && pool_entry_zeroes(&e[same]) == through))
+        same++;
+    if (!through || !pool_outer_left(d, d->outer, at))
+        return same;
+    const uint64_t end = ((pool_outer_blocks(d->pool, d->outer) - 1) >> d->shift) + 1;
+    r->outer = d->outer;
+    return plx_min_u64(same, end - at);
+}
 
 /*
  * The next units, and their CRCs, which hold for those units whatever becomes of the volume meanwhile. Under the lock.
- * @return 0, POOL_AGAIN, -errno; *unit is 0 when there is nothing
+ * @return 0, POOL_AGAIN, -errno; *unit is 0 when there is nothing, or what r->outer has
  */
 static int read_find(struct summed_req *r, struct pool_try *t, uint64_t *unit)
 {
@@ -224,10 +270,9 @@ static int read_find(struct summed_req *r, struct pool_try *t, uint64_t *unit)
     const struct pool_entry *e = leaf ? &pool_entries(leaf)[slot] : NULL;
     const uint64_t most = plx_min_u64(span, (UINT64_C(1) << p->fan_shift) - slot);
     *unit = e ? pool_entry_unit(e) : 0;
-    uint64_t n = 1;
-    if (!*unit) {
-        while (n < most && !(e && e[n].where.raw))
-            n++;
+    r->outer = NULL;
+    uint64_t n = *unit ? 1 : nowhere_row(r, e, at.at, most);
+    if (!*unit && !r->outer) {
         r->units = (uint32_t)n;
         return 0;
     }
@@ -236,6 +281,10 @@ static int read_find(struct summed_req *r, struct pool_try *t, uint64_t *unit)
         return 0;
     }
     const uint64_t room = plx_max_u64(r->memory.piece.size >> p->unit_shift, 2) - 1;
+    if (r->outer) {
+        r->units = (uint32_t)plx_min_u64(n, room);
+        return 0;
+    }
     while (n < plx_min_u64(most, room) && pool_entry_unit(&e[n]) == *unit + n)
         n++;
     r->units = (uint32_t)n;
@@ -260,7 +309,7 @@ static void read_next(struct summed_req *r)
     uint64_t unit = 0;
     pool_lock(p);
     int ret = read_find(r, &t, &unit);
-    if (!ret && unit && r->has_memory)
+    if (!ret && (unit || r->outer) && r->has_memory)
         summed_count(r);
     r->waits = ret == POOL_AGAIN;
     r->can_stop = false;
@@ -269,7 +318,7 @@ static void read_next(struct summed_req *r)
         return;
     if (ret) {
         summed_fail(r, ret);
-    } else if (!unit) {
+    } else if (!unit && !r->outer) {
         const uint32_t n = piece_blocks(r, r->units);
         struct plx_iov_at at = {req->iov, 0};
         plx_iov_skip(&at, (size_t)r->pos << p->block_shift);
@@ -277,6 +326,8 @@ static void read_next(struct summed_req *r)
         r->pos += n;
     } else if (!r->has_memory) {
         summed_wants_memory(r);
+    } else if (r->outer) {
+        summed_outer_begin(r, summed_place(r).at, SUMMED_READS);
     } else {
         r->from = unit;
         summed_begin(r, PLX_BDEV_READ, unit, SUMMED_READS);
@@ -292,7 +343,7 @@ static void read_over(struct summed_req *r)
     r->stage = SUMMED_NEXT;
     if (r->status)
         return;
-    if (!summed_ok(r)) {
+    if (!r->outer && !summed_ok(r)) {
         r->status = PLX_SC_UNRECOVERED_READ_ERROR;
         return;
     }
@@ -354,7 +405,7 @@ static int write_find(struct summed_req *r, struct pool_try *t)
     const enum owner owner = owner_of(d, e, at.at);
     uint64_t n = 1;
     r->units = 1;
-    if (is_zeroing(req) && owner == OWNER_NONE)
+    if (is_zeroing(req) && owner == OWNER_NONE && !pool_disk_through(d, e, at.at))
         return 0;
     const uint64_t whole = part ? 1 : (req->nlb - r->pos) >> d->shift;
     const uint64_t most = plx_min_u64(plx_min_u64(whole, UNITS_AT_ONCE), (UINT64_C(1) << p->fan_shift) - slot);
@@ -487,12 +538,15 @@ static void write_old(struct summed_req *r)
     uint64_t unit = 0;
     pool_lock(p);
     int ret = pool_tree_find(p, &t, &d->v->tree, r->busy.at, 1, &leaf);
-    if (!ret && leaf) {
-        const struct pool_entry *e = &pool_entries(leaf)[pool_slot(p, r->busy.at, 0)];
+    const struct pool_entry *e = !ret && leaf ? &pool_entries(leaf)[pool_slot(p, r->busy.at, 0)] : NULL;
+    r->outer = NULL;
+    if (e) {
         unit = pool_entry_unit(e);
         r->one = e->crc;
     }
-    if (!ret && unit)
+    if (!ret && !unit && pool_disk_through(d, e, r->busy.at))
+        r->outer = d->outer;
+    if (unit || r->outer)
         summed_count(r);
     r->waits = ret == POOL_AGAIN;
     pool_try_end(p, &t);
@@ -504,6 +558,8 @@ static void write_old(struct summed_req *r)
     } else if (unit) {
         r->from = unit;
         summed_begin(r, PLX_BDEV_READ, unit, SUMMED_READS_OLD);
+    } else if (r->outer) {
+        summed_outer_begin(r, r->busy.at, SUMMED_READS_OLD);
     } else {
         memset(r->memory.piece.mem, 0, (size_t)1 << p->unit_shift);
         r->stage = SUMMED_NEW;
@@ -665,7 +721,7 @@ static void summed_sub_done(struct plx_bdev_req *sub)
     if (r->stage == SUMMED_READS) {
         read_over(r);
     } else {
-        if (r->stage == SUMMED_READS_OLD && !r->status && !summed_ok(r))
+        if (r->stage == SUMMED_READS_OLD && !r->status && !r->outer && !summed_ok(r))
             r->status = PLX_SC_UNRECOVERED_READ_ERROR;
         r->stage = r->stage == SUMMED_READS_OLD && !r->status ? SUMMED_NEW : SUMMED_ENTER;
     }
@@ -738,6 +794,6 @@ void pool_summed_abort(struct plx_bdev_channel *ch, struct plx_bdev_req *req)
             summed_go(r);
         }
     } else if (r->active) {
-        plx_bdev_abort(((struct disk_channel *)(void *)ch->driver)->disk, &r->subs.first->req);
+        plx_bdev_abort(r->subs.first->req.ch, &r->subs.first->req);
     }
 }
