@@ -409,6 +409,37 @@ static int outer_check(const struct rpc_store *s, struct plx_bdev *outer, struct
     return 0;
 }
 
+/* The pool knows it by its UUID, if it has one. */
+static void outer_name(struct lvol_op *o, const struct plx_bdev *outer)
+{
+    const struct plx_bdev_info *info = plx_bdev_info(outer);
+    plx_uuid_format(info->uuid, o->outer);
+    o->op.outer = plx_uuid_nil(info->uuid) ? info->name : o->outer;
+}
+
+void rpc_lvol_begin_outer(struct rpc_call *c, const struct rpc_disk *d, struct plx_bdev *outer)
+{
+    struct rpc_store *s = rpc_store_with(c->rpc, d);
+    struct plx_error err;
+    if (plx_volume_pool(outer) == s->pool) {
+        plx_fail(&err, -EINVAL, "%.100s is in the same lvstore; bdev_lvol_set_parent is for that",
+                 plx_bdev_info(outer)->name);
+        rpc_fail_errno(c, -EINVAL, &err);
+        return;
+    }
+    int ret = outer_check(s, outer, &err);
+    if (ret) {
+        rpc_fail_errno(c, ret, &err);
+        return;
+    }
+    struct lvol_op *o = lvol_op_new(c, PLX_POOL_SET_OUTER, s, d, just_done);
+    if (!o)
+        return;
+    outer_name(o, outer);
+    lvol_op_submit(c, o);
+    rpc_takes_long(c);
+}
+
 static void lvol_clone_bdev(struct rpc_call *c)
 {
     struct rpc_store *s = rpc_store_named(c->rpc, rpc_str(c, "lvs_name"));
@@ -438,8 +469,7 @@ static void lvol_clone_bdev(struct rpc_call *c)
         return;
     o->op.name = rpc_str(c, "clone_name");
     o->op.size = plx_bdev_blocks(outer) * info->block_size;
-    plx_uuid_format(info->uuid, o->outer);
-    o->op.outer = plx_uuid_nil(info->uuid) ? info->name : o->outer;
+    outer_name(o, outer);
     lvol_op_submit(c, o);
 }
 

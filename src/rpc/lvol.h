@@ -59,6 +59,8 @@ struct rpc_disk *rpc_lvol_of(struct rpc_call *c, const char *key);
 /* Begins what takes long, with another volume or without, and answers with true. */
 void rpc_lvol_begin_long(struct rpc_call *c, enum plx_pool_op_kind kind, const struct rpc_disk *d,
                          const uint8_t *other);
+/* Begins to have a volume go back to a disk outside; or the call fails. */
+void rpc_lvol_begin_outer(struct rpc_call *c, const struct rpc_disk *d, struct plx_bdev *outer);
 /* A disk has come that volumes may wait for which go back to it; or the volumes of a pool have, if that is not NULL. */
 void rpc_stores_retry(struct plx_rpc *rpc, const struct plx_bdev *outer, const struct plx_pool *pool);
 /* lvol_copy.c: whether there are any under way; the process ends, and so do they. */

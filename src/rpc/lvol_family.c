@@ -62,6 +62,29 @@ static void lvol_set_parent(struct rpc_call *c)
     rpc_lvol_begin_long(c, PLX_POOL_SET_PARENT, d, plx_bdev_info(s->bdev)->uuid);
 }
 
+/* Clients say the one, and descriptions of the call the other. */
+static const struct rpc_param params_set_parent_bdev[] = {
+    TEXT("lvol_name", "of the volume: LVSTORE/NAME, or its UUID", REQUIRED),
+    TEXT("parent_name", "name or UUID of the disk, which is in no lvstore, or in another one, and nobody may write to"),
+    TEXT("esnap_name", "the same in other words; one of the two is given"),
+    END,
+};
+
+static void lvol_set_parent_bdev(struct rpc_call *c)
+{
+    const struct rpc_disk *d = rpc_lvol_of(c, "lvol_name");
+    const char *name = rpc_str(c, "parent_name"), *same = rpc_str(c, "esnap_name");
+    struct plx_bdev *outer = d && (name || same) ? plx_bdev_find(name ? name : same) : NULL;
+    if (!d)
+        return;
+    if (!name == !same)
+        rpc_fail(c, RPC_INVALID_PARAMS, "the disk is named by \"parent_name\", or by \"esnap_name\"");
+    else if (!outer)
+        rpc_fail_no_disk(c, name ? name : same);
+    else
+        rpc_lvol_begin_outer(c, d, outer);
+}
+
 const struct rpc_method rpc_methods_lvol_family[] = {
     {"bdev_lvol_inflate", "inflate_lvol_bdev",
      "Gives a volume all space of its own, with a copy of what its snapshot has: it goes back to none, and is thick.",
@@ -75,5 +98,8 @@ const struct rpc_method rpc_methods_lvol_family[] = {
     {"bdev_lvol_set_parent", NULL,
      "Has a thin volume go back to a snapshot: what is not its own reads as that one has it.", params_set_parent,
      RPC_CHANGES, .run = lvol_set_parent},
+    {"bdev_lvol_set_parent_bdev", NULL,
+     "Has a thin volume go back to a disk outside its lvstore: what is not its own reads as that one has it.",
+     params_set_parent_bdev, RPC_CHANGES, .run = lvol_set_parent_bdev},
     {.name = NULL},
 };

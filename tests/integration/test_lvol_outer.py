@@ -191,20 +191,69 @@ def test_set_parent_from_a_disk_outside():
             client.call("bdev_lvol_detach_parent", name="lvs0/w")
             assert pattern(host, 1, SIZE) == [0, 0xdd, 0, 0, 0] and not lvol(client, "lvs0/w")["esnap_clone"]
             client.call("bdev_lvol_delete", name="lvs0/w")
+            client.call("bdev_malloc_delete", name="esnap1")  # it has been let go while the host uses the volume
         server.restart(True)
         with server.client() as again, Controller(serve_again(again), NQN, io_queues=1) as host:
             assert not listed(again, "v")["is_degraded"]
             assert pattern(host, 2, SIZE) == [0xcc, 0xcc, 0, 0xbb, 0xbb]
 
 
-def test_decouple_is_refused():
+def test_set_parent_bdev():
+    """test_lvol_set_parent_from_esnap of the other server the other way round, from one disk outside to another."""
     with Kept() as server, server.client() as client:
         make(server, client, CLUSTER)
         outer_disk(client)
-        client.call("bdev_lvol_clone_bdev", bdev=OUTER, lvs_name="lvs0", clone_name="v")
-        for method in ("bdev_lvol_decouple_parent", "bdev_lvol_inflate"):
-            code, said = client.refused(method, name="lvs0/v")
-            assert code == -95 and "goes back to a disk outside" in said
+        outer_disk(client, "esnap2", "5f2c6d1e-3f0c-4a52-8b5e-7f5fb4a35d11")
+        with Controller(serve(client), NQN, io_queues=2) as host:
+            refill(client, host, 0xaa)
+            refill(client, host, 0xbb, "esnap2")
+            given = client.call("bdev_lvol_clone_bdev", bdev="esnap1", lvs_name="lvs0", clone_name="v")
+            namespace(client, given)
+            fill(host, 1, (0, 1), 0xcc)
+            assert pattern(host, 1, SIZE) == [0xcc, 0xcc, 0xaa, 0xaa, 0xaa]
+            for params, code, words in (({"parent_name": "no"}, ENODEV, "there is no"),
+                                        ({"parent_name": "esnap1"}, EEXIST, "already"),
+                                        ({"esnap_name": given}, EINVAL, "bdev_lvol_set_parent is for that"),
+                                        ({}, INVALID_PARAMS, "esnap_name")):
+                got, said = client.refused("bdev_lvol_set_parent_bdev", lvol_name=given, **params)
+                assert got == code and words in said, (params, got, said)
+            client.call("bdev_lvol_set_parent_bdev", lvol_name="lvs0/v", parent_name="esnap2")
+            assert pattern(host, 1, SIZE) == [0xcc, 0xcc, 0xbb, 0xbb, 0xbb]
+            client.call("bdev_malloc_delete", name="esnap1")  # nobody holds it any more
+            assert client.refused("bdev_malloc_delete", name="esnap2")[0] == EBUSY
+            client.call("bdev_lvol_create", lvol_name="thick", size_in_mib=SIZE, lvs_name="lvs0")
+            code, said = client.refused("bdev_lvol_set_parent_bdev", lvol_name="lvs0/thick", esnap_name="esnap2")
+            assert code == EINVAL and "is thick" in said
+            client.call("bdev_lvol_detach_parent", name=given)
+            client.call("bdev_malloc_delete", name="esnap2")
+            assert pattern(host, 1, SIZE) == [0xcc, 0xcc, 0, 0, 0]
+
+
+def test_inflate_and_decouple():
+    """What shows through is copied under a host, with checksums and without, and that disk can be deleted at once."""
+    for checksum in (False, True):
+        with Kept() as server, server.client() as client:
+            client.call("bdev_malloc_create", name="tmp", num_blocks=1, block_size=BLOCK)
+            client.call("bdev_aio_create", name="A", filename=str(server.image), block_size=BLOCK)
+            client.call("bdev_lvol_create_lvstore", bdev_name="A", lvs_name="lvs0", cluster_sz=CLUSTER,
+                        checksum=checksum)
+            outer_disk(client)
+            with Controller(serve(client), NQN, io_queues=2) as host:
+                refill(client, host, 0xaa)
+                for nsid, name, method in ((1, "v", "bdev_lvol_decouple_parent"), (2, "w", "bdev_lvol_inflate")):
+                    client.call("bdev_lvol_clone_bdev", bdev=OUTER, lvs_name="lvs0", clone_name=name)
+                    namespace(client, f"lvs0/{name}")
+                    fill(host, nsid, (1,), 0xcc)
+                    client.call(method, name=f"lvs0/{name}")
+                    assert not lvol(client, f"lvs0/{name}")["esnap_clone"]
+                    assert lvol(client, f"lvs0/{name}")["thin_provision"] == (name == "v")
+                client.call("bdev_malloc_delete", name="esnap1")
+                for nsid in (1, 2):
+                    assert pattern(host, nsid, SIZE) == [0xaa, 0xcc, 0xaa, 0xaa, 0xaa]
+            server.restart(True)
+            with server.client() as again, Controller(serve_again(again), NQN, io_queues=1) as host:
+                for nsid in (1, 2):
+                    assert pattern(host, nsid, SIZE) == [0xaa, 0xcc, 0xaa, 0xaa, 0xaa]
 
 
 def test_other_blocks():
