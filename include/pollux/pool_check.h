@@ -28,11 +28,13 @@ struct plx_pool_finding {
     const char *volume; /**< its name, "volume 7" when it has none; NULL: of the pool */
     int64_t number;     /**< of the volume, or PLX_POOL_NOWHERE */
     int64_t unit;       /**< of the pool, or PLX_POOL_NOWHERE */
+    int64_t offset;     /**< of data: bytes from the beginning of the volume; else PLX_POOL_NOWHERE */
     const char *text;   /**< one sentence without its stop, for people; may have what is on the disk in it */
 };
 
 /** Memory of the caller's; the lower half is filled. */
 struct plx_pool_check {
+    bool data;                   /**< is compared with its checksums as well, in pools that have them */
     bool repair;                 /**< what can be mended without a guess; nobody else has the disk open */
     struct plx_reactor *reactor; /**< that the caller drives by `turn`; NULL: one of its own */
     void (*turn)(struct plx_reactor *r);
@@ -47,6 +49,7 @@ struct plx_pool_check {
     uint32_t volumes, snapshots, others; /**< others: that were deleted, and are not free yet */
     uint64_t nodes;                      /**< units of metadata that were read */
     uint64_t log_pages;                  /**< that are still to be replayed; */
+    uint64_t data_bytes;                 /**< of data that were compared */
     uint64_t notes, wastes, damages;     /**< findings, also those beyond the number that are told */
     bool repaired;                       /**< something was written */
     unsigned tries;                      /**< how often it began anew, as somebody was writing */

@@ -154,6 +154,7 @@ _pollux_pool()
     pool:create) options='--name --cluster --yes --json' ;;
     volume:create) options='--thick --json' ;;
     volume:export) options='--base --offset' ;;
+    pool:check) options='--data --json' ;;
     pool:repair | pool:rm | volume:revert | volume:resize | volume:rm) options='--yes --json' ;;
     esac
     case $previous in

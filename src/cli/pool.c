@@ -200,7 +200,7 @@ static const struct pool_verb pool_verbs[] = {
      pool_create},
     {"status", "DISK", 1, 1, "", "bdev_lvol_get_lvstores", pool_show},
     {"grow", "DISK", 1, 1, "", "bdev_lvol_grow_lvstore", pool_grow},
-    {"check", "DISK", 1, 1, "", NULL, pool_check},
+    {"check", "[--data] DISK", 1, 1, "d", NULL, pool_check},
     {"repair", "[--yes] DISK", 1, 1, "y", NULL, pool_repair},
     {"dump", "DISK [VOLUME]", 1, 2, "", NULL, pool_dump},
     {"rm", "[--yes] DISK", 1, 1, "y", "bdev_lvol_delete_lvstore", pool_remove},

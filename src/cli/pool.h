@@ -11,7 +11,7 @@ enum { POOL_TEXT = 256, POOL_COUNT = 64 };
 struct pool_command {
     char **words; /* the first one is the disk */
     unsigned nwords;
-    bool json, yes, thick, checksum, help;
+    bool json, yes, thick, checksum, data, help;
     const char *name; /* --name */
     const char *base; /* --base */
     uint64_t offset;  /* --offset */
@@ -24,7 +24,7 @@ struct pool_verb {
     const char *name;
     const char *takes;   /* after "pollux pool create" */
     unsigned min, max;   /* words */
-    const char *options; /* a letter for each option that it takes beside --json: y, n, c, k, t, b, o */
+    const char *options; /* a letter for each option that it takes beside --json: y, n, c, k, t, b, o, d */
     const char *method;  /* what a server is asked by for the same; or NULL */
     int (*run)(const struct pool_command *o, const struct pool_verb *v);
 };
@@ -56,7 +56,7 @@ int pool_do(struct pool_at *at, struct plx_pool_op *op);
 int pool_diff(struct pool_at *at, struct plx_pool_diff *d);
 /* Of a server. @return EXIT_OK, or another after having said what is wrong */
 int pool_read(struct pool_at *at, const uint8_t volume[16], uint64_t offset, uint64_t length, uint8_t *mem);
-int pool_served_check(struct pool_at *at, json_t **out);
+int pool_served_check(struct pool_at *at, bool data, json_t **out);
 
 /* @return EXIT_OK, or another after having said what is wrong */
 int pool_open_disk(struct pool_at *at, const char *disk, const struct pool_verb *v);

@@ -47,6 +47,7 @@ static json_t *finding_json(const struct plx_pool_finding *f)
     json_object_set_new(o, "volume", f->volume ? pool_json_text(f->volume) : json_null());
     json_object_set_new(o, "number", f->number >= 0 ? json_integer(f->number) : json_null());
     json_object_set_new(o, "unit", f->unit >= 0 ? json_integer(f->unit) : json_null());
+    json_object_set_new(o, "offset", f->offset >= 0 ? json_integer(f->offset) : json_null());
     json_object_set_new(o, "repairable", json_boolean(f->mendable));
     return o;
 }
@@ -71,7 +72,8 @@ static void check_found(void *arg, const struct plx_pool_finding *f)
 static int check_run(struct checking *k, const struct pool_at *at, bool repair)
 {
     struct plx_error err;
-    k->check = (struct plx_pool_check){.repair = repair, .found = check_found, .progress = check_progress, .arg = k};
+    k->check = (struct plx_pool_check){
+        .repair = repair, .data = k->o->data && !repair, .found = check_found, .progress = check_progress, .arg = k};
     k->mendable = 0;
     k->progress = (struct pool_progress){.what = "check", .quiet = k->o->json};
     int ret = plx_pool_check(at->disk, &k->check, &err);
@@ -93,6 +95,7 @@ static void checked_json(const struct checking *k, json_t *o)
     json_object_set_new(o, "deleted", json_integer(c->others));
     json_object_set_new(o, "nodes", cli_json_number(c->nodes));
     json_object_set_new(o, "log_pages", cli_json_number(c->log_pages));
+    json_object_set_new(o, "data_bytes", cli_json_number(c->data_bytes));
     json_object_set_new(o, "notes", cli_json_number(c->notes));
     json_object_set_new(o, "wastes", cli_json_number(c->wastes));
     json_object_set_new(o, "damages", cli_json_number(c->damages));
@@ -106,8 +109,10 @@ static void checked_text(const struct checking *k)
     pool_count_text(&n, count);
     ctl_size((double)c->size, size, sizeof size);
     ctl_size((double)c->used, used, sizeof used);
-    printf("%s: generation %" PRIu64 ", %s, %s of %s used, %" PRIu64 " nodes: ", k->disk, c->generation, count, used,
+    printf("%s: generation %" PRIu64 ", %s, %s of %s used, %" PRIu64 " nodes", k->disk, c->generation, count, used,
            size, c->nodes);
+    ctl_size((double)c->data_bytes, size, sizeof size);
+    printf(c->data_bytes ? " and %s of data: " : ": ", size);
     if (!c->wastes && !c->damages)
         printf("clean\n");
     else
@@ -144,7 +149,7 @@ static int check_served(struct checking *k, struct pool_at *at)
     struct plx_pool_check *c = &k->check;
     json_t *got = NULL, *each;
     size_t i;
-    if (pool_served_check(at, &got))
+    if (pool_served_check(at, k->o->data, &got))
         return CHECK_FAILED;
     json_array_foreach(json_object_get(got, "findings"), i, each)
     {
@@ -156,6 +161,7 @@ static int check_served(struct checking *k, struct pool_at *at)
                                            .volume = *volume ? volume : NULL,
                                            .number = ctl_int(each, "number"),
                                            .unit = ctl_int(each, "unit"),
+                                           .offset = ctl_int(each, "offset"),
                                            .text = ctl_str(each, "text")};
         check_found(k, &f);
     }
@@ -167,6 +173,7 @@ static int check_served(struct checking *k, struct pool_at *at)
     c->others = (uint32_t)ctl_int(got, "deleted");
     c->nodes = (uint64_t)ctl_int(got, "nodes");
     c->log_pages = (uint64_t)ctl_int(got, "log_pages");
+    c->data_bytes = (uint64_t)ctl_int(got, "data_bytes");
     c->notes = (uint64_t)ctl_int(got, "notes");
     c->wastes = (uint64_t)ctl_int(got, "wastes");
     c->damages = (uint64_t)ctl_int(got, "damages");

@@ -13,6 +13,7 @@ enum {
     OPT_YES,
     OPT_THICK,
     OPT_CHECKSUM,
+    OPT_DATA,
     OPT_NAME,
     OPT_CLUSTER,
     OPT_BASE,
@@ -39,6 +40,8 @@ static int check_pool_options(const struct pool_command *o, const struct pool_ve
         ret = check_pool_option(v, 't', "thick", command);
     if (!ret && o->checksum)
         ret = check_pool_option(v, 'k', "checksum", command);
+    if (!ret && o->data)
+        ret = check_pool_option(v, 'd', "data", command);
     if (!ret && o->name)
         ret = check_pool_option(v, 'n', "name", command);
     if (!ret && o->cluster)
@@ -56,6 +59,7 @@ static int pool_parse(int argc, char **argv, struct pool_command *o)
                                           {"yes", no_argument, NULL, OPT_YES},
                                           {"thick", no_argument, NULL, OPT_THICK},
                                           {"checksum", no_argument, NULL, OPT_CHECKSUM},
+                                          {"data", no_argument, NULL, OPT_DATA},
                                           {"name", required_argument, NULL, OPT_NAME},
                                           {"cluster", required_argument, NULL, OPT_CLUSTER},
                                           {"base", required_argument, NULL, OPT_BASE},
@@ -70,6 +74,7 @@ static int pool_parse(int argc, char **argv, struct pool_command *o)
         o->yes |= opt == OPT_YES;
         o->thick |= opt == OPT_THICK;
         o->checksum |= opt == OPT_CHECKSUM;
+        o->data |= opt == OPT_DATA;
         o->help |= opt == 'h';
         if (opt == OPT_NAME)
             o->name = optarg;

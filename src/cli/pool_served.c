@@ -398,7 +398,10 @@ int pool_read(struct pool_at *at, const uint8_t volume[16], uint64_t offset, uin
     return ret;
 }
 
-int pool_served_check(struct pool_at *at, json_t **out)
+int pool_served_check(struct pool_at *at, bool data, json_t **out)
 {
-    return ctl_call(&at->server, "pollux_pool_check", json_pack("{s:s}", "uuid", at->uuid), out);
+    json_t *params = json_pack("{s:s}", "uuid", at->uuid);
+    if (data)
+        json_object_set_new(params, "data", json_true());
+    return ctl_call(&at->server, "pollux_pool_check", params, out);
 }

@@ -43,6 +43,7 @@ static void tell_all(struct pck *c)
                                               .volume = f->number >= 0 ? f->volume : NULL,
                                               .number = f->number,
                                               .unit = f->unit,
+                                              .offset = f->offset,
                                               .text = f->text};
         o->found(o->arg, &told);
     }
@@ -59,6 +60,8 @@ int pck_begin(struct pck *c)
 static int pck_look(struct pck *c)
 {
     int ret = pck_begin(c);
+    if (!ret)
+        ret = pck_data_init(c);
     if (ret)
         return ret;
     pck_trees(c);
@@ -78,7 +81,7 @@ static int pck_look_once(struct plx_bdev *bdev, struct plx_pool_check *o, struct
     c->err = err;
     c->began = plx_clock_ns();
     o->volumes = o->snapshots = o->others = 0;
-    o->nodes = 0;
+    o->nodes = o->data_bytes = 0;
     int ret = pck_disk_open(&c->disk, bdev, o->reactor, o->turn);
     if (ret)
         plx_fail(err, ret, "%s: cannot be read: %s", plx_bdev_info(bdev)->name, strerror(-ret));

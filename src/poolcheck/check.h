@@ -75,7 +75,7 @@ struct pck_counts {
 struct pck_finding {
     enum plx_pool_severity severity;
     bool mendable;
-    int64_t number, unit;
+    int64_t number, unit, offset;
     char volume[PCK_SHOWN_NAME];
     char text[320];
 };
@@ -124,6 +124,8 @@ struct pck {
     } * cache;
     uint32_t cache_mask;
     uint8_t *level[PCK_HEIGHT_MAX + 1]; /* the node of each level that is being gone through */
+
+    struct pck_data *data; /* NULL: it is not looked at */
 
     struct pck_finding *found;
     unsigned n_found;
@@ -193,6 +195,20 @@ uint64_t pck_bits_at(const struct pck_bits *b, uint64_t region, uint64_t word);
 uint64_t pck_fixed_at(const struct pck *c, uint64_t region, uint64_t word);
 /* What of a word of a map there is in the pool. */
 uint64_t pck_there_at(const struct pck *c, uint64_t region, uint64_t word);
+
+/* What a volume has in a place. @return false when that cannot be read */
+bool pck_entry_at(struct pck *c, const struct pck_volume *v, unsigned level, uint64_t at, struct pck_entry *out);
+
+/* ---- data.c: if data is to be looked at; else nothing ---- */
+
+int pck_data_init(struct pck *c);
+void pck_data_free(struct pck *c);
+/* A unit that nobody before it has had. */
+void pck_data_entry(struct pck *c, struct pck_volume *v, const struct pck_entry *e, uint64_t at);
+/* What a change in the log maps, which can be. */
+void pck_data_change(struct pck *c, const struct pck_change *g, const uint8_t *crcs);
+/* What has been added is looked at: they are many at a time. */
+void pck_data_end(struct pck *c);
 
 /* ---- repair.c ---- */
 

@@ -94,6 +94,8 @@ static void log_page_check(struct pck *c, uint64_t n)
         }
         if (!bytes)
             return;
+        if (!wrong && g.kind == PCK_MAP)
+            pck_data_change(c, &g, mem + PCK_CHANGE_BYTES);
         mem += bytes;
         room -= bytes;
     }
@@ -108,6 +110,7 @@ int pck_log(struct pck *c)
         return ret;
     for (uint64_t n = 0; n < c->log_pages && !c->stop; n++)
         log_page_check(c, n);
+    pck_data_end(c);
     if (c->log_pages)
         pck_say(c, PLX_POOL_NOTE, false, NULL, PLX_POOL_NOWHERE,
                 "the pool was not closed: %llu page%s of the log will be replayed when it is opened",

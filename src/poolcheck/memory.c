@@ -55,6 +55,7 @@ void pck_memory_free(struct pck *c)
     pck_bits_free(c, &c->logged);
     pck_bits_free(c, &c->old);
     pck_bits_free(c, &c->twice);
+    pck_data_free(c);
     free(c->log);
     free(c->cache);
     free(c->counts.slot);
@@ -159,7 +160,7 @@ void pck_say(struct pck *c, enum plx_pool_severity severity, bool mendable, cons
     }
     struct pck_finding *f = &c->found[c->n_found++];
     *f = (struct pck_finding){
-        .severity = severity, .mendable = mendable, .number = v ? (int64_t)v->number : -1, .unit = unit};
+        .severity = severity, .mendable = mendable, .number = v ? (int64_t)v->number : -1, .unit = unit, .offset = -1};
     if (v)
         memcpy(f->volume, v->shown, sizeof f->volume);
     va_start(ap, fmt);

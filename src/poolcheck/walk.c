@@ -27,8 +27,7 @@ struct pck_volume *pck_parent_at(struct pck *c, const struct pck_volume *v, uint
     return s;
 }
 
-/* What a snapshot has in a place. @return false when that cannot be read */
-static bool entry_at(struct pck *c, const struct pck_volume *s, unsigned level, uint64_t at, struct pck_entry *out)
+bool pck_entry_at(struct pck *c, const struct pck_volume *s, unsigned level, uint64_t at, struct pck_entry *out)
 {
     *out = s->r.root;
     if (level > s->r.height || (s->r.height < PCK_HEIGHT_MAX && at >> (s->r.height * pck_fan(&c->root)))) {
@@ -76,7 +75,7 @@ static int same_as_parent(struct pck *c, struct pck_volume *v, const struct pck_
                           unsigned level, uint64_t at)
 {
     struct pck_entry other;
-    if (!entry_at(c, s, level, at, &other))
+    if (!pck_entry_at(c, s, level, at, &other))
         return -1;
     if (other.unit == e->unit && other.birth == e->birth && other.crc == e->crc)
         return 1;
@@ -167,7 +166,10 @@ static uint64_t tree_walk(struct pck *c, struct pck_volume *v, const struct pck_
     }
     c->n_used++;
     pck_step(c);
-    return level ? node_walk(c, v, e, level, at) : 1;
+    if (level)
+        return node_walk(c, v, e, level, at);
+    pck_data_entry(c, v, e, at);
+    return 1;
 }
 
 /*
@@ -198,7 +200,7 @@ static bool leads_to_twice(struct pck *c, const struct pck_entry *e, unsigned le
  * Of those that have lost the snapshot that they go back to, the first that is gone through leads to nothing that was
  * seen: what the others share with it is found with them. And what cannot be read may lead to what any of them has.
  */
-static void find_sharers(struct pck *c)
+static void find_orphans_sharing(struct pck *c)
 {
     bool twice = false, unknown = false;
     for (uint32_t i = 0; i < c->n; i++) {
@@ -245,7 +247,8 @@ void pck_trees(struct pck *c)
         if (v->r.root.unit)
             v->counted = tree_walk(c, v, &v->r.root, v->r.height, 0);
     }
-    find_sharers(c);
+    pck_data_end(c);
+    find_orphans_sharing(c);
     for (uint32_t i = 0; i < c->n && !c->stop; i++) {
         struct pck_volume *v = c->order[i];
         if (v->orphan)

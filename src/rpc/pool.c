@@ -37,7 +37,7 @@ struct pool_call {
     const char *volume, *name, *from;
     enum plx_pool_op_kind kind;
     uint64_t offset, length;
-    bool thick, own;
+    bool thick, own, data;
     char store[PLX_UUID_TEXT + PLX_POOL_NAME];
 };
 
@@ -350,9 +350,10 @@ static void add_finding(void *arg, const struct plx_pool_finding *f)
     const struct pool_checking *k = arg;
     static const char *const severities[] = {"note", "waste", "damage"};
     json_t *text = json_string(f->text), *volume = f->volume ? json_string(f->volume) : json_null();
-    json_t *o = json_pack("{s:s, s:o, s:o, s:I, s:I, s:b}", "severity", severities[f->severity], "text",
+    json_t *o = json_pack("{s:s, s:o, s:o, s:I, s:I, s:I, s:b}", "severity", severities[f->severity], "text",
                           text ? text : json_string("?"), "volume", volume ? volume : json_null(), "number",
-                          (json_int_t)f->number, "unit", (json_int_t)f->unit, "repairable", f->mendable);
+                          (json_int_t)f->number, "unit", (json_int_t)f->unit, "offset", (json_int_t)f->offset,
+                          "repairable", f->mendable);
     json_array_append_new(k->findings, o);
 }
 
@@ -368,23 +369,32 @@ static int run_check(struct pool_call *t, struct plx_error *err)
 {
     struct plx_pool_info info;
     struct pool_checking k = {t->call->rpc, json_array()};
-    struct plx_pool_check c = {.found = add_finding, .progress = check_goes_on, .arg = &k};
+    struct plx_pool_check c = {.data = t->data, .found = add_finding, .progress = check_goes_on, .arg = &k};
     plx_pool_get_info(t->pool, &info);
     int ret = plx_pool_check(info.disk, &c, err);
-    t->result = json_pack("{s:s, s:o, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:o}", "name", info.name,
-                          "uuid", rpc_uuid_json(info.uuid), "generation", (json_int_t)c.generation, "size",
-                          (json_int_t)c.size, "used", (json_int_t)c.used, "volumes", (json_int_t)c.volumes, "snapshots",
-                          (json_int_t)c.snapshots, "deleted", (json_int_t)c.others, "nodes", (json_int_t)c.nodes,
-                          "log_pages", (json_int_t)c.log_pages, "notes", (json_int_t)c.notes, "wastes",
-                          (json_int_t)c.wastes, "damages", (json_int_t)c.damages, "findings", k.findings);
+    t->result =
+        json_pack("{s:s, s:o, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:o}", "name", info.name,
+                  "uuid", rpc_uuid_json(info.uuid), "generation", (json_int_t)c.generation, "size", (json_int_t)c.size,
+                  "used", (json_int_t)c.used, "volumes", (json_int_t)c.volumes, "snapshots", (json_int_t)c.snapshots,
+                  "deleted", (json_int_t)c.others, "nodes", (json_int_t)c.nodes, "log_pages", (json_int_t)c.log_pages,
+                  "data_bytes", (json_int_t)c.data_bytes, "notes", (json_int_t)c.notes, "wastes", (json_int_t)c.wastes,
+                  "damages", (json_int_t)c.damages, "findings", k.findings);
     return ret;
 }
+
+static const struct rpc_param params_check[] = {
+    UUID("uuid", "of the pool", REQUIRED),
+    BOOL("data", "is compared with its checksums, too, in a pool that has them", INIT("false")),
+    END,
+};
 
 static void pool_check(struct rpc_call *c)
 {
     struct pool_call *t = pool_call_of(c, run_check);
-    if (t)
-        pool_call_run(t);
+    if (!t)
+        return;
+    t->data = rpc_bool(c, "data");
+    pool_call_run(t);
 }
 
 /* ---- fragmaps ---- */
@@ -511,7 +521,7 @@ const struct rpc_method rpc_methods_pool[] = {
      "Lists where two snapshots are different: offset, length, and whether there is data, at most 4096 at a time.",
      params_diff, RPC_READS, .run = pool_diff},
     {"pollux_pool_read", NULL, "Reads a snapshot or a volume.", params_read, RPC_READS, .run = pool_read},
-    {"pollux_pool_check", NULL, "Looks at all that is on the disk of a pool.", params_pool, RPC_READS,
+    {"pollux_pool_check", NULL, "Looks at all that is on the disk of a pool.", params_check, RPC_READS,
      .run = pool_check},
     {"bdev_lvol_get_fragmap", NULL,
      "Says of each cluster of a volume whether it has data that its snapshot has not, as bits in base64.",

@@ -1,12 +1,16 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """`pollux pool` and `pollux volume` on a disk that a server has open: it is found, and does the same."""
 import base64
+import contextlib
+import json
+import os
 import threading
 
 import pytest
 
 from host import Controller
 from rpc import Server
+from test_host import pollux
 from test_lvol import Kept, create, make, serve
 from test_pool import MIB, run, told, volumes
 from test_pool_stream import exported, source
@@ -171,3 +175,42 @@ def test_fragmaps_have_what_a_volume_has_of_its_own(mib):
         assert part["num_clusters"] == 2 and base64.b64decode(part["fragmap"]) == b"\x03"
         assert client.refused("bdev_lvol_get_fragmap", name="lvs0/s", offset=1)[0] == -22
         assert client.refused("bdev_lvol_get_fragmap", name="lvs0/none")[0] == -19
+
+
+@pytest.mark.parametrize("is_served", [False, True])
+def test_data_is_compared_with_its_checksums(tmp_path, is_served):
+    disk, data = tmp_path / "disk.img", tmp_path / "data"
+    disk.write_bytes(b"")
+    os.truncate(disk, 64 * MIB)
+    data.write_bytes(os.urandom(2 * MIB))
+    run("pool", "create", "--checksum", "--yes", disk)
+    run("volume", "create", disk, "web", "8M")
+    run("cp", data, f"volume:{disk}?name=web")
+    run("volume", "snapshot", disk, "web", "one")
+    nodes = told("pool", "dump", disk, "one")
+    leaf = next(each for each in nodes if each["is"] == "node" and each["level"] == 1)
+    unit = next(each for each in leaf["maps"] if each["at"] == 100)["to"]["unit"]
+    with serving(disk) if is_served else contextlib.nullcontext():
+        told_all = told("pool", "check", "--data", disk)
+        assert told_all["clean"] and told_all["data_bytes"] == 2 * MIB
+    with open(disk, "r+b") as file:
+        file.seek(unit * 4096 + 77)
+        byte = file.read(1)[0]
+        file.seek(unit * 4096 + 77)
+        file.write(bytes([byte ^ 4]))
+    with serving(disk) if is_served else contextlib.nullcontext():
+        assert told("pool", "check", disk)["clean"]
+        result = pollux("pool", "check", "--data", disk, "--json")
+        assert result.returncode == 4 and not result.stderr
+        found = json.loads(result.stdout)
+        damage, = [each for each in found["findings"] if each["severity"] == "damage"]
+        assert (damage["volume"], damage["offset"], damage["unit"]) == ("web", 409600, unit)
+        text = pollux("pool", "check", "--data", disk).stdout
+        assert f"web, byte 409600: has data that is not what was written, in unit {unit}; 1 other has it" in text
+        assert "2 MiB of data: 1 damage," in text
+
+
+def test_data_without_checksums(source):
+    disk, *_ = source
+    assert "the pool has no checksums" in run("pool", "check", "--data", disk)
+    assert "--data is not for" in run("pool", "status", "--data", disk, status=2)

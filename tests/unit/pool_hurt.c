@@ -10,6 +10,7 @@ void hurt_take(void *arg, const struct plx_pool_finding *f)
 {
     struct hurt_seen *s = arg;
     s->per[f->severity]++;
+    s->offset = f->offset;
     s->mendable += f->mendable && f->severity != PLX_POOL_NOTE;
     strncat(s->texts, f->text, sizeof s->texts - strlen(s->texts) - 1);
     strncat(s->texts, "\n", sizeof s->texts - strlen(s->texts) - 1);
@@ -25,6 +26,17 @@ void hurt_look(struct pool_rig *rig, bool repair)
     hurt_seen = (struct hurt_seen){.texts = ""};
     if (plx_pool_check(rig->disk, &c, &err))
         fail_msg("%s", err.text);
+}
+
+uint64_t hurt_look_data(struct pool_rig *rig)
+{
+    struct plx_error err = {""};
+    struct plx_pool_check c = {
+        .data = true, .reactor = rig->reactor, .turn = rig_turn, .found = hurt_take, .arg = &hurt_seen};
+    hurt_seen = (struct hurt_seen){.texts = ""};
+    if (plx_pool_check(rig->disk, &c, &err))
+        fail_msg("%s", err.text);
+    return c.data_bytes;
 }
 
 void hurt_expect_clean(struct pool_rig *rig)

@@ -15,6 +15,7 @@ enum { HURT_UNIT = 4096, HURT_BLOCKS = 8 /* of a unit */, HURT_VOLUME = 3 << 20 
 
 struct hurt_seen {
     uint64_t per[3], mendable;
+    int64_t offset;    /* of the last */
     char texts[16384]; /* a line each */
 };
 
@@ -22,6 +23,8 @@ extern struct hurt_seen hurt_seen; /* by the last look */
 
 void hurt_take(void *arg, const struct plx_pool_finding *f);
 void hurt_look(struct pool_rig *rig, bool repair);
+/* With data. @return bytes of it that were compared */
+uint64_t hurt_look_data(struct pool_rig *rig);
 void hurt_expect_clean(struct pool_rig *rig);
 /* mendable: whether some of what is found is. */
 void hurt_expect(struct pool_rig *rig, enum plx_pool_severity severity, bool mendable, const char *text);

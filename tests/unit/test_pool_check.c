@@ -3,6 +3,7 @@
 #include "pool_hurt.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -340,6 +341,63 @@ static void test_snapshots_that_are_freed_in_another_order(void **state)
     free(data);
 }
 
+/* ---- data ---- */
+
+static struct pck_entry entry_of(struct pool_rig *rig, const struct pck_record *v, uint64_t at)
+{
+    struct pck_entry e = v->root;
+    for (unsigned level = v->height; level; level--) {
+        hurt_get(rig, e.unit);
+        e = pck_get_entry(hurt_unit + (at >> ((level - 1) * 8) & 255) * 16);
+    }
+    return e;
+}
+
+/* Each unit by itself: it is named by one that people know, who has it there, though it belongs to a ghost. */
+static void test_data_that_is_not_what_was_written(void **state)
+{
+    static const struct {
+        unsigned volume;
+        uint64_t at;
+        const char *text;
+    } tries[] = {
+        {0, 2, "a, byte 8192: has data that is not what was written, in unit "},
+        {1, 10, "b, byte 40960: has data that is not what was written, in unit "}, /* of "one" */
+        {4, 3, "c, byte 12288: has data that is not what was written, in unit "},  /* of the ghost */
+        {3, 63, "a, byte 258048: has data that is not what was written, in unit "},
+        {0, 663, "a, byte 2715648: has data that is not what was written, in unit "},
+    };
+    struct pool_rig rig;
+    char text[128];
+    (void)state;
+    hurt_begin(&rig);
+    const uint64_t all = hurt_look_data(&rig);
+    if (!(hurt_root_of(&rig).flags & PCK_ROOT_CHECKSUMS)) {
+        assert_int_equal(all, 0);
+        assert_non_null(strstr(hurt_seen.texts, "the pool has no checksums"));
+        assert_int_equal(hurt_seen.per[PLX_POOL_WASTE] + hurt_seen.per[PLX_POOL_DAMAGE], 0);
+        rig_end(&rig);
+        return;
+    }
+    assert_int_equal(hurt_seen.per[PLX_POOL_WASTE] + hurt_seen.per[PLX_POOL_DAMAGE], 0);
+    assert_int_equal(all, (128 + 4) * HURT_UNIT); /* 64 and 64, and what "a" wrote between its snapshots */
+    for (unsigned i = 0; i < PLX_ARRAY_SIZE(tries); i++) {
+        const struct pck_record v = hurt_record_of(&rig, tries[i].volume);
+        const struct pck_entry e = entry_of(&rig, &v, tries[i].at);
+        hurt_rot(&rig, e.unit, 4095);
+        hurt_expect_clean(&rig); /* by metadata */
+        assert_int_equal(hurt_look_data(&rig), all);
+        snprintf(text, sizeof text, "%s%llu", tries[i].text, (unsigned long long)e.unit);
+        if (hurt_seen.per[PLX_POOL_DAMAGE] != 1 || !strstr(hurt_seen.texts, text) || hurt_seen.mendable)
+            fail_msg("not \"%s\", but: %s", text, hurt_seen.texts);
+        assert_int_equal(hurt_seen.offset, (int64_t)tries[i].at * HURT_UNIT);
+        hurt_rot(&rig, e.unit, 4095);
+    }
+    hurt_look_data(&rig);
+    assert_int_equal(hurt_seen.per[PLX_POOL_DAMAGE], 0);
+    rig_end(&rig);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -356,6 +414,7 @@ int main(void)
         cmocka_unit_test(test_a_damaged_node_costs_its_volume),
         cmocka_unit_test(test_entries_that_cannot_be),
         cmocka_unit_test(test_a_torn_root_is_told),
+        cmocka_unit_test(test_data_that_is_not_what_was_written),
         cmocka_unit_test(test_snapshots_that_are_freed_in_another_order),
     };
     rig_simulate(true); /* nobody waits for timers */

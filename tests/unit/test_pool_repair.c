@@ -313,6 +313,24 @@ static void expect_log_left_alone(struct pool_rig *rig)
     hurt_put(rig, page);
 }
 
+/* Data that nothing but the log leads to is compared with what the log has of it. */
+static void expect_logged_data(struct pool_rig *rig)
+{
+    const struct pck_root r = hurt_root_of(rig);
+    struct pck_change g;
+    if (!(r.flags & PCK_ROOT_CHECKSUMS))
+        return;
+    assert_int_equal(hurt_look_data(rig), 20 * HURT_UNIT);
+    assert_int_equal(hurt_seen.per[PLX_POOL_DAMAGE], 0);
+    hurt_get(rig, PCK_LOG_PLACE + r.log_first % r.log_units);
+    pck_get_change(hurt_unit + PCK_PAGE_HEADER + 7 * (PCK_CHANGE_BYTES + 8), PCK_CHANGE_BYTES + 8, &r, &g);
+    hurt_rot(rig, g.to, 0);
+    hurt_look_data(rig);
+    assert_non_null(strstr(hurt_seen.texts, "a, byte 573440: has data that is not what was written"));
+    assert_int_equal(hurt_seen.per[PLX_POOL_DAMAGE], 1);
+    hurt_rot(rig, g.to, 0);
+}
+
 static void test_a_log_that_cannot_be_replayed(void **state)
 {
     struct pool_rig rig;
@@ -322,12 +340,13 @@ static void test_a_log_that_cannot_be_replayed(void **state)
     leave_log(&rig);
     hurt_expect_clean(&rig);
     assert_non_null(strstr(hurt_seen.texts, "1 page of the log will be replayed"));
+    expect_log_left_alone(&rig);
+    expect_logged_data(&rig);
     const struct pck_root r = hurt_root_of(&rig);
     hurt_get(&rig, PCK_LOG_PLACE + r.log_first % r.log_units);
     const int64_t bytes = pck_get_page(hurt_unit, &r, r.log_first);
     const uint32_t change = PCK_CHANGE_BYTES + (r.flags & PCK_ROOT_CHECKSUMS ? 8 : 0); /* with the CRC of a unit */
     assert_int_equal(bytes, 20 * change);
-    expect_log_left_alone(&rig);
     pck_put64(hurt_unit + PCK_PAGE_HEADER + 5 * change + 8, UINT64_MAX); /* the sixth is of no unit there is */
     pck_put_page(hurt_unit, &r, r.log_first, (uint32_t)bytes);
     hurt_put(&rig, PCK_LOG_PLACE + r.log_first % r.log_units);
