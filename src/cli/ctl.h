@@ -19,6 +19,8 @@ struct ctl {
     json_t *methods;                 /* the table, as plx_rpc_describe() has it */
     int fd;                          /* -1: not connected */
     int64_t id;                      /* of the last request */
+    bool quiet;                      /* what is wrong with the connection is not said, but kept: */
+    char *why;
 };
 
 /* ---- ctl_client.c ---- */
@@ -29,7 +31,10 @@ struct ctl {
  * @return EXIT_OK; or EXIT_RUNTIME, or EXIT_USAGE for a socket that cannot be one, after having said what is wrong
  */
 int ctl_call(struct ctl *c, const char *method, json_t *params, json_t **result);
-/* The same, but that an error of the server is not said: *error is its message, to be freed; or NULL. */
+/*
+ * The same, but that an error of the server is not said: *error is its message, to be freed; or NULL. When c is quiet,
+ * it is what is wrong with the connection otherwise.
+ */
 int ctl_try(struct ctl *c, const char *method, json_t *params, json_t **result, char **error);
 /* The server's process, or 0 when it is not known. */
 long ctl_server_pid(const struct ctl *c);

@@ -15,25 +15,44 @@
 #include <sys/un.h>
 #include <unistd.h>
 
-static int no_server(const struct ctl *c, int error)
+/* Says what is wrong, or keeps it. */
+static int __attribute__((format(printf, 3, 4))) ctl_fail(struct ctl *c, int status, const char *fmt, ...)
+{
+    char *text;
+    va_list ap;
+    va_start(ap, fmt);
+    int len = vasprintf(&text, fmt, ap);
+    va_end(ap);
+    if (len < 0)
+        return status;
+    if (!c->quiet)
+        cli_fail(status, "%s", text);
+    free(c->why);
+    c->why = c->quiet ? text : NULL;
+    if (!c->quiet)
+        free(text);
+    return status;
+}
+
+static int no_server(struct ctl *c, int error)
 {
     char quoted[512];
     const char *path = plx_text_quote(c->socket, quoted, sizeof quoted) ? quoted : "SOCKET";
     switch (error) {
     case ENOENT:
     case ECONNREFUSED:
-        return cli_fail(EXIT_RUNTIME,
+        return ctl_fail(c, EXIT_RUNTIME,
                         "%s: %s; \"pollux serve -r %s\" starts a server there, and -s SOCKET names another one",
                         c->socket, error == ENOENT ? "there is no such socket" : "the server there has ended", path);
     case EACCES:
     case EPERM:
-        return cli_fail(EXIT_RUNTIME, "%s: %s; its server takes calls of root and of the user who started it",
+        return ctl_fail(c, EXIT_RUNTIME, "%s: %s; its server takes calls of root and of the user who started it",
                         c->socket, strerror(error));
     case EAGAIN:
-        return cli_fail(EXIT_RUNTIME, "%s: the server does not take connections; --timeout SECONDS waits for longer",
+        return ctl_fail(c, EXIT_RUNTIME, "%s: the server does not take connections; --timeout SECONDS waits for longer",
                         c->socket);
     default:
-        return cli_fail(EXIT_RUNTIME, "%s: %s; -s SOCKET names the one that \"pollux serve -r SOCKET\" listens at",
+        return ctl_fail(c, EXIT_RUNTIME, "%s: %s; -s SOCKET names the one that \"pollux serve -r SOCKET\" listens at",
                         c->socket, strerror(error));
     }
 }
@@ -44,12 +63,12 @@ static int ctl_connect(struct ctl *c)
     struct timeval limit = {.tv_sec = c->timeout};
     size_t len = strlen(c->socket);
     if (!len || len >= sizeof addr.sun_path)
-        return cli_fail(EXIT_USAGE, "--socket \"%s\" is no path of 1 to %zu bytes", c->socket,
+        return ctl_fail(c, EXIT_USAGE, "--socket \"%s\" is no path of 1 to %zu bytes", c->socket,
                         sizeof addr.sun_path - 1);
     memcpy(addr.sun_path, c->socket, len);
     c->fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
     if (c->fd < 0)
-        return cli_fail(EXIT_RUNTIME, "cannot make a socket: %s", strerror(errno));
+        return ctl_fail(c, EXIT_RUNTIME, "cannot make a socket: %s", strerror(errno));
     setsockopt(c->fd, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof limit); /* of connecting, too */
     if (connect(c->fd, (const struct sockaddr *)&addr, (socklen_t)(offsetof(struct sockaddr_un, sun_path) + len + 1)))
         return no_server(c, errno);
@@ -63,7 +82,7 @@ static int ctl_send(struct ctl *c, const char *text, size_t n)
         if (done < 0 && errno == EINTR)
             continue;
         if (done < 0)
-            return cli_fail(EXIT_RUNTIME, "%s: the server takes no call: %s", c->socket, strerror(errno));
+            return ctl_fail(c, EXIT_RUNTIME, "%s: the server takes no call: %s", c->socket, strerror(errno));
         text += done;
         n -= (size_t)done;
     }
@@ -95,7 +114,7 @@ static size_t read_some(void *buffer, size_t size, void *arg)
     }
 }
 
-static json_t *read_answer(const struct ctl *c, const char *method)
+static json_t *read_answer(struct ctl *c, const char *method)
 {
     struct ctl_reading r = {.c = c};
     json_error_t problem;
@@ -103,12 +122,13 @@ static json_t *read_answer(const struct ctl *c, const char *method)
     if (answer)
         return answer;
     if (r.late)
-        cli_fail(EXIT_RUNTIME, "%s: %s is not answered within %u seconds, and may be done yet; --timeout waits longer",
-                 c->socket, method, c->timeout);
+        ctl_fail(c, EXIT_RUNTIME,
+                 "%s: %s is not answered within %u seconds, and may be done yet; --timeout waits longer", c->socket,
+                 method, c->timeout);
     else if (r.closed)
-        cli_fail(EXIT_RUNTIME, "%s: the server has disconnected before it answered %s", c->socket, method);
+        ctl_fail(c, EXIT_RUNTIME, "%s: the server has disconnected before it answered %s", c->socket, method);
     else
-        cli_fail(EXIT_RUNTIME, "%s: the answer to %s cannot be read: %s", c->socket, method,
+        ctl_fail(c, EXIT_RUNTIME, "%s: the answer to %s cannot be read: %s", c->socket, method,
                  r.error ? strerror(r.error) : problem.text);
     return NULL;
 }
@@ -121,15 +141,16 @@ int ctl_try(struct ctl *c, const char *method, json_t *params, json_t **result, 
         json_object_set_new(request, "params", params);
     char *text = json_dumps(request, JSON_COMPACT);
     json_decref(request);
-    if (!text)
-        return cli_fail(EXIT_RUNTIME, "out of memory");
-    int ret = c->fd < 0 ? ctl_connect(c) : EXIT_OK;
+    int ret = !text ? ctl_fail(c, EXIT_RUNTIME, "out of memory") : c->fd < 0 ? ctl_connect(c) : EXIT_OK;
     if (!ret)
         ret = ctl_send(c, text, strlen(text));
     free(text);
     json_t *answer = ret ? NULL : read_answer(c, method);
-    if (!answer)
+    if (!answer) {
+        *error = c->why;
+        c->why = NULL;
         return ret ? ret : EXIT_RUNTIME;
+    }
     const json_t *problem = json_object_get(answer, "error"), *id = json_object_get(answer, "id");
     const char *message = json_string_value(json_object_get(problem, "message"));
     if (problem)

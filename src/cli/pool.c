@@ -41,13 +41,12 @@ static void full_bar(double full, char bar[BAR + 3])
     memcpy(bar + 1 + BAR, "]", 2);
 }
 
-static void status_text(const struct pool_at *at, const struct plx_pool_info *info)
+static void status_text(const struct pool_count *n, const struct plx_pool_info *info)
 {
     char uuid[40], text[POOL_COUNT], used[32], aside[32], free[32], size[32], bar[BAR + 3];
     const double full = full_of(info);
-    const struct pool_count n = pool_count(at);
     pool_uuid(info->uuid, uuid);
-    pool_count_text(&n, text);
+    pool_count_text(n, text);
     ctl_size((double)info->size, size, sizeof size);
     ctl_size((double)info->free, free, sizeof free);
     ctl_size((double)info->set_aside, aside, sizeof aside);
@@ -76,10 +75,9 @@ static void status_text(const struct pool_at *at, const struct plx_pool_info *in
         printf("nothing of it can be changed: %s\n", plx_nvme_status_text(info->broken));
 }
 
-static void status_json(const struct pool_at *at, const struct plx_pool_info *info)
+static void status_json(const struct pool_at *at, const struct pool_count *n, const struct plx_pool_info *info)
 {
     char uuid[40];
-    const struct pool_count n = pool_count(at);
     json_t *o = json_object();
     pool_uuid(info->uuid, uuid);
     json_object_set_new(o, "disk", pool_json_text(at->name));
@@ -96,20 +94,24 @@ static void status_json(const struct pool_at *at, const struct plx_pool_info *in
     json_object_set_new(o, "mark", json_integer(full_mark(full_of(info))));
     json_object_set_new(o, "unit", json_integer(info->unit));
     json_object_set_new(o, "cluster", json_integer(info->cluster));
-    json_object_set_new(o, "volumes", json_integer(n.volumes));
-    json_object_set_new(o, "snapshots", json_integer(n.snapshots));
+    json_object_set_new(o, "volumes", json_integer(n->volumes));
+    json_object_set_new(o, "snapshots", json_integer(n->snapshots));
     ctl_print_json(o);
     json_decref(o);
 }
 
-static void show_status(const struct pool_command *o, const struct pool_at *at)
+static int show_status(const struct pool_command *o, struct pool_at *at)
 {
     struct plx_pool_info info;
-    pool_info(at, &info);
-    if (o->json)
-        status_json(at, &info);
-    else
-        status_text(at, &info);
+    struct pool_count n;
+    int ret = pool_info(at, &info);
+    if (!ret)
+        ret = pool_count(at, &n);
+    if (!ret && o->json)
+        status_json(at, &n, &info);
+    else if (!ret)
+        status_text(&n, &info);
+    return ret;
 }
 
 static int pool_show(const struct pool_command *o, const struct pool_verb *v)
@@ -118,8 +120,7 @@ static int pool_show(const struct pool_command *o, const struct pool_verb *v)
     int ret = pool_open_pool(&at, o->words[0], v);
     if (ret)
         return ret;
-    show_status(o, &at);
-    return pool_put(&at, EXIT_OK);
+    return pool_put(&at, show_status(o, &at));
 }
 
 /* Names what is on a disk, and asks. */
@@ -151,8 +152,7 @@ static int pool_create(const struct pool_command *o, const struct pool_verb *v)
         ret = plx_pool_open(at.disk, &at.pool, &err);
     if (ret)
         return pool_put(&at, cli_fail(pool_status(ret), "%s", err.text));
-    show_status(o, &at);
-    return pool_put(&at, EXIT_OK);
+    return pool_put(&at, show_status(o, &at));
 }
 
 static int pool_grow(const struct pool_command *o, const struct pool_verb *v)
@@ -165,8 +165,7 @@ static int pool_grow(const struct pool_command *o, const struct pool_verb *v)
     ret = pool_do(&at, &op);
     if (ret)
         return pool_put(&at, cli_fail(pool_status(ret), "%s: %s", at.name, op.err.text));
-    show_status(o, &at);
-    return pool_put(&at, EXIT_OK);
+    return pool_put(&at, show_status(o, &at));
 }
 
 static int pool_remove(const struct pool_command *o, const struct pool_verb *v)

@@ -43,20 +43,28 @@ struct pool_at {
     struct ctl server;
     char socket[PATH_MAX], uuid[40];
     char lvstore[2 * PLX_POOL_NAME]; /* as which it is known there, or "" */
+    uint32_t unit;                   /* of the pool */
+    struct pool_seen *seen;          /* of it, since it was last changed from here; or NULL */
 };
 
 /* ---- pool_served.c: what is done to a pool that is open here, or in a server ---- */
 
-/* busy is why the disk cannot be opened. @return whether there is a server that has its pool, and answers */
-bool pool_served(struct pool_at *at, const char *disk, const char *busy);
-/* As the library's calls do; what the server says of an error is in op->err, d->err. */
-void pool_info(const struct pool_at *at, struct plx_pool_info *out);
-void pool_each(const struct pool_at *at, bool (*fn)(void *arg, const struct plx_volume_info *info), void *arg);
+/*
+ * busy is why the disk cannot be opened. @return 1: there is a server that has its pool, and answers; 0: there is none;
+ * -1: it answers what cannot be, which has been said
+ */
+int pool_served(struct pool_at *at, const char *disk, const char *busy);
+/* As the library's calls do. @return EXIT_OK, or another after having said why a server has not answered */
+int pool_info(struct pool_at *at, struct plx_pool_info *out);
+int pool_each(struct pool_at *at, bool (*fn)(void *arg, const struct plx_volume_info *info), void *arg);
+/* What the server says of an error is in op->err, d->err. */
 int pool_do(struct pool_at *at, struct plx_pool_op *op);
 int pool_diff(struct pool_at *at, struct plx_pool_diff *d);
 /* Of a server. @return EXIT_OK, or another after having said what is wrong */
 int pool_read(struct pool_at *at, const uint8_t volume[16], uint64_t offset, uint64_t length, uint8_t *mem);
-int pool_served_check(struct pool_at *at, bool data, json_t **out);
+/* Of a server, too. data: all data is compared with its checksums. */
+int pool_served_check(struct pool_at *at, bool data, struct plx_pool_check *c);
+void pool_served_end(struct pool_at *at);
 
 /* @return EXIT_OK, or another after having said what is wrong */
 int pool_open_disk(struct pool_at *at, const char *disk, const struct pool_verb *v);
@@ -80,7 +88,8 @@ int pool_ask(const struct pool_command *o, const char *fmt, ...) __attribute__((
 struct pool_count {
     unsigned volumes, snapshots;
 };
-struct pool_count pool_count(const struct pool_at *at);
+/* @return EXIT_OK, or another after having said why they are not known */
+int pool_count(struct pool_at *at, struct pool_count *out);
 void pool_count_text(const struct pool_count *n, char text[POOL_COUNT]);
 
 /* Names the pool on a disk, though it may be damaged. @return 1; 0 when there is none, or -errno, with err filled */
@@ -93,9 +102,9 @@ int pool_check(const struct pool_command *o, const struct pool_verb *v);
 int pool_repair(const struct pool_command *o, const struct pool_verb *v);
 int pool_dump(const struct pool_command *o, const struct pool_verb *v);
 
-/* The volume of a name or UUID. @return EXIT_OK, or EXIT_USAGE after having said that there is none */
-int pool_find_volume(const struct pool_at *at, const char *name, struct plx_volume_info *info);
-void pool_show_volume(const struct pool_command *o, const struct pool_at *at, const char *name);
+/* The volume of a name or UUID. @return EXIT_OK, or another after having said that there is none */
+int pool_find_volume(struct pool_at *at, const char *name, struct plx_volume_info *info);
+int pool_show_volume(const struct pool_command *o, struct pool_at *at, const char *name);
 
 /* ---- progress.c ---- */
 

@@ -146,43 +146,8 @@ static int check_status(const struct checking *k, bool repaired)
 /* By the server, which has it open. */
 static int check_served(struct checking *k, struct pool_at *at)
 {
-    struct plx_pool_check *c = &k->check;
-    json_t *got = NULL, *each;
-    size_t i;
-    if (pool_served_check(at, k->o->data, &got))
-        return CHECK_FAILED;
-    json_array_foreach(json_object_get(got, "findings"), i, each)
-    {
-        const char *severity = ctl_str(each, "severity"), *volume = ctl_str(each, "volume");
-        const struct plx_pool_finding f = {.severity = strcmp(severity, "note") == 0    ? PLX_POOL_NOTE
-                                                       : strcmp(severity, "waste") == 0 ? PLX_POOL_WASTE
-                                                                                        : PLX_POOL_DAMAGE,
-                                           .mendable = json_is_true(json_object_get(each, "repairable")),
-                                           .volume = *volume ? volume : NULL,
-                                           .number = ctl_int(each, "number"),
-                                           .unit = ctl_int(each, "unit"),
-                                           .offset = ctl_int(each, "offset"),
-                                           .text = ctl_str(each, "text")};
-        check_found(k, &f);
-    }
-    c->generation = (uint64_t)ctl_int(got, "generation");
-    c->size = (uint64_t)ctl_int(got, "size");
-    c->used = (uint64_t)ctl_int(got, "used");
-    c->volumes = (uint32_t)ctl_int(got, "volumes");
-    c->snapshots = (uint32_t)ctl_int(got, "snapshots");
-    c->others = (uint32_t)ctl_int(got, "deleted");
-    c->nodes = (uint64_t)ctl_int(got, "nodes");
-    c->log_pages = (uint64_t)ctl_int(got, "log_pages");
-    c->data_bytes = (uint64_t)ctl_int(got, "data_bytes");
-    c->notes = (uint64_t)ctl_int(got, "notes");
-    c->wastes = (uint64_t)ctl_int(got, "wastes");
-    c->damages = (uint64_t)ctl_int(got, "damages");
-    struct plx_pool_info info;
-    pool_info(at, &info);
-    memcpy(c->uuid, info.uuid, sizeof c->uuid);
-    memcpy(c->name, info.name, sizeof c->name);
-    json_decref(got);
-    return EXIT_OK;
+    k->check = (struct plx_pool_check){.found = check_found, .arg = k};
+    return pool_served_check(at, k->o->data, &k->check) ? CHECK_FAILED : EXIT_OK;
 }
 
 /* A disk that cannot be opened at all is an error of operation here. */

@@ -173,8 +173,9 @@ int pool_open_served(struct pool_at *at, const char *disk, const struct pool_ver
 {
     struct plx_error err;
     int ret = open_typed(at, disk, &err);
-    if (ret == -EBUSY && pool_served(at, disk, err.text))
-        return EXIT_OK;
+    const int served = ret == -EBUSY ? pool_served(at, disk, err.text) : 0;
+    if (served)
+        return served < 0 ? EXIT_RUNTIME : EXIT_OK;
     return ret ? fail_open(ret, &err, v) : EXIT_OK;
 }
 
@@ -198,7 +199,7 @@ int pool_put(struct pool_at *at, int status)
     if (at->disk)
         plx_bdev_close(at->disk);
     if (at->is_served)
-        ctl_close(&at->server);
+        pool_served_end(at);
     *at = (struct pool_at){0};
     return status;
 }
@@ -241,11 +242,10 @@ static bool count_one(void *arg, const struct plx_volume_info *info)
     return true;
 }
 
-struct pool_count pool_count(const struct pool_at *at)
+int pool_count(struct pool_at *at, struct pool_count *out)
 {
-    struct pool_count n = {0, 0};
-    pool_each(at, count_one, &n);
-    return n;
+    *out = (struct pool_count){0, 0};
+    return pool_each(at, count_one, out);
 }
 
 void pool_count_text(const struct pool_count *n, char text[POOL_COUNT])
@@ -271,7 +271,8 @@ int pool_on(struct plx_bdev *disk, char text[POOL_TEXT], struct plx_error *err)
     if (ret)
         return ret;
     plx_pool_get_info(pool, &info);
-    const struct pool_count n = pool_count(&(struct pool_at){.pool = pool});
+    struct pool_count n;
+    pool_count(&(struct pool_at){.pool = pool}, &n);
     pool_count_text(&n, count);
     if (*info.name)
         snprintf(label, sizeof label, " \"%s\"", info.name);

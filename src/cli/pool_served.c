@@ -4,7 +4,7 @@
  * calls stands in its command line, or else is the usual place; that it is it that answers there the kernel says. The
  * pool is named by its UUID, which is read from the file: whatever the server calls the disk, it is that pool.
  */
-#include "pool.h"
+#include "pool_answer.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -17,6 +17,7 @@ enum {
     ROOT_BYTES = 512,
     ROOT_OTHER = 16384, /* bytes: where the second root is, of units of 4 KiB */
     CMDLINE = 64 << 10,
+    ANSWER_S = 60, /* that a server has to say what the pool is */
 };
 
 /* ---- the server ---- */
@@ -80,111 +81,94 @@ static void socket_of(long pid, char out[PATH_MAX])
 
 /* ---- calls ---- */
 
-static int served_get(const struct pool_at *at, json_t **out)
+/* @return 0; -EBADMSG, or another when it has not answered, with err filled */
+static int served_look(struct pool_at *at, struct plx_error *err)
 {
-    struct ctl *c = &((struct pool_at *)(uintptr_t)at)->server; /* which counts its calls */
-    return ctl_call(c, "pollux_pool_get", json_pack("{s:s}", "uuid", at->uuid), out);
-}
-
-bool pool_served(struct pool_at *at, const char *disk, const char *busy)
-{
-    const char *process = strstr(busy, "by process ");
-    const long pid = process ? strtol(process + strlen("by process "), NULL, 10) : 0;
-    uint8_t uuid[16];
     json_t *got = NULL;
     char *error = NULL;
+    free(at->seen);
+    at->seen = NULL;
+    at->server.timeout = ANSWER_S;
+    int ret = ctl_try(&at->server, "pollux_pool_get", json_pack("{s:s}", "uuid", at->uuid), &got, &error);
+    at->server.timeout = 0; /* what is changed may take long */
+    if (ret)
+        plx_fail(err, -EIO, "%s", error ? error : "out of memory");
+    else
+        at->seen = pool_answer_pool(got, at->uuid, err);
+    free(error);
+    json_decref(got);
+    return ret ? -EIO : at->seen ? 0 : -EBADMSG;
+}
+
+static int served_fail(const struct pool_at *at, const struct plx_error *err)
+{
+    return cli_fail(EXIT_RUNTIME, "%s: %s", at->name, err->text);
+}
+
+void pool_served_end(struct pool_at *at)
+{
+    ctl_close(&at->server);
+    free(at->seen);
+    at->seen = NULL;
+}
+
+/* The last word of "... is in use by process 123". */
+static long busy_pid(const char *busy)
+{
+    const char *last = strrchr(busy, ' ');
+    return last && strstr(busy, "by process ") ? strtol(last, NULL, 10) : 0;
+}
+
+int pool_served(struct pool_at *at, const char *disk, const char *busy)
+{
+    const long pid = busy_pid(busy);
+    struct plx_error err;
+    uint8_t uuid[16];
     if (pid <= 0 || !read_uuid(disk, uuid))
-        return false;
+        return 0;
     socket_of(pid, at->socket);
     pool_uuid(uuid, at->uuid);
-    at->server = (struct ctl){.socket = at->socket, .fd = -1};
-    if (access(at->socket, R_OK | W_OK) < 0 ||
-        ctl_try(&at->server, "pollux_pool_get", json_pack("{s:s}", "uuid", at->uuid), &got, &error) ||
-        ctl_server_pid(&at->server) != pid) {
-        ctl_close(&at->server);
-        json_decref(got);
-        free(error);
-        return false;
+    at->server = (struct ctl){.socket = at->socket, .fd = -1, .quiet = true};
+    int ret = access(at->socket, R_OK | W_OK) < 0 ? -EIO : served_look(at, &err);
+    const bool ours = at->server.fd >= 0 && ctl_server_pid(&at->server) == pid;
+    if (ret || !ours) {
+        pool_served_end(at);
+        if (ret != -EBADMSG || !ours)
+            return 0;
+        served_fail(at, &err);
+        return -1;
     }
-    snprintf(at->lvstore, sizeof at->lvstore, "%s", ctl_str(got, "lvstore"));
-    json_decref(got);
+    memcpy(at->lvstore, at->seen->lvstore, sizeof at->lvstore);
+    at->unit = at->seen->info.unit;
     at->is_served = true;
-    return true;
+    return 1;
 }
 
-static void served_text(const json_t *o, const char *key, char *out, size_t size)
+int pool_info(struct pool_at *at, struct plx_pool_info *out)
 {
-    snprintf(out, size, "%s", ctl_str(o, key));
-}
-
-static uint64_t served_number(const json_t *o, const char *key)
-{
-    const json_int_t v = ctl_int(o, key);
-    return v < 0 ? 0 : (uint64_t)v;
-}
-
-/* What is none is left as zeroes. */
-static void served_uuid(const json_t *o, const char *key, uint8_t uuid[16])
-{
-    const char *text = ctl_str(o, key);
-    memset(uuid, 0, 16);
-    for (unsigned i = 0; i < 16 && *text; i++, text += 2) {
-        unsigned byte;
-        text += *text == '-';
-        if (sscanf(text, "%2x", &byte) != 1)
-            return;
-        uuid[i] = (uint8_t)byte;
-    }
-}
-
-void pool_info(const struct pool_at *at, struct plx_pool_info *out)
-{
-    json_t *got = NULL;
+    struct plx_error err;
     if (!at->is_served) {
         plx_pool_get_info(at->pool, out);
-        return;
+        return EXIT_OK;
     }
-    served_get(at, &got);
-    *out = (struct plx_pool_info){.unit = (uint32_t)served_number(got, "unit"),
-                                  .cluster = (uint32_t)served_number(got, "cluster"),
-                                  .size = served_number(got, "size"),
-                                  .usable = served_number(got, "usable"),
-                                  .free = served_number(got, "free"),
-                                  .set_aside = served_number(got, "set_aside"),
-                                  .beyond = served_number(got, "beyond"),
-                                  .checksums = json_is_true(json_object_get(got, "checksums")),
-                                  .damages = served_number(got, "checksum_errors"),
-                                  .freeing = json_is_true(json_object_get(got, "freeing")),
-                                  .broken = (uint16_t)served_number(got, "broken")};
-    served_text(got, "name", out->name, sizeof out->name);
-    served_uuid(got, "uuid", out->uuid);
-    json_decref(got);
+    if (served_look(at, &err))
+        return served_fail(at, &err);
+    *out = at->seen->info;
+    return EXIT_OK;
 }
 
-void pool_each(const struct pool_at *at, bool (*fn)(void *arg, const struct plx_volume_info *info), void *arg)
+int pool_each(struct pool_at *at, bool (*fn)(void *arg, const struct plx_volume_info *info), void *arg)
 {
-    json_t *got = NULL, *v;
-    size_t i;
+    struct plx_error err;
     if (!at->is_served) {
         plx_pool_each(at->pool, fn, arg);
-        return;
+        return EXIT_OK;
     }
-    served_get(at, &got);
-    json_array_foreach(json_object_get(got, "volumes"), i, v)
-    {
-        struct plx_volume_info info = {.size = served_number(v, "size"),
-                                       .mapped = served_number(v, "mapped"),
-                                       .snapshot = json_is_true(json_object_get(v, "snapshot")),
-                                       .thick = json_is_true(json_object_get(v, "thick")),
-                                       .children = (uint32_t)served_number(v, "children"),
-                                       .created = served_number(v, "created")};
-        served_text(v, "name", info.name, sizeof info.name);
-        served_text(v, "parent", info.parent, sizeof info.parent);
-        served_uuid(v, "uuid", info.uuid);
-        if (!fn(arg, &info))
-            break;
-    }
-    json_decref(got);
+    if (!at->seen && served_look(at, &err))
+        return served_fail(at, &err);
+    for (size_t i = 0; i < at->seen->n && fn(arg, &at->seen->volumes[i]); i++)
+        continue;
+    return EXIT_OK;
 }
 
 /* ---- changes ---- */
@@ -276,20 +260,23 @@ static bool search_uuid(void *arg, const struct plx_volume_info *info)
     return true;
 }
 
-static int served_find(const struct pool_at *at, const char *name, struct uuid_search *out, struct plx_error *err)
+static int served_find(struct pool_at *at, const char *name, struct uuid_search *out, struct plx_error *err)
 {
     *out = (struct uuid_search){.name = name};
-    if (name)
-        pool_each(at, search_uuid, out);
-    return name && !*out->uuid ? plx_fail(err, -EINVAL, "there is no volume named %s", name) : 0;
+    int ret = name && !at->seen ? served_look(at, err) : 0;
+    for (size_t i = 0; !ret && name && i < at->seen->n; i++)
+        search_uuid(out, &at->seen->volumes[i]);
+    return ret ? ret : name && !*out->uuid ? plx_fail(err, -EINVAL, "there is no volume named %s", name) : 0;
 }
 
 static int ask_server(struct pool_at *at, const char *method, json_t *params, struct plx_error *err)
 {
     char *error = NULL;
+    free(at->seen);
+    at->seen = NULL;
     if (!ctl_try(&at->server, method, params, NULL, &error))
         return 0;
-    plx_fail(err, -EINVAL, "%s", error ? error : "the server has not answered");
+    plx_fail(err, -EINVAL, "%s", error ? error : "out of memory");
     free(error);
     return -EINVAL;
 }
@@ -337,9 +324,8 @@ int pool_do(struct pool_at *at, struct plx_pool_op *op)
 
 int pool_diff(struct pool_at *at, struct plx_pool_diff *d)
 {
-    json_t *got = NULL, *e;
+    json_t *got = NULL;
     char *error = NULL;
-    size_t i;
     if (!at->is_served)
         return plx_pool_diff(at->pool, d);
     json_t *params = json_pack("{s:s, s:s, s:I}", "uuid", at->uuid, "to", d->to, "offset", (json_int_t)d->offset);
@@ -347,37 +333,18 @@ int pool_diff(struct pool_at *at, struct plx_pool_diff *d)
         json_object_set_new(params, "from", json_string(d->from));
     d->n = 0;
     if (ctl_try(&at->server, "pollux_pool_diff", params, &got, &error)) {
-        plx_fail(&d->err, -EINVAL, "%s", error ? error : "the server has not answered");
+        plx_fail(&d->err, -EINVAL, "%s", error ? error : "out of memory");
         free(error);
         return -EINVAL;
     }
-    json_array_foreach(json_object_get(got, "extents"), i, e)
-    {
-        if (d->n < d->room)
-            d->extents[d->n++] = (struct plx_pool_extent){
-                .offset = (uint64_t)json_integer_value(json_array_get(e, 0)),
-                .length = (uint64_t)json_integer_value(json_array_get(e, 1)),
-                .data = json_is_true(json_array_get(e, 2)),
-            };
-    }
-    d->size = served_number(got, "size");
-    d->offset = served_number(got, "next");
+    int ret = pool_answer_diff(got, at->unit, d) ? 0 : -EBADMSG;
     json_decref(got);
-    return 0;
-}
-
-static int base64_value(char ch)
-{
-    static const char digits[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    static int8_t values[256];
-    if (!values['B'])
-        for (int i = 0; digits[i]; i++)
-            values[(unsigned char)digits[i]] = (int8_t)i;
-    return values[(unsigned char)ch];
+    return ret;
 }
 
 int pool_read(struct pool_at *at, const uint8_t volume[16], uint64_t offset, uint64_t length, uint8_t *mem)
 {
+    struct plx_error err;
     char uuid[40];
     json_t *got = NULL;
     pool_uuid(volume, uuid);
@@ -385,23 +352,21 @@ int pool_read(struct pool_at *at, const uint8_t volume[16], uint64_t offset, uin
                        json_pack("{s:s, s:s, s:I, s:I}", "uuid", at->uuid, "volume", uuid, "offset", (json_int_t)offset,
                                  "length", (json_int_t)length),
                        &got);
-    const char *text = ret ? "" : ctl_str(got, "data");
-    if (!ret && strlen(text) != (length + 2) / 3 * 4)
-        ret = cli_fail(EXIT_RUNTIME, "%s: the server has sent something else than was asked for", at->name);
-    for (uint64_t i = 0; i < length && !ret; i += 3, text += 4) {
-        const unsigned bits = (unsigned)base64_value(text[0]) << 18 | (unsigned)base64_value(text[1]) << 12 |
-                              (unsigned)base64_value(text[2]) << 6 | (unsigned)base64_value(text[3]);
-        for (unsigned k = 0; k < 3 && i + k < length; k++)
-            mem[i + k] = (uint8_t)(bits >> (16 - 8 * k));
-    }
+    if (!ret && !pool_answer_data(got, mem, length, &err))
+        ret = served_fail(at, &err);
     json_decref(got);
     return ret;
 }
 
-int pool_served_check(struct pool_at *at, bool data, json_t **out)
+int pool_served_check(struct pool_at *at, bool data, struct plx_pool_check *c)
 {
-    json_t *params = json_pack("{s:s}", "uuid", at->uuid);
+    struct plx_error err;
+    json_t *got = NULL, *params = json_pack("{s:s}", "uuid", at->uuid);
     if (data)
         json_object_set_new(params, "data", json_true());
-    return ctl_call(&at->server, "pollux_pool_check", params, out);
+    int ret = ctl_call(&at->server, "pollux_pool_check", params, &got);
+    if (!ret && !pool_answer_check(got, c, &err))
+        ret = served_fail(at, &err);
+    json_decref(got);
+    return ret;
 }

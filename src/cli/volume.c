@@ -36,10 +36,12 @@ static bool find_one(void *arg, const struct plx_volume_info *info)
     return !f->there;
 }
 
-int pool_find_volume(const struct pool_at *at, const char *name, struct plx_volume_info *info)
+int pool_find_volume(struct pool_at *at, const char *name, struct plx_volume_info *info)
 {
     struct found f = {.name = name};
-    pool_each(at, find_one, &f);
+    int ret = pool_each(at, find_one, &f);
+    if (ret)
+        return ret;
     *info = f.info;
     return f.there ? EXIT_OK
                    : cli_fail(EXIT_USAGE, "there is no volume named %s; \"pollux volume ls %s\" lists those there are",
@@ -124,33 +126,39 @@ static void show_rows(const struct pool_command *o, json_t *rows)
 }
 
 /* Those that operations have made. */
-static void show_snapshots(const struct pool_command *o, const struct pool_at *at, const struct plx_pool_op *ops,
-                           unsigned n)
+static int show_snapshots(const struct pool_command *o, struct pool_at *at, const struct plx_pool_op *ops, unsigned n)
 {
     struct shown s = {.rows = json_array(), .json = o->json};
-    for (unsigned i = 0; i < n; i++) {
+    int ret = EXIT_OK;
+    for (unsigned i = 0; i < n && !ret; i++) {
         s.only = ops[i].name;
-        pool_each(at, add_shown, &s);
+        ret = pool_each(at, add_shown, &s);
     }
-    show_rows(o, s.rows);
+    if (ret)
+        json_decref(s.rows);
+    else
+        show_rows(o, s.rows);
+    return ret;
 }
 
 /* All, or one. */
-static void show_volumes(const struct pool_command *o, const struct pool_at *at, const char *only)
+static int show_volumes(const struct pool_command *o, struct pool_at *at, const char *only)
 {
     struct shown s = {.rows = json_array(), .only = only, .json = o->json};
-    pool_each(at, add_shown, &s);
-    if (!o->json || !only) {
+    int ret = pool_each(at, add_shown, &s);
+    if (!ret && (!o->json || !only)) {
         show_rows(o, s.rows);
-        return;
+        return EXIT_OK;
     }
-    ctl_print_json(json_array_get(s.rows, 0));
+    if (!ret)
+        ctl_print_json(json_array_get(s.rows, 0));
     json_decref(s.rows);
+    return ret;
 }
 
-void pool_show_volume(const struct pool_command *o, const struct pool_at *at, const char *name)
+int pool_show_volume(const struct pool_command *o, struct pool_at *at, const char *name)
 {
-    show_volumes(o, at, name);
+    return show_volumes(o, at, name);
 }
 
 static int volume_list(const struct pool_command *o, const struct pool_verb *v)
@@ -159,8 +167,7 @@ static int volume_list(const struct pool_command *o, const struct pool_verb *v)
     int ret = pool_open_pool(&at, o->words[0], v);
     if (ret)
         return ret;
-    show_volumes(o, &at, NULL);
-    return pool_put(&at, EXIT_OK);
+    return pool_put(&at, show_volumes(o, &at, NULL));
 }
 
 /* ---- how they are changed ---- */
@@ -171,9 +178,7 @@ static int change(const struct pool_command *o, struct pool_at *at, struct plx_p
     int ret = pool_do(at, op);
     if (ret)
         return cli_fail(pool_status(ret), "%s: %s", at->name, op->err.text);
-    if (name)
-        show_volumes(o, at, name);
-    return EXIT_OK;
+    return name ? show_volumes(o, at, name) : EXIT_OK;
 }
 
 /* What is not there is an error before anything is asked. */
@@ -191,12 +196,15 @@ static int run_on_volume(const struct pool_command *o, const struct pool_verb *v
     return pool_put(&at, ret);
 }
 
-/* Until what was deleted is free: nobody else would see to it before the pool is opened again. */
+/* Until what was deleted is free: no other than a server would see to it before the pool is opened again. */
 static void await_freed(const struct pool_at *at)
 {
-    struct plx_pool_info info;
-    for (pool_info(at, &info); info.freeing && !info.broken; pool_info(at, &info))
-        poll(NULL, 0, FREED_MS);
+    struct plx_pool_info info = {.freeing = !at->is_served};
+    while (info.freeing && !info.broken) {
+        plx_pool_get_info(at->pool, &info);
+        if (info.freeing)
+            poll(NULL, 0, FREED_MS);
+    }
 }
 
 static int run_on_one(const struct pool_command *o, const struct pool_verb *v, enum plx_pool_op_kind kind)
@@ -262,7 +270,7 @@ static int volume_snapshot(const struct pool_command *o, const struct pool_verb 
     if (!ret)
         ret = change(o, &at, ops, n == 1 ? ops->name : NULL);
     if (!ret && n > 1)
-        show_snapshots(o, &at, ops, n);
+        ret = show_snapshots(o, &at, ops, n);
     free(ops);
     return pool_put(&at, ret);
 }
@@ -380,7 +388,7 @@ static int volume_size(const struct pool_command *o, const struct pool_verb *v)
 }
 
 /* All of them are there, and are named in one question. */
-static int ask_to_remove(const struct pool_command *o, const struct pool_at *at)
+static int ask_to_remove(const struct pool_command *o, struct pool_at *at)
 {
     struct plx_volume_info info;
     char *all = NULL, text[2 * POOL_TEXT];

@@ -34,6 +34,8 @@ static int export_next(struct export *x, struct stream_piece *piece)
         x->next = 0;
         x->into = 0;
         int ret = pool_diff(&x->at, d);
+        if (!ret && d->size != x->stream.head.size)
+            ret = plx_fail(&d->err, -EBADMSG, "%s has another size than it had", x->stream.head.name);
         if (ret) {
             cli_fail(pool_status(ret), "%s: %s", x->at.name, cli_clean(d->err.text));
             return -1;
@@ -108,7 +110,9 @@ static int export_head(struct export *x, const struct pool_command *o)
     if (!info.snapshot || (o->base && !base.snapshot))
         return cli_fail(EXIT_USAGE, "%s is no snapshot, and may change meanwhile; \"pollux volume snapshot\" makes one",
                         info.snapshot ? o->base : o->words[1]);
-    pool_info(&x->at, &pool);
+    ret = pool_info(&x->at, &pool);
+    if (ret)
+        return ret;
     memcpy(h->uuid, info.uuid, 16);
     memcpy(h->pool, pool.uuid, 16);
     memcpy(h->name, info.name, sizeof h->name);

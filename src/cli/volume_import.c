@@ -113,12 +113,14 @@ static int import_begin(struct import *m)
 {
     struct import_search s = {.m = m};
     const struct stream_head *h = &m->stream.head;
-    pool_each(&m->at, import_found, &s);
+    int ret = pool_each(&m->at, import_found, &s);
+    if (ret)
+        return ret;
     if (s.has_named)
         return cli_fail(EXIT_USAGE, "%s: there is a volume named %s already", m->at.name, m->name);
     if (s.has_uuid && !s.has_partial)
         return cli_fail(EXIT_USAGE, "%s: the snapshot of this stream is there already, under another name", m->at.name);
-    int ret = s.has_partial ? import_go_on(m, &s.partial) : import_make(m, &s);
+    ret = s.has_partial ? import_go_on(m, &s.partial) : import_make(m, &s);
     if (!ret && h->begin > m->kept)
         ret = cli_fail(EXIT_USAGE,
                        "%s: the stream begins at byte %" PRIu64 ", and what is there of %s ends at byte %" PRIu64
@@ -255,7 +257,7 @@ int volume_import(const struct pool_command *o, const struct pool_verb *v)
         ret = m.mem ? import_into(&m) : cli_fail(EXIT_RUNTIME, "out of memory");
         free(m.mem);
         if (!ret)
-            pool_show_volume(o, &m.at, m.name);
+            ret = pool_show_volume(o, &m.at, m.name);
         ret = pool_put(&m.at, ret);
     }
     if (m.stream.fd > STDIN_FILENO)
