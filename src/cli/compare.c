@@ -34,7 +34,8 @@ struct comparing {
     struct compare_kernel *kernel;
     struct compare_site site;
     struct compare_wire *wire; /* to the target's machine, or NULL */
-    json_t *there;             /* that machine */
+    struct compare_network *network;
+    json_t *there; /* that machine */
     double seconds, idle, idle_there;
     unsigned done, all; /* runs */
     uint64_t started;   /* ns */
@@ -219,16 +220,20 @@ static int connect_host(struct comparing *c, const struct compare_cell *cell, co
                  place->addr, place->port, place->nqn, compare_entries(l), l->digests ? "&hdgst=1&ddgst=1" : "");
         return 0;
     }
-    char device[64];
+    char device[64] = "";
     const struct compare_connect options = {.addr = place->addr,
                                             .nqn = place->nqn,
                                             .port = place->port,
                                             .queues = l->cores,
                                             .entries = compare_entries(l),
                                             .digests = l->digests};
-    int ret = compare_nvme_connect(c->kernel, &options, device, err);
+    int ret = compare_network_enter(c->network, COMPARE_END_HOST);
+    if (ret)
+        return plx_fail(err, ret, "the host's network namespace cannot be entered: %s", strerror(-ret));
+    ret = compare_nvme_connect(c->kernel, &options, device, err);
+    int left = compare_network_leave(c->network);
     snprintf(disk, CLI_URL, "%s", device);
-    return ret;
+    return ret || !left ? ret : plx_fail(err, left, "the host's network namespace cannot be left: %s", strerror(-left));
 }
 
 static int run_cell(struct comparing *c, struct compare_cell *cell, double seconds, double rate,
@@ -247,6 +252,7 @@ static int run_cell(struct comparing *c, struct compare_cell *cell, double secon
                                     .idle = c->idle,
                                     .target = cell->pair->target == COMPARE_POLLUX ? c->site.pid : 0,
                                     .wire = c->wire,
+                                    .network = c->network,
                                     .idle_there = c->idle_there,
                                     .tick = compare_tick};
     if (!ret)
@@ -346,10 +352,15 @@ static json_t *compare_settings(const struct comparing *c)
 {
     json_t *disk = c->wire ? json_incref(json_object_get(c->there, "disk")) : compare_disk_name(c->o);
     json_t *settings =
-        json_pack("{ss,so,sf,si,sf,si,sI,so}", "network", c->wire ? "two machines" : "loopback", "disk", disk,
-                  "seconds", c->seconds, "rounds", c->o->rounds, "idle_cores", c->idle + c->idle_there,
+        json_pack("{ss,so,sf,si,sf,si,sI,so}", "network",
+                  c->wire      ? "two machines"
+                  : c->network ? "namespaces"
+                               : "loopback",
+                  "disk", disk, "seconds", c->seconds, "rounds", c->o->rounds, "idle_cores", c->idle + c->idle_there,
                   "in_capsule_bytes", COMPARE_IN_CAPSULE, "disk_bytes", (json_int_t)c->o->medium.bytes,
                   "kernel_target_disk", compare_json_text(compare_nvmet_medium(c->kernel)));
+    if (!c->wire)
+        json_object_set_new(settings, "mtu", json_integer(c->network ? (int)c->o->mtu : compare_network_mtu()));
     json_t *t = json_array(), *h = json_array();
     for (int i = 0; i < c->o->ntarget_cores; i++)
         json_array_append_new(t, json_integer(c->o->target_cores[i]));
@@ -506,7 +517,8 @@ static int compare_prepared(struct comparing *c)
     c->site = (struct compare_site){.wire = c->wire,
                                     .kernel = c->kernel,
                                     .medium = c->o->medium,
-                                    .addr = "127.0.0.1",
+                                    .network = c->network,
+                                    .addr = compare_network_addr(c->network),
                                     .cores = c->o->target_cores,
                                     .ncores = c->o->ntarget_cores};
     int status = make_cells(c);
@@ -548,6 +560,8 @@ static int compare_set_up(struct comparing *c)
         status = meet(c);
     if (!status)
         status = choose_scaling(c->o, json_integer_value(json_object_get(c->there, "cores")));
+    if (!status && c->o->mtu && compare_network_open(c->o->mtu, &c->network, &err))
+        status = cli_fail(EXIT_RUNTIME, "%s", err.text);
     if (!status)
         status = clean(false);
     if (!status && compare_kernel_open(&c->kernel, &err))
@@ -572,6 +586,7 @@ static int compare_run_all(struct compare_options *o)
         free(c->cells[i].rounds);
     free(c->cells);
     compare_wire_close(c->wire);
+    compare_network_close(c->network);
     json_decref(c->there);
     free(c);
     return status;

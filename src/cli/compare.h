@@ -31,6 +31,7 @@ struct compare_options {
     struct compare_medium medium;
     int target_cores[COMPARE_CORES], host_cores[COMPARE_CORES];
     int ntarget_cores, nhost_cores; /* 0: chosen */
+    unsigned mtu;                   /* of the NICs between two namespaces; 0: there are none, it is the loopback */
 };
 
 /* @return EXIT_OK, or EXIT_USAGE after having said what is wrong */
@@ -42,6 +43,24 @@ json_t *compare_disk_name(const struct compare_options *o);
 /* Set by the signals that end a run. */
 extern volatile sig_atomic_t compare_interrupted;
 
+/* ---- compare_network.c: what is between the two ends on one machine ---- */
+
+enum compare_end { COMPARE_END_TARGET, COMPARE_END_HOST, COMPARE_ENDS };
+
+/* Two namespaces; NULL is the loopback. */
+struct compare_network;
+
+/* @return 0 or a negative errno value, with err a sentence of --network */
+int compare_network_open(unsigned mtu, struct compare_network **out, struct plx_error *err);
+void compare_network_close(struct compare_network *n);
+/* Where targets listen. */
+const char *compare_network_addr(const struct compare_network *n);
+/* This process is at that end from now on. Who is not root cannot leave again. @return 0 or a negative errno value */
+int compare_network_enter(const struct compare_network *n, enum compare_end end);
+int compare_network_leave(const struct compare_network *n);
+/* Of the loopback; 0 if it is not known. */
+int compare_network_mtu(void);
+
 /* ---- compare_site.c: where targets are ---- */
 
 struct compare_place {
@@ -51,6 +70,7 @@ struct compare_place {
 
 struct compare_site {
     struct compare_wire *wire; /* to the machine that has them, or NULL: this one */
+    const struct compare_network *network;
     struct compare_kernel *kernel;
     struct compare_medium medium;
     const char *addr; /* where targets listen */
@@ -84,12 +104,16 @@ struct compare_job {
     double idle;               /* CPU seconds a second that the machine uses by itself */
     pid_t target;              /* the process of the target on this machine, or 0 */
     struct compare_wire *wire; /* to the target's machine, or NULL */
+    const struct compare_network *network;
     double idle_there;
     uint64_t fill;      /* writes so many bytes once instead, from the beginning */
     void (*tick)(void); /* called now and then; or NULL */
 };
 /* Measures in a process of its own. @return 0, or a negative errno value with err filled: -EINTR when interrupted */
 int compare_measure(const struct compare_job *job, struct compare_run *out, struct plx_error *err);
+
+/* In a process that was made: it does not outlive the one that made it. */
+void compare_dies_with(pid_t parent);
 
 /* What this machine uses by itself, in CPU seconds a second: looks for a second. */
 double compare_idle(void);

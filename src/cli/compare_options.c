@@ -22,8 +22,12 @@ enum {
     OPT_DIGESTS,
     OPT_POLL,
     OPT_KEY,
+    OPT_NETWORK,
     LIST_MAX = 16,
     MAX_SECONDS = 600,
+    MTU = 1500,
+    MTU_MIN = 576,
+    MTU_MAX = 65535,
     RAM_BYTES = 256 << 20,
     QUICK_BYTES = 64 << 20,
 };
@@ -50,6 +54,7 @@ static const struct option table[] = {
     {"clean", no_argument, NULL, OPT_CLEAN},
     {"listen", required_argument, NULL, 'l'},
     {"key", required_argument, NULL, OPT_KEY},
+    {"network", required_argument, NULL, OPT_NETWORK},
     {"help", no_argument, NULL, 'h'},
     {NULL, 0, NULL, 0},
 };
@@ -82,6 +87,7 @@ void compare_help(void)
          "      --disk DISK         ram: memory; null: reads nothing and forgets writes; or the path of a file "
          "or block\n"
          "                          device that both targets serve, and whose content is overwritten (ram)\n"
+         "      --network NET       loopback; or namespaces[:MTU]: two of its own, joined by virtual NICs (loopback)\n"
          "      --target-cores LIST where our target runs (the first half of this machine's)\n"
          "      --host-cores LIST   where the load is made (the other half)\n"
          "      --json FILE         write all that was measured, and on what machine; - is standard output\n"
@@ -220,6 +226,21 @@ static void parse_disk(const char *text, struct compare_options *o)
     o->medium.path = o->medium.null || strcmp(text, "ram") == 0 ? NULL : text;
 }
 
+static int parse_network(const char *text, unsigned *mtu)
+{
+    static const char name[] = "namespaces";
+    size_t n = sizeof name - 1;
+    uint32_t v = MTU;
+    int status = EXIT_OK;
+    bool named = strncmp(text, name, n) == 0, loopback = strcmp(text, "loopback") == 0;
+    if (named && text[n] == ':')
+        status = cli_parse_u32("network namespaces", text + n + 1, "an MTU", MTU_MIN, MTU_MAX, &v);
+    else if (!loopback && (!named || text[n]))
+        status = cli_fail(EXIT_USAGE, "--network %s: takes loopback, namespaces or namespaces:MTU", text);
+    *mtu = loopback ? 0 : v;
+    return status;
+}
+
 static int compare_parse_one(int opt, struct compare_options *o)
 {
     switch (opt) {
@@ -262,6 +283,8 @@ static int compare_parse_one(int opt, struct compare_options *o)
     case OPT_KEY:
         o->key = optarg;
         return EXIT_OK;
+    case OPT_NETWORK:
+        return parse_network(optarg, &o->mtu);
     case 'l':
         o->listen = optarg;
         return EXIT_OK;
@@ -315,6 +338,8 @@ static int compare_check(const struct compare_options *o)
                                            : "--key is missing: pollux compare target prints it");
     if (o->where == COMPARE_TARGET && (o->json || o->html || o->from || o->quick || o->seconds > 0))
         return cli_fail(EXIT_USAGE, "what is measured, and written, is said to pollux compare host");
+    if (o->where != COMPARE_HERE && o->mtu)
+        return cli_fail(EXIT_USAGE, "--network is for one machine: two have one between them");
     if (o->where == COMPARE_HOST && (o->medium.path || o->medium.null || o->ntarget_cores))
         return cli_fail(EXIT_USAGE, "--disk and --target-cores are for pollux compare target, on the other machine");
     return check_addr("--listen", o->listen) || check_addr("host", o->peer) ? EXIT_USAGE : EXIT_OK;

@@ -28,8 +28,9 @@ enum {
     PACED_DEPTH = 128,  /* enough for the schedule to be kept: what is late waits, and counts */
     FILL_SIZE = 1 << 20,
     FILL_DEPTH = 8,
-    STATUS_WIRE = 100,  /* of the process: the connection to the target's machine is of no use any more */
-    SLACK_SECONDS = 10, /* between two machines */
+    FILL_SLOWEST = 2 << 20, /* bytes a second */
+    STATUS_WIRE = 100,      /* of the process: the connection to the target's machine is of no use any more */
+    SLACK_SECONDS = 10,     /* between two machines */
 };
 
 #define NS 1e9
@@ -170,18 +171,28 @@ static void options_of(const struct compare_job *job, struct perf_options *o)
     o->poll = job->fill ? PLX_POLL_ADAPTIVE : l->poll;
 }
 
+void compare_dies_with(pid_t parent)
+{
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    if (getppid() != parent) /* it had died before */
+        _exit(EXIT_RUNTIME);
+}
+
 /* In the process of its own. What it says goes to a file that its parent has. */
-_Noreturn static void run_child(const struct compare_job *job, int to, int says)
+_Noreturn static void run_child(const struct compare_job *job, pid_t parent, int to, int says)
 {
     struct perf_options o;
     struct measuring *m = calloc(1, sizeof *m);
     static const int numbers[] = {SIGINT, SIGTERM, SIGHUP};
-    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    int ret = compare_network_enter(job->network, COMPARE_END_HOST);
+    compare_dies_with(parent); /* which a change of user namespaces takes back */
     for (size_t i = 0; i < sizeof numbers / sizeof numbers[0]; i++)
         signal(numbers[i], SIG_DFL);
     dup2(says, STDERR_FILENO);
     dup2(says, STDOUT_FILENO);
-    if (!m)
+    if (ret)
+        cli_fail(EXIT_RUNTIME, "the host's network namespace cannot be entered: %s", strerror(-ret));
+    if (ret || !m)
         _exit(EXIT_RUNTIME);
     m->job = job;
     m->to = to;
@@ -214,7 +225,7 @@ static void last_words(int says, char *out, size_t size)
 static long read_run(const struct compare_job *job, int from, struct compare_run *out)
 {
     size_t have = 0;
-    double left = (job->fill ? 0 : job->seconds) + GRACE_SECONDS;
+    double left = (job->fill ? (double)job->fill / FILL_SLOWEST : job->seconds) + GRACE_SECONDS;
     while (have < sizeof *out) {
         struct pollfd fd = {.fd = from, .events = POLLIN};
         int ready = compare_interrupted ? 0 : poll(&fd, 1, TICK_MS);
@@ -258,9 +269,9 @@ int compare_measure(const struct compare_job *job, struct compare_run *out, stru
         return plx_fail(err, -errno, "no descriptors are left");
     }
     fflush(NULL);
-    pid_t pid = fork();
+    pid_t parent = getpid(), pid = fork();
     if (pid == 0)
-        run_child(job, ends[1], says);
+        run_child(job, parent, ends[1], says);
     close(ends[1]);
     long got = pid < 0 ? -errno : read_run(job, ends[0], out);
     close(ends[0]);

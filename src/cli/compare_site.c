@@ -8,7 +8,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -68,7 +67,7 @@ static int wait_listening(struct compare_site *s, struct plx_error *err)
                     said[0] ? said : "it says nothing");
 }
 
-_Noreturn static void run_target(const struct compare_site *s, const struct compare_load *load, int to)
+_Noreturn static void run_target(const struct compare_site *s, const struct compare_load *load, pid_t parent, int to)
 {
     char cores[COMPARE_CORES * 8] = "", capsule[16], entries[16], disk[PATH_MAX + 32], listen_at[COMPARE_ADDR + 8];
     size_t n = 0;
@@ -81,9 +80,12 @@ _Noreturn static void run_target(const struct compare_site *s, const struct comp
         snprintf(disk, sizeof disk, "%s", s->medium.path);
     else
         snprintf(disk, sizeof disk, "%s:%llu", s->medium.null ? "null" : "ram", (unsigned long long)s->medium.bytes);
-    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    int ret = compare_network_enter(s->network, COMPARE_END_TARGET);
+    compare_dies_with(parent); /* which a change of user namespaces takes back */
     dup2(to, STDOUT_FILENO);
     dup2(to, STDERR_FILENO);
+    if (ret)
+        _exit(cli_fail(EXIT_RUNTIME, "its network namespace cannot be entered: %s", strerror(-ret)));
     execl("/proc/self/exe", "pollux", "serve", "-q", "-l", listen_at, "-m", cores, "--poll", poll_names[load->poll],
           "--in-capsule", capsule, "--queue-depth", entries, "--allow-any-host", disk, (char *)NULL);
     _exit(EXIT_RUNTIME);
@@ -101,7 +103,8 @@ static int fill_medium(const struct compare_site *s, const struct compare_place 
     char disk[CLI_URL];
     static struct compare_run run;
     static const struct compare_load load = {.cores = 1};
-    const struct compare_job job = {.disk = disk, .load = &load, .cores = s->cores, .fill = s->medium.bytes};
+    const struct compare_job job = {
+        .disk = disk, .load = &load, .cores = s->cores, .network = s->network, .fill = s->medium.bytes};
     if (s->medium.path || s->medium.null)
         return 0;
     snprintf(disk, sizeof disk, strchr(s->addr, ':') ? "nvme+tcp://[%s]:%u/%s" : "nvme+tcp://%s:%u/%s", s->addr,
@@ -118,9 +121,10 @@ static int start_ours(struct compare_site *s, const struct compare_load *load, s
     if (pipe2(ends, O_CLOEXEC) < 0)
         return plx_fail(err, -errno, "no descriptors are left");
     fflush(NULL);
+    const pid_t parent = getpid();
     s->pid = fork();
     if (s->pid == 0)
-        run_target(s, load, ends[1]);
+        run_target(s, load, parent, ends[1]);
     close(ends[1]);
     s->output = ends[0];
     s->load = *load;
@@ -157,7 +161,13 @@ static int start_kernels(struct compare_site *s, struct plx_error *err)
     if (s->kernel_runs)
         return 0;
     char nqn[80];
-    int ret = compare_nvmet_start(s->kernel, &s->medium, s->addr, &s->kernel_place.port, nqn, err);
+    int ret = compare_network_enter(s->network, COMPARE_END_TARGET);
+    if (ret)
+        return plx_fail(err, ret, "the target's network namespace cannot be entered: %s", strerror(-ret));
+    ret = compare_nvmet_start(s->kernel, &s->medium, s->addr, &s->kernel_place.port, nqn, err);
+    int left = compare_network_leave(s->network);
+    if (!ret && left)
+        ret = plx_fail(err, left, "the target's network namespace cannot be left: %s", strerror(-left));
     if (ret)
         return ret;
     snprintf(s->kernel_place.nqn, sizeof s->kernel_place.nqn, "%s", nqn);

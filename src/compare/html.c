@@ -255,6 +255,12 @@ static void put_header(FILE *f, const json_t *doc)
     fputs(" \xc2\xb7 ", f);
     put_text(f, compare_text(doc, "began"));
     fputs("</p></header>\n", f);
+    if (strcmp(compare_text(settings, "network"), "namespaces") == 0)
+        fprintf(f,
+                "<p class=\"warn\">Over virtual NICs (MTU %.0f) between two network namespaces: both ends share one "
+                "machine and its caches, and there is no NIC. These figures compare; they are not those of a "
+                "network.</p>\n",
+                json_number_value(json_object_get(settings, "mtu")));
     if (strcmp(compare_text(settings, "network"), "loopback") == 0)
         fputs("<p class=\"warn\">Over loopback: both ends share one machine and its caches, and there is no "
               "NIC. These figures compare; they are not those of a network.</p>\n",
