@@ -7,7 +7,7 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { BAR = 24, NOTES = 8 };
+enum { BAR = 24, NOTES = COMPARE_LOADS * COMPARE_PAIRS };
 
 json_t *compare_json_text(const char *bytes)
 {
@@ -56,13 +56,15 @@ static double mid_of(const json_t *cell, const char *name)
     return number_at(cell, "figures", name, "mid");
 }
 
-/* Reasons are few, and told once each, below. @return the number of one */
+/* Reasons are told once each, below. @return the number of one; a file may have more, whose is 0 */
 static unsigned note_of(const char *notes[NOTES], unsigned *n, const char *reason)
 {
     unsigned i = 0;
     while (i < *n && strcmp(notes[i], reason))
         i++;
-    if (i == *n && *n < NOTES)
+    if (i == NOTES)
+        return 0;
+    if (i == *n)
         notes[(*n)++] = reason;
     return i + 1;
 }
@@ -72,7 +74,7 @@ static void print_measured(const json_t *cell)
     double iops = mid_of(cell, "iops"), low = number_at(cell, "figures", "iops", "low"),
            high = number_at(cell, "figures", "iops", "high");
     printf(" %10.0f", iops);
-    if (high > 0)
+    if (high > 0 && iops > 0)
         printf(" (%+5.1f %+5.1f %%)", 100 * (low / iops - 1), 100 * (high / iops - 1));
     else
         printf(" %16s", "");
@@ -84,11 +86,17 @@ static void print_measured(const json_t *cell)
 
 static void print_pair(const json_t *cell, const char *notes[NOTES], unsigned *nnotes)
 {
+    const char *reason = text_at(cell, "reason"), *status = text_at(cell, "status");
     printf("  %-7s %-7s", text_at(cell, "target"), text_at(cell, "host"));
-    if (json_object_get(cell, "figures"))
+    if (json_object_get(cell, "figures")) {
         print_measured(cell);
+        return;
+    }
+    unsigned note = note_of(notes, nnotes, reason);
+    if (note)
+        printf(" %10s  %s [%u]\n", "-", status, note);
     else
-        printf(" %10s  %s [%u]\n", "-", text_at(cell, "status"), note_of(notes, nnotes, text_at(cell, "reason")));
+        printf(" %10s  %s: %s\n", "-", status, reason);
 }
 
 static void print_load(const json_t *cell)

@@ -99,6 +99,24 @@ def test_what_a_file_says_steers_neither_a_terminal_nor_a_browser(measured, tmp_
     assert "<img" not in page and "<b>" not in re.sub("<div class=.card.*", "", page) and page.count("<script") == 3
 
 
+def test_each_reason_is_told_however_many_there_are(measured, tmp_path):
+    doc = json.loads((measured / "a.json").read_text())
+    cell = doc["cells"][0]
+    del cell["figures"], cell["latency_us"]
+    doc["cells"] = [{**cell, "status": "failed", "reason": f"reason {i};"} for i in range(1000)] * 2
+    (tmp_path / "many.json").write_text(json.dumps(doc))
+    table = run("--from", tmp_path / "many.json").stdout
+    assert table.count("failed [9]") == 2 and "\n[9] reason 8;" in table
+    assert not [i for i in range(1000) if f"reason {i};" not in table]
+
+
+def test_where_no_request_was_through_there_is_no_interval(measured, tmp_path):
+    doc = json.loads((measured / "a.json").read_text())
+    doc["cells"][0]["figures"]["iops"] = {"mid": 0.0, "low": 0.0, "high": 100.0}
+    (tmp_path / "none.json").write_text(json.dumps(doc))
+    assert not re.search("nan|inf", run("--from", tmp_path / "none.json").stdout)
+
+
 def test_json_to_standard_output_is_all_that_is_there():
     assert json.loads(run(*SHORT, *OURS, "--json", "-").stdout)["format"] == 1
 
