@@ -18,7 +18,7 @@
 #define NVMET CONFIGFS "/nvmet"
 #define FABRICS "/dev/nvme-fabrics"
 
-enum { DEVICE_MS = 10000, STEP_MS = 10, PORTS = 65535, FIRST_PORT = 20000, SOME_PORTS = 10000, TRIES = 100 };
+enum { DEVICE_MS = 10000, STEP_MS = 10, FIRST_PORT = 20000, SOME_PORTS = 10000, TRIES = 100 };
 
 /* ---- what is there ---- */
 
@@ -124,12 +124,14 @@ static int brd_make(struct compare_kernel *k, const struct compare_medium *mediu
     char kib[32];
     if (is_loaded("brd"))
         return -EBUSY;
-    kernel_note_module(k, "brd");
     snprintf(kib, sizeof kib, "rd_size=%llu", (unsigned long long)(medium->bytes >> 10));
+    kernel_note(k, "brd", strchr(kib, '=') + 1);
+    kernel_note_module(k, "brd");
     const char *const words[] = {"modprobe", "brd", "rd_nr=1", kib, NULL};
     kernel_run(words);
     if (!is_loaded("brd"))
         return -ENODEV;
+    kernel_note_inode(k, "brd_inode", "/sys/module/brd");
     for (int i = 0; access("/dev/ram0", F_OK) < 0 && i < DEVICE_MS / STEP_MS; i++)
         poll(NULL, 0, STEP_MS);
     snprintf(k->device, sizeof k->device, "/dev/ram0");
@@ -167,22 +169,25 @@ static int subsystem_make(struct compare_kernel *k, const char *nqn, struct plx_
     return ret ? plx_fail(err, ret, "nvmet cannot serve %s: %s", k->device, strerror(-ret)) : 0;
 }
 
-/* The first number that nobody has, made ours by making it. */
+/* A number that nobody has, made ours by making it; none of those that people choose. */
 static int port_claim(struct compare_kernel *k, char *dir, size_t size)
 {
-    for (unsigned i = 1; i < PORTS; i++) {
-        snprintf(dir, size, NVMET "/ports/%u", i);
+    unsigned first;
+    int ret = -EEXIST;
+    if (sscanf(k->id, "%4x", &first) != 1)
+        return -EINVAL;
+    for (unsigned i = 0; ret == -EEXIST && i < TRIES; i++) {
+        snprintf(dir, size, NVMET "/ports/%u", FIRST_PORT + (first + i) % SOME_PORTS);
         if (access(dir, F_OK) == 0)
             continue;
         kernel_note(k, "port", dir);
-        if (mkdir(dir, 0755) == 0)
-            return 0;
-        int ret = -errno;
-        kernel_note(k, "port", NULL);
-        if (ret != -EEXIST)
-            return ret;
+        ret = mkdir(dir, 0755) < 0 ? -errno : 0;
     }
-    return -ENOSPC;
+    if (ret)
+        kernel_note(k, "port", NULL);
+    else
+        kernel_note_inode(k, "port_inode", dir);
+    return ret;
 }
 
 /* It listens once it is linked. Which TCP ports are free only trying tells. */

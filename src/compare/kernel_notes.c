@@ -22,8 +22,10 @@
 #include "reactor/keep.h"
 
 #define RUN_DIR "/run/pollux-compare"
+#define NVMET CONFIGFS "/nvmet"
+#define MOUNT_SOURCE "pollux-compare" /* of a configfs that we have mounted */
 
-enum { GONE_MS = 10000, STEP_MS = 10, NOTES = 8192 };
+enum { GONE_MS = 10000, STEP_MS = 10, NOTES = 8192, INODE = 24, LINE = 1024 };
 
 /* ---- files ---- */
 
@@ -103,6 +105,24 @@ void kernel_note(struct compare_kernel *k, const char *what, const char *value)
     notes_write(k);
 }
 
+/* @return false if there is no such thing */
+static bool inode_text(const char *path, char out[INODE])
+{
+    struct stat st;
+    out[0] = '\0';
+    if (stat(path, &st) < 0)
+        return false;
+    snprintf(out, INODE, "%llu", (unsigned long long)st.st_ino);
+    return true;
+}
+
+void kernel_note_inode(struct compare_kernel *k, const char *what, const char *path)
+{
+    char inode[INODE];
+    if (inode_text(path, inode))
+        kernel_note(k, what, inode);
+}
+
 void kernel_note_module(struct compare_kernel *k, const char *name)
 {
     json_t *modules = json_object_get(k->notes, "modules");
@@ -115,8 +135,9 @@ void kernel_note_module(struct compare_kernel *k, const char *name)
 
 void kernel_mount_configfs(struct compare_kernel *k)
 {
-    if (mount("none", CONFIGFS, "configfs", 0, NULL) == 0)
-        kernel_note(k, "configfs", CONFIGFS);
+    kernel_note(k, "configfs", CONFIGFS);
+    if (mount(MOUNT_SOURCE, CONFIGFS, "configfs", 0, NULL) < 0)
+        kernel_note(k, "configfs", NULL);
 }
 
 /* ---- taking down ---- */
@@ -161,23 +182,46 @@ static int remove_dir(const char *path)
     return rmdir(path) < 0 && errno != ENOENT ? -errno : 0;
 }
 
-/* A port of nvmet is a number: it is ours if all that it serves is. */
-static int undo_port(const char *port, const char *nqn)
+/* @return whether there is something else than what is named so; "" for anything */
+static bool has_others(const char *path, const char *own)
 {
-    char path[320];
     bool others = false;
-    snprintf(path, sizeof path, "%s/subsystems", port);
     DIR *dir = opendir(path);
-    for (const struct dirent *e; dir && (e = readdir(dir));)
-        others |= e->d_name[0] != '.' && strcmp(e->d_name, nqn) != 0;
+    for (const struct dirent *e; dir && !others && (e = readdir(dir));)
+        others = e->d_name[0] != '.' && strcmp(e->d_name, own) != 0;
     if (dir)
         closedir(dir);
-    if (others)
+    return others;
+}
+
+/* Our subsystem from all ports, whoever has put it there: it could not go otherwise. @return 0, or the first error */
+static int unlink_subsystem(const char *nqn)
+{
+    char path[512];
+    int first = 0;
+    DIR *dir = opendir(NVMET "/ports");
+    for (const struct dirent *e; dir && (e = readdir(dir));) {
+        snprintf(path, sizeof path, NVMET "/ports/%.32s/subsystems/%.80s", e->d_name, nqn);
+        if (e->d_name[0] != '.' && unlink(path) < 0 && errno != ENOENT && !first)
+            first = -errno;
+    }
+    if (dir)
+        closedir(dir);
+    return first;
+}
+
+/*
+ * A port of nvmet is a number. It is ours if it is the one that we made, or, killed before that was noted, if nobody
+ * has set it up; and it stays if others have put their subsystems on it.
+ */
+static int undo_port(const char *port, const char *inode)
+{
+    char path[320], is[INODE], addr[64];
+    if (!inode_text(port, is))
         return 0;
-    snprintf(path, sizeof path, "%s/subsystems/%s", port, nqn);
-    if (unlink(path) < 0 && errno != ENOENT)
-        return -errno;
-    return remove_dir(port);
+    bool ours = inode ? strcmp(inode, is) == 0 : kernel_get(port, "addr_traddr", addr, sizeof addr) == 0;
+    snprintf(path, sizeof path, "%s/subsystems", port);
+    return !ours || has_others(path, "") ? 0 : remove_dir(port);
 }
 
 static int undo_subsystem(const char *subsystem)
@@ -195,12 +239,69 @@ static int undo_nullb(const char *nullb)
     return remove_dir(nullb);
 }
 
-/* Those that somebody uses by now stay, which is not for us to say. */
-static void undo_modules(const json_t *modules)
+/* Ours, on top of what else is mounted there. */
+static bool is_our_mount(void)
 {
+    static const char end[] = " - configfs " MOUNT_SOURCE " ";
+    char line[LINE], where[LINE];
+    bool ours = false;
+    FILE *f = fopen("/proc/self/mountinfo", "re");
+    while (f && fgets(line, sizeof line, f))
+        if (sscanf(line, "%*s %*s %*s %*s %1023s", where) == 1 && strcmp(where, CONFIGFS) == 0)
+            ours = strstr(line, end) != NULL;
+    if (f)
+        fclose(f);
+    return ours;
+}
+
+/* Who has set something up below it by now still needs it. */
+static void undo_configfs(void)
+{
+    static const char *const dirs[] = {NVMET "/subsystems", NVMET "/ports", NVMET "/hosts"};
+    bool used = has_others(CONFIGFS "/nullb", "features");
+    for (size_t i = 0; i < PLX_ARRAY_SIZE(dirs); i++)
+        used |= has_others(dirs[i], "");
+    if (!used && is_our_mount())
+        umount2(CONFIGFS, 0);
+}
+
+/* The kernel's host lets go of its connections when its module goes, and does not mind whose they are. */
+static bool has_connections(void)
+{
+    char dir[320], transport[32];
+    bool any = false;
+    DIR *all = opendir("/sys/class/nvme");
+    for (const struct dirent *e; all && !any && (e = readdir(all));) {
+        snprintf(dir, sizeof dir, "/sys/class/nvme/%s", e->d_name);
+        any = e->d_name[0] != '.' && kernel_get(dir, "transport", transport, sizeof transport) > 0 &&
+              strcmp(transport, "tcp") == 0;
+    }
+    if (all)
+        closedir(all);
+    return any;
+}
+
+/* A disk of brd holds data without being open. Killed before it was noted, ours is the one of that size. */
+static bool is_our_brd(const json_t *notes)
+{
+    char is[INODE], size[32], number[32];
+    const char *inode = noted(notes, "brd_inode"), *kib = noted(notes, "brd");
+    if (inode)
+        return inode_text("/sys/module/brd", is) && strcmp(inode, is) == 0;
+    return kib && kernel_get("/sys/module/brd/parameters", "rd_size", size, sizeof size) > 0 &&
+           kernel_get("/sys/module/brd/parameters", "rd_nr", number, sizeof number) > 0 && strcmp(size, kib) == 0 &&
+           strcmp(number, "1") == 0;
+}
+
+/* Those that somebody uses by now stay, which is not for us to say. */
+static void undo_modules(const json_t *notes)
+{
+    const json_t *modules = json_object_get(notes, "modules");
     for (size_t i = json_array_size(modules); i-- > 0;) {
         const char *name = json_string_value(json_array_get(modules, i));
-        if (name)
+        bool stays = !name || (strcmp(name, "nvme_tcp") == 0 && has_connections()) ||
+                     (strcmp(name, "brd") == 0 && !is_our_brd(notes));
+        if (!stays)
             syscall(SYS_delete_module, name, O_NONBLOCK);
     }
 }
@@ -212,15 +313,17 @@ static int undo_notes(const json_t *notes, const char *id)
     char nqn[80];
     int first = noted(notes, "host") ? kernel_undo_host(id) : 0, ret;
     snprintf(nqn, sizeof nqn, "nqn.2014-08.org.nvmexpress:uuid:%s", id);
-    if (port && (ret = undo_port(port, nqn)))
+    if (subsystem && (ret = unlink_subsystem(nqn)))
+        first = first ? first : ret;
+    if (port && (ret = undo_port(port, noted(notes, "port_inode"))))
         first = first ? first : ret;
     if (subsystem && (ret = undo_subsystem(subsystem)))
         first = first ? first : ret;
     if (nullb && (ret = undo_nullb(nullb)))
         first = first ? first : ret;
     if (noted(notes, "configfs"))
-        umount2(CONFIGFS, 0);
-    undo_modules(json_object_get(notes, "modules"));
+        undo_configfs();
+    undo_modules(notes);
     return first;
 }
 

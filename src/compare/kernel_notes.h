@@ -15,13 +15,19 @@ struct compare_kernel {
     char dir[96];      /* of its notes; "" without root */
     int lock;          /* -1 without root */
     char problem[160]; /* why there can be no notes, and so nothing of the kernel; or "" */
-    json_t *notes;     /* {subsystem, port, nullb, host, configfs: TEXT, modules: [TEXT]} */
-    char device[256];  /* what nvmet serves */
+    /* {subsystem, port, port_inode, nullb, host, configfs, brd, brd_inode: TEXT, modules: [TEXT]} */
+    json_t *notes;
+    char device[256]; /* what nvmet serves */
     char medium[64];
 };
 
 /* Notes something before it is done; NULL forgets it. */
 void kernel_note(struct compare_kernel *k, const char *what, const char *value);
+/*
+ * Which of those that can have its name something is, once it was made: what is there later may be somebody else's,
+ * whose number, or module, is the same.
+ */
+void kernel_note_inode(struct compare_kernel *k, const char *what, const char *path);
 void kernel_note_module(struct compare_kernel *k, const char *name);
 /* Mounts configfs, noted. */
 void kernel_mount_configfs(struct compare_kernel *k);

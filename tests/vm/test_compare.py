@@ -81,3 +81,76 @@ def test_a_signal_leaves_nothing(machine):
         until ls /sys/class/nvme/nvme*/nvme*n1 >/dev/null 2>&1; do sleep 0.1; done
         kill -TERM $!; wait $! && exit 1; true""")
     assert machine.sh(STATE) == before
+
+
+UUID = "4f5d0f0e-6b1c-4c5e-9d59-1f0b7c1a2b3c"
+NVMET = "/sys/kernel/config/nvmet"
+BEGIN = "until ls /sys/class/nvme/nvme*/nvme*n1 >/dev/null 2>&1; do sleep 0.1; done"
+
+
+def test_connections_that_others_have_made_meanwhile_stay(machine):
+    """The kernel's host ends all of them when its module goes, which was loaded for us."""
+    machine.sh(f"""
+        pollux serve -q -l 127.0.0.1:4420 --allow-any-host --nqn {FOREIGN} ram:16M >/dev/null 2>&1 &
+        echo $! >/tmp/serve
+        {COMPARE} --disk null --digests off --rounds 100 --targets pollux --hosts kernel >/dev/null 2>&1 &
+        {BEGIN}
+        echo "transport=tcp,traddr=127.0.0.1,trsvcid=4420,nqn={FOREIGN},hostid={UUID},\
+hostnqn=nqn.2014-08.org.nvmexpress:uuid:{UUID}" >/dev/nvme-fabrics
+        kill -TERM $!; wait $! && exit 1; true""")
+    assert machine.sh("cat /sys/class/nvme/*/hostid") == f"{UUID}\n"
+    machine.sh("""echo 1 >$(echo /sys/class/nvme/*/delete_controller); kill $(cat /tmp/serve)
+        until [ -z "$(ls /sys/class/nvme)" ]; do sleep 0.1; done; rmmod nvme_tcp""")
+
+
+def test_what_others_have_put_on_our_port_stays_and_so_does_what_it_is_in(machine):
+    machine.sh(f"""
+        {COMPARE} --disk null --digests off --rounds 100 --targets kernel --hosts kernel >/dev/null 2>&1 &
+        {BEGIN}
+        kill -9 $!; wait $! || true
+        mkdir {NVMET}/subsystems/{FOREIGN}
+        ln -s {NVMET}/subsystems/{FOREIGN} {NVMET}/ports/$(ls {NVMET}/ports)/subsystems/{FOREIGN}""")
+    assert int(machine.sh(f"ls {NVMET}/ports")) > 1000  # none that people choose
+    assert "took down what run" in machine.sh("pollux compare --clean 2>&1")
+    assert machine.sh(f"ls {NVMET}/subsystems {NVMET}/ports/*/subsystems").split() == [
+        f"{NVMET}/ports/{machine.sh(f'ls {NVMET}/ports').strip()}/subsystems:", FOREIGN,
+        f"{NVMET}/subsystems:", FOREIGN]
+    assert machine.sh("ls /sys/class/nvme 2>/dev/null; ls /run/pollux-compare 2>/dev/null; true") == ""
+    machine.sh(f"""rm {NVMET}/ports/*/subsystems/*; rmdir {NVMET}/ports/* {NVMET}/subsystems/*
+        umount /sys/kernel/config; rmmod nvmet_tcp nvmet""")
+
+
+def clean(machine, **notes):
+    """Takes down by notes that a run has left."""
+    text = json.dumps({"modules": [], **notes})
+    machine.sh(f"mkdir -p /run/pollux-compare/{UUID}; echo '{text}' >/run/pollux-compare/{UUID}/state.json")
+    assert f"took down what run {UUID} left" in machine.sh("pollux compare --clean 2>&1")
+
+
+def test_a_port_is_taken_down_if_it_is_the_one_that_was_made(machine):
+    machine.sh("modprobe nvmet; [ -d /sys/kernel/config/nvmet ] || mount -t configfs none /sys/kernel/config")
+    port = f"{NVMET}/ports/7"
+    machine.sh(f"mkdir {port}; echo 127.0.0.1 >{port}/addr_traddr")
+    clean(machine, port=port)
+    clean(machine, port=port, port_inode="1")
+    machine.sh(f"echo >{port}/addr_traddr; test -d {port}")
+    clean(machine, port=port, port_inode="1")
+    inode = machine.sh(f"stat -c %i {port}").strip()
+    clean(machine, port=port, port_inode=inode)
+    machine.sh(f"test ! -e {port}; mkdir {port}")
+    clean(machine, port=port)  # killed when it was made and not yet looked at
+    machine.sh(f"test ! -e {port}; mount | grep -q configfs")
+    clean(machine, configfs="/sys/kernel/config")
+    machine.sh("mount | grep -q configfs; umount /sys/kernel/config; rmmod nvmet")
+
+
+def test_a_ram_disk_is_taken_down_if_it_is_the_one_that_was_made(machine):
+    machine.sh("modprobe brd rd_nr=1 rd_size=65536; echo precious >/dev/ram0")
+    clean(machine, modules=["brd"], brd="262144")
+    clean(machine, modules=["brd"], brd="65536", brd_inode="1")
+    assert machine.sh("head -c 8 /dev/ram0") == "precious"
+    clean(machine, modules=["brd"], brd="65536")
+    machine.sh("test ! -e /sys/module/brd; modprobe brd rd_nr=1 rd_size=65536")
+    inode = machine.sh("stat -c %i /sys/module/brd").strip()
+    clean(machine, modules=["brd"], brd="65536", brd_inode=inode)
+    machine.sh("test ! -e /sys/module/brd")
