@@ -209,6 +209,14 @@ static int take_over(struct compare_network *n, pid_t pid, const struct made *m)
     return good ? 0 : -errno;
 }
 
+static ssize_t read_made(int from, struct made *m)
+{
+    ssize_t n;
+    while ((n = read(from, m, sizeof *m)) < 0 && errno == EINTR) {
+    }
+    return n;
+}
+
 static int make_and_take_over(struct compare_network *n, unsigned mtu, struct made *m)
 {
     int says[2], until[2], ret = 0;
@@ -229,7 +237,7 @@ static int make_and_take_over(struct compare_network *n, unsigned mtu, struct ma
     close(until[0]);
     if (pid < 0)
         ret = -EAGAIN;
-    else if (read(says[0], m, sizeof *m) != sizeof *m)
+    else if (read_made(says[0], m) != sizeof *m)
         ret = -EIO;
     else
         ret = m->ret ? m->ret : take_over(n, pid, m);

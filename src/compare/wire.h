@@ -14,7 +14,7 @@ enum {
     COMPARE_WIRE_PORT = 4419,
     COMPARE_WIRE_ADDR = 64,
     COMPARE_KEY = 33,
-    COMPARE_ANSWER_MS = 10000,
+    COMPARE_ANSWER_MS = 20000,
     COMPARE_START_MS = 200000, /* a target that starts fills its memory first */
 };
 
