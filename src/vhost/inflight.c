@@ -2,6 +2,9 @@
 /*
  * What is in flight, in memory that outlives the process (vhost-user, "Inflight I/O tracking"). Steps are numbered as
  * they are there. Others may write this memory at any time: no number of it is used before it was looked at.
+ *
+ * Orders, of which tests/model/test_inflight.c finds that they are needed and enough, wherever a life ends, and the next
+ * one again: see vhost_inflight_step(). What is published, and what comes after it, the ring's own release orders.
  */
 #include "vhost/ring.h"
 
@@ -41,16 +44,18 @@ static void do_again(struct vhost_ring *r, struct found *found, unsigned n)
 
 /* ---- split ---- */
 
-/* A region that was not used yet; its version last, as before that it says nothing. */
+/* A region that was not used yet, or by a ring of another size; its version last, as before that it says nothing. */
 static void fresh_split(struct vhost_ring *r)
 {
     struct vhost_inflight_split *in = r->inflight.split;
+    in->version = 0;
+    vhost_inflight_step();
     in->features = r->is.features;
     in->desc_num = r->size;
     in->last_batch_head = 0;
     in->used_idx = r->used_idx; /* the ring may have been used before */
     memset(in->desc, 0, r->size * sizeof in->desc[0]);
-    __atomic_store_n(&in->version, VHOST_INFLIGHT_VERSION, __ATOMIC_RELEASE);
+    vhost_inflight_put(&in->version, VHOST_INFLIGHT_VERSION);
 }
 
 /* The last batch was published, but perhaps not cleared. */
@@ -66,7 +71,7 @@ static bool finish_batch(struct vhost_ring *r)
         in->desc[head].inflight = 0;
         head = in->desc[head].next;
     }
-    __atomic_store_n(&in->used_idx, r->used_idx, __ATOMIC_RELEASE);
+    vhost_inflight_put(&in->used_idx, r->used_idx);
     return true;
 }
 
@@ -95,6 +100,8 @@ bool vhost_inflight_begin_split(struct vhost_ring *r)
 static void fresh_packed(struct vhost_ring *r)
 {
     struct vhost_inflight_packed *in = r->inflight.packed;
+    in->version = 0;
+    vhost_inflight_step();
     in->features = r->is.features;
     in->desc_num = r->size;
     in->free_head = in->old_free_head = 0;
@@ -103,14 +110,14 @@ static void fresh_packed(struct vhost_ring *r)
     memset(in->desc, 0, r->size * sizeof in->desc[0]);
     for (uint16_t i = 0; i < r->size; i++)
         in->desc[i].next = (uint16_t)(i + 1);
-    __atomic_store_n(&in->version, VHOST_INFLIGHT_VERSION, __ATOMIC_RELEASE);
+    vhost_inflight_put(&in->version, VHOST_INFLIGHT_VERSION);
 }
 
 static void keep_packed(struct vhost_inflight_packed *in)
 {
     in->old_free_head = in->free_head;
-    in->old_used_idx = in->used_idx;
-    __atomic_store_n(&in->old_used_wrap, in->used_wrap, __ATOMIC_RELEASE);
+    vhost_inflight_put(&in->old_used_idx, in->used_idx);
+    in->old_used_wrap = in->used_wrap;
 }
 
 /* Steps 1 to 3 of a reconnection. */
@@ -185,7 +192,7 @@ void vhost_inflight_fetched_packed(struct vhost_ring *r, struct vhost_slot *s, c
     if (head == at) { /* the first of the chain */
         h->num = 0;
         h->counter = r->counter++;
-        __atomic_store_n(&h->inflight, 1, __ATOMIC_RELEASE);
+        vhost_inflight_put(&h->inflight, 1);
         s->entry = head;
     }
     if (last)
@@ -195,9 +202,9 @@ void vhost_inflight_fetched_packed(struct vhost_ring *r, struct vhost_slot *s, c
     e->len = d->len;
     e->flags = d->end;
     e->id = d->mid;
-    __atomic_store_n(&in->free_head, e->next, __ATOMIC_RELEASE);
+    in->free_head = e->next;
     if (last)
-        __atomic_store_n(&in->old_free_head, in->free_head, __ATOMIC_RELEASE);
+        vhost_inflight_put(&in->old_free_head, in->free_head);
 }
 
 /* Steps 3 and 4 of a completion, and what of step 6 is this request's. */
@@ -207,7 +214,7 @@ void vhost_inflight_done_packed(struct vhost_ring *r, const struct vhost_slot *s
     const uint16_t last = in->desc[s->entry].last;
     if (last < r->size)
         in->desc[last].next = in->free_head;
-    __atomic_store_n(&in->free_head, s->entry, __ATOMIC_RELEASE);
+    in->free_head = s->entry;
 }
 
 /* Steps 8 and 9. */
@@ -215,6 +222,6 @@ void vhost_inflight_published_packed(struct vhost_ring *r)
 {
     struct vhost_inflight_packed *in = r->inflight.packed;
     for (unsigned i = 0; i < r->ndone; i++)
-        __atomic_store_n(&in->desc[r->done[i]->entry].inflight, 0, __ATOMIC_RELEASE);
+        vhost_inflight_put(&in->desc[r->done[i]->entry].inflight, 0);
     keep_packed(in);
 }

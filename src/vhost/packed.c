@@ -249,10 +249,12 @@ static void packed_publish(struct vhost_ring *r)
 {
     struct virtq_packed_desc *first = &r->at.packed.desc[r->used_idx];
     uint16_t flags = 0;
+    if (r->inflight.packed)
+        vhost_inflight_step(); /* what is written over from here on has been copied there */
     const unsigned descs = write_batch(r, &flags);
     if (r->inflight.packed) { /* step 6, before the batch can be seen */
         r->inflight.packed->used_idx = r->used_idx;
-        __atomic_store_n(&r->inflight.packed->used_wrap, r->used_wrap, __ATOMIC_RELEASE);
+        r->inflight.packed->used_wrap = r->used_wrap;
     }
     packed_put(&first->flags, flags, __ATOMIC_RELEASE);
     if (r->inflight.packed)

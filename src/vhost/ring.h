@@ -266,6 +266,18 @@ extern const struct vhost_ring_kind vhost_split, vhost_packed;
 
 /* ---- inflight.c: both kinds ---- */
 
+/*
+ * What is stored after this is found by the next life of the process only with all that was stored before. Who dies
+ * does so between two instructions, and what it has stored by then the kernel orders for whoever comes next: it is
+ * compilers alone that must keep the order. Which steps are needed finds tests/model/test_inflight.c.
+ */
+#define vhost_inflight_step() atomic_signal_fence(memory_order_release)
+#define vhost_inflight_put(at, value)                                                                                  \
+    do {                                                                                                               \
+        vhost_inflight_step();                                                                                         \
+        __atomic_store_n(at, value, __ATOMIC_RELAXED);                                                                 \
+    } while (0)
+
 /* Bytes of a ring's part of the region. */
 uint64_t vhost_inflight_bytes(unsigned queue_size, bool packed);
 /*

@@ -128,7 +128,7 @@ static void mark_fetched(struct vhost_ring *r, const struct vhost_slot *s)
 {
     struct vhost_inflight_split_entry *e = &r->inflight.split->desc[s->id];
     e->counter = r->counter++;
-    __atomic_store_n(&e->inflight, 1, __ATOMIC_RELEASE);
+    vhost_inflight_put(&e->inflight, 1);
 }
 
 /* What the guest adds meanwhile is for the next round. */
@@ -191,8 +191,8 @@ static void clear_batch(struct vhost_ring *r)
     struct vhost_slot *const *done = r->done;
     const unsigned n = r->ndone;
     for (unsigned i = 0; i < n; i++)
-        __atomic_store_n(&in->desc[done[i]->id].inflight, 0, __ATOMIC_RELEASE);
-    __atomic_store_n(&in->used_idx, r->used_idx, __ATOMIC_RELEASE);
+        vhost_inflight_put(&in->desc[done[i]->id].inflight, 0);
+    vhost_inflight_put(&in->used_idx, r->used_idx);
 }
 
 /*
@@ -215,7 +215,7 @@ static void split_publish(struct vhost_ring *r)
         last = s->id;
     }
     if (in)
-        __atomic_store_n(&in->last_batch_head, last, __ATOMIC_RELEASE);
+        in->last_batch_head = last;
     r->used_idx = (uint16_t)(old + n);
     shared_put(&used->idx, r->used_idx, __ATOMIC_RELEASE);
     if (in)

@@ -135,7 +135,8 @@ void __tsan_atomic_thread_fence(int order)
     explore_fence(order, __builtin_return_address(0));
 }
 
+/* Of a thread and what interrupts it, its end perhaps: nothing to other threads. */
 void __tsan_atomic_signal_fence(int order)
 {
-    (void)order;
+    explore_signal_fence(order, __builtin_return_address(0));
 }

@@ -6,6 +6,8 @@
  */
 #include "explore.h"
 
+#include "lives.h"
+
 #include <assert.h>
 #include <pthread.h>
 #include <setjmp.h>
@@ -93,7 +95,7 @@ void model_cells(const volatile void *at, size_t bytes, unsigned cell)
     cells[ncells++] = (struct cells){at, bytes, cell};
 }
 
-static const char *name_at(const volatile void *at)
+const char *explore_name(const volatile void *at)
 {
     const volatile char *p = at;
     for (unsigned i = 0; i < nnames; i++)
@@ -127,7 +129,7 @@ static unsigned locate(const volatile void *at, unsigned bytes)
         beyond_model("too many locations for the model");
     struct location *l = &locations[nlocations];
     *l = (struct location){
-        .at = at ? (volatile void *)(uintptr_t)at : NULL, .bytes = (uint8_t)bytes, .name = name_at(at)};
+        .at = at ? (volatile void *)(uintptr_t)at : NULL, .bytes = (uint8_t)bytes, .name = explore_name(at)};
     l->initial = memory_get(l);
     return nlocations++;
 }
@@ -190,6 +192,8 @@ static unsigned cell_at(const volatile void *at, unsigned bytes)
 
 void explore_plain(const volatile void *at, unsigned bytes, bool writes)
 {
+    if (!run.on)
+        lives_plain(at, bytes, writes);
     if (!run.on || on_stack(at))
         return;
     settle();
@@ -209,6 +213,10 @@ void explore_plain(const volatile void *at, unsigned bytes, bool writes)
 
 uint64_t explore_atomic(const volatile void *at, unsigned bytes, struct op o)
 {
+    if (!run.on && lives_run_now()) {
+        lives_atomic(at, bytes, &o, explore_name(at));
+        return explore_outside(at, bytes, &o);
+    }
     if (!run.on || on_stack(at))
         return explore_outside(at, bytes, &o);
     settle();
@@ -222,8 +230,10 @@ uint64_t explore_atomic(const volatile void *at, unsigned bytes, struct op o)
 
 void explore_fence(int order, const void *where)
 {
-    if (!run.on)
+    if (!run.on) {
+        lives_fence(order); /* it is between threads: not under test here */
         return;
+    }
     settle();
     const bool ours = !(program->peers >> run.thread & 1) && run.thread < MODEL_THREADS;
     struct op o = {.kind = OP_FENCE};
@@ -234,6 +244,13 @@ void explore_fence(int order, const void *where)
     step(o);
 }
 
+void explore_signal_fence(int order, const void *where)
+{
+    const struct op fence = {.kind = OP_FENCE};
+    if (lives_run_now())
+        lives_fence(explore_order(explore_fence_name(where), &fence, order, true));
+}
+
 void model_spin(void)
 {
     settle();
@@ -242,6 +259,11 @@ void model_spin(void)
 
 void model_hold(bool is_true, const char *what)
 {
+    if (lives_run_now()) {
+        if (!is_true)
+            lives_fail(what);
+        return;
+    }
     settle();
     if (!is_true)
         leave((struct op){.kind = OP_FAILED, .why = what});
@@ -339,7 +361,7 @@ static bool fail(const struct graph *g, const char *why)
 static uint64_t *seen;
 static size_t seen_n, seen_size;
 
-static bool seen_before(uint64_t h)
+bool explore_seen(uint64_t h)
 {
     if (2 * (seen_n + 1) > seen_size) {
         uint64_t *old = seen;
@@ -349,7 +371,7 @@ static bool seen_before(uint64_t h)
         seen_n = 0;
         for (size_t i = 0; i < size; i++)
             if (old[i])
-                seen_before(old[i]);
+                explore_seen(old[i]);
         free(old);
     }
     size_t i = h & (seen_size - 1);
@@ -493,7 +515,7 @@ static bool over(const struct graph *g, bool all_done)
 static bool explore(const struct graph *g)
 {
     bool some = false, all_done = true;
-    if (seen_before(graph_hash(g) ^ (g->next[MODEL_THREADS].kind != OP_NONE)))
+    if (explore_seen(graph_hash(g) ^ (g->next[MODEL_THREADS].kind != OP_NONE)))
         return true;
     for (unsigned t = 0; t < GRAPH_THREADS; t++) {
         is_beyond = g->next[t].kind == OP_BEYOND;
@@ -527,7 +549,10 @@ const char *model_run(const struct model_program *p)
     is_beyond = false;
     wrong[0] = 0;
     program = p;
+    lives_begin();
     p->begin();
+    if (p->life)
+        return lives_run(p, &executions);
     for (unsigned t = 0; t < MODEL_THREADS && p->thread[t]; t++)
         look_ahead(&g, t);
     return explore(&g) ? NULL : wrong;

@@ -31,6 +31,8 @@ struct model_program {
     void (*begin)(void);                 /* shared memory as it is at first */
     void (*thread[MODEL_THREADS])(void); /* NULL from the first on that there is not */
     void (*end)(void);                   /* when all threads have ended, and ordered after them; or NULL */
+    void (*life)(void);                  /* in place of threads: see model_survives() */
+    unsigned ends;                       /* with it, how often end() follows; 0: once */
     bool may_block;                      /* a thread may wait for ever */
     unsigned peers;                      /* threads (bits) that are not our code: their orders are left alone */
 };
@@ -50,6 +52,12 @@ void model_hold(bool is_true, const char *what);
 
 /* The thread waits: what it read last, it reads again when there is something else. */
 void model_spin(void);
+
+/*
+ * Memory that outlives the process; called in begin(). life() may end after any of its stores there, made in any order
+ * that the source allows, and then end() begins, with what there is, which may end likewise before it is called again.
+ */
+void model_survives(volatile void *at, size_t bytes);
 
 /* How many executions the last program had. */
 unsigned long model_executions(void);
