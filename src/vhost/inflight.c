@@ -3,8 +3,8 @@
  * What is in flight, in memory that outlives the process (vhost-user, "Inflight I/O tracking"). Steps are numbered as
  * they are there. Others may write this memory at any time: no number of it is used before it was looked at.
  *
- * Orders, of which tests/model/test_inflight.c finds that they are needed and enough, wherever a life ends, and the next
- * one again: see vhost_inflight_step(). What is published, and what comes after it, the ring's own release orders.
+ * Orders, of which tests/model/test_inflight.c finds that they are needed and enough, wherever a life ends, and the
+ * next one again: see vhost_inflight_step(). What is published is ordered by the ring's own release.
  */
 #include "vhost/ring.h"
 
