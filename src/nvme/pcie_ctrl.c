@@ -43,6 +43,8 @@ enum {
     PLACE_MASK = PCIE_ADMIN_DEPTH - 1,
     VECTORS_SPARE = 32,
     BUDGET = 32,
+    SQES = 6, /* of entries, as powers of two */
+    CQES = 4,
     LOOK_NS = 200000,
     LOOK_SELDOM_NS = 50000000,
 };
@@ -301,6 +303,12 @@ static int ctrl_open(struct pcie_dev *d)
         return ret;
     d->lost_watch.fd = -1;
     d->guard = plx_guard_take((void *)(uintptr_t)d->f->regs, d->f->regs_bytes, true, &d->fault);
+    if (!d->guard) { /* not touched without: it may be pulled out at any time */
+        ret = plx_fail(&d->err, -ENOMEM,
+                       "%u mappings that may be taken away are in use, as many as there can be; use fewer disks",
+                       (unsigned)PLX_GUARDS);
+        goto close;
+    }
     d->quirks = pcie_quirks_of(d->f->vendor, d->f->device);
     d->cap = pci_get64(d->f, NVME_PROP_CAP);
     d->vs = pci_get32(d->f, NVME_PROP_VS);
@@ -308,9 +316,9 @@ static int ctrl_open(struct pcie_dev *d)
     if (ret)
         goto close;
     d->dma = pci_dma_get(d->f->iommu);
-    ret = d->dma && d->guard ? pci_memory_alloc(d->dma, 2 * ctrl_page(d) + PCIE_ADMIN_DEPTH * (size_t)PCIE_ADMIN_DATA,
-                                                ctrl_page(d), &d->memory)
-                             : -ENOMEM;
+    ret = d->dma ? pci_memory_alloc(d->dma, 2 * ctrl_page(d) + PCIE_ADMIN_DEPTH * (size_t)PCIE_ADMIN_DATA, ctrl_page(d),
+                                    &d->memory)
+                 : -ENOMEM;
     if (!ret)
         ret = set_vectors(d);
     if (!ret) {
@@ -389,8 +397,8 @@ static void ctrl_enable(struct pcie_dev *d)
     pci_put64(d->f, PROP_ACQ, d->memory.iova + ctrl_page(d));
     pci_put32(d->f, NVME_PROP_CC,
               NVME_CC_EN | (all ? NVME_CC_CSS_ALL << NVME_CC_CSS_SHIFT : 0) | mps << NVME_CC_MPS_SHIFT |
-                  (weighted ? CC_AMS_WEIGHTED << NVME_CC_AMS_SHIFT : 0) | 6u << NVME_CC_IOSQES_SHIFT |
-                  4u << NVME_CC_IOCQES_SHIFT);
+                  (weighted ? CC_AMS_WEIGHTED << NVME_CC_AMS_SHIFT : 0) | (uint32_t)SQES << NVME_CC_IOSQES_SHIFT |
+                  (uint32_t)CQES << NVME_CC_IOCQES_SHIFT);
     d->generation++;
     d->state = PCIE_STARTING;
     d->step = STEP_IDENTIFY;
@@ -408,6 +416,17 @@ static void take_queues(struct pcie_dev *d, uint32_t granted)
     d->nqueues = (unsigned)plx_min_u64(PCIE_QUEUES_MAX, plx_min_u64(n, pairs - 1)); /* one is the admin queue's */
 }
 
+/* Entries as large as it needs: commands are 64 bytes, and their ends 16. @return whether it is content with that */
+static bool takes_entries(struct pcie_dev *d)
+{
+    const unsigned sq = d->id.sqes & 15, cq = d->id.cqes & 15;
+    if (sq <= SQES && cq <= CQES)
+        return true;
+    plx_fail(&d->err, -ENOTSUP, "it wants queues with entries of %u and %u bytes; 64 and 16 are possible", 1u << sq,
+             1u << cq);
+    return false;
+}
+
 static void start_step(struct pcie_dev *d);
 
 static void ctrl_answered(struct pcie_dev *d, struct pcie_op *op)
@@ -419,6 +438,10 @@ static void ctrl_answered(struct pcie_dev *d, struct pcie_op *op)
     if (op->status && needed[d->step]) {
         plx_fail(&d->err, -EIO, "%s failed: %s (%03x)", needed[d->step], nvme_status_text(op->status, false),
                  op->status & 0x7ff);
+        ctrl_failed(d);
+        return;
+    }
+    if (d->step == STEP_IDENTIFY && !takes_entries(d)) {
         ctrl_failed(d);
         return;
     }
@@ -625,10 +648,10 @@ static void ctrl_disable(struct pcie_dev *d)
 void pcie_ctrl_reset(struct pcie_dev *d, bool lost, const char *why)
 {
     d->lost |= lost;
-    if (d->state == PCIE_CLOSED || d->state == PCIE_STOPPING || d->state == PCIE_DISABLING || d->state == PCIE_SHUTTING)
+    if (d->state == PCIE_CLOSED || d->state == PCIE_STOPPING || d->state == PCIE_SHUTTING)
         return;
-    if (d->state == PCIE_OFF) {
-        if (lost)
+    if (d->state == PCIE_OFF || d->state == PCIE_DISABLING) {
+        if (lost) /* whoever takes it out waits for that */
             cut_off(d);
         return;
     }
@@ -661,7 +684,7 @@ static void await_shut(struct pcie_dev *d)
     }
     if (!over)
         plx_warn("%s: it has not shut down in time", d->addr);
-    d->lost = csts == UINT32_MAX;
+    d->lost |= csts == UINT32_MAX;
     ctrl_disable(d);
 }
 

@@ -3,6 +3,7 @@
 #include "bdev_util.h"
 #include "nvme/nvme.h"
 #include "pcie_model.h"
+#include "reactor/guard.h"
 
 #include <dirent.h>
 #include <errno.h>
@@ -546,10 +547,34 @@ static void what_cannot_be_opened_gets_a_sentence(void **state)
     tu_refused(URL, ADDR ": the group is another's");
     ssd_free(&s);
     s.opts = pcie_model_defaults;
+    s.opts.sqes = 0x77;
+    ssd_make(&s);
+    tu_refused(URL, "it wants queues with entries of 128 and 16 bytes; 64 and 16 are possible");
+    ssd_free(&s);
+    s.opts = pcie_model_defaults;
     s.opts.ns[0].blocks = 0;
     ssd_make(&s);
     tu_refused(URL, "has no namespace 1");
     ssd_free(&s);
+}
+
+/* Registers that could not be put something in the place of are not touched. */
+static void too_many_mappings_get_a_sentence(void **state)
+{
+    static struct plx_guard *all[PLX_GUARDS];
+    static uint8_t byte;
+    static atomic_bool fault;
+    struct ssd s = {.opts = pcie_model_defaults};
+    unsigned n = 0;
+    (void)state;
+    ssd_make(&s);
+    while (n < PLX_GUARDS && (all[n] = plx_guard_take(&byte, 1, false, &fault)))
+        n++;
+    tu_refused(URL, "16384 mappings that may be taken away are in use, as many as there can be");
+    while (n)
+        plx_guard_give(all[--n]);
+    tu_open(&s.t, URL);
+    ssd_close(&s);
 }
 
 /* Doorbells that are not in what is mapped, or not in the page of those in memory, are left alone. */
@@ -791,6 +816,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(it_is_identified),
         cmocka_unit_test(it_is_identified_while_it_is_a_disk),
         cmocka_unit_test(what_cannot_be_opened_gets_a_sentence),
+        cmocka_unit_test(too_many_mappings_get_a_sentence),
         cmocka_unit_test(queues_have_doorbells),
         cmocka_unit_test(queues_may_be_in_the_controllers_memory),
         cmocka_unit_test(the_controllers_memory_is_shared),

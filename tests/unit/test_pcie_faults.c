@@ -4,6 +4,7 @@
  * pulled out. Every request ends once, with data that is right, and nothing is written late.
  */
 #include "bdev_util.h"
+#include "nvme/nvme.h"
 #include "pcie_model.h"
 
 #include <errno.h>
@@ -386,6 +387,33 @@ static void one_that_is_asked_back_is_given_back(void **state)
     ssd_close(&s);
 }
 
+static int openings;
+
+static int counted_open(const char *addr, struct pci_function **out, struct plx_error *err)
+{
+    openings++;
+    return pcie_model_open(addr, out, err);
+}
+
+/* Whoever takes it out waits until it is closed: it is not enabled once more first. */
+static void one_that_is_asked_back_while_it_is_disabled_is_given_back(void **state)
+{
+    struct ssd s;
+    (void)state;
+    ssd_open(&s);
+    check_works(&s);
+    openings = 0;
+    pci_open = counted_open;
+    fault(&s, PCIE_MODEL_RDY_SLOW_OFF, PCIE_MODEL_ANY, PCIE_MODEL_ANY, 1000000);
+    assert_int_equal(nvme_pcie_reset(ADDR), 0);
+    while (!pcie_model_injected(s.m, PCIE_MODEL_RDY_SLOW_OFF))
+        tu_turn(s.t.reactor);
+    pcie_model_ask_back(s.m);
+    check_works(&s);
+    assert_int_equal(openings, 1);
+    ssd_close(&s);
+}
+
 /* ---- everything, by chance ---- */
 
 enum { SLOTS = 16, PLACES = 64 };
@@ -538,6 +566,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(one_that_is_pulled_out_ends_its_requests_and_may_come_back),
         cmocka_unit_test(one_whose_registers_are_taken_away_is_gone),
         cmocka_unit_test(one_that_is_asked_back_is_given_back),
+        cmocka_unit_test(one_that_is_asked_back_while_it_is_disabled_is_given_back),
         cmocka_unit_test(faults_by_chance_lose_nothing),
         cmocka_unit_test(nor_what_is_protected),
     };
