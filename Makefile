@@ -6,6 +6,7 @@
 #   make run        build, and serve a 1 GiB RAM disk at 127.0.0.1:4420; Ctrl-C ends it (ARGS='serve ...' for another)
 #   make check      the fast tests: unit tests, tidy, and what is installed
 #   make test       every test; scripts/test STAGE... runs some of them
+#   make test-arm   the integration suite, and Linux as host and target, inside aarch64 virtual machines
 #   make bench      the figures that README.md quotes
 #   make soak       what takes hours: the simulator and the fuzzers from seeds that nobody has tried
 #   make fuzz       the fuzz targets for FUZZ_SECONDS in all (default 600)
@@ -45,6 +46,9 @@ soak:
 arm64:
 	@scripts/test arm64
 
+test-arm:
+	@scripts/test arm
+
 bench: all
 	@scripts/deps bench
 	@meson configure build -Dtests=true # what counts the core's instructions is among them
@@ -57,4 +61,4 @@ install: all
 clean:
 	@rm -rf build build-asan build-tsan build-fuzz build-arm64 build-arm64-sysroot build-results
 
-.PHONY: all deps run check test soak fuzz arm64 bench install clean
+.PHONY: all deps run check test test-arm soak fuzz arm64 bench install clean

@@ -19,8 +19,9 @@ sys.path[:0] = [str(HERE), str(HERE.parent)]  # guest.py here, target.py above
 import target as pollux  # noqa: E402
 from control import Control  # noqa: E402
 from controlled import Controlled  # noqa: E402
-from guest import HOST_ADDRESS, LIMIT, Guest  # noqa: E402
+from guest import HOST_ADDRESS, INSIDE, LIMIT, Guest  # noqa: E402
 from hardware import Machine, shared  # noqa: E402
+from here import Here  # noqa: E402
 
 SOCKET = re.compile(r"^vhost-user at (\S+):.*\n", re.M)
 IMAGE_MISSING_TOOLS = 77  # scripts/vm-image: this machine lacks a program
@@ -71,10 +72,18 @@ def program(work, name):
     return archive
 
 
+def kernel(work, forward=()):
+    """A machine whose kernel is the host, or the target: a guest, or the one that the tests are in. forward: as a
+    guest's."""
+    if INSIDE:
+        return Here([(there, there) for _, there in forward])
+    return Guest(vm_image(), work, forward=forward)
+
+
 @pytest.fixture(scope="session")
 def guest(tmp_path_factory):
     """The machine whose kernel is the host."""
-    with Guest(vm_image(), tmp_path_factory.mktemp("guest")) as machine:
+    with kernel(tmp_path_factory.mktemp("guest")) as machine:
         yield machine
 
 

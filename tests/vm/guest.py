@@ -14,6 +14,7 @@ import base64
 import io
 import itertools
 import json
+import os
 import select
 import shutil
 import socket
@@ -23,7 +24,8 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
-HOST_ADDRESS = "10.0.2.2"  # this machine's 127.0.0.1, as seen in the guest
+INSIDE = os.environ.get("POLLUX_GUEST") == "here"  # the tests themselves are in a guest: see here.py
+HOST_ADDRESS = "127.0.0.1" if INSIDE else "10.0.2.2"  # this machine's 127.0.0.1, as seen in the guest
 LIMIT = 300  # seconds that anything in it may take: for what hangs, on a machine that others use too
 CONSOLE_TAIL = 60  # lines of the kernel's log that go with an error
 
@@ -33,8 +35,8 @@ QEMU_OPTIONS = ["-accel", "tcg,thread=single", "-m", "1G", "-nodefaults", "-no-r
 QEMU = ["qemu-system-x86_64", "-cpu", "max", *QEMU_OPTIONS]
 # By the name of the image's directory: QEMU, and the console. Pointers that are signed cost a software CPU most of its
 # time.
-ARCHES = {"x86_64": (QEMU, "ttyS0"),
-          "aarch64": (["qemu-system-aarch64", "-machine", "virt", "-cpu", "max,pauth=off", *QEMU_OPTIONS], "ttyAMA0")}
+ARM64 = ["qemu-system-aarch64", "-machine", "virt", "-cpu", "max,pauth=off", *QEMU_OPTIONS]
+ARCHES = {"x86_64": (QEMU, "ttyS0"), "aarch64": (ARM64, "ttyAMA0"), "aarch64-16k": (ARM64, "ttyAMA0")}
 BOOTED = b"0 0 0\n"  # the reply of job 0
 KERNEL_OPTIONS = "quiet panic=-1 mitigations=off nokaslr"
 
@@ -94,7 +96,48 @@ class Qemu(NamedTuple):
         self.monitor.close()
 
 
-class Guest:
+class Shell:
+    """Commands in a machine, by what starts one, spawn(), and its errors, error()."""
+
+    _marked = ""
+
+    def run(self, command, timeout=LIMIT):
+        """Run a shell command: (exit status, output with standard error)."""
+        return self.spawn(command).wait(timeout)
+
+    def sh(self, command, timeout=LIMIT):
+        """Output of a shell command that has to succeed."""
+        status, output = self.run(command, timeout)
+        if status:
+            raise CommandFailed(f"exit status {status} in the guest: {command}\n{output}{self.console_tail()}")
+        return output
+
+    def wait_until(self, command, timeout=LIMIT, during=()):
+        """Wait for a shell command to succeed; its output. No use in waiting longer than the jobs `during` it run."""
+        deadline = time.monotonic() + timeout
+        while True:
+            status, output = self.run(command, timeout)
+            if status == 0:
+                return output
+            for job in during:
+                if job.done():
+                    raise self.error(f"ended with {job.status} early: {job.command}\n{job.output}")
+            if time.monotonic() > deadline:
+                raise self.error(f"not true after {timeout} s: {command}\n{output}")
+            time.sleep(0.1)
+
+    def mark(self, text):
+        """Put a line into the kernel's log, for dmesg(since=text). Errors show what came after the last one."""
+        self._marked = text
+        self.sh(f"echo '{text}' >/dev/kmsg")
+
+    def dmesg(self, since=None):
+        """The kernel's log, from the last line with the text `since` on."""
+        log = self.sh("dmesg")
+        return log[max(log.rfind(since), 0):] if since else log
+
+
+class Guest(Shell):
     """The machine, running from __enter__ to __exit__ and never longer."""
 
     def __init__(self, image, work, cpus=4, forward=(), devices=(), archives=(), options=""):
@@ -105,7 +148,6 @@ class Guest:
         self.forward, self.devices, self.archives, self.options = forward, devices, archives, options
         self.console = self.work / "console.log"
         self.qemu = self._next = None
-        self._marked = ""
         self._received = bytearray()
         self._jobs = {0: Job(self, 0, "boot")}
         self._numbers = itertools.count(1)
@@ -219,41 +261,6 @@ class Guest:
         self._jobs[job.number] = job
         self._send(f"run {job.number} {base64.b64encode(command.encode()).decode()}")
         return job
-
-    def run(self, command, timeout=LIMIT):
-        """Run a shell command: (exit status, output with standard error)."""
-        return self.spawn(command).wait(timeout)
-
-    def sh(self, command, timeout=LIMIT):
-        """Output of a shell command that has to succeed."""
-        status, output = self.run(command, timeout)
-        if status:
-            raise CommandFailed(f"exit status {status} in the guest: {command}\n{output}{self.console_tail()}")
-        return output
-
-    def wait_until(self, command, timeout=LIMIT, during=()):
-        """Wait for a shell command to succeed; its output. No use in waiting longer than the jobs `during` it run."""
-        deadline = time.monotonic() + timeout
-        while True:
-            status, output = self.run(command, timeout)
-            if status == 0:
-                return output
-            for job in during:
-                if job.done():
-                    raise self.error(f"ended with {job.status} early: {job.command}\n{job.output}")
-            if time.monotonic() > deadline:
-                raise self.error(f"not true after {timeout} s: {command}\n{output}")
-            time.sleep(0.1)
-
-    def mark(self, text):
-        """Put a line into the kernel's log, for dmesg(since=text). Errors show what came after the last one."""
-        self._marked = text
-        self.sh(f"echo '{text}' >/dev/kmsg")
-
-    def dmesg(self, since=None):
-        """The kernel's log, from the last line with the text `since` on."""
-        log = self.sh("dmesg")
-        return log[max(log.rfind(since), 0):] if since else log
 
     def console_tail(self, lines=CONSOLE_TAIL):
         """The last of what the kernel wrote on its console: works for a dead guest, too."""

@@ -14,7 +14,7 @@ import time
 import conftest
 import pytest
 import target as pollux
-from guest import LIMIT, Guest
+from guest import LIMIT
 
 KIB, MIB = 1 << 10, 1 << 20
 NQN = "nqn.2026-01.example:kernel"
@@ -63,7 +63,7 @@ sed -n 's/.*: nvmet\([0-9]*\): .*qid=[1-9][0-9]*,.*cmd=(nvme_cmd_\([a-z_]*\).*/\
 def guest(tmp_path_factory):
     """The machine whose kernel is the target."""
     forward = [(here, FIRST_PORT + port) for port, here in enumerate(conftest.free_ports(2), start=1)]
-    with Guest(conftest.vm_image(), tmp_path_factory.mktemp("guest"), forward=forward) as machine:
+    with conftest.kernel(tmp_path_factory.mktemp("guest"), forward) as machine:
         machine.sh(PREPARE)
         yield machine
 
