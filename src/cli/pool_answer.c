@@ -184,7 +184,7 @@ static bool answer_extent(const json_t *e, uint64_t at, uint64_t size, uint32_t 
     const json_int_t o = json_integer_value(offset), l = json_integer_value(length);
     if (!json_is_integer(offset) || !json_is_integer(length) || !json_is_boolean(data) || o < 0 || l <= 0)
         return false;
-    *out = (struct plx_pool_extent){(uint64_t)o, (uint64_t)l, json_is_true(data)};
+    *out = (struct plx_pool_extent){.offset = (uint64_t)o, .length = (uint64_t)l, .data = json_is_true(data)};
     return out->offset >= at && out->offset < size && out->length <= size - out->offset && out->offset % unit == 0 &&
            (out->length % unit == 0 || out->offset + out->length == size);
 }
