@@ -268,11 +268,103 @@ static void test_snapshots_of_one_instant_have_writes_in_their_order(void **stat
     assert_int_equal(plx_bdev_close(disk), 0);
 }
 
-int main(void)
+/* ---- disks outside come and go ---- */
+
+enum { TURNS = 30 };
+
+static struct plx_bdev *outer_new(unsigned which)
+{
+    static const char *const names[] = {"one", "two"};
+    struct plx_error err = {""};
+    struct plx_bdev *outer;
+    uint8_t *data = malloc(BLOCKS * 512);
+    struct tu t;
+    if (plx_bdev_open_as("ram:1M", names[which], &outer, &err))
+        fail_msg("%s", err.text);
+    memset(data, 0xa0 + (int)which, BLOCKS * 512);
+    tu_join(&t, outer);
+    assert_int_equal(io(&t, PLX_BDEV_WRITE, 0, BLOCKS, data), 0);
+    tu_leave(&t);
+    free(data);
+    return outer;
+}
+
+/* What it wrote is there, and of all else either of the two. */
+static void *reader_run(void *arg)
+{
+    struct writer *w = arg;
+    struct tu t;
+    uint8_t data[4096];
+    tu_join(&t, w->bdev);
+    for (; *w->go_on; w->writes++) {
+        const uint64_t mine = 16 * (w->writes % 8) + 8 * w->which, other = 128 + tu_random(&w->seed) % (BLOCKS - 136);
+        memset(data, 0x10 + (int)w->which, 512);
+        assert_int_equal(io(&t, PLX_BDEV_WRITE, mine + 1, 1, data), 0); /* a part: the rest is as that disk has it */
+        assert_int_equal(io(&t, PLX_BDEV_READ, mine, 8, data), 0);
+        assert_int_equal(data[512], 0x10 + w->which);
+        assert_true((data[0] & 0xfe) == 0xa0 && data[0] == data[4095]);
+        assert_int_equal(io(&t, PLX_BDEV_READ, other, 8, data), 0);
+        for (unsigned i = 0; i < 4096; i++)
+            assert_int_equal(data[i] & 0xfe, 0xa0);
+        plx_reactor_poll(t.reactor); /* requests to disks in memory end without */
+    }
+    tu_leave(&t);
+    return NULL;
+}
+
+static void outer_do(struct plx_pool *pool, enum plx_pool_op_kind kind, const char *outer)
+{
+    struct plx_pool_op op = {.kind = kind, .volume = "v", .name = "v", .size = BLOCKS * 512, .outer = outer};
+    if (plx_pool_do(pool, &op))
+        fail_msg("%s", op.err.text);
+}
+
+/* Each is let go when the volume has left it, whatever the reactors are doing; and its pool has checksums or not. */
+static void test_disks_outside_under_readers_and_writers(void **state)
+{
+    static struct writer w[2];
+    (void)state;
+    for (unsigned checksums = 0; checksums < 2; checksums++) {
+        struct plx_error err = {""};
+        struct plx_bdev *disk, *v, *outer[2] = {outer_new(0), outer_new(1)};
+        struct plx_pool *pool;
+        pthread_t threads[2];
+        _Atomic bool go_on = true;
+        const struct plx_pool_opts opts = {.checksums = checksums};
+        assert_int_equal(plx_bdev_open_as("ram:64M", "base", &disk, &err), 0);
+        assert_int_equal(plx_pool_make(disk, &opts, &err), 0);
+        assert_int_equal(plx_pool_open(disk, &pool, &err), 0);
+        outer_do(pool, PLX_POOL_CREATE, "one");
+        assert_int_equal(plx_bdev_open("volume:base?name=v", &v, &err), 0);
+        for (unsigned i = 0; i < 2; i++) {
+            w[i] = (struct writer){.bdev = v, .which = i, .seed = i + 1, .go_on = &go_on};
+            assert_int_equal(pthread_create(&threads[i], NULL, reader_run, &w[i]), 0);
+        }
+        for (unsigned i = 1; i <= TURNS; i++) {
+            outer_do(pool, PLX_POOL_SET_OUTER, i % 2 ? "two" : "one");
+            assert_int_equal(plx_bdev_close(outer[!(i % 2)]), 0);
+            outer[!(i % 2)] = outer_new(!(i % 2));
+        }
+        outer_do(pool, PLX_POOL_INFLATE, NULL);
+        for (unsigned i = 0; i < 2; i++)
+            assert_int_equal(plx_bdev_close(outer[i]), 0);
+        go_on = false;
+        for (unsigned i = 0; i < 2; i++)
+            pthread_join(threads[i], NULL);
+        assert_int_equal(plx_bdev_close(v), 0);
+        assert_int_equal(plx_pool_close(pool), 0);
+        assert_int_equal(plx_bdev_close(disk), 0);
+    }
+}
+
+int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_two_reactors_and_a_keeper),
         cmocka_unit_test(test_snapshots_of_one_instant_have_writes_in_their_order),
+        cmocka_unit_test(test_disks_outside_under_readers_and_writers),
     };
+    if (argc > 1)
+        cmocka_set_test_filter(argv[1]);
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

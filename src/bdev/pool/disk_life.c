@@ -76,7 +76,9 @@ static void volume_close(struct plx_bdev *bdev)
 static int volume_resize(struct plx_bdev *bdev, uint64_t blocks, struct plx_error *err)
 {
     struct pool_disk *d = (struct pool_disk *)bdev;
-    struct plx_pool_op op = {.kind = PLX_POOL_RESIZE, .volume = d->v->name, .size = blocks << bdev->block_shift};
+    char uuid[PLX_UUID_TEXT]; /* it may be renamed meanwhile */
+    struct plx_pool_op op = {.kind = PLX_POOL_RESIZE, .volume = uuid, .size = blocks << bdev->block_shift};
+    plx_uuid_format(d->v->uuid, uuid);
     int ret = plx_pool_do(d->pool, &op);
     return ret ? plx_fail(err, ret, "%s", op.err.text) : 0;
 }

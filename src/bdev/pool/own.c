@@ -19,6 +19,8 @@
 enum {
     ROW = 64,          /* units that are copied at once */
     NODES_A_TURN = 64, /* that are gone through before others have their turn */
+    TRIES = 1000,      /* of a request that a disk wants to have once more, as newcomers' first ones now and then */
+    PAUSE_NS = 1000 * 1000,
 };
 
 enum own_stage {
@@ -42,6 +44,8 @@ struct own {
     plx_le32 crcs[ROW];      /* of a pool with checksums: they go with the data, whatever has become of that */
     uint16_t status;
     uint8_t *mem;
+    struct plx_timer timer; /* of a request that is tried again */
+    unsigned tries;
     char outer[POOL_OUTER_NAME]; /* the disk outside that is read, or that the volume will go back to; "" for none */
     bool leaves;                 /* it is read, and left */
     uint64_t outer_units;        /* that it has, of those of the volume */
@@ -184,10 +188,23 @@ static int own_count(struct own *o, struct pool_try *t)
 
 static void own_submit(struct own *o, enum plx_bdev_op op, uint64_t unit);
 
+static void row_again(struct plx_timer *timer)
+{
+    struct own *o = plx_container_of(timer, struct own, timer);
+    const bool outer = o->io.req.op == PLX_BDEV_READ && !o->from;
+    plx_bdev_submit(outer ? o->work->outer_ch : o->work->pool->keeper_ch, &o->io.req);
+}
+
 static void row_done(struct plx_bdev_req *req)
 {
     struct own *o = plx_container_of(req, struct own, io.req);
     const unsigned shift = o->work->pool->unit_shift;
+    if (req->status == PLX_SC_COMMAND_INTERRUPTED && o->tries++ < TRIES) {
+        o->timer = (struct plx_timer){.fn = row_again};
+        plx_timer_set(o->work->pool->keeper, &o->timer, PAUSE_NS);
+        return;
+    }
+    o->tries = 0;
     o->status = req->status;
     if (!req->status && req->op == PLX_BDEV_READ && !o->from)
         for (uint32_t i = 0; i < o->busy.n; i++)
@@ -368,7 +385,7 @@ static void own_outer(struct own *o, const struct pool_volume *to)
     const struct plx_pool_work *w = o->work;
     const struct pool_volume *v = w->v;
     const char *next = w->op->kind == PLX_POOL_SET_OUTER ? w->op->outer : to && to->flags & POOL_OUTER ? to->outer : "";
-    o->leaves = !pool_work_rebases(w) && v->flags & POOL_OUTER &&
+    o->leaves = !pool_work_rebases(w) && (v->flags & (POOL_OUTER | POOL_THICK)) == POOL_OUTER &&
                 (w->op->kind == PLX_POOL_INFLATE || !pool_volume_live_parent(v));
     if (o->leaves)
         next = v->outer;
