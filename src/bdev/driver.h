@@ -214,6 +214,8 @@ int plx_bdev_register(struct plx_bdev *bdev, const char *driver, const char *tex
  */
 void plx_bdev_resized(struct plx_bdev *bdev, uint64_t blocks);
 void plx_bdev_gone(struct plx_bdev *bdev, const char *why);
+/* Whether somebody reads it who relies on that nobody changes it: PLX_BDEV_STILL. */
+bool plx_bdev_is_still(const struct plx_bdev *bdev);
 
 /* Ends a request that submit() was given. */
 void plx_bdev_complete(struct plx_bdev_req *req, uint16_t status);

@@ -339,6 +339,17 @@ void plx_bdev_release(struct plx_bdev_hold *h)
         free(h);
 }
 
+bool plx_bdev_is_still(const struct plx_bdev *bdev)
+{
+    bool still = false;
+    pthread_mutex_lock(&lock);
+    plx_list_for_each(it, &bdev->holds) {
+        still |= plx_list_entry(it, struct plx_bdev_hold, link)->o.claim == PLX_BDEV_STILL;
+    }
+    pthread_mutex_unlock(&lock);
+    return still;
+}
+
 /* ---- what they are told ---- */
 
 static void tell_holders(struct plx_bdev *bdev, enum plx_bdev_event what)

@@ -87,10 +87,12 @@ static void lvol_set_parent_bdev(struct rpc_call *c)
 
 const struct rpc_method rpc_methods_lvol_family[] = {
     {"bdev_lvol_inflate", "inflate_lvol_bdev",
-     "Gives a volume all space of its own, with a copy of what its snapshot has: it goes back to none, and is thick.",
+     "Gives a volume all space of its own, with a copy of what it shares, or shows of a disk outside: it goes back to "
+     "none, and is thick.",
      params_name, RPC_CHANGES, .run = lvol_inflate},
     {"bdev_lvol_decouple_parent", "decouple_parent_lvol_bdev",
-     "Gives a volume a copy of what its snapshot has: it goes back to what that one goes back to, and stays thin.",
+     "Gives a volume a copy of what its snapshot has, or a disk outside: it goes back to what that snapshot goes back "
+     "to, or to none, and stays thin.",
      params_name, RPC_CHANGES, .run = lvol_decouple_parent},
     {"bdev_lvol_detach_parent", NULL,
      "Has a volume go back to no snapshot, and hold what is its own; all else reads as zeroes.", params_name,

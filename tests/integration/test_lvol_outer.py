@@ -229,6 +229,28 @@ def test_set_parent_bdev():
             assert pattern(host, 1, SIZE) == [0xcc, 0xcc, 0, 0, 0]
 
 
+def test_volumes_that_others_go_back_to_stay_as_they_are():
+    """Nor do they go back to those, or to what stands on them."""
+    with Kept() as server, server.client() as client:
+        make(server, client, CLUSTER)
+        for name in ("v", "w", "x"):
+            client.call("bdev_lvol_create", lvol_name=name, size_in_mib=8, thin_provision=True, lvs_name="lvs0")
+        client.call("bdev_lvol_snapshot", lvol_name="lvs0/x", snapshot_name="s")
+        client.call("bdev_malloc_create", name="M", num_blocks=65536, block_size=BLOCK)
+        client.call("bdev_lvol_create_lvstore", bdev_name="M", lvs_name="lvs1", cluster_sz=CLUSTER)
+        client.call("bdev_lvol_clone_bdev", bdev="lvs0/v", lvs_name="lvs1", clone_name="c")
+        code, said = client.refused("bdev_lvol_set_parent_bdev", lvol_name="lvs0/v", parent_name="lvs1/c")
+        assert code == EBUSY and "others go back to v" in said
+        code, said = client.refused("bdev_lvol_set_parent", lvol_name="lvs0/v", parent_name="lvs0/s")
+        assert code == EBUSY and "others go back to v" in said
+        client.call("bdev_lvol_create_lvstore", bdev_name="lvs0/w", lvs_name="lvs2", cluster_sz=CLUSTER)
+        client.call("bdev_lvol_create", lvol_name="y", size_in_mib=1, thin_provision=True, lvs_name="lvs2")
+        code, said = client.refused("bdev_lvol_set_parent_bdev", lvol_name="lvs0/w", parent_name="lvs2/y")
+        assert code == EINVAL and "goes back to w itself" in said
+        client.call("bdev_lvol_delete", name="lvs1/c")
+        client.call("bdev_lvol_set_parent", lvol_name="lvs0/v", parent_name="lvs0/s")
+
+
 def test_inflate_and_decouple():
     """What shows through is copied under a host, with checksums and without, and that disk can be deleted at once."""
     for checksum in (False, True):

@@ -67,6 +67,13 @@ uint64_t pool_outer_blocks(const struct plx_pool *p, const struct pool_outer *o)
 /* Finds and holds it. @return 0, or -errno with err filled */
 int pool_outer_open(struct plx_pool *p, const char *volume, const char *name, struct pool_outer **out,
                     struct plx_error *err);
+/*
+ * Whether a volume can go back to another one, or to none: not while others go back to it, who would read something
+ * else, nor if requests to that disk come to the volume itself. Of two of whom each is to go back to the other, both
+ * having been opened for that, one is refused. @return 0, or -errno with err filled. The keeper's
+ */
+int pool_outer_may_change(struct plx_pool *p, const struct pool_volume *v, const struct pool_outer *next,
+                          struct plx_error *err);
 /* The last one lets it go. Without the lock, as all of these but pool_outer_exchange(). */
 void pool_outer_put(struct pool_outer *o);
 /* Of the channel of a volume, on its reactor; opened if it is not. NULL: that cannot be done */

@@ -10,6 +10,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+enum { DEEPEST = 32 }; /* disks, one on the other */
+
 struct outer_channel {
     struct pool_outer *of;
     struct plx_bdev_channel *ch;
@@ -60,6 +62,44 @@ int pool_outer_open(struct plx_pool *p, const char *volume, const char *name, st
         free(o);
     else
         *out = o;
+    return ret;
+}
+
+/* Whether requests to a disk, which is held, may come to another one. */
+static bool leads_to(struct plx_bdev *disk, const struct plx_bdev *to, unsigned depth)
+{
+    struct plx_bdev *outer = NULL;
+    if (!disk)
+        return false;
+    if (disk == to || depth == DEEPEST || leads_to(disk->below, to, depth + 1) || leads_to(disk->on, to, depth + 1))
+        return true;
+    if (pool_volume_of(disk)) {
+        const struct pool_disk *d = (const struct pool_disk *)disk;
+        pool_lock(d->pool);
+        outer = d->outer ? d->outer->disk : NULL;
+        pool_unlock(d->pool);
+    }
+    return leads_to(outer, to, depth + 1);
+}
+
+int pool_outer_may_change(struct plx_pool *p, const struct pool_volume *v, const struct pool_outer *next,
+                          struct plx_error *err)
+{
+    int ret = 0;
+    pool_lock(p);
+    struct pool_disk *d = v->disk && !v->disk->closing ? v->disk : NULL;
+    if (d)
+        d->telling = true; /* it stays */
+    pool_unlock(p);
+    if (!d)
+        return 0;
+    if (plx_bdev_is_still(&d->bdev))
+        ret = plx_fail(err, -EBUSY, "others go back to %s as to a disk outside, so that it stays as it is", v->name);
+    else if (next && leads_to(next->disk, &d->bdev, 0))
+        ret = plx_fail(err, -EINVAL, "%s goes back to %s itself", plx_bdev_info(next->disk)->name, v->name);
+    pool_lock(p);
+    d->telling = false;
+    pool_unlock(p);
     return ret;
 }
 

@@ -48,6 +48,7 @@ struct own {
     unsigned tries;
     char outer[POOL_OUTER_NAME]; /* the disk outside that is read, or that the volume will go back to; "" for none */
     bool leaves;                 /* it is read, and left */
+    bool opened;                 /* that is held, if there is any */
     uint64_t outer_units;        /* that it has, of those of the volume */
     uint64_t bare;               /* up to where it shows through from `at` on, without a node; or 0 */
     uint64_t through;            /* units where it does, of those that are needed */
@@ -431,13 +432,16 @@ static int own_begin(struct plx_pool_work *w)
 static void own_open(struct plx_pool_work *w)
 {
     struct own *o = w->steps;
-    int ret = pool_outer_open(w->pool, w->v->name, o->outer, &w->outer, &w->op->err);
+    int ret = o->outer[0] ? pool_outer_open(w->pool, w->v->name, o->outer, &w->outer, &w->op->err) : 0;
+    if (!ret && pool_work_rebases(w))
+        ret = pool_outer_may_change(w->pool, w->v, w->outer, &w->op->err);
     if (!ret && o->leaves)
         ret = plx_bdev_channel_get(w->outer->disk, w->pool->keeper, &w->outer_ch);
     if (ret) {
         pool_work_fail(w, ret);
         return;
     }
+    o->opened = true;
     if (o->leaves)
         o->outer_units = plx_min_u64(
             w->v->size, ((pool_outer_blocks(w->pool, w->outer) - 1) >> pool_unit_blocks_shift(w->pool)) + 1);
@@ -462,7 +466,7 @@ int pool_own_attempt(struct plx_pool_work *w, struct pool_try *t)
         return plx_fail(&w->op->err, -ECANCELED, "the pool is being closed; what was copied stays so");
     if (w->v->flags & POOL_THICK && !w->v->parent)
         return 0;
-    if (o->outer[0] && !w->outer) {
+    if (!o->opened && (o->outer[0] || pool_work_rebases(w))) {
         w->begin = own_open;
         return POOL_AGAIN;
     }
