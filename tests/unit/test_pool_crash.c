@@ -3,61 +3,17 @@
  * Pools on a disk whose power is cut: what was flushed is there, volumes are as they were, or as they were to be, and
  * not a unit is lost. Lives by chance, one after the other on the same disk: each begins with what the last one left.
  */
-#include "oracle.h"
-#include "pool_rig.h"
-#include "pool_units.h"
+#include "pool_life.h"
 
 #include <errno.h>
 #include <pollux/bdev_filter.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 
 #include "base/util.h"
 #include "bdev/filter/crash.h"
-
-enum {
-    BLOCK = 512,
-    VOLUMES = 5,
-    BLOCKS = 2 * 512 + 64, /* of a volume: more than one node has */
-    UNITS = POOL_UNITS,    /* that these are */
-    DEPTH = 6,
-    MAX_BLOCKS = 40,
-};
-
-struct life;
-
-struct vol {
-    struct life *l;
-    char name[16];
-    bool there, snapshot;
-    bool maybe_there; /* power was cut while it was made, or deleted */
-    bool unknown;     /* made while there were writes under way: what it has is not known until it has been read */
-    bool open;
-    struct tu t;
-    struct oracle *o;
-    struct pool_units u;
-};
-
-struct io {
-    struct life *l;
-    struct vol *v;
-    struct plx_bdev_req req __attribute__((aligned(16)));
-    struct iovec iov;
-    bool busy;
-    uint64_t known;
-    uint8_t data[MAX_BLOCKS * BLOCK];
-};
-
-struct life {
-    struct pool_rig rig;
-    struct vol v[VOLUMES];
-    struct io io[DEPTH];
-    uint64_t seed, serial;
-    unsigned names, cuts, ops;
-    bool look;              /* what a cut has left is looked at by those who did not write it */
-    struct plx_bdev *outer; /* that some volumes go back to */
-};
 
 static uint8_t outer_data[BLOCKS * BLOCK]; /* what it has */
 
@@ -461,6 +417,7 @@ enum code {
     DECOUPLE,
     SET_PARENT, /* to none; or, when there is none, to a snapshot */
     SET_OUTER,
+    GROUP, /* snapshots of two volumes at one instant */
     CODES
 };
 
@@ -475,6 +432,8 @@ struct workload {
     struct life l;
     enum code codes[3];
     unsigned n;
+
+    struct vol *group[2]; /* that are there both, or neither */
     bool grown, maybe_grown;
     bool maybe_other;
     bool pool_grown, maybe_pool_grown;
@@ -540,6 +499,7 @@ static struct vol *make_of(struct life *l, enum plx_pool_op_kind kind, struct vo
     struct vol *fresh = vol_unused(l);
     snprintf(fresh->name, sizeof fresh->name, "n%u", l->names++);
     struct plx_pool_op op = {.kind = kind, .volume = of ? of->name : NULL, .name = fresh->name, .size = BLOCKS * BLOCK};
+    op.outer = kind == PLX_POOL_CREATE && l->outer ? "outer" : NULL;
     bool sure = run_op(l, &op);
     vol_new(l, fresh, kind == PLX_POOL_SNAPSHOT, data);
     fresh->maybe_there = !sure;
@@ -656,6 +616,30 @@ static void decouple(struct life *l, struct vol *a)
         pool_units_inflate(&a->u);
 }
 
+static void snapshot_group(struct workload *w, struct vol *b)
+{
+    static uint8_t data[2][BLOCKS * BLOCK];
+    struct life *l = &w->l;
+    struct vol *of[2] = {&l->v[A], b};
+    struct plx_pool_op op[2] = {{.kind = PLX_POOL_SNAPSHOT, .with = &op[1]}, {.kind = PLX_POOL_SNAPSHOT}};
+    for (unsigned i = 0; i < 2; i++) {
+        read_all(l, of[i], data[i]);
+        if (is_off(l))
+            return;
+    }
+    for (unsigned i = 0; i < 2; i++) {
+        struct vol *s = w->group[i] = vol_unused(l);
+        snprintf(s->name, sizeof s->name, "n%u", l->names++);
+        vol_new(l, s, true, data[i]);
+        op[i].volume = of[i]->name;
+        op[i].name = s->name;
+    }
+    const bool sure = run_op(l, op);
+    for (unsigned i = 0; i < 2; i++)
+        w->group[i]->maybe_there = !sure;
+    pool_units_snapshot(&of[0]->u, &w->group[0]->u);
+}
+
 /* What is about whom a volume goes back to. s: a snapshot, or NULL. */
 static void do_family(struct workload *w, enum code code, struct vol *s)
 {
@@ -709,7 +693,7 @@ static void do_code(struct workload *w, enum code code)
     struct vol *a = &l->v[A], *s = vol_last(l, true);
     switch (code) {
     case CREATE:
-        make_of(l, PLX_POOL_CREATE, NULL, NULL);
+        make_of(l, PLX_POOL_CREATE, NULL, l->outer ? outer_data : NULL);
         break;
     case WRITE:
         if (a->there)
@@ -766,6 +750,10 @@ static void do_code(struct workload *w, enum code code)
     case GROW_POOL:
         grow_pool(w);
         break;
+    case GROUP:
+        if (a->there && vol_last(l, false))
+            snapshot_group(w, vol_last(l, false));
+        break;
     case CODES:
         break;
     }
@@ -781,6 +769,8 @@ static void workload_known(struct workload *w)
     plx_pool_get_info(l->rig.pool, &info);
     assert_true(w->pool_grown ? info.size == POOL_GROWN
                               : info.size == POOL_SIZE || (w->maybe_pool_grown && info.size == POOL_GROWN));
+    if (w->group[0] && w->group[0]->maybe_there)
+        assert_int_equal(find(l, w->group[0]), find(l, w->group[1]));
     if (!a->there)
         return;
     if (w->maybe_other && find(l, a)) {
@@ -799,8 +789,9 @@ static void workload_known(struct workload *w)
 static bool run_workload(const struct workload *what, uint64_t at, enum keep keep)
 {
     static struct workload w;
-    memset(&w, 0, sizeof w);
+    memset(&w, 0, offsetof(struct workload, other)); /* which is large, and set before it is looked at */
     w.n = what->n;
+    w.l.outer = what->l.outer;
     memcpy(w.codes, what->codes, sizeof w.codes);
     struct life *l = &w.l;
     rig_make_small(&l->rig, "crash:ram:5M", NULL, POOL_SIZE);
@@ -815,8 +806,12 @@ static bool run_workload(const struct workload *what, uint64_t at, enum keep kee
         l->io[i].req.iovcnt = 1;
     }
     snprintf(l->v[A].name, sizeof l->v[A].name, "a");
-    rig_create(&l->rig, "a", BLOCKS * BLOCK);
-    vol_new(l, &l->v[A], false, NULL);
+    struct plx_pool_op first = {.kind = PLX_POOL_CREATE, .name = "a", .size = BLOCKS * BLOCK};
+    first.outer = l->outer ? "outer" : NULL;
+    run_op(l, &first);
+    vol_new(l, &l->v[A], false, l->outer ? outer_data : NULL);
+    if (l->outer)
+        pool_units_set_outer(&l->v[A].u);
     io_run(l, PLX_BDEV_WRITE, 0, 40);
     io_run(l, PLX_BDEV_WRITE, BLOCKS - 20, 20);
     io_run(l, PLX_BDEV_FLUSH, 0, 0);
@@ -842,18 +837,20 @@ static bool run_workload(const struct workload *what, uint64_t at, enum keep kee
 /* Whether each operation does something: with one that does not it is a shorter workload, which is tried as such. */
 static bool does_all(const struct workload *w)
 {
-    bool there = true, linked = false, outer = false;
-    unsigned snapshots = 0;
+    bool there = true, linked = false, outer = w->l.outer;
+    unsigned snapshots = 0, others = 0;
     for (unsigned i = 0; i < w->n; i++) {
         const enum code c = w->codes[i];
         const bool of_snapshot = c == CLONE || c == DELETE_SNAPSHOT || c == RENAME;
         if ((of_snapshot && !snapshots) || (!of_snapshot && c != CREATE && c != GROW_POOL && !there) ||
             (c == REVERT && !linked) || (c == DECOUPLE && !linked && !outer) ||
-            (c == SET_PARENT && !linked && !snapshots) || (c == SET_OUTER && outer && !linked))
+            (c == SET_PARENT && !linked && !snapshots) || (c == SET_OUTER && outer && !linked) ||
+            (c == GROUP && !others))
             return false;
         outer = c == SET_OUTER || (outer && c != INFLATE && (c != DECOUPLE || linked));
-        snapshots += (c == SNAPSHOT) - (c == DELETE_SNAPSHOT);
-        linked = c == SNAPSHOT || (c == SET_PARENT && !linked) ||
+        snapshots += c == GROUP ? 2 : (c == SNAPSHOT) - (c == DELETE_SNAPSHOT);
+        others += c == CREATE || c == CLONE;
+        linked = c == SNAPSHOT || c == GROUP || (c == SET_PARENT && !linked) ||
                  (linked && c != INFLATE && c != DECOUPLE && c != SET_PARENT && c != SET_OUTER && snapshots);
         there &= c != DELETE_VOLUME;
     }
@@ -871,12 +868,13 @@ static unsigned run_everywhere(const struct workload *w, unsigned keeps)
     return lives;
 }
 
-/* All of so many operations. @return lives */
-static unsigned run_workloads(unsigned n, unsigned keeps)
+/* All of so many operations. outer: that volumes go back to from the beginning, or NULL. @return lives */
+static unsigned run_workloads(unsigned n, unsigned keeps, struct plx_bdev *outer)
 {
     static struct workload w;
     unsigned lives = 0, all = 1;
     w.n = n;
+    w.l.outer = outer;
     for (unsigned i = 0; i < n; i++)
         all *= CODES;
     for (unsigned k = 0; k < all; k++) {
@@ -895,14 +893,29 @@ static void every_workload(void **state)
     (void)state;
     rig_simulate(true);
     outer_open(&outside);
-    const unsigned lives = run_workloads(1, KEEPS) + run_workloads(2, KEEPS) + run_workloads(3, 1);
+    const unsigned lives = run_workloads(1, KEEPS, NULL) + run_workloads(2, KEEPS, NULL) + run_workloads(3, 1, NULL);
     rig_checksums(true);
-    const unsigned summed = run_workloads(1, KEEPS) + run_workloads(2, 1);
+    const unsigned summed = run_workloads(1, KEEPS, NULL) + run_workloads(2, 1, NULL);
     rig_checksums(false);
     assert_int_equal(plx_bdev_close(outside.outer), 0);
     rig_simulate(false);
     print_message("%u lives, and %u with checksums\n", lives, summed);
     assert_true(lives > 10000 && summed > 1000);
+}
+
+/* The same of volumes that go back to a disk outside, and of what is made of them. */
+static void every_workload_with_a_disk_outside(void **state)
+{
+    static struct life l;
+    (void)state;
+    rig_simulate(true);
+    outer_open(&l);
+    const unsigned lives =
+        run_workloads(1, KEEPS, l.outer) + run_workloads(2, KEEPS, l.outer) + run_workloads(3, 1, l.outer);
+    assert_int_equal(plx_bdev_close(l.outer), 0);
+    rig_simulate(false);
+    print_message("%u lives\n", lives);
+    assert_true(lives > 5000);
 }
 
 /* ---- what a commit that was torn leaves ---- */
@@ -933,8 +946,12 @@ static void pages_of_a_torn_commit_are_not_replayed_later(void **state)
     l->io[0].req.iov = &l->io[0].iov;
     l->io[0].req.iovcnt = 1;
     snprintf(l->v[A].name, sizeof l->v[A].name, "a");
-    rig_create(&l->rig, "a", BLOCKS * BLOCK);
-    vol_new(l, &l->v[A], false, NULL);
+    struct plx_pool_op first = {.kind = PLX_POOL_CREATE, .name = "a", .size = BLOCKS * BLOCK};
+    first.outer = l->outer ? "outer" : NULL;
+    run_op(l, &first);
+    vol_new(l, &l->v[A], false, l->outer ? outer_data : NULL);
+    if (l->outer)
+        pool_units_set_outer(&l->v[A].u);
     for (unsigned lap = 0; lap < 2; lap++)
         for (uint64_t lba = 0; lba < BLOCKS; lba += 8) {
             io_run(l, PLX_BDEV_WRITE, lba, 8);
@@ -965,8 +982,10 @@ int main(int argc, char **argv)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(pages_of_a_torn_commit_are_not_replayed_later),
         cmocka_unit_test(every_workload),
+        cmocka_unit_test(every_workload_with_a_disk_outside),
         cmocka_unit_test(what_was_flushed_is_there),
     };
+    prctl(PR_SET_THP_DISABLE, 1, 0, 0, 0); /* each life has a disk of its own, of which it touches little */
     if (argc > 1)
         cmocka_set_test_filter(argv[1]);
     return cmocka_run_group_tests(tests, NULL, NULL);
