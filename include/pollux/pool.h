@@ -89,6 +89,7 @@ struct plx_volume_info {
     char parent[PLX_POOL_NAME]; /**< the snapshot that it goes back to, of those there are; "" for none */
     uint32_t children;          /**< of a snapshot: that go back to it */
     bool busy;                  /**< an operation that takes long is under way */
+    uint32_t altered;           /**< another number whenever what is its own may have become more, or less */
     uint64_t created;           /**< seconds since 1970 */
     struct plx_bdev *disk;      /**< as which it is open; or NULL */
 };
@@ -106,6 +107,13 @@ PLX_API int plx_pool_open_volume(struct plx_pool *pool, const uint8_t uuid[16], 
 PLX_API struct plx_pool *plx_volume_pool(const struct plx_bdev *volume);
 /** What a volume is that is open as this disk. */
 PLX_API void plx_volume_get_info(struct plx_bdev *volume, struct plx_volume_info *out);
+/**
+ * An attribute of a volume: a text by a name, which the pool keeps, and which means nothing to it.
+ * @return bytes of it without the zero, also when it does not fit; or -ENOENT
+ */
+PLX_API int plx_volume_get_attribute(struct plx_bdev *volume, const char *name, char *out, size_t size);
+/** What PLX_POOL_SET_CHECKSUM has kept, and is of what the snapshot still has. @return whether there is one */
+PLX_API bool plx_volume_get_checksum(struct plx_bdev *snapshot, uint64_t *checksum);
 /** Calls fn for each that goes back to a snapshot, which is open as this disk, and to none in between. */
 PLX_API void plx_volume_each_child(struct plx_bdev *snapshot, void (*fn)(void *arg, const char *name), void *arg);
 
@@ -120,6 +128,12 @@ enum plx_pool_op_kind {
     PLX_POOL_FREEZE,   /**< `volume`, which is not open, is a snapshot from now on */
     PLX_POOL_NAME_IT,  /**< the pool is `name` from now on */
     PLX_POOL_GROW,     /**< the pool has all of its disk, which has become larger */
+    PLX_POOL_SET,      /**< `volume` has `attributes`, beside those that it had by other names */
+    /**
+     * `volume`, a snapshot, has `checksum`, until what is its own changes; -EBUSY when that has changed already, and
+     * `altered` is not what it was when it was read.
+     */
+    PLX_POOL_SET_CHECKSUM,
     /*
      * These take long, and go on while `volume` is in use. Whatever ends them before they are through, it holds what it
      * did; what was copied is its own. A snapshot can be `volume` when none goes back to it.
@@ -135,6 +149,12 @@ enum plx_pool_op_kind {
     PLX_POOL_SET_OUTER,
 };
 
+enum { PLX_VOLUME_ATTRIBUTES = 287 }; /**< bytes of all names and values of a volume, each with a zero */
+struct plx_volume_attribute {
+    const char *name;  /**< printable, 1 byte or more, as */
+    const char *value; /**< is this, which may be empty; NULL: there is none any more */
+};
+
 /** Something to be done to a pool. Memory of the caller's, who leaves it alone until done is called. */
 struct plx_pool_op {
     enum plx_pool_op_kind kind;
@@ -142,12 +162,16 @@ struct plx_pool_op {
     const char *name;
     uint64_t size;
     bool thick;
+    const struct plx_volume_attribute *attributes; /**< PLX_POOL_SET, PLX_POOL_SNAPSHOT: of what is made */
+    uint32_t n_attributes;
+    uint64_t checksum;
+    uint32_t altered;
     const char *outer; /**< UUID or name of a disk outside that shows through where nothing is; or NULL */
     uint8_t uuid[16];  /**< of what is made: zeroes for a random one; it is there when it is done */
     /**
      * PLX_POOL_SNAPSHOT: one more, or NULL, of the same instant: whatever order writes to all these volumes had, what
-     * the snapshots have of them is the first ones. All are made, or none; `volume`, `name` and `uuid` of those that
-     * are reached this way are used, and nothing else of them.
+     * the snapshots have of them is the first ones. All are made, or none; `volume`, `name`, `uuid` and `attributes` of
+     * those that are reached this way are used, and nothing else of them.
      */
     struct plx_pool_op *with;
     /** Called on the reactor, or NULL: on a thread of the pool's, which must not be blocked. */

@@ -196,7 +196,7 @@ static json_t *typed_value(const json_t *param, const char *text)
 
 static int wrong_value(const json_t *param, const char *key, const char *value)
 {
-    if (strcmp(ctl_str(param, "type"), "object") == 0)
+    if (json_object_get(param, "members"))
         return cli_fail(EXIT_USAGE,
                         "%s=%s: it is an object: give its members, as in %s.%s=..., or all of it as JSON in quotes",
                         key, value, key, ctl_str(json_array_get(json_object_get(param, "members"), 0), "name"));

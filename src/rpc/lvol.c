@@ -269,6 +269,9 @@ static void delete_lvstore(struct rpc_call *c)
 
 /* ---- operations ---- */
 
+/* More than that do not fit, as a name and a value have three bytes at least. */
+enum { XATTRS_MAX = PLX_VOLUME_ATTRIBUTES / 3 };
+
 /* One on a volume or a pool, and what is to be done then. */
 struct lvol_op {
     struct rpc_clearing clearing; /* before it is deleted */
@@ -281,6 +284,7 @@ struct lvol_op {
     struct rpc_disk *d;         /* that is closed for it, and opened again */
     struct plx_bdev_limits limits;
     char name[PLX_POOL_NAME];                            /* of a volume that is to be deleted */
+    struct plx_volume_attribute attributes[XATTRS_MAX];  /* of a snapshot */
     bool always;                                         /* over is called when it has failed, too */
     void (*over)(struct rpc_call *c, struct lvol_op *o); /* it is done */
 };
@@ -476,6 +480,7 @@ static void lvol_clone_bdev(struct rpc_call *c)
 static const struct rpc_param params_snapshot[] = {
     TEXT("lvol_name", "of the volume: LVSTORE/NAME, or its UUID", REQUIRED),
     TEXT("snapshot_name", "of the snapshot, in the same lvstore", REQUIRED, LIMITS(1, NAME_MAX_BYTES)),
+    {.name = "xattrs", .type = RPC_MAP, .help = "what it is to remember: see bdev_lvol_set_xattr"},
     END,
 };
 
@@ -491,20 +496,43 @@ static const struct rpc_param params_rename[] = {
     END,
 };
 
-static void begin_named(struct rpc_call *c, enum plx_pool_op_kind kind, const char *key, const char *name_key,
-                        void (*over)(struct rpc_call *c, struct lvol_op *o))
+static struct lvol_op *named_op(struct rpc_call *c, enum plx_pool_op_kind kind, const char *key, const char *name_key,
+                                void (*over)(struct rpc_call *c, struct lvol_op *o))
 {
     struct rpc_disk *d = rpc_lvol_of(c, key);
     struct lvol_op *o = d ? lvol_op_new(c, kind, rpc_store_with(c->rpc, d), d, over) : NULL;
-    if (!o)
-        return;
-    o->op.name = rpc_str(c, name_key);
-    lvol_op_submit(c, o);
+    if (o)
+        o->op.name = rpc_str(c, name_key);
+    return o;
+}
+
+static void begin_named(struct rpc_call *c, enum plx_pool_op_kind kind, const char *key, const char *name_key,
+                        void (*over)(struct rpc_call *c, struct lvol_op *o))
+{
+    struct lvol_op *o = named_op(c, kind, key, name_key, over);
+    if (o)
+        lvol_op_submit(c, o);
 }
 
 static void lvol_snapshot(struct rpc_call *c)
 {
-    begin_named(c, PLX_POOL_SNAPSHOT, "lvol_name", "snapshot_name", lvol_made);
+    json_t *xattrs = rpc_param(c, "xattrs"), *value;
+    struct lvol_op *o = named_op(c, PLX_POOL_SNAPSHOT, "lvol_name", "snapshot_name", lvol_made);
+    struct plx_error err;
+    const char *name;
+    if (!o)
+        return;
+    if (json_object_size(xattrs) > XATTRS_MAX) {
+        plx_fail(&err, -ENOSPC, "%zu xattrs are more than fit", json_object_size(xattrs));
+        rpc_fail_errno(c, -ENOSPC, &err);
+        return;
+    }
+    json_object_foreach(xattrs, name, value)
+    {
+        o->attributes[o->op.n_attributes++] = (struct plx_volume_attribute){name, json_string_value(value)};
+    }
+    o->op.attributes = o->attributes;
+    lvol_op_submit(c, o);
 }
 
 static void lvol_clone(struct rpc_call *c)

@@ -59,6 +59,9 @@ static void what_it_takes(const struct rpc_param *p, char *out, size_t size)
     case RPC_OBJECTS:
         snprintf(out, size, "an array of %" PRIu64 " to %" PRIu64 " objects", p->min, p->max);
         break;
+    case RPC_MAP:
+        snprintf(out, size, "an object of texts");
+        break;
     }
 }
 
@@ -199,6 +202,18 @@ static int check_objects(const struct check *k, const struct rpc_param *p, json_
     return 0;
 }
 
+static int check_map(const struct check *k, const struct rpc_param *p, json_t **v)
+{
+    const char *name;
+    json_t *each;
+    if (json_is_null(*v))
+        *v = json_object();
+    if (!json_is_object(*v))
+        return wrong(k, RPC_INTERNAL, p, *v);
+    json_object_foreach(*v, name, each) if (!json_is_string(each)) return wrong(k, RPC_INTERNAL, p, each);
+    return 0;
+}
+
 static int check_value(const struct check *k, const struct rpc_param *p, json_t **v)
 {
     switch (p->type) {
@@ -217,6 +232,8 @@ static int check_value(const struct check *k, const struct rpc_param *p, json_t 
         return check_list(k, p, *v);
     case RPC_OBJECTS:
         return check_objects(k, p, v);
+    case RPC_MAP:
+        return check_map(k, p, v);
     case RPC_OBJECT:
         break;
     }
@@ -314,7 +331,7 @@ static json_t *describe_params(const struct rpc_param *members)
     static const char *const types[] = {
         [RPC_BOOL] = "boolean", [RPC_UINT] = "number",   [RPC_INT] = "number",    [RPC_STRING] = "string",
         [RPC_UUID] = "uuid",    [RPC_ENUM] = "string",   [RPC_FLAGS] = "array",   [RPC_STRINGS] = "array",
-        [RPC_UINTS] = "array",  [RPC_OBJECT] = "object", [RPC_OBJECTS] = "array",
+        [RPC_UINTS] = "array",  [RPC_OBJECT] = "object", [RPC_OBJECTS] = "array", [RPC_MAP] = "object",
     };
     json_t *out = json_array();
     for (const struct rpc_param *p = members; p && p->name; p++) {

@@ -4,7 +4,7 @@
  * themselves, and what clients ask of what is different. A pool is named by its UUID, whatever its disk is called. All
  * of it is done by worker threads.
  */
-#include "rpc/lvol.h"
+#include "rpc/pool_call.h"
 
 #include "base/base64.h"
 #include "base/uuid.h"
@@ -17,28 +17,8 @@
 #include <string.h>
 
 enum {
-    POOL_EXTENTS = 4096,         /* of a call, at most */
-    POOL_READ_MAX = 1 << 20,     /* bytes, likewise */
+    POOL_READ_MAX = 1 << 20,     /* bytes of a call, at most */
     POOL_FRAGMAP_MAX = 64 << 20, /* clusters, likewise */
-};
-
-struct pool_call {
-    struct plx_aio aio;
-    struct rpc_call *call;
-    struct plx_pool *pool;
-    struct plx_bdev *disk; /* of the volume that is read, and is open; or NULL */
-    struct plx_bdev_hold *hold;
-    uint8_t uuid[16];
-    int (*run)(struct pool_call *t, struct plx_error *err);
-    json_t *result;
-    struct plx_error err;
-
-    /* What it is to do; texts are the call's. */
-    const char *volume, *name, *from;
-    enum plx_pool_op_kind kind;
-    uint64_t offset, length;
-    bool thick, own, data;
-    char store[PLX_UUID_TEXT + PLX_POOL_NAME];
 };
 
 static int64_t run_pool_call(struct plx_aio *aio)
@@ -61,6 +41,7 @@ static void pool_call_done(struct plx_aio *aio)
     json_t *result = t->result;
     if (t->hold)
         plx_bdev_release(t->hold);
+    plx_list_del(&t->summing);
     free(t);
     if (ret) {
         json_decref(result);
@@ -70,8 +51,7 @@ static void pool_call_done(struct plx_aio *aio)
     }
 }
 
-/* Or the call has failed. */
-static struct pool_call *pool_call_new(struct rpc_call *c, int (*run)(struct pool_call *t, struct plx_error *err))
+struct pool_call *pool_call_new(struct rpc_call *c, int (*run)(struct pool_call *t, struct plx_error *err))
 {
     struct pool_call *t = calloc(1, sizeof *t);
     if (!t) {
@@ -80,10 +60,39 @@ static struct pool_call *pool_call_new(struct rpc_call *c, int (*run)(struct poo
     }
     t->call = c;
     t->run = run;
+    plx_list_init(&t->summing);
     return t;
 }
 
-static void pool_call_run(struct pool_call *t)
+struct pool_call *pool_call_on(struct rpc_call *c, const struct rpc_disk *d,
+                               int (*run)(struct pool_call *t, struct plx_error *err))
+{
+    struct plx_pool_info info;
+    struct pool_call *t = pool_call_new(c, run);
+    if (!t)
+        return NULL;
+    plx_pool_get_info(plx_volume_pool(d->bdev), &info);
+    memcpy(t->uuid, info.uuid, sizeof t->uuid);
+    plx_uuid_format(plx_bdev_info(d->bdev)->uuid, t->store); /* which has room for it */
+    t->volume = t->store;
+    return t;
+}
+
+bool pool_call_hold(struct pool_call *t, struct plx_bdev *bdev)
+{
+    const struct plx_bdev_hold_opts hold = {.who = t->call->method->name, .claim = PLX_BDEV_READS};
+    struct plx_error err;
+    int ret = plx_bdev_hold(bdev, &hold, &t->hold, &err);
+    if (!ret) {
+        t->disk = bdev;
+        return true;
+    }
+    rpc_fail_errno(t->call, ret, &err);
+    free(t);
+    return false;
+}
+
+void pool_call_run(struct pool_call *t)
 {
     t->aio = (struct plx_aio){.done = pool_call_done, .fd = -1, .op = PLX_AIO_CALL, .call = run_pool_call};
     plx_aio_submit(t->call->rpc->reactor, &t->aio);
@@ -249,52 +258,55 @@ static void pool_diff(struct rpc_call *c)
 
 /* ---- data ---- */
 
-struct pool_reading {
-    struct plx_bdev_req req;
-    struct iovec iov;
-    struct plx_reactor *reactor;
-    bool done;
-};
-
 static void pool_read_done(struct plx_bdev_req *req)
 {
-    struct pool_reading *r = plx_container_of(req, struct pool_reading, req);
+    struct pool_reader *r = plx_container_of(req, struct pool_reader, req);
     r->done = true;
     plx_reactor_stop(r->reactor);
 }
 
-/* By a reactor of its own, as the thread has none. */
-static int read_volume(struct plx_bdev *bdev, uint64_t offset, uint64_t length, void *mem, struct plx_error *err)
+int pool_reader_open(struct pool_reader *r, struct plx_bdev *disk, struct plx_error *err)
 {
     static const struct plx_reactor_opts opts = {.core = -1, .mode = PLX_POLL_SLEEP};
-    const uint32_t block = plx_bdev_info(bdev)->block_size;
-    struct pool_reading r = {.iov = {mem, length}};
-    struct plx_bdev_channel *ch = NULL;
+    *r = (struct pool_reader){.disk = disk};
+    int ret = plx_reactor_create(&r->reactor, &opts);
+    if (!ret)
+        ret = plx_bdev_channel_get(disk, r->reactor, &r->ch);
+    if (!ret)
+        return 0;
+    pool_reader_close(r);
+    return plx_fail(err, ret, "%s cannot be read: %s", plx_bdev_info(disk)->name, strerror(-ret));
+}
+
+int pool_reader_read(struct pool_reader *r, uint64_t offset, uint64_t length, void *mem, struct plx_error *err)
+{
+    const uint32_t block = plx_bdev_info(r->disk)->block_size;
     if (offset % block || length % block)
         return plx_fail(err, -EINVAL, "offset and length are multiples of %u", block);
-    int ret = plx_reactor_create(&r.reactor, &opts);
-    if (!ret)
-        ret = plx_bdev_channel_get(bdev, r.reactor, &ch);
-    if (!ret) {
-        r.req = (struct plx_bdev_req){.done = pool_read_done, .op = PLX_BDEV_READ, .lba = offset / block};
-        r.req.nlb = (uint32_t)(length / block);
-        r.req.iov = &r.iov;
-        r.req.iovcnt = 1;
-        plx_bdev_submit(ch, &r.req);
-        while (!r.done)
-            plx_reactor_run(r.reactor);
-        plx_bdev_channel_put(ch);
-        if (r.req.status)
-            ret = plx_fail(err, -EIO, "cannot be read: %s", plx_nvme_status_text(r.req.status));
-    }
-    if (r.reactor)
-        plx_reactor_destroy(r.reactor);
-    return ret;
+    r->iov = (struct iovec){mem, length};
+    r->done = false;
+    r->req = (struct plx_bdev_req){.done = pool_read_done, .op = PLX_BDEV_READ, .lba = offset / block};
+    r->req.nlb = (uint32_t)(length / block);
+    r->req.iov = &r->iov;
+    r->req.iovcnt = 1;
+    plx_bdev_submit(r->ch, &r->req);
+    while (!r->done)
+        plx_reactor_run(r->reactor);
+    return r->req.status ? plx_fail(err, -EIO, "cannot be read: %s", plx_nvme_status_text(r->req.status)) : 0;
+}
+
+void pool_reader_close(struct pool_reader *r)
+{
+    if (r->ch)
+        plx_bdev_channel_put(r->ch);
+    if (r->reactor)
+        plx_reactor_destroy(r->reactor);
 }
 
 static int run_read(struct pool_call *t, struct plx_error *err)
 {
     struct plx_bdev *own = NULL;
+    struct pool_reader r;
     uint8_t uuid[16], *mem = aligned_alloc(4096, (size_t)(t->length + 4095) & ~(size_t)4095);
     char *text = malloc(PLX_BASE64_LEN(t->length) + 1);
     plx_uuid_parse(t->volume, uuid);
@@ -302,7 +314,11 @@ static int run_read(struct pool_call *t, struct plx_error *err)
     if (!ret && !t->disk)
         ret = plx_pool_open_volume(t->pool, uuid, NULL, &own, err);
     if (!ret)
-        ret = read_volume(own ? own : t->disk, t->offset, t->length, mem, err);
+        ret = pool_reader_open(&r, own ? own : t->disk, err);
+    if (!ret) {
+        ret = pool_reader_read(&r, t->offset, t->length, mem, err);
+        pool_reader_close(&r);
+    }
     if (!ret) {
         pool_base64(text, mem, t->length);
         t->result = json_pack("{s:s}", "data", text);
@@ -399,16 +415,10 @@ static void pool_check(struct rpc_call *c)
 
 /* ---- fragmaps ---- */
 
-struct fragmap {
-    uint8_t *bits;
-    uint64_t first, n, set; /* clusters */
-    uint32_t cluster;
-};
-
 static void fragmap_add(struct fragmap *f, const struct plx_pool_extent *e)
 {
     for (uint64_t k = e->offset / f->cluster; e->data && k * f->cluster < e->offset + e->length; k++) {
-        if (k < f->first || k - f->first >= f->n || f->bits[(k - f->first) / 8] >> (k - f->first) % 8 & 1)
+        if (k < f->first || k - f->first >= f->n || fragmap_has(f, k - f->first))
             continue;
         f->bits[(k - f->first) / 8] |= (uint8_t)(1 << (k - f->first) % 8);
         f->set++;
@@ -451,29 +461,39 @@ static bool find_parent(void *arg, const struct plx_volume_info *v)
     return false;
 }
 
-static int run_fragmap(struct pool_call *t, struct plx_error *err)
+int pool_fragmap(struct pool_call *t, struct fragmap *f, struct plx_error *err)
 {
     struct parent_search s = {.uuid = t->volume};
     struct plx_pool_info info;
     plx_pool_get_info(t->pool, &info);
     plx_pool_each(t->pool, find_parent, &s);
-    struct fragmap f = {.first = t->offset / info.cluster, .cluster = info.cluster};
+    *f = (struct fragmap){.first = t->offset / info.cluster, .cluster = info.cluster, .size = s.size};
     if (t->offset % info.cluster || t->length % info.cluster)
         return plx_fail(err, -EINVAL, "offset and size are multiples of the cluster size, %u", info.cluster);
     if (t->offset > s.size || t->length > s.size - t->offset)
         return plx_fail(err, -EINVAL, "the volume has %llu bytes", (unsigned long long)s.size);
     if (!t->length)
         t->length = s.size - t->offset;
-    f.n = (t->length + info.cluster - 1) / info.cluster;
-    if (f.n > POOL_FRAGMAP_MAX)
+    f->n = (t->length + info.cluster - 1) / info.cluster;
+    if (f->n > POOL_FRAGMAP_MAX)
         return plx_fail(err, -EINVAL, "at most %d clusters at a time", POOL_FRAGMAP_MAX);
-    f.bits = calloc(f.n / 8 + 1, 1);
-    char *text = malloc(PLX_BASE64_LEN((f.n + 7) / 8) + 1);
+    f->bits = calloc(f->n / 8 + 1, 1);
     t->from = s.parent[0] ? s.parent : NULL;
-    int ret = f.bits && text ? fragmap_fill(t, &f, err) : -ENOMEM;
+    int ret = f->bits ? fragmap_fill(t, f, err) : -ENOMEM;
+    t->from = NULL;
+    return ret;
+}
+
+static int run_fragmap(struct pool_call *t, struct plx_error *err)
+{
+    struct fragmap f;
+    int ret = pool_fragmap(t, &f, err);
+    char *text = ret ? NULL : malloc(PLX_BASE64_LEN((f.n + 7) / 8) + 1);
+    if (!ret && !text)
+        ret = -ENOMEM;
     if (!ret) {
         pool_base64(text, f.bits, (f.n + 7) / 8);
-        t->result = json_pack("{s:I, s:I, s:I, s:s}", "cluster_size", (json_int_t)info.cluster, "num_clusters",
+        t->result = json_pack("{s:I, s:I, s:I, s:s}", "cluster_size", (json_int_t)f.cluster, "num_clusters",
                               (json_int_t)f.n, "num_allocated_clusters", (json_int_t)f.set, "fragmap", text);
     }
     free(f.bits);
@@ -490,23 +510,10 @@ static const struct rpc_param params_fragmap[] = {
 
 static void get_fragmap(struct rpc_call *c)
 {
-    const char *name = rpc_str(c, "name");
-    const struct rpc_disk *d = rpc_disk_find(c->rpc, name);
-    struct plx_pool_info info;
-    struct plx_error err;
-    if (!d || d->kind != &rpc_kind_lvol) {
-        plx_fail(&err, -ENODEV, "%s%.100s%s", d ? "" : "there is no volume ", name,
-                 d ? " is no logical volume" : "; bdev_lvol_get_lvols lists them");
-        rpc_fail_errno(c, -ENODEV, &err);
-        return;
-    }
-    struct pool_call *t = pool_call_new(c, run_fragmap);
+    const struct rpc_disk *d = rpc_lvol_of(c, "name");
+    struct pool_call *t = d ? pool_call_on(c, d, run_fragmap) : NULL;
     if (!t)
         return;
-    plx_pool_get_info(plx_volume_pool(d->bdev), &info);
-    memcpy(t->uuid, info.uuid, sizeof t->uuid);
-    plx_uuid_format(plx_bdev_info(d->bdev)->uuid, t->store); /* which has room for it */
-    t->volume = t->store;
     t->offset = rpc_uint(c, "offset");
     t->length = rpc_uint(c, "size");
     pool_call_run(t);

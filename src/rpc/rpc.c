@@ -10,10 +10,10 @@
 /* ---- methods ---- */
 
 static const struct rpc_method *const tables[] = {
-    rpc_methods_app,   rpc_methods_options,    rpc_methods_keyring, rpc_methods_bdev,       rpc_methods_filter,
-    rpc_methods_nvmf,  rpc_methods_access,     rpc_methods_query,   rpc_methods_limit,      rpc_methods_nvme,
-    rpc_methods_vhost, rpc_methods_vhost_scsi, rpc_methods_lvol,    rpc_methods_lvol_group, rpc_methods_lvol_family,
-    rpc_methods_pool,  rpc_methods_lvol_copy,
+    rpc_methods_app,   rpc_methods_options,    rpc_methods_keyring,    rpc_methods_bdev,       rpc_methods_filter,
+    rpc_methods_nvmf,  rpc_methods_access,     rpc_methods_query,      rpc_methods_limit,      rpc_methods_nvme,
+    rpc_methods_vhost, rpc_methods_vhost_scsi, rpc_methods_lvol,       rpc_methods_lvol_group, rpc_methods_lvol_family,
+    rpc_methods_pool,  rpc_methods_lvol_copy,  rpc_methods_lvol_xattr,
 };
 
 void rpc_methods_each(void (*fn)(void *arg, const struct rpc_method *m), void *arg)
@@ -45,7 +45,7 @@ int plx_rpc_create(struct plx_rpc **out, const struct plx_rpc_opts *opts, struct
     rpc_clients_init(rpc);
     struct plx_list *const lists[] = {&rpc->lane,    &rpc->unsaved,  &rpc->calls,   &rpc->disks,       &rpc->listeners,
                                       &rpc->waiters, &rpc->ns_texts, &rpc->remotes, &rpc->discoveries, &rpc->asks,
-                                      &rpc->passes,  &rpc->stores,   &rpc->copies};
+                                      &rpc->passes,  &rpc->stores,   &rpc->copies,  &rpc->sums};
     for (size_t i = 0; i < PLX_ARRAY_SIZE(lists); i++)
         plx_list_init(lists[i]);
     json_t **const objects[] = {&rpc->options, &rpc->subsystems, &rpc->vhost, &rpc->keys, &rpc->log_flags};

@@ -55,6 +55,7 @@ enum rpc_type {
     RPC_UINTS,   /* an array of numbers */
     RPC_OBJECT,  /* `members` */
     RPC_OBJECTS, /* an array of such objects: `min` to `max` */
+    RPC_MAP,     /* an object whose members have any names, and are strings; null is an empty one */
 };
 
 struct rpc_param {
@@ -94,7 +95,7 @@ struct rpc_method {
 extern const struct rpc_method rpc_methods_app[], rpc_methods_bdev[], rpc_methods_filter[], rpc_methods_nvme[],
     rpc_methods_options[], rpc_methods_nvmf[], rpc_methods_access[], rpc_methods_query[], rpc_methods_limit[],
     rpc_methods_keyring[], rpc_methods_vhost[], rpc_methods_vhost_scsi[], rpc_methods_lvol[], rpc_methods_lvol_group[],
-    rpc_methods_lvol_family[], rpc_methods_pool[], rpc_methods_lvol_copy[];
+    rpc_methods_lvol_family[], rpc_methods_pool[], rpc_methods_lvol_copy[], rpc_methods_lvol_xattr[];
 
 const struct rpc_method *rpc_method_find(const char *name);
 /* Calls fn for each. */
@@ -258,6 +259,7 @@ struct plx_rpc {
     struct plx_list disks, listeners;
     struct plx_hash by_bdev; /* disks */
     struct plx_list stores;  /* see lvol.h */
+    struct plx_list sums;    /* pool_call.summing: checksums of snapshots that are being made */
     struct plx_list copies;  /* of volumes, likewise: under way, or over and not asked about yet */
     uint32_t last_copy;
     bool loading;                         /* a configuration: what disks have on them is looked at later */

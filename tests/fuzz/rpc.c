@@ -319,6 +319,7 @@ static json_t *script_params(struct script *s, const struct rpc_param *members)
                     : p->type == RPC_UINTS   ? json_pack("[i, i]", script_byte(s), script_byte(s))
                     : p->type == RPC_OBJECT  ? script_params(s, p->members)
                     : p->type == RPC_OBJECTS ? json_pack("[o]", script_params(s, p->members))
+                    : p->type == RPC_MAP     ? json_pack("{s:o}", "key", script_text(s, p->name))
                                              : script_number(s, p);
         json_object_set_new(out, p->name, v);
     }

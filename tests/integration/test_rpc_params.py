@@ -19,6 +19,7 @@ WRONG_TYPES = {
     "numbers": [1, True, None, {}, "x", ["1"], [None], [[]], [-1], [1.5], [True], [1, "x"]],
     "flags": [1, True, None, {}, "x", [1], [None], [[]], ["nothing"], [""]],
     "object": [1, True, None, [], "x"],
+    "map": [1, True, [], "x", {"a": 1}, {"a": None}, {"a": {}}],
 }
 RANGE = re.compile(r"a number from (\d+) to (\d+)$")
 UP_TO = re.compile(r"a number up to (\d+)$")
@@ -33,6 +34,8 @@ def kind_of(param):
         return "flags"
     if param["takes"] == "an array of numbers":
         return "numbers"
+    if param["takes"] == "an object of texts":
+        return "map"
     return param["type"]
 
 
@@ -52,6 +55,8 @@ def fitting(param):
         return ["nothing"]
     if kind == "numbers":
         return [1]
+    if kind == "map":
+        return {"any": "thing"}
     if kind == "object":
         return {member["name"]: fitting(member) for member in param["members"] if member["required"]}
     return "nothing"
@@ -116,7 +121,7 @@ def leaves(params, path=()):
     """(path, parameter) of all, and of those within objects."""
     for param in params:
         yield (*path, param["name"]), param
-        if param["type"] == "object":
+        if kind_of(param) == "object":
             yield from leaves(param["members"], (*path, param["name"]))
 
 
@@ -130,7 +135,7 @@ def wrong_calls(method):
             yield wrapped(params, path, value), path[-1], [INTERNAL]
         for value in beyond(param):
             yield wrapped(params, path, value), path[-1], [INTERNAL, INVALID_PARAMS, -22]
-        if param["type"] == "object":
+        if kind_of(param) == "object":
             unknown = wrapped(params, path, fitting(param) | {"nonsense": 1})
             yield unknown, "nonsense", [INTERNAL]
     yield required(params) | {"nonsense": None}, "nonsense", [INTERNAL]

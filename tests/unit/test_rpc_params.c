@@ -31,6 +31,7 @@ static const struct rpc_param params[] = {
     FLAGS("flags", "a|bc", "some of them"),
     {.name = "texts", .type = RPC_STRINGS, .help = "texts"},
     OBJECT("object", members, "an object"),
+    {.name = "map", .type = RPC_MAP, .help = "texts by names"},
     END,
 };
 static const struct rpc_param strict[] = {TEXT("name", "a text", REQUIRED), END};
@@ -100,6 +101,8 @@ static void what_fits_is_taken(void **state)
         "\"flags\": []",
         "\"flags\": [\"bc\", \"a\"]",
         "\"texts\": [\"\", \"x\"]",
+        "\"map\": {}",
+        "\"map\": {\"any\": \"thing\", \"other\": \"\"}",
         "\"object\": {\"inner\": \"x\", \"depth\": 7}",
     };
     (void)state;

@@ -83,6 +83,8 @@ enum pool_volume_flag {
 };
 
 /* A volume, or what it was made of. Its number is its place in the directory. */
+enum { POOL_ATTRIBUTES = POOL_RECORD_BYTES - 225 };
+
 struct pool_record {
     plx_le32 state;
     plx_le32 flags;
@@ -98,7 +100,9 @@ struct pool_record {
     struct pool_entry root;
     char name[POOL_NAME];
     char outer[POOL_OUTER_NAME]; /* POOL_OUTER: UUID of that disk, or its name */
-    uint8_t zero[POOL_RECORD_BYTES - 216];
+    plx_le64 checksum;           /* CRC-64 of what a snapshot has of its own, in clusters */
+    uint8_t has_checksum;
+    char attributes[POOL_ATTRIBUTES]; /* name and value by turns, each with a zero; no name ends them */
 };
 _Static_assert(sizeof(struct pool_record) == POOL_RECORD_BYTES, "a record is 512 bytes");
 

@@ -125,6 +125,10 @@ int pool_volume_from_record(struct plx_pool *p, uint32_t number, const struct po
     if (v->flags & POOL_OUTER)
         memcpy(v->outer, r->outer, sizeof v->outer);
     memcpy(v->uuid, r->uuid, sizeof v->uuid);
+    if (pool_attributes_ok(r->attributes)) /* else it remembers nothing, which does no other harm */
+        memcpy(v->attributes, r->attributes, sizeof v->attributes);
+    v->has_checksum = r->has_checksum == 1;
+    v->checksum = plx_get64(r->checksum);
     if (named)
         memcpy(v->name, r->name, sizeof v->name);
     v->size = size;
@@ -263,6 +267,7 @@ int pool_work_lock(struct plx_pool_work *w)
         return 0;
     v->instant = w->pool->instant++;
     v->changed = true;
+    pool_volume_altered(v);
     return 0;
 }
 
@@ -361,7 +366,7 @@ static int snapshot_one(struct plx_pool_work *w, struct plx_pool_work *root)
     if (!ret)
         ret = make_volume(w, &w->made);
     w->v->changed |= !ret;
-    return ret;
+    return ret ? ret : pool_attributes_set(w->made, w->op);
 }
 
 static void with_free(struct plx_pool_work *w, bool undo)
@@ -463,6 +468,9 @@ static int op_delete(struct plx_pool_work *w, struct pool_try *t)
     int ret = check_free(w, w->v);
     if (ret)
         return ret;
+    for (uint32_t i = 0; i < w->pool->slots; i++) /* which have of their own what it has, from now on */
+        if (w->pool->volume[i] && pool_volume_live_parent(w->pool->volume[i]) == w->v)
+            pool_volume_altered(w->pool->volume[i]);
     w->v->name[0] = 0; /* nobody finds it any more */
     memset(w->v->uuid, 0, sizeof w->v->uuid);
     w->v->changed = true;
@@ -497,6 +505,31 @@ static int op_rename(struct plx_pool_work *w, struct pool_try *t)
         return plx_fail(&w->op->err, -EEXIST, "there is a volume named %s already", w->op->name);
     snprintf(w->v->name, sizeof w->v->name, "%s", w->op->name);
     w->v->changed = true;
+    return 0;
+}
+
+static int op_set(struct plx_pool_work *w, struct pool_try *t)
+{
+    (void)t;
+    w->v = w->op->volume ? pool_volume_find(w->pool, w->op->volume) : NULL;
+    return w->v ? pool_attributes_set(w->v, w->op) : pool_work_no_volume(w->op, w->op->volume);
+}
+
+static int op_set_checksum(struct plx_pool_work *w, struct pool_try *t)
+{
+    (void)t;
+    w->v = w->op->volume ? pool_volume_find(w->pool, w->op->volume) : NULL;
+    if (!w->v)
+        return pool_work_no_volume(w->op, w->op->volume);
+    if (w->v->state != POOL_SNAPSHOT)
+        return plx_fail(&w->op->err, -EPERM, "%s is no snapshot, and may change", w->v->name);
+    int ret = check_free(w, w->v);
+    if (!ret && w->v->altered != w->op->altered)
+        ret = plx_fail(&w->op->err, -EBUSY, "what %s has of its own has changed meanwhile", w->v->name);
+    if (ret)
+        return ret;
+    w->v->has_checksum = w->v->changed = true;
+    w->v->checksum = w->op->checksum;
     return 0;
 }
 
@@ -665,6 +698,8 @@ static const struct op_kind {
     [PLX_POOL_FREEZE] = {op_freeze, apply_freeze},
     [PLX_POOL_NAME_IT] = {op_name_it, apply_name_it},
     [PLX_POOL_GROW] = {op_grow, NULL},
+    [PLX_POOL_SET] = {op_set, NULL},
+    [PLX_POOL_SET_CHECKSUM] = {op_set_checksum, NULL},
     [PLX_POOL_INFLATE] = {pool_own_attempt, pool_own_apply},
     [PLX_POOL_DECOUPLE] = {pool_own_attempt, pool_own_apply},
     [PLX_POOL_SET_PARENT] = {pool_own_attempt, pool_own_apply},
@@ -915,6 +950,7 @@ static void volume_info_fill(const struct plx_pool *p, const struct pool_volume 
         .thick = v->flags & POOL_THICK,
         .children = v->children,
         .busy = v->locked || v->pins,
+        .altered = v->altered,
         .created = v->created,
         .disk = pool_disk_of(v),
     };

@@ -46,6 +46,12 @@ int pool_work_lock(struct plx_pool_work *w);
 
 /* Its volume, if that is a disk, has w->outer, or none, from now on; what it had is to be left. Under the lock. */
 void pool_work_leave(struct plx_pool_work *w);
+/* attribute.c; under the lock */
+bool pool_attributes_ok(const char attributes[POOL_ATTRIBUTES]);
+/* Those of an operation. @return 0, or -errno with op->err filled, and nothing is changed */
+int pool_attributes_set(struct pool_volume *v, struct plx_pool_op *op);
+/* What is its own may be more now, or less: a checksum of it is none any more. */
+void pool_volume_altered(struct pool_volume *v);
 
 /* own.c: PLX_POOL_INFLATE, PLX_POOL_DECOUPLE */
 /* and, before pool_rebase_attempt(), PLX_POOL_SET_PARENT, PLX_POOL_SET_OUTER */

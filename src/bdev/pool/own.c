@@ -490,6 +490,7 @@ void pool_own_apply(struct plx_pool_work *w)
     struct pool_volume *v = w->v, *s = v->parent;
     p->set_aside -= o->reserved;
     o->reserved = 0;
+    pool_volume_altered(v);
     if (pool_work_rebases(w)) {
         pool_rebase_apply(w);
         return;

@@ -121,6 +121,10 @@ struct pool_volume {
     uint8_t uuid[16];
     char name[POOL_NAME];
     char outer[POOL_OUTER_NAME]; /* of a disk outside that it goes back to; "" for none */
+    char attributes[POOL_ATTRIBUTES];
+    bool has_checksum;
+    uint64_t checksum;
+    uint32_t altered;
     uint64_t size, mapped, done, created;
     struct pool_tree tree;
     struct pool_volume *parent;

@@ -126,4 +126,7 @@ void pool_volume_to_record(const struct pool_volume *v, struct pool_record *r)
     r->root = v->tree.root;
     memcpy(r->name, v->name, sizeof r->name);
     memcpy(r->outer, v->outer, sizeof r->outer);
+    r->checksum = plx_put64(v->checksum);
+    r->has_checksum = v->has_checksum;
+    memcpy(r->attributes, v->attributes, sizeof r->attributes);
 }
