@@ -284,6 +284,7 @@ static int ask_server(struct pool_at *at, const char *method, json_t *params, st
 /* Snapshots of several volumes, at one instant. */
 static int served_group(struct pool_at *at, struct plx_pool_op *op)
 {
+    const bool lvols = *at->lvstore != 0;
     json_t *all = json_array();
     for (const struct plx_pool_op *each = op; each; each = each->with) {
         struct uuid_search s;
@@ -292,10 +293,30 @@ static int served_group(struct pool_at *at, struct plx_pool_op *op)
             json_decref(all);
             return ret;
         }
-        json_array_append_new(all, json_pack("{s:s, s:s}", "lvol_name", s.uuid, "snapshot_name", each->name));
+        if (lvols || each != op)
+            json_array_append_new(all, json_pack("{s:s, s:s}", lvols ? "lvol_name" : "volume", s.uuid,
+                                                 lvols ? "snapshot_name" : "name", each->name));
     }
-    return ask_server(at, "bdev_lvol_snapshot_group",
-                      json_pack("{s:s, s:o}", "lvs_name", at->lvstore, "snapshots", all), &op->err);
+    if (lvols)
+        return ask_server(at, "bdev_lvol_snapshot_group",
+                          json_pack("{s:s, s:o}", "lvs_name", at->lvstore, "snapshots", all), &op->err);
+    json_t *params = change_params(at, served_change(op->kind, true), op);
+    json_object_set_new(params, "with", all);
+    return ask_server(at, "pollux_pool_change", params, &op->err);
+}
+
+/* What JSON cannot have would be left out of a call. @return 0, or -EINVAL with op->err filled */
+static int served_names(struct plx_pool_op *op)
+{
+    for (const struct plx_pool_op *each = op; each; each = each->with) {
+        const char *name = each->name ? each->name : "";
+        for (size_t n; (n = plx_text_printable(name)); name += n)
+            continue;
+        if (*name)
+            return plx_fail(&op->err, -EINVAL, "the name of a volume has 1 to %d bytes of printable characters, no '/'",
+                            PLX_POOL_NAME - 1);
+    }
+    return 0;
 }
 
 int pool_do(struct pool_at *at, struct plx_pool_op *op)
@@ -305,8 +326,13 @@ int pool_do(struct pool_at *at, struct plx_pool_op *op)
     if (!at->is_served)
         return plx_pool_do(at->pool, op);
     const struct served_change *c = served_change(op->kind, op->name != NULL);
-    if (!c || (*at->lvstore && !c->method) || (op->with && !*at->lvstore))
-        return plx_fail(&op->err, -EINVAL, "this is done while no server has the disk");
+    if (!c || (*at->lvstore && !c->method))
+        return plx_fail(
+            &op->err, -EINVAL,
+            "in an lvstore of a server this is done while no server has the disk: stop it, or have it forget "
+            "the disk, before");
+    if (served_names(op))
+        return -EINVAL;
     if (op->with)
         return served_group(at, op);
     int ret = served_find(at, op->volume, &volume, &op->err);

@@ -165,10 +165,24 @@ static void pool_get(struct rpc_call *c)
 
 /* ---- what is done to it ---- */
 
+/* Those of the call beside its own, all of one instant: they are in the call's state, which ends with it. */
+static void group_link(struct rpc_call *c, struct plx_pool_op *first)
+{
+    const json_t *with = rpc_param(c, "with");
+    struct plx_pool_op *more = c->state, *last = first;
+    for (size_t i = 0; i < json_array_size(with); i++) {
+        const json_t *one = json_array_get(with, i);
+        more[i] = (struct plx_pool_op){
+            .kind = PLX_POOL_SNAPSHOT, .volume = rpc_str_in(one, "volume"), .name = rpc_str_in(one, "name")};
+        last = last->with = &more[i];
+    }
+}
+
 static int run_change(struct pool_call *t, struct plx_error *err)
 {
     struct plx_pool_op op = {
         .kind = t->kind, .volume = t->volume, .name = t->name, .size = t->length, .thick = t->thick};
+    group_link(t->call, &op);
     int ret = plx_pool_do(t->pool, &op);
     if (ret)
         *err = op.err;
@@ -179,6 +193,14 @@ static int run_change(struct pool_call *t, struct plx_error *err)
 
 #define CHANGES "create|snapshot|clone|delete|rename|resize|revert|inflate|decouple|set_parent|grow"
 
+enum { SNAPSHOTS_MAX = 1024 };
+
+static const struct rpc_param params_with[] = {
+    TEXT("volume", "its name or UUID", REQUIRED),
+    TEXT("name", "of the snapshot", REQUIRED),
+    END,
+};
+
 static const struct rpc_param params_change[] = {
     UUID("uuid", "of the pool, which is no lvstore", REQUIRED),
     ENUM("change", CHANGES, "what is to be done", REQUIRED),
@@ -186,8 +208,27 @@ static const struct rpc_param params_change[] = {
     TEXT("name", "of what is made, or that it gets; revert, set_parent: of the snapshot"),
     U64("size", "create, resize: bytes", LIMITS(1, INT64_MAX)),
     BOOL("thick", "create: all space is set aside", INIT("false")),
+    OBJECTS("with", params_with, "snapshot: of these volumes, too, at the same instant; all are made, or none",
+            LIMITS(1, SNAPSHOTS_MAX)),
     END,
 };
+
+/* @return 0, or -errno, and the call has failed */
+static int change_check(struct rpc_call *c, const struct pool_call *t)
+{
+    const json_t *with = rpc_param(c, "with");
+    struct plx_error err;
+    int ret = 0;
+    if (t->store[0])
+        ret = plx_fail(&err, -EINVAL, "the pool is lvstore %s: bdev_lvol_create and the like change it", t->store);
+    else if (with && t->kind != PLX_POOL_SNAPSHOT)
+        ret = plx_fail(&err, -EINVAL, "what is done to several volumes at one instant are snapshots");
+    else if (with && !(c->state = calloc(json_array_size(with), sizeof(struct plx_pool_op))))
+        ret = plx_fail(&err, -ENOMEM, "out of memory");
+    if (ret)
+        rpc_fail_errno(c, ret, &err);
+    return ret;
+}
 
 static void pool_change(struct rpc_call *c)
 {
@@ -199,18 +240,15 @@ static void pool_change(struct rpc_call *c)
                  {"revert", PLX_POOL_REVERT},         {"inflate", PLX_POOL_INFLATE},   {"decouple", PLX_POOL_DECOUPLE},
                  {"set_parent", PLX_POOL_SET_PARENT}, {"grow", PLX_POOL_GROW}};
     struct pool_call *t = pool_call_of(c, run_change);
-    struct plx_error err;
     if (!t)
         return;
-    if (t->store[0]) {
-        plx_fail(&err, -EINVAL, "the pool is lvstore %s: bdev_lvol_create and the like change it", t->store);
-        rpc_fail_errno(c, -EINVAL, &err);
-        free(t);
-        return;
-    }
     for (size_t i = 0; i < PLX_ARRAY_SIZE(kinds); i++)
         if (!strcmp(rpc_str(c, "change"), kinds[i].name))
             t->kind = kinds[i].kind;
+    if (change_check(c, t)) {
+        free(t);
+        return;
+    }
     t->volume = rpc_str(c, "volume");
     t->name = rpc_str(c, "name");
     t->length = rpc_uint(c, "size");

@@ -86,8 +86,36 @@ def test_whom_volumes_go_back_to_is_changed_by_the_server(source):
         rows = volumes(disk)
         assert (rows["a"]["kind"], rows["a"]["from"]) == ("thick", None)
         assert rows["b"]["from"] == "two" and rows["c"]["from"] is None
-        assert "while no server has" in run("volume", "snapshot", disk, "a", "s", "b", "t", status=2)
     assert told("pool", "check", disk)["clean"]
+
+
+def test_snapshots_of_one_instant_are_made_by_the_server(source):
+    disk, *_ = source
+    with serving(disk):
+        run("volume", "create", disk, "db", "4M")
+        run("volume", "create", disk, "log", "4M")
+        shown = run("volume", "snapshot", disk, "web", "w1", "db", "d1", "log", "l1")
+        assert all(name in shown for name in ("w1", "d1", "l1"))
+        rows = volumes(disk)
+        assert [rows[name]["from"] for name in ("web", "db", "log")] == ["w1", "d1", "l1"]
+        assert "there is a volume named w1" in run("volume", "snapshot", disk, "db", "d2", "log", "w1", status=2)
+        assert "none" in run("volume", "snapshot", disk, "db", "d2", "none", "n2", status=2)
+        assert "printable" in run("volume", "snapshot", disk, "db", "d2", "log", "l\x01", status=2)
+        assert "printable" in run("volume", "snapshot", disk, "db", "d2", "log", "l\udcff", status=2)
+        assert volumes(disk) == rows  # all, or none
+    assert volumes(disk) == rows and told("pool", "check", disk)["clean"]
+
+
+def test_what_is_of_one_instant_are_snapshots(source):
+    disk, *_ = source
+    pool = told("pool", "status", disk)["uuid"]
+    with serving(disk) as server, server.client() as client:
+        code, said = client.refused("pollux_pool_change", uuid=pool, change="clone", volume="one", name="c",
+                                    **{"with": [{"volume": "one", "name": "d"}]})
+        assert code == -22 and "snapshots" in said
+        client.call("pollux_pool_change", uuid=pool, change="snapshot", volume="web", name="w",
+                    **{"with": [{"volume": volumes(disk)["web"]["uuid"], "name": "again"}]})
+        assert {"w", "again"} <= set(volumes(disk))
 
 
 def test_an_lvstore_grows_and_has_snapshots_of_one_instant():
