@@ -196,13 +196,13 @@ static int pool_remove(const struct pool_command *o, const struct pool_verb *v)
 
 static const struct pool_verb pool_verbs[] = {
     {"create", "[--name NAME] [--cluster SIZE] [--checksum] [--yes] DISK", 1, 1, "ynck", "bdev_lvol_create_lvstore",
-     pool_create},
-    {"status", "DISK", 1, 1, "", "bdev_lvol_get_lvstores", pool_show},
-    {"grow", "DISK", 1, 1, "", "bdev_lvol_grow_lvstore", pool_grow},
-    {"check", "[--data] DISK", 1, 1, "d", NULL, pool_check},
-    {"repair", "[--yes] DISK", 1, 1, "y", NULL, pool_repair},
-    {"dump", "DISK [VOLUME]", 1, 2, "", NULL, pool_dump},
-    {"rm", "[--yes] DISK", 1, 1, "y", "bdev_lvol_delete_lvstore", pool_remove},
+     .run = pool_create, .why = "a pool is made"},
+    {"status", "DISK", 1, 1, "", "bdev_lvol_get_lvstores", .run = pool_show},
+    {"grow", "DISK", 1, 1, "", "bdev_lvol_grow_lvstore", .run = pool_grow},
+    {"check", "[--data] DISK", 1, 1, "d", NULL, .run = pool_check},
+    {"repair", "[--yes] DISK", 1, 1, "y", NULL, .run = pool_repair, .why = "it is repaired", .spares = true},
+    {"dump", "DISK [VOLUME]", 1, 2, "", NULL, .run = pool_dump, .why = "it is dumped", .spares = true},
+    {"rm", "[--yes] DISK", 1, 1, "y", "bdev_lvol_delete_lvstore", .run = pool_remove, .why = "it is erased"},
     {0},
 };
 

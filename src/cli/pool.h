@@ -27,6 +27,8 @@ struct pool_verb {
     const char *options; /* a letter for each option that it takes beside --json: y, n, c, k, t, b, o, d */
     const char *method;  /* what a server is asked by for the same; or NULL */
     int (*run)(const struct pool_command *o, const struct pool_verb *v);
+    const char *why; /* "it is repaired", when nobody has the disk; NULL: a server does it, too */
+    bool spares;     /* and the pool is there after it */
 };
 
 /* Reads a command line, and does it. verbs are ended by one without a name. @return the exit status */

@@ -162,10 +162,28 @@ static int fail_open(int ret, const struct plx_error *err, const struct pool_ver
     return cli_fail(pool_status(ret), "%s", err->text);
 }
 
+/* A server that has its pool is told of, and what is done instead. */
+static int fail_served(struct pool_at *at, const struct plx_error *busy, const struct pool_verb *v)
+{
+    char store[2 * sizeof at->lvstore], socket[PATH_MAX], call[3 * PATH_MAX] = "end it";
+    const bool named = *at->lvstore && plx_text_quote(at->lvstore, store, sizeof store) &&
+                       plx_text_quote(at->socket, socket, sizeof socket);
+    if (named && !v->spares)
+        snprintf(call, sizeof call,
+                 "end it, or delete the pool there: pollux ctl -s %s bdev_lvol_delete_lvstore lvs_name=%s", socket,
+                 store);
+    return pool_put(at, cli_fail(EXIT_USAGE, "%s, a server that has its pool; %s when nobody has the disk: %s%s",
+                                 busy->text, v->why, call,
+                                 v->spares ? "; \"pollux pool check\" looks at it as it is" : ""));
+}
+
 int pool_open_disk(struct pool_at *at, const char *disk, const struct pool_verb *v)
 {
     struct plx_error err;
     int ret = open_typed(at, disk, &err);
+    const int served = ret == -EBUSY ? pool_served(at, disk, err.text) : 0;
+    if (served)
+        return served < 0 ? EXIT_RUNTIME : fail_served(at, &err, v);
     return ret ? fail_open(ret, &err, v) : EXIT_OK;
 }
 

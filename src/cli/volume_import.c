@@ -250,8 +250,11 @@ int volume_import(const struct pool_command *o, const struct pool_verb *v)
     if (!ret)
         ret = pool_open_pool(&m.at, o->words[0], v);
     if (!ret && m.at.is_served)
-        ret = pool_put(&m.at, cli_fail(EXIT_USAGE, "%s is served; a stream is imported while no server has the disk",
-                                       o->words[0]));
+        ret =
+            pool_put(&m.at, cli_fail(EXIT_USAGE,
+                                     "%s is in use by a server that has its pool; a stream is imported when nobody has "
+                                     "the disk: end the server, or import it into the pool of another disk",
+                                     o->words[0]));
     if (!ret) {
         m.mem = aligned_alloc(4096, STREAM_DATA_MAX);
         ret = m.mem ? import_into(&m) : cli_fail(EXIT_RUNTIME, "out of memory");

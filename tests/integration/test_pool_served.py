@@ -49,8 +49,7 @@ def test_what_is_done_is_done_by_the_server(source):
         run("volume", "rm", "--yes", disk, "one", "four")
         assert "web is in use" in run("volume", "rm", "--yes", disk, "web", status=2)
         assert "there is no volume named none" in run("volume", "rm", "--yes", disk, "none", status=2)
-        assert "while no server has" in run("volume", "import", disk, "a", exported(disk.parent, disk, "two"), status=2)
-        assert "while no server has it" in run("pool", "repair", disk, status=8)
+        assert "end the server" in run("volume", "import", disk, "a", exported(disk.parent, disk, "two"), status=2)
         served = volumes(disk)
     rows = volumes(disk)
     assert rows == served and set(rows) == {"web", "two", "three", "six"}
@@ -87,6 +86,31 @@ def test_whom_volumes_go_back_to_is_changed_by_the_server(source):
         assert (rows["a"]["kind"], rows["a"]["from"]) == ("thick", None)
         assert rows["b"]["from"] == "two" and rows["c"]["from"] is None
     assert told("pool", "check", disk)["clean"]
+
+
+@pytest.mark.parametrize("verb, says, status", [("create", "a pool is made", 2), ("repair", "it is repaired", 8),
+                                                ("dump", "it is dumped", 8), ("rm", "it is erased", 2)])
+def test_what_a_server_does_not_do_says_what_is_to_be_done(source, verb, says, status):
+    disk, *_ = source
+    before = disk.read_bytes()[16:32]
+    with serving(disk) as server:
+        said = run("pool", verb, *(["--yes"] if verb != "dump" else []), disk, status=status)
+        assert f"is in use by process {server.pid}, a server that has its pool; {says} when nobody has the disk" in said
+        assert ": end it" in said and "delete_lvstore" not in said
+        assert ("pollux pool check" in said) == (verb in ("repair", "dump"))
+    assert disk.read_bytes()[16:32] == before  # the UUID
+
+
+def test_an_lvstore_is_deleted_by_what_is_said(source):
+    with Kept() as server, server.client() as client:
+        make(server, client)
+        for verb in ("create", "rm"):
+            said = run("pool", verb, "--yes", server.image, status=2)
+            assert "end it, or delete the pool there: pollux ctl " in said
+        words = said.strip().rsplit("pollux ctl ", 1)[1].split()
+        run("ctl", *words)
+        assert client.call("bdev_lvol_get_lvstores") == []
+        assert "lvstore" not in run("pool", "repair", "--yes", server.image, status=8)
 
 
 def test_snapshots_of_one_instant_are_made_by_the_server(source):
