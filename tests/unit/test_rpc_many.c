@@ -29,6 +29,8 @@ void __wrap_plx_volume_get_info(struct plx_bdev *volume, struct plx_volume_info 
 void __real_plx_volume_get_info(struct plx_bdev *volume, struct plx_volume_info *out);
 void __wrap_plx_bdev_each(bool (*fn)(void *arg, struct plx_bdev *bdev), void *arg);
 void __real_plx_bdev_each(bool (*fn)(void *arg, struct plx_bdev *bdev), void *arg);
+void __wrap_plx_pool_each(struct plx_pool *pool, bool (*fn)(void *arg, const struct plx_volume_info *info), void *arg);
+void __real_plx_pool_each(struct plx_pool *pool, bool (*fn)(void *arg, const struct plx_volume_info *info), void *arg);
 
 static _Atomic unsigned long looks;
 
@@ -66,6 +68,24 @@ void __wrap_plx_bdev_each(bool (*fn)(void *arg, struct plx_bdev *bdev), void *ar
 {
     struct each e = {fn, arg};
     __real_plx_bdev_each(each_looked_at, &e);
+}
+
+struct each_volume {
+    bool (*fn)(void *arg, const struct plx_volume_info *info);
+    void *arg;
+};
+
+static bool volume_looked_at(void *arg, const struct plx_volume_info *info)
+{
+    const struct each_volume *e = arg;
+    looks++;
+    return e->fn(e->arg, info);
+}
+
+void __wrap_plx_pool_each(struct plx_pool *pool, bool (*fn)(void *arg, const struct plx_volume_info *info), void *arg)
+{
+    struct each_volume e = {fn, arg};
+    __real_plx_pool_each(pool, volume_looked_at, &e);
 }
 
 /* ---- a disk with volumes ---- */
