@@ -23,9 +23,13 @@ enum {
     CONNECT_MS = 10000,
     STEP_MS = 200, /* stopping is looked for so often: a signal may come just before poll() */
     BACKLOG = 4,
-    APART = 16, /* more than a process asks */
-    LATE = 100, /* answers to requests that were given up on; more are no accident */
-    DEPTH = 8,  /* of what we send: 5 */
+    APART = 16,     /* more than a process asks */
+    LATE = 100,     /* answers to requests that were given up on; more are no accident */
+    KEEP_IDLE = 10, /* seconds; a machine that lost its power says nothing */
+    KEEP_EVERY = 5,
+    KEEP_COUNT = 4,
+    KEEP_MS = 1000 * (KEEP_IDLE + KEEP_EVERY * KEEP_COUNT),
+    DEPTH = 8, /* of what we send: 5 */
     TEXT = 4096,
     NAME = 128,
 };
@@ -99,13 +103,17 @@ static struct compare_wire *wire_new(int fd, const volatile sig_atomic_t *stop)
     struct compare_wire *w = calloc(1, sizeof *w);
     struct sockaddr_storage addr;
     socklen_t len = sizeof addr, also = sizeof addr;
-    int on = 1;
+    int on = 1, idle = KEEP_IDLE, every = KEEP_EVERY, count = KEEP_COUNT, unanswered = KEEP_MS;
     if (!w) {
         close(fd);
         return NULL;
     }
     w->fd = fd;
     w->stop = stop;
+    setsockopt(fd, IPPROTO_TCP, TCP_KEEPIDLE, &idle, sizeof idle);
+    setsockopt(fd, IPPROTO_TCP, TCP_KEEPINTVL, &every, sizeof every);
+    setsockopt(fd, IPPROTO_TCP, TCP_KEEPCNT, &count, sizeof count);
+    setsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &unanswered, sizeof unanswered);
     setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
     setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof on);
     if (getsockname(fd, (struct sockaddr *)&addr, &len) == 0)

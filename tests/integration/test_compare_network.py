@@ -11,6 +11,8 @@ import pytest
 
 from target import binary, wait_until
 from test_compare import LIMIT, NOBODY, OURS, SHORT, alive, begin, program, run  # noqa: F401
+from test_compare_two import GREETING, ask
+from test_placement import ip, make_wire, sockets_of  # noqa: F401
 
 APART = ("--network", "namespaces")
 
@@ -129,3 +131,24 @@ def test_where_there_may_be_no_more_of_them_it_says_so():
 def test_what_is_wrong_is_said_in_a_sentence(words, complaint):
     done = run(*words, status=2)
     assert done.stderr.startswith(f"pollux: {complaint}") and done.stderr.count("\n") == 1, done.stderr
+
+
+def test_a_host_whose_network_fails_is_gone(wire, tmp_path):  # noqa: F811
+    """No word of it comes: its machine lost its power."""
+    server, client = wire
+    with open(tmp_path / "agent", "wb") as file:
+        process = subprocess.Popen(["ip", "netns", "exec", server, binary(), "compare", "target", "-l", "10.99.0.1:0",
+                                    "--disk", "null"], stdout=file, stderr=file)
+    try:
+        assert wait_until(lambda: GREETING.search((tmp_path / "agent").read_text()))
+        address, _, key = GREETING.search((tmp_path / "agent").read_text()).groups()
+        with sockets_of(client):
+            host = socket.create_connection(("10.99.0.1", int(address.rpartition(":")[2])), LIMIT)
+        with host, host.makefile("rwb") as stream:
+            assert ask(stream, id=1, key=key) == {"id": 1}
+            ip("-n", client, "link", "set", "v1", "down")
+            assert wait_until(lambda: "is gone; waiting for another" in (tmp_path / "agent").read_text(), LIMIT)
+    finally:
+        ip("-n", client, "link", "set", "v1", "up")
+        process.kill()
+        process.wait()
