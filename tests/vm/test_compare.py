@@ -154,3 +154,25 @@ def test_a_ram_disk_is_taken_down_if_it_is_the_one_that_was_made(machine):
     inode = machine.sh("stat -c %i /sys/module/brd").strip()
     clean(machine, modules=["brd"], brd="65536", brd_inode=inode)
     machine.sh("test ! -e /sys/module/brd")
+
+
+def test_over_namespaces_the_kernels_sides_are_measured_and_nothing_is_left(machine):
+    machine.sh("modprobe veth")  # which the kernel loads by itself, and keeps: others may have such NICs by then
+    before = machine.sh(STATE + "ls /sys/class/net")
+    found = cells(machine, "--digests off --disk null --network namespaces --targets kernel")
+    assert {pair: (cell["status"], cell["reason"]) for pair, cell in found.items()} == {
+        ("kernel", host): ("measured", "") for host in ("pollux", "kernel")}
+    assert machine.sh(STATE + "ls /sys/class/net") == before
+
+
+def test_killed_over_namespaces_the_next_run_ends_them(machine):
+    """The kernel's target and host have sockets there."""
+    machine.sh("modprobe veth")
+    before = machine.sh(STATE)
+    machine.sh(f"""
+        {COMPARE} --disk null --digests off --rounds 100 --network namespaces --targets kernel --hosts kernel \
+            >/dev/null 2>&1 &
+        {BEGIN}
+        kill -9 $!; wait $! || true""")
+    assert "took down what run" in machine.sh("pollux compare --clean 2>&1")
+    assert machine.sh(STATE) == before
