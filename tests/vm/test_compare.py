@@ -176,3 +176,25 @@ def test_killed_over_namespaces_the_next_run_ends_them(machine):
         kill -9 $!; wait $! || true""")
     assert "took down what run" in machine.sh("pollux compare --clean 2>&1")
     assert machine.sh(STATE) == before
+
+
+def test_across_two_machines_the_kernels_sides_are_measured_and_nothing_is_left(machine):
+    """They are one here; its target end has the kernel's target, and its host end the kernel's host."""
+    before = machine.sh(STATE)
+    machine.sh("""
+        set -e
+        pollux compare target -l 127.0.0.1 --disk null --target-cores 0 >/tmp/target 2>&1 & target=$!
+        until grep -q -- --key /tmp/target; do sleep 0.1; done
+        $(sed -n 's/^  //p' /tmp/target) -t 0.1 -q 4 -o 4K -M 100 -m 1 --poll adaptive --digests off --host-cores 1 \
+            --hosts kernel --json /tmp/compare.json >/tmp/table 2>/tmp/errors || (cat /tmp/errors; false)
+        until grep -q 'is gone; waiting for another' /tmp/target; do sleep 0.1; done
+        kill -TERM $target; wait $target""")
+    assert machine.sh(STATE) == before
+    doc = json.loads(machine.sh("cat /tmp/compare.json"))
+    found = {(cell["target"], cell["host"]): cell for cell in doc["cells"]}
+    assert {pair: (cell["status"], cell["reason"]) for pair, cell in found.items()} == {
+        (target, "kernel"): ("measured", "") for target in ("pollux", "kernel")}
+    for cell in found.values():
+        runs = [each[run] for each in cell["rounds"] for run in ("fast", "paced")]
+        assert sum(run["requests"] for run in runs) > 0 and not any(run["errors"] for run in runs)
+        assert all(run["target"]["window"] > 0 for run in runs)
