@@ -33,7 +33,13 @@ struct plx_reactor_opts {
         buffer_bytes; /**< size of the buffer pool; 0 for the default of 16 MiB. Memory is used only as it is needed. */
     size_t buffer_max; /**< the largest single buffer; 0 for the default of 1 MiB */
     bool shared;       /**< buffers are in memory that other processes can be given: see plx_shared_alloc() */
+    /**
+     * adaptive: how long the kernel polls a NIC's queue before it has the reactor sleep, while loads come thick, where
+     * it can (Linux 6.9); 0 for the default of 50, or PLX_NIC_NOT_POLLED
+     */
+    uint32_t nic_us;
 };
+#define PLX_NIC_NOT_POLLED UINT32_MAX
 
 /**
  * Makes a reactor. opts may be NULL for the defaults, unpinned.
@@ -81,6 +87,8 @@ struct plx_reactor_stats {
     uint64_t sleeps;
     uint64_t busy_ns, idle_ns; /**< since it was made, in rounds that found work, and in others or asleep */
     int tid;                   /**< of the thread that runs it; 0 while plx_reactor_run() does not */
+    unsigned nic_sockets;      /**< connections for which the kernel polls a NIC's queue while loads come thick, */
+    uint32_t nic_us;           /**< and for how long at present */
 };
 PLX_API void plx_reactor_get_stats(const struct plx_reactor *r, struct plx_reactor_stats *out);
 

@@ -273,7 +273,8 @@ _pollux_ctl()
 _pollux()
 {
     local commands='serve ctl perf cp identify discover nvme tune compare pool volume help'
-    local options='-l --listen -n --nqn -m --cores --allow --allow-any-host --poll --max-io-size --queue-depth
+    local options='-l --listen -n --nqn -m --cores --allow --allow-any-host --poll --nic-poll --max-io-size
+        --queue-depth
         --max-queues --in-capsule --peer-timeout --serial -r --rpc -c --config --state -S --vhost --socket-group
         --example --wait-for-rpc -v --verbose -q --quiet -h --help'
     local line word previous words

@@ -180,6 +180,7 @@ struct serve_options {
     int ncores; /* 0: one, chosen by us */
     int placed; /* see cli_parse_cores() */
     enum plx_poll_mode poll;
+    uint32_t nic_us; /* as struct plx_reactor_opts has it */
     const char *serial;
     const char *rpc, *config, *state;
     const char *vhost; /* directory of sockets */

@@ -55,6 +55,7 @@ static int make_reactors(struct serve *s)
     for (int i = 0; i < s->o.ncores && !ret; i++) {
         const struct plx_reactor_opts opts = {.core = s->o.cores[i],
                                               .mode = s->o.poll,
+                                              .nic_us = s->o.nic_us,
                                               .buffer_max = s->o.nvmf.max_io_size,
                                               .buffer_bytes = pool > POOL ? pool : POOL,
                                               .shared = memory_shared(s)};

@@ -10,6 +10,7 @@ enum {
     OPT_ALLOW = 256,
     OPT_ALLOW_ANY,
     OPT_POLL,
+    OPT_NIC_POLL,
     OPT_MAX_IO,
     OPT_DEPTH,
     OPT_QUEUES,
@@ -31,6 +32,7 @@ static const struct option table[] = {
     {"allow", required_argument, NULL, OPT_ALLOW},
     {"allow-any-host", no_argument, NULL, OPT_ALLOW_ANY},
     {"poll", required_argument, NULL, OPT_POLL},
+    {"nic-poll", required_argument, NULL, OPT_NIC_POLL},
     {"max-io-size", required_argument, NULL, OPT_MAX_IO},
     {"queue-depth", required_argument, NULL, OPT_DEPTH},
     {"max-queues", required_argument, NULL, OPT_QUEUES},
@@ -73,6 +75,7 @@ void serve_help(void)
         "      --allow HOSTNQN       let this host in; may be repeated\n"
         "      --allow-any-host      let every host in, which is the default only where all listeners are loopback\n"
         "      --poll MODE           adaptive, busy or sleep (adaptive)\n"
+        "      --nic-poll US         adaptive: poll NICs' queues for so long before sleep, 0 to 1000 us (50)\n"
         "      --max-io-size SIZE    largest transfer, 4K to 4M (1M)\n"
         "      --queue-depth N       entries of a queue, 2 to 1024 (128)\n"
         "      --max-queues N        I/O queues of a host, 1 to 128 (128)\n"
@@ -213,6 +216,10 @@ static int serve_parse_one(int opt, const char *arg, struct serve_options *o)
         return EXIT_OK;
     case OPT_POLL:
         return cli_parse_poll(arg, &o->poll);
+    case OPT_NIC_POLL:
+        ret = cli_parse_u32("nic-poll", arg, "microseconds", 0, 1000, &o->nic_us);
+        o->nic_us = o->nic_us ? o->nic_us : PLX_NIC_NOT_POLLED;
+        return ret;
     case OPT_MAX_IO:
         return cli_parse_size("max-io-size", arg, "4K to 4M", 4096, 4 << 20, true, &o->nvmf.max_io_size);
     case OPT_DEPTH:

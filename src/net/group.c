@@ -2,6 +2,8 @@
 /* All streams of a reactor: one source that polls them, and whose turn it is. */
 #include "net/stream.h"
 
+#include "reactor/napi.h"
+
 #include <errno.h>
 #include <poll.h>
 #include <stdlib.h>
@@ -16,6 +18,7 @@ enum {
     VAIN_SHIFT = 4,    /* that average moves by a sixteenth, and is kept in sixteenths */
     MANY = 32,         /* more than this are never just tried */
     ASK_ROUNDS = 256,  /* before it is found out again */
+    NAPI_ASKS = 8,     /* sleeps at which a stream is asked by what NIC its packets come: none may have come yet */
     QUIET_ROUNDS = 16, /* so often are those of few tried from which nothing is expected */
     REFUSALS = 4,      /* and those that take nothing, after 2, 4, 8 rounds: 2 to the power of this */
     LINGER_MS = 1000,  /* how long the other side has to read what was sent last */
@@ -41,6 +44,7 @@ struct plx_stream_group {
     unsigned changes; /* of that list */
     unsigned nodd;    /* of those, without a descriptor, or with ops->pending */
     unsigned nstalled;
+    unsigned nasked; /* that are asked by what NIC their packets come */
     struct plx_list lingering;
     unsigned nlingering;
     struct plx_timer linger_timer;
@@ -106,6 +110,9 @@ int plx_stream_add(struct plx_stream_group *g, struct plx_stream *s)
     g->n++;
     g->changes++;
     g->nodd += is_odd(s);
+    s->napi = false;
+    s->asks = s->fd >= 0 && plx_napi_polls(g->reactor) ? NAPI_ASKS : 0;
+    g->nasked += s->asks > 0;
     return 0;
 }
 
@@ -121,6 +128,11 @@ static void unlink_stream(struct plx_stream *s)
     g->nodd -= is_odd(s);
     g->nstalled -= s->stalled;
     s->stalled = false;
+    g->nasked -= s->asks > 0;
+    s->asks = 0;
+    if (s->napi)
+        plx_napi_remove(g->reactor, s->fd);
+    s->napi = false;
     for (int i = g->event; i < g->nevents; i++)
         if (g->events[i].data.ptr == s)
             g->events[i].data.ptr = NULL;
@@ -392,9 +404,27 @@ static bool deafen(struct plx_stream *s)
     return s->gone;
 }
 
+/* Before a sleep, as then there is time; and packets have come for those that are not new. */
+static void ask_nics(struct plx_stream_group *g)
+{
+    plx_list_for_each(it, &g->streams) {
+        struct plx_stream *s = plx_list_entry(it, struct plx_stream, link);
+        int cpu;
+        unsigned napi;
+        if (!s->asks || s->state != PLX_STREAM_OPEN)
+            continue;
+        plx_stream_incoming(s, &cpu, &napi);
+        s->napi = napi && plx_napi_add(g->reactor, s->fd);
+        s->asks = napi ? 0 : (uint8_t)(s->asks - 1);
+        g->nasked -= !s->asks;
+    }
+}
+
 static int stream_group_arm(struct plx_source *source)
 {
     struct plx_stream_group *g = stream_group_of(source);
+    if (plx_unlikely(g->nasked > 0))
+        ask_nics(g);
     if (g->event < g->nevents)
         return 1;
     plx_list_for_each(it, &g->dirty.list) {

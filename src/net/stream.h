@@ -76,6 +76,8 @@ struct plx_stream {
     bool quiet;    /* the user's: nothing is expected, so it is tried now and then */
     bool stalled;  /* see plx_stream_stall() */
     bool ended;    /* the user's: its peer says no more, but may yet listen; to be stalled */
+    bool napi;     /* it was added to those whose NIC is polled: plx_napi_add() */
+    uint8_t asks;  /* how often it is asked yet by what NIC its packets come */
     bool gone;     /* of a stalled one: its peer has ended it, or an ended one listens no more */
     uint8_t refusals; /* flushes in a row of which it took nothing, up to a limit */
     uint32_t watched; /* what the kernel is asked to tell of it */

@@ -20,6 +20,7 @@
 
 enum {
     SPIN_MAX_US = 50,
+    NIC_US = 50,
     SPIN_MIN_NS = 2000,
     SLICE_NS = 100000, /* the shortest that there is */
     BUFFER_BYTES = 16 << 20,
@@ -73,6 +74,7 @@ int plx_reactor_create(struct plx_reactor **out, const struct plx_reactor_opts *
     r->mode = opts->mode;
     r->spin.window = r->spin.max = (opts->spin_us ? opts->spin_us : SPIN_MAX_US) * PLX_NS_PER_US;
     plx_rhythm_init(&r->rhythm);
+    r->napi.us = opts->nic_us == PLX_NIC_NOT_POLLED ? 0 : opts->nic_us ? opts->nic_us : NIC_US;
     r->now = r->born = plx_clock_ns();
 
     int ret = plx_buf_pool_init(&r->buf, opts->buffer_bytes ? opts->buffer_bytes : BUFFER_BYTES,
@@ -164,6 +166,8 @@ void plx_reactor_get_stats(const struct plx_reactor *r, struct plx_reactor_stats
     out->tid = atomic_load_explicit(&r->tid, memory_order_relaxed);
     out->busy_rounds = atomic_load_explicit(&r->busy_rounds, memory_order_relaxed);
     out->sleeps = atomic_load_explicit(&r->sleeps, memory_order_relaxed);
+    out->nic_sockets = atomic_load_explicit(&r->napi.sockets, memory_order_relaxed);
+    out->nic_us = atomic_load_explicit(&r->napi.now, memory_order_relaxed);
 }
 
 /* Only the reactor writes its statistics, so a plain load and store is enough, without a locked instruction. */
@@ -339,6 +343,8 @@ static void sleep_until_work(struct plx_reactor *r, uint64_t limit)
     uint64_t end = r->now + (uint64_t)timeout;
     s->slept = r->now;
     stat_count(&r->sleeps);
+    if (plx_unlikely(atomic_load_explicit(&r->napi.sockets, memory_order_relaxed) > 0))
+        plx_napi_sleep(r);
     wait_fds(r, timeout);
     s->woken = true;
     if (timeout > 0 && r->now > end)

@@ -62,6 +62,11 @@ struct plx_reactor {
     int core;
     int epoll_fd;
     int wake_fd;
+    struct {
+        uint32_t us;              /* for so long the kernel may poll a NIC's queue; 0: never, or it cannot */
+        _Atomic unsigned sockets; /* whose queues those are; both are its own, and relaxed */
+        _Atomic uint32_t now;     /* what the kernel was told last */
+    } napi;
     uint64_t fds_checked;
     struct epoll_event events[PLX_FD_EVENTS]; /* being handled: removing a watch takes it out of here */
     int nevents;
@@ -88,6 +93,9 @@ int plx_messages_run(struct plx_reactor *r);
 bool plx_messages_waiting(struct plx_reactor *r);
 
 int plx_timers_run(struct plx_reactor *r);
+
+/* About to sleep, with such sockets. */
+void plx_napi_sleep(struct plx_reactor *r);
 
 void plx_teller_destroy(struct plx_reactor *r);
 
