@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* Polling NICs' queues before sleep: what the kernel is told, and when. VM tests have the real ioctl. */
+/* Polling NICs' queues before sleep: what the kernel is told, and when. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
