@@ -228,9 +228,10 @@ static json_t *command_text(const json_t *command)
     static const struct {
         int opcode;
         const char *name;
-    } names[] = {{0x00, "flush"},   {0x01, "write"},        {0x02, "read"},    {0x04, "write uncorrectable"},
-                 {0x05, "compare"}, {0x08, "write zeroes"}, {0x09, "DSM"},     {0x0c, "verify"},
-                 {0x0d, "reserve"}, {0x11, "reserve"},      {0x15, "reserve"}, {0x19, "copy"}};
+    } names[] = {{0x00, "flush"},     {0x01, "write"},        {0x02, "read"},       {0x04, "write uncorrectable"},
+                 {0x05, "compare"},   {0x08, "write zeroes"}, {0x09, "DSM"},        {0x0c, "verify"},
+                 {0x0d, "reserve"},   {0x11, "reserve"},      {0x15, "reserve"},    {0x19, "copy"},
+                 {0x79, "zone send"}, {0x7a, "zone receive"}, {0x7d, "zone append"}};
     json_int_t opcode = ctl_int(command, "opcode");
     for (size_t i = 0; ctl_int(command, "qid") && i < sizeof names / sizeof names[0]; i++)
         if (names[i].opcode == opcode)

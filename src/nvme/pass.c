@@ -133,9 +133,12 @@ static uint64_t pass_bytes(const struct nvme_pass *p, const struct nvme_id_ns *i
     case NVME_IO_READ:
     case NVME_IO_WRITE:
     case NVME_IO_COMPARE:
+    case NVME_IO_ZONE_APPEND:
         return ((plx_get32(p->cmd.cdw12) & 0xffff) + UINT64_C(1)) * block;
     case NVME_IO_DSM:
         return ((plx_get32(p->cmd.cdw10) & 0xff) + UINT64_C(1)) * sizeof(struct nvme_dsm_range);
+    case NVME_IO_ZONE_REPORT:
+        return (plx_get32(p->cmd.cdw12) + UINT64_C(1)) * 4;
     case NVME_IO_RESV_REPORT:
         return (plx_get32(p->cmd.cdw10) + UINT64_C(1)) * 4;
     default:

@@ -386,10 +386,12 @@ struct nvme_id_ctrl_zoned {
 
 /* Zone Management Send and Receive: ZNS 3.4.2, 3.4.3 */
 enum {
-    NVME_ZONE_ALL = 1 << 8,      /* Send, dword 13: Select All */
-    NVME_ZONE_REPORT_SHIFT = 8,  /* Receive, dword 13: Zone Receive Action Specific Field */
-    NVME_ZONE_PARTIAL = 1 << 16, /* and of that, Partial Report */
-    NVME_ZONE_BYTES = 64,        /* of a zone's descriptor, and of what comes before them */
+    NVME_ZONE_ALL = 1 << 8,         /* Send, dword 13: Select All, */
+    NVME_ZONE_SEND_OPTION = 1 << 9, /* Zone Send Action Specific Option */
+    NVME_ZONE_REPORT = 0,           /* Receive, dword 13: Zone Receive Action, */
+    NVME_ZONE_REPORT_SHIFT = 8,     /* Zone Receive Action Specific Field */
+    NVME_ZONE_PARTIAL = 1 << 16,    /* and of that, Partial Report */
+    NVME_ZONE_BYTES = 64,           /* of a zone's descriptor, and of what comes before them */
 };
 
 /* NVM command set specific namespace data: NVM 4.1.5.3 */

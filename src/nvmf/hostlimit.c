@@ -81,7 +81,7 @@ struct nvmf_host_part *nvmf_host_part(const struct nvmf_qpair *qp)
 
 static struct host_lane *lane_for(const struct nvmf_req *req)
 {
-    return &req->qp->host_part->lanes[req->cmd.opcode == NVME_IO_WRITE];
+    return &req->qp->host_part->lanes[req->cmd.opcode == NVME_IO_WRITE || req->cmd.opcode == NVME_IO_ZONE_APPEND];
 }
 
 static uint64_t range_bytes(const struct nvmf_req *req)
@@ -131,7 +131,9 @@ void nvmf_host_limit_parsed(struct nvmf_req *req)
 {
     const uint8_t op = req->cmd.opcode;
     struct nvmf_host_part *part = req->qp->host_part;
-    if (!part || !req->ns || !req->execute || (op != NVME_IO_READ && op != NVME_IO_WRITE && op != NVME_IO_COMPARE))
+    const bool limited =
+        op == NVME_IO_READ || op == NVME_IO_WRITE || op == NVME_IO_COMPARE || op == NVME_IO_ZONE_APPEND;
+    if (!part || !req->ns || !req->execute || !limited)
         return;
     if (req->cmd.flags & NVME_FUSE_MASK) {
         struct host_lane *lane = lane_for(req);

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* Identify (Base 5.1.13, NVM 4.1.5): what the target, its controllers and its namespaces say of themselves. */
+/* Identify (Base 5.1.13, NVM and ZNS 4.1.5): what the target, its controllers and its namespaces say of themselves. */
 #include "nvmf/nvmf.h"
 
 #include <stdio.h>
@@ -8,10 +8,16 @@
 enum {
     IDENTIFY_BYTES = 4096,
     PAGE_SHIFT = 12, /* CAP.MPSMIN: 4 KiB */
-    CSI_NVM = 0,
+    CSI_ANY = 0xff,
     CELSIUS_70 = 343,
     CELSIUS_80 = 353,
 };
+
+/* The command set that the command is about. */
+static uint8_t csi_asked(const struct nvmf_req *req)
+{
+    return (uint8_t)(plx_get32(req->cmd.cdw11) >> 24);
+}
 
 static unsigned log2_of(uint32_t v)
 {
@@ -75,8 +81,8 @@ static void fill_ctrl(const struct nvmf_ctrlr *c, const struct nvmf_image *image
     id->cqes = 0x44;
     id->nn = plx_put32(c->subsys->max_namespaces);
     id->mnan = plx_put32(c->subsys->max_namespaces);
-    id->oncs = plx_put16(oncs_of(image->ops));
-    id->fuses = plx_put16(image->ops & 1u << PLX_BDEV_COMPARE_AND_WRITE ? 1 : 0);
+    id->oncs = plx_put16(oncs_of(image->can.ops | image->can.zoned_ops));
+    id->fuses = plx_put16(image->can.ops & 1u << PLX_BDEV_COMPARE_AND_WRITE ? 1 : 0);
     /* There always is one: a disk that has it may come later, and hosts look when they connect alone. */
     id->vwc = 1 | 3 << 1; /* Flush takes all namespaces at once */
     id->acwu = plx_put16(NVMF_FUSED_BLOCKS - 1);
@@ -109,7 +115,23 @@ static void identify_csi_ctrl(struct nvmf_req *req)
     nvmf_req_complete(req, PLX_SC_SUCCESS);
 }
 
+/* How much may be appended at once: no zoned disk takes less. */
+static void identify_zoned_ctrl(struct nvmf_req *req)
+{
+    struct nvme_id_ctrl_zoned *id = (void *)req->data;
+    const uint32_t limit =
+        (uint32_t)plx_min_u64(req->qp->image->can.append_bytes, req->qp->group->target->opts.max_io_size);
+    memset(id, 0, sizeof *id);
+    id->zasl = (uint8_t)(log2_of(limit) - PAGE_SHIFT);
+    nvmf_req_complete(req, PLX_SC_SUCCESS);
+}
+
 /* ---- namespaces ---- */
+
+static uint8_t csi_of(const struct nvmf_ns *ns)
+{
+    return plx_bdev_info(ns->bdev)->zone_blocks ? NVME_CSI_ZONED : NVME_CSI_NVM;
+}
 
 static const struct nvmf_image_ns *ns_of(const struct nvmf_req *req)
 {
@@ -131,7 +153,8 @@ static void fill_ns(const struct nvmf_image_ns *of, const struct plx_nvmf_opts *
     id->nsfeat = (uint8_t)(1 << 4 | (info->ops >> PLX_BDEV_ALLOCATED & 1)); /* preferred sizes given; thin */
     id->nmic = 1; /* may be reached through several controllers */
     id->rescap = rescap_of(ns);
-    id->dlfeat = (uint8_t)(info->unmap_reads_zero ? 1 | 1 << 3 : 0); /* deallocated blocks read as zeroes */
+    if (info->unmap_reads_zero) /* deallocated blocks do, and Write Zeroes may make such */
+        id->dlfeat = (uint8_t)(1 | (info->ops & 1u << PLX_BDEV_WRITE_ZEROES ? 1 << 3 : 0));
     id->npwg = id->npwa = id->nows = plx_put16(unit - 1);
     id->npdg = id->npda = plx_put16(info->unmap_granularity ? plx_min_u64(info->unmap_granularity - 1, UINT16_MAX) : 0);
     if (info->ops & 1u << PLX_BDEV_COPY) {
@@ -206,7 +229,7 @@ static size_t put_descriptor(uint8_t *p, enum nvme_nidt type, const void *id, ui
 
 static void identify_ns_descriptors(struct nvmf_req *req)
 {
-    static const uint8_t none[sizeof(((struct nvmf_ns *)0)->eui64)], csi = CSI_NVM;
+    static const uint8_t none[sizeof(((struct nvmf_ns *)0)->eui64)];
     const struct nvmf_image_ns *of = ns_of(req);
     uint8_t *p = req->data;
     memset(p, 0, req->len);
@@ -218,32 +241,60 @@ static void identify_ns_descriptors(struct nvmf_req *req)
         p += put_descriptor(p, NVME_NIDT_EUI64, of->ns->eui64, sizeof none);
     p += put_descriptor(p, NVME_NIDT_NGUID, of->ns->nguid, sizeof of->ns->nguid);
     p += put_descriptor(p, NVME_NIDT_UUID, of->ns->uuid, sizeof of->ns->uuid);
+    const uint8_t csi = csi_of(of->ns);
     put_descriptor(p, NVME_NIDT_CSI, &csi, 1);
     nvmf_req_complete(req, PLX_SC_SUCCESS);
 }
 
-/* Namespace identifiers greater than the command's, ascending. */
-static void put_ns_list(struct nvmf_req *req, const struct nvmf_table *table)
+/* Limits of open zones count from zero, so that without one all bits are set. */
+static void identify_zoned_ns(struct nvmf_req *req)
+{
+    struct nvme_id_ns_zoned *id = (void *)req->data;
+    const struct nvmf_image_ns *of = ns_of(req);
+    const struct plx_bdev_info *info = of ? plx_bdev_info(of->ns->bdev) : NULL;
+    memset(id, 0, sizeof *id);
+    if (info && !info->zone_blocks) {
+        nvmf_req_complete(req, PLX_SC_INVALID_COMMAND_SET | NVME_STATUS_DNR);
+        return;
+    }
+    if (info) {
+        id->zoc = plx_put16((info->zone_capacity_varies ? NVME_ZOC_VARIABLE_CAPACITY : 0) |
+                            (info->zones_finish ? NVME_ZOC_EXCURSIONS : 0));
+        id->ozcs = plx_put16(info->reads_cross_zones ? NVME_OZCS_READ_ACROSS : 0);
+        id->mar = plx_put32(info->max_active_zones - 1);
+        id->mor = plx_put32(info->max_open_zones - 1);
+        id->lbafe[0].zsze = plx_put64(info->zone_blocks);
+    }
+    nvmf_req_complete(req, PLX_SC_SUCCESS);
+}
+
+/* Namespace identifiers greater than the command's, ascending; those of a command set, or all. */
+static void put_ns_list(struct nvmf_req *req, const struct nvmf_table *table, uint8_t csi)
 {
     plx_le32 *list = (void *)req->data;
     unsigned n = 0;
     memset(list, 0, req->len);
     for (uint64_t nsid = (uint64_t)plx_get32(req->cmd.nsid) + 1; nsid <= table->nns && n < IDENTIFY_BYTES / 4; nsid++)
-        if (table->ns[nsid - 1].ns)
+        if (table->ns[nsid - 1].ns && (csi == CSI_ANY || csi == csi_of(table->ns[nsid - 1].ns)))
             list[n++] = plx_put32(nsid);
     nvmf_req_complete(req, PLX_SC_SUCCESS);
 }
 
 static void identify_ns_list(struct nvmf_req *req)
 {
-    put_ns_list(req, req->qp->image->table);
+    put_ns_list(req, req->qp->image->table, CSI_ANY);
+}
+
+static void identify_csi_ns_list(struct nvmf_req *req)
+{
+    put_ns_list(req, req->qp->image->table, csi_asked(req));
 }
 
 /* ---- allocated namespaces: all there are, whether this host sees them or not (Base 3.2.1.5) ---- */
 
 static void identify_allocated_list(struct nvmf_req *req)
 {
-    put_ns_list(req, req->qp->image->whole->all);
+    put_ns_list(req, req->qp->image->whole->all, CSI_ANY);
 }
 
 static void identify_allocated_ns(struct nvmf_req *req)
@@ -281,11 +332,11 @@ static void identify_zeroes(struct nvmf_req *req)
     nvmf_req_complete(req, PLX_SC_SUCCESS);
 }
 
-/* One combination of command sets: the NVM command set. */
+/* One combination of command sets: NVM, and zoned namespaces. */
 static void identify_command_sets(struct nvmf_req *req)
 {
     memset(req->data, 0, req->len);
-    req->data[0] = 1 << CSI_NVM;
+    req->data[0] = 1 << NVME_CSI_NVM | 1 << NVME_CSI_ZONED;
     nvmf_req_complete(req, PLX_SC_SUCCESS);
 }
 
@@ -300,27 +351,30 @@ enum ns_use {
 
 struct page {
     uint8_t cns;
-    uint8_t ns; /* enum ns_use */
-    bool csi;   /* the command set identifier is looked at: NVM is the only one */
+    uint8_t ns;  /* enum ns_use */
+    uint8_t csi; /* of the command set whose it is, which the command names; or CSI_ANY */
     bool discovery;
     nvmf_execute_fn execute;
 };
 
 static const struct page pages[] = {
-    {NVME_CNS_NS, NS_VALID, false, false, identify_ns},
-    {NVME_CNS_CTRL, NS_NONE, false, true, identify_ctrl},
-    {NVME_CNS_ACTIVE_NS, NS_LIST, false, false, identify_ns_list},
-    {NVME_CNS_NS_DESCRIPTORS, NS_ACTIVE, false, false, identify_ns_descriptors},
-    {NVME_CNS_CSI_NS, NS_VALID, true, false, identify_zeroes},
-    {NVME_CNS_CSI_CTRL, NS_NONE, true, false, identify_csi_ctrl},
-    {NVME_CNS_CSI_ACTIVE_NS, NS_LIST, true, false, identify_ns_list},
-    {NVME_CNS_CSI_INDEPENDENT_NS, NS_VALID, false, false, identify_independent_ns},
-    {NVME_CNS_ALLOCATED_NS, NS_LIST, false, false, identify_allocated_list},
-    {NVME_CNS_ALLOCATED_NS_DATA, NS_VALID, false, false, identify_allocated_ns},
-    {NVME_CNS_CTRL_LIST_OF_NS, NS_ACTIVE, false, false, identify_ctrl_list},
-    {NVME_CNS_CTRL_LIST, NS_NONE, false, false, identify_ctrl_list},
-    {NVME_CNS_NS_GRANULARITY, NS_NONE, false, false, identify_zeroes},
-    {NVME_CNS_COMMAND_SETS, NS_NONE, false, false, identify_command_sets},
+    {NVME_CNS_NS, NS_VALID, CSI_ANY, false, identify_ns},
+    {NVME_CNS_CTRL, NS_NONE, CSI_ANY, true, identify_ctrl},
+    {NVME_CNS_ACTIVE_NS, NS_LIST, CSI_ANY, false, identify_ns_list},
+    {NVME_CNS_NS_DESCRIPTORS, NS_ACTIVE, CSI_ANY, false, identify_ns_descriptors},
+    {NVME_CNS_CSI_NS, NS_VALID, NVME_CSI_NVM, false, identify_zeroes}, /* zoned ones are of that set as well */
+    {NVME_CNS_CSI_NS, NS_VALID, NVME_CSI_ZONED, false, identify_zoned_ns},
+    {NVME_CNS_CSI_CTRL, NS_NONE, NVME_CSI_NVM, false, identify_csi_ctrl},
+    {NVME_CNS_CSI_CTRL, NS_NONE, NVME_CSI_ZONED, false, identify_zoned_ctrl},
+    {NVME_CNS_CSI_ACTIVE_NS, NS_LIST, NVME_CSI_NVM, false, identify_csi_ns_list},
+    {NVME_CNS_CSI_ACTIVE_NS, NS_LIST, NVME_CSI_ZONED, false, identify_csi_ns_list},
+    {NVME_CNS_CSI_INDEPENDENT_NS, NS_VALID, CSI_ANY, false, identify_independent_ns},
+    {NVME_CNS_ALLOCATED_NS, NS_LIST, CSI_ANY, false, identify_allocated_list},
+    {NVME_CNS_ALLOCATED_NS_DATA, NS_VALID, CSI_ANY, false, identify_allocated_ns},
+    {NVME_CNS_CTRL_LIST_OF_NS, NS_ACTIVE, CSI_ANY, false, identify_ctrl_list},
+    {NVME_CNS_CTRL_LIST, NS_NONE, CSI_ANY, false, identify_ctrl_list},
+    {NVME_CNS_NS_GRANULARITY, NS_NONE, CSI_ANY, false, identify_zeroes},
+    {NVME_CNS_COMMAND_SETS, NS_NONE, CSI_ANY, false, identify_command_sets},
 };
 
 static uint16_t identify_check_ns(const struct nvmf_req *req, enum ns_use use)
@@ -345,13 +399,13 @@ static uint16_t identify_check_ns(const struct nvmf_req *req, enum ns_use use)
 
 uint16_t nvmf_parse_identify(struct nvmf_req *req)
 {
-    uint8_t cns = plx_get32(req->cmd.cdw10) & 0xff, csi = (uint8_t)(plx_get32(req->cmd.cdw11) >> 24);
+    uint8_t cns = plx_get32(req->cmd.cdw10) & 0xff;
     for (size_t i = 0; i < PLX_ARRAY_SIZE(pages); i++) {
         const struct page *p = &pages[i];
         if (p->cns != cns || (req->qp->ctrlr->subsys->discovery && !p->discovery))
             continue;
-        if (p->csi && csi != CSI_NVM)
-            break;
+        if (p->csi != CSI_ANY && p->csi != csi_asked(req))
+            continue;
         uint16_t status = identify_check_ns(req, p->ns);
         if (status)
             return status;

@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* I/O commands of the NVM command set (NVM 3.2, 3.3): each is parsed into requests to the namespace's disk. */
+/*
+ * I/O commands of the NVM command set (NVM 3.2, 3.3), and of zoned namespaces (ZNS 3.4): each is parsed into requests
+ * to the namespace's disk.
+ */
 #include "nvmf/nvmf.h"
 
 #include <string.h>
@@ -431,6 +434,108 @@ static uint16_t parse_copy(struct nvmf_req *req)
     return nvmf_expect_data(req, NVMF_FROM_HOST, copy_ranges(req) * sizeof(struct nvme_copy_range));
 }
 
+/* ---- zones ---- */
+
+static void append_done(struct plx_bdev_req *bio)
+{
+    struct nvmf_req *req = plx_container_of(bio, struct nvmf_req, bio);
+    if (!bio->status) {
+        req->cqe.dw0 = plx_put32(bio->src_lba); /* where it went */
+        req->cqe.dw1 = plx_put32(bio->src_lba >> 32);
+    }
+    bio_done(bio);
+}
+
+static void execute_append(struct nvmf_req *req)
+{
+    submit(req, PLX_BDEV_ZONE_APPEND, lba_of(req), nlb_of(req), append_done);
+}
+
+static bool is_zone(const struct nvmf_req *req)
+{
+    return lba_of(req) % req->ns->info->zone_blocks == 0;
+}
+
+static uint16_t parse_append(struct nvmf_req *req)
+{
+    uint16_t status = parse_range(req, PLX_BDEV_ZONE_APPEND);
+    if (status)
+        return status;
+    if (!is_zone(req) || nlb_of(req) > req->ns->info->max_append_blocks)
+        return PLX_SC_INVALID_FIELD | DNR;
+    return parse_from_host(req, PLX_BDEV_ZONE_APPEND, execute_append);
+}
+
+static void execute_zone_manage(struct nvmf_req *req)
+{
+    const uint32_t cdw13 = plx_get32(req->cmd.cdw13);
+    const bool all = cdw13 & NVME_ZONE_ALL;
+    req->bio.zone_action = (uint8_t)cdw13;
+    submit_flags(req, PLX_BDEV_ZONE_MANAGE, all ? PLX_BDEV_ALL_ZONES : 0, all ? 0 : lba_of(req), 0, bio_done);
+}
+
+/* Zone Management Send. There are no random write areas, and no descriptor extensions. */
+static uint16_t parse_zone_manage(struct nvmf_req *req)
+{
+    const uint32_t cdw13 = plx_get32(req->cmd.cdw13), action = cdw13 & 0xff;
+    const bool all = cdw13 & NVME_ZONE_ALL;
+    uint16_t status = plx_bdev_check(req->ns->bdev, PLX_BDEV_ZONE_MANAGE, all ? 0 : lba_of(req), 1);
+    if (status)
+        return status | DNR;
+    if (action < PLX_BDEV_ZONE_CLOSE || action > PLX_BDEV_ZONE_OFFLINE || cdw13 & NVME_ZONE_SEND_OPTION ||
+        (!all && !is_zone(req)))
+        return PLX_SC_INVALID_FIELD | DNR;
+    req->execute = execute_zone_manage;
+    return nvmf_expect_no_data(req);
+}
+
+/* As many descriptors as fit; a piece of one is none. */
+static void execute_zone_report(struct nvmf_req *req)
+{
+    struct plx_bdev_req *bio = &req->bio;
+    const uint32_t cdw13 = plx_get32(req->cmd.cdw13), whole = req->len & ~(NVME_ZONE_BYTES - 1u);
+    memset(req->data + whole, 0, req->len - whole);
+    req->iov[0] = (struct iovec){req->data, whole};
+    bio->done = bio_done;
+    bio->iov = req->iov;
+    bio->iovcnt = 1;
+    bio->op = PLX_BDEV_ZONE_REPORT;
+    bio->flags = cdw13 & NVME_ZONE_PARTIAL ? PLX_BDEV_PARTIAL : 0;
+    bio->zone_report = (uint8_t)(cdw13 >> NVME_ZONE_REPORT_SHIFT);
+    bio->lba = lba_of(req);
+    bio->nlb = whole / NVME_ZONE_BYTES;
+    plx_bdev_submit(req->ns->ch, bio);
+}
+
+/* Zone Management Receive. Without descriptor extensions there is no extended report. */
+static uint16_t parse_zone_report(struct nvmf_req *req)
+{
+    const uint32_t cdw13 = plx_get32(req->cmd.cdw13), report = cdw13 >> NVME_ZONE_REPORT_SHIFT & 0xff;
+    const uint64_t bytes = (plx_get32(req->cmd.cdw12) + UINT64_C(1)) * 4;
+    uint16_t status = plx_bdev_check(req->ns->bdev, PLX_BDEV_ZONE_REPORT, lba_of(req), 1);
+    if (status)
+        return status | DNR;
+    if ((cdw13 & 0xff) != NVME_ZONE_REPORT || report > PLX_BDEV_ZONES_OFFLINE || bytes < NVME_ZONE_BYTES)
+        return PLX_SC_INVALID_FIELD | DNR;
+    req->execute = execute_zone_report;
+    return nvmf_expect_data(req, NVMF_TO_HOST, bytes);
+}
+
+/* Of disks that have none these end as commands that there are not. */
+static __attribute__((noinline, cold)) uint16_t parse_zones(struct nvmf_req *req)
+{
+    switch (req->cmd.opcode) {
+    case NVME_IO_ZONE_MANAGE:
+        return parse_zone_manage(req);
+    case NVME_IO_ZONE_REPORT:
+        return parse_zone_report(req);
+    case NVME_IO_ZONE_APPEND:
+        return parse_append(req);
+    default:
+        return PLX_SC_INVALID_OPCODE | DNR;
+    }
+}
+
 /* ---- fused Compare and Write: both halves' data must be here, then one request does both ---- */
 
 static void fused_done(struct plx_bdev_req *bio)
@@ -503,7 +608,8 @@ static uint16_t parse_fused_second(struct nvmf_req *req)
 
 static bool writes(uint8_t opcode)
 {
-    return opcode == NVME_IO_WRITE || opcode == NVME_IO_WRITE_ZEROES || opcode == NVME_IO_DSM || opcode == NVME_IO_COPY;
+    return opcode == NVME_IO_WRITE || opcode == NVME_IO_WRITE_ZEROES || opcode == NVME_IO_DSM ||
+           opcode == NVME_IO_COPY || opcode == NVME_IO_ZONE_APPEND || opcode == NVME_IO_ZONE_MANAGE;
 }
 
 /* What a command ends with because of its queue, of the state of the path that it came by, or of a reservation. */
@@ -577,7 +683,7 @@ static inline uint16_t parse_plain(struct nvmf_req *req)
     case NVME_IO_RESV_RELEASE:
         return nvmf_parse_reservation(req);
     default:
-        return PLX_SC_INVALID_OPCODE | DNR;
+        return parse_zones(req);
     }
 }
 

@@ -12,6 +12,8 @@ enum {
     UNKNOWN_TEMPERATURE = 25 + KELVIN,
     SMALL_PAGE = 4096,
     RETAIN_EVENT = 1 << 15, /* RAE, of dword 10 */
+    /* What every zoned disk does that may be written to: hosts ask before there is one, perhaps. */
+    OF_ALL_ZONED = PLX_BDEV_ZONED_OPS | 1 << PLX_BDEV_READ | 1 << PLX_BDEV_WRITE | 1 << PLX_BDEV_FLUSH,
 };
 
 struct page {
@@ -105,6 +107,12 @@ static void *build_changed_ns(struct nvmf_req *req, uint8_t *small, size_t *len)
     return small;
 }
 
+/* The I/O command set that a page is about. */
+static uint8_t csi_of_log(const struct nvmf_req *req)
+{
+    return (uint8_t)(plx_get32(req->cmd.cdw14) >> 24);
+}
+
 static void *build_effects(struct nvmf_req *req, uint8_t *small, size_t *len)
 {
     static const uint8_t admin[] = {NVME_ADMIN_GET_LOG_PAGE, NVME_ADMIN_IDENTIFY,     NVME_ADMIN_ABORT,
@@ -127,12 +135,17 @@ static void *build_effects(struct nvmf_req *req, uint8_t *small, size_t *len)
         {NVME_IO_RESV_REPORT, PLX_BDEV_READ, CSUPP},
         {NVME_IO_RESV_ACQUIRE, PLX_BDEV_READ, CSUPP},
         {NVME_IO_RESV_RELEASE, PLX_BDEV_READ, CSUPP},
+        {NVME_IO_ZONE_MANAGE, PLX_BDEV_ZONE_MANAGE, CSUPP | LBCC},
+        {NVME_IO_ZONE_REPORT, PLX_BDEV_ZONE_REPORT, CSUPP},
+        {NVME_IO_ZONE_APPEND, PLX_BDEV_ZONE_APPEND, CSUPP | LBCC},
     };
+    const struct nvmf_abilities *can = &req->qp->image->can;
+    const uint32_t ops = csi_of_log(req) == NVME_CSI_ZONED ? can->zoned_ops | OF_ALL_ZONED : can->ops;
     plx_le32 *page = (void *)small;
     for (size_t i = 0; i < sizeof admin; i++)
         page[admin[i]] = plx_put32(CSUPP);
     for (size_t i = 0; i < PLX_ARRAY_SIZE(io); i++)
-        if (req->qp->image->ops & 1u << io[i].op)
+        if (ops & 1u << io[i].op)
             page[256 + io[i].opcode] = plx_put32(io[i].effects);
     *len = SMALL_PAGE;
     return small;
@@ -271,6 +284,8 @@ uint16_t nvmf_parse_get_log(struct nvmf_req *req)
     bool index_offset = cdw14 & 1u << 23;
     if (!log_find(lid, req->qp->ctrlr->subsys->discovery))
         return PLX_SC_INVALID_LOG_PAGE | NVME_STATUS_DNR;
+    if (lid == NVME_LOG_EFFECTS && csi_of_log(req) != NVME_CSI_NVM && csi_of_log(req) != NVME_CSI_ZONED)
+        return PLX_SC_INVALID_FIELD | NVME_STATUS_DNR;
     if ((plx_get32(req->cmd.cdw12) & 3) || index_offset)
         return PLX_SC_INVALID_FIELD | NVME_STATUS_DNR;
     req->execute = execute_get_log;

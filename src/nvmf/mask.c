@@ -314,7 +314,7 @@ void nvmf_mask_omit(struct nvmf_image *image, const struct nvmf_ns *ns)
     for (unsigned n = 0; n < image->nviews; n++) {
         struct nvmf_image *view = &image->views[n].image;
         struct nvmf_attachment *a = find_attachment(find_viewer(image->subsys, image->views[n].nqn), ns->nsid);
-        view->ops = image->ops;
+        view->can = image->can;
         if (a && a->ns == ns) {
             a->ns = NULL;
             a->changed = a->was ? a->changed : a->changed_before; /* else what was there left with this image */

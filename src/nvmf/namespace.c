@@ -128,9 +128,6 @@ static int ns_check(const struct plx_nvmf_subsystem *s, const struct plx_bdev *b
                         info->block_size, s->target->opts.max_io_size);
     if (anagrpid > PLX_NVMF_ANA_GROUPS)
         return plx_fail(err, -EINVAL, "ANA groups are 1 to %d, not %u", PLX_NVMF_ANA_GROUPS, anagrpid);
-    if (info->zone_blocks)
-        return plx_fail(err, -ENOTSUP, "%s is zoned: it is written in order, zone by zone, which hosts would not know",
-                        info->name);
     return plx_bdev_check_reactors(bdev, s->target->nreactors, err);
 }
 

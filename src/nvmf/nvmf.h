@@ -169,6 +169,12 @@ struct nvmf_table {
     } ns[]; /* by nsid - 1 */
 };
 
+/* What at least one of its disks can do: bit 1 << enum plx_bdev_op. */
+struct nvmf_abilities {
+    uint32_t ops, zoned_ops; /* of disks of the NVM command set, and of zoned ones */
+    uint32_t append_bytes;   /* the most that all of the latter append at once; UINT32_MAX where there are none */
+};
+
 /*
  * A subsystem as hosts see it. Immutable, and shared by the snapshots between two of its changes; which those are is
  * counted by the control reactor alone. Hosts to which namespaces are attached have an image of their own in it.
@@ -178,7 +184,7 @@ struct nvmf_image {
     const struct nvmf_image *whole; /* the subsystem's, of which this is one host's view; or itself */
     struct plx_nvmf_subsystem *subsys;
     bool allow_any_host, everywhere;
-    uint32_t ops; /* that at least one of its disks can do: bit 1 << enum plx_bdev_op */
+    struct nvmf_abilities can;
     unsigned nhosts, nports;
     struct nvmf_host *hosts;
     struct nvmf_port *ports;

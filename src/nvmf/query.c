@@ -303,8 +303,8 @@ static enum plx_nvmf_stage stage_of(const struct nvmf_req *req)
 
 static bool has_range(const struct nvmf_req *req)
 {
-    static const uint8_t opcodes[] = {NVME_IO_READ, NVME_IO_WRITE, NVME_IO_COMPARE, NVME_IO_WRITE_ZEROES,
-                                      NVME_IO_VERIFY};
+    static const uint8_t opcodes[] = {NVME_IO_READ,         NVME_IO_WRITE,  NVME_IO_COMPARE,
+                                      NVME_IO_WRITE_ZEROES, NVME_IO_VERIFY, NVME_IO_ZONE_APPEND};
     return req->ns && memchr(opcodes, req->cmd.opcode, sizeof opcodes);
 }
 

@@ -14,13 +14,14 @@ _Static_assert((int)NVME_RESV_WRITE_EXCLUSIVE == PLX_RESV_WRITE_EXCLUSIVE &&
                    (int)NVME_RESV_NOTICE_PREEMPTED == PLX_RESV_PREEMPTED,
                "numbers are taken over as they are");
 
-/* Base 8.1.22, figure "Command Behavior in the Presence of a Reservation": the read and the write command group */
+/* Base 8.1.22 and ZNS, figure "Command Behavior in the Presence of a Reservation": the read and write command groups */
 unsigned nvmf_resv_need(uint8_t opcode)
 {
     switch (opcode) {
     case NVME_IO_READ:
     case NVME_IO_COMPARE:
     case NVME_IO_VERIFY:
+    case NVME_IO_ZONE_REPORT:
         return PLX_MAY_READ;
     case NVME_IO_RESV_REGISTER:
     case NVME_IO_RESV_REPORT:

@@ -84,12 +84,22 @@ static bool any_masked(const struct plx_nvmf_subsystem *s)
 }
 
 /* What commands disks can do; hosts look when they connect, so this includes those that come to them later. */
-static uint32_t table_ops(const struct nvmf_table *table)
+static struct nvmf_abilities table_abilities(const struct nvmf_table *table)
 {
-    uint32_t ops = 0;
-    for (uint32_t i = 0; i < table->nns; i++)
-        ops |= table->ns[i].ns ? plx_bdev_info(table->ns[i].ns->bdev)->ops : 0;
-    return ops;
+    struct nvmf_abilities can = {.append_bytes = UINT32_MAX};
+    for (uint32_t i = 0; i < table->nns; i++) {
+        const struct plx_bdev_info *info = table->ns[i].ns ? plx_bdev_info(table->ns[i].ns->bdev) : NULL;
+        if (!info)
+            continue;
+        if (!info->zone_blocks) {
+            can.ops |= info->ops;
+            continue;
+        }
+        can.zoned_ops |= info->ops;
+        can.append_bytes =
+            (uint32_t)plx_min_u64(can.append_bytes, (uint64_t)info->max_append_blocks * info->block_size);
+    }
+    return can;
 }
 
 static bool add_tables(struct nvmf_image *image, const struct plx_nvmf_subsystem *s)
@@ -97,7 +107,7 @@ static bool add_tables(struct nvmf_image *image, const struct plx_nvmf_subsystem
     image->all = make_table(s, true);
     if (!image->all)
         return false;
-    image->ops = table_ops(image->all);
+    image->can = table_abilities(image->all);
     if (any_masked(s)) {
         image->table = make_table(s, false);
     } else {
@@ -232,7 +242,7 @@ void nvmf_snapshot_omit(struct nvmf_snapshot *snap, const struct nvmf_ns *ns)
             continue;
         if (image->table != image->all)
             omit(image->table, ns);
-        image->ops = table_ops(image->all);
+        image->can = table_abilities(image->all);
         nvmf_mask_omit(image, ns);
     }
 }
@@ -303,7 +313,10 @@ uint16_t nvmf_ana_status(const struct nvmf_port *port, uint32_t anagrpid)
     return PLX_SC_ANA_TRANSITION;
 }
 
-/* What counts as read: NVM 1.4.2, SMART Data Units Read Command and SMART Host Read Command. */
+/*
+ * What counts as read and written: NVM 1.4.2 and ZNS 1.4.2, SMART Data Units Read Command, SMART Host Read Command, and
+ * so on.
+ */
 void nvmf_image_stats(const struct nvmf_image *image, uint64_t *blocks512_read, uint64_t *blocks512_written,
                       uint64_t *reads, uint64_t *writes)
 {
@@ -316,8 +329,8 @@ void nvmf_image_stats(const struct nvmf_image *image, uint64_t *blocks512_read, 
         uint64_t per_block = plx_bdev_info(image->ns[i].ns->bdev)->block_size / 512;
         *blocks512_read +=
             (st.blocks[PLX_BDEV_READ] + st.blocks[PLX_BDEV_COMPARE] + st.blocks[PLX_BDEV_VERIFY]) * per_block;
-        *blocks512_written += st.blocks[PLX_BDEV_WRITE] * per_block;
+        *blocks512_written += (st.blocks[PLX_BDEV_WRITE] + st.blocks[PLX_BDEV_ZONE_APPEND]) * per_block;
         *reads += st.ops[PLX_BDEV_READ] + st.ops[PLX_BDEV_COMPARE] + st.ops[PLX_BDEV_COPY];
-        *writes += st.ops[PLX_BDEV_WRITE];
+        *writes += st.ops[PLX_BDEV_WRITE] + st.ops[PLX_BDEV_ZONE_APPEND];
     }
 }

@@ -88,7 +88,7 @@ class Admin(enum.IntEnum):
 
 
 class Io(enum.IntEnum):
-    """I/O command opcodes (NVM 3)."""
+    """I/O command opcodes (NVM 3, ZNS 3.4)."""
 
     FLUSH = 0x00
     WRITE = 0x01
@@ -103,6 +103,9 @@ class Io(enum.IntEnum):
     RESERVATION_ACQUIRE = 0x11
     RESERVATION_RELEASE = 0x15
     COPY = 0x19
+    ZONE_SEND = 0x79
+    ZONE_RECEIVE = 0x7A
+    ZONE_APPEND = 0x7D
 
 
 class Property(enum.IntEnum):
@@ -201,6 +204,14 @@ class Sc(enum.IntEnum):
     FEATURE_NOT_NAMESPACE = 0x10F
     INVALID_COMMAND_SET = 0x12C
     COMMAND_SET_REJECTED = 0x12B
+    ZONE_BOUNDARY = 0x1B8
+    ZONE_FULL = 0x1B9
+    ZONE_READ_ONLY = 0x1BA
+    ZONE_OFFLINE = 0x1BB
+    ZONE_INVALID_WRITE = 0x1BC
+    ZONES_ACTIVE = 0x1BD
+    ZONES_OPEN = 0x1BE
+    ZONE_TRANSITION = 0x1BF
     # The two tables of 180h and above: Fabrics commands, and I/O commands. A name says which.
     FABRICS_FORMAT = 0x180
     FABRICS_BUSY = 0x181

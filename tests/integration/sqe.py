@@ -169,6 +169,22 @@ def copy_range(slba, blocks):
     return struct.pack("<8xQH14x", slba, blocks - 1)
 
 
+# -- zones (ZNS 3.4) -------------------------------------------------------------------------------------------------
+
+
+def append(nsid, zone, blocks, **more):
+    return _range(Io.ZONE_APPEND, nsid, zone, blocks, **more)
+
+
+def zone_send(nsid, slba, action, select_all=False):
+    return entry(Io.ZONE_SEND, nsid, slba & 0xFFFFFFFF, slba >> 32, cdw13=action | int(select_all) << 8)
+
+
+def zone_receive(nsid, slba, length, action=0, which=0, partial=False):
+    return entry(Io.ZONE_RECEIVE, nsid, slba & 0xFFFFFFFF, slba >> 32, length // 4 - 1,
+                 action | which << 8 | int(partial) << 16)
+
+
 # -- reservations (Base 7.5 to 7.8): their data is keys() -------------------------------------------------------------
 
 

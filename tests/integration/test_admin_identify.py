@@ -268,12 +268,12 @@ def test_the_command_set_independent_namespace_structure(controller):
     assert completion.data[14] & 1  # NRDY
 
 
-def test_the_command_set_structure_offers_the_nvm_command_set(controller):
+def test_the_command_set_structure_offers_nvm_and_zoned_namespaces(controller):
     """CNS 1Ch: 512 I/O Command Set vectors (Base 5.1.13.2.20)."""
     assert controller.admin.property_get(0, 8) >> 43 & 1  # CAP.CSS bit 6: all I/O command sets can be asked for
     for cntid in (0xFFFF, controller.cntlid):
         vectors = struct.unpack("<512Q", controller.identify(0x1C, cntid=cntid))
-        assert vectors[0] == 1 and not any(vectors[1:])
+        assert vectors[0] == 1 << 0 | 1 << 2 and not any(vectors[1:])
 
 
 def test_a_host_may_ask_for_all_command_sets(connect):
@@ -303,10 +303,17 @@ def test_a_discovery_controller_has_no_io_command_sets(target):
 
 
 @pytest.mark.parametrize("cns", [0x05, 0x06, 0x07])
-@pytest.mark.parametrize("csi", [1, 2, 0x30, 0xFF])
+@pytest.mark.parametrize("csi", [1, 3, 0x30, 0xFF])
 def test_other_command_sets_do_not_exist(controller, cns, csi):
     completion = controller.identify_raw(cns, nsid=RAM, csi=csi)
     expect.status(completion, Sc.INVALID_FIELD, Sc.INVALID_COMMAND_SET)
+
+
+def test_a_disk_without_zones_is_of_no_such_command_set(controller):
+    """CSI 2h; test_zoned.py is about those that have some."""
+    expect.status(controller.identify_raw(0x05, nsid=RAM, csi=2), Sc.INVALID_COMMAND_SET)
+    assert namespace_list(controller.identify(0x07, csi=2)) == []
+    assert 12 + controller.identify(0x06, csi=2)[0] <= 20  # no more is appended than MDTS
 
 
 @pytest.mark.parametrize("cns", [0x05, 0x08])

@@ -334,7 +334,7 @@ def random_entry(rng, opcodes):
 
 
 @pytest.mark.parametrize("which,opcodes", [
-    ("io", [0, 1, 2, 5, 8, 9, 0x0C, 0x19, 0x0D, 0x7F, 0xFF]),
+    ("io", [0, 1, 2, 5, 8, 9, 0x0C, 0x19, 0x0D, 0x79, 0x7A, 0x7D, 0x7F, 0xFF]),
     ("admin", [2, 6, 8, 9, 0x0A, 0x18, 0x7F, 0x80, 0x0C, 0xC1])])
 @pytest.mark.parametrize("seed", range(3))
 def test_random_commands_are_all_answered(target, which, opcodes, seed):

@@ -439,15 +439,13 @@ def test_a_zoned_disk_says_what_its_zones_are(zoned):
     assert not plain["zoned"] and "zone_size" not in plain and not plain["supported_io_types"]["zone_append"]
 
 
-def test_a_zoned_disk_is_not_served_as_another(zoned):
-    """Nor is what stands on it."""
-    zoned.call("nvmf_create_transport", trtype="TCP")
-    zoned.call("nvmf_create_subsystem", nqn=NQN, allow_any_host=True)
+def test_a_zoned_disk_is_no_guests_and_no_pools(zoned):
+    """Nor is what stands on it. Hosts get it as it is: test_zoned.py."""
     for name in "Nvme0n1", "slow":
         if name == "slow":
             zoned.call("bdev_delay_create", base_bdev_name="Nvme0n1", name=name, avg_read_latency=1,
                        p99_read_latency=1, avg_write_latency=1, p99_write_latency=1)
-        code, message = zoned.refused("nvmf_subsystem_add_ns", nqn=NQN, namespace={"bdev_name": name})
+        code, message = zoned.refused("bdev_lvol_create_lvstore", lvs_name="pool", bdev_name=name)
         assert f"{name} is zoned" in message, (code, message)
         code, message = zoned.refused("vhost_create_blk_controller", ctrlr="guest", dev_name=name)
         assert f"{name} is zoned" in message, (code, message)

@@ -70,12 +70,7 @@ bool test_disk_end(struct test_disk *d, uint16_t status)
     return true;
 }
 
-struct test_disk *test_disk_new(void)
-{
-    return test_disk_new_limited(UINT32_MAX);
-}
-
-struct test_disk *test_disk_new_limited(uint32_t max_unmap_blocks)
+static struct test_disk *disk_make(void)
 {
     static const struct plx_bdev_ops ops = {
         .close = disk_close,
@@ -93,7 +88,36 @@ struct test_disk *test_disk_new_limited(uint32_t max_unmap_blocks)
     d->bdev.info.ops = ((1 << PLX_BDEV_OPS) - 1) & ~(1 << PLX_BDEV_RESET | PLX_BDEV_ZONED_OPS);
     d->bdev.info.write_cache = true;
     d->bdev.info.unmap_granularity = 1;
-    d->bdev.info.max_unmap_blocks = max_unmap_blocks;
+    return d;
+}
+
+static struct test_disk *disk_open(struct test_disk *d)
+{
     assert_int_equal(plx_bdev_register(&d->bdev, "test", "test:", NULL, NULL), 0);
     return d;
+}
+
+struct test_disk *test_disk_new(void)
+{
+    return test_disk_new_limited(UINT32_MAX);
+}
+
+struct test_disk *test_disk_new_limited(uint32_t max_unmap_blocks)
+{
+    struct test_disk *d = disk_make();
+    d->bdev.info.max_unmap_blocks = max_unmap_blocks;
+    return disk_open(d);
+}
+
+struct test_disk *test_disk_new_zoned(uint32_t max_append_blocks, bool read_only)
+{
+    struct test_disk *d = disk_make();
+    struct plx_bdev_info *info = &d->bdev.info;
+    info->ops = 1 << PLX_BDEV_READ | 1 << PLX_BDEV_WRITE | 1 << PLX_BDEV_FLUSH | 1 << PLX_BDEV_COMPARE |
+                1 << PLX_BDEV_VERIFY | PLX_BDEV_ZONED_OPS;
+    info->zone_blocks = 256;
+    info->max_append_blocks = max_append_blocks;
+    info->unmap_reads_zero = true;
+    info->read_only = read_only;
+    return disk_open(d);
 }

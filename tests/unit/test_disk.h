@@ -18,6 +18,8 @@ struct test_disk {
 struct test_disk *test_disk_new(void);
 /* The same, that unmaps only so many blocks at once. */
 struct test_disk *test_disk_new_limited(uint32_t max_unmap_blocks);
+/* The same in zones of 256 blocks, of which it appends so many at once. */
+struct test_disk *test_disk_new_zoned(uint32_t max_append_blocks, bool read_only);
 /* Ends the oldest request. @return false when there is none */
 bool test_disk_end(struct test_disk *d, uint16_t status);
 

@@ -141,9 +141,10 @@ static void test_who_may_read_and_write(void **arg)
         uint8_t opcode;
         char needs; /* r, w, or nothing */
     } commands[] = {
-        {NVME_IO_READ, 'r'},         {NVME_IO_COMPARE, 'r'},    {NVME_IO_VERIFY, 'r'},     {NVME_IO_WRITE, 'w'},
-        {NVME_IO_WRITE_ZEROES, 'w'}, {NVME_IO_DSM, 'w'},        {NVME_IO_COPY, 'w'},       {NVME_IO_FLUSH, 'w'},
-        {NVME_IO_RESV_REGISTER, 0},  {NVME_IO_RESV_ACQUIRE, 0}, {NVME_IO_RESV_RELEASE, 0}, {NVME_IO_RESV_REPORT, 0},
+        {NVME_IO_READ, 'r'},         {NVME_IO_COMPARE, 'r'},     {NVME_IO_VERIFY, 'r'},      {NVME_IO_WRITE, 'w'},
+        {NVME_IO_WRITE_ZEROES, 'w'}, {NVME_IO_DSM, 'w'},         {NVME_IO_COPY, 'w'},        {NVME_IO_FLUSH, 'w'},
+        {NVME_IO_RESV_REGISTER, 0},  {NVME_IO_RESV_ACQUIRE, 0},  {NVME_IO_RESV_RELEASE, 0},  {NVME_IO_RESV_REPORT, 0},
+        {NVME_IO_ZONE_REPORT, 'r'},  {NVME_IO_ZONE_APPEND, 'w'}, {NVME_IO_ZONE_MANAGE, 'w'},
     };
     (void)arg;
     for (size_t t = 0; t < PLX_ARRAY_SIZE(table); t++) {
