@@ -280,8 +280,8 @@ PLX_API void plx_nvmf_subsystem_resume(struct plx_nvmf_subsystem *s, uint32_t ns
 enum { PLX_NVMF_HOST_GROUP_NAME = 64 }; /**< with the terminating zero */
 
 /**
- * Limits the rate of a group of hosts together, over all subsystems: their reads, compares and writes wait. At once,
- * for those that are connected too; other limits of the same hosts hold within 50 ms.
+ * Limits the rate of a group of hosts together, over all subsystems: their reads, compares, writes and appends wait. At
+ * once, for those that are connected too; other limits of the same hosts hold within 50 ms.
  * @param name of the group; another group of that name is replaced
  * @param hosts NQNs, of which each is in one group
  * @param done called when every reactor works by it

@@ -2,6 +2,8 @@
 /* Zoned disks, as hosts see them: what is told of them, and commands for their zones (ZNS 3.4, 4.1.5). */
 #include "nvmf_util.h"
 
+#include "reactor/clock.h"
+
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -513,6 +515,59 @@ static void appends_are_counted_as_writes(void **state)
     assert_int_equal(after[2], before[2]);
 }
 
+static uint64_t standing(void)
+{
+    return PLX_NS_PER_S;
+}
+
+static void limits_set(void *arg, int result)
+{
+    assert_int_equal(result, 0);
+    *(bool *)arg = true;
+}
+
+/* The rate limit of a host holds for its appends as for its writes; time stands still. */
+static void appends_are_limited_as_writes(void **state)
+{
+    struct served *s = *state;
+    struct nvme_cmd cmds[] = {append_cmd(0, 1), append_cmd(0, 1), manage_cmd(0, PLX_BDEV_ZONE_CLOSE)};
+    const char *host = RIG_HOST;
+    const struct plx_bdev_limits one = {.write_ios = 1};
+    bool set = false, removed = false;
+    assert_int_equal(plx_nvmf_host_limits_set(s->rig.target, "ours", &host, 1, &one, limits_set, &set, NULL), 0);
+    rig_settle(&s->rig);
+    assert_true(set);
+    for (unsigned i = 0; i < 3; i++) {
+        cmds[i].cid = plx_put16(i);
+        zoned_send(s, &cmds[i]);
+    }
+    assert_int_equal(s->disk->seen, 2);
+    asked(s, PLX_BDEV_ZONE_APPEND);
+    assert_true(test_disk_end(s->disk, 0));
+    asked(s, PLX_BDEV_ZONE_MANAGE);
+    assert_true(test_disk_end(s->disk, 0));
+    assert_int_equal(plx_nvmf_host_limits_remove(s->rig.target, "ours", limits_set, &removed, NULL), 0);
+    rig_settle(&s->rig);
+    assert_true(removed);
+    assert_int_equal(s->disk->seen, 3);
+    asked(s, PLX_BDEV_ZONE_APPEND);
+    assert_true(test_disk_end(s->disk, 0));
+    assert_int_equal(zoned_take(s, NULL, 0, NULL), 0);
+}
+
+static int stand_and_serve(void **state)
+{
+    plx_clock_simulate(standing);
+    return zoned_serve(state);
+}
+
+static int end_and_go(void **state)
+{
+    const int result = zoned_end(state);
+    plx_clock_simulate(NULL);
+    return result;
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -530,6 +585,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(disks_without_zones_have_no_such_commands, zoned_serve, zoned_end),
         cmocka_unit_test_setup_teardown(zones_that_may_not_be_written_are_reported, zoned_serve, zoned_end),
         cmocka_unit_test_setup_teardown(appends_are_counted_as_writes, zoned_serve, zoned_end),
+        cmocka_unit_test_setup_teardown(appends_are_limited_as_writes, stand_and_serve, end_and_go),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
