@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
  * Commands with arbitrary fields, in correct capsules: the input is a list of records, each a byte (queue, and how much
- * data comes along), 64 bytes of submission queue entry, and data. R2Ts are answered with what follows. Namespace 2 is zoned.
+ * data comes along), 64 bytes of submission queue entry, and data. R2Ts are answered with what follows. Namespace 2 is
+ * zoned.
  */
 #include "nvmf_util.h"
 
