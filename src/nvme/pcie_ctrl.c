@@ -296,23 +296,37 @@ static int check_ctrlr(struct pcie_dev *d)
     return 0;
 }
 
+/* Opens its function, which resets it, and touches nothing yet. */
 static int ctrl_open(struct pcie_dev *d)
 {
     int ret = pci_open(d->addr, &d->f, &d->err);
     if (ret)
         return ret;
     d->lost_watch.fd = -1;
+    d->quirks = pcie_quirks_of(d->f->vendor, d->f->device);
     d->guard = plx_guard_take((void *)(uintptr_t)d->f->regs, d->f->regs_bytes, true, &d->fault);
-    if (!d->guard) { /* not touched without: it may be pulled out at any time */
+    if (!d->guard)
         ret = plx_fail(&d->err, -ENOMEM,
                        "%u mappings that may be taken away are in use, as many as there can be; use fewer disks",
                        (unsigned)PLX_GUARDS);
-        goto close;
+    if (!ret && d->f->lost_fd >= 0) {
+        d->lost_watch = (struct plx_watch){.fd = d->f->lost_fd, .ready = function_lost};
+        ret = plx_watch_add(d->reactor, &d->lost_watch);
+        if (ret)
+            plx_fail(&d->err, ret, "cannot set it up: %s", strerror(-ret));
+        d->lost_watch.fd = ret ? -1 : d->f->lost_fd;
     }
-    d->quirks = pcie_quirks_of(d->f->vendor, d->f->device);
+    if (ret)
+        ctrl_close(d);
+    return ret;
+}
+
+/* Memory, vectors and the admin queue's source. */
+static int ctrl_setup(struct pcie_dev *d)
+{
     d->cap = pci_get64(d->f, NVME_PROP_CAP);
     d->vs = pci_get32(d->f, NVME_PROP_VS);
-    ret = check_ctrlr(d);
+    int ret = check_ctrlr(d);
     if (ret)
         goto close;
     d->dma = pci_dma_get(d->f->iommu);
@@ -326,11 +340,6 @@ static int ctrl_open(struct pcie_dev *d)
         d->source.fd = d->fds[0];
         ret = plx_source_add(d->reactor, &d->source);
         d->polled = !ret;
-    }
-    if (!ret && d->f->lost_fd >= 0) {
-        d->lost_watch = (struct plx_watch){.fd = d->f->lost_fd, .ready = function_lost};
-        ret = plx_watch_add(d->reactor, &d->lost_watch);
-        d->lost_watch.fd = ret ? -1 : d->f->lost_fd;
     }
     if (!ret)
         return 0;
@@ -621,11 +630,11 @@ static void await_disabled(struct pcie_dev *d)
     } else if (!d->reset_tried) {
         plx_warn("%s: it cannot be disabled; its function is reset", d->addr);
         d->reset_tried = true;
-        set_deadline(d, ready_ms(d));
+        set_deadline(d, ready_ms(d) + d->quirks.open_ms);
         if (d->f->ops->reset(d->f))
             cut_off(d);
         else
-            poll_later(d, 0);
+            plx_timer_set(d->reactor, &d->poll, plx_max_u64(POLL_FAST_NS, d->quirks.open_ms * PLX_NS_PER_MS));
     } else {
         plx_error("%s: it cannot be reset; it is closed", d->addr);
         cut_off(d);
@@ -650,7 +659,7 @@ void pcie_ctrl_reset(struct pcie_dev *d, bool lost, const char *why)
     d->lost |= lost;
     if (d->state == PCIE_CLOSED || d->state == PCIE_STOPPING || d->state == PCIE_SHUTTING)
         return;
-    if (d->state == PCIE_OFF || d->state == PCIE_DISABLING) {
+    if (d->state == PCIE_OPENED || d->state == PCIE_OFF || d->state == PCIE_DISABLING) {
         if (lost) /* whoever takes it out waits for that */
             cut_off(d);
         return;
@@ -690,7 +699,8 @@ static void await_shut(struct pcie_dev *d)
 
 void pcie_ctrl_end(struct pcie_dev *d)
 {
-    if (d->state == PCIE_OFF) {
+    if (d->state == PCIE_OPENED || d->state == PCIE_OFF) {
+        plx_timer_cancel(d->reactor, &d->poll);
         ctrl_close(d);
     } else if (d->state == PCIE_READY) {
         const uint64_t ms = plx_get32(d->id.rtd3e) / 1000;
@@ -705,10 +715,31 @@ void pcie_ctrl_end(struct pcie_dev *d)
 
 /* ---- the beginning ---- */
 
+static void ctrl_begin(struct pcie_dev *d)
+{
+    const uint32_t cc = pci_get32(d->f, NVME_PROP_CC);
+    if (cc & NVME_CC_EN || pci_get32(d->f, NVME_PROP_CSTS) & NVME_CSTS_RDY)
+        ctrl_disable(d); /* as somebody left it; then it is enabled */
+    else
+        ctrl_enable(d);
+}
+
+static void opened(struct pcie_dev *d)
+{
+    int ret = ctrl_setup(d);
+    if (ret)
+        pcie_serve_failed(d, ret);
+    else
+        ctrl_begin(d);
+}
+
 static void poll_due(struct plx_timer *t)
 {
     struct pcie_dev *d = plx_container_of(t, struct pcie_dev, poll);
     switch ((enum pcie_state)d->state) {
+    case PCIE_OPENED:
+        opened(d);
+        break;
     case PCIE_STARTING:
         await_ready(d);
         break;
@@ -732,16 +763,19 @@ void pcie_ctrl_start(struct pcie_dev *d)
         return; /* it comes to that by itself */
     d->err.text[0] = 0;
     d->lost = false;
-    int ret = d->state == PCIE_CLOSED ? ctrl_open(d) : 0;
-    if (ret) {
-        pcie_serve_failed(d, ret);
+    if (d->state == PCIE_OFF) {
+        ctrl_begin(d);
         return;
     }
-    const uint32_t cc = pci_get32(d->f, NVME_PROP_CC);
-    if (cc & NVME_CC_EN || pci_get32(d->f, NVME_PROP_CSTS) & NVME_CSTS_RDY)
-        ctrl_disable(d); /* as somebody left it; then it is enabled */
-    else
-        ctrl_enable(d);
+    int ret = ctrl_open(d);
+    if (ret) {
+        pcie_serve_failed(d, ret);
+    } else if (d->quirks.open_ms) {
+        d->state = PCIE_OPENED;
+        plx_timer_set(d->reactor, &d->poll, d->quirks.open_ms * PLX_NS_PER_MS);
+    } else {
+        opened(d);
+    }
 }
 
 void pcie_ctrl_init(struct pcie_dev *d)

@@ -8,7 +8,9 @@
 
 /* pcie_quirks.c */
 struct pcie_quirks {
-    uint16_t rest_ms; /* after EN was changed, until CSTS is looked at */
+    uint16_t open_ms;     /* after its function was reset, as opening it does, until a register is touched */
+    uint16_t rest_ms;     /* after EN was changed, until CSTS is looked at */
+    uint16_t min_entries; /* of I/O queues, if it takes as many */
     bool no_sgl;
     bool stripes; /* and they say in a field of their own what NOIOB is for */
 };
@@ -16,6 +18,7 @@ struct pcie_quirks pcie_quirks_of(uint16_t vendor, uint16_t device);
 
 enum pcie_state {
     PCIE_CLOSED,   /* nothing has been opened */
+    PCIE_OPENED,   /* it has been reset by that, and is left alone for a while */
     PCIE_OFF,      /* open, and disabled */
     PCIE_STARTING, /* being enabled, and asked what it is */
     PCIE_READY,

@@ -10,24 +10,27 @@ enum {
     HGST = 0x1c58,
     SEAGATE = 0x1bb1,
     HUAWEI = 0x19e5,
+    LONG_QUEUE = 1024,
 };
 
 static const struct {
     uint16_t vendor, device;
     struct pcie_quirks is;
 } known[] = {
-    /* Their registers are not to be read for a while after EN has changed, or they stay as they are. */
-    {SAMSUNG, 0xa821, {.rest_ms = 2300}},
-    {SAMSUNG, 0xa822, {.rest_ms = 2300}},
-    {MEMBLAZE, 0x0540, {.rest_ms = 2300}},
+    /* Their registers are not to be read for a while after a reset or a change of EN, or they stay as they are. */
+    {SAMSUNG, 0xa821, {.open_ms = 2500, .rest_ms = 2300}},
+    {SAMSUNG, 0xa822, {.open_ms = 2500, .rest_ms = 2300}},
+    {SAMSUNG, 0xa826, {.open_ms = 2500}},
+    {MEMBLAZE, 0x0540, {.open_ms = 2500, .rest_ms = 2300}},
     {HGST, 0x0003, {.rest_ms = 2300}},
     {HGST, 0x0023, {.rest_ms = 2300}},
     {SEAGATE, 0x0100, {.rest_ms = 2300}},
-    /* They are two controllers in one, and slow across the two. */
-    {INTEL, 0x0953, {.stripes = true}},
-    {INTEL, 0x0a53, {.stripes = true}},
-    {INTEL, 0x0a54, {.stripes = true}},
-    {INTEL, 0x0a55, {.stripes = true}},
+    /* They are two controllers in one, and slow across the two; and with short queues. */
+    {INTEL, 0x0953, {.open_ms = 2000, .min_entries = LONG_QUEUE, .stripes = true}},
+    {INTEL, 0x0a53, {.open_ms = 2000, .min_entries = LONG_QUEUE, .stripes = true}},
+    {INTEL, 0x0a54, {.open_ms = 2000, .min_entries = LONG_QUEUE, .stripes = true}},
+    {INTEL, 0x0a55, {.min_entries = LONG_QUEUE, .stripes = true}},
+    {INTEL, 0x0b60, {.min_entries = LONG_QUEUE, .stripes = true}},
     /* They say that they take SGLs. */
     {HUAWEI, ANY, {.no_sgl = true}},
 };

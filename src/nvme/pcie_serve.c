@@ -466,8 +466,10 @@ static int hw_setup(struct pcie_dev *d, struct pcie_hw *hw, const struct pcie_ca
 {
     struct pcie_ring *r = &hw->ring;
     const size_t page = (size_t)NVME_PAGE << (d->cap >> 48 & 15);
-    const size_t sq = plx_align_up(call->entries * sizeof *r->sq, page);
-    const size_t cq = plx_align_up(call->entries * sizeof *r->cq, page);
+    const uint64_t few = plx_min_u64(d->quirks.min_entries, (d->cap & 0xffff) + 1);
+    const uint16_t entries = (uint16_t)plx_max_u64(call->entries, few);
+    const size_t sq = plx_align_up(entries * sizeof *r->sq, page);
+    const size_t cq = plx_align_up(entries * sizeof *r->cq, page);
     const uint32_t stride = 4u << (d->cap >> 32 & 15);
     int *fd = &d->fds[r->qid];
     if (*fd < 0)
@@ -477,7 +479,7 @@ static int hw_setup(struct pcie_dev *d, struct pcie_hw *hw, const struct pcie_ca
     int ret = pci_memory_alloc(hw->dma, sq + cq + call->lists * (size_t)NVME_PAGE, page, &r->memory);
     if (ret)
         return ret;
-    r->entries = call->entries;
+    r->entries = entries;
     r->sq = (void *)r->memory.at;
     r->cq = (void *)(r->memory.at + sq);
     r->sq_db = doorbell(d, 2u * r->qid);
@@ -543,7 +545,7 @@ static void hw_ended(struct plx_msg *msg)
 {
     struct pcie_hw *hw = plx_container_of(msg, struct pcie_hw, msg);
     struct pcie_dev *d = hw->dev;
-    if (hw->generation != d->generation || d->state == PCIE_CLOSED || d->state == PCIE_OFF) {
+    if (hw->generation != d->generation || d->state == PCIE_CLOSED || d->state == PCIE_OPENED || d->state == PCIE_OFF) {
         hw_quiet(d, hw);
     } else if (hw->owner || hw->broken) {
         hw_stays(d, hw, hw->broken ? "it completed what it was not sent" : "commands have to be taken back");

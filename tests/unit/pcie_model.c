@@ -110,7 +110,7 @@ void pm_fatal(struct pcie_model *m)
     pm_set_csts(m, m->csts | PM_CSTS_CFS);
 }
 
-static void pm_fill(uint8_t *at, size_t bytes, uint32_t value)
+void pm_fill(uint8_t *at, size_t bytes, uint32_t value)
 {
     for (size_t i = 0; i < bytes; i += 4)
         __atomic_store_n((uint32_t *)(void *)(at + i), value, __ATOMIC_RELAXED);
@@ -391,6 +391,8 @@ unsigned pcie_model_step(struct pcie_model *m)
             pm_fill(m->bar, m->bar_bytes, ~0u);
             pm_fill(m->msix, m->msix_bytes, ~0u);
         }
+    } else if (m->function && pm_asleep(m)) {
+        n = 1;
     } else if (m->function) {
         n = pm_look_at_registers(m);
         if (m->state == PM_READY)
@@ -578,6 +580,14 @@ unsigned pcie_model_own_queues(struct pcie_model *m)
     pm_lock(m);
     for (unsigned i = 1; i < PM_QUEUES_MAX; i++)
         n += m->sqs[i].live && m->cmb && m->sqs[i].base - PM_CMB_BUS < bytes;
+    pm_unlock(m);
+    return n;
+}
+
+unsigned pcie_model_entries(struct pcie_model *m, unsigned qid)
+{
+    pm_lock(m);
+    const unsigned n = m->sqs[qid].live ? m->sqs[qid].size : 0;
     pm_unlock(m);
     return n;
 }

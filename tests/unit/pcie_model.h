@@ -88,6 +88,7 @@ struct pcie_model_opts {
     bool weighted;                      /* CAP.AMS: round robin with weights */
     uint32_t crto;                      /* CRTO */
     unsigned rdy_on, rdy_off, shutdown; /* steps until CSTS shows it */
+    unsigned asleep;                    /* steps after it was opened, or its function reset, with nothing but ones */
     unsigned latency, shuffle;          /* of a command, in steps; shuffle: and up to so many more, by chance */
     unsigned burst;                     /* commands of a queue that a step fetches */
     uint16_t queues;                    /* of each kind, that it grants */
@@ -238,8 +239,9 @@ unsigned pcie_model_irqs(struct pcie_model *m); /* that were sent */
 unsigned pcie_model_enables(struct pcie_model *m);
 unsigned pcie_model_resets(struct pcie_model *m); /* function level resets but for openings */
 bool pcie_model_is_open(struct pcie_model *m);
-unsigned pcie_model_queues(struct pcie_model *m);     /* I/O submission queues that there are */
-unsigned pcie_model_own_queues(struct pcie_model *m); /* of these, in its own memory */
+unsigned pcie_model_queues(struct pcie_model *m);                /* I/O submission queues that there are */
+unsigned pcie_model_entries(struct pcie_model *m, unsigned qid); /* of a submission queue */
+unsigned pcie_model_own_queues(struct pcie_model *m);            /* of these, in its own memory */
 /* The class of a submission queue, 0 to 3, where CC.AMS says that there are some; else -1 */
 int pcie_model_priority(struct pcie_model *m, unsigned qid);
 uint32_t pcie_model_feature(struct pcie_model *m, unsigned fid);

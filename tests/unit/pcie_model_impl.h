@@ -156,7 +156,7 @@ struct pcie_model {
 
     enum pm_state state;
     uint32_t cc, csts, cap_low, cap_high;
-    uint64_t steps, ready_at, shutdown_at;
+    uint64_t steps, ready_at, shutdown_at, awake_at;
     uint64_t hash; /* of the queues, when it was disabled */
     bool halted;   /* by CFS or a shutdown: no command is fetched */
     size_t page;   /* CC.MPS */
@@ -208,6 +208,8 @@ void pm_pull(struct pcie_model *m);
 
 /* Of a function level reset. */
 void pm_reset_all(struct pcie_model *m);
+bool pm_asleep(struct pcie_model *m);
+void pm_fill(uint8_t *at, size_t bytes, uint32_t value);
 /* All is over, and nothing reaches memory any more; what hangs does before, where it is to land. */
 void pm_stopped(struct pcie_model *m, bool land);
 /* @return how much was done */

@@ -159,6 +159,20 @@ void pm_reset_all(struct pcie_model *m)
     pm_registers_init(m);
     for (unsigned v = 0; v < m->o.vectors; v++)
         __atomic_store_n((uint32_t *)(void *)(m->msix + v * PCI_MSIX_ENTRY + PCI_MSIX_CONTROL), 0, __ATOMIC_RELEASE);
+    m->awake_at = m->o.asleep ? m->steps + m->o.asleep : 0;
+    if (m->awake_at)
+        pm_fill(m->bar, PM_BELLS, ~0u);
+}
+
+bool pm_asleep(struct pcie_model *m)
+{
+    if (!m->awake_at)
+        return false;
+    if (m->steps < m->awake_at)
+        return true;
+    m->awake_at = 0;
+    pm_registers_init(m);
+    return false;
 }
 
 /* ---- enabling and disabling ---- */

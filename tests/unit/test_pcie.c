@@ -218,6 +218,31 @@ static void quirks_are_known(void **state)
     }
 }
 
+/* One whose registers are not there for a while after a reset, and whose queues are to be long. */
+static void one_that_is_slow_after_a_reset_is_left_alone(void **state)
+{
+    struct ssd s = {.opts = pcie_model_defaults};
+    (void)state;
+    s.opts.asleep = 100000;
+    s.opts.mqes = 2047;
+    ssd_make(&s);
+    tu_refused(URL, "it does not answer: its registers read as ones");
+    ssd_free(&s);
+    s.opts.vendor = 0x8086;
+    s.opts.device = 0x0a54;
+    ssd_open(&s);
+    assert_int_equal(tu_io(&s.t, PLX_BDEV_FLUSH, 0, 0, NULL), 0);
+    assert_int_equal(pcie_model_entries(s.m, 1), 1024);
+    ssd_close(&s);
+    s.opts.device = 0x0a55; /* which is not slow */
+    s.opts.asleep = 0;
+    s.opts.mqes = 255; /* it takes no longer ones */
+    ssd_open(&s);
+    assert_int_equal(tu_io(&s.t, PLX_BDEV_FLUSH, 0, 0, NULL), 0);
+    assert_int_equal(pcie_model_entries(s.m, 1), 256);
+    ssd_close(&s);
+}
+
 static void check_boundary(const struct pcie_model_opts *opts, uint32_t boundary)
 {
     const struct {
@@ -805,6 +830,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(other_controllers_are_driven_too),
         cmocka_unit_test(data_may_lie_in_pieces),
         cmocka_unit_test(quirks_are_known),
+        cmocka_unit_test(one_that_is_slow_after_a_reset_is_left_alone),
         cmocka_unit_test(transfers_do_not_cross_what_they_had_best_not),
         cmocka_unit_test(queues_have_priorities),
         cmocka_unit_test(a_controller_without_priorities_has_none),

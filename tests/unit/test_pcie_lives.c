@@ -246,6 +246,11 @@ static void choose_schedule(struct pcie_model_opts *o)
     o->latency = draw(3);
     o->shuffle = draw(6);
     o->burst = 1 + draw(16);
+    if (draw(12) == 0) { /* one that is left alone after each reset, and has to be */
+        o->vendor = 0x8086;
+        o->device = 0x0953;
+        o->asleep = draw(200);
+    }
 }
 
 static void choose_controller(struct pcie_model_opts *o)
