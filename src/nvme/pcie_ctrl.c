@@ -43,7 +43,8 @@ enum {
     PLACE_MASK = PCIE_ADMIN_DEPTH - 1,
     VECTORS_SPARE = 32,
     BUDGET = 32,
-    SQES = 6, /* of entries, as powers of two */
+    ADMIN_ENTRIES = 64, /* of the admin queue, a page of commands: some (Microsoft's) take no part of one */
+    SQES = 6,           /* of entries, as powers of two */
     CQES = 4,
     LOOK_NS = 200000,
     LOOK_SELDOM_NS = 50000000,
@@ -391,7 +392,7 @@ static void ctrl_enable(struct pcie_dev *d)
     const unsigned mps = d->cap >> 48 & 15;
     const bool all = d->cap >> NVME_CAP_CSS_ALL_SHIFT & 1; /* else the NVM command set: see check_ctrlr() */
     const bool weighted = d->arbitration & ARBITRATION_WEIGHTS && d->cap & CAP_AMS_WEIGHTED;
-    const uint32_t entries = PCIE_ADMIN_DEPTH - 1, stride = 4u << (d->cap >> 32 & 15);
+    const uint32_t entries = ADMIN_ENTRIES - 1, stride = 4u << (d->cap >> 32 & 15);
     if (d->arbitration & ARBITRATION_WEIGHTS && !weighted)
         plx_warn("%s: it has no weighted round robin: all queues are equal, and weights of no effect", d->addr);
     memset(d->memory.at, 0, 2 * ctrl_page(d));
@@ -399,7 +400,7 @@ static void ctrl_enable(struct pcie_dev *d)
                                  .cq = (void *)(d->memory.at + ctrl_page(d)),
                                  .sq_db = (void *)(d->f->regs + PCIE_DOORBELLS),
                                  .cq_db = (void *)(d->f->regs + PCIE_DOORBELLS + stride),
-                                 .entries = PCIE_ADMIN_DEPTH};
+                                 .entries = ADMIN_ENTRIES};
     pcie_ring_init(&d->ring);
     pci_put32(d->f, PROP_AQA, entries | entries << 16);
     pci_put64(d->f, PROP_ASQ, d->memory.iova);
