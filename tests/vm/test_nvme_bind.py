@@ -249,6 +249,23 @@ def test_a_group_with_another_device_is_refused_and_both_go_together(machine):
     assert [machine.driver(each) for each in (BRIDGED, BESIDE)] == ["nvme"] * 2
 
 
+def test_a_device_is_not_driven_without_an_iommu_or_beside_one_that_the_kernel_has(machine):
+    """`bind` does not let it come to the latter."""
+    where = f"/sys/bus/pci/devices/{BRIDGED}"
+    machine.sh(f"echo {BRIDGED} >{where}/driver/unbind; echo vfio-pci >{where}/driver_override; "
+               f"echo {BRIDGED} >/sys/bus/pci/drivers_probe; echo >{where}/driver_override")
+    assert [machine.driver(each) for each in (BRIDGED, BESIDE)] == ["vfio-pci", "nvme"]
+    machine.sh("! lsmod | grep -q vfio_iommu_type1 || rmmod vfio_iommu_type1")
+    status, output = machine.run(f"pollux identify pcie://{BRIDGED}")
+    assert status and f"{BRIDGED}: VFIO has no IOMMU to work with: modprobe vfio_iommu_type1" in output, output
+    machine.sh("modprobe vfio_iommu_type1")
+    status, output = machine.run(f"pollux identify pcie://{BRIDGED}")
+    assert status and re.search(rf"it is in IOMMU group \d+ together with {BESIDE} \(nvme\); all of them have to be "
+                                "with vfio-pci", output), output
+    machine.sh(f"pollux nvme unbind {BRIDGED}")
+    assert machine.driver(BRIDGED) == "nvme"
+
+
 def test_one_in_use_keeps_all_where_they_are(machine):
     device = machine.disk(B)
     machine.sh(f"mkfs.ext4 -q {device}; mount {device} /mnt")
