@@ -235,4 +235,6 @@ def human(value, unit):
         return f"{100 * value:.2f} %"
     if unit == "":
         return f"{value:.2f}"
+    if unit == "calls":
+        return f"{value:.5f}"
     return f"{value:.1f} {unit}"

@@ -3,6 +3,9 @@
  * pcie_cost none|driver|block ROUNDS: random reads of 4 KiB, 128 at a time, of an SSD whose controller ends them at
  * once, for bench/instructions.py to count (cost_round(), without pcie_model_complete_all()), and how many a second
  * there are with the controller on the same core. `none`: who asks alone.
+ *
+ * pcie_cost attach ROUNDS: the microseconds of each, from nothing until a first read has been answered, by a
+ * controller that is ready at once and has a thread of its own.
  */
 #include "nvme/nvme.h"
 #include "pcie_model.h"
@@ -130,14 +133,47 @@ static struct plx_bdev *open_block(void)
     return disk;
 }
 
+static double seconds_since(const struct timespec *a)
+{
+    struct timespec b;
+    clock_gettime(CLOCK_MONOTONIC, &b);
+    return (double)(b.tv_sec - a->tv_sec) + (double)(b.tv_nsec - a->tv_nsec) / 1e9;
+}
+
+static void attach(void)
+{
+    struct timespec a;
+    clock_gettime(CLOCK_MONOTONIC, &a);
+    nvme_pcie_hold("0000:01:00.0");
+    is_live = false;
+    done = 0;
+    open_driver();
+    submit_req(0);
+    while (!done)
+        plx_reactor_poll(reactor);
+    printf("%.0f\n", 1e6 * seconds_since(&a));
+    nvme_ctrlr_destroy(ctrlr);
+    nvme_pcie_release("0000:01:00.0");
+}
+
+static int attach_all(long rounds)
+{
+    for (long i = 0; i < rounds; i++)
+        attach();
+    plx_reactor_destroy(reactor);
+    pcie_model_free(model);
+    return 0;
+}
+
 int main(int argc, char **argv)
 {
     struct plx_bdev *disk = NULL;
     const bool block = argc == 3 && !strcmp(argv[1], "block");
     is_none = argc == 3 && !strcmp(argv[1], "none");
     const long rounds = argc == 3 ? strtol(argv[2], NULL, 10) : 0;
-    if (rounds < 1 || (!block && !is_none && strcmp(argv[1], "driver") != 0)) {
-        fprintf(stderr, "usage: pcie_cost none|driver|block ROUNDS\n");
+    const bool attaches = argc == 3 && !strcmp(argv[1], "attach");
+    if (rounds < 1 || (!block && !is_none && !attaches && strcmp(argv[1], "driver") != 0)) {
+        fprintf(stderr, "usage: pcie_cost none|driver|block|attach ROUNDS\n");
         return 2;
     }
     uint8_t *data = mmap(NULL, DEPTH * BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -149,19 +185,19 @@ int main(int argc, char **argv)
     pcie_model_start_thread(model);
     if (plx_reactor_create(&reactor, NULL))
         return 1;
+    if (attaches)
+        return attach_all(rounds);
     nvme_pcie_hold("0000:01:00.0");
     if (block)
         disk = open_block();
     else
         open_driver();
     pcie_model_stop_thread(model);
-    struct timespec a, b;
+    struct timespec a;
     clock_gettime(CLOCK_MONOTONIC, &a);
     for (long i = 0; i < rounds; i++)
         cost_round();
-    clock_gettime(CLOCK_MONOTONIC, &b);
-    const double seconds = (double)(b.tv_sec - a.tv_sec) + (double)(b.tv_nsec - a.tv_nsec) / 1e9;
-    printf("%.0f\n", (double)rounds * DEPTH / seconds);
+    printf("%.0f\n", (double)rounds * DEPTH / seconds_since(&a));
     pcie_model_start_thread(model);
     if (block) {
         plx_bdev_channel_put(channel);
