@@ -140,12 +140,14 @@ class Shell:
 class Guest(Shell):
     """The machine, running from __enter__ to __exit__ and never longer."""
 
-    def __init__(self, image, work, cpus=4, forward=(), devices=(), archives=(), options=""):
+    def __init__(self, image, work, cpus=4, forward=(), devices=(), archives=(), options="", boot_limit=LIMIT):
         """image: what scripts/vm-image printed; work: directory for the logs; forward: (port here, port in the guest)
         pairs, for a target that runs in the guest; devices: further arguments for QEMU; archives: added to the
-        initramfs, in this order; options: further ones of the kernel's command line."""
+        initramfs, in this order; options: further ones of the kernel's command line; boot_limit: seconds that
+        booting may take."""
         self.image, self.work, self.cpus = Path(image), Path(work), cpus
         self.forward, self.devices, self.archives, self.options = forward, devices, archives, options
+        self.boot_limit = boot_limit
         self.console = self.work / "console.log"
         self.qemu = self._next = None
         self._received = bytearray()
@@ -203,7 +205,7 @@ class Guest(Shell):
     def _boot(self):
         self.qemu = self._start(self.devices)
         started = time.monotonic()
-        self._jobs[0].wait()
+        self._jobs[0].wait(self.boot_limit)
         self.boot_seconds = time.monotonic() - started
         self.qmp("qmp_capabilities")
 
