@@ -346,7 +346,7 @@ static int ctrl_setup(struct pcie_dev *d)
         return 0;
     plx_fail(&d->err, ret, "cannot set it up: %s%s", strerror(-ret),
              ret != -ENOMEM             ? ""
-             : d->f->iommu->ops->locate ? "; without an IOMMU it takes huge pages: echo 64 >/proc/sys/vm/nr_hugepages"
+             : d->f->iommu->ops->locate ? "; without an IOMMU it takes huge pages: echo 64 >" PCI_HUGE_PAGES
                                         : "; perhaps this process may lock too little memory (ulimit -l)");
 close:
     ctrl_close(d);

@@ -216,7 +216,7 @@ static void tell_copied(struct pci_dma *d, size_t bytes, int ret)
     d->told = true;
     if (ret == -EFAULT)
         plx_warn("SSDs cannot reach %zu MiB of memory, and its data is copied: without an IOMMU it has to be in huge "
-                 "pages; echo 64 >/proc/sys/vm/nr_hugepages sets some aside",
+                 "pages; echo 64 >" PCI_HUGE_PAGES " sets some aside",
                  bytes >> 20);
     else if (ret == -ENOMEM && limit.rlim_cur != RLIM_INFINITY)
         plx_warn("SSDs cannot reach %zu MiB of memory, and its data is copied: this process may lock %llu KiB in all; "

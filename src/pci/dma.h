@@ -11,6 +11,12 @@
 
 #include <stdatomic.h>
 
+/*
+ * How many huge pages of 2 MiB there are. /proc/sys/vm/nr_hugepages is for those of the kernel's default size, which
+ * are others where pages are not of 4 KiB: of 32 MiB on Arm with 16 KiB, and of 512 MiB with 64 KiB.
+ */
+#define PCI_HUGE_PAGES "/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages"
+
 struct pci_dma;
 
 /* Of one IOMMU: the same for all of its functions. @return NULL without memory */

@@ -384,8 +384,9 @@ def test_without_an_iommu(tmp_path_factory):
         ssds.bind(PLAIN, "uio_pci_generic")
         disk = f"pcie://{PLAIN}/1"
         status, output = guest.run(f"pollux identify {disk}")
-        assert status and "it takes huge pages: echo 64 >/proc/sys/vm/nr_hugepages" in output
-        guest.sh("echo 64 >/proc/sys/vm/nr_hugepages")
+        assert status and "it takes huge pages: " in output
+        guest.sh(output.partition("it takes huge pages: ")[2])
+        assert guest.sh("cat /sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages") == "64\n"
         for size in "4K", "128K", "1M":
             ssds.perf(f"-w randrw -o {size} -q 16 --count 500 -m 0,1 -P 2", disk)
         ssds.bind(GUARDED, "uio_pci_generic")
