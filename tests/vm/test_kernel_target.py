@@ -14,7 +14,7 @@ import time
 import conftest
 import pytest
 import target as pollux
-from guest import LIMIT
+from guest import INSIDE, LIMIT
 
 KIB, MIB = 1 << 10, 1 << 20
 NQN = "nqn.2026-01.example:kernel"
@@ -25,6 +25,9 @@ DIGESTS = {"no-digest": "", "header": "hdgst=1", "data": "ddgst=1", "both": "hdg
 FIO = "fio --name=verify --ioengine=libaio --iodepth=16 --direct=1 --verify=crc32c --verify_fatal=1 --randrepeat=0"
 
 GUEST_ADDRESS = "10.0.2.15"
+# The network between our host and nvmet, lost and back.
+SILENT = f"ip link set {'lo' if INSIDE else 'eth0'} down"
+AUDIBLE = "ip link set lo up" if INSIDE else "ip link set eth0 up && ip route add default via 10.0.2.2"
 # nvmet's ports 1 and 2 are the guest's 4420 and 4421; this machine reaches them under numbers of its own.
 FIRST_PORT = 4419
 PREPARE = """
@@ -533,12 +536,12 @@ def test_target_silent(nvmet, small_disk):
     with Load(nvmet.url("queues=2", limits="kato=1&connect_timeout=2")) as load:
         nvmet.wait_progress(small_disk, MUCH, load)
         before = load.sockets()
-        nvmet.sh("ip link set eth0 down")
+        nvmet.sh(SILENT)
         try:
             assert pollux.wait_until(lambda: not before & load.sockets(), LIMIT), "it waits for the lost answers"
             assert not load.done()
         finally:
-            nvmet.sh("ip link set eth0 up && ip route add default via 10.0.2.2")
+            nvmet.sh(AUDIBLE)
         nvmet.wait_progress(small_disk, MUCH, load)
         load.end()
 
