@@ -35,10 +35,11 @@ void pool_units_inflate(struct pool_units *u)
 {
     while (u->parent)
         pool_units_decouple(u);
-    for (unsigned i = 0; u->outer && i < POOL_UNITS; i++)
+    for (unsigned i = 0; u->outer && i < POOL_UNITS; i++) {
         u->mapped[i] |= !u->own[i];
+        u->own[i] = true; /* zeroes, too, that were written where that disk had something else */
+    }
     u->outer = false;
-    pool_units_set_parent(u, NULL, false);
 }
 
 void pool_units_snapshot(struct pool_units *u, struct pool_units *s)

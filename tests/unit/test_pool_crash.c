@@ -654,6 +654,8 @@ static void do_family(struct workload *w, enum code code, struct vol *s)
         decouple(l, a);
     else if (code == SET_OUTER)
         set_outer(w);
+    else if (code == GROUP)
+        snapshot_group(w, vol_last(l, false));
     else if (code == SET_PARENT && (a->u.parent || s))
         set_parent(w, s);
 }
@@ -745,14 +747,12 @@ static void do_code(struct workload *w, enum code code)
     case DECOUPLE:
     case SET_PARENT:
     case SET_OUTER:
+    case GROUP:
         if (a->there)
             do_family(w, code, s);
         break;
     case GROW_POOL:
         grow_pool(w);
-        break;
-    case GROUP:
-        snapshot_group(w, vol_last(l, false));
         break;
     case CODES:
         break;

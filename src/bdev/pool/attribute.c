@@ -114,3 +114,10 @@ bool plx_volume_get_checksum(struct plx_bdev *snapshot, uint64_t *checksum)
     pool_unlock(p);
     return there;
 }
+
+int pool_attributes_attempt(struct plx_pool_work *w, struct pool_try *t)
+{
+    (void)t;
+    w->v = w->op->volume ? pool_volume_find(w->pool, w->op->volume) : NULL;
+    return w->v ? pool_attributes_set(w->v, w->op) : pool_work_no_volume(w->op, w->op->volume);
+}

@@ -508,13 +508,6 @@ static int op_rename(struct plx_pool_work *w, struct pool_try *t)
     return 0;
 }
 
-static int op_set(struct plx_pool_work *w, struct pool_try *t)
-{
-    (void)t;
-    w->v = w->op->volume ? pool_volume_find(w->pool, w->op->volume) : NULL;
-    return w->v ? pool_attributes_set(w->v, w->op) : pool_work_no_volume(w->op, w->op->volume);
-}
-
 static int op_set_checksum(struct plx_pool_work *w, struct pool_try *t)
 {
     (void)t;
@@ -698,7 +691,7 @@ static const struct op_kind {
     [PLX_POOL_FREEZE] = {op_freeze, apply_freeze},
     [PLX_POOL_NAME_IT] = {op_name_it, apply_name_it},
     [PLX_POOL_GROW] = {op_grow, NULL},
-    [PLX_POOL_SET] = {op_set, NULL},
+    [PLX_POOL_SET] = {pool_attributes_attempt, NULL},
     [PLX_POOL_SET_CHECKSUM] = {op_set_checksum, NULL},
     [PLX_POOL_INFLATE] = {pool_own_attempt, pool_own_apply},
     [PLX_POOL_DECOUPLE] = {pool_own_attempt, pool_own_apply},

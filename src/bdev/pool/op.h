@@ -50,6 +50,7 @@ void pool_work_leave(struct plx_pool_work *w);
 bool pool_attributes_ok(const char attributes[POOL_ATTRIBUTES]);
 /* Those of an operation. @return 0, or -errno with op->err filled, and nothing is changed */
 int pool_attributes_set(struct pool_volume *v, struct plx_pool_op *op);
+int pool_attributes_attempt(struct plx_pool_work *w, struct pool_try *t); /* PLX_POOL_SET */
 /* What is its own may be more now, or less: a checksum of it is none any more. */
 void pool_volume_altered(struct pool_volume *v);
 
