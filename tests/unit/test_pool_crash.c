@@ -903,19 +903,20 @@ static void every_workload(void **state)
     assert_true(lives > 10000 && summed > 1000);
 }
 
-/* The same of volumes that go back to a disk outside, and of what is made of them. */
+/* The same of volumes that go back to a disk outside, and of what is made of them; of three operations in `make soak`. */
 static void every_workload_with_a_disk_outside(void **state)
 {
     static struct life l;
     (void)state;
     rig_simulate(true);
     outer_open(&l);
-    const unsigned lives =
-        run_workloads(1, KEEPS, l.outer) + run_workloads(2, KEEPS, l.outer) + run_workloads(3, 1, l.outer);
+    unsigned lives = run_workloads(1, KEEPS, l.outer) + run_workloads(2, KEEPS, l.outer);
+    if (getenv("POLLUX_ROUNDS"))
+        lives += run_workloads(3, 1, l.outer);
     assert_int_equal(plx_bdev_close(l.outer), 0);
     rig_simulate(false);
     print_message("%u lives\n", lives);
-    assert_true(lives > 5000);
+    assert_true(lives > 2000);
 }
 
 /* ---- what a commit that was torn leaves ---- */
