@@ -11,7 +11,7 @@
 
 #include "bdev/driver.h"
 
-enum { UNIT = 4096, LBAS = UNIT / 512, UNITS = 600, SAMPLE = 20, MOST = 16 };
+enum { UNIT = 4096, LBAS = UNIT / 512, UNITS = 600, LARGEST = 2304, SAMPLE = 20, MOST = 16 };
 
 static void fill(struct tu *t, uint64_t at, uint32_t n, uint8_t byte)
 {
@@ -54,7 +54,7 @@ static void make_pool(struct pool_rig *rig)
 
 struct seen {
     struct plx_volume_info info;
-    uint8_t byte[2 * UNITS / SAMPLE];
+    uint8_t byte[LARGEST / SAMPLE + 1];
 };
 
 struct state {
@@ -83,6 +83,7 @@ static void look(struct pool_rig *rig, struct state *s)
     for (unsigned i = 0; i < s->n; i++) {
         struct tu t;
         uint8_t data[UNIT];
+        assert_true(s->v[i].info.size / UNIT <= LARGEST);
         rig_open(rig, s->v[i].info.name, &t);
         for (uint64_t k = 0; k < s->v[i].info.size / UNIT; k += SAMPLE) {
             assert_int_equal(tu_io(&t, PLX_BDEV_READ, k * LBAS, LBAS, data), 0);
@@ -110,7 +111,7 @@ static const struct plx_pool_op ops[] = {
     {.kind = PLX_POOL_SNAPSHOT, .volume = "v", .name = "x"},
     {.kind = PLX_POOL_SNAPSHOT, .volume = "w", .name = "y"},
     {.kind = PLX_POOL_CLONE, .volume = "s2", .name = "c"},
-    {.kind = PLX_POOL_CREATE, .name = "z", .size = 2300 * UNIT, .thick = true},
+    {.kind = PLX_POOL_CREATE, .name = "z", .size = LARGEST * UNIT, .thick = true},
     {.kind = PLX_POOL_DELETE, .volume = "v"},
     {.kind = PLX_POOL_DELETE, .volume = "w"},
     {.kind = PLX_POOL_DELETE, .volume = "s1"},
