@@ -134,15 +134,27 @@ extern pci_list_fn *pci_list;
 #define pci_combined_barrier() pci_write_barrier()
 #endif
 
+/* ThreadSanitizer knows of no barriers: for it the accesses of a device that is a thread have the orders. */
+#if defined(__has_feature)
+#if __has_feature(thread_sanitizer)
+#define PCI_LOAD_ORDER __ATOMIC_ACQUIRE
+#define PCI_STORE_ORDER __ATOMIC_RELEASE
+#endif
+#endif
+#ifndef PCI_LOAD_ORDER
+#define PCI_LOAD_ORDER __ATOMIC_RELAXED
+#define PCI_STORE_ORDER __ATOMIC_RELAXED
+#endif
+
 /* Memory that is also the device's, a register perhaps: little-endian, read and written as a whole (Base 3.1.4). */
 static inline uint32_t pci_load32(const volatile void *at)
 {
-    return le32toh(__atomic_load_n((const volatile uint32_t *)at, __ATOMIC_RELAXED));
+    return le32toh(__atomic_load_n((const volatile uint32_t *)at, PCI_LOAD_ORDER));
 }
 
 static inline void pci_store32(volatile void *at, uint32_t value)
 {
-    __atomic_store_n((volatile uint32_t *)at, htole32(value), __ATOMIC_RELAXED);
+    __atomic_store_n((volatile uint32_t *)at, htole32(value), PCI_STORE_ORDER);
 }
 
 /* Registers: what was written to memory before is there when one is written, and what was there before is read then. */

@@ -72,9 +72,9 @@ static const struct rpc_param params_set_parent_bdev[] = {
 
 static void lvol_set_parent_bdev(struct rpc_call *c)
 {
-    const struct rpc_disk *d = rpc_lvol_of(c, "lvol_name");
     const char *name = rpc_str(c, "parent_name"), *same = rpc_str(c, "esnap_name");
-    struct plx_bdev *outer = d && (name || same) ? plx_bdev_find(name ? name : same) : NULL;
+    struct plx_bdev *outer = name || same ? plx_bdev_find(name ? name : same) : NULL;
+    const struct rpc_disk *d = rpc_lvol_of(c, "lvol_name"); /* without it the call is over */
     if (!d)
         return;
     if (!name == !same)
