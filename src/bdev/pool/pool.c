@@ -170,8 +170,8 @@ static void keeper_look(struct plx_msg *msg)
         pool_unlock(p);
         pool_disks_tell(p);
     }
-    if (atomic_exchange_explicit(&p->disk_resized, false, memory_order_relaxed))
-        pool_size_look(p);
+    if (atomic_exchange_explicit(&p->disk_resized, false, memory_order_relaxed) && atomic_load(&p->refs))
+        pool_size_look(p); /* else it is being opened, and looked at then */
     pool_checkpoint_serve(p);
     pool_jobs_serve(p);
     pool_ghosts_look(p);
@@ -261,16 +261,16 @@ static int pool_new(struct plx_bdev *disk, const struct pool_keeper *keeper, str
     plx_list_init(&p->space_waits);
     pool_log_init(p);
     pool_ghosts_init(p);
-    int ret = plx_bdev_hold(disk, &hold, &p->hold, err);
-    if (ret) {
-        p->hold = NULL;
-        pool_free(p);
-        return ret;
-    }
     p->own_keeper = !keeper;
     p->turn = keeper ? keeper->turn : keeper_turn;
     p->keeper = keeper ? keeper->reactor : NULL;
-    ret = keeper ? 0 : plx_reactor_create(&p->keeper, &opts);
+    int ret = keeper ? 0 : plx_reactor_create(&p->keeper, &opts);
+    /* Now that there is somebody to be told of the disk. */
+    const int held = ret ? 0 : plx_bdev_hold(disk, &hold, &p->hold, err);
+    if (held) {
+        pool_free(p);
+        return held;
+    }
     if (!ret)
         ret = plx_bdev_channel_get(disk, p->keeper, &p->keeper_ch);
     if (!ret)
