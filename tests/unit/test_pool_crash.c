@@ -903,7 +903,7 @@ static void every_workload(void **state)
     assert_true(lives > 10000 && summed > 1000);
 }
 
-/* The same of volumes that go back to a disk outside, and of what is made of them; of three operations in `make soak`. */
+/* The same of volumes that go back to a disk outside, and of what is made of them. Of three operations: `make soak`. */
 static void every_workload_with_a_disk_outside(void **state)
 {
     static struct life l;
