@@ -79,8 +79,7 @@ def booted(tmp_path_factory, name, devices):
         pytest.skip(f"nothing to install: {pollux.binary()} is not in a build directory")
     work = tmp_path_factory.mktemp(name)
     image = conftest.vm_image("--install", build, work / "archive")
-    # On a busy machine the timer may come too late for the kernel, which then blames the IOMMU.
-    return Guest(image, work, cpus=1, devices=devices(work), archives=[work / "archive"], options="no_timer_check")
+    return Guest(image, work, cpus=1, devices=devices(work), archives=[work / "archive"])
 
 
 @pytest.fixture(scope="module")

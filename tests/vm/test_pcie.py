@@ -111,7 +111,7 @@ def boot(tmp_path_factory, make_devices):
     work = tmp_path_factory.mktemp("ssds")
     image = conftest.vm_image("--install", build, work / "archive")
     archives = work / "archive", conftest.program(work, "disk_zones")
-    return Guest(image, work, cpus=2, devices=make_devices(work), archives=archives, options="no_timer_check")
+    return Guest(image, work, cpus=2, devices=make_devices(work), archives=archives)
 
 
 @pytest.fixture(scope="module")
