@@ -91,7 +91,7 @@ static void stop_overdue(struct plx_timer *timer)
 
 void plx_rpc_stop(struct plx_rpc *rpc, void (*done)(void *arg, int ret), void *arg)
 {
-    rpc->stopping = true;
+    __atomic_store_n(&rpc->stopping, true, __ATOMIC_RELAXED); /* which worker threads look at */
     rpc->stopped = done;
     rpc->stopped_arg = arg;
     rpc->stop_limit.fn = stop_overdue;
