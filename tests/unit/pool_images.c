@@ -66,11 +66,8 @@ static void make_plain(const char *folder)
     struct plx_pool_op db = {.kind = PLX_POOL_CREATE, .name = "db", .size = MIB, .thick = true};
     struct pool_rig rig;
     struct tu t;
-    bool done;
     begin(&rig, &t);
-    rig_begin(&rig, &db, &done);
-    while (!done)
-        rig_turn(rig.reactor);
+    rig_run(&rig, &db);
     rig_do(&rig, PLX_POOL_SNAPSHOT, "web", "monday", 0);
     write_units(&t, 10, 10, 'c');
     rig_do(&rig, PLX_POOL_SNAPSHOT, "web", "tuesday", 0);

@@ -118,7 +118,7 @@ void rig_begin(struct pool_rig *rig, struct plx_pool_op *op, bool *done)
     plx_pool_submit(rig->pool, op);
 }
 
-static int run(struct pool_rig *rig, struct plx_pool_op *op)
+int rig_run(struct pool_rig *rig, struct plx_pool_op *op)
 {
     bool done;
     rig_begin(rig, op, &done);
@@ -130,13 +130,13 @@ static int run(struct pool_rig *rig, struct plx_pool_op *op)
 int rig_try(struct pool_rig *rig, enum plx_pool_op_kind kind, const char *volume, const char *name, uint64_t size)
 {
     struct plx_pool_op op = {.kind = kind, .volume = volume, .name = name, .size = size};
-    return run(rig, &op);
+    return rig_run(rig, &op);
 }
 
 void rig_do(struct pool_rig *rig, enum plx_pool_op_kind kind, const char *volume, const char *name, uint64_t size)
 {
     struct plx_pool_op op = {.kind = kind, .volume = volume, .name = name, .size = size};
-    if (run(rig, &op))
+    if (rig_run(rig, &op))
         fail_msg("operation %d on %s: %s", kind, volume ? volume : name, op.err.text);
 }
 

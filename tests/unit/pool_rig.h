@@ -37,6 +37,7 @@ void rig_end(struct pool_rig *rig);
 /* An operation. */
 void rig_begin(struct pool_rig *rig, struct plx_pool_op *op, bool *done);
 /* The same from beginning to end. @return its result */
+int rig_run(struct pool_rig *rig, struct plx_pool_op *op);
 int rig_try(struct pool_rig *rig, enum plx_pool_op_kind kind, const char *volume, const char *name, uint64_t size);
 void rig_do(struct pool_rig *rig, enum plx_pool_op_kind kind, const char *volume, const char *name, uint64_t size);
 void rig_create(struct pool_rig *rig, const char *name, uint64_t size);

@@ -487,21 +487,14 @@ static void test_thick_has_its_space(void **state)
     uint8_t *data = tu_pattern(1024 * K, 1);
     struct plx_pool_op op = {.kind = PLX_POOL_CREATE, .name = "thick", .size = 4 << 20, .thick = true};
     struct plx_pool_info info;
-    bool done;
     (void)state;
     rig_make(&rig, "ram:8M", NULL);
     rig.pool->full_wait_ns = 0;
-    rig_begin(&rig, &op, &done);
-    while (!done)
-        rig_turn(rig.reactor);
-    assert_int_equal(op.result, 0);
+    assert_int_equal(rig_run(&rig, &op), 0);
     plx_pool_get_info(rig.pool, &info);
     assert_int_equal(info.set_aside, 4 << 20);
     op = (struct plx_pool_op){.kind = PLX_POOL_CREATE, .name = "more", .size = 4 << 20, .thick = true};
-    rig_begin(&rig, &op, &done);
-    while (!done)
-        rig_turn(rig.reactor);
-    assert_int_equal(op.result, -ENOSPC);
+    assert_int_equal(rig_run(&rig, &op), -ENOSPC);
     rig_create(&rig, "thin", 8 << 20);
     rig_open(&rig, "thin", &t);
     uint16_t status = 0;
@@ -541,10 +534,7 @@ static void test_frozen(void **state)
     (void)state;
     rig_make(&rig, "ram:64M", NULL);
     struct plx_pool_op thick = {.kind = PLX_POOL_CREATE, .name = "v", .size = 16 << 20, .thick = true};
-    bool done;
-    rig_begin(&rig, &thick, &done);
-    while (!done)
-        rig_turn(rig.reactor);
+    rig_run(&rig, &thick);
     rig_open(&rig, "v", &t);
     assert_int_equal(tu_io(&t, PLX_BDEV_WRITE, 0, 128, a), 0);
     assert_int_equal(rig_try(&rig, PLX_POOL_FREEZE, "v", NULL, 0), -EBUSY);

@@ -21,10 +21,7 @@ static int try_set(struct pool_rig *rig, const char *volume, const char *name, c
 {
     const struct plx_volume_attribute one = {name, value};
     struct plx_pool_op op = {.kind = PLX_POOL_SET, .volume = volume, .attributes = &one, .n_attributes = 1};
-    bool done;
-    rig_begin(rig, &op, &done);
-    while (!done)
-        rig_turn(rig->reactor);
+    rig_run(rig, &op);
     if (err)
         *err = op.err;
     return op.result;
@@ -123,17 +120,10 @@ static void snapshots_are_made_with_them(void **state)
     struct plx_pool_op second = {.volume = "b", .name = "t", .attributes = wrong, .n_attributes = 1};
     struct plx_pool_op first = {
         .kind = PLX_POOL_SNAPSHOT, .volume = "a", .name = "s", .attributes = of_s, .n_attributes = 2, .with = &second};
-    bool done;
-    rig_begin(&rig, &first, &done);
-    while (!done)
-        rig_turn(rig.reactor);
-    assert_int_equal(first.result, -EINVAL);
+    assert_int_equal(rig_run(&rig, &first), -EINVAL);
     assert_int_equal(rig_try(&rig, PLX_POOL_DELETE, "s", NULL, 0), -ENOENT); /* all, or none */
     second.attributes = of_t;
-    rig_begin(&rig, &first, &done);
-    while (!done)
-        rig_turn(rig.reactor);
-    assert_int_equal(first.result, 0);
+    assert_int_equal(rig_run(&rig, &first), 0);
     rig_reopen(&rig);
     has(&rig, "s", "one", "1");
     has(&rig, "s", "two", "2");
@@ -159,10 +149,7 @@ static uint32_t altered(struct pool_rig *rig, const char *volume)
 static int try_checksum(struct pool_rig *rig, const char *volume, uint64_t checksum, uint32_t when)
 {
     struct plx_pool_op op = {.kind = PLX_POOL_SET_CHECKSUM, .volume = volume, .checksum = checksum, .altered = when};
-    bool done;
-    rig_begin(rig, &op, &done);
-    while (!done)
-        rig_turn(rig->reactor);
+    rig_run(rig, &op);
     return op.result;
 }
 

@@ -128,10 +128,7 @@ static struct vol *vol_any(struct life *l, bool there, int snapshot)
 /* @return whether it is certain how it ended */
 static bool run_op(struct life *l, struct plx_pool_op *op)
 {
-    bool done;
-    rig_begin(&l->rig, op, &done);
-    while (!done)
-        rig_turn(l->rig.reactor);
+    rig_run(&l->rig, op);
     if (op->result && !is_off(l) && !(op->kind == PLX_POOL_RESIZE && op->result == -ENOSPC)) /* it is thick */
         fail_msg("operation %d: %s", op->kind, op->err.text);
     l->ops += !op->result;
@@ -142,10 +139,7 @@ static bool run_op(struct life *l, struct plx_pool_op *op)
 static bool run_op_or(struct life *l, enum plx_pool_op_kind kind, const struct vol *v, int may)
 {
     struct plx_pool_op op = {.kind = kind, .volume = v->name};
-    bool done;
-    rig_begin(&l->rig, &op, &done);
-    while (!done)
-        rig_turn(l->rig.reactor);
+    rig_run(&l->rig, &op);
     if (op.result && op.result != may && op.result != -ENOSPC && !is_off(l))
         fail_msg("operation %d: %s", op.kind, op.err.text);
     l->ops += !op.result;
@@ -535,10 +529,7 @@ static void revert(struct workload *w, struct vol *s)
     if (is_off(l))
         return;
     struct plx_pool_op op = {.kind = PLX_POOL_REVERT, .volume = a->name, .name = s->name};
-    bool done;
-    rig_begin(&l->rig, &op, &done);
-    while (!done)
-        rig_turn(l->rig.reactor);
+    rig_run(&l->rig, &op);
     if (!op.result) {
         oracle_restart(a->o, w->other);
         w->grown = s->t.info->blocks > BLOCKS;
@@ -566,10 +557,7 @@ static void set_parent(struct workload *w, struct vol *s)
         if (!a->u.own[i])
             memcpy(w->other + (size_t)i * 8 * BLOCK, theirs + (size_t)i * 8 * BLOCK, 8 * BLOCK);
     struct plx_pool_op op = {.kind = PLX_POOL_SET_PARENT, .volume = a->name, .name = to ? to->name : NULL};
-    bool done;
-    rig_begin(&l->rig, &op, &done);
-    while (!done)
-        rig_turn(l->rig.reactor);
+    rig_run(&l->rig, &op);
     if (!op.result) {
         oracle_restart(a->o, w->other);
         pool_units_set_parent(&a->u, to ? &to->u : NULL, true);
@@ -591,10 +579,7 @@ static void set_outer(struct workload *w)
         if (!a->u.own[i])
             memcpy(w->other + (size_t)i * 8 * BLOCK, outer_data + (size_t)i * 8 * BLOCK, 8 * BLOCK);
     struct plx_pool_op op = {.kind = PLX_POOL_SET_OUTER, .volume = a->name, .outer = "outer"};
-    bool done;
-    rig_begin(&l->rig, &op, &done);
-    while (!done)
-        rig_turn(l->rig.reactor);
+    rig_run(&l->rig, &op);
     if (!op.result) {
         oracle_restart(a->o, w->other);
         pool_units_set_outer(&a->u);

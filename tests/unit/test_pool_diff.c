@@ -131,7 +131,6 @@ static struct plx_bdev *make_outer(struct pool_rig *rig, struct known was[4], ui
     struct plx_bdev *outer;
     struct plx_error err;
     struct tu t;
-    bool done = false;
     struct plx_pool_op op = {.kind = PLX_POOL_CREATE, .name = "v", .size = BEGINS * UNIT, .outer = "outer"};
     if (plx_bdev_open_as("ram:4000K", "outer", &outer, &err))
         fail_msg("%s", err.text);
@@ -140,10 +139,7 @@ static struct plx_bdev *make_outer(struct pool_rig *rig, struct known was[4], ui
         assert_int_equal(tu_io(&t, PLX_BDEV_WRITE, i * BLOCKS_A_UNIT, 20 * BLOCKS_A_UNIT, data), 0);
     tu_leave(&t);
     rig_make(rig, "ram:64M", NULL);
-    rig_begin(rig, &op, &done);
-    while (!done)
-        rig_turn(rig->reactor);
-    assert_int_equal(op.result, 0);
+    assert_int_equal(rig_run(rig, &op), 0);
     rig_open(rig, "v", &t);
     now.size = BEGINS;
     memset(now.unit, 0xff, sizeof now.unit);

@@ -312,7 +312,6 @@ static void what_is_discarded_hides_the_disk_outside(void **state)
     struct plx_bdev *outer;
     struct tu t;
     struct plx_pool_op op = {.kind = PLX_POOL_CREATE, .name = "v", .size = 256 * UNIT, .outer = "outer"};
-    bool done;
     (void)state;
     if (plx_bdev_open_as("ram:4M", "outer", &outer, &err))
         fail_msg("%s", err.text);
@@ -320,10 +319,7 @@ static void what_is_discarded_hides_the_disk_outside(void **state)
     tu_join(&t, outer);
     fill(&t, 0, 1000, 5);
     tu_leave(&t);
-    rig_begin(&rig, &op, &done);
-    while (!done)
-        rig_turn(rig.reactor);
-    assert_int_equal(op.result, 0);
+    assert_int_equal(rig_run(&rig, &op), 0);
     rig_open(&rig, "v", &t);
     assert_int_equal(byte_at(&t, 255), 5);
     assert_int_equal(run_io(&t, PLX_BDEV_UNMAP, 0, 256 * LBAS, NULL), 0); /* all of the tree */
@@ -364,10 +360,7 @@ static void what_is_discarded_hides_the_disk_outside(void **state)
 static int run_op(struct pool_rig *rig, const struct plx_pool_op *what)
 {
     struct plx_pool_op op = *what;
-    bool done;
-    rig_begin(rig, &op, &done);
-    while (!done)
-        rig_turn(rig->reactor);
+    rig_run(rig, &op);
     return op.result;
 }
 

@@ -274,7 +274,6 @@ static void test_a_disk_that_is_smaller_than_its_pool(void **state)
     struct plx_pool_op op = {.kind = PLX_POOL_GROW};
     struct plx_pool *p;
     struct tu t;
-    bool done;
     uint8_t *before = malloc(64 * MIB), *after = malloc(64 * MIB), *data = tu_pattern(UNIT, 3);
     (void)state;
     rig_make(&rig, "ram:64M", NULL);
@@ -290,10 +289,7 @@ static void test_a_disk_that_is_smaller_than_its_pool(void **state)
         assert_int_equal(tu_io(&disk, PLX_BDEV_READ, (uint64_t)i * 2048, 2048, before + (size_t)i * MIB), 0);
     check_unit(&t, 0, 7);
     assert_int_not_equal(tu_io(&t, PLX_BDEV_WRITE, 8, 8, data), 0);
-    rig_begin(&rig, &op, &done);
-    while (!done)
-        rig_turn(rig.reactor);
-    assert_int_equal(op.result, -EROFS);
+    assert_int_equal(rig_run(&rig, &op), -EROFS);
     struct plx_pool_info info;
     plx_pool_get_info(rig.pool, &info);
     assert_int_equal(info.broken, PLX_SC_LBA_OUT_OF_RANGE);

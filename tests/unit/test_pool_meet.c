@@ -35,11 +35,7 @@ static void make_pool(struct pool_rig *rig)
     fill(&t, 200, 350, 3);
     rig_close(rig, &t);
     struct plx_pool_op thick = {.kind = PLX_POOL_CREATE, .name = "w", .size = UNITS * UNIT, .thick = true};
-    bool done;
-    rig_begin(rig, &thick, &done);
-    while (!done)
-        rig_turn(rig->reactor);
-    assert_int_equal(thick.result, 0);
+    assert_int_equal(rig_run(rig, &thick), 0);
     rig_open(rig, "w", &t);
     fill(&t, 0, 50, 4);
     rig_close(rig, &t);
@@ -137,10 +133,7 @@ static const struct plx_pool_op ops[] = {
 static int run_one(struct pool_rig *rig, const struct plx_pool_op *what)
 {
     struct plx_pool_op op = *what;
-    bool done;
-    rig_begin(rig, &op, &done);
-    while (!done)
-        rig_turn(rig->reactor);
+    rig_run(rig, &op);
     return op.result;
 }
 

@@ -480,10 +480,7 @@ static void make_kept(struct pool_rig *rig, uint64_t at)
     for (uint64_t lba = 0; lba < KEPT_BLOCKS; lba += 2048)
         assert_int_equal(tu_io(&b, PLX_BDEV_WRITE, lba + 8, 16, data + HURT_UNIT), 0);
     if (!(rig->pool->flags & POOL_CHECKSUMS)) {
-        rig_begin(rig, &outer, &done);
-        while (!done)
-            rig_turn(rig->reactor);
-        assert_int_equal(outer.result, 0);
+        assert_int_equal(rig_run(rig, &outer), 0);
         rig_open(rig, "o", &o);
         assert_int_equal(tu_io(&o, PLX_BDEV_UNMAP, 16, 8, NULL), 0);
         assert_int_equal(tu_io(&o, PLX_BDEV_WRITE, 35, 8, data), 0);
