@@ -508,6 +508,10 @@ static void ctrl_tick(struct plx_timer *t)
         pcie_ctrl_reset(d, false, "it reports a fatal status");
         return;
     }
+    if (d->state == PCIE_READY && !(csts & NVME_CSTS_RDY)) {
+        pcie_ctrl_reset(d, false, "it is not ready any more: it was reset, or its power was cut");
+        return;
+    }
     for (unsigned i = 0; i < PCIE_ADMIN_DEPTH; i++) {
         const struct pcie_place *place = &d->places[i];
         if (place->op && place->op->cmd.opcode != NVME_ADMIN_ASYNC_EVENT && !place->op->forever &&

@@ -483,6 +483,13 @@ void pcie_model_fail(struct pcie_model *m)
     pm_unlock(m);
 }
 
+void pcie_model_reset(struct pcie_model *m)
+{
+    pm_lock(m);
+    pm_reset_all(m);
+    pm_unlock(m);
+}
+
 /* ---- what there is to see ---- */
 
 unsigned pcie_model_complaints(struct pcie_model *m)

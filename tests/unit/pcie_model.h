@@ -204,6 +204,8 @@ unsigned pcie_model_release(struct pcie_model *m);
 unsigned pcie_model_held(struct pcie_model *m);
 /* CSTS.CFS, from now on until it is reset. */
 void pcie_model_fail(struct pcie_model *m);
+/* Its function is reset by somebody who does not say so. */
+void pcie_model_reset(struct pcie_model *m);
 /* It is pulled: registers read all-ones, opening fails; and it is there again, for those who open it. */
 void pcie_model_remove(struct pcie_model *m);
 /* The same, and who touches a register or the MSI-X table gets SIGBUS. */

@@ -211,6 +211,20 @@ static void a_fatal_status_resets_it(void **state)
     ssd_close(&s);
 }
 
+/* Noticed by itself: no command has to wait until its time is over. */
+static void one_that_somebody_else_resets_is_set_up_anew(void **state)
+{
+    struct ssd s;
+    (void)state;
+    ssd_open(&s);
+    check_works(&s);
+    pcie_model_reset(s.m);
+    while (pcie_model_enables(s.m) < 2)
+        tu_turn(s.t.reactor);
+    check_works(&s);
+    ssd_close(&s);
+}
+
 static void one_that_cannot_be_disabled_has_its_function_reset(void **state)
 {
     struct ssd s;
@@ -558,6 +572,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(an_admin_completion_of_nothing_too),
         cmocka_unit_test(an_error_is_the_requests_own),
         cmocka_unit_test(a_fatal_status_resets_it),
+        cmocka_unit_test(one_that_somebody_else_resets_is_set_up_anew),
         cmocka_unit_test(one_that_cannot_be_disabled_has_its_function_reset),
         cmocka_unit_test(one_that_cannot_be_reset_is_closed_and_opened),
         cmocka_unit_test(bring_up_fails_with_a_sentence),
