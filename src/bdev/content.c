@@ -7,6 +7,7 @@
 
 #include "base/content.h"
 #include "base/util.h"
+#include "reactor/aside.h"
 
 #include <errno.h>
 #include <poll.h>
@@ -96,9 +97,8 @@ static int content_find(struct content *c, uint64_t size, char *text, size_t roo
 
 int plx_bdev_content(struct plx_bdev *bdev, char *text, size_t size, struct plx_error *err)
 {
-    static const struct plx_reactor_opts opts = {.core = -1, .mode = PLX_POLL_SLEEP};
     struct content c = {.fd = memfd_create("content", MFD_CLOEXEC)};
-    int ret = c.fd < 0 ? -errno : plx_reactor_create(&c.reactor, &opts);
+    int ret = c.fd < 0 ? -errno : plx_reactor_create_aside(&c.reactor);
     text[0] = 0;
     if (!ret)
         ret = plx_bdev_channel_get(bdev, c.reactor, &c.ch);

@@ -7,6 +7,7 @@
 
 #include "nvme/nvme.h"
 #include "nvme/uring.h"
+#include "reactor/aside.h"
 
 #include <errno.h>
 #include <stdatomic.h>
@@ -334,13 +335,12 @@ static int pass_run(struct pass *x, const struct nvme_opts *opts)
 
 int nvme_pass(const struct nvme_opts *o, struct nvme_pass *p, struct plx_error *err)
 {
-    static const struct plx_reactor_opts opts = {.core = -1, .mode = PLX_POLL_SLEEP};
     struct pass x = {.p = p, .err = err};
     const char *addr = o->transport == &nvme_pcie ? o->addrs.list[0].name : NULL;
     int ret = check_pass(p, err);
     if (ret)
         return ret;
-    ret = plx_reactor_create(&x.reactor, &opts);
+    ret = plx_reactor_create_aside(&x.reactor);
     if (ret)
         return plx_fail(err, ret, "cannot make a reactor: %s", strerror(-ret));
     ret = addr ? nvme_pcie_hold(addr) : 0;

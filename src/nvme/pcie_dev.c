@@ -2,6 +2,7 @@
 /* Devices: one thread each, from the first who needs it until it has been shut down for the last. */
 #include "nvme/pcie_dev.h"
 
+#include "reactor/aside.h"
 #include "reactor/thread.h"
 
 #include <errno.h>
@@ -71,7 +72,6 @@ static void dev_reset(struct plx_msg *msg)
 
 static int dev_new(const char *addr, struct pcie_dev **out)
 {
-    static const struct plx_reactor_opts opts = {.core = -1, .mode = PLX_POLL_SLEEP};
     struct pcie_dev *d = calloc(1, sizeof *d);
     if (!d)
         return -ENOMEM;
@@ -85,7 +85,7 @@ static int dev_new(const char *addr, struct pcie_dev **out)
     d->check.fn = dev_check;
     d->kept = 1;
     d->reset.fn = dev_reset;
-    int ret = plx_reactor_create(&d->reactor, &opts);
+    int ret = plx_reactor_create_aside(&d->reactor);
     if (ret) {
         free(d);
         return ret;

@@ -65,7 +65,7 @@ static uint8_t *map_region(size_t bytes, size_t align)
     return aligned;
 }
 
-int plx_buf_pool_init(struct plx_buf_pool *p, size_t bytes, size_t largest, bool shared)
+int plx_buf_pool_init(struct plx_buf_pool *p, size_t bytes, size_t largest, bool shared, bool told)
 {
     p->max_order = order_of(largest);
     size_t top = (size_t)PLX_BUF_MIN << p->max_order;
@@ -83,7 +83,7 @@ int plx_buf_pool_init(struct plx_buf_pool *p, size_t bytes, size_t largest, bool
         plx_buf_pool_destroy(p);
         return -ENOMEM;
     }
-    if (!shared)
+    if (!shared && told)
         plx_memory_add(p->base, p->bytes);
     for (unsigned o = 0; o <= p->max_order; o++)
         p->free_head[o] = NONE;

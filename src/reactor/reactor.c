@@ -5,6 +5,7 @@
 #include "base/apart.h"
 #include "base/log.h"
 #include "reactor/aio.h"
+#include "reactor/aside.h"
 #include "reactor/owner.h"
 
 #include <assert.h>
@@ -62,11 +63,8 @@ static void reactor_disown(struct plx_reactor *r, const void *was)
 }
 #endif
 
-int plx_reactor_create(struct plx_reactor **out, const struct plx_reactor_opts *opts)
+static int create(struct plx_reactor **out, const struct plx_reactor_opts *opts, bool told)
 {
-    static const struct plx_reactor_opts defaults = {.core = -1};
-    if (!opts)
-        opts = &defaults;
     struct plx_reactor *r = plx_alloc_apart(sizeof *r);
     if (!r)
         return -ENOMEM;
@@ -78,7 +76,7 @@ int plx_reactor_create(struct plx_reactor **out, const struct plx_reactor_opts *
     r->now = r->born = plx_clock_ns();
 
     int ret = plx_buf_pool_init(&r->buf, opts->buffer_bytes ? opts->buffer_bytes : BUFFER_BYTES,
-                                plx_max_u64(opts->buffer_max, BUFFER_MAX), opts->shared);
+                                plx_max_u64(opts->buffer_max, BUFFER_MAX), opts->shared, told);
     if (ret)
         goto free_reactor;
     r->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
@@ -108,6 +106,18 @@ free_pool:
 free_reactor:
     free(r);
     return ret;
+}
+
+int plx_reactor_create(struct plx_reactor **out, const struct plx_reactor_opts *opts)
+{
+    static const struct plx_reactor_opts defaults = {.core = -1};
+    return create(out, opts ? opts : &defaults, true);
+}
+
+int plx_reactor_create_aside(struct plx_reactor **out)
+{
+    static const struct plx_reactor_opts opts = {.core = -1, .mode = PLX_POLL_SLEEP};
+    return create(out, &opts, false);
 }
 
 void plx_reactor_destroy(struct plx_reactor *r)
@@ -429,6 +439,7 @@ struct slice_attr {
 /*
  * Where others want the core too, a reactor that asks for it in small pieces gets it as soon as it is woken, not when
  * the piece of somebody else's is over, milliseconds later (EEVDF, from Linux 6.12 on; before, nothing comes of this).
+ * One that has no core to itself is somebody else to those that do, and is not to have pieces as small as theirs.
  * @return what it was, 0 where it cannot be known
  */
 static uint64_t set_slice(uint64_t ns)
@@ -443,7 +454,7 @@ static uint64_t set_slice(uint64_t ns)
 
 void plx_reactor_run(struct plx_reactor *r)
 {
-    const uint64_t slice = set_slice(SLICE_NS);
+    const uint64_t slice = r->core < 0 ? 0 : set_slice(SLICE_NS);
     int slack = prctl(PR_GET_TIMERSLACK, 0, 0, 0, 0);
     const void *was = reactor_own(r);
     prctl(PR_SET_TIMERSLACK, 1, 0, 0, 0); /* sleep as long as we said, and not up to 50 us longer */

@@ -99,7 +99,8 @@ void plx_napi_sleep(struct plx_reactor *r);
 
 void plx_teller_destroy(struct plx_reactor *r);
 
-int plx_buf_pool_init(struct plx_buf_pool *p, size_t bytes, size_t largest, bool shared);
+/* shared: with other processes; told: so are devices, of what is not shared. */
+int plx_buf_pool_init(struct plx_buf_pool *p, size_t bytes, size_t largest, bool shared, bool told);
 void plx_buf_pool_destroy(struct plx_buf_pool *p);
 
 #endif

@@ -8,6 +8,7 @@
 
 #include "base/base64.h"
 #include "base/uuid.h"
+#include "reactor/aside.h"
 #include "rpc/table.h"
 
 #include <errno.h>
@@ -305,9 +306,8 @@ static void pool_read_done(struct plx_bdev_req *req)
 
 int pool_reader_open(struct pool_reader *r, struct plx_bdev *disk, struct plx_error *err)
 {
-    static const struct plx_reactor_opts opts = {.core = -1, .mode = PLX_POLL_SLEEP};
     *r = (struct pool_reader){.disk = disk};
-    int ret = plx_reactor_create(&r->reactor, &opts);
+    int ret = plx_reactor_create_aside(&r->reactor);
     if (!ret)
         ret = plx_bdev_channel_get(disk, r->reactor, &r->ch);
     if (!ret)

@@ -173,17 +173,17 @@ static void world_turn(void)
 
 /* ---- what of the library has threads, or waits for them ---- */
 
-int __real_plx_reactor_create(struct plx_reactor **out, const struct plx_reactor_opts *opts);
-int __wrap_plx_reactor_create(struct plx_reactor **out, const struct plx_reactor_opts *opts);
+int __real_plx_reactor_create_aside(struct plx_reactor **out);
+int __wrap_plx_reactor_create_aside(struct plx_reactor **out);
 void __wrap_plx_reactor_run(struct plx_reactor *r);
 void __wrap_plx_reactor_stop(struct plx_reactor *r);
 int __wrap_plx_thread_start(pthread_t *thread, const cpu_set_t *where, void *(*fn)(void *arg), void *arg,
                             const char *name);
 int __wrap_pthread_cond_wait(pthread_cond_t *cond, pthread_mutex_t *lock);
 
-int __wrap_plx_reactor_create(struct plx_reactor **out, const struct plx_reactor_opts *opts)
+int __wrap_plx_reactor_create_aside(struct plx_reactor **out)
 {
-    int ret = __real_plx_reactor_create(out, opts);
+    int ret = __real_plx_reactor_create_aside(out);
     w.made = *out;
     w.ended = NULL;
     return ret;

@@ -4,6 +4,7 @@
 
 #include "base/text.h"
 #include "base/uuid.h"
+#include "reactor/aside.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -254,11 +255,10 @@ static const struct nvme_ctrlr_ops probe_ops = {
 
 int nvme_disk_probe(struct nvme_disk *d, unsigned path, struct plx_error *err)
 {
-    static const struct plx_reactor_opts opts = {.core = -1, .mode = PLX_POLL_SLEEP};
     struct nvme_opts o = nvme_where_opts(&d->where, path);
     struct probe p = {.disk = d, .err = err, .name = o.addrs.list[0].name};
     struct nvme_ctrlr *c;
-    int ret = plx_reactor_create(&p.reactor, &opts);
+    int ret = plx_reactor_create_aside(&p.reactor);
     if (ret)
         return plx_fail(err, ret, "cannot make a reactor: %s", strerror(-ret));
     o.queues = 0;

@@ -2,6 +2,8 @@
 /* A disk that another process offers by vhost-user-blk: what it is, learnt when it is opened, and its memory. */
 #include "bdev/driver/virtio_disk.h"
 
+#include "reactor/aside.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
@@ -281,9 +283,8 @@ static void vio_settled(struct vio_conn *c)
 /* On a reactor of its own, which the calling thread runs for as long as that takes. */
 static int vio_connect(struct vio_disk *d, const struct plx_url *url, struct plx_error *err)
 {
-    static const struct plx_reactor_opts opts = {.core = -1, .mode = PLX_POLL_SLEEP};
     struct plx_reactor *r;
-    int ret = plx_reactor_create(&r, &opts);
+    int ret = plx_reactor_create_aside(&r);
     if (ret)
         return plx_fail(err, ret, "cannot make a reactor: %s", strerror(-ret));
     vio_conn_open(d, r, vio_settled);
