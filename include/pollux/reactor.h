@@ -26,7 +26,7 @@ enum plx_poll_mode {
 };
 
 struct plx_reactor_opts {
-    int core;                /**< the core that plx_reactor_run() pins its thread to; -1 for none */
+    int core; /**< plx_reactor_run() pins its thread to it, and waits for it as little as it can; -1 for none */
     enum plx_poll_mode mode; /**< what to do when idle */
     uint32_t spin_us;        /**< adaptive: the longest time to spin before sleeping; 0 for the default of 50 */
     size_t

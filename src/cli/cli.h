@@ -97,6 +97,12 @@ int cli_check_memory(struct plx_bdev *const *disks, unsigned n);
  */
 int cli_choose_cores(int *cores, int *n, int placed, int max);
 
+/*
+ * For a thread that is not to be in the way of those on these cores: it keeps to the others that it may run on; where
+ * there are none, it gets less of these.
+ */
+void cli_stay_off_cores(const int *cores, int n);
+
 enum { CLI_PLACE_ALL = -1 };
 /*
  * "0-3,8", 0x5, "auto" or "auto:4". The latter two are chosen later: *placed is the number of cores, or CLI_PLACE_ALL;

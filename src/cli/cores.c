@@ -5,6 +5,9 @@
 
 #include <sched.h>
 #include <string.h>
+#include <unistd.h>
+
+enum { LESS = 10 }; /* of nice(): a tenth of the core beside one who wants all of it */
 
 int cli_parse_cores(const char *text, int max, int *cores, int *n, int *placed)
 {
@@ -56,6 +59,18 @@ int cli_choose_cores(int *cores, int *n, int placed, int max)
                 "say which there are)",
                 cores[i]);
     return EXIT_OK;
+}
+
+void cli_stay_off_cores(const int *cores, int n)
+{
+    cpu_set_t others;
+    if (sched_getaffinity(0, sizeof others, &others) < 0)
+        return;
+    for (int i = 0; i < n; i++)
+        if (cores[i] < CPU_SETSIZE)
+            CPU_CLR(cores[i], &others);
+    if (!CPU_COUNT(&others) || sched_setaffinity(0, sizeof others, &others) < 0)
+        nice(LESS);
 }
 
 int cli_parse_poll(const char *text, enum plx_poll_mode *mode)

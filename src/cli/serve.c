@@ -314,21 +314,40 @@ static int serve_open_signals(struct serve *s)
     return s->signals.fd < 0 ? cli_fail(EXIT_RUNTIME, "signalfd: %s", strerror(errno)) : EXIT_OK;
 }
 
+/* It has a name, by which tune/machine.c knows that it is no reactor to place anything near. */
+static void *control_thread(void *arg)
+{
+    struct serve *s = arg;
+    pthread_setname_np(pthread_self(), "pollux-control");
+    cli_stay_off_cores(s->o.cores, s->o.ncores);
+    plx_nvmf_target_start(s->target, started, s);
+    plx_reactor_run(s->reactors[0]);
+    return NULL;
+}
+
+static void serve_thread(struct serve *s, void *(*fn)(void *arg), void *arg)
+{
+    int ret = pthread_create(&s->threads[s->nthreads], NULL, fn, arg);
+    if (ret)
+        s->result = cli_fail(EXIT_RUNTIME, "cannot make a thread: %s", strerror(ret));
+    else
+        s->nthreads++;
+}
+
+/* This thread runs the first reactor of those that have a core. */
 static int serve_run(struct serve *s)
 {
-    for (s->nthreads = 1; s->nthreads < s->nreactors; s->nthreads++) {
-        int ret = pthread_create(&s->threads[s->nthreads], NULL, reactor_thread, s->reactors[s->nthreads]);
-        if (ret) {
-            s->result = cli_fail(EXIT_RUNTIME, "cannot make a thread: %s", strerror(ret));
-            break;
-        }
-    }
-    if (!s->result) {
+    const unsigned first = serve_controlled(&s->o) ? 1 : 0;
+    for (unsigned i = first + 1; i < s->nreactors && !s->result; i++)
+        serve_thread(s, reactor_thread, s->reactors[i]);
+    if (first && !s->result)
+        serve_thread(s, control_thread, s);
+    else if (!s->result)
         plx_nvmf_target_start(s->target, started, s);
-        plx_reactor_run(s->reactors[0]);
-    }
+    if (!s->result)
+        plx_reactor_run(s->reactors[first]);
     stop_reactors(s);
-    for (unsigned i = 1; i < s->nthreads; i++)
+    for (unsigned i = 0; i < s->nthreads; i++)
         pthread_join(s->threads[i], NULL);
     return s->result;
 }

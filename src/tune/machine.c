@@ -334,7 +334,7 @@ int tune_is_virtual(struct tune_machine *m)
     return 0;
 }
 
-/* ---- where reactors run: threads of pollux that are held to one core ---- */
+/* ---- where reactors run: threads of pollux that are held to one core; its helpers' names tell what they do ---- */
 
 static void add_reactor(struct tune_machine *m, int cpu)
 {
@@ -350,12 +350,13 @@ static void add_reactor(struct tune_machine *m, int cpu)
 static void find_threads(struct tune_machine *m, const char *process)
 {
     static struct tune_names tasks;
-    char status[4096], allowed[256];
+    char status[4096], allowed[256], name[32];
     int cores[TUNE_CPUS];
     tune_names(m, "", &tasks, "/proc/%s/task", process);
     for (unsigned i = 0; i < tasks.n; i++)
         if (tune_read(m, status, sizeof status, "/proc/%s/task/%s/status", process, tasks.v[i]) > 0 &&
-            tune_line(status, "Cpus_allowed_list", allowed, sizeof allowed) && tune_cores(allowed, cores) == 1)
+            tune_line(status, "Cpus_allowed_list", allowed, sizeof allowed) && tune_cores(allowed, cores) == 1 &&
+            !(tune_line(status, "Name", name, sizeof name) && strncmp(name, "pollux-", 7) == 0))
             add_reactor(m, cores[0]);
 }
 

@@ -14,6 +14,7 @@ import expect
 import sqe
 from disks import MIB
 from host import Controller
+from rpc import Server
 from spec import ALL_NAMESPACES, FUSE_FIRST, FUSE_SECOND, Sc
 from target import Target, binary, wait_until
 
@@ -118,6 +119,32 @@ def exercise_small(target):
         data = os.urandom(MIB)
         controller.write(1, 0, data)
         assert controller.read(1, 0, 2048) == data
+
+
+def controlling(target):
+    """The thread that answers on the control socket."""
+    thread, = [int(task.name) for task in pathlib.Path(f"/proc/{target.pid}/task").iterdir()
+               if (task / "comm").read_text() == "pollux-control\n"]
+    return thread
+
+
+@pytest.mark.parametrize("core", CORES[:2])
+def test_what_controls_it_keeps_off_the_reactors_cores(core):
+    if len(CORES) < 2:
+        pytest.skip("one core")
+    with Server("ram:4M", options=["-m", core]) as target, target.client() as client:
+        assert client.call("spdk_get_version")
+        assert os.sched_getaffinity(controlling(target)) == set(CORES) - {core}
+        assert os.getpriority(os.PRIO_PROCESS, controlling(target)) == os.getpriority(os.PRIO_PROCESS, 0)
+        assert os.sched_getaffinity(target.pid) == {core}  # of the reactor
+
+
+def test_what_controls_it_gets_less_where_all_cores_are_reactors():
+    with Server("ram:4M", options=["-m", ",".join(map(str, CORES))]) as target, target.client() as client:
+        assert client.call("spdk_get_version")
+        assert os.sched_getaffinity(controlling(target)) == set(CORES)
+        assert os.getpriority(os.PRIO_PROCESS, controlling(target)) == 10
+        assert os.getpriority(os.PRIO_PROCESS, target.pid) == 0
 
 
 def test_a_core_outside_the_cpuset_is_refused():

@@ -304,6 +304,7 @@ def test_reactors_are_found_by_threads_that_are_held_to_a_core(machines):
     status = "Name:\tx\nCpus_allowed_list:\t"
     with machine.changed({"proc/77/comm": "pollux", "proc/77/task/77/status": f"{status}5",
                           "proc/77/task/78/status": f"{status}7", "proc/77/task/79/status": f"{status}0-63",
+                          "proc/77/task/80/status": "Name:\tpollux-control\nCpus_allowed_list:\t11",
                           "proc/78/comm": "other", "proc/78/task/78/status": f"{status}9"}):
         isolated, = tune("--root", str(machine.root), "core.isolated")
     assert "5,7" in isolated["found"]

@@ -9,6 +9,7 @@
 #include <poll.h>
 #include <pollux/reactor.h>
 #include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdlib.h>
@@ -63,17 +64,30 @@ static void note_slice(struct plx_msg *msg)
     plx_reactor_stop(s->r);
 }
 
-static void test_a_reactor_takes_its_core_in_small_pieces(void **state)
+/* What a thread gets that runs a reactor of that core. */
+static uint64_t slice_on(int core)
 {
-    struct slice s = {.r = make(PLX_POLL_SLEEP)};
-    const uint64_t before = slice_now();
-    (void)state;
-    s.msg.fn = note_slice;
+    struct plx_reactor_opts opts = {.core = core, .mode = PLX_POLL_SLEEP};
+    struct slice s = {.msg.fn = note_slice};
+    assert_int_equal(plx_reactor_create(&s.r, &opts), 0);
     plx_reactor_send(s.r, &s.msg);
     plx_reactor_run(s.r);
-    assert_int_equal(s.runtime, before ? 100000 : 0);
-    assert_int_equal(slice_now(), before); /* the thread is the caller's again */
     plx_reactor_destroy(s.r);
+    return s.runtime;
+}
+
+static void test_a_reactor_takes_its_core_in_small_pieces(void **state)
+{
+    const uint64_t before = slice_now();
+    (void)state;
+    assert_int_equal(slice_on(sched_getcpu()), before ? 100000 : 0);
+    assert_int_equal(slice_now(), before); /* the thread is the caller's again */
+}
+
+static void test_a_reactor_that_has_no_core_waits_for_those_that_have(void **state)
+{
+    (void)state;
+    assert_int_equal(slice_on(-1), slice_now());
 }
 
 /* ---- messages ---- */
@@ -857,6 +871,7 @@ int main(void)
     }
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_a_reactor_takes_its_core_in_small_pieces),
+        cmocka_unit_test(test_a_reactor_that_has_no_core_waits_for_those_that_have),
         EACH_MODE(messages_of_each_thread_arrive_once_and_in_order),
         EACH_MODE(two_reactors_wake_each_other),
         cmocka_unit_test(a_message_wakes_a_sleeping_reactor),
