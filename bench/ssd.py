@@ -18,7 +18,7 @@ ROUNDS = 20_000  # of 128 requests: some 0.15 s
 SLICES = 40
 ATTACHED = 100
 READS = 5_000  # in the virtual machine
-TIMES = 6  # there, ordinary and huge pages in turn
+TIMES = 20  # there, ordinary and huge pages in turn
 HUGE_PAGES = 64
 ADDR = "0000:00:10.0"
 
@@ -84,8 +84,7 @@ def _machine():
         devices = ("-M", "q35,kernel-irqchip=split", "-device",
                    "intel-iommu,intremap=on,caching-mode=on,aw-bits=48", "-drive",
                    f"if=none,id=disk,format=raw,file={disk}", "-device", "nvme,drive=disk,serial=SSD,addr=10")
-        with Guest(image.stdout.strip(), work, cpus=1, devices=devices, archives=[archive],
-                   options="no_timer_check") as guest:
+        with Guest(image.stdout.strip(), work, cpus=1, devices=devices, archives=[archive]) as guest:
             guest.sh("modprobe vfio-pci; modprobe vfio_iommu_type1")
             guest.sh(f"cd /sys/bus/pci/devices/{ADDR}; [ -e driver ] && echo {ADDR} >driver/unbind; "
                      f"echo vfio-pci >driver_override; echo {ADDR} >/sys/bus/pci/drivers_probe; [ -e driver ]")

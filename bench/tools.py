@@ -2,6 +2,7 @@
 """Running what is measured: the target, `pollux perf`, the bare-socket ceiling; and whether a run was left in peace."""
 
 import contextlib
+import functools
 import json
 import os
 import pathlib
@@ -141,20 +142,29 @@ def run_json(command, limit=LIMIT):
     return json.loads(done.stdout)
 
 
-def perf(disk, arguments, seconds=None, core=HOST_CORE):
+@functools.lru_cache(maxsize=1)
+def first_of_all():
+    """Words before a command, for a thread that runs whenever it has something to do, whoever else has: () where this
+    is not permitted."""
+    words = ("chrt", "--fifo", "1")
+    done = subprocess.run([*words, "true"], stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False)
+    return () if done.returncode else words
+
+
+def perf(disk, arguments, seconds=None, core=HOST_CORE, prefix=()):
     """`pollux perf` on a disk; its JSON, with the share of its core that it got as "share"."""
     timing = () if seconds is None else ("-t", seconds)
-    result = run_json([binary_path(), "perf", "-m", core, "--json", "-", *arguments, *timing, disk])
+    result = run_json([*prefix, binary_path(), "perf", "-m", core, "--json", "-", *arguments, *timing, disk])
     cpu = result["cpu"]
     result["share"] = cpu["own_seconds"] / cpu["wall_seconds"] if cpu["wall_seconds"] else 1
     return result
 
 
-def perf_on(target, disk, arguments, seconds):
+def perf_on(target, disk, arguments, seconds, prefix=()):
     """perf() against a target, with what that used and how much it was kept waiting."""
     run, wait = times(target.pid)
     start = time.monotonic()
-    result = perf(disk, arguments, seconds)
+    result = perf(disk, arguments, seconds, prefix=prefix)
     wall = time.monotonic() - start
     run_after, wait_after = times(target.pid)
     result["target_cpu"] = (run_after - run) / wall
