@@ -356,10 +356,15 @@ close:
 /* ---- enabling ---- */
 
 /* Who waits is told when it is disabled again, or closed. */
-static void ctrl_failed(struct pcie_dev *d)
+static void ctrl_give_up(struct pcie_dev *d, bool lost)
 {
     plx_timer_cancel(d->reactor, &d->poll);
-    pcie_ctrl_reset(d, !is_there(d), d->err.text);
+    pcie_ctrl_reset(d, lost, d->err.text);
+}
+
+static void ctrl_failed(struct pcie_dev *d)
+{
+    ctrl_give_up(d, !is_there(d));
 }
 
 /* EN has just been changed. */
@@ -595,7 +600,7 @@ static void await_ready(struct pcie_dev *d)
         start_step(d);
     } else if (now >= d->deadline) {
         plx_fail(&d->err, -ETIMEDOUT, "it has not become ready within %llu ms", (unsigned long long)ready_ms(d));
-        ctrl_failed(d);
+        ctrl_give_up(d, true); /* if its power was cut, to open it is what it has its addresses again from */
     } else {
         poll_later(d, ready_ms(d) - (d->deadline - now) / PLX_NS_PER_MS);
     }

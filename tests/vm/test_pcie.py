@@ -13,6 +13,7 @@ MIB = 1 << 20
 NQN = "nqn.2026-01.example:ssd"
 IOMMU = ("-M", "q35,kernel-irqchip=split", "-device", "intel-iommu,intremap=on,caching-mode=on,aw-bits=48")
 PLAIN, MANY, GUARDED, PLUGGED = "0000:00:10.0", "0000:00:11.0", "0000:00:16.0", "0000:01:00.0"  # as the guest has them
+SLOT = "0000:00:12.0"  # of the last one
 OWN, OLD, ZONED = "0000:00:13.0", "0000:00:14.0", "0000:00:15.0"
 ALL = PLAIN, MANY, GUARDED, PLUGGED, OWN, OLD, ZONED
 BLOCK = 512
@@ -373,6 +374,39 @@ def test_pulled_out_under_load(ssds):
     ssds.machine.wait_until(f"dd if=/dev/{device} of=/dev/null bs=4k count=1 iflag=direct", during=[serve])
     ssds.sh("fio --name=verify --ioengine=libaio --iodepth=16 --direct=1 --verify=crc32c --verify_fatal=1 "
             f"--rw=randwrite --bs=4k --size=4M --filename=/dev/{device}")
+
+
+def set_slot_power(machine, on):
+    """What a slot's controller does that has no time to ask: Power Controller Control, bit 10 of Slot Control."""
+    config = f"/sys/bus/pci/devices/{SLOT}/config"
+    space = bytes.fromhex(machine.sh(f"od -An -v -tx1 {config}"))
+    capability = space[0x34]
+    while space[capability] != 0x10:  # PCI Express
+        capability = space[capability + 1]
+    high = capability + 0x19
+    value = space[high] & ~4 if on else space[high] | 4
+    machine.sh(f"printf '\\{value:03o}' | dd of={config} bs=1 seek={high} conv=notrunc status=none")
+
+
+def test_power_is_cut_under_load(ssds):
+    """Nobody is told, and its registers read as zeroes. That is noticed before a command's time is over; and when it has
+    power, it is a disk again."""
+    serve = ssds.serve(f"--nqn {NQN} pcie://{PLUGGED}/1?reconnect_deadline=1")
+    disk = f"nvme+tcp://127.0.0.1:{PORT}/{NQN}"
+    load = ssds.machine.spawn(f"exec pollux perf -w randwrite -q 16 -t 100000 {disk}")
+    ssds.sh("sleep 1")
+    try:
+        set_slot_power(ssds.machine, False)
+        ssds.machine.wait_until("grep -q 'it is not ready any more' /tmp/serve.err", during=[serve, load])
+        ssds.machine.wait_until("grep -q 'no path for 1 s: requests fail' /tmp/serve.err", during=[serve, load])
+    finally:
+        set_slot_power(ssds.machine, True)
+    load.interrupt()
+    status, output = load.wait()
+    assert status and "requests failed" in output
+    ssds.machine.wait_until(f"pollux perf -w randread --count 1 {disk}", during=[serve])
+    ssds.perf("-w randwrite -q 16 --count 1000", disk)
+    assert "has had no answer for" not in ssds.sh("cat /tmp/serve.err")
 
 
 def test_without_an_iommu(tmp_path_factory):
