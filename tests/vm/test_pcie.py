@@ -389,8 +389,8 @@ def set_slot_power(machine, on):
 
 
 def test_power_is_cut_under_load(ssds):
-    """Nobody is told, and its registers read as zeroes. That is noticed before a command's time is over; and when it has
-    power, it is a disk again."""
+    """Nobody is told, and its registers read as zeroes. That is noticed before a command's time is over; and with power it
+    is a disk again."""
     serve = ssds.serve(f"--nqn {NQN} pcie://{PLUGGED}/1?reconnect_deadline=1")
     disk = f"nvme+tcp://127.0.0.1:{PORT}/{NQN}"
     load = ssds.machine.spawn(f"exec pollux perf -w randwrite -q 16 -t 100000 {disk}")
