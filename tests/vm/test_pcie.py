@@ -389,7 +389,7 @@ def set_slot_power(machine, on):
 
 
 def test_power_is_cut_under_load(ssds):
-    """Nobody is told, and its registers read as zeroes. That is noticed before a command's time is over; and with power it
+    """Nobody is told, and its registers read as zeroes. That is noticed before a command takes too long; with power it
     is a disk again."""
     serve = ssds.serve(f"--nqn {NQN} pcie://{PLUGGED}/1?reconnect_deadline=1")
     disk = f"nvme+tcp://127.0.0.1:{PORT}/{NQN}"
