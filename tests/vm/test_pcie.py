@@ -199,6 +199,16 @@ def test_a_kernels_host_has_zones(ssds):
         grep nvme""", during=[serve]).strip()
     assert ssds.sh(f"cd /sys/block/{device}/queue && cat zoned nr_zones chunk_sectors").split() == [
         "host-managed", "16", "8192"]
+    fio = (f"fio --name=zones --filename=/dev/{device} --ioengine=libaio --direct=1 --zonemode=zbd --max_open_zones=4 "
+           "--verify=crc32c --verify_fatal=1 --size=64M")
+    ssds.sh(f"{fio} --rw=write --bs=64k")
+    report = ssds.sh(f"nvme zns report-zones -d 16 /dev/{device}")
+    assert report.count("State: 0xe0") == 16, report  # full
+    ssds.sh(f"{fio} --rw=randwrite --bs=16k --iodepth=4 --io_size=24M")
+    ssds.sh(f"nvme zns reset-zone -a /dev/{device}; dd if=/dev/urandom of=/tmp/data bs=64k count=1 status=none")
+    ssds.sh(f"nvme zns zone-append -s 0 -z 65536 -d /tmp/data /dev/{device}; cmp -n 65536 /tmp/data /dev/{device}")
+    report = ssds.sh(f"nvme zns report-zones -d 16 /dev/{device}")
+    assert report.count("State: 0x10") == 15 and report.count("State: 0x20") == 1, report  # empty; implicitly opened
 
 
 def test_the_kernel_sees_what_was_written(ssds):
