@@ -100,8 +100,9 @@ struct pck {
     struct pck_bits twice;  /* what an orphan leads to, and somebody before it */
     uint64_t n_used, n_meta;
     struct pck_counts counts;
-    bool blind; /* what is in use is not wholly known: nothing that the maps have may be freed */
-    bool leave; /* there is what is not known here, or cannot be read for now: a repair would lose it */
+    bool blind;         /* what is in use is not wholly known: nothing that the maps have may be freed */
+    bool views_changed; /* what somebody goes back to is another: checksums are not of what snapshots show */
+    bool leave;         /* there is what is not known here, or cannot be read for now: a repair would lose it */
 
     /* The log. */
     uint64_t log_pages;

@@ -81,6 +81,12 @@ static void names_take(struct pck *c, struct pck_volume *v, const struct pck_ent
             "name is then",
             v->shown, r->outer);
     }
+    if (!pck_attributes_ok(r->attributes)) {
+        memset(r->attributes, 0, sizeof r->attributes);
+        c->records_wrong = true;
+        pck_say(c, PLX_POOL_DAMAGE, true, v, unit, "%s has attributes that cannot be; a repair takes them all away",
+                v->shown);
+    }
 }
 
 static void record_take(struct pck *c, uint32_t number, const uint8_t *mem, const struct pck_entry *page)

@@ -131,11 +131,14 @@ void pck_get_record(const uint8_t *mem, struct pck_record *r)
         .instant = plx_peek32(mem + 60),
         .height = mem[64],
         .root = pck_get_entry(mem + 72),
+        .checksum = pck_get64(mem + PCK_CHECKSUM_AT),
+        .has_checksum = mem[PCK_CHECKSUM_AT + 8],
     };
     memcpy(r->uuid, mem + 8, sizeof r->uuid);
     memcpy(r->name, mem + 88, sizeof r->name);
     memcpy(r->outer, mem + PCK_OUTER_AT, sizeof r->outer);
-    r->more = any_set(mem, 65, 72) || any_set(mem, PCK_OUTER_AT + PCK_NAME, PCK_RECORD_BYTES);
+    memcpy(r->attributes, mem + PCK_ATTRIBUTES_AT, sizeof r->attributes);
+    r->more = any_set(mem, 65, 72) || r->has_checksum > 1;
 }
 
 void pck_put_record(uint8_t *mem, const struct pck_record *r)
@@ -153,6 +156,9 @@ void pck_put_record(uint8_t *mem, const struct pck_record *r)
     pck_put_entry(mem + 72, &r->root);
     memcpy(mem + 88, r->name, sizeof r->name);
     memcpy(mem + PCK_OUTER_AT, r->outer, sizeof r->outer);
+    pck_put64(mem + PCK_CHECKSUM_AT, r->checksum);
+    mem[PCK_CHECKSUM_AT + 8] = r->has_checksum;
+    memcpy(mem + PCK_ATTRIBUTES_AT, r->attributes, sizeof r->attributes);
 }
 
 int64_t pck_get_page(const uint8_t *mem, const struct pck_root *r, uint64_t n)
@@ -279,6 +285,26 @@ bool pck_outer_ok(const char name[PCK_NAME])
     for (size_t n; (n = plx_text_printable(name + len));)
         len += n;
     return len && !name[len];
+}
+
+bool pck_attributes_ok(const char attributes[PCK_ATTRIBUTES])
+{
+    const char *const end = attributes + PCK_ATTRIBUTES;
+    bool name = true;
+    for (const char *at = attributes; at < end; name = !name) {
+        if (name && !*at) { /* the last one has been */
+            while (at < end && !*at)
+                at++;
+            return at == end;
+        }
+        if (!memchr(at, 0, (size_t)(end - at)))
+            return false;
+        for (size_t n; (n = plx_text_printable(at));)
+            at += n;
+        if (*at++)
+            return false;
+    }
+    return name;
 }
 
 const char *pck_record_newer(const struct pck_record *v)

@@ -23,6 +23,9 @@ enum {
     PCK_CHANGE_BYTES = 24,
     PCK_NAME = 64,
     PCK_OUTER_AT = 152, /* in a record: what it goes back to outside the pool */
+    PCK_CHECKSUM_AT = 216,
+    PCK_ATTRIBUTES_AT = 225,
+    PCK_ATTRIBUTES = PCK_RECORD_BYTES - PCK_ATTRIBUTES_AT,
     PCK_HEIGHT_MAX = 5,
     PCK_DIR_HEIGHT = 2,
     PCK_SLOTS_MAX = 1 << 19,
@@ -82,7 +85,10 @@ struct pck_record {
     struct pck_entry root;
     char name[PCK_NAME]; /* as it is on the disk: perhaps without a zero; as the next one */
     char outer[PCK_NAME];
-    bool more; /* it has something where zeroes are to be */
+    uint64_t checksum;
+    uint8_t has_checksum;
+    char attributes[PCK_ATTRIBUTES]; /* as they are on the disk */
+    bool more;                       /* it has something where zeroes are to be */
 };
 
 struct pck_change {
@@ -149,6 +155,8 @@ const char *pck_record_newer(const struct pck_record *v);
 /* Why a root that is whole cannot be that of a disk of so many units; NULL when it can. */
 const char *pck_root_wrong(const struct pck_root *r, uint64_t units, unsigned shift);
 bool pck_name_ok(const char name[PCK_NAME]);
+/* Names and values by turns, then zeroes. */
+bool pck_attributes_ok(const char attributes[PCK_ATTRIBUTES]);
 /* The name of a disk outside, which may have more in it. */
 bool pck_outer_ok(const char name[PCK_NAME]);
 /* The same of a record, but for its names, and what it says of others. */

@@ -200,14 +200,25 @@ static void drop_dying(struct pck *c)
         if (v->r.state != PCK_DYING || !v->damaged || v->orphan || v->children > 1)
             continue;
         for (uint32_t k = 0; k < c->n; k++)
-            if (c->order[k]->r.parent == v->number + 1)
+            if (c->order[k]->r.parent == v->number + 1) {
                 c->order[k]->r.parent = v->r.parent;
+                c->views_changed = true;
+            }
         c->volume[v->number] = NULL;
         memmove(&c->order[i], &c->order[i + 1], (c->n - i - 1) * sizeof(struct pck_volume *));
         c->n--;
         i--;
         free(v);
         c->records_wrong = true;
+    }
+}
+
+/* Where snapshots may show something else than before. */
+static void drop_checksums(struct pck *c)
+{
+    for (uint32_t i = 0; i < c->n; i++) {
+        c->order[i]->r.has_checksum = 0;
+        c->order[i]->r.checksum = 0;
     }
 }
 
@@ -270,6 +281,8 @@ int pck_repair(struct pck *c)
         return plx_fail(c->err, -EUCLEAN,
                         "the log is one that has the maps of the second region, and is not empty: opened, the pool has "
                         "a log that a repair can keep");
+    if (c->views_changed || c->log_wrong)
+        drop_checksums(c);
     m.fresh.region = calloc(pck_regions(&c->root), sizeof *m.fresh.region);
     bool ok = m.fresh.region;
     for (unsigned i = 0; i <= PCK_HEIGHT_MAX && ok; i++)

@@ -230,6 +230,7 @@ static void say_orphan(struct pck *c, struct pck_volume *v)
             "of that is its own",
             v->shown, v->r.parent - 1);
         v->r.parent = 0;
+        c->views_changed = true;
         return;
     }
     c->leave = true; /* there would be less to tell it by */

@@ -31,7 +31,12 @@ void hurt_expect(struct pool_rig *rig, enum plx_pool_severity severity, bool men
 
 /* ---- a pool with one of each ---- */
 
-/* "a", its snapshot "one", a ghost, "b" of that, and "c" of the ghost: the volumes 0 to 4. It is not open. */
+extern const struct plx_volume_attribute hurt_attribute;
+#define HURT_CHECKSUM UINT64_C(0xfedcba9876543210)
+/*
+ * "a", which has that attribute, its snapshot "one", which has that checksum, a ghost, "b" of "one", and "c" of the
+ * ghost: the volumes 0 to 4. It is not open.
+ */
 void hurt_make(struct pool_rig *rig, const char *url);
 /* The same on 8 MiB, and it is clean. */
 void hurt_begin(struct pool_rig *rig);

@@ -122,6 +122,101 @@ static void test_records_that_cannot_be(void **state)
     }
 }
 
+/* ---- what volumes are told to remember ---- */
+
+static bool has_attribute(struct pool_rig *rig)
+{
+    const struct pck_record r = hurt_record_of(rig, 0);
+    return memcmp(r.attributes, "who\0me", 8) == 0 && pck_attributes_ok(r.attributes);
+}
+
+static bool has_checksum(struct pool_rig *rig)
+{
+    const struct pck_record r = hurt_record_of(rig, 1);
+    assert_int_equal(r.checksum, r.has_checksum ? HURT_CHECKSUM : 0);
+    return r.has_checksum;
+}
+
+static void test_a_repair_keeps_attributes_and_checksums(void **state)
+{
+    struct pool_rig rig;
+    (void)state;
+    hurt_begin(&rig);
+    hurt_dir(&rig, hurt_set_mapped, NULL);
+    hurt_look(&rig, true);
+    assert_int_equal(hurt_seen.mendable, 1);
+    assert_true(has_attribute(&rig));
+    assert_true(has_checksum(&rig));
+    hurt_mend(&rig, 4);
+}
+
+static void attribute_without_a_value(struct pck_record *r)
+{
+    memset(r->attributes + 7, 'x', sizeof r->attributes - 8);
+}
+
+static void attribute_that_steers(struct pck_record *r)
+{
+    r->attributes[5] = '\033';
+}
+
+static void attributes_without_an_end(struct pck_record *r)
+{
+    memset(r->attributes + 4, 'x', sizeof r->attributes - 4);
+}
+
+static void attributes_with_more_behind(struct pck_record *r)
+{
+    r->attributes[sizeof r->attributes - 1] = 1;
+}
+
+static void test_attributes_that_cannot_be(void **state)
+{
+    static const struct hurt_edit edits[] = {
+        {0, attribute_without_a_value},
+        {0, attribute_that_steers},
+        {0, attributes_without_an_end},
+        {0, attributes_with_more_behind},
+    };
+    struct pool_rig rig;
+    (void)state;
+    for (unsigned i = 0; i < PLX_ARRAY_SIZE(edits); i++) {
+        hurt_begin(&rig);
+        hurt_dir(&rig, hurt_edit_record, &edits[i]);
+        hurt_expect(&rig, PLX_POOL_DAMAGE, true, "a has attributes that cannot be");
+        hurt_look(&rig, true);
+        assert_false(has_attribute(&rig));
+        assert_true(has_checksum(&rig));
+        hurt_mend(&rig, 4);
+    }
+}
+
+static void nothing_of_its_own(struct pck_record *r)
+{
+    r->parent = 100;
+    r->root = (struct pck_entry){0};
+    r->mapped = 0;
+}
+
+/* "b" has nothing, and goes back to what is not there: it is a volume of its own then. */
+static void test_checksums_go_when_somebody_shows_something_else(void **state)
+{
+    static const struct hurt_edit lost = {3, nothing_of_its_own};
+    struct pool_rig rig;
+    (void)state;
+    hurt_begin(&rig);
+    struct pck_root r = hurt_root_of(&rig);
+    r.slots = 128;
+    hurt_put_root(&rig, &r);
+    hurt_dir(&rig, hurt_edit_record, &lost);
+    hurt_expect(&rig, PLX_POOL_DAMAGE, true, "b goes back to volume 99");
+    assert_true(has_checksum(&rig));
+    hurt_look(&rig, true);
+    assert_false(has_checksum(&rig));
+    assert_true(has_attribute(&rig));
+    hurt_mend(&rig, 4);
+}
+
 /* The page of all volumes has a bit that is another one, in one of them: the others are what they were. */
 static void test_a_damaged_page_of_the_directory(void **state)
 {
@@ -407,6 +502,9 @@ int main(void)
         cmocka_unit_test(test_a_damaged_map_is_made_anew),
         cmocka_unit_test(test_a_wrong_count),
         cmocka_unit_test(test_records_that_cannot_be),
+        cmocka_unit_test(test_a_repair_keeps_attributes_and_checksums),
+        cmocka_unit_test(test_attributes_that_cannot_be),
+        cmocka_unit_test(test_checksums_go_when_somebody_shows_something_else),
         cmocka_unit_test(test_a_damaged_page_of_the_directory),
         cmocka_unit_test(test_maps_beyond_the_end),
         cmocka_unit_test(test_a_last_region_without_maps),
