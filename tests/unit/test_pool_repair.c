@@ -124,13 +124,25 @@ static void set_byte(uint8_t *mem, const void *arg)
     mem[*(const unsigned *)arg] = 2;
 }
 
+static void expect_not_opened(struct pool_rig *rig, const char *text)
+{
+    const struct pool_keeper keeper = {rig->reactor, rig_turn};
+    struct plx_error err = {""};
+    assert_int_not_equal(pool_open_on(rig->disk, &keeper, &rig->pool, &err), 0);
+    if (!strstr(err.text, text))
+        fail_msg("not \"%s\", but: %s", text, err.text);
+    rig->pool = NULL;
+}
+
 static void test_volumes_of_a_later_version_are_left_alone(void **state)
 {
     static const struct {
         struct hurt_edit edit;
-        const char *text;
-    } tries[] = {{{3, later_state}, "volume 3 is in a state that is not known here"},
-                 {{3, later_flag}, "volume 3 has flags that are not known here"}};
+        const char *text, *opened;
+    } tries[] = {{{3, later_state}, "volume 3 is in a state that is not known here", "volume 3 cannot be"},
+                 {{3, later_flag},
+                  "volume 3 has flags that are not known here",
+                  "volume 3 of its pool has flags 0x100, not all of which this program knows"}};
     static const unsigned bytes[] = {65, 71, 224};
     struct pool_rig rig;
     (void)state;
@@ -139,6 +151,7 @@ static void test_volumes_of_a_later_version_are_left_alone(void **state)
         hurt_dir(&rig, hurt_edit_record, &tries[i].edit);
         hurt_expect(&rig, PLX_POOL_DAMAGE, false, tries[i].text);
         expect_left_alone(&rig);
+        expect_not_opened(&rig, tries[i].opened);
         rig_end(&rig);
     }
     for (unsigned i = 0; i < PLX_ARRAY_SIZE(bytes); i++) {

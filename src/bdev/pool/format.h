@@ -21,7 +21,7 @@ enum {
     POOL_PAGE_HEADER = 64,
     POOL_RECORD_BYTES = 512,
     POOL_NAME = 64, /* bytes of a name, with the zero at its end */
-    POOL_OUTER_NAME = 64,
+    POOL_OUTER_NAME = POOL_NAME,
     POOL_LEVELS = 6, /* of a tree: its data, and the nodes above */
     POOL_DIR_HEIGHT = 2,
     POOL_SLOTS_MAX = 1 << 19,  /* of the directory */

@@ -80,10 +80,7 @@ struct pool_volume *pool_volume_find_uuid(struct plx_pool *p, const uint8_t uuid
 
 bool pool_name_ok(const char *name)
 {
-    size_t len = 0;
-    for (size_t n; len < POOL_NAME && (n = plx_text_printable(name + len));)
-        len += n;
-    return len && len < POOL_NAME && !name[len] && !strchr(name, '/');
+    return pool_outer_name_ok(name) && !strchr(name, '/');
 }
 
 /* ---- records ---- */
@@ -110,18 +107,22 @@ int pool_volume_from_record(struct plx_pool *p, uint32_t number, const struct po
         return 0;
     const bool named = state == POOL_VOLUME || state == POOL_SNAPSHOT;
     const uint64_t size = plx_get64(r->size);
+    const uint32_t flags = plx_get32(r->flags);
+    if (flags & ~(uint32_t)(POOL_THICK | POOL_OUTER | POOL_BORROWS))
+        return plx_fail(err, -EINVAL, "%s: volume %u of its pool has flags 0x%x, not all of which this program knows",
+                        disk, number, flags);
     if (number >= p->slots || state > POOL_DYING || !size || size >> POOL_UNITS_SHIFT_MAX || !r->height ||
         r->height >= POOL_LEVELS || r->height < pool_height(size, p->unit_shift) || plx_get64(r->done) > size ||
         plx_get32(r->parent) > p->slots || plx_get32(r->instant) >= p->instant ||
         (state == POOL_VOLUME) != !plx_get32(r->instant) || memchr(r->name, 0, sizeof r->name) == NULL ||
-        (named && !pool_name_ok(r->name)) || (plx_get32(r->flags) & POOL_OUTER && !pool_outer_name_ok(r->outer)) ||
+        (named && !pool_name_ok(r->name)) || (flags & POOL_OUTER && !pool_outer_name_ok(r->outer)) ||
         pool_entry_unit(&r->root) >= p->units)
         return plx_fail(err, -EUCLEAN, "%s: what its pool says of volume %u cannot be", disk, number);
     struct pool_volume *v = volume_new(p, number);
     if (!v)
         return plx_fail(err, -ENOMEM, "out of memory");
     v->state = (enum pool_state)state;
-    v->flags = plx_get32(r->flags);
+    v->flags = flags;
     if (v->flags & POOL_OUTER)
         memcpy(v->outer, r->outer, sizeof v->outer);
     memcpy(v->uuid, r->uuid, sizeof v->uuid);
