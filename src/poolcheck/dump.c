@@ -87,17 +87,32 @@ static bool dump_root(struct dump *d, unsigned i)
     return dump_item(d, o);
 }
 
+static json_t *dump_attributes(const char attributes[PCK_ATTRIBUTES])
+{
+    json_t *all = json_object();
+    if (!pck_attributes_ok(attributes))
+        return all;
+    for (const char *name = attributes, *value; name < attributes + PCK_ATTRIBUTES && *name;
+         name = value + strlen(value) + 1) {
+        value = name + strlen(name) + 1;
+        json_object_set_new(all, name, json_string(value));
+    }
+    return all;
+}
+
 static bool dump_volume(struct dump *d, const struct pck_volume *v)
 {
     static const char *const states[PCK_STATES] = {"free", "volume", "snapshot", "ghost", "dying"};
     const struct pck_record *r = &v->r;
     return dump_item(
-        d, json_pack("{s:s,s:I,s:s,s:o,s:o,s:b,s:b,s:o,s:o,s:o,s:o,s:I,s:I,s:I,s:o}", "is", "record", "number",
-                     (json_int_t)v->number, "state", states[r->state], "name", dump_text(r->name), "uuid",
-                     dump_uuid(r->uuid), "thick", r->flags & PCK_THICK, "outer", r->flags & PCK_OUTER, "size",
-                     dump_number(r->size), "mapped", dump_number(r->mapped), "done", dump_number(r->done), "created",
-                     dump_number(r->created), "parent", (json_int_t)r->parent - 1, "instant", (json_int_t)r->instant,
-                     "height", (json_int_t)r->height, "root", dump_entry(&r->root)));
+        d, json_pack(
+               "{s:s,s:I,s:s,s:o,s:o,s:b,s:b,s:o,s:o,s:o,s:o,s:I,s:I,s:I,s:o,s:o,s:o,s:o}", "is", "record", "number",
+               (json_int_t)v->number, "state", states[r->state], "name", dump_text(r->name), "uuid", dump_uuid(r->uuid),
+               "thick", r->flags & PCK_THICK, "outer", r->flags & PCK_OUTER, "size", dump_number(r->size), "mapped",
+               dump_number(r->mapped), "done", dump_number(r->done), "created", dump_number(r->created), "parent",
+               (json_int_t)r->parent - 1, "instant", (json_int_t)r->instant, "height", (json_int_t)r->height, "root",
+               dump_entry(&r->root), "outer_disk", r->flags & PCK_OUTER ? dump_text(r->outer) : json_null(), "checksum",
+               r->has_checksum ? dump_number(r->checksum) : json_null(), "attributes", dump_attributes(r->attributes)));
 }
 
 static json_t *dump_change(const struct pck_change *g)

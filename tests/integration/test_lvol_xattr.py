@@ -188,5 +188,11 @@ def test_a_pool_with_attributes_is_clean():
         client.call("bdev_lvol_set_xattr", name="lvs0/web", xattr_name="a", xattr_value="b")
         client.call("bdev_lvol_snapshot", lvol_name="lvs0/web", snapshot_name="s", xattrs={"c": "d"})
         client.call("bdev_lvol_register_snapshot_checksum", name="lvs0/s")
-        assert told("pool", "check", server.image)["clean"]
+        report = told("pool", "check", server.image)
+        assert report["clean"] and not report["findings"]
         assert client.call("bdev_lvol_get_fragmap", name="lvs0/s")["cluster_size"] == MIB
+        checksum = client.call("bdev_lvol_get_snapshot_checksum", name="lvs0/s")["checksum"]
+        server.stop()
+        records = {item["name"]: item for item in told("pool", "dump", server.image) if item["is"] == "record"}
+        assert (records["web"]["attributes"], records["web"]["checksum"]) == ({"a": "b"}, None)
+        assert (records["s"]["attributes"], records["s"]["checksum"]) == ({"c": "d"}, checksum)
