@@ -127,7 +127,7 @@ static void test_records_that_cannot_be(void **state)
 static bool has_attribute(struct pool_rig *rig)
 {
     const struct pck_record r = hurt_record_of(rig, 0);
-    return memcmp(r.attributes, "who\0me", 8) == 0 && pck_attributes_ok(r.attributes);
+    return memcmp(r.attributes, "who\0me", sizeof "who\0me") == 0 && pck_attributes_ok(r.attributes);
 }
 
 static bool has_checksum(struct pool_rig *rig)
