@@ -98,8 +98,8 @@ int cli_check_memory(struct plx_bdev *const *disks, unsigned n);
 int cli_choose_cores(int *cores, int *n, int placed, int max);
 
 /*
- * For a thread that is not to be in the way of those on these cores: it keeps to the others that it may run on; where
- * there are none, it gets less of these.
+ * For a thread that is not to be in the way of those on these cores: it, and what threads it starts, keep to the others
+ * that it may run on, where there are some.
  */
 void cli_stay_off_cores(const int *cores, int n);
 

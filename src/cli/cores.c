@@ -5,9 +5,6 @@
 
 #include <sched.h>
 #include <string.h>
-#include <unistd.h>
-
-enum { LESS = 10 }; /* of nice(): a tenth of the core beside one who wants all of it */
 
 int cli_parse_cores(const char *text, int max, int *cores, int *n, int *placed)
 {
@@ -69,8 +66,8 @@ void cli_stay_off_cores(const int *cores, int n)
     for (int i = 0; i < n; i++)
         if (cores[i] < CPU_SETSIZE)
             CPU_CLR(cores[i], &others);
-    if (!CPU_COUNT(&others) || sched_setaffinity(0, sizeof others, &others) < 0)
-        nice(LESS);
+    if (CPU_COUNT(&others))
+        sched_setaffinity(0, sizeof others, &others);
 }
 
 int cli_parse_poll(const char *text, enum plx_poll_mode *mode)

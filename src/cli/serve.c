@@ -325,31 +325,32 @@ static void *control_thread(void *arg)
     return NULL;
 }
 
-static void serve_thread(struct serve *s, void *(*fn)(void *arg), void *arg)
+static int serve_thread(struct serve *s, void *(*fn)(void *arg), void *arg)
 {
     int ret = pthread_create(&s->threads[s->nthreads], NULL, fn, arg);
     if (ret)
-        s->result = cli_fail(EXIT_RUNTIME, "cannot make a thread: %s", strerror(ret));
-    else
-        s->nthreads++;
+        return cli_fail(EXIT_RUNTIME, "cannot make a thread: %s", strerror(ret));
+    s->nthreads++;
+    return EXIT_OK;
 }
 
 /* This thread runs the first reactor of those that have a core. */
 static int serve_run(struct serve *s)
 {
     const unsigned first = serve_controlled(&s->o) ? 1 : 0;
-    for (unsigned i = first + 1; i < s->nreactors && !s->result; i++)
-        serve_thread(s, reactor_thread, s->reactors[i]);
-    if (first && !s->result)
-        serve_thread(s, control_thread, s);
-    else if (!s->result)
+    int ret = EXIT_OK;
+    for (unsigned i = first + 1; i < s->nreactors && !ret; i++)
+        ret = serve_thread(s, reactor_thread, s->reactors[i]);
+    if (!ret && first)
+        ret = serve_thread(s, control_thread, s);
+    else if (!ret)
         plx_nvmf_target_start(s->target, started, s);
-    if (!s->result)
+    if (!ret)
         plx_reactor_run(s->reactors[first]);
     stop_reactors(s);
     for (unsigned i = 0; i < s->nthreads; i++)
         pthread_join(s->threads[i], NULL);
-    return s->result;
+    return ret ? ret : s->result;
 }
 
 static void serve_clean_up(struct serve *s)

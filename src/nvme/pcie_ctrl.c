@@ -356,15 +356,10 @@ close:
 /* ---- enabling ---- */
 
 /* Who waits is told when it is disabled again, or closed. */
-static void ctrl_give_up(struct pcie_dev *d, bool lost)
-{
-    plx_timer_cancel(d->reactor, &d->poll);
-    pcie_ctrl_reset(d, lost, d->err.text);
-}
-
 static void ctrl_failed(struct pcie_dev *d)
 {
-    ctrl_give_up(d, !is_there(d));
+    plx_timer_cancel(d->reactor, &d->poll);
+    pcie_ctrl_reset(d, !is_there(d), d->err.text);
 }
 
 /* EN has just been changed. */
@@ -600,7 +595,8 @@ static void await_ready(struct pcie_dev *d)
         start_step(d);
     } else if (now >= d->deadline) {
         plx_fail(&d->err, -ETIMEDOUT, "it has not become ready within %llu ms", (unsigned long long)ready_ms(d));
-        ctrl_give_up(d, true); /* if its power was cut, to open it is what it has its addresses again from */
+        d->anew = true; /* if its power was cut, to open it is what it has its addresses again from */
+        ctrl_failed(d);
     } else {
         poll_later(d, ready_ms(d) - (d->deadline - now) / PLX_NS_PER_MS);
     }
@@ -634,7 +630,10 @@ static void await_disabled(struct pcie_dev *d)
     if (csts == UINT32_MAX) {
         cut_off(d);
     } else if (!(csts & NVME_CSTS_RDY)) {
-        disabled(d);
+        if (d->anew)
+            cut_off(d);
+        else
+            disabled(d);
     } else if (plx_reactor_now(d->reactor) < d->deadline) {
         poll_later(d, POLL_FAST_MS);
     } else if (!d->reset_tried) {
@@ -772,7 +771,7 @@ void pcie_ctrl_start(struct pcie_dev *d)
     if (d->state != PCIE_CLOSED && d->state != PCIE_OFF)
         return; /* it comes to that by itself */
     d->err.text[0] = 0;
-    d->lost = false;
+    d->lost = d->anew = false;
     if (d->state == PCIE_OFF) {
         ctrl_begin(d);
         return;

@@ -63,6 +63,7 @@ struct pcie_dev {
     struct pci_dma *dma;
     uint8_t state, step;
     bool lost;           /* it is to be closed rather than disabled */
+    bool anew;           /* it is to be closed when it is disabled */
     bool reset_tried;    /* a function level reset, because RDY did not become 0 */
     uint32_t generation; /* how often it was enabled */
     uint64_t cap, deadline;

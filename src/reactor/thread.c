@@ -17,8 +17,6 @@ int plx_thread_start(pthread_t *thread, const cpu_set_t *where, void *(*fn)(void
     pthread_attr_setstacksize(&attr, STACK);
     if (where)
         pthread_attr_setaffinity_np(&attr, sizeof *where, where);
-    if (!thread)
-        pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
     sigfillset(&all);
     sigdelset(&all, SIGBUS); /* of what it does itself */
     pthread_sigmask(SIG_SETMASK, &all, &before);
@@ -27,9 +25,10 @@ int plx_thread_start(pthread_t *thread, const cpu_set_t *where, void *(*fn)(void
     pthread_attr_destroy(&attr);
     if (ret)
         return -ret;
-    if (thread) {
-        pthread_setname_np(fresh, name);
+    pthread_setname_np(fresh, name);
+    if (thread)
         *thread = fresh;
-    }
+    else
+        pthread_detach(fresh);
     return 0;
 }

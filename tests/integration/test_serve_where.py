@@ -135,17 +135,13 @@ def test_what_controls_it_keeps_off_the_reactors_cores(core):
     with Server("ram:4M", options=["-m", core]) as target, target.client() as client:
         assert client.call("spdk_get_version")
         assert os.sched_getaffinity(controlling(target)) == set(CORES) - {core}
-        assert os.getpriority(os.PRIO_PROCESS, controlling(target)) == os.getpriority(os.PRIO_PROCESS, 0)
         assert os.sched_getaffinity(target.pid) == {core}  # of the reactor
 
 
-def test_what_controls_it_gets_less_where_all_cores_are_reactors():
+def test_what_controls_it_is_anywhere_where_all_cores_are_reactors():
     with Server("ram:4M", options=["-m", ",".join(map(str, CORES))]) as target, target.client() as client:
         assert client.call("spdk_get_version")
         assert os.sched_getaffinity(controlling(target)) == set(CORES)
-        ours = os.getpriority(os.PRIO_PROCESS, 0)
-        assert os.getpriority(os.PRIO_PROCESS, controlling(target)) == min(ours + 10, 19)
-        assert os.getpriority(os.PRIO_PROCESS, target.pid) == ours
 
 
 def test_a_core_outside_the_cpuset_is_refused():
