@@ -162,6 +162,21 @@ static void tables_changed(struct pci_dma *d)
     atomic_fetch_add(&d->version, 1);
 }
 
+/* Those that are one both here and for functions: the fewer there are, the sooner one is found. */
+static void spans_join(struct pci_table *t)
+{
+    unsigned n = 0;
+    for (unsigned i = 0; i < t->n; i++) {
+        struct pci_span *last = n ? &t->spans[n - 1] : NULL;
+        const struct pci_span *s = &t->spans[i];
+        if (last && last->at + last->bytes == s->at && last->iova + last->bytes == s->iova)
+            last->bytes += s->bytes;
+        else
+            t->spans[n++] = *s;
+    }
+    t->n = n;
+}
+
 static struct pci_table *dma_table(struct pci_dma *d)
 {
     unsigned n = 0;
@@ -179,6 +194,7 @@ static struct pci_table *dma_table(struct pci_dma *d)
             t->spans[t->n++] = s->is;
     }
     qsort(t->spans, t->n, sizeof t->spans[0], by_address);
+    spans_join(t);
     return t;
 }
 

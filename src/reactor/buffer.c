@@ -3,10 +3,16 @@
  * Buffers for data in flight: a buddy allocator over one region of fixed size. Every buffer is one contiguous piece,
  * so data is one iovec whatever its size. The links of free blocks are kept beside the region, so memory that was
  * never handed out is never touched.
+ *
+ * Blocks of the largest order come into use one after the other, as they are needed. Devices are told of the region as
+ * it comes into use, half of what they were told of before it is all used: what they know is pinned for them, and that
+ * takes a thread of its own, as it is long and they may be busy with more of it. Data elsewhere is copied meanwhile.
  */
+#include "reactor/memory.h"
 #include "reactor/owner.h"
 #include "reactor/reactor.h"
 #include "reactor/shared.h"
+#include "reactor/thread.h"
 
 #include <assert.h>
 #include <errno.h>
@@ -68,45 +74,77 @@ static uint8_t *map_region(size_t bytes, size_t align)
 int plx_buf_pool_init(struct plx_buf_pool *p, size_t bytes, size_t largest, bool shared, bool told)
 {
     p->max_order = order_of(largest);
-    size_t top = (size_t)PLX_BUF_MIN << p->max_order;
-    p->bytes = plx_align_up(plx_max_u64(bytes, 4 * top), plx_max_u64(top, 2 << 20));
-    p->blocks = (uint32_t)(p->bytes / PLX_BUF_MIN);
+    const size_t top = (size_t)PLX_BUF_MIN << p->max_order;
+    p->piece = plx_max_u64(top, 2 << 20);
+    p->bytes = plx_align_up(plx_max_u64(bytes, 4 * top), p->piece);
+    p->blocks = (int32_t)(p->bytes / PLX_BUF_MIN);
     p->free_head = malloc((p->max_order + 1) * sizeof *p->free_head);
-    p->next = malloc(p->blocks * sizeof *p->next);
-    p->prev = malloc(p->blocks * sizeof *p->prev);
-    p->state = calloc(p->blocks, 1);
+    p->next = malloc((size_t)p->blocks * sizeof *p->next);
+    p->prev = malloc((size_t)p->blocks * sizeof *p->prev);
+    p->state = calloc((size_t)p->blocks, 1);
     p->shared = shared;
-    size_t align = plx_max_u64(top, 2 << 20);
     if (p->free_head && p->next && p->prev && p->state)
-        p->base = shared ? plx_shared_alloc_aligned(p->bytes, align) : map_region(p->bytes, align);
+        p->base = shared ? plx_shared_make(p->bytes, p->piece) : map_region(p->bytes, p->piece);
     if (!p->base) {
         plx_buf_pool_destroy(p);
         return -ENOMEM;
     }
-    if (!shared && told)
-        plx_memory_add(p->base, p->bytes);
     for (unsigned o = 0; o <= p->max_order; o++)
         p->free_head[o] = NONE;
-    /* Pushed from the end, so that buffers come from the low addresses first and few pages get touched. */
-    for (int32_t b = (int32_t)p->blocks - (1 << p->max_order); b >= 0; b -= 1 << p->max_order)
-        push(p, b, p->max_order);
     p->free_bytes = p->bytes;
+    p->told = !told;
+    if (told)
+        plx_memory_add(p->base, p->piece);
     return 0;
 }
 
 void plx_buf_pool_destroy(struct plx_buf_pool *p)
 {
-    if (p->shared) {
+    if (p->telling)
+        pthread_join(p->teller, NULL);
+    for (size_t at = 0; p->base && at < p->bytes; at += p->piece)
+        plx_memory_remove(p->base + at);
+    if (p->shared)
         plx_shared_free(p->base);
-    } else if (p->base) {
-        plx_memory_remove(p->base);
+    else if (p->base)
         munmap(p->base, p->bytes);
-    }
     free(p->free_head);
     free(p->next);
     free(p->prev);
     free(p->state);
     memset(p, 0, sizeof *p);
+}
+
+static void *buf_tell(void *arg)
+{
+    const struct plx_buf_pool *p = arg;
+    for (size_t at = p->piece; at < p->bytes; at += p->piece)
+        plx_memory_add(p->base + at, p->piece);
+    return NULL;
+}
+
+/* On this thread where nobody would listen for long. */
+static void buf_tell_devices(struct plx_reactor *r)
+{
+    struct plx_buf_pool *p = &r->buf;
+    if (!plx_memory_is_watched())
+        buf_tell(p);
+    else if (!plx_thread_start(&p->teller, r->pinned ? &r->unpinned : NULL, buf_tell, p, "pollux-memory"))
+        p->telling = true;
+    p->told = true;
+}
+
+/* One more block of the largest order comes into use. @return whether there was one */
+static bool buf_grow(struct plx_reactor *r)
+{
+    struct plx_buf_pool *p = &r->buf;
+    if (p->used == p->blocks)
+        return false;
+    push(p, p->used, p->max_order);
+    p->used += 1 << p->max_order;
+    if (!p->told && (size_t)p->used * PLX_BUF_MIN > p->piece / 2)
+        buf_tell_devices(r);
+    return true;
 }
 
 void *plx_buf_get(struct plx_reactor *r, size_t size)
@@ -116,7 +154,9 @@ void *plx_buf_get(struct plx_reactor *r, size_t size)
     plx_assert_here(r);
     assert(want <= p->max_order);
     while (p->free_head[o] == NONE)
-        if (++o > p->max_order)
+        if (o < p->max_order)
+            o++;
+        else if (!buf_grow(r))
             return NULL;
     int32_t block = p->free_head[o];
     unlink_block(p, block, o);

@@ -2,6 +2,7 @@
 #include "reactor/memory.h"
 
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 
 struct piece {
@@ -12,6 +13,7 @@ struct piece {
 
 static pthread_mutex_t memory_lock = PTHREAD_MUTEX_INITIALIZER;
 static struct plx_list pieces = {&pieces, &pieces}, users = {&users, &users};
+static _Atomic unsigned nusers;
 
 void plx_memory_add(void *at, size_t bytes)
 {
@@ -56,6 +58,7 @@ void plx_memory_remove(void *at)
 void plx_memory_watch(struct plx_memory_user *u)
 {
     pthread_mutex_lock(&memory_lock);
+    atomic_fetch_add(&nusers, 1);
     plx_list_add_tail(&users, &u->link);
     plx_list_for_each(it, &pieces) {
         const struct piece *p = plx_list_entry(it, struct piece, link);
@@ -64,9 +67,15 @@ void plx_memory_watch(struct plx_memory_user *u)
     pthread_mutex_unlock(&memory_lock);
 }
 
+bool plx_memory_is_watched(void)
+{
+    return atomic_load(&nusers);
+}
+
 void plx_memory_unwatch(struct plx_memory_user *u)
 {
     pthread_mutex_lock(&memory_lock);
     plx_list_del(&u->link);
+    atomic_fetch_sub(&nusers, 1);
     pthread_mutex_unlock(&memory_lock);
 }

@@ -20,6 +20,8 @@ struct plx_memory_user {
 
 /* Is told of what there is before this returns, and of what comes from then on, on whichever thread that is. */
 void plx_memory_watch(struct plx_memory_user *u);
+/* Whether there is anybody, for whom plx_memory_add() may take long. */
+bool plx_memory_is_watched(void);
 /* Is not told of anything any more. */
 void plx_memory_unwatch(struct plx_memory_user *u);
 

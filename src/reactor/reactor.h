@@ -10,6 +10,7 @@
 #include "reactor/inbox.h"
 #include "reactor/rhythm.h"
 
+#include <pthread.h>
 #include <sched.h>
 #include <stdatomic.h>
 #include <sys/epoll.h>
@@ -22,9 +23,13 @@ enum { PLX_FD_EVENTS = 32 }; /* descriptors taken from the kernel at once */
 struct plx_buf_pool {
     uint8_t *base;
     size_t bytes;
+    size_t piece; /* devices are told of so many at once */
     size_t free_bytes;
-    bool shared;          /* of plx_shared_alloc() */
-    uint32_t blocks;      /* of PLX_BUF_MIN bytes */
+    bool shared;        /* made by plx_shared_make() */
+    bool told, telling; /* of all pieces, if they are to be at all; the teller does */
+    pthread_t teller;
+    int32_t blocks;       /* of PLX_BUF_MIN bytes */
+    int32_t used;         /* so many have been in use */
     unsigned max_order;   /* the largest buffer is PLX_BUF_MIN << max_order */
     int32_t *free_head;   /* per order: first free block, or -1 */
     int32_t *next, *prev; /* links of free blocks, by block number */

@@ -59,7 +59,7 @@ static uint8_t *map_aligned(int fd, size_t bytes, size_t align)
     return mmap(at, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, fd, 0) == MAP_FAILED ? NULL : at;
 }
 
-static bool shared_make(struct plx_shared_region *r, size_t bytes, size_t align)
+static bool region_make(struct plx_shared_region *r, size_t bytes, size_t align)
 {
     bool huge = bytes % HUGE_2M == 0;
     r->bytes = bytes;
@@ -75,10 +75,10 @@ static bool shared_make(struct plx_shared_region *r, size_t bytes, size_t align)
     }
 }
 
-void *plx_shared_alloc_aligned(size_t bytes, size_t align)
+void *plx_shared_make(size_t bytes, size_t align)
 {
     struct entry *e = calloc(1, sizeof *e);
-    if (!e || !shared_make(&e->region, plx_align_up(bytes, (size_t)sysconf(_SC_PAGESIZE)), align)) {
+    if (!e || !region_make(&e->region, plx_align_up(bytes, (size_t)sysconf(_SC_PAGESIZE)), align)) {
         free(e);
         return NULL;
     }
@@ -87,13 +87,15 @@ void *plx_shared_alloc_aligned(size_t bytes, size_t align)
     e->region.id = atomic_fetch_add(&plx_shared_made, 1) + 1;
     plx_list_add_tail(&shared_all, &e->link);
     pthread_mutex_unlock(&shared_lock);
-    plx_memory_add(e->region.base, e->region.bytes);
     return e->region.base;
 }
 
 void *plx_shared_alloc(size_t bytes)
 {
-    return plx_shared_alloc_aligned(bytes, 1);
+    void *mem = plx_shared_make(bytes, 1);
+    if (mem)
+        plx_memory_add(mem, plx_align_up(bytes, (size_t)sysconf(_SC_PAGESIZE)));
+    return mem;
 }
 
 static struct entry *shared_find(const void *mem)

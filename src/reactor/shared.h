@@ -28,7 +28,7 @@ extern _Atomic uint64_t plx_shared_made, plx_shared_freed;
  */
 unsigned plx_shared_list(struct plx_shared_region *regions, unsigned max, uint64_t *freed);
 
-/* The same as plx_shared_alloc(), aligned to a power of two. */
-void *plx_shared_alloc_aligned(size_t bytes, size_t align);
+/* The same as plx_shared_alloc(), aligned to a power of two, and not made known by plx_memory_add(). */
+void *plx_shared_make(size_t bytes, size_t align);
 
 #endif

@@ -4,8 +4,8 @@
  * once, for bench/instructions.py to count (cost_round(), without pcie_model_complete_all()), and how many a second
  * there are with the controller on the same core. `none`: who asks alone.
  *
- * pcie_cost attach ROUNDS: the microseconds of each, from nothing until a first read has been answered, by a
- * controller that is ready at once and has a thread of its own.
+ * pcie_cost attach ROUNDS [ADDR]: the microseconds of each, from nothing until a first read has been answered, by a
+ * controller that is ready at once and has a thread of its own; or by the SSD of that address, which vfio-pci has.
  */
 #include "nvme/nvme.h"
 #include "pcie_model.h"
@@ -16,7 +16,8 @@
 #include <sys/mman.h>
 #include <time.h>
 
-#define URL "pcie://0000:01:00.0/1"
+#define ADDR "0000:01:00.0"
+#define URL "pcie://" ADDR "/1"
 
 enum { DEPTH = 128, BYTES = 4096, DISK_BLOCKS = (64 << 20) / 512 };
 
@@ -30,6 +31,7 @@ static struct iovec iovs[DEPTH];
 static uint32_t place = 1;
 static long done;
 static bool is_live, is_none;
+static bool is_asleep; /* the reactor is run, and sleeps; else it is polled */
 
 static uint32_t next_block(void)
 {
@@ -40,6 +42,8 @@ static uint32_t next_block(void)
 static void req_done(struct nvme_req *req)
 {
     done += !req->status && !req->lost;
+    if (is_asleep)
+        plx_reactor_stop(reactor);
 }
 
 static void bio_done(struct plx_bdev_req *bio)
@@ -94,6 +98,8 @@ static void live(struct nvme_ctrlr *c, void *arg)
 {
     (void)c, (void)arg;
     is_live = true;
+    if (is_asleep)
+        plx_reactor_stop(reactor);
 }
 
 static void ignore(struct nvme_ctrlr *c, void *arg)
@@ -108,18 +114,27 @@ static void failed(struct nvme_ctrlr *c, void *arg, int ret, const char *why, bo
     exit(1);
 }
 
-static void open_driver(void)
+/* Until one of the two above, or all that is to do now. */
+static void progress(void)
+{
+    if (is_asleep)
+        plx_reactor_run(reactor);
+    else
+        plx_reactor_poll(reactor);
+}
+
+static void open_driver(const char *url)
 {
     static const struct nvme_ctrlr_ops ops = {.live = live, .down = ignore, .failed = failed, .ana = ignore};
     struct nvme_where where;
-    if (nvme_where_parse(&where, URL, NULL))
+    if (nvme_where_parse(&where, url, NULL))
         exit(1);
     const struct nvme_opts opts = nvme_where_opts(&where, 0);
     if (nvme_ctrlr_create(reactor, &opts, &ops, NULL, &ctrlr))
         exit(1);
     nvme_ctrlr_start(ctrlr, true);
     while (!is_live)
-        plx_reactor_poll(reactor);
+        progress();
 }
 
 static struct plx_bdev *open_block(void)
@@ -140,58 +155,65 @@ static double seconds_since(const struct timespec *a)
     return (double)(b.tv_sec - a->tv_sec) + (double)(b.tv_nsec - a->tv_nsec) / 1e9;
 }
 
-static void attach(void)
+static void attach(const char *addr)
 {
     struct timespec a;
+    char url[64];
+    snprintf(url, sizeof url, "pcie://%s/1", addr);
     clock_gettime(CLOCK_MONOTONIC, &a);
-    nvme_pcie_hold("0000:01:00.0");
+    nvme_pcie_hold(addr);
     is_live = false;
     done = 0;
-    open_driver();
+    open_driver(url);
     submit_req(0);
     while (!done)
-        plx_reactor_poll(reactor);
+        progress();
     printf("%.0f\n", 1e6 * seconds_since(&a));
     nvme_ctrlr_destroy(ctrlr);
-    nvme_pcie_release("0000:01:00.0");
+    nvme_pcie_release(addr);
 }
 
-static int attach_all(long rounds)
+static int attach_all(long rounds, const char *addr)
 {
+    is_asleep = true;
     for (long i = 0; i < rounds; i++)
-        attach();
+        attach(addr ? addr : ADDR);
     plx_reactor_destroy(reactor);
-    pcie_model_free(model);
+    if (!addr)
+        pcie_model_free(model);
     return 0;
 }
 
 int main(int argc, char **argv)
 {
     struct plx_bdev *disk = NULL;
-    const bool block = argc == 3 && !strcmp(argv[1], "block");
-    is_none = argc == 3 && !strcmp(argv[1], "none");
-    const long rounds = argc == 3 ? strtol(argv[2], NULL, 10) : 0;
-    const bool attaches = argc == 3 && !strcmp(argv[1], "attach");
-    if (rounds < 1 || (!block && !is_none && !attaches && strcmp(argv[1], "driver") != 0)) {
-        fprintf(stderr, "usage: pcie_cost none|driver|block|attach ROUNDS\n");
+    const char *what = argc > 1 ? argv[1] : "", *addr = argc == 4 ? argv[3] : NULL;
+    const bool block = !strcmp(what, "block"), attaches = !strcmp(what, "attach");
+    is_none = !strcmp(what, "none");
+    const long rounds = argc == 3 || (argc == 4 && attaches) ? strtol(argv[2], NULL, 10) : 0;
+    if (rounds < 1 || (!block && !is_none && !attaches && strcmp(what, "driver") != 0)) {
+        fprintf(stderr, "usage: pcie_cost none|driver|block ROUNDS\n       pcie_cost attach ROUNDS [ADDR]\n");
         return 2;
     }
     uint8_t *data = mmap(NULL, DEPTH * BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     plx_memory_add(data, DEPTH * BYTES);
     for (unsigned i = 0; i < DEPTH; i++)
         iovs[i] = (struct iovec){data + (size_t)i * BYTES, BYTES};
-    pci_open = pcie_model_open;
-    model = pcie_model_new(NULL);
-    pcie_model_start_thread(model);
-    if (plx_reactor_create(&reactor, NULL))
+    if (!addr) {
+        pci_open = pcie_model_open;
+        model = pcie_model_new(NULL);
+        pcie_model_start_thread(model);
+    }
+    const struct plx_reactor_opts opts = {.core = -1, .mode = attaches ? PLX_POLL_SLEEP : PLX_POLL_ADAPTIVE};
+    if (plx_reactor_create(&reactor, &opts))
         return 1;
     if (attaches)
-        return attach_all(rounds);
-    nvme_pcie_hold("0000:01:00.0");
+        return attach_all(rounds, addr);
+    nvme_pcie_hold(ADDR);
     if (block)
         disk = open_block();
     else
-        open_driver();
+        open_driver(URL);
     pcie_model_stop_thread(model);
     struct timespec a;
     clock_gettime(CLOCK_MONOTONIC, &a);
@@ -206,7 +228,7 @@ int main(int argc, char **argv)
         nvme_ctrlr_destroy(ctrlr);
     }
     plx_reactor_destroy(reactor);
-    nvme_pcie_release("0000:01:00.0");
+    nvme_pcie_release(ADDR);
     pcie_model_free(model);
     return 0;
 }

@@ -7,10 +7,13 @@
 
 #include <cmocka.h>
 #include <pollux/reactor.h>
+#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/util.h"
+#include "reactor/aside.h"
+#include "reactor/memory.h"
 
 enum { KIB = 1024, MIB = 1024 * 1024 };
 
@@ -115,12 +118,162 @@ static void buffers_never_overlap_whatever_the_order(void **state)
     plx_reactor_destroy(r);
 }
 
+/* ---- what devices are told ---- */
+
+struct device {
+    struct plx_memory_user user;
+    pthread_mutex_t lock;
+    pthread_cond_t more;
+    pthread_t own; /* the reactor's thread: it must not be held up */
+    const uint8_t *first;
+    size_t bytes, own_bytes; /* in all; told on that thread */
+};
+
+static void device_added(struct plx_memory_user *u, void *at, size_t bytes)
+{
+    struct device *d = plx_container_of(u, struct device, user);
+    pthread_mutex_lock(&d->lock);
+    if (!d->bytes)
+        d->first = at;
+    assert_true((uint8_t *)at == d->first + d->bytes); /* piece by piece */
+    d->bytes += bytes;
+    if (pthread_equal(d->own, pthread_self()))
+        d->own_bytes += bytes;
+    pthread_cond_broadcast(&d->more);
+    pthread_mutex_unlock(&d->lock);
+}
+
+static void device_removed(struct plx_memory_user *u, void *at, size_t bytes)
+{
+    struct device *d = plx_container_of(u, struct device, user);
+    (void)at;
+    pthread_mutex_lock(&d->lock);
+    d->bytes -= bytes;
+    pthread_mutex_unlock(&d->lock);
+}
+
+static void device_open(struct device *d)
+{
+    *d = (struct device){.user = {.added = device_added, .removed = device_removed}, .own = pthread_self()};
+    pthread_mutex_init(&d->lock, NULL);
+    pthread_cond_init(&d->more, NULL);
+    plx_memory_watch(&d->user);
+}
+
+static void device_close(struct device *d)
+{
+    plx_memory_unwatch(&d->user);
+    pthread_mutex_destroy(&d->lock);
+    pthread_cond_destroy(&d->more);
+}
+
+static size_t device_bytes(struct device *d)
+{
+    pthread_mutex_lock(&d->lock);
+    const size_t bytes = d->bytes;
+    pthread_mutex_unlock(&d->lock);
+    return bytes;
+}
+
+static void device_wait(struct device *d, size_t bytes)
+{
+    pthread_mutex_lock(&d->lock);
+    while (d->bytes < bytes)
+        pthread_cond_wait(&d->more, &d->lock);
+    pthread_mutex_unlock(&d->lock);
+}
+
+static void check_device(bool shared)
+{
+    const struct plx_reactor_opts opts = {.core = -1, .buffer_bytes = 16 * MIB, .shared = shared};
+    struct device d;
+    struct plx_reactor *r;
+    device_open(&d);
+    assert_int_equal(plx_reactor_create(&r, &opts), 0);
+    assert_int_equal(device_bytes(&d), 2 * MIB);
+    uint8_t *one = plx_buf_get(r, MIB);
+    assert_true(d.first && one >= d.first && one + MIB <= d.first + 2 * MIB);
+    assert_int_equal(device_bytes(&d), 2 * MIB);
+    uint8_t *two = plx_buf_get(r, PLX_BUF_MIN);
+    device_wait(&d, 16 * MIB);
+    assert_int_equal(d.own_bytes, 2 * MIB);
+    plx_buf_put(r, two, PLX_BUF_MIN);
+    plx_buf_put(r, one, MIB);
+    plx_reactor_destroy(r);
+    assert_int_equal(device_bytes(&d), 0);
+    device_close(&d);
+}
+
+static void devices_are_told_of_more_as_it_comes_into_use(void **state)
+{
+    (void)state;
+    check_device(false);
+    check_device(true);
+}
+
+/* The thread that tells may be at it. */
+static void a_reactor_may_go_while_devices_are_told(void **state)
+{
+    struct device d;
+    (void)state;
+    device_open(&d);
+    for (int i = 0; i < 20; i++) {
+        struct plx_reactor *r = make(16 * MIB, MIB);
+        plx_buf_put(r, plx_buf_get(r, MIB), MIB);
+        void *all[16];
+        for (size_t n = 0; n < PLX_ARRAY_SIZE(all); n++)
+            all[n] = plx_buf_get(r, MIB);
+        for (size_t n = 0; n < PLX_ARRAY_SIZE(all); n++)
+            plx_buf_put(r, all[n], MIB);
+        plx_reactor_destroy(r);
+        assert_int_equal(device_bytes(&d), 0);
+    }
+    device_close(&d);
+}
+
+/* One that comes later is told of what is in use by then. */
+static void a_device_that_comes_later_is_told_of_the_same(void **state)
+{
+    struct plx_reactor *r = make(16 * MIB, MIB);
+    struct device d;
+    (void)state;
+    device_open(&d);
+    assert_int_equal(device_bytes(&d), 2 * MIB);
+    device_close(&d);
+    void *held[] = {plx_buf_get(r, MIB), plx_buf_get(r, MIB)};
+    device_open(&d);
+    assert_int_equal(device_bytes(&d), 16 * MIB);
+    device_close(&d);
+    for (size_t n = 0; n < PLX_ARRAY_SIZE(held); n++)
+        plx_buf_put(r, held[n], MIB);
+    plx_reactor_destroy(r);
+}
+
+static void devices_are_not_told_of_a_reactor_aside(void **state)
+{
+    struct device d;
+    struct plx_reactor *r;
+    (void)state;
+    device_open(&d);
+    assert_int_equal(plx_reactor_create_aside(&r), 0);
+    void *held[] = {plx_buf_get(r, MIB), plx_buf_get(r, MIB)};
+    for (size_t n = 0; n < PLX_ARRAY_SIZE(held); n++)
+        plx_buf_put(r, held[n], MIB);
+    plx_reactor_destroy(r);
+    assert_null(d.first);
+    device_close(&d);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_buffer_is_aligned),
         cmocka_unit_test(an_empty_pool_says_so_and_recovers_whole),
         cmocka_unit_test(buffers_never_overlap_whatever_the_order),
+        cmocka_unit_test(devices_are_told_of_more_as_it_comes_into_use),
+        cmocka_unit_test(a_reactor_may_go_while_devices_are_told),
+        cmocka_unit_test(a_device_that_comes_later_is_told_of_the_same),
+        cmocka_unit_test(devices_are_not_told_of_a_reactor_aside),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

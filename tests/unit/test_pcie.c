@@ -366,6 +366,30 @@ static void data_that_is_known_in_part_is_copied(void **state)
     munmap(m, 1 << 20);
 }
 
+/* Pieces that lie one after the other, here and for the SSD. */
+static void data_in_two_pieces_that_are_one_is_not_copied(void **state)
+{
+    struct ssd s = {.opts = pcie_model_defaults};
+    const size_t piece = 256 << 10;
+    uint8_t *m = memory_new(2 * piece, false), *middle = m + piece;
+    (void)state;
+    s.opts.iommu = pcie_model_iommu_new(NULL, 0, 0);
+    ssd_open(&s);
+    plx_memory_add(m, piece);
+    plx_memory_add(middle, piece);
+    transfer(&s, m, middle, 0, 32); /* queues are there */
+    const unsigned maps = s.opts.iommu->nmaps;
+    transfer(&s, middle - 8192, m, 0, 32);
+    assert_int_equal(s.opts.iommu->nmaps, maps); /* there is no memory to copy to */
+    plx_memory_remove(m);
+    transfer(&s, middle - 8192, m, 0, 32);
+    assert_int_equal(s.opts.iommu->nmaps, maps); /* one less, and one to copy to */
+    ssd_close(&s);
+    plx_memory_remove(middle);
+    munmap(m, 2 * piece);
+    pcie_model_iommu_free(s.opts.iommu);
+}
+
 /* ---- a queue that is closed while its completions are taken ---- */
 
 struct closing {
@@ -840,6 +864,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(a_controller_without_priorities_has_none),
         cmocka_unit_test(memory_that_cannot_be_reached_is_copied),
         cmocka_unit_test(data_that_is_known_in_part_is_copied),
+        cmocka_unit_test(data_in_two_pieces_that_are_one_is_not_copied),
         cmocka_unit_test(what_is_behind_a_completion_that_closes_the_queue_is_lost),
         cmocka_unit_test(what_the_controller_can_do_is_done_by_it),
         cmocka_unit_test(what_is_verified_is_so_by_the_controller),

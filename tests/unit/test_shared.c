@@ -140,12 +140,12 @@ static void test_others_are_left_alone(void **state)
     const size_t align = (size_t)64 * MIB;
     (void)state;
     somebody_is_there = true;
-    void *mem = plx_shared_alloc_aligned(MIB, align); /* one that the kernel does not hit by itself */
+    void *mem = plx_shared_make(MIB, align); /* one that the kernel does not hit by itself */
     assert_false(somebody_is_there);
     assert_null(mem);
     assert_string_equal(somebody, "hello");
     munmap(somebody, MIB);
-    mem = plx_shared_alloc_aligned(MIB, align);
+    mem = plx_shared_make(MIB, align);
     assert_non_null(mem);
     assert_int_equal((uintptr_t)mem % align, 0);
     memset(mem, 1, MIB);
