@@ -74,6 +74,11 @@ struct plx_pool_info {
     uint64_t set_aside; /**< for thick volumes; not free */
     bool freeing;       /**< space of what was deleted is still to become free */
     uint16_t broken;    /**< why nothing of it can be changed any more: an NVMe status; or 0 */
+    /**
+     * Volumes whose records in the directory are damaged. The others are as they were, but nothing is deleted, and no
+     * space becomes free but by discards of what was written since, until the pool is repaired (pollux/pool_check.h).
+     */
+    uint32_t lost;
 };
 PLX_API void plx_pool_get_info(struct plx_pool *pool, struct plx_pool_info *out);
 

@@ -73,6 +73,9 @@ static void status_text(const struct pool_count *n, const struct plx_pool_info *
                full_mark(full));
     if (info->broken)
         printf("nothing of it can be changed: %s\n", plx_nvme_status_text(info->broken));
+    if (info->lost)
+        printf("%u %s lost, and nothing is deleted from it: \"pollux pool check\" says what can be repaired\n",
+               info->lost, info->lost == 1 ? "volume is" : "volumes are");
 }
 
 static void status_json(const struct pool_at *at, const struct pool_count *n, const struct plx_pool_info *info)
@@ -96,6 +99,7 @@ static void status_json(const struct pool_at *at, const struct pool_count *n, co
     json_object_set_new(o, "cluster", json_integer(info->cluster));
     json_object_set_new(o, "volumes", json_integer(n->volumes));
     json_object_set_new(o, "snapshots", json_integer(n->snapshots));
+    json_object_set_new(o, "lost", json_integer(info->lost));
     ctl_print_json(o);
     json_decref(o);
 }

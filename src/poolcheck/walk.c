@@ -237,7 +237,7 @@ static void say_orphan(struct pck *c, struct pck_volume *v)
     pck_say(
         c, PLX_POOL_DAMAGE, false, v, PLX_POOL_NOWHERE,
         "%s goes back to volume %u, which is no snapshot of before it, and others have what it has, or may have it: "
-        "whose that is cannot be told, and the pool is not opened with it",
+        "whose that is cannot be told, and while that is so nothing is deleted from the pool",
         v->shown, v->r.parent - 1);
 }
 

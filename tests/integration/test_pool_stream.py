@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """`pollux volume diff`, `export` and `import`, and `pollux pool check` of what comes of it."""
 
+import json
 import os
+import pathlib
 import subprocess
 
 import pytest
@@ -185,6 +187,29 @@ def test_what_is_damaged_is_found_asked_about_and_repaired(tmp_path, source):
     assert result.returncode == 1, result.stderr
     run("pool", "check", disk)
     assert read(tmp_path, disk, "one") == one
+
+
+def test_volumes_that_are_lost_cost_no_other(tmp_path, source):
+    """The page with all of them is damaged: the pool is used, and is repaired."""
+    disk, one, _ = source
+    names = [name.encode() + b"\0" for name in volumes(disk)]
+    data = pathlib.Path(disk).read_bytes()
+    pages = [at for at in range(0, len(data), UNIT) if all(name in data[at:at + UNIT] for name in names)]
+    for at in pages:  # the page, and what it was before
+        put(disk, at + 480, b"\x55")
+    result = pollux("pool", "status", disk)
+    assert "8 volumes are lost, and nothing is deleted" in result.stdout, result
+    assert f"pool {disk}: volumes 0 to 7 are lost: their page of the directory is damaged" in result.stderr
+    assert pollux("volume", "create", disk, "new", "1M").returncode == 0
+    assert [each["name"] for each in json.loads(pollux("volume", "ls", disk, "--json").stdout)] == ["new"]
+    result = pollux("volume", "rm", "--yes", disk, "new")
+    assert result.returncode == 1 and "has lost volumes" in result.stderr
+    result = pollux("pool", "repair", "--yes", disk)
+    assert result.returncode == 1, result.stdout + result.stderr
+    assert read(tmp_path, disk, "one") == one
+    assert len(volumes(disk)) == len(names) + 1
+    assert told("pool", "status", disk)["lost"] == 0
+    run("volume", "rm", "--yes", disk, "new")
 
 
 def test_a_disk_without_a_pool_cannot_be_checked(tmp_path):

@@ -24,7 +24,7 @@ STRANGER = "nqn.2014-08.org.nvmexpress:uuid:33333333-3333-4333-8333-333333333333
 DIGESTS = {"no-digest": "", "header": "hdgst=1", "data": "ddgst=1", "both": "hdgst=1&ddgst=1"}
 FIO = "fio --name=verify --ioengine=libaio --iodepth=16 --direct=1 --verify=crc32c --verify_fatal=1 --randrepeat=0"
 
-GUEST_ADDRESS = "10.0.2.15"
+GUEST_ADDRESS = "127.0.0.1" if INSIDE else "10.0.2.15"  # the one that we say: nvmet names it in its log
 # The network between our host and nvmet, lost and back.
 SILENT = f"ip link set {'lo' if INSIDE else 'eth0'} down"
 AUDIBLE = "ip link set lo up" if INSIDE else "ip link set eth0 up && ip route add default via 10.0.2.2"

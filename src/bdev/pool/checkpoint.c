@@ -231,7 +231,7 @@ static void tell_full(struct plx_pool *p)
     for (unsigned i = 0; i < PLX_ARRAY_SIZE(marks) && !mark; i++)
         mark = percent >= marks[i] ? marks[i] : 0;
     if (mark > p->told_full)
-        plx_warn("pool %s on %s is more than %u %% full: volumes will soon have no space", p->name,
+        plx_warn("pool %s on %s is more than %u %% full: volumes will soon have no space", pool_shown(p),
                  plx_bdev_info(p->disk)->name, mark);
     if (mark > p->told_full || percent + 2 < p->told_full)
         p->told_full = mark;
@@ -242,8 +242,8 @@ static void checkpoint_over(struct pool_checkpoint *c, uint16_t status)
     struct plx_pool *p = c->pool;
     pool_lock(p);
     if (status) {
-        plx_error("pool %s: cannot be written to (%s): nothing of it changes any more until it is opened anew", p->name,
-                  "see the disk below it");
+        plx_error("pool %s: cannot be written to (%s): nothing of it changes any more until it is opened anew",
+                  pool_shown(p), "see the disk below it");
         p->broken = status;
         pool_wake(&p->space_waits, status);
         pool_wake(&p->checkpoint_next, status);
@@ -491,7 +491,7 @@ static void checkpoint_try(struct pool_checkpoint *c)
     if (ret == POOL_AGAIN)
         return;
     if (ret) {
-        plx_error("pool %s: no checkpoint can be made: %s", p->name, strerror(-ret));
+        plx_error("pool %s: no checkpoint can be made: %s", pool_shown(p), strerror(-ret));
         checkpoint_over(c, p->broken ? p->broken : plx_bdev_status(ret, true));
         return;
     }

@@ -74,6 +74,7 @@ enum pool_state {
     POOL_SNAPSHOT,
     POOL_GHOST, /* a snapshot that was deleted, but has several children that share it */
     POOL_DYING, /* is being freed */
+    POOL_LOST,  /* never on the disk: nothing is known of it, as its record is damaged: see record.c */
 };
 
 enum pool_volume_flag {

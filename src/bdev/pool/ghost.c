@@ -263,6 +263,6 @@ void pool_ghosts_unreadable(struct plx_pool *p)
     plx_warn(
         "pool %s: volume %u, which was deleted, or one that goes back to it, cannot be read: what only that has is "
         "not given back for now",
-        p->name, g->number);
+        pool_shown(p), g->number);
     sweep_end(p, g, false);
 }

@@ -42,7 +42,7 @@ int pool_grow_try(struct plx_pool *p, struct pool_try *t, struct plx_error *err)
 void pool_grow_over(struct plx_pool *p, bool done)
 {
     if (p->units_next && done) {
-        plx_info("pool %s on %s has %llu bytes now, not %llu", p->name, plx_bdev_info(p->disk)->name,
+        plx_info("pool %s on %s has %llu bytes now, not %llu", pool_shown(p), plx_bdev_info(p->disk)->name,
                  (unsigned long long)(p->units_next << p->unit_shift), (unsigned long long)(p->units << p->unit_shift));
         pool_space_grow(p, p->units_next);
     }
@@ -56,7 +56,7 @@ static void has_shrunk(struct plx_pool *p, uint64_t units)
         return;
     plx_error("%s has become smaller than its pool %s, by %llu bytes: nothing of the pool changes any more until it is "
               "opened on a disk that is as large as it was",
-              plx_bdev_info(p->disk)->name, p->name, (unsigned long long)((p->units - units) << p->unit_shift));
+              plx_bdev_info(p->disk)->name, pool_shown(p), (unsigned long long)((p->units - units) << p->unit_shift));
     p->broken = PLX_SC_LBA_OUT_OF_RANGE;
     pool_wake(&p->space_waits, p->broken);
 }
@@ -69,6 +69,6 @@ void pool_size_look(struct plx_pool *p)
         has_shrunk(p, units);
     else if (pool_grow_room(p))
         plx_info("%s has %llu bytes more than its pool %s: `pollux pool grow`, or bdev_lvol_grow_lvstore, takes them",
-                 plx_bdev_info(p->disk)->name, (unsigned long long)(pool_grow_room(p) << p->unit_shift), p->name);
+                 plx_bdev_info(p->disk)->name, (unsigned long long)(pool_grow_room(p) << p->unit_shift), pool_shown(p));
     pool_unlock(p);
 }

@@ -163,7 +163,7 @@ static void job_again(struct pool_wait *w)
     pool_lock(p);
     struct pool_volume *s = p->dying_now;
     if (s) {
-        plx_error("pool %s: volume %u, which was deleted, cannot be read: its space is not given back", p->name,
+        plx_error("pool %s: volume %u, which was deleted, cannot be read: its space is not given back", pool_shown(p),
                   s->number);
         plx_list_del(&s->dying);
         p->dying_now = NULL;
@@ -201,7 +201,7 @@ void pool_jobs_serve(struct plx_pool *p)
 {
     struct pool_try t = {.ch = p->keeper_ch, .wait = &p->job_wait};
     int ret = 0;
-    if (p->jobs_busy || p->closing)
+    if (p->jobs_busy || p->closing || p->lost)
         return;
     pool_lock(p);
     for (unsigned i = 0; i < p->job_steps && !ret && !jobs_idle(p) && !p->broken; i++)

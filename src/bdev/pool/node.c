@@ -203,11 +203,12 @@ static void node_loaded(struct plx_bdev_req *req)
     struct pool_node *n = l->node;
     uint16_t status = req->status;
     if (!status && plx_crc32c(n->mem, (size_t)1 << p->unit_shift) != n->crc) {
-        plx_error("pool %s: unit %llu is damaged: what it leads to cannot be read", p->name,
+        plx_error("pool %s: unit %llu is damaged: what it leads to cannot be read", pool_shown(p),
                   (unsigned long long)n->unit);
         status = PLX_SC_UNRECOVERED_READ_ERROR;
     }
     pool_lock(p);
+    p->rotten += status && !req->status;
     pool_wake(&n->waits, status);
     if (status) {
         node_free(p, n);

@@ -33,7 +33,7 @@ int pool_slots(struct plx_pool *p, uint32_t slots)
     return 0;
 }
 
-static struct pool_volume *volume_new(struct plx_pool *p, uint32_t number)
+struct pool_volume *pool_volume_new(struct plx_pool *p, uint32_t number)
 {
     struct pool_volume *v = calloc(1, sizeof *v);
     if (!v)
@@ -97,96 +97,6 @@ void pool_volume_take_outer(struct pool_volume *v, const struct pool_volume *of)
 {
     v->flags = (v->flags & ~(uint32_t)POOL_OUTER) | (of->flags & POOL_OUTER);
     memcpy(v->outer, of->outer, sizeof v->outer);
-}
-
-int pool_volume_from_record(struct plx_pool *p, uint32_t number, const struct pool_record *r, struct plx_error *err)
-{
-    const char *disk = plx_bdev_info(p->disk)->name;
-    const uint32_t state = plx_get32(r->state);
-    if (state == POOL_FREE)
-        return 0;
-    const bool named = state == POOL_VOLUME || state == POOL_SNAPSHOT;
-    const uint64_t size = plx_get64(r->size);
-    const uint32_t flags = plx_get32(r->flags);
-    if (flags & ~(uint32_t)(POOL_THICK | POOL_OUTER | POOL_BORROWS))
-        return plx_fail(err, -EINVAL, "%s: volume %u of its pool has flags 0x%x, not all of which this program knows",
-                        disk, number, flags);
-    if (number >= p->slots || state > POOL_DYING || !size || size >> POOL_UNITS_SHIFT_MAX || !r->height ||
-        r->height >= POOL_LEVELS || r->height < pool_height(size, p->unit_shift) || plx_get64(r->done) > size ||
-        plx_get32(r->parent) > p->slots || plx_get32(r->instant) >= p->instant ||
-        (state == POOL_VOLUME) != !plx_get32(r->instant) || memchr(r->name, 0, sizeof r->name) == NULL ||
-        (named && !pool_name_ok(r->name)) || (flags & POOL_OUTER && !pool_outer_name_ok(r->outer)) ||
-        pool_entry_unit(&r->root) >= p->units)
-        return plx_fail(err, -EUCLEAN, "%s: what its pool says of volume %u cannot be", disk, number);
-    struct pool_volume *v = volume_new(p, number);
-    if (!v)
-        return plx_fail(err, -ENOMEM, "out of memory");
-    v->state = (enum pool_state)state;
-    v->flags = flags;
-    if (v->flags & POOL_OUTER)
-        memcpy(v->outer, r->outer, sizeof v->outer);
-    memcpy(v->uuid, r->uuid, sizeof v->uuid);
-    if (pool_attributes_ok(r->attributes)) /* else it remembers nothing, which does no other harm */
-        memcpy(v->attributes, r->attributes, sizeof v->attributes);
-    v->has_checksum = r->has_checksum == 1;
-    v->checksum = plx_get64(r->checksum);
-    if (named)
-        memcpy(v->name, r->name, sizeof v->name);
-    v->size = size;
-    v->mapped = plx_get64(r->mapped);
-    v->done = plx_get64(r->done);
-    v->created = plx_get64(r->created);
-    v->instant = plx_get32(r->instant);
-    v->tree.height = r->height;
-    v->tree.root = r->root;
-    v->parent_number = plx_get32(r->parent);
-    if (v->flags & POOL_THICK && v->state == POOL_VOLUME && v->mapped <= v->size)
-        p->set_aside += v->size - v->mapped;
-    return 0;
-}
-
-static int compare_names(const void *a, const void *b)
-{
-    return strcmp((*(struct pool_volume *const *)a)->name, (*(struct pool_volume *const *)b)->name);
-}
-
-/* Whether two volumes have the same name, which nobody could tell apart. @return 0 or -errno */
-static int check_names(struct plx_pool *p, struct plx_error *err)
-{
-    struct pool_volume **named = calloc(p->slots + 1, sizeof(struct pool_volume *));
-    size_t n = 0;
-    int ret = named ? 0 : plx_fail(err, -ENOMEM, "out of memory");
-    for (uint32_t i = 0; i < p->slots && !ret; i++)
-        if (p->volume[i] && p->volume[i]->name[0])
-            named[n++] = p->volume[i];
-    if (n)
-        qsort(named, n, sizeof(struct pool_volume *), compare_names);
-    for (size_t i = 1; i < n && !ret; i++)
-        if (!compare_names(&named[i - 1], &named[i]))
-            ret = plx_fail(err, -EUCLEAN, "%s: what its pool says of volume %u cannot be: it has the name of another",
-                           plx_bdev_info(p->disk)->name, named[i]->number);
-    free(named);
-    return ret;
-}
-
-/* Along parents instants fall, so that nobody goes back to itself. */
-int pool_volumes_link(struct plx_pool *p, struct plx_error *err)
-{
-    int ret = check_names(p, err);
-    if (ret)
-        return ret;
-    for (uint32_t i = 0; i < p->slots; i++) {
-        struct pool_volume *v = p->volume[i], *s;
-        if (!v || !v->parent_number)
-            continue;
-        s = p->volume[v->parent_number - 1];
-        if (!s || !s->instant || (v->instant && s->instant >= v->instant))
-            return plx_fail(err, -EUCLEAN, "%s: volume %u of its pool goes back to what is no snapshot of before it",
-                            plx_bdev_info(p->disk)->name, i);
-        v->parent = s;
-        s->children++;
-    }
-    return 0;
 }
 
 /* ---- operations ---- */
@@ -278,7 +188,7 @@ int pool_work_number(struct plx_pool *p, struct pool_volume **out)
     while (number < p->slots && p->volume[number])
         number++;
     int ret = pool_slots(p, number + 1);
-    *out = ret ? NULL : volume_new(p, number);
+    *out = ret ? NULL : pool_volume_new(p, number);
     return *out ? 0 : ret ? ret : -ENOMEM;
 }
 
@@ -681,23 +591,24 @@ static int op_grow(struct plx_pool_work *w, struct pool_try *t)
 static const struct op_kind {
     int (*attempt)(struct plx_pool_work *w, struct pool_try *t); /* 0, POOL_AGAIN, or -errno with op->err filled */
     void (*apply)(struct plx_pool_work *w);                      /* or NULL */
+    bool frees;                                                  /* what others may share, or needs to know all */
 } op_kinds[] = {
     [PLX_POOL_CREATE] = {op_create, apply_create},
     [PLX_POOL_SNAPSHOT] = {op_snapshot, apply_snapshot},
     [PLX_POOL_CLONE] = {op_clone, apply_create},
-    [PLX_POOL_DELETE] = {op_delete, apply_delete},
+    [PLX_POOL_DELETE] = {op_delete, apply_delete, true},
     [PLX_POOL_RENAME] = {op_rename, NULL},
     [PLX_POOL_RESIZE] = {op_resize, apply_resize},
-    [PLX_POOL_REVERT] = {op_revert, apply_revert},
+    [PLX_POOL_REVERT] = {op_revert, apply_revert, true},
     [PLX_POOL_FREEZE] = {op_freeze, apply_freeze},
     [PLX_POOL_NAME_IT] = {op_name_it, apply_name_it},
     [PLX_POOL_GROW] = {op_grow, NULL},
     [PLX_POOL_SET] = {pool_attributes_attempt, NULL},
     [PLX_POOL_SET_CHECKSUM] = {op_set_checksum, NULL},
-    [PLX_POOL_INFLATE] = {pool_own_attempt, pool_own_apply},
-    [PLX_POOL_DECOUPLE] = {pool_own_attempt, pool_own_apply},
-    [PLX_POOL_SET_PARENT] = {pool_own_attempt, pool_own_apply},
-    [PLX_POOL_SET_OUTER] = {pool_own_attempt, pool_own_apply},
+    [PLX_POOL_INFLATE] = {pool_own_attempt, pool_own_apply, true},
+    [PLX_POOL_DECOUPLE] = {pool_own_attempt, pool_own_apply, true},
+    [PLX_POOL_SET_PARENT] = {pool_own_attempt, pool_own_apply, true},
+    [PLX_POOL_SET_OUTER] = {pool_own_attempt, pool_own_apply, true},
 };
 
 static void op_told(struct plx_msg *msg)
@@ -777,7 +688,7 @@ static void op_applied(struct plx_pool *p, struct pool_apply *a, uint16_t status
     if (w->op->kind == PLX_POOL_GROW && w->cut) /* else it is another's that is under way */
         pool_grow_over(p, !status);
     const bool resized = !status && w->op->kind == PLX_POOL_RESIZE;
-    const int result = status ? plx_fail(&w->op->err, -EIO, "pool %s cannot be written to", p->name) : 0;
+    const int result = status ? plx_fail(&w->op->err, -EIO, "pool %s cannot be written to", pool_shown(p)) : 0;
     if (resized)
         pool_disk_resized(w->v);
     work_unbar(w);
@@ -805,14 +716,28 @@ void pool_ops_late(struct plx_pool *p)
     pool_unlock(p);
 }
 
+static int work_may(const struct plx_pool_work *w)
+{
+    const struct plx_pool *p = w->pool;
+    if (p->broken)
+        return plx_fail(&w->op->err, -EROFS, "pool %s could not be written to", pool_shown(p));
+    if (p->lost && op_kinds[w->op->kind].frees)
+        return plx_fail(&w->op->err, -EUCLEAN,
+                        "pool %s has lost volumes, and what they share with others is not known: that cannot be done; "
+                        "`pollux pool check` says what a repair can do",
+                        pool_shown(p));
+    return 0;
+}
+
 void pool_work_try(struct plx_pool_work *w)
 {
     struct plx_pool *p = w->pool;
     struct pool_try t = {.ch = p->keeper_ch, .wait = &w->wait, .kick = true};
     w->begin = NULL;
     pool_lock(p);
-    int ret = p->broken ? plx_fail(&w->op->err, -EROFS, "pool %s could not be written to", p->name)
-                        : op_kinds[w->op->kind].attempt(w, &t);
+    int ret = work_may(w);
+    if (!ret)
+        ret = op_kinds[w->op->kind].attempt(w, &t);
     if (!ret) {
         w->apply.apply = op_apply;
         w->apply.over = op_applied;
@@ -917,8 +842,9 @@ void plx_pool_get_info(struct plx_pool *p, struct plx_pool_info *out)
         .usable = never < p->units ? (p->units - never) << p->unit_shift : 0,
         .free = pool_space_room(p) << p->unit_shift,
         .set_aside = p->set_aside << p->unit_shift,
-        .freeing = !plx_list_empty(&p->dying) || !pool_ghosts_idle(p),
+        .freeing = !p->lost && (!plx_list_empty(&p->dying) || !pool_ghosts_idle(p)),
         .broken = p->broken,
+        .lost = p->lost,
     };
     memcpy(out->name, p->name, sizeof out->name);
     memcpy(out->uuid, p->uuid, sizeof out->uuid);

@@ -39,6 +39,7 @@ void pool_work_take(struct plx_pool_work *w);
 int pool_work_no_volume(struct plx_pool_op *op, const char *name);
 /* What shows through in one does so in what is made of it. */
 void pool_volume_take_outer(struct pool_volume *v, const struct pool_volume *of);
+struct pool_volume *pool_volume_new(struct plx_pool *p, uint32_t number);
 /* Takes a place of the directory. @return 0 or -ENOMEM, -ENOSPC */
 int pool_work_number(struct plx_pool *p, struct pool_volume **out);
 /* Finds the volume of an operation that takes long, w->v. @return 0, POOL_AGAIN, or -errno with err filled */

@@ -378,6 +378,12 @@ static int root_read(struct plx_pool *p, uint32_t *slots, struct plx_error *err)
     free(mem);
     if (!found && status)
         return plx_fail(err, -EIO, "%s: cannot be read", disk);
+    if (found && status)
+        return plx_fail(
+            err, -EIO,
+            "%s: one of the two roots of its pool cannot be read, which may be so for now, and may be the one "
+            "that is valid: the pool is left as it is",
+            disk);
     if (!found)
         return plx_fail(err, -ENODATA, "%s: there is no pool on it; `pollux pool create` makes one", disk);
     int ret = root_check(p, &best, err);
@@ -390,9 +396,29 @@ static int root_read(struct plx_pool *p, uint32_t *slots, struct plx_error *err)
 
 /* ---- the directory ---- */
 
+/*
+ * A page that is damaged, or cannot be read, costs the volumes that are in it. What can be saved of them is what
+ * `pollux pool repair` is for.
+ */
+static int dir_lose_page(struct plx_pool *p, uint32_t page, bool unread, struct plx_error *err)
+{
+    const unsigned shift = p->unit_shift - 9;
+    const uint32_t first = page << shift, end = (page + 1) << shift;
+    int ret = 0;
+    plx_error("pool %s: volumes %u to %u are lost: their page of the directory %s", pool_shown(p), first, end - 1,
+              unread ? "cannot be read" : "is damaged");
+    for (uint32_t i = first; i < end && !ret; i++) {
+        ret = pool_volume_lost(p, i, NULL, err);
+        if (!ret)
+            p->volume[i]->unread = unread;
+    }
+    return ret;
+}
+
 static int dir_read_page(struct plx_pool *p, uint32_t page, struct plx_error *err)
 {
     const unsigned shift = p->unit_shift - 9;
+    const uint64_t rotten = p->rotten;
     struct sync_wait s = {.wait = {.reactor = p->keeper, .again = sync_again}};
     struct pool_node *n;
     int ret;
@@ -410,11 +436,9 @@ static int dir_read_page(struct plx_pool *p, uint32_t page, struct plx_error *er
         if (ret == POOL_AGAIN && sync_wait(p, &s))
             ret = -EIO;
     } while (ret == POOL_AGAIN);
-    if (ret)
-        /* What can be saved of the others is what `pollux pool repair` is for. */
-        return plx_fail(err, ret, "%s: a page of the directory of its pool is damaged, or cannot be read",
-                        plx_bdev_info(p->disk)->name);
-    return 0;
+    if (ret == -ENOMEM)
+        return plx_fail(err, ret, "out of memory");
+    return ret ? dir_lose_page(p, page, ret == -EIO && rotten == p->rotten, err) : 0;
 }
 
 static int dir_want(struct plx_pool *p, struct pool_try *t, const void *first, size_t i)
@@ -427,7 +451,7 @@ static int dir_read(struct plx_pool *p, uint32_t slots, struct plx_error *err)
 {
     const unsigned shift = p->unit_shift - 9;
     const uint32_t pages = (slots + (1U << shift) - 1) >> shift;
-    int ret = pool_slots(p, slots) ? plx_fail(err, -ENOMEM, "out of memory") : 0;
+    int ret = pool_slots(p, pages << shift) ? plx_fail(err, -ENOMEM, "out of memory") : 0;
     for (uint32_t page = 0; page < pages && !ret; page++) {
         if (page % AHEAD == 0)
             read_units_ahead(p, plx_min_u64(pages - page, AHEAD), &page, dir_want);
@@ -474,9 +498,12 @@ static bool change_ok(const struct plx_pool *p, const struct pool_change *c)
     const uint32_t number = plx_get32(c->volume);
     const unsigned count = plx_get16(c->count);
     const uint64_t at = plx_get64(c->at), to = plx_get64(c->to);
-    if (number >= p->slots || !p->volume[number] || p->volume[number]->state != POOL_VOLUME)
+    if (number >= p->slots || !p->volume[number])
         return false;
-    const uint64_t size = p->volume[number]->size;
+    const bool lost = p->volume[number]->state == POOL_LOST;
+    if (p->volume[number]->state != POOL_VOLUME && !lost)
+        return false;
+    const uint64_t size = lost ? UINT64_C(1) << POOL_UNITS_SHIFT_MAX : p->volume[number]->size;
     switch (plx_get16(c->kind)) {
     case POOL_MAP:
         return count && at < size && count <= size - at && to < p->units && count <= p->units - to &&
@@ -516,6 +543,8 @@ static int replay_apply(struct plx_pool *p, struct pool_try *t, const struct poo
     struct pool_volume *v = p->volume[plx_get32(c->volume)];
     uint64_t n = plx_get64(c->to);
     (void)done;
+    if (v->state == POOL_LOST) /* what was written to it is lost, and what that has is not given to others */
+        return v->unread ? -EIO : 0;
     if (plx_get16(c->kind) == POOL_UNMAP)
         return pool_volume_unmap(p, t, v, plx_get64(c->at), &n, false);
     return pool_volume_map(p, t, v, plx_get64(c->at), plx_get16(c->count), plx_get64(c->to),
@@ -612,6 +641,14 @@ static int replay_pages(struct plx_pool *p, struct replay *l, const struct repla
     return ret || !n ? ret : replay_some(p, l, n, pass);
 }
 
+static bool some_unread(const struct plx_pool *p)
+{
+    bool some = false;
+    for (uint32_t i = 0; p->lost && i < p->slots && !some; i++)
+        some = p->volume[i] && p->volume[i]->unread;
+    return some;
+}
+
 /* First all units that the log names are put out of reach, as nodes are allocated when it is applied. */
 static int replay(struct plx_pool *p, struct plx_error *err)
 {
@@ -619,7 +656,10 @@ static int replay(struct plx_pool *p, struct plx_error *err)
     int ret = replay_read(p, &l, err);
     for (size_t i = 0; i < PLX_ARRAY_SIZE(replay_passes) && !ret; i++)
         ret = replay_pages(p, &l, &replay_passes[i]);
-    if (ret && ret != -ENOMEM)
+    if (ret == -EIO && some_unread(p))
+        plx_fail(err, ret, "%s: its log has changes of volumes that cannot be read for now: it is left as it is",
+                 plx_bdev_info(p->disk)->name);
+    else if (ret && ret != -ENOMEM)
         plx_fail(err, ret, "%s: the log of its pool cannot be replayed: %s", plx_bdev_info(p->disk)->name,
                  strerror(-ret));
     /* Pages of this log that are on the disk beyond its end must not be taken for those that come now. */

@@ -138,6 +138,7 @@ struct pool_volume {
     unsigned pins;              /* operations that need it as it is: it is not deleted */
     bool changed;               /* since the last checkpoint */
     uint32_t parent_number;     /* while the directory is read: of its parent, and 1 */
+    bool unread;                /* lost, as its page could not be read, which may be so for now */
     unsigned settling;          /* snapshots of it that were just made: writes that were under way then may still be */
     struct pool_volume *shadow; /* what it is about to be, below `shadow_at`: see rebase.c */
     uint64_t shadow_at;
@@ -206,8 +207,10 @@ struct plx_pool {
     uint64_t generation;
     uint32_t instant;
     uint16_t broken; /* why nothing can be kept any more: an NVMe status; or 0 */
+    uint32_t lost;   /* volumes; while there are some nothing is freed but what was written since it was opened */
 
     /* node.c */
+    uint64_t rotten;           /* nodes that were not what had been written */
     struct pool_chunk *chunks; /* of memory for nodes, that is kept */
     struct pool_node *node_free;
     struct pool_node **table;
@@ -392,6 +395,12 @@ int pool_tree_raise(struct plx_pool *p, struct pool_try *t, struct pool_tree *tr
 static inline uint32_t pool_slot(const struct plx_pool *p, uint64_t at, unsigned level)
 {
     return (uint32_t)(at >> (level * p->fan_shift)) & ((1U << p->fan_shift) - 1);
+}
+
+/* What people know it by. */
+static inline const char *pool_shown(const struct plx_pool *p)
+{
+    return p->name[0] ? p->name : plx_bdev_info(p->disk)->name;
 }
 
 /* The first unit that an entry of a level, in which `at` is, does not map. */
@@ -593,7 +602,6 @@ void pool_io_init(struct pool_io *io, enum plx_bdev_op op, uint64_t unit, uint64
 /* ---- volume.c; under the lock ---- */
 
 void pool_volume_to_record(const struct pool_volume *v, struct pool_record *r);
-int pool_volume_from_record(struct plx_pool *p, uint32_t number, const struct pool_record *r, struct plx_error *err);
 /*
  * Units of a volume are these from now on. @param crcs of them, in a pool with checksums; else NULL
  * @return 0, POOL_AGAIN, -ENOSPC, -errno
@@ -635,6 +643,12 @@ bool pool_name_ok(const char *name);
 struct pool_volume *pool_volume_find_uuid(struct plx_pool *p, const uint8_t uuid[16]);
 /* The snapshot that people see a volume go back to; or NULL. */
 struct pool_volume *pool_volume_live_parent(const struct pool_volume *v);
+
+/* ---- record.c; under the lock, while the directory is read; 0, or -errno with err filled ---- */
+
+int pool_volume_from_record(struct plx_pool *p, uint32_t number, const struct pool_record *r, struct plx_error *err);
+/* why: NULL, when that is told already. */
+int pool_volume_lost(struct plx_pool *p, uint32_t number, const char *why, struct plx_error *err);
 /* All have been read: who goes back to whom. */
 int pool_volumes_link(struct plx_pool *p, struct plx_error *err);
 

@@ -328,7 +328,7 @@ void pool_space_free(struct plx_pool *p, uint64_t unit)
         if (!p->broken)
             plx_error("pool %s: unit %llu, which was to be freed, was never taken: the pool is damaged, and nothing of "
                       "it changes any more",
-                      p->name, (unsigned long long)unit);
+                      pool_shown(p), (unsigned long long)unit);
         p->broken = PLX_SC_INTERNAL_ERROR;
         return;
     }
@@ -427,8 +427,8 @@ static void region_loaded(struct plx_bdev_req *req)
     }
     if (plx_crc32c(l->mem, bytes) != r->crc) {
         /* What is in use there is not known, so nothing of it is used any more. */
-        plx_error("pool %s: the map of region %llu is damaged: its space is lost until the pool is repaired", p->name,
-                  (unsigned long long)r->number);
+        plx_error("pool %s: the map of region %llu is damaged: its space is lost until the pool is repaired",
+                  pool_shown(p), (unsigned long long)r->number);
         memset(l->mem, 0xff, bytes);
     }
     memcpy(r->bits, l->mem, region_units(p) / 8);

@@ -154,10 +154,10 @@ static void tell_damage(struct summed_req *r, uint64_t at, uint64_t unit)
     pool_unlock(p);
     if (tell)
         plx_error("pool %s: volume %s: block %llu is damaged: it is not what was written there (unit %llu of %s)",
-                  p->name, name, (unsigned long long)(at << d->shift), (unsigned long long)unit,
+                  pool_shown(p), name, (unsigned long long)(at << d->shift), (unsigned long long)unit,
                   plx_bdev_info(p->disk)->name);
     if (last)
-        plx_error("pool %s: so much is damaged that further places are counted, but not told", p->name);
+        plx_error("pool %s: so much is damaged that further places are counted, but not told", pool_shown(p));
 }
 
 /* Whether what was read is what was written. */
