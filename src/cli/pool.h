@@ -64,6 +64,8 @@ int pool_do(struct pool_at *at, struct plx_pool_op *op);
 int pool_diff(struct pool_at *at, struct plx_pool_diff *d);
 /* Of a server. @return EXIT_OK, or another after having said what is wrong */
 int pool_read(struct pool_at *at, const uint8_t volume[16], uint64_t offset, uint64_t length, uint8_t *mem);
+/* mem: NULL for zeroes; length 0: what was written is durable then. */
+int pool_write(struct pool_at *at, const uint8_t volume[16], uint64_t offset, uint64_t length, const uint8_t *mem);
 /* Of a server, too. data: all data is compared with its checksums. */
 int pool_served_check(struct pool_at *at, bool data, struct plx_pool_check *c);
 void pool_served_end(struct pool_at *at);

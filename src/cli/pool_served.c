@@ -8,6 +8,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <openssl/evp.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -194,6 +195,7 @@ static const struct served_change {
     {PLX_POOL_RENAME, "rename", "bdev_lvol_rename", "old_name", "new_name"},
     {PLX_POOL_RESIZE, "resize", "bdev_lvol_resize", "name", NULL},
     {PLX_POOL_REVERT, "revert", NULL, NULL, NULL},
+    {PLX_POOL_FREEZE, "freeze", NULL, NULL, NULL},
     {PLX_POOL_INFLATE, "inflate", "bdev_lvol_inflate", "name", NULL},
     {PLX_POOL_DECOUPLE, "decouple", "bdev_lvol_decouple_parent", "name", NULL},
     {PLX_POOL_SET_PARENT, "set_parent", "bdev_lvol_set_parent", "lvol_name", "parent_name"},
@@ -233,6 +235,8 @@ static json_t *lvol_params(const struct pool_at *at, const struct served_change 
 
 static json_t *change_params(const struct pool_at *at, const struct served_change *s, const struct plx_pool_op *op)
 {
+    static const uint8_t none[16];
+    char uuid[40];
     json_t *o = json_pack("{s:s, s:s}", "uuid", at->uuid, "change", s->change);
     if (op->volume)
         json_object_set_new(o, "volume", json_string(op->volume));
@@ -242,6 +246,10 @@ static json_t *change_params(const struct pool_at *at, const struct served_chang
         json_object_set_new(o, "size", json_integer((json_int_t)op->size));
     if (op->thick)
         json_object_set_new(o, "thick", json_true());
+    if (memcmp(op->uuid, none, sizeof none) != 0) {
+        pool_uuid(op->uuid, uuid);
+        json_object_set_new(o, "new_uuid", json_string(uuid));
+    }
     return o;
 }
 
@@ -381,6 +389,40 @@ int pool_read(struct pool_at *at, const uint8_t volume[16], uint64_t offset, uin
     if (!ret && !pool_answer_data(got, mem, length, &err))
         ret = served_fail(at, &err);
     json_decref(got);
+    return ret;
+}
+
+enum { WRITE_MAX = 512 << 10 }; /* of a call: a request has at most 1 MiB */
+
+static int write_some(struct pool_at *at, json_t *params, const uint8_t *mem, uint64_t n)
+{
+    unsigned char *text = mem ? malloc(4 * (WRITE_MAX / 3 + 1) + 1) : NULL;
+    if (mem && !text) {
+        json_decref(params);
+        return cli_fail(EXIT_RUNTIME, "out of memory");
+    }
+    if (mem)
+        EVP_EncodeBlock(text, mem, (int)n);
+    json_object_set_new(params, mem ? "data" : "zeroes",
+                        mem ? json_string((const char *)text) : json_integer((json_int_t)n));
+    free(text);
+    return ctl_call(&at->server, "pollux_pool_write", params, NULL);
+}
+
+int pool_write(struct pool_at *at, const uint8_t volume[16], uint64_t offset, uint64_t length, const uint8_t *mem)
+{
+    char uuid[40];
+    int ret = EXIT_OK;
+    pool_uuid(volume, uuid);
+    if (!length)
+        return ctl_call(&at->server, "pollux_pool_write",
+                        json_pack("{s:s, s:s, s:b}", "uuid", at->uuid, "volume", uuid, "flush", true), NULL);
+    for (uint64_t done = 0, n; done < length && !ret; done += n) {
+        n = mem && length - done > WRITE_MAX ? WRITE_MAX : length - done;
+        ret = write_some(
+            at, json_pack("{s:s, s:s, s:I}", "uuid", at->uuid, "volume", uuid, "offset", (json_int_t)(offset + done)),
+            mem ? mem + done : NULL, n);
+    }
     return ret;
 }
 

@@ -141,6 +141,8 @@ static int import_status(struct import *m, uint64_t offset, uint16_t status)
 
 static int import_flush(struct import *m)
 {
+    if (m->at.is_served)
+        return pool_write(&m->at, m->stream.head.uuid, 0, 0, NULL);
     stream_disk_begin(&m->disk, PLX_BDEV_FLUSH, 0, 0, NULL);
     return import_status(m, m->at_byte, stream_disk_end(&m->disk));
 }
@@ -167,6 +169,9 @@ static int import_keep(struct import *m)
 static int import_piece(struct import *m, const struct stream_piece *piece)
 {
     enum { AT_ONCE = 1 << 30 };
+    if (m->at.is_served)
+        return pool_write(&m->at, m->stream.head.uuid, piece->offset, piece->length,
+                          piece->kind == STREAM_DATA ? m->mem : NULL);
     if (piece->kind == STREAM_DATA) {
         stream_disk_begin(&m->disk, PLX_BDEV_WRITE, piece->offset, piece->length, m->mem);
         return import_status(m, piece->offset, stream_disk_end(&m->disk));
@@ -222,7 +227,7 @@ static int import_into(struct import *m)
             ret = import_pieces(m);
         if (!ret)
             ret = import_flush(m);
-        else if (m->disk.bdev && !import_keep(m))
+        else if (m->disk.reactor && !import_keep(m))
             cli_say("pollux: what there is of %s, up to byte %" PRIu64
                     ", is kept as %s: import the stream again, or one that was exported with --offset %" PRIu64
                     ", to go on\n",
@@ -249,12 +254,11 @@ int volume_import(const struct pool_command *o, const struct pool_verb *v)
     int ret = import_open(&m.stream, o->nwords > 2 ? o->words[2] : NULL);
     if (!ret)
         ret = pool_open_pool(&m.at, o->words[0], v);
-    if (!ret && m.at.is_served)
-        ret =
-            pool_put(&m.at, cli_fail(EXIT_USAGE,
-                                     "%s is in use by a server that has its pool; a stream is imported when nobody has "
-                                     "the disk: end the server, or import it into the pool of another disk",
-                                     o->words[0]));
+    if (!ret && *m.at.lvstore)
+        ret = pool_put(&m.at, cli_fail(EXIT_USAGE,
+                                       "%s is in use by a server as lvstore %s, whose volumes are its disks: end the "
+                                       "server, or import the stream into the pool of another disk",
+                                       o->words[0], cli_clean(m.at.lvstore)));
     if (!ret) {
         m.mem = aligned_alloc(4096, STREAM_DATA_MAX);
         ret = m.mem ? import_into(&m) : cli_fail(EXIT_RUNTIME, "out of memory");

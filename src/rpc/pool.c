@@ -12,6 +12,7 @@
 #include "rpc/table.h"
 
 #include <errno.h>
+#include <openssl/evp.h>
 #include <pollux/nvme.h>
 #include <pollux/pool_check.h>
 #include <stdlib.h>
@@ -183,6 +184,8 @@ static int run_change(struct pool_call *t, struct plx_error *err)
 {
     struct plx_pool_op op = {
         .kind = t->kind, .volume = t->volume, .name = t->name, .size = t->length, .thick = t->thick};
+    if (t->from)
+        plx_uuid_parse(t->from, op.uuid);
     group_link(t->call, &op);
     int ret = plx_pool_do(t->pool, &op);
     if (ret)
@@ -192,7 +195,7 @@ static int run_change(struct pool_call *t, struct plx_error *err)
     return ret;
 }
 
-#define CHANGES "create|snapshot|clone|delete|rename|resize|revert|inflate|decouple|set_parent|grow"
+#define CHANGES "create|snapshot|clone|delete|rename|resize|revert|freeze|inflate|decouple|set_parent|grow"
 
 enum { SNAPSHOTS_MAX = 1024 };
 
@@ -207,6 +210,7 @@ static const struct rpc_param params_change[] = {
     ENUM("change", CHANGES, "what is to be done", REQUIRED),
     TEXT("volume", "its name or UUID; not of create and grow"),
     TEXT("name", "of what is made, or that it gets; revert, set_parent: of the snapshot"),
+    UUID("new_uuid", "create, clone: of what is made; another one each time without it"),
     U64("size", "create, resize: bytes", LIMITS(1, INT64_MAX)),
     BOOL("thick", "create: all space is set aside", INIT("false")),
     OBJECTS("with", params_with, "snapshot: of these volumes, too, at the same instant; all are made, or none",
@@ -239,7 +243,7 @@ static void pool_change(struct rpc_call *c)
     } kinds[] = {{"create", PLX_POOL_CREATE},         {"snapshot", PLX_POOL_SNAPSHOT}, {"clone", PLX_POOL_CLONE},
                  {"delete", PLX_POOL_DELETE},         {"rename", PLX_POOL_RENAME},     {"resize", PLX_POOL_RESIZE},
                  {"revert", PLX_POOL_REVERT},         {"inflate", PLX_POOL_INFLATE},   {"decouple", PLX_POOL_DECOUPLE},
-                 {"set_parent", PLX_POOL_SET_PARENT}, {"grow", PLX_POOL_GROW}};
+                 {"set_parent", PLX_POOL_SET_PARENT}, {"grow", PLX_POOL_GROW},         {"freeze", PLX_POOL_FREEZE}};
     struct pool_call *t = pool_call_of(c, run_change);
     if (!t)
         return;
@@ -252,6 +256,7 @@ static void pool_change(struct rpc_call *c)
     }
     t->volume = rpc_str(c, "volume");
     t->name = rpc_str(c, "name");
+    t->from = rpc_str(c, "new_uuid");
     t->length = rpc_uint(c, "size");
     t->thick = rpc_bool(c, "thick");
     c->tried = true;
@@ -316,21 +321,30 @@ int pool_reader_open(struct pool_reader *r, struct plx_bdev *disk, struct plx_er
     return plx_fail(err, ret, "%s cannot be read: %s", plx_bdev_info(disk)->name, strerror(-ret));
 }
 
-int pool_reader_read(struct pool_reader *r, uint64_t offset, uint64_t length, void *mem, struct plx_error *err)
+int pool_reader_do(struct pool_reader *r, enum plx_bdev_op op, uint64_t offset, uint64_t length, void *mem,
+                   struct plx_error *err)
 {
     const uint32_t block = plx_bdev_info(r->disk)->block_size;
-    if (offset % block || length % block)
+    if (offset % block || length % block || length / block > UINT32_MAX)
         return plx_fail(err, -EINVAL, "offset and length are multiples of %u", block);
     r->iov = (struct iovec){mem, length};
     r->done = false;
-    r->req = (struct plx_bdev_req){.done = pool_read_done, .op = PLX_BDEV_READ, .lba = offset / block};
+    r->req = (struct plx_bdev_req){.done = pool_read_done, .op = (uint8_t)op, .lba = offset / block};
     r->req.nlb = (uint32_t)(length / block);
     r->req.iov = &r->iov;
-    r->req.iovcnt = 1;
+    r->req.iovcnt = mem ? 1 : 0;
     plx_bdev_submit(r->ch, &r->req);
     while (!r->done)
         plx_reactor_run(r->reactor);
-    return r->req.status ? plx_fail(err, -EIO, "cannot be read: %s", plx_nvme_status_text(r->req.status)) : 0;
+    if (!r->req.status)
+        return 0;
+    return plx_fail(err, -EIO, "cannot be %s: %s", op == PLX_BDEV_READ ? "read" : "written",
+                    plx_nvme_status_text(r->req.status));
+}
+
+int pool_reader_read(struct pool_reader *r, uint64_t offset, uint64_t length, void *mem, struct plx_error *err)
+{
+    return pool_reader_do(r, PLX_BDEV_READ, offset, length, mem, err);
 }
 
 void pool_reader_close(struct pool_reader *r)
@@ -389,6 +403,92 @@ static void pool_read(struct rpc_call *c)
     struct plx_bdev *bdev = plx_bdev_find(t->volume);
     if (bdev && plx_volume_pool(bdev) && !plx_bdev_hold(bdev, &hold, &t->hold, NULL))
         t->disk = bdev;
+    pool_call_run(t);
+}
+
+/* ---- what is written ---- */
+
+/* @return bytes, or 0 with err filled */
+static uint64_t pool_decode(const char *text, uint8_t *mem, struct plx_error *err)
+{
+    const size_t len = strlen(text);
+    const int n = len && len % 4 == 0 ? EVP_DecodeBlock(mem, (const unsigned char *)text, (int)len) : -1;
+    if (n > 0)
+        return (uint64_t)n - (text[len - 1] == '=') - (text[len - 2] == '=');
+    plx_fail(err, -EINVAL, "data is base64 (RFC 4648, section 4) of whole blocks");
+    return 0;
+}
+
+static int write_what(struct pool_call *t, struct pool_reader *r, struct plx_error *err)
+{
+    int ret = 0;
+    if (t->text) {
+        uint8_t *mem = malloc(strlen(t->text) / 4 * 3 + 3);
+        const uint64_t n = mem ? pool_decode(t->text, mem, err) : 0;
+        ret = !mem ? plx_fail(err, -ENOMEM, "out of memory")
+              : !n ? -EINVAL
+                   : pool_reader_do(r, PLX_BDEV_WRITE, t->offset, n, mem, err);
+        free(mem);
+    }
+    if (!ret && t->length)
+        ret = pool_reader_do(r, PLX_BDEV_UNMAP, t->offset, t->length, NULL, err);
+    if (!ret && t->flush)
+        ret = pool_reader_do(r, PLX_BDEV_FLUSH, 0, 0, NULL, err);
+    return ret;
+}
+
+static int run_write(struct pool_call *t, struct plx_error *err)
+{
+    struct plx_bdev *own = NULL;
+    struct pool_reader r;
+    uint8_t uuid[16];
+    plx_uuid_parse(t->volume, uuid);
+    int ret = plx_pool_open_volume(t->pool, uuid, NULL, &own, err);
+    if (!ret)
+        ret = pool_reader_open(&r, own, err);
+    if (!ret) {
+        ret = write_what(t, &r, err);
+        pool_reader_close(&r);
+    }
+    if (own)
+        plx_bdev_close(own);
+    if (!ret)
+        t->result = json_true();
+    return ret;
+}
+
+static const struct rpc_param params_write[] = {
+    UUID("uuid", "of the pool, which is no lvstore", REQUIRED),
+    UUID("volume", "its UUID; no host has it", REQUIRED),
+    U64("offset", "byte to begin at", INIT("0"), LIMITS(0, INT64_MAX)),
+    TEXT("data", "base64, whole blocks; a call has at most 1 MiB"),
+    U64("zeroes", "bytes that are zeroes from now on, in the place of data", INIT("0"), LIMITS(0, INT64_MAX)),
+    BOOL("flush", "then all that was written is durable", INIT("false")),
+    END,
+};
+
+static void pool_write(struct rpc_call *c)
+{
+    struct plx_error err;
+    struct pool_call *t = pool_call_of(c, run_write);
+    if (!t)
+        return;
+    t->volume = rpc_str(c, "volume");
+    t->offset = rpc_uint(c, "offset");
+    t->length = rpc_uint(c, "zeroes");
+    t->text = rpc_str(c, "data");
+    t->flush = rpc_bool(c, "flush");
+    int ret = 0;
+    if (t->store[0])
+        ret = plx_fail(&err, -EINVAL, "the pool is lvstore %s, whose volumes are disks: hosts write to them", t->store);
+    else if (t->text && t->length)
+        ret = plx_fail(&err, -EINVAL, "data and zeroes are written by two calls");
+    if (ret) {
+        rpc_fail_errno(c, ret, &err);
+        free(t);
+        return;
+    }
+    c->tried = true;
     pool_call_run(t);
 }
 
@@ -566,6 +666,8 @@ const struct rpc_method rpc_methods_pool[] = {
      "Lists where two snapshots are different: offset, length, and whether there is data, at most 4096 at a time.",
      params_diff, RPC_READS, .run = pool_diff},
     {"pollux_pool_read", NULL, "Reads a snapshot or a volume.", params_read, RPC_READS, .run = pool_read},
+    {"pollux_pool_write", NULL, "Writes to a volume that nobody has open: what `pollux volume import` does.",
+     params_write, RPC_CHANGES, .run = pool_write},
     {"pollux_pool_check", NULL, "Looks at all that is on the disk of a pool.", params_check, RPC_READS,
      .run = pool_check},
     {"bdev_lvol_get_fragmap", NULL,

@@ -23,6 +23,8 @@ struct pool_call {
     enum plx_pool_op_kind kind;
     uint64_t offset, length;
     bool thick, own, data;
+    const char *text; /* base64: data */
+    bool flush;
     char store[PLX_UUID_TEXT + PLX_POOL_NAME];
 
     /* Of a checksum that is made. */
@@ -54,6 +56,9 @@ struct pool_reader {
 };
 int pool_reader_open(struct pool_reader *r, struct plx_bdev *disk, struct plx_error *err);
 int pool_reader_read(struct pool_reader *r, uint64_t offset, uint64_t length, void *mem, struct plx_error *err);
+/* Any operation; mem is NULL where that has no data. */
+int pool_reader_do(struct pool_reader *r, enum plx_bdev_op op, uint64_t offset, uint64_t length, void *mem,
+                   struct plx_error *err);
 void pool_reader_close(struct pool_reader *r);
 
 /* Of which clusters a volume has something that the snapshot it goes back to has not. */

@@ -9,11 +9,11 @@ import threading
 import pytest
 
 from host import Controller
-from rpc import Server
+from rpc import RpcError, Server
 from test_host import pollux
 from test_lvol import Kept, create, make, serve
-from test_pool import MIB, run, told, volumes
-from test_pool_stream import exported, source
+from test_pool import MIB, disk_of, run, told, volumes
+from test_pool_stream import exported, read, source
 
 __all__ = ["source"]  # a fixture
 
@@ -49,12 +49,74 @@ def test_what_is_done_is_done_by_the_server(source):
         run("volume", "rm", "--yes", disk, "one", "four")
         assert "web is in use" in run("volume", "rm", "--yes", disk, "web", status=2)
         assert "there is no volume named none" in run("volume", "rm", "--yes", disk, "none", status=2)
-        assert "end the server" in run("volume", "import", disk, "a", exported(disk.parent, disk, "two"), status=2)
         served = volumes(disk)
     rows = volumes(disk)
     assert rows == served and set(rows) == {"web", "two", "three", "six"}
     assert rows["six"]["size"] == 8 * MIB and rows["six"]["kind"] == "thick" and rows["web"]["from"] == "three"
     assert told("pool", "check", disk)["clean"]
+
+
+@contextlib.contextmanager
+def sink_served(tmp_path):
+    """A pool without snapshots, one volume of which a server has."""
+    disk = disk_of(tmp_path, name="sink.img")
+    run("pool", "create", disk)
+    run("volume", "create", disk, "web", "1M")
+    with serving(disk) as server:
+        yield disk, server
+
+
+def test_streams_are_imported_through_the_server(tmp_path, source):
+    disk, one, two = source
+    here = volumes(disk)
+    with sink_served(tmp_path) as (sink, _):
+        run("volume", "import", sink, "one", exported(tmp_path, disk, "one"))
+        run("volume", "import", sink, "two", exported(tmp_path, disk, "--base", "one", "two"))
+        there = volumes(sink)
+        assert there["two"]["from"] == "one" and there["two"]["kind"] == there["one"]["kind"] == "snapshot"
+        assert all(there[name]["uuid"] == here[name]["uuid"] for name in ("one", "two"))
+        assert exported(tmp_path, sink, "two").stat().st_size > 4 * MIB
+        assert "is there already" in run("volume", "import", sink, "more", exported(tmp_path, disk, "one"), status=2)
+    assert read(tmp_path, sink, "one") == one and read(tmp_path, sink, "two") == two
+    assert told("pool", "check", sink)["clean"]
+
+
+def test_an_import_through_the_server_goes_on_where_it_was_cut_off(tmp_path, source):
+    disk, one, _ = source
+    whole = exported(tmp_path, disk, "one").read_bytes()
+    part = tmp_path / "part"
+    with sink_served(tmp_path) as (sink, server):
+        for length in (600, MIB + 3000, len(whole) // 2):
+            part.write_bytes(whole[:length])
+            said = pollux("volume", "import", sink, "one", part)
+            assert said.returncode == 1 and "is cut off" in said.stderr, said.stderr
+        name, = set(volumes(sink)) - {"web"}
+        assert int(name.removeprefix("one~import@")) == MIB
+        server.kill()
+    assert int(name.removeprefix("one~import@")) == MIB and name in volumes(sink)  # it was durable
+    with serving(sink):
+        run("volume", "import", sink, "one", exported(tmp_path, disk, "--offset", MIB, "one"))
+    assert read(tmp_path, sink, "one") == one
+    assert told("pool", "check", sink)["clean"]
+
+
+def test_what_is_written_through_the_server_is_checked(tmp_path):
+    with sink_served(tmp_path) as (sink, server), server.client() as client:
+        run("volume", "create", sink, "to", "1M")
+        pool = told("pool", "status", sink)["uuid"]
+        to = {"uuid": pool, "volume": volumes(sink)["to"]["uuid"]}
+        for params, text in (({"data": "%%%%"}, "base64"), ({"data": ""}, "base64"), ({"data": "AAAA"}, "multiples"),
+                             ({"offset": 100, "zeroes": 4096}, "multiples"), ({"zeroes": 1 << 60}, "multiples"),
+                             ({"offset": MIB, "zeroes": 4096}, "written"),
+                             ({"data": "AAAA", "zeroes": 4096}, "two calls"),
+                             ({"zeroes": 4096, "volume": volumes(sink)["web"]["uuid"]}, "open already"),
+                             ({"zeroes": 4096, "volume": pool}, "no volume")):
+            with pytest.raises(RpcError, match=text):
+                client.call("pollux_pool_write", **{**to, **params})
+        data = os.urandom(4096)
+        client.call("pollux_pool_write", **to, offset=8192, data=base64.b64encode(data).decode(), flush=True)
+        got = client.call("pollux_pool_read", **to, offset=4096, length=12288)["data"]
+        assert base64.b64decode(got) == bytes(4096) + data + bytes(4096)
 
 
 def test_volumes_of_an_lvstore_become_disks():
