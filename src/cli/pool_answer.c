@@ -142,7 +142,8 @@ static void answer_info(struct answer *a, struct plx_pool_info *i)
     i->damages = answer_number(a, "checksum_errors", 0, INT64_MAX);
     i->freeing = answer_bool(a, "freeing");
     i->broken = (uint16_t)answer_number(a, "broken", 0, UINT16_MAX);
-    i->lost = (uint32_t)answer_number(a, "lost", 0, VOLUMES_MAX);
+    if (json_object_get(a->o, "lost")) /* servers of before have none */
+        i->lost = (uint32_t)answer_number(a, "lost", 0, VOLUMES_MAX);
 }
 
 struct pool_seen *pool_answer_pool(const json_t *got, const char *uuid, struct plx_error *err)

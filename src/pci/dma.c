@@ -5,11 +5,14 @@
 #include "reactor/memory.h"
 
 #include <errno.h>
+#include <linux/capability.h>
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 enum { HUGE_2M = 2 << 20, HUGE_2M_FLAG = 21 << MAP_HUGE_SHIFT };
 
@@ -31,6 +34,9 @@ struct pci_dma {
     bool told; /* that memory is copied */
     _Atomic uint64_t version;
 };
+
+/* Of data, by all: against RLIMIT_MEMLOCK. */
+static _Atomic uint64_t data_locked;
 
 static pthread_mutex_t all_lock = PTHREAD_MUTEX_INITIALIZER;
 static struct plx_list all = {&all, &all};
@@ -63,7 +69,7 @@ static struct plx_list *find_room(struct pci_dma *d, struct pci_span *s, uint64_
 }
 
 /*
- * Under the lock.
+ * The lock is not held while it is mapped, which brings it into memory: others have addresses of what is there.
  * @param align of a queue's address; 0 for data, which where it is large lies to huge pages as the memory itself does,
  * so that the IOMMU can use large entries
  * @return 0 or -errno
@@ -75,17 +81,23 @@ static int span_map(struct pci_dma *d, void *at, size_t bytes, size_t align, uin
     struct span *s = malloc(sizeof *s);
     if (!s)
         return -ENOMEM;
-    *s = (struct span){.is = {.at = (uintptr_t)at, .bytes = bytes}, .data = !align};
+    *s = (struct span){.is = {.at = (uintptr_t)at, .bytes = bytes}};
+    pthread_mutex_lock(&d->lock);
     struct plx_list *behind = find_room(d, &s->is, to, huge ? (uintptr_t)at % HUGE_2M : 0);
+    if (behind)
+        plx_list_add_tail(behind->next, &s->link);
+    pthread_mutex_unlock(&d->lock);
     int ret = behind ? d->iommu->ops->map(d->iommu, at, bytes, s->is.iova) : -ENOSPC;
-    if (ret) {
-        free(s);
-        return ret;
-    }
-    plx_list_add_tail(behind->next, &s->link);
-    if (iova)
+    if (!ret && iova)
         *iova = s->is.iova;
-    return 0;
+    pthread_mutex_lock(&d->lock);
+    s->data = !ret && !align;
+    if (ret && behind)
+        plx_list_del(&s->link);
+    pthread_mutex_unlock(&d->lock);
+    if (ret)
+        free(s);
+    return ret;
 }
 
 /* Under the lock: where there is no IOMMU pieces have the addresses they have, each of its own pages. */
@@ -111,7 +123,12 @@ static int span_locate(struct pci_dma *d, uint8_t *at, size_t bytes, bool data, 
 
 static int span_make(struct pci_dma *d, void *at, size_t bytes, size_t align, uint64_t *iova)
 {
-    return d->iommu->ops->locate ? span_locate(d, at, bytes, !align, iova) : span_map(d, at, bytes, align, iova);
+    if (!d->iommu->ops->locate)
+        return span_map(d, at, bytes, align, iova);
+    pthread_mutex_lock(&d->lock);
+    int ret = span_locate(d, at, bytes, !align, iova);
+    pthread_mutex_unlock(&d->lock);
+    return ret;
 }
 
 static struct span *span_at(struct pci_dma *d, const void *at, size_t bytes)
@@ -128,6 +145,8 @@ static void span_unmap(struct pci_dma *d, struct span *s)
 {
     if (d->iommu->ops->unmap && !s->reserved)
         d->iommu->ops->unmap(d->iommu, s->is.iova, s->is.bytes);
+    if (s->data && d->iommu->locks)
+        atomic_fetch_sub(&data_locked, s->is.bytes);
     plx_list_del(&s->link);
     free(s);
 }
@@ -223,7 +242,7 @@ const _Atomic uint64_t *pci_dma_version(const struct pci_dma *d)
 
 /* ---- data ---- */
 
-static void tell_copied(struct pci_dma *d, size_t bytes, int ret)
+static void tell_copied(struct pci_dma *d, int ret)
 {
     struct rlimit limit = {0};
     getrlimit(RLIMIT_MEMLOCK, &limit);
@@ -231,15 +250,37 @@ static void tell_copied(struct pci_dma *d, size_t bytes, int ret)
         return;
     d->told = true;
     if (ret == -EFAULT)
-        plx_warn("SSDs cannot reach %zu MiB of memory, and its data is copied: without an IOMMU it has to be in huge "
-                 "pages; echo 64 >" PCI_HUGE_PAGES " sets some aside",
-                 bytes >> 20);
+        plx_warn(
+            "SSDs cannot reach some of the memory, and data there is copied: without an IOMMU it has to be in huge "
+            "pages; echo 64 >" PCI_HUGE_PAGES " sets some aside");
     else if (ret == -ENOMEM && limit.rlim_cur != RLIM_INFINITY)
-        plx_warn("SSDs cannot reach %zu MiB of memory, and its data is copied: this process may lock %llu KiB in all; "
-                 "raise that by LimitMEMLOCK= of its unit, or by ulimit -l",
-                 bytes >> 20, (unsigned long long)limit.rlim_cur >> 10);
+        plx_warn("SSDs cannot reach some of the memory, and data there is copied: this process may lock %llu KiB in "
+                 "all, half of it for data; raise that by LimitMEMLOCK= of its unit, or by ulimit -l",
+                 (unsigned long long)limit.rlim_cur >> 10);
     else
-        plx_warn("SSDs cannot reach %zu MiB of memory, and its data is copied: %s", bytes >> 20, strerror(-ret));
+        plx_warn("SSDs cannot reach some of the memory, and data there is copied: %s", strerror(-ret));
+}
+
+static bool may_lock_all(void)
+{
+    struct __user_cap_header_struct head = {.version = _LINUX_CAPABILITY_VERSION_3};
+    struct __user_cap_data_struct caps[_LINUX_CAPABILITY_U32S_3] = {{0}};
+    return syscall(SYS_capget, &head, caps) == 0 &&
+           caps[CAP_TO_INDEX(CAP_IPC_LOCK)].effective & CAP_TO_MASK(CAP_IPC_LOCK);
+}
+
+/* Queues, and what data is copied to, need to be locked as well: they have the other half. @return 0 or -ENOMEM */
+static int data_lock(const struct pci_dma *d, size_t bytes)
+{
+    struct rlimit limit;
+    if (!d->iommu->locks)
+        return 0;
+    const uint64_t locked = atomic_fetch_add(&data_locked, bytes) + bytes;
+    if (getrlimit(RLIMIT_MEMLOCK, &limit) || limit.rlim_cur == RLIM_INFINITY || locked <= limit.rlim_cur / 2 ||
+        may_lock_all())
+        return 0;
+    atomic_fetch_sub(&data_locked, bytes);
+    return -ENOMEM;
 }
 
 static void memory_added(struct plx_memory_user *u, void *at, size_t bytes)
@@ -249,10 +290,15 @@ static void memory_added(struct plx_memory_user *u, void *at, size_t bytes)
     const uintptr_t end = ((uintptr_t)at + bytes) & ~(d->iommu->page - 1);
     if (end <= first)
         return;
+    int ret = data_lock(d, end - first);
+    if (!ret) {
+        ret = span_make(d, (void *)first, end - first, 0, NULL);
+        if (ret && d->iommu->locks)
+            atomic_fetch_sub(&data_locked, end - first);
+    }
     pthread_mutex_lock(&d->lock);
-    int ret = span_make(d, (void *)first, end - first, 0, NULL);
     if (ret)
-        tell_copied(d, bytes, ret);
+        tell_copied(d, ret);
     tables_changed(d);
     pthread_mutex_unlock(&d->lock);
 }
@@ -310,9 +356,7 @@ int pci_memory_alloc(struct pci_dma *d, size_t bytes, size_t align, struct pci_m
     void *at = mmap(NULL, bytes, PROT_READ | PROT_WRITE, flags, -1, 0);
     if (at == MAP_FAILED)
         return -ENOMEM;
-    pthread_mutex_lock(&d->lock);
     int ret = span_make(d, at, bytes, align, &out->iova);
-    pthread_mutex_unlock(&d->lock);
     if (ret) {
         munmap(at, bytes);
         return ret;

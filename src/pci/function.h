@@ -50,6 +50,7 @@ struct pci_iommu {
     const struct pci_iommu_ops *ops;
     struct pci_range ranges[PCI_RANGES_MAX]; /* ascending */
     unsigned nranges;
+    bool locks;  /* what it maps counts against RLIMIT_MEMLOCK */
     size_t page; /* that addresses and lengths are multiples of; never less than the machine's */
 };
 

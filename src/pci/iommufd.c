@@ -128,6 +128,7 @@ static int learn_ranges(struct pci_iommufd *u)
     int ret = ioas_do(u, IOMMUFD_IOVA_RANGES, &all);
     if (ret)
         return ret;
+    u->iommu.locks = true;
     u->iommu.page = plx_max_u64((uint64_t)sysconf(_SC_PAGESIZE), all.alignment);
     u->iommu.nranges = 0;
     for (uint32_t i = 0; i < all.n && u->iommu.nranges < PCI_RANGES_MAX; i++)

@@ -142,7 +142,7 @@ static void learn_iommu(struct vfio_container *c)
     info->argsz = sizeof room;
     const uint64_t top = (UINT64_C(1) << IOVA_BITS) - 1;
     const size_t page = (size_t)sysconf(_SC_PAGESIZE);
-    *m = (struct pci_iommu){.ops = &iommu_ops, .page = page, .nranges = 1};
+    *m = (struct pci_iommu){.ops = &iommu_ops, .locks = true, .page = page, .nranges = 1};
     m->ranges[0] = (struct pci_range){page, (UINT64_C(1) << IOVA_BITS_DEFAULT) - 1};
     if (ioctl(c->fd, VFIO_IOMMU_GET_INFO, info))
         return;

@@ -4,9 +4,10 @@
  * so data is one iovec whatever its size. The links of free blocks are kept beside the region, so memory that was
  * never handed out is never touched.
  *
- * Blocks of the largest order come into use one after the other, as they are needed. Devices are told of the region as
- * it comes into use, half of what they were told of before it is all used: what they know is pinned for them, and that
- * takes a thread of its own, as it is long and they may be busy with more of it. Data elsewhere is copied meanwhile.
+ * Blocks of the largest order come into use one after the other, as they are needed. What devices know of is in
+ * physical memory for as long as they do, and to bring it there takes long. So they know of the region's first piece at
+ * once, and of the rest from the first buffer on, by a thread of its own; huge pages are there, and they know of all.
+ * What they do not know of yet is copied.
  */
 #include "reactor/memory.h"
 #include "reactor/owner.h"
@@ -55,11 +56,12 @@ static void unlink_block(struct plx_buf_pool *p, int32_t block, unsigned order)
 }
 
 /* Huge pages when the machine has set some aside, else ordinary ones that may become transparent huge pages. */
-static uint8_t *map_region(size_t bytes, size_t align)
+static uint8_t *map_region(size_t bytes, size_t align, bool *huge)
 {
     const int huge_2m = 21 << MAP_HUGE_SHIFT; /* whatever the default size is: the region is a multiple of this */
     uint8_t *m = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGETLB | huge_2m, -1, 0);
-    if (m != MAP_FAILED)
+    *huge = m != MAP_FAILED;
+    if (*huge)
         return m;
     m = mmap(NULL, bytes + align, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (m == MAP_FAILED)
@@ -74,9 +76,9 @@ static uint8_t *map_region(size_t bytes, size_t align)
 int plx_buf_pool_init(struct plx_buf_pool *p, size_t bytes, size_t largest, bool shared, bool told)
 {
     p->max_order = order_of(largest);
-    const size_t top = (size_t)PLX_BUF_MIN << p->max_order;
-    p->piece = plx_max_u64(top, 2 << 20);
-    p->bytes = plx_align_up(plx_max_u64(bytes, 4 * top), p->piece);
+    const size_t top = (size_t)PLX_BUF_MIN << p->max_order, piece = plx_max_u64(top, 2 << 20);
+    bool huge = false;
+    p->bytes = plx_align_up(plx_max_u64(bytes, 4 * top), piece);
     p->blocks = (int32_t)(p->bytes / PLX_BUF_MIN);
     p->free_head = malloc((p->max_order + 1) * sizeof *p->free_head);
     p->next = malloc((size_t)p->blocks * sizeof *p->next);
@@ -84,7 +86,7 @@ int plx_buf_pool_init(struct plx_buf_pool *p, size_t bytes, size_t largest, bool
     p->state = calloc((size_t)p->blocks, 1);
     p->shared = shared;
     if (p->free_head && p->next && p->prev && p->state)
-        p->base = shared ? plx_shared_make(p->bytes, p->piece) : map_region(p->bytes, p->piece);
+        p->base = shared ? plx_shared_make(p->bytes, piece) : map_region(p->bytes, piece, &huge);
     if (!p->base) {
         plx_buf_pool_destroy(p);
         return -ENOMEM;
@@ -92,9 +94,10 @@ int plx_buf_pool_init(struct plx_buf_pool *p, size_t bytes, size_t largest, bool
     for (unsigned o = 0; o <= p->max_order; o++)
         p->free_head[o] = NONE;
     p->free_bytes = p->bytes;
-    p->told = !told;
+    p->first = huge ? p->bytes : piece;
+    p->told = !told || huge;
     if (told)
-        plx_memory_add(p->base, p->piece);
+        plx_memory_add(p->base, p->first);
     return 0;
 }
 
@@ -102,8 +105,10 @@ void plx_buf_pool_destroy(struct plx_buf_pool *p)
 {
     if (p->telling)
         pthread_join(p->teller, NULL);
-    for (size_t at = 0; p->base && at < p->bytes; at += p->piece)
-        plx_memory_remove(p->base + at);
+    if (p->base)
+        plx_memory_remove(p->base);
+    if (p->base && p->first < p->bytes)
+        plx_memory_remove(p->base + p->first);
     if (p->shared)
         plx_shared_free(p->base);
     else if (p->base)
@@ -118,20 +123,19 @@ void plx_buf_pool_destroy(struct plx_buf_pool *p)
 static void *buf_tell(void *arg)
 {
     const struct plx_buf_pool *p = arg;
-    for (size_t at = p->piece; at < p->bytes; at += p->piece)
-        plx_memory_add(p->base + at, p->piece);
+    plx_memory_add(p->base + p->first, p->bytes - p->first);
     return NULL;
 }
 
-/* On this thread where nobody would listen for long. */
+/* Of the rest; on this thread where nobody listens. What cannot be told now may be when more comes into use. */
 static void buf_tell_devices(struct plx_reactor *r)
 {
     struct plx_buf_pool *p = &r->buf;
-    if (!plx_memory_is_watched())
-        buf_tell(p);
-    else if (!plx_thread_start(&p->teller, r->pinned ? &r->unpinned : NULL, buf_tell, p, "pollux-memory"))
-        p->telling = true;
-    p->told = true;
+    p->told = plx_memory_add_unheard(p->base + p->first, p->bytes - p->first);
+    if (p->told)
+        return;
+    p->telling = !plx_thread_start(&p->teller, r->pinned ? &r->unpinned : NULL, buf_tell, p, "pollux-memory");
+    p->told = p->telling;
 }
 
 /* One more block of the largest order comes into use. @return whether there was one */
@@ -142,7 +146,7 @@ static bool buf_grow(struct plx_reactor *r)
         return false;
     push(p, p->used, p->max_order);
     p->used += 1 << p->max_order;
-    if (!p->told && (size_t)p->used * PLX_BUF_MIN > p->piece / 2)
+    if (!p->told)
         buf_tell_devices(r);
     return true;
 }

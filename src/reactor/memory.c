@@ -2,7 +2,6 @@
 #include "reactor/memory.h"
 
 #include <pthread.h>
-#include <stdatomic.h>
 #include <stdlib.h>
 
 struct piece {
@@ -13,14 +12,20 @@ struct piece {
 
 static pthread_mutex_t memory_lock = PTHREAD_MUTEX_INITIALIZER;
 static struct plx_list pieces = {&pieces, &pieces}, users = {&users, &users};
-static _Atomic unsigned nusers;
+
+static struct piece *piece_new(void *at, size_t bytes)
+{
+    struct piece *p = malloc(sizeof *p);
+    if (p)
+        *p = (struct piece){.at = at, .bytes = bytes};
+    return p;
+}
 
 void plx_memory_add(void *at, size_t bytes)
 {
-    struct piece *p = malloc(sizeof *p);
+    struct piece *p = piece_new(at, bytes);
     if (!p)
         return; /* it is copied then */
-    *p = (struct piece){.at = at, .bytes = bytes};
     pthread_mutex_lock(&memory_lock);
     plx_list_add_tail(&pieces, &p->link);
     plx_list_for_each(it, &users) {
@@ -28,6 +33,18 @@ void plx_memory_add(void *at, size_t bytes)
         u->added(u, at, bytes);
     }
     pthread_mutex_unlock(&memory_lock);
+}
+
+bool plx_memory_add_unheard(void *at, size_t bytes)
+{
+    if (pthread_mutex_trylock(&memory_lock))
+        return false;
+    const bool unheard = plx_list_empty(&users);
+    struct piece *p = unheard ? piece_new(at, bytes) : NULL;
+    if (p)
+        plx_list_add_tail(&pieces, &p->link);
+    pthread_mutex_unlock(&memory_lock);
+    return unheard;
 }
 
 static struct piece *piece_at(const void *at)
@@ -58,7 +75,6 @@ void plx_memory_remove(void *at)
 void plx_memory_watch(struct plx_memory_user *u)
 {
     pthread_mutex_lock(&memory_lock);
-    atomic_fetch_add(&nusers, 1);
     plx_list_add_tail(&users, &u->link);
     plx_list_for_each(it, &pieces) {
         const struct piece *p = plx_list_entry(it, struct piece, link);
@@ -67,15 +83,9 @@ void plx_memory_watch(struct plx_memory_user *u)
     pthread_mutex_unlock(&memory_lock);
 }
 
-bool plx_memory_is_watched(void)
-{
-    return atomic_load(&nusers);
-}
-
 void plx_memory_unwatch(struct plx_memory_user *u)
 {
     pthread_mutex_lock(&memory_lock);
     plx_list_del(&u->link);
-    atomic_fetch_sub(&nusers, 1);
     pthread_mutex_unlock(&memory_lock);
 }

@@ -20,8 +20,8 @@ struct plx_memory_user {
 
 /* Is told of what there is before this returns, and of what comes from then on, on whichever thread that is. */
 void plx_memory_watch(struct plx_memory_user *u);
-/* Whether there is anybody, for whom plx_memory_add() may take long. */
-bool plx_memory_is_watched(void);
+/* As plx_memory_add(), where that takes no time. @return false: somebody is told, and it was not made known */
+bool plx_memory_add_unheard(void *at, size_t bytes);
 /* Is not told of anything any more. */
 void plx_memory_unwatch(struct plx_memory_user *u);
 

@@ -23,10 +23,10 @@ enum { PLX_FD_EVENTS = 32 }; /* descriptors taken from the kernel at once */
 struct plx_buf_pool {
     uint8_t *base;
     size_t bytes;
-    size_t piece; /* devices are told of so many at once */
+    size_t first; /* bytes that devices are told of as it is made */
     size_t free_bytes;
     bool shared;        /* made by plx_shared_make() */
-    bool told, telling; /* of all pieces, if they are to be at all; the teller does */
+    bool told, telling; /* of the rest, if they are to be at all; by the teller */
     pthread_t teller;
     int32_t blocks;       /* of PLX_BUF_MIN bytes */
     int32_t used;         /* so many have been in use */

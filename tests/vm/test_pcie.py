@@ -316,8 +316,10 @@ def test_a_user_needs_the_node_and_nothing_else(ssds):
     assert status and f"may not open /dev/vfio/{group}; chown it" in output
     ssds.sh(f"chown user /dev/vfio/{group}; ulimit -l 65536; {as_user} '{load}'")
     assert "WARNING" not in ssds.sh(f"ulimit -l 8192; {as_user} '{load}'")  # enough for a few buffers
+    output = ssds.sh(f"ulimit -l 5000; {as_user} '{load} -m 0,1 -P 2'")  # of two cores: half of it is left for queues
+    assert "this process may lock 5000 KiB in all, half of it for data" in output
     output = ssds.sh(f"ulimit -l 1800; {as_user} '{load}'")  # queues fit, buffers do not: they are copied
-    assert "this process may lock 1800 KiB in all; raise that by LimitMEMLOCK=" in output
+    assert "this process may lock 1800 KiB in all, half of it for data; raise that by LimitMEMLOCK=" in output
     status, output = ssds.run(f"ulimit -l 64; {as_user} '{load}'")
     assert status and "ulimit -l" in output
 
