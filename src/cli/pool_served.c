@@ -392,7 +392,8 @@ int pool_read(struct pool_at *at, const uint8_t volume[16], uint64_t offset, uin
     return ret;
 }
 
-enum { WRITE_MAX = 512 << 10 }; /* of a call: a request has at most 1 MiB */
+/* Of a call: a request has at most 1 MiB, and others wait for it. */
+enum { WRITE_MAX = 512 << 10, ZEROES_MAX = 1 << 30 };
 
 static int write_some(struct pool_at *at, json_t *params, const uint8_t *mem, uint64_t n)
 {
@@ -418,7 +419,8 @@ int pool_write(struct pool_at *at, const uint8_t volume[16], uint64_t offset, ui
         return ctl_call(&at->server, "pollux_pool_write",
                         json_pack("{s:s, s:s, s:b}", "uuid", at->uuid, "volume", uuid, "flush", true), NULL);
     for (uint64_t done = 0, n; done < length && !ret; done += n) {
-        n = mem && length - done > WRITE_MAX ? WRITE_MAX : length - done;
+        const uint64_t most = mem ? WRITE_MAX : ZEROES_MAX;
+        n = length - done > most ? most : length - done;
         ret = write_some(
             at, json_pack("{s:s, s:s, s:I}", "uuid", at->uuid, "volume", uuid, "offset", (json_int_t)(offset + done)),
             mem ? mem + done : NULL, n);

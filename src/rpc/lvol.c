@@ -733,10 +733,17 @@ static void lvol_delete(struct rpc_call *c)
     struct rpc_disk *d = rpc_lvol_of(c, "name");
     struct lvol_op *o = d ? lvol_op_new(c, PLX_POOL_DELETE, rpc_store_with(c->rpc, d), d, lvol_deleted) : NULL;
     struct plx_volume_info v;
+    struct plx_pool_info p;
     struct plx_error err;
     if (!o)
         return;
     plx_volume_get_info(d->bdev, &v);
+    plx_pool_get_info(o->pool, &p);
+    if (p.lost) { /* which is seen before hosts lose it */
+        plx_fail(&err, -EUCLEAN, "%s has lost volumes: `pollux pool check` says what a repair can do", p.name);
+        rpc_fail_errno(c, -EUCLEAN, &err);
+        return;
+    }
     if (v.busy) {
         plx_fail(&err, -EBUSY, "%s is in use: it, or one that goes back to it, is being copied or given a parent",
                  v.name);

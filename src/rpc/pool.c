@@ -15,6 +15,7 @@
 #include <openssl/evp.h>
 #include <pollux/nvme.h>
 #include <pollux/pool_check.h>
+#include <sched.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -355,6 +356,13 @@ void pool_reader_close(struct pool_reader *r)
         plx_reactor_destroy(r->reactor);
 }
 
+/* Who has found it meanwhile, to read it, does not have it for long. */
+static void close_own(struct plx_bdev *own)
+{
+    while (own && plx_bdev_close(own) == -EBUSY)
+        sched_yield();
+}
+
 static int run_read(struct pool_call *t, struct plx_error *err)
 {
     struct plx_bdev *own = NULL;
@@ -375,8 +383,7 @@ static int run_read(struct pool_call *t, struct plx_error *err)
         pool_base64(text, mem, t->length);
         t->result = json_pack("{s:s}", "data", text);
     }
-    if (own)
-        plx_bdev_close(own);
+    close_own(own);
     free(mem);
     free(text);
     return ret;
@@ -450,8 +457,7 @@ static int run_write(struct pool_call *t, struct plx_error *err)
         ret = write_what(t, &r, err);
         pool_reader_close(&r);
     }
-    if (own)
-        plx_bdev_close(own);
+    close_own(own);
     if (!ret)
         t->result = json_true();
     return ret;
@@ -489,6 +495,7 @@ static void pool_write(struct rpc_call *c)
         return;
     }
     c->tried = true;
+    rpc_takes_long(c); /* in a full pool */
     pool_call_run(t);
 }
 

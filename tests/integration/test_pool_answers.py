@@ -89,7 +89,8 @@ def test_nothing_of_a_pool_is_missing_or_of_another_type(disk, uuid, key):
 
 @pytest.mark.parametrize("key, value", [
     ("size", 0), ("free", 65 * MIB), ("set_aside", 15 * MIB), ("usable", HUGE), ("unit", 12288), ("unit", 1 << 40),
-    ("cluster", MIB + 512), ("cluster", 1 << 32), ("broken", 1 << 16), ("lost", -1), ("lost", "x"), ("name", "a\x1b[2Jb"), ("name", "a\nb"),
+    ("cluster", MIB + 512), ("cluster", 1 << 32), ("broken", 1 << 16), ("lost", -1), ("lost", "x"),
+    ("name", "a\x1b[2Jb"), ("name", "a\nb"),
     ("name", "n" * 64), ("lvstore", "l" * 200), ("lvstore", "\x07"), ("uuid", UUID), ("uuid", "x")])
 def test_nothing_of_a_pool_is_what_it_cannot_be(disk, uuid, key, value):
     with answering(disk, pollux_pool_get=described(uuid) | {key: value}):

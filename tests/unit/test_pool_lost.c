@@ -338,9 +338,10 @@ static void test_a_page_that_is_damaged_costs_what_is_in_it(void **state)
         rig_pool(&rig);
         assert_int_equal(rig.pool->lost, 8);
         many_look(&rig, true);
-        if (!round)
-            rig_create(&rig, "new", 1 << 20);
-        assert_in_range(pool_volume_find(rig.pool, "new")->number, MANY, MANY + 3); /* not where others were */
+        expect_refused(&rig, PLX_POOL_CREATE, NULL, "v2"); /* which may come back */
+        expect_refused(&rig, PLX_POOL_RENAME, "v12", "v2");
+        expect_refused(&rig, PLX_POOL_SNAPSHOT, "v12", "v2");
+        expect_refused(&rig, PLX_POOL_DELETE, "v12", NULL);
         assert_int_equal(pool_close_on(rig.pool), 0);
     }
     rig.pool = NULL;
@@ -351,7 +352,6 @@ static void test_a_page_that_is_damaged_costs_what_is_in_it(void **state)
     assert_int_equal(rig.pool->lost, 0);
     assert_null(pool_volume_find(rig.pool, "v3"));
     assert_non_null(pool_volume_find(rig.pool, "v2")); /* which could be told, in that page */
-    assert_non_null(pool_volume_find(rig.pool, "new"));
     rig_settle(&rig);
     rig_check(&rig);
     rig_end(&rig);
@@ -368,8 +368,6 @@ static void test_the_only_page_is_damaged(void **state)
     hurt_rot(&rig, first_page(&rig), 72);
     rig_pool(&rig);
     assert_int_equal(rig.pool->lost, 8);
-    rig_create(&rig, "new", 1 << 20);
-    assert_int_equal(pool_volume_find(rig.pool, "new")->number, 8);
     rig_end(&rig);
 }
 
@@ -390,33 +388,72 @@ static void cut_and_restore(struct pool_rig *rig, struct plx_bdev *crash)
     assert_int_equal(plx_bdev_crash_restore(crash, &err), 0);
 }
 
-/* What was flushed to them, and nothing but the log leads to, is lost with them; what others had is not. */
-static void test_changes_of_what_is_lost(void **state)
+/* Written, discarded and flushed to, and nothing but the log knows. */
+static void leave_changes(struct pool_rig *rig, uint8_t *data)
+{
+    static const char *const written[] = {"v2", "v12"};
+    struct tu t;
+    many_begin(rig, "crash:ram:16M");
+    for (unsigned i = 0; i < PLX_ARRAY_SIZE(written); i++) {
+        rig_open(rig, written[i], &t);
+        assert_int_equal(vol_io(&t, PLX_BDEV_WRITE, 400, 8, data), 0);
+        assert_int_equal(vol_io(&t, PLX_BDEV_UNMAP, 8 * (i ? 12 : 2), 8, NULL), 0);
+        assert_int_equal(vol_io(&t, PLX_BDEV_FLUSH, 0, 0, NULL), 0);
+        rig_close(rig, &t);
+    }
+    cut_and_restore(rig, rig->disk);
+}
+
+static void look_at_changes(struct pool_rig *rig, const char *name, uint64_t gone, const uint8_t *data)
+{
+    struct tu t;
+    rig_open(rig, name, &t);
+    assert_int_equal(vol_io(&t, PLX_BDEV_READ, 400, 8, is), 0);
+    assert_memory_equal(is, data, 4096);
+    assert_int_equal(vol_io(&t, PLX_BDEV_READ, gone, 8, is), 0);
+    assert_true(tu_zeroed(is, 4096));
+    rig_close(rig, &t);
+}
+
+/* A repair brings the volume back, with all that was flushed to it: until then it is left where it is. */
+static void test_changes_of_what_may_come_back_are_kept(void **state)
 {
     uint8_t *data = tu_pattern(4096, 9);
+    struct plx_error err = {""};
     struct pool_rig rig;
-    struct tu t[2];
     (void)state;
-    many_begin(&rig, "crash:ram:16M");
-    rig_open(&rig, "v2", &t[0]);
-    rig_open(&rig, "v12", &t[1]);
-    for (unsigned i = 0; i < 2; i++) {
-        assert_int_equal(vol_io(&t[i], PLX_BDEV_WRITE, 400, 8, data), 0);
-        assert_int_equal(vol_io(&t[i], PLX_BDEV_UNMAP, 96, 8, NULL), 0);
-        assert_int_equal(vol_io(&t[i], PLX_BDEV_FLUSH, 0, 0, NULL), 0);
-    }
-    rig_close(&rig, &t[0]);
-    rig_close(&rig, &t[1]);
-    cut_and_restore(&rig, rig.disk);
-    hurt_rot(&rig, first_page(&rig), 72);
+    leave_changes(&rig, data);
+    hurt_rot(&rig, first_page(&rig), 72); /* of v0 */
+    const struct pool_keeper keeper = {rig.reactor, rig_turn};
+    assert_int_equal(pool_open_on(rig.disk, &keeper, &rig.pool, &err), -ESTALE);
+    assert_non_null(strstr(err.text, "may be brought back"));
+    for (int i = 0; i < 3; i++)
+        hurt_look(&rig, true);
+    hurt_expect_clean(&rig);
     rig_pool(&rig);
-    assert_int_equal(rig.pool->lost, 8);
-    rig_open(&rig, "v12", &t[1]);
-    assert_int_equal(vol_io(&t[1], PLX_BDEV_READ, 400, 8, is), 0);
-    assert_memory_equal(is, data, 4096);
-    assert_int_equal(vol_io(&t[1], PLX_BDEV_READ, 96, 8, is), 0);
-    assert_true(tu_zeroed(is, 4096));
-    rig_close(&rig, &t[1]);
+    assert_int_equal(rig.pool->lost, 0);
+    look_at_changes(&rig, "v2", 16, data);
+    look_at_changes(&rig, "v12", 96, data);
+    rig_settle(&rig);
+    rig_check(&rig);
+    rig_end(&rig);
+    free(data);
+}
+
+/* Nothing brings it back: what the log has of it is lost with it, and the others' is not. */
+static void test_changes_of_what_is_lost_for_good(void **state)
+{
+    static const struct hurt_edit edit = {2, hurt_absurd_size};
+    uint8_t *data = tu_pattern(4096, 9);
+    struct pool_rig rig;
+    (void)state;
+    leave_changes(&rig, data);
+    hurt_dir(&rig, hurt_edit_record, &edit);
+    rig_pool(&rig);
+    assert_int_equal(rig.pool->lost, 1);
+    look_at_changes(&rig, "v12", 96, data);
+    rig_create(&rig, "new", 1 << 20);
+    assert_int_equal(pool_volume_find(rig.pool, "new")->number, MANY); /* not where it was */
     rig_end(&rig);
     free(data);
 }
@@ -469,7 +506,7 @@ static void test_volumes_that_cannot_be_read_for_now(void **state)
         if (!open_failing(&rig, at, &err))
             continue;
         for (unsigned i = 0; rig.pool->lost && i < 8; i++)
-            assert_true(rig.pool->volume[i]->unread);
+            assert_true(rig.pool->volume[i]->kept);
         lost += rig.pool->lost;
         assert_int_equal(pool_close_on(rig.pool), 0);
     }
@@ -497,7 +534,7 @@ static void test_changes_of_what_cannot_be_read_for_now(void **state)
         rig_close(&rig, &t);
         cut_and_restore(&rig, plx_bdev_below(rig.disk));
         if (!open_failing(&rig, at, &err)) {
-            told += strstr(err.text, "volumes that cannot be read for now") != NULL;
+            told += strstr(err.text, "may be brought back") != NULL;
             rig_pool(&rig);
         }
         assert_int_equal(rig.pool->lost, 0);
@@ -521,7 +558,8 @@ int main(void)
         cmocka_unit_test(test_what_is_being_freed_stays),
         cmocka_unit_test(test_a_page_that_is_damaged_costs_what_is_in_it),
         cmocka_unit_test(test_the_only_page_is_damaged),
-        cmocka_unit_test(test_changes_of_what_is_lost),
+        cmocka_unit_test(test_changes_of_what_may_come_back_are_kept),
+        cmocka_unit_test(test_changes_of_what_is_lost_for_good),
         cmocka_unit_test(test_volumes_that_cannot_be_read_for_now),
         cmocka_unit_test(test_changes_of_what_cannot_be_read_for_now),
     };

@@ -588,27 +588,29 @@ static int op_grow(struct plx_pool_work *w, struct pool_try *t)
 
 /* ---- how it goes ---- */
 
+enum { NEEDS_ALL = 1, NEEDS_NAMES = 2 }; /* what they have, as some of it is freed or judged; what they are called */
+
 static const struct op_kind {
     int (*attempt)(struct plx_pool_work *w, struct pool_try *t); /* 0, POOL_AGAIN, or -errno with op->err filled */
     void (*apply)(struct plx_pool_work *w);                      /* or NULL */
-    bool frees;                                                  /* what others may share, or needs to know all */
+    unsigned needs;                                              /* of all volumes */
 } op_kinds[] = {
-    [PLX_POOL_CREATE] = {op_create, apply_create, false},
-    [PLX_POOL_SNAPSHOT] = {op_snapshot, apply_snapshot, false},
-    [PLX_POOL_CLONE] = {op_clone, apply_create, false},
-    [PLX_POOL_DELETE] = {op_delete, apply_delete, true},
-    [PLX_POOL_RENAME] = {op_rename, NULL, false},
-    [PLX_POOL_RESIZE] = {op_resize, apply_resize, false},
-    [PLX_POOL_REVERT] = {op_revert, apply_revert, true},
-    [PLX_POOL_FREEZE] = {op_freeze, apply_freeze, false},
-    [PLX_POOL_NAME_IT] = {op_name_it, apply_name_it, false},
-    [PLX_POOL_GROW] = {op_grow, NULL, false},
-    [PLX_POOL_SET] = {pool_attributes_attempt, NULL, false},
-    [PLX_POOL_SET_CHECKSUM] = {op_set_checksum, NULL, false},
-    [PLX_POOL_INFLATE] = {pool_own_attempt, pool_own_apply, true},
-    [PLX_POOL_DECOUPLE] = {pool_own_attempt, pool_own_apply, true},
-    [PLX_POOL_SET_PARENT] = {pool_own_attempt, pool_own_apply, true},
-    [PLX_POOL_SET_OUTER] = {pool_own_attempt, pool_own_apply, true},
+    [PLX_POOL_CREATE] = {op_create, apply_create, NEEDS_NAMES},
+    [PLX_POOL_SNAPSHOT] = {op_snapshot, apply_snapshot, NEEDS_NAMES},
+    [PLX_POOL_CLONE] = {op_clone, apply_create, NEEDS_NAMES},
+    [PLX_POOL_DELETE] = {op_delete, apply_delete, NEEDS_ALL},
+    [PLX_POOL_RENAME] = {op_rename, NULL, NEEDS_NAMES},
+    [PLX_POOL_RESIZE] = {op_resize, apply_resize, 0},
+    [PLX_POOL_REVERT] = {op_revert, apply_revert, NEEDS_ALL},
+    [PLX_POOL_FREEZE] = {op_freeze, apply_freeze, 0},
+    [PLX_POOL_NAME_IT] = {op_name_it, apply_name_it, 0},
+    [PLX_POOL_GROW] = {op_grow, NULL, 0},
+    [PLX_POOL_SET] = {pool_attributes_attempt, NULL, 0},
+    [PLX_POOL_SET_CHECKSUM] = {op_set_checksum, NULL, NEEDS_ALL},
+    [PLX_POOL_INFLATE] = {pool_own_attempt, pool_own_apply, NEEDS_ALL},
+    [PLX_POOL_DECOUPLE] = {pool_own_attempt, pool_own_apply, NEEDS_ALL},
+    [PLX_POOL_SET_PARENT] = {pool_own_attempt, pool_own_apply, NEEDS_ALL},
+    [PLX_POOL_SET_OUTER] = {pool_own_attempt, pool_own_apply, NEEDS_ALL},
 };
 
 static void op_told(struct plx_msg *msg)
@@ -721,10 +723,11 @@ static int work_may(const struct plx_pool_work *w)
     const struct plx_pool *p = w->pool;
     if (p->broken)
         return plx_fail(&w->op->err, -EROFS, "pool %s could not be written to", pool_shown(p));
-    if (p->lost && op_kinds[w->op->kind].frees)
+    const unsigned needs = op_kinds[w->op->kind].needs;
+    if ((p->lost && needs & NEEDS_ALL) || (p->kept && needs & NEEDS_NAMES))
         return plx_fail(&w->op->err, -EUCLEAN,
-                        "pool %s has lost volumes, and what they share with others is not known: that cannot be done; "
-                        "`pollux pool check` says what a repair can do",
+                        "pool %s has lost volumes, whose names, and what they share with others, are not known: that "
+                        "cannot be done; `pollux pool check` says what a repair can do",
                         pool_shown(p));
     return 0;
 }

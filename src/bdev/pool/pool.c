@@ -407,11 +407,8 @@ static int dir_lose_page(struct plx_pool *p, uint32_t page, bool unread, struct 
     int ret = 0;
     plx_error("pool %s: volumes %u to %u are lost: their page of the directory %s", pool_shown(p), first, end - 1,
               unread ? "cannot be read" : "is damaged");
-    for (uint32_t i = first; i < end && !ret; i++) {
-        ret = pool_volume_lost(p, i, NULL, err);
-        if (!ret)
-            p->volume[i]->unread = unread;
-    }
+    for (uint32_t i = first; i < end && !ret; i++)
+        ret = pool_volume_lost(p, i, true, NULL, err);
     return ret;
 }
 
@@ -527,6 +524,8 @@ static uint32_t change_bytes(const struct plx_pool *p, const struct pool_change 
 /* What is done with each unit in a step of its own, or with each change. */
 static int replay_claim(struct plx_pool *p, struct pool_try *t, const struct pool_change *c, unsigned *done)
 {
+    if (p->volume[plx_get32(c->volume)]->kept)
+        return -ESTALE;
     for (; plx_get16(c->kind) == POOL_MAP && *done < plx_get16(c->count); ++*done) {
         uint64_t unit = plx_get64(c->to) + *done;
         int ret = pool_region_want(p, t, unit >> p->region_shift);
@@ -544,7 +543,7 @@ static int replay_apply(struct plx_pool *p, struct pool_try *t, const struct poo
     uint64_t n = plx_get64(c->to);
     (void)done;
     if (v->state == POOL_LOST) /* what was written to it is lost, and what that has is not given to others */
-        return v->unread ? -EIO : 0;
+        return 0;
     if (plx_get16(c->kind) == POOL_UNMAP)
         return pool_volume_unmap(p, t, v, plx_get64(c->at), &n, false);
     return pool_volume_map(p, t, v, plx_get64(c->at), plx_get16(c->count), plx_get64(c->to),
@@ -641,14 +640,6 @@ static int replay_pages(struct plx_pool *p, struct replay *l, const struct repla
     return ret || !n ? ret : replay_some(p, l, n, pass);
 }
 
-static bool some_unread(const struct plx_pool *p)
-{
-    bool some = false;
-    for (uint32_t i = 0; p->lost && i < p->slots && !some; i++)
-        some = p->volume[i] && p->volume[i]->unread;
-    return some;
-}
-
 /* First all units that the log names are put out of reach, as nodes are allocated when it is applied. */
 static int replay(struct plx_pool *p, struct plx_error *err)
 {
@@ -656,8 +647,10 @@ static int replay(struct plx_pool *p, struct plx_error *err)
     int ret = replay_read(p, &l, err);
     for (size_t i = 0; i < PLX_ARRAY_SIZE(replay_passes) && !ret; i++)
         ret = replay_pages(p, &l, &replay_passes[i]);
-    if (ret == -EIO && some_unread(p))
-        plx_fail(err, ret, "%s: its log has changes of volumes that cannot be read for now: it is left as it is",
+    if (ret == -ESTALE)
+        plx_fail(err, ret,
+                 "%s: its log has changes of volumes that are damaged, or cannot be read for now, and may be brought "
+                 "back: the pool is left as it is; `pollux pool check` says more, and `pollux pool repair` keeps them",
                  plx_bdev_info(p->disk)->name);
     else if (ret && ret != -ENOMEM)
         plx_fail(err, ret, "%s: the log of its pool cannot be replayed: %s", plx_bdev_info(p->disk)->name,

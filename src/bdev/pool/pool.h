@@ -138,7 +138,7 @@ struct pool_volume {
     unsigned pins;              /* operations that need it as it is: it is not deleted */
     bool changed;               /* since the last checkpoint */
     uint32_t parent_number;     /* while the directory is read: of its parent, and 1 */
-    bool unread;                /* lost, as its page could not be read, which may be so for now */
+    bool kept;                  /* lost, but may come back */
     unsigned settling;          /* snapshots of it that were just made: writes that were under way then may still be */
     struct pool_volume *shadow; /* what it is about to be, below `shadow_at`: see rebase.c */
     uint64_t shadow_at;
@@ -208,6 +208,7 @@ struct plx_pool {
     uint32_t instant;
     uint16_t broken; /* why nothing can be kept any more: an NVMe status; or 0 */
     uint32_t lost;   /* volumes; while there are some nothing is freed but what was written since it was opened */
+    bool kept;       /* some of them may come back */
 
     /* node.c */
     uint64_t rotten;           /* nodes that were not what had been written */
@@ -647,8 +648,8 @@ struct pool_volume *pool_volume_live_parent(const struct pool_volume *v);
 /* ---- record.c; under the lock, while the directory is read; 0, or -errno with err filled ---- */
 
 int pool_volume_from_record(struct plx_pool *p, uint32_t number, const struct pool_record *r, struct plx_error *err);
-/* why: NULL, when that is told already. */
-int pool_volume_lost(struct plx_pool *p, uint32_t number, const char *why, struct plx_error *err);
+/* kept: it may come back; why: NULL, when that is told already. */
+int pool_volume_lost(struct plx_pool *p, uint32_t number, bool kept, const char *why, struct plx_error *err);
 /* All have been read: who goes back to whom. */
 int pool_volumes_link(struct plx_pool *p, struct plx_error *err);
 

@@ -3,7 +3,8 @@
  * What the directory of a pool says of its volumes, when it is opened. A record that cannot be, or whose page is
  * damaged, costs its volume: its number is kept, as others may go back to it, and nothing more is known of it. They are
  * what they were, but none of what they have may be freed that it may have as well: not at all until the pool was
- * repaired, but for what was written since.
+ * repaired, but for what was written since. Where a repair, or another reading, may bring it back it is kept: nobody
+ * takes its name, and what the log has of it stays there.
  */
 #include "op.h"
 
@@ -34,7 +35,7 @@ static void volume_lose(struct plx_pool *p, struct pool_volume *v)
     p->lost++;
 }
 
-int pool_volume_lost(struct plx_pool *p, uint32_t number, const char *why, struct plx_error *err)
+int pool_volume_lost(struct plx_pool *p, uint32_t number, bool kept, const char *why, struct plx_error *err)
 {
     struct pool_volume *v = p->volume[number] ? p->volume[number] : pool_volume_new(p, number);
     if (!v)
@@ -42,6 +43,8 @@ int pool_volume_lost(struct plx_pool *p, uint32_t number, const char *why, struc
     if (why && p->lost < LOST_TOLD)
         plx_error("pool %s: volume %u is lost: %s", pool_shown(p), number, why);
     volume_lose(p, v);
+    v->kept |= kept;
+    p->kept |= kept;
     return 0;
 }
 
@@ -70,7 +73,7 @@ int pool_volume_from_record(struct plx_pool *p, uint32_t number, const struct po
         return plx_fail(err, -EINVAL, "%s: volume %u of its pool is in state %u, which this program does not know",
                         plx_bdev_info(p->disk)->name, number, state);
     if (!record_ok(p, r))
-        return pool_volume_lost(p, number, "what the directory says of it cannot be", err);
+        return pool_volume_lost(p, number, false, "what the directory says of it cannot be", err);
     struct pool_volume *v = pool_volume_new(p, number);
     if (!v)
         return plx_fail(err, -ENOMEM, "out of memory");
@@ -118,7 +121,7 @@ static int check_names(struct plx_pool *p, struct plx_error *err)
         qsort(named, n, sizeof(struct pool_volume *), compare_names);
     for (size_t i = n; i-- > 1 && !ret;)
         if (!strcmp(named[i - 1]->name, named[i]->name))
-            ret = pool_volume_lost(p, named[i]->number, "it has the name of another", err);
+            ret = pool_volume_lost(p, named[i]->number, true, "it has the name of another", err);
     free(named);
     return ret;
 }
@@ -132,11 +135,11 @@ int pool_volumes_link(struct plx_pool *p, struct plx_error *err)
         if (!v || !v->parent_number)
             continue;
         if (!p->volume[v->parent_number - 1])
-            ret =
-                pool_volume_lost(p, v->parent_number - 1, "others go back to it, and it is not in the directory", err);
+            ret = pool_volume_lost(p, v->parent_number - 1, true,
+                                   "others go back to it, and it is not in the directory", err);
         struct pool_volume *s = p->volume[v->parent_number - 1];
         if (!ret && s->state != POOL_LOST && (!s->instant || (v->instant && s->instant >= v->instant)))
-            ret = pool_volume_lost(p, i, "it goes back to what is no snapshot of before it", err);
+            ret = pool_volume_lost(p, i, true, "it goes back to what is no snapshot of before it", err);
         if (ret || v->state == POOL_LOST)
             continue;
         v->parent = s;
