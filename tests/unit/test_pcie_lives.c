@@ -31,7 +31,8 @@ enum {
     LIVES = 1000,
     SLOTS = 8,
     PLACES = 16,
-    PLACE = 4096, /* bytes */
+    PLACE = 4096, /* bytes, of */
+    BLOCK = 512,
     REQUESTS = 30,
     PARTS = 4,
     IDLE = 2, /* turns of all without anything done, until time passes */
@@ -277,7 +278,7 @@ static void choose_controller(struct pcie_model_opts *o)
         o->crwms = true;
         o->crto = draw(4);
     }
-    o->ns[0].blocks = PLACES * (PLACE / 512);
+    o->ns[0].blocks = PLACES * (PLACE / BLOCK);
     if (draw(10))
         return;
     o->ns[0].metadata = 8; /* tuples are made and checked on the way */
@@ -366,7 +367,10 @@ static void calm_down(void)
 
 /* ---- the load ---- */
 
-/* What a place may hold: any of the values that were written to it since one was for certain. */
+/*
+ * What a place may hold: in each block any of the values that were written to it since one was for certain. A write
+ * that fails may have been done in part.
+ */
 struct place {
     uint8_t may[32]; /* bits */
     bool busy;
@@ -390,6 +394,18 @@ static void set_only(struct place *p, uint8_t value)
     p->may[value / 8] = (uint8_t)(1 << value % 8);
 }
 
+/* What was read of it is what it holds from then on. */
+static void take_place(struct place *p, const uint8_t *data)
+{
+    uint8_t seen[sizeof p->may] = {0};
+    for (unsigned at = 0; at < PLACE; at += BLOCK) {
+        is_well(memcmp(data + at, data + at + 1, BLOCK - 1) == 0);
+        is_well(p->may[data[at] / 8] >> data[at] % 8 & 1);
+        seen[data[at] / 8] |= (uint8_t)(1 << data[at] % 8);
+    }
+    memcpy(p->may, seen, sizeof seen);
+}
+
 static uint8_t *data_of(unsigned i)
 {
     return l.data + (i + (i % 4 == 3 ? SLOTS : 0)) * (size_t)PLACE;
@@ -411,7 +427,7 @@ static void load_start(unsigned i)
         p->may[l.value[i] / 8] |= (uint8_t)(1 << l.value[i] % 8);
     l.begun++;
     l.q[i].req->flags = op == PLX_BDEV_WRITE && draw(8) == 0 ? PLX_BDEV_FUA : 0;
-    tu_start(&l.t, &l.q[i], op, l.at[i] * (PLACE / 512), PLACE / 512, data_of(i));
+    tu_start(&l.t, &l.q[i], op, l.at[i] * (PLACE / BLOCK), PLACE / BLOCK, data_of(i));
 }
 
 static void load_end(unsigned i)
@@ -426,9 +442,7 @@ static void load_end(unsigned i)
     if (req->status)
         return;
     if (req->op == PLX_BDEV_READ) {
-        is_well(memcmp(data, data + 1, PLACE - 1) == 0);
-        is_well(p->may[data[0] / 8] >> data[0] % 8 & 1);
-        set_only(p, data[0]);
+        take_place(p, data);
     } else if (req->op == PLX_BDEV_WRITE || req->op == PLX_BDEV_WRITE_ZEROES) {
         set_only(p, l.value[i]);
     }
@@ -459,7 +473,7 @@ static void must(enum plx_bdev_op op, unsigned place, uint8_t value)
     do {
         memset(data_of(0), value, PLACE);
         q->req->flags = 0;
-        tu_start(&l.t, q, op, place * (PLACE / 512), PLACE / 512, data_of(0));
+        tu_start(&l.t, q, op, place * (PLACE / BLOCK), PLACE / BLOCK, data_of(0));
         do
             world_turn(); /* also where it is refused at once: it is time that helps */
         while (!q->done);
@@ -472,9 +486,7 @@ static void check_places(void)
 {
     for (unsigned i = 0; i < PLACES; i++) {
         must(PLX_BDEV_READ, i, 0);
-        const uint8_t *data = data_of(0);
-        is_well(memcmp(data, data + 1, PLACE - 1) == 0);
-        is_well(l.places[i].may[data[0] / 8] >> data[0] % 8 & 1);
+        take_place(&l.places[i], data_of(0));
         must(PLX_BDEV_WRITE, i, (uint8_t)i);
     }
     for (unsigned i = 0; i < PLACES; i++) {
