@@ -164,6 +164,18 @@ void rig_close(struct pool_rig *rig, struct tu *t)
     assert_int_equal(plx_bdev_close(t->bdev), 0);
 }
 
+uint16_t rig_io(struct tu *t, enum plx_bdev_op op, uint64_t lba, uint32_t nlb, void *data)
+{
+    struct tu_req q;
+    tu_req_init(&q);
+    tu_start(t, &q, op, lba, nlb, data);
+    while (!q.done)
+        rig_turn(t->reactor);
+    const uint16_t status = q.req->status;
+    tu_req_free(&q);
+    return status;
+}
+
 void rig_settle(struct pool_rig *rig)
 {
     struct plx_pool *p = rig->pool;

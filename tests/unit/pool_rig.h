@@ -45,6 +45,8 @@ void rig_create(struct pool_rig *rig, const char *name, uint64_t size);
 /* A volume as a disk, with a channel. */
 void rig_open(struct pool_rig *rig, const char *name, struct tu *t);
 void rig_close(struct pool_rig *rig, struct tu *t);
+/* As tu_io(), in whatever time it is. */
+uint16_t rig_io(struct tu *t, enum plx_bdev_op op, uint64_t lba, uint32_t nlb, void *data);
 
 /* Until nothing is being freed any more, and there is no checkpoint under way. */
 void rig_settle(struct pool_rig *rig);

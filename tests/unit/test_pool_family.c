@@ -35,32 +35,19 @@ static uint64_t free_of(struct pool_rig *rig)
     return info.free;
 }
 
-/* As tu_io(), in whatever time it is. */
-static uint16_t run_io(struct tu *t, enum plx_bdev_op op, uint64_t lba, uint32_t nlb, void *data)
-{
-    struct tu_req q;
-    tu_req_init(&q);
-    tu_start(t, &q, op, lba, nlb, data);
-    while (!q.done)
-        rig_turn(t->reactor);
-    const uint16_t status = q.req->status;
-    tu_req_free(&q);
-    return status;
-}
-
 /* Writes units that are full of a byte. */
 static void fill(struct tu *t, uint64_t at, uint32_t n, uint8_t byte)
 {
     uint8_t *data = malloc((size_t)n * UNIT);
     memset(data, byte, (size_t)n * UNIT);
-    assert_int_equal(run_io(t, PLX_BDEV_WRITE, at * LBAS, n * LBAS, data), 0);
+    assert_int_equal(rig_io(t, PLX_BDEV_WRITE, at * LBAS, n * LBAS, data), 0);
     free(data);
 }
 
 static uint8_t byte_at(struct tu *t, uint64_t at)
 {
     uint8_t data[UNIT];
-    assert_int_equal(run_io(t, PLX_BDEV_READ, at * LBAS, LBAS, data), 0);
+    assert_int_equal(rig_io(t, PLX_BDEV_READ, at * LBAS, LBAS, data), 0);
     for (unsigned i = 1; i < UNIT; i++)
         assert_int_equal(data[i], data[0]);
     return data[0];
@@ -186,7 +173,7 @@ static void what_does_not_fit_is_not_begun(void **state)
     const uint64_t room = free_of(&rig);
     assert_int_equal(rig_try(&rig, PLX_POOL_INFLATE, "v", NULL, 0), -ENOSPC);
     assert_int_equal(free_of(&rig), room);
-    assert_int_equal(run_io(&t, PLX_BDEV_UNMAP, 0, 32768, NULL), 0);
+    assert_int_equal(rig_io(&t, PLX_BDEV_UNMAP, 0, 32768, NULL), 0);
     rig_close(&rig, &t);
     rig_settle(&rig);
     rig_do(&rig, PLX_POOL_INFLATE, "v", NULL, 0);
@@ -208,7 +195,7 @@ static void parents_are_set(void **state)
     rig_do(&rig, PLX_POOL_SNAPSHOT, "w", "t", 0);
     rig_close(&rig, &t);
     rig_open(&rig, "v", &t);
-    assert_int_equal(run_io(&t, PLX_BDEV_UNMAP, 0, 100 * LBAS, NULL), 0);
+    assert_int_equal(rig_io(&t, PLX_BDEV_UNMAP, 0, 100 * LBAS, NULL), 0);
     rig_do(&rig, PLX_POOL_SET_PARENT, "v", "t", 0); /* while it is open */
     assert_int_equal(byte_at(&t, 0), 0);            /* it was discarded: that is its own */
     assert_int_equal(byte_at(&t, 100), 8);
@@ -284,7 +271,7 @@ static void writes_and_deletes_meanwhile(void **state)
             for (unsigned k = 0; k <= i && k < UNITS; k++) { /* the last one that was written to each */
                 if (k + UNITS <= i)
                     continue;
-                assert_int_equal(run_io(&t, PLX_BDEV_READ, k * 37 % UNITS * LBAS, LBAS, out), 0);
+                assert_int_equal(rig_io(&t, PLX_BDEV_READ, k * 37 % UNITS * LBAS, LBAS, out), 0);
                 if (k % 3)
                     assert_memory_equal(out, data, UNIT);
                 else if (kind != PLX_POOL_SET_PARENT)
@@ -322,7 +309,7 @@ static void what_is_discarded_hides_the_disk_outside(void **state)
     assert_int_equal(rig_run(&rig, &op), 0);
     rig_open(&rig, "v", &t);
     assert_int_equal(byte_at(&t, 255), 5);
-    assert_int_equal(run_io(&t, PLX_BDEV_UNMAP, 0, 256 * LBAS, NULL), 0); /* all of the tree */
+    assert_int_equal(rig_io(&t, PLX_BDEV_UNMAP, 0, 256 * LBAS, NULL), 0); /* all of the tree */
     assert_int_equal(byte_at(&t, 255), 0);
     rig_do(&rig, PLX_POOL_RESIZE, "v", NULL, 1100 * UNIT);
     rig_close(&rig, &t);
@@ -331,7 +318,7 @@ static void what_is_discarded_hides_the_disk_outside(void **state)
     const uint8_t wanted[] = {0, 0, 0, 5, 5, 5, 5, 5, 5, 5, 0}; /* the disk outside ends there */
     for (unsigned i = 0; i < 11; i++)
         assert_int_equal(byte_at(&t, i * 100), wanted[i]);
-    assert_int_equal(run_io(&t, PLX_BDEV_UNMAP, 256 * LBAS, 512 * LBAS, NULL), 0); /* two whole nodes */
+    assert_int_equal(rig_io(&t, PLX_BDEV_UNMAP, 256 * LBAS, 512 * LBAS, NULL), 0); /* two whole nodes */
     rig_do(&rig, PLX_POOL_SNAPSHOT, "v", "s", 0);
     fill(&t, 300, 1, 7);
     fill(&t, 10, 1, 8);
@@ -377,7 +364,7 @@ static struct plx_bdev *make_outer(const char *name, uint32_t units, uint8_t byt
         fail_msg("%s", err.text);
     tu_join(&t, outer);
     memset(data, byte, (size_t)units * UNIT + 512);
-    assert_int_equal(run_io(&t, PLX_BDEV_WRITE, 0, units * LBAS + 1, data), 0);
+    assert_int_equal(rig_io(&t, PLX_BDEV_WRITE, 0, units * LBAS + 1, data), 0);
     tu_leave(&t);
     free(data);
     return outer;
@@ -387,7 +374,7 @@ static struct plx_bdev *make_outer(const char *name, uint32_t units, uint8_t byt
 static void expect_tail(struct tu *t, uint64_t at, uint8_t byte)
 {
     uint8_t data[UNIT];
-    assert_int_equal(run_io(t, PLX_BDEV_READ, at * LBAS, LBAS, data), 0);
+    assert_int_equal(rig_io(t, PLX_BDEV_READ, at * LBAS, LBAS, data), 0);
     for (unsigned i = 0; i < UNIT; i++)
         assert_int_equal(data[i], i < 512 ? byte : 0);
 }
@@ -406,7 +393,7 @@ static void what_leaves_a_disk_outside_has_a_copy_of_it(void **state)
         assert_int_equal(run_op(&rig, &make), 0);
         rig_open(&rig, "v", &t);
         fill(&t, 100, 100, 2);
-        assert_int_equal(run_io(&t, PLX_BDEV_UNMAP, 256 * LBAS, 150 * LBAS, NULL), 0);
+        assert_int_equal(rig_io(&t, PLX_BDEV_UNMAP, 256 * LBAS, 150 * LBAS, NULL), 0);
         if (child)
             rig_do(&rig, PLX_POOL_SNAPSHOT, "v", "s", 0);
         if (!open)
@@ -482,7 +469,7 @@ static void inflated_off_a_disk_outside_under_writes(void **state)
     tu_req_free(&q);
     assert_int_equal(plx_bdev_close(outer), 0);
     for (unsigned k = 0; k < UNITS; k++) {
-        assert_int_equal(run_io(&t, PLX_BDEV_READ, k * 37ULL % UNITS * LBAS, LBAS, out), 0);
+        assert_int_equal(rig_io(&t, PLX_BDEV_READ, k * 37ULL % UNITS * LBAS, LBAS, out), 0);
         for (unsigned b = 0; b < UNIT; b++)
             assert_int_equal(out[b], k < i && b / 512 == 3 ? data[b - 3 * 512] : 5);
     }
@@ -502,7 +489,7 @@ static void disks_outside_are_set(void **state)
     (void)state;
     make_chain(&rig, "ram:64M");
     rig_open(&rig, "v", &t);
-    assert_int_equal(run_io(&t, PLX_BDEV_UNMAP, 0, 100 * LBAS, NULL), 0); /* which is its own */
+    assert_int_equal(rig_io(&t, PLX_BDEV_UNMAP, 0, 100 * LBAS, NULL), 0); /* which is its own */
     struct plx_pool_op set = {.kind = PLX_POOL_SET_OUTER, .volume = "v", .outer = "none"};
     assert_int_equal(run_op(&rig, &set), -ENODEV);
     set.outer = "one";
@@ -517,7 +504,7 @@ static void disks_outside_are_set(void **state)
     expect_tail(&t, 490, 5);
     rig_do(&rig, PLX_POOL_SNAPSHOT, "v", "w", 0);
     fill(&t, 150, 1, 9);
-    assert_int_equal(run_io(&t, PLX_BDEV_UNMAP, 160 * LBAS, LBAS, NULL), 0);
+    assert_int_equal(rig_io(&t, PLX_BDEV_UNMAP, 160 * LBAS, LBAS, NULL), 0);
     set.outer = "two";
     assert_int_equal(run_op(&rig, &set), 0);
     assert_int_equal(byte_at(&t, 0), 6); /* what was its snapshot's is not its own */
@@ -649,7 +636,7 @@ static void family_write(struct family *f, struct vol *v)
         const bool discard = tu_random(&f->seed) % 3 == 0;
         const uint8_t byte = discard ? 0 : (uint8_t)(1 + tu_random(&f->seed) % 255);
         if (discard)
-            assert_int_equal(run_io(&t, PLX_BDEV_UNMAP, at * LBAS, most * LBAS, NULL), 0);
+            assert_int_equal(rig_io(&t, PLX_BDEV_UNMAP, at * LBAS, most * LBAS, NULL), 0);
         else
             fill(&t, at, most, byte);
         const struct vol *s = v->parent < 0 ? NULL : &f->v[v->parent];
@@ -700,7 +687,7 @@ static void family_check(struct family *f, struct vol *v)
     struct tu t;
     uint8_t *out = malloc(SMALL * UNIT);
     rig_open(&f->rig, v->name, &t);
-    assert_int_equal(run_io(&t, PLX_BDEV_READ, 0, SMALL * LBAS, out), 0);
+    assert_int_equal(rig_io(&t, PLX_BDEV_READ, 0, SMALL * LBAS, out), 0);
     for (int k = 0; k < SMALL * UNIT; k++)
         if (out[k] != v->byte[k / UNIT])
             fail_msg("seed %llu: %s: unit %d is %u, and not %u", (unsigned long long)f->seed, v->name, k / UNIT, out[k],

@@ -22,19 +22,6 @@ static const char *const names[] = {"a", "one", NULL, "b", "c"};
 /* What volumes have. */
 static uint8_t is[HURT_VOLUME], had[PLX_ARRAY_SIZE(names)][HURT_VOLUME];
 
-/* As tu_io(), in simulated time. */
-static uint16_t vol_io(struct tu *t, enum plx_bdev_op op, uint64_t lba, uint32_t nlb, void *data)
-{
-    struct tu_req q;
-    tu_req_init(&q);
-    tu_start(t, &q, op, lba, nlb, data);
-    while (!q.done)
-        rig_turn(t->reactor);
-    const uint16_t status = q.req->status;
-    tu_req_free(&q);
-    return status;
-}
-
 static bool is_there(struct pool_rig *rig, unsigned i)
 {
     return names[i] && pool_volume_find(rig->pool, names[i]);
@@ -45,7 +32,7 @@ static void read_volume(struct pool_rig *rig, const char *name, uint8_t *mem)
     struct tu t;
     rig_open(rig, name, &t);
     for (unsigned at = 0; at < BLOCKS; at += 8 * PIECE)
-        assert_int_equal(vol_io(&t, PLX_BDEV_READ, at, 8 * PIECE, mem + at * 512), 0);
+        assert_int_equal(rig_io(&t, PLX_BDEV_READ, at, 8 * PIECE, mem + at * 512), 0);
     rig_close(rig, &t);
 }
 
@@ -90,15 +77,15 @@ static void use_volumes(struct pool_rig *rig, uint64_t seed)
             for (uint32_t k = 0; k < nlb * 512; k++)
                 data[k] = (uint8_t)tu_random(&seed);
             const uint16_t status =
-                vol_io(&t, gone ? PLX_BDEV_WRITE_ZEROES : PLX_BDEV_WRITE, lba, nlb, gone ? NULL : data);
+                rig_io(&t, gone ? PLX_BDEV_WRITE_ZEROES : PLX_BDEV_WRITE, lba, nlb, gone ? NULL : data);
             if (status) /* in part, perhaps */
-                assert_int_equal(vol_io(&t, PLX_BDEV_READ, lba, nlb, had[i] + lba * 512), 0);
+                assert_int_equal(rig_io(&t, PLX_BDEV_READ, lba, nlb, had[i] + lba * 512), 0);
             else if (gone)
                 memset(had[i] + lba * 512, 0, nlb * 512);
             else
                 memcpy(had[i] + lba * 512, data, nlb * 512);
         }
-        assert_int_equal(vol_io(&t, PLX_BDEV_FLUSH, 0, 0, NULL), 0);
+        assert_int_equal(rig_io(&t, PLX_BDEV_FLUSH, 0, 0, NULL), 0);
         rig_close(rig, &t);
     }
 }
@@ -230,7 +217,7 @@ static void test_what_goes_back_to_what_is_lost_takes_no_more_than_it_has(void *
     rig_open(&rig, "b", &t);
     for (unsigned i = 0; i < 3000; i++) { /* the pool has 2048 */
         data[0] = (uint8_t)i;
-        assert_int_equal(vol_io(&t, PLX_BDEV_WRITE, 8 * (i % 4), 8, data), 0);
+        assert_int_equal(rig_io(&t, PLX_BDEV_WRITE, 8 * (i % 4), 8, data), 0);
     }
     rig_close(&rig, &t);
     rig_end(&rig);
@@ -254,9 +241,9 @@ static void test_what_is_being_freed_stays(void **state)
     rig_create(&rig, "a", HURT_VOLUME);
     rig_open(&rig, "a", &t);
     for (unsigned at = 0; at < BLOCKS; at += 64 * HURT_BLOCKS)
-        assert_int_equal(vol_io(&t, PLX_BDEV_WRITE, at, 64 * HURT_BLOCKS, data), 0);
+        assert_int_equal(rig_io(&t, PLX_BDEV_WRITE, at, 64 * HURT_BLOCKS, data), 0);
     rig_do(&rig, PLX_POOL_SNAPSHOT, "a", "one", 0);
-    assert_int_equal(vol_io(&t, PLX_BDEV_WRITE, 0, 8, data), 0);
+    assert_int_equal(rig_io(&t, PLX_BDEV_WRITE, 0, 8, data), 0);
     rig_do(&rig, PLX_POOL_SNAPSHOT, "a", "two", 0);
     rig_close(&rig, &t);
     rig_settle(&rig);
@@ -290,7 +277,7 @@ static void many_begin(struct pool_rig *rig, const char *url)
         rig_create(rig, name, 1 << 20);
         rig_open(rig, name, &t);
         data[0] = (uint8_t)i;
-        assert_int_equal(vol_io(&t, PLX_BDEV_WRITE, 8 * i, 8, data), 0);
+        assert_int_equal(rig_io(&t, PLX_BDEV_WRITE, 8 * i, 8, data), 0);
         rig_close(rig, &t);
     }
     rig_settle(rig);
@@ -310,7 +297,7 @@ static void many_look(struct pool_rig *rig, bool lost)
             continue;
         rig_open(rig, name, &t);
         data[0] = (uint8_t)i;
-        assert_int_equal(vol_io(&t, PLX_BDEV_READ, 8 * i, 8, is), 0);
+        assert_int_equal(rig_io(&t, PLX_BDEV_READ, 8 * i, 8, is), 0);
         assert_memory_equal(is, data, 4096);
         rig_close(rig, &t);
     }
@@ -396,9 +383,9 @@ static void leave_changes(struct pool_rig *rig, uint8_t *data)
     many_begin(rig, "crash:ram:16M");
     for (unsigned i = 0; i < PLX_ARRAY_SIZE(written); i++) {
         rig_open(rig, written[i], &t);
-        assert_int_equal(vol_io(&t, PLX_BDEV_WRITE, 400, 8, data), 0);
-        assert_int_equal(vol_io(&t, PLX_BDEV_UNMAP, 8 * (i ? 12 : 2), 8, NULL), 0);
-        assert_int_equal(vol_io(&t, PLX_BDEV_FLUSH, 0, 0, NULL), 0);
+        assert_int_equal(rig_io(&t, PLX_BDEV_WRITE, 400, 8, data), 0);
+        assert_int_equal(rig_io(&t, PLX_BDEV_UNMAP, 8 * (i ? 12 : 2), 8, NULL), 0);
+        assert_int_equal(rig_io(&t, PLX_BDEV_FLUSH, 0, 0, NULL), 0);
         rig_close(rig, &t);
     }
     cut_and_restore(rig, rig->disk);
@@ -408,9 +395,9 @@ static void look_at_changes(struct pool_rig *rig, const char *name, uint64_t gon
 {
     struct tu t;
     rig_open(rig, name, &t);
-    assert_int_equal(vol_io(&t, PLX_BDEV_READ, 400, 8, is), 0);
+    assert_int_equal(rig_io(&t, PLX_BDEV_READ, 400, 8, is), 0);
     assert_memory_equal(is, data, 4096);
-    assert_int_equal(vol_io(&t, PLX_BDEV_READ, gone, 8, is), 0);
+    assert_int_equal(rig_io(&t, PLX_BDEV_READ, gone, 8, is), 0);
     assert_true(tu_zeroed(is, 4096));
     rig_close(rig, &t);
 }
@@ -529,8 +516,8 @@ static void test_changes_of_what_cannot_be_read_for_now(void **state)
     for (unsigned at = 0; at < 16; at++) {
         struct plx_error err = {""};
         rig_open(&rig, "v2", &t);
-        assert_int_equal(vol_io(&t, PLX_BDEV_WRITE, 400 + 8 * at, 8, data), 0);
-        assert_int_equal(vol_io(&t, PLX_BDEV_FLUSH, 0, 0, NULL), 0);
+        assert_int_equal(rig_io(&t, PLX_BDEV_WRITE, 400 + 8 * at, 8, data), 0);
+        assert_int_equal(rig_io(&t, PLX_BDEV_FLUSH, 0, 0, NULL), 0);
         rig_close(&rig, &t);
         cut_and_restore(&rig, plx_bdev_below(rig.disk));
         if (!open_failing(&rig, at, &err)) {
@@ -539,7 +526,7 @@ static void test_changes_of_what_cannot_be_read_for_now(void **state)
         }
         assert_int_equal(rig.pool->lost, 0);
         rig_open(&rig, "v2", &t);
-        assert_int_equal(vol_io(&t, PLX_BDEV_READ, 400 + 8 * at, 8, is), 0);
+        assert_int_equal(rig_io(&t, PLX_BDEV_READ, 400 + 8 * at, 8, is), 0);
         assert_memory_equal(is, data, 4096);
         rig_close(&rig, &t);
     }
