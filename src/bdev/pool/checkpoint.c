@@ -540,7 +540,7 @@ void pool_checkpoint_serve(struct plx_pool *p)
         checkpoint_go(c);
         return;
     }
-    if (p->checkpoint_wanted && !p->checkpoint) {
+    if (p->checkpoint_wanted && !p->checkpoint && !p->replaying) {
         c = calloc(1, sizeof *c);
         if (c)
             c->root = aligned_alloc(4096, (size_t)1 << p->unit_shift);

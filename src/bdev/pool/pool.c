@@ -645,6 +645,7 @@ static int replay(struct plx_pool *p, struct plx_error *err)
 {
     struct replay l = {0};
     int ret = replay_read(p, &l, err);
+    p->replaying = true;
     for (size_t i = 0; i < PLX_ARRAY_SIZE(replay_passes) && !ret; i++)
         ret = replay_pages(p, &l, &replay_passes[i]);
     if (ret == -ESTALE)
@@ -658,6 +659,7 @@ static int replay(struct plx_pool *p, struct plx_error *err)
     /* Pages of this log that are on the disk beyond its end must not be taken for those that come now. */
     p->log_seq += l.n + p->log_units;
     p->log_first = p->log_seq;
+    p->replaying = false;
     if (!ret)
         log_shorten(p);
     free(l.pages);

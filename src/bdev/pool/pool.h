@@ -258,6 +258,7 @@ struct plx_pool {
     /* log.c */
     uint64_t log_seq;           /* of the next page */
     uint64_t log_first;         /* of the oldest that is needed */
+    bool replaying;             /* what is on the disk is needed: there is no checkpoint until it is over */
     struct pool_page *log_page; /* that is being filled */
     struct plx_list log_pages;  /* full, to be written */
     struct plx_list log_writing;

@@ -237,7 +237,7 @@ int pool_space_ready(struct plx_pool *p, struct pool_try *t, uint64_t n, bool da
         ret = region_want_any(p, t);
     if (ret)
         return ret;
-    if (!p->freed.n && !p->freeing.n)
+    if (p->replaying || (!p->freed.n && !p->freeing.n))
         return -ENOSPC;
     pool_checkpoint_want(p);
     t->kick = true;

@@ -78,9 +78,14 @@ static int node_dirty(struct plx_pool *p, struct pool_tree *tree, struct pool_no
     return 0;
 }
 
-/* As much is dirty as a checkpoint should have, or twice that, which is what there may be. */
+/*
+ * As much is dirty as a checkpoint should have, or twice that, which is what there may be. A log has what one left, and
+ * what came while it was written: it is replayed whole, and one that changes twice as much is none of ours.
+ */
 static int dirty_ready(struct plx_pool *p, struct pool_try *t)
 {
+    if (p->replaying)
+        return p->n_dirty < 8 * p->dirty_max ? 0 : -EUCLEAN;
     if (p->n_dirty < p->dirty_max)
         return 0;
     pool_checkpoint_want(p);
