@@ -20,7 +20,7 @@ import target as pollux  # noqa: E402
 from control import Control  # noqa: E402
 from controlled import Controlled  # noqa: E402
 from guest import HOST_ADDRESS, INSIDE, LIMIT, Guest  # noqa: E402
-from hardware import Machine, shared  # noqa: E402
+from hardware import NO_SIGPIPE, Machine, shared  # noqa: E402
 from here import Here  # noqa: E402
 
 SOCKET = re.compile(r"^vhost-user at (\S+):.*\n", re.M)
@@ -208,7 +208,7 @@ class VerifiedLoad:
 
     def __init__(self, host, device, options="--size=16M"):
         self.host, self.device = host, device
-        self.job = host.guest.spawn(f"exec {self.FIO} --filename={device} {options}")
+        self.job = host.guest.spawn(f"{NO_SIGPIPE}exec {self.FIO} --filename={device} {options}")
 
     def goes_on(self, kib=4096):
         """Waits until that much more has been written and read; more than is in flight, by default."""

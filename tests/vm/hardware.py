@@ -13,6 +13,9 @@ from target import wait_until
 
 MIB = 1 << 20
 FIO = "fio --name=verify --ioengine=libaio --iodepth=16 --direct=1 --verify=crc32c --verify_fatal=1 --randrepeat=0"
+# The kernel's nvme-tcp may send in the name of the process that reads or writes, and without MSG_NOSIGNAL: where the
+# target has closed the connection, the signal ends that process instead of the request being tried again.
+NO_SIGPIPE = "trap '' PIPE; "
 CORES = ("--cores", ",".join(map(str, sorted(os.sched_getaffinity(0))[:2])))  # queues are spread over them
 F_RING_PACKED = 34  # virtio 1.2, 6
 SLOTS = range(0x10, 0x1f)  # of the PCI bus, free for what is plugged

@@ -7,7 +7,7 @@ import subprocess
 
 import pytest
 from conftest import require_root
-from hardware import FIO, MIB, digest_of, digest_seen, make_disk, sysfs
+from hardware import FIO, MIB, NO_SIGPIPE, digest_of, digest_seen, make_disk, sysfs
 
 DIGESTS = {"no-digest": "", "header": "--hdr-digest", "data": "--data-digest", "both": "--hdr-digest --data-digest"}
 
@@ -175,15 +175,18 @@ def test_block_device(loop_device, host, serve):
 # --- when things go wrong ---
 
 RECONNECT = "--reconnect-delay=1 --ctrl-loss-tmo=60 --keep-alive-tmo=5 --nr-io-queues=4"
-LOAD = FIO + " --filename={device} --rw=randwrite --bsrange=4k-256k --offset=32M --size=24M --rate=6m"
+LOAD = NO_SIGPIPE + FIO + " --filename={device} --rw=randwrite --bsrange=4k-256k --offset=32M --size=24M --rate=6m"
 
 # Writes block after block, each with content of its own, and notes each that the disk has acknowledged as safe.
-WRITER = """
+WRITER = NO_SIGPIPE + """
 i=0
 while [ ! -e /tmp/stop ]; do
     i=$((i + 1))
-    if ! yes "block $i" | dd of={device} bs=16k count=1 seek=$i iflag=fullblock conv=notrunc,fsync status=none; then
-        echo "block $i was not written"
+    yes "block $i" | head -c 16k >/tmp/block
+    dd if=/tmp/block of={device} bs=16k seek=$i conv=notrunc,fsync status=none
+    status=$?
+    if [ $status != 0 ]; then
+        echo "block $i was not written: dd ended with $status"
         exit 1
     fi
     echo $i >>/tmp/safe
