@@ -143,14 +143,15 @@ class Shell:
 class Guest(Shell):
     """The machine, running from __enter__ to __exit__ and never longer."""
 
-    def __init__(self, image, work, cpus=4, forward=(), devices=(), archives=(), options="", boot_tries=BOOT_TRIES):
+    def __init__(self, image, work, cpus=4, forward=(), devices=(), archives=(), options="", boot_tries=BOOT_TRIES,
+                 emulator=None):
         """image: what scripts/vm-image printed; work: directory for the logs; forward: (port here, port in the guest)
         pairs, for a target that runs in the guest; devices: further arguments for QEMU; archives: added to the
         initramfs, in this order; options: further ones of the kernel's command line; boot_tries: seconds that booting
-        may take, at each try."""
+        may take, at each try; emulator: the QEMU, if it is not the one that is found."""
         self.image, self.work, self.cpus = Path(image), Path(work), cpus
         self.forward, self.devices, self.archives, self.options = forward, devices, archives, options
-        self.boot_tries = boot_tries
+        self.boot_tries, self.emulator = boot_tries, emulator
         self.console = self.work / "console.log"
         self.qemu = self._next = None
         self._received = bytearray()
@@ -186,11 +187,11 @@ class Guest(Shell):
         with ours:
             ours.settimeout(LIMIT)
             answers = ours.makefile("rw", encoding="ascii")
-        words, options = ARCHES[self.image.name]
+        (program, *words), options = ARCHES[self.image.name]
         network = "user,id=net" + "".join(f",hostfwd=tcp:127.0.0.1:{here}-:{there}" for here, there in self.forward)
         command = [
             # Should we be killed ourselves, the kernel takes QEMU along.
-            "setpriv", "--pdeathsig", "KILL", *words, "-smp", str(self.cpus),
+            "setpriv", "--pdeathsig", "KILL", self.emulator or program, *words, "-smp", str(self.cpus),
             "-kernel", str(self.image / "vmlinuz"), "-initrd", str(self._initramfs()),
             "-append", f"{options} {KERNEL_OPTIONS} {self.options}",
             "-chardev", f"file,id=console,path={self.console},append=on", "-serial", "chardev:console",

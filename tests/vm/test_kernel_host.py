@@ -178,15 +178,13 @@ RECONNECT = "--reconnect-delay=1 --ctrl-loss-tmo=60 --keep-alive-tmo=5 --nr-io-q
 LOAD = NO_SIGPIPE + FIO + " --filename={device} --rw=randwrite --bsrange=4k-256k --offset=32M --size=24M --rate=6m"
 
 # Writes block after block, each with content of its own, and notes each that the disk has acknowledged as safe.
-WRITER = NO_SIGPIPE + """
+WRITER = f"""
 i=0
 while [ ! -e /tmp/stop ]; do
     i=$((i + 1))
     yes "block $i" | head -c 16k >/tmp/block
-    dd if=/tmp/block of={device} bs=16k seek=$i conv=notrunc,fsync status=none
-    status=$?
-    if [ $status != 0 ]; then
-        echo "block $i was not written: dd ended with $status"
+    if ! ({NO_SIGPIPE} exec dd if=/tmp/block of={{device}} bs=16k seek=$i conv=notrunc,fsync status=none); then
+        echo "block $i was not written"
         exit 1
     fi
     echo $i >>/tmp/safe
