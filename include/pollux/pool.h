@@ -82,6 +82,20 @@ struct plx_pool_info {
 };
 PLX_API void plx_pool_get_info(struct plx_pool *pool, struct plx_pool_info *out);
 
+/** What is on the disk is to stay as it is for somebody who looks at it there; pollux/pool_check.h does. */
+enum plx_pool_keep {
+    PLX_POOL_KEEP_NOTHING,
+    PLX_POOL_KEEP_NODES, /**< what the root leads to that was valid at any time while maps were kept */
+    PLX_POOL_KEEP_MAPS,  /**< and the maps of that: one root may be written meanwhile, and no second one */
+};
+
+/**
+ * First maps are kept, then nodes, in the end nothing: who has begun has to end. Hosts come first: in a pool that runs
+ * out of room, or in which a root has had to wait for some two seconds, nothing is kept any more. Does not block.
+ * @return 0 when all that was asked for was kept until now; -EAGAIN when it was not. -EBUSY: somebody else has begun
+ */
+PLX_API int plx_pool_keep(struct plx_pool *pool, enum plx_pool_keep what);
+
 /** What a volume is at present. */
 struct plx_volume_info {
     char name[PLX_POOL_NAME];

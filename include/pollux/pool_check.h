@@ -10,6 +10,8 @@
 
 #include <pollux/bdev.h>
 
+struct plx_pool;
+
 #ifdef __cplusplus
 extern "C" {
 #endif
@@ -34,8 +36,9 @@ struct plx_pool_finding {
 
 /** Memory of the caller's; the lower half is filled. */
 struct plx_pool_check {
-    bool data;                   /**< is compared with its checksums as well, in pools that have them */
-    bool repair;                 /**< what can be mended without a guess; nobody else has the disk open */
+    bool data;             /**< is compared with its checksums as well, in pools that have them */
+    bool repair;           /**< what can be mended without a guess; nobody else has the disk open */
+    struct plx_pool *pool; /**< that of the disk, where it is open here, and is to keep what is looked at; or NULL */
     struct plx_reactor *reactor; /**< that the caller drives by `turn`; NULL: one of its own */
     void (*turn)(struct plx_reactor *r);
     void (*found)(void *arg, const struct plx_pool_finding *f);

@@ -5,6 +5,7 @@
 #include "reactor/clock.h"
 
 #include <errno.h>
+#include <pollux/pool.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -57,9 +58,27 @@ int pck_begin(struct pck *c)
     return ret ? ret : pck_directory(c);
 }
 
-static int pck_look(struct pck *c)
+/* What stays there for a while only. */
+static int pck_read_first(struct pck *c)
 {
-    int ret = pck_begin(c);
+    int ret = pck_log_read(c);
+    if (!ret)
+        ret = pck_log_cut(c);
+    if (!ret)
+        ret = pck_maps_read(c);
+    plx_pool_keep(c->opts->pool, PLX_POOL_KEEP_NODES);
+    return ret;
+}
+
+static int pck_look(struct pck *c, bool kept)
+{
+    int ret = pck_roots(c);
+    if (!ret)
+        ret = pck_memory_init(c);
+    if (!ret && kept)
+        ret = pck_read_first(c);
+    if (!ret)
+        ret = pck_directory(c);
     if (!ret)
         ret = pck_data_init(c);
     if (ret)
@@ -82,13 +101,16 @@ static int pck_look_once(struct plx_bdev *bdev, struct plx_pool_check *o, struct
     c->began = plx_clock_ns();
     o->volumes = o->snapshots = o->others = 0;
     o->nodes = o->data_bytes = 0;
+    bool kept = o->pool && !plx_pool_keep(o->pool, PLX_POOL_KEEP_MAPS);
     int ret = pck_disk_open(&c->disk, bdev, o->reactor, o->turn);
     if (ret)
         plx_fail(err, ret, "%s: cannot be read: %s", plx_bdev_info(bdev)->name, strerror(-ret));
     else
-        ret = pck_look(c);
+        ret = pck_look(c, kept);
     const bool found = c->per[PLX_POOL_WASTE] || c->per[PLX_POOL_DAMAGE] || (ret && ret != -ECANCELED && c->unit);
-    if (found && !is_current(c)) {
+    if (kept)
+        kept = !plx_pool_keep(o->pool, PLX_POOL_KEEP_NOTHING);
+    if (found && !kept && !is_current(c)) {
         ret = 1;
     } else if (!ret) {
         tell_all(c);

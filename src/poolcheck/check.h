@@ -107,9 +107,11 @@ struct pck {
     /* The log. */
     uint64_t log_pages;
     uint8_t **log;  /* log_pages units */
+    bool log_here;  /* all of it has been read */
     bool log_wrong; /* some of its changes cannot be */
 
     /* The maps. */
+    uint8_t **map;       /* by region, as they were read before all else; NULL: when they are compared */
     uint8_t *map_place;  /* by region: the place that is valid, or 2 for none */
     uint64_t map_used;   /* units that are not free, by the maps */
     struct pck_bits old; /* units that are not free by the maps, where what is in use is not wholly known */
@@ -180,6 +182,11 @@ void pck_trees(struct pck *c);
 int pck_maps_mark(struct pck *c);
 int pck_log(struct pck *c);
 int pck_maps(struct pck *c);
+/* Reads what these two will look at. */
+int pck_log_read(struct pck *c);
+/* Lets go of pages of the log that come after the next root, if it is there: they are none of this one's. */
+int pck_log_cut(struct pck *c);
+int pck_maps_read(struct pck *c);
 
 /* A page of the directory as it is on the disk, damaged or not; zeroes when there is none, or it cannot be read. */
 void pck_record_page(struct pck *c, uint32_t page, uint8_t *mem);

@@ -2,36 +2,53 @@
 /* What the log says is still to be done. */
 #include "check.h"
 
+#include "base/util.h"
+
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
-/* @return 0; 1 at its end; -errno */
-static int log_read(struct pck *c, uint64_t n)
+/* Those of `reads`, from page c->log_pages on. @return 0; 1 at its end; -errno */
+static int log_take(struct pck *c, struct pck_read *reads, unsigned n)
 {
-    if (n == c->root.log_units)
-        return 1;
-    if (n % 64 == 0) {
-        uint8_t **more = realloc(c->log, (n + 64) * sizeof *more);
-        if (!more)
-            return plx_fail(c->err, -ENOMEM, "out of memory");
-        c->log = more;
+    for (unsigned i = 0; i < n; i++) {
+        const uint64_t number = c->root.log_first + c->log_pages;
+        if (reads[i].status)
+            return plx_fail(c->err, -EIO, "page %llu of the log cannot be read", (unsigned long long)number);
+        if (pck_get_page(reads[i].mem, &c->root, number) < 0)
+            return 1;
+        c->log[c->log_pages++] = reads[i].mem;
+        reads[i].mem = NULL;
     }
-    uint8_t *mem = aligned_alloc(4096, c->unit);
-    if (!mem)
-        return plx_fail(c->err, -ENOMEM, "out of memory");
-    const uint64_t number = c->root.log_first + n;
-    if (pck_disk_read_one(&c->disk, PCK_LOG_PLACE + number % c->root.log_units, mem)) {
-        free(mem);
-        return plx_fail(c->err, -EIO, "page %llu of the log cannot be read", (unsigned long long)number);
-    }
-    if (pck_get_page(mem, &c->root, number) < 0) {
-        free(mem);
-        return 1;
-    }
-    c->log[n] = mem;
-    c->log_pages = n + 1;
     return 0;
+}
+
+/* @return 0; 1 at its end; -errno */
+static int log_read_some(struct pck *c)
+{
+    struct pck_read reads[PCK_AT_ONCE];
+    const uint64_t left = c->root.log_units - c->log_pages;
+    const uint64_t as_many = c->log_pages ? c->log_pages : 1; /* as there are, since there may be no more */
+    const unsigned n = (unsigned)plx_min_u64(plx_min_u64(left, as_many), PCK_AT_ONCE);
+    unsigned got = 0;
+    uint8_t **more = realloc(c->log, (c->log_pages + n + 1) * sizeof *more);
+    int ret = more ? 0 : -ENOMEM;
+    c->log = more ? more : c->log;
+    for (; got < n && !ret; got++) {
+        const uint64_t number = c->root.log_first + c->log_pages + got;
+        reads[got] =
+            (struct pck_read){.unit = PCK_LOG_PLACE + number % c->root.log_units, .mem = aligned_alloc(4096, c->unit)};
+        ret = reads[got].mem ? 0 : -ENOMEM;
+    }
+    if (ret)
+        plx_fail(c->err, ret, "out of memory");
+    else
+        pck_disk_read(&c->disk, reads, n);
+    if (!ret)
+        ret = n ? log_take(c, reads, n) : 1;
+    for (unsigned i = 0; i < got; i++)
+        free(reads[i].mem);
+    return ret;
 }
 
 static const char *change_wrong(struct pck *c, const struct pck_change *g)
@@ -101,12 +118,33 @@ static void log_page_check(struct pck *c, uint64_t n)
     }
 }
 
+int pck_log_read(struct pck *c)
+{
+    int ret = c->log_here;
+    while (!ret)
+        ret = log_read_some(c);
+    c->log_here = ret == 1;
+    return ret < 0 ? ret : 0;
+}
+
+int pck_log_cut(struct pck *c)
+{
+    struct pck_root r;
+    uint8_t *mem = aligned_alloc(4096, c->unit);
+    if (!mem)
+        return plx_fail(c->err, -ENOMEM, "out of memory");
+    const bool next = !pck_disk_read_one(&c->disk, (uint64_t)!c->place * PCK_ROOT_PLACE, mem) &&
+                      pck_get_root(mem, &r) && r.generation == c->root.generation + 1;
+    free(mem);
+    while (next && c->log_pages && c->root.log_first + c->log_pages > r.log_first)
+        free(c->log[--c->log_pages]);
+    return 0;
+}
+
 int pck_log(struct pck *c)
 {
-    int ret = 0;
-    while (!ret)
-        ret = log_read(c, c->log_pages);
-    if (ret < 0)
+    int ret = pck_log_read(c);
+    if (ret)
         return ret;
     for (uint64_t n = 0; n < c->log_pages && !c->stop; n++)
         log_page_check(c, n);

@@ -14,6 +14,7 @@ struct map_batch {
     uint64_t region[PCK_AT_ONCE];
     struct pck_entry entry[PCK_AT_ONCE];
     unsigned n;
+    bool read_only; /* they are for later, and what is wrong is told then */
 };
 
 static void map_unknown(struct pck *c, uint64_t region, bool damage, const char *what)
@@ -112,11 +113,37 @@ static void map_compare(struct pck *c, uint64_t region, const struct pck_entry *
     }
 }
 
+static void map_keep(struct pck *c, uint64_t region, const struct pck_read *read)
+{
+    c->map[region] = read->status ? NULL : malloc(c->unit);
+    if (c->map[region])
+        memcpy(c->map[region], read->mem, c->unit);
+    else if (!read->status)
+        c->stop = plx_fail(c->err, -ENOMEM, "out of memory");
+}
+
+/* Those that have been read before are not read again: they may not be there any more. */
+static void batch_read(struct pck *c, struct map_batch *b)
+{
+    if (!c->map || b->read_only) {
+        pck_disk_read(&c->disk, b->reads, b->n);
+        return;
+    }
+    for (unsigned i = 0; i < b->n; i++) {
+        const uint8_t *map = c->map[b->region[i]];
+        b->reads[i].status = map ? 0 : PLX_SC_UNRECOVERED_READ_ERROR;
+        if (map)
+            memcpy(b->reads[i].mem, map, c->unit);
+    }
+}
+
 static void batch_end(struct pck *c, struct map_batch *b)
 {
-    pck_disk_read(&c->disk, b->reads, b->n);
+    batch_read(c, b);
     for (unsigned i = 0; i < b->n && !c->stop; i++) {
-        if (b->reads[i].status)
+        if (b->read_only)
+            map_keep(c, b->region[i], &b->reads[i]);
+        else if (b->reads[i].status)
             map_unknown(c, b->region[i], true, "cannot be read");
         else if (pck_crc(b->reads[i].mem, c->unit) != b->entry[i].crc)
             map_unknown(c, b->region[i], true, "is damaged");
@@ -130,6 +157,8 @@ static void map_found(struct pck *c, struct map_batch *b, uint64_t region, const
 {
     const uint64_t first = (region << pck_region_shift(&c->root)) + PCK_MAP_PLACE;
     if (e->unit != first && e->unit != first + 1) {
+        if (b->read_only)
+            return;
         map_unknown(c, region, true, e->unit ? "is said to be where it cannot be" : "is not there");
         return;
     }
@@ -142,9 +171,9 @@ static void map_found(struct pck *c, struct map_batch *b, uint64_t region, const
 }
 
 /* Of `regions` from `at` on, nothing is known. */
-static void maps_lost(struct pck *c, uint64_t at, uint64_t regions)
+static void maps_lost(struct pck *c, const struct map_batch *b, uint64_t at, uint64_t regions)
 {
-    for (uint64_t i = 0; i < regions && at + i < c->root.regions && !c->stop; i++)
+    for (uint64_t i = 0; !b->read_only && i < regions && at + i < c->root.regions && !c->stop; i++)
         map_unknown(c, at + i, true, "cannot be found");
 }
 
@@ -165,7 +194,8 @@ static void maps_walk(struct pck *c, struct map_batch *b, const struct pck_entry
     if (c->stop)
         return;
     if (at >= c->root.regions) {
-        maps_beyond(c, e);
+        if (!b->read_only)
+            maps_beyond(c, e);
         return;
     }
     if (level == 0) {
@@ -176,7 +206,7 @@ static void maps_walk(struct pck *c, struct map_batch *b, const struct pck_entry
     const uint8_t *node =
         e->unit && e->unit < c->root.units && !pck_is_fixed(&c->root, e->unit) ? pck_node(c, e) : NULL;
     if (!node) {
-        maps_lost(c, at, span);
+        maps_lost(c, b, at, span);
         return;
     }
     memcpy(c->level[level], node, c->unit);
@@ -225,9 +255,9 @@ static void check_beyond(struct pck *c)
     }
 }
 
-int pck_maps(struct pck *c)
+static int maps_all(struct pck *c, bool read_only)
 {
-    struct map_batch b = {.n = 0};
+    struct map_batch b = {.read_only = read_only};
     uint8_t *mem = aligned_alloc(4096, PCK_AT_ONCE * c->unit);
     if (!mem)
         return plx_fail(c->err, -ENOMEM, "out of memory");
@@ -236,6 +266,20 @@ int pck_maps(struct pck *c)
     maps_walk(c, &b, &c->root.maps, c->root.maps_height, 0);
     batch_end(c, &b);
     free(mem);
+    return c->stop;
+}
+
+int pck_maps_read(struct pck *c)
+{
+    c->map = calloc(pck_regions(&c->root), sizeof *c->map);
+    return c->map ? maps_all(c, true) : plx_fail(c->err, -ENOMEM, "out of memory");
+}
+
+int pck_maps(struct pck *c)
+{
+    int ret = maps_all(c, false);
+    if (ret)
+        return ret;
     check_beyond(c);
     const uint64_t used = c->map_used + pck_fixed_from(&c->root, c->root.regions);
     if (!c->maps_wrong && used != c->root.used && !c->stop) {

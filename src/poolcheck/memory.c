@@ -59,6 +59,9 @@ void pck_memory_free(struct pck *c)
     free(c->log);
     free(c->cache);
     free(c->counts.slot);
+    for (uint64_t i = 0; c->map && i < pck_regions(&c->root); i++)
+        free(c->map[i]);
+    free(c->map);
     free(c->map_place);
     free(c->volume);
     free(c->order);

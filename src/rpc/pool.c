@@ -530,7 +530,8 @@ static int run_check(struct pool_call *t, struct plx_error *err)
 {
     struct plx_pool_info info;
     struct pool_checking k = {t->call->rpc, json_array()};
-    struct plx_pool_check c = {.data = t->data, .found = add_finding, .progress = check_goes_on, .arg = &k};
+    struct plx_pool_check c = {
+        .data = t->data, .pool = t->pool, .found = add_finding, .progress = check_goes_on, .arg = &k};
     plx_pool_get_info(t->pool, &info);
     int ret = plx_pool_check(info.disk, &c, err);
     t->result =

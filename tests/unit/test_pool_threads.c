@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
  * A pool with a keeper of its own, and two reactors that write to the same volume, each to its own blocks, while
- * snapshots of it are made, read and deleted; and to two volumes, in order, of which there are snapshots of one
- * instant.
+ * snapshots of it are made, read and deleted, and the whole is looked at from outside; and to two volumes, in order, of
+ * which there are snapshots of one instant.
  */
 #include <errno.h>
 #include <pollux/pool.h>
+#include <pollux/pool_check.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -84,6 +85,16 @@ static void check_still(const char *name, const uint8_t *first)
     free(out);
 }
 
+/* By somebody else, while all go on. */
+static void check_clean(struct plx_bdev *disk, struct plx_pool *pool)
+{
+    struct plx_error err;
+    struct plx_pool_check c = {.pool = pool};
+    if (plx_pool_check(disk, &c, &err))
+        fail_msg("%s", err.text);
+    assert_int_equal(c.wastes + c.damages, 0);
+}
+
 static void test_two_reactors_and_a_keeper(void **state)
 {
     static struct writer w[2];
@@ -126,6 +137,7 @@ static void test_two_reactors_and_a_keeper(void **state)
         snprintf(name, sizeof name, "s%u", i - 2);
         if (i >= 2)
             pool_do(pool, PLX_POOL_DELETE, name, NULL);
+        check_clean(disk, pool);
     }
     go_on = false;
     for (unsigned i = 0; i < 2; i++)

@@ -58,6 +58,7 @@ struct pool_checkpoint {
     struct part_write writes[WRITES_AT_ONCE], *idle;
     unsigned active;
     size_t unmapped;
+    bool kept;        /* what is free is left as it is */
     bool going, came; /* a request that was begun has ended meanwhile */
     uint16_t failed;
 };
@@ -355,7 +356,7 @@ static bool unmap_below(struct pool_checkpoint *c)
     const struct plx_bdev_info *info = plx_bdev_info(p->disk);
     const struct pool_freed *f = &p->freeing; /* nobody else's until it is thawed */
     const uint64_t most = UINT32_MAX >> (p->unit_shift - p->block_shift);
-    if (!(info->ops & 1 << PLX_BDEV_UNMAP))
+    if (!(info->ops & 1 << PLX_BDEV_UNMAP) || c->kept)
         return false;
     while (c->unmapped < f->n) {
         const uint64_t first = f->units[c->unmapped++];
@@ -387,6 +388,7 @@ static void checkpoint_graced(struct plx_pool *p, struct pool_grace *g)
 {
     struct pool_checkpoint *c = plx_container_of(g, struct pool_checkpoint, grace);
     c->step = STEP_UNMAP;
+    c->kept = p->keep;
     plx_list_add_tail(&p->graced, &g->link);
     p->kick_after = true;
 }
@@ -540,7 +542,7 @@ void pool_checkpoint_serve(struct plx_pool *p)
         checkpoint_go(c);
         return;
     }
-    if (p->checkpoint_wanted && !p->checkpoint && !p->replaying) {
+    if (p->checkpoint_wanted && !p->checkpoint && !p->replaying && pool_keep_lets_begin(p)) {
         c = calloc(1, sizeof *c);
         if (c)
             c->root = aligned_alloc(4096, (size_t)1 << p->unit_shift);

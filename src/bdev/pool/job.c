@@ -213,7 +213,7 @@ void pool_jobs_serve(struct plx_pool *p)
         t.kick = true;
     }
     p->jobs_busy = ret == POOL_AGAIN;
-    t.kick |= !ret && (!jobs_idle(p) || (p->checkpoint_wanted && !p->checkpoint));
+    t.kick |= !ret && (!jobs_idle(p) || (p->checkpoint_wanted && !p->checkpoint && p->keep != PLX_POOL_KEEP_MAPS));
     pool_try_end(p, &t);
 }
 

@@ -808,6 +808,7 @@ static void close_begin(struct plx_msg *msg)
     p->closing = true;
     plx_timer_cancel(p->keeper, &p->timer);
     plx_timer_cancel(p->keeper, &p->sweep_timer);
+    plx_timer_cancel(p->keeper, &p->keep_timer);
     p->close_wait = (struct pool_wait){.reactor = p->keeper, .again = closed_again};
     pool_lock(p);
     if (p->broken)

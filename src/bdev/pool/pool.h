@@ -92,7 +92,9 @@ struct pool_region {
     uint8_t copy;    /* in which of its places it is */
     uint32_t crc;    /* loading: as it is to be */
     uint64_t *bits;  /* 1: not free */
-    uint8_t *image;  /* that a checkpoint writes; or NULL */
+    uint64_t *kept;  /* 1: free, and left as it is for who looks at it; NULL for none */
+    uint32_t n_kept;
+    uint8_t *image; /* that a checkpoint writes; or NULL */
     uint32_t image_used;
 };
 
@@ -275,6 +277,13 @@ struct plx_pool {
     struct plx_list checkpoint_waits, checkpoint_next; /* for it, and for the one after it */
     struct plx_list applying, applied;                 /* pool_apply.link */
     struct plx_list late;                              /* likewise: pool_ops_late() ends them */
+
+    /* keep.c */
+    enum plx_pool_keep keep;
+    bool keep_had_one;           /* a checkpoint has begun since maps are kept, or was under way then */
+    bool keep_lost;              /* it is not any more, and who asked for it has not been told */
+    uint64_t keep_until;         /* ns */
+    struct plx_timer keep_timer; /* the keeper's */
 
     /* volume.c, job.c */
     struct pool_tree dir, maps;
@@ -494,6 +503,8 @@ void pool_space_image(struct plx_pool *p);
 uint64_t pool_space_used(const struct plx_pool *p);
 /* What was being freed may be taken again: some of it. @return whether there is more */
 bool pool_space_thaw(struct plx_pool *p);
+/* What was left as it was may be taken. */
+void pool_space_unkeep(struct plx_pool *p);
 
 /* ---- who reads and writes ---- */
 
@@ -573,6 +584,13 @@ void pool_checkpoint_want(struct plx_pool *p);
 void pool_checkpoint_serve(struct plx_pool *p);
 /* w is told when all that has been changed until now is part of a checkpoint that is on the disk. Under the lock. */
 void pool_checkpoint_wait(struct plx_pool *p, struct pool_wait *w);
+
+/* ---- keep.c; under the lock ---- */
+
+/* Whether a checkpoint may begin, which it then does; the keeper's. */
+bool pool_keep_lets_begin(struct plx_pool *p);
+/* Somebody needs what is kept. */
+void pool_keep_give_up(struct plx_pool *p);
 
 /* ---- pool.c ---- */
 

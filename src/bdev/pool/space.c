@@ -43,7 +43,13 @@ static uint64_t region_size(const struct plx_pool *p, uint64_t number)
 
 static uint64_t region_free(const struct plx_pool *p, const struct pool_region *r)
 {
-    return region_size(p, r->number) - r->used;
+    return region_size(p, r->number) - r->used - r->n_kept;
+}
+
+/* 64 units from 64 * i on that cannot be taken. */
+static uint64_t region_taken(const struct pool_region *r, uint64_t i)
+{
+    return r->bits[i] | (r->kept ? r->kept[i] : 0);
 }
 
 /* Units that are never free: the maps, and in the first region the roots and the log. */
@@ -111,6 +117,7 @@ static void region_destroy(struct pool_region *r)
     plx_list_del(&r->link);
     free(r->image); /* of a checkpoint that could not be written to its end */
     free(r->bits);
+    free(r->kept);
     free(r);
 }
 
@@ -237,6 +244,10 @@ int pool_space_ready(struct plx_pool *p, struct pool_try *t, uint64_t n, bool da
         ret = region_want_any(p, t);
     if (ret)
         return ret;
+    if (enough && p->keep) {
+        pool_keep_give_up(p);
+        return pool_space_ready(p, t, n, data);
+    }
     if (p->replaying || (!p->freed.n && !p->freeing.n))
         return -ENOSPC;
     pool_checkpoint_want(p);
@@ -252,7 +263,7 @@ static uint64_t region_first_free(const struct plx_pool *p, const struct pool_re
     for (int lap = 0; lap < 2; lap++) {
         uint64_t i = lap ? 0 : r->cursor;
         while (i < size) {
-            uint64_t word = ~r->bits[i / 64] >> i % 64;
+            uint64_t word = ~region_taken(r, i / 64) >> i % 64;
             if (word) {
                 i += (unsigned)__builtin_ctzll(word);
                 break;
@@ -294,7 +305,7 @@ uint64_t pool_space_take(struct plx_pool *p, enum pool_use use, uint64_t n, uint
     struct pool_region *r = region_choose(p, use);
     const uint64_t size = region_size(p, r->number), first = region_first_free(p, r);
     uint64_t got = 0;
-    while (got < n && first + got < size && !bit_get(r->bits, first + got))
+    while (got < n && first + got < size && !(region_taken(r, (first + got) / 64) >> (first + got) % 64 & 1))
         bit_set(r->bits, first + got++);
     r->used += (uint32_t)got;
     r->cursor = (uint32_t)(first + got < size ? first + got : 0);
@@ -560,6 +571,32 @@ void pool_space_image(struct plx_pool *p)
     }
 }
 
+/* @return whether it is free, and not to be taken for now */
+static bool region_keep(struct plx_pool *p, struct pool_region *r, uint64_t at)
+{
+    if (p->keep && !r->kept) {
+        r->kept = calloc(region_units(p) / 64, sizeof *r->kept);
+        if (!r->kept)
+            pool_keep_give_up(p);
+    }
+    if (!p->keep)
+        return false;
+    bit_set(r->kept, at);
+    r->n_kept++;
+    return true;
+}
+
+void pool_space_unkeep(struct plx_pool *p)
+{
+    plx_list_for_each(it, &p->loaded) {
+        struct pool_region *r = plx_list_entry(it, struct pool_region, link);
+        p->ready += r->n_kept;
+        r->n_kept = 0;
+        free(r->kept);
+        r->kept = NULL;
+    }
+}
+
 bool pool_space_thaw(struct plx_pool *p)
 {
     for (unsigned i = 0; i < THAWED_AT_ONCE && p->freeing.n; i++) {
@@ -569,8 +606,9 @@ bool pool_space_thaw(struct plx_pool *p)
         const bool taken = bit_get(r->bits, at); /* but for a unit that a damaged pool has twice */
         bit_clear(r->bits, at);
         r->used -= taken;
-        p->ready += taken;
         p->used -= taken;
+        if (taken && !region_keep(p, r, at))
+            p->ready++;
     }
     if (!p->freeing.n)
         pool_wake(&p->space_waits, 0);
