@@ -16,7 +16,7 @@ int tune_perf_command(const char *disk, uint32_t seconds, char *out, size_t size
     char self[PATH_MAX] = "", program[PATH_MAX + 64], quoted[PATH_MAX];
     ssize_t n = readlink("/proc/self/exe", self, sizeof self - 1);
     if (n <= 0 || !plx_text_quote(self, program, sizeof program) || !plx_text_quote(disk, quoted, sizeof quoted) ||
-        snprintf(out, size, "%s perf -t %u --json /dev/stdout %s", program, seconds, quoted) >= (int)size)
+        snprintf(out, size, "%s perf -t %u --json - %s", program, seconds, quoted) >= (int)size)
         return cli_fail(EXIT_USAGE, "--target %s: takes a disk, as pollux perf does", disk);
     return EXIT_OK;
 }

@@ -107,8 +107,8 @@ class Unread:
 
     def __init__(self, *arguments):
         self.end, err = os.pipe()
-        fcntl.fcntl(err, fcntl.F_SETPIPE_SZ, 4096)
-        os.write(err, b"x" * 4095 + b"\n")
+        size = fcntl.fcntl(err, fcntl.F_SETPIPE_SZ, 4096)  # a page, whatever that is
+        os.write(err, b"x" * (size - 1) + b"\n")
         self.process = subprocess.Popen([binary(), "serve", "-l", "127.0.0.1:0", *arguments], stdout=subprocess.PIPE,
                                         stderr=err, text=True)
         os.close(err)
