@@ -4,7 +4,9 @@ import base64
 import contextlib
 import json
 import os
+import re
 import threading
+import uuid
 
 import pytest
 
@@ -267,6 +269,31 @@ def test_a_pool_that_is_written_to_is_clean():
             stop.set()
             writer.join()
         assert written
+
+
+def test_a_volume_that_cannot_be_deleted_stays_with_its_hosts(tmp_path):
+    """Whoever has it does not lose it by a call that is refused: of a store that has lost other volumes."""
+    image, data = disk_of(tmp_path), tmp_path / "data"
+    data.write_bytes(os.urandom(MIB))
+    run("pool", "create", "--yes", "--name", "lvs0", image)
+    for number in range(12):
+        run("volume", "create", image, f"v{number}", "1M")
+    run("cp", data, f"volume:{image}?name=v9")
+    lost = uuid.UUID(volumes(image)["v2"]["uuid"]).bytes
+    whole = bytearray(image.read_bytes())
+    for found in list(re.finditer(re.escape(lost), bytes(whole))):
+        whole[found.start()] ^= 1  # in each page of the directory that there has been
+    image.write_bytes(whole)
+    with Server() as server, server.client() as client:
+        client.call("bdev_aio_create", name="A", filename=str(image), block_size=4096)
+        assert client.call("bdev_lvol_get_lvstores")[0]["name"] == "lvs0"
+        assert client.refused("bdev_get_bdevs", name="lvs0/v2")[0] == -19
+        with Controller(serve(client, "lvs0/v9"), "nqn.2016-06.io.spdk:lvol", io_queues=1) as host:
+            for _ in range(2):
+                assert "has lost volumes" in client.refused("bdev_lvol_delete", name="lvs0/v9")[1]
+                assert host.read(1, 0, 16, 4096) == data.read_bytes()[:16 * 4096]
+            assert client.call("bdev_get_bdevs", name="lvs0/v9")
+    assert "v9" in volumes(image)
 
 
 @pytest.mark.parametrize("mib", [8, 9])
