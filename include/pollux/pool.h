@@ -91,7 +91,7 @@ enum plx_pool_keep {
 
 /**
  * First maps are kept, then nodes, in the end nothing: who has begun has to end. Hosts come first: in a pool that runs
- * out of room, or in which a root has had to wait for some two seconds, nothing is kept any more. Does not block.
+ * out of room, or in which a root has had to wait for a second, nothing is kept any more. Does not block.
  * @return 0 when all that was asked for was kept until now; -EAGAIN when it was not. -EBUSY: somebody else has begun
  */
 PLX_API int plx_pool_keep(struct plx_pool *pool, enum plx_pool_keep what);

@@ -58,25 +58,25 @@ int pck_begin(struct pck *c)
     return ret ? ret : pck_directory(c);
 }
 
-/* What stays there for a while only. */
-static int pck_read_first(struct pck *c)
+/* What stays there for a while only. *keep becomes false when that was longer than hosts wait for. */
+static int pck_read_first(struct pck *c, bool *keep)
 {
     int ret = pck_log_read(c);
     if (!ret)
         ret = pck_log_cut(c);
     if (!ret)
         ret = pck_maps_read(c);
-    plx_pool_keep(c->opts->pool, PLX_POOL_KEEP_NODES);
+    *keep = !plx_pool_keep(c->opts->pool, PLX_POOL_KEEP_NODES);
     return ret;
 }
 
-static int pck_look(struct pck *c, bool kept)
+static int pck_look(struct pck *c, bool kept, bool *keep)
 {
     int ret = pck_roots(c);
     if (!ret)
         ret = pck_memory_init(c);
     if (!ret && kept)
-        ret = pck_read_first(c);
+        ret = pck_read_first(c, keep);
     if (!ret)
         ret = pck_directory(c);
     if (!ret)
@@ -90,8 +90,11 @@ static int pck_look(struct pck *c, bool kept)
     return ret ? ret : pck_maps(c);
 }
 
-/* @return 0; 1 when it is to be begun anew; -errno */
-static int pck_look_once(struct plx_bdev *bdev, struct plx_pool_check *o, struct plx_error *err)
+/*
+ * *keep: what is looked at is to be kept. It becomes false when that was longer than hosts wait for.
+ * @return 0; 1 when it is to be begun anew; -errno
+ */
+static int pck_look_once(struct plx_bdev *bdev, struct plx_pool_check *o, bool *keep, struct plx_error *err)
 {
     struct pck *c = calloc(1, sizeof *c);
     if (!c)
@@ -101,16 +104,17 @@ static int pck_look_once(struct plx_bdev *bdev, struct plx_pool_check *o, struct
     c->began = plx_clock_ns();
     o->volumes = o->snapshots = o->others = 0;
     o->nodes = o->data_bytes = 0;
-    bool kept = o->pool && !plx_pool_keep(o->pool, PLX_POOL_KEEP_MAPS);
+    bool kept = *keep && o->pool && !plx_pool_keep(o->pool, PLX_POOL_KEEP_MAPS);
     int ret = pck_disk_open(&c->disk, bdev, o->reactor, o->turn);
     if (ret)
         plx_fail(err, ret, "%s: cannot be read: %s", plx_bdev_info(bdev)->name, strerror(-ret));
     else
-        ret = pck_look(c, kept);
+        ret = pck_look(c, kept, keep);
     const bool found = c->per[PLX_POOL_WASTE] || c->per[PLX_POOL_DAMAGE] || (ret && ret != -ECANCELED && c->unit);
     if (kept)
         kept = !plx_pool_keep(o->pool, PLX_POOL_KEEP_NOTHING);
-    if (found && !kept && !is_current(c)) {
+    /* The one that was kept may be that of a root that could not be read. */
+    if (found && (!kept || c->root_unread) && !is_current(c)) {
         ret = 1;
     } else if (!ret) {
         tell_all(c);
@@ -125,9 +129,10 @@ static int pck_look_once(struct plx_bdev *bdev, struct plx_pool_check *o, struct
 
 int plx_pool_check(struct plx_bdev *disk, struct plx_pool_check *o, struct plx_error *err)
 {
+    bool keep = true;
     o->repaired = false;
     for (o->tries = 0; o->tries < TRIES; o->tries++) {
-        int ret = pck_look_once(disk, o, err);
+        int ret = pck_look_once(disk, o, &keep, err);
         if (ret <= 0)
             return ret;
     }

@@ -87,8 +87,9 @@ struct pck {
     size_t unit; /* bytes */
 
     struct pck_root root;
-    unsigned place; /* the root is that in unit place * PCK_ROOT_PLACE */
-    bool other_ok;  /* and the other is whole, too */
+    unsigned place;   /* the root is that in unit place * PCK_ROOT_PLACE */
+    bool other_ok;    /* and the other is whole, too */
+    bool root_unread; /* the other could not be read */
 
     struct pck_volume **volume; /* by number; NULL: free */
     struct pck_volume **order;  /* parents before children */

@@ -74,6 +74,7 @@ int pck_roots(struct pck *c)
     if (wrong)
         return plx_fail(c->err, -EUCLEAN, "%s: the root of its pool, of generation %llu, cannot be: %s", disk,
                         (unsigned long long)c->root.generation, wrong);
+    c->root_unread = status;
     if (status) {
         c->leave = true;
         pck_say(

@@ -24,6 +24,7 @@ enum {
 };
 
 #define TAKES_A_WHILE "crash:ram:64M?latency=20us&seed=1"
+#define TAKES_MORE "crash:ram:256M?latency=20us&seed=1" /* where nothing is overwritten in place */
 
 struct writer {
     struct pool_rig rig;
@@ -127,7 +128,7 @@ static void print_finding(void *arg, const struct plx_pool_finding *f)
 static void check_clean(const struct plx_pool_opts *opts)
 {
     struct plx_error err;
-    writer_begin(TAKES_A_WHILE, opts);
+    writer_begin(opts ? TAKES_MORE : TAKES_A_WHILE, opts);
     write_for(20000);
     const uint64_t first = w.rig.pool->generation;
     for (unsigned round = 0; round < 5; round++) {
@@ -283,6 +284,58 @@ static void test_roots_wait_for_no_longer_than_that(void **state)
     writer_end();
 }
 
+/* What became free while it was kept, in rows, the disk is told of afterwards. */
+static void test_the_disk_is_told_afterwards(void **state)
+{
+    struct plx_bdev_stats before = {0}, meanwhile = {0}, after = {0};
+    (void)state;
+    writer_begin(TAKES_A_WHILE, NULL);
+    w.over = true;
+    for (unsigned i = 0; i < ROWS; i++)
+        assert_int_equal(rig_io(&w.t, PLX_BDEV_WRITE, (uint64_t)i * LEAF, ROW * 8, data), 0);
+    rig_settle(&w.rig);
+    plx_bdev_get_totals(w.rig.disk, &before);
+    keep_nodes();
+    for (unsigned i = 0; i < ROWS; i++)
+        assert_int_equal(rig_io(&w.t, PLX_BDEV_UNMAP, (uint64_t)i * LEAF, ROW * 8, NULL), 0);
+    rig_settle(&w.rig);
+    assert_true(w.rig.pool->n_kept >= ROWS * ROW);
+    plx_bdev_get_totals(w.rig.disk, &meanwhile);
+    assert_int_equal(meanwhile.blocks[PLX_BDEV_UNMAP], before.blocks[PLX_BDEV_UNMAP]);
+    assert_int_equal(plx_pool_keep(w.rig.pool, PLX_POOL_KEEP_NOTHING), 0);
+    rig_settle(&w.rig);
+    assert_int_equal(w.rig.pool->n_kept, 0);
+    plx_bdev_get_totals(w.rig.disk, &after);
+    assert_true(after.blocks[PLX_BDEV_UNMAP] >= meanwhile.blocks[PLX_BDEV_UNMAP] + ROWS * ROW * 8);
+    writer_end();
+}
+
+/* Nobody writes, and somebody keeps the maps who does not come back. */
+static void test_space_of_what_is_deleted_comes_back(void **state)
+{
+    struct plx_pool *p;
+    (void)state;
+    writer_begin("crash:ram:64M?seed=1", NULL);
+    p = w.rig.pool;
+    w.over = true;
+    for (unsigned i = 0; i < ROWS; i++)
+        assert_int_equal(rig_io(&w.t, PLX_BDEV_WRITE, (uint64_t)i * LEAF, ROW * 8, data), 0);
+    rig_close(&w.rig, &w.t);
+    rig_settle(&w.rig);
+    const uint64_t used = p->used;
+    for (unsigned round = 0; round < 2; round++) {
+        assert_int_equal(plx_pool_keep(p, PLX_POOL_KEEP_MAPS), 0);
+        rig_do(&w.rig, round ? PLX_POOL_CREATE : PLX_POOL_DELETE, round ? NULL : "v", round ? "v" : NULL, 1 << 20);
+        for (unsigned i = 0; i < 100 && p->used > used - ROWS * ROW; i++)
+            rig_turn(w.rig.reactor);
+        assert_true(p->used <= used - ROWS * ROW);
+        plx_pool_keep(p, PLX_POOL_KEEP_NOTHING);
+    }
+    rig_settle(&w.rig);
+    rig_check(&w.rig);
+    rig_end(&w.rig);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -292,6 +345,8 @@ int main(void)
         cmocka_unit_test(test_what_is_wrong_with_a_busy_pool_is_found),
         cmocka_unit_test(test_space_that_is_needed_is_not_kept),
         cmocka_unit_test(test_roots_wait_for_no_longer_than_that),
+        cmocka_unit_test(test_the_disk_is_told_afterwards),
+        cmocka_unit_test(test_space_of_what_is_deleted_comes_back),
     };
     for (size_t i = 0; i < sizeof data; i++)
         data[i] = (uint8_t)(i * 7 + 3);

@@ -7,6 +7,7 @@
 
 #include <errno.h>
 #include <pollux/bdev_filter.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -30,6 +31,14 @@ static void restore(struct pool_rig *rig)
     assert_int_equal(plx_bdev_crash_restore(rig->disk, &err), 0);
 }
 
+static void cut(struct pool_rig *rig)
+{
+    plx_bdev_crash_cut(rig->disk, NULL);
+    pool_close_on(rig->pool);
+    rig->pool = NULL;
+    restore(rig);
+}
+
 /* A pool with a log that changes as many leaves of a volume's tree, and power is cut. */
 static void leave_log(struct pool_rig *rig, unsigned leaves)
 {
@@ -46,10 +55,7 @@ static void leave_log(struct pool_rig *rig, unsigned leaves)
     }
     assert_int_equal(rig_io(&t, PLX_BDEV_FLUSH, 0, 0, NULL), 0);
     rig_close(rig, &t);
-    plx_bdev_crash_cut(rig->disk, NULL);
-    pool_close_on(rig->pool);
-    rig->pool = NULL;
-    restore(rig);
+    cut(rig);
 }
 
 static int open_pool(struct pool_rig *rig, struct plx_error *err)
@@ -113,11 +119,162 @@ static void test_a_log_that_changes_too_much(void **state)
     rig_end(&rig);
 }
 
+/* ---- room for the root that comes then ---- */
+
+enum { SHARED = 60, VOLUMES = 40 };
+
+/* A full pool in which a snapshot has what a volume has, many pages of records, and that volume, open. */
+static void fill_pool(struct pool_rig *rig, struct tu *t)
+{
+    uint16_t status = 0;
+    struct tu f;
+    char name[16];
+    rig_make(rig, "crash:ram:16M?seed=1", NULL);
+    rig->pool->full_wait_ns = 0;
+    rig_create(rig, "v", (uint64_t)SHARED * LEAF * 512);
+    for (unsigned i = 0; i < VOLUMES; i++) {
+        snprintf(name, sizeof name, "n%u", i);
+        rig_create(rig, name, 4 * LEAF * 512);
+    }
+    rig_open(rig, "v", t);
+    for (unsigned i = 0; i < SHARED; i++)
+        assert_int_equal(rig_io(t, PLX_BDEV_WRITE, (uint64_t)i * LEAF, 16, data), 0);
+    rig_do(rig, PLX_POOL_SNAPSHOT, "v", "s", 0);
+    rig_create(rig, "f", 32 << 20);
+    rig_open(rig, "f", &f);
+    for (unsigned i = 0; !status && i < 8192; i++)
+        status = rig_io(&f, PLX_BDEV_WRITE, 8 * i, 8, data);
+    assert_int_equal(status, PLX_SC_CAPACITY_EXCEEDED);
+    assert_int_equal(rig_io(&f, PLX_BDEV_FLUSH, 0, 0, NULL), 0);
+    rig_close(rig, &f);
+    rig_settle(rig);
+}
+
+/*
+ * What is discarded of a snapshot's takes nodes for good, and gives nothing back. Discards come to an end; the roots do
+ * not, nor what a cut leaves of them.
+ */
+static void discard_and_cut(unsigned most)
+{
+    struct plx_error err = {""};
+    struct pool_rig rig;
+    struct tu t, n;
+    uint16_t status = 0;
+    unsigned done = 0;
+    char name[16];
+    fill_pool(&rig, &t);
+    for (unsigned i = 0; i < VOLUMES && i < most; i += 4) { /* records of many pages are changed */
+        snprintf(name, sizeof name, "n%u", i);
+        rig_open(&rig, name, &n);
+        rig_io(&n, PLX_BDEV_WRITE_ZEROES, 0, 8, NULL);
+        rig_close(&rig, &n);
+    }
+    for (; !status && done < most; done += !status)
+        status = rig_io(&t, PLX_BDEV_UNMAP, (uint64_t)(done % SHARED) * LEAF + done / SHARED * 8, 8, NULL);
+    assert_true(!status || status == PLX_SC_CAPACITY_EXCEEDED);
+    assert_int_equal(rig_io(&t, PLX_BDEV_FLUSH, 0, 0, NULL), 0);
+    rig_close(&rig, &t);
+    cut(&rig);
+    if (open_pool(&rig, &err))
+        fail_msg("after %u discards: %s", done, err.text);
+    rig.pool->full_wait_ns = 0;
+    rig_open(&rig, "v", &t);
+    for (unsigned i = 0; i < done; i++) {
+        assert_int_equal(rig_io(&t, PLX_BDEV_READ, (uint64_t)(i % SHARED) * LEAF + i / SHARED * 8, 8, is), 0);
+        assert_true(tu_zeroed(is, sizeof is));
+    }
+    rig_close(&rig, &t);
+    rig_do(&rig, PLX_POOL_DELETE, "f", NULL, 0);
+    rig_do(&rig, PLX_POOL_DELETE, "s", NULL, 0);
+    rig_settle(&rig);
+    rig_check(&rig);
+    rig_end(&rig);
+}
+
+static void test_volumes_leave_a_root_what_it_needs(void **state)
+{
+    (void)state;
+    for (unsigned most = 1; most < 70; most++)
+        discard_and_cut(most);
+}
+
+/* ---- ghosts ---- */
+
+/*
+ * Snapshot "g" was deleted, and two go back to it. One overwrites what it has of it, which only the log knows, and
+ * power is cut. With `one`, the other has gone as well meanwhile, while something had the ghost stay.
+ */
+static void leave_ghost(struct pool_rig *rig, bool one)
+{
+    struct tu t;
+    rig_make(rig, one ? "crash:ram:16M?seed=1" : "crash:ram:16M?seed=1&latency=20s", NULL);
+    rig_create(rig, "v", 40 * LEAF * 512);
+    rig_open(rig, "v", &t);
+    for (unsigned i = 0; i < 40; i++)
+        assert_int_equal(rig_io(&t, PLX_BDEV_WRITE, (uint64_t)i * LEAF, 8, data), 0);
+    rig_do(rig, PLX_POOL_SNAPSHOT, "v", "g", 0);
+    struct pool_volume *g = pool_volume_find(rig->pool, "g");
+    rig_do(rig, PLX_POOL_CLONE, "g", "c", 0);
+    rig_do(rig, PLX_POOL_DELETE, "g", NULL, 0);
+    rig_settle(rig);
+    assert_int_equal(g->state, POOL_GHOST);
+    if (one) {
+        g->pins++; /* as who copies what it has does */
+        rig_do(rig, PLX_POOL_DELETE, "c", NULL, 0);
+        while (g->children > 1 || rig->pool->checkpoint || rig->pool->checkpoint_wanted)
+            rig_turn(rig->reactor);
+    }
+    for (unsigned i = 0; i < 15; i++)
+        assert_int_equal(rig_io(&t, PLX_BDEV_WRITE, (uint64_t)i * LEAF, 8, data), 0);
+    assert_int_equal(rig_io(&t, PLX_BDEV_FLUSH, 0, 0, NULL), 0);
+    rig_close(rig, &t);
+    if (one)
+        g->pins--;
+    cut(rig);
+}
+
+static void look_at_ghost(bool one)
+{
+    struct plx_error err = {""};
+    struct pool_rig rig;
+    struct tu t;
+    leave_ghost(&rig, one);
+    if (open_pool(&rig, &err))
+        fail_msg("%s", err.text);
+    for (unsigned i = 0; i < 100; i++)
+        rig_turn(rig.reactor);
+    rig_settle(&rig);
+    rig_check(&rig);
+    rig_open(&rig, "v", &t);
+    for (unsigned i = 0; i < 40; i++) {
+        assert_int_equal(rig_io(&t, PLX_BDEV_READ, (uint64_t)i * LEAF, 8, is), 0);
+        assert_memory_equal(is, data, sizeof data);
+    }
+    rig_close(&rig, &t);
+    rig_end(&rig);
+}
+
+static void test_a_ghost_that_is_found_stale_may_go(void **state)
+{
+    (void)state;
+    look_at_ghost(true);
+}
+
+/* It takes seconds, after which ghosts that are stale are gone through otherwise. */
+static void test_ghosts_wait_until_it_is_over(void **state)
+{
+    (void)state;
+    look_at_ghost(false);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_power_is_cut_while_it_is_replayed),
         cmocka_unit_test(test_a_log_that_changes_too_much),
+        cmocka_unit_test(test_volumes_leave_a_root_what_it_needs),
+        cmocka_unit_test(test_a_ghost_that_is_found_stale_may_go),
+        cmocka_unit_test(test_ghosts_wait_until_it_is_over),
     };
     for (size_t i = 0; i < sizeof data; i++)
         data[i] = (uint8_t)(i * 7 + 3);

@@ -18,7 +18,6 @@
 enum {
     UNITS_AT_ONCE = 64, /* of a request */
     WRITES_AT_ONCE = 16,
-    UNMAP_MIN = 16, /* units */
 };
 
 enum checkpoint_step {
@@ -365,7 +364,7 @@ static bool unmap_below(struct pool_checkpoint *c)
             c->unmapped++;
             n++;
         }
-        if (n < UNMAP_MIN)
+        if (n < POOL_UNMAP_MIN)
             continue;
         checkpoint_submit(c, PLX_BDEV_UNMAP, first, n);
         return true;
@@ -485,7 +484,7 @@ static void prepare(struct plx_pool *p)
 static void checkpoint_try(struct pool_checkpoint *c)
 {
     struct plx_pool *p = c->pool;
-    struct pool_try t = {.ch = p->keeper_ch, .wait = &c->wait};
+    struct pool_try t = {.ch = p->keeper_ch, .wait = &c->wait, .checkpoint = true};
     prepare(p);
     pool_lock(p);
     int ret = p->broken ? -EIO : freeze(p, c, &t);

@@ -201,7 +201,7 @@ void pool_jobs_serve(struct plx_pool *p)
 {
     struct pool_try t = {.ch = p->keeper_ch, .wait = &p->job_wait};
     int ret = 0;
-    if (p->jobs_busy || p->closing || p->lost)
+    if (p->jobs_busy || p->closing || p->lost || !p->job_wait.reactor) /* it is being opened */
         return;
     pool_lock(p);
     for (unsigned i = 0; i < p->job_steps && !ret && !jobs_idle(p) && !p->broken; i++)
@@ -213,7 +213,8 @@ void pool_jobs_serve(struct plx_pool *p)
         t.kick = true;
     }
     p->jobs_busy = ret == POOL_AGAIN;
-    t.kick |= !ret && (!jobs_idle(p) || (p->checkpoint_wanted && !p->checkpoint && p->keep != PLX_POOL_KEEP_MAPS));
+    t.kick |= !ret && (!jobs_idle(p) || (p->checkpoint_wanted && !p->checkpoint &&
+                                         (p->keep != PLX_POOL_KEEP_MAPS || !p->keep_timer.set)));
     pool_try_end(p, &t);
 }
 
@@ -224,6 +225,7 @@ void pool_jobs_begin(struct plx_pool *p)
     for (uint32_t i = 0; i < p->slots; i++) {
         struct pool_volume *v = p->volume[i];
         if (v && (v->state == POOL_DYING || (v->state == POOL_GHOST && v->children <= 1))) {
+            pool_ghost_over(v); /* which a log that was replayed may have found stale */
             v->state = POOL_DYING;
             dying_enter(p, v);
         } else if (v) {

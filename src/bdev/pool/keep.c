@@ -11,7 +11,9 @@
 
 #include "reactor/clock.h"
 
-#define KEEP_MS UINT64_C(2000) /* that checkpoints wait, at most */
+#define KEEP_MS UINT64_C(1000) /* that checkpoints wait, at most */
+
+enum { FREED_AT_ONCE = 1 << 16 }; /* units that were kept, of a checkpoint */
 
 static void keep_too_long(struct plx_timer *timer)
 {
@@ -39,11 +41,25 @@ bool pool_keep_lets_begin(struct plx_pool *p)
 
 void pool_keep_give_up(struct plx_pool *p)
 {
-    if (!p->keep)
-        return;
+    p->keep_lost |= p->keep != PLX_POOL_KEEP_NOTHING;
     p->keep = PLX_POOL_KEEP_NOTHING;
-    p->keep_lost = true;
     pool_space_unkeep(p);
+}
+
+void pool_keep_serve(struct plx_pool *p)
+{
+    bool more = false;
+    pool_lock(p);
+    if (!p->keep && p->n_kept && !p->checkpoint && !p->closing) {
+        if (!(plx_bdev_info(p->disk)->ops & 1 << PLX_BDEV_UNMAP))
+            pool_space_unkeep(p);
+        more = pool_space_free_kept(p) && p->freed.n < FREED_AT_ONCE;
+        if (!more && p->freed.n)
+            pool_checkpoint_want(p);
+    }
+    pool_unlock(p);
+    if (more) /* others have the lock now and then */
+        pool_kick(p);
 }
 
 int plx_pool_keep(struct plx_pool *p, enum plx_pool_keep what)
@@ -61,10 +77,8 @@ int plx_pool_keep(struct plx_pool *p, enum plx_pool_keep what)
         ret = p->keep_lost ? -EAGAIN : 0;
         if (!p->keep_lost)
             p->keep = what;
-        if (what == PLX_POOL_KEEP_NOTHING) {
+        if (what == PLX_POOL_KEEP_NOTHING)
             p->keep_lost = false;
-            pool_space_unkeep(p);
-        }
     }
     pool_unlock(p);
     pool_kick(p);

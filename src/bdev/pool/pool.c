@@ -172,6 +172,7 @@ static void keeper_look(struct plx_msg *msg)
     }
     if (atomic_exchange_explicit(&p->disk_resized, false, memory_order_relaxed) && atomic_load(&p->refs))
         pool_size_look(p); /* else it is being opened, and looked at then */
+    pool_keep_serve(p);
     pool_checkpoint_serve(p);
     pool_jobs_serve(p);
     pool_ghosts_look(p);

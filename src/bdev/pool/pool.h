@@ -98,6 +98,8 @@ struct pool_region {
     uint32_t image_used;
 };
 
+enum { POOL_UNMAP_MIN = 16 }; /* units in a row that the disk is told of */
+
 enum pool_use { POOL_FOR_DATA, POOL_FOR_NODES, POOL_USES };
 
 /* Units that are free once a checkpoint is on the disk, and nobody reads them any more. */
@@ -281,6 +283,7 @@ struct plx_pool {
     /* keep.c */
     enum plx_pool_keep keep;
     bool keep_had_one;           /* a checkpoint has begun since maps are kept, or was under way then */
+    uint64_t n_kept;             /* units that are free, and left as they are */
     bool keep_lost;              /* it is not any more, and who asked for it has not been told */
     uint64_t keep_until;         /* ns */
     struct plx_timer keep_timer; /* the keeper's */
@@ -341,6 +344,7 @@ struct pool_try {
     struct pool_node *load;      /* to be loaded when the lock has been given back */
     struct pool_region *region;  /* the same */
     bool kick;                   /* the keeper is wanted */
+    bool checkpoint;             /* it is one, and waits for none */
 };
 
 /* Gives back the lock, and begins what the attempt asked for. */
@@ -505,6 +509,9 @@ uint64_t pool_space_used(const struct plx_pool *p);
 bool pool_space_thaw(struct plx_pool *p);
 /* What was left as it was may be taken. */
 void pool_space_unkeep(struct plx_pool *p);
+/* Some of it is as what has just been freed, so that the disk is told; the rest may be taken. @return whether there is
+ * more */
+bool pool_space_free_kept(struct plx_pool *p);
 
 /* ---- who reads and writes ---- */
 
@@ -589,8 +596,10 @@ void pool_checkpoint_wait(struct plx_pool *p, struct pool_wait *w);
 
 /* Whether a checkpoint may begin, which it then does; the keeper's. */
 bool pool_keep_lets_begin(struct plx_pool *p);
-/* Somebody needs what is kept. */
+/* Somebody needs what is kept, or was. */
 void pool_keep_give_up(struct plx_pool *p);
+/* The keeper's, without the lock: sees to what was kept. */
+void pool_keep_serve(struct plx_pool *p);
 
 /* ---- pool.c ---- */
 

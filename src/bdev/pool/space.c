@@ -244,11 +244,11 @@ int pool_space_ready(struct plx_pool *p, struct pool_try *t, uint64_t n, bool da
         ret = region_want_any(p, t);
     if (ret)
         return ret;
-    if (enough && p->keep) {
+    if (enough && p->n_kept) {
         pool_keep_give_up(p);
         return pool_space_ready(p, t, n, data);
     }
-    if (p->replaying || (!p->freed.n && !p->freeing.n))
+    if (t->checkpoint || p->replaying || (!p->freed.n && !p->freeing.n))
         return -ENOSPC;
     pool_checkpoint_want(p);
     t->kick = true;
@@ -583,18 +583,64 @@ static bool region_keep(struct plx_pool *p, struct pool_region *r, uint64_t at)
         return false;
     bit_set(r->kept, at);
     r->n_kept++;
+    p->n_kept++;
     return true;
+}
+
+static void region_unkeep(struct plx_pool *p, struct pool_region *r)
+{
+    p->ready += r->n_kept;
+    p->n_kept -= r->n_kept;
+    r->n_kept = 0;
+    free(r->kept);
+    r->kept = NULL;
 }
 
 void pool_space_unkeep(struct plx_pool *p)
 {
+    for (struct plx_list *it = p->loaded.next; p->n_kept && it != &p->loaded; it = it->next)
+        region_unkeep(p, plx_list_entry(it, struct pool_region, link));
+}
+
+/* Rows that are worth telling the disk of become free once more. */
+static void region_free_kept(struct plx_pool *p, struct pool_region *r)
+{
+    const uint64_t first = r->number << p->region_shift, size = region_size(p, r->number);
+    for (uint64_t i = 0, n; i < size; i += n) {
+        const uint64_t word = r->kept[i / 64] >> i % 64;
+        if (!word) {
+            n = 64 - i % 64;
+            continue;
+        }
+        i += (unsigned)__builtin_ctzll(word);
+        for (n = 1; i + n < size && bit_get(r->kept, i + n); n++)
+            ;
+        for (uint64_t k = i; n >= POOL_UNMAP_MIN && k < i + n; k++) {
+            bit_set(r->bits, k);
+            p->freed.units[p->freed.n++] = first + k;
+            r->n_kept--;
+            p->n_kept--;
+            r->used++;
+            p->used++;
+        }
+    }
+    region_unkeep(p, r);
+}
+
+bool pool_space_free_kept(struct plx_pool *p)
+{
     plx_list_for_each(it, &p->loaded) {
         struct pool_region *r = plx_list_entry(it, struct pool_region, link);
-        p->ready += r->n_kept;
-        r->n_kept = 0;
-        free(r->kept);
-        r->kept = NULL;
+        if (!r->n_kept)
+            continue;
+        if (pool_space_free_ready(p, r->n_kept)) {
+            pool_space_unkeep(p);
+            return false;
+        }
+        region_free_kept(p, r);
+        return p->n_kept;
     }
+    return false;
 }
 
 bool pool_space_thaw(struct plx_pool *p)

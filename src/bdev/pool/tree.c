@@ -96,6 +96,16 @@ static int dirty_ready(struct plx_pool *p, struct pool_try *t)
     return POOL_AGAIN;
 }
 
+/*
+ * What the next checkpoint may take itself: pages of the directory, nodes of the tree of maps, and what leads to them.
+ * In a pool that has next to nothing but volumes it may be less.
+ */
+static uint64_t checkpoint_needs(const struct plx_pool *p)
+{
+    const uint64_t pages = p->slots >> (p->unit_shift - 9), maps = p->regions >> p->fan_shift;
+    return plx_min_u64(pages + maps + 2 + p->dir.height + p->maps.height, p->spare / 2);
+}
+
 int pool_tree_change(struct plx_pool *p, struct pool_try *t, struct pool_tree *tree, uint64_t at, unsigned level,
                      struct pool_node **out)
 {
@@ -108,7 +118,9 @@ int pool_tree_change(struct plx_pool *p, struct pool_try *t, struct pool_tree *t
         *out = n;
         return 0;
     }
-    ret = pool_space_ready(p, t, tree->height + 1U, false);
+    /* Volumes leave it what it needs; when a log is replayed that is what they left. */
+    const uint64_t left = tree->of && !p->replaying ? checkpoint_needs(p) : 0;
+    ret = pool_space_ready(p, t, tree->height + 1U + left, false);
     if (!ret)
         ret = pool_space_free_ready(p, tree->height + 1U);
     if (!ret && tree->of)
