@@ -18,7 +18,7 @@ enum {
     DIRTY_MAX = 16, /* nodes that a checkpoint should have, in a pool as small as this */
 };
 
-static uint8_t data[4096], is[4096];
+static uint8_t data[2 * 4096], is[4096];
 
 static void restore(struct pool_rig *rig)
 {
@@ -98,7 +98,7 @@ static void test_power_is_cut_while_it_is_replayed(void **state)
     for (unsigned i = 0; i < LEAVES; i++) {
         data[0] = (uint8_t)i;
         assert_int_equal(rig_io(&t, PLX_BDEV_READ, (uint64_t)i * LEAF, 8, is), 0);
-        assert_memory_equal(is, data, sizeof data);
+        assert_memory_equal(is, data, sizeof is);
     }
     rig_close(&rig, &t);
     rig_settle(&rig);
@@ -248,7 +248,7 @@ static void look_at_ghost(bool one)
     rig_open(&rig, "v", &t);
     for (unsigned i = 0; i < 40; i++) {
         assert_int_equal(rig_io(&t, PLX_BDEV_READ, (uint64_t)i * LEAF, 8, is), 0);
-        assert_memory_equal(is, data, sizeof data);
+        assert_memory_equal(is, data, sizeof is);
     }
     rig_close(&rig, &t);
     rig_end(&rig);
