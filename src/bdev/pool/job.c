@@ -49,8 +49,8 @@ void pool_volume_die(struct plx_pool *p, struct pool_volume *v)
     v->state = POOL_DYING;
     v->done = 0;
     v->changed = true;
-    if (!v->instant) /* of a volume: none goes back to it */
-        v->instant = p->instant++;
+    if (!v->instant) /* of a volume: none goes back to it, so that the last one there is does for many */
+        v->instant = p->instant < UINT32_MAX ? p->instant++ : UINT32_MAX - 1;
     dying_enter(p, v);
 }
 
