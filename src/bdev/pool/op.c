@@ -147,6 +147,14 @@ static int check_free(struct plx_pool_work *w, const struct pool_volume *v)
     return POOL_AGAIN;
 }
 
+/* Whether there is another instant; the last ones are for what is deleted. */
+static int check_instant(struct plx_pool_work *w)
+{
+    if (w->pool->instant < UINT32_MAX - w->pool->slots)
+        return 0;
+    return plx_fail(&w->op->err, -ENOSPC, "the pool has had all the snapshots that it can ever have");
+}
+
 /* One that others go back to is not changed; of those that have been deleted it is waited for that they are freed. */
 static int wait_for_children(struct plx_pool_work *w, const struct pool_volume *v)
 {
@@ -171,8 +179,9 @@ int pool_work_lock(struct plx_pool_work *w)
     w->v = v;
     if (v->state == POOL_SNAPSHOT && v->children)
         return wait_for_children(w, v);
-    if (v->state == POOL_SNAPSHOT && w->pool->instant >= UINT32_MAX - w->pool->slots)
-        return plx_fail(&w->op->err, -ENOSPC, "the pool has had all the snapshots that it can ever have");
+    ret = v->state == POOL_SNAPSHOT ? check_instant(w) : 0;
+    if (ret)
+        return ret;
     pool_work_take(w);
     if (v->state != POOL_SNAPSHOT)
         return 0;
@@ -271,9 +280,9 @@ static int snapshot_one(struct plx_pool_work *w, struct plx_pool_work *root)
         return pool_work_no_volume(w->op, w->op->volume);
     if (w->v->state != POOL_VOLUME)
         return plx_fail(&w->op->err, -EINVAL, "%s is a snapshot already; a clone of it can have snapshots", w->v->name);
-    if (p->instant >= UINT32_MAX - p->slots)
-        return plx_fail(&w->op->err, -ENOSPC, "the pool has had all the snapshots that it can ever have");
-    int ret = check_free(root, w->v);
+    int ret = check_instant(w);
+    if (!ret)
+        ret = check_free(root, w->v);
     if (!ret)
         ret = make_volume(w, &w->made);
     w->v->changed |= !ret;
@@ -456,6 +465,9 @@ static int op_revert(struct plx_pool_work *w, struct pool_try *t)
         return plx_fail(&w->op->err, -EBUSY, "%s is in use", w->v->name);
     if (w->v->flags & POOL_THICK)
         return plx_fail(&w->op->err, -EINVAL, "%s is thick", w->v->name);
+    ret = check_instant(w);
+    if (ret)
+        return ret;
     ret = pool_work_number(p, &w->made);
     if (ret)
         return plx_fail(&w->op->err, ret, "no more volumes fit: %s", strerror(-ret));
@@ -498,9 +510,9 @@ static int op_freeze(struct plx_pool_work *w, struct pool_try *t)
         return plx_fail(&w->op->err, -EINVAL, "%s is a snapshot already", w->v->name);
     if (w->v->disk)
         return plx_fail(&w->op->err, -EBUSY, "%s is in use", w->v->name);
-    if (p->instant >= UINT32_MAX - p->slots)
-        return plx_fail(&w->op->err, -ENOSPC, "the pool has had all the snapshots that it can ever have");
-    int ret = check_free(w, w->v);
+    int ret = check_instant(w);
+    if (!ret)
+        ret = check_free(w, w->v);
     if (ret)
         return ret;
     w->v->changed = true;
