@@ -919,6 +919,29 @@ static void test_anything(void **state)
     rig_simulate(false);
 }
 
+/* The last ones are for what is deleted, of which there is no end. */
+static void test_the_last_instant(void **state)
+{
+    struct pool_rig rig;
+    (void)state;
+    rig_make(&rig, "ram:8M", NULL);
+    rig_create(&rig, "v", 1 << 20);
+    rig_do(&rig, PLX_POOL_SNAPSHOT, "v", "s", 0);
+    rig.pool->instant = UINT32_MAX - 1;
+    for (unsigned i = 0; i < 3; i++) {
+        rig_create(&rig, "w", 1 << 20);
+        assert_int_equal(rig_try(&rig, PLX_POOL_SNAPSHOT, "v", "t", 0), -ENOSPC);
+        assert_int_equal(rig_try(&rig, PLX_POOL_REVERT, "v", "s", 0), -ENOSPC);
+        rig_do(&rig, PLX_POOL_DELETE, "w", NULL, 0);
+        rig_settle(&rig);
+        rig_reopen(&rig);
+        assert_int_equal(rig.pool->instant, UINT32_MAX);
+    }
+    rig_check(&rig);
+    rig_check_outside(&rig);
+    rig_end(&rig);
+}
+
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
@@ -944,6 +967,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_who_goes_back_to_whom),
         cmocka_unit_test(test_name_that_is_a_uuid),
         cmocka_unit_test(test_erased),
+        cmocka_unit_test(test_the_last_instant),
     };
     if (argc > 1)
         cmocka_set_test_filter(argv[1]);
