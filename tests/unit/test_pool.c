@@ -922,17 +922,25 @@ static void test_anything(void **state)
 /* The last ones are for what is deleted, of which there is no end. */
 static void test_the_last_instant(void **state)
 {
+    uint8_t *data = tu_pattern(4096, 1);
     struct pool_rig rig;
+    struct tu t;
     (void)state;
     rig_make(&rig, "ram:8M", NULL);
     rig_create(&rig, "v", 1 << 20);
     rig_do(&rig, PLX_POOL_SNAPSHOT, "v", "s", 0);
     rig.pool->instant = UINT32_MAX - 1;
     for (unsigned i = 0; i < 3; i++) {
-        rig_create(&rig, "w", 1 << 20);
+        rig_create(&rig, "w", 4 << 20);
+        rig_open(&rig, "w", &t);
+        for (unsigned at = 0; at < 8192; at += 2048)
+            assert_int_equal(rig_io(&t, PLX_BDEV_WRITE, at, 8, data), 0);
+        rig_close(&rig, &t);
         assert_int_equal(rig_try(&rig, PLX_POOL_SNAPSHOT, "v", "t", 0), -ENOSPC);
         assert_int_equal(rig_try(&rig, PLX_POOL_REVERT, "v", "s", 0), -ENOSPC);
+        rig.pool->job_steps = 1;
         rig_do(&rig, PLX_POOL_DELETE, "w", NULL, 0);
+        rig_look(&rig); /* while it is being freed */
         rig_settle(&rig);
         rig_reopen(&rig);
         assert_int_equal(rig.pool->instant, UINT32_MAX);
@@ -940,6 +948,7 @@ static void test_the_last_instant(void **state)
     rig_check(&rig);
     rig_check_outside(&rig);
     rig_end(&rig);
+    free(data);
 }
 
 int main(int argc, char **argv)

@@ -198,6 +198,65 @@ static void test_volumes_leave_a_root_what_it_needs(void **state)
         discard_and_cut(most);
 }
 
+/* What is discarded is free when a root says so, and not before: what is set aside has no unit for a while. */
+static void test_thick_data_leaves_a_root_what_it_needs(void **state)
+{
+    struct pool_rig rig;
+    struct tu t;
+    (void)state;
+    rig_make(&rig, "crash:ram:16M?seed=1", NULL);
+    rig.pool->full_wait_ns = 0;
+    const uint64_t units = pool_space_room(rig.pool);
+    struct plx_pool_op op = {.kind = PLX_POOL_CREATE, .name = "t", .size = units << 12, .thick = true};
+    assert_int_equal(rig_run(&rig, &op), 0);
+    rig_open(&rig, "t", &t);
+    for (uint64_t i = 0; i < units; i++)
+        assert_int_equal(rig_io(&t, PLX_BDEV_WRITE, 8 * i, 8, data), 0);
+    for (unsigned round = 0; round < 3; round++) {
+        assert_int_equal(rig_io(&t, PLX_BDEV_UNMAP, 8, LEAF - 8, NULL), 0);
+        for (uint64_t i = 1; i < LEAF / 8; i++)
+            assert_int_equal(rig_io(&t, PLX_BDEV_WRITE, 8 * i, 8, data), 0);
+    }
+    assert_int_equal(rig_io(&t, PLX_BDEV_FLUSH, 0, 0, NULL), 0);
+    rig_close(&rig, &t);
+    assert_int_equal(rig.pool->broken, 0);
+    cut(&rig);
+    rig_pool(&rig);
+    rig_settle(&rig);
+    rig_check(&rig);
+    rig_end(&rig);
+}
+
+/* Each page of records is a unit for good. Volumes come to an end, and those that are there can go. */
+static void test_volumes_in_a_full_pool(void **state)
+{
+    struct pool_rig rig;
+    struct tu t;
+    char name[16];
+    unsigned n = 0;
+    int ret = 0;
+    (void)state;
+    fill_pool(&rig, &t);
+    rig_close(&rig, &t);
+    for (; !ret && n < 2000; n += !ret) {
+        snprintf(name, sizeof name, "m%u", n);
+        ret = rig_try(&rig, n % 2 ? PLX_POOL_SNAPSHOT : PLX_POOL_CREATE, n % 2 ? "n0" : NULL, name, 1 << 20);
+    }
+    assert_true(n > VOLUMES);
+    assert_int_equal(ret, -ENOSPC);
+    rig_reopen(&rig);
+    for (unsigned i = 0; i < n; i += 2) {
+        snprintf(name, sizeof name, "m%u", i);
+        rig_do(&rig, PLX_POOL_DELETE, name, NULL, 0);
+    }
+    rig_do(&rig, PLX_POOL_DELETE, "f", NULL, 0);
+    rig_settle(&rig);
+    rig_check(&rig);
+    rig_reopen(&rig);
+    rig_create(&rig, "more", 1 << 20);
+    rig_end(&rig);
+}
+
 /* ---- ghosts ---- */
 
 /*
@@ -273,6 +332,8 @@ int main(void)
         cmocka_unit_test(test_power_is_cut_while_it_is_replayed),
         cmocka_unit_test(test_a_log_that_changes_too_much),
         cmocka_unit_test(test_volumes_leave_a_root_what_it_needs),
+        cmocka_unit_test(test_thick_data_leaves_a_root_what_it_needs),
+        cmocka_unit_test(test_volumes_in_a_full_pool),
         cmocka_unit_test(test_a_ghost_that_is_found_stale_may_go),
         cmocka_unit_test(test_ghosts_wait_until_it_is_over),
     };

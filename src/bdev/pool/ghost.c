@@ -77,7 +77,8 @@ void pool_ghosts_init(struct plx_pool *p)
 void pool_ghosts_look(struct plx_pool *p)
 {
     pool_lock(p);
-    const bool wait = !plx_list_empty(&p->stale) && !p->sweep_now && !p->sweep_timer.set && !p->closing;
+    const bool wait = !plx_list_empty(&p->stale) && !p->sweep_now && !p->sweep_timer.set && !p->closing &&
+                      p->job_wait.reactor; /* else it is being opened */
     const uint64_t ns = p->sweep_wait_ns;
     pool_unlock(p);
     if (wait)

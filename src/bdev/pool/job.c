@@ -50,7 +50,7 @@ void pool_volume_die(struct plx_pool *p, struct pool_volume *v)
     v->done = 0;
     v->changed = true;
     if (!v->instant) /* of a volume: none goes back to it, so that the last one there is does for many */
-        v->instant = p->instant < UINT32_MAX ? p->instant++ : UINT32_MAX - 1;
+        v->instant = pool_instant_end(p);
     dying_enter(p, v);
 }
 

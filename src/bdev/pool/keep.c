@@ -51,7 +51,7 @@ void pool_keep_serve(struct plx_pool *p)
     bool more = false;
     pool_lock(p);
     if (!p->keep && p->n_kept && !p->checkpoint && !p->closing) {
-        if (!(plx_bdev_info(p->disk)->ops & 1 << PLX_BDEV_UNMAP))
+        if (!(plx_bdev_info(p->disk)->ops & 1 << PLX_BDEV_UNMAP) || p->ready < p->spare)
             pool_space_unkeep(p);
         more = pool_space_free_kept(p) && p->freed.n < FREED_AT_ONCE;
         if (!more && p->freed.n)

@@ -197,6 +197,9 @@ int pool_work_number(struct plx_pool *p, struct pool_volume **out)
     while (number < p->slots && p->volume[number])
         number++;
     int ret = pool_slots(p, number + 1);
+    /* Its record may need a page of its own, for good, which the checkpoint takes. */
+    if (!ret && pool_space_free_units(p) < pool_space_reserve(p) + 2 * POOL_LEVELS)
+        ret = -ENOSPC;
     *out = ret ? NULL : pool_volume_new(p, number);
     return *out ? 0 : ret ? ret : -ENOMEM;
 }
@@ -245,7 +248,7 @@ static int op_create(struct plx_pool_work *w, struct pool_try *t)
         ret = plx_fail(&w->op->err, -EINVAL,
                        "a volume that goes back to a disk outside is thin, and the name of that has at most %d bytes",
                        POOL_OUTER_NAME - 1);
-    if (!ret && w->op->thick && units > pool_space_room(p))
+    if (!ret && w->op->thick && !pool_space_may_set_aside(p, units))
         ret = plx_fail(&w->op->err, -ENOSPC, "there is no room for a thick volume of %llu bytes: %llu are free",
                        (unsigned long long)(units << p->unit_shift),
                        (unsigned long long)(pool_space_room(p) << p->unit_shift));
@@ -561,7 +564,7 @@ static int op_resize(struct plx_pool_work *w, struct pool_try *t)
         return ret;
     if (w->v->state != POOL_VOLUME)
         return plx_fail(&w->op->err, -EROFS, "%s is a snapshot, and stays as it is", w->v->name);
-    if (units > w->v->size && w->v->flags & POOL_THICK && units - w->v->size > pool_space_room(p))
+    if (units > w->v->size && w->v->flags & POOL_THICK && !pool_space_may_set_aside(p, units - w->v->size))
         return plx_fail(&w->op->err, -ENOSPC, "there is no room for a thick volume of that size: %llu bytes are free",
                         (unsigned long long)(pool_space_room(p) << p->unit_shift));
     if (units < w->v->size && w->v->disk)

@@ -449,13 +449,20 @@ static inline bool pool_tree_owns(const struct pool_tree *tree, const struct poo
     return !tree->of || pool_entry_birth(e) > pool_shared_until(tree->of, end);
 }
 
+/* Another one begins; the last ones are many's who need none of their own. @return the present one */
+static inline uint32_t pool_instant_end(struct plx_pool *p)
+{
+    return p->instant < UINT32_MAX ? p->instant++ : UINT32_MAX - 1;
+}
+
 /*
  * When what is entered now is said to be born. A snapshot has an instant of its own, until which everything of it was:
  * nobody goes back to it while it is changed.
  */
 static inline uint32_t pool_birth(const struct plx_pool *p, const struct pool_volume *v)
 {
-    return v && v->state != POOL_VOLUME ? v->instant : p->instant;
+    /* The last one is nobody's, so that what is deleted can have one. */
+    return v && v->state != POOL_VOLUME ? v->instant : p->instant < UINT32_MAX ? p->instant : UINT32_MAX - 1;
 }
 
 /* ---- space.c; under the lock ---- */
@@ -482,6 +489,10 @@ int pool_space_claim(struct plx_pool *p, uint64_t unit);
 uint64_t pool_space_free_units(const struct plx_pool *p);
 /* Those that data may take. */
 uint64_t pool_space_room(const struct plx_pool *p);
+/* Whether so many may be set aside, with the nodes that they need. */
+bool pool_space_may_set_aside(const struct plx_pool *p, uint64_t units);
+/* Units that all leave to the next checkpoint; pool_space_ready() counts them. */
+uint64_t pool_space_reserve(const struct plx_pool *p);
 /* Has a region's map in memory. @return 0; POOL_AGAIN: t->wait waits; -errno */
 int pool_region_want(struct plx_pool *p, struct pool_try *t, uint64_t number);
 /* Without the lock. */

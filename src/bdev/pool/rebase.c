@@ -240,8 +240,8 @@ void pool_rebase_apply(struct plx_pool_work *w)
     shadow->tree.height = tree.height;
     shadow->mapped = mapped;
     if (v->state == POOL_SNAPSHOT)
-        v->instant = shadow->instant; /* until which all of it was entered */
-    shadow->instant = p->instant++;   /* what it was has been entered until now */
+        v->instant = shadow->instant;      /* until which all of it was entered */
+    shadow->instant = pool_instant_end(p); /* what it was has been entered until now */
     p->shape++;
     v->shadow = NULL;
     w->made = NULL;

@@ -213,10 +213,32 @@ uint64_t pool_space_free_units(const struct plx_pool *p)
     return p->units - p->used;
 }
 
+/* For so many units that are set aside, and for nodes, of which these will need some. */
+static uint64_t space_kept(const struct plx_pool *p, uint64_t set_aside)
+{
+    return set_aside + plx_max_u64(p->spare, p->spare / 2 + (set_aside >> p->fan_shift));
+}
+
 uint64_t pool_space_room(const struct plx_pool *p)
 {
-    const uint64_t n = pool_space_free_units(p), kept = p->spare + p->set_aside;
+    const uint64_t n = pool_space_free_units(p), kept = space_kept(p, p->set_aside);
     return n > kept ? n - kept : 0;
+}
+
+bool pool_space_may_set_aside(const struct plx_pool *p, uint64_t units)
+{
+    const uint64_t n = pool_space_free_units(p);
+    return units <= n && space_kept(p, p->set_aside + units) <= n;
+}
+
+/*
+ * What all leave to the next checkpoint, which takes pages of the directory, nodes of the tree of maps, and what leads
+ * to them. In a pool that has next to nothing but volumes it may be less. A log is replayed with what was left of it.
+ */
+uint64_t pool_space_reserve(const struct plx_pool *p)
+{
+    const uint64_t pages = p->slots >> (p->unit_shift - 9), maps = p->regions >> p->fan_shift;
+    return p->replaying ? 0 : plx_min_u64(pages + maps + 2 + p->dir.height + p->maps.height, p->spare / 2);
 }
 
 /* Has a region loaded that may have free units. @return POOL_AGAIN; 0 when there is none; -errno */
@@ -235,10 +257,11 @@ int pool_space_ready(struct plx_pool *p, struct pool_try *t, uint64_t n, bool da
 {
     int ret = 0;
     const bool enough = !data || pool_space_room(p) >= n;
-    while (enough && p->ready < n && p->regions < p->regions_max)
+    const uint64_t all = n + (t->checkpoint ? 0 : pool_space_reserve(p));
+    while (enough && p->ready < all && p->regions < p->regions_max)
         if (region_open(p))
             return -ENOMEM;
-    if (enough && p->ready >= n)
+    if (enough && p->ready >= all)
         return 0;
     if (enough)
         ret = region_want_any(p, t);
@@ -303,6 +326,9 @@ chosen:
 uint64_t pool_space_take(struct plx_pool *p, enum pool_use use, uint64_t n, uint64_t *unit)
 {
     struct pool_region *r = region_choose(p, use);
+    const uint64_t reserve = pool_space_reserve(p);
+    if (use == POOL_FOR_DATA) /* one is there: pool_space_ready() */
+        n = plx_min_u64(n, p->ready > reserve + 1 ? p->ready - reserve : 1);
     const uint64_t size = region_size(p, r->number), first = region_first_free(p, r);
     uint64_t got = 0;
     while (got < n && first + got < size && !(region_taken(r, (first + got) / 64) >> (first + got) % 64 & 1))
@@ -638,6 +664,8 @@ bool pool_space_free_kept(struct plx_pool *p)
             return false;
         }
         region_free_kept(p, r);
+        plx_list_del(&r->link); /* so that the next one is not far */
+        plx_list_add_tail(&p->loaded, &r->link);
         return p->n_kept;
     }
     return false;

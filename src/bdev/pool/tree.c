@@ -96,14 +96,10 @@ static int dirty_ready(struct plx_pool *p, struct pool_try *t)
     return POOL_AGAIN;
 }
 
-/*
- * What the next checkpoint may take itself: pages of the directory, nodes of the tree of maps, and what leads to them.
- * In a pool that has next to nothing but volumes it may be less.
- */
-static uint64_t checkpoint_needs(const struct plx_pool *p)
+/* Of units that are ready: ghosts, which give space back, have what others leave them. */
+static uint64_t left_to_ghosts(const struct pool_tree *tree)
 {
-    const uint64_t pages = p->slots >> (p->unit_shift - 9), maps = p->regions >> p->fan_shift;
-    return plx_min_u64(pages + maps + 2 + p->dir.height + p->maps.height, p->spare / 2);
+    return tree->of && tree->of->state != POOL_GHOST ? POOL_LEVELS + 1 : 0;
 }
 
 int pool_tree_change(struct plx_pool *p, struct pool_try *t, struct pool_tree *tree, uint64_t at, unsigned level,
@@ -118,9 +114,7 @@ int pool_tree_change(struct plx_pool *p, struct pool_try *t, struct pool_tree *t
         *out = n;
         return 0;
     }
-    /* Volumes leave it what it needs; when a log is replayed that is what they left. */
-    const uint64_t left = tree->of && !p->replaying ? checkpoint_needs(p) : 0;
-    ret = pool_space_ready(p, t, tree->height + 1U + left, false);
+    ret = pool_space_ready(p, t, tree->height + 1U + left_to_ghosts(tree), false);
     if (!ret)
         ret = pool_space_free_ready(p, tree->height + 1U);
     if (!ret && tree->of)
@@ -186,7 +180,7 @@ int pool_tree_raise(struct plx_pool *p, struct pool_try *t, struct pool_tree *tr
         if (tree->root.where.raw || pool_entry_zeroes(&tree->root)) {
             struct pool_node *n, *old = tree->root.where.raw ? pool_node_find(p, pool_entry_unit(&tree->root)) : NULL;
             uint64_t unit;
-            int ret = pool_space_ready(p, t, 1, false);
+            int ret = pool_space_ready(p, t, 1 + left_to_ghosts(tree), false);
             if (ret)
                 return ret;
             pool_space_take(p, POOL_FOR_NODES, 1, &unit);
