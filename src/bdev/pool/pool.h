@@ -344,7 +344,7 @@ struct pool_try {
     struct pool_node *load;      /* to be loaded when the lock has been given back */
     struct pool_region *region;  /* the same */
     bool kick;                   /* the keeper is wanted */
-    bool checkpoint;             /* it is one, and waits for none */
+    bool checkpoint;             /* it has what others leave to one, and waits for none */
 };
 
 /* Gives back the lock, and begins what the attempt asked for. */

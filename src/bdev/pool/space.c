@@ -183,7 +183,11 @@ int pool_space_grow_ready(struct plx_pool *p, struct pool_try *t, uint64_t units
         p->region = all;
         p->regions_room = regions;
     }
-    return pool_tree_raise(p, t, &p->maps, pool_height(regions, p->unit_shift));
+    const bool was = t->checkpoint;
+    t->checkpoint = true; /* it may have what is left to one: it brings more */
+    int ret = pool_tree_raise(p, t, &p->maps, pool_height(regions, p->unit_shift));
+    t->checkpoint = was;
+    return ret;
 }
 
 void pool_space_grow(struct plx_pool *p, uint64_t units)
