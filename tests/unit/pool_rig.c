@@ -1,14 +1,14 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 #include "pool_rig.h"
 
+#include <pollux/bdev_filter.h>
 #include <pollux/pool_check.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "bdev/driver.h"
+#include "bdev/filter/crash.h"
 #include "reactor/clock.h"
-
-#include <pollux/pool_check.h>
 
 void rig_disk(struct pool_rig *rig, const char *url)
 {
@@ -174,6 +174,25 @@ uint16_t rig_io(struct tu *t, enum plx_bdev_op op, uint64_t lba, uint32_t nlb, v
     const uint16_t status = q.req->status;
     tu_req_free(&q);
     return status;
+}
+
+void rig_restore(struct pool_rig *rig, struct plx_bdev *crash)
+{
+    struct plx_crash_state s;
+    struct plx_error err;
+    do {
+        rig_turn(rig->reactor);
+        plx_crash_look(crash, &s);
+    } while (!s.settled);
+    assert_int_equal(plx_bdev_crash_restore(crash, &err), 0);
+}
+
+void rig_cut(struct pool_rig *rig, struct plx_bdev *crash)
+{
+    plx_bdev_crash_cut(crash, NULL);
+    pool_close_on(rig->pool);
+    rig->pool = NULL;
+    rig_restore(rig, crash);
 }
 
 void rig_settle(struct pool_rig *rig)

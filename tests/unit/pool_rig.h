@@ -48,6 +48,11 @@ void rig_close(struct pool_rig *rig, struct tu *t);
 /* As tu_io(), in whatever time it is. */
 uint16_t rig_io(struct tu *t, enum plx_bdev_op op, uint64_t lba, uint32_t nlb, void *data);
 
+/* Power of a disk of `crash:`, the pool's or below it, is cut while the pool is open; what is left comes back. */
+void rig_cut(struct pool_rig *rig, struct plx_bdev *crash);
+/* The latter, where it was cut already. */
+void rig_restore(struct pool_rig *rig, struct plx_bdev *crash);
+
 /* Until nothing is being freed any more, and there is no checkpoint under way. */
 void rig_settle(struct pool_rig *rig);
 /*

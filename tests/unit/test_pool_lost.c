@@ -12,8 +12,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "bdev/filter/crash.h"
-
 enum { BLOCKS = HURT_VOLUME / 512, PIECE = 64, MANY = 20 };
 
 /* Of hurt_make(), by number. */
@@ -360,21 +358,6 @@ static void test_the_only_page_is_damaged(void **state)
 
 /* ---- the log ---- */
 
-/* Of the disk, or of what it is over. */
-static void cut_and_restore(struct pool_rig *rig, struct plx_bdev *crash)
-{
-    struct plx_crash_state s;
-    struct plx_error err;
-    plx_bdev_crash_cut(crash, NULL);
-    pool_close_on(rig->pool);
-    rig->pool = NULL;
-    do {
-        rig_turn(rig->reactor);
-        plx_crash_look(crash, &s);
-    } while (!s.settled);
-    assert_int_equal(plx_bdev_crash_restore(crash, &err), 0);
-}
-
 /* Written, discarded and flushed to, and nothing but the log knows. */
 static void leave_changes(struct pool_rig *rig, uint8_t *data)
 {
@@ -388,7 +371,7 @@ static void leave_changes(struct pool_rig *rig, uint8_t *data)
         assert_int_equal(rig_io(&t, PLX_BDEV_FLUSH, 0, 0, NULL), 0);
         rig_close(rig, &t);
     }
-    cut_and_restore(rig, rig->disk);
+    rig_cut(rig, rig->disk);
 }
 
 static void look_at_changes(struct pool_rig *rig, const char *name, uint64_t gone, const uint8_t *data)
@@ -519,7 +502,7 @@ static void test_changes_of_what_cannot_be_read_for_now(void **state)
         assert_int_equal(rig_io(&t, PLX_BDEV_WRITE, 400 + 8 * at, 8, data), 0);
         assert_int_equal(rig_io(&t, PLX_BDEV_FLUSH, 0, 0, NULL), 0);
         rig_close(&rig, &t);
-        cut_and_restore(&rig, plx_bdev_below(rig.disk));
+        rig_cut(&rig, plx_bdev_below(rig.disk));
         if (!open_failing(&rig, at, &err)) {
             told += strstr(err.text, "may be brought back") != NULL;
             rig_pool(&rig);

@@ -6,7 +6,6 @@
 #include "pool_rig.h"
 
 #include <errno.h>
-#include <pollux/bdev_filter.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -19,25 +18,6 @@ enum {
 };
 
 static uint8_t data[2 * 4096], is[4096];
-
-static void restore(struct pool_rig *rig)
-{
-    struct plx_crash_state s;
-    struct plx_error err;
-    do {
-        rig_turn(rig->reactor);
-        plx_crash_look(rig->disk, &s);
-    } while (!s.settled);
-    assert_int_equal(plx_bdev_crash_restore(rig->disk, &err), 0);
-}
-
-static void cut(struct pool_rig *rig)
-{
-    plx_bdev_crash_cut(rig->disk, NULL);
-    pool_close_on(rig->pool);
-    rig->pool = NULL;
-    restore(rig);
-}
 
 /* A pool with a log that changes as many leaves of a volume's tree, and power is cut. */
 static void leave_log(struct pool_rig *rig, unsigned leaves)
@@ -55,7 +35,7 @@ static void leave_log(struct pool_rig *rig, unsigned leaves)
     }
     assert_int_equal(rig_io(&t, PLX_BDEV_FLUSH, 0, 0, NULL), 0);
     rig_close(rig, &t);
-    cut(rig);
+    rig_cut(rig, rig->disk);
 }
 
 static int open_pool(struct pool_rig *rig, struct plx_error *err)
@@ -90,7 +70,7 @@ static void test_power_is_cut_while_it_is_replayed(void **state)
         if (rig.pool)
             pool_close_on(rig.pool);
         rig.pool = NULL;
-        restore(&rig);
+        rig_restore(&rig, rig.disk);
     }
     plx_crash_arm(rig.disk, 0, 0);
     assert_true(cuts > 8);
@@ -174,7 +154,7 @@ static void discard_and_cut(unsigned most)
     assert_true(!status || status == PLX_SC_CAPACITY_EXCEEDED);
     assert_int_equal(rig_io(&t, PLX_BDEV_FLUSH, 0, 0, NULL), 0);
     rig_close(&rig, &t);
-    cut(&rig);
+    rig_cut(&rig, rig.disk);
     if (open_pool(&rig, &err))
         fail_msg("after %u discards: %s", done, err.text);
     rig.pool->full_wait_ns = 0;
@@ -220,7 +200,7 @@ static void test_thick_data_leaves_a_root_what_it_needs(void **state)
     assert_int_equal(rig_io(&t, PLX_BDEV_FLUSH, 0, 0, NULL), 0);
     rig_close(&rig, &t);
     assert_int_equal(rig.pool->broken, 0);
-    cut(&rig);
+    rig_cut(&rig, rig.disk);
     rig_pool(&rig);
     rig_settle(&rig);
     rig_check(&rig);
@@ -289,7 +269,7 @@ static void leave_ghost(struct pool_rig *rig, bool one)
     rig_close(rig, &t);
     if (one)
         g->pins--;
-    cut(rig);
+    rig_cut(rig, rig->disk);
 }
 
 static void look_at_ghost(bool one)

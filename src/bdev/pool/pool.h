@@ -520,8 +520,10 @@ uint64_t pool_space_used(const struct plx_pool *p);
 bool pool_space_thaw(struct plx_pool *p);
 /* What was left as it was may be taken. */
 void pool_space_unkeep(struct plx_pool *p);
-/* Some of it is as what has just been freed, so that the disk is told; the rest may be taken. @return whether there is
- * more */
+/*
+ * Some of it is as what has just been freed, so that the disk is told; the rest may be taken. @return whether there is
+ * more
+ */
 bool pool_space_free_kept(struct plx_pool *p);
 
 /* ---- who reads and writes ---- */
