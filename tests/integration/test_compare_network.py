@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from target import binary, wait_until
-from test_compare import LIMIT, NOBODY, OURS, SHORT, alive, begin, program, run  # noqa: F401
+from test_compare import LIMIT, NOBODY, OURS, SHORT, alive, begin, children, program, run  # noqa: F401
 from test_compare_two import GREETING, ask
 from test_placement import ip, make_wire, sockets_of  # noqa: F401
 
@@ -56,16 +56,29 @@ def test_without_it_is_the_loopback_whose_mtu_is_told(words):
 
 @pytest.fixture
 def apart():
-    process, begun = begin(*APART)
-    yield process, begun
-    process.kill()
-    process.communicate(timeout=LIMIT)
+    """A run, its target and load, and their namespaces, which they enter after they have begun."""
+    process, _ = begin(*APART)
+    found = {}
+
+    def entered():
+        found.clear()
+        try:
+            found.update((pid, namespace(pid)) for pid in children(process.pid))
+        except OSError:  # a round's end
+            return False
+        return len({*found.values(), namespace("self")}) == 3
+
+    try:
+        assert wait_until(entered), found
+        yield process, list(found), set(found.values())
+    finally:
+        process.kill()
+        process.communicate(timeout=LIMIT)
 
 
 def test_target_and_host_are_in_namespaces_of_their_own(apart):
-    process, begun = apart
-    spaces = {namespace(pid) for pid in begun} | {namespace(process.pid)}
-    assert len(spaces) == 3 and namespace(process.pid) == namespace("self")
+    process, begun, _ = apart
+    assert namespace(process.pid) == namespace("self")
     addresses = {line.split()[1] for pid in begun for line in Path(f"/proc/{pid}/net/fib_trie").read_text().splitlines()
                  if "192.0.2." in line and "|--" in line}
     assert {"192.0.2.1", "192.0.2.2"} <= addresses
@@ -73,8 +86,8 @@ def test_target_and_host_are_in_namespaces_of_their_own(apart):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_however_it_ends_nothing_is_left(apart, number):
-    process, begun = apart
-    before, spaces = visible(), {namespace(pid) for pid in begun}
+    process, begun, spaces = apart
+    before = visible()
     process.send_signal(number)
     process.communicate(timeout=LIMIT)
     assert wait_until(lambda: not any(map(alive, begun)))
