@@ -36,7 +36,7 @@ GUEST = "/memfd:guest"  # what Frontend calls its memory
 DESCRIPTORS = 3 * QUEUES + 4  # of a front-end
 
 
-class Load(namedtuple("Load", "name what disk size depth workload")):
+class Load(namedtuple("Load", "name what disk size depth workload ring", defaults=["split"])):
     @property
     def arguments(self):
         """For pollux perf."""
@@ -57,6 +57,8 @@ LOADS = [
     Load("vhost-write-4k-q32", "4 KiB random write, QD32, RAM disk", "ram0", 4096, 32, "randwrite"),
     Load("vhost-null-4k-q1", "4 KiB random read, QD1, null disk", "null0", 4096, 1, "randread"),
     Load("vhost-null-4k-q128", "4 KiB random read, QD128, null disk", "null0", 4096, 128, "randread"),
+    Load("vhost-packed-null-4k-q1", "4 KiB random read, QD1, null disk, packed ring", "null0", 4096, 1, "randread",
+         "packed"),
 ]
 
 
@@ -108,12 +110,12 @@ def spdks_backend(folder):
     return spdk.backend(folder, RAM_SIZE)
 
 
-def disk_of(backend, name):
-    return f"vhost-user:{backend.folder / name}"
+def disk_of(backend, name, ring="split"):
+    return f"vhost-user:{backend.folder / name}?ring={ring}"
 
 
 def our_client(backend, load, seconds):
-    return perf_on(backend, disk_of(backend, load.disk), load.arguments, seconds)
+    return perf_on(backend, disk_of(backend, load.disk, load.ring), load.arguments, seconds)
 
 
 def spdks_client(backend, load, seconds):
@@ -125,6 +127,7 @@ def spdks_client(backend, load, seconds):
 
 BACKENDS = {"pollux": our_backend, "spdk": spdks_backend}
 CLIENTS = {"pollux": our_client, "spdk": spdks_client}
+OURS = "pollux", "pollux"
 
 
 def find(skipped):
@@ -178,6 +181,8 @@ def one_pass(loads, running, clients, seconds, skipped):
         take(load, "bare", lambda l=load: ceiling(l.bare, seconds))
         for name, backend in running.items():
             for client in clients:
+                if load.ring != "split" and (name, client) != OURS:
+                    continue
                 with tolerant(skipped, f"vhost: {client}'s client on {name}'s back-end"), let_run(backend):
                     take(load, (name, client), lambda c=client, b=backend, l=load: CLIENTS[c](b, l, seconds))
     return result

@@ -268,6 +268,31 @@ static void test_what_waits_can_be_aborted_and_what_the_device_has_cannot(void *
     tu_close(&t);
 }
 
+static void test_a_request_alone_is_shown_at_once_and_others_together(void **state)
+{
+    struct fake_req first, more;
+    struct tu_req q[3];
+    static uint8_t data[3][4096];
+    (void)state;
+    open_with("");
+    plx_reactor_poll(t.reactor);
+    start_read(&q[0], 0, 8, data[0]);
+    assert_true(fake_take(&fake, 0, &first)); /* before the reactor has turned */
+    start_read(&q[1], 8, 8, data[1]);
+    start_read(&q[2], 16, 8, data[2]);
+    assert_false(fake_take(&fake, 0, &more));
+    fake_finish(&fake, &first, VIO_S_OK);
+    for (unsigned i = 1; i < 3; i++) {
+        take(&more);
+        fake_finish(&fake, &more, VIO_S_OK);
+    }
+    for (unsigned i = 0; i < 3; i++) {
+        assert_int_equal(tu_finish(&t, &q[i]), 0);
+        tu_req_free(&q[i]);
+    }
+    tu_close(&t);
+}
+
 /* The front-end sees the connection break, and that nobody listens. */
 static void cut_off(void)
 {
@@ -621,6 +646,7 @@ int main(void)
         IT(the_first_error_of_parts_is_that_of_the_whole),
         IT(who_came_first_goes_first),
         IT(a_small_request_does_not_overtake_those_that_wait),
+        IT(a_request_alone_is_shown_at_once_and_others_together),
         IT(what_waits_can_be_aborted_and_what_the_device_has_cannot),
         IT(what_a_dead_device_had_can_be_aborted),
         IT(what_a_dead_device_had_is_given_to_the_next),

@@ -288,6 +288,8 @@ void vio_ask_home(struct vio_disk *d, uint32_t bits);
 /* virtio_queue.c */
 /* From any reactor: asks a channel to look after something. */
 void vio_ask_queue(struct plx_reactor *from, struct vio_queue *q, uint32_t bits);
+/* Shows the back-end what was added, and kicks it where it wants that. */
+void vio_show(struct vio_channel *vc);
 /* Empty, with all slots free. */
 void vio_queue_init(struct vio_disk *d, struct vio_queue *q);
 /* Begins it anew with what is in flight. On its channel's reactor, or where there is none. */

@@ -346,6 +346,8 @@ void vio_submit(struct plx_bdev_channel *ch, struct plx_bdev_req *req)
     }
     if (plx_unlikely(vc->line != NULL) || !issue_parts(vc, req))
         line_push(vc, req);
+    if (vc->q->ring.busy == 1) /* nothing else is with the back-end: why wait for the round's end? */
+        vio_show(vc);
 }
 
 /* ---- ends before their time ---- */

@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* A channel's ring as a source of its reactor: what comes back is taken, what was added is shown, once a round. */
+/*
+ * A channel's ring as a source of its reactor: what comes back is taken, what was added is shown, once a round; but at
+ * once where the back-end has nothing to do.
+ */
 #include "bdev/driver/virtio_disk.h"
 
 #include "base/log.h"
@@ -119,7 +122,7 @@ static struct vio_channel *channel_of_source(struct plx_source *s)
     return plx_container_of(s, struct vio_channel, source);
 }
 
-static void vio_show(struct vio_channel *vc)
+void vio_show(struct vio_channel *vc)
 {
     struct vio_queue *q = vc->q;
     if (vio_ring_hides(&q->ring) && vio_ring_show(&q->ring))
