@@ -133,8 +133,9 @@ static void mark_fetched(struct vhost_ring *r, const struct vhost_slot *s)
 }
 
 /*
- * What the guest adds meanwhile is for the next round. A guest with one request at a time often writes it where it wrote
- * the one before: then its table comes from the other core's cache together with the ring's entry, instead of after it.
+ * What the guest adds meanwhile is for the next round. A guest with one request at a time often writes it where it
+ * wrote the one before: then its table comes from the other core's cache together with the ring's entry, instead of
+ * after it.
  */
 static unsigned split_fetch(struct vhost_ring *r, unsigned most)
 {

@@ -15,7 +15,7 @@ import subprocess
 import tempfile
 
 import target
-from target import RUNNING, START_LIMIT, Target, TargetError
+from target import RUNNING, START_LIMIT, Target, TargetError, free_port
 
 ANSWER_LIMIT = 60  # seconds; for hung runs only
 DISCOVERY = "nqn.2014-08.org.nvmexpress.discovery"
@@ -188,13 +188,12 @@ def refused_start(*words, prefix=()):
 
 
 def listen(client, nqn, host="127.0.0.1", **more):
-    """Has a subsystem listen at a port of the kernel's choice, and returns it."""
-    before = {a["address"]["trsvcid"] for a in client.call("nvmf_subsystem_get_listeners", nqn=nqn)}
+    """Has a subsystem listen at a free port, and returns that."""
+    port = free_port()
     client.call("nvmf_subsystem_add_listener", nqn=nqn, **more,
                 listen_address={"trtype": "TCP", "adrfam": "IPv6" if ":" in host else "IPv4", "traddr": host,
-                                "trsvcid": "0"})
-    after = {a["address"]["trsvcid"] for a in client.call("nvmf_subsystem_get_listeners", nqn=nqn)}
-    return int((after - before).pop())
+                                "trsvcid": str(port)})
+    return port
 
 
 def prepare(client, nqn, blocks=16384):
@@ -205,13 +204,6 @@ def prepare(client, nqn, blocks=16384):
     client.call("nvmf_create_subsystem", nqn=nqn, allow_any_host=True)
     client.call("nvmf_subsystem_add_ns", nqn=nqn, namespace={"bdev_name": disk})
     return "127.0.0.1", listen(client, nqn)
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def describe(client):

@@ -187,6 +187,7 @@ def test_a_verify_is_the_controllers(client, machine, hops):
         host.io.must(sqe.verify(1, 1006, 10))
         assert machine.tell(A, "count", 1, Io.READ) == reads
         assert machine.tell(A, "count", 1, Io.VERIFY) == verifies + 3
+    assert wait_until(lambda: told_of(client))
     assert "Nvme0n1: blocks 1000 to 1015: End-to-end Guard Check Error, says the controller" in told_of(client)[0]
 
 

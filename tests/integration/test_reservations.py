@@ -15,6 +15,7 @@ from control import Control, Refused
 from disks import MIB
 from host import Controller
 from spec import FUSE_FIRST, FUSE_SECOND, Feature, Io, Log, Sc
+from target import wait_until
 
 NQN = "nqn.2026-01.example:reserved"
 NS, OTHER = 1, 2
@@ -586,7 +587,7 @@ def test_what_cannot_be_kept_is_not_done(machine):
         expect.status(a.acquire(EA), Sc.INTERNAL)
         b.may(True, True)
         assert b.report() == (1, 0, 1, {"a": (0xA1, False)})
-        assert "reservations cannot be kept there" in control.stderr
+        assert wait_until(lambda: "reservations cannot be kept there" in control.stderr)
         (machine.path / "kept1.new").rmdir()
         ok(a.acquire(EA))
         b.may(False, False)

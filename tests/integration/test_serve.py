@@ -127,7 +127,7 @@ def test_a_file_that_is_not_a_multiple_of_the_block_is_refused_or_cut(tmp_path):
     result = subprocess.Popen([binary(), "serve", "-l", "127.0.0.1:0", str(path)], stdout=subprocess.PIPE,
                               stderr=subprocess.PIPE, text=True)
     try:
-        assert result.wait(1) == REFUSED
+        assert result.wait(LIMIT) == REFUSED
         assert len(result.stderr.read().splitlines()) == 1
     except subprocess.TimeoutExpired:
         result.terminate()

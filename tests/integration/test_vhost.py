@@ -278,6 +278,7 @@ def test_who_wants_no_interrupts_gets_none(connect, packed):
     front = connect(packed=packed).start()
     queue = front.queues[0]
     assert front.write(0, bytes(512)) == OK
+    front.ask_u64(GET_STATUS)  # it has called by then
     queue.called()
     queue.ring.no_interrupts()
     parts, _, _ = front.request(FLUSH)

@@ -27,7 +27,7 @@ def sockets(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def target(sockets):
-    with Target("ram:64M", "delay:[ram:8M]?write=1s", options=["--vhost", sockets]) as running:
+    with Target("ram:64M", "delay:[ram:8M]?write=3s", options=["--vhost", sockets]) as running:
         yield running
 
 

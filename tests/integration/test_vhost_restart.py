@@ -179,7 +179,7 @@ def test_a_ring_that_was_used_before_it_had_a_region(tmp_path):
 @KINDS
 def test_nothing_is_written_after_a_connection_has_ended(tmp_path, image, packed):
     """The guest's memory may be another's then. What comes back does them again, when they are through."""
-    with Server(f"delay:[{image}]?write=1s", options=["--vhost", tmp_path]) as server:
+    with Server(f"delay:[{image}]?write=4s", options=["--vhost", tmp_path]) as server:
         front = Frontend(tmp_path / "delay0", packed=packed)
         pending = begin(front, 3)
         assert wait_until(lambda: in_flight(front) == 3)
@@ -191,7 +191,7 @@ def test_nothing_is_written_after_a_connection_has_ended(tmp_path, image, packed
 
 @KINDS
 def test_a_stop_waits_for_what_is_in_flight(tmp_path, image, packed):
-    with Target(f"delay:[{image}]?write=500ms", options=["--vhost", tmp_path]):
+    with Target(f"delay:[{image}]?write=3s", options=["--vhost", tmp_path]):
         front = Frontend(tmp_path / "delay0", packed=packed)
         pending = begin(front, 3)
         assert wait_until(lambda: in_flight(front) == 3)

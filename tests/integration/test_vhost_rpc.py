@@ -138,8 +138,8 @@ def test_coalescing(client, tmp_path):
 
 def test_a_device_goes_while_its_disk_is_slow(client, tmp_path):
     """Its requests are waited for; then the path is free again."""
-    client.call("bdev_delay_create", base_bdev_name="m", name="slow", avg_read_latency=300000, p99_read_latency=300000,
-                avg_write_latency=300000, p99_write_latency=300000)
+    client.call("bdev_delay_create", base_bdev_name="m", name="slow", avg_read_latency=1000, p99_read_latency=1000,
+                avg_write_latency=3000000, p99_write_latency=3000000)
     client.call("vhost_create_blk_controller", ctrlr="d0", dev_name="slow")
     front = Frontend(tmp_path / "d0").start()
     parts, _, status = front.request(OUT, 0, bytes(512))

@@ -4,7 +4,6 @@ import contextlib
 import os
 import re
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -40,10 +39,7 @@ def require_root():
 
 
 def free_ports(count):
-    """Ports that nobody uses at the moment."""
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
-        return [one.getsockname()[1] for one in sockets]
+    return [pollux.free_port() for _ in range(count)]
 
 
 def vm_image(*options):
@@ -139,6 +135,8 @@ class Host:
         """Connect to the target's (first) subsystem. The block devices' paths, in the order of the namespaces' ids.
 
         The kernel looks at several namespaces at once, and so the number in a device's name need not be the id."""
+        if "--keep-alive-tmo" not in options:
+            options += f" --keep-alive-tmo={LIMIT}"  # this machine may stand still
         self.sh(f"nvme connect {self.address(target)} -n {target.nqn} {options}")
         # In /dev there is one device a namespace, even where the kernel has one more for each path to it (nvme0c0n1).
         lines = self.guest.wait_until(f"""

@@ -8,6 +8,7 @@ import pytest
 from conftest import VerifiedLoad
 from control import Refused
 from guest import HOST_ADDRESS
+from target import free_port
 
 MIB = 1 << 20
 NQN = "nqn.2026-01.example:changed"
@@ -42,7 +43,7 @@ def disk(target):
 @pytest.fixture
 def device(host, target, disk):  # pylint: disable=unused-argument
     """The block device of namespace 1 in the host, which is connected."""
-    target.port = target("listen", "127.0.0.1:0")
+    target.port = target("listen", f"127.0.0.1:{free_port()}")
     target("start")
     [path] = host.connect(target, CONNECT)
     return path
@@ -143,7 +144,8 @@ def test_a_disk_that_grows_and_shrinks(host, target, load, disk):
 def test_hosts_are_let_in_and_shut_out(host, target, load):
     """A stranger, who is shut out while he is connected. The other one is not disturbed."""
     host.expect(r"nvme nvme1|nvme1|nvme0c1n1|not allowed|Connect")
-    port = target("listen", "127.0.0.1:0")  # nvme-cli takes the same subsystem at the same address for the same
+    # nvme-cli takes the same subsystem at the same address for the same
+    port = target("listen", f"127.0.0.1:{free_port()}")
     connect = (f"nvme connect -t tcp -a {HOST_ADDRESS} -s {port} -n {NQN} --hostnqn={STRANGER}"
                f" --hostid={STRANGER[-36:]} {CONNECT}")
     target("allow", NQN, HOST)

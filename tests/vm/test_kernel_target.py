@@ -276,7 +276,10 @@ class Running:
 
     def sockets(self):
         descriptors = f"/proc/{self.process.pid}/fd"
-        links = (os.readlink(f"{descriptors}/{name}") for name in os.listdir(descriptors))
+        links = set()
+        for name in os.listdir(descriptors):
+            with contextlib.suppress(FileNotFoundError):  # closed meanwhile
+                links.add(os.readlink(f"{descriptors}/{name}"))
         return {link for link in links if link.startswith("socket:")}
 
     def __enter__(self):
@@ -661,5 +664,5 @@ def test_gateway_stops_without_target(nvmet, small_disk, serve):  # pylint: disa
     front = serve(nvmet.url())
     nvmet.unlink()
     assert pollux.wait_until(lambda: "lost" in front.stderr or "cannot connect" in front.stderr)
-    status = front._end(signal.SIGTERM, pollux.REPORT_LIMIT if pollux.sanitized() else pollux.STOP_LIMIT)
+    status = front._end(signal.SIGTERM, pollux.REPORT_LIMIT)
     assert status == 1 and "has not answered its last flush in time" in front.stderr, f"status {status}\n{front.stderr}"
