@@ -15,6 +15,7 @@ from types import SimpleNamespace
 import pdu
 from pdu import Layout
 from spec import DISCOVERY_NQN, FABRICS, Admin, Fabrics, Io, Type
+from target import free_port
 
 BLOCK = 512
 NQN = "nqn.2014-08.org.nvmexpress:uuid:00000000-0000-0000-0000-00000000c0de"
@@ -94,7 +95,7 @@ class Port:
         self.on_header = None  # called when a command is here, and the data in its capsule is not yet
         self.seen, self.terms, self.connections = [], [], []
         self.commands = []  # (qid, opcode) of all that came
-        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._listener = socket.create_server(("127.0.0.1", free_port()))
         self.address = self._listener.getsockname()
         threading.Thread(target=self._accept, args=(self._listener,), daemon=True).start()
 

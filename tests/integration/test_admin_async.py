@@ -159,13 +159,15 @@ def gone(queue):
 
 
 def test_a_host_that_stays_silent_is_dropped_with_all_its_queues(connect):
-    controller = connect(kato=1000, io_queues=2)
+    controller = connect(io_queues=2)
+    controller.set_feature(0x0F, 1000)
     for queue in (controller.admin, *controller.queues):
         queue.wait_closed()
 
 
 def test_a_silent_host_disturbs_no_other(connect):
-    silent, other = connect(kato=1000, io_queues=1), connect(io_queues=1)
+    silent, other = connect(io_queues=1), connect(io_queues=1)
+    silent.set_feature(0x0F, 1000)
     silent.io.wait_closed()
     other.read(RAM, 0, 1)
     other.admin.must(sqe.keep_alive())
@@ -173,9 +175,9 @@ def test_a_silent_host_disturbs_no_other(connect):
 
 def test_keep_alive_and_traffic_keep_the_association(connect):
     """CTRATT.TBKAS (Base 3.9.4): any command counts, on any queue; without it only Keep Alive does. A command every
-    200 ms with a timeout of 2 s: only a test that stands still for long could fail."""
-    keeping, busy = connect(kato=2000, io_queues=1), connect(kato=2000, io_queues=1)
-    end = time.monotonic() + 5
+    200 ms with a timeout of 5 s: only a test that stands still for long could fail."""
+    keeping, busy = connect(kato=5000, io_queues=1), connect(kato=5000, io_queues=1)
+    end = time.monotonic() + 12
     while time.monotonic() < end:
         keeping.admin.must(sqe.keep_alive())
         if busy.identity.traffic_keep_alive:
@@ -189,7 +191,9 @@ def test_keep_alive_and_traffic_keep_the_association(connect):
 def test_an_expired_association_frees_its_resources(connect, target):
     connect().close()
     before = target.descriptors()
-    controllers = [connect(kato=1000, io_queues=4) for _ in range(5)]
+    controllers = [connect(io_queues=4) for _ in range(5)]
+    for controller in controllers:
+        controller.set_feature(0x0F, 1000)
     for controller in controllers:
         controller.admin.wait_closed()
         for queue in controller.queues:

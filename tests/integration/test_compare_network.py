@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """`pollux compare --network namespaces`: both ends apart, on one machine, and nothing of it left."""
+import contextlib
 import json
 import os
 import signal
@@ -77,11 +78,27 @@ def apart():
 
 
 def test_target_and_host_are_in_namespaces_of_their_own(apart):
-    process, begun, _ = apart
+    process, _, _ = apart
+
+    def both_have_theirs():
+        try:  # those of this round
+            tables = [Path(f"/proc/{pid}/net/fib_trie").read_text() for pid in children(process.pid)]
+        except OSError:
+            return False
+        return {"192.0.2.1", "192.0.2.2"} <= {line.split()[1] for table in tables for line in table.splitlines()
+                                              if "|--" in line}
+
     assert namespace(process.pid) == namespace("self")
-    addresses = {line.split()[1] for pid in begun for line in Path(f"/proc/{pid}/net/fib_trie").read_text().splitlines()
-                 if "192.0.2." in line and "|--" in line}
-    assert {"192.0.2.1", "192.0.2.2"} <= addresses
+    assert wait_until(both_have_theirs)
+
+
+def living():
+    """The namespaces that somebody is in."""
+    found = set()
+    for each in Path("/proc").glob("[0-9]*/ns/net"):
+        with contextlib.suppress(OSError):
+            found.add(os.readlink(each))
+    return found
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
@@ -92,13 +109,7 @@ def test_however_it_ends_nothing_is_left(apart, number):
     process.communicate(timeout=LIMIT)
     assert wait_until(lambda: not any(map(alive, begun)))
     assert visible() == before
-    living = set()
-    for each in Path("/proc").glob("[0-9]*/ns/net"):
-        try:
-            living.add(os.readlink(each))
-        except OSError:
-            continue
-    assert not living & spaces
+    assert wait_until(lambda: not living() & spaces)
 
 
 def test_who_is_not_root_makes_them_where_the_kernel_lets_him(program):  # noqa: F811

@@ -76,7 +76,7 @@ def test_one_host_comes_after_the_other(serving):
 def test_who_has_not_the_key_is_sent_away(serving):
     done = run("host", serving.address, "--key", "0" * 32, *LOAD, status=1)
     assert done.stderr == "pollux: the key is not the one that pollux compare target printed\n"
-    assert "was sent away: it has not the key" in serving.output()
+    assert wait_until(lambda: "was sent away: it has not the key" in serving.output())
 
 
 @pytest.mark.parametrize("line", [

@@ -142,10 +142,10 @@ def test_a_keep_alive_timeout_of_any_length_is_kept(ram, kato):
 
 
 def test_commands_cut_in_their_headers_for_long_are_no_stop_in_a_pdu():
-    with Target("ram:64M", options=("--peer-timeout", "1")) as target:
+    with Target("ram:64M", options=("--peer-timeout", "5")) as target:
         with Controller(target.address, target.nqn, io_queues=1) as host:
             queue, carry = host.io, b""
-            until = time.monotonic() + 3
+            until = time.monotonic() + 12
             while time.monotonic() < until:
                 command, capsule = queue.prepare(sqe.read(1, 0, 1), read=512)
                 raw = pdu.command(bytes(command.entry), capsule, queue.sent)
@@ -164,7 +164,7 @@ def test_a_write_that_was_asked_for_its_data_ends_before_a_stop():
     write = host.io.submit(sqe.write(1, 0, 64), out=bytes(32768))
     r2t = host.io.wait_r2t(write)
     target.process.send_signal(signal.SIGTERM)
-    time.sleep(0.3)
+    time.sleep(0.1)
     host.io.answer(write, r2t)
     expect.status(host.io.wait(write), Sc.SUCCESS)
     target.stop()

@@ -12,6 +12,7 @@ from spec import Sc
 from test_pool import disk_of, put, run, told, volumes
 from test_lvol import (BLOCK, EBUSY, EEXIST, EINVAL, ENODEV, ENOSPC, EPERM, MIB, NQN,
                        Kept, create, lvol, make, names, serve)
+from target import wait_until
 
 CLUSTER = MIB
 BLOCKS = CLUSTER // BLOCK  # of a cluster
@@ -196,16 +197,17 @@ def test_while_a_host_writes_and_others_call():
     dice = random.Random(5)
     with Kept(mib=768) as server, server.client() as client, server.client() as other:
         client.call("bdev_malloc_create", name="M", num_blocks=600 * 256, block_size=BLOCK)
-        client.call("bdev_delay_create", name="D", base_bdev_name="M", avg_read_latency=3000, p99_read_latency=3000,
+        client.call("bdev_delay_create", name="D", base_bdev_name="M", avg_read_latency=10000, p99_read_latency=10000,
                     avg_write_latency=1000, p99_write_latency=1000)
         client.call("bdev_lvol_create_lvstore", bdev_name="D", lvs_name="lvs0", cluster_sz=CLUSTER)
         create(client, "v", 64)
         with Controller(serve(client, "lvs0/v"), NQN, io_queues=1) as host:
             fill(host, 1, range(48), 7)
             client.call("bdev_lvol_snapshot", lvol_name="lvs0/v", snapshot_name="s")
-            done = []
+            done, before = [], client.call("bdev_lvol_get_lvstores")
             thread = threading.Thread(target=lambda: done.append(other.call("bdev_lvol_inflate", name="lvs0/v")))
             thread.start()
+            assert wait_until(lambda: client.call("bdev_lvol_get_lvstores") != before)
             wanted, refused = {}, 0
             while not done:
                 block, byte = dice.randrange(64 * BLOCKS), dice.randrange(1, 255)

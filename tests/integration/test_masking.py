@@ -12,6 +12,7 @@ from control import Control, Refused
 from host import Controller
 from spec import Feature, Sc
 from structs import namespace_list
+from target import wait_until
 
 NQN = "nqn.2026-01.example:masked"
 A, B = "nqn.2026-01.example:host-a", "nqn.2026-01.example:host-b"
@@ -139,7 +140,7 @@ def test_a_host_that_holds_on_to_a_namespace_that_is_taken_loses_its_connection(
         queue.wait_r2t(write)
         control.change("detach", NQN, SECRET, A)
         queue.wait_closed()
-        assert "it holds on to a namespace that was taken from its host" in control.stderr
+        assert wait_until(lambda: "it holds on to a namespace that was taken from its host" in control.stderr)
         assert a.namespaces() == [COMMON]
 
 
