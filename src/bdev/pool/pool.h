@@ -554,8 +554,9 @@ void pool_channel_tell(const struct plx_pool *p, struct pool_channel *c);
  */
 static inline _Atomic uint32_t *pool_begin(struct pool_channel *c)
 {
-    atomic_fetch_add_explicit(c->present, 1, memory_order_relaxed);
-    return c->present;
+    _Atomic uint32_t *const present = c->present;
+    atomic_fetch_add_explicit(present, 1, memory_order_relaxed);
+    return present;
 }
 
 /* It has ended. Not under the lock. @return whether a grace period may have, too: pool_grace_step() is to look */
