@@ -63,13 +63,14 @@ _next_ports = itertools.count()
 
 def free_port():
     """Of those that the kernel gives to nobody, and each only once: nobody takes it before it is used, or between."""
-    first = 10000 + 1000 * int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:])
-    while True:
-        port = first + next(_next_ports) % 1000
+    worker = os.environ.get("PYTEST_XDIST_WORKER")
+    first = 1000 * int(worker[2:]) if worker else os.getpid()
+    for number in itertools.islice(_next_ports, 10000):
+        port = 10000 + (first + number) % 20000
         with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind(("127.0.0.1", port))
             return port
+    raise OSError("no port is free")
 
 
 class TargetError(AssertionError):

@@ -88,7 +88,7 @@ struct vhost_ring {
             struct virtq_event *device;
         } packed;
     } at;
-    const void *last_table; /* split: indirect, of the request before; it may be gone, and is not read */
+    const void *last_table; /* split: of the request before, if indirect; it may be gone, and is not read */
     struct vhost_view view;
     struct vhost_slot *slots;
     struct vhost_slot **done; /* what is through, and not published */

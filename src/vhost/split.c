@@ -51,6 +51,7 @@ static void split_begin(struct vhost_ring *r)
 {
     r->used_idx = shared_get(&r->at.split.used->idx, __ATOMIC_ACQUIRE);
     r->last_avail = (uint16_t)r->base;
+    r->last_table = r->at.split.desc;
     if (r->inflight.split && !vhost_inflight_begin_split(r))
         vhost_ring_break(r, "a region of requests in flight that says what cannot be");
 }

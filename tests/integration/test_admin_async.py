@@ -159,8 +159,7 @@ def gone(queue):
 
 
 def test_a_host_that_stays_silent_is_dropped_with_all_its_queues(connect):
-    controller = connect(io_queues=2)
-    controller.set_feature(0x0F, 1000)
+    controller = connect(kato=4000, io_queues=2)
     for queue in (controller.admin, *controller.queues):
         queue.wait_closed()
 

@@ -164,7 +164,7 @@ def test_a_write_that_was_asked_for_its_data_ends_before_a_stop():
     write = host.io.submit(sqe.write(1, 0, 64), out=bytes(32768))
     r2t = host.io.wait_r2t(write)
     target.process.send_signal(signal.SIGTERM)
-    time.sleep(0.1)
+    time.sleep(0.3)
     host.io.answer(write, r2t)
     expect.status(host.io.wait(write), Sc.SUCCESS)
     target.stop()

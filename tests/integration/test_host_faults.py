@@ -466,8 +466,20 @@ def both(one, two, query=""):
     return f"nvme+tcp://127.0.0.1:{one.address[1]},127.0.0.1:{two.address[1]}/{NQN}{query}"
 
 
+_started = []
+
+
+@pytest.fixture(autouse=True)
+def no_load_is_left():
+    yield
+    while _started:
+        _started.pop().kill()
+
+
 def start(*arguments):
-    return subprocess.Popen([binary(), *map(str, arguments)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    _started.append(subprocess.Popen([binary(), *map(str, arguments)], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                                     text=True))
+    return _started[-1]
 
 
 def finish(process):
@@ -509,8 +521,12 @@ def test_when_one_path_goes_the_other_takes_over_at_once(policy):
         one.close()
         time.sleep(0.3)
         seen = two.count(Io.READ)
-        assert wait_for(lambda: two.count(Io.READ) > seen + 20)
+        assert wait_for(lambda: two.count(Io.READ) > seen + 20, 5)
+        seen = len(one.commands)
         one.reopen()
+        assert wait_for(lambda: len(one.commands) > seen + 5), "it is connected to again"
+        seen = one.count(Io.READ) + two.count(Io.READ)
+        assert wait_for(lambda: one.count(Io.READ) + two.count(Io.READ) > seen + 50)
         assert stopped(load)["errors"] == 0
 
 

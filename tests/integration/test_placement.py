@@ -84,7 +84,7 @@ def places(target):
     """Of all queue pairs, and the table for people."""
     told = json.loads(ctl("-s", target.control, "--json", "connections").out)
     table = ctl("-s", target.control, "connections").out
-    return [place for controller in told for place in controller.get("places", [])], table  # one that comes has none yet
+    return [place for controller in told for place in controller.get("places", [])], table  # who comes has none yet
 
 
 @contextmanager

@@ -27,7 +27,7 @@ def sockets(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def target(sockets):
-    with Target("ram:64M", "delay:[ram:8M]?write=3s", options=["--vhost", sockets]) as running:
+    with Target("ram:64M", "delay:[ram:8M]?write=1s", options=["--vhost", sockets]) as running:
         yield running
 
 
@@ -645,9 +645,16 @@ def test_a_log_and_an_inflight_region_that_get_shorter(connect, target):
     target.check_alive()
 
 
-def test_memory_that_is_taken_away_under_requests(connect):
+@pytest.fixture
+def slow(tmp_path):
+    """A front-end of a disk that is slow enough for much to be done meanwhile."""
+    with Target("delay:[ram:8M]?write=4s", options=["--vhost", tmp_path]):
+        yield Frontend(tmp_path / "delay0")
+
+
+def test_memory_that_is_taken_away_under_requests(slow):
     """They go on with it, and it is given back when they are through."""
-    front = connect("delay0")
+    front = slow
     other = vhost.Memory(MIB, GUEST + 64 * MIB, USER + (1 << 40))
     front.share(front.memory, other)
     front.queues.append(vhost.Queue(vhost.SplitRing(front.memory, 64)))
