@@ -76,7 +76,7 @@ bool plx_ring_arm(struct plx_ring *r)
 {
     io_uring_cq_eventfd_toggle(&r->ring, true);
     r->armed = true;
-    /* Either the kernel sees that it is to signal, or we see what it has done before. */
+    /* Either the kernel sees that it is to signal, or we see what it has done before: tests/model/test_ring.c. */
     atomic_thread_fence(memory_order_seq_cst);
     return io_uring_cq_ready(&r->ring) ||
            IO_URING_READ_ONCE(*r->ring.sq.kflags) & (IORING_SQ_TASKRUN | IORING_SQ_CQ_OVERFLOW);
