@@ -296,10 +296,10 @@ static inline void pcie_set_prps(struct nvme_cmd *cmd, uint64_t first, uint64_t 
     memcpy(&cmd->sgl, prp, sizeof prp);
 }
 
-/* Whether what is known of memory holds still. */
+/* Whether what is known of memory holds still: see pci_table_renew(). */
 static inline bool pcie_data_current(const struct pcie_data *d)
 {
-    return atomic_load_explicit(d->version, memory_order_acquire) == d->known;
+    return atomic_load_explicit(d->version, memory_order_relaxed) == d->known;
 }
 
 /*

@@ -16,11 +16,7 @@ enum {
 /* @return whether the device reaches it, and by which address */
 static bool address_of(struct pcie_data *d, const void *at, size_t bytes, uint64_t *iova)
 {
-    const uint64_t now = atomic_load_explicit(d->version, memory_order_acquire);
-    if (!d->table || d->table->version != now) {
-        pci_table_put(d->table);
-        d->table = pci_table_get(d->dma);
-    }
+    d->table = pci_table_renew(d->dma, d->table);
     const struct pci_span *s = pci_table_find(d->table, at, bytes);
     if (!s)
         return false;

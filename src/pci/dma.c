@@ -171,14 +171,15 @@ static int by_address(const void *a, const void *b)
 /*
  * Under the lock: what was told of is old. The count orders nothing: the table comes by the lock. Whoever has memory
  * that was added was told so by whoever added it, after the count; so it reads that count or a later one, by coherence
- * alone.
+ * alone. Who lets go of a table releases what it has read of it, and who frees it acquires that. Checked by
+ * tests/model/test_dma.c.
  */
 static void tables_changed(struct pci_dma *d)
 {
     if (d->table)
         pci_table_put(d->table);
     d->table = NULL;
-    atomic_fetch_add(&d->version, 1);
+    atomic_fetch_add_explicit(&d->version, 1, memory_order_relaxed);
 }
 
 /* Those that are one both here and for functions: the fewer there are, the sooner one is found. */
@@ -205,7 +206,7 @@ static struct pci_table *dma_table(struct pci_dma *d)
     if (!t)
         return NULL;
     atomic_init(&t->refs, 1);
-    t->version = atomic_load(&d->version);
+    t->version = atomic_load_explicit(&d->version, memory_order_relaxed);
     t->n = 0;
     plx_list_for_each(it, &d->spans) {
         const struct span *s = plx_list_entry(it, struct span, link);
@@ -224,15 +225,23 @@ struct pci_table *pci_table_get(struct pci_dma *d)
         d->table = dma_table(d);
     struct pci_table *t = d->table;
     if (t)
-        atomic_fetch_add(&t->refs, 1);
+        atomic_fetch_add_explicit(&t->refs, 1, memory_order_relaxed);
     pthread_mutex_unlock(&d->lock);
     return t;
 }
 
 void pci_table_put(struct pci_table *t)
 {
-    if (t && atomic_fetch_sub(&t->refs, 1) == 1)
+    if (t && atomic_fetch_sub_explicit(&t->refs, 1, memory_order_acq_rel) == 1)
         free(t);
+}
+
+struct pci_table *pci_table_renew(struct pci_dma *d, struct pci_table *t)
+{
+    if (t && t->version == atomic_load_explicit(&d->version, memory_order_relaxed))
+        return t;
+    pci_table_put(t);
+    return pci_table_get(d);
 }
 
 const _Atomic uint64_t *pci_dma_version(const struct pci_dma *d)

@@ -64,6 +64,8 @@ struct pci_table {
 /* That of the present. Without memory for it NULL: nothing is known then. */
 struct pci_table *pci_table_get(struct pci_dma *d);
 void pci_table_put(struct pci_table *t);
+/* Puts one that is old, or NULL. @return that of the present, or NULL as above */
+struct pci_table *pci_table_renew(struct pci_dma *d, struct pci_table *t);
 /* Counts changes: a table of another version is old. It is there for as long as d is. */
 const _Atomic uint64_t *pci_dma_version(const struct pci_dma *d);
 

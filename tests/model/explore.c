@@ -190,13 +190,31 @@ static unsigned cell_at(const volatile void *at, unsigned bytes)
     return bytes > 8 ? 8 : bytes;
 }
 
+/* Whether a store there has not been settled. */
+static bool is_unsettled(const volatile void *at, unsigned bytes)
+{
+    for (unsigned cell; run.nplain && bytes; bytes -= cell, at = (const volatile char *)at + cell) {
+        cell = cell_at(at, bytes);
+        const unsigned l = locate(at, cell);
+        for (unsigned i = 0; i < run.nplain; i++)
+            if (run.plain[i] == l)
+                return true;
+    }
+    return false;
+}
+
+/*
+ * Plain stores are told of before they are made, of a struct even before what is copied there is read. So a plain load
+ * from elsewhere does not settle them: nothing is ordered by either.
+ */
 void explore_plain(const volatile void *at, unsigned bytes, bool writes)
 {
     if (!run.on)
         lives_plain(at, bytes, writes);
     if (!run.on || on_stack(at))
         return;
-    settle();
+    if (writes || is_unsettled(at, bytes))
+        settle();
     for (unsigned cell; bytes; bytes -= cell, at = (const volatile char *)at + cell) {
         cell = cell_at(at, bytes);
         const unsigned l = locate(at, cell);
