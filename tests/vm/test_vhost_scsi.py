@@ -57,9 +57,9 @@ class Units:
         return f"/dev/{name}"
 
     def wait_gone(self, *places):
-        """Waits until the guest has let these (target, lun) go."""
-        there = " ".join(f"/sys/class/scsi_device/{self.host}:0:{target}:{lun}" for target, lun in places)
-        self.machine.wait_until(f"! ls -d {there} 2>/dev/null")
+        """Waits until the guest has let all of these (target, lun) go."""
+        self.machine.wait_until(" && ".join(f"[ ! -e /sys/class/scsi_device/{self.host}:0:{target}:{lun} ]"
+                                            for target, lun in places))
 
 
 @pytest.fixture
