@@ -166,7 +166,7 @@ class Target:
             raise TargetError(f"{self.command()} does not say where it listens:\n{self.out.text}\n{self.err.text}")
 
     def stop(self, sign=signal.SIGTERM):
-        """Asks the process to end; it must do so, with status 0."""
+        """Asks the process to end; it must do so with status 0, which it has not after the 5 s that it gives itself."""
         status = self._end(sign, REPORT_LIMIT)
         if status is None:
             raise TargetError(f"did not end within {REPORT_LIMIT} s of {signal.Signals(sign).name}\n{self.stderr}")

@@ -100,7 +100,8 @@ def started(port, *arguments):
             process.kill()
 
 
-def test_a_lost_connection_is_told_of_and_counted(tmp_path):
+def count_a_loss(tmp_path):
+    """How many interruptions were counted where a connection was lost once."""
     with Port(Subsystem()) as port:
         with started(port, "-t", "5", "--json", str(tmp_path / "result"), port.url) as process:
             port.drop()
@@ -112,6 +113,12 @@ def test_a_lost_connection_is_told_of_and_counted(tmp_path):
     result = json.loads((tmp_path / "result").read_text())
     assert result["errors"] == 0 and result["interruptions"] == result["disks"][0]["interruptions"]
     assert result["interruptions"]["count"] >= 1 and result["interruptions"]["longest_seconds"] >= 0.5
+    return result["interruptions"]["count"]
+
+
+def test_a_lost_connection_is_told_of_and_counted(tmp_path):
+    """Once, where this machine was not held up as well."""
+    assert any(count_a_loss(tmp_path) == 1 for _ in range(3))
 
 
 def test_without_an_interruption_none_is_told_of(served):

@@ -51,7 +51,8 @@ def test_all_pairs_are_measured_and_nothing_is_left(machine):
     for cell in found.values():
         assert len(cell["rounds"]) == 6
         runs = [each[run] for each in cell["rounds"] for run in ("fast", "paced")]
-        assert sum(run["requests"] for run in runs) > 0 and not any(run["errors"] for run in runs)
+        assert not any(run["errors"] for run in runs)
+        assert sum(run["requests"] > 0 for run in runs) > len(runs) / 2, "one may end before its first request does"
     assert machine.sh(STATE) == before
     assert "difference" in machine.sh("cat /tmp/table")
     assert len(machine.sh("cat /tmp/compare.html")) < 400 << 10
