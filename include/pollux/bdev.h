@@ -98,6 +98,7 @@ enum plx_bdev_flag {
     PLX_BDEV_UNMAP_OK = 1 << 1,  /**< write zeroes: the space may be freed */
     PLX_BDEV_ALL_ZONES = 1 << 3, /**< zone manage: all zones that are in a state for it */
     PLX_BDEV_PARTIAL = 1 << 4,   /**< zone report: those zones are counted alone that are told of */
+    PLX_BDEV_ONE_COPY = 1 << 5,  /**< read: from the copy of that number alone; a layer may leave this out */
     PLX_BDEV_IN_PLACE = 1 << 2,  /**< its data was counted on as info->in_place says, and is gone when plx_bdev_submit()
                                    returns: a rate limit that was set just now counts it, and does not hold it back */
 };
@@ -133,6 +134,9 @@ struct plx_bdev_info {
     bool reads_cross_zones;                    /**< else a read that does ends with PLX_SC_ZONE_BOUNDARY_ERROR */
     bool zone_capacity_varies;                 /**< a zone that is reset may have another */
     bool zones_finish;                         /**< a zone may become full that nobody has filled */
+    /** Of all that is written it has so many, each of which can be read alone; 0: one. Who knows that one is not what
+     *  was written asks for the others, and writes what is right, which makes all of them right. */
+    uint8_t copies;
     uint32_t max_reactors; /**< that can have a channel at a time, as each takes a queue; 0: any number */
 };
 
@@ -307,6 +311,7 @@ struct plx_bdev_req {
     union {
         uint8_t zone_action; /**< enum plx_bdev_zone_action */
         uint8_t zone_report; /**< enum plx_bdev_zone_report */
+        uint8_t copy;        /**< of PLX_BDEV_ONE_COPY: from 0 on */
     };
 
     /* The block layer's. */

@@ -68,6 +68,7 @@ struct plx_pool_info {
     uint64_t size;      /**< of the disk, as far as the pool goes */
     bool checksums;     /**< as it was made */
     uint64_t damages;   /**< units that were read since it was opened, and were not what had been written */
+    uint64_t mended;    /**< such as were right in another copy, which a mirror below has: they are right again */
     uint64_t beyond;    /**< that the disk has beyond that, for PLX_POOL_GROW */
     uint64_t usable;    /**< that volumes can take of it when there are none */
     uint64_t free;      /**< that they can still take */

@@ -61,8 +61,10 @@ static void status_text(const struct pool_count *n, const struct plx_pool_info *
            free);
     printf("full       %s %.1f %%\n", bar, full);
     if (info->checksums)
-        printf("checksums  of all data; %llu that were read since it was opened are wrong\n",
+        printf("checksums  of all data; %llu that were read since it was opened were wrong\n",
                (unsigned long long)info->damages);
+    if (info->mended)
+        printf("           %llu of them were mended from another copy\n", (unsigned long long)info->mended);
     if (info->beyond) {
         char beyond[32];
         ctl_size((double)info->beyond, beyond, sizeof beyond);
@@ -92,6 +94,7 @@ static void status_json(const struct pool_at *at, const struct pool_count *n, co
     json_object_set_new(o, "free", cli_json_number(info->free));
     json_object_set_new(o, "checksum", json_boolean(info->checksums));
     json_object_set_new(o, "checksum_errors", cli_json_number(info->damages));
+    json_object_set_new(o, "checksum_mended", cli_json_number(info->mended));
     json_object_set_new(o, "beyond", cli_json_number(info->beyond));
     json_object_set_new(o, "full_percent", json_integer((json_int_t)full_of(info)));
     json_object_set_new(o, "mark", json_integer(full_mark(full_of(info))));

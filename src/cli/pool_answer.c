@@ -140,9 +140,11 @@ static void answer_info(struct answer *a, struct plx_pool_info *i)
     i->beyond = answer_number(a, "beyond", 0, INT64_MAX);
     i->checksums = answer_bool(a, "checksums");
     i->damages = answer_number(a, "checksum_errors", 0, INT64_MAX);
+    if (json_object_get(a->o, "checksum_mended")) /* servers of before have none */
+        i->mended = answer_number(a, "checksum_mended", 0, i->damages);
     i->freeing = answer_bool(a, "freeing");
     i->broken = (uint16_t)answer_number(a, "broken", 0, UINT16_MAX);
-    if (json_object_get(a->o, "lost")) /* servers of before have none */
+    if (json_object_get(a->o, "lost")) /* nor this */
         i->lost = (uint32_t)answer_number(a, "lost", 0, VOLUMES_MAX);
 }
 

@@ -144,13 +144,13 @@ static int run_get(struct pool_call *t, struct plx_error *err)
     (void)err;
     plx_pool_get_info(t->pool, &i);
     plx_pool_each(t->pool, add_volume, volumes);
-    t->result =
-        json_pack("{s:s, s:o, s:s, s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:b, s:I, s:b, s:I, s:I, s:o}", "name",
-                  i.name, "uuid", rpc_uuid_json(i.uuid), "disk", plx_bdev_info(i.disk)->name, "lvstore", t->store,
-                  "unit", (json_int_t)i.unit, "cluster", (json_int_t)i.cluster, "size", (json_int_t)i.size, "usable",
-                  (json_int_t)i.usable, "free", (json_int_t)i.free, "set_aside", (json_int_t)i.set_aside, "beyond",
-                  (json_int_t)i.beyond, "checksums", i.checksums, "checksum_errors", (json_int_t)i.damages, "freeing",
-                  i.freeing, "broken", (json_int_t)i.broken, "lost", (json_int_t)i.lost, "volumes", volumes);
+    t->result = json_pack("{s:s, s:o, s:s, s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:b, s:I, s:I, s:b, s:I, s:I, s:o}",
+                          "name", i.name, "uuid", rpc_uuid_json(i.uuid), "disk", plx_bdev_info(i.disk)->name, "lvstore",
+                          t->store, "unit", (json_int_t)i.unit, "cluster", (json_int_t)i.cluster, "size",
+                          (json_int_t)i.size, "usable", (json_int_t)i.usable, "free", (json_int_t)i.free, "set_aside",
+                          (json_int_t)i.set_aside, "beyond", (json_int_t)i.beyond, "checksums", i.checksums,
+                          "checksum_errors", (json_int_t)i.damages, "checksum_mended", (json_int_t)i.mended, "freeing",
+                          i.freeing, "broken", (json_int_t)i.broken, "lost", (json_int_t)i.lost, "volumes", volumes);
     return t->result ? 0 : -ENOMEM;
 }
 

@@ -71,6 +71,13 @@ def test_what_can_be_is_shown(disk, uuid):
         assert "shop" in run("pool", "status", disk) and "web" in run("volume", "ls", disk)
 
 
+def test_what_was_mended_is_told(disk, uuid):
+    with answering(disk, pollux_pool_get=described(uuid, checksums=True, checksum_errors=3, checksum_mended=2)):
+        assert "3 that were read since it was opened were wrong\n           2 of them were mended" in run(
+            "pool", "status", disk)
+        assert json.loads(run("pool", "status", "--json", disk))["checksum_mended"] == 2
+
+
 def without(answer, key):
     return {k: v for k, v in answer.items() if k != key}
 
@@ -90,6 +97,7 @@ def test_nothing_of_a_pool_is_missing_or_of_another_type(disk, uuid, key):
 @pytest.mark.parametrize("key, value", [
     ("size", 0), ("free", 65 * MIB), ("set_aside", 15 * MIB), ("usable", HUGE), ("unit", 12288), ("unit", 1 << 40),
     ("cluster", MIB + 512), ("cluster", 1 << 32), ("broken", 1 << 16), ("lost", -1), ("lost", "x"),
+    ("checksum_mended", 1), ("checksum_mended", "x"),
     ("name", "a\x1b[2Jb"), ("name", "a\nb"),
     ("name", "n" * 64), ("lvstore", "l" * 200), ("lvstore", "\x07"), ("uuid", UUID), ("uuid", "x")])
 def test_nothing_of_a_pool_is_what_it_cannot_be(disk, uuid, key, value):

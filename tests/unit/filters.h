@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* Filters to test the block layer with: one that passes everything on, and one that does by halves what it can. */
+/* Filters to test the block layer with, and what stands on it. */
 #ifndef TEST_FILTERS_H
 #define TEST_FILTERS_H
 
@@ -13,5 +13,15 @@ struct plx_bdev *filter_forward_new(struct plx_bdev *below);
 struct plx_bdev *filter_plain_new(struct plx_bdev *below);
 /* Its channels have `subs` sub-requests in reserve; each request of one iovec entry and two blocks takes two. */
 struct plx_bdev *filter_halve_new(struct plx_bdev *below, uint32_t subs);
+
+/* The same data on each of its legs, which must stay open until it is closed, and each of which can be read alone. */
+enum { MIRROR_LEGS = 3 };
+struct plx_bdev *filter_mirror_new(struct plx_bdev *const *leg, unsigned legs);
+
+struct filter_mirror_rule {
+    unsigned read;    /* this leg is read, where it does not matter */
+    bool writes_fail; /* and do nothing */
+};
+struct filter_mirror_rule *filter_mirror_rule(struct plx_bdev *mirror);
 
 #endif

@@ -57,7 +57,7 @@ void rig_checksums(bool on)
     with_checksums = on;
 }
 
-static void make_on_disk(struct pool_rig *rig, const struct plx_pool_opts *opts)
+void rig_make_here(struct pool_rig *rig, const struct plx_pool_opts *opts)
 {
     struct plx_error err = {""};
     struct plx_pool_opts o = opts ? *opts : (struct plx_pool_opts){0};
@@ -71,7 +71,7 @@ static void make_on_disk(struct pool_rig *rig, const struct plx_pool_opts *opts)
 void rig_make(struct pool_rig *rig, const char *url, const struct plx_pool_opts *opts)
 {
     rig_disk(rig, url);
-    make_on_disk(rig, opts);
+    rig_make_here(rig, opts);
 }
 
 void rig_disk_size(struct pool_rig *rig, uint64_t bytes)
@@ -86,7 +86,7 @@ void rig_make_small(struct pool_rig *rig, const char *url, const struct plx_pool
     rig_disk(rig, url);
     const uint64_t all = plx_bdev_blocks(rig->disk) * plx_bdev_info(rig->disk)->block_size;
     rig_disk_size(rig, bytes);
-    make_on_disk(rig, opts);
+    rig_make_here(rig, opts);
     rig_disk_size(rig, all);
 }
 

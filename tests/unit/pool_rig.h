@@ -24,6 +24,8 @@ void rig_checksums(bool on);
 /* A disk with a reactor, and no pool; the test fails when that does not work, as with all of these. */
 void rig_disk(struct pool_rig *rig, const char *url);
 void rig_make(struct pool_rig *rig, const char *url, const struct plx_pool_opts *opts);
+/* The same on the disk that it has. */
+void rig_make_here(struct pool_rig *rig, const struct plx_pool_opts *opts);
 /* The same, of a disk that has no more than so many bytes as the pool is made, and all it can have then. */
 void rig_make_small(struct pool_rig *rig, const char *url, const struct plx_pool_opts *opts, uint64_t bytes);
 /* The disk has so many bytes from now on. */

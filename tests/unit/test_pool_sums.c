@@ -14,6 +14,7 @@
 #include <string.h>
 
 #include "bdev/filter/crash.h"
+#include "filters.h"
 
 enum { BLOCK = 512, UNIT = 4096, OF_UNIT = UNIT / BLOCK, UNITS = 300, DISK = 16 << 20 };
 
@@ -27,7 +28,7 @@ static char last_told[256];
 static void hear(void *arg, enum plx_log_level level, const char *text)
 {
     (void)arg;
-    if (level > PLX_LOG_ERROR || !strstr(text, "is damaged"))
+    if (level > PLX_LOG_WARN || !strstr(text, "damaged"))
         return;
     told++;
     snprintf(last_told, sizeof last_told, "%s", text);
@@ -49,13 +50,13 @@ static void fill(uint64_t data[UNIT / 8], uint64_t word)
         data[i] = word + ((uint64_t)i << 32);
 }
 
-/* Flips a bit of the unit that begins with a word, wherever it is. */
-static void damage(struct pool_rig *rig, uint64_t word, unsigned bit)
+/* Flips a bit of the unit that begins with a word, wherever it is on a disk of the rig's. */
+static void damage_on(struct pool_rig *rig, struct plx_bdev *bdev, uint64_t word, unsigned bit)
 {
-    struct tu disk = {.bdev = rig->disk, .reactor = rig->reactor, .info = plx_bdev_info(rig->disk)};
+    struct tu disk = {.bdev = bdev, .reactor = rig->reactor, .info = plx_bdev_info(bdev)};
     uint64_t data[UNIT / 8];
     unsigned found = 0;
-    assert_int_equal(plx_bdev_channel_get(rig->disk, rig->reactor, &disk.ch), 0);
+    assert_int_equal(plx_bdev_channel_get(bdev, rig->reactor, &disk.ch), 0);
     for (uint64_t lba = 0; lba < DISK / BLOCK; lba += OF_UNIT) {
         assert_int_equal(tu_io(&disk, PLX_BDEV_READ, lba, OF_UNIT, data), 0);
         if (data[0] != word || data[9] != word + (UINT64_C(9) << 32))
@@ -66,6 +67,11 @@ static void damage(struct pool_rig *rig, uint64_t word, unsigned bit)
     }
     plx_bdev_channel_put(disk.ch);
     assert_int_equal(found, 1);
+}
+
+static void damage(struct pool_rig *rig, uint64_t word, unsigned bit)
+{
+    damage_on(rig, rig->disk, word, bit);
 }
 
 static void write_all(struct tu *t, uint64_t from)
@@ -305,6 +311,174 @@ static void test_units_of_any_size_and_little_memory(void **state)
     rig_simulate(false);
 }
 
+/* ---- mirrors ---- */
+
+/* In the place of rig_make(): its disk is a mirror. */
+static void mirror_make(struct pool_rig *rig, struct plx_bdev **leg, unsigned legs, const char *const *urls)
+{
+    struct plx_error err = {""};
+    rig_disk(rig, urls[0]);
+    leg[0] = rig->disk;
+    for (unsigned i = 1; i < legs; i++)
+        if (plx_bdev_open(urls[i], &leg[i], &err))
+            fail_msg("%s: %s", urls[i], err.text);
+    rig->disk = filter_mirror_new(leg, legs);
+    rig_make_here(rig, &sums);
+}
+
+static void mirror_end(struct pool_rig *rig, struct plx_bdev **leg, unsigned legs)
+{
+    rig_end(rig);
+    for (unsigned i = 0; i < legs; i++)
+        assert_int_equal(plx_bdev_close(leg[i]), 0);
+}
+
+static const char *const rams[] = {"ram:16M", "ram:16M", "ram:16M"};
+
+static uint64_t mended(const struct pool_rig *rig)
+{
+    struct plx_pool_info info;
+    plx_pool_get_info(rig->pool, &info);
+    return info.mended;
+}
+
+static void test_a_unit_is_mended_from_the_copy_that_is_right(void **state)
+{
+    static uint8_t all[UNITS * UNIT];
+    struct pool_rig rig;
+    struct plx_bdev *leg[3];
+    struct tu t;
+    (void)state;
+    plx_log_set(hear, NULL, PLX_LOG_WARN);
+    mirror_make(&rig, leg, 3, rams);
+    rig_create(&rig, "web", UNITS * UNIT);
+    rig_open(&rig, "web", &t);
+    write_all(&t, 1000);
+    /* In a read of all, some from a copy that is wrong, some where two of three are, some together. */
+    for (unsigned i = 0; i < UNITS; i += 3)
+        damage_on(&rig, leg[0], 1000 + i, i);
+    for (unsigned i = 0; i < UNITS; i += 6) {
+        damage_on(&rig, leg[1], 1000 + i, i + 1);
+        damage_on(&rig, leg[0], 1000 + i + 1, i + 1);
+    }
+    damage_on(&rig, leg[2], 1002, 9); /* which is not read: nobody notices */
+    told = 0;
+    assert_int_equal(tu_io(&t, PLX_BDEV_READ, 0, UNITS * OF_UNIT, all), 0);
+    for (unsigned i = 0; i < UNITS; i++) {
+        uint64_t want[UNIT / 8];
+        fill(want, 1000 + i);
+        assert_memory_equal(all + i * UNIT, want, UNIT);
+    }
+    assert_int_equal(damages(&rig), UNITS / 3 + UNITS / 6);
+    assert_int_equal(mended(&rig), UNITS / 3 + UNITS / 6);
+    assert_true(told > 0);
+    assert_non_null(strstr(last_told, "mended from another"));
+    for (unsigned i = 0; i < 2; i++) { /* every copy of those is right again */
+        filter_mirror_rule(rig.disk)->read = i;
+        assert_int_equal(tu_io(&t, PLX_BDEV_READ, 0, UNITS * OF_UNIT, all), 0);
+    }
+    assert_int_equal(damages(&rig), UNITS / 3 + UNITS / 6);
+    /* A part that is written, of one that is wrong. */
+    filter_mirror_rule(rig.disk)->read = 0;
+    damage_on(&rig, leg[0], 1007, 3);
+    assert_int_equal(tu_io(&t, PLX_BDEV_WRITE_ZEROES, 7 * OF_UNIT, 1, NULL), 0);
+    assert_int_equal(tu_io(&t, PLX_BDEV_READ, 7 * OF_UNIT, OF_UNIT, all), 0);
+    assert_true(tu_zeroed(all, BLOCK));
+    uint64_t want[UNIT / 8];
+    fill(want, 1007);
+    assert_memory_equal(all + BLOCK, (uint8_t *)want + BLOCK, UNIT - BLOCK);
+    assert_int_equal(mended(&rig), UNITS / 3 + UNITS / 6 + 1);
+    rig_close(&rig, &t);
+    mirror_end(&rig, leg, 3);
+    plx_log_set(NULL, NULL, PLX_LOG_ERROR);
+}
+
+static void test_what_is_wrong_in_all_copies_is_an_error(void **state)
+{
+    struct pool_rig rig;
+    struct plx_bdev *leg[2];
+    struct tu t;
+    uint8_t unit[2 * UNIT];
+    (void)state;
+    plx_log_set(hear, NULL, PLX_LOG_WARN);
+    mirror_make(&rig, leg, 2, rams);
+    rig_create(&rig, "web", UNITS * UNIT);
+    rig_open(&rig, "web", &t);
+    write_all(&t, 1000);
+    damage_on(&rig, leg[0], 1001, 5);
+    damage_on(&rig, leg[1], 1001, 6);
+    damage_on(&rig, leg[0], 1002, 7);
+    assert_int_equal(tu_io(&t, PLX_BDEV_READ, OF_UNIT, 2 * OF_UNIT, unit), PLX_SC_UNRECOVERED_READ_ERROR);
+    assert_int_equal(damages(&rig), 2);
+    assert_int_equal(mended(&rig), 1); /* the other was looked at all the same */
+    assert_int_equal(tu_io(&t, PLX_BDEV_WRITE, OF_UNIT, 1, unit), PLX_SC_UNRECOVERED_READ_ERROR);
+    check_unit(&t, 2, 1002);
+    /* What cannot be written again is there all the same, */
+    filter_mirror_rule(rig.disk)->writes_fail = true;
+    damage_on(&rig, leg[0], 1003, 5);
+    for (unsigned i = 1; i <= 2; i++) {
+        check_unit(&t, 3, 1003);
+        assert_int_equal(damages(&rig), 3 + i);
+        assert_int_equal(mended(&rig), 1);
+    }
+    assert_non_null(strstr(last_told, "was read from another"));
+    filter_mirror_rule(rig.disk)->writes_fail = false;
+    rig.disk->info.read_only = true; /* nor is that tried where nothing can be written */
+    damage_on(&rig, leg[0], 1004, 5);
+    check_unit(&t, 4, 1004);
+    assert_int_equal(mended(&rig), 1);
+    rig.disk->info.read_only = false;
+    check_unit(&t, 4, 1004);
+    assert_int_equal(mended(&rig), 2);
+    rig_close(&rig, &t);
+    mirror_end(&rig, leg, 2);
+    plx_log_set(NULL, NULL, PLX_LOG_ERROR);
+}
+
+/* Roots, the log, nodes, maps: all that a pool needs to be opened, and more. */
+static void test_a_pool_opens_of_the_copy_that_is_right(void **state)
+{
+    struct pool_rig rig;
+    struct plx_bdev *leg[2];
+    struct tu t, disk;
+    uint8_t *wrong = tu_pattern(UNIT, 7);
+    (void)state;
+    for (unsigned bad = 0; bad < 2; bad++) {
+        mirror_make(&rig, leg, 2, rams);
+        rig_create(&rig, "web", UNITS * UNIT);
+        rig_open(&rig, "web", &t);
+        write_all(&t, 1000);
+        rig_close(&rig, &t);
+        rig_do(&rig, PLX_POOL_SNAPSHOT, "web", "snap", 0);
+        rig_settle(&rig);
+        rig_open(&rig, "web", &t);
+        write_all(&t, 2000); /* those are in the log */
+        assert_int_equal(tu_io(&t, PLX_BDEV_FLUSH, 0, 0, NULL), 0);
+        rig_close(&rig, &t);
+        filter_mirror_rule(rig.disk)->read = bad;
+        rig.pool->broken = PLX_SC_INTERNAL_ERROR; /* it does not come to its end */
+        pool_close_on(rig.pool);
+        disk = (struct tu){.bdev = leg[bad], .reactor = rig.reactor, .info = plx_bdev_info(leg[bad])};
+        assert_int_equal(plx_bdev_channel_get(leg[bad], rig.reactor, &disk.ch), 0);
+        for (uint64_t lba = 0; lba < DISK / BLOCK; lba += OF_UNIT)
+            assert_int_equal(tu_io(&disk, PLX_BDEV_WRITE, lba, OF_UNIT, wrong), 0);
+        plx_bdev_channel_put(disk.ch);
+        rig_pool(&rig);
+        rig_open(&rig, "web", &t);
+        for (unsigned i = 0; i < UNITS; i++)
+            check_unit(&t, i, 2000 + i);
+        rig_close(&rig, &t);
+        rig_open(&rig, "snap", &t);
+        for (unsigned i = 0; i < UNITS; i++)
+            check_unit(&t, i, 1000 + i);
+        rig_close(&rig, &t);
+        rig_settle(&rig);
+        rig_check(&rig);
+        mirror_end(&rig, leg, 2);
+    }
+    free(wrong);
+}
+
 /* ---- disks that do what they should not ---- */
 
 enum { DEPTH = 6, BLOCKS = UNITS * OF_UNIT, MOST = 40 };
@@ -349,8 +523,20 @@ static void io_any(struct io *io, struct tu *t, struct oracle *o, uint64_t *seed
     tu_start(t, &io->q, io->op, io->lba, io->nlb, io->data);
 }
 
-/* @return requests that ended in an error */
-static uint64_t live(const char *url, uint64_t seed, unsigned requests)
+static void ios_finish(struct io *all, struct pool_rig *rig, struct oracle *o, uint64_t *errors, uint64_t seed)
+{
+    for (unsigned i = 0; i < DEPTH; i++) {
+        while (all[i].busy && !all[i].q.done)
+            rig_turn(rig->reactor);
+        if (all[i].busy)
+            io_finish(&all[i], o, errors, seed);
+    }
+}
+
+static uint64_t n_mended;
+
+/* @param mirrored the disk has a copy that does what it should. @return requests that ended in an error */
+static uint64_t live(const char *url, bool mirrored, uint64_t seed, unsigned requests)
 {
     static struct io all[DEPTH];
     struct oracle *o = oracle_new(BLOCKS, BLOCK, ORACLE_DISCARD_ZEROES);
@@ -358,10 +544,14 @@ static uint64_t live(const char *url, uint64_t seed, unsigned requests)
     struct tu t;
     uint64_t errors = 0, dice = seed;
     const bool latent = strstr(url, "latent") != NULL;
-    rig_make(&rig, url, &sums);
+    struct plx_bdev *leg[2] = {NULL};
+    if (mirrored)
+        mirror_make(&rig, leg, 2, (const char *const[]){url, "ram:4M"});
+    else
+        rig_make(&rig, url, &sums);
     rig_create(&rig, "v", UNITS * UNIT);
     rig.pool->nodes_max = 2; /* those on the disk are read again and again */
-    plx_crash_seed(rig.disk, seed);
+    plx_crash_seed(mirrored ? leg[0] : rig.disk, seed);
     rig_open(&rig, "v", &t);
     for (unsigned i = 0; i < DEPTH; i++) {
         tu_req_init(&all[i].q);
@@ -375,54 +565,73 @@ static uint64_t live(const char *url, uint64_t seed, unsigned requests)
         if (io->busy)
             io_finish(io, o, &errors, seed);
         io_any(io, &t, o, &dice);
+        if (mirrored && n % 100 == 99) {
+            ios_finish(all, &rig, o, &errors, seed);
+            n_mended += mended(&rig);
+            rig_close(&rig, &t);
+            rig_reopen(&rig);
+            rig_open(&rig, "v", &t);
+        }
         if (latent && n % 50 == 49) { /* what has been written may come to be unreadable */
             assert_int_equal(tu_io(&t, PLX_BDEV_FLUSH, 0, 0, NULL), 0);
             plx_crash_seed(rig.disk, seed + n);
         }
     }
-    for (unsigned i = 0; i < DEPTH; i++) {
-        while (all[i].busy && !all[i].q.done)
-            rig_turn(rig.reactor);
-        if (all[i].busy)
-            io_finish(&all[i], o, &errors, seed);
+    ios_finish(all, &rig, o, &errors, seed);
+    for (unsigned i = 0; i < DEPTH; i++)
         tu_req_free(&all[i].q);
-    }
     rig_close(&rig, &t);
+    if (mirrored && (errors || rig.pool->broken))
+        fail_msg("seed %llu: the other copy was right", (unsigned long long)seed);
+    n_mended += mended(&rig);
     pool_close_on(rig.pool);
     rig.pool = NULL;
-    rig_end(&rig);
+    if (mirrored)
+        mirror_end(&rig, leg, 2);
+    else
+        rig_end(&rig);
     oracle_free(o);
     return errors;
 }
 
-static void check_lives(const char *url)
+static void check_lives(const char *url, bool mirrored)
 {
     const char *first = getenv("POLLUX_SEED"), *rounds = getenv("POLLUX_ROUNDS");
     const uint64_t seed = first ? strtoull(first, NULL, 10) : 1;
     const unsigned n = rounds ? (unsigned)strtoul(rounds, NULL, 10) : 40;
     uint64_t errors = 0;
+    n_mended = 0;
     rig_simulate(true);
     for (uint64_t i = seed; i < seed + n; i++)
-        errors += live(url, i, 400);
+        errors += live(url, mirrored, i, 400);
     rig_simulate(false);
-    print_message("%s, seeds %llu to %llu: %llu errors\n", url, (unsigned long long)seed,
-                  (unsigned long long)(seed + n - 1), (unsigned long long)errors);
-    assert_true(errors > 0);
+    print_message("%s, seeds %llu to %llu: %llu errors, %llu mended\n", url, (unsigned long long)seed,
+                  (unsigned long long)(seed + n - 1), (unsigned long long)errors, (unsigned long long)n_mended);
+    assert_true(mirrored ? n_mended > 0 : errors > 0);
 }
 
 static void test_misdirected_writes_are_never_read(void **state)
 {
     (void)state;
     plx_log_set(hear, NULL, PLX_LOG_ERROR);
-    check_lives("crash:ram:4M?misdirect=5&seed=1");
-    check_lives("crash:ram:4M?misdirect=20&latency=100us&seed=1");
+    check_lives("crash:ram:4M?misdirect=5&seed=1", false);
+    check_lives("crash:ram:4M?misdirect=20&latency=100us&seed=1", false);
     plx_log_set(NULL, NULL, PLX_LOG_ERROR);
 }
 
 static void test_latent_errors_are_errors(void **state)
 {
     (void)state;
-    check_lives("crash:ram:4M?latent=2&seed=1");
+    check_lives("crash:ram:4M?latent=2&seed=1", false);
+}
+
+static void test_misdirected_writes_are_mended(void **state)
+{
+    (void)state;
+    plx_log_set(hear, NULL, PLX_LOG_ERROR);
+    check_lives("crash:ram:4M?misdirect=5&seed=1", true);
+    check_lives("crash:ram:4M?misdirect=20&latency=100us&seed=1", true);
+    plx_log_set(NULL, NULL, PLX_LOG_ERROR);
 }
 
 int main(int argc, char **argv)
@@ -433,7 +642,11 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_a_thousand_damaged_places_are_told_so_many_times),
         cmocka_unit_test(test_a_full_pool_is_overwritten),
         cmocka_unit_test(test_units_of_any_size_and_little_memory),
+        cmocka_unit_test(test_a_unit_is_mended_from_the_copy_that_is_right),
+        cmocka_unit_test(test_what_is_wrong_in_all_copies_is_an_error),
+        cmocka_unit_test(test_a_pool_opens_of_the_copy_that_is_right),
         cmocka_unit_test(test_misdirected_writes_are_never_read),
+        cmocka_unit_test(test_misdirected_writes_are_mended),
         cmocka_unit_test(test_latent_errors_are_errors),
     };
     if (argc > 1)

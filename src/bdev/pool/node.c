@@ -203,9 +203,14 @@ static void node_loaded(struct plx_bdev_req *req)
     struct pool_node *n = l->node;
     uint16_t status = req->status;
     if (!status && plx_crc32c(n->mem, (size_t)1 << p->unit_shift) != n->crc) {
+        if (pool_io_again(&l->io, p))
+            return;
         plx_error("pool %s: unit %llu is damaged: what it leads to cannot be read", pool_shown(p),
                   (unsigned long long)n->unit);
         status = PLX_SC_UNRECOVERED_READ_ERROR;
+    } else if (!status && l->io.copies) {
+        plx_warn("pool %s: unit %llu is damaged in one copy of %s, and was read from another", pool_shown(p),
+                 (unsigned long long)n->unit, plx_bdev_info(p->disk)->name);
     }
     pool_lock(p);
     p->rotten += status && !req->status;

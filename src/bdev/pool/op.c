@@ -856,6 +856,7 @@ void plx_pool_get_info(struct plx_pool *p, struct plx_pool_info *out)
         .size = p->units << p->unit_shift,
         .checksums = p->flags & POOL_CHECKSUMS,
         .damages = p->damages,
+        .mended = p->mended,
         .beyond = pool_grow_room(p) << p->unit_shift,
         .usable = never < p->units ? (p->units - never) << p->unit_shift : 0,
         .free = pool_space_room(p) << p->unit_shift,

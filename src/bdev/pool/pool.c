@@ -34,25 +34,6 @@ static struct plx_list pools = {&pools, &pools};
 
 /* ---- requests of its own ---- */
 
-void pool_io_init(struct pool_io *io, enum plx_bdev_op op, uint64_t unit, uint64_t n, struct plx_pool *p,
-                  void (*done)(struct plx_bdev_req *req), void *arg)
-{
-    const unsigned shift = p->unit_shift - p->block_shift;
-    const bool data = op == PLX_BDEV_READ || op == PLX_BDEV_WRITE;
-    io->arg = arg;
-    io->req.done = done;
-    io->req.op = (uint8_t)op;
-    io->req.flags = 0;
-    io->req.status = 0;
-    io->req.lba = unit << shift;
-    io->req.src_lba = 0;
-    io->req.nlb = (uint32_t)(n << shift);
-    io->req.iov = io->iov;
-    io->req.iovcnt = 0;
-    for (uint64_t bytes = data ? n << p->unit_shift : 0; bytes; io->req.iovcnt++)
-        bytes -= io->iov[io->req.iovcnt].iov_len;
-}
-
 static void keeper_turn(struct plx_reactor *r)
 {
     if (plx_reactor_poll(r) || plx_reactor_arm(r))
@@ -78,16 +59,26 @@ static uint16_t io_wait(struct plx_pool *p, struct pool_io *io)
     return io->req.status;
 }
 
-static uint16_t io_sync(struct plx_pool *p, enum plx_bdev_op op, uint64_t unit, uint64_t n, void *mem)
+/* copy: of those that the disk has; -1: any */
+static uint16_t io_sync_copy(struct plx_pool *p, enum plx_bdev_op op, uint64_t unit, uint64_t n, void *mem, int copy)
 {
     struct pool_io *io = calloc(1, sizeof *io);
     if (!io)
         return PLX_SC_INTERNAL_ERROR;
     io->iov[0] = (struct iovec){mem, (size_t)n << p->unit_shift};
     pool_io_init(io, op, unit, n, p, sync_done, NULL);
+    if (copy >= 0) {
+        io->req.flags = PLX_BDEV_ONE_COPY;
+        io->req.copy = (uint8_t)copy;
+    }
     uint16_t status = io_wait(p, io);
     free(io);
     return status;
+}
+
+static uint16_t io_sync(struct plx_pool *p, enum plx_bdev_op op, uint64_t unit, uint64_t n, void *mem)
+{
+    return io_sync_copy(p, op, unit, n, mem, -1);
 }
 
 struct sync_wait {
@@ -354,12 +345,36 @@ static void root_take(struct plx_pool *p, const struct pool_root *r)
     p->maps.root = r->maps;
 }
 
+/* The newest of what the copies of one root are. @return 0, or why there is none that could be read */
+static uint16_t root_read_place(struct plx_pool *p, unsigned i, void *mem, struct pool_root *best, bool *found)
+{
+    const int copies = plx_bdev_info(p->disk)->copies;
+    uint16_t status = 0;
+    bool read = false;
+    for (int copy = copies > 1 ? 0 : -1; copy < (copies > 1 ? copies : 0); copy++) {
+        struct pool_root r;
+        const uint16_t s = io_sync_copy(p, PLX_BDEV_READ, i * POOL_ROOT_STEP, 1, mem, copy);
+        if (s) {
+            status = s;
+            continue;
+        }
+        read = true;
+        memcpy(&r, mem, sizeof r);
+        if (!root_ok(&r) || plx_get64(r.generation) % 2 != i)
+            continue;
+        if (!*found || plx_get64(r.generation) > plx_get64(best->generation))
+            *best = r;
+        *found = true;
+    }
+    return read ? 0 : status;
+}
+
 static int root_read(struct plx_pool *p, uint32_t *slots, struct plx_error *err)
 {
     const char *disk = plx_bdev_info(p->disk)->name;
     const size_t unit = (size_t)1 << p->unit_shift;
     uint8_t *mem = aligned_alloc(4096, unit);
-    struct pool_root best = {0}, r;
+    struct pool_root best = {0};
     bool found = false;
     uint16_t status = 0;
     if (!mem)
@@ -367,14 +382,8 @@ static int root_read(struct plx_pool *p, uint32_t *slots, struct plx_error *err)
     /* None fits on a disk as small as that, where reading would fail. */
     const bool room = plx_bdev_blocks(p->disk) >> (p->unit_shift - p->block_shift) >= UNITS_MIN;
     for (unsigned i = 0; room && i < 2; i++) {
-        uint16_t s = io_sync(p, PLX_BDEV_READ, i * POOL_ROOT_STEP, 1, mem);
+        const uint16_t s = root_read_place(p, i, mem, &best, &found);
         status = s ? s : status;
-        memcpy(&r, mem, sizeof r);
-        if (s || !root_ok(&r) || plx_get64(r.generation) % 2 != i)
-            continue;
-        if (!found || plx_get64(r.generation) > plx_get64(best.generation))
-            best = r;
-        found = true;
     }
     free(mem);
     if (!found && status)
@@ -466,6 +475,17 @@ struct replay {
     const struct pool_change *changes[AHEAD]; /* that come next */
 };
 
+/* Where the log ends in one copy, it may go on in another, as that one is damaged there. */
+static bool replay_page_ok(struct plx_pool *p, void *page, uint64_t seq)
+{
+    const int copies = plx_bdev_info(p->disk)->copies;
+    bool ok = pool_log_page_ok(p, page, seq);
+    for (int copy = 0; !ok && copies > 1 && copy < copies; copy++)
+        ok = !io_sync_copy(p, PLX_BDEV_READ, POOL_LOG_FIRST + seq % p->log_units, 1, page, copy) &&
+             pool_log_page_ok(p, page, seq);
+    return ok;
+}
+
 static int replay_read(struct plx_pool *p, struct replay *l, struct plx_error *err)
 {
     const size_t unit = (size_t)1 << p->unit_shift;
@@ -486,7 +506,7 @@ static int replay_read(struct plx_pool *p, struct replay *l, struct plx_error *e
         if (io_sync(p, PLX_BDEV_READ, POOL_LOG_FIRST + place, n, l->pages + l->n * unit))
             return plx_fail(err, -EIO, "%s: the log of its pool cannot be read", plx_bdev_info(p->disk)->name);
         for (uint64_t i = 0; i < n; i++, seq++, l->n++)
-            if (l->n == p->log_units || !pool_log_page_ok(p, l->pages + l->n * unit, seq))
+            if (l->n == p->log_units || !replay_page_ok(p, l->pages + l->n * unit, seq))
                 return 0;
     }
 }

@@ -174,6 +174,7 @@ struct pool_io {
     struct plx_bdev_req req;
     struct iovec iov[64];
     void *arg;
+    uint8_t copies; /* of the disk that were read alone */
 };
 
 struct pool_grace {
@@ -257,7 +258,8 @@ struct plx_pool {
     /* summed.c */
     uint64_t *damaged; /* units that are not what was written, by a hash; or NULL */
     uint32_t n_damaged;
-    uint64_t damages; /* how often that was found */
+    uint64_t damages; /* how often that was found, */
+    uint64_t mended;  /* and that another copy was right */
 
     /* log.c */
     uint64_t log_seq;           /* of the next page */
@@ -641,6 +643,8 @@ int pool_open_below(const struct plx_url *url, struct plx_pool **out, struct plx
 void pool_kick(struct plx_pool *p);
 void pool_io_init(struct pool_io *io, enum plx_bdev_op op, uint64_t unit, uint64_t n, struct plx_pool *p,
                   void (*done)(struct plx_bdev_req *req), void *arg);
+/* What was read is not what was written. @return whether it is read again, from the next copy that the disk has */
+bool pool_io_again(struct pool_io *io, const struct plx_pool *p);
 
 /* ---- volume.c; under the lock ---- */
 

@@ -467,6 +467,8 @@ static void region_loaded(struct plx_bdev_req *req)
         return;
     }
     if (plx_crc32c(l->mem, bytes) != r->crc) {
+        if (pool_io_again(&l->io, p))
+            return;
         /* What is in use there is not known, so nothing of it is used any more. */
         plx_error("pool %s: the map of region %llu is damaged: its space is lost until the pool is repaired",
                   pool_shown(p), (unsigned long long)r->number);

@@ -6,6 +6,9 @@
  *
  * All data passes through memory of our own, as the caller's may change while it is on its way: a guest's does, and
  * what it made of it later would have another CRC. A request is done piece by piece, one after the other.
+ *
+ * Where the disk below has several copies, a unit that is not what was written is read from each of them, and the one
+ * that is right is written again. Nobody else can be given that place meanwhile, as the request is counted.
  */
 #include "disk.h"
 
@@ -30,6 +33,8 @@ enum summed_stage {
     SUMMED_NEW,    /* what is to be written is to be put into memory, and written */
     SUMMED_READS,
     SUMMED_READS_OLD,
+    SUMMED_READS_COPY, /* of one unit of them */
+    SUMMED_MENDS,      /* with which it is written again */
     SUMMED_WRITES,
     SUMMED_ENTER, /* what was written is to be entered */
     SUMMED_FLUSH,
@@ -53,6 +58,8 @@ struct summed_req {
     plx_le32 one; /* the CRC, if it is one unit */
     uint16_t status;
     uint8_t stage;
+    uint8_t read_stage; /* which it was when it was seen that */
+    uint8_t bad, copy;  /* this unit of those is not right, and is read from here */
     bool waits : 1, can_stop : 1, going : 1;
     bool has_memory : 1, full : 1, late : 1;
     bool active : 1; /* the disk has the sub-request */
@@ -142,38 +149,46 @@ static bool place_is_new(struct plx_pool *p, uint64_t unit)
     return true;
 }
 
-static void tell_damage(struct summed_req *r, uint64_t at, uint64_t unit)
+enum damage {
+    DAMAGE_LEFT,
+    DAMAGE_AVOIDED, /* another copy was right, */
+    DAMAGE_MENDED,  /* and is everywhere now */
+};
+
+static void tell_damage(struct summed_req *r, enum damage damage)
 {
+    static const char *const words[] = {
+        [DAMAGE_LEFT] = "is damaged: it is not what was written there",
+        [DAMAGE_AVOIDED] = "is damaged in one copy, and was read from another",
+        [DAMAGE_MENDED] = "was damaged in one copy, and was mended from another",
+    };
     const struct pool_disk *d = summed_disk(r);
+    const uint64_t unit = r->from + r->bad, block = (summed_place(r).at + r->bad) << d->shift;
     struct plx_pool *p = d->pool;
     char name[POOL_NAME];
     pool_lock(p);
     p->damages++;
+    p->mended += damage == DAMAGE_MENDED;
     const bool tell = place_is_new(p, unit), last = tell && p->n_damaged == PLACES_MAX / 2;
     memcpy(name, d->v->name, sizeof name);
     pool_unlock(p);
     if (tell)
-        plx_error("pool %s: volume %s: block %llu is damaged: it is not what was written there (unit %llu of %s)",
-                  pool_shown(p), name, (unsigned long long)(at << d->shift), (unsigned long long)unit,
-                  plx_bdev_info(p->disk)->name);
+        PLX_LOG(damage == DAMAGE_LEFT ? PLX_LOG_ERROR : PLX_LOG_WARN,
+                "pool %s: volume %s: block %llu %s (unit %llu of %s)", pool_shown(p), name, (unsigned long long)block,
+                words[damage], (unsigned long long)unit, plx_bdev_info(p->disk)->name);
     if (last)
         plx_error("pool %s: so much is damaged that further places are counted, but not told", pool_shown(p));
 }
 
-/* Whether what was read is what was written. */
-static bool summed_ok(struct summed_req *r)
+static uint8_t *summed_unit(struct summed_req *r, uint32_t i)
 {
-    const size_t unit = (size_t)1 << summed_disk(r)->pool->unit_shift;
-    const plx_le32 *crcs = summed_crcs(r);
-    bool ok = true;
-    for (uint32_t i = 0; i < r->units; i++) {
-        const uint8_t *mem = (uint8_t *)r->memory.piece.mem + i * unit;
-        if (plx_crc32c(mem, unit) == plx_get32(crcs[i]))
-            continue;
-        tell_damage(r, summed_place(r).at + i, r->from + i);
-        ok = false;
-    }
-    return ok;
+    return (uint8_t *)r->memory.piece.mem + ((size_t)i << summed_disk(r)->pool->unit_shift);
+}
+
+/* Whether what was read of a unit is what was written. */
+static bool summed_ok(struct summed_req *r, uint32_t i)
+{
+    return plx_crc32c(summed_unit(r, i), (size_t)1 << summed_disk(r)->pool->unit_shift) == plx_get32(summed_crcs(r)[i]);
 }
 
 /* ---- the disk below ---- */
@@ -188,7 +203,9 @@ static void summed_count(struct summed_req *r)
     atomic_fetch_add_explicit(r->counted, 1, memory_order_relaxed);
 }
 
-static void summed_begin(struct summed_req *r, enum plx_bdev_op op, uint64_t unit, enum summed_stage stage)
+/* n units, from a number in memory on. */
+static void summed_begin_at(struct summed_req *r, enum plx_bdev_op op, uint64_t unit, uint32_t i, uint32_t n,
+                            enum summed_stage stage)
 {
     const struct pool_disk *d = summed_disk(r);
     struct plx_bdev_sub *sub = r->subs.first;
@@ -196,13 +213,19 @@ static void summed_begin(struct summed_req *r, enum plx_bdev_op op, uint64_t uni
     r->active = true;
     sub->req.done = summed_sub_done;
     sub->req.op = (uint8_t)op;
-    sub->req.flags = 0;
+    sub->req.flags = stage == SUMMED_READS_COPY ? PLX_BDEV_ONE_COPY : 0;
+    sub->req.copy = r->copy;
     sub->req.lba = unit << d->shift;
-    sub->req.nlb = r->units << d->shift;
-    sub->iov[0] = (struct iovec){r->memory.piece.mem, (size_t)r->units << d->pool->unit_shift};
+    sub->req.nlb = n << d->shift;
+    sub->iov[0] = (struct iovec){summed_unit(r, i), (size_t)n << d->pool->unit_shift};
     sub->req.iov = sub->iov;
     sub->req.iovcnt = 1;
     plx_bdev_submit(summed_channel(r)->disk, &sub->req);
+}
+
+static void summed_begin(struct summed_req *r, enum plx_bdev_op op, uint64_t unit, enum summed_stage stage)
+{
+    summed_begin_at(r, op, unit, 0, r->units, stage);
 }
 
 /* The same units of a disk outside, as those of the volume from `at` on: what is beyond its end is zeroes. */
@@ -343,10 +366,6 @@ static void read_over(struct summed_req *r)
     r->stage = SUMMED_NEXT;
     if (r->status)
         return;
-    if (!r->outer && !summed_ok(r)) {
-        r->status = PLX_SC_UNRECOVERED_READ_ERROR;
-        return;
-    }
     plx_iov_skip(&at, (size_t)r->pos << p->block_shift);
     plx_iov_scatter(&at, (uint8_t *)r->memory.piece.mem + ((size_t)summed_place(r).into << p->block_shift),
                     (size_t)n << p->block_shift);
@@ -679,6 +698,8 @@ static bool summed_step(struct summed_req *r)
     case SUMMED_MEMORY:
     case SUMMED_READS:
     case SUMMED_READS_OLD:
+    case SUMMED_READS_COPY:
+    case SUMMED_MENDS:
     case SUMMED_WRITES:
     case SUMMED_FLUSH:
         break;
@@ -708,23 +729,85 @@ static void summed_go(struct summed_req *r)
         summed_end(r);
 }
 
+/* ---- another copy ---- */
+
+/* Goes on where it is: a unit that is not right is read from each copy. @return whether one is being read */
+static bool mend_go(struct summed_req *r)
+{
+    const uint8_t copies = plx_bdev_info(summed_disk(r)->pool->disk)->copies;
+    for (; r->bad < r->units; r->bad++, r->copy = 0) {
+        if (!r->copy && summed_ok(r, r->bad))
+            continue;
+        if (plx_bdev_req_of(r)->aborted) {
+            r->status = PLX_SC_ABORTED_BY_REQUEST;
+            return false;
+        }
+        if (copies > 1 && r->copy < copies) {
+            summed_begin_at(r, PLX_BDEV_READ, r->from + r->bad, r->bad, 1, SUMMED_READS_COPY);
+            return true;
+        }
+        tell_damage(r, DAMAGE_LEFT);
+        r->status = PLX_SC_UNRECOVERED_READ_ERROR;
+    }
+    return false;
+}
+
+static bool mend_over(struct summed_req *r, enum damage damage)
+{
+    tell_damage(r, damage);
+    r->bad++;
+    r->copy = 0;
+    return mend_go(r);
+}
+
+/* What was read, or written, of a copy is over. @return whether it goes on */
+static bool mend_done(struct summed_req *r, uint16_t status)
+{
+    if (r->stage == SUMMED_MENDS) /* where it cannot be written, what was asked for is there all the same */
+        return mend_over(r, status ? DAMAGE_AVOIDED : DAMAGE_MENDED);
+    if (status || !summed_ok(r, r->bad)) {
+        r->copy++;
+        return mend_go(r);
+    }
+    if (plx_bdev_info(summed_disk(r)->pool->disk)->read_only)
+        return mend_over(r, DAMAGE_AVOIDED);
+    summed_begin_at(r, PLX_BDEV_WRITE, r->from + r->bad, r->bad, 1, SUMMED_MENDS);
+    return true;
+}
+
+/* Something of the disk below is over. @return whether it was read, and other copies of it are needed */
+static bool summed_mend(struct summed_req *r, uint16_t status)
+{
+    if (r->stage == SUMMED_READS_COPY || r->stage == SUMMED_MENDS) {
+        if (mend_done(r, status))
+            return true;
+        r->stage = r->read_stage;
+    } else if (r->stage != SUMMED_WRITES) {
+        r->read_stage = r->stage;
+        r->bad = r->copy = 0;
+        if (!status && !r->outer)
+            return mend_go(r);
+        r->status = status;
+    } else if (status) {
+        r->status = status;
+    }
+    return false;
+}
+
 static void summed_sub_done(struct plx_bdev_req *sub)
 {
     struct summed_req *r = plx_container_of(((struct plx_bdev_sub *)sub)->whole, struct summed_req, subs);
     struct disk_channel *c = summed_channel(r);
     r->active = false;
-    if (sub->status && !r->status)
-        r->status = sub->status;
+    if (summed_mend(r, sub->status))
+        return;
     /* Who waits sets `draining` and then looks here; one of the two sees the other. */
     if (atomic_fetch_sub(r->counted, 1) == 1 && plx_unlikely(atomic_load(&c->c.draining)))
         pool_grace_look(summed_disk(r)->pool);
-    if (r->stage == SUMMED_READS) {
+    if (r->stage == SUMMED_READS)
         read_over(r);
-    } else {
-        if (r->stage == SUMMED_READS_OLD && !r->status && !r->outer && !summed_ok(r))
-            r->status = PLX_SC_UNRECOVERED_READ_ERROR;
+    else
         r->stage = r->stage == SUMMED_READS_OLD && !r->status ? SUMMED_NEW : SUMMED_ENTER;
-    }
     summed_go(r);
 }
 
