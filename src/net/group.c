@@ -414,7 +414,7 @@ static void ask_nics(struct plx_stream_group *g)
         if (!s->asks || s->state != PLX_STREAM_OPEN)
             continue;
         plx_stream_incoming(s, &cpu, &napi);
-        s->napi = napi && plx_napi_add(g->reactor, s->fd);
+        s->napi = napi && plx_napi_add(g->reactor, s->fd, napi);
         s->asks = napi ? 0 : (uint8_t)(s->asks - 1);
         g->nasked -= !s->asks;
     }

@@ -3,14 +3,21 @@
  * Polling a NIC's queue while a reactor waits (Linux 6.9): before the kernel puts the reactor to sleep, it polls the
  * queue by which a packet came last for one of these sockets, for so many us. When nothing comes meanwhile it forgets
  * that queue until there is a packet by it again: a reactor without traffic polls nothing.
+ *
+ * Where all of them come by one queue that can do it (Linux 6.13; napi_ask.h), a wait that found something leaves the
+ * NIC's interrupts off. What comes then is found by waits alone, so the reactor waits in every round without work, and
+ * between others every 10 us, without sleeping; the first that finds nothing has turned interrupts on again.
  */
 #ifndef PLX_REACTOR_NAPI_H
 #define PLX_REACTOR_NAPI_H
 
 #include <pollux/reactor.h>
 
-/* A socket whose packets come by a NIC's queue. @return false where that is not polled; else to be taken back */
-bool plx_napi_add(struct plx_reactor *r, int fd);
+/*
+ * A socket, and the NIC's queue that its packets come by.
+ * @return false where that is not polled; else it is to be taken back
+ */
+bool plx_napi_add(struct plx_reactor *r, int fd, unsigned queue);
 /* Before it is closed. */
 void plx_napi_remove(struct plx_reactor *r, int fd);
 

@@ -123,6 +123,7 @@ int plx_reactor_create_aside(struct plx_reactor **out)
 void plx_reactor_destroy(struct plx_reactor *r)
 {
     plx_assert_here(r);
+    plx_napi_destroy(r);
     /* Who sent a message counts on its being run, for its memory if nothing else. */
     while (plx_messages_run(r) > 0)
         ;
@@ -178,12 +179,8 @@ void plx_reactor_get_stats(const struct plx_reactor *r, struct plx_reactor_stats
     out->sleeps = atomic_load_explicit(&r->sleeps, memory_order_relaxed);
     out->nic_sockets = atomic_load_explicit(&r->napi.sockets, memory_order_relaxed);
     out->nic_us = atomic_load_explicit(&r->napi.now, memory_order_relaxed);
-}
-
-/* Only the reactor writes its statistics, so a plain load and store is enough, without a locked instruction. */
-static void stat_count(_Atomic uint64_t *n)
-{
-    atomic_store_explicit(n, atomic_load_explicit(n, memory_order_relaxed) + 1, memory_order_relaxed);
+    out->nic_suspends = atomic_load_explicit(&r->napi.suspends, memory_order_relaxed);
+    out->nic_suspensions = atomic_load_explicit(&r->napi.suspensions, memory_order_relaxed);
 }
 
 /* ---- sources and watched descriptors ---- */
@@ -246,6 +243,7 @@ static int wait_kernel(struct plx_reactor *r, int64_t timeout_ns)
     int n = epoll_pwait2(r->epoll_fd, r->events, PLX_FD_EVENTS, timeout_ns < 0 ? NULL : &ts, NULL);
     /* Before Linux 5.11, or where a filter does not know the call: milliseconds, rounded up so as not to spin. */
     if (n < 0 && (errno == ENOSYS || errno == EPERM)) {
+        plx_napi_must_interrupt(r); /* which cannot be looked for without sleeping */
         uint64_t ms = ((uint64_t)timeout_ns + PLX_NS_PER_MS - 1) / PLX_NS_PER_MS;
         n = epoll_wait(r->epoll_fd, r->events, PLX_FD_EVENTS, timeout_ns < 0 ? -1 : (int)plx_min_u64(ms, 1 << 30));
     }
@@ -262,6 +260,8 @@ static int wait_fds(struct plx_reactor *r, int64_t timeout_ns)
     r->nevents = wait_kernel(r, timeout_ns);
     r->fds_checked = r->now = plx_clock_ns();
     plx_log_tick(r->now);
+    if (plx_unlikely(r->napi.prefer))
+        plx_napi_waited(r, timeout_ns);
     for (int i = 0; i < r->nevents; i++) {
         struct plx_watch *w = r->events[i].data.ptr;
         if (w) { /* else the wake-up of a source, which is polled anyway, or a watch that was removed meanwhile */
@@ -307,13 +307,15 @@ int plx_reactor_poll(struct plx_reactor *r)
     }
     r->polling = NULL;
     r->sourced = work > own;
-    if (woken || r->now - r->fds_checked > WATCH_PERIOD_NS || plx_clock_simulated())
+    if (plx_unlikely(r->napi.suspended) && plx_napi_due(r, !work))
+        work += wait_fds(r, plx_napi_poke(r));
+    else if (woken || r->now - r->fds_checked > WATCH_PERIOD_NS || plx_clock_simulated())
         work += wait_fds(r, 0);
     r->in_round = false;
-    stat_count(&r->rounds);
+    plx_reactor_count(&r->rounds);
     r->was_busy = work != 0;
     if (work)
-        stat_count(&r->busy_rounds);
+        plx_reactor_count(&r->busy_rounds);
     reactor_disown(r, was);
     return work;
 }
@@ -352,7 +354,7 @@ static void sleep_until_work(struct plx_reactor *r, uint64_t limit)
         return;
     uint64_t end = r->now + (uint64_t)timeout;
     s->slept = r->now;
-    stat_count(&r->sleeps);
+    plx_reactor_count(&r->sleeps);
     if (plx_unlikely(atomic_load_explicit(&r->napi.sockets, memory_order_relaxed) > 0))
         plx_napi_sleep(r);
     wait_fds(r, timeout);

@@ -51,6 +51,21 @@ struct plx_teller {
     bool tried;
 };
 
+/* NICs' queues that are polled while the reactor waits: napi.h. What others read is relaxed. */
+struct plx_napi {
+    uint32_t us;              /* for so long the kernel may poll one; 0: never, or it cannot */
+    _Atomic unsigned sockets; /* whose queues those are */
+    _Atomic uint32_t now;     /* what the kernel was told last, */
+    bool prefer;              /* and that interrupts may stay off */
+    _Atomic bool suspends;    /* as the queue can do that */
+    bool suspended;           /* they are off, for all that is known */
+    bool asking, answered;    /* whether asked suspends: a thread asks, and sends what it was told */
+    unsigned queue, asked;    /* that all packets come by; 0: several, or none */
+    _Atomic uint64_t suspensions;
+    struct plx_msg answer;
+    pthread_t asker;
+};
+
 struct plx_reactor {
     uint64_t now;
     struct plx_source *sources;
@@ -67,11 +82,7 @@ struct plx_reactor {
     int core;
     int epoll_fd;
     int wake_fd;
-    struct {
-        uint32_t us;              /* for so long the kernel may poll a NIC's queue; 0: never, or it cannot */
-        _Atomic unsigned sockets; /* whose queues those are; both are its own, and relaxed */
-        _Atomic uint32_t now;     /* what the kernel was told last */
-    } napi;
+    struct plx_napi napi;
     uint64_t fds_checked;
     struct epoll_event events[PLX_FD_EVENTS]; /* being handled: removing a watch takes it out of here */
     int nevents;
@@ -99,8 +110,22 @@ bool plx_messages_waiting(struct plx_reactor *r);
 
 int plx_timers_run(struct plx_reactor *r);
 
-/* About to sleep, with such sockets. */
+/* Only the reactor writes its statistics, so a plain load and store is enough, without a locked instruction. */
+static inline void plx_reactor_count(_Atomic uint64_t *n)
+{
+    atomic_store_explicit(n, atomic_load_explicit(n, memory_order_relaxed) + 1, memory_order_relaxed);
+}
+
+/* About to sleep, with sockets whose NICs are polled. */
 void plx_napi_sleep(struct plx_reactor *r);
+/* Whether a round has to look at the NIC, as it does not interrupt. */
+bool plx_napi_due(const struct plx_reactor *r, bool idle);
+/* @return for how long to wait, so that the kernel looks at the NIC once */
+int64_t plx_napi_poke(struct plx_reactor *r);
+/* What a wait came to, where interrupts may stay off. */
+void plx_napi_waited(struct plx_reactor *r, int64_t timeout_ns);
+void plx_napi_must_interrupt(struct plx_reactor *r);
+void plx_napi_destroy(struct plx_reactor *r);
 
 void plx_teller_destroy(struct plx_reactor *r);
 

@@ -7,6 +7,9 @@
 
 #include <cmocka.h>
 #include <errno.h>
+#include <sched.h>
+#include <stdatomic.h>
+#include <sys/epoll.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -40,6 +43,42 @@ int __wrap_ioctl(int fd, unsigned long request, void *arg)
     return 0;
 }
 
+/* ---- waits ---- */
+
+static int found = -1; /* by the next wait, if not -1, */
+static unsigned nwaits;
+static int64_t waited_ns;
+
+int __wrap_epoll_pwait2(int fd, struct epoll_event *events, int n, const struct timespec *timeout, const sigset_t *set);
+int __real_epoll_pwait2(int fd, struct epoll_event *events, int n, const struct timespec *timeout, const sigset_t *set);
+
+int __wrap_epoll_pwait2(int fd, struct epoll_event *events, int n, const struct timespec *timeout, const sigset_t *set)
+{
+    if (found < 0)
+        return __real_epoll_pwait2(fd, events, n, timeout, set);
+    nwaits++;
+    waited_ns = timeout ? timeout->tv_sec * (int64_t)PLX_NS_PER_S + timeout->tv_nsec : -1;
+    for (int i = 0; i < found; i++)
+        events[i] = (struct epoll_event){.events = EPOLLIN};
+    return found;
+}
+
+/* ---- queues, each of which can leave its interrupts off, but for one ---- */
+
+enum { QUEUE = 7, OTHER, ONE_THAT_CANNOT };
+
+static atomic_uint nasked;
+static atomic_bool kept_waiting;
+
+bool __wrap_plx_napi_ask(unsigned id);
+bool __wrap_plx_napi_ask(unsigned id)
+{
+    nasked++;
+    while (kept_waiting)
+        sched_yield();
+    return id != ONE_THAT_CANNOT;
+}
+
 static struct plx_reactor *make(enum plx_poll_mode mode, uint32_t nic_us)
 {
     const struct plx_reactor_opts opts = {.core = -1, .mode = mode, .nic_us = nic_us};
@@ -48,6 +87,9 @@ static struct plx_reactor *make(enum plx_poll_mode mode, uint32_t nic_us)
     ntold = 0;
     refusal = 0;
     told.us = 0;
+    found = -1;
+    nasked = 0;
+    kept_waiting = false;
     return r;
 }
 
@@ -75,7 +117,7 @@ static void a_queue_is_polled_while_loads_come_thick_and_no_longer(void **state)
     (void)state;
     int pair[2];
     struct plx_reactor *r = make(PLX_POLL_ADAPTIVE, 0);
-    assert_true(plx_napi_add(r, socket_of(pair)));
+    assert_true(plx_napi_add(r, socket_of(pair), QUEUE));
     assert_int_equal(told.us, 50);
     assert_in_range(told.budget, 1, WEIGHT); /* more takes CAP_NET_ADMIN */
     assert_int_equal(told.prefer, 0);
@@ -118,7 +160,7 @@ static void an_idle_reactor_has_nothing_polled(void **state)
     int pair[2];
     struct plx_reactor *r = make(PLX_POLL_ADAPTIVE, 20);
     struct stopper s = {.timer.fn = next_or_stop, .r = r, .left = 20};
-    assert_true(plx_napi_add(r, socket_of(pair)));
+    assert_true(plx_napi_add(r, socket_of(pair), QUEUE));
     assert_int_equal(told.us, 20);
     plx_timer_set(r, &s.timer, PLX_NS_PER_MS);
     plx_reactor_run(r);
@@ -134,7 +176,7 @@ static void what_comes_wakes_a_reactor_once(void **state)
     int pair[2];
     struct plx_reactor *r = make(PLX_POLL_ADAPTIVE, 0);
     struct epoll_event ev;
-    assert_true(plx_napi_add(r, socket_of(pair)));
+    assert_true(plx_napi_add(r, socket_of(pair), QUEUE));
     assert_int_equal(write(pair[1], "x", 1), 1);
     assert_int_equal(epoll_wait(plx_reactor_fd(r), &ev, 1, 0), 1);
     assert_null(ev.data.ptr); /* which the reactor passes over */
@@ -155,7 +197,7 @@ static void nothing_is_polled_where_it_is_off_or_never_slept_or_always(void **st
         int pair[2];
         struct plx_reactor *r = make(cases[i].mode, cases[i].us);
         assert_false(plx_napi_polls(r));
-        assert_false(plx_napi_add(r, socket_of(pair)));
+        assert_false(plx_napi_add(r, socket_of(pair), QUEUE));
         assert_int_equal(ntold, 0);
         close_both(pair);
         plx_reactor_destroy(r);
@@ -170,14 +212,201 @@ static void a_kernel_that_cannot_is_asked_once(void **state)
         int pair[2];
         struct plx_reactor *r = make(PLX_POLL_ADAPTIVE, 0);
         refusal = refusals[i];
-        assert_false(plx_napi_add(r, socket_of(pair)));
+        assert_false(plx_napi_add(r, socket_of(pair), QUEUE));
         assert_int_equal(reported(r), 0);
         assert_false(plx_napi_polls(r));
-        assert_false(plx_napi_add(r, pair[0]));
+        assert_false(plx_napi_add(r, pair[0], QUEUE));
         assert_int_equal(ntold, 1);
         close_both(pair);
         plx_reactor_destroy(r);
     }
+}
+
+/* ---- interrupts ---- */
+
+static void until_answered(struct plx_reactor *r)
+{
+    while (r->napi.asking)
+        plx_reactor_poll(r);
+}
+
+static bool suspends(const struct plx_reactor *r, uint64_t *times)
+{
+    struct plx_reactor_stats s;
+    plx_reactor_get_stats(r, &s);
+    *times = s.nic_suspensions;
+    return s.nic_suspends;
+}
+
+/* Asleep until something came, with interrupts off from then on. */
+static struct plx_reactor *make_suspended(int pair[2])
+{
+    uint64_t times;
+    struct plx_reactor *r = make(PLX_POLL_ADAPTIVE, 0);
+    assert_true(plx_napi_add(r, socket_of(pair), QUEUE));
+    assert_int_equal(told.prefer, 0); /* not known yet */
+    until_answered(r);
+    assert_true(suspends(r, &times));
+    assert_int_equal(times, 0);
+    plx_napi_sleep(r);
+    assert_int_equal(told.prefer, 1);
+    assert_int_equal(told.us, 50);
+    assert_int_equal(plx_reactor_arm(r), 0);
+    found = 1;
+    plx_reactor_poll(r);
+    assert_true(suspends(r, &times));
+    assert_int_equal(times, 1);
+    nwaits = 0;
+    return r;
+}
+
+static void destroy_with(struct plx_reactor *r, const int pair[2])
+{
+    found = -1;
+    plx_napi_remove(r, pair[0]);
+    assert_int_equal(told.prefer, 0);
+    close_both(pair);
+    plx_reactor_destroy(r);
+}
+
+static void a_nic_that_does_not_interrupt_is_looked_at_in_every_round_without_work(void **state)
+{
+    (void)state;
+    uint64_t times;
+    int pair[2];
+    struct plx_reactor *r = make_suspended(pair);
+    for (unsigned i = 1; i <= 3; i++) {
+        plx_reactor_poll(r);
+        assert_int_equal(nwaits, i);
+        assert_int_equal(waited_ns, 1); /* with none at all, the kernel does not look at the NIC */
+        assert_int_equal(told.us, 0);   /* once */
+        assert_int_equal(told.prefer, 1);
+    }
+    suspends(r, &times);
+    assert_int_equal(times, 4);
+    found = 0; /* from now on it interrupts */
+    plx_reactor_poll(r);
+    assert_int_equal(nwaits, 4);
+    plx_reactor_poll(r);
+    assert_int_equal(nwaits, 4);
+    suspends(r, &times);
+    assert_int_equal(times, 4);
+    plx_napi_sleep(r);
+    assert_int_equal(told.us, 50);
+    destroy_with(r, pair);
+}
+
+static int poll_busy(struct plx_source *s)
+{
+    (void)s;
+    return 1;
+}
+
+static void it_is_looked_at_while_others_keep_the_reactor_busy(void **state)
+{
+    (void)state;
+    static const struct plx_source_ops ops = {.poll = poll_busy};
+    struct plx_source busy = {.ops = &ops, .fd = -1};
+    int pair[2];
+    struct plx_reactor *r = make_suspended(pair);
+    assert_int_equal(plx_source_add(r, &busy), 0);
+    r->fds_checked = plx_clock_ns() - PLX_NS_PER_MS / 10; /* long ago, but too short for those that are only watched */
+    plx_reactor_poll(r);
+    assert_int_equal(nwaits, 1);
+    assert_int_equal(waited_ns, 1);
+    found = 0;
+    r->fds_checked = plx_clock_ns() - PLX_NS_PER_MS / 10;
+    plx_reactor_poll(r);
+    assert_int_equal(nwaits, 2);
+    waited_ns = 0;
+    r->fds_checked = plx_clock_ns() - PLX_NS_PER_MS / 10; /* it interrupts */
+    plx_reactor_poll(r);
+    assert_int_equal(waited_ns, 0);
+    plx_source_remove(r, &busy);
+    destroy_with(r, pair);
+}
+
+static void a_look_without_waiting_changes_nothing(void **state)
+{
+    (void)state;
+    int pair[2];
+    struct plx_reactor *r = make_suspended(pair);
+    assert_int_equal(plx_reactor_arm(r), 0);
+    found = 0;
+    r->napi.suspended = false;
+    plx_reactor_poll(r); /* as it was woken */
+    assert_int_equal(waited_ns, 0);
+    assert_false(r->napi.suspended);
+    r->napi.suspended = true;
+    plx_napi_waited(r, 0);
+    assert_true(r->napi.suspended);
+    plx_napi_waited(r, -1);
+    assert_false(r->napi.suspended);
+    destroy_with(r, pair);
+}
+
+static void one_of_several_queues_has_to_interrupt(void **state)
+{
+    (void)state;
+    uint64_t times;
+    int pair[2], other[2];
+    struct plx_reactor *r = make_suspended(pair);
+    assert_true(plx_napi_add(r, socket_of(other), OTHER));
+    assert_false(suspends(r, &times));
+    found = 0;
+    plx_reactor_poll(r);
+    assert_int_equal(nwaits, 0);
+    plx_napi_sleep(r);
+    assert_int_equal(told.us, 50);
+    assert_int_equal(told.prefer, 0);
+    plx_napi_remove(r, other[0]);
+    close_both(other);
+    until_answered(r);
+    assert_int_equal(nasked, 1); /* which is that of the first */
+    assert_false(suspends(r, &times));
+    destroy_with(r, pair);
+}
+
+static void a_queue_that_cannot_is_polled_as_others_were(void **state)
+{
+    (void)state;
+    uint64_t times;
+    int pair[2];
+    struct plx_reactor *r = make(PLX_POLL_ADAPTIVE, 0);
+    assert_true(plx_napi_add(r, socket_of(pair), ONE_THAT_CANNOT));
+    until_answered(r);
+    assert_int_equal(nasked, 1);
+    assert_false(suspends(r, &times));
+    plx_napi_sleep(r);
+    assert_int_equal(told.us, 50);
+    assert_int_equal(told.prefer, 0);
+    destroy_with(r, pair);
+}
+
+static void an_answer_is_for_the_queue_that_was_asked_about(void **state)
+{
+    (void)state;
+    uint64_t times;
+    int pair[2];
+    struct plx_reactor *r = make(PLX_POLL_ADAPTIVE, 0);
+    kept_waiting = true;
+    assert_true(plx_napi_add(r, socket_of(pair), QUEUE));
+    plx_napi_remove(r, pair[0]);
+    assert_true(plx_napi_add(r, pair[0], ONE_THAT_CANNOT));
+    kept_waiting = false;
+    until_answered(r);
+    assert_int_equal(nasked, 2);
+    assert_false(suspends(r, &times));
+    destroy_with(r, pair);
+}
+
+static void a_reactor_ends_while_its_question_is_open(void **state)
+{
+    (void)state;
+    int pair[2];
+    struct plx_reactor *r = make(PLX_POLL_ADAPTIVE, 0);
+    assert_true(plx_napi_add(r, socket_of(pair), QUEUE));
+    destroy_with(r, pair);
 }
 
 int main(void)
@@ -188,6 +417,13 @@ int main(void)
         cmocka_unit_test(what_comes_wakes_a_reactor_once),
         cmocka_unit_test(nothing_is_polled_where_it_is_off_or_never_slept_or_always),
         cmocka_unit_test(a_kernel_that_cannot_is_asked_once),
+        cmocka_unit_test(a_nic_that_does_not_interrupt_is_looked_at_in_every_round_without_work),
+        cmocka_unit_test(it_is_looked_at_while_others_keep_the_reactor_busy),
+        cmocka_unit_test(a_look_without_waiting_changes_nothing),
+        cmocka_unit_test(one_of_several_queues_has_to_interrupt),
+        cmocka_unit_test(a_queue_that_cannot_is_polled_as_others_were),
+        cmocka_unit_test(an_answer_is_for_the_queue_that_was_asked_about),
+        cmocka_unit_test(a_reactor_ends_while_its_question_is_open),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
