@@ -26,6 +26,8 @@ enum checkpoint_step {
     STEP_ROOT,
     STEP_FLUSH_ROOT,
     STEP_DONE,
+    STEP_SETTLE,
+    STEP_FLUSH_SETTLED,
     STEP_UNMAP,
 };
 
@@ -386,7 +388,7 @@ static void thaw(struct plx_pool *p)
 static void checkpoint_graced(struct plx_pool *p, struct pool_grace *g)
 {
     struct pool_checkpoint *c = plx_container_of(g, struct pool_checkpoint, grace);
-    c->step = STEP_UNMAP;
+    c->step = STEP_SETTLE;
     c->kept = p->keep;
     plx_list_add_tail(&p->graced, &g->link);
     p->kick_after = true;
@@ -441,6 +443,16 @@ static bool checkpoint_next(struct pool_checkpoint *c)
         c->step = STEP_DONE;
         checkpoint_written(c);
         return false;
+    case STEP_SETTLE: /* a snapshot has what was being written at that moment: that is not to change any more */
+        c->step = STEP_FLUSH_SETTLED;
+        if (cached && !plx_list_empty(&p->applied)) {
+            checkpoint_submit(c, PLX_BDEV_FLUSH, 0, 0);
+            return true;
+        }
+        /* fall through */
+    case STEP_FLUSH_SETTLED:
+        c->step = STEP_UNMAP;
+        /* fall through */
     case STEP_UNMAP:
         if (unmap_below(c))
             return true;

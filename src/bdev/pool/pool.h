@@ -77,7 +77,7 @@ static inline struct pool_entry *pool_entries(const struct pool_node *n)
 struct pool_tree {
     struct pool_entry root;
     uint8_t height;
-    const struct pool_volume *of; /* NULL: the directory, all of which is its own */
+    struct pool_volume *of; /* whose record says where it is; NULL: the directory, or maps, of which all is their own */
 };
 
 /* ---- space ---- */

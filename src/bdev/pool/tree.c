@@ -44,6 +44,13 @@ struct pool_node *pool_tree_peek(struct plx_pool *p, const struct pool_tree *tre
     return NULL;
 }
 
+/* What the next checkpoint has of it is another root, whatever comes of what it is changed for. */
+static void root_changes(struct pool_tree *tree)
+{
+    if (tree->of)
+        tree->of->changed = true;
+}
+
 /* Makes what an entry leads to dirty; the unit for it is there. */
 static int node_dirty(struct plx_pool *p, struct pool_tree *tree, struct pool_node *parent, struct pool_entry *e,
                       uint64_t at, unsigned level, struct pool_node **out)
@@ -73,6 +80,8 @@ static int node_dirty(struct plx_pool *p, struct pool_tree *tree, struct pool_no
     n->parent = parent;
     n->tree = tree;
     n->slot = (uint32_t)(parent ? e - pool_entries(parent) : 0);
+    if (!parent)
+        root_changes(tree);
     *e = pool_entry_make(unit, pool_birth(p, tree->of), 0);
     *out = n; /* none of those below is dirty, as then this one had been */
     return 0;
@@ -168,6 +177,8 @@ void pool_tree_prune(struct plx_pool *p, struct pool_node *n)
         struct pool_node *parent = n->parent;
         struct pool_entry *e = parent ? &pool_entries(parent)[n->slot] : &n->tree->root;
         pool_space_return(p, n->unit, 1); /* which no checkpoint has seen */
+        if (!parent)
+            root_changes(n->tree);
         *e = all;
         pool_node_drop(p, n);
         n = parent;
@@ -177,6 +188,7 @@ void pool_tree_prune(struct plx_pool *p, struct pool_node *n)
 int pool_tree_raise(struct plx_pool *p, struct pool_try *t, struct pool_tree *tree, unsigned height)
 {
     while (tree->height < height) {
+        root_changes(tree);
         if (tree->root.where.raw || pool_entry_zeroes(&tree->root)) {
             struct pool_node *n, *old = tree->root.where.raw ? pool_node_find(p, pool_entry_unit(&tree->root)) : NULL;
             uint64_t unit;
