@@ -15,7 +15,7 @@
 enum {
     TCP_TX_IOV = 512,          /* pieces of one send */
     TCP_TX_BYTES = 1 << 20,    /* and bytes, roughly */
-    TCP_TX_SUMMED = 128 << 10, /* the same where digests are made in the course of it: in vain for what is not taken */
+    TCP_TX_SUMMED = 128 << 10, /* as many at first where digests are made in the course of it: see summed_limit() */
     TCP_SUM_PIECE = 1024,      /* data that a digest is made of at once */
     TCP_FRESH_MAX = 512, /* connections of a reactor that have not done Connect: a few hosts open all queues at once */
     TCP_SERVED = 64,     /* requests that get buffers in one round */
@@ -103,6 +103,7 @@ struct tcp_conn {
     uint16_t rx_status;     /* of data that nobody wants: what rx_req ends with, if there is one */
 
     struct tcp_queue tx;
+    uint32_t tx_taken;           /* bytes that the socket took at once the last time */
     uint32_t tx_off;             /* bytes of the first queued request that have been sent */
     uint16_t ctrl_len, ctrl_off; /* a PDU of the connection's own: ICResp, TermReq */
 

@@ -296,12 +296,21 @@ static bool lend(struct tcp_conn *c, struct tcp_req *req, size_t skip, const uin
     return true;
 }
 
+/*
+ * Where digests are made in the course of it, they are made in vain for what the socket does not take, as the memory
+ * may have changed by the next time. So no more than twice as much is offered as it took last.
+ */
+static size_t summed_limit(const struct tcp_conn *c)
+{
+    return plx_min_u64(plx_max_u64(2 * (uint64_t)c->tx_taken, TCP_TX_SUMMED), TCP_TX_BYTES);
+}
+
 /* Gathers what is queued, up to the limits of one send. @return bytes; none when memory is short; -1: see lend() */
 static ssize_t gather(struct tcp_conn *c, unsigned *niov)
 {
     struct iovec *first = c->group->iov, *v = first;
     struct tcp_req *req = c->tx.head;
-    const size_t limit = c->frame.rules.data_digest ? TCP_TX_SUMMED : TCP_TX_BYTES;
+    const size_t limit = plx_unlikely(c->frame.rules.data_digest) ? summed_limit(c) : TCP_TX_BYTES;
     size_t total = 0, skip = c->tx_off;
     /* A PDU has six pieces at most; one more is for the connection's own. */
     for (; req && v + 7 <= first + TCP_TX_IOV && total < limit; req = req->next) {
@@ -374,6 +383,7 @@ int tcp_tx_flush(struct plx_stream *s)
             tcp_conn_close(c, n == -EPIPE || n == -ECONNRESET ? NULL : strerror((int)-n));
             return 1;
         }
+        c->tx_taken = n > 0 ? (uint32_t)n : 0;
         if (n > 0) {
             progress = 1;
             whole |= advance(c, (size_t)n);
