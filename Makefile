@@ -5,7 +5,7 @@
 #   make            build/pollux and the library
 #   make run        build, and serve a 1 GiB RAM disk at 127.0.0.1:4420; Ctrl-C ends it (ARGS='serve ...' for another)
 #   make check      the fast tests: unit tests, tidy, and what is installed
-#   make test       every test; scripts/test STAGE... runs some of them
+#   make test       every test; STAGES='...' names some of them (scripts/test --help)
 #   make test-arm   the integration suite, and Linux as host and target, inside aarch64 virtual machines
 #   make bench      the figures that README.md quotes
 #   make soak       what takes hours: the simulator and the fuzzers from seeds that nobody has tried
@@ -35,7 +35,7 @@ check:
 	@scripts/test fast
 
 test:
-	@scripts/test
+	@scripts/test $(STAGES)
 
 fuzz:
 	@FUZZ_SECONDS=$(FUZZ_SECONDS) scripts/test fuzz
