@@ -46,6 +46,7 @@ struct life {
     struct io io[DEPTH];
     uint64_t seed, serial;
     unsigned names, cuts, ops;
+    bool tight;             /* there is little memory for what has changed */
     bool look;              /* what a cut has left is looked at by those who did not write it */
     struct plx_bdev *outer; /* that some volumes go back to */
 };
