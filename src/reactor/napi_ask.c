@@ -8,8 +8,10 @@
 #include <linux/genetlink.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/utsname.h>
 #include <unistd.h>
 
 #define FAMILY "netdev"
@@ -122,13 +124,25 @@ static bool napi_ask_to_suspend(int fd, struct message *m, uint16_t family, uint
     return !napi_ask_kernel(fd, m);
 }
 
+/*
+ * Linux has it from 6.13 on. But there a wait of 1 ns that finds nothing may sleep, and in some releases of 6.14 it
+ * never ends.
+ */
+static bool napi_kernel_can(void)
+{
+    struct utsname name;
+    unsigned major, minor;
+    return !uname(&name) && sscanf(name.release, "%u.%u", &major, &minor) == 2 &&
+           (major > 6 || (major == 6 && minor >= 15));
+}
+
 bool plx_napi_ask(unsigned id)
 {
     struct message m;
     uint16_t family;
     uint64_t put_off, flush, suspend;
     const uint32_t number = id;
-    int fd = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_GENERIC);
+    int fd = !napi_kernel_can() ? -1 : socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_GENERIC);
     bool suspends = fd >= 0 && napi_ask_family(fd, &m, &family);
     if (suspends) {
         napi_ask_begin(&m, family, NAPI_GET);

@@ -30,6 +30,8 @@ enum {
 
 /* While there is always something to poll, descriptors that are only watched are looked at this often. */
 #define WATCH_PERIOD_NS (1 * PLX_NS_PER_MS)
+/* And so often a NIC whose interrupts are off. */
+#define NIC_PERIOD_NS 10000
 
 #ifdef PLX_CHECK_OWNER
 static _Thread_local char self; /* its address stands for the thread */
@@ -72,6 +74,7 @@ static int create(struct plx_reactor **out, const struct plx_reactor_opts *opts,
     r->mode = opts->mode;
     r->spin.window = r->spin.max = (opts->spin_us ? opts->spin_us : SPIN_MAX_US) * PLX_NS_PER_US;
     plx_rhythm_init(&r->rhythm);
+    plx_napi_init(r);
     r->napi.us = opts->nic_us == PLX_NIC_NOT_POLLED ? 0 : opts->nic_us ? opts->nic_us : NIC_US;
     r->now = r->born = plx_clock_ns();
 
@@ -243,7 +246,6 @@ static int wait_kernel(struct plx_reactor *r, int64_t timeout_ns)
     int n = epoll_pwait2(r->epoll_fd, r->events, PLX_FD_EVENTS, timeout_ns < 0 ? NULL : &ts, NULL);
     /* Before Linux 5.11, or where a filter does not know the call: milliseconds, rounded up so as not to spin. */
     if (n < 0 && (errno == ENOSYS || errno == EPERM)) {
-        plx_napi_must_interrupt(r); /* which cannot be looked for without sleeping */
         uint64_t ms = ((uint64_t)timeout_ns + PLX_NS_PER_MS - 1) / PLX_NS_PER_MS;
         n = epoll_wait(r->epoll_fd, r->events, PLX_FD_EVENTS, timeout_ns < 0 ? -1 : (int)plx_min_u64(ms, 1 << 30));
     }
@@ -260,8 +262,8 @@ static int wait_fds(struct plx_reactor *r, int64_t timeout_ns)
     r->nevents = wait_kernel(r, timeout_ns);
     r->fds_checked = r->now = plx_clock_ns();
     plx_log_tick(r->now);
-    if (plx_unlikely(r->napi.prefer))
-        plx_napi_waited(r, timeout_ns);
+    if (plx_unlikely(r->napi.set >= 0))
+        plx_napi_look(r, false);
     for (int i = 0; i < r->nevents; i++) {
         struct plx_watch *w = r->events[i].data.ptr;
         if (w) { /* else the wake-up of a source, which is polled anyway, or a watch that was removed meanwhile */
@@ -307,9 +309,9 @@ int plx_reactor_poll(struct plx_reactor *r)
     }
     r->polling = NULL;
     r->sourced = work > own;
-    if (plx_unlikely(r->napi.suspended) && plx_napi_due(r, !work))
-        work += wait_fds(r, plx_napi_poke(r));
-    else if (woken || r->now - r->fds_checked > WATCH_PERIOD_NS || plx_clock_simulated())
+    if (plx_unlikely(r->napi.suspended) && (!work || r->now - r->napi.looked > NIC_PERIOD_NS))
+        work += plx_napi_look(r, true);
+    if (woken || r->now - r->fds_checked > WATCH_PERIOD_NS || plx_clock_simulated())
         work += wait_fds(r, 0);
     r->in_round = false;
     plx_reactor_count(&r->rounds);
@@ -322,6 +324,8 @@ int plx_reactor_poll(struct plx_reactor *r)
 
 int plx_reactor_arm(struct plx_reactor *r)
 {
+    if (plx_unlikely(r->napi.suspended) && plx_napi_look(r, true))
+        return 1;
     r->armed = true;
     int work = plx_inbox_doze(&r->inbox) || atomic_load_explicit(&r->stop, memory_order_relaxed);
     for (struct plx_source *s = r->sources; s; s = s->next)

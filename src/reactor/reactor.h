@@ -53,17 +53,20 @@ struct plx_teller {
 
 /* NICs' queues that are polled while the reactor waits: napi.h. What others read is relaxed. */
 struct plx_napi {
-    uint32_t us;              /* for so long the kernel may poll one; 0: never, or it cannot */
-    _Atomic unsigned sockets; /* whose queues those are */
-    _Atomic uint32_t now;     /* what the kernel was told last, */
-    bool prefer;              /* and that interrupts may stay off */
-    _Atomic bool suspends;    /* as the queue can do that */
-    bool suspended;           /* they are off, for all that is known */
-    bool asking, answered;    /* whether asked suspends: a thread asks, and sends what it was told */
-    unsigned queue, asked;    /* that all packets come by; 0: several, or none */
-    _Atomic uint64_t suspensions;
+    uint32_t us;              /* for so long the kernel may poll one before sleep; 0: never, or it cannot */
+    _Atomic unsigned sockets; /* whose queues those are: */
+    struct plx_list all;      /* plx_napi_socket.link */
+    _Atomic uint32_t now;     /* what the kernel was told last of us */
+    unsigned queue;           /* that all their packets come by; 0: several, or none */
+    unsigned asked;           /* whether this one can leave interrupts off: */
+    bool asking, answered;    /* a thread asks, and sends what it was told */
     struct plx_msg answer;
     pthread_t asker;
+    int set;               /* where it can, an epoll set of those sockets alone; else -1 */
+    bool suspended;        /* interrupts are off */
+    uint64_t looked;       /* reactor time at which the set was looked at */
+    _Atomic bool suspends; /* there is such a set */
+    _Atomic uint64_t suspensions;
 };
 
 struct plx_reactor {
@@ -118,13 +121,12 @@ static inline void plx_reactor_count(_Atomic uint64_t *n)
 
 /* About to sleep, with sockets whose NICs are polled. */
 void plx_napi_sleep(struct plx_reactor *r);
-/* Whether a round has to look at the NIC, as it does not interrupt. */
-bool plx_napi_due(const struct plx_reactor *r, bool idle);
-/* @return for how long to wait, so that the kernel looks at the NIC once */
-int64_t plx_napi_poke(struct plx_reactor *r);
-/* What a wait came to, where interrupts may stay off. */
-void plx_napi_waited(struct plx_reactor *r, int64_t timeout_ns);
-void plx_napi_must_interrupt(struct plx_reactor *r);
+/*
+ * Looks for packets by the set of those sockets, where there is one; `poll`: the kernel looks at the NIC, if there are
+ * none yet. @return whether there are any: interrupts are off from then on, until polling has found none
+ */
+bool plx_napi_look(struct plx_reactor *r, bool poll);
+void plx_napi_init(struct plx_reactor *r);
 void plx_napi_destroy(struct plx_reactor *r);
 
 void plx_teller_destroy(struct plx_reactor *r);
