@@ -8,6 +8,7 @@
 #include <pollux/pool.h>
 #include <pollux/pool_check.h>
 #include <pthread.h>
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -161,7 +162,7 @@ enum { HOSTS = 2, SLOTS = 8, GROUPS = 60 };
 struct host {
     struct plx_bdev *v[2];
     unsigned which;
-    uint64_t count;
+    _Atomic uint64_t count;
     _Atomic bool *go_on;
 };
 
@@ -255,6 +256,9 @@ static void test_snapshots_of_one_instant_have_writes_in_their_order(void **stat
     }
     for (unsigned i = 0; i < GROUPS; i++) {
         char names[2][16];
+        for (unsigned k = 0; k < HOSTS; k++) /* each has gone on since the last one */
+            for (const uint64_t before = h[k].count; h[k].count < before + 2;)
+                sched_yield();
         group_snapshot(pool, i, names);
         for (unsigned k = 0; k < HOSTS; k++) {
             const uint64_t in_a = last_number(names[0], k), in_b = last_number(names[1], k);

@@ -38,9 +38,10 @@ struct volume_req {
     uint8_t stage;  /* enum volume_stage */
     uint8_t active; /* sub-requests that the disk has */
     bool waits : 1, can_stop : 1, going : 1;
-    bool part : 1; /* memory is a piece */
-    bool full : 1; /* there is no space, and memory is the timer of that */
-    bool late : 1; /* which is over */
+    bool part : 1;   /* memory is a piece */
+    bool copies : 1; /* of a unit that may become the volume's own meanwhile: it is counted as moving */
+    bool full : 1;   /* there is no space, and memory is the timer of that */
+    bool late : 1;   /* which is over */
 };
 PLX_BDEV_FITS(struct volume_req);
 
@@ -272,6 +273,9 @@ static void move_over(struct volume_req *r, bool entered)
     plx_list_del(&r->limbo.link);
     if (!entered)
         pool_space_return(p, r->limbo.unit, r->limbo.n);
+    if (r->copies)
+        volume_disk(plx_bdev_req_of(r))->v->moving--;
+    r->copies = false;
     pool_wake(&p->busy_waits, 0);
     r->stage = STAGE_PIECES;
 }
@@ -488,6 +492,9 @@ static int piece_find(struct volume_req *r, struct pool_try *t, struct piece *ou
     ret = move_begin(r, t, at, n, d->v->flags & POOL_THICK && !unit);
     if (ret)
         return ret;
+    r->copies = out->part && unit;
+    if (r->copies)
+        d->v->moving++;
     out->to = r->limbo.unit << shift;
     out->n = out->part ? (uint32_t)plx_min_u64(left, (1U << shift) - into) : r->busy.n << shift;
     return 0;

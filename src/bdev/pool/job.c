@@ -47,6 +47,7 @@ void pool_volume_die(struct plx_pool *p, struct pool_volume *v)
 {
     pool_ghost_over(v);
     v->state = POOL_DYING;
+    v->fresh = p->freezing;
     v->done = 0;
     v->changed = true;
     if (!v->instant) /* of a volume: none goes back to it, so that the last one there is does for many */
@@ -192,9 +193,12 @@ static int freeing_step(struct plx_pool *p, struct pool_try *t)
     return 0;
 }
 
+/* Until a checkpoint says so on the disk, what a volume has that dies is not given up: a cut would have it live. */
 static bool jobs_idle(const struct plx_pool *p)
 {
-    return plx_list_empty(&p->dying) && pool_ghosts_idle(p);
+    if (plx_list_empty(&p->dying))
+        return pool_ghosts_idle(p);
+    return plx_list_entry(p->dying.next, struct pool_volume, dying)->fresh;
 }
 
 void pool_jobs_serve(struct plx_pool *p)

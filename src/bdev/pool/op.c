@@ -225,6 +225,7 @@ static int make_volume(struct plx_pool_work *w, struct pool_volume **out)
     snprintf(v->name, sizeof v->name, "%s", op->name);
     v->created = plx_wall_seconds();
     v->changed = true;
+    v->barred = true; /* until it is on the disk: the log is not to name what a cut takes back */
     *out = v;
     return 0;
 }
@@ -358,16 +359,27 @@ static void apply_snapshot(struct plx_pool_work *w)
         apply_snapshot_one(w);
 }
 
+int pool_work_tree(struct plx_pool_work *w, struct pool_try *t, const struct pool_tree *tree)
+{
+    const struct pool_node *n = tree->root.where.raw ? pool_node_find(w->pool, pool_entry_unit(&tree->root)) : NULL;
+    if (!n || n->state != POOL_NODE_DIRTY)
+        return 0;
+    pool_checkpoint_wait(w->pool, &w->wait);
+    t->kick = true;
+    return POOL_AGAIN;
+}
+
 static int op_clone(struct plx_pool_work *w, struct pool_try *t)
 {
     struct plx_pool *p = w->pool;
-    (void)t;
     w->v = w->op->volume ? pool_volume_find(p, w->op->volume) : NULL;
     if (!w->v)
         return pool_work_no_volume(w->op, w->op->volume);
     if (w->v->state != POOL_SNAPSHOT)
         return plx_fail(&w->op->err, -EINVAL, "%s is no snapshot; a clone is made of one", w->v->name);
-    int ret = w->v->locked ? check_free(w, w->v) : make_volume(w, &w->made);
+    int ret = w->v->locked ? check_free(w, w->v) : pool_work_tree(w, t, &w->v->tree);
+    if (!ret)
+        ret = make_volume(w, &w->made);
     if (ret)
         return ret;
     pool_volume_take_outer(w->made, w->v);
@@ -554,7 +566,8 @@ static int op_resize(struct plx_pool_work *w, struct pool_try *t)
 {
     struct plx_pool *p = w->pool;
     uint64_t units = 0;
-    w->v = w->op->volume ? pool_volume_find(p, w->op->volume) : NULL;
+    if (!w->taken) /* else it may have another name by now */
+        w->v = w->op->volume ? pool_volume_find(p, w->op->volume) : NULL;
     if (!w->v)
         return pool_work_no_volume(w->op, w->op->volume);
     int ret = units_of(p, w->op, &units);
@@ -572,7 +585,7 @@ static int op_resize(struct plx_pool_work *w, struct pool_try *t)
     if (!w->cut)
         w->cut = units;
     pool_work_take(w);
-    if (units < w->v->size)
+    if (!w->v->disk) /* who opened it before the checkpoint is on the disk would write to what a cut takes back */
         work_bar(w);
     while (w->cut < w->v->size) {
         uint64_t n = w->v->size - w->cut;
@@ -704,6 +717,10 @@ static void op_applied(struct plx_pool *p, struct pool_apply *a, uint16_t status
     }
     if (w->op->kind == PLX_POOL_GROW && w->cut) /* else it is another's that is under way */
         pool_grow_over(p, !status);
+    const bool makes =
+        w->op->kind == PLX_POOL_CREATE || w->op->kind == PLX_POOL_SNAPSHOT || w->op->kind == PLX_POOL_CLONE;
+    for (struct plx_pool_work *each = makes && w->applied ? w : NULL; each; each = each->with)
+        each->made->barred = false;
     const bool resized = !status && w->op->kind == PLX_POOL_RESIZE;
     const int result = status ? plx_fail(&w->op->err, -EIO, "pool %s cannot be written to", pool_shown(p)) : 0;
     if (resized)

@@ -35,6 +35,8 @@ void pool_work_try(struct plx_pool_work *w);
 void pool_work_yield(struct plx_pool_work *w);
 /* v has no other operation begun on it until this one is over. */
 void pool_work_take(struct plx_pool_work *w);
+/* A tree that no checkpoint has is not begun with: its root has no CRC yet. Waits for one. @return 0 or POOL_AGAIN */
+int pool_work_tree(struct plx_pool_work *w, struct pool_try *t, const struct pool_tree *tree);
 /* There is none of this name: -ENOENT, with op->err filled. */
 int pool_work_no_volume(struct plx_pool_op *op, const char *name);
 /* What shows through in one does so in what is made of it. */

@@ -358,7 +358,8 @@ static void own_end(struct plx_pool_work *w)
     struct plx_pool *p = w->pool;
     row_over(o, false);
     p->set_aside -= o->reserved;
-    w->v->locked = w->v->moving = false;
+    w->v->locked = false;
+    w->v->moving--;
     pool_rebase_end(w);
     if (o->to)
         pool_volume_unpin(p, o->to);
@@ -395,13 +396,15 @@ static void own_outer(struct own *o, const struct pool_volume *to)
     snprintf(o->outer, sizeof o->outer, "%s", next);
 }
 
-static int own_begin(struct plx_pool_work *w)
+static int own_begin(struct plx_pool_work *w, struct pool_try *t)
 {
     struct plx_pool *p = w->pool;
     struct pool_volume *to;
     int ret = pool_work_lock(w);
     if (!ret)
         ret = own_look(w, &to);
+    if (!ret && pool_work_rebases(w) && to)
+        ret = pool_work_tree(w, t, &to->tree);
     if (ret)
         return ret;
     struct pool_volume *v = w->v, *s = pool_volume_live_parent(v);
@@ -424,7 +427,8 @@ static int own_begin(struct plx_pool_work *w)
         o->to = o->to->parent;
     if (o->to)
         o->to->pins++;
-    v->locked = v->moving = true;
+    v->locked = true;
+    v->moving++;
     return pool_work_rebases(w) ? pool_rebase_begin(w, to) : 0;
 }
 
@@ -458,7 +462,7 @@ static void mark_changed(struct pool_volume *v, const struct pool_volume *to)
 
 int pool_own_attempt(struct plx_pool_work *w, struct pool_try *t)
 {
-    int ret = w->steps ? 0 : own_begin(w);
+    int ret = w->steps ? 0 : own_begin(w, t);
     if (ret)
         return ret;
     struct own *o = w->steps;

@@ -138,7 +138,7 @@ struct pool_volume {
     bool barred;                /* an operation is under way that it must not be opened during */
     bool locked;                /* another one, during which there is to be no other that changes it */
     struct plx_pool_work *op;   /* one that has been begun, and changes it when its checkpoint comes; or NULL */
-    bool moving;                /* units of it are copied, which may become its own meanwhile: see pool_busy */
+    unsigned moving;            /* so many copy units of it, which may become its own meanwhile: see pool_busy */
     unsigned pins;              /* operations that need it as it is: it is not deleted */
     bool changed;               /* since the last checkpoint */
     uint32_t parent_number;     /* while the directory is read: of its parent, and 1 */
@@ -146,6 +146,7 @@ struct pool_volume {
     unsigned settling;          /* snapshots of it that were just made: writes that were under way then may still be */
     struct pool_volume *shadow; /* what it is about to be, below `shadow_at`: see rebase.c */
     uint64_t shadow_at;
+    bool fresh;            /* dying, which no checkpoint on the disk says yet: what it has is not others' own */
     struct plx_list dying; /* in pool->dying, as long as that is its state; of a ghost in pool->stale, or ->sweeps */
     uint64_t swept;        /* units from the beginning of a ghost that have been gone through */
     bool sweeping, swept_again;            /* that is being done; and will be once more */
@@ -251,6 +252,7 @@ struct plx_pool {
     uint64_t epoch;
     bool draining;                   /* somebody waits for the epoch before to be over */
     struct plx_list graces, drained; /* that wait for the next epoch to be over, and for the last one */
+    bool freezing;                   /* what operations are to do is being done: the moment of a checkpoint */
     struct plx_list graced;          /* checkpoints that may go on */
     _Atomic bool kick_after;         /* the keeper is to look at that */
     struct plx_list busy_waits;      /* for units that are being moved */
