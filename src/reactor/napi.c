@@ -157,7 +157,8 @@ static void napi_queue(struct plx_reactor *r, int fd, unsigned queue)
 {
     if (!napi_sockets(r)) {
         r->napi.queue = queue;
-        r->napi.asked = 0;
+        if (!r->napi.asking) /* else it is read, and the answer is of no use */
+            r->napi.asked = 0;
     } else if (r->napi.queue != queue) {
         r->napi.queue = 0;
         napi_interrupts(r);

@@ -190,14 +190,12 @@ static int freeze(struct plx_pool *p, struct pool_checkpoint *c, struct pool_try
     if (!c->parts)
         return -ENOMEM;
     finish_nodes(p, true);
-    p->freezing = true;
     while (!plx_list_empty(&p->applying)) {
         struct pool_apply *a = plx_list_entry(p->applying.next, struct pool_apply, link);
         plx_list_del(&a->link);
         plx_list_add_tail(&p->applied, &a->link);
         a->apply(p, a);
     }
-    p->freezing = false;
     write_records(p);
     pool_space_image(p);
     finish_nodes(p, false);

@@ -47,7 +47,7 @@ void pool_volume_die(struct plx_pool *p, struct pool_volume *v)
 {
     pool_ghost_over(v);
     v->state = POOL_DYING;
-    v->fresh = p->freezing;
+    v->fresh = p->checkpoint != NULL;
     v->done = 0;
     v->changed = true;
     if (!v->instant) /* of a volume: none goes back to it, so that the last one there is does for many */
@@ -217,8 +217,9 @@ void pool_jobs_serve(struct plx_pool *p)
         t.kick = true;
     }
     p->jobs_busy = ret == POOL_AGAIN;
-    t.kick |= !ret && (!jobs_idle(p) || (p->checkpoint_wanted && !p->checkpoint &&
-                                         (p->keep != PLX_POOL_KEEP_MAPS || !p->keep_timer.set)));
+    t.kick |= !ret && !p->broken &&
+              (!jobs_idle(p) ||
+               (p->checkpoint_wanted && !p->checkpoint && (p->keep != PLX_POOL_KEEP_MAPS || !p->keep_timer.set)));
     pool_try_end(p, &t);
 }
 

@@ -109,7 +109,9 @@ int pool_work_no_volume(struct plx_pool_op *op, const char *name)
 /* It is not open, and stays so until this is over. */
 static void work_bar(struct plx_pool_work *w)
 {
-    w->bars = w->v->barred = true;
+    if (!w->bars)
+        w->v->barred++;
+    w->bars = true;
 }
 
 void pool_work_take(struct plx_pool_work *w)
@@ -122,7 +124,8 @@ void pool_work_take(struct plx_pool_work *w)
 static void work_unbar(struct plx_pool_work *w)
 {
     if (w->bars)
-        w->v->barred = w->bars = false;
+        w->v->barred--;
+    w->bars = false;
     if (w->end)
         w->end(w);
     for (struct plx_pool_work *each = w; each; each = each->with)
@@ -170,6 +173,8 @@ static int wait_for_children(struct plx_pool_work *w, const struct pool_volume *
 
 int pool_work_lock(struct plx_pool_work *w)
 {
+    if (w->taken) /* it may have another name by now */
+        return 0;
     struct pool_volume *v = w->op->volume ? pool_volume_find(w->pool, w->op->volume) : NULL;
     if (!v)
         return pool_work_no_volume(w->op, w->op->volume);
@@ -225,7 +230,7 @@ static int make_volume(struct plx_pool_work *w, struct pool_volume **out)
     snprintf(v->name, sizeof v->name, "%s", op->name);
     v->created = plx_wall_seconds();
     v->changed = true;
-    v->barred = true; /* until it is on the disk: the log is not to name what a cut takes back */
+    v->barred = 1; /* until it is on the disk: the log is not to name what a cut takes back */
     *out = v;
     return 0;
 }
@@ -585,8 +590,7 @@ static int op_resize(struct plx_pool_work *w, struct pool_try *t)
     if (!w->cut)
         w->cut = units;
     pool_work_take(w);
-    if (!w->v->disk) /* who opened it before the checkpoint is on the disk would write to what a cut takes back */
-        work_bar(w);
+    work_bar(w); /* who opened it before the checkpoint is on the disk would write to what a cut takes back */
     while (w->cut < w->v->size) {
         uint64_t n = w->v->size - w->cut;
         ret = pool_volume_unmap(p, t, w->v, w->cut, &n, true);
@@ -720,7 +724,7 @@ static void op_applied(struct plx_pool *p, struct pool_apply *a, uint16_t status
     const bool makes =
         w->op->kind == PLX_POOL_CREATE || w->op->kind == PLX_POOL_SNAPSHOT || w->op->kind == PLX_POOL_CLONE;
     for (struct plx_pool_work *each = makes && w->applied ? w : NULL; each; each = each->with)
-        each->made->barred = false;
+        each->made->barred--;
     const bool resized = !status && w->op->kind == PLX_POOL_RESIZE;
     const int result = status ? plx_fail(&w->op->err, -EIO, "pool %s cannot be written to", pool_shown(p)) : 0;
     if (resized)

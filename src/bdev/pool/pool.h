@@ -135,7 +135,7 @@ struct pool_volume {
     uint32_t instant;
     uint32_t children;
     struct pool_disk *disk;     /* as which it is open; or NULL */
-    bool barred;                /* an operation is under way that it must not be opened during */
+    unsigned barred;            /* so many operations are under way that it must not be opened during */
     bool locked;                /* another one, during which there is to be no other that changes it */
     struct plx_pool_work *op;   /* one that has been begun, and changes it when its checkpoint comes; or NULL */
     unsigned moving;            /* so many copy units of it, which may become its own meanwhile: see pool_busy */
@@ -252,7 +252,6 @@ struct plx_pool {
     uint64_t epoch;
     bool draining;                   /* somebody waits for the epoch before to be over */
     struct plx_list graces, drained; /* that wait for the next epoch to be over, and for the last one */
-    bool freezing;                   /* what operations are to do is being done: the moment of a checkpoint */
     struct plx_list graced;          /* checkpoints that may go on */
     _Atomic bool kick_after;         /* the keeper is to look at that */
     struct plx_list busy_waits;      /* for units that are being moved */
