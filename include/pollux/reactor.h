@@ -89,8 +89,6 @@ struct plx_reactor_stats {
     int tid;                   /**< of the thread that runs it; 0 while plx_reactor_run() does not */
     unsigned nic_sockets;      /**< connections for which the kernel polls a NIC's queue while loads come thick, */
     uint32_t nic_us;           /**< and for how long at present */
-    bool nic_suspends;         /**< the NIC leaves interrupts off as long as it is polled (Linux 6.13): so many times */
-    uint64_t nic_suspensions;  /**< they were left off, or off for longer, as there were packets */
 };
 PLX_API void plx_reactor_get_stats(const struct plx_reactor *r, struct plx_reactor_stats *out);
 

@@ -2,6 +2,8 @@
 /* All streams of a reactor: one source that polls them, and whose turn it is. */
 #include "net/stream.h"
 
+#include "reactor/napi.h"
+
 #include <errno.h>
 #include <poll.h>
 #include <stdlib.h>
@@ -108,7 +110,7 @@ int plx_stream_add(struct plx_stream_group *g, struct plx_stream *s)
     g->n++;
     g->changes++;
     g->nodd += is_odd(s);
-    s->napi.added = false;
+    s->napi = false;
     s->asks = s->fd >= 0 && plx_napi_polls(g->reactor) ? NAPI_ASKS : 0;
     g->nasked += s->asks > 0;
     return 0;
@@ -128,7 +130,9 @@ static void unlink_stream(struct plx_stream *s)
     s->stalled = false;
     g->nasked -= s->asks > 0;
     s->asks = 0;
-    plx_napi_remove(g->reactor, &s->napi);
+    if (s->napi)
+        plx_napi_remove(g->reactor, s->fd);
+    s->napi = false;
     for (int i = g->event; i < g->nevents; i++)
         if (g->events[i].data.ptr == s)
             g->events[i].data.ptr = NULL;
@@ -410,8 +414,7 @@ static void ask_nics(struct plx_stream_group *g)
         if (!s->asks || s->state != PLX_STREAM_OPEN)
             continue;
         plx_stream_incoming(s, &cpu, &napi);
-        if (napi)
-            plx_napi_add(g->reactor, &s->napi, s->fd, napi);
+        s->napi = napi && plx_napi_add(g->reactor, s->fd);
         s->asks = napi ? 0 : (uint8_t)(s->asks - 1);
         g->nasked -= !s->asks;
     }

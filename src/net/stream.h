@@ -11,7 +11,6 @@
 #define PLX_NET_STREAM_H
 
 #include "base/list.h"
-#include "reactor/napi.h"
 
 #include <pollux/reactor.h>
 #include <sys/socket.h>
@@ -77,13 +76,13 @@ struct plx_stream {
     bool quiet;    /* the user's: nothing is expected, so it is tried now and then */
     bool stalled;  /* see plx_stream_stall() */
     bool ended;    /* the user's: its peer says no more, but may yet listen; to be stalled */
+    bool napi;     /* it was added to those whose NIC is polled: plx_napi_add() */
     uint8_t asks;  /* how often it is asked yet by what NIC its packets come */
     bool gone;     /* of a stalled one: its peer has ended it, or an ended one listens no more */
     uint8_t refusals; /* flushes in a row of which it took nothing, up to a limit */
     uint32_t watched; /* what the kernel is asked to tell of it */
     struct plx_list link, dirty_link;
-    struct plx_napi_socket napi; /* of those whose NIC is polled */
-    uint64_t until;              /* lingering: reactor time */
+    uint64_t until; /* lingering: reactor time */
     void (*release)(struct plx_stream *s);
 };
 

@@ -30,8 +30,6 @@ enum {
 
 /* While there is always something to poll, descriptors that are only watched are looked at this often. */
 #define WATCH_PERIOD_NS (1 * PLX_NS_PER_MS)
-/* And so often a NIC whose interrupts are off. */
-#define NIC_PERIOD_NS 10000
 
 #ifdef PLX_CHECK_OWNER
 static _Thread_local char self; /* its address stands for the thread */
@@ -74,7 +72,6 @@ static int create(struct plx_reactor **out, const struct plx_reactor_opts *opts,
     r->mode = opts->mode;
     r->spin.window = r->spin.max = (opts->spin_us ? opts->spin_us : SPIN_MAX_US) * PLX_NS_PER_US;
     plx_rhythm_init(&r->rhythm);
-    plx_napi_init(r);
     r->napi.us = opts->nic_us == PLX_NIC_NOT_POLLED ? 0 : opts->nic_us ? opts->nic_us : NIC_US;
     r->now = r->born = plx_clock_ns();
 
@@ -126,7 +123,6 @@ int plx_reactor_create_aside(struct plx_reactor **out)
 void plx_reactor_destroy(struct plx_reactor *r)
 {
     plx_assert_here(r);
-    plx_napi_destroy(r);
     /* Who sent a message counts on its being run, for its memory if nothing else. */
     while (plx_messages_run(r) > 0)
         ;
@@ -182,8 +178,12 @@ void plx_reactor_get_stats(const struct plx_reactor *r, struct plx_reactor_stats
     out->sleeps = atomic_load_explicit(&r->sleeps, memory_order_relaxed);
     out->nic_sockets = atomic_load_explicit(&r->napi.sockets, memory_order_relaxed);
     out->nic_us = atomic_load_explicit(&r->napi.now, memory_order_relaxed);
-    out->nic_suspends = atomic_load_explicit(&r->napi.suspends, memory_order_relaxed);
-    out->nic_suspensions = atomic_load_explicit(&r->napi.suspensions, memory_order_relaxed);
+}
+
+/* Only the reactor writes its statistics, so a plain load and store is enough, without a locked instruction. */
+static void stat_count(_Atomic uint64_t *n)
+{
+    atomic_store_explicit(n, atomic_load_explicit(n, memory_order_relaxed) + 1, memory_order_relaxed);
 }
 
 /* ---- sources and watched descriptors ---- */
@@ -262,8 +262,6 @@ static int wait_fds(struct plx_reactor *r, int64_t timeout_ns)
     r->nevents = wait_kernel(r, timeout_ns);
     r->fds_checked = r->now = plx_clock_ns();
     plx_log_tick(r->now);
-    if (plx_unlikely(r->napi.set >= 0))
-        plx_napi_look(r, false);
     for (int i = 0; i < r->nevents; i++) {
         struct plx_watch *w = r->events[i].data.ptr;
         if (w) { /* else the wake-up of a source, which is polled anyway, or a watch that was removed meanwhile */
@@ -309,23 +307,19 @@ int plx_reactor_poll(struct plx_reactor *r)
     }
     r->polling = NULL;
     r->sourced = work > own;
-    if (plx_unlikely(r->napi.suspended) && (!work || r->now - r->napi.looked > NIC_PERIOD_NS))
-        work += plx_napi_look(r, true);
     if (woken || r->now - r->fds_checked > WATCH_PERIOD_NS || plx_clock_simulated())
         work += wait_fds(r, 0);
     r->in_round = false;
-    plx_reactor_count(&r->rounds);
+    stat_count(&r->rounds);
     r->was_busy = work != 0;
     if (work)
-        plx_reactor_count(&r->busy_rounds);
+        stat_count(&r->busy_rounds);
     reactor_disown(r, was);
     return work;
 }
 
 int plx_reactor_arm(struct plx_reactor *r)
 {
-    if (plx_unlikely(r->napi.suspended) && plx_napi_look(r, true))
-        return 1;
     r->armed = true;
     int work = plx_inbox_doze(&r->inbox) || atomic_load_explicit(&r->stop, memory_order_relaxed);
     for (struct plx_source *s = r->sources; s; s = s->next)
@@ -358,7 +352,7 @@ static void sleep_until_work(struct plx_reactor *r, uint64_t limit)
         return;
     uint64_t end = r->now + (uint64_t)timeout;
     s->slept = r->now;
-    plx_reactor_count(&r->sleeps);
+    stat_count(&r->sleeps);
     if (plx_unlikely(atomic_load_explicit(&r->napi.sockets, memory_order_relaxed) > 0))
         plx_napi_sleep(r);
     wait_fds(r, timeout);

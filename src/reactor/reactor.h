@@ -51,24 +51,6 @@ struct plx_teller {
     bool tried;
 };
 
-/* NICs' queues that are polled while the reactor waits: napi.h. What others read is relaxed. */
-struct plx_napi {
-    uint32_t us;              /* for so long the kernel may poll one before sleep; 0: never, or it cannot */
-    _Atomic unsigned sockets; /* whose queues those are: */
-    struct plx_list all;      /* plx_napi_socket.link */
-    _Atomic uint32_t now;     /* what the kernel was told last of us */
-    unsigned queue;           /* that all their packets come by; 0: several, or none */
-    unsigned asked;           /* whether this one can leave interrupts off: */
-    bool asking, answered;    /* a thread asks, and sends what it was told */
-    struct plx_msg answer;
-    pthread_t asker;
-    int set;               /* where it can, an epoll set of those sockets alone; else -1 */
-    bool suspended;        /* interrupts are off */
-    uint64_t looked;       /* reactor time at which the set was looked at */
-    _Atomic bool suspends; /* there is such a set */
-    _Atomic uint64_t suspensions;
-};
-
 struct plx_reactor {
     uint64_t now;
     struct plx_source *sources;
@@ -85,7 +67,11 @@ struct plx_reactor {
     int core;
     int epoll_fd;
     int wake_fd;
-    struct plx_napi napi;
+    struct {
+        uint32_t us;              /* for so long the kernel may poll a NIC's queue; 0: never, or it cannot */
+        _Atomic unsigned sockets; /* whose queues those are; both are its own, and relaxed */
+        _Atomic uint32_t now;     /* what the kernel was told last */
+    } napi;
     uint64_t fds_checked;
     struct epoll_event events[PLX_FD_EVENTS]; /* being handled: removing a watch takes it out of here */
     int nevents;
@@ -113,21 +99,8 @@ bool plx_messages_waiting(struct plx_reactor *r);
 
 int plx_timers_run(struct plx_reactor *r);
 
-/* Only the reactor writes its statistics, so a plain load and store is enough, without a locked instruction. */
-static inline void plx_reactor_count(_Atomic uint64_t *n)
-{
-    atomic_store_explicit(n, atomic_load_explicit(n, memory_order_relaxed) + 1, memory_order_relaxed);
-}
-
-/* About to sleep, with sockets whose NICs are polled. */
+/* About to sleep, with such sockets. */
 void plx_napi_sleep(struct plx_reactor *r);
-/*
- * Looks for packets by the set of those sockets, where there is one; `poll`: the kernel looks at the NIC, if there are
- * none yet. @return whether there are any: interrupts are off from then on, until polling has found none
- */
-bool plx_napi_look(struct plx_reactor *r, bool poll);
-void plx_napi_init(struct plx_reactor *r);
-void plx_napi_destroy(struct plx_reactor *r);
 
 void plx_teller_destroy(struct plx_reactor *r);
 

@@ -205,14 +205,12 @@ static void get_reactors(struct rpc_call *c)
         rpc_reactor_name(c->rpc, i, name, sizeof name);
         reactor_mask(c->rpc->o.reactors[i], mask, sizeof mask);
         json_array_append_new(
-            reactors,
-            json_pack("{s:i, s:i, s:i, s:I, s:I, s:b, s:i, s:I, s:I, s:i, s:i, s:b, s:I, s:[{s:s, s:i, s:s, s:I}]}",
-                      "lcore", plx_reactor_core(c->rpc->o.reactors[i]), "numa_id", 0, "tid", s.tid, "busy",
-                      (json_int_t)s.busy_ns, "idle", (json_int_t)s.idle_ns, "in_interrupt", true, "irq", 0, "sys",
-                      (json_int_t)0, "usr", (json_int_t)0, "nic_sockets", (int)s.nic_sockets, "nic_poll_us",
-                      (int)s.nic_us, "nic_suspends", s.nic_suspends, "nic_suspensions", (json_int_t)s.nic_suspensions,
-                      "lw_threads", "name", name, "id", (int)i + 1, "cpumask", mask, "elapsed",
-                      (json_int_t)(s.busy_ns + s.idle_ns)));
+            reactors, json_pack("{s:i, s:i, s:i, s:I, s:I, s:b, s:i, s:I, s:I, s:i, s:i, s:[{s:s, s:i, s:s, s:I}]}",
+                                "lcore", plx_reactor_core(c->rpc->o.reactors[i]), "numa_id", 0, "tid", s.tid, "busy",
+                                (json_int_t)s.busy_ns, "idle", (json_int_t)s.idle_ns, "in_interrupt", true, "irq", 0,
+                                "sys", (json_int_t)0, "usr", (json_int_t)0, "nic_sockets", (int)s.nic_sockets,
+                                "nic_poll_us", (int)s.nic_us, "lw_threads", "name", name, "id", (int)i + 1, "cpumask",
+                                mask, "elapsed", (json_int_t)(s.busy_ns + s.idle_ns)));
     }
     rpc_ok(c, json_pack("{s:I, s:i, s:o}", "tick_rate", (json_int_t)TICKS, "pid", (int)getpid(), "reactors", reactors));
 }
