@@ -125,10 +125,24 @@ static struct vol *vol_any(struct life *l, bool there, int snapshot)
     return NULL;
 }
 
-/* @return whether it is certain how it ended */
-static bool run_op(struct life *l, struct plx_pool_op *op)
+/* To its end, while hosts of the volumes that are open go on, unless they are to be quiet. */
+static void run_among(struct life *l, struct plx_pool_op *op, bool quiet)
 {
-    rig_run(&l->rig, op);
+    bool done;
+    rig_begin(&l->rig, op, &done);
+    while (!done) {
+        struct vol *v = quiet || tu_random(&l->seed) % 4 ? NULL : vol_any(l, true, -1);
+        struct io *io = v ? &l->io[tu_random(&l->seed) % DEPTH] : NULL;
+        if (v && v->open && !io->busy && !is_off(l))
+            io_begin(l, io, v);
+        rig_turn(l->rig.reactor);
+    }
+}
+
+/* @return whether it is certain how it ended */
+static bool run_op(struct life *l, struct plx_pool_op *op, bool quiet)
+{
+    run_among(l, op, quiet);
     if (op->result && !is_off(l) && !(op->kind == PLX_POOL_RESIZE && op->result == -ENOSPC)) /* it is thick */
         fail_msg("operation %d: %s", op->kind, op->err.text);
     l->ops += !op->result;
@@ -136,10 +150,10 @@ static bool run_op(struct life *l, struct plx_pool_op *op)
 }
 
 /* The same of one that leaves what a volume holds as it is, and cannot be done now and then. */
-static bool run_op_or(struct life *l, enum plx_pool_op_kind kind, const struct vol *v, int may)
+static bool run_op_or(struct life *l, enum plx_pool_op_kind kind, const struct vol *v, int may, bool quiet)
 {
     struct plx_pool_op op = {.kind = kind, .volume = v->name};
-    rig_run(&l->rig, &op);
+    run_among(l, &op, quiet);
     if (op.result && op.result != may && op.result != -ENOSPC && !is_off(l))
         fail_msg("operation %d: %s", op.kind, op.err.text);
     l->ops += !op.result;
@@ -191,7 +205,7 @@ static void op_any(struct life *l)
     if (dice < 2 && fresh) {
         op = (struct plx_pool_op){.kind = PLX_POOL_CREATE, .name = fresh->name, .size = BLOCKS * BLOCK};
         op.outer = tu_random(&l->seed) % 3 ? NULL : "outer";
-        bool sure = run_op(l, &op);
+        bool sure = run_op(l, &op, false);
         vol_new(l, fresh, false, op.outer ? outer_data : NULL);
         fresh->maybe_there = !sure;
     } else if (dice < 6 && fresh) {
@@ -203,7 +217,7 @@ static void op_any(struct life *l)
             return;
         op = (struct plx_pool_op){
             .kind = dice < 4 ? PLX_POOL_SNAPSHOT : PLX_POOL_CLONE, .volume = v->name, .name = fresh->name};
-        bool sure = run_op(l, &op);
+        bool sure = run_op(l, &op, op.kind == PLX_POOL_SNAPSHOT && calm);
         vol_new(l, fresh, dice < 4, calm ? data : NULL);
         fresh->maybe_there = !sure;
         fresh->unknown = !calm;
@@ -212,11 +226,11 @@ static void op_any(struct life *l)
     } else if (dice >= 8) {
         v = vol_any(l, true, 0);
         if (v)
-            run_op_or(l, dice == 8 ? PLX_POOL_INFLATE : PLX_POOL_DECOUPLE, v, -EINVAL);
+            run_op_or(l, dice == 8 ? PLX_POOL_INFLATE : PLX_POOL_DECOUPLE, v, -EINVAL, false);
     } else if ((v = vol_any(l, true, -1)) && dice == 6) {
         vol_close(l, v);
         op = (struct plx_pool_op){.kind = PLX_POOL_DELETE, .volume = v->name};
-        if (run_op(l, &op))
+        if (run_op(l, &op, false))
             vol_free(l, v);
         else
             v->maybe_there = true;
@@ -224,7 +238,7 @@ static void op_any(struct life *l)
         memcpy(old, v->name, sizeof old);
         snprintf(v->name, sizeof v->name, "n%u", l->names++);
         op = (struct plx_pool_op){.kind = PLX_POOL_RENAME, .volume = old, .name = v->name};
-        if (!run_op(l, &op)) {
+        if (!run_op(l, &op, false)) {
             l->names--; /* is looked for by either name */
             memcpy(v->name, old, sizeof old);
         }
@@ -500,7 +514,7 @@ static struct vol *make_of(struct life *l, enum plx_pool_op_kind kind, struct vo
     snprintf(fresh->name, sizeof fresh->name, "n%u", l->names++);
     struct plx_pool_op op = {.kind = kind, .volume = of ? of->name : NULL, .name = fresh->name, .size = BLOCKS * BLOCK};
     op.outer = kind == PLX_POOL_CREATE && l->outer ? "outer" : NULL;
-    bool sure = run_op(l, &op);
+    bool sure = run_op(l, &op, true);
     vol_new(l, fresh, kind == PLX_POOL_SNAPSHOT, data);
     fresh->maybe_there = !sure;
     return fresh;
@@ -510,7 +524,7 @@ static void delete_one(struct life *l, struct vol *v)
 {
     struct plx_pool_op op = {.kind = PLX_POOL_DELETE, .volume = v->name};
     vol_close(l, v);
-    if (run_op(l, &op))
+    if (run_op(l, &op, true))
         vol_free(l, v);
     else
         v->maybe_there = true;
@@ -521,7 +535,7 @@ static void rename_one(struct life *l, struct vol *v)
     char to[16];
     snprintf(to, sizeof to, "n%u", l->names);
     struct plx_pool_op op = {.kind = PLX_POOL_RENAME, .volume = v->name, .name = to};
-    if (!run_op(l, &op))
+    if (!run_op(l, &op, true))
         return; /* is looked for by either name */
     l->names++;
     memcpy(v->name, to, sizeof to);
@@ -599,7 +613,7 @@ static void set_outer(struct workload *w)
 
 static void decouple(struct life *l, struct vol *a)
 {
-    if (!run_op_or(l, PLX_POOL_DECOUPLE, a, -EINVAL))
+    if (!run_op_or(l, PLX_POOL_DECOUPLE, a, -EINVAL, true))
         return;
     if (a->u.parent)
         pool_units_decouple(&a->u);
@@ -627,7 +641,7 @@ static void snapshot_group(struct workload *w, struct vol *b)
         op[i].volume = of[i]->name;
         op[i].name = s->name;
     }
-    const bool sure = run_op(l, op);
+    const bool sure = run_op(l, op, true);
     for (unsigned i = 0; i < 2; i++)
         w->group[i]->maybe_there = !sure;
     pool_units_snapshot(&of[0]->u, &w->group[0]->u);
@@ -640,7 +654,7 @@ static void do_family(struct workload *w, enum code code, struct vol *s)
     struct vol *a = &l->v[A];
     if (code == REVERT && s)
         revert(w, s);
-    else if (code == INFLATE && run_op_or(l, PLX_POOL_INFLATE, a, 0))
+    else if (code == INFLATE && run_op_or(l, PLX_POOL_INFLATE, a, 0, true))
         pool_units_inflate(&a->u);
     else if (code == DECOUPLE)
         decouple(l, a);
@@ -669,14 +683,14 @@ static void grow_volume(struct workload *w)
 {
     struct life *l = &w->l;
     struct plx_pool_op op = {.kind = PLX_POOL_RESIZE, .volume = l->v[A].name, .size = 512 * BLOCKS * BLOCK};
-    w->grown = run_op(l, &op);
+    w->grown = run_op(l, &op, true);
     w->maybe_grown = !w->grown && is_off(l);
 }
 
 static void grow_pool(struct workload *w)
 {
     struct plx_pool_op op = {.kind = PLX_POOL_GROW};
-    const bool done = run_op(&w->l, &op);
+    const bool done = run_op(&w->l, &op, true);
     w->pool_grown |= done;
     w->maybe_pool_grown |= !done;
 }
@@ -800,7 +814,7 @@ static bool run_workload(const struct workload *what, uint64_t at, enum keep kee
     snprintf(l->v[A].name, sizeof l->v[A].name, "a");
     struct plx_pool_op first = {.kind = PLX_POOL_CREATE, .name = "a", .size = BLOCKS * BLOCK};
     first.outer = l->outer ? "outer" : NULL;
-    run_op(l, &first);
+    run_op(l, &first, true);
     vol_new(l, &l->v[A], false, l->outer ? outer_data : NULL);
     if (l->outer)
         pool_units_set_outer(&l->v[A].u);
@@ -941,7 +955,7 @@ static void pages_of_a_torn_commit_are_not_replayed_later(void **state)
     snprintf(l->v[A].name, sizeof l->v[A].name, "a");
     struct plx_pool_op first = {.kind = PLX_POOL_CREATE, .name = "a", .size = BLOCKS * BLOCK};
     first.outer = l->outer ? "outer" : NULL;
-    run_op(l, &first);
+    run_op(l, &first, true);
     vol_new(l, &l->v[A], false, l->outer ? outer_data : NULL);
     if (l->outer)
         pool_units_set_outer(&l->v[A].u);
