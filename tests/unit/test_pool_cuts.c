@@ -25,6 +25,15 @@ static uint16_t unit_io(struct tu *t, enum plx_bdev_op op, uint64_t unit, uint8_
     return rig_io(t, op, unit * 8, 8, data);
 }
 
+/* "a", open as t, of which the first unit is written. */
+static void make_volume(struct pool_rig *rig, struct tu *t)
+{
+    static uint8_t data[8 * BLOCK];
+    rig_create(rig, "a", SIZE);
+    rig_open(rig, "a", t);
+    assert_int_equal(unit_io(t, PLX_BDEV_WRITE, 0, 1, data), 0);
+}
+
 /* A write that is under way as a snapshot is made is in it or not; as it is when that is done, it stays. */
 static void a_snapshot_never_changes(void **state)
 {
@@ -42,9 +51,7 @@ static void a_snapshot_never_changes(void **state)
     rig_make(&rig, "error:crash:ram:8M", NULL);
     struct plx_bdev *crash = plx_bdev_below(rig.disk);
     plx_crash_choose(crash, keep_none, NULL);
-    rig_create(&rig, "a", SIZE);
-    rig_open(&rig, "a", &t);
-    assert_int_equal(unit_io(&t, PLX_BDEV_WRITE, 0, 1, data), 0);
+    make_volume(&rig, &t);
     assert_int_equal(rig_io(&t, PLX_BDEV_FLUSH, 0, 0, NULL), 0);
     assert_int_equal(plx_bdev_error_inject(rig.disk, &pending, NULL), 0);
     memset(data, 2, sizeof data);
@@ -84,9 +91,7 @@ static void a_checkpoint_has_trees_of_those_who_wait_for_it(void **state)
     rig_simulate(true);
     rig_make(&rig, "crash:ram:8M", NULL);
     plx_crash_choose(rig.disk, keep_none, NULL);
-    rig_create(&rig, "a", SIZE);
-    rig_open(&rig, "a", &t);
-    assert_int_equal(unit_io(&t, PLX_BDEV_WRITE, 0, 1, data), 0);
+    make_volume(&rig, &t);
     rig_close(&rig, &t);
     rig_reopen(&rig); /* nothing of it is dirty now */
     rig_open(&rig, "a", &t);
@@ -145,9 +150,7 @@ static void a_snapshot_that_comes_back_is_as_it_was(void **state)
     rig_make(&rig, "error:crash:ram:8M", NULL);
     struct plx_bdev *crash = plx_bdev_below(rig.disk);
     plx_crash_choose(crash, keep_all, NULL);
-    rig_create(&rig, "a", SIZE);
-    rig_open(&rig, "a", &t);
-    assert_int_equal(unit_io(&t, PLX_BDEV_WRITE, 0, 1, data), 0);
+    make_volume(&rig, &t);
     rig_do(&rig, PLX_POOL_SNAPSHOT, "a", "s", 0);
     rig_settle(&rig);
     assert_int_equal(plx_bdev_error_inject(rig.disk, &one_pending, NULL), 0);
@@ -233,9 +236,7 @@ static void a_clone_begins_with_a_tree_that_is_on_the_disk(void **state)
     (void)state;
     rig_simulate(true);
     rig_make(&rig, "ram:8M", NULL);
-    rig_create(&rig, "a", SIZE);
-    rig_open(&rig, "a", &t);
-    assert_int_equal(unit_io(&t, PLX_BDEV_WRITE, 0, 1, data), 0);
+    make_volume(&rig, &t);
     rig_close(&rig, &t);
     rig_do(&rig, PLX_POOL_SNAPSHOT, "a", "s", 0);
     rig_do(&rig, PLX_POOL_DELETE, "a", NULL, 0); /* nobody else has that tree */
@@ -298,9 +299,7 @@ static void a_write_beside_one_that_copies_is_not_lost(void **state)
     (void)state;
     rig_simulate(true);
     rig_make(&rig, "delay:[ram:8M]?read=10ms&write=10ms", NULL);
-    rig_create(&rig, "a", SIZE);
-    rig_open(&rig, "a", &t);
-    assert_int_equal(unit_io(&t, PLX_BDEV_WRITE, 0, 1, data), 0);
+    make_volume(&rig, &t);
     rig_do(&rig, PLX_POOL_SNAPSHOT, "a", "s", 0);
     rig_settle(&rig);
     struct plx_pool *p = rig.pool;
